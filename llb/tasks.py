@@ -1,0 +1,50 @@
+"""Background tasks: named, logged when they crash, awaited at stop. The only place that creates tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class TaskGroup:
+    """Owns the background tasks of one component; `close()` is idempotent and leaves none running."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.crashes: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def supervise(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `coro` as a task named `group.name`; a crash is logged and counted, never silent."""
+        full_name = f"{self.name}.{name}"
+        if self._closed:
+            coro.close()
+            raise RuntimeError(f"task {full_name} started after its group was closed")
+        task = asyncio.get_running_loop().create_task(coro, name=full_name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.crashes[task.get_name()] += 1
+            log.error("task %s crashed", task.get_name(), exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel what runs and wait until it has ended."""
+        self._closed = True
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
