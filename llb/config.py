@@ -1,0 +1,390 @@
+"""One frozen Config, made from flags over environment over `llb.toml` over defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from llb.errors import SetupError
+
+DEFAULT_HUB = "https://huggingface.co"
+DEFAULT_PORT = 8080
+DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a process can be told. Sizes in bytes, times in seconds; None means "find out"."""
+
+    host: str | None = None
+    port: int = DEFAULT_PORT
+    home: Path
+    models_dir: Path
+    catalog: Path | None = None
+    admin_password: str | None = None
+    name: str
+    advertise: str | None = None
+    memory_limit_bytes: int | None = None
+    disk_limit_bytes: int | None = None
+    parallel: int = 4
+    context: int | None = None
+    keep_alive_s: float = 600.0  # negative: never unload
+    max_queue: int = 512
+    queue_timeout_s: float = 60.0
+    max_downloads: int = 2
+    download_rate: int | None = None  # bytes a second, None: unlimited
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    log_level: str = "info"
+    log_format: str = "text"
+    hub_endpoint: str = DEFAULT_HUB
+    hub_token: str | None = None
+
+    @property
+    def listen_host(self) -> str:
+        return self.host if self.host is not None else "127.0.0.1"
+
+    @property
+    def database_path(self) -> Path:
+        return self.home / "llb.db"
+
+
+# --- parsing one value -------------------------------------------------------------------------------
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_FACTORS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "8GB", "512MiB" or a plain number; raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("is not a size such as 8GB")
+    return int(float(match[1]) * _FACTORS[(match[2] or "B").upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "10m", "1.5h", "90" or "-1" (never); raises ValueError."""
+    text = text.strip()
+    if text.startswith("-"):
+        return -1.0
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("is not a duration such as 10m")
+    return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError("is not a whole number") from None
+        if not low <= value <= high:
+            raise ValueError(f"is not between {low} and {high}")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"is not one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _positive_size(text: str) -> int:
+    value = parse_size(text)
+    if value <= 0:
+        raise ValueError("must be more than zero")
+    return value
+
+
+def _rate(text: str) -> int | None:
+    return None if text in ("0", "unlimited") else _positive_size(text.removesuffix("/s"))
+
+
+def _positive_duration(text: str) -> float:
+    value = parse_duration(text)
+    if value <= 0:
+        raise ValueError("must be more than zero")
+    return value
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise ValueError("must be letters, digits, '.', '_' or '-', at most 63")
+    return text
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is not a URL such as http://host:8080")
+    return text.rstrip("/")
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("is empty")
+    return Path(text).expanduser().absolute()
+
+
+# --- the settings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its field in `Config`, how it is written, and how a text becomes its value."""
+
+    field: str
+    env: str
+    parse: Callable[[str], Any]
+    help: str
+    flag: str | None = None
+    metavar: str = "TEXT"
+    repeat: bool = False  # the flag may be given several times
+
+    @property
+    def key(self) -> str:
+        """Its name in llb.toml."""
+        return self.flag.removeprefix("--").replace("-", "_") if self.flag else self.env.lower()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("host", "LLB_HOST", str, "address to listen on (default: loopback)", "--host", "ADDRESS"),
+    Setting(
+        "port",
+        "LLB_PORT",
+        _integer(0, 65535),
+        "port to listen on (default: 8080; 0: a free one)",
+        "--port",
+        "N",
+    ),
+    Setting(
+        "home", "LLB_HOME", _path, "where the data is (default: the user's data directory)", "--home", "DIR"
+    ),
+    Setting(
+        "models_dir",
+        "LLB_MODELS_DIR",
+        _path,
+        "where model files are (default: models in home)",
+        "--models-dir",
+        "DIR",
+    ),
+    Setting("catalog", "LLB_CATALOG", _path, "a list of supported models of your own", "--catalog", "FILE"),
+    Setting("admin_password", "LLB_ADMIN_PASSWORD", str, "password of the user admin at the first start"),
+    Setting(
+        "name", "LLB_NODE_NAME", _name, "what others call this node (default: host name)", "--name", "NAME"
+    ),
+    Setting(
+        "memory_limit_bytes",
+        "LLB_MEMORY_LIMIT",
+        _positive_size,
+        "memory this node offers (default: VRAM + 80 %% of RAM)",
+        "--memory-limit",
+        "SIZE",
+    ),
+    Setting(
+        "disk_limit_bytes",
+        "LLB_DISK_LIMIT",
+        _positive_size,
+        "disk this node offers for models (default: free disk - 2 GB)",
+        "--disk-limit",
+        "SIZE",
+    ),
+    Setting("parallel", "LLB_PARALLEL", _integer(1, 64), "slots an engine (default: 4)", "--parallel", "N"),
+    Setting(
+        "context",
+        "LLB_CONTEXT",
+        _integer(128, 10_000_000),
+        "context length a slot, in tokens (default: fitted to memory)",
+        "--context",
+        "N",
+    ),
+    Setting(
+        "keep_alive_s",
+        "LLB_KEEP_ALIVE",
+        parse_duration,
+        "unload an idle engine after this (default: 10m; -1 never, 0 at once)",
+        "--keep-alive",
+        "TIME",
+    ),
+    Setting(
+        "max_queue",
+        "LLB_MAX_QUEUE",
+        _integer(0, 1_000_000),
+        "requests that may wait (default: 512)",
+        "--max-queue",
+        "N",
+    ),
+    Setting(
+        "queue_timeout_s",
+        "LLB_QUEUE_TIMEOUT",
+        _positive_duration,
+        "how long a request may wait (default: 60s)",
+        "--queue-timeout",
+        "TIME",
+    ),
+    Setting(
+        "max_downloads",
+        "LLB_MAX_DOWNLOADS",
+        _integer(1, 16),
+        "models downloaded at the same time (default: 2)",
+        "--max-downloads",
+        "N",
+    ),
+    Setting(
+        "download_rate",
+        "LLB_DOWNLOAD_RATE",
+        _rate,
+        "bytes a second for all downloads together (default: unlimited)",
+        "--download-rate",
+        "SIZE",
+    ),
+    Setting(
+        "allowed_hosts",
+        "LLB_ALLOWED_HOSTS",
+        _list,
+        "further host names this server is called by",
+        "--allowed-host",
+        "NAME",
+        repeat=True,
+    ),
+    Setting(
+        "allowed_origins",
+        "LLB_ALLOWED_ORIGINS",
+        _list,
+        "origins of other pages that may call with an API key",
+        "--allowed-origin",
+        "URL",
+        repeat=True,
+    ),
+    Setting(
+        "trusted_proxies",
+        "LLB_TRUSTED_PROXIES",
+        _list,
+        "addresses whose X-Forwarded-* headers count",
+        "--trusted-proxy",
+        "ADDRESS",
+        repeat=True,
+    ),
+    Setting(
+        "log_level",
+        "LLB_LOG_LEVEL",
+        _choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error (default: info)",
+        "--log-level",
+        "LEVEL",
+    ),
+    Setting(
+        "log_format",
+        "LLB_LOG_FORMAT",
+        _choice("text", "json"),
+        "text or json (default: text)",
+        "--log-format",
+        "FORMAT",
+    ),
+    Setting("hub_endpoint", "HF_ENDPOINT", _base_url, "the Hub (default: the Hugging Face Hub)"),
+    Setting("hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub"),
+)
+
+# Environment variables that are not settings of the server: the command line's own.
+OTHER_ENV = frozenset({"LLB_URL", "LLB_API_KEY"})
+_SECRET_FIELDS = frozenset({"admin_password", "hub_token"})
+
+
+def default_home() -> Path:
+    """`$XDG_DATA_HOME/llb` on Linux, the user's data directory elsewhere."""
+    return Path(platformdirs.user_data_dir("llb", appauthor=False))
+
+
+def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | None = None) -> Config:
+    """A `Config` from flag texts (by `Setting.field`) over `env` over `llb.toml`; raises `SetupError`."""
+    env = os.environ if env is None else env
+    known = {setting.env for setting in SETTINGS} | OTHER_ENV
+    for name in sorted(env):
+        if name.startswith("LLB_") and name not in known:
+            raise SetupError(f"Unknown setting {name} in the environment.")
+
+    home_text = flags.get("home") or env.get("LLB_HOME")
+    home = _path(str(home_text)) if home_text else default_home()
+    values: dict[str, Any] = _from_file(home / "llb.toml")
+    for setting in SETTINGS:
+        if env.get(setting.env):
+            values[setting.field] = _value(setting, env[setting.env], setting.env)
+        given = flags.get(setting.field)
+        if given is not None:
+            text = ",".join(given) if isinstance(given, list) else given
+            values[setting.field] = _value(setting, text, setting.flag or setting.env)
+    values["home"] = home
+    return make_config(**values)
+
+
+def make_config(*, home: Path, **values: Any) -> Config:
+    """A `Config` with every default filled in; for embedding and tests. Raises `SetupError` for an unknown field."""
+    unknown = set(values) - {item.name for item in fields(Config)}
+    if unknown:
+        raise SetupError(f"Unknown setting {sorted(unknown)[0]}.")
+    values.setdefault("models_dir", home / "models")
+    values.setdefault("name", re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].strip("-.") or "llb")
+    return Config(home=home, **values)
+
+
+def _value(setting: Setting, text: str, where: str) -> Any:
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        # A secret must not reach the screen, not even a misspelt one.
+        shown = "its value" if setting.field in _SECRET_FIELDS else f"'{text}'"
+        raise SetupError(f"{where}: {shown} {error}.") from None
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SetupError(f"{path} cannot be read: {error}.") from None
+    by_key = {setting.key: setting for setting in SETTINGS if setting.field != "home"}
+    values: dict[str, Any] = {}
+    for key, raw in table.items():
+        setting = by_key.get(key)
+        if setting is None:
+            raise SetupError(f"{path}: unknown setting '{key}'.")
+        if isinstance(raw, list):
+            raw = ",".join(str(item) for item in raw)
+        if isinstance(raw, (dict, bool)):
+            raise SetupError(f"{path}: '{key}' has the wrong type.")
+        values[setting.field] = _value(setting, str(raw), f"{path}: {key}")
+    return values

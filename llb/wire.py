@@ -1,0 +1,504 @@
+"""Every field name that leaves this process: the API, the events and the link between balancer and node."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from msgspec import Struct, field
+
+PROTOCOL_VERSION = 1
+
+
+# --- the catalogue -----------------------------------------------------------------------------------
+
+
+class Capability(StrEnum):
+    TEXT_GENERATION = "TextGeneration"
+    IMAGE_UNDERSTANDING = "ImageUnderstanding"
+    IMAGE_GENERATION = "ImageGeneration"
+    SPEECH_TO_TEXT = "SpeechToText"
+    TEXT_TO_SPEECH = "TextToSpeech"
+    EMBEDDING = "Embedding"
+    RERANKING = "Reranking"
+
+
+class Platform(StrEnum):
+    LINUX = "Linux"
+    WINDOWS = "Windows"
+    MACOS = "MacOS"
+
+
+class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One catalogue entry. `size_bytes` counts all its files."""
+
+    id: str
+    name: str
+    description: str = ""
+    repo: str
+    recommended_filename: str
+    extra_filenames: tuple[str, ...] = ()
+    size_bytes: int
+    required_memory_bytes: int
+    tags: tuple[str, ...] = ()
+    capabilities: tuple[Capability, ...] = (Capability.TEXT_GENERATION,)
+    quantization: str | None = None
+    parameter_count: str | None = None
+    format: Literal["Gguf"] = "Gguf"
+    engine: Literal["llama.cpp"] = "llama.cpp"
+    platforms: tuple[Platform, ...] = (Platform.LINUX, Platform.WINDOWS, Platform.MACOS)
+    context_length: int | None = None
+    sha256: str | None = None
+    revision: str | None = None
+
+    @property
+    def filenames(self) -> tuple[str, ...]:
+        return (self.recommended_filename, *self.extra_filenames)
+
+
+# --- lifecycles --------------------------------------------------------------------------------------
+
+
+class ModelStatus(StrEnum):
+    AVAILABLE = "Available"
+    REGISTERED = "Registered"
+    DOWNLOADING = "Downloading"
+    READY = "Ready"
+    ERROR = "Error"
+
+
+class ReplicaState(StrEnum):
+    WANTED = "wanted"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    READY = "ready"
+    ERROR = "error"
+    DELETING = "deleting"
+    GONE = "gone"
+
+
+class EngineState(StrEnum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class NodeStatus(StrEnum):
+    JOINING = "joining"
+    ONLINE = "online"
+    OFFLINE = "offline"
+    REMOVED = "removed"
+
+
+class Verdict(StrEnum):
+    FITS = "fits"
+    TIGHT = "tight"
+    TOO_LARGE = "too_large"
+    UNKNOWN = "unknown"
+
+
+# --- what a node is ----------------------------------------------------------------------------------
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """A GPU of a host; `usable` means that the installed engine build can run on it."""
+
+    name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    usable: bool
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    cpu: str
+    cpu_count: int
+    memory_total_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Meters(Struct, frozen=True, kw_only=True):
+    """What a node uses now: shares 0–1; None where there is nothing to measure."""
+
+    cpu_usage: float = 0.0
+    memory_usage: float = 0.0
+    gpu_usage: float | None = None
+    gpu_memory_usage: float | None = None
+
+
+class EngineReport(Struct, frozen=True, kw_only=True):
+    model_id: str
+    state: EngineState
+    slots: int
+    busy: int = 0
+    context_length: int | None = None
+    memory_bytes: int = 0
+    progress: float | None = None
+    error: str | None = None
+    pinned: bool = False
+
+
+# --- the link: node ⇄ balancer -----------------------------------------------------------------------
+
+
+class HubSource(Struct, frozen=True, tag="hub", tag_field="type"):
+    """A file in a Hub repository at exactly this commit."""
+
+    repo: str
+    commit: str
+
+
+class FileSpec(Struct, frozen=True, kw_only=True):
+    """One file that a node is to hold, as the balancer pinned it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    sources: tuple[HubSource, ...]
+
+
+class WantModel(Struct, frozen=True, kw_only=True):
+    """A model that a node is to hold; a greater `attempt` than before means: try again."""
+
+    model_id: str
+    attempt: int
+    files: tuple[FileSpec, ...]
+    required_memory_bytes: int
+    capabilities: tuple[Capability, ...]
+    context_length: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+class Want(Struct, frozen=True, kw_only=True, tag="want"):
+    """The whole desired state of one node. What it does not mention stays on disk and is not served."""
+
+    cluster_id: str
+    revision: int
+    models: tuple[WantModel, ...]
+    deleted: tuple[str, ...] = ()
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
+    protocol: int
+    cluster_id: str
+    node_id: str
+
+
+class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
+    draining: bool
+
+
+class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
+    """One replica as its node sees it. `error` beside `downloading` is what it waits for, not a failure."""
+
+    model_id: str
+    attempt: int
+    state: ReplicaState
+    downloaded_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_second: float = 0.0
+    error: str | None = None
+    path: str | None = None
+    engine: EngineReport | None = None
+    last_used: float | None = None
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.downloaded_bytes / self.total_bytes) if self.total_bytes else 0.0
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
+    protocol: int
+    node_id: str
+    name: str
+    version: str
+    platform: str
+    addresses: tuple[str, ...]
+    hardware: Hardware
+    memory_budget_bytes: int
+    vram_budget_bytes: int
+    max_downloads: int
+    slots_per_engine: int
+    replicas: tuple[ReplicaReport, ...]
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
+    hardware: Hardware
+    meters: Meters
+    memory_used_bytes: int
+    disk_free_bytes: int
+    engines: tuple[EngineReport, ...] = ()
+
+
+NodeMessage = Hello | Heartbeat | ReplicaReport
+BalancerMessage = Welcome | Want | Drain
+
+
+class Link(Protocol):
+    """The node's end of the channel to its balancer; the balancer's end mirrors it."""
+
+    async def send(self, message: NodeMessage) -> None:
+        """Hand over one message; raises `LinkClosed` when the channel has ended."""
+        ...
+
+    async def receive(self) -> BalancerMessage:
+        """The next message; raises `LinkClosed` when the channel has ended."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class LinkClosed(Exception):
+    """The channel between a node and its balancer has ended."""
+
+
+# --- the API -----------------------------------------------------------------------------------------
+
+
+class HfStats(Struct, frozen=True, kw_only=True):
+    downloads: int | None = None
+    stars: int | None = None
+    last_modified: str | None = None
+
+
+class ReplicaView(Struct, frozen=True, kw_only=True, omit_defaults=False):
+    node_id: str
+    node_name: str
+    state: ReplicaState
+    progress: float | None
+    error: str | None
+    path: str | None = None
+    engine: EngineReport | None = None
+    last_used: float | None = None
+
+
+class Fit(Struct, frozen=True, kw_only=True):
+    verdict: Verdict
+    required_bytes: int
+    available_bytes: int | None
+    node_name: str | None
+
+
+class ModelWithStatus(Struct, frozen=True, kw_only=True):
+    model: Model
+    status: ModelStatus
+    supported: bool
+    hf_stats: HfStats | None
+    download_progress: float | None
+    downloaded_bytes: int | None
+    total_bytes: int | None
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    available_nodes: int
+    replicas: tuple[ReplicaView, ...]
+    fit: Fit
+    error: str | None
+
+
+class ModelList(Struct, frozen=True):
+    models: tuple[ModelWithStatus, ...]
+
+
+class RegisterRequest(Struct, frozen=True):
+    model_id: str
+    replicas: int | Literal["all"] = "all"
+
+
+class RegisterReply(Struct, frozen=True, kw_only=True):
+    model_id: str
+    status: ModelStatus
+    message: str
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    status: NodeStatus
+    draining: bool
+    address: str | None
+    version: str
+    platform: str
+    tags: tuple[str, ...]
+    hardware: Hardware
+    meters: Meters
+    memory_budget_bytes: int
+    memory_used_bytes: int
+    disk_free_bytes: int
+    max_downloads: int
+    active_requests: int
+    slots: int
+    engines: tuple[EngineReport, ...]
+    replicas: tuple[ReplicaReport, ...]
+    last_seen: float
+
+
+class NodeList(Struct, frozen=True):
+    nodes: tuple[NodeView, ...]
+
+
+# --- people and keys ---------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    ADMIN = "admin"
+    USER = "user"
+
+
+class Scope(StrEnum):
+    INFERENCE = "inference"
+    MODELS_READ = "models:read"
+    MODELS_WRITE = "models:write"
+    ADMIN = "admin"
+
+
+class LoginRequest(Struct, frozen=True):
+    username: str
+    password: str
+
+
+class UserView(Struct, frozen=True, kw_only=True):
+    id: str
+    username: str
+    role: Role
+    must_change_password: bool
+    created_at: str | None = None
+
+
+class LoginReply(Struct, frozen=True, kw_only=True):
+    expires_at: str
+    user: UserView
+
+
+class PasswordRequest(Struct, frozen=True):
+    current_password: str
+    new_password: str
+
+
+class NewUser(Struct, frozen=True):
+    username: str
+    password: str
+    role: Role = Role.USER
+
+
+class UserPatch(Struct, frozen=True):
+    role: Role | None = None
+    password: str | None = None
+
+
+class NewKey(Struct, frozen=True):
+    name: str
+    scopes: tuple[Scope, ...] | None = None
+    expires_at: str | None = None
+
+
+class KeyView(Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    prefix: str
+    scopes: tuple[Scope, ...]
+    expires_at: str | None
+    created_at: str
+    last_used_at: str | None = None
+    owner: str | None = None
+
+
+class NewKeyReply(Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    key: str
+    prefix: str
+    scopes: tuple[Scope, ...]
+    expires_at: str | None
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    id: int
+    time: str
+    actor: str
+    action: str
+    target: str | None
+    address: str | None
+    result: str
+
+
+# --- live events (/ws/models) ------------------------------------------------------------------------
+
+
+class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChanged", tag_field="type"):
+    seq: int = 0
+    model_id: str
+    status: ModelStatus
+    progress: float | None = None
+    downloaded_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_second: float | None = None
+    error: str | None = None
+
+
+class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdated", tag_field="type"):
+    seq: int = 0
+    model_id: str
+    hf_stats: HfStats
+
+
+class NodeModel(Struct, frozen=True):
+    model_id: str
+    lifecycle_status: str
+
+
+class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChanged", tag_field="type"):
+    seq: int = 0
+    node_id: str
+    name: str
+    status: NodeStatus
+    draining: bool
+    models: tuple[NodeModel, ...] = ()
+
+
+class MetricsUpdated(Struct, frozen=True, kw_only=True, tag="MetricsUpdated", tag_field="type"):
+    seq: int = 0
+    node_id: str
+    cpu_usage: float
+    memory_usage: float
+    gpu_usage: float | None
+    gpu_memory_usage: float | None
+    request_count: int
+    active_requests: int
+    tokens_per_second: float
+
+
+class HelloEvent(Struct, frozen=True, kw_only=True, tag="Hello", tag_field="type"):
+    seq: int
+    version: str
+
+
+class Resync(Struct, frozen=True, kw_only=True, tag="Resync", tag_field="type"):
+    seq: int
+
+
+Event = ModelStatusChanged | ModelStatsUpdated | NodeStatusChanged | MetricsUpdated
+
+
+# --- what /v1 needs to know of a request body, and no more -------------------------------------------
+
+
+class InferenceHead(Struct, frozen=True):
+    """The fields of a request body that the gateway looks at; the rest is skipped, not parsed into objects."""
+
+    model: str
+    stream: bool = False
+    keep_alive: str | float | None = None
+    id_slot: int | None = None
+    cache_prompt: bool | None = None
+    n_probs: int | None = None
+    n_predict: int | None = None
+    max_tokens: int | None = None
+
+
+class ErrorBody(Struct, frozen=True):
+    error: dict[str, object] = field(default_factory=dict)
