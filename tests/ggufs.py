@@ -1,0 +1,225 @@
+"""Tiny GGUF models with random weights that the real llama.cpp loads: for tests in which words do not matter.
+
+The tokenizer is byte-level BPE, so any text tokenizes, about one token a byte. Only printable tokens have a
+non-zero output row: replies are printable, never end by themselves (use `max_tokens`), and depend on `seed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
+BOS, END, PAD = 256, 257, 261
+SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS) + 1
+
+Array = npt.NDArray[np.float32]
+
+
+def write_chat_model(
+    path: Path,
+    *,
+    arch: str = "llama",
+    layers: int = 2,
+    embd: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    context: int = 512,
+    vocab: int = 320,
+    experts: int = 0,
+    experts_used: int = 2,
+    sliding_window: int | None = None,
+    quantization: str = "F16",
+    name: str = "tiny",
+    seed: int = 0,
+) -> Path:
+    """Write a model that chats: `llama` (with `experts` a mixture), `qwen2`, or `gemma3` (the one with a
+    `sliding_window`, on five of six layers). Returns `path`."""
+    if arch not in ("llama", "qwen2", "gemma3"):
+        raise ValueError(f"write_chat_model knows no architecture {arch!r}")
+    if (sliding_window is not None) != (arch == "gemma3"):
+        raise ValueError("gemma3, and only gemma3, takes a sliding_window")
+    head = embd // heads
+    model = _Writer(path, arch, name, quantization, seed)
+    model.shape(layers=layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff, context=context)
+    model.keys.add_layer_norm_rms_eps(1e-5)
+    model.keys.add_vocab_size(vocab)
+    model.keys.add_rope_dimension_count(head)
+    if experts:
+        model.keys.add_expert_count(experts)
+        model.keys.add_expert_used_count(experts_used)
+    if sliding_window is not None:
+        model.keys.add_key_length(head)
+        model.keys.add_value_length(head)
+        model.keys.add_sliding_window(sliding_window)
+    model.tokenizer(vocab, pre="gpt-2")
+    model.keys.add_chat_template(CHAT_TEMPLATE)
+
+    model.matrix("token_embd.weight", vocab, embd)
+    model.ones("output_norm.weight", embd)
+    model.add("output.weight", model.output_rows(vocab, embd))
+    for layer in range(layers):
+        block = f"blk.{layer}."
+        model.ones(block + "attn_norm.weight", embd)
+        model.ones(block + "ffn_norm.weight", embd)
+        model.matrix(block + "attn_q.weight", heads * head, embd)
+        model.matrix(block + "attn_k.weight", kv_heads * head, embd)
+        model.matrix(block + "attn_v.weight", kv_heads * head, embd)
+        model.matrix(block + "attn_output.weight", embd, heads * head)
+        if arch == "qwen2":
+            model.ones(block + "attn_q.bias", heads * head)
+            model.ones(block + "attn_k.bias", kv_heads * head)
+            model.ones(block + "attn_v.bias", kv_heads * head)
+        if arch == "gemma3":
+            model.ones(block + "attn_q_norm.weight", head)
+            model.ones(block + "attn_k_norm.weight", head)
+            model.ones(block + "post_attention_norm.weight", embd)
+            model.ones(block + "post_ffw_norm.weight", embd)
+        if experts:
+            model.matrix(block + "ffn_gate_inp.weight", experts, embd)
+            model.matrix(block + "ffn_gate_exps.weight", experts, ff, embd)
+            model.matrix(block + "ffn_up_exps.weight", experts, ff, embd)
+            model.matrix(block + "ffn_down_exps.weight", experts, embd, ff)
+        else:
+            model.matrix(block + "ffn_gate.weight", ff, embd)
+            model.matrix(block + "ffn_up.weight", ff, embd)
+            model.matrix(block + "ffn_down.weight", embd, ff)
+    return model.close()
+
+
+def write_embedding_model(
+    path: Path,
+    *,
+    layers: int = 2,
+    embd: int = 64,
+    heads: int = 4,
+    ff: int = 128,
+    context: int = 512,
+    vocab: int = 320,
+    quantization: str = "F16",
+    name: str = "tiny-embedding",
+    seed: int = 0,
+) -> Path:
+    """Write a BERT that answers /v1/embeddings with vectors of `embd` numbers (mean pooling). Returns `path`."""
+    model = _Writer(path, "bert", name, quantization, seed)
+    model.shape(layers=layers, embd=embd, heads=heads, kv_heads=heads, ff=ff, context=context)
+    model.keys.add_layer_norm_eps(1e-12)
+    model.keys.add_causal_attention(False)
+    model.keys.add_pooling_type(gguf.PoolingType.MEAN)
+    model.tokenizer(vocab, pre="roberta-bpe")
+    model.keys.add_token_type_count(2)
+
+    model.matrix("token_embd.weight", vocab, embd)
+    model.matrix("position_embd.weight", context, embd)
+    model.add("token_types.weight", model.random(2, embd), quantize=False)
+    model.norm("token_embd_norm", embd)
+    for layer in range(layers):
+        block = f"blk.{layer}."
+        for tensor in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            model.matrix(block + tensor + ".weight", embd, embd)
+            model.zeros(block + tensor + ".bias", embd)
+        model.norm(block + "attn_output_norm", embd)
+        model.matrix(block + "ffn_up.weight", ff, embd)
+        model.zeros(block + "ffn_up.bias", ff)
+        model.matrix(block + "ffn_down.weight", embd, ff)
+        model.zeros(block + "ffn_down.bias", embd)
+        model.norm(block + "layer_output_norm", embd)
+    return model.close()
+
+
+class _Writer:
+    """A `gguf.GGUFWriter` with a seeded source of weights and one quantization for all matrices."""
+
+    def __init__(self, path: Path, arch: str, name: str, quantization: str, seed: int) -> None:
+        self.path = path
+        self.type = gguf.GGMLQuantizationType[quantization]
+        self.rng = np.random.default_rng(seed)
+        self.keys = gguf.GGUFWriter(path, arch)
+        self.keys.add_name(name)
+        self.keys.add_file_type(
+            gguf.LlamaFileType[f"MOSTLY_{quantization}" if quantization != "F32" else "ALL_F32"]
+        )
+
+    def shape(self, *, layers: int, embd: int, heads: int, kv_heads: int, ff: int, context: int) -> None:
+        self.keys.add_context_length(context)
+        self.keys.add_block_count(layers)
+        self.keys.add_embedding_length(embd)
+        self.keys.add_feed_forward_length(ff)
+        self.keys.add_head_count(heads)
+        self.keys.add_head_count_kv(kv_heads)
+
+    def tokenizer(self, vocab: int, *, pre: str) -> None:
+        if vocab < SMALLEST_VOCAB:
+            raise ValueError(f"vocab must be at least {SMALLEST_VOCAB}")
+        tokens = [*byte_tokens(), *SPECIAL_TOKENS, "Ġt"]
+        types = [gguf.TokenType.NORMAL] * len(tokens)
+        types[256 : 256 + len(SPECIAL_TOKENS)] = [gguf.TokenType.CONTROL] * len(SPECIAL_TOKENS)
+        filler = vocab - len(tokens)
+        self.keys.add_tokenizer_model("gpt2")
+        self.keys.add_tokenizer_pre(pre)
+        self.keys.add_token_list([*tokens, *(f"Ġword{i}" for i in range(filler))])
+        self.keys.add_token_types([*types, *[gguf.TokenType.NORMAL] * filler])
+        self.keys.add_token_merges(["Ġ t"])
+        self.keys.add_bos_token_id(BOS)
+        self.keys.add_eos_token_id(END)
+        self.keys.add_pad_token_id(PAD)
+        self.keys.add_add_bos_token(True)
+
+    def output_rows(self, vocab: int, embd: int) -> Array:
+        rows = self.random(vocab, embd) * 50
+        printable = np.zeros(vocab, dtype=bool)
+        printable[32:127] = True
+        printable[256 + len(SPECIAL_TOKENS) :] = True
+        rows[~printable] = 0
+        return rows
+
+    def random(self, *shape: int) -> Array:
+        return self.rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+
+    def matrix(self, name: str, *shape: int) -> None:
+        self.add(name, self.random(*shape))
+
+    def ones(self, name: str, size: int) -> None:
+        self.add(name, np.ones(size, dtype=np.float32), quantize=False)
+
+    def zeros(self, name: str, size: int) -> None:
+        self.add(name, np.zeros(size, dtype=np.float32), quantize=False)
+
+    def norm(self, name: str, size: int) -> None:
+        self.ones(name + ".weight", size)
+        self.zeros(name + ".bias", size)
+
+    def add(self, name: str, values: Array, *, quantize: bool = True) -> None:
+        # The router of a mixture stays F32, as llama.cpp's own quantizer keeps it.
+        if quantize and "ffn_gate_inp" not in name:
+            self.keys.add_tensor(name, gguf.quants.quantize(values, self.type), raw_dtype=self.type)
+        else:
+            self.keys.add_tensor(name, values)
+
+    def close(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        steps: Sequence[Callable[[], None]] = (
+            self.keys.write_header_to_file,
+            self.keys.write_kv_data_to_file,
+            self.keys.write_tensors_to_file,
+            self.keys.close,
+        )
+        for step in steps:
+            step()
+        return self.path
+
+
+def byte_tokens() -> list[str]:
+    """GPT-2's 256 byte tokens, in byte order: printable bytes stand for themselves, others move beyond U+00FF."""
+    itself = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    moved = iter(range(256, 512))
+    return [chr(byte if byte in itself else next(moved)) for byte in range(256)]
