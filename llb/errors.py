@@ -175,7 +175,7 @@ class InsufficientStorage(ResourceShort):
 
 class Unavailable(LlbError):
     type = "service_unavailable"
-    retry_after_s = 5
+    retry_after_s: int | None = 5
 
 
 class ModelDownloading(Unavailable):
@@ -193,7 +193,7 @@ class ModelPending(Unavailable):
 
 class ModelFailed(Unavailable):
     code = "model_error"
-    retry_after_s = None
+    retry_after_s: int | None = None
 
 
 class ModelLoading(Unavailable):
@@ -206,7 +206,7 @@ class NoNodeAvailable(Unavailable):
 
 class Overloaded(LlbError):
     type = "overloaded_error"
-    retry_after_s = 2
+    retry_after_s: int | None = 2
 
 
 class QueueFull(Overloaded):

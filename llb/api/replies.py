@@ -1,0 +1,149 @@
+"""Answers: JSON from wire types, and every error in the contract's one shape."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from typing import Any, TypeVar
+
+import msgspec
+from sanic import Request, Sanic
+from sanic.exceptions import (
+    HeaderExpectationFailed,
+    InvalidHeader,
+    MethodNotAllowed,
+    RequestTimeout,
+    SanicException,
+)
+from sanic.exceptions import NotFound as SanicNotFound
+from sanic.exceptions import (
+    PayloadTooLarge as SanicPayloadTooLarge,
+)
+from sanic.response import HTTPResponse
+
+from llb import errors
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+JSON = "application/json"
+_encoder = msgspec.json.Encoder()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# The one place where an error gets its HTTP status; the nearest class of the tree counts.
+STATUS: dict[type[errors.LlbError], int] = {
+    errors.InvalidRequest: 400,
+    errors.InvalidApiKey: 401,
+    errors.InvalidCredentials: 401,
+    errors.ModelNotFound: 404,
+    errors.ModelNotRegistered: 404,
+    errors.NotFound: 404,
+    errors.AlreadyRegistered: 409,
+    errors.Conflict: 409,
+    errors.PayloadTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.UnknownHost: 421,
+    errors.PermissionDenied: 403,
+    errors.RateLimited: 429,
+    errors.ResourceShort: 400,
+    errors.InsufficientStorage: 507,
+    errors.Unavailable: 503,
+    errors.Overloaded: 503,
+    errors.UpstreamError: 502,
+    errors.EngineTimeout: 504,
+    errors.LlbError: 500,
+}
+
+
+def status_of(error: errors.LlbError) -> int:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def request_id(request: Request) -> str:
+    """The id of this request: the caller's if it is sane, else a new one; the same at every call."""
+    known: str | None = getattr(request.ctx, "request_id", None)
+    if known is None:
+        given = request.headers.get("x-request-id", "")
+        known = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request.ctx.request_id = known
+    return known
+
+
+def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
+    return HTTPResponse(_encoder.encode(value), status=status, headers=headers, content_type=JSON)
+
+
+def no_content() -> HTTPResponse:
+    return HTTPResponse(status=204)
+
+
+def error_body(error: errors.LlbError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.type, "code": error.code, **error.details}}
+
+
+def error_headers(error: errors.LlbError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if status_of(error) == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def error_reply(error: errors.LlbError) -> HTTPResponse:
+    return reply(error_body(error), status_of(error), error_headers(error))
+
+
+def body(request: Request, kind: type[T]) -> T:
+    """The request's JSON body as a `kind`; raises `InvalidRequest` whose `param` names the field."""
+    return decode(request.body, kind)
+
+
+def decode(raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw or b"", type=kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = re.search(r"(?:at `\$\.([^`]+)`|field `([^`]+)`)", text)
+        param = next((group for group in found.groups() if group), None) if found else None
+        raise errors.InvalidRequest(f"The request body is not valid: {text}", param=param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise errors.InvalidRequest(
+            f"The request body is not valid JSON: {reason}", code="invalid_json", param=None
+        ) from None
+
+
+def translate(error: Exception) -> errors.LlbError:
+    """Any exception that left a handler, as an error of the contract; what is not ours says nothing of its inside."""
+    if isinstance(error, errors.LlbError):
+        return error
+    if isinstance(error, SanicNotFound):
+        return errors.NotFound("There is nothing at this address")
+    if isinstance(error, MethodNotAllowed):
+        return errors.InvalidRequest("This address does not know that method", code="method_not_allowed")
+    if isinstance(error, SanicPayloadTooLarge):
+        return errors.PayloadTooLarge("The request is too large")
+    if isinstance(error, (RequestTimeout, InvalidHeader, HeaderExpectationFailed)):
+        return errors.InvalidRequest("The request is incomplete or malformed")
+    if isinstance(error, SanicException) and error.status_code < 500:
+        return errors.InvalidRequest("The request is malformed")
+    return errors.InternalError("An internal error occurred; the log of this host has the details")
+
+
+def install_errors(app: Sanic) -> None:
+    """Give every failure of `app` the contract's error body."""
+
+    async def handle(request: Request | None, error: Exception) -> HTTPResponse:
+        translated = translate(error)
+        if isinstance(translated, errors.InternalError):
+            where = f"{request.method} {request.path}" if request is not None else "a request"
+            log.error("%s failed", where, exc_info=error)
+        answer = error_reply(translated)
+        if isinstance(error, MethodNotAllowed):
+            answer.status = 405
+            answer.headers.extend(error.headers or {})
+        return answer
+
+    app.error_handler.add(Exception, handle)
