@@ -1,0 +1,261 @@
+"""supported_models.json → `Catalog`: the only models that can be pulled. Read once, checked completely, immutable."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from llb.errors import SetupError
+from llb.share import share_path
+from llb.wire import Capability, Model, Platform
+
+MAX_FILE_BYTES = 16 * 2**20
+MAX_MODELS = 10_000
+MAX_FILES = 256  # of one model
+MAX_TEXT = 1_000
+MAX_BYTES = 2**53 - 1  # the greatest whole number that every reader of JSON keeps exact
+
+_ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,94}[a-z0-9])?")
+_REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_REPO = re.compile(f"{_REPO_PART}/{_REPO_PART}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,254}[A-Za-z0-9])?")
+_LABEL = re.compile(r"[^\s:]{1,64}")
+# Ids become directories and file names become files, on Windows too, where these open a device and those cannot be written.
+_WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+_WINDOWS_FORBIDDEN = frozenset('<>:"|?*')
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The supported models, in the order of their file."""
+
+    models: tuple[Model, ...]
+    _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
+    _by_name: Mapping[str, Model] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_id = {model.id: model for model in self.models}
+        by_name = dict(by_id)
+        for model in self.models:
+            by_name.setdefault(f"{model.id}:latest", model)
+            by_name.setdefault(model.repo.lower(), model)
+            if model.quantization:
+                by_name.setdefault(f"{model.id}:{model.quantization}".lower(), model)
+                by_name.setdefault(f"{model.repo}:{model.quantization}".lower(), model)
+        object.__setattr__(self, "_by_id", MappingProxyType(by_id))
+        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def get(self, model_id: str) -> Model | None:
+        """The model of that id, in any case of letters."""
+        return self._by_id.get(model_id.lower())
+
+    def find(self, name: str) -> Model | None:
+        """The model that a client means by `name`: an id or `org/repo`, each also with `:quantization`, or `id:latest`.
+
+        Case of letters does not matter. Where two entries share a repository, the earlier one answers to it.
+        """
+        return self._by_name.get(name.lower())
+
+
+def load_catalog(path: Path | None) -> Catalog:
+    """The catalogue in `path` (None: the shipped one); raises `SetupError` that names the file, the entry and the rule."""
+    path = share_path("supported_models.json") if path is None else path
+    try:
+        return Catalog(_models(_json(_read(path))))
+    except _Broken as error:
+        # Quoted input may hold half a surrogate pair, which no terminal and no log file can write.
+        text = f"{path}: {error}.".encode("utf-8", "backslashreplace").decode("utf-8")
+        raise SetupError(text) from None
+
+
+class _Broken(Exception):
+    """What is wrong, as a clause without the file and the full stop."""
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise _Broken("the list of supported models does not exist") from None
+    except OSError as error:
+        raise _Broken(f"the list of supported models cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise _Broken(f"the list of supported models is larger than {MAX_FILE_BYTES // 2**20} MiB")
+    try:
+        return content.decode("utf-8-sig")  # editors on Windows write the mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _Broken(f"line {line} is not UTF-8 text") from None
+
+
+def _json(text: str) -> list[Any]:
+    try:
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        what = error.msg[:1].lower() + error.msg[1:]
+        raise _Broken(f"not valid JSON at line {error.lineno}, column {error.colno}: {what}") from None
+    except RecursionError:
+        raise _Broken("not valid JSON: nested too deeply") from None
+    except ValueError:  # an integer of thousands of digits
+        raise _Broken("not valid JSON: a number is too long") from None
+    if not isinstance(content, list):
+        raise _Broken("must be a JSON array of models")
+    if not content:
+        raise _Broken("must name at least one model")
+    if len(content) > MAX_MODELS:
+        raise _Broken(f"must not name more than {MAX_MODELS} models")
+    return content
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Broken(f"{_entry(None, entry.get('id'))} has the field {_quoted(twice)} twice")
+    return entry
+
+
+def _models(entries: list[Any]) -> tuple[Model, ...]:
+    models: list[Model] = []
+    number_of: dict[str, int] = {}
+    for number, entry in enumerate(entries, start=1):
+        where = _entry(number, entry.get("id") if isinstance(entry, dict) else None)
+        try:
+            model = msgspec.convert(entry, Model)
+        except msgspec.ValidationError as error:
+            raise _Broken(f"{where}: {_type_rule(str(error))}") from None
+        except UnicodeEncodeError:  # a field name with half a surrogate pair
+            raise _Broken(f"{where}: a field name is not text") from None
+        for rule in _broken_rules(model):
+            raise _Broken(f"{where}: {rule}")
+        if model.id in number_of:
+            raise _Broken(f"{where}: id is already that of entry {number_of[model.id]}")
+        number_of[model.id] = number
+        models.append(model)
+    return tuple(models)
+
+
+def _broken_rules(model: Model) -> Iterator[str]:
+    """The rules that `model` breaks beyond the types, each as a clause."""
+    if not _ID.fullmatch(model.id):
+        yield "id must be lower-case letters, digits, '.' and '-', at most 96, with a letter or digit at both ends"
+    if _WINDOWS_DEVICE.fullmatch(model.id):
+        yield "id must not be the name of a Windows device"
+    if not _is_text(model.name) or not model.name.strip():
+        yield f"name must be text of 1 to {MAX_TEXT} characters on one line"
+    if not _is_text(model.description):
+        yield f"description must be text of at most {MAX_TEXT} characters on one line"
+    if not _REPO.fullmatch(model.repo) or ".." in model.repo:
+        yield "repo must be org/name, of letters, digits, '.', '_' and '-'"
+    yield from _broken_file_rules(model)
+    if not 0 < model.size_bytes <= MAX_BYTES:
+        yield f"size_bytes must be more than zero and at most {MAX_BYTES}"
+    if not model.size_bytes <= model.required_memory_bytes <= MAX_BYTES:
+        yield f"required_memory_bytes must be at least size_bytes and at most {MAX_BYTES}"
+    if not all(_is_text(tag) and tag.strip() for tag in model.tags):
+        yield "tags must be non-empty text"
+    if not model.capabilities:
+        yield "capabilities must name at least one"
+    if not model.platforms:
+        yield "platforms must name at least one"
+    for name in ("tags", "capabilities", "platforms"):
+        values = getattr(model, name)
+        if len(set(values)) < len(values):
+            yield f"{name} must not repeat a value"
+    for name in ("quantization", "parameter_count"):
+        value = getattr(model, name)
+        if value is not None and (not _is_text(value) or not value.strip()):
+            yield f"{name} must be non-empty text"
+    if model.quantization is not None and not _LABEL.fullmatch(model.quantization):
+        yield "quantization must be at most 64 characters without blanks and ':'"
+    if model.context_length is not None and not 0 < model.context_length <= MAX_BYTES:
+        yield "context_length must be more than zero"
+    if model.sha256 is not None and not _SHA256.fullmatch(model.sha256):
+        yield "sha256 must be 64 lower-case hexadecimal digits"
+    if model.revision is not None and (not _REVISION.fullmatch(model.revision) or ".." in model.revision):
+        yield "revision must be a commit, branch or tag"
+
+
+def _broken_file_rules(model: Model) -> Iterator[str]:
+    if len(model.filenames) > MAX_FILES:
+        yield f"extra_filenames must not name more than {MAX_FILES - 1} files"
+    seen: set[str] = set()
+    for name in model.filenames:
+        which = "recommended_filename" if not seen else "extra_filenames"
+        if not _is_plain_filename(name):
+            yield f"{which} must be a plain file name that every system can write, not {_quoted(name)}"
+        if name.casefold() in seen:
+            yield f"{which} names {_quoted(name)} twice"
+        seen.add(name.casefold())
+
+
+def _is_plain_filename(name: str) -> bool:
+    """Whether `name` is one path component, harmless on Linux, Windows and macOS, with room for a partial's suffix."""
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= 200
+        and _is_text(name)
+        and not set(name) & {"/", "\\", *_WINDOWS_FORBIDDEN}
+        and not name.startswith(" ")
+        and not name.endswith((".", " "))
+        and not _WINDOWS_DEVICE.fullmatch(name)
+    )
+
+
+def _is_text(value: str) -> bool:
+    """Whether `value` is short enough and free of control characters and lone surrogates."""
+    return len(value) <= MAX_TEXT and not any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
+
+
+# --- saying it -----------------------------------------------------------------------------------------
+
+_ALLOWED = {
+    "capabilities": "an array of " + ", ".join(Capability),
+    "platforms": "an array of " + ", ".join(Platform),
+    "format": get_args(get_type_hints(Model)["format"])[0],
+    "engine": get_args(get_type_hints(Model)["engine"])[0],
+}
+_JSON_WORDS = {"int": "a whole number", "str": "text", "array": "an array", "object": "an object"}
+
+
+def _entry(number: int | None, model_id: object) -> str:
+    place = "an entry" if number is None else f"entry {number}"
+    return f"{place} (id {_quoted(model_id)})" if isinstance(model_id, str) else place
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if len(text) <= 100 else f"'{text[:100]}…'"
+
+
+def _type_rule(message: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.size_bytes`" as a rule of the named field."""
+    text, _, place = message.partition(" - at `$.")
+    place = place.rstrip("`")
+    name = re.search(r"`(.+)`", text, re.DOTALL)
+    if "unknown field" in text and name:
+        return f"has the unknown field {_quoted(name[1])}"
+    if "missing required field" in text and name:
+        return f"lacks the required field {name[1]}"
+    if not place:
+        return "must be an object"
+    field_name = place.split("[")[0]
+    if field_name in _ALLOWED:
+        return f"{field_name} must be {_ALLOWED[field_name]}"
+    wanted = re.findall(r"`([^`]+)`", text)[0].split(" | ")[0]
+    return f"{place} must be {_JSON_WORDS.get(wanted, wanted)}"
