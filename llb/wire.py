@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
@@ -239,22 +239,32 @@ NodeMessage = Hello | Heartbeat | ReplicaReport
 BalancerMessage = Welcome | Want | Drain
 
 
-class Link(Protocol):
-    """The node's end of the channel to its balancer; the balancer's end mirrors it."""
+Out = TypeVar("Out", contravariant=True)
+In = TypeVar("In", covariant=True)
 
-    async def send(self, message: NodeMessage) -> None:
+
+class Link(Protocol[Out, In]):
+    """One end of the channel between a node and its balancer; messages arrive whole and in order."""
+
+    async def send(self, message: Out) -> None:
         """Hand over one message; raises `LinkClosed` when the channel has ended."""
         ...
 
-    async def receive(self) -> BalancerMessage:
+    async def receive(self) -> In:
         """The next message; raises `LinkClosed` when the channel has ended."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """End the channel, for both ends; idempotent."""
+        ...
 
 
 class LinkClosed(Exception):
     """The channel between a node and its balancer has ended."""
+
+
+NodeLink = Link[NodeMessage, BalancerMessage]
+BalancerLink = Link[BalancerMessage, NodeMessage]
 
 
 # --- the API -----------------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""Which nodes hold a model, and whether it fits anywhere. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from llb.wire import Fit, Verdict
+
+
+class Room(Struct, frozen=True, kw_only=True):
+    """What one online node offers, in bytes. `vram_bytes` is 0 on a host without a usable GPU."""
+
+    node_id: str
+    node_name: str
+    budget_bytes: int
+    vram_bytes: int
+    disk_free_bytes: int
+    draining: bool = False
+    holds: bool = False  # it has the model's files already, or part of them
+
+
+def roomiest(rooms: Sequence[Room]) -> Room | None:
+    """The node with the greatest memory budget; the name decides between equals."""
+    return min(rooms, key=lambda room: (-room.budget_bytes, room.node_name), default=None)
+
+
+def fit(required_bytes: int, rooms: Sequence[Room]) -> Fit:
+    """Whether a model that needs `required_bytes` of memory runs on the best of `rooms`."""
+    best = roomiest(rooms)
+    if best is None:
+        return Fit(verdict=Verdict.UNKNOWN, required_bytes=required_bytes, available_bytes=None, node_name=None)
+    in_vram = [room for room in rooms if room.vram_bytes >= required_bytes]
+    if in_vram:
+        best = max(in_vram, key=lambda room: (room.vram_bytes, room.budget_bytes))
+        verdict = Verdict.FITS
+    elif best.budget_bytes < required_bytes:
+        verdict = Verdict.TOO_LARGE
+    else:
+        plain = [room for room in rooms if room.vram_bytes == 0 and room.budget_bytes >= required_bytes]
+        verdict = Verdict.FITS if plain else Verdict.TIGHT
+        best = roomiest(plain) or best
+    return Fit(
+        verdict=verdict,
+        required_bytes=required_bytes,
+        available_bytes=best.budget_bytes,
+        node_name=best.node_name,
+    )
+
+
+def place(
+    required_bytes: int, size_bytes: int, replicas: int | None, rooms: Sequence[Room]
+) -> frozenset[str]:
+    """The ids of the nodes that are to hold a model: all that it fits on, or the `replicas` roomiest of them.
+
+    A node that holds the files keeps its claim whatever its free disk: they are already there.
+    """
+    able = [
+        room
+        for room in rooms
+        if room.budget_bytes >= required_bytes
+        and (room.holds or (not room.draining and room.disk_free_bytes >= size_bytes))
+    ]
+    able.sort(key=lambda room: (not room.holds, -room.budget_bytes, room.node_name))
+    return frozenset(room.node_id for room in (able if replicas is None else able[:replicas]))
