@@ -1,0 +1,194 @@
+"""What may go wrong, chosen by the test. See the package's docstring for the list."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+On = Literal["any", "api", "resolve", "bytes"]
+KINDS = (
+    "throttle", "latency", "stall", "drop", "short", "corrupt", "ignore_range", "wrong_range", "answer",
+    "black_hole", "expire_links", "omit_headers", "direct",
+)  # fmt: skip
+
+
+class Fault:
+    """One thing that goes wrong; `fired` says how often it has."""
+
+    def __init__(
+        self, owner: Faults, kind: str, on: On, repo: str | None, file: str | None, times: int | None,
+        params: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.kind = kind
+        self.on = on
+        self.repo = repo
+        self.file = file
+        self.times = times
+        self.params = params
+        self.fired = 0
+        self.ended = False  # cleared, as opposed to used up
+        self._owner = owner
+
+    @property
+    def active(self) -> bool:
+        return self in self._owner.active
+
+    def clear(self) -> None:
+        self._owner.remove(self)
+
+    def matches(self, on: str, repo: str | None, file: str | None) -> bool:
+        return (
+            self.on in ("any", on)
+            and (self.repo is None or self.repo == repo)
+            and (self.file is None or self.file == file)
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Fault {self.kind} on={self.on} repo={self.repo} {self.params} fired={self.fired}/{self.times}>"
+        )
+
+
+class Faults:
+    """The faults in force. Thread-safe; `changed` is called after every change, with no lock held."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._changed = changed
+        self._active: tuple[Fault, ...] = ()
+        self._all: list[Fault] = []  # used up ones too: one may still hold a connection
+
+    @property
+    def active(self) -> tuple[Fault, ...]:
+        return self._active
+
+    def add(
+        self,
+        kind: str,
+        *,
+        on: On,
+        repo: str | None = None,
+        file: str | None = None,
+        times: int | None = None,
+        **params: Any,
+    ) -> Fault:
+        if kind not in KINDS:
+            raise ValueError(f"no fault is called {kind!r}: {', '.join(KINDS)}")
+        if on not in get_args(On):
+            raise ValueError(f"on={on!r}: one of {', '.join(get_args(On))}")
+        fault = Fault(self, kind, on, repo, file, times, params)
+        with self._lock:
+            self._active = (*self._active, fault)
+            self._all.append(fault)
+        self._changed()
+        return fault
+
+    def remove(self, fault: Fault) -> None:
+        fault.ended = True
+        with self._lock:
+            self._active = tuple(other for other in self._active if other is not fault)
+        self._changed()
+
+    def clear(self, kind: str | None = None) -> None:
+        """End all faults, or those of one kind."""
+        with self._lock:
+            for fault in self._all:
+                fault.ended = fault.ended or kind in (None, fault.kind)
+            self._all = [fault for fault in self._all if not fault.ended]
+            self._active = tuple(fault for fault in self._active if not fault.ended)
+        self._changed()
+
+    def find(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
+        """The newest fault of this kind that is in force here; it is not counted."""
+        for fault in reversed(self._active):
+            if fault.kind == kind and fault.matches(on, repo, file):
+                return fault
+        return None
+
+    def take(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
+        """Like `find`, and counts that it happened now."""
+        fault = self.find(kind, on, repo, file)
+        return fault if fault is not None and self.fire(fault) else None
+
+    def fire(self, fault: Fault) -> bool:
+        """Count one occurrence; False if the fault has been used up or cleared meanwhile."""
+        with self._lock:
+            if fault not in self._active:
+                return False
+            fault.fired += 1
+            if fault.times is not None and fault.fired >= fault.times:
+                self._active = tuple(other for other in self._active if other is not fault)
+        self._changed()
+        return True
+
+    def throttle(self, bytes_per_s: float, *, total: bool = False, **where: Any) -> Fault:
+        """Each connection sends at most `bytes_per_s`; with `total`, all of them together."""
+        return self.add("throttle", **{"on": "bytes", **where}, bytes_per_s=bytes_per_s, total=total)
+
+    def latency(self, seconds: float, **where: Any) -> Fault:
+        return self.add("latency", **{"on": "any", **where}, seconds=seconds)
+
+    def stall(self, after: int = 0, **where: Any) -> Fault:
+        """Silence after `after` bytes of the body, until the fault is cleared or the peer closes."""
+        return self.add("stall", **{"on": "bytes", **where}, after=after)
+
+    def drop(self, after: int = 0, **where: Any) -> Fault:
+        """The connection is reset after `after` bytes of the body."""
+        return self.add("drop", **{"on": "bytes", **where}, after=after)
+
+    def short(self, after: int = 0, **where: Any) -> Fault:
+        """The connection is closed cleanly after `after` bytes of a longer body."""
+        return self.add("short", **{"on": "bytes", **where}, after=after)
+
+    def corrupt(self, at: int | None = None, **where: Any) -> Fault:
+        """The byte at offset `at` of the file (default: its middle) is flipped."""
+        return self.add("corrupt", **{"on": "bytes", **where}, at=at)
+
+    def ignore_range(self, **where: Any) -> Fault:
+        return self.add("ignore_range", **{"on": "bytes", **where})
+
+    def wrong_range(self, start: int = 0, total: int = 1, **where: Any) -> Fault:
+        """`Content-Range` is off by `start` and `total`; the bytes are right."""
+        return self.add("wrong_range", **{"on": "bytes", **where}, start=start, total=total)
+
+    def fail(self, status: int, *, retry_after_s: int | None = None, **where: Any) -> Fault:
+        headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        return self.answer(status, "the stand-in was told to fail", headers=headers, **where)
+
+    def html(self, **where: Any) -> Fault:
+        """A captive portal: a page with status 200."""
+        return self.answer(
+            200, "<!DOCTYPE html><title>Please log in</title>", content_type="text/html", **where
+        )
+
+    def answer(
+        self,
+        status: int,
+        body: str,
+        *,
+        content_type: str = "text/plain",
+        headers: dict[str, str] | None = None,
+        **where: Any,
+    ) -> Fault:
+        """This answer instead of the right one."""
+        return self.add(
+            "answer",
+            **{"on": "any", **where},
+            status=status,
+            body=body,
+            headers={"Content-Type": content_type, **(headers or {})},
+        )
+
+    def black_hole(self, **where: Any) -> Fault:
+        return self.add("black_hole", **{"on": "any", **where})
+
+    def expire_links(self, after_s: float = 0, **where: Any) -> Fault:
+        """Links signed from now on live `after_s` seconds."""
+        return self.add("expire_links", **{"on": "resolve", **where}, after_s=after_s)
+
+    def omit_headers(self, *names: str, **where: Any) -> Fault:
+        return self.add("omit_headers", **{"on": "any", **where}, names=[name.lower() for name in names])
+
+    def direct(self, **where: Any) -> Fault:
+        return self.add("direct", **{"on": "resolve", **where})

@@ -1,0 +1,48 @@
+"""The stand-in as a process of its own, for benchmarks and for faults ordered from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+START_TIMEOUT_S = 20.0
+ROOT = Path(__file__).parents[2]
+
+
+class HubProcess:
+    """`with HubProcess("--smollm2") as hub: hub.url` runs `python -m tests.hub --port 0 …` and ends it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self.url = ""
+
+    def __enter__(self) -> HubProcess:
+        command = [sys.executable, "-m", "tests.hub", "--port", "0", "--quiet", *self._arguments]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("HF_ENDPOINT="):
+            self._process.kill()
+            raise RuntimeError(f"the Hub stand-in did not start: {line!r}")
+        self.url = line.strip().removeprefix("HF_ENDPOINT=")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=START_TIMEOUT_S)
+
+    def control(self, **order: Any) -> dict[str, Any]:
+        """An order as `HubStandIn` describes it; the faults in force and the counters."""
+        data = json.dumps(order).encode()
+        with urllib.request.urlopen(f"{self.url}/_control", data=data, timeout=START_TIMEOUT_S) as answer:  # noqa: S310
+            result: dict[str, Any] = json.load(answer)
+        return result
