@@ -266,6 +266,7 @@ def test_html_direct_and_missing_headers(hub: HubStandIn, client: httpx2.Client)
     hub.faults.direct(times=1)
     answer = client.get(file_url(hub), follow_redirects=False)
     assert (answer.status_code, answer.content) == (200, DATA)
+    assert client.get(file_url(hub), follow_redirects=False).status_code == 302  # on the same connection
 
 
 def test_links_expire_and_cannot_be_forged(hub: HubStandIn, client: httpx2.Client) -> None:

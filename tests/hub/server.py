@@ -367,20 +367,20 @@ class HubStandIn:
     # --- the Hub's own origin ------------------------------------------------------------------------
 
     def _route_hub(self, connection: Connection, request: Request, incoming: Incoming) -> None:
-        if (match := _CACHE.match(request.path)) is not None:
-            repo, commit = self._repo(request, match["repo"]), match["rev"]
-            content = self._file(repo, commit, match["file"])
-            headers = {"ETag": f'"{content.git_oid}"', "X-Repo-Commit": commit}
-            self._send_content(connection, request, content, headers)
-        elif (match := _RESOLVE.match(request.path)) is not None:
+        if (match := _RESOLVE.match(request.path)) is not None:
             self._resolve(connection, request, match["repo"], match["rev"], match["file"])
+        elif (match := _CACHE.match(request.path)) is not None:
+            content = self._file(self._repo(request, match["repo"]), match["rev"], match["file"])
+            headers = {"ETag": f'"{content.git_oid}"', "X-Repo-Commit": match["rev"]}
+            self._send_content(connection, request, content, headers)
         elif (match := _MODEL.match(request.path)) is not None:
             repo = self._repo(request, match["repo"])
             commit = self._commit(repo, match["rev"] or "main")
             if match["what"] in (None, "revision"):
                 raise Answer(200, self._model_info(repo, commit, incoming.query))
             raise Answer(200, self._paths(repo, commit, match["what"], match["path"], incoming))
-        raise Answer(404, {"error": "Sorry, we can't find the page you are looking for."})
+        else:
+            raise Answer(404, {"error": "Sorry, we can't find the page you are looking for."})
 
     def _token(self, request: Request) -> str | None:
         if (header := request.authorization) is None:
