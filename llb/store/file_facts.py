@@ -1,0 +1,14 @@
+"""What was learnt from the header of a model file, kept by the sha256 of the file."""
+
+from __future__ import annotations
+
+from llb.store.database import Database, Transaction
+
+
+async def get(db: Database | Transaction, sha256: str) -> bytes | None:
+    row = await db.fetch_one("SELECT facts FROM file_facts WHERE sha256 = ?", (sha256,))
+    return None if row is None else bytes(row["facts"])
+
+
+async def put(tx: Transaction, sha256: str, facts: bytes) -> None:
+    await tx.execute("INSERT OR REPLACE INTO file_facts (sha256, facts) VALUES (?, ?)", (sha256, facts))

@@ -1,0 +1,33 @@
+"""The schema's history: append-only, one small function a step. The file's `user_version` counts the steps it has."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from llb.store.migrations import m0001_start
+
+Migration = Callable[[sqlite3.Connection], None]
+
+MIGRATIONS: tuple[Migration, ...] = (m0001_start.migrate,)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """How many migrations this database has behind it."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the schema up to date, each step in its own transaction. Another process may be doing the same."""
+    while version_of(connection) < len(migrations):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Looked at again under the lock: the step may have been taken meanwhile.
+            version = version_of(connection)
+            if version < len(migrations):
+                migrations[version](connection)
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise

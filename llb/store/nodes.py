@@ -1,0 +1,120 @@
+"""The nodes this balancer knows. A removed one is kept, so that its id never comes back as somebody else."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from llb.store.database import Database, Transaction
+from llb.wire import Hello
+
+
+class NodeRecord(Struct, frozen=True, kw_only=True):
+    """`hello` is the node's last one, so that it can be shown while it is away."""
+
+    id: str
+    name: str
+    credential_hash: str | None = None
+    tags: tuple[str, ...] = ()
+    draining: bool = False
+    created_at: float
+    removed_at: float | None = None
+    hello: Hello | None = None
+
+
+async def all_nodes(db: Database | Transaction, *, removed: bool = False) -> list[NodeRecord]:
+    """All nodes in the order they came; the removed ones too if asked for."""
+    rows = await db.fetch_all(
+        "SELECT * FROM nodes WHERE ? OR removed_at IS NULL ORDER BY created_at, id", (removed,)
+    )
+    return [_node(row) for row in rows]
+
+
+async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
+    row = await db.fetch_one("SELECT * FROM nodes WHERE id = ?", (node_id,))
+    return None if row is None else _node(row)
+
+
+async def put(tx: Transaction, node: NodeRecord) -> None:
+    """Add or replace a node, all of it."""
+    await tx.execute(
+        "INSERT OR REPLACE INTO nodes (id, name, credential_hash, tags, draining, created_at, removed_at, hello) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            node.id,
+            node.name,
+            node.credential_hash,
+            msgspec.json.encode(node.tags).decode(),
+            node.draining,
+            node.created_at,
+            node.removed_at,
+            None if node.hello is None else msgspec.json.encode(node.hello),
+        ),
+    )
+
+
+async def ensure_local(tx: Transaction, node_id: str, name: str) -> NodeRecord:
+    """The node of this process: added at the first start, brought back if it was removed; its name is `name`."""
+    await tx.execute(
+        "INSERT INTO nodes (id, name, created_at) VALUES (?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, removed_at = NULL",
+        (node_id, name, time.time()),
+    )
+    node = await get(tx, node_id)
+    assert node is not None  # noqa: S101  # inserted just now
+    return node
+
+
+async def set_hello(tx: Transaction, hello: Hello) -> None:
+    await tx.execute("UPDATE nodes SET hello = ? WHERE id = ?", (msgspec.json.encode(hello), hello.node_id))
+
+
+async def set_name(tx: Transaction, node_id: str, name: str) -> bool:
+    return bool(await tx.execute("UPDATE nodes SET name = ? WHERE id = ?", (name, node_id)))
+
+
+async def set_tags(tx: Transaction, node_id: str, tags: Sequence[str]) -> bool:
+    encoded = msgspec.json.encode(tags).decode()
+    return bool(await tx.execute("UPDATE nodes SET tags = ? WHERE id = ?", (encoded, node_id)))
+
+
+async def set_draining(tx: Transaction, node_id: str, draining: bool) -> bool:
+    return bool(await tx.execute("UPDATE nodes SET draining = ? WHERE id = ?", (draining, node_id)))
+
+
+async def mark_removed(tx: Transaction, node_id: str) -> bool:
+    """The node is gone for good: its credential dies with it, and what it held is forgotten."""
+    await tx.execute("DELETE FROM replicas WHERE node_id = ?", (node_id,))
+    return bool(
+        await tx.execute(
+            "UPDATE nodes SET removed_at = ?, credential_hash = NULL WHERE id = ? AND removed_at IS NULL",
+            (time.time(), node_id),
+        )
+    )
+
+
+def _node(row: sqlite3.Row) -> NodeRecord:
+    return NodeRecord(
+        id=row["id"],
+        name=row["name"],
+        credential_hash=row["credential_hash"],
+        tags=msgspec.json.decode(row["tags"], type=tuple[str, ...]),
+        draining=bool(row["draining"]),
+        created_at=row["created_at"],
+        removed_at=row["removed_at"],
+        hello=_hello(row["hello"]),
+    )
+
+
+def _hello(blob: bytes | None) -> Hello | None:
+    if blob is None:
+        return None
+    try:
+        return msgspec.json.decode(blob, type=Hello)
+    except msgspec.DecodeError:
+        # Written by another version of the protocol; the node says hello again when it comes.
+        return None

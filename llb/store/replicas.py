@@ -1,0 +1,90 @@
+"""What a node last knew of the models it holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from llb.store.database import Database, Transaction
+from llb.wire import ReplicaState
+
+
+class FileFingerprint(Struct, frozen=True, kw_only=True):
+    """A verified file: while size and time of change stay the same, its sha256 need not be computed again."""
+
+    name: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+class ReplicaRecord(Struct, frozen=True, kw_only=True):
+    node_id: str
+    model_id: str
+    attempt: int
+    state: ReplicaState
+    error: str | None = None
+    files: tuple[FileFingerprint, ...] = ()
+    last_used: float | None = None
+    pinned: bool = False
+
+
+async def all_of_node(db: Database | Transaction, node_id: str) -> list[ReplicaRecord]:
+    rows = await db.fetch_all("SELECT * FROM replicas WHERE node_id = ? ORDER BY model_id", (node_id,))
+    return [_replica(row) for row in rows]
+
+
+async def put(tx: Transaction, replica: ReplicaRecord) -> None:
+    """Add or replace a replica, all of it."""
+    await tx.execute(
+        "INSERT OR REPLACE INTO replicas "
+        "(node_id, model_id, attempt, state, error, files, last_used, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            replica.node_id,
+            replica.model_id,
+            replica.attempt,
+            replica.state,
+            replica.error,
+            msgspec.json.encode(replica.files).decode(),
+            replica.last_used,
+            replica.pinned,
+        ),
+    )
+
+
+async def touch(tx: Transaction, node_id: str, used: Mapping[str, float]) -> None:
+    """Note when each model of a node was last used."""
+    await tx.execute_many(
+        "UPDATE replicas SET last_used = ? WHERE node_id = ? AND model_id = ?",
+        [(at, node_id, model_id) for model_id, at in used.items()],
+    )
+
+
+async def set_pinned(tx: Transaction, node_id: str, model_id: str, pinned: bool) -> bool:
+    return bool(
+        await tx.execute(
+            "UPDATE replicas SET pinned = ? WHERE node_id = ? AND model_id = ?", (pinned, node_id, model_id)
+        )
+    )
+
+
+async def remove(tx: Transaction, node_id: str, model_id: str) -> bool:
+    return bool(
+        await tx.execute("DELETE FROM replicas WHERE node_id = ? AND model_id = ?", (node_id, model_id))
+    )
+
+
+def _replica(row: sqlite3.Row) -> ReplicaRecord:
+    return ReplicaRecord(
+        node_id=row["node_id"],
+        model_id=row["model_id"],
+        attempt=row["attempt"],
+        state=ReplicaState(row["state"]),
+        error=row["error"],
+        files=msgspec.json.decode(row["files"], type=tuple[FileFingerprint, ...]),
+        last_used=row["last_used"],
+        pinned=bool(row["pinned"]),
+    )

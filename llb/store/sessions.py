@@ -1,0 +1,83 @@
+"""Who is signed in. Only the hash of a session's token is kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from llb.store.database import Database, Transaction
+from llb.wire import Role
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A session with what must be known of its user at every request. `expires_at` is where it ends at the latest."""
+
+    id: str
+    user_id: str
+    username: str
+    role: Role
+    must_change_password: bool
+    created_at: float
+    expires_at: float
+    last_seen: float
+    address: str | None
+
+
+_SELECT = """
+    SELECT sessions.*, users.username, users.role, users.must_change_password
+    FROM sessions JOIN users ON users.id = sessions.user_id
+"""
+
+
+async def get(db: Database | Transaction, session_id: str) -> Session | None:
+    row = await db.fetch_one(_SELECT + " WHERE sessions.id = ?", (session_id,))
+    return None if row is None else _session(row)
+
+
+async def add(
+    tx: Transaction, *, session_id: str, user_id: str, now: float, expires_at: float, address: str | None
+) -> None:
+    await tx.execute(
+        "INSERT INTO sessions (id, user_id, created_at, expires_at, last_seen, address) VALUES (?, ?, ?, ?, ?, ?)",
+        (session_id, user_id, now, expires_at, now, address),
+    )
+
+
+async def touch(tx: Transaction, seen: Mapping[str, float]) -> None:
+    """Note when each session was last used."""
+    await tx.execute_many(
+        "UPDATE sessions SET last_seen = max(last_seen, ?) WHERE id = ?",
+        [(at, session_id) for session_id, at in seen.items()],
+    )
+
+
+async def remove(tx: Transaction, session_id: str) -> bool:
+    return bool(await tx.execute("DELETE FROM sessions WHERE id = ?", (session_id,)))
+
+
+async def remove_of_user(tx: Transaction, user_id: str) -> int:
+    """Sign a user out everywhere; returns from how many sessions."""
+    return await tx.execute("DELETE FROM sessions WHERE user_id = ?", (user_id,))
+
+
+async def remove_expired(tx: Transaction, *, now: float, idle_s: float) -> int:
+    """Forget the sessions that are over or were not used for `idle_s`."""
+    return await tx.execute(
+        "DELETE FROM sessions WHERE expires_at <= ? OR last_seen <= ?", (now, now - idle_s)
+    )
+
+
+def _session(row: sqlite3.Row) -> Session:
+    return Session(
+        id=row["id"],
+        user_id=row["user_id"],
+        username=row["username"],
+        role=Role(row["role"]),
+        must_change_password=bool(row["must_change_password"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        last_seen=row["last_seen"],
+        address=row["address"],
+    )

@@ -1,0 +1,31 @@
+"""Small facts about this cluster, by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llb.store.database import Database, Transaction
+
+
+async def get(db: Database | Transaction, key: str) -> str | None:
+    row = await db.fetch_one("SELECT value FROM settings WHERE key = ?", (key,))
+    return None if row is None else str(row["value"])
+
+
+async def put(tx: Transaction, key: str, value: str) -> None:
+    await tx.execute(
+        "INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (key, value),
+    )
+
+
+async def ensure(db: Database, key: str, make: Callable[[], str]) -> str:
+    """The value of `key`, made at its first use and the same ever after."""
+    known = await get(db, key)
+    if known is not None:
+        return known
+    async with db.write() as tx:
+        await tx.execute("INSERT OR IGNORE INTO settings (key, value) VALUES (?, ?)", (key, make()))
+        value = await get(tx, key)
+    assert value is not None  # noqa: S101  # inserted just now
+    return value

@@ -1,0 +1,108 @@
+"""People who may sign in."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec import Struct
+
+from llb.errors import Conflict, NotFound
+from llb.store.database import Database, Transaction
+from llb.wire import Role
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """`must_change_password`: the password is still the well-known one of the first start."""
+
+    id: str
+    username: str
+    password_hash: str
+    role: Role
+    must_change_password: bool
+    created_at: float
+
+
+async def all_users(db: Database | Transaction) -> list[User]:
+    return [_user(row) for row in await db.fetch_all("SELECT * FROM users ORDER BY created_at, id")]
+
+
+async def get(db: Database | Transaction, user_id: str) -> User | None:
+    row = await db.fetch_one("SELECT * FROM users WHERE id = ?", (user_id,))
+    return None if row is None else _user(row)
+
+
+async def by_name(db: Database | Transaction, username: str) -> User | None:
+    """The user called `username`, whatever its case."""
+    row = await db.fetch_one("SELECT * FROM users WHERE username = ?", (username,))
+    return None if row is None else _user(row)
+
+
+async def default_password_in_use(db: Database | Transaction) -> bool:
+    """Whether somebody still has the well-known password."""
+    return await db.fetch_one("SELECT 1 FROM users WHERE must_change_password LIMIT 1") is not None
+
+
+async def add(tx: Transaction, user: User) -> None:
+    """Raises `Conflict` when the name is taken."""
+    try:
+        await tx.execute(
+            "INSERT INTO users (id, username, password_hash, role, must_change_password, created_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                user.id,
+                user.username,
+                user.password_hash,
+                user.role,
+                user.must_change_password,
+                user.created_at,
+            ),
+        )
+    except sqlite3.IntegrityError:
+        raise Conflict(f"A user '{user.username}' exists already") from None
+
+
+async def set_password(tx: Transaction, user_id: str, password_hash: str) -> None:
+    """Also ends the time of the well-known password. Raises `NotFound`."""
+    changed = await tx.execute(
+        "UPDATE users SET password_hash = ?, must_change_password = 0 WHERE id = ?", (password_hash, user_id)
+    )
+    if not changed:
+        raise NotFound("There is no such user")
+
+
+async def rehash_password(tx: Transaction, user_id: str, old_hash: str, new_hash: str) -> None:
+    """Replace the hash of the same password, unless the password was changed meanwhile."""
+    await tx.execute(
+        "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?", (new_hash, user_id, old_hash)
+    )
+
+
+async def set_role(tx: Transaction, user_id: str, role: Role) -> None:
+    """Raises `NotFound`, and `Conflict` when nobody would be admin any more."""
+    if not await tx.execute("UPDATE users SET role = ? WHERE id = ?", (role, user_id)):
+        raise NotFound("There is no such user")
+    await _require_an_admin(tx)
+
+
+async def remove(tx: Transaction, user_id: str) -> None:
+    """Also ends the user's sessions and keys. Raises `NotFound`, and `Conflict` for the last admin."""
+    if not await tx.execute("DELETE FROM users WHERE id = ?", (user_id,)):
+        raise NotFound("There is no such user")
+    await _require_an_admin(tx)
+
+
+async def _require_an_admin(tx: Transaction) -> None:
+    # Raising rolls the change back, so the rule holds however many change roles at once.
+    if await tx.fetch_one("SELECT 1 FROM users WHERE role = ? LIMIT 1", (Role.ADMIN,)) is None:
+        raise Conflict("The last admin cannot be removed or demoted")
+
+
+def _user(row: sqlite3.Row) -> User:
+    return User(
+        id=row["id"],
+        username=row["username"],
+        password_hash=row["password_hash"],
+        role=Role(row["role"]),
+        must_change_password=bool(row["must_change_password"]),
+        created_at=row["created_at"],
+    )

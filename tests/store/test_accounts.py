@@ -1,0 +1,178 @@
+"""Users, their sessions and keys, and the audit trail."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llb.errors import Conflict, NotFound
+from llb.store import audit, keys, sessions, users
+from llb.store.database import Database
+from llb.wire import Role, Scope
+
+
+def _user(name: str, role: Role = Role.USER, *, default_password: bool = False) -> users.User:
+    return users.User(
+        id=f"id-{name}",
+        username=name,
+        password_hash=f"hash of {name}",
+        role=role,
+        must_change_password=default_password,
+        created_at=1.0,
+    )
+
+
+def _key(name: str, owner_id: str | None = None) -> keys.ApiKey:
+    return keys.ApiKey(
+        id=f"id-{name}",
+        name=name,
+        hash=f"hash of {name}",
+        prefix="sk-1234567",
+        scopes=frozenset({Scope.INFERENCE, Scope.MODELS_READ}),
+        owner_id=owner_id,
+        expires_at=5.0,
+        created_at=1.0,
+    )
+
+
+async def _add(db: Database, *people: users.User) -> None:
+    async with db.write() as tx:
+        for person in people:
+            await users.add(tx, person)
+
+
+async def test_a_user_is_found_whatever_the_case_of_the_name(db: Database) -> None:
+    ann = _user("Ann", Role.ADMIN)
+    await _add(db, ann)
+    assert await users.by_name(db, "aNN") == ann
+    assert await users.get(db, ann.id) == ann
+    assert await users.all_users(db) == [ann]
+    assert await users.by_name(db, "Bob") is None
+    with pytest.raises(Conflict, match="'ann' exists"):
+        await _add(db, _user("ann"))
+
+
+async def test_a_new_password_ends_the_time_of_the_default_one(db: Database) -> None:
+    await _add(db, _user("admin", Role.ADMIN, default_password=True))
+    assert await users.default_password_in_use(db)
+    async with db.write() as tx:
+        await users.set_password(tx, "id-admin", "new")
+    admin = await users.get(db, "id-admin")
+    assert admin is not None
+    assert (admin.password_hash, admin.must_change_password) == ("new", False)
+    assert not await users.default_password_in_use(db)
+    with pytest.raises(NotFound):
+        async with db.write() as tx:
+            await users.set_password(tx, "nobody", "new")
+
+
+async def test_a_rehash_does_not_undo_a_change_of_the_password(db: Database) -> None:
+    await _add(db, _user("admin", Role.ADMIN))
+    async with db.write() as tx:
+        await users.rehash_password(tx, "id-admin", "an older hash", "wrong")
+        await users.rehash_password(tx, "id-admin", "hash of admin", "stronger")
+    admin = await users.get(db, "id-admin")
+    assert admin is not None
+    assert admin.password_hash == "stronger"
+
+
+async def test_the_last_admin_stays_even_when_two_leave_at_once(db: Database) -> None:
+    await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN), _user("eve"))
+
+    async def demote(user_id: str) -> None:
+        async with db.write() as tx:
+            await users.set_role(tx, user_id, Role.USER)
+
+    async def remove(user_id: str) -> None:
+        async with db.write() as tx:
+            await users.remove(tx, user_id)
+
+    results = await asyncio.gather(demote("id-ann"), remove("id-bob"), return_exceptions=True)
+    assert [type(result) for result in results if result is not None] == [Conflict]
+    assert [user.role for user in await users.all_users(db)].count(Role.ADMIN) == 1
+    with pytest.raises(NotFound):
+        await remove("nobody")
+    with pytest.raises(NotFound):
+        await demote("nobody")
+
+
+async def test_with_a_user_go_the_sessions_and_keys(db: Database) -> None:
+    await _add(db, _user("ann", Role.ADMIN), _user("bob"))
+    async with db.write() as tx:
+        for name in ("ann", "bob"):
+            await sessions.add(
+                tx, session_id=f"s-{name}", user_id=f"id-{name}", now=1, expires_at=9, address=None
+            )
+            await keys.add(tx, _key(name, f"id-{name}"))
+        await keys.add(tx, _key("host"))
+    async with db.write() as tx:
+        await users.remove(tx, "id-bob")
+    assert await sessions.get(db, "s-bob") is None
+    assert await sessions.get(db, "s-ann") is not None
+    assert [key.name for key in await keys.all_keys(db)] == ["ann", "host"]
+
+
+async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> None:
+    await _add(db, _user("ann", Role.ADMIN, default_password=True))
+    async with db.write() as tx:
+        for name, expires_at in (("old", 10.0), ("idle", 100.0), ("used", 100.0), ("gone", 100.0)):
+            await sessions.add(
+                tx, session_id=name, user_id="id-ann", now=1, expires_at=expires_at, address="10.0.0.1"
+            )
+        await sessions.touch(tx, {"used": 15.0, "unknown": 1.0})
+        await sessions.touch(tx, {"used": 14.0})  # late news never turn the clock back
+        assert await sessions.remove(tx, "gone")
+        assert not await sessions.remove(tx, "gone")
+        assert await sessions.remove_expired(tx, now=20, idle_s=10) == 2
+    session = await sessions.get(db, "used")
+    assert session == sessions.Session(
+        id="used",
+        user_id="id-ann",
+        username="ann",
+        role=Role.ADMIN,
+        must_change_password=True,
+        created_at=1.0,
+        expires_at=100.0,
+        last_seen=15.0,
+        address="10.0.0.1",
+    )
+    async with db.write() as tx:
+        assert await sessions.remove_of_user(tx, "id-ann") == 1
+    assert await sessions.get(db, "used") is None
+
+
+async def test_a_key_knows_its_owners_role_of_now(db: Database) -> None:
+    await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN))
+    async with db.write() as tx:
+        await keys.add(tx, _key("k", "id-bob"))
+        await keys.touch(tx, {"id-k": 7.0})
+        await users.set_role(tx, "id-bob", Role.USER)
+    key = await keys.by_hash(db, "hash of k")
+    assert key is not None
+    assert key == await keys.get(db, "id-k")
+    assert (key.owner_name, key.owner_role, key.last_used_at) == ("bob", Role.USER, 7.0)
+    assert key.scopes == {Scope.INFERENCE, Scope.MODELS_READ}
+    async with db.write() as tx:
+        assert await keys.remove(tx, "id-k")
+        assert not await keys.remove(tx, "id-k")
+    assert await keys.by_hash(db, "hash of k") is None
+
+
+async def test_the_audit_trail_is_read_backwards_in_pages(db: Database) -> None:
+    async with db.write() as tx:
+        for number in range(5):
+            await audit.record(tx, actor="ann", action="login", target=str(number), address="::1")
+    page = await audit.newest(db, limit=2)
+    assert [entry.target for entry in page] == ["4", "3"]
+    rest = await audit.newest(db, before_id=page[-1].id)
+    assert [entry.target for entry in rest] == ["2", "1", "0"]
+    assert rest[0].result == "ok"
+
+
+async def test_the_audit_trail_is_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MAX_ROWS", 3)
+    async with db.write() as tx:
+        for number in range(10):
+            await audit.record(tx, actor="ann", action="login", target=str(number))
+    assert [entry.target for entry in await audit.newest(db)] == ["9", "8", "7"]

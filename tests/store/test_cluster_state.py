@@ -1,0 +1,175 @@
+"""Registrations, replicas, nodes and file facts."""
+
+from __future__ import annotations
+
+from llb.store import file_facts, nodes, registrations, replicas
+from llb.store.database import Database
+from llb.store.registrations import Registration, RegistrationState
+from llb.wire import FileSpec, Hardware, Hello, HubSource, Model, ReplicaState
+
+ENTRY = Model(
+    id="tiny",
+    name="Tiny",
+    repo="org/tiny",
+    recommended_filename="tiny.gguf",
+    size_bytes=10,
+    required_memory_bytes=20,
+    tags=("chat",),
+)
+FILES = (
+    FileSpec(name="tiny.gguf", size_bytes=10, sha256="ab" * 32, sources=(HubSource("org/tiny", "c0ffee"),)),
+)
+WISH = Registration(model_id="tiny", replicas=2, entry=ENTRY, created_at=3.0, created_by="ann")
+
+
+async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
+    async with db.write() as tx:
+        await registrations.put(tx, WISH)
+    assert await registrations.get(db, "tiny") == WISH
+    async with db.write() as tx:
+        assert await registrations.set_resolved(tx, "tiny", 1, FILES)
+    assert await registrations.all_registrations(db) == [
+        Registration(
+            model_id="tiny", replicas=2, entry=ENTRY, resolved=FILES, created_at=3.0, created_by="ann"
+        )
+    ]
+    assert await registrations.get(db, "other") is None
+
+
+async def test_every_change_raises_the_revision_and_nothing_else_does(db: Database) -> None:
+    assert await registrations.revision(db) == 0
+    async with db.write() as tx:
+        await registrations.put(tx, WISH)
+        await registrations.set_error(tx, "tiny", 1, "gated")
+        await registrations.set_attempt(tx, "tiny", 2)
+        await registrations.set_resolved(tx, "tiny", 2, FILES)
+        await registrations.mark_deleting(tx, "tiny")
+        await registrations.remove(tx, "tiny")
+        assert await registrations.revision(tx) == 6
+    async with db.write() as tx:
+        assert not await registrations.set_error(tx, "tiny", 2, "x")
+        assert not await registrations.remove(tx, "tiny")
+    assert await registrations.revision(db) == 6
+
+
+async def test_late_news_of_an_earlier_attempt_change_nothing(db: Database) -> None:
+    async with db.write() as tx:
+        await registrations.put(tx, WISH)
+        assert await registrations.set_error(tx, "tiny", 1, "gated")
+        assert await registrations.set_attempt(tx, "tiny", 2)
+        assert not await registrations.set_attempt(tx, "tiny", 2)
+        assert not await registrations.set_error(tx, "tiny", 1, "late")
+        assert not await registrations.set_resolved(tx, "tiny", 1, FILES)
+    wish = await registrations.get(db, "tiny")
+    assert wish is not None
+    assert (wish.attempt, wish.error, wish.resolved) == (2, None, None)
+
+
+async def test_only_a_tombstone_is_removed_so_a_new_wish_survives_the_old_deletion(db: Database) -> None:
+    async with db.write() as tx:
+        await registrations.put(tx, WISH)
+        assert not await registrations.remove(tx, "tiny")
+        assert await registrations.mark_deleting(tx, "tiny")
+        assert not await registrations.mark_deleting(tx, "tiny")
+        assert not await registrations.set_attempt(tx, "tiny", 9)
+        wish = await registrations.get(tx, "tiny")
+        assert wish is not None
+        assert wish.state is RegistrationState.DELETING
+        await registrations.put(tx, WISH)  # wanted again meanwhile
+        assert not await registrations.remove(tx, "tiny")
+    assert await registrations.get(db, "tiny") == WISH
+
+
+async def test_replicas_of_a_node(db: Database) -> None:
+    fingerprint = replicas.FileFingerprint(
+        name="tiny.gguf", size_bytes=10, mtime_ns=1_700_000_000_000_000_001, sha256="ab" * 32
+    )
+    ready = replicas.ReplicaRecord(
+        node_id="n1", model_id="tiny", attempt=2, state=ReplicaState.READY, files=(fingerprint,)
+    )
+    other = replicas.ReplicaRecord(
+        node_id="n2", model_id="tiny", attempt=2, state=ReplicaState.ERROR, error="disk full"
+    )
+    async with db.write() as tx:
+        await replicas.put(tx, ready)
+        await replicas.put(tx, other)
+        await replicas.touch(tx, "n1", {"tiny": 5.5})
+        assert await replicas.set_pinned(tx, "n1", "tiny", True)
+    assert await replicas.all_of_node(db, "n1") == [
+        replicas.ReplicaRecord(
+            node_id="n1",
+            model_id="tiny",
+            attempt=2,
+            state=ReplicaState.READY,
+            files=(fingerprint,),
+            last_used=5.5,
+            pinned=True,
+        )
+    ]
+    async with db.write() as tx:
+        assert await replicas.remove(tx, "n1", "tiny")
+        assert not await replicas.remove(tx, "n1", "tiny")
+    assert await replicas.all_of_node(db, "n1") == []
+    assert await replicas.all_of_node(db, "n2") == [other]
+
+
+async def test_a_node_keeps_what_was_set_when_it_starts_again(db: Database) -> None:
+    async with db.write() as tx:
+        first = await nodes.ensure_local(tx, "n1", "box")
+        assert await nodes.set_tags(tx, "n1", ("fast",))
+        assert await nodes.set_draining(tx, "n1", True)
+        again = await nodes.ensure_local(tx, "n1", "renamed")
+    assert (again.name, again.tags, again.draining) == ("renamed", ("fast",), True)
+    assert again.created_at == first.created_at
+
+
+async def test_a_removed_node_loses_its_credential_and_its_replicas(db: Database) -> None:
+    node = nodes.NodeRecord(id="n2", name="other", credential_hash="secret", created_at=1.0)
+    async with db.write() as tx:
+        await nodes.put(tx, node)
+        await replicas.put(
+            tx, replicas.ReplicaRecord(node_id="n2", model_id="m", attempt=1, state=ReplicaState.READY)
+        )
+        assert await nodes.mark_removed(tx, "n2")
+        assert not await nodes.mark_removed(tx, "n2")
+    assert await nodes.all_nodes(db) == []
+    [removed] = await nodes.all_nodes(db, removed=True)
+    assert removed.credential_hash is None
+    assert removed.removed_at is not None
+    assert await replicas.all_of_node(db, "n2") == []
+
+
+async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Database) -> None:
+    hello = Hello(
+        protocol=1,
+        node_id="n1",
+        name="box",
+        version="0.1",
+        platform="Linux",
+        addresses=(),
+        hardware=Hardware(cpu="x", cpu_count=2, memory_total_bytes=1),
+        memory_budget_bytes=1,
+        vram_budget_bytes=0,
+        max_downloads=2,
+        slots_per_engine=4,
+        replicas=(),
+    )
+    async with db.write() as tx:
+        await nodes.ensure_local(tx, "n1", "box")
+        await nodes.set_hello(tx, hello)
+    node = await nodes.get(db, "n1")
+    assert node is not None
+    assert node.hello == hello
+    async with db.write() as tx:
+        await tx.execute("UPDATE nodes SET hello = ?", (b'{"of": "another version"}',))
+    node = await nodes.get(db, "n1")
+    assert node is not None
+    assert node.hello is None
+
+
+async def test_file_facts_by_sha256(db: Database) -> None:
+    async with db.write() as tx:
+        await file_facts.put(tx, "ab", b"one")
+        await file_facts.put(tx, "ab", b"two")
+    assert await file_facts.get(db, "ab") == b"two"
+    assert await file_facts.get(db, "cd") is None
