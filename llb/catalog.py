@@ -78,9 +78,7 @@ def load_catalog(path: Path | None) -> Catalog:
     try:
         return Catalog(_models(_json(_read(path))))
     except _Broken as error:
-        # Quoted input may hold half a surrogate pair, which no terminal and no log file can write.
-        text = f"{path}: {error}.".encode("utf-8", "backslashreplace").decode("utf-8")
-        raise SetupError(text) from None
+        raise SetupError(f"{path}: {error}.") from None
 
 
 class _Broken(Exception):
@@ -240,7 +238,9 @@ def _entry(number: int | None, model_id: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}'" if len(text) <= 100 else f"'{text[:100]}…'"
+    """`text` in quotes, shortened, on one line, and without what no terminal can write."""
+    shown = "".join(char if _is_text(char) else char.encode("unicode_escape").decode() for char in text[:100])
+    return f"'{shown}…'" if len(text) > 100 else f"'{shown}'"
 
 
 def _type_rule(message: str) -> str:
