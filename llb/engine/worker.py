@@ -1,0 +1,199 @@
+"""The engine child, `python -m llb.engine.worker`: one llama.cpp server with one model, until stdin ends.
+
+Reads an `EngineSpec` as one JSON line on stdin, answers with a `Ready` line on stdout once the model is loaded; the log
+of llama.cpp goes to stderr. Exit status: 0 stdin ended, 2 the spec was not understood, 3 llama.cpp refused to start.
+`--devices` instead prints what this build of llama.cpp can compute on, as a JSON array.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import os
+import signal
+import sys
+from enum import StrEnum
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import msgspec
+
+from llb import portable
+from llb.engine import sandbox
+
+EXIT_BAD_SPEC = 2
+EXIT_REFUSED = 3
+
+LOG_WARNINGS = (
+    3  # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 what happened, 4 everything about the model
+)
+SPARE_HTTP_THREADS = 4  # beside one a slot: health checks and tokenizing must not wait for generation
+ASK_OWN_SERVER_S = 10.0
+
+
+class EngineKind(StrEnum):
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANKING = "reranking"
+
+
+class Pooling(StrEnum):
+    """How an embedding model makes one vector out of its tokens' vectors."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+    RANK = "rank"
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine is to run. `context_length` is in tokens per slot; `gpu_layers` 0 keeps all in RAM."""
+
+    model_path: str
+    projector_path: str | None = None
+    alias: str
+    kind: EngineKind = EngineKind.CHAT
+    pooling: Pooling | None = None  # None: what the file says
+    context_length: int
+    slots: int
+    gpu_layers: int
+    batch_tokens: int
+    ubatch_tokens: int
+    prompt_cache_bytes: int
+    threads: int
+    api_key: str
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that answers: where, and what llama.cpp made of the spec (it caps the context at the model's own)."""
+
+    host: str
+    port: int
+    context_length: int
+    slots: int
+
+
+def main(arguments: list[str]) -> int:
+    """Run as the child process; returns its exit status."""
+    portable.die_with_parent()
+    # Ctrl-C in a terminal reaches the whole process group on systems where we could not leave it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    report = _take_stdout()
+    if arguments == ["--devices"]:
+        report.write(msgspec.json.encode(devices()) + b"\n")
+        report.flush()
+        return 0
+    try:
+        spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineSpec)
+    except msgspec.MsgspecError as error:
+        sys.stderr.write(f"engine spec not understood: {error}\n")
+        return EXIT_BAD_SPEC
+    xllamacpp = _llama()
+
+    try:
+        server = xllamacpp.Server(parameters(spec))
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_REFUSED
+    ready = _describe(server.listening_address, spec)
+    sandbox.refuse_new_connections()
+    report.write(msgspec.json.encode(ready) + b"\n")
+    report.flush()
+    while sys.stdin.buffer.read(4096):
+        pass
+    # Not `return`: the server's destructor would wait for running requests, and nobody is left to read them.
+    os._exit(0)
+
+
+def parameters(spec: EngineSpec) -> Any:
+    """`spec` as xllamacpp's CommonParams: loopback, own key, no page, no cross-origin, nothing fetched."""
+    xllamacpp = _llama()
+
+    params = xllamacpp.CommonParams()
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [spec.api_key]
+    params.cors_origins = ""
+    params.cors_credentials = False
+    params.ui = False
+    params.endpoint_slots = False
+    params.endpoint_props = False
+    params.endpoint_metrics = False
+    params.offline = True
+    params.sse_ping_interval = -1  # heartbeats are the gateway's; a ping would pass for the first token
+    params.n_threads_http = spec.slots + SPARE_HTTP_THREADS
+    params.verbosity = LOG_WARNINGS
+
+    params.model.path = spec.model_path
+    params.model_alias = {spec.alias}
+    if spec.projector_path is not None:
+        params.mmproj.path = spec.projector_path
+        params.mmproj_use_gpu = spec.gpu_layers > 0
+    params.n_gpu_layers = spec.gpu_layers
+    params.fit_params = False  # the plan was made by decide.memory; a second opinion costs a second of start
+    params.cpuparams.n_threads = spec.threads
+    params.cpuparams_batch.n_threads = spec.threads
+
+    params.n_parallel = spec.slots
+    params.n_ctx = spec.context_length * spec.slots  # llama.cpp divides it among the slots
+    params.kv_unified = False
+    params.ctx_shift = False  # forgetting the beginning of a prompt silently is worse than an error
+    params.n_predict = spec.context_length
+    params.n_batch = spec.batch_tokens
+    params.n_ubatch = spec.ubatch_tokens
+    params.cache_ram_mib = spec.prompt_cache_bytes >> 20
+    params.use_jinja = True
+    params.warmup = True
+
+    if spec.kind is not EngineKind.CHAT:
+        params.embedding = True
+    pooling = Pooling.RANK if spec.kind is EngineKind.RERANKING else spec.pooling
+    if pooling is not None:
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
+    return params
+
+
+def devices() -> list[dict[str, object]]:
+    """What llama.cpp can compute on: name, description, kind (cpu, gpu, igpu, accel), memory in bytes."""
+    xllamacpp = _llama()
+
+    return [
+        {
+            "name": device["name"],
+            "description": device["description"],
+            "kind": device["type"].name.rpartition("_")[2].lower(),
+            "memory_total_bytes": device["memory_total"],
+            "memory_free_bytes": device["memory_free"],
+        }
+        for device in xllamacpp.get_device_info()
+    ]
+
+
+def _llama() -> Any:
+    """The xllamacpp module: 34 MB of shared library, so only once there is something to do for it."""
+    return importlib.import_module("xllamacpp")
+
+
+def _describe(address: str, spec: EngineSpec) -> Ready:
+    """Ask the started server what context it really gives a slot."""
+    where = urlsplit(address)
+    host, port = where.hostname or "127.0.0.1", where.port or 0
+    connection = http.client.HTTPConnection(host, port, timeout=ASK_OWN_SERVER_S)
+    try:
+        connection.request("GET", "/props", headers={"Authorization": f"Bearer {spec.api_key}"})
+        props = msgspec.json.decode(connection.getresponse().read())
+    finally:
+        connection.close()
+    context_length = int(props["default_generation_settings"]["n_ctx"])
+    return Ready(host=host, port=port, context_length=context_length, slots=int(props["total_slots"]))
+
+
+def _take_stdout() -> BinaryIO:
+    """Keep stdout for our one line; whatever a library prints goes to stderr from now on."""
+    report = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llb.engine import process as process_module
+from llb.engine.failure import FailureKind
+from llb.engine.process import MOVES, EngineProcess, IllegalMove, child_environment
+from llb.engine.worker import EngineSpec
+from llb.errors import EngineFailed
+from llb.tasks import TaskGroup
+from llb.wire import EngineState
+from tests.engine.conftest import eventually, fake_worker
+
+DEADLINE_S = 20.0
+
+
+def spec(**changes: Any) -> EngineSpec:
+    values: dict[str, Any] = {
+        "model_path": "/nowhere/model.gguf",
+        "alias": "m",
+        "context_length": 512,
+        "slots": 2,
+        "gpu_layers": 0,
+        "batch_tokens": 512,
+        "ubatch_tokens": 512,
+        "prompt_cache_bytes": 0,
+        "threads": 1,
+        "api_key": "secret",
+    }
+    return EngineSpec(**(values | changes))
+
+
+@pytest.fixture
+def make(tasks: TaskGroup) -> Callable[..., EngineProcess]:
+    def make(*arguments: str, moves: list[EngineState] | None = None) -> EngineProcess:
+        return EngineProcess(
+            "m",
+            tasks=tasks,
+            command=fake_worker(*arguments),
+            on_move=lambda old, new: moves.append(new) if moves is not None else None,
+        )
+
+    return make
+
+
+async def test_a_life(make: Callable[..., EngineProcess]) -> None:
+    moves: list[EngineState] = []
+    engine = make(moves=moves)
+    ready = await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert (ready.host, ready.context_length, ready.slots) == ("127.0.0.1", 512, 2)
+    assert engine.pid is not None
+    assert engine.rss_bytes() > 1_000_000
+    pid = engine.pid
+    first, second = engine.acquire(), engine.acquire()
+    engine.release(first)
+    assert (engine.state, engine.busy) == (EngineState.BUSY, 1)
+    engine.release(second)
+    await engine.stop()
+    await engine.stop()
+    await engine.exited()
+    assert moves == ["starting", "ready", "busy", "ready", "stopping", "stopped"]
+    assert not psutil.pid_exists(pid)
+    assert engine.rss_bytes() == 0
+
+
+async def test_it_starts_again_and_old_leases_do_not_count(make: Callable[..., EngineProcess]) -> None:
+    engine = make()
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    old = engine.acquire()
+    await engine.stop()
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    engine.acquire()
+    engine.release(old)
+    assert (engine.state, engine.busy) == (EngineState.BUSY, 1)
+    await engine.stop()
+
+
+@pytest.mark.parametrize("old", list(EngineState))
+@pytest.mark.parametrize("new", list(EngineState))
+async def test_only_the_moves_of_the_table(
+    make: Callable[..., EngineProcess], old: EngineState, new: EngineState
+) -> None:
+    engine = make()
+    engine.state = old
+    if new in MOVES[old]:
+        engine._move(new)
+        assert engine.state is new
+    else:
+        with pytest.raises(IllegalMove):
+            engine._move(new)
+        assert engine.state is old
+
+
+async def test_starting_twice_is_illegal(make: Callable[..., EngineProcess]) -> None:
+    engine = make()
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    with pytest.raises(IllegalMove):
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert engine.state is EngineState.READY
+    await engine.stop()
+
+
+async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess]) -> None:
+    with pytest.raises(IllegalMove):
+        make().acquire()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (["--log", "0.00.121.635 E llama_model_load: error loading model: unknown model architecture: 'xyz'",
+          "--log", "0.00.121.672 E llama_model_load_from_file_impl: failed to load model", "--exit", "3"],
+         FailureKind.REFUSED, "llama.cpp refused the file: unknown model architecture: 'xyz'"),
+        (["--log", "0.00.012.904 E gguf_init_from_file: failed to open GGUF file '/home/a/models/x y/m.gguf' (No such file)",
+          "--exit", "3"],
+         FailureKind.REFUSED, "llama.cpp refused the file: failed to open GGUF file"),
+        (["--log", "0.07.683.315 E ggml_aligned_malloc: insufficient memory (attempted to allocate 878906.25 MB)",
+          "--exit", "3"],
+         FailureKind.MEMORY, "the engine ran out of memory: insufficient memory (attempted to allocate 878906.25 MB)"),
+        (["--kill", "9"], FailureKind.MEMORY, "the engine was killed (out of memory?)"),
+        (["--log", "/build/ggml/src/ggml.c:12: GGML_ASSERT(ne > 0) failed", "--kill", "6"],
+         FailureKind.CRASHED, "the engine crashed (SIGABRT): ggml.c:12: GGML_ASSERT(ne > 0) failed"),
+        (["--kill", "11"], FailureKind.CRASHED, "the engine crashed (SIGSEGV)"),
+        (["--exit", "0"], FailureKind.CRASHED, "the engine crashed (exit status 0)"),
+        (["--exit", "2"], FailureKind.CRASHED, "the engine did not understand what it was to run"),
+        (["--garbage"], FailureKind.CRASHED, "the engine's report was not understood"),
+    ],
+)  # fmt: skip
+async def test_why_it_did_not_start(
+    make: Callable[..., EngineProcess], arguments: list[str], kind: FailureKind, words: str
+) -> None:
+    engine = make(*arguments)
+    with pytest.raises(EngineFailed) as caught:
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert engine.state is EngineState.FAILED
+    assert engine.failure is not None
+    assert engine.failure.kind is kind
+    assert engine.failure.sentence.startswith(words)
+    assert caught.value.message == engine.failure.sentence
+    assert "/home" not in engine.failure.sentence
+    assert "/build" not in engine.failure.sentence
+    assert engine.pid is None
+
+
+async def test_a_command_that_does_not_exist(tasks: TaskGroup) -> None:
+    engine = EngineProcess("m", tasks=tasks, command=["/nonexistent/worker"])
+    with pytest.raises(EngineFailed, match="could not be started: No such file"):
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert engine.state is EngineState.FAILED
+
+
+async def test_a_load_that_takes_too_long_is_killed(
+    make: Callable[..., EngineProcess], tmp_path: Path
+) -> None:
+    engine = make("--gate", str(tmp_path / "never"), "--ignore-term")
+    with pytest.raises(EngineFailed, match="not loaded within"):
+        await engine.start(spec(), deadline_s=0.3)
+    assert engine.state is EngineState.FAILED
+    assert engine.failure is not None
+    assert engine.failure.kind is FailureKind.TIMEOUT
+    assert engine.pid is None
+
+
+async def test_stop_while_loading(
+    make: Callable[..., EngineProcess], tasks: TaskGroup, tmp_path: Path
+) -> None:
+    engine = make("--gate", str(tmp_path / "never"), "--journal", str(tmp_path / "journal"))
+    loading = tasks.supervise(_refused(engine), "loading")
+    await eventually((tmp_path / "journal").exists)
+    await engine.stop()
+    assert await loading == "the engine was stopped while loading"
+    assert engine.state is EngineState.STOPPED
+
+
+async def test_stop_before_the_child_exists(make: Callable[..., EngineProcess], tasks: TaskGroup) -> None:
+    engine = make()
+    loading = tasks.supervise(_refused(engine), "loading")
+    await asyncio.sleep(0)
+    assert engine.alive
+    await engine.stop()
+    assert await loading == "the engine was stopped while loading"
+    assert engine.state is EngineState.STOPPED
+    assert engine.pid is None
+
+
+async def test_giving_up_a_load_leaves_no_process(
+    make: Callable[..., EngineProcess], tasks: TaskGroup, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    engine = make("--gate", str(tmp_path / "never"), "--journal", str(journal))
+    loading = tasks.supervise(_refused(engine), "loading")
+    await eventually(lambda: journal.exists() and journal.read_text())
+    pid = int(journal.read_text().split()[0])
+    loading.cancel()
+    await engine.exited()
+    assert not psutil.pid_exists(pid)
+    assert engine.state is EngineState.FAILED
+
+
+async def _refused(engine: EngineProcess) -> str:
+    with pytest.raises(EngineFailed) as caught:
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("stubborn", [["--ignore-eof"], ["--ignore-eof", "--ignore-term"]])
+async def test_a_stubborn_child_is_ended(
+    make: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch, stubborn: list[str]
+) -> None:
+    monkeypatch.setattr(process_module, "STOP_EOF_S", 0.05)
+    monkeypatch.setattr(process_module, "STOP_TERM_S", 0.2)
+    engine = make(*stubborn)
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    pid = engine.pid
+    assert pid is not None
+    await engine.stop()
+    assert engine.state is EngineState.STOPPED
+    assert not psutil.pid_exists(pid)
+
+
+async def test_death_while_busy(make: Callable[..., EngineProcess]) -> None:
+    moves: list[EngineState] = []
+    engine = make(moves=moves)
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    lease = engine.acquire()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.exited()
+    assert moves[-1] is EngineState.FAILED
+    assert engine.busy == 0
+    engine.release(lease)
+    assert engine.failure is not None
+    assert engine.failure.sentence == "the engine was killed (out of memory?)"
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert not engine.failure
+    await engine.stop()
+
+
+async def test_a_check_kills_what_does_not_answer(make: Callable[..., EngineProcess]) -> None:
+    well, ill = make(), make("--unhealthy")
+    for engine in (well, ill):
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert await well.check(deadline_s=DEADLINE_S)
+    assert not await ill.check(deadline_s=DEADLINE_S)
+    assert (well.state, ill.state) == (EngineState.READY, EngineState.FAILED)
+    assert ill.failure is not None
+    assert ill.failure.sentence == "the engine stopped answering"
+    await well.stop()
+
+
+async def test_the_log_keeps_the_last_lines(make: Callable[..., EngineProcess]) -> None:
+    lines = [argument for number in range(250) for argument in ("--log", f"line {number}")]
+    engine = make(*lines, "--log", "x" * 100_000, "--exit", "1")
+    with pytest.raises(EngineFailed):
+        await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert len(engine.log_lines) == 200
+    assert engine.log_lines[-2] == "line 249"
+    assert len(engine.log_lines[-1]) == 1000
+
+
+def test_the_environment_of_a_child() -> None:
+    ours = {
+        "PATH": "/bin", "HOME": "/home/a", "CUDA_VISIBLE_DEVICES": "1", "LC_ALL": "C",
+        "LLB_ADMIN_PASSWORD": "x", "HF_TOKEN": "x", "HF_ENDPOINT": "x", "OPENAI_API_KEY": "x", "HTTPS_PROXY": "x",
+        "CUDA_TOKEN": "x", "LLAMA_ARG_HOST": "::1", "AWS_SECRET_ACCESS_KEY": "x", "LD_PRELOAD": "x",
+    }  # fmt: skip
+    kept = child_environment(ours)
+    assert set(kept) == {"PATH", "HOME", "CUDA_VISIBLE_DEVICES", "LC_ALL", "PYTHONPATH"}
+
+
+async def test_it_leads_its_own_session(make: Callable[..., EngineProcess]) -> None:
+    engine = make()
+    await engine.start(spec(), deadline_s=DEADLINE_S)
+    assert engine.pid is not None
+    assert os.getsid(engine.pid) == engine.pid != os.getsid(0)
+    await engine.stop()
+
+
+async def test_the_real_worker_dies_with_its_parent(smollm2: Path, tmp_path: Path) -> None:
+    """The parent is killed with SIGKILL while its engine is ready; nobody is left to clean up but the worker."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import asyncio, sys\n"
+        "from llb.engine.process import EngineProcess\n"
+        "from llb.tasks import TaskGroup\n"
+        "from tests.engine.test_process import spec\n"
+        "async def main():\n"
+        "    engine = EngineProcess('m', tasks=TaskGroup('t'))\n"
+        "    await engine.start(spec(model_path=sys.argv[1]), deadline_s=60)\n"
+        "    print(engine.pid, flush=True)\n"
+        "    await asyncio.sleep(3600)\n"
+        "asyncio.run(main())\n"
+    )
+    root = str(Path(__file__).parents[2])
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(smollm2),
+        stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    engine = psutil.Process(int(await parent.stdout.readline()))
+    parent.kill()
+    await parent.wait()
+    await asyncio.to_thread(engine.wait, DEADLINE_S)
+    assert not engine.is_running()
