@@ -1,0 +1,473 @@
+"""The Hub's client against the stand-in: facts, every kind of failure, where the token goes, figures in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from llb.hub import (
+    FileFacts,
+    Hub,
+    HubBadAnswer,
+    HubError,
+    HubGated,
+    HubNotFound,
+    HubRefused,
+    HubUnreachable,
+    StatsCache,
+    cached_file,
+)
+from llb.wire import HfStats
+from tests.hub import HubStandIn, tiny_gguf
+
+REPO, FILE, TOKEN = "org/name", "sub dir/tiny.gguf", "hf_secret"
+DATA = tiny_gguf(300_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+TIMEOUT_S = 10.0
+
+
+@pytest.fixture
+def standin() -> Iterator[HubStandIn]:
+    with HubStandIn() as standin:
+        standin.add_token(TOKEN, licences=[REPO])
+        standin.add_repo(REPO, {FILE: DATA, "README.md": b"# hi"}, downloads=7, likes=3)
+        yield standin
+
+
+@pytest.fixture
+async def hub(standin: HubStandIn) -> AsyncIterator[Hub]:
+    hub = Hub(standin.url + "/", None)
+    yield hub
+    await hub.aclose()
+
+
+@asynccontextmanager
+async def hub_with(standin: HubStandIn, token: str | None) -> AsyncIterator[Hub]:
+    hub = Hub(standin.url, token)
+    try:
+        yield hub
+    finally:
+        await hub.aclose()
+
+
+# --- facts -------------------------------------------------------------------------------------------
+
+
+async def test_stats(hub: Hub) -> None:
+    assert await hub.stats(REPO) == HfStats(downloads=7, stars=3, last_modified="2026-01-01T00:00:00.000Z")
+
+
+async def test_resolve_pins_commit_size_and_sha256(standin: HubStandIn, hub: Hub) -> None:
+    facts = await hub.resolve(REPO, FILE)
+    old = FileFacts(repo=REPO, filename=FILE, commit=facts.commit, size_bytes=len(DATA), sha256=SHA256)
+    assert facts == old
+    new = standin.add_repo(REPO, {FILE: b"GGUF, other bytes"})
+    assert (await hub.resolve(REPO, FILE)).commit == new
+    assert await hub.resolve(REPO, FILE, old.commit) == old
+
+
+async def test_a_mirror_that_sends_the_bytes_itself_is_understood(standin: HubStandIn, hub: Hub) -> None:
+    standin.faults.direct()
+    assert (await hub.resolve(REPO, FILE)).sha256 == SHA256
+    standin.faults.omit_headers("X-Linked-ETag", "X-Linked-Size")
+    assert (await hub.resolve(REPO, FILE)).size_bytes == len(DATA)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 24), (100_000, 50_000), (299_990, 1000)])
+async def test_read_range(standin: HubStandIn, hub: Hub, start: int, length: int) -> None:
+    commit = (await hub.resolve(REPO, FILE)).commit
+    assert await hub.read_range(REPO, commit, FILE, start, length) == DATA[start : start + length]
+    assert [r.range for r in standin.byte_requests()] == [f"bytes={start}-{start + length - 1}"]
+
+
+async def test_read_range_of_a_server_without_ranges_reads_no_more_than_asked(
+    standin: HubStandIn, hub: Hub
+) -> None:
+    commit = (await hub.resolve(REPO, FILE)).commit
+    standin.faults.ignore_range()
+    standin.faults.stall(after=50_000)
+    assert await hub.read_range(REPO, commit, FILE, 0, 1000) == DATA[:1000]
+    with pytest.raises(HubBadAnswer, match="does not send parts"):
+        await hub.read_range(REPO, commit, FILE, 10, 1000)
+
+
+async def test_read_range_refuses_a_wrong_part_and_too_much(standin: HubStandIn, hub: Hub) -> None:
+    commit = (await hub.resolve(REPO, FILE)).commit
+    standin.faults.wrong_range(start=1)
+    with pytest.raises(HubBadAnswer, match="another part"):
+        await hub.read_range(REPO, commit, FILE, 10, 1000)
+    with pytest.raises(ValueError, match="cannot read"):
+        await hub.read_range(REPO, commit, FILE, 0, 1 << 40)
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------
+
+Spoil = Callable[[HubStandIn], object]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda s: s.remove_repo(REPO), HubNotFound, "no repository org/name"),
+        (lambda s: s.remove_file(REPO, FILE), HubNotFound, "has no file sub dir/tiny.gguf"),
+        (lambda s: s.set_gated(REPO), HubGated, "accept its licence on its page at the Hub and set HF_TOKEN"),
+        (lambda s: s.faults.fail(401), HubRefused, "set HF_TOKEN"),
+        (lambda s: s.faults.fail(403), HubRefused, "refuses access to org/name"),
+        (lambda s: s.faults.fail(404), HubNotFound, "does not have sub dir/tiny.gguf of org/name"),
+        (lambda s: s.faults.fail(418), HubBadAnswer, "answers 418"),
+        (lambda s: s.faults.fail(500), HubUnreachable, "answers 500"),
+        (lambda s: s.faults.fail(429), HubUnreachable, "answers 429"),
+        (lambda s: s.faults.html(), HubBadAnswer, "web page"),
+        (lambda s: s.faults.answer(200, "{"), HubBadAnswer, "lacks the commit"),
+        (lambda s: s.faults.answer(302, "", headers={"Location": "/org/name/resolve/main/x"}), HubBadAnswer, "more than 5"),
+        (lambda s: s.faults.answer(302, "", headers={"Location": "ftp://x/y"}), HubBadAnswer, "not a web address"),
+        (lambda s: s.faults.omit_headers("X-Repo-Commit"), HubBadAnswer, "lacks the commit"),
+        (lambda s: s.faults.omit_headers("X-Linked-Size", "Content-Length"), HubBadAnswer, "lacks the commit or the size"),
+        (lambda s: s.refuse(), HubUnreachable, "the connection was refused"),
+    ],
+)  # fmt: skip
+async def test_a_failure_is_named_for_a_person(
+    standin: HubStandIn, hub: Hub, spoil: Spoil, error: type[HubError], words: str
+) -> None:
+    spoil(standin)
+    with pytest.raises(error, match=words) as caught:
+        await hub.resolve(REPO, FILE)
+    assert caught.type is error
+    assert not any(secret in str(caught.value) for secret in ("http:", "127.0.0.1", "Signature", "/tmp"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        (lambda h: h.resolve(REPO, FILE, "nothing"), HubNotFound, "no revision nothing of org/name"),
+        (lambda h: h.resolve(REPO, "README.md"), HubBadAnswer, "no sha256 for README.md"),
+        (lambda h: h.stats("org/nothing"), HubNotFound, "no repository org/nothing, or it is private"),
+        (lambda h: h.read_range(REPO, "0" * 40, FILE, 0, 4), HubNotFound, "no revision 0000"),
+    ],
+)
+async def test_what_is_missing_is_told_apart(
+    hub: Hub, ask: Callable[[Hub], Awaitable[object]], error: type[HubError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        await ask(hub)
+
+
+async def test_gated_with_a_token_that_has_not_accepted(standin: HubStandIn) -> None:
+    standin.set_gated(REPO)
+    standin.add_token("hf_stranger")
+    async with hub_with(standin, "hf_stranger") as hub:
+        with pytest.raises(HubGated, match="account of HF_TOKEN may not read it yet") as caught:
+            await hub.resolve(REPO, FILE)
+    assert "hf_stranger" not in str(caught.value)
+
+
+async def test_an_invalid_token_is_said_so(standin: HubStandIn) -> None:
+    async with hub_with(standin, "hf_mistyped") as hub:
+        for ask in (hub.resolve(REPO, FILE), hub.stats(REPO)):
+            with pytest.raises(HubRefused, match="does not accept HF_TOKEN") as caught:
+                await ask
+            assert "hf_mistyped" not in str(caught.value)
+
+
+async def test_a_missing_repository_with_a_token(standin: HubStandIn) -> None:
+    async with hub_with(standin, TOKEN) as hub:
+        with pytest.raises(HubNotFound, match="or HF_TOKEN may not see it"):
+            await hub.stats("org/nothing")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "86400"}, 300.0),
+        ({"Retry-After": "Fri, 01 Jan 2100 00:00:00 GMT"}, 300.0),
+        ({"Retry-After": "soon"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55.0),
+        ({}, None),
+    ],
+)
+async def test_the_hub_says_when_to_come_again(
+    standin: HubStandIn, hub: Hub, headers: dict[str, str], seconds: float | None
+) -> None:
+    standin.faults.answer(429, "slow down", headers=headers)
+    with pytest.raises(HubUnreachable) as caught:
+        await hub.stats(REPO)
+    assert caught.value.retry_after_s == seconds
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"id": 5}', '{"id": "org/name", "downloads": "many"}', "\xff"])
+async def test_figures_that_make_no_sense(standin: HubStandIn, hub: Hub, body: str) -> None:
+    standin.faults.answer(200, body, content_type="application/json")
+    with pytest.raises(HubBadAnswer, match="makes no sense"):
+        await hub.stats(REPO)
+
+
+async def test_an_answer_that_breaks_off_or_never_ends(standin: HubStandIn, hub: Hub) -> None:
+    commit = (await hub.resolve(REPO, FILE)).commit
+    standin.faults.drop(after=5, times=1)
+    with pytest.raises(HubUnreachable, match="the connection broke"):
+        await hub.read_range(REPO, commit, FILE, 0, 1000)
+    standin.faults.answer(200, " " * (2 << 20), on="api")
+    with pytest.raises(HubBadAnswer, match="longer than it may be"):
+        await hub.stats(REPO)
+
+
+async def test_an_expired_link_is_worth_another_try(standin: HubStandIn, hub: Hub) -> None:
+    commit = (await hub.resolve(REPO, FILE)).commit
+    standin.faults.expire_links(after_s=0, times=1)
+    with pytest.raises(HubUnreachable, match="answers 403"):
+        await hub.read_range(REPO, commit, FILE, 0, 4)
+    assert await hub.read_range(REPO, commit, FILE, 0, 4) == b"GGUF"
+
+
+async def test_a_name_that_does_not_exist() -> None:
+    hub = Hub("http://no-such-host.invalid")
+    with pytest.raises(HubUnreachable, match="its name was not found"):
+        await hub.stats(REPO)
+    await hub.aclose()
+
+
+async def test_silence_is_given_up_on(standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llb.hub.REQUEST_TIMEOUT_S", 0.1)
+    standin.faults.black_hole()
+    with pytest.raises(HubUnreachable, match="did not answer in time"):
+        await hub.stats(REPO)
+
+
+async def test_a_call_has_a_deadline_of_its_own(
+    standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llb.hub.CALL_DEADLINE_S", 0.1)
+    standin.faults.black_hole()
+    with pytest.raises(HubUnreachable, match="did not answer in time"):
+        await hub.stats(REPO)
+
+
+async def test_nothing_is_asked_after_the_end(hub: Hub) -> None:
+    await hub.stats(REPO)
+    await hub.aclose()
+    await hub.aclose()
+    with pytest.raises(HubUnreachable, match="stopping"):
+        await hub.stats(REPO)
+
+
+def test_a_black_hole_does_not_hold_up_the_exit_of_the_process(standin: HubStandIn) -> None:
+    fault = standin.faults.black_hole()
+    program = (
+        "import asyncio, sys\n"
+        "from llb.hub import Hub\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(Hub(sys.argv[1]).stats('org/name'))\n"
+        "    await asyncio.to_thread(sys.stdin.readline)\n"
+        "    task.cancel()\n"
+        "asyncio.run(main())\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, standin.url], stdin=subprocess.PIPE)
+    try:
+        standin.wait_until(lambda: fault.fired, TIMEOUT_S)
+        child.communicate(b"\n", timeout=5)  # less than REQUEST_TIMEOUT_S
+        assert child.returncode == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+# --- the token ---------------------------------------------------------------------------------------
+
+
+async def test_the_token_goes_to_its_own_origin_only(standin: HubStandIn) -> None:
+    standin.set_gated(REPO)
+    async with hub_with(standin, TOKEN) as hub:
+        facts = await hub.resolve(REPO, FILE)
+        assert await hub.read_range(REPO, facts.commit, FILE, 0, 4) == b"GGUF"
+        assert hub.auth_headers(hub.file_url(REPO, "main", FILE)) == {"Authorization": f"Bearer {TOKEN}"}
+        for url in (standin.cdn_url, "http://127.0.0.1.evil.test/", hub.endpoint.replace("http", "https")):
+            assert hub.auth_headers(url) == {}
+    assert standin.tokens_seen_by_cdn() == []
+    assert {r.authorization for r in standin.requests if r.origin == "hub"} == {f"Bearer {TOKEN}"}
+
+
+async def test_a_redirect_of_the_endpoint_does_not_carry_the_token_away(standin: HubStandIn) -> None:
+    with HubStandIn() as elsewhere:
+        elsewhere.add_repo(REPO, {FILE: DATA}, downloads=9)
+        away = {"Location": f"{elsewhere.url}/{REPO}/resolve/main/x"}
+        standin.faults.answer(307, "", headers=away)
+        async with hub_with(standin, TOKEN) as hub:
+            with pytest.raises(HubError):
+                await hub.resolve(REPO, FILE)
+        assert [r.authorization for r in elsewhere.requests] == [None]
+
+
+async def test_no_token_is_taken_from_the_users_home(
+    standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("hf_of_the_user")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    await hub.stats(REPO)
+    await hub.resolve(REPO, FILE)
+    assert {r.authorization for r in standin.requests} == {None}
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubStandIn() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        hub = Hub("http://hub.invalid")
+        proxy.faults.answer(200, '{"id": "org/name", "likes": 5}', content_type="application/json")
+        assert (await hub.stats(REPO)).stars == 5
+        await hub.aclose()
+
+
+def test_the_libraries_are_imported_only_when_needed() -> None:
+    program = "import sys, llb.hub; print([m for m in ('httpx2', 'huggingface_hub') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# --- figures in the background -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(cache: StatsCache) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(cache.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=TIMEOUT_S)
+        assert task.cancelled()
+
+
+Changes = asyncio.Queue[tuple[str, HfStats]]
+
+
+def cache_of(
+    hub: Hub, repos: list[str], *, interval_s: float = 3600.0, retry_s: float = 0.01
+) -> tuple[StatsCache, Changes]:
+    changes: Changes = asyncio.Queue()
+    cache = StatsCache(
+        hub,
+        repos,
+        lambda repo, stats: changes.put_nowait((repo, stats)),
+        interval_s=interval_s,
+        start_delay_s=0,
+        retry_s=retry_s,
+    )
+    return cache, changes
+
+
+async def take(changes: Changes, count: int) -> dict[str, HfStats]:
+    return dict([await asyncio.wait_for(changes.get(), TIMEOUT_S) for _ in range(count)])
+
+
+async def test_figures_of_all_repositories_come_in(standin: HubStandIn, hub: Hub) -> None:
+    repos = [f"org/r{number}" for number in range(12)]
+    for number, repo in enumerate(repos):
+        standin.add_repo(repo, {FILE: DATA}, downloads=number)
+    cache, changes = cache_of(hub, [*repos, "org/nothing", repos[0]])
+    async with running(cache):
+        seen = await take(changes, 12)
+        assert {repo: stats.downloads for repo, stats in seen.items()} == {r: i for i, r in enumerate(repos)}
+        assert cache.get("org/r3") == seen["org/r3"]
+        assert cache.get("org/nothing") is None
+
+
+async def test_only_a_change_is_announced_and_known_figures_survive_an_absence(
+    standin: HubStandIn, hub: Hub
+) -> None:
+    cache, changes = cache_of(hub, [REPO], interval_s=0.02)
+    async with running(cache):
+        await take(changes, 1)
+        asked = len(standin.requests)
+        await asyncio.to_thread(standin.wait_until, lambda: len(standin.requests) > asked + 3)
+        assert changes.empty()
+        fault = standin.faults.fail(503)
+        await asyncio.to_thread(standin.wait_until, lambda: fault.fired >= 3)
+        known = cache.get(REPO)
+        assert known is not None
+        assert known.stars == 3
+        standin.set_stats(REPO, likes=4)
+        fault.clear()
+        assert (await take(changes, 1))[REPO].stars == 4
+
+
+async def test_an_absent_hub_is_asked_little_and_again(standin: HubStandIn, hub: Hub) -> None:
+    repos = [f"org/r{number}" for number in range(30)]
+    for repo in repos:
+        standin.add_repo(repo, {FILE: DATA}, downloads=1)
+    fault = standin.faults.fail(503)
+    cache, changes = cache_of(hub, repos, retry_s=0.3)
+    async with running(cache):
+        await asyncio.to_thread(standin.wait_until, lambda: fault.fired >= 4)
+        fault.clear()
+        await take(changes, 30)
+    assert fault.fired < 12  # not once for each of the thirty
+
+
+async def test_one_bad_repository_does_not_keep_the_others_waiting(standin: HubStandIn, hub: Hub) -> None:
+    repos = [f"org/r{number}" for number in range(6)]
+    for repo in repos:
+        standin.add_repo(repo, {FILE: DATA}, downloads=1)
+    standin.faults.fail(500, repo="org/r0")
+    cache, changes = cache_of(hub, repos)
+    async with running(cache):
+        assert set(await take(changes, 5)) == set(repos[1:])
+
+
+async def test_a_black_hole_does_not_hold_up_the_stop(standin: HubStandIn, hub: Hub) -> None:
+    fault = standin.faults.black_hole()
+    cache, _ = cache_of(hub, [REPO, "org/b", "org/c"])
+    async with running(cache):
+        await asyncio.to_thread(standin.wait_until, lambda: fault.fired == 3)
+
+
+# --- the Hugging Face cache --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")]
+)
+def test_a_file_is_found_in_the_cache_by_sha256(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, below: str
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert cached_file(SHA256) is None
+    blob = tmp_path / below / "models--org--name" / "blobs" / SHA256
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(DATA)
+    assert cached_file(SHA256) == blob
+    assert Hub().cached_file(SHA256) == blob
+    assert cached_file(hashlib.sha256(b"").hexdigest()) is None
+    assert cached_file("../" * 3 + "*") is None
+
+
+def test_the_cache_of_the_real_library_is_understood(
+    standin: HubStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(REPO, FILE, endpoint=standin.url, token=False, cache_dir=tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    found = cached_file(SHA256)
+    assert found is not None
+    assert found.read_bytes() == DATA
+
+
+def test_a_link_to_nowhere_in_the_cache_is_not_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--org--name" / "blobs"
+    folder.mkdir(parents=True)
+    (folder / SHA256).symlink_to(tmp_path / "gone")
+    assert cached_file(SHA256) is None
