@@ -1,0 +1,233 @@
+"""One request's way: slot, engine, relay; another target while nothing of an answer was written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from llb import errors
+from llb.cluster.view import ClusterView, Node
+from llb.gateway.admission import Admission
+from llb.gateway.connection import Response, UpstreamFault
+from llb.gateway.engine_errors import translate_engine_error
+from llb.gateway.relay import RelayResult, as_error, error_event, relay
+from llb.gateway.upstream import Target, Upstream
+from llb.node.agent import NodeAgent
+from llb.wire import EngineState, Model, ModelStatus, ReplicaState
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
+ERROR_BODY_BYTES = 256 * 1024
+_SERVING = (EngineState.READY, EngineState.BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One inference request, as its route hands it over."""
+
+    model: Model
+    path: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    stream: bool
+    key_id: str
+    keep_alive_s: float | None = None
+
+
+class Sink(Protocol):
+    """The client: told once what the answer is, then given its bytes."""
+
+    started: bool
+
+    def begin(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
+
+    async def write(self, data: bytes, /) -> None: ...
+
+
+class Dispatcher:
+    """Sends calls to engines. Slots are claimed here and nowhere else."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        admission: Admission,
+        upstream: Upstream,
+        agent: NodeAgent,
+        *,
+        load_timeout_s: float,
+    ) -> None:
+        self._view = view
+        self._admission = admission
+        self._upstream = upstream
+        self._agent = agent
+        self._load_timeout_s = load_timeout_s
+        self._active: dict[str, int] = {}
+        self._served: dict[str, set[str]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        view.on_node_changed = self._set_capacity
+        view.active_requests = lambda node_id: self._active.get(node_id, 0)
+
+    # --- what can be asked --------------------------------------------------------------------------
+
+    def ready_models(self) -> list[Model]:
+        return [
+            model for model in self._view.models() if self._view.derived(model.id).status is ModelStatus.READY
+        ]
+
+    def model(self, name: str) -> Model:
+        """The Ready model that `name` means; raises what the contract says of every other state."""
+        model = self._view.find(name)
+        if model is None:
+            raise errors.ModelNotFound(name)
+        now = self._view.derived(model.id)
+        match now.status:
+            case ModelStatus.READY:
+                return model
+            case ModelStatus.AVAILABLE:
+                raise errors.ModelNotRegistered(model.id)
+            case ModelStatus.DOWNLOADING:
+                wait_s = 5 if now.eta_s is None else max(1, min(60, round(now.eta_s)))
+                raise errors.ModelDownloading(model.id, now.progress or 0.0, retry_after_s=wait_s)
+            case ModelStatus.ERROR:
+                raise errors.ModelFailed(
+                    f"Model '{model.id}' cannot be used: {now.error}. Pull it again to retry"
+                )
+            case ModelStatus.REGISTERED:
+                if any(report.state is ReplicaState.READY for _, report in self._view.holders(model.id)):
+                    raise errors.NoNodeAvailable(
+                        f"Model '{model.id}': {now.error or 'its nodes are offline'}"
+                    )
+                reason = now.error or "waiting for its download to begin"
+                raise errors.ModelPending(f"Model '{model.id}' is registered: {reason}")
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    async def send(self, call: Call, sink: Sink) -> RelayResult | None:
+        """Have `call` answered into `sink`. Raises `LlbError` while the client has got nothing; None when the
+        stream was begun by heartbeats alone and ended with an error event."""
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                return await self._send(call, sink)
+        except TimeoutError:
+            return await self._fail(
+                sink, errors.EngineTimeout("The answer took longer than a request may take")
+            )
+        except errors.LlbError as error:
+            return await self._fail(sink, error)
+        finally:
+            if not any(self._active.values()):
+                self._idle.set()
+
+    async def _fail(self, sink: Sink, error: errors.LlbError) -> None:
+        if not sink.started:
+            raise error
+        await sink.write(error_event(error))
+
+    async def _send(self, call: Call, sink: Sink) -> RelayResult:
+        tried: frozenset[str] = frozenset()
+        failure: errors.LlbError | None = None
+        while True:
+            try:
+                async with self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried) as claim:
+                    node = self._view.nodes[claim.node_id]
+                    with self._counted(node.id):
+                        return await self._ask(call, node, claim.queued_ms, sink)
+            except errors.NoNodeAvailable:
+                raise failure or errors.NoNodeAvailable(
+                    f"No node can answer for model '{call.model.id}' just now"
+                ) from None
+            except errors.UpstreamError as error:
+                if sink.started:
+                    raise
+                tried |= {node.id}
+                failure = error
+                log.warning(
+                    "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
+                )
+
+    async def _ask(self, call: Call, node: Node, queued_ms: int, sink: Sink) -> RelayResult:
+        """One attempt at one node. Raises `UpstreamError` when another node may do better."""
+        async with self._engine(call, node) as target:
+            try:
+                response = await self._upstream.request(
+                    target,
+                    b"POST",
+                    call.path,
+                    call.headers,
+                    call.body,
+                    connect_timeout_s=CONNECT_TIMEOUT_S,
+                    header_timeout_s=REQUEST_LIMIT_S,
+                )
+                if response.status >= 400:
+                    raise await _refusal(response)
+            except UpstreamFault as fault:
+                raise as_error(fault) from fault
+            sink.begin(response.status, response.content_type, node_name=node.hello.name, queued_ms=queued_ms)
+            return await relay(response, sink)
+
+    @asynccontextmanager
+    async def _engine(self, call: Call, node: Node) -> AsyncIterator[Target]:
+        """The engine on `node`, loaded and kept in memory while the block runs."""
+        async with await self._agent.lease(
+            call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
+        ) as lease:
+            target = Target(lease.host, lease.port, lease.api_key)
+            try:
+                yield target
+            except errors.UpstreamError:
+                self._upstream.drop(target)
+                lease.report_broken()
+                raise
+
+    @contextmanager
+    def _counted(self, node_id: str) -> Iterator[None]:
+        self._active[node_id] = self._active.get(node_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._active[node_id] -= 1
+
+    # --- around it ----------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new and let running answers end for `timeout_s`."""
+        self._admission.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    async def close(self) -> None:
+        self._admission.close()
+        await self._upstream.close()
+
+    def _set_capacity(self, node: Node) -> None:
+        """Tell admission what `node` can take now."""
+        usable = set()
+        if node.online and not node.draining:
+            for model_id, report in node.replicas.items():
+                registration = self._view.registrations.get(model_id)
+                if report.state is ReplicaState.READY and registration is not None and registration.active:
+                    usable.add(model_id)
+                    engine = node.engines.get(model_id)
+                    loaded = engine is not None and engine.state in _SERVING
+                    slots = engine.slots if engine is not None and loaded else node.hello.slots_per_engine
+                    self._admission.set_capacity(node.id, model_id, slots, loaded=loaded)
+        for gone in self._served.get(node.id, set()) - usable:
+            self._admission.remove(node.id, gone)
+        self._served[node.id] = usable
+
+
+async def _refusal(response: Response) -> errors.LlbError:
+    """What the engine's refusal means for the caller."""
+    try:
+        body = await response.read(ERROR_BODY_BYTES, CONNECT_TIMEOUT_S)
+    finally:
+        response.close()
+    return translate_engine_error(response.status, body)

@@ -1,0 +1,75 @@
+"""What llama-server says when it refuses, in the words and codes of the contract."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from msgspec import Struct
+
+from llb.errors import ContextExceeded, EngineFailed, InvalidRequest, LlbError, ModelLoading, PayloadTooLarge
+
+MAX_MESSAGE_CHARS = 500
+
+# llama-server answers 500 to these although the request is what is wrong (its std::exception, not invalid_argument).
+CALLERS_FAULT = re.compile(
+    r"(image|audio|video|vision)\b.* not supported|failed to parse (tools|messages|input|grammar|json)"
+    r"|failed to (load|decode|process) (image|audio|video)|unsupported (tool|content|param)|jinja|template"
+    r"|invalid (url|base64|image|audio)|json schema",
+    re.IGNORECASE,
+)
+_JSON_EXCEPTION = re.compile(r"\[json\.exception\.(\w+)\.\d+\] ")
+_PARAM = re.compile(r"""^(?:Field |Expected |Missing )?['"](\w+)['"]""")
+_PLACES = re.compile(
+    r"""\w+://[^\s"']+|(?<![\w/.])(?:/[^\s/"']+){2,}/?|\b[A-Za-z]:\\[^\s"']+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"""
+)
+
+
+class _Error(Struct):
+    message: str = ""
+    type: str = ""
+    n_prompt_tokens: int = 0
+    n_ctx: int = 0
+
+
+class _Body(Struct):
+    error: _Error
+
+
+def translate_engine_error(status: int, body: bytes) -> LlbError:
+    """The contract's error for an answer with `status` ≥ 400; no path or address of the host is left in its message."""
+    try:
+        error = msgspec.json.decode(body, type=_Body).error
+    except msgspec.DecodeError:
+        error = _Error()
+    if error.type == "exceed_context_size_error":
+        return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
+    if status == 501:
+        return InvalidRequest(f"This model does not do {_ability(error.message)}")
+    if status == 503 and "loading" in error.message.lower():
+        return ModelLoading("The model is still loading")
+    if status == 413:
+        return PayloadTooLarge("The request is larger than the engine takes")
+    # 401 and 403 concern llb's own key of the engine, 404 a route that this build of it lacks.
+    if status in (401, 403, 404) or (status >= 500 and not CALLERS_FAULT.search(error.message)):
+        return EngineFailed("The engine failed to answer this request")
+    return _invalid(error.message)
+
+
+def _invalid(message: str) -> InvalidRequest:
+    code = "invalid_request"
+    json_exception = _JSON_EXCEPTION.search(message)
+    if json_exception is not None:
+        message = _JSON_EXCEPTION.sub("", message)
+        if json_exception[1] == "parse_error":
+            code = "invalid_json"
+    message = _PLACES.sub("…", message)[:MAX_MESSAGE_CHARS] or "The engine refused this request"
+    param = _PARAM.match(message)
+    return InvalidRequest(message, code=code, **({"param": param[1]} if param is not None else {}))
+
+
+def _ability(message: str) -> str:
+    for ability in ("embeddings", "reranking", "completions", "infill"):
+        if ability[:6] in message:
+            return ability
+    return "this"

@@ -1,0 +1,173 @@
+"""The upstream client: one keep-alive pool for every target that a request can be sent to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from llb.gateway.connection import HOP_BY_HOP, Connection, Response
+from llb.gateway.faults import ConnectFailed, UpstreamClosed
+
+# Idle connections kept per origin; admission bounds how many can be in use.
+MAX_IDLE = 128
+# Framing and routing are this client's own business, and a caller's credentials never travel to an engine.
+NOT_FORWARDED = HOP_BY_HOP | {
+    b"authorization",
+    b"content-length",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"x-api-key",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request can be sent. `headers` go with every request; `api_key` becomes a Bearer credential."""
+
+    host: str
+    port: int
+    api_key: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @cached_property
+    def origin(self) -> tuple[str, int]:
+        return (self.host, self.port)
+
+    @cached_property
+    def header_lines(self) -> bytes:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        lines = [b"Host: %b:%d\r\n" % (host.encode("ascii"), self.port)]
+        if self.api_key is not None:
+            lines.append(b"Authorization: Bearer %b\r\n" % self.api_key.encode("ascii"))
+        lines.extend(b"%b: %b\r\n" % header for header in self.headers)
+        return b"".join(lines)
+
+
+class Upstream:
+    """Sends requests to targets over pooled connections. One for the whole process."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, int], list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    async def request(
+        self,
+        target: Target,
+        method: bytes,
+        path: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        *,
+        connect_timeout_s: float,
+        header_timeout_s: float,
+    ) -> Response:
+        """The answer, once its head has come (any method but HEAD); the caller closes it. Raises `UpstreamFault`."""
+        head = request_head(target, method, path, headers, len(body))
+        kept = self._take(target.origin)
+        if kept is not None:
+            try:
+                return await kept.exchange(head, body, header_timeout_s)
+            except UpstreamClosed as fault:
+                if not fault.stale:
+                    raise
+        connection = await self._connect(target.origin, connect_timeout_s)
+        return await connection.exchange(head, body, header_timeout_s)
+
+    def drop(self, target: Target) -> None:
+        """Forget the idle connections of a target that is gone."""
+        for connection in self._idle.pop(target.origin, ()):
+            connection.fail(UpstreamClosed(before_first_byte=True))
+
+    async def close(self) -> None:
+        """Abort every connection, also those in use; no request can be made afterwards."""
+        self._closed = True
+        for connection in tuple(self._open):
+            connection.fail(UpstreamClosed(before_first_byte=False))
+        self._idle.clear()
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._open)
+
+    @property
+    def idle_connections(self) -> int:
+        return sum(len(idle) for idle in self._idle.values())
+
+    def _take(self, origin: tuple[str, int]) -> Connection | None:
+        """The most recently used idle connection that the peer has not given up."""
+        idle = self._idle.get(origin)
+        if not idle:
+            return None
+        now = time.monotonic()
+        while idle:
+            connection = idle.pop()
+            if now < connection.idle_until and not connection.closed:
+                return connection
+            connection.fail(UpstreamClosed(before_first_byte=True))
+        return None
+
+    async def _connect(self, origin: tuple[str, int], timeout_s: float) -> Connection:
+        self._refuse_if_closed()
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(origin, self._free, self._lost), origin[0], origin[1]
+                )
+        except TimeoutError:
+            raise ConnectFailed("connect deadline passed", timed_out=True) from None
+        except OSError as error:
+            raise ConnectFailed(error.strerror or type(error).__name__) from None
+        if (
+            connection.closed
+        ):  # accepted and closed at once: `_lost` has been or will be called without effect
+            raise ConnectFailed("closed as soon as it was open")
+        self._open.add(connection)
+        if self._closed:
+            connection.fail(UpstreamClosed(before_first_byte=True))
+            self._refuse_if_closed()
+        return connection
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ConnectFailed("the client is closed")
+
+    def _free(self, connection: Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, [])
+        if self._closed or len(idle) >= MAX_IDLE:
+            connection.fail(UpstreamClosed(before_first_byte=True))
+        else:
+            idle.append(connection)
+
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            return
+        if connection in idle:
+            idle.remove(connection)
+        if not idle:
+            # Ports of engines are chosen anew at every load: an empty list must not stay for ever.
+            del self._idle[connection.origin]
+
+
+def request_head(
+    target: Target, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body_bytes: int
+) -> bytes:
+    """The bytes before the body; raises ValueError where a name or value would break out of its line."""
+    lines = [b"%b %b HTTP/1.1\r\n" % (method, path), target.header_lines]
+    for name, value in headers:
+        if name.lower() not in NOT_FORWARDED:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if body_bytes or method not in (b"GET", b"DELETE"):
+        lines.append(b"Content-Length: %d\r\n" % body_bytes)
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    expected = len(lines) + len(target.headers) + (target.api_key is not None)  # with its Host line
+    if head.count(b"\r") != expected or head.count(b"\n") != expected or path.count(b" "):
+        raise ValueError("a line break or space where none may be in the head of a request")
+    return head

@@ -1,0 +1,195 @@
+"""Token counts of an answer, read from its first and last bytes; what lies between is never parsed."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Struct
+
+# Enough for the last events of a stream, and for the whole of most answers that are not streamed.
+TAIL_BYTES = 64 * 1024
+HEAD_BYTES = 4 * 1024
+# Counts stand in the last event or a few before it (`[DONE]`, an empty `message_stop`).
+LAST_EVENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request cost: tokens (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+
+
+class Edges:
+    """The first and the last bytes of a body that passes through."""
+
+    __slots__ = ("_head", "_tail", "_tail_bytes", "total_bytes")
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._head = b""
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        size_bytes = len(data)
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[:HEAD_BYTES]
+        self.total_bytes += size_bytes
+        self._tail_bytes += size_bytes
+        tail = self._tail
+        tail.append(data)
+        while self._tail_bytes - len(tail[0]) >= TAIL_BYTES:
+            self._tail_bytes -= len(tail.popleft())
+
+    @property
+    def ends_event(self) -> bool:
+        return not self._tail or self._tail[-1].endswith((b"\n\n", b"\r\n\r\n"))
+
+    def usage_of_stream(self) -> tuple[Usage, str | None]:
+        """Counts of an SSE stream, and the message of the engine's error where its last event is one."""
+        counts = _Counts()
+        error: str | None = None
+        lines = b"".join(self._tail).splitlines()
+        events = (event for line in reversed(lines) if (event := _event(line)) is not None)
+        for _, event in zip(range(LAST_EVENTS), events, strict=False):
+            if event.error is not None:
+                error = event.error.message
+            counts.add(event)
+            if counts.complete:
+                break
+        if not counts.complete:
+            # Anthropic's dialect counts the prompt in its first event.
+            for line in self._head.splitlines():
+                if (event := _event(line)) is not None:
+                    counts.add(event)
+                    break
+        return counts.usage(), error
+
+    def usage_of_document(self) -> Usage:
+        """Counts of a JSON answer."""
+        counts = _Counts()
+        if self._tail_bytes == self.total_bytes:
+            if (answer := _decode(b"".join(self._tail))) is not None:
+                counts.add(answer)
+        elif (match := _PROMPT_TOKENS.search(self._head)) is not None:
+            # A large embedding: llama.cpp writes `usage` before `data`. The pattern cannot stand inside a JSON string.
+            counts.prompt_tokens = int(match[1])
+        return counts.usage()
+
+
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
+
+
+class _Details(Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(Struct):
+    """`usage` as OpenAI's chat (`prompt_tokens`), its Responses and Anthropic (`input_tokens`) write it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None  # Anthropic: not part of input_tokens
+
+
+class _Timings(Struct):
+    """llama.cpp's own: `prompt_n` counts only what was not in the cache."""
+
+    cache_n: int = 0
+    prompt_n: int | None = None
+    prompt_ms: float | None = None
+    predicted_n: int | None = None
+    predicted_ms: float | None = None
+
+
+class _Nested(Struct):
+    usage: _Usage | None = None
+
+
+class _Error(Struct):
+    message: str = ""
+
+
+class _Event(Struct):
+    """The fields of an answer, or of one event of it, that count."""
+
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    response: _Nested | None = None  # Responses: response.completed
+    message: _Nested | None = None  # Anthropic: message_start
+    error: _Error | None = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+def _decode(data: bytes) -> _Event | None:
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError:
+        return None
+
+
+def _event(line: bytes) -> _Event | None:
+    return _decode(line[5:]) if line.startswith(b"data:") else None
+
+
+class _Counts:
+    """Gathers counts from several places; the first place that has one wins."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.prefill_ms: float | None = None
+        self.decode_ms: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.prompt_tokens is not None and self.completion_tokens is not None
+
+    def add(self, event: _Event) -> None:
+        for part in (event, event.response, event.message):
+            if part is not None and part.usage is not None:
+                self._add_usage(part.usage)
+        if event.timings is not None:
+            self._add_timings(event.timings)
+
+    def _add_usage(self, usage: _Usage) -> None:
+        prompt, details = usage.prompt_tokens, usage.prompt_tokens_details
+        if prompt is None and usage.input_tokens is not None:
+            prompt, details = (
+                usage.input_tokens + (usage.cache_read_input_tokens or 0),
+                usage.input_tokens_details,
+            )
+        cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+        completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+        self._fill(prompt, completion, cached)
+
+    def _add_timings(self, timings: _Timings) -> None:
+        if timings.prompt_n is not None:
+            self._fill(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
+        self.prefill_ms = self.prefill_ms if self.prefill_ms is not None else timings.prompt_ms
+        self.decode_ms = self.decode_ms if self.decode_ms is not None else timings.predicted_ms
+
+    def _fill(self, prompt: int | None, completion: int | None, cached: int | None) -> None:
+        self.prompt_tokens = prompt if self.prompt_tokens is None else self.prompt_tokens
+        self.completion_tokens = completion if self.completion_tokens is None else self.completion_tokens
+        self.cached_tokens = cached if self.cached_tokens is None else self.cached_tokens
+
+    def usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.prefill_ms, self.decode_ms
+        )
