@@ -384,6 +384,19 @@ class LoginReply(Struct, frozen=True, kw_only=True):
     user: UserView
 
 
+class UserList(Struct, frozen=True):
+    users: tuple[UserView, ...]
+
+
+class Me(Struct, frozen=True, kw_only=True):
+    """Whose credential it is and what it may do; `user` is None for a key made on the host."""
+
+    kind: Literal["session", "key", "local", "node"]
+    user: UserView | None
+    scopes: tuple[Scope, ...]
+    expires_at: str | None
+
+
 class PasswordRequest(Struct, frozen=True):
     current_password: str
     new_password: str
@@ -417,6 +430,10 @@ class KeyView(Struct, frozen=True, kw_only=True):
     owner: str | None = None
 
 
+class KeyList(Struct, frozen=True):
+    keys: tuple[KeyView, ...]
+
+
 class NewKeyReply(Struct, frozen=True, kw_only=True):
     id: str
     name: str
@@ -434,6 +451,13 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     target: str | None
     address: str | None
     result: str
+
+
+class AuditPage(Struct, frozen=True):
+    """Newest first; `next_cursor` goes into `?before=` for what is older, None at the end."""
+
+    entries: tuple[AuditEntry, ...]
+    next_cursor: int | None
 
 
 # --- live events (/ws/models) ------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""What a route asks of its caller, written at the handler: exactly one of `@public`, `@authenticated`, `@requires(scope)`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sanic import Sanic
+from sanic_routing import Route
+
+from llb.wire import Scope
+
+H = TypeVar("H", bound=Callable[..., Any])
+_MARK = "__llb_access__"
+_JSON_ONLY = ("application/json",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """A route's rule. `scope` None: every valid credential will do; `or_local`: so will none, on this host itself."""
+
+    public: bool = False
+    scope: Scope | None = None
+    or_local: bool = False
+    unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
+    media_types: tuple[str, ...] = _JSON_ONLY
+
+
+class UndeclaredAccess(RuntimeError):
+    """A route without a rule, or with two: a mistake in the code, found when the server starts."""
+
+
+def _declare(handler: H, access: Access) -> H:
+    if hasattr(handler, _MARK):
+        raise UndeclaredAccess(f"{handler!r} declares its access twice")
+    setattr(handler, _MARK, access)
+    return handler
+
+
+def public(handler: H) -> H:
+    """Everybody may call; who it is, is not looked at."""
+    return _declare(handler, Access(public=True))
+
+
+def authenticated(handler: H) -> H:
+    """Every valid key or session may call; the handler says what it may see."""
+    return _declare(handler, Access())
+
+
+def requires(
+    scope: Scope,
+    *,
+    or_local: bool = False,
+    unless_exposed: bool = False,
+    media_types: tuple[str, ...] = _JSON_ONLY,
+) -> Callable[[H], H]:
+    """Callers must hold `scope`. With `or_local` a local program without any credential may call too (principal None)."""
+    access = Access(scope=scope, or_local=or_local, unless_exposed=unless_exposed, media_types=media_types)
+    return lambda handler: _declare(handler, access)
+
+
+def access_of(route: Route) -> Access:
+    """The rule of `route`; raises `UndeclaredAccess`."""
+    handler: Any = route.handler
+    while handler is not None:
+        if isinstance(access := getattr(handler, _MARK, None), Access):
+            return access
+        if isinstance(handler, functools.partial):
+            # A WebSocket's handler is the first argument of a partial of Sanic's own.
+            handler = handler.args[0] if handler.args else handler.func
+        else:
+            handler = getattr(handler, "__wrapped__", None)
+    if getattr(route.extra, "static", False):
+        return Access(public=True)
+    raise UndeclaredAccess(f"the route {sorted(route.methods)} /{route.path} declares no access rule")
+
+
+def access_table(app: Sanic[Any, Any]) -> Iterator[tuple[str, str, Access]]:
+    """Method, path and rule of every route of `app`; raises `UndeclaredAccess` where one has none."""
+    for route in app.router.routes:
+        access = access_of(route)
+        for method in sorted(route.methods):
+            yield method, f"/{route.path}", access

@@ -1,0 +1,207 @@
+"""Who may call: the rules that hold for every route and WebSocket, before its handler sees the request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.response import BaseHTTPResponse, HTTPResponse
+
+from llb import auth
+from llb.api.access import Access, UndeclaredAccess, access_of
+from llb.api.identity import Identity
+from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
+from llb.api.replies import request_id
+from llb.auth import Principal, PrincipalKind, allows
+from llb.config import Config
+from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
+from llb.wire import Role
+
+SESSION_COOKIE = "llb_session"
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; object-src 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_CORS_HEADERS = (
+    "authorization, content-type, x-api-key, x-request-id, x-session-id, anthropic-version, anthropic-beta"
+)
+_CORS_EXPOSED = "x-request-id, retry-after, x-llb-node, x-llb-queue-ms"
+_CORS_MAX_AGE_S = 600
+
+
+class Guard:
+    """Checks every request of an app; leaves `request.ctx.peer` and `request.ctx.principal` to the handlers."""
+
+    def __init__(self, config: Config, identity: Identity, *, local_token: str) -> None:
+        """Raises `SetupError` for an allowed host or origin, or a proxy, that cannot be one."""
+        self._doorway = Doorway(config)
+        self._identity = identity
+        self._local_token = local_token
+        self.exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
+        self._any_origin = "*" in config.allowed_origins
+        self._origins = frozenset(parse_origin(text) for text in config.allowed_origins if text != "*")
+        if None in self._origins:
+            raise SetupError("--allowed-origin: give an origin such as https://host:8443, or *.")
+
+    def install(self, app: Sanic[Any, Any]) -> None:
+        """Stand before every route of `app`; a route that declares no access rule stops the start."""
+        app.register_middleware(self.before, "request", priority=1000)
+        app.register_middleware(self.after, "response", priority=-1000)
+        app.register_listener(self._declare_all, "before_server_start")
+
+    async def _declare_all(self, app: Sanic[Any, Any]) -> None:
+        for route in app.router.routes:
+            route.ctx.access = access_of(route)
+
+    # --- request -------------------------------------------------------------------------------------
+
+    async def before(self, request: Request) -> HTTPResponse | None:
+        """Refuse what may not pass, by raising; answers only a preflight itself."""
+        request_id(request)
+        request.ctx.principal = None
+        peer = self._doorway.look(request)
+        request.ctx.peer = peer
+        _drop_own_headers(request)
+        credential = _credential(request)
+        foreign = self._is_foreign(request, peer)
+        if foreign and request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            return self._preflight(request)
+        if foreign and _is_unsafe(request) and not (credential is not None and self._origin_allowed(request)):
+            raise OriginNotAllowed(
+                "A page of another origin may not do this; behind a reverse proxy, name it with --trusted-proxy"
+            )
+        if request.route is None:
+            return None  # there is nothing at this address, or not for this method
+        access = getattr(request.route.ctx, "access", None)
+        if access is None:
+            raise UndeclaredAccess(f"the route {request.route.path} was added after the start")
+        _check_media_type(request, access)
+        request.ctx.principal = await self._admit(request, access, peer, credential, foreign=foreign)
+        return None
+
+    async def _admit(
+        self, request: Request, access: Access, peer: Peer, credential: str | None, *, foreign: bool
+    ) -> Principal | None:
+        """The principal, where `access` lets it pass; None where nobody in particular may."""
+        if access.public:
+            return None
+        principal = await self._principal(request, peer, credential, foreign=foreign)
+        if principal is None:
+            if access.or_local and self._is_local_program(request, access, peer):
+                return None
+            raise InvalidApiKey(
+                "No valid credential was given: sign in, or send 'Authorization: Bearer sk-…'"
+            )
+        if principal.must_change_password and not peer.is_local:
+            raise PermissionDenied("While the password is the default one it works on the host itself only")
+        if access.scope is not None and not allows(principal, access.scope):
+            raise PermissionDenied(f"This needs the scope '{access.scope.value}'")
+        return principal
+
+    async def _principal(
+        self, request: Request, peer: Peer, credential: str | None, *, foreign: bool
+    ) -> Principal | None:
+        if credential is not None:
+            # It alone decides: a good cookie beside a bad key is not looked at.
+            if credential.startswith(auth.LOCAL_MARK):
+                if not (peer.on_loopback and auth.same_token(credential, self._local_token)):
+                    raise InvalidApiKey("The credential is not valid here")
+                return _LOCAL_PRINCIPAL
+            return await self._identity.of_key(credential)
+        if foreign:
+            return None  # a cookie never counts for another origin's page
+        token = request.cookies.get(SESSION_COOKIE)
+        return None if not token else await self._identity.of_session(token)
+
+    def _is_local_program(self, request: Request, access: Access, peer: Peer) -> bool:
+        from_a_page = "origin" in request.headers or "sec-fetch-site" in request.headers
+        return peer.is_local and not from_a_page and not (access.unless_exposed and self.exposed)
+
+    # --- origins -------------------------------------------------------------------------------------
+
+    def _is_foreign(self, request: Request, peer: Peer) -> bool:
+        """Whether a page of another origin makes this request; `same-site` is another origin too."""
+        origins = request.headers.getall("origin", [])
+        site = request.headers.get("sec-fetch-site")
+        if origins and (len(origins) > 1 or parse_origin(origins[0]) != peer.origin):
+            return True
+        # `none` is a person at the address bar: good enough to read, and never how a page acts.
+        return site is not None and site != "same-origin" and (_is_unsafe(request) or site != "none")
+
+    def _origin_allowed(self, request: Request) -> bool:
+        origins = request.headers.getall("origin", [])
+        if len(origins) != 1:
+            return False
+        return self._any_origin or parse_origin(origins[0]) in self._origins
+
+    def _preflight(self, request: Request) -> HTTPResponse:
+        if not self._origin_allowed(request):
+            raise OriginNotAllowed("A page of this origin may not call; allow it with --allowed-origin")
+        return HTTPResponse(
+            status=204,
+            headers={
+                "Access-Control-Allow-Methods": _CORS_METHODS,
+                "Access-Control-Allow-Headers": _CORS_HEADERS,
+                "Access-Control-Max-Age": str(_CORS_MAX_AGE_S),
+            },
+        )
+
+    # --- response ------------------------------------------------------------------------------------
+
+    async def after(self, request: Request, response: BaseHTTPResponse) -> None:
+        headers = response.headers
+        headers["X-Request-ID"] = request_id(request)
+        for name, value in _SECURITY_HEADERS.items():
+            headers.setdefault(name, value)
+        headers.setdefault("Cache-Control", "no-store")
+        if self._any_origin or self._origins:
+            headers.add("Vary", "Origin")
+            if self._origin_allowed(request):
+                headers["Access-Control-Allow-Origin"] = request.headers["origin"]
+                headers["Access-Control-Expose-Headers"] = _CORS_EXPOSED
+
+
+def _is_unsafe(request: Request) -> bool:
+    """Whether the request can change something; a WebSocket can, though it begins as a GET."""
+    return request.method not in _SAFE_METHODS or "websocket" in request.headers.get("upgrade", "").lower()
+
+
+def _credential(request: Request) -> str | None:
+    """The Bearer token or X-API-Key; None without one. Raises `InvalidApiKey` when they are ambiguous."""
+    lines = request.headers.getall("authorization", [])
+    tokens = [
+        token.strip()
+        for scheme, _, token in (line.partition(" ") for line in lines)
+        if scheme.lower() == "bearer"
+    ]
+    tokens += request.headers.getall("x-api-key", [])
+    if len(set(tokens)) > 1:
+        raise InvalidApiKey("More than one credential was given")
+    return tokens[0] if tokens else None
+
+
+def _drop_own_headers(request: Request) -> None:
+    for name in [name for name in request.headers if name.lower().startswith("x-llb-")]:
+        request.headers.popall(name, None)
+
+
+def _check_media_type(request: Request, access: Access) -> None:
+    if request.method in _SAFE_METHODS:
+        return
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if (has_body or given) and given not in access.media_types:
+        raise UnsupportedMediaType(
+            f"The body must be {' or '.join(access.media_types)}; say so in Content-Type"
+        )

@@ -1,0 +1,157 @@
+"""From a credential to the principal behind it. Remembers for a second, so that a key costs no query a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from llb import auth
+from llb.auth import Principal, PrincipalKind
+from llb.errors import InvalidApiKey
+from llb.store import keys, sessions
+from llb.store.database import Database
+from llb.tasks import TaskGroup
+from llb.wire import Role
+
+log = logging.getLogger(__name__)
+
+SESSION_IDLE_S = 30 * 86_400.0  # a session ends when it was not used for this long,
+SESSION_MAX_S = 90 * 86_400.0  # and this long after it began, used or not
+REMEMBER_S = 1.0  # how long a change by another process (the command line) may go unseen
+TOUCH_EVERY_S = 60.0
+FLUSH_AFTER_S = 1.0
+MAX_REMEMBERED = 10_000
+
+Find = Callable[[str], Awaitable[Principal | None]]
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    principal: Principal
+    at: float
+
+
+class Identity:
+    """Answers who a key or a session is, and notes, batched, when each was last used."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._db = db
+        self._clock = clock
+        self._tasks = TaskGroup("identity")
+        self._known: dict[str, _Remembered] = {}
+        self._generation = 0
+        self._touched: dict[PrincipalKind, dict[str, float]] = {
+            PrincipalKind.KEY: {},
+            PrincipalKind.SESSION: {},
+        }
+        self._written: dict[str, float] = {}
+        self._dirty = asyncio.Event()
+
+    def start(self) -> None:
+        self._tasks.supervise(self._flush_forever(), "flush")
+
+    async def close(self) -> None:
+        """Stop, and write what is still to be noted; idempotent."""
+        await self._tasks.close()
+        await self.flush()
+
+    def forget(self) -> None:
+        """Look everything up anew: this process changed a user, a key or a session."""
+        self._generation += 1
+        self._known.clear()
+
+    async def of_key(self, key: str) -> Principal:
+        """Whose `key` it is; raises `InvalidApiKey` for an unknown, expired or revoked one."""
+        principal = await self._look_up(auth.hash_token(key), self._find_key)
+        if principal is None:
+            raise InvalidApiKey("The API key is not valid: unknown or revoked")
+        if principal.expires_at is not None and principal.expires_at <= self._clock():
+            raise InvalidApiKey("The API key has expired")
+        return principal
+
+    async def of_session(self, token: str) -> Principal | None:
+        """Whose session it is; None when it has ended."""
+        principal = await self._look_up(auth.hash_token(token), self._find_session)
+        if principal is None or (principal.expires_at or 0.0) <= self._clock():
+            return None
+        return principal
+
+    async def flush(self) -> None:
+        """Write the times of last use that are not written yet."""
+        self._dirty.clear()
+        touched, self._touched = self._touched, {kind: {} for kind in self._touched}
+        if not any(touched.values()):
+            return
+        try:
+            async with self._db.write() as tx:
+                await keys.touch(tx, touched[PrincipalKind.KEY])
+                await sessions.touch(tx, touched[PrincipalKind.SESSION])
+        except sqlite3.Error as error:
+            # Nobody should be locked out because a full disk cannot take the time of last use.
+            log.warning("the time of last use could not be written: %s", error)
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(FLUSH_AFTER_S)
+            await self.flush()
+
+    async def _look_up(self, token_hash: str, find: Find) -> Principal | None:
+        now = self._clock()
+        remembered = self._known.get(token_hash)
+        if remembered is not None and 0 <= now - remembered.at < REMEMBER_S:
+            principal: Principal | None = remembered.principal
+        else:
+            generation = self._generation
+            principal = await find(token_hash)
+            # A revocation that ran meanwhile must not be undone by what was read before it.
+            if principal is not None and generation == self._generation:
+                if len(self._known) >= MAX_REMEMBERED:
+                    self._known.clear()
+                self._known[token_hash] = _Remembered(principal, now)
+        if principal is not None:
+            self._touch(principal, now)
+        return principal
+
+    def _touch(self, principal: Principal, now: float) -> None:
+        if 0 <= now - self._written.get(principal.id, 0.0) < TOUCH_EVERY_S:
+            return
+        if len(self._written) >= MAX_REMEMBERED:
+            self._written.clear()
+        self._written[principal.id] = now
+        self._touched[principal.kind][principal.id] = now
+        self._dirty.set()
+
+    async def _find_key(self, key_hash: str) -> Principal | None:
+        key = await keys.by_hash(self._db, key_hash)
+        if key is None:
+            return None
+        return Principal(
+            kind=PrincipalKind.KEY,
+            id=key.id,
+            name=key.name,
+            # A key made on the host has no owner: its scopes alone count.
+            role=Role.ADMIN if key.owner_role is None else key.owner_role,
+            scopes=key.scopes,
+            user_id=key.owner_id,
+            username=key.owner_name,
+            expires_at=key.expires_at,
+        )
+
+    async def _find_session(self, session_id: str) -> Principal | None:
+        session = await sessions.get(self._db, session_id)
+        if session is None:
+            return None
+        return Principal(
+            kind=PrincipalKind.SESSION,
+            id=session.id,
+            role=session.role,
+            user_id=session.user_id,
+            username=session.username,
+            must_change_password=session.must_change_password,
+            expires_at=min(session.expires_at, session.last_seen + SESSION_IDLE_S),
+        )
