@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import psutil
@@ -17,6 +15,7 @@ import psutil
 from llb.engine.failure import Failure, FailureKind, explain
 from llb.engine.worker import EngineSpec, Ready
 from llb.errors import EngineFailed
+from llb.hardware import engine_command, engine_environment
 from llb.tasks import TaskGroup
 from llb.wire import EngineState
 
@@ -39,55 +38,9 @@ MOVES: Mapping[EngineState, frozenset[EngineState]] = {
 }
 ALIVE = frozenset({EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING})
 
-# What a child may know of our environment: where things are and how GPU libraries are set up. Never a token, a proxy,
-# or anything of llb's or the Hub's.
-_KEPT = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "TMP",
-        "TEMP",
-        "SYSTEMROOT",
-        "WINDIR",
-        "USERPROFILE",
-        "LOCALAPPDATA",
-        "APPDATA",
-        "PROGRAMDATA",
-        "NUMBER_OF_PROCESSORS",
-        "LD_LIBRARY_PATH",
-        "DYLD_LIBRARY_PATH",
-        "XDG_CACHE_HOME",
-        "XDG_RUNTIME_DIR",
-    ]
-)
-_KEPT_PREFIXES = (
-    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "MTL_"
-)  # fmt: skip
-_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
-
 
 class IllegalMove(RuntimeError):
     """A lifecycle was asked to make a move that its table does not have: a defect of the caller."""
-
-
-def worker_command() -> tuple[str, ...]:
-    """How to start the worker: this interpreter, without the current directory on its path."""
-    return (sys.executable, "-P", "-m", "llb.engine.worker")
-
-
-def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """`ours` without all that an engine need not know; `llb` is importable in it."""
-    kept = {
-        name: value
-        for name, value in ours.items()
-        if (name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES))
-        and not any(word in name.upper() for word in _SECRET_WORDS)
-    }
-    return kept | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 class EngineProcess:
@@ -108,7 +61,7 @@ class EngineProcess:
         self.failure: Failure | None = None  # why it is FAILED
         self.busy = 0
         self.generation = 0  # counts the children; a lease of an earlier one must not count for a later one
-        self._command = tuple(command) if command is not None else worker_command()
+        self._command = tuple(command) if command is not None else engine_command()
         self._tasks = tasks
         self._on_move = on_move
         self._child: asyncio.subprocess.Process | None = None
@@ -245,7 +198,7 @@ class EngineProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=child_environment(os.environ),
+            env=engine_environment(os.environ),
             # Ctrl-C in our terminal must not end engines before the streams are drained.
             start_new_session=True,
         )

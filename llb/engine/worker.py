@@ -162,6 +162,7 @@ def devices() -> list[dict[str, object]]:
             "name": device["name"],
             "description": device["description"],
             "kind": device["type"].name.rpartition("_")[2].lower(),
+            "device_id": device["device_id"],
             "memory_total_bytes": device["memory_total"],
             "memory_free_bytes": device["memory_free"],
         }

@@ -13,7 +13,7 @@ import pytest
 
 from llb.engine import process as process_module
 from llb.engine.failure import FailureKind
-from llb.engine.process import MOVES, EngineProcess, IllegalMove, child_environment
+from llb.engine.process import MOVES, EngineProcess, IllegalMove
 from llb.engine.worker import EngineSpec
 from llb.errors import EngineFailed
 from llb.tasks import TaskGroup
@@ -265,16 +265,6 @@ async def test_the_log_keeps_the_last_lines(make: Callable[..., EngineProcess]) 
     assert len(engine.log_lines) == 200
     assert engine.log_lines[-2] == "line 249"
     assert len(engine.log_lines[-1]) == 1000
-
-
-def test_the_environment_of_a_child() -> None:
-    ours = {
-        "PATH": "/bin", "HOME": "/home/a", "CUDA_VISIBLE_DEVICES": "1", "LC_ALL": "C",
-        "LLB_ADMIN_PASSWORD": "x", "HF_TOKEN": "x", "HF_ENDPOINT": "x", "OPENAI_API_KEY": "x", "HTTPS_PROXY": "x",
-        "CUDA_TOKEN": "x", "LLAMA_ARG_HOST": "::1", "AWS_SECRET_ACCESS_KEY": "x", "LD_PRELOAD": "x",
-    }  # fmt: skip
-    kept = child_environment(ours)
-    assert set(kept) == {"PATH", "HOME", "CUDA_VISIBLE_DEVICES", "LC_ALL", "PYTHONPATH"}
 
 
 async def test_it_leads_its_own_session(make: Callable[..., EngineProcess]) -> None:
