@@ -52,16 +52,14 @@ def needs_rehash(password_hash: str) -> bool:
     return _HASHER.check_needs_rehash(password_hash)
 
 
-def check_new_password(password: str) -> None:
-    """Raises `InvalidRequest` with the rule that a new password breaks."""
+def check_new_password(password: str, param: str = "new_password") -> None:
+    """Raises `InvalidRequest` with the rule that a new password breaks; `param` is its field's name."""
     if password == DEFAULT_PASSWORD:
-        raise InvalidRequest("Everybody knows that password; choose another one", param="new_password")
+        raise InvalidRequest("Everybody knows that password; choose another one", param=param)
     if len(password) < PASSWORD_MIN_LENGTH:
-        raise InvalidRequest(
-            f"A password has at least {PASSWORD_MIN_LENGTH} characters", param="new_password"
-        )
+        raise InvalidRequest(f"A password has at least {PASSWORD_MIN_LENGTH} characters", param=param)
     if len(password) > PASSWORD_MAX_LENGTH:
-        raise InvalidRequest(f"A password has at most {PASSWORD_MAX_LENGTH} characters", param="new_password")
+        raise InvalidRequest(f"A password has at most {PASSWORD_MAX_LENGTH} characters", param=param)
 
 
 # --- tokens ------------------------------------------------------------------------------------------

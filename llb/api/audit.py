@@ -1,0 +1,59 @@
+"""The audit trail, for admins."""
+
+from __future__ import annotations
+
+from sanic import Blueprint, Request
+from sanic.response import HTTPResponse
+
+from llb.api.access import requires
+from llb.api.replies import reply
+from llb.api.times import to_iso
+from llb.errors import InvalidRequest
+from llb.store import audit
+from llb.store.audit import AuditRecord
+from llb.store.database import Database
+from llb.wire import AuditEntry, AuditPage, Scope
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+_MAX_ID = 2**63 - 1  # SQLite's integers end there
+
+
+def audit_blueprint(db: Database) -> Blueprint:
+    """`GET /api/audit?limit=&before=`."""
+    blueprint = Blueprint("audit")
+
+    @blueprint.get("/api/audit")
+    @requires(Scope.ADMIN)
+    async def list_audit(request: Request) -> HTTPResponse:
+        limit = _number(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
+        records = await audit.newest(db, limit=limit, before_id=_number(request, "before", _MAX_ID))
+        return reply(
+            AuditPage(
+                entries=tuple(_view(record) for record in records),
+                next_cursor=records[-1].id if len(records) == limit else None,
+            )
+        )
+
+    return blueprint
+
+
+def _number(request: Request, name: str, high: int) -> int | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= high):
+        raise InvalidRequest(f"{name} is not a number from 1 to {high}", param=name)
+    return int(text)
+
+
+def _view(record: AuditRecord) -> AuditEntry:
+    return AuditEntry(
+        id=record.id,
+        time=to_iso(record.time),
+        actor=record.actor,
+        action=record.action,
+        target=record.target,
+        address=record.address,
+        result=record.result,
+    )

@@ -1,0 +1,29 @@
+"""Times at the API's edge: unix seconds inside, ISO 8601 in UTC with a 'Z' outside."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import overload
+
+from llb.errors import InvalidRequest
+
+
+@overload
+def to_iso(seconds: float) -> str: ...
+@overload
+def to_iso(seconds: None) -> None: ...
+def to_iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def from_iso(text: str, param: str) -> float:
+    """Unix seconds of an ISO 8601 time, UTC where it names no zone; raises `InvalidRequest` that names `param`."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{param} is not a time such as 2027-01-31T12:00:00Z", param=param) from None
