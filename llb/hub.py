@@ -343,21 +343,25 @@ class StatsCache:
         self._retry_s = retry_s
         self._stats: dict[str, HfStats] = {}
         self._away = False
+        self._retry_after_s = 0.0
 
     def get(self, repo: str) -> HfStats | None:
         """The last known figures, or None."""
         return self._stats.get(repo)
 
     async def run(self) -> None:
-        """Refresh for ever: all every interval, what the Hub could not tell sooner, with back-off."""
+        """Refresh for ever: all every interval; what the Hub could not tell sooner, with back-off, as it asked."""
         await asyncio.sleep(self._start_delay_s)
         while True:
             due = time.monotonic() + self._interval_s
             pending = list(self._repos)
-            pause_s = self._retry_s
+            retry_s = self._retry_s
             while pending := await self._refresh(pending):
-                await asyncio.sleep(min(pause_s, self._interval_s))
-                pause_s *= 2
+                pause_s = max(retry_s, self._retry_after_s)
+                if time.monotonic() + pause_s >= due:
+                    break
+                await asyncio.sleep(pause_s)
+                retry_s *= 2
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _refresh(self, repos: list[str]) -> list[str]:
@@ -365,6 +369,7 @@ class StatsCache:
         waiting = list(reversed(repos))
         missed: list[str] = []
         misses = 0
+        self._retry_after_s = 0.0
 
         async def work() -> None:
             nonlocal misses
@@ -392,6 +397,7 @@ class StatsCache:
         return [*reversed(waiting), *missed]
 
     def _note_away(self, error: HubUnreachable) -> None:
+        self._retry_after_s = max(self._retry_after_s, error.retry_after_s or 0.0)
         if not self._away:
             log.info("figures of the models are not refreshed: %s", error)
         self._away = True

@@ -436,6 +436,26 @@ async def test_a_few_bad_repositories_do_not_keep_the_others_waiting(standin: Hu
         assert set(await take(changes, 24)) == set(repos) - set(bad)
 
 
+async def test_a_repository_that_always_fails_does_not_stop_the_refreshing(
+    standin: HubStandIn, hub: Hub
+) -> None:
+    standin.faults.fail(500, repo="org/bad")
+    cache, changes = cache_of(hub, ["org/bad", REPO], interval_s=0.05)
+    async with running(cache):
+        await take(changes, 1)
+        standin.set_stats(REPO, likes=4)
+        assert (await take(changes, 1))[REPO].stars == 4
+
+
+async def test_the_hub_is_not_asked_again_before_it_wants_to_be(standin: HubStandIn, hub: Hub) -> None:
+    standin.faults.fail(429, retry_after_s=1, times=1)
+    cache, changes = cache_of(hub, [REPO])
+    async with running(cache):
+        await take(changes, 1)
+    first, second = (request.time for request in standin.requests)
+    assert second - first >= 1
+
+
 async def test_a_black_hole_does_not_hold_up_the_stop(standin: HubStandIn, hub: Hub) -> None:
     fault = standin.faults.black_hole()
     cache, _ = cache_of(hub, [REPO, "org/b", "org/c"])
