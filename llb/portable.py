@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -27,12 +28,19 @@ _uvloop = _module("uvloop")
 _pwrite = getattr(os, "pwrite", None)
 _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 
+_FICLONE = 0x40049409  # linux/fs.h
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Beyond any content: Windows forbids others to read a locked range, and the owner's pid must stay readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
 
 
 # --- files -------------------------------------------------------------------------------------------
+
+
+def open_for_update(path: Path) -> int:
+    """A descriptor to read and write `path`, made (0600) if missing; never through a symbolic link. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o600)
 
 
 def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -46,6 +54,20 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
             written = os.write(fd, view)
         offset += written
         view = view[written:]
+
+
+def clone_file(src: Path, dst: Path) -> bool:
+    """Make `dst`, which must not exist, share `src`'s blocks (copy on write); False where that cannot be done."""
+    if _fcntl is None or not sys.platform.startswith("linux"):
+        return False
+    with src.open("rb") as reader, dst.open("xb") as writer:
+        try:
+            _fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+            os.fsync(writer.fileno())
+        except OSError:
+            dst.unlink()
+            return False
+    return True
 
 
 def fsync_dir(path: Path) -> None:
@@ -117,7 +139,7 @@ class Lock:
 def lock_file(path: Path) -> Lock | None:
     """Lock `path` (made if missing, 0600) without waiting; None while another process holds it. Raises OSError."""
     # Descriptors that Python opens are not inherited: no engine started by us can keep the lock alive.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = open_for_update(path)
     try:
         if not _try_lock(fd):
             os.close(fd)
@@ -182,3 +204,9 @@ def die_with_parent() -> bool:
         return bool(libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
+
+
+def allow_quick_rebind(sock: socket.socket) -> None:
+    """Let a restarted server take its port back at once. On Windows that option would let others take it: not there."""
+    if sys.platform != "win32":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -39,6 +39,19 @@ def unchanged(patch: pytest.MonkeyPatch) -> None:
     pass
 
 
+def test_open_for_update_keeps_the_content_and_follows_no_link(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(path)
+    fd = portable.open_for_update(path)
+    os.write(fd, b"kept")
+    os.close(fd)
+    os.close(portable.open_for_update(path))
+    assert path.read_bytes() == b"kept"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(OSError, match="symbolic"):
+        portable.open_for_update(link)
+
+
 @pytest.mark.parametrize("change", [unchanged, without_pwrite, with_short_writes])
 def test_pwrite_writes_everything_at_its_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None]

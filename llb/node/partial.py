@@ -1,0 +1,103 @@
+"""The part of a file that has arrived: bytes in order, their running sha256, and how much would survive a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llb import portable
+
+MAGIC = b"GGUF"
+READ_BYTES = 1 << 20
+
+
+class Partial:
+    """A file being filled from its beginning. Used by one thread; `have_bytes` and `synced_bytes` may be read by any.
+
+    Every method raises OSError as the disk does.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self.have_bytes = 0
+        self.synced_bytes = 0
+        self._hash = hashlib.sha256()
+        self._fd: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.have_bytes == self.size_bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, lower hex."""
+        return self._hash.hexdigest()
+
+    def open(self) -> None:
+        """Take what an earlier process left; `rehash()` must follow before anything is appended."""
+        self._fd = portable.open_for_update(self.path)
+        portable.fsync_dir(self.path.parent)
+        status = os.fstat(self._fd)
+        self.have_bytes = status.st_size
+        # With a second name the file is somebody else's too (an adopted one): read it, never write into it.
+        if self.have_bytes > self.size_bytes or (status.st_nlink > 1 and not self.complete):
+            self.discard()
+
+    def rehash(self) -> Iterator[int]:
+        """Read what is on disk into the hash, yielding the bytes read so far; empties it if it cannot be a GGUF file."""
+        self._hash = hashlib.sha256()
+        done = 0
+        with self.path.open("rb", buffering=0) as file:
+            while done < self.have_bytes and (piece := file.read(min(READ_BYTES, self.have_bytes - done))):
+                if not magic_fits(piece, done):
+                    break
+                self._hash.update(piece)
+                done += len(piece)
+                yield done
+        if done < self.have_bytes:
+            self.discard()
+
+    def append(self, piece: bytes) -> None:
+        portable.pwrite(self._opened(), piece, self.have_bytes)
+        self._hash.update(piece)
+        self.have_bytes += len(piece)
+
+    def sync(self) -> None:
+        """Make every byte so far durable."""
+        have_bytes = self.have_bytes
+        os.fsync(self._opened())
+        self.synced_bytes = have_bytes
+
+    def discard(self) -> None:
+        """Begin anew with an empty file."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        self._fd = portable.open_for_update(self.path)
+        self.have_bytes = self.synced_bytes = 0
+        self._hash = hashlib.sha256()
+
+    def become(self, target: Path) -> None:
+        """Sync, and take the place of `target` durably."""
+        self.sync()
+        self.close()
+        portable.replace_durably(self.path, target)
+
+    def close(self) -> None:
+        """Idempotent; the bytes stay on disk."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _opened(self) -> int:
+        if self._fd is None:
+            raise ValueError(f"{self.path.name} is not open")
+        return self._fd
+
+
+def magic_fits(piece: bytes, offset: int) -> bool:
+    """Whether a file with `piece` at `offset` can still begin with the GGUF magic."""
+    expected = MAGIC[offset : offset + len(piece)]
+    return piece[: len(expected)] == expected
