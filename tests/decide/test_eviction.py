@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llb.decide.eviction import Loaded, Memory, victims
+
+
+def engine(
+    name: str, ram: int, vram: int = 0, *, used: float = 0.0, busy: bool = False, pinned: bool = False
+) -> Loaded:
+    return Loaded(name, Memory(ram, vram), busy, pinned, used)
+
+
+@pytest.mark.parametrize(
+    ("need", "free", "engines", "expected"),
+    [
+        (Memory(5), Memory(5), [engine("a", 9)], ()),
+        (Memory(5), Memory(4), [], None),
+        (Memory(5), Memory(0), [engine("new", 5, used=2), engine("old", 5, used=1)], ("old",)),
+        (Memory(5), Memory(0), [engine("a", 3, used=1), engine("b", 3, used=2), engine("c", 3, used=3)], ("a", "b")),
+        (Memory(5), Memory(0), [engine("small", 1, used=1), engine("large", 5, used=2)], ("large",)),
+        (Memory(5), Memory(0), [engine("busy", 9, busy=True), engine("idle", 5, used=9)], ("idle",)),
+        (Memory(5), Memory(0), [engine("busy", 9, busy=True)], None),
+        (Memory(5), Memory(0), [engine("pinned", 9, pinned=True)], None),
+        (Memory(0, 5), Memory(9, 0), [engine("ram", 9, used=1), engine("gpu", 1, 5, used=2)], ("gpu",)),
+        (Memory(5, 5), Memory(5, 0), [engine("ram", 9)], None),
+        (Memory(0, 5), Memory(-3, 5), [engine("ram", 9)], ()),
+        (Memory(5), Memory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
+        (Memory(5), Memory(0), [engine("b", 5), engine("a", 5)], ("a",)),
+    ],
+)  # fmt: skip
+def test_victims(need: Memory, free: Memory, engines: list[Loaded], expected: tuple[str, ...] | None) -> None:
+    assert victims(need, free, engines) == expected
+
+
+amounts = st.builds(Memory, st.integers(0, 20), st.integers(0, 20))
+fleets = st.lists(
+    st.builds(Loaded, st.uuids().map(str), amounts, st.booleans(), st.booleans(), st.floats(0, 9)), max_size=6
+)
+
+
+@given(amounts, amounts, fleets)
+def test_it_makes_room_and_takes_no_more_than_needed(need: Memory, free: Memory, fleet: list[Loaded]) -> None:
+    chosen = victims(need, free, fleet)
+    everything = sum((each.memory for each in fleet if each.evictable), free)
+    if chosen is None:
+        assert not everything.covers(need)
+        return
+    taken = [each for each in fleet if each.model_id in chosen]
+    assert all(each.evictable for each in taken)
+    freed = sum((each.memory for each in taken), free)
+    assert freed.covers(need)
+    for spared in taken:
+        assert not (freed - spared.memory).covers(need)
