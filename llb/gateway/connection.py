@@ -41,12 +41,12 @@ class Response:
     """One answer. Its body is read once, in order; `close()` it unless it was read to its end."""
 
     __slots__ = (
-        "_buffered_bytes",
         "_chunks",
         "_complete",
         "_connection",
         "_fault",
         "_waiter",
+        "buffered_bytes",
         "chunked",
         "content_length",
         "content_type",
@@ -64,7 +64,7 @@ class Response:
         self.first_byte_at: float | None = None  # of the body; time.monotonic()
         self._connection = connection
         self._chunks: list[bytes] = []
-        self._buffered_bytes = 0
+        self.buffered_bytes = 0  # read, and not yet taken
         self._waiter: asyncio.Future[bool] | None = None
         self._complete = False
         self._fault: UpstreamFault | None = None
@@ -81,7 +81,7 @@ class Response:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
-        self._buffered_bytes = 0
+        self.buffered_bytes = 0
         if not self._complete:
             self._connection.resume_reading()
         return data
@@ -113,7 +113,7 @@ class Response:
         if not self._complete and self._fault is None:
             self._connection.fail(fault or UpstreamClosed(before_first_byte=not self.status))
         self._chunks.clear()
-        self._buffered_bytes = 0
+        self.buffered_bytes = 0
 
     # --- called by the connection ---
 
@@ -132,11 +132,11 @@ class Response:
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
         self._chunks.append(data)
-        self._buffered_bytes += len(data)
+        self.buffered_bytes += len(data)
 
     @property
     def full(self) -> bool:
-        return self._buffered_bytes > HIGH_WATER_BYTES
+        return self.buffered_bytes > HIGH_WATER_BYTES
 
     @property
     def waiting(self) -> bool:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from llb.errors import ContextExceeded, EngineFailed, InvalidRequest, LlbError, ModelLoading, PayloadTooLarge
 
 MAX_MESSAGE_CHARS = 500
+MAX_ECHO_CHARS = 2 * MAX_MESSAGE_CHARS
 
 # llama-server answers 500 to these although the request is what is wrong (its std::exception, not invalid_argument).
 CALLERS_FAULT = re.compile(
@@ -42,6 +43,8 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
         error = msgspec.json.decode(body, type=_Body).error
     except msgspec.DecodeError:
         error = _Error()
+    # It may repeat the request: cut it before the patterns, whose time grows with the square of its length.
+    error.message = error.message[:MAX_ECHO_CHARS]
     if error.type == "exceed_context_size_error":
         return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
     if status == 501:

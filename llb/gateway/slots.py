@@ -174,14 +174,12 @@ class ModelQueue:
 
     def retry_after_s(self) -> int:
         """When the queue as it is now will have drained: its length times the mean gap between completions."""
-        gap_s = self._gap_s
-        if (
-            self._gap_since is not None
-        ):  # the gap that goes on now is a lower bound of what the next one will be
-            gap_s = max(gap_s or 0.0, self._clock() - self._gap_since)
-        if gap_s is None:
-            return QueueFull.retry_after_s or RETRY_AFTER_MIN_S
-        return max(RETRY_AFTER_MIN_S, min(RETRY_AFTER_MAX_S, math.ceil((self.waiting + 1) * gap_s)))
+        least_s, gap_s = RETRY_AFTER_MIN_S, self._gap_s
+        if gap_s is None:  # nothing has completed yet
+            least_s, gap_s = QueueFull.retry_after_s or RETRY_AFTER_MIN_S, 0.0
+        if self._gap_since is not None:  # what has lasted so long already is a lower bound of the next gap
+            gap_s = max(gap_s, self._clock() - self._gap_since)
+        return max(least_s, min(RETRY_AFTER_MAX_S, math.ceil((self.waiting + 1) * gap_s)))
 
     @property
     def empty(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,10 +122,10 @@ class Upstream:
         except TimeoutError:
             raise ConnectFailed("connect deadline passed", timed_out=True) from None
         except OSError as error:
-            raise ConnectFailed(error.strerror or type(error).__name__) from None
-        if (
-            connection.closed
-        ):  # accepted and closed at once: `_lost` has been or will be called without effect
+            # Not its own text: that names the address.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+            raise ConnectFailed(reason) from None
+        if connection.closed:  # accepted and closed at once; `_lost` knows nothing of it
             raise ConnectFailed("closed as soon as it was open")
         self._open.add(connection)
         if self._closed:

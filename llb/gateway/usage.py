@@ -50,6 +50,10 @@ class Edges:
             self._tail_bytes -= len(tail.popleft())
 
     @property
+    def kept_bytes(self) -> int:
+        return len(self._head) + self._tail_bytes
+
+    @property
     def ends_event(self) -> bool:
         return not self._tail or self._tail[-1].endswith((b"\n\n", b"\r\n\r\n"))
 

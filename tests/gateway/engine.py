@@ -1,0 +1,126 @@
+"""An HTTP server whose every byte a test decides: it stalls, dies, splits and closes on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from llb.gateway.upstream import Target
+
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Exchange:
+    """One request as it came, and the raw way back to its sender."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    connection: int  # 1 is the first that the server accepted
+    gone: asyncio.Event  # the client has closed the connection
+    writer: asyncio.StreamWriter
+    hang_up: bool = False  # close the connection once the answer is out
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def chunk(self, data: bytes) -> None:
+        await self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end(self) -> None:
+        await self.send(b"0\r\n\r\n")
+
+    async def json(self, body: bytes, status: int = 200) -> None:
+        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        await self.send(head % (status, len(body)) + body)
+
+    def die(self) -> None:
+        self.writer.transport.abort()
+
+
+Answer = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass
+class Engine:
+    target: Target
+    exchanges: list[Exchange] = field(default_factory=list)
+    connections: int = 0
+    open: int = 0
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def until_open(self, count: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.open == count)
+
+
+def _note_gone(gone: asyncio.Event, head: asyncio.Future[bytes]) -> None:
+    if not head.cancelled() and head.exception() is not None:
+        gone.set()
+
+
+@contextlib.asynccontextmanager
+async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[Engine]:
+    """Serve `answer` on a free port; leaves no task and no socket behind."""
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        state.connections += 1
+        number = state.connections
+        async with state.changed:
+            state.open += 1
+            state.changed.notify_all()
+        try:
+            await _serve_one(reader, writer, number)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+            async with state.changed:
+                state.open -= 1
+                state.changed.notify_all()
+            handlers.discard(task)
+
+    async def _serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+        while True:
+            lines = (await head).decode("latin-1").split("\r\n")
+            method, path, _ = lines[0].split(" ")
+            headers = [
+                (name.lower(), value) for name, _, value in (line.partition(": ") for line in lines[1:-2])
+            ]
+            body = await reader.readexactly(int(dict(headers).get("content-length", "0")))
+            exchange = Exchange(method, path, headers, body, number, asyncio.Event(), writer)
+            state.exchanges.append(exchange)
+            # Reading on while answering is how a server notices that its client has gone.
+            head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+            head.add_done_callback(partial(_note_gone, exchange.gone))
+            try:
+                await answer(exchange)
+            except BaseException:
+                head.cancel()
+                raise
+            if exchange.hang_up:
+                head.cancel()
+                return
+
+    server = await asyncio.start_server(serve, host, 0)
+    port: int = server.sockets[0].getsockname()[1]
+    state = Engine(Target(host, port, api_key="sk-engine"))
+    try:
+        yield state
+    finally:
+        server.close()
+        for task in tuple(handlers):
+            task.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await server.wait_closed()

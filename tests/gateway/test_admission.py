@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from llb.decide.routing import Candidate
+from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
+from llb.gateway.admission import Admission, ModelAdmission, SlotCount
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Holder:
+    """A request that takes a slot and keeps it until told."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        key_id: str = "k",
+        *,
+        exclude: frozenset[str] = frozenset(),
+        choose: Callable[[Sequence[Candidate]], Candidate | None] | None = None,
+        timeout_s: float | None = None,
+        order: list[Holder] | None = None,
+    ) -> None:
+        self.node_id: str | None = None
+        self.queued_ms: int | None = None
+        self.enough = asyncio.Event()
+        self.held = asyncio.Event()
+        chosen = {} if choose is None else {"choose": choose}
+        self._claim = admission.claim("m", key_id=key_id, exclude=exclude, timeout_s=timeout_s, **chosen)
+        self._order = order
+        self.task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        async with self._claim as claim:
+            self.node_id, self.queued_ms = claim.node_id, claim.queued_ms
+            if self._order is not None:
+                self._order.append(self)
+            self.held.set()
+            await self.enough.wait()
+
+    async def finish(self) -> None:
+        self.enough.set()
+        await self.task
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def state(admission: Admission) -> ModelAdmission:
+    (only,) = admission.snapshot()
+    return only
+
+
+async def test_a_free_slot_is_had_at_once() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 2)
+    async with admission.claim("m", key_id="k") as claim:
+        assert (claim.node_id, claim.queued_ms) == ("a", 0)
+        assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 2, 1),))
+        claim.release()
+        claim.release()
+        assert state(admission).nodes[0].busy == 0
+    assert state(admission).nodes[0].busy == 0
+
+
+async def test_the_emptier_node_and_the_loaded_one() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1, loaded=False)
+    admission.set_capacity("b", "m", 2)
+    admission.set_capacity("c", "m", 4)
+    holders = [Holder(admission) for _ in range(7)]
+    await settle()
+    assert [holder.node_id for holder in holders] == ["b", "c", "c", "b", "c", "c", "a"]
+    for holder in holders:
+        await holder.finish()
+
+
+async def test_a_waiter_gets_the_slot_that_is_given_back() -> None:
+    clock = Clock()
+    admission = Admission(8, 60, clock=clock)
+    admission.set_capacity("a", "m", 1)
+    first, second = Holder(admission), Holder(admission)
+    await settle()
+    assert not second.held.is_set()
+    assert state(admission).waiting == 1
+    clock.now = 1.5
+    await first.finish()
+    await second.held.wait()
+    assert (second.node_id, second.queued_ms) == ("a", 1500)
+    await second.finish()
+    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+
+
+async def test_keys_take_turns() -> None:
+    admission = Admission(99, 60)
+    admission.set_capacity("a", "m", 1)
+    order: list[Holder] = []
+    running = Holder(admission)
+    await settle()
+    greedy = [Holder(admission, "greedy", order=order) for _ in range(4)]
+    await settle()
+    modest = [Holder(admission, "modest", order=order) for _ in range(2)]
+    await settle()
+    for holder in (running, greedy[0], modest[0], greedy[1], modest[1], greedy[2], greedy[3]):
+        await holder.finish()
+    assert order == [greedy[0], modest[0], greedy[1], modest[1], greedy[2], greedy[3]]
+
+
+async def test_the_queue_has_an_end() -> None:
+    admission = Admission(2, 60)
+    admission.set_capacity("a", "m", 1)
+    holders = [Holder(admission) for _ in range(3)]
+    await settle()
+    with pytest.raises(QueueFull) as caught:
+        await Holder(admission).task
+    assert caught.value.retry_after_s == 2
+    assert state(admission).waiting == 2
+    for holder in holders:
+        await holder.finish()
+
+
+async def test_waiting_has_a_deadline() -> None:
+    admission = Admission(8, 0.02)
+    admission.set_capacity("a", "m", 1)
+    holder = Holder(admission)
+    await holder.held.wait()
+    with pytest.raises(QueueTimeout) as caught:
+        await Holder(admission).task
+    assert caught.value.retry_after_s is not None
+    assert state(admission).waiting == 0
+    patient = Holder(admission, timeout_s=60)
+    await settle()
+    await holder.finish()
+    await patient.held.wait()
+    await patient.finish()
+
+
+async def test_retry_after_follows_the_drain_rate() -> None:
+    clock = Clock()
+    admission = Admission(4, 60, clock=clock)
+    admission.set_capacity("a", "m", 1)
+
+    async def refused() -> int:
+        with pytest.raises(QueueFull) as caught:
+            await Holder(admission).task
+        assert caught.value.retry_after_s is not None
+        return caught.value.retry_after_s
+
+    holders = [Holder(admission) for _ in range(5)]
+    await settle()
+    for number in range(20):  # one completion each two seconds, four in the queue
+        clock.now += 2
+        holders.append(Holder(admission))
+        await holders[number].finish()
+        await settle()
+        holders[-1].task.cancel()
+        await settle()
+        holders[-1] = Holder(admission)
+        await settle()
+    assert await refused() == 10
+    clock.now += 3600  # nothing has completed for an hour
+    assert await refused() == 60
+    for holder in holders:
+        holder.task.cancel()
+    await settle()
+
+
+async def test_a_cancelled_waiter_leaves_the_line() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    first, second, third = Holder(admission), Holder(admission), Holder(admission)
+    await settle()
+    second.task.cancel()
+    await first.finish()
+    await third.held.wait()
+    assert second.task.cancelled()
+    await third.finish()
+    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+
+
+async def test_a_slot_granted_to_a_cancelled_waiter_is_passed_on() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    first, second, third = Holder(admission), Holder(admission), Holder(admission)
+    await settle()
+    admission.set_capacity("a", "m", 2)  # grants to the second, whose task has not run yet
+    second.task.cancel()
+    await third.held.wait()
+    assert second.node_id is None
+    await first.finish()
+    await third.finish()
+    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 2, 0),))
+
+
+async def test_a_tried_node_is_left_out_without_holding_up_the_others() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1)
+    first, second = Holder(admission), Holder(admission)
+    await settle()
+    picky = Holder(admission, exclude=frozenset({"a"}))
+    behind = Holder(admission)
+    await settle()
+    await first.finish()
+    await settle()
+    assert (first.node_id, picky.node_id, behind.node_id) == ("a", None, "a")
+    await second.finish()
+    await settle()
+    assert picky.node_id == "b"
+    await picky.finish()
+    await behind.finish()
+
+
+async def test_nobody_waits_for_what_cannot_come() -> None:
+    admission = Admission(8, 60)
+    with pytest.raises(NoNodeAvailable):
+        await Holder(admission).task
+    admission.set_capacity("a", "m", 1)
+    with pytest.raises(NoNodeAvailable):
+        await Holder(admission, exclude=frozenset({"a"})).task
+    admission.set_capacity("b", "m", 1)
+    holders = [Holder(admission), Holder(admission)]
+    await settle()
+    hopeless = Holder(admission, exclude=frozenset({"a"}))
+    hopeful = Holder(admission)
+    await settle()
+    admission.remove("b")
+    with pytest.raises(NoNodeAvailable):
+        await hopeless.task
+    for holder in (*holders, hopeful):
+        await holder.finish()
+    admission.remove("a", "m")
+    assert admission.snapshot() == ()
+
+
+async def test_a_node_that_pauses_is_waited_for() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 0)
+    holder = Holder(admission)
+    await settle()
+    assert state(admission).waiting == 1
+    admission.set_capacity("a", "m", 1)
+    await holder.held.wait()
+    await holder.finish()
+
+
+async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    holder = Holder(admission)
+    await settle()
+    admission.remove("a")
+    assert state(admission).nodes == (SlotCount("a", 0, 1),)
+    admission.set_capacity("a", "m", 1)
+    waiter = Holder(admission)
+    await settle()
+    assert waiter.node_id is None
+    await holder.finish()
+    await waiter.held.wait()
+    await waiter.finish()
+
+
+async def test_fewer_slots_than_are_busy() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 2)
+    first, second, third = Holder(admission), Holder(admission), Holder(admission)
+    await settle()
+    admission.set_capacity("a", "m", 1)
+    await first.finish()
+    await settle()
+    assert third.node_id is None
+    await second.finish()
+    await third.held.wait()
+    await third.finish()
+
+
+async def test_a_choice_may_wait_and_is_asked_again() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1)
+
+    def only_b(candidates: Sequence[Candidate]) -> Candidate | None:
+        return next((candidate for candidate in candidates if candidate.node_id == "b"), None)
+
+    first, second = Holder(admission, choose=only_b), Holder(admission, choose=only_b)
+    await settle()
+    assert (first.node_id, second.node_id) == ("b", None)
+    await first.finish()
+    await second.held.wait()
+    await second.finish()
+
+
+async def test_a_broken_choice_harms_its_own_request_only() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+
+    def broken(candidates: Sequence[Candidate]) -> Candidate | None:
+        raise ZeroDivisionError
+
+    first = Holder(admission)
+    await settle()
+    second, third = Holder(admission, choose=broken), Holder(admission)
+    await settle()
+    await first.finish()
+    await third.held.wait()
+    with pytest.raises(ZeroDivisionError):
+        await second.task
+    await third.finish()
+    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+
+
+async def test_a_choice_outside_the_candidates_is_refused() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    with pytest.raises(ValueError, match="not a candidate"):
+        await Holder(admission, choose=lambda _: Candidate("b", 1, 0)).task
+    assert state(admission).nodes[0].busy == 0
+
+
+async def test_closing_wakes_everybody() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    holder = Holder(admission)
+    await settle()
+    waiters = [Holder(admission, key_id) for key_id in "abc"]
+    await settle()
+    admission.close()
+    admission.close()
+    for waiter in waiters:
+        with pytest.raises(NoNodeAvailable):
+            await waiter.task
+    with pytest.raises(NoNodeAvailable):
+        await Holder(admission).task
+    await holder.finish()
+    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))

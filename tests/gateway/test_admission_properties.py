@@ -1,0 +1,196 @@
+"""Whatever is claimed, given back, cancelled, timed out or resized in whatever order: no slot is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llb.decide.routing import Candidate, choose
+from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
+from llb.gateway.admission import Admission
+
+NODES = ("a", "b", "c")
+MAX_QUEUE = 6
+QUEUE_TIMEOUT_S = 10.0
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock and turns belong to the test."""
+
+    now_s = 0.0
+
+    def time(self) -> float:
+        return self.now_s
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+
+@dataclass(frozen=True)
+class Claim:
+    key_id: str
+    exclude: frozenset[str]
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    index: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    index: int
+
+
+@dataclass(frozen=True)
+class Resize:
+    node_id: str
+    slots: int | None  # None: the node leaves
+
+
+@dataclass(frozen=True)
+class Pass:
+    seconds: float
+
+
+Step = Claim | GiveBack | Cancel | Resize | Pass
+
+steps = st.one_of(
+    st.builds(Claim, st.sampled_from("xyz"), st.frozensets(st.sampled_from(NODES), max_size=1)),
+    st.builds(Claim, st.sampled_from("xyz"), st.just(frozenset[str]())),
+    st.builds(GiveBack, st.integers(0, 20)),
+    st.builds(Cancel, st.integers(0, 20)),
+    st.builds(Resize, st.sampled_from(NODES), st.none() | st.integers(0, 3)),
+    st.builds(Pass, st.sampled_from([0.5, 4.0, 11.0])),
+)
+
+
+class Requests:
+    """Keeps its own books of who holds what, independent of admission's."""
+
+    def __init__(self, loop: SteppedLoop) -> None:
+        self.loop = loop
+        self.admission = Admission(MAX_QUEUE, QUEUE_TIMEOUT_S, clock=loop.time)
+        self.capacity: dict[str, int] = {}
+        self.held: Counter[str] = Counter()
+        self.entered: list[tuple[Claim, int]] = []
+        self.waiting: dict[int, Claim] = {}
+        self.began: dict[int, float] = {}
+        self.done: list[asyncio.Event] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        for candidate in candidates:
+            assert candidate.slots == self.capacity[candidate.node_id]
+            assert self.held[candidate.node_id] <= candidate.busy < candidate.slots
+        return choose(candidates)
+
+    async def request(self, claim: Claim, number: int, done: asyncio.Event) -> None:
+        self.waiting[number] = claim
+        self.began[number] = self.loop.time()
+        try:
+            async with self.admission.claim(
+                "m", key_id=claim.key_id, choose=self.choose, exclude=claim.exclude
+            ) as taken:
+                del self.waiting[number]
+                assert taken.node_id not in claim.exclude
+                self.held[taken.node_id] += 1
+                self.entered.append((claim, number))
+                try:
+                    await done.wait()
+                finally:
+                    self.held[taken.node_id] -= 1
+        except QueueTimeout:
+            assert self.loop.time() - self.began[number] >= QUEUE_TIMEOUT_S
+        finally:
+            self.waiting.pop(number, None)
+
+    def apply(self, step: Step) -> None:
+        match step:
+            case Claim():
+                done = asyncio.Event()
+                number = len(self.tasks)
+                self.done.append(done)
+                self.tasks.append(self.loop.create_task(self.request(step, number, done)))
+            case GiveBack(index) if self.done:
+                self.done[index % len(self.done)].set()
+            case Cancel(index) if self.tasks:
+                self.tasks[index % len(self.tasks)].cancel()
+            case Resize(node_id, None):
+                self.capacity.pop(node_id, None)
+                self.admission.remove(node_id)
+            case Resize(node_id, slots) if slots is not None:
+                self.capacity[node_id] = slots
+                self.admission.set_capacity(node_id, "m", slots)
+            case Pass(seconds):
+                self.loop.now_s += seconds
+
+    def check_settled(self) -> None:
+        """When nothing is under way, both books agree, and nobody waits beside a slot that it could have."""
+        self.loop.turn(8)
+        queue = next(iter(self.admission.snapshot()), None)
+        busy = {node.node_id: node.busy for node in queue.nodes} if queue is not None else {}
+        assert +Counter(busy) == +self.held
+        assert (queue.waiting if queue is not None else 0) == len(self.waiting) <= MAX_QUEUE
+        for claim in self.waiting.values():
+            for node_id, slots in self.capacity.items():
+                assert node_id in claim.exclude or self.held[node_id] >= slots
+            assert self.capacity.keys() - claim.exclude  # else it would have been told
+
+    def check_order(self) -> None:
+        """First come, first served among the requests of one key that can use the same nodes."""
+        last: dict[Claim, int] = {}
+        for claim, number in self.entered:
+            assert last.get(claim, -1) < number
+            last[claim] = number
+
+    def finish(self) -> None:
+        for done in self.done:
+            done.set()
+        self.loop.turn(8)
+        for task in self.tasks:
+            task.cancel()
+        self.loop.turn(8)
+        for task in self.tasks:
+            assert task.done()
+            with suppress(QueueFull, NoNodeAvailable, asyncio.CancelledError):
+                task.result()
+        assert not +self.held
+        for queue in self.admission.snapshot():
+            assert queue.waiting == 0
+            assert all(node.busy == 0 for node in queue.nodes)
+        for node_id in NODES:
+            self.admission.remove(node_id)
+        assert self.admission.snapshot() == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    slots=st.integers(0, 3),
+    script=st.lists(st.tuples(steps, st.sampled_from([0, 0, 1, 2, 8])), max_size=40),
+)
+def test_no_slot_is_lost_or_doubled(slots: int, script: list[tuple[Step, int]]) -> None:
+    loop = SteppedLoop()
+    asyncio.set_event_loop(None)
+    try:
+        requests = Requests(loop)
+        requests.apply(Resize("a", slots))
+        for step, turns in script:
+            requests.apply(step)
+            if turns < 8:
+                loop.turn(turns)
+            else:
+                requests.check_settled()
+        requests.check_settled()
+        requests.check_order()
+        requests.finish()
+    finally:
+        loop.close()

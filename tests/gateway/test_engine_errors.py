@@ -1,0 +1,121 @@
+"""The bodies are what llama-server of xllamacpp 2026.10 answered to requests made wrong on purpose."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llb.errors import (
+    ContextExceeded,
+    EngineFailed,
+    InvalidRequest,
+    LlbError,
+    ModelLoading,
+    PayloadTooLarge,
+)
+from llb.gateway.engine_errors import MAX_MESSAGE_CHARS, translate_engine_error
+
+
+def said(message: str, type_: str, **fields: int) -> bytes:
+    return json.dumps({"error": {"code": 0, "message": message, "type": type_, **fields}}).encode()
+
+
+def test_a_prompt_longer_than_the_context() -> None:
+    body = said(
+        "request (1531 tokens) exceeds the available context size (512 tokens), try increasing it",
+        "exceed_context_size_error",
+        n_prompt_tokens=1531,
+        n_ctx=512,
+    )
+    error = translate_engine_error(400, body)
+    assert isinstance(error, ContextExceeded)
+    assert error.details == {"prompt_tokens": 1531, "context_length": 512}
+    assert "1531" in error.message
+    assert "512" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "param"),
+    [
+        (
+            400,
+            "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error",
+            "invalid_json",
+            None,
+        ),
+        (400, "'messages' is required", "invalid_request", "messages"),
+        (400, "Expected 'messages' to be an array", "invalid_request", "messages"),
+        (
+            400,
+            "Field 'temperature': [json.exception.type_error.302] type must be number, but is string",
+            "invalid_request",
+            "temperature",
+        ),
+        (400, '"prompt" elements must be a string, a list of tokens', "invalid_request", "prompt"),
+        (400, "Failed to initialize samplers: failed to parse grammar", "invalid_request", None),
+        (500, "image input is not supported - hint: if this is unexpected", "invalid_request", None),
+        (500, 'Failed to parse tools: Unsupported tool type: {"type":"x"}', "invalid_request", None),
+    ],
+)
+def test_what_the_caller_did_wrong(status: int, message: str, code: str, param: str | None) -> None:
+    error = translate_engine_error(status, said(message, "invalid_request_error"))
+    assert type(error) is InvalidRequest
+    assert error.code == code
+    assert error.details.get("param") == param
+    assert "json.exception" not in error.message
+    assert error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (
+            501,
+            said("This server does not support embeddings. Start it with `--embeddings`", "x"),
+            InvalidRequest,
+        ),
+        (503, said("Loading model", "unavailable_error"), ModelLoading),
+        (503, b"", EngineFailed),
+        (500, said("Compute error.", "server_error"), EngineFailed),
+        (500, b"<html>", EngineFailed),
+        (401, said("Invalid API Key", "authentication_error"), EngineFailed),
+        (404, said("File Not Found", "not_found_error"), EngineFailed),
+        (413, b"", PayloadTooLarge),
+        (400, b"", InvalidRequest),
+        (400, b'{"error":"a text"}', InvalidRequest),
+    ],
+)
+def test_kinds(status: int, body: bytes, kind: type[LlbError]) -> None:
+    error = translate_engine_error(status, body)
+    assert type(error) is kind
+    assert error.message
+
+
+def test_what_a_model_cannot_do() -> None:
+    embeddings = said("This server does not support embeddings. Start it with `--embeddings`", "x")
+    assert translate_engine_error(501, embeddings).message == "This model does not do embeddings"
+    reranking = said("This server does not support reranking. Start it with `--reranking`", "x")
+    assert translate_engine_error(501, reranking).message == "This model does not do reranking"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "/home/anna/models/a.gguf",
+        "http://127.0.0.1:41233/x",
+        "192.168.1.7:8080",
+        "C:\\Users\\anna\\a.gguf",
+    ],
+)
+@pytest.mark.parametrize("frame", ["cannot open '{}'", "failed at {}, sorry", "({})"])
+def test_no_place_of_the_host_is_told(secret: str, frame: str) -> None:
+    error = translate_engine_error(400, said(frame.format(secret), "invalid_request_error"))
+    for part in ("anna", "gguf", "127.0", "41233", "192.168", "8080"):
+        assert part not in error.message
+    assert "…" in error.message
+
+
+def test_an_endless_message_is_cut() -> None:
+    error = translate_engine_error(400, said("x" * 100_000, "invalid_request_error"))
+    assert len(error.message) == MAX_MESSAGE_CHARS

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from llb.errors import EngineFailed, EngineTimeout, LlbError
+from llb.gateway.relay import HEARTBEAT, HOLD_BYTES, MAX_EVENT_BYTES, Heartbeat, RelayResult, relay
+from llb.gateway.upstream import Upstream
+from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
+
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
+
+
+class Sink:
+    """A client that keeps what it gets, and may be slow or gone."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.wrote = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.gone = False
+
+    async def write(self, data: bytes, /) -> None:
+        await self.ready.wait()
+        if self.gone:
+            raise ConnectionResetError("the client has gone")
+        self.writes.append(data)
+        self.wrote.set()
+
+    @property
+    def got(self) -> bytes:
+        return b"".join(self.writes)
+
+    async def until(self, count: int) -> None:
+        while len(self.writes) < count:
+            self.wrote.clear()
+            await self.wrote.wait()
+
+
+async def run(
+    upstream: Upstream, served: Engine, sink: Sink, *, heartbeat_s: float = 30, idle_timeout_s: float = 30
+) -> RelayResult:
+    response = await upstream.request(
+        served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
+    )
+    return await relay(response, sink, heartbeat_s=heartbeat_s, idle_timeout_s=idle_timeout_s)
+
+
+def stream(*chunks: bytes, finish: bool = True) -> Answer:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        for chunk in chunks:
+            await exchange.chunk(chunk)
+        if finish:
+            await exchange.end()
+        else:
+            # Closed in order, so that what was sent arrives first.
+            exchange.writer.write_eof()
+            await exchange.gone.wait()
+
+    return answer
+
+
+def sent_error(got: bytes) -> dict[str, str]:
+    assert got.endswith(b"\n\n")
+    event = got.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+    assert event.startswith(b"data: ")
+    error: dict[str, str] = json.loads(event[6:])["error"]
+    return error
+
+
+async def test_a_stream_passes_through_byte_for_byte(upstream: Upstream) -> None:
+    parts = [b"data: one\n\n", b"data: tw", b"o\n", b"\ndata: three\r\n\r\nda", b"ta: four\n\n" + LAST]
+    sink = Sink()
+    async with engine(stream(*parts)) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got == b"".join(parts)
+    assert all(write.endswith((b"\n\n", b"\r\n\r\n")) for write in sink.writes)
+    assert result.stream
+    assert result.error is None
+    assert result.body_bytes == len(sink.got)
+    assert result.first_byte_at is not None
+    assert result.first_byte_at <= result.ended_at
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (31, 3)
+    assert upstream.idle_connections == 1
+
+
+async def test_a_stream_that_ends_without_a_blank_line(upstream: Upstream) -> None:
+    sink = Sink()
+    async with engine(stream(b"data: 1\n\ndata: 2")) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got == b"data: 1\n\ndata: 2"
+    assert result.error is None
+
+
+async def test_heartbeats_fill_silence_and_stand_between_events(upstream: Upstream) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await sink.until(2)
+        await exchange.chunk(b"data: half of an")
+        await sink.until(4)
+        await exchange.chunk(b" event\n\n")
+        await exchange.end()
+
+    async with engine(answer) as served:
+        result = await run(upstream, served, sink, heartbeat_s=0.02)
+    assert len(sink.writes) >= 5
+    assert sink.writes[-1] == b"data: half of an event\n\n"
+    assert set(sink.writes[:-1]) == {HEARTBEAT}
+    assert result.body_bytes == len(sink.writes[-1])
+
+
+async def test_an_engine_that_dies_in_the_middle(upstream: Upstream) -> None:
+    sink = Sink()
+    async with engine(stream(b"data: 1\n\n", b"data: cut o", finish=False)) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got.startswith(b"data: 1\n\ndata: {")
+    assert sent_error(sink.got) == {
+        "message": "The engine stopped before its answer was complete",
+        "type": "upstream_error",
+        "code": "engine_failed",
+    }
+    assert isinstance(result.error, EngineFailed)
+
+
+async def test_an_engine_that_falls_silent(upstream: Upstream) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.chunk(b"data: 1\n\n")
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        result = await run(upstream, served, sink, heartbeat_s=0.03, idle_timeout_s=0.1)
+        await served.until_open(0)
+    assert sink.writes[:2] == [b"data: 1\n\n", HEARTBEAT]
+    assert sent_error(sink.got)["code"] == "engine_timeout"
+    assert isinstance(result.error, EngineTimeout)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        stream(finish=False),
+        stream(b"data: not a whole event", finish=False),
+    ],
+    ids=["nothing", "half an event"],
+)
+async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
+    upstream: Upstream, answer: Answer
+) -> None:
+    sink = Sink()
+    async with engine(answer) as served:
+        with pytest.raises(EngineFailed):
+            await run(upstream, served, sink)
+    assert sink.writes == []
+
+
+async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: Upstream) -> None:
+    sink = Sink()
+    giant = b"data: " + b"x" * (3 * MAX_EVENT_BYTES) + b"\n\n"
+    async with engine(stream(giant, LAST)) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got == giant + LAST
+    assert len(sink.writes) > 2
+    assert result.usage.prompt_tokens == 31
+
+
+async def test_an_engine_that_dies_inside_a_giant_event(upstream: Upstream) -> None:
+    sink = Sink()
+    async with engine(stream(b"data: " + b"x" * (2 * MAX_EVENT_BYTES), finish=False)) as served:
+        await run(upstream, served, sink)
+    assert sent_error(sink.got)["code"] == "engine_failed"
+    assert b"x\n\ndata: {" in sink.got
+
+
+async def test_an_error_that_the_engine_itself_streamed(upstream: Upstream) -> None:
+    sink = Sink()
+    said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
+    async with engine(stream(b"data: 1\n\n", said)) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got == b"data: 1\n\n" + said
+    assert isinstance(result.error, EngineFailed)
+
+
+async def test_a_document_passes_through(upstream: Upstream) -> None:
+    sink = Sink()
+    body = b'{"usage":{"prompt_tokens":5,"completion_tokens":2},"timings":{"prompt_n":1,"predicted_ms":3.5}}'
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.json(body)
+
+    async with engine(answer) as served:
+        result = await run(upstream, served, sink)
+    assert sink.writes == [body]
+    assert not result.stream
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (5, 2)
+    assert result.usage.decode_ms == 3.5
+
+
+@pytest.mark.parametrize("size_bytes", [0, HOLD_BYTES, HOLD_BYTES + 1, 5 * HOLD_BYTES])
+async def test_documents_of_any_size(upstream: Upstream, size_bytes: int) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.json(b"x" * size_bytes)
+
+    async with engine(answer) as served:
+        result = await run(upstream, served, sink)
+    assert sink.got == b"x" * size_bytes
+    assert result.body_bytes == size_bytes
+
+
+@pytest.mark.parametrize("sent_bytes", [100, 4 * HOLD_BYTES])
+async def test_a_document_that_breaks(upstream: Upstream, sent_bytes: int) -> None:
+    """Held back, it can still be had elsewhere; once begun, the caller is told to cut its client off."""
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * sent_bytes)
+        exchange.writer.write_eof()
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        if sent_bytes < HOLD_BYTES:
+            with pytest.raises(EngineFailed):
+                await run(upstream, served, sink)
+            assert sink.writes == []
+        else:
+            result = await run(upstream, served, sink)
+            assert isinstance(result.error, EngineFailed)
+            assert b"error" not in sink.got
+
+
+async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: Upstream) -> None:
+    sink = Sink()
+    sink.gone = True
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.chunk(b"data: 1\n\n")
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        with pytest.raises(ConnectionResetError):
+            await run(upstream, served, sink)
+        await served.until_open(0)
+
+
+async def test_a_cancelled_relay_closes_the_engines_connection(upstream: Upstream) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.chunk(b"data: 1\n\n")
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        task = asyncio.ensure_future(run(upstream, served, sink))
+        await sink.until(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await served.until_open(0)
+
+
+async def test_no_heartbeat_for_a_quick_block() -> None:
+    sink = Sink()
+    async with Heartbeat(sink, 30) as heartbeat:
+        pass
+    assert not heartbeat.started
+    assert sink.writes == []
+
+
+async def test_heartbeats_while_a_block_takes_long() -> None:
+    sink = Sink()
+    async with Heartbeat(sink, 0.01) as heartbeat:
+        await sink.until(3)
+    assert heartbeat.started
+    count = len(sink.writes)
+    assert sink.got == HEARTBEAT * count
+    await asyncio.sleep(0)
+    assert len(sink.writes) == count
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat")] == []
+
+
+async def test_a_comment_under_way_is_finished_before_the_block_is_left() -> None:
+    sink = Sink()
+    sink.ready.clear()
+    async with Heartbeat(sink, 0.001) as heartbeat:
+        while not heartbeat.started:  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0.001)
+        asyncio.get_running_loop().call_soon(sink.ready.set)
+    assert sink.writes == [HEARTBEAT]
+
+
+async def until_started(sink: Sink, error: Exception | None) -> None:
+    async with Heartbeat(sink, 0.001) as heartbeat:
+        while not heartbeat.started:  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0.001)
+        if error is not None:
+            raise error
+
+
+async def test_the_block_raises_what_the_heartbeat_met() -> None:
+    sink = Sink()
+    sink.gone = True
+    with pytest.raises(ConnectionResetError):
+        await until_started(sink, None)
+
+
+async def test_the_blocks_own_error_goes_first() -> None:
+    sink = Sink()
+    sink.gone = True
+    with pytest.raises(LlbError, match="own"):
+        await until_started(sink, LlbError("own"))

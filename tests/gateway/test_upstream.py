@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from llb.gateway.connection import HIGH_WATER_BYTES, MAX_HEADER_BYTES, Response, keep_alive_s
+from llb.gateway.faults import BadAnswer, ConnectFailed, UpstreamClosed, UpstreamTimeout
+from llb.gateway.upstream import Target, Upstream, request_head
+from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine
+
+
+async def ask(
+    upstream: Upstream, served: Engine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
+) -> Response:
+    return await upstream.request(
+        served.target,
+        b"POST",
+        b"/v1/chat/completions",
+        [(b"Content-Type", b"application/json")],
+        body,
+        connect_timeout_s=5.0,
+        header_timeout_s=header_timeout_s,
+    )
+
+
+async def read(response: Response) -> bytes:
+    return await response.read(64 * 1024 * 1024, 10.0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds: what it asks about has no event of its own."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+async def say_hello(exchange: Exchange) -> None:
+    await exchange.json(b'{"hello":1}')
+
+
+async def test_an_answer_with_a_length(upstream: Upstream) -> None:
+    async with engine(say_hello) as served:
+        response = await ask(upstream, served, b'{"model":"m"}')
+        assert response.status == 200
+        assert response.content_type == b"application/json"
+        assert response.content_length == 11
+        assert await read(response) == b'{"hello":1}'
+    got = served.exchanges[0]
+    assert (got.method, got.path, got.body) == ("POST", "/v1/chat/completions", b'{"model":"m"}')
+    headers = dict(got.headers)
+    assert headers["authorization"] == "Bearer sk-engine"
+    assert headers["host"] == f"127.0.0.1:{served.target.port}"
+
+
+async def test_a_connection_is_used_again_and_abreast(upstream: Upstream) -> None:
+    together = asyncio.Barrier(2)
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.path == "/together":
+            await together.wait()
+        await exchange.json(b"{}")
+
+    async with engine(answer) as served:
+        for _ in range(5):
+            await read(await ask(upstream, served))
+        assert served.connections == 1
+        assert upstream.idle_connections == 1
+
+        async def one() -> bytes:
+            response = await upstream.request(
+                served.target, b"GET", b"/together", connect_timeout_s=5, header_timeout_s=5
+            )
+            return await read(response)
+
+        assert list(await asyncio.gather(one(), one())) == [b"{}", b"{}"]
+        assert served.connections == 2
+        assert upstream.idle_connections == 2
+
+
+async def test_chunks_in_odd_splits(upstream: Upstream) -> None:
+    parts = [b"data: one\n\n", b"x" * 70_000, b"\r\n\r\n0\r\n", b"end"]
+    wire = SSE_HEAD + b"".join(b"%x;ext=1\r\n%b\r\n" % (len(part), part) for part in parts)
+    wire += b"0\r\nTrailer: yes\r\n\r\n"
+
+    async def answer(exchange: Exchange) -> None:
+        for at in range(300):
+            await exchange.send(wire[at : at + 1])
+            await asyncio.sleep(0)  # lets the bytes leave one by one
+        for at in range(300, len(wire), 1009):
+            await exchange.send(wire[at : at + 1009])
+
+    async with engine(answer) as served:
+        first = await ask(upstream, served)
+        assert await read(first) == b"".join(parts)
+        await read(await ask(upstream, served))
+        assert served.connections == 1
+
+
+async def test_interim_answers_are_skipped(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 103 Early Hints\r\nContent-Type: text/plain\r\nLink: x\r\n\r\n")
+        await exchange.json(b"{}")
+
+    async with engine(answer) as served:
+        response = await ask(upstream, served)
+        assert (response.status, response.content_type) == (200, b"application/json")
+        assert await read(response) == b"{}"
+        assert b"link" not in [name for name, _ in response.headers]
+
+
+async def test_a_body_that_ends_with_its_connection(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it")
+        exchange.writer.write_eof()
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        assert await read(await ask(upstream, served)) == b"all of it"
+        assert upstream.idle_connections == 0
+
+
+async def test_hop_by_hop_headers_end_here(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nKeep-Alive: timeout=5\r\nX-Kept: yes\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        )
+
+    async with engine(answer) as served:
+        response = await upstream.request(
+            served.target,
+            b"POST",
+            b"/",
+            [
+                (b"Connection", b"upgrade"),
+                (b"authorization", b"Bearer sk-user"),
+                (b"Cookie", b"a=b"),
+                (b"x-own", b"1"),
+            ],
+            connect_timeout_s=5,
+            header_timeout_s=5,
+        )
+        assert response.headers == [(b"x-kept", b"yes")]
+        assert await read(response) == b""
+        await served.until_open(0)
+    headers = served.exchanges[0].headers
+    assert ("x-own", "1") in headers
+    assert [value for name, value in headers if name == "authorization"] == ["Bearer sk-engine"]
+    assert {"connection", "cookie"}.isdisjoint(name for name, _ in headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        (b"/a b", (b"x", b"1")),
+        (b"/a\r\nx: y", (b"x", b"1")),
+        (b"/", (b"x", b"1\r\nHost: other")),
+        (b"/", (b"x\nx", b"1")),
+        (b"/", (b"x", b"1\r")),
+    ],
+)
+def test_nothing_breaks_out_of_its_line(path: bytes, header: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        request_head(Target("127.0.0.1", 1), b"POST", path, [header], 0)
+
+
+def test_an_ipv6_target_is_named_in_brackets() -> None:
+    head = request_head(Target("::1", 81, headers=((b"x-hop", b"1"),)), b"GET", b"/", [], 0)
+    assert head == b"GET / HTTP/1.1\r\nHost: [::1]:81\r\nx-hop: 1\r\n\r\n"
+
+
+async def test_a_kept_connection_that_the_peer_closed_is_replaced(upstream: Upstream) -> None:
+    """The close is not seen before the next request is sent: the peer hangs up on reading it."""
+
+    async def answer(exchange: Exchange) -> None:
+        if len(served.exchanges) == 2:
+            exchange.die()
+            return
+        await exchange.json(b"{}")
+
+    async with engine(answer) as served:
+        await read(await ask(upstream, served))
+        assert await read(await ask(upstream, served)) == b"{}"
+        assert [exchange.connection for exchange in served.exchanges] == [1, 1, 2]
+
+
+async def test_a_fresh_connection_is_not_tried_twice(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        exchange.die()
+
+    async with engine(answer) as served:
+        with pytest.raises(UpstreamClosed) as caught:
+            await ask(upstream, served)
+        assert caught.value.before_first_byte
+        assert len(served.exchanges) == 1
+
+
+async def test_an_answer_that_began_is_never_asked_for_again(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        if len(served.exchanges) == 2:
+            await exchange.send(b"HTTP/1.1 2")
+            exchange.hang_up = True
+            return
+        await exchange.json(b"{}")
+
+    async with engine(answer) as served:
+        await read(await ask(upstream, served))
+        with pytest.raises(UpstreamClosed) as caught:
+            await ask(upstream, served)
+        assert not caught.value.before_first_byte
+        assert len(served.exchanges) == 2
+
+
+async def test_an_idle_connection_closed_by_the_peer_leaves_the_pool(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.json(b"{}")
+        exchange.hang_up = True
+
+    async with engine(answer) as served:
+        await read(await ask(upstream, served))
+        await served.until_open(0)
+        await until(lambda: not upstream.open_connections)
+        assert upstream.idle_connections == 0
+
+
+async def test_nobody_listens(upstream: Upstream) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectFailed) as caught:
+        await upstream.request(
+            Target("127.0.0.1", port), b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
+        )
+    assert not caught.value.timed_out
+    assert str(port) not in str(caught.value)
+
+
+async def test_a_black_hole_costs_the_connect_deadline(upstream: Upstream) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        target = Target("127.0.0.1", listener.getsockname()[1])
+        # Nobody accepts: once the backlog is full the kernel leaves further attempts without an answer.
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        try:
+            with pytest.raises(ConnectFailed) as caught:
+                await upstream.request(target, b"GET", b"/", connect_timeout_s=0.1, header_timeout_s=5)
+        finally:
+            for filler in fillers:
+                filler.close()
+    assert caught.value.timed_out
+
+
+async def test_header_and_idle_deadlines(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        if exchange.path == "/mute":
+            await exchange.gone.wait()
+        else:
+            await exchange.send(SSE_HEAD)
+            await exchange.chunk(b"data: 1\n\n")
+            await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        with pytest.raises(UpstreamTimeout) as caught:
+            await upstream.request(
+                served.target, b"GET", b"/mute", connect_timeout_s=5, header_timeout_s=0.05
+            )
+        assert caught.value.stage == "header"
+        response = await ask(upstream, served)
+        chunks = response.chunks(0.05)
+        assert await anext(chunks) == b"data: 1\n\n"
+        with pytest.raises(UpstreamTimeout) as caught:
+            await anext(chunks)
+        assert caught.value.stage == "idle"
+        await served.until_open(0)
+
+
+async def test_silence_is_reported_and_the_answer_goes_on(upstream: Upstream) -> None:
+    more = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await more.wait()
+        await exchange.chunk(b"late")
+        await exchange.end()
+
+    async with engine(answer) as served:
+        response = await ask(upstream, served)
+        assert await response.chunk(0.02) is None
+        assert await response.chunk(0.02) is None
+        more.set()
+        assert await response.chunk(10) == b"late"
+        assert await response.chunk(10) == b""
+        assert await response.chunk(10) == b""
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * (MAX_HEADER_BYTES + 1),
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    ],
+    ids=["not http", "two framings", "endless head", "upgrade"],
+)
+async def test_a_bad_answer_closes_the_connection(upstream: Upstream, wire: bytes) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(wire)
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        with pytest.raises(BadAnswer):
+            await ask(upstream, served)
+        await served.until_open(0)
+
+
+async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        await exchange.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+
+    async with engine(answer) as served:
+        for number in (1, 2):
+            assert await read(await ask(upstream, served)) == b"{}"
+            assert served.connections == number
+
+
+async def test_an_answer_larger_than_allowed(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.json(b"x" * 100_000)
+
+    async with engine(answer) as served:
+        response = await ask(upstream, served)
+        with pytest.raises(BadAnswer):
+            await response.read(1000, 10)
+
+
+@pytest.mark.parametrize("stage", ["head", "body"])
+async def test_leaving_closes_the_connection_at_once(upstream: Upstream, stage: str) -> None:
+    """This is what frees the slot of an engine whose client has gone: in prefill no head has come yet."""
+    asked = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        if stage == "body":
+            await exchange.send(SSE_HEAD)
+            await exchange.chunk(b"data: 1\n\n")
+        asked.set()
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+
+        async def client() -> None:
+            response = await ask(upstream, served)
+            try:
+                await response.chunk(10)
+                await response.chunk(10)
+            finally:
+                response.close()
+                response.close()
+
+        task = asyncio.ensure_future(client())
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await served.exchanges[0].gone.wait()
+        await served.until_open(0)
+        assert upstream.idle_connections == 0
+
+
+async def test_cancelling_after_the_whole_answer_came_spares_the_next_user(upstream: Upstream) -> None:
+    """The connection is in the pool again while the first task has not run: its end must not abort the second."""
+    release = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        if len(served.exchanges) == 2:
+            await release.wait()
+        await exchange.json(b"{}")
+
+    async with engine(answer) as served:
+        first = asyncio.ensure_future(ask(upstream, served))
+        await until(lambda: upstream.idle_connections == 1)
+        second = asyncio.ensure_future(ask(upstream, served))
+        first.cancel()
+        await asyncio.wait([first])
+        release.set()
+        assert await read(await second) == b"{}"
+
+
+async def test_a_slow_reader_pauses_the_engine(upstream: Upstream) -> None:
+    """64 MB are on offer; what has been read here stays bounded by the buffer and one read of the loop."""
+    total_bytes = 64 * 1024 * 1024
+    piece = b"x" * 65536
+    sent_bytes = 0
+    stuck = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        nonlocal sent_bytes
+        await exchange.send(SSE_HEAD)
+        for _ in range(total_bytes // len(piece)):
+            try:
+                async with asyncio.timeout(0.3):
+                    await exchange.chunk(piece)
+            except TimeoutError:
+                stuck.set()
+                await exchange.writer.drain()
+            sent_bytes += len(piece)
+        await exchange.end()
+
+    async with engine(answer) as served:
+        response = await ask(upstream, served)
+        assert await response.chunk(10)
+        await stuck.wait()
+        assert response.buffered_bytes <= HIGH_WATER_BYTES + 256 * 1024
+        assert sent_bytes < total_bytes / 2
+        received_bytes = 0
+        most_bytes = 0
+        async for data in response.chunks(10):
+            received_bytes += len(data)
+            most_bytes = max(most_bytes, len(data))
+        assert received_bytes > total_bytes - HIGH_WATER_BYTES - 512 * 1024
+        assert most_bytes <= HIGH_WATER_BYTES + 256 * 1024
+
+
+async def test_closing_the_client_ends_what_runs(upstream: Upstream) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        task = asyncio.ensure_future(ask(upstream, served))
+        await served.until_open(1)
+        await until(lambda: len(served.exchanges) == 1)
+        await upstream.close()
+        await upstream.close()
+        with pytest.raises(UpstreamClosed):
+            await task
+        with pytest.raises(ConnectFailed):
+            await ask(upstream, served)
+        await served.until_open(0)
+
+
+async def test_a_dropped_target_keeps_no_connection(upstream: Upstream) -> None:
+    async with engine(say_hello) as served:
+        await read(await ask(upstream, served))
+        upstream.drop(served.target)
+        await served.until_open(0)
+        assert upstream.idle_connections == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "kept_s"),
+    [
+        (b"timeout=5, max=100", 4.0),
+        (b"max=100", 15.0),
+        (b"timeout=0", 0.0),
+        (b"timeout=900", 60.0),
+        (b"5", 15.0),
+    ],
+)
+def test_we_leave_before_the_peer_does(value: bytes, kept_s: float) -> None:
+    assert keep_alive_s(value) == kept_s

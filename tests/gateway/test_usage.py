@@ -1,0 +1,111 @@
+"""The bodies are llama-server's own, shortened."""
+
+from __future__ import annotations
+
+import pytest
+
+from llb.gateway.usage import TAIL_BYTES, Edges, Usage
+
+CHAT = b"""data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" of"}}],"object":"chat.completion.chunk"}
+
+data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],"timings":{"cache_n":30,"prompt_n":1,"prompt_ms":13.3,"predicted_n":3,"predicted_ms":22.5}}
+
+data: [DONE]
+
+"""
+CHAT_USAGE = b"""data: {"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":31,"total_tokens":34,"prompt_tokens_details":{"cached_tokens":30}},"timings":{"cache_n":30,"prompt_n":1,"prompt_ms":13.9,"predicted_n":3,"predicted_ms":19.2}}
+
+data: [DONE]
+
+"""
+RESPONSES = b"""event: response.output_item.done
+data: {"type":"response.output_item.done","item":{"type":"message","status":"completed"}}
+
+event: response.completed
+data: {"type":"response.completed","response":{"id":"r","usage":{"input_tokens":31,"output_tokens":3,"input_tokens_details":{"cached_tokens":30}}},"timings":{"cache_n":30,"prompt_n":1,"prompt_ms":28.6,"predicted_n":3,"predicted_ms":18.9}}
+
+"""
+MESSAGES_START = b"""event: message_start
+data: {"type":"message_start","message":{"id":"m","usage":{"cache_read_input_tokens":30,"input_tokens":1,"output_tokens":0}}}
+
+"""
+MESSAGES_END = b"""event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":3}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"""
+DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
+
+
+def edges(*parts: bytes) -> Edges:
+    result = Edges()
+    for part in parts:
+        result.add(part)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("parts", "usage"),
+    [
+        ([CHAT], Usage(31, 3, 30, 13.3, 22.5)),
+        ([CHAT_USAGE], Usage(31, 3, 30, 13.9, 19.2)),
+        ([RESPONSES], Usage(31, 3, 30, 28.6, 18.9)),
+        ([MESSAGES_START, MESSAGES_END], Usage(31, 3, 30)),
+        ([MESSAGES_START, *[DELTA] * 5000, MESSAGES_END], Usage(31, 3, 30)),
+        ([CHAT.replace(b"\n", b"\r\n")], Usage(31, 3, 30, 13.3, 22.5)),
+        ([b"data: [DONE]\n\n"], Usage()),
+        ([b": comment\n\n", b"data: {broken\n\n", b'data: {"usage":"odd"}\n\n'], Usage()),
+        ([], Usage()),
+    ],
+    ids=["chat", "with usage", "responses", "messages", "long", "crlf", "none", "broken", "empty"],
+)
+def test_streams(parts: list[bytes], usage: Usage) -> None:
+    assert edges(*parts).usage_of_stream() == (usage, None)
+    whole = b"".join(parts)
+    in_bytes = edges(*(whole[at : at + 7] for at in range(0, len(whole), 7)))
+    assert in_bytes.usage_of_stream() == (usage, None)
+
+
+def test_the_middle_of_a_stream_is_not_looked_at() -> None:
+    counted = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    assert edges(DELTA, counted, *[DELTA] * 10).usage_of_stream() == (Usage(), None)
+
+
+def test_an_error_at_the_end_of_a_stream() -> None:
+    said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
+    assert edges(DELTA, said).usage_of_stream()[1] == "Compute error."
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (
+            b'{"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":31,"prompt_tokens_details":{"cached_tokens":0}},'
+            b'"timings":{"cache_n":0,"prompt_n":31,"prompt_ms":174.5,"predicted_n":3,"predicted_ms":20.7}}',
+            Usage(31, 3, 0, 174.5, 20.7),
+        ),
+        (b'{"usage":{"cache_read_input_tokens":30,"input_tokens":1,"output_tokens":3}}', Usage(31, 3, 30)),
+        (
+            b'{"object":"list","usage":{"prompt_tokens":7,"total_tokens":7},"data":['
+            + b"0," * TAIL_BYTES
+            + b"0]}",
+            Usage(7),
+        ),
+        (b"<html>", Usage()),
+        (b"", Usage()),
+    ],
+    ids=["chat", "messages", "large embedding", "not json", "empty"],
+)
+def test_documents(body: bytes, usage: Usage) -> None:
+    pieces = edges(*(body[at : at + 1000] for at in range(0, len(body), 1000)))
+    assert pieces.usage_of_document() == usage
+
+
+def test_memory_stays_flat() -> None:
+    result = Edges()
+    for _ in range(10_000):
+        result.add(b"x" * 1000)
+    assert result.total_bytes == 10_000_000
+    assert result.kept_bytes < 2 * TAIL_BYTES
