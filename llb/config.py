@@ -382,9 +382,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         setting = by_key.get(key)
         if setting is None:
             raise SetupError(f"{path}: unknown setting '{key}'.")
-        if isinstance(raw, list):
-            raw = ",".join(str(item) for item in raw)
         if isinstance(raw, (dict, bool)):
             raise SetupError(f"{path}: '{key}' has the wrong type.")
-        values[setting.field] = _value(setting, str(raw), f"{path}: {key}")
+        text = ",".join(map(str, raw)) if isinstance(raw, list) else str(raw)
+        values[setting.field] = _value(setting, text, f"{path}: {key}")
     return values

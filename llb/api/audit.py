@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
 from llb.api.replies import reply
 from llb.api.times import to_iso
-from llb.errors import InvalidRequest
+from llb.errors import InvalidRequest, LlbError
 from llb.store import audit
 from llb.store.audit import AuditRecord
 from llb.store.database import Database
@@ -16,6 +19,7 @@ from llb.wire import AuditEntry, AuditPage, Scope
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
+MAX_TARGET_CHARS = 200
 _MAX_ID = 2**63 - 1  # SQLite's integers end there
 
 
@@ -57,3 +61,31 @@ def _view(record: AuditRecord) -> AuditEntry:
         address=record.address,
         result=record.result,
     )
+
+
+class AuditLog:
+    """Notes the acts of other resources."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    @asynccontextmanager
+    async def act(self, request: Request, action: str, target: str) -> AsyncIterator[None]:
+        """Note who did `action` to `target`, from where, and how the block ended."""
+        try:
+            yield
+        except LlbError as error:
+            await self._note(request, action, target, error.code)
+            raise
+        await self._note(request, action, target, "ok")
+
+    async def _note(self, request: Request, action: str, target: str, result: str) -> None:
+        async with self._db.write() as tx:
+            await audit.record(
+                tx,
+                actor=request.ctx.principal.label,
+                action=action,
+                target=target[:MAX_TARGET_CHARS],
+                address=request.ctx.peer.address,
+                result=result,
+            )

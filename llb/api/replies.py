@@ -132,7 +132,7 @@ def translate(error: Exception) -> errors.LlbError:
     return errors.InternalError("An internal error occurred; the log of this host has the details")
 
 
-def install_errors(app: Sanic) -> None:
+def install_errors(app: Sanic[Any, Any]) -> None:
     """Give every failure of `app` the contract's error body."""
 
     async def handle(request: Request | None, error: Exception) -> HTTPResponse:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.admission import Admission
-from llb.gateway.connection import Response, UpstreamFault
+from llb.gateway.connection import Response
 from llb.gateway.engine_errors import translate_engine_error
-from llb.gateway.relay import RelayResult, as_error, error_event, relay
+from llb.gateway.faults import UpstreamFault
+from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
 from llb.wire import EngineState, Model, ModelStatus, ReplicaState
@@ -117,61 +118,78 @@ class Dispatcher:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 return await self._send(call, sink)
         except TimeoutError:
-            return await self._fail(
-                sink, errors.EngineTimeout("The answer took longer than a request may take")
-            )
+            await self._tell(sink, errors.EngineTimeout("The answer took longer than a request may take"))
         except errors.LlbError as error:
-            return await self._fail(sink, error)
+            await self._tell(sink, error)
         finally:
             if not any(self._active.values()):
                 self._idle.set()
+        return None
 
-    async def _fail(self, sink: Sink, error: errors.LlbError) -> None:
+    @staticmethod
+    async def _tell(sink: Sink, error: errors.LlbError) -> None:
+        """An error inside the stream that heartbeats have begun; raised where nothing was begun."""
         if not sink.started:
             raise error
         await sink.write(error_event(error))
 
     async def _send(self, call: Call, sink: Sink) -> RelayResult:
+        """Claim, load, ask, relay; again on another node while the client has got nothing of an answer."""
         tried: frozenset[str] = frozenset()
         failure: errors.LlbError | None = None
         while True:
+            node: Node | None = None
             try:
-                async with self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried) as claim:
-                    node = self._view.nodes[claim.node_id]
-                    with self._counted(node.id):
-                        return await self._ask(call, node, claim.queued_ms, sink)
+                async with AsyncExitStack() as held:
+                    async with Heartbeat(sink) if call.stream else nullcontext():
+                        claim = await held.enter_async_context(
+                            self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried)
+                        )
+                        node = self._view.nodes[claim.node_id]
+                        held.enter_context(self._counted(node.id))
+                        target = await held.enter_async_context(self._engine(call, node))
+                        response = await self._ask(call, target)
+                    sink.begin(
+                        response.status,
+                        response.content_type,
+                        node_name=node.hello.name,
+                        queued_ms=claim.queued_ms,
+                    )
+                    return await relay(response, sink)
             except errors.NoNodeAvailable:
                 raise failure or errors.NoNodeAvailable(
                     f"No node can answer for model '{call.model.id}' just now"
                 ) from None
             except errors.UpstreamError as error:
-                if sink.started:
+                if node is None or sink.started:
                     raise
-                tried |= {node.id}
-                failure = error
                 log.warning(
                     "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
                 )
+                tried |= {node.id}
+                failure = error
 
-    async def _ask(self, call: Call, node: Node, queued_ms: int, sink: Sink) -> RelayResult:
-        """One attempt at one node. Raises `UpstreamError` when another node may do better."""
-        async with self._engine(call, node) as target:
+    async def _ask(self, call: Call, target: Target) -> Response:
+        """The engine's answer, once its head is there. Raises the contract's error for a refusal."""
+        try:
+            response = await self._upstream.request(
+                target,
+                b"POST",
+                call.path,
+                call.headers,
+                call.body,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                header_timeout_s=REQUEST_LIMIT_S,
+            )
+            if response.status < 400:
+                return response
             try:
-                response = await self._upstream.request(
-                    target,
-                    b"POST",
-                    call.path,
-                    call.headers,
-                    call.body,
-                    connect_timeout_s=CONNECT_TIMEOUT_S,
-                    header_timeout_s=REQUEST_LIMIT_S,
-                )
-                if response.status >= 400:
-                    raise await _refusal(response)
-            except UpstreamFault as fault:
-                raise as_error(fault) from fault
-            sink.begin(response.status, response.content_type, node_name=node.hello.name, queued_ms=queued_ms)
-            return await relay(response, sink)
+                body = await response.read(ERROR_BODY_BYTES, CONNECT_TIMEOUT_S)
+            finally:
+                response.close()
+        except UpstreamFault as fault:
+            raise as_error(fault) from fault
+        raise translate_engine_error(response.status, body)
 
     @asynccontextmanager
     async def _engine(self, call: Call, node: Node) -> AsyncIterator[Target]:
@@ -222,12 +240,3 @@ class Dispatcher:
         for gone in self._served.get(node.id, set()) - usable:
             self._admission.remove(node.id, gone)
         self._served[node.id] = usable
-
-
-async def _refusal(response: Response) -> errors.LlbError:
-    """What the engine's refusal means for the caller."""
-    try:
-        body = await response.read(ERROR_BODY_BYTES, CONNECT_TIMEOUT_S)
-    finally:
-        response.close()
-    return translate_engine_error(response.status, body)

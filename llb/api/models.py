@@ -1,0 +1,77 @@
+"""The catalogue with its states, and the wish to hold a model."""
+
+from __future__ import annotations
+
+from sanic import Blueprint, Request
+from sanic.response import HTTPResponse
+
+from llb import errors
+from llb.api.access import requires
+from llb.api.audit import AuditLog
+from llb.api.replies import body, no_content, reply
+from llb.auth import allows
+from llb.cluster.registrations import Registrations
+from llb.cluster.view import ClusterView
+from llb.wire import Model, ModelList, ModelWithStatus, RegisterRequest, Scope
+
+
+def models_blueprint(view: ClusterView, registrations: Registrations, audit: AuditLog) -> Blueprint:
+    """`/api/models`."""
+    blueprint = Blueprint("models")
+
+    @blueprint.get("/api/models", name="list")
+    @requires(Scope.MODELS_READ)
+    async def list_models(request: Request) -> HTTPResponse:
+        paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
+        found = [view.describe(model, paths=paths) for model in view.models()]
+        return reply(ModelList(tuple(item for item in found if _matches(item, request))))
+
+    @blueprint.get("/api/models/<model_id:str>", name="get")
+    @requires(Scope.MODELS_READ)
+    async def get_model(request: Request, model_id: str) -> HTTPResponse:
+        paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
+        return reply(view.describe(_known(view, model_id), paths=paths))
+
+    @blueprint.post("/api/models/register", name="register")
+    @requires(Scope.MODELS_WRITE)
+    async def register(request: Request) -> HTTPResponse:
+        wish = body(request, RegisterRequest)
+        if wish.replicas != "all" and wish.replicas < 1:
+            raise errors.InvalidRequest('replicas must be at least 1, or "all"', param="replicas")
+        async with audit.act(request, "model.register", wish.model_id):
+            answer = await registrations.register(
+                wish.model_id, replicas=wish.replicas, by=request.ctx.principal.label
+            )
+        return reply(answer, 202)
+
+    @blueprint.delete("/api/models/<model_id:str>", name="delete")
+    @requires(Scope.MODELS_WRITE)
+    async def delete(request: Request, model_id: str) -> HTTPResponse:
+        async with audit.act(request, "model.delete", model_id):
+            await registrations.delete(model_id)
+        return no_content()
+
+    return blueprint
+
+
+def _known(view: ClusterView, model_id: str) -> Model:
+    model = view.model(model_id)
+    if model is None:
+        raise errors.ModelNotFound(model_id)
+    return model
+
+
+def _matches(item: ModelWithStatus, request: Request) -> bool:
+    """Whether a model passes the filters of the query: `status`, `capability`, `tag`, `q`."""
+    status = request.args.get("status")
+    capability = request.args.get("capability")
+    tag = request.args.get("tag")
+    words = (request.args.get("q") or "").lower().split()
+    model = item.model
+    text = " ".join((model.id, model.name, model.description, model.repo, *model.tags)).lower()
+    return (
+        (status is None or item.status.lower() == status.lower())
+        and (capability is None or capability.lower() in (each.lower() for each in model.capabilities))
+        and (tag is None or tag.lower() in (each.lower() for each in model.tags))
+        and all(word in text for word in words)
+    )

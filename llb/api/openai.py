@@ -1,0 +1,157 @@
+"""OpenAI's dialect: bodies pass through to the engine; only what must be checked is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import msgspec
+from sanic import Blueprint, Request
+from sanic.response import HTTPResponse
+
+from llb import errors
+from llb.api.access import requires
+from llb.api.replies import decode, reply
+from llb.config import parse_duration
+from llb.gateway.dispatch import Call, Dispatcher
+from llb.wire import InferenceHead, Model, Scope
+
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+MAX_PROBS = 20
+_FORWARDED = ("content-type", "accept")
+
+
+class StreamSink:
+    """A Sanic response that begins with the first bytes, so that head and first chunk leave in one write."""
+
+    def __init__(self, request: Request) -> None:
+        self.started = False
+        self._request = request
+        self._response: HTTPResponse | None = None
+        self._status = 200
+        self._content_type = "text/event-stream"
+        self._headers: dict[str, str] = {}
+
+    def begin(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self._status = status
+        self._content_type = content_type.decode("latin-1") or "application/octet-stream"
+        self._headers = {"x-llb-node": node_name, "x-llb-queue-ms": str(queued_ms)}
+
+    async def write(self, data: bytes, /) -> None:
+        if self._response is None:
+            self.started = True
+            self._response = cast(
+                HTTPResponse,
+                await self._request.respond(
+                    status=self._status, headers=self._headers, content_type=self._content_type
+                ),
+            )
+        await self._response.send(data)
+
+    async def end(self) -> None:
+        if self._response is None:
+            await self.write(b"")
+        assert self._response is not None  # noqa: S101  # write() made it
+        await self._response.eof()  # type: ignore[no-untyped-call]
+
+
+def openai_blueprint(dispatcher: Dispatcher) -> Blueprint:
+    """`/v1` as OpenAI's clients call it."""
+    blueprint = Blueprint("openai")
+
+    @blueprint.get("/v1/models", name="models")
+    @requires(Scope.MODELS_READ)
+    async def list_models(_request: Request) -> HTTPResponse:
+        return reply(
+            {"object": "list", "data": [_model_object(model) for model in dispatcher.ready_models()]}
+        )
+
+    @blueprint.get("/v1/models/<model_id:path>", name="model")
+    @requires(Scope.MODELS_READ)
+    async def get_model(_request: Request, model_id: str) -> HTTPResponse:
+        return reply(_model_object(dispatcher.model(model_id)))
+
+    @requires(Scope.INFERENCE)
+    async def infer(request: Request) -> HTTPResponse | None:
+        sink = StreamSink(request)
+        result = await dispatcher.send(_call(dispatcher, request), sink)
+        if result is not None and result.error is not None and not result.stream:
+            # Its length was promised and cannot be kept: only a cut connection says so.
+            cast(asyncio.Transport, request.transport).abort()
+            return None
+        await sink.end()
+        return None
+
+    for path in PATHS:
+        blueprint.add_route(infer, path, methods=["POST"], name=path.removeprefix("/v1/").replace("/", "_"))
+    return blueprint
+
+
+def _model_object(model: Model) -> dict[str, Any]:
+    return {"id": model.id, "object": "model", "created": 0, "owned_by": "llb"}
+
+
+def _call(dispatcher: Dispatcher, request: Request) -> Call:
+    """The request as the dispatcher takes it. Raises `InvalidRequest` and what the model's state says."""
+    body = request.body
+    head = decode(body, InferenceHead)
+    _check(head)
+    if b"image_url" in body:
+        _check_images(decode(body, dict[str, Any]))
+    model = dispatcher.model(head.model)
+    if head.model != model.id:
+        # Rare, and the engine repeats the name it was called by: replies carry the catalogue's id.
+        document = decode(body, dict[str, Any])
+        document["model"] = model.id
+        body = msgspec.json.encode(document)
+    return Call(
+        model=model,
+        path=request.path.encode("ascii"),
+        headers=[
+            (name.encode("ascii"), value.encode("latin-1"))
+            for name in _FORWARDED
+            if (value := request.headers.get(name)) is not None
+        ],
+        body=body,
+        stream=head.stream,
+        key_id=request.ctx.principal.id,
+        keep_alive_s=_keep_alive_s(head.keep_alive),
+    )
+
+
+def _check(head: InferenceHead) -> None:
+    """Refuse the fields by which a caller could take more of an engine than one slot's fair use."""
+    if head.id_slot is not None and head.id_slot != -1:
+        raise errors.InvalidRequest("A request may not choose its slot", param="id_slot")
+    if head.cache_prompt is False:
+        raise errors.InvalidRequest("The prompt cache cannot be switched off", param="cache_prompt")
+    if head.n_probs is not None and head.n_probs > MAX_PROBS:
+        raise errors.InvalidRequest(f"At most {MAX_PROBS} probabilities a token", param="n_probs")
+    if head.n_predict is not None and head.n_predict < 0:
+        raise errors.InvalidRequest("An answer must have a limit of tokens", param="n_predict")
+    if head.max_tokens is not None and head.max_tokens < 0:
+        raise errors.InvalidRequest("An answer must have a limit of tokens", param="max_tokens")
+
+
+def _check_images(value: object) -> None:
+    """Only `data:` URLs: the engine would fetch any other, from wherever the caller points it."""
+    if isinstance(value, dict):
+        image = value.get("image_url")
+        if image is not None:
+            url = image.get("url") if isinstance(image, dict) else image
+            if not isinstance(url, str) or not url[:5].lower() == "data:":
+                raise errors.InvalidRequest("Images must be given as data: URLs", param="image_url")
+        for item in value.values():
+            _check_images(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_images(item)
+
+
+def _keep_alive_s(value: str | float | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value) if isinstance(value, (int, float)) else parse_duration(value)
+    except ValueError as error:
+        raise errors.InvalidRequest(f"keep_alive {error}", param="keep_alive") from None

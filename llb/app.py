@@ -1,0 +1,207 @@
+"""The composition root: what the appliance is made of, and in which order it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from sanic import Sanic
+
+from llb import auth, portable, runfile
+from llb.api.accounts import Accounts, accounts_blueprint
+from llb.api.audit import AuditLog, audit_blueprint
+from llb.api.guard import Guard
+from llb.api.identity import Identity
+from llb.api.keys import keys_blueprint
+from llb.api.live import LiveFeed, live_blueprint
+from llb.api.models import models_blueprint
+from llb.api.nodes import nodes_blueprint
+from llb.api.openai import openai_blueprint
+from llb.api.page import page_blueprint
+from llb.api.replies import install_errors
+from llb.api.system import system_blueprint
+from llb.catalog import load_catalog
+from llb.cluster.links import Links, local_link
+from llb.cluster.registrations import Registrations
+from llb.cluster.view import ClusterView
+from llb.config import Config
+from llb.engine.pool import EnginePool
+from llb.errors import SetupError
+from llb.events import Bus
+from llb.gateway.admission import Admission
+from llb.gateway.dispatch import Dispatcher
+from llb.gateway.upstream import Upstream
+from llb.hardware import Machine
+from llb.hub import Hub, StatsCache
+from llb.node.agent import NodeAgent
+from llb.node.files import ModelFiles
+from llb.store import nodes, settings, users
+from llb.store.database import Database
+from llb.tasks import TaskGroup
+from llb.wire import Event, HfStats, ModelStatsUpdated
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
+FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
+
+
+class Appliance:
+    """Everything of one process: balancer and local node. `start()` and `stop()` are Sanic's to call."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises `SetupError` for a catalogue or a setting that cannot be used."""
+        self.config = config
+        self.catalog = load_catalog(config.catalog)
+        self.local_token = auth.new_local_token()
+        self.bus: Bus[Event] = Bus()
+        self.db = Database(config.database_path)
+        self.hub = Hub(config.hub_endpoint, config.hub_token)
+        self.stats = StatsCache(self.hub, [model.repo for model in self.catalog], self._stats_changed)
+
+        self.identity = Identity(self.db)
+        self.accounts = Accounts(self.db, self.identity)
+        self.guard = Guard(config, self.identity, local_token=self.local_token)
+
+        self.view = ClusterView(self.catalog, self.bus, self.stats.get)
+        self.registrations = Registrations(self.db, self.hub, self.view)
+        self.links = Links(self.view, self.registrations.want, self.registrations.replica_changed)
+        self.registrations.on_want_changed = self.links.want_changed
+
+        self.machine = Machine()
+        self.pool = EnginePool(
+            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
+        )
+        self.agent = NodeAgent(
+            config=config,
+            db=self.db,
+            hub=self.hub,
+            files=ModelFiles(config.models_dir),
+            machine=self.machine,
+            pool=self.pool,
+        )
+        self.admission = Admission(config.max_queue, config.queue_timeout_s)
+        self.upstream = Upstream()
+        self.dispatcher = Dispatcher(
+            self.view, self.admission, self.upstream, self.agent, load_timeout_s=config.queue_timeout_s
+        )
+        self.feed = LiveFeed(self.bus, self.view)
+        self.tasks = TaskGroup("llb")
+        self._lock: portable.Lock | None = None
+
+    def blueprints(self) -> tuple[Any, ...]:
+        """The API, a resource a line."""
+        return (
+            accounts_blueprint(self.db, self.accounts),
+            keys_blueprint(self.db, self.identity),
+            audit_blueprint(self.db),
+            models_blueprint(self.view, self.registrations, AuditLog(self.db)),
+            nodes_blueprint(self.view),
+            openai_blueprint(self.dispatcher),
+            live_blueprint(self.feed),
+            system_blueprint(self.config, self.view, lambda: self.agent.problems),
+            page_blueprint(),
+        )
+
+    async def start(self) -> None:
+        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the network."""
+        await asyncio.to_thread(self._take_home)
+        try:
+            await self.db.start()
+            await self.accounts.ensure_admin(self.config.admin_password)
+            if self.guard.exposed and await self.default_password():
+                raise SetupError(
+                    f"Listening on {self.config.listen_host} with the default password would let anybody in: "
+                    "set LLB_ADMIN_PASSWORD at the first start, or change it with 'llb password'."
+                )
+            self.identity.start()
+            cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
+            self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
+            async with self.db.write() as tx:
+                await nodes.ensure_local(tx, self.agent.node_id, self.config.name)
+            await self.registrations.start(cluster_id)
+            await self.agent.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.tasks.supervise(self._run_local_link(), "local-link")
+        self.tasks.supervise(self.stats.run(), "hub-stats")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new requests and let running answers end."""
+        await self.dispatcher.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """The start in reverse; idempotent."""
+        await self.dispatcher.close()
+        await self.tasks.close()
+        await self.agent.close()
+        await self.registrations.close()
+        self.view.close()
+        await self.hub.aclose()
+        await self.identity.close()
+        await self.db.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def default_password(self) -> bool:
+        """Whether the administrator still has the default password."""
+        return await users.default_password_in_use(self.db)
+
+    def _take_home(self) -> None:
+        home = self.config.home
+        try:
+            portable.private_dir(home)
+            self.config.models_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = portable.lock_file(home / runfile.LOCK_NAME)
+        except OSError as error:
+            raise SetupError(
+                f"The data directory {home} cannot be used: {error.strerror}; choose another with --home."
+            ) from None
+        if self._lock is None:
+            owner = portable.lock_owner(home / runfile.LOCK_NAME)
+            raise SetupError(
+                f"Another llb (process {owner or 'unknown'}) uses {home}: stop it, or choose another --home."
+            )
+
+    async def _run_local_link(self) -> None:
+        """The local node speaks with its balancer as a joined one does, over a link inside the process."""
+        node_end, balancer_end = local_link()
+        async with asyncio.TaskGroup() as both_ends:
+            both_ends.create_task(self.links.serve(balancer_end), name="llb.local-link.balancer")
+            both_ends.create_task(self.agent.run(node_end), name="llb.local-link.node")
+
+    def _stats_changed(self, repo: str, stats: HfStats) -> None:
+        for model in self.catalog:
+            if model.repo == repo:
+                self.bus.publish(ModelStatsUpdated(model_id=model.id, hf_stats=stats))
+
+
+def create_app(config: Config) -> Sanic[Any, Any]:
+    """The appliance as a Sanic app, for `python -m llb` and for embedding. Raises `SetupError`."""
+    app: Sanic[Any, Any] = Sanic("llb", configure_logging=False)
+    app.config.REQUEST_MAX_SIZE = MAX_BODY_BYTES
+    app.config.RESPONSE_TIMEOUT = FOREVER_S
+    app.config.KEEP_ALIVE_TIMEOUT = 75.0
+    app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 5.0
+    app.config.WEBSOCKET_MAX_SIZE = 64 * 1024
+    app.config.FALLBACK_ERROR_FORMAT = "json"
+
+    appliance = Appliance(config)
+    app.ctx.llb = appliance
+    install_errors(app)
+    appliance.guard.install(app)
+    for blueprint in appliance.blueprints():
+        app.blueprint(blueprint)
+
+    async def start(_app: Sanic[Any, Any]) -> None:
+        await appliance.start()
+
+    async def stop(_app: Sanic[Any, Any]) -> None:
+        await appliance.stop()
+
+    app.register_listener(start, "before_server_start")
+    app.register_listener(stop, "before_server_stop")
+    return app

@@ -1,0 +1,346 @@
+"""The cluster as the balancer sees it now: nodes, their replicas, and what follows for each model. In memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from msgspec import structs
+
+from llb.catalog import Catalog
+from llb.decide import placement, status
+from llb.events import Bus
+from llb.store.registrations import Registration
+from llb.wire import (
+    EngineReport,
+    EngineState,
+    Event,
+    Heartbeat,
+    Hello,
+    HfStats,
+    Meters,
+    MetricsUpdated,
+    Model,
+    ModelStatus,
+    ModelStatusChanged,
+    ModelWithStatus,
+    NodeModel,
+    NodeStatus,
+    NodeStatusChanged,
+    NodeView,
+    ReplicaReport,
+    ReplicaState,
+    ReplicaView,
+)
+
+PROGRESS_INTERVAL_S = 0.25  # the contract: progress at most 4 times a second a model
+
+
+@dataclass
+class Node:
+    """One node and what it last said of itself."""
+
+    id: str
+    hello: Hello
+    status: NodeStatus = NodeStatus.ONLINE
+    draining: bool = False
+    tags: tuple[str, ...] = ()
+    last_seen: float = field(default_factory=time.time)
+    heartbeat: Heartbeat | None = None
+    replicas: dict[str, ReplicaReport] = field(default_factory=dict)
+    engines: dict[str, EngineReport] = field(default_factory=dict)
+
+    @property
+    def online(self) -> bool:
+        return self.status is NodeStatus.ONLINE
+
+
+class ClusterView:
+    """Takes what nodes report, derives what users see and publishes it when it has changed."""
+
+    def __init__(self, catalog: Catalog, bus: Bus[Event], stats_of: Callable[[str], HfStats | None]) -> None:
+        self.catalog = catalog
+        self.nodes: dict[str, Node] = {}
+        self.registrations: Mapping[str, Registration] = {}
+        self.waiting: dict[str, str] = {}  # model id → what its resolution waits for
+        self.placed: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
+        self.active_requests: Callable[[str], int] = lambda _node_id: 0
+        self.on_node_changed: Callable[[Node], None] = lambda _node: None
+        self._bus = bus
+        self._stats_of = stats_of
+        self._published: dict[str, status.Derived] = {}
+        self._published_at: dict[str, float] = {}
+        self._flushes: dict[str, asyncio.TimerHandle] = {}
+
+    # --- what comes in ------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
+        """A node is there, with its whole state; what was known of it before is replaced."""
+        node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags)
+        before = self.nodes.get(node.id)
+        self.nodes[node.id] = node
+        for report in hello.replicas:
+            self._take(node, report)
+        self._node_changed(node)
+        self.on_node_changed(node)
+        for model_id in {*node.replicas, *(before.replicas if before else ())}:
+            self.refresh(model_id)
+        return node
+
+    def beat(self, node_id: str, heartbeat: Heartbeat) -> None:
+        node = self.nodes[node_id]
+        node.heartbeat = heartbeat
+        node.last_seen = time.time()
+        node.engines = {engine.model_id: engine for engine in heartbeat.engines}
+        self.on_node_changed(node)
+        meters = heartbeat.meters
+        self._bus.publish(
+            MetricsUpdated(
+                node_id=node_id,
+                cpu_usage=meters.cpu_usage,
+                memory_usage=meters.memory_usage,
+                gpu_usage=meters.gpu_usage,
+                gpu_memory_usage=meters.gpu_memory_usage,
+                request_count=0,
+                active_requests=self.active_requests(node_id),
+                tokens_per_second=0.0,
+            )
+        )
+        for model_id in self.registrations:
+            self.refresh(model_id)  # its memory and disk decide what can be placed
+
+    def replica(self, node_id: str, report: ReplicaReport) -> None:
+        node = self.nodes[node_id]
+        before = node.replicas.get(report.model_id)
+        node.last_seen = time.time()
+        self._take(node, report)
+        if before is None or _lifecycle(before) != _lifecycle(report):
+            self._node_changed(node)
+        self.on_node_changed(node)
+        self.refresh(report.model_id)
+
+    def offline(self, node_id: str) -> None:
+        """The link to a node has ended: what it holds cannot be used until it says hello again."""
+        node = self.nodes[node_id]
+        if node.online:
+            node.status = NodeStatus.OFFLINE
+            self._node_changed(node)
+            self.on_node_changed(node)
+            for model_id in node.replicas:
+                self.refresh(model_id)
+
+    @staticmethod
+    def _take(node: Node, report: ReplicaReport) -> None:
+        if report.engine is not None:
+            node.engines[report.model_id] = report.engine
+        if report.state is ReplicaState.GONE:
+            node.replicas.pop(report.model_id, None)
+            node.engines.pop(report.model_id, None)
+        else:
+            node.replicas[report.model_id] = report
+
+    def registration_changed(self, model_id: str) -> None:
+        """A registration was made, resolved or marked as deleted."""
+        for node in self.online():
+            self.on_node_changed(node)
+        self.refresh(model_id)
+
+    # --- what follows -------------------------------------------------------------------------------
+
+    def derived(self, model_id: str) -> status.Derived:
+        """A model's status and numbers as they are at this moment."""
+        registration = self.registrations.get(model_id)
+        if registration is None or not registration.active:
+            return status.derive(None, ())
+        fact = status.RegistrationFact(
+            attempt=registration.attempt,
+            resolved=registration.resolved is not None,
+            placed=bool(self.placed(model_id)),
+            error=registration.error,
+            waiting=self.waiting.get(model_id),
+        )
+        return status.derive(
+            fact,
+            [
+                status.ReplicaFact(node_name=node.hello.name, online=node.online, report=report)
+                for node, report in self.holders(model_id)
+            ],
+        )
+
+    def refresh(self, model_id: str) -> None:
+        """Publish the model's status if it differs from what was published; progress alone is coalesced."""
+        now = self.derived(model_id)
+        before = self._published.get(model_id)
+        if now == before or (before is None and now.status is ModelStatus.AVAILABLE):
+            return
+        only_progress = before is not None and (now.status, now.error) == (before.status, before.error)
+        since_s = time.monotonic() - self._published_at.get(model_id, float("-inf"))
+        if only_progress and since_s < PROGRESS_INTERVAL_S:
+            if model_id not in self._flushes:
+                self._flushes[model_id] = asyncio.get_running_loop().call_later(
+                    PROGRESS_INTERVAL_S - since_s, self._flush, model_id
+                )
+            return
+        if (flush := self._flushes.pop(model_id, None)) is not None:
+            flush.cancel()
+        self._published[model_id] = now
+        self._published_at[model_id] = time.monotonic()
+        self._bus.publish(self.status_event(model_id))
+
+    def _flush(self, model_id: str) -> None:
+        self._flushes.pop(model_id, None)
+        self.refresh(model_id)
+
+    def close(self) -> None:
+        for flush in self._flushes.values():
+            flush.cancel()
+        self._flushes.clear()
+
+    def _node_changed(self, node: Node) -> None:
+        self._bus.publish(self.node_event(node))
+
+    def status_event(self, model_id: str) -> ModelStatusChanged:
+        now = self.derived(model_id)
+        return ModelStatusChanged(
+            model_id=model_id,
+            status=now.status,
+            progress=now.progress,
+            downloaded_bytes=now.downloaded_bytes,
+            total_bytes=now.total_bytes,
+            bytes_per_second=now.bytes_per_second,
+            error=now.error,
+        )
+
+    def node_event(self, node: Node) -> NodeStatusChanged:
+        return NodeStatusChanged(
+            node_id=node.id,
+            name=node.hello.name,
+            status=node.status,
+            draining=node.draining,
+            models=tuple(
+                NodeModel(model_id, _lifecycle(report)) for model_id, report in sorted(node.replicas.items())
+            ),
+        )
+
+    # --- questions ----------------------------------------------------------------------------------
+
+    def holders(self, model_id: str) -> Iterator[tuple[Node, ReplicaReport]]:
+        """Every node that says something of this model, online or not."""
+        for node in self.nodes.values():
+            report = node.replicas.get(model_id)
+            if report is not None:
+                yield node, report
+
+    def online(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.online]
+
+    def rooms(self, model_id: str | None = None) -> list[placement.Room]:
+        """What the online nodes offer, as placement wants it."""
+        return [
+            placement.Room(
+                node_id=node.id,
+                node_name=node.hello.name,
+                budget_bytes=node.hello.memory_budget_bytes,
+                vram_bytes=node.hello.vram_budget_bytes,
+                disk_free_bytes=node.heartbeat.disk_free_bytes if node.heartbeat else 0,
+                draining=node.draining,
+                holds=model_id in node.replicas,
+            )
+            for node in self.online()
+        ]
+
+    def model(self, model_id: str) -> Model | None:
+        """The model of this id: the catalogue's entry, else the registered one whose entry has left it."""
+        known = self.catalog.get(model_id)
+        if known is not None:
+            return known
+        registration = self.registrations.get(model_id)
+        return registration.entry if registration is not None and registration.active else None
+
+    def find(self, name: str) -> Model | None:
+        """The model that a program means by `name`: an id, or what `Catalog.find` knows besides."""
+        return self.catalog.find(name) or self.model(name)
+
+    def models(self) -> list[Model]:
+        """All models in catalogue order, then the registered ones that the catalogue no longer has."""
+        listed = {model.id for model in self.catalog.models}
+        left = [
+            registration.entry
+            for model_id, registration in self.registrations.items()
+            if model_id not in listed and registration.active
+        ]
+        return [*self.catalog.models, *left]
+
+    def describe(self, model: Model, *, paths: bool) -> ModelWithStatus:
+        """One model as the API shows it; where its files are only with `paths`."""
+        now = self.derived(model.id)
+        registered = model.id in self.registrations
+        return ModelWithStatus(
+            model=model,
+            status=now.status,
+            supported=self.catalog.get(model.id) is not None,
+            hf_stats=self._stats_of(model.repo),
+            download_progress=now.progress,
+            downloaded_bytes=now.downloaded_bytes,
+            total_bytes=now.total_bytes,
+            bytes_per_second=now.bytes_per_second,
+            eta_seconds=now.eta_s,
+            available_nodes=now.available_nodes,
+            replicas=tuple(
+                ReplicaView(
+                    node_id=node.id,
+                    node_name=node.hello.name,
+                    state=report.state,
+                    progress=report.progress,
+                    error=report.error,
+                    path=report.path if paths else None,
+                    engine=node.engines.get(model.id),
+                    last_used=report.last_used,
+                )
+                for node, report in self.holders(model.id)
+            )
+            if registered
+            else (),
+            fit=placement.fit(model.required_memory_bytes, self.rooms(model.id)),
+            error=now.error,
+        )
+
+    def node_view(self, node: Node, *, paths: bool) -> NodeView:
+        """One node as the API shows it; where its files are only with `paths`."""
+        hello, beat = node.hello, node.heartbeat
+        return NodeView(
+            id=node.id,
+            name=hello.name,
+            status=node.status,
+            draining=node.draining,
+            address=None,  # the local node has none
+            version=hello.version,
+            platform=hello.platform,
+            tags=node.tags,
+            hardware=beat.hardware if beat else hello.hardware,
+            meters=beat.meters if beat else _NO_METERS,
+            memory_budget_bytes=hello.memory_budget_bytes,
+            memory_used_bytes=beat.memory_used_bytes if beat else 0,
+            disk_free_bytes=beat.disk_free_bytes if beat else 0,
+            max_downloads=hello.max_downloads,
+            active_requests=self.active_requests(node.id),
+            slots=sum(engine.slots for engine in node.engines.values() if engine.state in _SERVING),
+            engines=tuple(node.engines.values()),
+            replicas=tuple(
+                report if paths else structs.replace(report, path=None) for report in node.replicas.values()
+            ),
+            last_seen=node.last_seen,
+        )
+
+
+_SERVING = (EngineState.READY, EngineState.BUSY)
+_NO_METERS = Meters()
+
+
+def _lifecycle(report: ReplicaReport) -> str:
+    """What happens to a replica, as one word: its engine's state once it is ready, else its own."""
+    if report.state is ReplicaState.READY and report.engine is not None:
+        return report.engine.state.value
+    return report.state.value

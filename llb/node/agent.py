@@ -1,0 +1,285 @@
+"""The node's reconciler: makes true what its balancer wants, and reports what is."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+from llb import __version__, errors
+from llb.config import Config
+from llb.engine.pool import EnginePool, Lease
+from llb.hardware import Facts, Machine
+from llb.hub import Hub
+from llb.node.files import ModelFiles
+from llb.node.keeper import DISK_RESERVE_BYTES, Keeper
+from llb.node.replica import Replica
+from llb.store import replicas as store
+from llb.store.database import Database
+from llb.store.replicas import ReplicaRecord
+from llb.tasks import TaskGroup
+from llb.wire import (
+    PROTOCOL_VERSION,
+    Drain,
+    EngineReport,
+    EngineState,
+    Heartbeat,
+    Hello,
+    LinkClosed,
+    NodeLink,
+    NodeMessage,
+    ReplicaState,
+    Want,
+    Welcome,
+)
+
+HEARTBEAT_S = 5.0
+SWEEP_S = 3600.0
+PARTIAL_KEEP_S = 7 * 86_400.0
+S = ReplicaState
+
+
+class NodeAgent:
+    """Owns the replicas of this host. `run(link)` serves one link; replicas live on between links."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        db: Database,
+        hub: Hub,
+        files: ModelFiles,
+        machine: Machine,
+        pool: EnginePool,
+    ) -> None:
+        self.node_id = ""  # told at the start: it is kept in the database
+        self.pool = pool
+        self._config = config
+        self._db = db
+        self._files = files
+        self._machine = machine
+        self._keeper = Keeper(
+            hub,
+            files,
+            pool,
+            max_downloads=config.max_downloads,
+            download_rate=config.download_rate,
+            wanted=self._wanted,
+            announce=self._announce,
+        )
+        self._replicas: dict[str, Replica] = {}
+        self._revision = -1
+        self._tasks = TaskGroup("agent")
+        self._outbox: asyncio.Queue[NodeMessage] | None = None
+        self._facts: Facts | None = None
+        pool.on_change = self._engine_changed
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load what this node held when it last ran, and look whether it is still so."""
+        for record in await store.all_of_node(self._db, self.node_id):
+            replica = self._take_up(record)
+            if replica.state is S.READY:
+                await self._keeper.check(replica)
+        self._tasks.supervise(self._sweep(), "sweep")
+
+    async def close(self) -> None:
+        """Stop downloads and engines; what has arrived stays where it is."""
+        await self._tasks.close()
+        await self._store_last_used()
+        await self.pool.close()
+        self._machine.close()
+
+    async def run(self, link: NodeLink) -> None:
+        """Speak with the balancer over `link` until it ends."""
+        if self._facts is None:
+            self._facts = await self._machine.probe()
+            self.pool.set_budget(self._facts.budget(self._config.memory_limit_bytes))
+        self._outbox = asyncio.Queue()
+        try:
+            await link.send(self._hello(self._facts))
+            await link.send(await self._heartbeat(self._facts))
+            async with asyncio.TaskGroup() as both_ways:
+                both_ways.create_task(self._speak(link, self._outbox), name="agent.speak")
+                both_ways.create_task(self._beat(link, self._facts), name="agent.beat")
+                both_ways.create_task(self._listen(link), name="agent.listen")
+        except* LinkClosed:
+            pass
+        finally:
+            self._outbox = None
+            await link.close()
+
+    async def _speak(self, link: NodeLink, outbox: asyncio.Queue[NodeMessage]) -> None:
+        while True:
+            await link.send(await outbox.get())
+
+    async def _beat(self, link: NodeLink, facts: Facts) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for replica in list(self._replicas.values()):
+                if replica.state is S.READY and not replica.lock.locked():
+                    await self._keeper.check(replica)
+            await self._store_last_used()
+            await link.send(await self._heartbeat(facts))
+
+    async def _listen(self, link: NodeLink) -> None:
+        while True:
+            message = await link.receive()
+            match message:
+                case Want():
+                    self._reconcile(message)
+                case Welcome() | Drain():
+                    pass  # the balancer alone decides what a draining node is asked
+
+    async def _sweep(self) -> None:
+        """Partials that nobody came back for are removed after a week."""
+        while True:
+            await asyncio.to_thread(self._files.sweep_partials, PARTIAL_KEEP_S, self._wanted())
+            await asyncio.sleep(SWEEP_S)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with this host, as sentences; empty until it was looked at."""
+        return self._facts.problems if self._facts is not None else ()
+
+    def _wanted(self) -> frozenset[str]:
+        return frozenset(replica.model_id for replica in self._replicas.values() if replica.want is not None)
+
+    # --- what it says -------------------------------------------------------------------------------
+
+    def _hello(self, facts: Facts) -> Hello:
+        budget = facts.budget(self._config.memory_limit_bytes)
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            node_id=self.node_id,
+            name=self._config.name,
+            version=__version__,
+            platform=platform.platform(terse=True),
+            addresses=(),
+            hardware=facts.hardware,
+            memory_budget_bytes=budget.total_bytes,
+            vram_budget_bytes=sum(budget.vram_bytes),
+            max_downloads=self._config.max_downloads,
+            slots_per_engine=self._config.parallel,
+            replicas=tuple(replica.report() for replica in self._replicas.values()),
+        )
+
+    async def _heartbeat(self, facts: Facts) -> Heartbeat:
+        return Heartbeat(
+            hardware=self._machine.hardware or facts.hardware,
+            meters=await self._machine.meters(),
+            memory_used_bytes=self.pool.memory_used_bytes,
+            disk_free_bytes=await asyncio.to_thread(self._disk_offered_bytes),
+            engines=self.pool.reports(),
+        )
+
+    def _disk_offered_bytes(self) -> int:
+        """Bytes that further models may take: free disk less the reserve, within `--disk-limit`."""
+        free = max(0, self._files.free_bytes() - DISK_RESERVE_BYTES)
+        if self._config.disk_limit_bytes is not None:
+            free = min(free, max(0, self._config.disk_limit_bytes - self._files.disk_used_bytes()))
+        return free
+
+    def _announce(self, replica: Replica) -> None:
+        if replica.state is S.GONE:
+            self._replicas.pop(replica.model_id, None)
+        if self._outbox is not None:
+            self._outbox.put_nowait(replica.report())
+
+    def _engine_changed(self, report: EngineReport) -> None:
+        replica = self._replicas.get(report.model_id)
+        if replica is not None:
+            replica.engine = None if report.state is EngineState.STOPPED else report
+            self._announce(replica)
+
+    # --- what it is told ----------------------------------------------------------------------------
+
+    def _reconcile(self, want: Want) -> None:
+        """Turn every replica to what the balancer wants of it now."""
+        if want.revision < self._revision:
+            return  # overtaken on its way
+        self._revision = want.revision
+        wanted = {model.model_id: model for model in want.models}
+        for model_id, model in wanted.items():
+            replica = self._replicas.get(model_id)
+            if replica is None:
+                replica = self._take_up(
+                    ReplicaRecord(
+                        node_id=self.node_id, model_id=model_id, attempt=model.attempt, state=S.WANTED
+                    )
+                )
+            if replica.want != model:
+                replica.want = model
+                self._turn(replica, partial(self._keeper.hold, replica, model))
+        for model_id in set(self._replicas) - set(wanted):
+            replica = self._replicas[model_id]
+            if model_id in want.deleted:
+                if replica.want is not None or replica.task is None:
+                    self._turn(replica, partial(self._keeper.drop, replica))
+            elif replica.want is not None:
+                self._turn(replica, partial(self._keeper.rest, replica))
+            replica.want = None
+
+    def _turn(self, replica: Replica, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """End what is done with a replica now and do `work` instead; the lock keeps their order."""
+        if replica.task is not None:
+            replica.task.cancel()
+
+        async def take_over() -> None:
+            async with replica.lock:
+                await work()
+
+        replica.task = self._tasks.supervise(take_over(), f"replica.{replica.model_id}")
+
+    def _take_up(self, record: ReplicaRecord) -> Replica:
+        replica = Replica(record, self._files.directory(record.model_id), self._persist, self._announce)
+        self._replicas[record.model_id] = replica
+        return replica
+
+    async def _persist(self, record: ReplicaRecord) -> None:
+        async with self._db.write() as tx:
+            if record.state is S.GONE:
+                await store.remove(tx, record.node_id, record.model_id)
+            else:
+                await store.put(tx, record)
+
+    # --- what it is used for ------------------------------------------------------------------------
+
+    async def lease(self, model_id: str, *, deadline_s: float, keep_alive_s: float | None) -> Lease:
+        """An engine with this model in memory, loaded if need be; release it after use.
+
+        Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
+        """
+        replica = self._replicas.get(model_id)
+        if replica is None or replica.state is not S.READY:
+            raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
+        replica.last_used = time.time()
+        if replica.engine is None and not await self._keeper.check(replica):
+            raise errors.ModelFailed(f"Model '{model_id}' cannot be used: {replica.error}")
+        try:
+            return await self.pool.lease(model_id, deadline_s=deadline_s, keep_alive_s=keep_alive_s)
+        except errors.ModelFailed as refused:
+            await self._keeper.refuse(replica, refused.message)
+            raise
+
+    async def set_pinned(self, model_id: str, pinned: bool) -> None:
+        """Keep a model's engine in memory, or no longer. Raises `ModelNotRegistered`."""
+        replica = self._replicas.get(model_id)
+        if replica is None:
+            raise errors.ModelNotRegistered(model_id)
+        replica.pinned = pinned
+        self.pool.pin(model_id, pinned)
+        await self._persist(replica.record())
+
+    async def _store_last_used(self) -> None:
+        used = {
+            replica.model_id: replica.last_used
+            for replica in self._replicas.values()
+            if replica.last_used is not None
+        }
+        if used:
+            async with self._db.write() as tx:
+                await store.touch(tx, self.node_id, used)

@@ -1,0 +1,212 @@
+"""What is done with one replica: fetch its files, look after them, serve them, remove them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from llb import gguf
+from llb.engine.pool import EngineFiles, EnginePool
+from llb.hub import Hub
+from llb.node.downloads import Download, DownloadCancelled, DownloadFailed
+from llb.node.files import ModelFiles
+from llb.node.rates import RateLimiter
+from llb.node.replica import UNVERIFIED, Replica, expected
+from llb.store.replicas import FileFingerprint
+from llb.wire import FileSpec, ReplicaState, WantModel
+
+POLL_S = 0.25  # how often a running download is looked at: progress is told at most 4 times a second
+DISK_RESERVE_BYTES = 2_000_000_000
+DELETE_GRACE_S = 30.0
+S = ReplicaState
+
+
+class Keeper:
+    """Works on replicas, one task a replica at a time. Cancelling any of it leaves a state that can be taken up."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        files: ModelFiles,
+        pool: EnginePool,
+        *,
+        max_downloads: int,
+        download_rate: int | None,
+        wanted: Callable[[], frozenset[str]],
+        announce: Callable[[Replica], None],
+    ) -> None:
+        """`wanted` are the ids of the models whose partials are somebody's work."""
+        self._hub = hub
+        self._files = files
+        self._pool = pool
+        self._downloads = asyncio.Semaphore(max_downloads)
+        self._limiter = RateLimiter(download_rate)
+        self._wanted = wanted
+        self._announce = announce
+
+    # --- the three things a balancer can want -------------------------------------------------------
+
+    async def hold(self, replica: Replica, want: WantModel) -> None:
+        """Have every file of `want` here, verified, and serve it."""
+        if replica.state is S.READY and _same_files(replica, want) and await self.check(replica):
+            replica.attempt = want.attempt
+            self._serve(replica, want)
+            self._announce(replica)
+            return
+        if replica.state is S.ERROR and replica.attempt >= want.attempt:
+            self._announce(replica)
+            return  # it failed, and nobody asked to try again
+        replica.attempt = want.attempt
+        if replica.state in (S.READY, S.ERROR, S.DELETING):
+            await self._pool.withdraw(replica.model_id, grace_s=0)
+            await replica.move(S.WANTED)
+        replica.files = expected(want.files)
+        self._announce(replica)
+        async with self._downloads:
+            try:
+                await self._fetch(replica, want)
+            except DownloadFailed as failure:
+                await replica.move(S.ERROR, error=str(failure))
+            except OSError as failure:
+                await replica.move(S.ERROR, error=f"The files cannot be written: {failure.strerror}")
+
+    async def drop(self, replica: Replica) -> None:
+        """Remove a model: running requests get a moment to end. What was not complete stays, as partials."""
+        if replica.state is not S.DELETING:
+            await replica.move(S.DELETING)
+        await self._pool.withdraw(replica.model_id, grace_s=DELETE_GRACE_S)
+        if replica.complete:
+            await self._files.remove(replica.model_id, [file.name for file in replica.files])
+        else:
+            for file in replica.files:
+                await asyncio.to_thread(self._files.retire, replica.model_id, file.name, file.sha256)
+        await replica.move(S.GONE)
+
+    async def rest(self, replica: Replica) -> None:
+        """Neither wanted nor deleted: keep the files and do not serve them."""
+        await self._pool.withdraw(replica.model_id, grace_s=DELETE_GRACE_S)
+
+    # --- looking after what is there ----------------------------------------------------------------
+
+    async def check(self, replica: Replica) -> bool:
+        """Whether a ready replica's files lie there as they were verified; if not it turns to Error."""
+        problem = await asyncio.to_thread(self._problem, replica)
+        if problem is None:
+            return True
+        if replica.state is S.READY:
+            await replica.move(S.ERROR, error=problem)
+            await self._pool.withdraw(replica.model_id, grace_s=0)
+        return False
+
+    def _problem(self, replica: Replica) -> str | None:
+        for file in replica.files:
+            mark = self._files.fingerprint(replica.model_id, file.name)
+            if mark is None:
+                return f"file missing: {file.name}; retry fetches it again"
+            if (mark.size_bytes, mark.mtime_ns) != (file.size_bytes, file.mtime_ns):
+                return (
+                    f"file changed since it was verified: {file.name}; retry checks it and fetches it again"
+                )
+        return None
+
+    async def refuse(self, replica: Replica, reason: str) -> None:
+        """The engine will never load these files: say so where the person looks."""
+        if replica.state is S.READY:
+            await replica.move(S.ERROR, error=reason)
+            await self._pool.withdraw(replica.model_id, grace_s=0)
+
+    def _serve(self, replica: Replica, want: WantModel) -> None:
+        paths = [self._files.path(replica.model_id, file.name) for file in replica.files]
+        self._pool.serve(
+            replica.model_id,
+            EngineFiles(
+                model_path=paths[0],
+                extra_paths=tuple(paths[1:]),
+                capabilities=want.capabilities,
+                required_memory_bytes=want.required_memory_bytes,
+            ),
+        )
+        self._pool.pin(replica.model_id, replica.pinned)
+
+    # --- fetching -----------------------------------------------------------------------------------
+
+    async def _fetch(self, replica: Replica, want: WantModel) -> None:
+        if replica.state is not S.DOWNLOADING:
+            await replica.move(S.DOWNLOADING)
+        arrived_bytes = 0
+        for spec in want.files:
+            replica.downloaded_bytes = arrived_bytes
+            await self._fetch_file(replica, spec, arrived_bytes)
+            arrived_bytes += spec.size_bytes
+        replica.downloaded_bytes = arrived_bytes
+        await replica.move(S.VERIFYING)
+        try:
+            fingerprints = await asyncio.to_thread(self._inspect, want)
+        except gguf.GgufError as refused:
+            await replica.move(S.ERROR, error=f"The file cannot be used: {refused}")
+            return
+        await replica.move(S.READY, files=fingerprints)
+        self._serve(replica, want)
+
+    async def _fetch_file(self, replica: Replica, spec: FileSpec, before_bytes: int) -> None:
+        """Have one file in place; it comes from the Hugging Face cache where that has it, else from the Hub."""
+        cancelled = threading.Event()
+        try:
+            await asyncio.to_thread(self._prepare, replica.model_id, spec, cancelled)
+        finally:
+            cancelled.set()  # nobody can stop a thread, but it may look
+        download = Download(
+            spec, replica.directory, hub=self._hub, limiter=self._limiter, reserve_bytes=DISK_RESERVE_BYTES
+        )
+        download.start()
+        done = asyncio.ensure_future(download.wait())
+        try:
+            while not done.done():
+                await asyncio.wait([done], timeout=POLL_S)
+                now = (before_bytes + download.downloaded_bytes, download.waiting)
+                if now != (replica.downloaded_bytes, replica.waiting) and not done.done():
+                    replica.downloaded_bytes, replica.waiting = now
+                    replica.bytes_per_second = download.bytes_per_second
+                    self._announce(replica)
+            await done
+        finally:
+            # Whoever works on this replica next must find its files in peace.
+            download.cancel()
+            with suppress(DownloadFailed, DownloadCancelled):
+                await done
+
+    def _prepare(self, model_id: str, spec: FileSpec, cancelled: threading.Event) -> None:
+        """Spare a fetch if the bytes lie in the Hugging Face cache; else let forgotten partials make way for it."""
+        if self._files.present(model_id, spec):
+            return
+        cached = self._hub.cached_file(spec.sha256)
+        with suppress(OSError):  # then it is fetched
+            if cached is not None and self._files.adopt(model_id, cached, spec, cancelled):
+                return
+        self._files.make_room(spec.size_bytes + DISK_RESERVE_BYTES, keep=self._wanted())
+
+    def _inspect(self, want: WantModel) -> tuple[FileFingerprint, ...]:
+        """Look into the verified files; raises `GgufError` for what llama.cpp could not load."""
+        fingerprints = []
+        for spec in want.files:
+            with self._files.path(want.model_id, spec.name).open("rb") as file:
+                facts = gguf.read_header(file, file_size=spec.size_bytes)
+                gguf.check_complete(facts, spec.size_bytes)
+            mark = self._files.fingerprint(want.model_id, spec.name)
+            fingerprints.append(
+                FileFingerprint(
+                    name=spec.name,
+                    size_bytes=spec.size_bytes,
+                    mtime_ns=mark.mtime_ns if mark is not None else UNVERIFIED,
+                    sha256=spec.sha256,
+                )
+            )
+        return tuple(fingerprints)
+
+
+def _same_files(replica: Replica, want: WantModel) -> bool:
+    return [(file.name, file.sha256) for file in replica.files] == [
+        (spec.name, spec.sha256) for spec in want.files
+    ]

@@ -1,0 +1,178 @@
+"""Runs the appliance in the foreground: socket, signals, first lines for people, a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from sanic import Sanic
+
+from llb import __version__, logs, portable, runfile
+from llb.app import Appliance, create_app
+from llb.config import DEFAULT_PASSWORD, Config
+from llb.errors import SetupError
+from llb.runfile import RunInfo
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+STREAMS_END_S = 5.0  # how long running answers may go on after the signal
+STOP_DEADLINE_S = 14.0
+
+
+def bind(config: Config) -> socket.socket:
+    """The listening socket; raises `SetupError` that names the address."""
+    host, port = config.listen_host, config.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except socket.gaierror:
+        raise SetupError(f"--host: '{host}' is not an address of this machine.") from None
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        portable.allow_quick_rebind(sock)
+        if family == socket.AF_INET6 and host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(
+                f"Port {port} on {host} is taken by another program: stop it, or choose another with --port."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise SetupError(
+                f"Port {port} needs more rights than this user has: choose one above 1023."
+            ) from None
+        raise SetupError(f"Cannot listen on {host} port {port}: {error.strerror}.") from None
+    sock.setblocking(False)
+    return sock
+
+
+class Server:
+    """One app on one socket in the running event loop. The tests run the product through this too."""
+
+    def __init__(self, app: Sanic[Any, Any], sock: socket.socket) -> None:
+        self.app = app
+        self.port: int = sock.getsockname()[1]
+        self._sock = sock
+        self._connections: set[Any] = set()
+
+    async def start(self) -> None:
+        """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
+        server = await self.app.create_server(
+            sock=self._sock,
+            backlog=BACKLOG,
+            return_asyncio_server=True,
+            access_log=False,
+            asyncio_server_kwargs={"start_serving": False},
+        )
+        assert server is not None  # noqa: S101  # return_asyncio_server was asked for
+        self._server = server
+        self._listening: Any = server.server
+        try:
+            await server.startup()
+            await server.before_start()
+            await server.start_serving()
+            await server.after_start()
+        except BaseException:
+            await self._shut()
+            raise
+
+    async def stop(self, streams_end_s: float = STREAMS_END_S) -> None:
+        """Stop listening, let running answers end for a while, then close everything."""
+        self._listening.close()
+        appliance: Appliance = self.app.ctx.llb
+        await appliance.drain(streams_end_s)
+        for connection in tuple(self._server.connections):
+            connection.close_if_idle()
+        await self._server.before_stop()
+        for connection in tuple(self._server.connections):
+            websocket = getattr(connection, "websocket", None)
+            if websocket is not None:
+                websocket.fail_connection(code=1001)
+            else:
+                connection.abort()
+        await self._shut()
+
+    async def _shut(self) -> None:
+        self._listening.close()
+        await self._server.after_stop()
+        self.app.shutdown_tasks(1.0)
+        Sanic.unregister_app(self.app)
+
+
+def run(config: Config) -> int:
+    """Serve until a signal; returns the exit status. Raises `SetupError`."""
+    logs.install(config.log_level, config.log_format)
+    with asyncio.Runner(loop_factory=portable.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    stop = asyncio.Event()
+    _catch_signals(asyncio.get_running_loop(), stop)
+    app = create_app(config)
+    sock = bind(config)
+    server = Server(app, sock)
+    try:
+        await server.start()
+    except BaseException:
+        sock.close()
+        raise
+    appliance: Appliance = app.ctx.llb
+    run_info = RunInfo(
+        pid=os.getpid(), host=config.listen_host, port=server.port, token=appliance.local_token
+    )
+    runfile.write(config.home, run_info)
+    try:
+        _greet(config, run_info, default_password=await appliance.default_password())
+        await stop.wait()
+        log.info("stopping")
+        _exit_after(STOP_DEADLINE_S)
+        await server.stop()
+    finally:
+        runfile.remove(config.home)
+    return 0
+
+
+def _catch_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """The first signal asks for a clean stop, the second one ends the process at once."""
+
+    def caught(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the engines see their standard input end, and go too
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in portable.stop_signals():
+        signal.signal(number, caught)
+
+
+def _exit_after(deadline_s: float) -> None:
+    """End the process in any case: a thread that hangs on a dead disk must not keep it."""
+
+    def give_up() -> None:
+        log.error("the stop took longer than %.0f s; ending the process", deadline_s)
+        os._exit(1)
+
+    timer = threading.Timer(deadline_s, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _greet(config: Config, run_info: RunInfo, *, default_password: bool) -> None:
+    """The first lines a person sees. They go to standard output: the log is on standard error."""
+    lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
+    if default_password:
+        lines.append(
+            f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this machine only), "
+            "and change it: llb password"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

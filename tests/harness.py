@@ -1,0 +1,133 @@
+"""The product in the test's own event loop: one real server on a free port, and a client that speaks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import msgspec
+import websockets.asyncio.client
+from sanic import Sanic
+
+from llb.app import Appliance, create_app
+from llb.config import make_config
+from llb.serve import Server
+
+PASSWORD = "correct horse battery"
+DEADLINE_S = 30.0
+
+
+class Llb:
+    """A running appliance. `http` is signed with the local token, as the commands on the host are."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.home = home
+        self.settings = settings
+        self._server: Server | None = None
+
+    async def start(self) -> Llb:
+        Sanic.test_mode = True  # several apps of one name in one process
+        config = make_config(home=self.home, **{"port": 0, **self.settings})
+        app = create_app(config)
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self._server = Server(app, sock)
+        await self._server.start()
+        self.app: Appliance = app.ctx.llb
+        self.port = self._server.port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.app.local_token}"},
+            timeout=DEADLINE_S,
+            trust_env=False,
+        )
+        return self
+
+    async def stop(self, streams_end_s: float = 0.0) -> None:
+        if self._server is not None:
+            await self.http.aclose()
+            await self._server.stop(streams_end_s)
+            self._server = None
+
+    async def __aenter__(self) -> Llb:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- what tests do often ------------------------------------------------------------------------
+
+    async def online(self) -> None:
+        """Wait until the local node has said hello."""
+        await self.until(
+            lambda: (
+                bool(self.app.view.online())
+                and all(node.heartbeat is not None for node in self.app.view.online())
+            )
+        )
+
+    async def until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
+        """Wait until `condition` holds; it is looked at after every event of the appliance."""
+        with self.app.bus.subscribe(100_000) as events:
+            async with asyncio.timeout(deadline_s):
+                while not condition():
+                    await events.get()
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        answer = await self.http.get(f"/api/models/{model_id}")
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    async def register(self, model_id: str) -> httpx.Response:
+        return await self.http.post("/api/models/register", json={"model_id": model_id})
+
+    async def pull(self, model_id: str, deadline_s: float = DEADLINE_S) -> None:
+        """Register a model and wait until it is Ready."""
+        answer = await self.register(model_id)
+        assert answer.status_code == 202, answer.text
+        await self.until_status(model_id, "Ready", deadline_s=deadline_s)
+
+    async def until_status(self, model_id: str, *statuses: str, deadline_s: float = DEADLINE_S) -> None:
+        await self.until(lambda: self.app.view.derived(model_id).status.value in statuses, deadline_s)
+
+    async def new_key(self, *scopes: str) -> str:
+        body: dict[str, Any] = {"name": "test"}
+        if scopes:
+            body["scopes"] = scopes
+        answer = await self.http.post("/api/keys", json=body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["key"])
+
+    @asynccontextmanager
+    async def events(self, **kwargs: Any) -> AsyncIterator[websockets.asyncio.client.ClientConnection]:
+        """A reader of /ws/models with the local token."""
+        headers = {"Authorization": f"Bearer {self.app.local_token}"}
+        async with websockets.asyncio.client.connect(
+            f"ws://127.0.0.1:{self.port}/ws/models", additional_headers=headers, proxy=None, **kwargs
+        ) as reader:
+            yield reader
+
+
+def write_catalog(path: Path, *entries: dict[str, Any]) -> Path:
+    """A catalogue of these entries, with sensible values for what they leave out."""
+    full = [
+        {
+            "name": entry["id"],
+            "repo": f"test/{entry['id']}",
+            "recommended_filename": f"{entry['id']}.gguf",
+            "required_memory_bytes": max(entry.get("size_bytes", 1), 64_000_000),
+            **entry,
+        }
+        for entry in entries
+    ]
+    path.write_bytes(msgspec.json.encode(full))
+    return path
