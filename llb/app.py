@@ -13,6 +13,7 @@ from llb.api.accounts import Accounts, accounts_blueprint
 from llb.api.audit import AuditLog, audit_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
+from llb.api.imports import imports_blueprint
 from llb.api.keys import keys_blueprint
 from llb.api.live import LiveFeed, live_blueprint
 from llb.api.models import models_blueprint
@@ -92,11 +93,13 @@ class Appliance:
 
     def blueprints(self) -> tuple[Any, ...]:
         """The API, a resource a line."""
+        audit = AuditLog(self.db)
         return (
             accounts_blueprint(self.db, self.accounts),
             keys_blueprint(self.db, self.identity),
             audit_blueprint(self.db),
-            models_blueprint(self.view, self.registrations, AuditLog(self.db)),
+            models_blueprint(self.view, self.registrations, audit),
+            imports_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view),
             openai_blueprint(self.dispatcher),
             live_blueprint(self.feed),

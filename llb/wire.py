@@ -319,6 +319,11 @@ class RegisterRequest(Struct, frozen=True):
     replicas: int | Literal["all"] = "all"
 
 
+class ImportRequest(Struct, frozen=True):
+    path: str
+    model_id: str | None = None
+
+
 class RegisterReply(Struct, frozen=True, kw_only=True):
     model_id: str
     status: ModelStatus

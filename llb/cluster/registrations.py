@@ -79,12 +79,10 @@ class Registrations:
             model = self._view.model(model_id)
             if model is None:
                 raise errors.ModelNotSupported(model_id)
-            known = self._known.get(model.id)
-            now = self._view.derived(model.id).status
-            retry = known is not None and known.active
-            if retry and now is not ModelStatus.ERROR:
-                raise errors.AlreadyRegistered(model.id)
+            self.check_free(model.id)
             self._check_room(model)
+            known = self._known.get(model.id)
+            retry = known is not None and known.active
             await self._put(
                 Registration(
                     model_id=model.id,
@@ -118,6 +116,28 @@ class Registrations:
             self._stop_resolving(model.id)
             await self._put(structs.replace(known, state=RegistrationState.DELETING, error=None))
         self._forget_if_gone(model.id)
+
+    def check_free(self, model_id: str) -> None:
+        """Raises `AlreadyRegistered` unless the model may be registered now: nobody did, or it is in Error."""
+        known = self._known.get(model_id)
+        if (
+            known is not None
+            and known.active
+            and self._view.derived(model_id).status is not ModelStatus.ERROR
+        ):
+            raise errors.AlreadyRegistered(model_id)
+
+    async def pins(self, model: Model) -> tuple[FileSpec, ...]:
+        """What the files of `model` must be: the Hub's word, else the catalogue's. Raises `InvalidRequest`."""
+        try:
+            return await self._facts_of(model)
+        except hub.HubError as failure:
+            files = _pinned_by_catalogue(model)
+            if files is None or not isinstance(failure, hub.HubUnreachable):
+                raise errors.InvalidRequest(
+                    f"The sha256 of model '{model.id}' cannot be learnt: {failure}"
+                ) from None
+            return files
 
     def _check_room(self, model: Model) -> None:
         rooms = self._view.rooms(model.id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 
 from llb import __version__, errors
 from llb.config import Config
@@ -25,6 +27,7 @@ from llb.wire import (
     Drain,
     EngineReport,
     EngineState,
+    FileSpec,
     Heartbeat,
     Hello,
     LinkClosed,
@@ -264,6 +267,18 @@ class NodeAgent:
         except errors.ModelFailed as refused:
             await self._keeper.refuse(replica, refused.message)
             raise
+
+    async def adopt(self, model_id: str, source: Path, spec: FileSpec) -> bool:
+        """Put a file of this host in place as `spec`; False if it is not that file. Raises `InvalidRequest`."""
+        cancelled = threading.Event()
+        try:
+            return await asyncio.to_thread(self._files.adopt, model_id, source, spec, cancelled)
+        except OSError as error:
+            raise errors.InvalidRequest(
+                f"{source.name} cannot be read: {error.strerror}", param="path"
+            ) from None
+        finally:
+            cancelled.set()
 
     async def set_pinned(self, model_id: str, pinned: bool) -> None:
         """Keep a model's engine in memory, or no longer. Raises `ModelNotRegistered`."""
