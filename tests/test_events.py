@@ -1,0 +1,47 @@
+"""The bus: in order, never blocking, and a gap is always seen."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llb.events import Bus, Overflow
+
+
+async def test_every_reader_gets_every_event_in_order() -> None:
+    bus: Bus[int] = Bus()
+    with bus.subscribe() as one, bus.subscribe() as two:
+        for number in range(5):
+            bus.publish(number)
+        assert [await one.get() for _ in range(5)] == list(range(5))
+        assert [await two.get() for _ in range(5)] == list(range(5))
+
+
+async def test_a_slow_reader_is_told_of_its_gap_once_and_goes_on() -> None:
+    bus: Bus[int] = Bus()
+    with bus.subscribe(limit=3) as reader:
+        for number in range(10):
+            bus.publish(number)
+        with pytest.raises(Overflow):
+            await reader.get()
+        bus.publish(10)
+        assert await reader.get() == 10
+
+
+async def test_a_waiting_reader_wakes() -> None:
+    bus: Bus[str] = Bus()
+    with bus.subscribe() as reader:
+        waiting = asyncio.ensure_future(reader.get())
+        await asyncio.sleep(0)
+        bus.publish("x")
+        assert await waiting == "x"
+
+
+async def test_a_closed_reader_gets_nothing_more() -> None:
+    bus: Bus[int] = Bus()
+    with bus.subscribe() as reader:
+        pass
+    bus.publish(1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.get(), 0.01)

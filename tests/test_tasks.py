@@ -1,0 +1,53 @@
+"""Background tasks: a crash is told, a stop leaves none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from llb.tasks import TaskGroup
+
+
+async def test_a_crash_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    group = TaskGroup("t")
+
+    async def crash() -> None:
+        raise ValueError("broken")
+
+    with caplog.at_level(logging.ERROR):
+        await asyncio.wait([group.supervise(crash(), "one")])
+    assert "task t.one crashed" in caplog.text
+    assert group.crashes == {"t.one": 1}
+    assert len(group) == 0
+
+
+async def test_close_ends_all_and_waits_for_their_cleanup() -> None:
+    group = TaskGroup("t")
+    cleaned = asyncio.Event()
+    running = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            running.set()
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    group.supervise(work(), "one")
+    await running.wait()
+    await group.close()
+    await group.close()
+    assert cleaned.is_set()
+    assert len(group) == 0
+
+
+async def test_a_closed_group_starts_nothing() -> None:
+    group = TaskGroup("t")
+    await group.close()
+
+    async def work() -> None: ...
+
+    with pytest.raises(RuntimeError, match=r"t\.late"):
+        group.supervise(work(), "late")
