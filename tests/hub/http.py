@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 MAX_HEAD_BYTES = 65_536
@@ -105,6 +108,16 @@ class Connection:
 
     def close(self) -> None:
         self.sock.close()
+
+
+class Answer(Exception):
+    """A complete answer, raised from wherever it is known."""
+
+    def __init__(self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = {"Content-Type": "application/json", **(headers or {})}
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

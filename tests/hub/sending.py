@@ -1,0 +1,165 @@
+"""How an answer leaves: with the faults that are in force at each of its pieces."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from tests.hub.content import Content
+from tests.hub.faults import Fault, Faults
+from tests.hub.http import Answer, Connection, PeerGone, parse_range
+from tests.hub.record import Journal, Request
+
+CHUNK_BYTES = 1 << 20
+POLL_S = 0.02
+
+
+class Sender:
+    """Sends answers and bodies; every wait ends when the peer goes or `stopping` is set."""
+
+    def __init__(self, faults: Faults, journal: Journal, stopping: threading.Event) -> None:
+        self._faults = faults
+        self._journal = journal
+        self._stopping = stopping
+        self._shared = threading.Lock()
+        self._total_due = 0.0
+
+    def apply_faults_before(self, connection: Connection, request: Request) -> None:
+        if (fault := self.take("latency", request)) is not None:
+            until = time.monotonic() + float(fault.params["seconds"])
+            while (left := until - time.monotonic()) > 0:
+                self._pause(connection, min(left, POLL_S))
+        if (fault := self.take("black_hole", request)) is not None:
+            self._hold(connection, fault)
+        if (fault := self.take("answer", request)) is not None:
+            raise Answer(fault.params["status"], str(fault.params["body"]).encode(), fault.params["headers"])
+
+    def _hold(self, connection: Connection, fault: Fault) -> None:
+        """Silence until the fault is cleared or the peer goes; then the connection is closed."""
+        while not fault.ended:
+            self._pause(connection, POLL_S)
+        raise PeerGone
+
+    def _pause(self, connection: Connection, wait_s: float) -> None:
+        if self._stopping.is_set() or connection.peer_closed(wait_s):
+            raise PeerGone
+
+    def _find(self, kind: str, request: Request) -> Fault | None:
+        return self._faults.find(kind, request.on, request.repo, request.file)
+
+    def take(self, kind: str, request: Request) -> Fault | None:
+        return self._faults.take(kind, request.on, request.repo, request.file)
+
+    def send(self, connection: Connection, request: Request, answer: Answer) -> None:
+        headers = self._headers(request, {**answer.headers, "Content-Length": str(len(answer.body))})
+        request.status = answer.status
+        connection.send_head(answer.status, headers)
+        if request.method != "HEAD":
+            connection.sock.sendall(answer.body)
+
+    def _headers(self, request: Request, headers: dict[str, str]) -> dict[str, str]:
+        fault = self._find("omit_headers", request)
+        if fault is None or not any(name.lower() in fault.params["names"] for name in headers):
+            return headers
+        self._faults.fire(fault)
+        return {name: value for name, value in headers.items() if name.lower() not in fault.params["names"]}
+
+    def send_content(
+        self, connection: Connection, request: Request, content: Content, headers: dict[str, str]
+    ) -> None:
+        size = content.size
+        try:
+            span = parse_range(request.range, size)
+        except IndexError:
+            raise Answer(416, headers={"Content-Range": f"bytes */{size}"}) from None
+        if span is not None and self.take("ignore_range", request) is not None:
+            span = None
+        start, end = span or (0, size)
+        headers = {
+            **headers,
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+            "Content-Length": str(end - start),
+        }
+        if span is not None:
+            shown_start, shown_end, shown_size = start, end, size
+            if (fault := self.take("wrong_range", request)) is not None:
+                shown_start += fault.params["start"]
+                shown_end += fault.params["start"]
+                shown_size += fault.params["total"]
+            headers["Content-Range"] = f"bytes {shown_start}-{shown_end - 1}/{shown_size}"
+        request.range_start = start
+        request.status = 200 if span is None else 206
+        connection.send_head(request.status, self._headers(request, headers))
+        if request.method != "HEAD":
+            self._send_body(connection, request, content, start, end)
+
+    def _send_body(
+        self, connection: Connection, request: Request, content: Content, start: int, end: int
+    ) -> None:
+        file = content.path.open("rb") if content.path is not None else None
+        due = 0.0
+        try:
+            while (at := start + request.bytes_sent) < end:
+                stop = min(self._break_off_or_stop(connection, request, start), end, at + CHUNK_BYTES)
+                throttle = self._find("throttle", request)
+                if throttle is not None:
+                    rate = float(throttle.params["bytes_per_s"])
+                    stop = min(stop, at + max(1, min(65_536, int(rate / 20))))
+                corrupt = self._find("corrupt", request)
+                broken_at = self._offset(corrupt, content)
+                if corrupt is not None and at <= broken_at < stop and self._faults.fire(corrupt):
+                    piece = bytearray(content.read(at, stop - at))
+                    piece[broken_at - at] ^= 0xFF
+                    connection.sock.sendall(piece)
+                elif file is not None:
+                    connection.sock.sendfile(file, at, stop - at)
+                else:
+                    connection.sock.sendall(content.view()[at:stop])
+                self._journal.count(request, stop - at)
+                if throttle is not None:
+                    due = self._pace(connection, throttle, (stop - at) / rate, due)
+        finally:
+            if file is not None:
+                file.close()
+
+    def _break_off_or_stop(self, connection: Connection, request: Request, start: int) -> int:
+        """Do what is due at this byte; returns the offset before which the next such thing is not."""
+        at, stop = start + request.bytes_sent, sys.maxsize
+        for kind in ("drop", "stall", "short"):
+            fault = self._find(kind, request)
+            if fault is None:
+                continue
+            limit = start + int(fault.params["after"])
+            if at < limit:
+                stop = min(stop, limit)
+            elif self._faults.fire(fault):
+                self._break_off(connection, kind, fault)
+        return stop
+
+    @staticmethod
+    def _offset(corrupt: Fault | None, content: Content) -> int:
+        if corrupt is None:
+            return -1
+        return content.size // 2 if corrupt.params["at"] is None else int(corrupt.params["at"])
+
+    def _break_off(self, connection: Connection, kind: str, fault: Fault) -> None:
+        if kind == "stall":
+            while not fault.ended:
+                self._pause(connection, POLL_S)
+            return  # cleared: the body goes on
+        if kind == "drop":
+            connection.reset()
+        raise PeerGone
+
+    def _pace(self, connection: Connection, throttle: Fault, cost_s: float, due: float) -> float:
+        """Wait until the piece just sent has taken `cost_s`, by this connection's clock or the one shared by all."""
+        if throttle.params["total"]:
+            with self._shared:
+                self._total_due = due = max(self._total_due, time.monotonic()) + cost_s
+        else:
+            due = max(due, time.monotonic() - POLL_S) + cost_s
+        while (left := due - time.monotonic()) > 0 and not throttle.ended:
+            self._pause(connection, min(left, POLL_S))
+        return due
