@@ -152,7 +152,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
             ".",
             "..",
             "../up.gguf",
-            "/root.gguf",
+            "/top.gguf",
             "Q4/model.gguf",
             "Q4\\model.gguf",
             "C:model.gguf",
