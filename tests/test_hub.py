@@ -244,7 +244,7 @@ async def test_a_name_that_does_not_exist() -> None:
 
 
 async def test_silence_is_given_up_on(standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llb.hub.REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("llb.hub.client.REQUEST_TIMEOUT_S", 0.1)
     standin.faults.black_hole()
     with pytest.raises(HubUnreachable, match="did not answer in time"):
         await hub.stats(REPO)
@@ -253,7 +253,7 @@ async def test_silence_is_given_up_on(standin: HubStandIn, hub: Hub, monkeypatch
 async def test_a_call_has_a_deadline_of_its_own(
     standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llb.hub.CALL_DEADLINE_S", 0.1)
+    monkeypatch.setattr("llb.hub.client.CALL_DEADLINE_S", 0.1)
     standin.faults.black_hole()
     with pytest.raises(HubUnreachable, match="did not answer in time"):
         await hub.stats(REPO)

@@ -1,11 +1,4 @@
-"""The Hugging Face Hub: a repository's figures, a file's pinned facts, a few of its bytes.
-
-HubError
-├── HubUnreachable   the network, 429, 5xx, time-outs: waiting helps
-├── HubNotFound      no such repository, revision or file
-├── HubGated         the licence is not accepted, or there is no token to show that it is
-├── HubRefused       the token is invalid or has no right; access was disabled
-└── HubBadAnswer     what came is not what a Hub says
+"""Questions to the Hugging Face Hub: a repository's figures, a file's pinned facts, a few of its bytes.
 
 Requests are blocking, in daemon threads: one that hangs in a black hole holds up neither the loop nor the exit of the process.
 From huggingface_hub come the meanings of the Hub's errors; the requests are made here, because HfApi takes 100 ms to
@@ -15,17 +8,12 @@ import, and the library follows redirects with the token to origins that are not
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import re
-import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
@@ -33,12 +21,13 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from llb.config import DEFAULT_HUB
+from llb.hub.answers import describe, refusal
+from llb.hub.cache import cached_file
+from llb.hub.errors import HubBadAnswer, HubError, HubUnreachable
 from llb.wire import HfStats
 
 if TYPE_CHECKING:
     import httpx2
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -48,50 +37,11 @@ RANGE_DEADLINE_S = 120.0
 MAX_JSON_BYTES = 1 << 20
 MAX_RANGE_BYTES = 64 << 20
 MAX_REDIRECTS = 5
-MAX_RETRY_AFTER_S = 300.0
-
-STATS_INTERVAL_S = 600.0
-STATS_START_DELAY_S = 1.0  # the first request of a user goes before the figures of a list
-STATS_FIRST_RETRY_S = 15.0
-STATS_CONCURRENCY = 4
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_LIBRARY_SETTINGS = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-
-class HubError(Exception):
-    """The Hub did not give what was asked; the message is for a person and names no address, token or path."""
-
-
-class HubUnreachable(HubError):
-    """Waiting helps. The message is a clause ("the Hub …"); `retry_after_s` is what the Hub asked for, if it did."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class HubNotFound(HubError):
-    pass
-
-
-class HubGated(HubError):
-    pass
-
-
-class HubRefused(HubError):
-    pass
-
-
-class HubBadAnswer(HubError):
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +93,7 @@ class Hub:
         return {"Authorization": f"Bearer {self._token}"}
 
     def cached_file(self, sha256: str) -> Path | None:
-        """`cached_file` of this module."""
+        """A file of the user's Hugging Face cache by its sha256 (not verified), or None; blocking."""
         return cached_file(sha256)
 
     # --- questions -----------------------------------------------------------------------------------
@@ -244,7 +194,7 @@ class Hub:
                         url = str(response.url.join(response.headers.get("location", "")))
                         continue
                     if response.status_code >= 400:
-                        raise self._refusal(response, repo, filename, revision)
+                        raise self.refusal(response, repo, filename, revision)
                     if response.headers.get("content-type", "").startswith("text/html"):
                         raise HubBadAnswer(
                             "The Hub answered with a web page: either this network wants a log-in, "
@@ -260,179 +210,15 @@ class Hub:
             raise HubUnreachable(f"the Hub cannot be reached: {describe(error)}") from error
         raise HubBadAnswer(f"The Hub redirected more than {MAX_REDIRECTS} times")
 
-    def _refusal(
+    def refusal(
         self, response: httpx2.Response, repo: str, filename: str | None, revision: str | None
     ) -> HubError:
-        """What an answer of 400 and more means, with the library's reading of the Hub's error codes."""
-        import httpx2
+        """What an answer of 400 and more to a question about `repo` means; the body is not read."""
+        is_hub = _origin(str(response.url)) == self._origin
+        has_token = self._token is not None
+        return refusal(response, repo, filename, revision, is_hub=is_hub, has_token=has_token)
 
-        for name, value in _LIBRARY_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from huggingface_hub import errors
-        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-        status = response.status_code
-        if status in (408, 429) or status >= 500:
-            return HubUnreachable(f"the Hub answers {status}", _retry_after_s(response.headers))
-        if _origin(str(response.url)) != self._origin and "x-error-code" not in response.headers:
-            # The link was signed and has expired; the next try gets a fresh one.
-            return HubUnreachable(f"the server that holds the Hub's files answers {status}")
-        try:
-            # Without the body, which is of any size and may say anything.
-            bare = httpx2.Response(status, headers=response.headers, request=response.request)
-            bare.headers.pop("content-length", None)
-            hf_raise_for_status(bare)
-        except errors.GatedRepoError:
-            if self._token is None:
-                return HubGated(
-                    f"{repo} is gated: accept its licence on its page at the Hub and set HF_TOKEN to a token of that account"
-                )
-            return HubGated(
-                f"{repo} is gated and the account of HF_TOKEN may not read it yet: accept its licence on its page at the Hub"
-            )
-        except errors.RepositoryNotFoundError:
-            hint = (
-                "or it is private and HF_TOKEN is not set"
-                if self._token is None
-                else "or HF_TOKEN may not see it"
-            )
-            return HubNotFound(f"The Hub has no repository {repo}, {hint}")
-        except errors.RevisionNotFoundError:
-            return HubNotFound(f"The Hub has no revision {revision} of {repo}")
-        except errors.RemoteEntryNotFoundError:
-            return HubNotFound(f"The repository {repo} has no file {filename}")
-        except errors.DisabledRepoError:
-            return HubRefused(f"The Hub has disabled access to {repo}")
-        except errors.HfHubHTTPError:
-            pass
-        if status == 401:
-            if self._token is None:
-                return HubRefused(f"The Hub wants a token for {repo}: set HF_TOKEN")
-            return HubRefused("The Hub does not accept HF_TOKEN: it is mistyped, expired or was revoked")
-        if status in (403, 451):
-            hint = "" if self._token is None else "; check the permissions of HF_TOKEN"
-            return HubRefused(f"The Hub refuses access to {repo}{hint}")
-        if status in (404, 410):
-            return HubNotFound(
-                f"The Hub does not have {filename or 'the repository'}{f' of {repo}' if filename else f' {repo}'}"
-            )
-        return HubBadAnswer(f"The Hub answers {status} to a plain question; check HF_ENDPOINT and the proxy")
-
-
-class StatsCache:
-    """The figures of many repositories in memory: known ones stay when the Hub is away.
-
-    `run()` is to be supervised by its owner; `on_change` is called in the loop, and only when a figure is new.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        repos: Sequence[str],
-        on_change: Callable[[str, HfStats], None],
-        *,
-        interval_s: float = STATS_INTERVAL_S,
-        start_delay_s: float = STATS_START_DELAY_S,
-        retry_s: float = STATS_FIRST_RETRY_S,
-    ) -> None:
-        self._hub = hub
-        self._repos = tuple(dict.fromkeys(repos))
-        self._on_change = on_change
-        self._interval_s = interval_s
-        self._start_delay_s = start_delay_s
-        self._retry_s = retry_s
-        self._stats: dict[str, HfStats] = {}
-        self._away = False
-        self._retry_after_s = 0.0
-
-    def get(self, repo: str) -> HfStats | None:
-        """The last known figures, or None."""
-        return self._stats.get(repo)
-
-    async def run(self) -> None:
-        """Refresh for ever: all every interval; what the Hub could not tell sooner, with back-off, as it asked."""
-        await asyncio.sleep(self._start_delay_s)
-        while True:
-            due = time.monotonic() + self._interval_s
-            pending = list(self._repos)
-            retry_s = self._retry_s
-            while pending := await self._refresh(pending):
-                pause_s = max(retry_s, self._retry_after_s)
-                if time.monotonic() + pause_s >= due:
-                    break
-                await asyncio.sleep(pause_s)
-                retry_s *= 2
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-
-    async def _refresh(self, repos: list[str]) -> list[str]:
-        """Ask for `repos`, a few at a time, until the Hub seems to be away; returns those to ask for again."""
-        waiting = list(reversed(repos))
-        missed: list[str] = []
-        misses = 0
-        self._retry_after_s = 0.0
-
-        async def work() -> None:
-            nonlocal misses
-            while waiting and misses < STATS_CONCURRENCY:
-                repo = waiting.pop()
-                try:
-                    stats = await self._hub.stats(repo)
-                except HubUnreachable as error:
-                    misses += 1
-                    missed.append(repo)
-                    self._note_away(error)
-                except HubError as error:
-                    log.info("no figures for %s: %s", repo, error)
-                else:
-                    misses = 0
-                    self._away = False
-                    if self._stats.get(repo) != stats:
-                        self._stats[repo] = stats
-                        self._on_change(repo, stats)
-
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(STATS_CONCURRENCY):
-                workers.create_task(work())
-        # Those that failed go last, so that one bad repository does not keep the others waiting.
-        return [*reversed(waiting), *missed]
-
-    def _note_away(self, error: HubUnreachable) -> None:
-        self._retry_after_s = max(self._retry_after_s, error.retry_after_s or 0.0)
-        if not self._away:
-            log.info("figures of the models are not refreshed: %s", error)
-        self._away = True
-
-
-def cached_file(sha256: str) -> Path | None:
-    """A file of that sha256 in the user's Hugging Face cache, by its name there (not verified), or None."""
-    if _SHA256.fullmatch(sha256) is None:
-        return None
-    with suppress(OSError):
-        for path in _cache_dir().glob(f"models--*/blobs/{sha256}"):
-            if path.is_file() and os.access(path, os.R_OK):
-                return path.resolve()
-    return None
-
-
-def describe(error: BaseException) -> str:
-    """Why the network failed, as a clause that names no address."""
-    import httpx2
-
-    chain: BaseException | None = error
-    while chain is not None:
-        match chain:
-            case socket.gaierror():
-                return "its name was not found, so this host is probably offline"
-            case ConnectionRefusedError():
-                return "the connection was refused"
-            case ssl.SSLCertVerificationError():
-                return "its certificate is not trusted (behind a company's proxy, set SSL_CERT_FILE)"
-            case httpx2.ProxyError():
-                return "the proxy did not let the connection through"
-            case httpx2.TimeoutException():
-                return "it did not answer in time"
-        chain = chain.__cause__ or chain.__context__
-    return "the connection broke"
+    _refusal = refusal  # the name that node/fetch.py still uses
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
@@ -498,26 +284,3 @@ def _read(
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
-
-
-def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    """Seconds until the Hub wants to be asked again (RFC 9110 §10.2.3, or its own `RateLimit`), at most 5 minutes."""
-    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
-
-    text = headers.get("retry-after", "").strip()
-    seconds: float | None = float(text) if text.isdecimal() else None
-    if seconds is None and text:
-        with suppress(ValueError, OverflowError):
-            seconds = max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    if seconds is None:
-        limit = parse_ratelimit_headers(headers)
-        seconds = float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
-    return None if seconds is None else min(seconds, MAX_RETRY_AFTER_S)
-
-
-def _cache_dir() -> Path:
-    """Where huggingface_hub keeps files, by its rules (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME), without importing it."""
-    env = os.environ
-    home = env.get("HF_HOME") or f"{env.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    text = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(text)).expanduser()
