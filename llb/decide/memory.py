@@ -1,0 +1,419 @@
+"""How much memory an engine needs, and how it is best loaded: from a model's shape to a plan. Pure.
+
+The formulas follow llama.cpp as xllamacpp 2026.10 carries it; where llama.cpp sums what its allocator happens to do (the
+compute buffer), they were fitted to the sizes it logs, see `bench/memory.md`. What the GPU constants say is unmeasured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from llb.decide.eviction import Memory
+from llb.wire import Verdict
+
+MIB = 2**20
+
+# What the worker starts every engine with; the estimate holds for these alone.
+BATCH_TOKENS = 2048
+UBATCH_TOKENS = 512
+CONTEXT_CHECKPOINTS = (
+    2  # copies of windowed and recurrent state a slot keeps, to go back to (`n_ctx_checkpoints`)
+)
+PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
+
+DEFAULT_CONTEXT = 8192  # tokens per slot, where nobody asks for another and memory allows it
+DEFAULT_POOLED_CONTEXT = 2048
+SMALLEST_CONTEXT = 512
+CONTEXT_STEP = 256  # llama.cpp rounds the cells of a KV cache up to this (`GGML_PAD(n_ctx, 256)`)
+
+PROCESS_BYTES = 36 * MIB  # Python, xllamacpp and an idle HTTP server
+VOCABULARY_ENTRY_BYTES = 230  # of a token, and of a merge, in llama.cpp's maps
+HTTP_THREAD_BYTES = MIB // 8
+GPU_DEVICE_BYTES = 512 * MIB  # per device: the runtime's context and its kernels
+GPU_HOST_BYTES = 256 * MIB  # what a GPU runtime maps into the process
+
+_F16, _F32 = 2, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One repeating block. Widths are numbers per token in the KV cache (heads × length), 0 if it keeps none."""
+
+    weight_bytes: int
+    key_width: int = 0
+    value_width: int = 0
+    windowed: bool = False
+    state_bytes: int = 0  # recurrent state per slot (SSM, short convolution)
+
+    @property
+    def cell_bytes(self) -> int:
+        return (self.key_width + self.value_width) * _F16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What of a model decides its memory. `gguf.shape_of` makes it from a header, `uniform_shape` from a few numbers."""
+
+    layers: tuple[Layer, ...]
+    input_bytes: int  # token embeddings: they stay in RAM whatever is offloaded
+    output_bytes: int  # 0: the input's matrix serves as output too
+    other_bytes: int = 0  # header and whatever else the files hold
+    embedding_length: int
+    query_width: int
+    feed_forward_width: (
+        int  # numbers per token in the widest feed-forward; of a mixture: used experts × their length
+    )
+    gated: bool = True
+    experts_used: int = 0
+    vocabulary_size: int
+    merges: int = 0
+    context_length: int  # as trained
+    sliding_window: int = 0
+    encoder: bool = False  # attends to all tokens at once, keeps no KV cache
+    pools_last: bool = False  # its vector is the last token's, so a long input may be split
+    repacked: bool = False  # holds weights that llama.cpp copies into another order for the CPU
+    projector_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights as they lie in the files, the projector's too."""
+        layers = sum(layer.weight_bytes for layer in self.layers)
+        return self.input_bytes + layers + self.output_bytes + self.other_bytes + self.projector_bytes
+
+    @property
+    def all_gpu_layers(self) -> int:
+        """The `n_gpu_layers` that offloads everything: each layer and, counted as one more, the output."""
+        return len(self.layers) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """The peak of an engine with full slots, in bytes, by what it is for."""
+
+    weights: Memory
+    kv_cache: Memory  # attention, the windowed part and recurrent state
+    compute: Memory
+    output_bytes: int  # logits that wait for the sampler
+    checkpoint_bytes: int
+    prompt_cache_bytes: int
+    overhead: Memory
+
+    @property
+    def memory(self) -> Memory:
+        ram_only = self.output_bytes + self.checkpoint_bytes + self.prompt_cache_bytes
+        return self.weights + self.kv_cache + self.compute + self.overhead + Memory(ram_bytes=ram_only)
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.memory.ram_bytes
+
+    @property
+    def vram_bytes(self) -> int:
+        return self.memory.vram_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.ram_bytes + self.vram_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """How to start an engine, and what it will then need. `context_length` is in tokens per slot."""
+
+    context_length: int
+    slots: int
+    gpu_layers: int
+    batch_tokens: int
+    ubatch_tokens: int
+    prompt_cache_bytes: int
+    mmap: bool
+    verdict: Verdict  # FITS or TIGHT
+    estimate: MemoryEstimate
+
+    @property
+    def memory(self) -> Memory:
+        return self.estimate.memory
+
+
+def estimate(
+    shape: ModelShape,
+    *,
+    context_length: int,
+    slots: int = 1,
+    gpu_layers: int = 0,
+    gpus: int = 1,
+    pooled: bool = False,
+    prompt_cache_bytes: int = 0,
+) -> MemoryEstimate:
+    """What an engine needs with `context_length` tokens in each of `slots`; `gpus` counts only if `gpu_layers` > 0.
+
+    llama.cpp offloads the last `gpu_layers` of layers + output (`i_gpu_start = n_layer + 1 - n_gpu_layers`), and each
+    layer's part of the KV cache lies where its weights lie. `pooled` is an engine for embeddings or reranking.
+    """
+    gpu_layers = min(gpu_layers, shape.all_gpu_layers)
+    on_gpu = tuple(reversed(tuple(reversed(shape.layers))[: max(0, gpu_layers - 1)]))
+    in_ram = shape.layers[: len(shape.layers) - len(on_gpu)]
+    cells = 0 if shape.encoder else padded(context_length)
+    ubatch = ubatch_tokens(shape, context_length=context_length, slots=slots, pooled=pooled)
+    compute_bytes = _compute_bytes(shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled)
+    overhead_bytes = (
+        PROCESS_BYTES
+        + (shape.vocabulary_size + shape.merges) * VOCABULARY_ENTRY_BYTES
+        + slots * HTTP_THREAD_BYTES
+    )
+    if gpu_layers > 0:
+        # A tied output is a second copy of the input's matrix there (`TENSOR_DUPLICATED`).
+        output = Memory(vram_bytes=shape.output_bytes or shape.input_bytes)
+        projector = Memory(vram_bytes=shape.projector_bytes)
+        # Activations cross between the host and the device; layers that stay are computed on the host.
+        host_compute = compute_bytes if in_ram else _F32 * ubatch * shape.embedding_length * 2
+        compute = Memory(ram_bytes=host_compute, vram_bytes=compute_bytes * gpus)
+        overhead = Memory(overhead_bytes + GPU_HOST_BYTES, GPU_DEVICE_BYTES * gpus)
+    else:
+        output = Memory(ram_bytes=shape.output_bytes)
+        projector = Memory(ram_bytes=shape.projector_bytes)
+        compute = Memory(ram_bytes=compute_bytes)
+        overhead = Memory(ram_bytes=overhead_bytes)
+    weights = Memory(
+        ram_bytes=shape.input_bytes + shape.other_bytes + sum(layer.weight_bytes for layer in in_ram),
+        vram_bytes=sum(layer.weight_bytes for layer in on_gpu),
+    )
+    return MemoryEstimate(
+        weights=weights + output + projector,
+        kv_cache=Memory(
+            ram_bytes=_cache_bytes(shape, in_ram, cells=cells, slots=slots),
+            vram_bytes=_cache_bytes(shape, on_gpu, cells=cells, slots=slots),
+        ),
+        compute=compute,
+        output_bytes=_logits_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
+        checkpoint_bytes=0 if pooled else _checkpoint_bytes(shape, cells=cells) * slots,
+        prompt_cache_bytes=prompt_cache_bytes,
+        overhead=overhead,
+    )
+
+
+def plan_load(
+    shape: ModelShape,
+    *,
+    slots: int,
+    wanted_context: int | None,
+    vram_bytes: tuple[int, ...],
+    ram_bytes: int,
+    pooled: bool = False,
+) -> LoadPlan | None:
+    """The best way to load within this memory (`vram_bytes` per usable GPU), or None: it is too large.
+
+    The context is `wanted_context` or a default, at most the trained one; it is halved, down to 512 tokens a slot, as
+    long as that brings everything into VRAM, and else into memory at all. `FITS` is all in VRAM, or in RAM on a host
+    without a GPU; `TIGHT` is some layers in RAM beside a GPU.
+    """
+    contexts = _contexts(shape, wanted_context, pooled=pooled)
+    room = Memory(ram_bytes, sum(vram_bytes))
+    if vram_bytes:
+        for context in contexts:
+            if plan := _plan(shape, context, slots, shape.all_gpu_layers, vram_bytes, room, pooled=pooled):
+                return plan
+    # Halving once more for a few further layers on the GPU is not worth a conversation's length.
+    for context in contexts:
+        most = shape.all_gpu_layers - 1 if vram_bytes else 0
+        if plan := _plan(shape, context, slots, 0, vram_bytes, room, pooled=pooled):
+            least, chosen = 1, plan
+            while (
+                least <= most
+            ):  # more layers need more VRAM and less RAM: the greatest that fits, by bisection
+                middle = (least + most) // 2
+                if tried := _plan(shape, context, slots, middle, vram_bytes, room, pooled=pooled):
+                    least, chosen = middle + 1, tried
+                else:
+                    most = middle - 1
+            return chosen
+        # RAM alone is too small; with layers on the GPU it may do.
+        for layers in range(most, 0, -1):
+            if plan := _plan(shape, context, slots, layers, vram_bytes, room, pooled=pooled):
+                return plan
+    return None
+
+
+def required_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
+    """What a model needs on a host without a GPU for one slot: the catalogue's `required_memory_bytes`."""
+    context = min(context_length, shape.context_length)
+    return estimate(shape, context_length=context, pooled=pooled).total_bytes
+
+
+def uniform_shape(
+    *,
+    size_bytes: int,
+    layers: int,
+    embedding_length: int,
+    heads: int,
+    kv_heads: int,
+    feed_forward_length: int,
+    vocabulary_size: int,
+    context_length: int,
+    head_length: int | None = None,
+    experts_used: int = 0,
+    sliding_window: int = 0,
+    window_period: int = 0,
+    encoder: bool = False,
+    projector_bytes: int = 0,
+) -> ModelShape:
+    """A shape from the numbers of a model card, for a model whose header was not read; all layers alike.
+
+    `size_bytes` is the size of the weights without the projector; of `window_period` layers all but the last use the
+    sliding window; `feed_forward_length` is of one expert where there are experts.
+    """
+    head_length = head_length or embedding_length // heads
+    # Which part of the file is the embeddings matters only for what may be offloaded: their share at 8 bits a number.
+    input_bytes = min(vocabulary_size * embedding_length, size_bytes // 2)
+    each, rest = divmod(size_bytes - input_bytes, layers)
+    return ModelShape(
+        layers=tuple(
+            Layer(
+                weight_bytes=each,
+                key_width=kv_heads * head_length,
+                value_width=kv_heads * head_length,
+                windowed=window_period > 0 and index % window_period < window_period - 1,
+            )
+            for index in range(layers)
+        ),
+        input_bytes=input_bytes,
+        output_bytes=0,
+        other_bytes=rest,
+        embedding_length=embedding_length,
+        query_width=heads * head_length,
+        feed_forward_width=feed_forward_length * max(1, experts_used),
+        gated=not encoder,
+        experts_used=experts_used,
+        vocabulary_size=vocabulary_size,
+        merges=vocabulary_size,
+        context_length=context_length,
+        sliding_window=sliding_window,
+        encoder=encoder,
+        projector_bytes=projector_bytes,
+    )
+
+
+def with_projector(shape: ModelShape, size_bytes: int) -> ModelShape:
+    """`shape` with the projector that lies in a file of its own."""
+    return replace(shape, projector_bytes=size_bytes)
+
+
+def padded(context_length: int) -> int:
+    """The cells llama.cpp allocates for so many tokens."""
+    return -(-context_length // CONTEXT_STEP) * CONTEXT_STEP
+
+
+def ubatch_tokens(shape: ModelShape, *, context_length: int, slots: int, pooled: bool) -> int:
+    """Tokens computed at once: 512; a pooled input that may not be split must fit in one (`slot.can_split()`)."""
+    if pooled and not shape.pools_last:
+        return padded(context_length)
+    return min(UBATCH_TOKENS, padded(context_length) * slots)
+
+
+def _contexts(shape: ModelShape, wanted: int | None, *, pooled: bool) -> list[int]:
+    """The contexts to try, the best first."""
+    trained = shape.context_length or SMALLEST_CONTEXT
+    default = DEFAULT_POOLED_CONTEXT if pooled and not shape.pools_last else DEFAULT_CONTEXT
+    context = max(1, min(trained, wanted if wanted is not None else default))
+    contexts = [context]
+    while context > SMALLEST_CONTEXT:
+        context = max(SMALLEST_CONTEXT, context // 2)
+        contexts.append(context)
+    return contexts
+
+
+def _plan(
+    shape: ModelShape,
+    context: int,
+    slots: int,
+    gpu_layers: int,
+    vram_bytes: tuple[int, ...],
+    room: Memory,
+    *,
+    pooled: bool,
+) -> LoadPlan | None:
+    bare = estimate(
+        shape,
+        context_length=context,
+        slots=slots,
+        gpu_layers=gpu_layers,
+        gpus=len(vram_bytes),
+        pooled=pooled,
+    )
+    # Layers do not divide: on each further GPU up to one of them finds no place.
+    largest = max((layer.weight_bytes for layer in shape.layers), default=0)
+    lost_bytes = largest * (len(vram_bytes) - 1) if gpu_layers else 0
+    left = room - bare.memory - Memory(vram_bytes=lost_bytes)
+    if left.ram_bytes < 0 or (gpu_layers > 0 and left.vram_bytes < 0):
+        return None
+    cache_bytes = 0 if pooled else _prompt_cache_bytes(bare, spare_bytes=left.ram_bytes)
+    ubatch = ubatch_tokens(shape, context_length=context, slots=slots, pooled=pooled)
+    whole = not vram_bytes or gpu_layers == shape.all_gpu_layers
+    return LoadPlan(
+        context_length=context,
+        slots=slots,
+        gpu_layers=gpu_layers,
+        batch_tokens=ubatch if pooled else BATCH_TOKENS,
+        ubatch_tokens=ubatch,
+        prompt_cache_bytes=cache_bytes,
+        # A mapped weight that is copied into another order stays in memory twice; one that is read does not.
+        mmap=not shape.repacked or gpu_layers == shape.all_gpu_layers,
+        verdict=Verdict.FITS if whole else Verdict.TIGHT,
+        estimate=replace(bare, prompt_cache_bytes=cache_bytes),
+    )
+
+
+def _prompt_cache_bytes(bare: MemoryEstimate, *, spare_bytes: int) -> int:
+    """Room in RAM for as many finished conversations as there are slots, in whole MiB, if it is to spare."""
+    wanted = min(bare.kv_cache.ram_bytes + bare.kv_cache.vram_bytes, PROMPT_CACHE_LIMIT_BYTES)
+    return max(0, min(wanted, spare_bytes)) // MIB * MIB
+
+
+def _cache_bytes(shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, slots: int) -> int:
+    """KV cache (f16) and recurrent state of these layers, one stream a slot (`kv_unified` off).
+
+    A windowed layer keeps `GGML_PAD(min(n_ctx, n_swa + n_ubatch), 256)` cells (llama_kv_cache_iswa).
+    """
+    windowed = min(cells, padded(shape.sliding_window + UBATCH_TOKENS)) if shape.sliding_window else cells
+    each = sum(
+        layer.cell_bytes * (windowed if layer.windowed else cells) + layer.state_bytes for layer in layers
+    )
+    return each * slots
+
+
+def _checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
+    """One slot's checkpoints: the window of the windowed layers and the recurrent state, each time copied to RAM."""
+    window = min(cells, shape.sliding_window)
+    each = sum(
+        (layer.cell_bytes * window if layer.windowed else 0) + layer.state_bytes for layer in shape.layers
+    )
+    return each * CONTEXT_CHECKPOINTS
+
+
+def _logits_bytes(shape: ModelShape, *, ubatch: int, slots: int, pooled: bool) -> int:
+    """`n_outputs` × vocabulary, f32: one row a slot; a decoder made to embed computes every token's."""
+    if shape.encoder:
+        return 0
+    return shape.vocabulary_size * _F32 * (ubatch if pooled else slots)
+
+
+def _compute_bytes(shape: ModelShape, *, cells: int, ubatch: int, slots: int, pooled: bool) -> int:
+    """The graph's scratch memory for one ubatch, with flash attention: its inputs and the widest moment of a layer.
+
+    Counted in rows of f32 per token (fitted, exact for the architectures of `bench/memory.md` from 3 layers on): attention
+    holds residual, norm, Q before and after RoPE, K and V; feed-forward holds residual and norm, and gate, up and product.
+    """
+    embd, feed_forward = shape.embedding_length, shape.feed_forward_width
+    if shape.encoder:
+        mask = _F16 * ubatch * ubatch
+        widest = max(6.5 * embd, 5 * embd + (3 if shape.gated else 1) * feed_forward)
+        return mask + int(widest * _F32 * ubatch)
+    kv_width = max((max(layer.key_width, layer.value_width) for layer in shape.layers), default=0)
+    mask = _F16 * ubatch * cells
+    if shape.sliding_window and any(layer.windowed for layer in shape.layers):
+        mask += _F16 * ubatch * min(cells, padded(shape.sliding_window + UBATCH_TOKENS))
+    attention = 4 * embd + 2 * shape.query_width + max(0, 2 * kv_width - embd)
+    dense = 5 * embd + 3 * feed_forward
+    experts = 5 * embd + feed_forward + shape.experts_used * embd
+    layer_bytes = max(attention, dense, experts) * _F32 * ubatch
+    return mask + max(layer_bytes, _logits_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled))
