@@ -22,6 +22,7 @@ from llb.api.identity import Identity
 from llb.api.keys import keys_blueprint
 from llb.api.replies import install_errors, reply
 from llb.config import make_config
+from llb.errors import SetupError
 from llb.store import audit, keys
 from llb.store.database import Database
 from llb.wire import NewUser, Role, Scope
@@ -206,7 +207,11 @@ class DoorKeeper:
         guard = Guard(self._config, identity, local_token=local_token)
         accounts = Accounts(db, identity)
         await db.start()
-        await accounts.ensure_admin(self._config.admin_password)
+        try:
+            await accounts.ensure_admin(self._config.admin_password)
+        except SetupError:
+            await db.close()
+            raise
 
         app: Sanic[Any, Any] = Sanic(f"door{next(_names)}", configure_logging=False)
         install_errors(app)
