@@ -394,3 +394,18 @@ async def test_a_change_by_another_process_is_seen_within_a_second(door: Door) -
     now += 1.0
     with pytest.raises(InvalidApiKey):
         await identity.of_key(key)
+
+
+async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(door: Door) -> None:
+    identity = Identity(door.db, clock=lambda: 1000.0)
+    principal = auth.Principal(kind=auth.PrincipalKind.KEY, id="k", role=Role.ADMIN)
+
+    async def read_before(_: str) -> auth.Principal | None:
+        identity.forget()  # revoked while the answer was on its way
+        return principal
+
+    async def read_after(_: str) -> auth.Principal | None:
+        return None
+
+    assert await identity._look_up("hash", read_before) is principal
+    assert await identity._look_up("hash", read_after) is None
