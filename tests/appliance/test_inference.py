@@ -1,0 +1,267 @@
+"""The real engine behind the gateway, asked by the official client and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from tests.conftest import LlbMaker
+from tests.ggufs import write_embedding_model
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
+
+QUESTION = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture
+async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> AsyncIterator[Llb]:
+    """An appliance with SmolLM2 and a small embedding model, both Ready."""
+    embedding = write_embedding_model(tmp_path / "embedding.gguf")
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    hub.add_repo("test/embed", {"embed.gguf": embedding})
+    catalog = write_catalog(
+        tmp_path / "talking.json",
+        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
+         "required_memory_bytes": 300_000_000},
+        {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
+        {"id": "absent", "size_bytes": 1000},
+    )  # fmt: skip
+    llb = await make_llb(catalog=catalog, context=2048).start()
+    await llb.online()
+    await llb.pull("smollm2")
+    await llb.pull("embed")
+    yield llb
+
+
+@pytest.fixture
+async def openai(talking: Llb) -> AsyncIterator[AsyncOpenAI]:
+    """The official client with an ordinary key."""
+    key = await talking.new_key("inference", "models:read")
+    async with AsyncOpenAI(base_url=f"{talking.url}/v1", api_key=key, max_retries=0) as client:
+        yield client
+
+
+async def test_the_official_client(openai: AsyncOpenAI) -> None:
+    models = [model.id async for model in openai.models.list()]
+    assert models == ["smollm2", "embed"]
+
+    chat = await openai.chat.completions.create(
+        model="smollm2", messages=[{"role": "user", "content": "Say hello."}], max_tokens=16, temperature=0
+    )
+    assert chat.model == "smollm2"
+    assert chat.choices[0].message.content
+    assert chat.usage is not None
+    assert 0 < chat.usage.completion_tokens <= 16
+
+    words = []
+    usage = None
+    async for chunk in await openai.chat.completions.create(
+        model="SmolLM2:Q4_1",
+        messages=[{"role": "user", "content": "Say hello."}],
+        max_tokens=16,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        assert chunk.model == "smollm2"
+        usage = chunk.usage or usage
+        words += [choice.delta.content or "" for choice in chunk.choices]
+    assert "".join(words) == chat.choices[0].message.content
+    assert usage is not None
+    assert usage.completion_tokens == chat.usage.completion_tokens
+
+    completion = await openai.completions.create(model="smollm2", prompt="One, two,", max_tokens=4)
+    assert completion.choices[0].text
+
+    vectors = await openai.embeddings.create(model="embed", input=["one", "two"])
+    assert len(vectors.data) == 2
+    assert len(vectors.data[0].embedding) > 8
+
+
+async def test_json_schema_and_tools(openai: AsyncOpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}, "people": {"type": "integer"}},
+        "required": ["city", "people"],
+        "additionalProperties": False,
+    }
+    answer = await openai.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Name a city and how many people live there."}],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "city", "schema": schema, "strict": True},
+        },
+        max_tokens=60,
+    )
+    document = json.loads(answer.choices[0].message.content or "")
+    assert set(document) == {"city", "people"}
+    assert isinstance(document["people"], int)
+
+    called = await openai.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
+        tools=[
+            {
+                "type": "function",
+                "function": {
+                    "name": "get_weather",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"city": {"type": "string", "maxLength": 12}},
+                        "required": ["city"],
+                    },
+                },
+            }
+        ],
+        tool_choice="required",
+        max_tokens=80,
+        temperature=0,
+    )
+    [call] = called.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert "city" in json.loads(call.function.arguments)
+
+
+async def chat(llb: Llb, **body: Any) -> httpx.Response:
+    return await llb.http.post(
+        "/v1/chat/completions", json={"model": "smollm2", "messages": QUESTION, **body}
+    )
+
+
+async def test_what_the_headers_say(talking: Llb) -> None:
+    answer = await chat(talking, max_tokens=1)
+    assert answer.headers["x-llb-node"] == "attic"
+    assert answer.headers["x-llb-queue-ms"] == "0"
+    assert answer.headers["x-request-id"]
+    assert answer.headers["content-type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "param"),
+    [
+        ({"model": "nothing"}, 404, "model_not_found", None),
+        ({"model": "absent"}, 404, "model_not_registered", None),
+        ({"model": 7}, 400, "invalid_request", "model"),
+        ({"messages": "x"}, 400, "invalid_request", None),
+        ({"id_slot": 1}, 400, "invalid_request", "id_slot"),
+        ({"cache_prompt": False}, 400, "invalid_request", "cache_prompt"),
+        ({"n_probs": 21}, 400, "invalid_request", "n_probs"),
+        ({"n_predict": -1}, 400, "invalid_request", "n_predict"),
+        ({"keep_alive": "soon"}, 400, "invalid_request", "keep_alive"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}]}]},
+            400,
+            "invalid_request",
+            "image_url",
+        ),
+    ],
+)  # fmt: skip
+async def test_refusals(
+    talking: Llb, change: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    answer = await chat(talking, **change)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code), error
+    if param is not None:
+        assert error["param"] == param
+
+
+async def test_a_prompt_that_is_too_long_names_both_numbers(talking: Llb) -> None:
+    answer = await chat(talking, messages=[{"role": "user", "content": "word " * 4000}])
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["context_length"] == 2048
+    assert error["prompt_tokens"] > 4000
+    assert str(error["prompt_tokens"]) in error["message"]
+
+
+async def test_a_chat_model_does_not_embed(talking: Llb) -> None:
+    answer = await talking.http.post("/v1/embeddings", json={"model": "smollm2", "input": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_concurrent_first_requests_cause_one_load(talking: Llb) -> None:
+    answers = await asyncio.gather(*(chat(talking, max_tokens=2) for _ in range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    [engine] = talking.app.pool.reports()
+    assert engine.model_id == "smollm2"
+    node = (await talking.http.get("/api/nodes")).json()["nodes"][0]
+    assert node["slots"] == 4
+
+
+async def test_a_client_that_leaves_frees_its_slot(talking: Llb) -> None:
+    await chat(talking, max_tokens=1)  # loaded
+    async with talking.http.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={
+            "model": "smollm2",
+            "messages": QUESTION,
+            "stream": True,
+            "max_tokens": 1500,
+            "ignore_eos": True,
+        },
+    ) as answer:
+        await anext(answer.aiter_bytes())
+        assert [
+            node.busy for model in talking.app.admission.snapshot() for node in model.nodes if node.busy
+        ] == [1]
+    async with asyncio.timeout(5):
+        while any(node.busy for model in talking.app.admission.snapshot() for node in model.nodes):
+            await asyncio.sleep(0.01)
+    assert talking.app.upstream.open_connections - talking.app.upstream.idle_connections == 0
+
+
+async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: Llb) -> None:
+    import os
+    import signal
+
+    await chat(talking, max_tokens=1)
+    [pid] = [engine.process.pid for engine in talking.app.pool._all() if engine.process.pid]
+    stream = talking.http.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={
+            "model": "smollm2",
+            "messages": QUESTION,
+            "stream": True,
+            "max_tokens": 1500,
+            "ignore_eos": True,
+        },
+    )
+    async with stream as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        os.kill(pid, signal.SIGKILL)
+        rest = [line async for line in lines if line]
+    last = json.loads(rest[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "engine_failed"
+    async with asyncio.timeout(20):
+        while (await chat(talking, max_tokens=1)).status_code != 200:
+            await asyncio.sleep(0.1)
+
+
+async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
+    async with talking.http.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 60, "ignore_eos": True},
+    ) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        assert (await talking.http.delete("/api/models/smollm2")).status_code == 204
+        assert (await chat(talking)).status_code == 404
+        rest = [line async for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    await talking.until(lambda: "smollm2" not in talking.app.view.registrations)
+    assert talking.app.pool.reports() == ()
+    assert not (talking.home / "models" / "smollm2").exists()
