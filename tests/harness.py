@@ -117,6 +117,13 @@ class Llb:
             yield reader
 
 
+async def eventually(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Wait until `condition` holds, where nothing announces it."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def write_catalog(path: Path, *entries: dict[str, Any]) -> Path:
     """A catalogue of these entries, with sensible values for what they leave out."""
     full = [

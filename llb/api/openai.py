@@ -60,14 +60,14 @@ def openai_blueprint(dispatcher: Dispatcher) -> Blueprint:
     blueprint = Blueprint("openai")
 
     @blueprint.get("/v1/models", name="models")
-    @requires(Scope.MODELS_READ)
+    @requires(Scope.INFERENCE)
     async def list_models(_request: Request) -> HTTPResponse:
         return reply(
             {"object": "list", "data": [_model_object(model) for model in dispatcher.ready_models()]}
         )
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
-    @requires(Scope.MODELS_READ)
+    @requires(Scope.INFERENCE)
     async def get_model(_request: Request, model_id: str) -> HTTPResponse:
         return reply(_model_object(dispatcher.model(model_id)))
 

@@ -1,0 +1,147 @@
+"""/ws/models: snapshot, then every change; who may listen; slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from llb.wire import ModelStatus, ModelStatusChanged
+from tests.conftest import LlbMaker
+from tests.harness import Llb, eventually
+from tests.hub import HubStandIn
+
+
+async def messages(reader: ClientConnection) -> AsyncIterator[dict[str, Any]]:
+    async for text in reader:
+        yield json.loads(text)
+
+
+async def until_ready(reader: ClientConnection, model_id: str) -> list[dict[str, Any]]:
+    """Everything that is said of a model up to its Ready."""
+    said = []
+    async with asyncio.timeout(20):
+        async for message in messages(reader):
+            if message.get("model_id") == model_id and message["type"] == "ModelStatusChanged":
+                said.append(message)
+                if message["status"] == "Ready":
+                    break
+    return said
+
+
+async def test_a_pull_step_by_step(llb: Llb, hub: HubStandIn) -> None:
+    hub.faults.throttle(400_000)
+    async with llb.events() as reader:
+        await llb.register("tiny")
+        said = await until_ready(reader, "tiny")
+    statuses = [status for status, _ in itertools.groupby(message["status"] for message in said)]
+    assert statuses == ["Registered", "Downloading", "Ready"]
+    progress = [message["progress"] for message in said]
+    assert progress == sorted(progress)
+    assert any(0 < share < 1 for share in progress)
+    numbers = [message["seq"] for message in said]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_it_begins_with_all_there_is(llb: Llb) -> None:
+    await llb.pull("tiny")
+    async with llb.events() as reader:
+        first = [await anext(messages(reader)) for _ in range(3)]
+    assert [message["type"] for message in first] == ["Hello", "ModelStatusChanged", "NodeStatusChanged"]
+    assert first[0]["version"]
+    assert (first[1]["model_id"], first[1]["status"]) == ("tiny", "Ready")
+    assert first[2]["name"] == "attic"
+    assert first[2]["status"] == "online"
+    assert first[2]["models"] == [{"model_id": "tiny", "lifecycle_status": "ready"}]
+    assert [message["seq"] for message in first] == sorted(message["seq"] for message in first)
+
+
+async def test_figures_of_the_hub_are_told(make_llb: LlbMaker, hub: HubStandIn) -> None:
+    hub.set_stats("test/tiny", downloads=50_000, likes=120)
+    llb = await make_llb().start()
+    async with llb.events() as reader, asyncio.timeout(20):
+        async for message in messages(reader):
+            if message["type"] == "ModelStatsUpdated" and message["model_id"] == "tiny":
+                break
+    assert message["hf_stats"]["downloads"] == 50_000
+    assert (await llb.model("tiny"))["hf_stats"]["stars"] == 120
+
+
+async def test_a_local_program_may_listen_without_a_credential_and_hears_states_alone(
+    llb: Llb, hub: HubStandIn
+) -> None:
+    hub.remove_repo("test/tiny")
+    async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", proxy=None) as reader:
+        await llb.register("tiny")
+        said = []
+        async for message in messages(reader):
+            said.append(message)
+            if message.get("status") == "Error":
+                break
+    assert {message["type"] for message in said} == {"Hello", "ModelStatusChanged"}
+    assert all(message.get("error") is None for message in said)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Authorization": "Bearer sk-nothing"}, 401),
+        ({"X-Forwarded-For": "192.0.2.7"}, 401),
+    ],
+)
+async def test_who_may_not_listen(llb: Llb, headers: dict[str, str], status: int) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", additional_headers=headers, proxy=None):
+            pass
+    assert refused.value.response.status_code == status
+
+
+async def test_a_slow_reader_is_told_to_begin_anew(llb: Llb) -> None:
+    async with llb.events(max_queue=1) as reader:
+        assert (await anext(messages(reader)))["type"] == "Hello"
+        # Far more than a socket's buffers and the feed's queue take while the reader sleeps.
+        for number in range(40_000):
+            llb.app.bus.publish(
+                ModelStatusChanged(model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 40_000)
+            )
+            if number % 500 == 0:
+                await asyncio.sleep(0)
+        last = 0
+        async with asyncio.timeout(20):
+            async for message in messages(reader):
+                assert message["seq"] > last
+                last = message["seq"]
+                if message["type"] == "Resync":
+                    break
+        after = await anext(messages(reader))
+    assert after["type"] == "NodeStatusChanged"
+
+
+async def test_a_reader_that_leaves_is_forgotten(llb: Llb) -> None:
+    async with llb.events() as reader:
+        await anext(messages(reader))
+        assert len(llb.app.bus._readers) == 1
+    await eventually(lambda: not llb.app.bus._readers)
+
+
+async def test_progress_is_told_at_most_four_times_a_second(llb: Llb, hub: HubStandIn) -> None:
+    hub.faults.throttle(300_000)
+    times = []
+    async with llb.events() as reader:
+        await llb.register("tiny")
+        async for message in messages(reader):
+            if message.get("status") == "Downloading":
+                times.append(asyncio.get_running_loop().time())
+            if message.get("status") == "Ready":
+                break
+    # A second's worth of messages: 4, and one more for the change of status at its edge.
+    assert all(sum(start <= at < start + 1.0 for at in times) <= 5 for start in times)
