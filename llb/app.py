@@ -9,7 +9,7 @@ from typing import Any
 from sanic import Sanic
 
 from llb import auth, portable, runfile
-from llb.api.accounts import Accounts, accounts_blueprint
+from llb.api.accounts import accounts_blueprint
 from llb.api.audit import AuditLog, audit_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
@@ -20,6 +20,7 @@ from llb.api.models import models_blueprint
 from llb.api.nodes import nodes_blueprint
 from llb.api.openai import openai_blueprint
 from llb.api.page import page_blueprint
+from llb.api.people import Accounts
 from llb.api.replies import install_errors
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog

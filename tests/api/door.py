@@ -15,11 +15,12 @@ from sanic.response import HTTPResponse
 
 from llb import auth
 from llb.api.access import authenticated, public, requires
-from llb.api.accounts import Accounts, accounts_blueprint
+from llb.api.accounts import accounts_blueprint
 from llb.api.audit import audit_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
 from llb.api.keys import keys_blueprint
+from llb.api.people import Accounts
 from llb.api.replies import install_errors, reply
 from llb.config import make_config
 from llb.errors import SetupError
