@@ -1,0 +1,92 @@
+"""First token through llb against straight to the engine: `python -m bench.first_token`.
+
+The same loaded engine, the same short prompt (its prefix in the engine's cache), streamed; the clock runs from the
+request's first byte to the first `data:` line. Direct and through llb in turn, so that the machine's mood hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from tests.harness import PASSWORD, Llb, write_catalog
+from tests.hub import HubStandIn, smollm2_path
+
+BODY = json.dumps(
+    {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "max_tokens": 1,
+        "temperature": 0,
+    }
+).encode()
+
+
+class Client:
+    """A bare keep-alive HTTP client: the less it does, the less it hides."""
+
+    def __init__(self, host: str, port: int, key: str) -> None:
+        self._where = (host, port)
+        self._head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        ).encode()
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(*self._where)
+
+    async def first_token_s(self) -> float:
+        """Seconds to the first event of one answer; the rest of the answer is read too."""
+        began = time.perf_counter()
+        self._writer.write(self._head + BODY)
+        data = b""
+        while b"data: " not in data:
+            data += await self._reader.read(65536)
+        first = time.perf_counter() - began
+        while not data.endswith(b"0\r\n\r\n"):
+            data += await self._reader.read(65536)
+        assert data.startswith(b"HTTP/1.1 200"), data[:500]
+        return first
+
+
+async def measure(rounds: int) -> None:
+    model = smollm2_path()
+    assert model is not None
+    with HubStandIn() as hub, tempfile.TemporaryDirectory() as folder:
+        hub.add_repo("test/smollm2", {"smollm2.gguf": model})
+        catalog = write_catalog(
+            Path(folder) / "c.json", {"id": "smollm2", "size_bytes": model.stat().st_size}
+        )
+        async with Llb(
+            Path(folder) / "home", hub_endpoint=hub.url, catalog=catalog, admin_password=PASSWORD
+        ) as llb:
+            await llb.online()
+            await llb.pull("smollm2")
+            key = await llb.new_key("inference")
+            lease = await llb.app.pool.lease("smollm2", deadline_s=60)
+            direct = Client(lease.host, lease.port, lease.api_key)
+            through = Client("127.0.0.1", llb.port, key)
+            await direct.open()
+            await through.open()
+            for client in (direct, through) * 10:
+                await client.first_token_s()
+            pairs = [(await direct.first_token_s(), await through.first_token_s()) for _ in range(rounds)]
+            lease.release()
+    added = [after - before for before, after in pairs]
+    print(f"direct   p50 {statistics.median(pair[0] for pair in pairs) * 1e3:.2f} ms")
+    print(f"through  p50 {statistics.median(pair[1] for pair in pairs) * 1e3:.2f} ms")
+    print(f"added    p50 {statistics.median(added) * 1e3:.2f} ms over {rounds} pairs; goal < 1 ms")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=200)
+    asyncio.run(measure(parser.parse_args().rounds))

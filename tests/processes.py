@@ -1,0 +1,113 @@
+"""`python -m llb` as a process of its own, as a person starts it: for tests of the whole life and for benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from llb import runfile
+from llb.runfile import RunInfo
+
+START_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 20.0
+ROOT = Path(__file__).parent.parent
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours without what would change the product's behaviour, and with `extra`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LLB_", "HF_")) and not name.lower().endswith("_proxy")
+    }
+    return {**kept, "PYTHONPATH": str(ROOT), **extra}
+
+
+class LlbProcess:
+    """A running appliance; `http` is signed with the local token of its home."""
+
+    def __init__(self, home: Path, *flags: str, **extra_environment: str) -> None:
+        self.home = home
+        self._flags = flags
+        self._environment = environment(LLB_HOME=str(home), **extra_environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> LlbProcess:
+        """Start it; returns when it serves."""
+        self.log = self.home.with_name(self.home.name + ".log")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llb", "--port", "0", *self._flags],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_DEADLINE_S
+        while (info := runfile.running(self.home)) is None:
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.005)
+        self._follow(info)
+        return self
+
+    def _follow(self, info: RunInfo) -> None:
+        self.pid = info.pid
+        self.url = info.url
+        self.http = httpx.Client(
+            base_url=info.url,
+            headers={"Authorization": f"Bearer {info.token}"},
+            timeout=60,
+            trust_env=False,
+        )
+
+    def kill(self) -> None:
+        """kill -9, as an out-of-memory killer does it."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(number)
+        self.http.close()
+        return process.wait(STOP_DEADLINE_S)
+
+    def __enter__(self) -> LlbProcess:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    # --- what is often asked ------------------------------------------------------------------------
+
+    def model(self, model_id: str) -> dict[str, Any]:
+        return dict(self.http.get(f"/api/models/{model_id}").raise_for_status().json())
+
+    def register(self, model_id: str) -> httpx.Response:
+        return self.http.post("/api/models/register", json={"model_id": model_id})
+
+    def until_status(self, model_id: str, status: str, deadline_s: float = 60.0) -> dict[str, Any]:
+        deadline = time.monotonic() + deadline_s
+        while (model := self.model(model_id))["status"] != status:
+            assert time.monotonic() < deadline, json.dumps(model)
+            time.sleep(0.02)
+        return model
