@@ -347,7 +347,7 @@ class Download:
                 window_at, window_bytes = now, 0
             unsynced = partial.have_bytes - partial.synced_bytes
             if unsynced >= timing.sync_every_bytes or (unsynced and now - synced_at >= timing.sync_every_s):
-                partial.sync()
+                partial.sync_beside()
                 synced_at = now
             # Waiting for our own limit is not the server's slowness.
             window_at += self._limiter.acquire(len(piece), self._cancelled)

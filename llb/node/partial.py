@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Partial:
         self.synced_bytes = 0
         self._hash = hashlib.sha256()
         self._fd: int | None = None
+        self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
 
     @property
     def complete(self) -> bool:
@@ -65,14 +68,42 @@ class Partial:
         self._hash.update(piece)
         self.have_bytes += len(piece)
 
+    def sync_beside(self) -> None:
+        """Begin to make what has arrived durable while more arrives; raises what the previous time met."""
+        if self._syncing is not None and self._syncing.is_alive():
+            return
+        self._end_syncing()
+        # A descriptor of its own, so that closing ours never waits for a slow disk.
+        arguments = os.dup(self._opened()), self.have_bytes
+        self._syncing = threading.Thread(target=self._sync, args=arguments, name="sync", daemon=True)
+        self._syncing.start()
+
+    def _sync(self, fd: int, have_bytes: int) -> None:
+        try:
+            os.fsync(fd)
+            self.synced_bytes = have_bytes
+        except OSError as error:
+            # The kernel reports a failed write once: swallowed here, the last sync would find nothing wrong.
+            self._sync_error = error
+        finally:
+            os.close(fd)
+
+    def _end_syncing(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
+        if self._sync_error is not None:
+            raise self._sync_error
+
     def sync(self) -> None:
         """Make every byte so far durable."""
-        have_bytes = self.have_bytes
+        self._end_syncing()
         os.fsync(self._opened())
-        self.synced_bytes = have_bytes
+        self.synced_bytes = self.have_bytes
 
     def discard(self) -> None:
         """Begin anew with an empty file."""
+        self._end_syncing()
         self.close()
         self.path.unlink(missing_ok=True)
         self._fd = portable.open_for_update(self.path)

@@ -1,0 +1,159 @@
+"""How fast a pull is: `Download` against curl on the same URL in the same run, and how late the event loop is meanwhile.
+
+python -m bench.pull [--size 256MB] [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from llb import portable
+from llb.config import parse_size
+from llb.hub import Hub
+from llb.node.downloads import Download, RateLimiter
+from llb.wire import FileSpec, HubSource
+from tests.hub import HubProcess, tiny_gguf
+
+REPO, NAME = "bench/pull", "pull.gguf"
+TICK_S = 0.001
+CURL = shutil.which("curl") or ""
+
+
+class Lateness:
+    """How much later than asked the event loop comes back, in milliseconds, tick by tick."""
+
+    def __init__(self) -> None:
+        self.ms: list[float] = []
+
+    async def during(self, work: Callable[[], Awaitable[object]]) -> None:
+        ticking = asyncio.ensure_future(self._tick())
+        try:
+            await work()
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            due = time.perf_counter() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self.ms.append(max(0.0, (time.perf_counter() - due) * 1000))
+
+    def row(self, name: str) -> str:
+        p50, p99 = (statistics.quantiles(self.ms, n=100)[at - 1] for at in (50, 99))
+        return f"{name:<28}{p50:>8.2f} ms{p99:>8.2f} ms{max(self.ms):>8.2f} ms"
+
+
+def make_file(path: Path, size_bytes: int) -> None:
+    """Noise behind a GGUF header, a piece at a time."""
+    with path.open("wb") as file:
+        left = size_bytes
+        while left > 0:
+            piece = tiny_gguf(min(left, 4 << 20)) if left == size_bytes else os.urandom(min(left, 4 << 20))
+            file.write(piece)
+            left -= len(piece)
+
+
+def clear(directory: Path) -> None:
+    """An empty directory, and no write of an earlier round still on its way to the disk."""
+    shutil.rmtree(directory)
+    directory.mkdir()
+    os.sync()
+
+
+def curl(url: str, target: Path) -> float:
+    """Seconds that curl takes to fetch `url`."""
+    began = time.perf_counter()
+    subprocess.run([CURL, "-sSfL", "-o", str(target), url], check=True)
+    return time.perf_counter() - began
+
+
+async def pull(hub: Hub, spec: FileSpec, directory: Path) -> float:
+    """Seconds that a `Download` takes, sha256 and fsync included."""
+    began = time.perf_counter()
+    download = Download(spec, directory, hub=hub, limiter=RateLimiter(None))
+    download.start()
+    await download.wait()
+    return time.perf_counter() - began
+
+
+async def measure(url: str, directory: Path, rounds: int) -> str:
+    hub = Hub(url)
+    facts = await hub.resolve(REPO, NAME)
+    spec = FileSpec(
+        name=NAME,
+        size_bytes=facts.size_bytes,
+        sha256=facts.sha256,
+        sources=(HubSource(repo=REPO, commit=facts.commit),),
+    )
+    idle, busy = Lateness(), Lateness()
+    curl_s: list[float] = []
+    llb_s: list[float] = []
+
+    async def one_pull() -> None:
+        llb_s.append(await pull(hub, spec, directory))
+
+    await pull(hub, spec, directory)  # connections, imports and the page cache are warm for both
+    for _ in range(rounds):
+        for way in ("curl", "llb"):
+            await asyncio.to_thread(clear, directory)
+            if way == "curl":
+                link = hub.file_url(REPO, facts.commit, NAME)
+                curl_s.append(await asyncio.to_thread(curl, link, directory / NAME))
+            else:
+                await busy.during(one_pull)
+        await idle.during(lambda: asyncio.sleep(0.5))
+    await hub.aclose()
+
+    ratio = statistics.median(c / p for c, p in zip(curl_s, llb_s, strict=True))
+    rate = [facts.size_bytes / statistics.median(times) / 1e6 for times in (curl_s, llb_s)]
+    return "\n".join(
+        [
+            f"{facts.size_bytes / 1e6:.0f} MB, {rounds} interleaved rounds, medians; loop: {type(asyncio.get_running_loop()).__module__}",
+            "",
+            f"{'curl':<28}{rate[0]:>8.0f} MB/s",
+            f"{'llb, sha256 and fsync':<28}{rate[1]:>8.0f} MB/s",
+            f"{'llb / curl':<28}{ratio:>8.2f}          (goal ≥ 0.5)",
+            "",
+            f"{'event loop late by':<28}{'p50':>11}{'p99':>11}{'max':>11}",
+            idle.row("idle"),
+            busy.row("during the pull") + "  (goal p99 < 10 ms)",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.pull", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--size", type=parse_size, default=parse_size("256MB"))
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if not CURL:
+        sys.exit("curl is not installed.")
+    with tempfile.TemporaryDirectory(prefix="llb-bench-") as folder:
+        source = Path(folder) / NAME
+        make_file(source, options.size)
+        catalog = Path(folder) / "catalog.json"
+        entry = {"id": "pull", "name": "pull", "repo": REPO, "recommended_filename": NAME}
+        sizes = {"size_bytes": options.size, "required_memory_bytes": options.size}
+        catalog.write_text(json.dumps([entry | sizes]))
+        with (
+            HubProcess("--catalog", str(catalog), "--file", f"{NAME}={source}") as stand_in,
+            asyncio.Runner(loop_factory=portable.new_event_loop) as runner,
+        ):
+            print(runner.run(measure(stand_in.url, Path(folder) / "models", options.rounds)))
+
+
+if __name__ == "__main__":
+    main()
