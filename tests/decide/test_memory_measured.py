@@ -1,0 +1,28 @@
+"""The estimate against real engines: a quick part of `python -m bench.memory`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.memory import TOLERANCE, Case, chat, embedding, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
+
+SMALL = {"layers": 4, "embd": 512, "heads": 8, "ff": 1024, "vocab": 40_000}
+CASES = [
+    Case("grouped-query", chat(**SMALL, kv_heads=4, arch="qwen2"), (1024,), slots=2),
+    Case("sliding window", chat(**SMALL, kv_heads=8, arch="gemma3", sliding_window=256), (1024,)),
+    Case("embedding", embedding(**SMALL, context=512), (512,), pooled=True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_within_a_tenth_of_the_measured_peak(case: Case, tmp_path: Path) -> None:
+    result = run(case, case.write(tmp_path / "model.gguf"), case.contexts[0])
+    assert result.within, (
+        f"estimated {result.plan.estimate.total_bytes}, measured {result.measured_bytes}, "
+        f"ratio {result.ratio:.3f}, tolerance {TOLERANCE}"
+    )
