@@ -24,6 +24,7 @@ from llb.api.people import Accounts
 from llb.api.replies import install_errors
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog
+from llb.cluster.estimates import Estimates
 from llb.cluster.links import Links, local_link
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
@@ -68,6 +69,7 @@ class Appliance:
 
         self.view = ClusterView(self.catalog, self.bus, self.stats.get)
         self.registrations = Registrations(self.db, self.hub, self.view)
+        self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
         self.links = Links(self.view, self.registrations.want, self.registrations.replica_changed)
         self.registrations.on_want_changed = self.links.want_changed
 
@@ -99,7 +101,7 @@ class Appliance:
             accounts_blueprint(self.db, self.accounts),
             keys_blueprint(self.db, self.identity),
             audit_blueprint(self.db),
-            models_blueprint(self.view, self.registrations, audit),
+            models_blueprint(self.view, self.registrations, self.estimates, audit),
             imports_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view),
             openai_blueprint(self.dispatcher),

@@ -310,6 +310,21 @@ class ModelWithStatus(Struct, frozen=True, kw_only=True):
     error: str | None
 
 
+class MemoryView(Struct, frozen=True, kw_only=True):
+    """What an engine of this model would need in memory; bytes, context length in tokens a slot."""
+
+    model_id: str
+    context_length: int
+    trained_context_length: int
+    slots: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    other_bytes: int
+    total_bytes: int
+    fit: Fit
+
+
 class ModelList(Struct, frozen=True):
     models: tuple[ModelWithStatus, ...]
 

@@ -9,9 +9,9 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
-from llb.api.replies import reply
+from llb.api.replies import number_argument, reply
 from llb.api.times import to_iso
-from llb.errors import InvalidRequest, LlbError
+from llb.errors import LlbError
 from llb.store import audit
 from llb.store.audit import AuditRecord
 from llb.store.database import Database
@@ -30,8 +30,8 @@ def audit_blueprint(db: Database) -> Blueprint:
     @blueprint.get("/api/audit")
     @requires(Scope.ADMIN)
     async def list_audit(request: Request) -> HTTPResponse:
-        limit = _number(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
-        records = await audit.newest(db, limit=limit, before_id=_number(request, "before", _MAX_ID))
+        limit = number_argument(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
+        records = await audit.newest(db, limit=limit, before_id=number_argument(request, "before", _MAX_ID))
         return reply(
             AuditPage(
                 entries=tuple(_view(record) for record in records),
@@ -40,15 +40,6 @@ def audit_blueprint(db: Database) -> Blueprint:
         )
 
     return blueprint
-
-
-def _number(request: Request, name: str, high: int) -> int | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= high):
-        raise InvalidRequest(f"{name} is not a number from 1 to {high}", param=name)
-    return int(text)
 
 
 def _view(record: AuditRecord) -> AuditEntry:

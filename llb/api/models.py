@@ -8,14 +8,17 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
-from llb.api.replies import body, no_content, reply
+from llb.api.replies import body, no_content, number_argument, reply
 from llb.auth import allows
+from llb.cluster.estimates import Estimates
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.wire import Model, ModelList, ModelWithStatus, RegisterRequest, Scope
 
 
-def models_blueprint(view: ClusterView, registrations: Registrations, audit: AuditLog) -> Blueprint:
+def models_blueprint(
+    view: ClusterView, registrations: Registrations, estimates: Estimates, audit: AuditLog
+) -> Blueprint:
     """`/api/models`."""
     blueprint = Blueprint("models")
 
@@ -31,6 +34,17 @@ def models_blueprint(view: ClusterView, registrations: Registrations, audit: Aud
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
         paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
         return reply(view.describe(_known(view, model_id), paths=paths))
+
+    @blueprint.get("/api/models/<model_id:str>/memory", name="memory")
+    @requires(Scope.MODELS_READ)
+    async def memory(request: Request, model_id: str) -> HTTPResponse:
+        return reply(
+            await estimates.of(
+                _known(view, model_id),
+                context_length=number_argument(request, "context_length", 10_000_000),
+                slots=number_argument(request, "slots", 64) or 1,
+            )
+        )
 
     @blueprint.post("/api/models/register", name="register")
     @requires(Scope.MODELS_WRITE)

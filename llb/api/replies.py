@@ -115,6 +115,16 @@ def decode(raw: bytes, kind: type[T]) -> T:
         ) from None
 
 
+def number_argument(request: Request, name: str, high: int) -> int | None:
+    """The whole number from 1 to `high` that the query gives for `name`, None without one; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= high):
+        raise errors.InvalidRequest(f"{name} is not a number from 1 to {high}", param=name)
+    return int(text)
+
+
 def translate(error: Exception) -> errors.LlbError:
     """Any exception that left a handler, as an error of the contract; what is not ours says nothing of its inside."""
     if isinstance(error, errors.LlbError):

@@ -1,0 +1,53 @@
+"""The memory of a model that was not pulled, from its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
+
+
+@pytest.fixture
+async def llb(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    catalog = write_catalog(tmp_path / "c.json", {"id": "smollm2", "size_bytes": smollm2.stat().st_size},
+                            {"id": "tiny", "size_bytes": 300_000})  # fmt: skip
+    started = await make_llb(catalog=catalog).start()
+    await started.online()
+    return started
+
+
+async def test_one_ranged_request_and_then_from_memory(llb: Llb, hub: HubStandIn) -> None:
+    answer = (await llb.http.get("/api/models/smollm2/memory?context_length=4096&slots=2")).json()
+    assert (answer["context_length"], answer["slots"], answer["trained_context_length"]) == (4096, 2, 8192)
+    # 30 layers × (K + V) of 3 heads × 64 numbers of 2 bytes × 4096 tokens × 2 slots
+    assert answer["kv_cache_bytes"] == 30 * 2 * 3 * 64 * 2 * 4096 * 2
+    assert answer["weights_bytes"] > 90_000_000
+    assert answer["fit"]["verdict"] == "fits"
+    [request] = hub.byte_requests()
+    assert request.bytes_sent <= 8 * 2**20
+    more = (await llb.http.get("/api/models/smollm2/memory?context_length=8192&slots=2")).json()
+    assert more["kv_cache_bytes"] == 2 * answer["kv_cache_bytes"]
+    assert len(hub.byte_requests()) == 1
+
+
+async def test_the_context_is_at_most_the_trained_one(llb: Llb) -> None:
+    answer = (await llb.http.get("/api/models/smollm2/memory?context_length=999999")).json()
+    assert answer["context_length"] == 8192
+
+
+@pytest.mark.parametrize("query", ["slots=0", "slots=x", "context_length=-1", "slots=65"])
+async def test_nonsense_is_named(llb: Llb, query: str) -> None:
+    answer = await llb.http.get(f"/api/models/smollm2/memory?{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_a_hub_that_is_away_is_said(llb: Llb, hub: HubStandIn) -> None:
+    hub.refuse()
+    answer = await llb.http.get("/api/models/smollm2/memory")
+    assert answer.status_code == 400
+    assert "Hub" in answer.json()["error"]["message"]
