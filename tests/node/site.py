@@ -1,0 +1,114 @@
+"""A stand-in that holds one file, and what is needed to download it; shared by the tests of downloads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from llb.hub import Hub
+from llb.node.downloads import Download, Timing
+from llb.node.files import partial_name
+from llb.node.rates import RateLimiter
+from llb.wire import FileSpec, HubSource
+from tests.hub import HubStandIn, tiny_gguf
+
+REPO, NAME = "org/tiny", "tiny.gguf"
+CONTENT = tiny_gguf(3_000_000)
+QUICK = Timing(backoff_first_s=0.01, backoff_max_s=0.02, silence_timeout_s=5.0, connect_timeout_s=2.0)
+
+
+class Clock(threading.Event):
+    """An event that is never set and waited for in no time: what passes is `now`, what was asked is `waits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        self.now += timeout or 0.0
+        return False
+
+
+class Site:
+    """A stand-in that holds one file, and what is needed to download it."""
+
+    def __init__(self, stand_in: HubStandIn, directory: Path) -> None:
+        self.hub = stand_in
+        commit = stand_in.add_repo(REPO, {NAME: CONTENT})
+        self.source = HubSource(repo=REPO, commit=commit)
+        self.spec = FileSpec(
+            name=NAME,
+            size_bytes=len(CONTENT),
+            sha256=hashlib.sha256(CONTENT).hexdigest(),
+            sources=(self.source,),
+        )
+        self.directory = directory
+        self.path = directory / NAME
+        self.partial = directory / partial_name(self.spec)
+        self.client = Hub(stand_in.url)
+        self.started: list[Download] = []
+
+    def prepare(
+        self,
+        spec: FileSpec | None = None,
+        *,
+        timing: Timing = QUICK,
+        rate: int | None = None,
+        reserve_bytes: int = 0,
+        make_room: Callable[[int], object] | None = None,
+    ) -> Download:
+        download = Download(
+            spec or self.spec,
+            self.directory,
+            hub=self.client,
+            limiter=RateLimiter(rate),
+            reserve_bytes=reserve_bytes,
+            make_room=make_room,
+            timing=timing,
+        )
+        self.started.append(download)
+        return download
+
+    def download(
+        self,
+        spec: FileSpec | None = None,
+        *,
+        timing: Timing = QUICK,
+        rate: int | None = None,
+        reserve_bytes: int = 0,
+        make_room: Callable[[int], object] | None = None,
+    ) -> Download:
+        """One that has been started."""
+        download = self.prepare(
+            spec, timing=timing, rate=rate, reserve_bytes=reserve_bytes, make_room=make_room
+        )
+        download.start()
+        return download
+
+    def leave_partial(self, content: bytes) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.partial.write_bytes(content)
+
+    def assert_complete(self) -> None:
+        assert self.path.read_bytes() == CONTENT
+        assert [path.name for path in self.directory.iterdir()] == [NAME]
+
+    def ranges(self) -> list[str | None]:
+        """What was asked for at the server that has the bytes."""
+        return [request.range for request in self.hub.byte_requests(NAME)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a counter of a thread, as the agent does: by looking at it."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def waits_for(download: Download) -> Callable[[], bool]:
+    return lambda: download.retry_at is not None
