@@ -13,6 +13,10 @@ class Memory:
     ram_bytes: int = 0
     vram_bytes: int = 0
 
+    @property
+    def total_bytes(self) -> int:
+        return self.ram_bytes + self.vram_bytes
+
     def __add__(self, other: Memory) -> Memory:
         return Memory(self.ram_bytes + other.ram_bytes, self.vram_bytes + other.vram_bytes)
 

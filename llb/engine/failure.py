@@ -42,7 +42,7 @@ def explain(returncode: int, log: Sequence[str], *, ready: bool) -> Failure:
         return Failure(FailureKind.MEMORY, f"the engine ran out of memory: {_polish(short_of_memory)}")
     if returncode == EXIT_REFUSED:
         reason = _polish(errors[0]) if errors else "it gave no reason"
-        return Failure(FailureKind.REFUSED, f"llama.cpp refused the file: {reason}")
+        return Failure(FailureKind.REFUSED, f"refused by the engine: {reason}")
     if returncode == EXIT_BAD_SPEC:
         return Failure(FailureKind.CRASHED, "the engine did not understand what it was to run")
     if returncode == -signal.SIGTERM:

@@ -106,7 +106,7 @@ class EngineProcess:
             self._tasks.supervise(self._follow(child), f"{self.name}.follow")
             await self._tell(child, spec)
             if self.state is EngineState.STOPPING:
-                await self._end(child)
+                await self._end(child, politely=False)
             async with asyncio.timeout(deadline_s):
                 await self._begun.wait()
         except TimeoutError:

@@ -60,6 +60,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     batch_tokens: int
     ubatch_tokens: int
     prompt_cache_bytes: int
+    context_checkpoints: int = 0
+    mmap: bool = True
     threads: int
     api_key: str
 
@@ -129,6 +131,8 @@ def parameters(spec: EngineSpec) -> Any:
     if spec.projector_path is not None:
         params.mmproj.path = spec.projector_path
         params.mmproj_use_gpu = spec.gpu_layers > 0
+    load_modes = xllamacpp.llama_load_mode
+    params.load_mode = load_modes.LLAMA_LOAD_MODE_MMAP if spec.mmap else load_modes.LLAMA_LOAD_MODE_NONE
     params.n_gpu_layers = spec.gpu_layers
     params.fit_params = False  # the plan was made by decide.memory; a second opinion costs a second of start
     params.cpuparams.n_threads = spec.threads
@@ -142,6 +146,7 @@ def parameters(spec: EngineSpec) -> Any:
     params.n_batch = spec.batch_tokens
     params.n_ubatch = spec.ubatch_tokens
     params.cache_ram_mib = spec.prompt_cache_bytes >> 20
+    params.n_ctx_checkpoints = spec.context_checkpoints
     params.use_jinja = True
     params.warmup = True
 

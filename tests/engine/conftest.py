@@ -21,7 +21,7 @@ def fake_worker(*arguments: str) -> tuple[str, ...]:
 async def eventually(true: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Wait until `true()` holds, for what other processes do and nobody here is told of."""
     async with asyncio.timeout(timeout_s):
-        while not true():  # noqa: ASYNC110
+        while not true():
             await asyncio.sleep(0.005)
 
 

@@ -119,10 +119,10 @@ async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess])
     [
         (["--log", "0.00.121.635 E llama_model_load: error loading model: unknown model architecture: 'xyz'",
           "--log", "0.00.121.672 E llama_model_load_from_file_impl: failed to load model", "--exit", "3"],
-         FailureKind.REFUSED, "llama.cpp refused the file: unknown model architecture: 'xyz'"),
+         FailureKind.REFUSED, "refused by the engine: unknown model architecture: 'xyz'"),
         (["--log", "0.00.012.904 E gguf_init_from_file: failed to open GGUF file '/home/a/models/x y/m.gguf' (No such file)",
           "--exit", "3"],
-         FailureKind.REFUSED, "llama.cpp refused the file: failed to open GGUF file"),
+         FailureKind.REFUSED, "refused by the engine: failed to open GGUF file"),
         (["--log", "0.07.683.315 E ggml_aligned_malloc: insufficient memory (attempted to allocate 878906.25 MB)",
           "--exit", "3"],
          FailureKind.MEMORY, "the engine ran out of memory: insufficient memory (attempted to allocate 878906.25 MB)"),

@@ -1,0 +1,220 @@
+"""The real llama.cpp: what it lets in, what it says, how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from llb.engine.failure import FailureKind
+from llb.engine.process import EngineProcess
+from llb.engine.worker import EngineKind, EngineSpec, Ready
+from llb.errors import EngineFailed
+from llb.hardware import engine_command, engine_environment
+from llb.tasks import TaskGroup
+from llb.wire import EngineState
+from tests.engine.test_process import spec
+from tests.ggufs import write_chat_model, write_embedding_model
+
+DEADLINE_S = 60.0
+KEY = {"Authorization": "Bearer secret"}
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(engine: Ready, method: str, path: str, body: object = None, headers: dict[str, str] = KEY) -> Reply:
+    connection = http.client.HTTPConnection(engine.host, engine.port, timeout=30)
+    try:
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text, {"Content-Type": "application/json", **headers})
+        response = connection.getresponse()
+        return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
+class Running:
+    """Engines of this test session's worker, each stopped at its end."""
+
+    def __init__(self) -> None:
+        self.tasks = TaskGroup("engines")
+        self.engines: list[EngineProcess] = []
+
+    async def start(self, wanted: EngineSpec) -> EngineProcess:
+        engine = EngineProcess(wanted.alias, tasks=self.tasks)
+        self.engines.append(engine)
+        await engine.start(wanted, deadline_s=DEADLINE_S)
+        return engine
+
+    async def close(self) -> None:
+        for engine in self.engines:
+            await engine.stop()
+        await self.tasks.close()
+
+
+@pytest_asyncio.fixture
+async def running() -> AsyncIterator[Running]:
+    made = Running()
+    yield made
+    await made.close()
+
+
+async def test_the_real_model_answers_and_is_closed(running: Running, smollm2: Path) -> None:
+    engine = await running.start(spec(model_path=str(smollm2), alias="smollm2-135m", context_length=1024))
+    ready = engine.ready
+    assert ready is not None
+    assert (ready.host, ready.context_length, ready.slots) == ("127.0.0.1", 1024, 2)
+    assert engine.rss_bytes() > 98_000_000
+
+    question = {"messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 4}
+    reply = ask(ready, "POST", "/v1/chat/completions", question)
+    assert reply.status == 200
+    assert reply.json()["model"] == "smollm2-135m"
+    assert reply.json()["usage"]["completion_tokens"] == 4
+
+    for headers in ({}, {"Authorization": "Bearer other"}):
+        for method, path in (
+            ("POST", "/v1/chat/completions"),
+            ("GET", "/props"),
+            ("GET", "/v1/models"),
+            ("GET", "/slots"),
+        ):
+            assert ask(ready, method, path, {} if method == "POST" else None, headers).status == 401
+    assert ask(ready, "GET", "/health", headers={}).json() == {"status": "ok"}
+    for path, status in (("/slots", 501), ("/metrics", 501), ("/", 404), ("/tools", 403)):
+        assert ask(ready, "GET", path).status == status
+    assert ask(ready, "POST", "/props", {}).status == 501
+
+    foreign = KEY | {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    for method in ("OPTIONS", "GET"):
+        assert ask(ready, method, "/v1/models", headers=foreign).headers["access-control-allow-origin"] == ""
+    addresses = {connection.laddr for connection in psutil.Process(engine.pid).net_connections()}
+    assert {address.ip for address in addresses if address} == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+async def test_what_a_running_engine_knows(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "LLB_ADMIN_PASSWORD", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "a-secret")
+    engine = await running.start(
+        spec(model_path=str(write_chat_model(tmp_path / "m.gguf")), api_key="the-key")
+    )
+    process = Path("/proc") / str(engine.pid)
+    assert b"a-secret" not in (process / "environ").read_bytes()
+    assert b"the-key" not in (process / "cmdline").read_bytes()
+    assert int(re.findall(r"Seccomp:\s+(\d)", (process / "status").read_text())[0]) == 2
+
+
+async def test_the_context_is_the_models_at_most(running: Running, tmp_path: Path) -> None:
+    model = write_chat_model(tmp_path / "m.gguf", context=512)
+    engine = await running.start(spec(model_path=str(model), context_length=4096, slots=3))
+    assert engine.ready is not None
+    assert (engine.ready.context_length, engine.ready.slots) == (512, 3)
+
+
+async def test_a_prompt_that_is_too_long_is_an_error_not_forgotten(running: Running, tmp_path: Path) -> None:
+    engine = await running.start(spec(model_path=str(write_chat_model(tmp_path / "m.gguf"))))
+    assert engine.ready is not None
+    reply = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x" * 2000, "max_tokens": 1})
+    assert reply.status == 400
+    assert reply.json()["error"]["type"] == "exceed_context_size_error"
+    # Without a limit of its own an answer ends with its context.
+    reply = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x" * 400, "ignore_eos": True})
+    assert reply.json()["usage"]["total_tokens"] <= 513
+
+
+async def test_embeddings(running: Running, tmp_path: Path) -> None:
+    model = write_embedding_model(tmp_path / "e.gguf")
+    engine = await running.start(spec(model_path=str(model), kind=EngineKind.EMBEDDING))
+    assert engine.ready is not None
+    reply = ask(engine.ready, "POST", "/v1/embeddings", {"input": ["one", "another"]})
+    assert reply.status == 200
+    first, second = (entry["embedding"] for entry in reply.json()["data"])
+    assert len(first) == len(second)
+    assert first != second
+
+
+async def test_a_chat_model_does_not_embed(running: Running, tmp_path: Path) -> None:
+    engine = await running.start(spec(model_path=str(write_chat_model(tmp_path / "m.gguf"))))
+    assert engine.ready is not None
+    assert ask(engine.ready, "POST", "/v1/embeddings", {"input": "x"}).status == 501
+
+
+async def refusal(running: Running, wanted: EngineSpec) -> tuple[FailureKind, str]:
+    with pytest.raises(EngineFailed):
+        await running.start(wanted)
+    failure = running.engines[-1].failure
+    assert running.engines[-1].state is EngineState.FAILED
+    assert failure is not None
+    return failure.kind, failure.sentence
+
+
+async def test_why_llama_cpp_refuses_a_file(running: Running, tmp_path: Path) -> None:
+    whole = write_chat_model(tmp_path / "whole.gguf", layers=8)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(whole.read_bytes().replace(b"llama", b"blorp"))
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole.read_bytes()[:-1000])
+    page = tmp_path / "page.gguf"
+    page.write_bytes(b"<html>" * 1000)
+    sentences = {}
+    for path in (other, cut, page, tmp_path / "none.gguf"):
+        kind, sentences[path.name] = await refusal(running, spec(model_path=str(path)))
+        assert kind is FailureKind.REFUSED
+    assert sentences["other.gguf"] == "refused by the engine: unknown model architecture: 'blorp'"
+    assert "not within the file bounds, model is corrupted or incomplete" in sentences["cut.gguf"]
+    assert "invalid magic characters: '<htm', expected 'GGUF'" in sentences["page.gguf"]
+    assert "failed to open GGUF file 'none.gguf' (No such file or directory)" in sentences["none.gguf"]
+    assert not any(str(tmp_path) in sentence for sentence in sentences.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the address space with a shell's ulimit")
+async def test_an_allocation_that_fails_is_not_the_files_fault(tasks: TaskGroup, smollm2: Path) -> None:
+    limited = ("/bin/sh", "-c", 'ulimit -v 1500000; exec "$@"', "sh", *engine_command())
+    engine = EngineProcess("m", tasks=tasks, command=limited)
+    with pytest.raises(EngineFailed):
+        await engine.start(spec(model_path=str(smollm2), context_length=40_000), deadline_s=DEADLINE_S)
+    assert engine.failure is not None
+    assert engine.failure.kind is FailureKind.MEMORY
+    assert engine.failure.sentence.startswith("the engine ran out of memory: ")
+
+
+def run_worker(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        engine_command(*arguments),
+        input=stdin, capture_output=True, text=True, timeout=30, check=False, env=engine_environment(os.environ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["", "no json\n", '{"alias": 5}\n'])
+def test_a_spec_that_is_not_understood(line: str) -> None:
+    done = run_worker(line)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not understood" in done.stderr
+
+
+def test_devices() -> None:
+    done = run_worker("", "--devices")
+    assert done.returncode == 0
+    devices = json.loads(done.stdout)
+    assert devices[-1]["kind"] == "cpu"
+    assert devices[-1]["memory_total_bytes"] > 0
