@@ -135,7 +135,7 @@ def _checked_start(
     if status == 416:
         raise RangeRefused(f"the Hub's file ends before byte {start}")
     if status >= 400:
-        raise hub._refusal(response, source.repo, spec.name, source.commit)
+        raise hub.refusal(response, source.repo, spec.name, source.commit)
     if response.headers.get("content-type", "").startswith("text/html"):
         raise NotGguf("the Hub answered with a web page, which is not a GGUF file")
     if response.headers.get("content-encoding", "identity") != "identity":
