@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from llb import gguf
+from llb.decide import memory
 from llb.decide.eviction import Memory
-from llb.engine.worker import EngineSpec
-from llb.hardware import Budget
+from llb.decide.memory import ModelShape
+from llb.engine.worker import EngineKind, EngineSpec, Pooling
+from llb.errors import ModelFailed
+from llb.hardware import Budget, physical_cores
 from llb.wire import Capability
+
+KEY_BYTES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +27,14 @@ class EngineFiles:
     capabilities: tuple[Capability, ...] = (Capability.TEXT_GENERATION,)
     required_memory_bytes: int = 0
 
+    @property
+    def kind(self) -> EngineKind:
+        if Capability.RERANKING in self.capabilities:
+            return EngineKind.RERANKING
+        if Capability.EMBEDDING in self.capabilities:
+            return EngineKind.EMBEDDING
+        return EngineKind.CHAT
+
 
 @dataclass(frozen=True)
 class EnginePlan:
@@ -29,19 +44,86 @@ class EnginePlan:
     memory: Memory
 
 
-class ModelFacts: ...
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the headers of a model's files say: its shape, and which of them is a projector."""
+
+    shape: ModelShape
+    projector_path: Path | None = None
+    names_pooling: bool = False
 
 
 class Planner:
+    """Plans loads with `slots` an engine; `context` is the context length a slot, None: what fits, up to a default."""
+
     def __init__(self, *, slots: int, context: int | None) -> None:
         self.slots = slots
         self.context = context
 
     def inspect(self, files: EngineFiles) -> ModelFacts:
-        raise NotImplementedError
+        """Read the headers (blocking); raises `ModelFailed` for files that llama.cpp could not load."""
+        paths = (files.model_path, *files.extra_paths)
+        try:
+            facts = [_read(path) for path in paths]
+            shape = gguf.shape_of(facts)
+        except OSError as error:
+            raise ModelFailed(f"its file cannot be read: {error.strerror}") from None
+        except gguf.GgufError as refused:
+            raise ModelFailed(f"its file cannot be used: {refused}") from None
+        projectors = [path for path, each in zip(paths, facts, strict=True) if each.is_projector]
+        return ModelFacts(
+            shape,
+            projector_path=projectors[0] if projectors else None,
+            names_pooling=any(each.pooling is not None for each in facts),
+        )
 
     def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
-        raise NotImplementedError
+        """The best way to load within `room`, None if there is none."""
+        kind = files.kind
+        load = memory.plan_load(
+            facts.shape,
+            slots=self.slots,
+            wanted_context=self.context,
+            vram_bytes=room.vram_bytes,
+            ram_bytes=room.ram_bytes,
+            pooled=kind is not EngineKind.CHAT,
+        )
+        if load is None:
+            return None
+        # A model made to embed says how it pools; one that was not is averaged, as most are trained to be.
+        pooling = Pooling.MEAN if kind is EngineKind.EMBEDDING and not facts.names_pooling else None
+        spec = EngineSpec(
+            model_path=str(files.model_path),
+            projector_path=str(facts.projector_path) if facts.projector_path is not None else None,
+            alias=model_id,
+            kind=kind,
+            pooling=pooling,
+            context_length=load.context_length,
+            slots=load.slots,
+            gpu_layers=load.gpu_layers,
+            batch_tokens=load.batch_tokens,
+            ubatch_tokens=load.ubatch_tokens,
+            prompt_cache_bytes=load.prompt_cache_bytes,
+            context_checkpoints=memory.CONTEXT_CHECKPOINTS,
+            mmap=load.mmap,
+            threads=physical_cores(),
+            api_key=secrets.token_urlsafe(KEY_BYTES),
+        )
+        return EnginePlan(spec, load.memory)
 
     def least_bytes(self, files: EngineFiles, facts: ModelFacts) -> int:
-        raise NotImplementedError
+        """The least memory with which this model could be loaded at all."""
+        return memory.estimate(
+            facts.shape,
+            context_length=memory.SMALLEST_CONTEXT,
+            slots=self.slots,
+            pooled=files.kind is not EngineKind.CHAT,
+        ).total_bytes
+
+
+def _read(path: Path) -> gguf.GgufFacts:
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        facts = gguf.read_header(file, file_size=size_bytes)
+    gguf.check_complete(facts, size_bytes)
+    return facts
