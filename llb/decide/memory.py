@@ -188,7 +188,9 @@ def estimate(
         ),
         compute=compute,
         output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
-        checkpoint_bytes=0 if pooled else _window_bytes(shape, cells=cells) * CONTEXT_CHECKPOINTS * slots,
+        checkpoint_bytes=_window_bytes(shape, cells=cells)
+        * slots
+        * context_checkpoints(context_length, pooled=pooled),
         prompt_cache_bytes=prompt_cache_bytes,
         overhead=overhead,
     )
@@ -305,6 +307,11 @@ def padded(context_length: int) -> int:
     return -(-context_length // CONTEXT_STEP) * CONTEXT_STEP
 
 
+def context_checkpoints(context_length: int, *, pooled: bool) -> int:
+    """How many checkpoints a slot may keep; llama.cpp makes one before each of a prompt's last ubatches."""
+    return 0 if pooled else min(CONTEXT_CHECKPOINTS, -(-context_length // UBATCH_TOKENS))
+
+
 def ubatch_tokens(shape: ModelShape, *, context_length: int, slots: int, pooled: bool) -> int:
     """Tokens computed at once: 512; a pooled input that may not be split must fit in one (`slot.can_split()`)."""
     if pooled and not shape.pools_last:
@@ -361,7 +368,7 @@ def _plan(
         batch_tokens=ubatch if pooled else BATCH_TOKENS,
         ubatch_tokens=ubatch,
         prompt_cache_bytes=cache_bytes,
-        context_checkpoints=0 if pooled else CONTEXT_CHECKPOINTS,
+        context_checkpoints=context_checkpoints(context, pooled=pooled),
         # A mapped weight that is copied into another order stays in memory twice; one that is read does not.
         mmap=not shape.repacked or gpu_layers == shape.all_gpu_layers,
         verdict=Verdict.FITS if whole else Verdict.TIGHT,
@@ -375,7 +382,8 @@ def _prompt_cache_bytes(shape: ModelShape, context: int, slots: int, *, spare_by
     An entry is what a slot holds of its context, in a windowed layer only the window, and the slot's checkpoints.
     """
     kept = sum(0 if layer.windowed else layer.cell_bytes * context for layer in shape.layers)
-    entry_bytes = kept + (1 + CONTEXT_CHECKPOINTS) * _window_bytes(shape, cells=context)
+    copies = 1 + context_checkpoints(context, pooled=False)
+    entry_bytes = kept + copies * _window_bytes(shape, cells=context)
     if entry_bytes <= 0:
         return 0
     # An entry that is larger than the cache is not kept at all, so round up, with a little for its bookkeeping.

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux'
 
 SMALL = {"layers": 4, "embd": 512, "heads": 8, "ff": 1024, "vocab": 40_000}
 CASES = [
-    Case("grouped-query", chat(**SMALL, kv_heads=4, arch="qwen2"), (1024,), slots=2),
-    Case("sliding window", chat(**SMALL, kv_heads=8, arch="gemma3", sliding_window=256), (1024,)),
+    Case("grouped-query", chat(**SMALL, kv_heads=4, arch="qwen2"), (512,), slots=2),
+    Case("sliding window", chat(**SMALL, kv_heads=8, arch="gemma3", sliding_window=128), (512,)),
     Case("embedding", embedding(**SMALL, context=512), (512,), pooled=True),
 ]
 
