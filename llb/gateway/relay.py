@@ -21,6 +21,8 @@ from llb.tasks import TaskGroup
 HEARTBEAT = b": heartbeat\n\n"
 HEARTBEAT_S = 15.0
 IDLE_TIMEOUT_S = 300.0
+# llama-server sends the head of a stream before it reads the prompt, so silence before the first event is work.
+FIRST_TIMEOUT_S = 3600.0
 # An answer that is not a stream is held back up to this, so that one which breaks can still be had elsewhere.
 HOLD_BYTES = 64 * 1024
 # An event longer than this is passed on in pieces.
@@ -63,6 +65,7 @@ async def relay(
     *,
     heartbeat_s: float = HEARTBEAT_S,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
+    first_timeout_s: float = FIRST_TIMEOUT_S,
     write_error: Callable[[LlbError], bytes] = error_event,
 ) -> RelayResult:
     """Pass the body on, then say what it was. Raises `EngineFailed` or `EngineTimeout` while nothing of the answer has
@@ -72,7 +75,7 @@ async def relay(
     error: LlbError | None = None
     try:
         if stream:
-            await _relay_events(response, sink, edges, heartbeat_s, idle_timeout_s)
+            await _relay_events(response, sink, edges, heartbeat_s, idle_timeout_s, first_timeout_s)
         else:
             await _relay_document(response, sink, edges, idle_timeout_s)
     except UpstreamFault as fault:
@@ -96,18 +99,24 @@ async def relay(
 
 
 async def _relay_events(
-    response: Response, sink: Sink, edges: Edges, heartbeat_s: float, idle_timeout_s: float
+    response: Response,
+    sink: Sink,
+    edges: Edges,
+    heartbeat_s: float,
+    idle_timeout_s: float,
+    first_timeout_s: float,
 ) -> None:
     """Write whole events only: heartbeats and an error then always stand between events, never in one."""
     held = b""
     mid_event = False
     silent_s = 0.0
     while True:
-        wait_s = min(heartbeat_s, idle_timeout_s - silent_s)
+        timeout_s = idle_timeout_s if edges.total_bytes else first_timeout_s
+        wait_s = min(heartbeat_s, timeout_s - silent_s)
         data = await response.chunk(wait_s)
         if data is None:
             silent_s += wait_s
-            if silent_s >= idle_timeout_s:
+            if silent_s >= timeout_s:
                 raise UpstreamTimeout("idle")
             if not mid_event:
                 await sink.write(HEARTBEAT)

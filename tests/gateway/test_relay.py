@@ -144,6 +144,39 @@ async def test_an_engine_that_falls_silent(upstream: Upstream) -> None:
     assert isinstance(result.error, EngineTimeout)
 
 
+async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: Upstream) -> None:
+    """The head has come, the first event takes longer than a later one may."""
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await sink.until(4)  # heartbeats: three idle deadlines have passed
+        await exchange.chunk(LAST)
+        await exchange.end()
+
+    async with engine(answer) as served:
+        result = await run(upstream, served, sink, heartbeat_s=0.02, idle_timeout_s=0.02)
+    assert result.error is None
+    assert sink.writes[-1] == LAST
+
+
+async def test_a_first_event_that_never_comes(upstream: Upstream) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.gone.wait()
+
+    async with engine(answer) as served:
+        response = await upstream.request(
+            served.target, b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
+        )
+        with pytest.raises(EngineTimeout):
+            await relay(response, sink, first_timeout_s=0.05)
+        await served.until_open(0)
+    assert sink.writes == []
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -294,7 +327,7 @@ async def test_a_comment_under_way_is_finished_before_the_block_is_left() -> Non
     sink = Sink()
     sink.ready.clear()
     async with Heartbeat(sink, 0.001) as heartbeat:
-        while not heartbeat.started:  # noqa: ASYNC110  # it has no event
+        while not heartbeat.started:  # it has no event
             await asyncio.sleep(0.001)
         asyncio.get_running_loop().call_soon(sink.ready.set)
     assert sink.writes == [HEARTBEAT]
@@ -302,7 +335,7 @@ async def test_a_comment_under_way_is_finished_before_the_block_is_left() -> Non
 
 async def until_started(sink: Sink, error: Exception | None) -> None:
     async with Heartbeat(sink, 0.001) as heartbeat:
-        while not heartbeat.started:  # noqa: ASYNC110  # it has no event
+        while not heartbeat.started:  # it has no event
             await asyncio.sleep(0.001)
         if error is not None:
             raise error
