@@ -1,0 +1,307 @@
+"""Keys, people and passwords: on the home's database, whether its server runs or not. A running one sees it within a second."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from llb import auth
+from llb.api.identity import Identity
+from llb.api.keyplan import plan_key
+from llb.api.people import FIRST_ADMIN, Accounts
+from llb.api.times import to_iso
+from llb.auth import Principal, PrincipalKind
+from llb.cli import screen
+from llb.cli.database import opened, require_database
+from llb.cli.failure import Failure
+from llb.cli.main import home_of
+from llb.config import DEFAULT_PASSWORD, parse_duration
+from llb.store import audit, keys, users
+from llb.store.database import Database
+from llb.store.keys import ApiKey
+from llb.store.users import User
+from llb.wire import KeyList, KeyView, NewKey, NewUser, Role, Scope, UserList, UserPatch, UserView
+
+HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
+SHORTEST_PREFIX = 6  # "sk-" and three digits
+
+
+# --- keys --------------------------------------------------------------------------------------------
+
+
+def create_key(options: argparse.Namespace) -> int:
+    """`llb keys create NAME`"""
+    scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
+    wish = NewKey(options.name, scopes, None if options.expires is None else _end(options.expires))
+    new, record = plan_key(wish, HOST, time.time())
+
+    async def work() -> None:
+        async with opened(home_of(options)) as db, db.write() as tx:
+            await keys.add(tx, record)
+            await audit.record(
+                tx, actor=HOST.label, action="key.create", target=f"{record.name} ({record.prefix}…)"
+            )
+
+    asyncio.run(work())
+    screen.say(new.key)  # alone, so that $(llb keys create …) is the key
+    return 0
+
+
+def list_keys(options: argparse.Namespace) -> int:
+    """`llb keys list`"""
+    require_database(home_of(options))
+
+    async def work() -> list[ApiKey]:
+        async with opened(home_of(options)) as db:
+            return await keys.all_keys(db)
+
+    found = asyncio.run(work())
+    if options.json:
+        screen.show_json(KeyList(tuple(_key_view(key) for key in found)))
+        return 0
+    if not found:
+        screen.note("There are no keys yet: 'llb keys create NAME'.")
+        return 0
+    now = time.time()
+    screen.show_table(
+        ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES"),
+        [
+            (
+                key.id,
+                key.name,
+                f"{key.prefix}…",
+                ", ".join(sorted(key.scopes)),
+                key.owner_name or "this host",
+                screen.moment(key.last_used_at),
+                "expired"
+                if key.expires_at is not None and key.expires_at <= now
+                else screen.moment(key.expires_at),
+            )
+            for key in found
+        ],
+    )
+    return 0
+
+
+def revoke_key(options: argparse.Namespace) -> int:
+    """`llb keys revoke ID_OR_PREFIX`"""
+    require_database(home_of(options))
+
+    async def work() -> ApiKey:
+        async with opened(home_of(options)) as db, db.write() as tx:
+            key = _meant(await keys.all_keys(tx), options.key_name)
+            await keys.remove(tx, key.id)
+            await audit.record(
+                tx, actor=HOST.label, action="key.delete", target=f"{key.name} ({key.prefix}…)"
+            )
+            return key
+
+    key = asyncio.run(work())
+    screen.say(f"The key {key.name} ({key.prefix}…) is revoked.")
+    return 0
+
+
+def _meant(found: list[ApiKey], name: str) -> ApiKey:
+    """The one key that `name` means: its id, the whole key, or the beginning of its shown prefix."""
+    whole = auth.hash_token(name)
+    exact = [key for key in found if name == key.id or whole == key.hash]
+    begun = name.removesuffix("…")
+    matches = exact or [
+        key for key in found if len(begun) >= SHORTEST_PREFIX and key.prefix.startswith(begun)
+    ]
+    if not matches:
+        raise Failure("There is no such key: 'llb keys list' shows their ids and prefixes.")
+    if len(matches) > 1:
+        names = ", ".join(f"{key.name} ({key.id})" for key in matches)
+        raise Failure(f"Several keys begin like that: {names}; name one by its id.")
+    return matches[0]
+
+
+def _end(text: str) -> str:
+    """The time that --expires means, as the API writes it: a span from now, or a time."""
+    try:
+        span_s = parse_duration(text)
+    except ValueError:
+        span_s = None
+    if span_s is None:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            raise Failure(
+                f"--expires: '{text}' is neither a span such as 30d nor a time such as 2027-01-31."
+            ) from None
+        return (at if at.tzinfo is not None else at.astimezone()).isoformat()
+    if span_s <= 0:
+        raise Failure("--expires: a key must live for some time.")
+    try:
+        return (datetime.now(UTC) + timedelta(seconds=span_s)).isoformat()
+    except OverflowError:
+        raise Failure("--expires: that is too far away.") from None
+
+
+def _key_view(key: ApiKey) -> KeyView:
+    return KeyView(
+        id=key.id,
+        name=key.name,
+        prefix=key.prefix,
+        scopes=tuple(sorted(key.scopes)),
+        expires_at=to_iso(key.expires_at),
+        created_at=to_iso(key.created_at),
+        last_used_at=to_iso(key.last_used_at),
+        owner=key.owner_name,
+    )
+
+
+# --- people ------------------------------------------------------------------------------------------
+
+
+def list_users(options: argparse.Namespace) -> int:
+    """`llb users list`"""
+    require_database(home_of(options))
+
+    async def work() -> list[User]:
+        async with opened(home_of(options)) as db:
+            return await users.all_users(db)
+
+    found = asyncio.run(work())
+    if options.json:
+        screen.show_json(UserList(tuple(_user_view(user) for user in found)))
+        return 0
+    if not found:
+        screen.note("Nobody yet: the first start makes admin, and so does 'llb password'.")
+        return 0
+    screen.show_table(
+        ("NAME", "ROLE", "PASSWORD", "SINCE"),
+        [
+            (
+                user.username,
+                user.role,
+                f"still '{DEFAULT_PASSWORD}', change it" if user.must_change_password else "set",
+                screen.moment(user.created_at),
+            )
+            for user in found
+        ],
+    )
+    return 0
+
+
+def add_user(options: argparse.Namespace) -> int:
+    """`llb users add NAME`"""
+
+    async def may_begin() -> None:
+        async with _accounts(options) as (db, _):
+            if await users.default_password_in_use(db):
+                raise Failure(
+                    "Change the default password first ('llb password'): until then nobody can be let in."
+                )
+            if await users.by_name(db, options.name) is not None:
+                raise Failure(f"A user '{options.name}' exists already.")
+
+    async def work(password: str) -> None:
+        async with _accounts(options) as (_, accounts):
+            await accounts.add_user(HOST, NewUser(options.name, password, Role(options.role)), None)
+
+    asyncio.run(may_begin())  # before a password is asked for
+    asyncio.run(work(screen.new_password(options.name)))
+    screen.say(f"{options.name} may sign in now, as {options.role}.")
+    return 0
+
+
+def remove_user(options: argparse.Namespace) -> int:
+    """`llb users remove NAME`"""
+    require_database(home_of(options))
+    if not screen.confirmed(f"Remove {options.name}, with all sessions and keys?", yes=options.yes):
+        raise Failure("Nobody was removed.")
+
+    async def work() -> str:
+        async with _accounts(options) as (db, accounts):
+            user = await _named(db, options.name)
+            await accounts.remove_user(HOST, user.id, None)
+            return user.username
+
+    name = asyncio.run(work())
+    screen.say(f"{name} is removed.")
+    return 0
+
+
+def set_role(options: argparse.Namespace) -> int:
+    """`llb users role NAME ROLE`"""
+    require_database(home_of(options))
+
+    async def work() -> User:
+        async with _accounts(options) as (db, accounts):
+            user = await _named(db, options.name)
+            return await accounts.change_user(HOST, user.id, UserPatch(role=Role(options.role)), None)
+
+    user = asyncio.run(work())
+    screen.say(f"{user.username} is {user.role} now.")
+    return 0
+
+
+def set_password(options: argparse.Namespace) -> int:
+    """`llb password [USER]`"""
+
+    async def whose() -> str:
+        async with opened(home_of(options)) as db:
+            found = await users.all_users(db)
+            if not found and options.name in (None, FIRST_ADMIN):
+                return FIRST_ADMIN
+            return (await _named(db, options.name or _only_admin(found))).username
+
+    async def work(name: str, password: str) -> None:
+        async with opened(home_of(options)) as db:
+            accounts = Accounts(db, Identity(db))
+            user = await users.by_name(db, name)
+            if user is None:
+                # The first start, without the default password: better than changing it afterwards.
+                await accounts.ensure_admin(password)
+            else:
+                await accounts.change_user(HOST, user.id, UserPatch(password=password), None)
+
+    name = asyncio.run(whose())
+    password = screen.new_password(name)
+    auth.check_new_password(password)
+    asyncio.run(work(name, password))
+    screen.say(f"The password of {name} is changed; all sessions of {name} have ended.")
+    return 0
+
+
+def _only_admin(found: list[User]) -> str:
+    """`admin`, or whoever is the only administrator."""
+    if any(user.username == FIRST_ADMIN for user in found):
+        return FIRST_ADMIN
+    admins = [user.username for user in found if user.role is Role.ADMIN]
+    if len(admins) != 1:
+        raise Failure("Say whose password: 'llb password USER'.")
+    return admins[0]
+
+
+async def _named(db: Database, name: str) -> User:
+    user = await users.by_name(db, name)
+    if user is None:
+        raise Failure(f"There is no user '{name}': 'llb users' lists them.")
+    return user
+
+
+@asynccontextmanager
+async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, Accounts]]:
+    """The accounts of the home, with the first administrator in them as the first start would make it."""
+    async with opened(home_of(options)) as db:
+        accounts = Accounts(db, Identity(db))
+        await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
+        yield db, accounts
+
+
+def _user_view(user: User) -> UserView:
+    return UserView(
+        id=user.id,
+        username=user.username,
+        role=user.role,
+        must_change_password=user.must_change_password,
+        created_at=to_iso(user.created_at),
+    )

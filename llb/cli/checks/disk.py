@@ -1,0 +1,170 @@
+"""The disk: the home, the models directory, the database, the model files that it says are there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from llb import portable
+from llb.cli import screen
+from llb.cli.checks import Finding, bad, ok, warn
+from llb.config import DEFAULT_PASSWORD, Config
+from llb.node.files import ModelFiles, UnsafeName
+from llb.store import replicas, rescue, settings, users
+from llb.store.replicas import ReplicaRecord
+from llb.wire import ReplicaState
+
+LITTLE_HOME_BYTES = 100_000_000
+LITTLE_MODELS_BYTES = 5_000_000_000
+
+
+def home(config: Config) -> Iterator[Finding]:
+    path = config.home
+    if not path.exists():
+        parent = next(each for each in path.parents if each.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield ok("home", f"{path} is made at the first start")
+        else:
+            yield bad(
+                "home", f"{path} cannot be made: {parent} is not writable", "choose another with --home"
+            )
+        return
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        yield bad("home", f"{path} is not a directory this user can write to", _give(path))
+        return
+    status = path.stat()
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        yield warn(
+            "home",
+            f"{path} belongs to another user",
+            "run llb as the user it belongs to, always the same one",
+        )
+    elif os.name == "posix" and status.st_mode & 0o077:
+        yield warn("home", f"{path} can be looked into by other users of this host", f"chmod 700 {path}")
+    free = portable.free_disk_bytes(path)
+    if free < LITTLE_HOME_BYTES:
+        yield bad(
+            "home",
+            f"only {screen.size(free)} of disk are free at {path}",
+            "make room: llb cannot keep its records",
+        )
+    else:
+        yield ok("home", f"{path}, {screen.size(free)} free")
+
+
+def models_dir(config: Config) -> Iterator[Finding]:
+    path = config.models_dir
+    here = next(each for each in (path, *path.parents) if each.exists())
+    if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+        yield bad("models dir", f"{path} cannot be written to", _give(path))
+        return
+    free = portable.free_disk_bytes(path)
+    files = ModelFiles(path)
+    try:
+        used, partials = files.disk_used_bytes(), files.partials()
+    except OSError as error:
+        yield bad("models dir", f"{path} cannot be read: {error.strerror}", _give(path))
+        return
+    detail = f"{path}, {screen.size(used)} used, {screen.size(free)} free"
+    if partials:
+        detail += f", {len(partials)} unfinished ({screen.size(sum(each.size_bytes for each in partials))})"
+    if free < LITTLE_MODELS_BYTES:
+        yield warn(
+            "models dir", detail, "remove models ('llb rm'), or choose a larger disk with --models-dir"
+        )
+    else:
+        yield ok("models dir", detail)
+
+
+def database(config: Config) -> Iterator[Finding]:
+    path = config.database_path
+    if not path.exists():
+        yield ok("database", "is made at the first start")
+        return
+    fault = rescue.diagnose(path)
+    if fault is not None:
+        yield bad("database", f"{path}: {fault}", "put a backup in its place: llb restore FILE")
+        return
+    yield ok("database", f"intact, {screen.size(path.stat().st_size)}")
+    try:
+        default = asyncio.run(_default_password(path))
+    except sqlite3.Error as error:
+        yield bad(
+            "accounts", f"cannot be read: {error}", "put a backup in the database's place: llb restore FILE"
+        )
+        return
+    if default:
+        yield warn(
+            "accounts",
+            f"the password is still '{DEFAULT_PASSWORD}': it works from this host only, and nobody else can be let in",
+            "llb password",
+        )
+    else:
+        yield ok("accounts", "the default password is not in use")
+
+
+def model_files(config: Config) -> Iterator[Finding]:
+    """Whether the files of all ready models are as they were when they were verified."""
+    if not config.database_path.exists():
+        return
+    try:
+        held = asyncio.run(_replicas(config.database_path))
+    except (sqlite3.Error, msgspec.MsgspecError):
+        return  # told by the check of the database
+    files = ModelFiles(config.models_dir)
+    ready = [replica for replica in held if replica.state is ReplicaState.READY]
+    whole = 0
+    for replica in ready:
+        fault = _fault(files, replica)
+        if fault is None:
+            whole += 1
+        else:
+            yield bad(
+                "model files", f"{replica.model_id}: {fault}", f"llb pull {replica.model_id} fetches it anew"
+            )
+    for replica in held:
+        if replica.state is ReplicaState.ERROR:
+            yield warn(
+                "model files",
+                f"{replica.model_id}: {replica.error or 'it could not be fetched'}",
+                f"llb pull {replica.model_id} tries again",
+            )
+    if ready:
+        yield ok("model files", f"{whole} of {len(ready)} models whole and unchanged")
+    else:
+        yield ok("model files", "no model is here yet: llb pull ID")
+
+
+def _fault(files: ModelFiles, replica: ReplicaRecord) -> str | None:
+    for expected in replica.files:
+        try:
+            found = files.fingerprint(replica.model_id, expected.name)
+        except (OSError, UnsafeName) as error:
+            return f"{expected.name} cannot be looked at: {error}"
+        if found is None:
+            return f"{expected.name} is missing"
+        if found.size_bytes != expected.size_bytes:
+            return f"{expected.name} has {screen.size(found.size_bytes)} instead of {screen.size(expected.size_bytes)}"
+        if found.mtime_ns != expected.mtime_ns:
+            return f"{expected.name} was changed after it was verified"
+    return None
+
+
+async def _default_password(path: Path) -> bool:
+    async with rescue.look(path) as reading:
+        return await users.default_password_in_use(reading)
+
+
+async def _replicas(path: Path) -> list[ReplicaRecord]:
+    async with rescue.look(path) as reading:
+        node_id = await settings.get(reading, "node_id")
+        return [] if node_id is None else await replicas.all_of_node(reading, node_id)
+
+
+def _give(path: Path) -> str:
+    return f"make it writable for the user llb runs as, or choose another ({path} is set by --home or --models-dir)"

@@ -1,0 +1,205 @@
+"""The program itself: what is installed, what it is told to serve, whether it runs, what its engine can use."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from llb import __version__, portable, runfile
+from llb.catalog import load_catalog
+from llb.cli import screen
+from llb.cli.checks import Finding, Level, bad, ok, warn
+from llb.cli.client import Client, Target
+from llb.cli.failure import Failure
+from llb.config import Config
+from llb.errors import SetupError
+from llb.hardware import Machine
+from llb.runfile import RunInfo
+from llb.wire import Model
+
+OLDEST_PYTHON = (3, 11)
+PACKAGES = ("xllamacpp", "sanic", "uvloop", "msgspec", "aiosqlite", "huggingface_hub", "httpx2", "psutil")
+OPTIONAL = frozenset({"uvloop"})  # llb runs without it, slower
+ANSWER_TIMEOUT_S = 5.0
+
+
+def versions() -> Iterator[Finding]:
+    python = f"Python {platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}"
+    if sys.version_info < OLDEST_PYTHON:
+        yield bad("python", python, "install Python 3.11 or newer, and llb in it")
+    else:
+        yield ok("python", python)
+    found: list[str] = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            if name not in OPTIONAL:
+                yield bad(
+                    "packages",
+                    f"{name} is missing",
+                    "install llb again: ./install.sh run, or pip install llb",
+                )
+            elif sys.platform != "win32":
+                yield warn(
+                    "packages",
+                    f"{name} is missing",
+                    f"pip install {name}: requests take half the time with it",
+                )
+    yield ok("packages", f"llb {__version__}; {', '.join(found)}")
+
+
+# --- the server --------------------------------------------------------------------------------------
+
+
+def server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
+    """Whether one runs on this home and answers; if none does, whether its port is free."""
+    if info is None:
+        yield _port(config)
+        return
+    client = Client(lambda: Target(info.url, info.token, local=True))
+    try:
+        client.ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
+        system = client.get("/api/system", dict[str, object])
+    except Failure as failure:
+        yield bad(
+            "server",
+            f"process {info.pid} runs on this home but does not answer: {failure}",
+            f"look at its log; if it stays like that: kill {info.pid}, and start it again",
+        )
+        return
+    theirs = system.get("version")
+    if theirs != __version__:
+        yield warn(
+            "server", f"llb {theirs} runs at {info.url}, this is llb {__version__}", "restart the server"
+        )
+    else:
+        yield ok("server", f"runs at {info.url} (process {info.pid})")
+
+
+def _port(config: Config) -> Finding:
+    lock = config.home / runfile.LOCK_NAME
+    if lock.exists() and _is_held(config):
+        return warn(
+            "server",
+            f"process {portable.lock_owner(lock) or 'unknown'} holds this home but does not serve",
+            "it is starting or stopping: ask again in a few seconds",
+        )
+    host, port = config.listen_host, config.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError:
+        return bad("server", f"'{host}' is not an address of this host", "correct --host")
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        portable.allow_quick_rebind(sock)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return bad(
+                    "server",
+                    f"does not run, and port {port} on {host} is taken by another program",
+                    "stop that program, or choose another port with --port",
+                )
+            return bad(
+                "server",
+                f"cannot listen on {host} port {port}: {error.strerror}",
+                "choose others with --host, --port",
+            )
+    return ok("server", f"does not run; port {port} on {host} is free")
+
+
+def _is_held(config: Config) -> bool:
+    try:
+        lock = portable.lock_file(config.home / runfile.LOCK_NAME)
+    except OSError:
+        return False
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
+# --- the catalogue -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CatalogCheck:
+    finding: Finding
+    models: tuple[Model, ...]
+
+
+def catalog(config: Config) -> CatalogCheck:
+    try:
+        models = load_catalog(config.catalog).models
+    except SetupError as error:
+        remedy = "correct that entry" if config.catalog else "install llb again"
+        return CatalogCheck(bad("catalogue", str(error), remedy), ())
+    where = f"in {config.catalog}" if config.catalog else "in the shipped list"
+    return CatalogCheck(ok("catalogue", f"{len(models)} models {where}"), models)
+
+
+# --- the engine --------------------------------------------------------------------------------------
+
+
+def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
+    """What llama.cpp can compute on here, and which models that is enough for."""
+
+    async def probe() -> Iterator[Finding]:
+        machine = Machine()
+        try:
+            facts = await machine.probe()
+        finally:
+            machine.close()
+        found: list[Finding] = []
+        names = [f"{device.description or device.name} ({device.kind})" for device in facts.devices]
+        if not facts.devices:
+            found.append(
+                bad(
+                    "engine",
+                    "llama.cpp does not start",
+                    "install the engine again: pip install --force-reinstall xllamacpp",
+                )
+            )
+        else:
+            found.append(ok("engine", f"computes on {', '.join(names)}"))
+        found += [
+            Finding(Level.WARN, "engine", problem) for problem in facts.problems
+        ]  # each says its remedy
+        hardware = facts.hardware
+        for gpu in hardware.gpus:
+            detail = f"{gpu.name}, {screen.size(gpu.memory_free_bytes)} of {screen.size(gpu.memory_total_bytes)} free"
+            found.append(ok("gpu", detail if gpu.usable else f"{detail}; not usable by this engine"))
+        if not hardware.gpus:
+            found.append(ok("gpu", "none: models run on the processor"))
+        budget = facts.budget(config.memory_limit_bytes).total_bytes
+        fitting = [model for model in models if model.required_memory_bytes <= budget]
+        detail = (
+            f"{screen.size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
+            f"{screen.size(budget)} for models"
+        )
+        if not models:
+            found.append(ok("memory", detail))
+        elif fitting:
+            largest = max(fitting, key=lambda model: model.required_memory_bytes)
+            found.append(
+                ok("memory", f"{detail}: {len(fitting)} of {len(models)} fit, the largest is {largest.id}")
+            )
+        else:
+            smallest = min(models, key=lambda model: model.required_memory_bytes)
+            found.append(
+                bad(
+                    "memory",
+                    f"{detail}: no model fits",
+                    f"the smallest, {smallest.id}, needs {screen.size(smallest.required_memory_bytes)}: "
+                    "raise --memory-limit, or use a host with more memory",
+                )
+            )
+        return iter(found)
+
+    yield from asyncio.run(probe())

@@ -1,0 +1,91 @@
+"""`llb doctor`: looks at everything and changes nothing; says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+from llb import runfile
+from llb.cli import parser as grammar
+from llb.cli import screen
+from llb.cli.checks import Finding, Level, bad, ok
+from llb.cli.checks import disk as disk_checks
+from llb.cli.checks import program as program_checks
+from llb.cli.checks import world as world_checks
+from llb.cli.main import home_of
+from llb.config import Config, load_config, make_config
+from llb.errors import SetupError
+
+_MARKS = {Level.OK: "ok", Level.WARN: "warn", Level.BAD: "bad"}
+
+
+def examine(options: argparse.Namespace) -> int:
+    """Exit status 1 if something is bad."""
+    found: list[Finding] = []
+    for finding in findings(options):
+        found.append(finding)
+        if not options.json:
+            _show(finding)
+    is_bad = any(finding.level is Level.BAD for finding in found)
+    if options.json:
+        screen.show_json({"ok": not is_bad, "findings": found})
+        return int(is_bad)
+    counts = {level: sum(finding.level is level for finding in found) for level in Level}
+    screen.say()
+    if not counts[Level.BAD] and not counts[Level.WARN]:
+        screen.say("Everything is well.")
+    else:
+        screen.say(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well.")
+    return int(is_bad)
+
+
+def findings(options: argparse.Namespace) -> Iterator[Finding]:
+    """All of them, each as soon as it is known."""
+    yield from program_checks.versions()
+    config, finding = _config(options)
+    yield finding
+    info = None
+    with suppress(OSError):  # told by the check of the home
+        info = runfile.running(config.home)
+    yield from disk_checks.home(config)
+    yield from disk_checks.models_dir(config)
+    yield from program_checks.server(config, info)
+    yield from disk_checks.database(config)
+    catalog = program_checks.catalog(config)
+    yield catalog.finding
+    yield from program_checks.engine(config, catalog.models)
+    yield from disk_checks.model_files(config)
+    yield from world_checks.clock(time.time())
+    yield from world_checks.hub(config, catalog.models)
+
+
+def _config(options: argparse.Namespace) -> tuple[Config, Finding]:
+    """What the settings say; where they cannot be used, the defaults, so that the rest can be looked at."""
+    try:
+        config = load_config(grammar.flags_of(options))
+    except SetupError as error:
+        fallback = make_config(home=home_of(options))
+        return fallback, bad(
+            "settings", str(error), "correct that flag, environment variable or line of llb.toml"
+        )
+    file = config.home / "llb.toml"
+    return config, ok(
+        "settings", f"{file} is read" if file.exists() else "flags and environment; there is no llb.toml"
+    )
+
+
+def _show(finding: Finding) -> None:
+    """One line, and the remedy below it."""
+    from rich.text import Text
+
+    out = screen.console()
+    line = Text.assemble(
+        (f"{_MARKS[finding.level]:<5}", screen.style_of(_MARKS[finding.level])),
+        (f"{finding.check:<12}", "bold"),
+        screen.clean(finding.detail),
+    )
+    out.print(line, soft_wrap=True)
+    if finding.remedy is not None:
+        out.print(Text(f"{'':<17}→ {screen.clean(finding.remedy)}", style="italic"), soft_wrap=True)

@@ -1,0 +1,77 @@
+"""From arguments to an exit status: parse, run the command, and say what failed in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llb import __version__
+from llb.cli import parser as grammar
+from llb.cli.failure import INTERRUPTED, Failure, sentence
+from llb.config import Config, default_home, load_config
+from llb.errors import LlbError, SetupError
+
+Serve = Callable[[Config], int]
+
+
+def main(argv: Sequence[str], *, serve: Serve) -> int:
+    """Run one command; returns its exit status. `serve` runs the appliance, and is what imports it."""
+    try:
+        status = _run(argv, serve)
+        sys.stdout.flush()  # a reader that went away is found out here, not at the exit
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return 1
+    except SystemExit as end:  # argparse: help and version are 0, usage is 2
+        return end.code if isinstance(end.code, int) else 2
+    except (Failure, SetupError) as error:
+        return _fail(str(error))
+    except LlbError as error:
+        return _fail(error.message)
+    except sqlite3.Error as error:
+        return _fail(f"The database cannot be used: {error}: 'llb doctor' tells more")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    return status
+
+
+def _run(argv: Sequence[str], serve: Serve) -> int:
+    parser = grammar.build()
+    options = parser.parse_args(argv)
+    grammar.check(parser, options)
+    if options.run is None:
+        return serve(load_config(grammar.flags_of(options)))
+    run: grammar.Command = options.run
+    return run(options)
+
+
+def _fail(text: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(sentence(text) + "\n")
+    return 1
+
+
+def _discard_output() -> None:
+    """Whoever read our output has gone; Python would complain of it once more at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def home_of(options: argparse.Namespace) -> Path:
+    """The home a command is about, of which it need not know the other settings."""
+    text = grammar.flags_of(options).get("home") or os.environ.get("LLB_HOME")
+    return Path(str(text)).expanduser().absolute() if text else default_home()
+
+
+def version(_options: argparse.Namespace) -> int:
+    sys.stdout.write(f"llb {__version__}\n")
+    return 0

@@ -1,0 +1,164 @@
+"""What there is: models and nodes, listed; models removed and adopted."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from llb.cli import screen
+from llb.cli.client import Client, Target, find
+from llb.cli.failure import Failure, Refused
+from llb.cli.main import home_of
+from llb.wire import (
+    ModelList,
+    ModelStatus,
+    ModelWithStatus,
+    NodeList,
+    NodeView,
+    RegisterReply,
+    ReplicaState,
+    Verdict,
+)
+
+IMPORT_TIMEOUT_S = 3600.0  # the file is read whole, and perhaps copied
+_FIT = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
+
+
+def client_of(options: argparse.Namespace) -> Client:
+    """A client of the server that the options mean. Raises `Unreachable`."""
+
+    def locate() -> Target:
+        return find(home_of(options), getattr(options, "url", None), getattr(options, "key", None))
+
+    return Client(locate)
+
+
+def path_of(model_id: str) -> str:
+    return f"/api/models/{quote(model_id, safe='')}"
+
+
+def show(options: argparse.Namespace) -> int:
+    """`llb models`"""
+    query = urlencode({"q": " ".join(options.words)}) if options.words else ""
+    found = client_of(options).get(f"/api/models?{query}", ModelList).models
+    if options.pulled:
+        found = tuple(item for item in found if item.status is not ModelStatus.AVAILABLE)
+    if options.json:
+        screen.show_json(ModelList(found))
+        return 0
+    if not found:
+        screen.note("No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches.")
+        return 0
+    screen.show_table(
+        ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"), [_model_row(item) for item in found], right=(2, 3)
+    )
+    for item in found:
+        if item.error is not None:
+            screen.note(f"{item.model.id}: {item.error}")
+    return 0
+
+
+def show_nodes(options: argparse.Namespace) -> int:
+    """`llb nodes`"""
+    listed = client_of(options).get("/api/nodes", NodeList)
+    if options.json:
+        screen.show_json(listed)
+        return 0
+    screen.show_table(
+        ("NAME", "STATUS", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
+        [_node_row(node) for node in listed.nodes],
+        right=(5, 6, 7, 8),
+    )
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """`llb rm ID`"""
+    client = client_of(options)
+    item = known(client, options.model_id)
+    model_id = item.model.id
+    if item.status is ModelStatus.AVAILABLE:
+        raise Failure(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
+    pulling = item.status in (ModelStatus.DOWNLOADING, ModelStatus.REGISTERED)
+    question = f"Cancel the pull of {model_id}?" if pulling else f"Remove {model_id} from every node?"
+    if not screen.confirmed(question, yes=options.yes):
+        raise Failure("Nothing was removed.")
+    client.delete(path_of(model_id))
+    if pulling:
+        screen.say(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
+    else:
+        screen.say(f"{model_id} is removed.")
+    return 0
+
+
+def adopt(options: argparse.Namespace) -> int:
+    """`llb import FILE`"""
+    path = Path(options.file).expanduser().absolute()
+    if not path.is_file():
+        raise Failure(f"There is no file {path}.")
+    client = client_of(options)
+    body = {"path": str(path), "model_id": options.model}
+    screen.note(f"Looking through {path.name} ({screen.size(path.stat().st_size)}) …")
+    answer = client.post("/api/models/import", body, RegisterReply, IMPORT_TIMEOUT_S)
+    screen.say(
+        f"{path.name} is adopted as {answer.model_id}; 'llb pull {answer.model_id}' shows when it is ready."
+    )
+    return 0
+
+
+def known(client: Client, model_id: str) -> ModelWithStatus:
+    """The model, or a `Failure` that names those which are spelt nearly so."""
+    try:
+        return client.get(path_of(model_id), ModelWithStatus)
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        raise Failure(unknown_model(client, model_id)) from None
+
+
+def unknown_model(client: Client, model_id: str) -> str:
+    """The sentence for an id that no model has."""
+    ids = [item.model.id for item in client.get("/api/models", ModelList).models]
+    near = difflib.get_close_matches(model_id.lower(), ids, n=3)
+    near = near or [each for each in ids if model_id.lower() in each][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "'llb models' lists what there is."
+    return f"There is no model '{model_id}': {hint}"
+
+
+def status_words(item: ModelWithStatus) -> str:
+    """The status, with how far it is."""
+    if item.status is ModelStatus.DOWNLOADING:
+        return f"{item.status} {screen.per_cent(item.download_progress)}"
+    loaded = any(replica.engine is not None for replica in item.replicas)
+    return f"{item.status} (loaded)" if loaded else str(item.status)
+
+
+def _model_row(item: ModelWithStatus) -> tuple[str, ...]:
+    model, fit = item.model, item.fit
+    return (
+        model.id,
+        model.name if item.supported else f"{model.name} (no longer listed)",
+        screen.size(item.total_bytes or model.size_bytes),
+        screen.size(model.required_memory_bytes),
+        status_words(item),
+        "too large" if fit.verdict is Verdict.TOO_LARGE else _FIT[fit.verdict],
+    )
+
+
+def _node_row(node: NodeView) -> tuple[str, ...]:
+    ready = sum(replica.state is ReplicaState.READY for replica in node.replicas)
+    hardware = node.hardware
+    gpus = ", ".join(gpu.name if gpu.usable else f"{gpu.name} (not usable)" for gpu in hardware.gpus)
+    return (
+        node.name,
+        f"{node.status} (draining)" if node.draining else str(node.status),
+        f"{hardware.cpu_count} × {hardware.cpu}",
+        gpus or "-",
+        f"{screen.per_cent(node.meters.memory_usage)} of {screen.size(hardware.memory_total_bytes)}",
+        screen.size(node.memory_budget_bytes),
+        screen.size(node.disk_free_bytes),
+        str(ready),
+        f"{node.active_requests}/{node.slots}",
+    )

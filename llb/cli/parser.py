@@ -1,0 +1,261 @@
+"""The command line's grammar. `build()` makes it; every flag of the server comes from `llb.config.SETTINGS`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from llb import __version__
+from llb.config import SETTINGS, Setting
+from llb.wire import Role, Scope
+
+# Commands that a whole configuration means something to; the others take --home of it.
+CONFIGURED = frozenset({"serve", "doctor"})
+Command = Callable[[argparse.Namespace], int]
+
+
+def command(path: str) -> Command:
+    """The function `module:name` of this package, imported when it is run: `llb version` needs none of the others."""
+    module, _, name = path.partition(":")
+
+    def run(options: argparse.Namespace) -> int:
+        function: Command = getattr(import_module(f"llb.cli.{module}"), name)
+        return function(options)
+
+    return run
+
+
+def build() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llb",
+        usage="llb [settings] [COMMAND ...]",
+        description="One address for the local language models of a few machines. Without a command, llb serves.",
+        epilog="'llb COMMAND --help' tells more. Exit status: 0, 1 (it failed), 2 (usage).",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--version", action="version", version=f"llb {__version__}")
+    parser.set_defaults(command="serve", run=None)
+    commands = parser.add_subparsers(title="commands", prog="llb", metavar="COMMAND", dest="command")
+    _add_settings(parser)
+
+    serve = _add(commands, "serve", "serve in the foreground (what llb does without a command)", None)
+    _add_settings(serve, but="home")
+    _add_model_commands(commands)
+    _add_account_commands(commands)
+    _add_host_commands(commands)
+    return parser
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
+    """The settings that were given, as texts by `Setting.field`, for `load_config`."""
+    return {
+        setting.field: getattr(options, _dest(setting))
+        for setting in SETTINGS
+        if hasattr(options, _dest(setting))
+    }
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse a flag of the server beside a command that has no use for it; exits with 2."""
+    if options.command in CONFIGURED:
+        return
+    for setting in SETTINGS:
+        if setting.field != "home" and hasattr(options, _dest(setting)):
+            parser.error(f"{setting.flag} does not belong to '{options.command}'")
+
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _add(
+    commands: _Commands, name: str, summary: str, run: str | None, *, remote: bool = False
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[:1].upper() + summary[1:] + ".",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    if run is not None:
+        parser.set_defaults(run=command(run))
+    # Also accepted before the command; what stands here wins.
+    _add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
+    if remote:
+        parser.add_argument("--url", metavar="URL", help="ask the llb at this address (LLB_URL)")
+        parser.add_argument(
+            "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY: this one shows in ps"
+        )
+        parser.set_defaults(url=None, key=None)
+    return parser
+
+
+def _add_model_commands(commands: _Commands) -> None:
+    models = _add(
+        commands,
+        "models",
+        "list the models that can be pulled and those that were",
+        "models:show",
+        remote=True,
+    )
+    models.add_argument(
+        "words", nargs="*", metavar="WORD", default=[], help="only models with all these words"
+    )
+    models.add_argument("--pulled", action="store_true", default=False, help="only models that were pulled")
+    _add_json(models)
+
+    pull = _add(commands, "pull", "fetch a model, and follow until it is ready", "pull:pull", remote=True)
+    pull.add_argument("model_id", metavar="ID")
+
+    rm = _add(
+        commands, "rm", "remove a model from every node, or cancel its pull", "models:remove", remote=True
+    )
+    rm.add_argument("model_id", metavar="ID")
+    _add_yes(rm)
+
+    adopt = _add(commands, "import", "adopt a model file of this host, by its sha256", "models:adopt")
+    adopt.add_argument("file", metavar="FILE")
+    adopt.add_argument(
+        "--model", metavar="ID", default=None, help="whose file it is, where its name does not tell"
+    )
+
+    chat = _add(commands, "chat", "talk to a model; with PROMPT one answer", "chat:chat", remote=True)
+    chat.add_argument("model_id", metavar="ID")
+    chat.add_argument("prompt", nargs="?", metavar="PROMPT", default=None)
+    chat.add_argument("--system", metavar="TEXT", default=None, help="what the model is told beforehand")
+    chat.add_argument(
+        "--max-tokens", metavar="N", type=_count, default=None, help="the longest answer, in tokens"
+    )
+
+    nodes = _add(commands, "nodes", "list the hosts and what they have", "models:show_nodes", remote=True)
+    _add_json(nodes)
+
+
+def _add_account_commands(commands: _Commands) -> None:
+    keys = _add(commands, "keys", "API keys: create, list, revoke", "accounts:list_keys")
+    _add_json(keys)
+    inside = keys.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    create = _add(inside, "create", "make a key and print it, this once", "accounts:create_key")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument(
+        "--scope",
+        dest="scopes",
+        metavar="SCOPE",
+        action="append",
+        choices=[scope.value for scope in Scope],
+        default=None,
+        help=f"what it may do, may be given several times: {', '.join(Scope)} (default: admin)",
+    )
+    create.add_argument(
+        "--expires",
+        metavar="WHEN",
+        default=None,
+        help="30d, 12h, or a time such as 2027-01-31 (default: never)",
+    )
+    _add_json(_add(inside, "list", "list the keys", "accounts:list_keys"))
+    revoke = _add(inside, "revoke", "end a key", "accounts:revoke_key")
+    revoke.add_argument("key_name", metavar="ID_OR_PREFIX")
+
+    users = _add(commands, "users", "people: list, add, remove, role", "accounts:list_users")
+    _add_json(users)
+    inside = users.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    _add_json(_add(inside, "list", "list the people who may sign in", "accounts:list_users"))
+    add = _add(
+        inside,
+        "add",
+        "let somebody in; asks for the password, or reads it from standard input",
+        "accounts:add_user",
+    )
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
+    remove = _add(inside, "remove", "remove somebody, with their sessions and keys", "accounts:remove_user")
+    remove.add_argument("name", metavar="NAME")
+    _add_yes(remove)
+    role = _add(inside, "role", "change what somebody may do", "accounts:set_role")
+    role.add_argument("name", metavar="NAME")
+    role.add_argument("role", metavar="ROLE", choices=[role.value for role in Role], help=" or ".join(Role))
+
+    password = _add(
+        commands,
+        "password",
+        "set a password, a forgotten one too; asks, or reads standard input",
+        "accounts:set_password",
+    )
+    password.add_argument("name", nargs="?", metavar="USER", default=None, help="default: admin")
+
+
+def _add_host_commands(commands: _Commands) -> None:
+    doctor = _add(
+        commands, "doctor", "what this host has, what is wrong and how to mend it", "doctor:examine"
+    )
+    _add_settings(doctor, but="home")
+    _add_json(doctor)
+    backup = _add(
+        commands, "backup", "save the database while everything runs on (not the models)", "database:backup"
+    )
+    backup.add_argument("file", metavar="FILE")
+    backup.add_argument("--force", action="store_true", default=False, help="replace FILE if it exists")
+    restore = _add(
+        commands,
+        "restore",
+        "put a backup in the place of the database; the previous one is kept",
+        "database:restore",
+    )
+    restore.add_argument("file", metavar="FILE")
+    _add_yes(restore)
+    _add(commands, "version", "print the version", "main:version")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", default=False, help="for programs")
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask")
+
+
+def _add_settings(parser: argparse.ArgumentParser, but: str | None = None) -> None:
+    group = parser.add_argument_group("settings", "also as environment variables and in llb.toml of the home")
+    for setting in SETTINGS:
+        if setting.flag is not None and setting.field != but:
+            _add_setting(group, setting)
+
+
+def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
+    assert setting.flag is not None  # noqa: S101  # asked by the callers
+    parser.add_argument(
+        setting.flag,
+        dest=_dest(setting),
+        metavar=setting.metavar,
+        help=setting.help,
+        default=argparse.SUPPRESS,
+        action="append" if setting.repeat else "store",
+        type=_checked(setting),
+    )
+
+
+def _dest(setting: Setting) -> str:
+    return f"setting_{setting.field}"  # apart from the commands' own arguments: there is a NAME among both
+
+
+def _checked(setting: Setting) -> Callable[[str], str]:
+    """The text itself, once it is known to be a value: a bad one is a usage error here."""
+
+    def check_value(text: str) -> str:
+        try:
+            setting.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"'{text}' {error}") from None
+        return text
+
+    return check_value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
+    return int(text)
