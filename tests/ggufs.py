@@ -17,6 +17,19 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# What a model that was trained to call functions has: llama.cpp reads from it how a call is written. The mark is one
+# token, so that a `logit_bias` makes even random weights begin with it; the grammar of a call does the rest.
+CALL_MARK = "~"
+TOOL_TEMPLATE = (
+    "{% if tools %}<|system|>Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>{% endif %}"
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}"
+    + CALL_MARK
+    + '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    + CALL_MARK
+    + "{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS, END, PAD = 256, 257, 261
 SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS) + 1
@@ -40,6 +53,7 @@ def write_chat_model(
     sliding_window: int | None = None,
     quantization: str = "F16",
     name: str = "tiny",
+    template: str = CHAT_TEMPLATE,
     seed: int = 0,
 ) -> Path:
     """Write a model that chats: `llama` (with `experts` a mixture), `qwen2`, or `gemma3` (the one with a
@@ -62,7 +76,7 @@ def write_chat_model(
         model.keys.add_value_length(head)
         model.keys.add_sliding_window(sliding_window)
     model.tokenizer(vocab, pre="gpt-2")
-    model.keys.add_chat_template(CHAT_TEMPLATE)
+    model.keys.add_chat_template(template)
 
     model.matrix("token_embd.weight", vocab, embd)
     model.ones("output_norm.weight", embd)

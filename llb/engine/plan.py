@@ -74,7 +74,7 @@ class Planner:
         return ModelFacts(
             shape,
             projector_path=projectors[0] if projectors else None,
-            names_pooling=any(each.pooling is not None for each in facts),
+            names_pooling=any(each.pooling not in (None, "none") for each in facts),
         )
 
     def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
@@ -104,7 +104,7 @@ class Planner:
             batch_tokens=load.batch_tokens,
             ubatch_tokens=load.ubatch_tokens,
             prompt_cache_bytes=load.prompt_cache_bytes,
-            context_checkpoints=memory.CONTEXT_CHECKPOINTS,
+            context_checkpoints=load.context_checkpoints,
             mmap=load.mmap,
             threads=physical_cores(),
             api_key=secrets.token_urlsafe(KEY_BYTES),

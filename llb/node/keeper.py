@@ -10,7 +10,7 @@ from contextlib import suppress
 from llb import gguf
 from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import Hub
-from llb.node.downloads import Download, DownloadCancelled, DownloadFailed
+from llb.node.downloads import Download, DownloadFailed
 from llb.node.files import ModelFiles
 from llb.node.rates import RateLimiter
 from llb.node.replica import UNVERIFIED, Replica, expected
@@ -43,6 +43,7 @@ class Keeper:
         self._pool = pool
         self._downloads = asyncio.Semaphore(max_downloads)
         self._limiter = RateLimiter(download_rate)
+        self._fetching: set[Replica] = set()
         self._wanted = wanted
         self._announce = announce
 
@@ -65,12 +66,15 @@ class Keeper:
         replica.files = expected(want.files)
         self._announce(replica)
         async with self._downloads:
+            self._fetching.add(replica)
             try:
                 await self._fetch(replica, want)
             except DownloadFailed as failure:
                 await replica.move(S.ERROR, error=str(failure))
             except OSError as failure:
                 await replica.move(S.ERROR, error=f"The files cannot be written: {failure.strerror}")
+            finally:
+                self._fetching.discard(replica)
 
     async def drop(self, replica: Replica) -> None:
         """Remove a model: running requests get a moment to end. What was not complete stays, as partials."""
@@ -158,7 +162,11 @@ class Keeper:
         finally:
             cancelled.set()  # nobody can stop a thread, but it may look
         download = Download(
-            spec, replica.directory, hub=self._hub, limiter=self._limiter, reserve_bytes=DISK_RESERVE_BYTES
+            spec,
+            replica.directory,
+            hub=self._hub,
+            limiter=self._limiter,
+            reserve_bytes=DISK_RESERVE_BYTES + self._promised_bytes(replica),
         )
         download.start()
         done = asyncio.ensure_future(download.wait())
@@ -172,10 +180,12 @@ class Keeper:
                     self._announce(replica)
             await done
         finally:
-            # Whoever works on this replica next must find its files in peace.
-            download.cancel()
-            with suppress(DownloadFailed, DownloadCancelled):
-                await done
+            await download.stop()  # whoever works on this replica next must find its files in peace
+
+    def _promised_bytes(self, replica: Replica) -> int:
+        """Bytes of the disk that the other running downloads still need."""
+        others = (each for each in self._fetching if each is not replica)
+        return sum(max(0, each.total_bytes - each.downloaded_bytes) for each in others)
 
     def _prepare(self, model_id: str, spec: FileSpec, cancelled: threading.Event) -> None:
         """Spare a fetch if the bytes lie in the Hugging Face cache; else let forgotten partials make way for it."""

@@ -145,7 +145,7 @@ async def test_the_listener_prints_every_step_of_a_pull(llb: Llb, tmp_path: Path
         async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"Model other: Ready\n"
             await llb.register("tiny")
-            said = []
+            said: list[str] = []
             while not said or said[-1] != "Model tiny: Ready":
                 said.append((await process.stdout.readline()).decode().rstrip())
             assert await process.stdout.readline() == b"  Progress: 100.0%\n"
