@@ -136,7 +136,7 @@ async def test_tools(talking: Llb, openai: AsyncOpenAI) -> None:
         max_tokens=200,
         temperature=0,
     )
-    [call] = called.choices[0].message.tool_calls or []
+    call = (called.choices[0].message.tool_calls or [])[0]
     assert call.type == "function"
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments)["city"] in ("Oslo", "Bergen")
