@@ -84,13 +84,14 @@ install_chromium() {
   if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     echo "Installing Chromium for the browser tests" >&2
     quietly "Chromium could not be installed with apt-get." \
-      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium fonts-noto-cjk'
+      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium'
   else
-    fail "the browser tests need Chromium: install it (Debian: sudo apt install chromium fonts-noto-cjk) and call again."
+    fail "the browser tests need Chromium: install it (Debian: sudo apt install chromium) and call again."
   fi
 }
 
 run_tests() {
+  install_chromium
   if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
   fi
