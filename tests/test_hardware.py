@@ -207,7 +207,7 @@ async def test_a_driver_that_hangs_does_not_hold_the_meters(
             assert (await host.meters()).gpu_usage is None
         fake.hang.set()
         async with asyncio.timeout(20):
-            while (await host.meters()).gpu_usage != 0.5:  # noqa: ASYNC110
+            while (await host.meters()).gpu_usage != 0.5:
                 await asyncio.sleep(0.005)
 
 
@@ -249,7 +249,7 @@ async def test_an_engine_that_never_answers(
     assert facts.problems == ("The engine could not be asked for its devices: no answer within 0 s.",)
     _, alive = psutil.wait_procs(psutil.Process().children(), 0)
     async with asyncio.timeout(20):
-        while any(child.is_running() for child in alive):  # noqa: ASYNC110
+        while any(child.is_running() for child in alive):
             await asyncio.sleep(0.005)
 
 

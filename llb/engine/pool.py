@@ -258,6 +258,12 @@ class EnginePool:
                 engine.facts = facts
         except ModelFailed as refused:
             engine.refused = refused.message
+        except Exception:
+            # A defect of ours: those who wait must not make it happen again and again.
+            engine.send_away(
+                lambda: EngineFailed(f"Model '{engine.model_id}': its header could not be understood")
+            )
+            raise
         finally:
             engine.at_work = False
             self._changed(engine)

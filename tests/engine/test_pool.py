@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from llb.decide.eviction import Memory
+from llb.decide.memory import uniform_shape
 from llb.engine import process as process_module
 from llb.engine import served as served_module
 from llb.engine.plan import EngineFiles, EnginePlan, ModelFacts, Planner
@@ -26,6 +27,11 @@ WAIT_S = 20.0
 SOON_S = 0.2
 
 
+SHAPE = uniform_shape(
+    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8, vocabulary_size=8, context_length=8
+)  # fmt: skip
+
+
 class TablePlanner(Planner):
     """Every model needs what this table says; `smaller` ones can do with half, at half the context."""
 
@@ -35,12 +41,15 @@ class TablePlanner(Planner):
         self.smaller: set[str] = set()
         self.inspected: list[Path] = []
         self.bad: str | None = None
+        self.broken: list[EngineFiles] = []
 
     def inspect(self, files: EngineFiles) -> ModelFacts:
         self.inspected.append(files.model_path)
         if self.bad is not None:
             raise ModelFailed(self.bad)
-        return ModelFacts()
+        if files in self.broken:
+            raise RuntimeError("a defect")
+        return ModelFacts(SHAPE)
 
     def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
         need, context_length = self.needs.get(model_id, Memory(GB)), 1024
@@ -500,6 +509,16 @@ async def test_a_file_that_cannot_be_read(rig: Rig) -> None:
     rig.planner.bad = None
     pool.serve("a", rig.files("a"))
     await use(pool)
+
+
+async def test_a_defect_of_ours_is_told_and_not_repeated(rig: Rig) -> None:
+    pool = rig.pool()
+    rig.planner.broken = [rig.files("a")]
+    assert isinstance(await error_of(pool), EngineFailed)
+    assert len(rig.planner.inspected) == 1
+    await eventually(lambda: pool._tasks.crashes["engines.a.inspect"] == 1)
+    pool._tasks.crashes.clear()
+    await use(pool, "b")
 
 
 async def test_a_broken_engine_that_is_reported_is_looked_at(rig: Rig) -> None:
