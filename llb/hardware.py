@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RAM_SHARE = 0.8  # of the host's RAM, where --memory-limit does not say otherwise
 DEVICES_DEADLINE_S = 30.0  # a first CUDA start on a cold machine takes seconds
+KILL_DEADLINE_S = 5.0
 METERS_DEADLINE_S = 1.0
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
@@ -237,6 +238,9 @@ class Machine:
         finally:
             if child.returncode is None:
                 child.kill()
+                # Left unreaped it would keep the loop from closing.
+                async with asyncio.timeout(KILL_DEADLINE_S):
+                    await child.wait()
         if child.returncode != 0:
             raise ValueError(f"it ended with status {child.returncode}")
         return msgspec.json.decode(answer, type=tuple[Device, ...])

@@ -247,10 +247,17 @@ async def test_an_engine_that_never_answers(
     facts = await host.probe()
     host.close()
     assert facts.problems == ("The engine could not be asked for its devices: no answer within 0 s.",)
-    _, alive = psutil.wait_procs(psutil.Process().children(), 0)
-    async with asyncio.timeout(20):
-        while any(child.is_running() for child in alive):
-            await asyncio.sleep(0.005)
+    assert not [child for child in psutil.Process().children() if "3600" in " ".join(child.cmdline())]
+
+
+async def test_a_probe_that_is_cancelled_leaves_no_child(nvml: Callable[..., FakeNvml]) -> None:
+    nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
+    host = Machine(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await host.probe()
+    host.close()
+    assert not [child for child in psutil.Process().children() if "3600" in " ".join(child.cmdline())]
 
 
 async def test_a_missing_interpreter(nvml: Callable[..., FakeNvml]) -> None:
