@@ -30,7 +30,9 @@ def fit(required_bytes: int, rooms: Sequence[Room]) -> Fit:
     """Whether a model that needs `required_bytes` of memory runs on the best of `rooms`."""
     best = roomiest(rooms)
     if best is None:
-        return Fit(verdict=Verdict.UNKNOWN, required_bytes=required_bytes, available_bytes=None, node_name=None)
+        return Fit(
+            verdict=Verdict.UNKNOWN, required_bytes=required_bytes, available_bytes=None, node_name=None
+        )
     in_vram = [room for room in rooms if room.vram_bytes >= required_bytes]
     if in_vram:
         best = max(in_vram, key=lambda room: (room.vram_bytes, room.budget_bytes))
