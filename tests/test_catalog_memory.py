@@ -16,6 +16,7 @@ from llb.decide.memory import required_bytes, uniform_shape, with_projector
 from llb.wire import Capability, Model
 
 CONTEXT = 4096  # tokens of the one conversation that must fit
+POOLED_CONTEXT = 512  # tokens of the one text that must fit: a usual piece of a document
 STEP_BYTES = 10_000_000
 
 # The image encoder's part of `size_bytes`: it lies in a file of its own.
@@ -158,7 +159,9 @@ def least_memory_bytes(model: Model, card: Card) -> int:
             layers[index] = replace(layer, key_width=width, value_width=width)
     shape = replace(with_projector(shape, projector_bytes), layers=tuple(layers), pools_last=card.pools_last)
     pooled = Capability.TEXT_GENERATION not in model.capabilities
-    return -(-required_bytes(shape, context_length=CONTEXT, pooled=pooled) // STEP_BYTES) * STEP_BYTES
+    context_length = POOLED_CONTEXT if pooled else CONTEXT
+    need_bytes = required_bytes(shape, context_length=context_length, pooled=pooled)
+    return -(-need_bytes // STEP_BYTES) * STEP_BYTES
 
 
 MODELS = load_catalog(None).models
