@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,14 @@ def environment(**extra: str) -> dict[str, str]:
         if not name.startswith(("LLB_", "HF_")) and not name.lower().endswith("_proxy")
     }
     return {**kept, "PYTHONPATH": str(ROOT), **extra}
+
+
+def wait_until(condition: Callable[[], object], deadline_s: float = START_DEADLINE_S) -> None:
+    """Wait until `condition` holds, where nothing announces it."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 class LlbProcess:

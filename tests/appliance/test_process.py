@@ -1,0 +1,162 @@
+"""`python -m llb` as a process: its first lines, its signals, its lock, kill -9."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.harness import write_catalog
+from tests.hub import HubStandIn
+from tests.processes import ROOT, LlbProcess, environment, wait_until
+
+QUESTION = {"model": "smollm2", "messages": [{"role": "user", "content": "Count."}], "stream": True}
+
+
+@pytest.fixture
+def served(hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Iterator[LlbProcess]:
+    """A running process whose catalogue has SmolLM2."""
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    catalog = write_catalog(
+        tmp_path / "c.json",
+        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
+        {"id": "tiny", "size_bytes": 300_000},
+    )
+    process = LlbProcess(tmp_path / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url)
+    with process:
+        yield process
+
+
+def run_llb(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """One call of the command line that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "llb", *arguments],
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_the_first_lines_say_where_and_what(served: LlbProcess) -> None:
+    said = served.log.read_text()
+    assert re.search(r"llb \S+ listens on http://127\.0\.0\.1:\d+\n", said)
+    assert f"Data: {served.home}" in said
+    assert "password 'test' (works from this machine only)" in said
+
+
+def test_a_second_process_on_the_home_is_refused_with_one_sentence(served: LlbProcess) -> None:
+    second = run_llb("--port", "0", LLB_HOME=str(served.home))
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"Another llb (process {served.pid}) uses {served.home}" in second.stderr
+
+
+def test_a_taken_port_is_named(served: LlbProcess, tmp_path: Path) -> None:
+    port = served.url.rpartition(":")[2]
+    second = run_llb("--port", port, LLB_HOME=str(tmp_path / "other"))
+    assert second.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is taken" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_the_default_password_never_listens_beyond_loopback(tmp_path: Path) -> None:
+    refused = run_llb("--port", "0", "--host", "0.0.0.0", LLB_HOME=str(tmp_path / "home"))
+    assert refused.returncode == 1
+    assert "LLB_ADMIN_PASSWORD" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_clean_stop_ends_streams_engines_and_downloads(
+    served: LlbProcess, hub: HubStandIn, number: signal.Signals
+) -> None:
+    served.register("smollm2")
+    served.until_status("smollm2", "Ready")
+    hub.faults.stall(after=100_000)
+    served.register("tiny")
+    with served.http.stream(
+        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 30, "ignore_eos": True}
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        engines = children_of(served.pid)
+        assert len(engines) == 1
+        process = served._process
+        assert process is not None
+        process.send_signal(number)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert process.wait(15) == 0
+    _, alive = psutil.wait_procs(engines, timeout=5)
+    assert alive == []
+    assert not (served.home / "run.json").exists()
+
+
+def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
+    served.register("smollm2")
+    served.until_status("smollm2", "Ready")
+    with served.http.stream(
+        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 1900, "ignore_eos": True}
+    ) as answer:
+        next(answer.iter_lines())
+        engines = children_of(served.pid)
+        process = served._process
+        assert process is not None
+        process.send_signal(signal.SIGTERM)
+        # The first signal has arrived once the port is closed.
+        port = int(served.url.rpartition(":")[2])
+        wait_until(lambda: not answers(port))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(engines, timeout=5)
+    assert alive == []
+
+
+def test_kill_9_in_mid_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, smollm2: Path) -> None:
+    stall = hub.faults.stall(after=40_000_000)
+    served.register("smollm2")
+    hub.wait_until(lambda: hub.bytes_sent >= 40_000_000)
+    partial = next((served.home / "models" / "smollm2").glob("*.partial"))
+    wait_until(lambda: partial.stat().st_size >= 40_000_000)
+    served.kill()
+    arrived = partial.stat().st_size
+    stall.clear()
+    hub.forget_requests()
+    served.start()
+    model = served.until_status("smollm2", "Ready")
+    assert [request.range_start for request in hub.byte_requests()] == [arrived]
+    path = Path(model["replicas"][0]["path"])
+    assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(smollm2.read_bytes()).digest()
+
+
+def test_kill_9_takes_the_engines_along(served: LlbProcess) -> None:
+    served.register("smollm2")
+    served.until_status("smollm2", "Ready")
+    served.http.post("/v1/chat/completions", json={**QUESTION, "stream": False, "max_tokens": 1})
+    engines = children_of(served.pid)
+    assert len(engines) == 1
+    environ = engines[0].environ()
+    assert not [name for name in environ if name.startswith(("LLB_", "HF_"))]
+    os.kill(served.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(engines, timeout=10)
+    assert alive == []
