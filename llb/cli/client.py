@@ -36,10 +36,12 @@ class Target:
 
 
 def find(home: Path, url: str | None, key: str | None) -> Target:
-    """The server that is meant. Another host never gets the local token. Raises `Unreachable` and `Failure`."""
-    named = url or os.environ.get("LLB_URL")
-    if named:
-        return Target(_checked(named), key or os.environ.get("LLB_API_KEY") or None, local=False)
+    """The server at `url`, else that of `home`. Another host never gets the local token.
+
+    Raises `Unreachable` and `Failure`.
+    """
+    if url:
+        return Target(_checked(url), key or os.environ.get("LLB_API_KEY") or None, local=False)
     try:
         info = runfile.running(home)
     except PermissionError:
@@ -66,7 +68,7 @@ def _checked(url: str) -> str:
 
 
 class Client:
-    """Requests to one server. `locate` is asked before each, so that a server which restarted is found again."""
+    """Requests to one server. `locate` finds it, and finds it again after a restart."""
 
     def __init__(self, locate: Callable[[], Target]) -> None:
         self._locate = locate

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from llb.cli import parser as grammar
 from llb.cli import screen
 from llb.cli.client import Client, Target, find
 from llb.cli.failure import Failure, Refused
@@ -29,8 +31,14 @@ _FIT = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"
 def client_of(options: argparse.Namespace) -> Client:
     """A client of the server that the options mean. Raises `Unreachable`."""
 
+    url = getattr(options, "url", None)
+    if url is None and "home" not in grammar.flags_of(options):
+        url = os.environ.get("LLB_URL")  # a flag, this one or the other, is over the environment
+    if not options.remote:
+        url = None  # `import`: about a file of this host
+
     def locate() -> Target:
-        return find(home_of(options), getattr(options, "url", None), getattr(options, "key", None))
+        return find(home_of(options), url, getattr(options, "key", None))
 
     return Client(locate)
 

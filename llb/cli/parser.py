@@ -37,7 +37,8 @@ def build() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"llb {__version__}")
-    parser.set_defaults(command="serve", run=None)
+    parser.set_defaults(run=None, remote=False)
+    _add_remote(parser)
     commands = parser.add_subparsers(title="commands", prog="llb", metavar="COMMAND", dest="command")
     _add_settings(parser)
 
@@ -59,12 +60,14 @@ def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse a flag of the server beside a command that has no use for it; exits with 2."""
-    if options.command in CONFIGURED:
-        return
+    """Refuse a flag beside a command that has no use for it; exits with 2."""
+    name = options.command or "serve"
+    for flag in ("url", "key"):
+        if hasattr(options, flag) and not options.remote:
+            parser.error(f"--{flag} does not belong to '{name}'")
     for setting in SETTINGS:
-        if setting.field != "home" and hasattr(options, _dest(setting)):
-            parser.error(f"{setting.flag} does not belong to '{options.command}'")
+        if name not in CONFIGURED and setting.field != "home" and hasattr(options, _dest(setting)):
+            parser.error(f"{setting.flag} does not belong to '{name}'")
 
 
 if TYPE_CHECKING:
@@ -86,11 +89,8 @@ def _add(
     # Also accepted before the command; what stands here wins.
     _add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
     if remote:
-        parser.add_argument("--url", metavar="URL", help="ask the llb at this address (LLB_URL)")
-        parser.add_argument(
-            "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY: this one shows in ps"
-        )
-        parser.set_defaults(url=None, key=None)
+        _add_remote(parser)
+        parser.set_defaults(remote=True)
     return parser
 
 
@@ -208,6 +208,13 @@ def _add_host_commands(commands: _Commands) -> None:
     restore.add_argument("file", metavar="FILE")
     _add_yes(restore)
     _add(commands, "version", "print the version", "main:version")
+
+
+def _add_remote(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", metavar="URL", help="ask the llb at this address (LLB_URL)")
+    parser.add_argument(
+        "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY, because this one shows in ps"
+    )
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,242 @@
+"""The commands as a person runs them: processes of `python -m llb` on homes of their own, and the real server."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from tests.ggufs import write_chat_model
+from tests.harness import PASSWORD, write_catalog
+from tests.hub import HubStandIn, tiny_gguf
+
+DEADLINE_S = 30.0
+ROOT = Path(__file__).parents[2]
+TINY_BYTES = 300_000
+
+_IN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Terminal:
+    """A command at a terminal of its own: Ctrl-C, Ctrl-D, password prompts and colours are the real ones."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")  # 40 rows, 160 columns
+        python = sys.executable
+        self.process = subprocess.Popen(
+            [python, "-c", _IN_TERMINAL, python, "-m", "llb", *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**env, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.seen = ""
+        self._looked = 0
+
+    def expect(self, text: str) -> None:
+        """Wait until `text` is shown, after what was expected before."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (at := self.seen.find(text, self._looked)) < 0:
+            assert self._read(deadline - time.monotonic()), (
+                f"{text!r} did not come: {self.seen[self._looked :]!r}"
+            )
+        self._looked = at + len(text)
+
+    def write(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def wait(self) -> int:
+        """The exit status; everything that was shown is in `seen`."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self._read(deadline - time.monotonic()):
+            pass
+        return self.process.wait(DEADLINE_S)
+
+    def _read(self, timeout_s: float) -> bool:
+        if timeout_s <= 0 or not select.select([self._master], [], [], timeout_s)[0]:
+            raise AssertionError(f"nothing more came: {self.seen[-500:]!r}")
+        try:
+            data = os.read(self._master, 65_536)
+        except OSError:  # Linux says so when the other end is closed
+            return False
+        self.seen += data.decode(errors="replace")
+        return bool(data)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE_S)
+        os.close(self._master)
+
+
+class Host:
+    """A home and the environment around it."""
+
+    def __init__(self, home: Path, **env: str) -> None:
+        self.home = home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLB_", "HF_"))}
+        self.env = {**kept, "LLB_HOME": str(home), **env}
+        self._server: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        status: int | None = 0,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """One command, not at a terminal; its exit status must be `status`, and no traceback may be shown."""
+        done = subprocess.run(
+            [sys.executable, "-m", "llb", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            env={**self.env, **(env or {})},
+            cwd=ROOT,
+            timeout=DEADLINE_S * 2,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if status is not None:
+            assert done.returncode == status, f"{done.returncode}: {done.stdout}\n{done.stderr}"
+        return done
+
+    def fail(self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+        """The one sentence of a command that must fail."""
+        done = self.run(*arguments, stdin=stdin, status=1, env=env)
+        lines = done.stderr.splitlines()
+        assert lines
+        assert lines[-1].endswith((".", "?"))
+        return lines[-1]
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", status=status).stdout)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that goes on; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "llb", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env,
+            cwd=ROOT,
+        )
+
+    def terminal(self, *arguments: str) -> Terminal:
+        return Terminal(list(arguments), self.env)
+
+    # --- the server ----------------------------------------------------------------------------------
+
+    def start(self, *arguments: str) -> None:
+        assert self._server is None
+        with (self.home.parent / "server.log").open("a") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "llb", "--port", "0", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self.env,
+                cwd=ROOT,
+            )
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert "listens on" in line, (self.home.parent / "server.log").read_text()
+        self.url = line.split()[-1]
+
+    def stop(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.communicate(timeout=DEADLINE_S)
+        finally:
+            if server.poll() is None:
+                server.kill()
+                server.wait()
+        assert server.returncode == 0
+
+
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A home that does not exist yet, and no network."""
+    made = Host(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def models_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
+    """A Hub with `test/tiny` and `test/other` (headers only) and `test/chat`, which loads and talks nonsense."""
+    chat = write_chat_model(tmp_path_factory.mktemp("gguf") / "chat.gguf", context=2048)
+    with HubStandIn() as hub:
+        hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
+        hub.add_repo("test/other", {"other.gguf": tiny_gguf(TINY_BYTES, seed="other")})
+        hub.add_repo("test/chat", {"chat.gguf": chat})
+        hub.add_repo("test/gated", {"gated.gguf": tiny_gguf(TINY_BYTES)}, gated=True)
+        yield hub
+
+
+def host_with_models(directory: Path, hub: HubStandIn) -> Host:
+    catalog = write_catalog(
+        directory / "catalog.json",
+        {"id": "tiny", "name": "Tiny [bold]model[/]", "size_bytes": TINY_BYTES},
+        {"id": "other", "size_bytes": TINY_BYTES},
+        {"id": "chat", "size_bytes": 1_000_000},
+        {"id": "gated", "size_bytes": TINY_BYTES},
+        {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000},
+    )
+    return Host(
+        directory / "home",
+        HF_ENDPOINT=hub.url,
+        LLB_CATALOG=str(catalog),
+        LLB_ADMIN_PASSWORD=PASSWORD,
+        LLB_NODE_NAME="attic",
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[Host]:
+    """A host whose server runs, for all tests of a module."""
+    made = host_with_models(tmp_path_factory.mktemp("served"), models_hub)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def with_models(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+    """A host of this test alone; its server is not started."""
+    made = host_with_models(tmp_path, models_hub)
+    yield made
+    made.stop()
+    models_hub.faults.clear()

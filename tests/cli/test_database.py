@@ -1,0 +1,178 @@
+"""backup and restore."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Host
+from tests.harness import PASSWORD
+
+
+@pytest.fixture
+def filled(host: Host) -> Host:
+    host.run("keys", "create", "first")
+    return host
+
+
+def key_names(host: Host) -> list[str]:
+    return [key["name"] for key in host.json("keys")["keys"]]
+
+
+def test_there_and_back(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    assert str(saved) in filled.run("backup", str(saved)).stdout
+    assert saved.stat().st_mode & 0o777 == 0o600
+    filled.run("keys", "create", "second")
+    told = filled.run("restore", str(saved)).stdout
+    assert key_names(filled) == ["first"]
+    kept = re.search(r"kept as (\S+)\.\n", told)
+    assert kept is not None
+    with sqlite3.connect(kept[1]) as previous:
+        names = [row[0] for row in previous.execute("SELECT name FROM api_keys ORDER BY created_at")]
+    previous.close()
+    assert names == ["first", "second"]
+    assert Path(kept[1]).stat().st_mode & 0o777 == 0o600
+    assert not list(filled.home.glob("*.restoring"))
+    # And back again: what was kept is itself a backup.
+    filled.run("restore", kept[1])
+    assert key_names(filled) == ["first", "second"]
+
+
+def test_a_backup_of_a_running_server_and_a_restore_only_when_it_has_stopped(
+    filled: Host, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.db"
+    filled.env["LLB_ADMIN_PASSWORD"] = PASSWORD
+    filled.start()
+    filled.run("backup", str(saved))
+    assert "stop it first" in filled.fail("restore", str(saved))
+    filled.stop()
+    filled.run("restore", str(saved))
+    filled.start()
+    assert key_names(filled) == ["first"]
+
+
+def test_a_new_home_from_a_backup(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    other = Host(tmp_path / "deep" / "other")
+    assert "previous" not in other.run("restore", str(saved)).stdout
+    assert key_names(other) == ["first"]
+    assert other.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_both_stand_in_the_audit_trail(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    filled.run("restore", str(saved))
+    with sqlite3.connect(filled.home / "llb.db") as db:
+        told = list(db.execute("SELECT actor, action, target FROM audit ORDER BY id DESC LIMIT 2"))
+    db.close()
+    assert told == [("local", "database.restore", "saved.db"), ("local", "database.backup", "saved.db")]
+
+
+def test_a_file_that_exists_is_replaced_only_with_force(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    saved.write_text("precious")
+    assert "--force" in filled.fail("backup", str(saved))
+    assert saved.read_text() == "precious"
+    filled.run("backup", str(saved), "--force")
+    assert saved.read_bytes().startswith(b"SQLite format 3")
+
+
+def test_targets_that_cannot_be(filled: Host, tmp_path: Path) -> None:
+    assert "is a directory" in filled.fail("backup", str(tmp_path))
+    assert "no directory" in filled.fail("backup", str(tmp_path / "no" / "where.db"))
+    assert "the database itself" in filled.fail("backup", str(filled.home / "llb.db"), "--force")
+    assert "the database itself" in filled.fail("restore", str(filled.home / "llb.db"))
+    assert key_names(filled) == ["first"]
+
+
+def damaged(path: Path) -> bytes:
+    """A database with a page that makes no sense."""
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 : 4096 * 3] = b"\xff" * 4096
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "foreign", "newer", "damaged", "cut"])
+def test_what_is_no_sound_backup_changes_nothing(filled: Host, tmp_path: Path, kind: str) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    whole = saved.read_bytes()
+    if kind == "missing":
+        saved.unlink()
+    elif kind == "text":
+        saved.write_text("not a database, but long enough to be read as one" * 100)
+    elif kind == "empty":
+        saved.write_bytes(b"")
+    elif kind == "damaged":
+        saved.write_bytes(damaged(saved))
+    elif kind == "cut":
+        saved.write_bytes(whole[: len(whole) // 2])
+    else:
+        if kind == "foreign":
+            saved.unlink()
+        db = sqlite3.connect(saved)
+        db.execute("CREATE TABLE songs (name)")
+        db.execute("PRAGMA user_version = 99" if kind == "newer" else "PRAGMA user_version = 1")
+        db.commit()
+        db.close()
+    (filled.home / "llb.lock").touch()
+    before = sorted(filled.home.iterdir())
+    content = (filled.home / "llb.db").read_bytes()
+    said = filled.fail("restore", str(saved))
+    assert str(saved) in said
+    assert sorted(filled.home.iterdir()) == before
+    assert (filled.home / "llb.db").read_bytes() == content
+
+
+def test_a_restore_heals_a_damaged_database_and_keeps_it(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    database = filled.home / "llb.db"
+    broken = damaged(database)
+    database.write_bytes(broken)
+    assert "llb restore" in filled.fail("keys")
+    filled.run("restore", str(saved))
+    assert key_names(filled) == ["first"]
+    [kept] = filled.home.glob("llb-replaced-*.db")
+    assert kept.read_bytes()[4096:] == broken[4096:]  # all but the first page, where SQLite counts changes
+
+
+def test_what_only_the_write_ahead_log_holds_is_kept_too(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    # A server that is killed leaves its last commits in the log.
+    filled.env["LLB_ADMIN_PASSWORD"] = PASSWORD
+    filled.start()
+    filled.run("keys", "create", "late")
+    assert (filled.home / "llb.db-wal").stat().st_size > 0
+    assert filled._server is not None
+    filled._server.kill()
+    filled._server.communicate()
+    filled._server = None
+    filled.run("restore", str(saved))
+    assert key_names(filled) == ["first"]
+    [kept] = filled.home.glob("llb-replaced-*.db")
+    db = sqlite3.connect(kept)
+    assert [row[0] for row in db.execute("SELECT name FROM api_keys ORDER BY created_at")] == [
+        "first",
+        "late",
+    ]
+    db.close()
+
+
+def test_a_restore_asks_at_a_terminal(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    filled.run("keys", "create", "second")
+    with filled.terminal("restore", str(saved)) as terminal:
+        terminal.expect("[y/N] ")
+        terminal.write("\n")
+        assert terminal.wait() == 1
+    assert key_names(filled) == ["first", "second"]

@@ -1,0 +1,144 @@
+"""Usage, exit statuses, and what importing a command costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llb import __version__
+from tests.cli.conftest import ROOT, Host
+
+
+@pytest.mark.parametrize(
+    "arguments", [("version",), ("--version",), ("--home", "x", "version"), ("version", "--home", "x")]
+)
+def test_version(host: Host, arguments: tuple[str, ...]) -> None:
+    assert host.run(*arguments).stdout == f"llb {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("frobnicate",), "invalid choice: 'frobnicate'"),
+        (("--frobnicate",), "--frobnicate"),
+        (("models", "--por", "1"), "--por"),  # no abbreviations: they would change meaning as flags are added
+        (("--port", "http"), "argument --port: 'http' is not a whole number"),
+        (("serve", "--parallel", "0"), "argument --parallel: '0' is not between 1 and 64"),
+        (("--port", "1", "keys", "list"), "--port does not belong to 'keys'"),
+        (("--url", "http://x", "backup", "f"), "--url does not belong to 'backup'"),
+        (("--key", "sk-x"), "--key does not belong to 'serve'"),
+        (("import", "f", "--url", "http://x"), "--url"),
+        (("pull",), "ID"),
+        (("keys", "create"), "NAME"),
+        (("keys", "create", "x", "--scope", "root"), "invalid choice: 'root'"),
+        (("users", "add", "x", "--role", "root"), "invalid choice: 'root'"),
+        (("chat", "m", "--max-tokens", "0"), "above zero"),
+    ],
+)
+def test_wrong_usage(host: Host, arguments: tuple[str, ...], said: str) -> None:
+    done = host.run(*arguments, status=2)
+    assert done.stderr.startswith("usage: llb")
+    assert said in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+    assert not host.home.exists()
+
+
+def test_help_names_the_commands_and_the_settings(host: Host) -> None:
+    shown = host.run("--help").stdout
+    assert "doctor" in shown
+    assert "--keep-alive" in shown
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [({"LLB_PORT": "http"}, "LLB_PORT: 'http' is not a whole number."), ({"LLB_PRT": "1"}, "LLB_PRT")],
+)
+def test_a_server_with_a_bad_setting_does_not_start(host: Host, env: dict[str, str], said: str) -> None:
+    assert said in host.fail("serve", env=env)
+
+
+def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: Host) -> None:
+    assert host.run("keys", "create", "mine", env={"LLB_PORT": "http"}).stdout.startswith("sk-")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("models",), ("nodes",), ("pull", "x"), ("rm", "x"), ("chat", "x", "y"), ("import", __file__)],
+)
+def test_without_a_server_one_sentence_says_what_to_do(host: Host, arguments: tuple[str, ...]) -> None:
+    assert host.fail(*arguments).startswith(f"llb is not running on {host.home}: start it with 'llb'")
+    assert not host.home.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("keys",), ("users",), ("keys", "revoke", "sk-abcdef0"), ("users", "remove", "x"), ("backup", "f")],
+)
+def test_without_a_database_nothing_is_made(host: Host, arguments: tuple[str, ...]) -> None:
+    assert host.fail(*arguments).startswith(f"There is no llb in {host.home} yet")
+    assert not host.home.exists()
+
+
+def test_a_home_that_is_a_file(host: Host) -> None:
+    host.home.write_text("")
+    assert str(host.home) in host.fail("keys", "create", "x")
+    assert host.run("models", status=1).stderr
+
+
+def test_a_reader_that_goes_away_is_no_trouble(host: Host) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "llb", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=host.env,
+        cwd=ROOT,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+# Run in a process that then says which of these it has imported.
+_SPY = """
+import sys
+from llb.cli import main
+status = main(sys.argv[2:], serve=lambda config: 0)
+print(*sorted(name for name in sys.argv[1].split(",") if name in sys.modules), sep=",", file=sys.stderr)
+"""
+
+
+def imported(host: Host, forbidden: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _SPY, forbidden, *arguments],
+        capture_output=True,
+        text=True,
+        env=host.env,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("version",),
+        ("models",),
+        ("pull", "x"),
+        ("chat", "x", "y"),
+        ("keys", "create", "x"),
+        ("users",),
+        ("backup", "f"),
+        ("doctor", "--json"),
+    ],
+)
+def test_no_command_imports_the_server(host: Host, arguments: tuple[str, ...]) -> None:
+    assert imported(host, "sanic,llb.app,xllamacpp", *arguments) == ""
+
+
+def test_version_imports_little(host: Host) -> None:
+    assert imported(host, "asyncio,rich,argon2,httpx2,websockets,http.client", "version") == ""
