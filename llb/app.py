@@ -47,6 +47,7 @@ from llb.wire import Event, HfStats, ModelStatsUpdated
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
+LINK_PAUSE_S = 1.0  # before a local link that failed begins anew
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 
@@ -70,7 +71,12 @@ class Appliance:
         self.view = ClusterView(self.catalog, self.bus, self.stats.get)
         self.registrations = Registrations(self.db, self.hub, self.view)
         self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
-        self.links = Links(self.view, self.registrations.want, self.registrations.replica_changed)
+        self.links = Links(
+            self.view,
+            self.registrations.want,
+            on_hello=self.registrations.node_heard,
+            on_replica=self.registrations.replica_changed,
+        )
         self.registrations.on_want_changed = self.links.want_changed
 
         self.machine = Machine()
@@ -173,11 +179,19 @@ class Appliance:
             )
 
     async def _run_local_link(self) -> None:
-        """The local node speaks with its balancer as a joined one does, over a link inside the process."""
-        node_end, balancer_end = local_link()
-        async with asyncio.TaskGroup() as both_ends:
-            both_ends.create_task(self.links.serve(balancer_end), name="llb.local-link.balancer")
-            both_ends.create_task(self.agent.run(node_end), name="llb.local-link.node")
+        """The local node speaks with its balancer as a joined one does, over a link inside the process.
+
+        A failure at either end costs the link, never the node: both begin anew with their whole state.
+        """
+        while True:
+            node_end, balancer_end = local_link()
+            try:
+                async with asyncio.TaskGroup() as both_ends:
+                    both_ends.create_task(self.links.serve(balancer_end), name="llb.local-link.balancer")
+                    both_ends.create_task(self.agent.run(node_end), name="llb.local-link.node")
+            except* Exception as failed:
+                log.error("the link to the local node failed and begins anew", exc_info=failed)
+            await asyncio.sleep(LINK_PAUSE_S)
 
     def _stats_changed(self, repo: str, stats: HfStats) -> None:
         for model in self.catalog:

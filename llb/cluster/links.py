@@ -34,10 +34,13 @@ class Links:
         self,
         view: ClusterView,
         want_of: Callable[[str], Want],
+        *,
+        on_hello: Callable[[str], None],
         on_replica: Callable[[str, ReplicaReport], None],
     ) -> None:
         self._view = view
         self._want_of = want_of
+        self._on_hello = on_hello
         self._on_replica = on_replica
         self._changed: dict[str, asyncio.Event] = {}
 
@@ -56,6 +59,7 @@ class Links:
         node_id = hello.node_id
         changed = self._changed[node_id] = asyncio.Event()
         self._view.hello(hello)
+        self._on_hello(node_id)
         try:
             want = self._want_of(node_id)
             await end.send(Welcome(protocol=PROTOCOL_VERSION, cluster_id=want.cluster_id, node_id=node_id))
@@ -92,6 +96,7 @@ class Links:
                     self.want_changed()  # free memory and disk decide what can be placed
                 case Hello():
                     self._view.hello(message)
+                    self._on_hello(node_id)
 
 
 Sent = TypeVar("Sent")

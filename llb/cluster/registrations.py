@@ -16,6 +16,7 @@ from llb import errors, hub
 from llb.cluster.view import ClusterView
 from llb.decide import placement
 from llb.hub import Hub
+from llb.store import nodes
 from llb.store import registrations as store
 from llb.store.database import Database
 from llb.store.registrations import Registration, RegistrationState
@@ -49,6 +50,7 @@ class Registrations:
         self._known: dict[str, Registration] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolvers: dict[str, asyncio.Task[None]] = {}
+        self._unheard: set[str] = set()  # nodes that have not yet said what they hold
         self._tasks = TaskGroup("registrations")
         self._revision = 0
         self.cluster_id = cluster_id
@@ -60,6 +62,7 @@ class Registrations:
         """Load what is stored and go on resolving what was not resolved."""
         self.cluster_id = cluster_id
         self._revision = await store.revision(self._db)
+        self._unheard = {node.id for node in await nodes.all_nodes(self._db)}
         for registration in await store.all_registrations(self._db):
             self._known[registration.model_id] = registration
             if registration.active and registration.resolved is None and registration.error is None:
@@ -192,16 +195,26 @@ class Registrations:
         if report.state is ReplicaState.GONE:
             self._forget_if_gone(report.model_id)
 
-    def _forget_if_gone(self, model_id: str) -> None:
+    def node_heard(self, node_id: str) -> None:
+        """A node said what it holds: tombstones that waited for nothing else are taken away."""
+        self._unheard.discard(node_id)
+        for model_id in tuple(self._known):
+            self._forget_if_gone(model_id)
+
+    def _is_gone(self, model_id: str) -> bool:
+        """Whether it is a tombstone and no node has the model's files, as far as every node has said."""
         known = self._known.get(model_id)
-        if known is not None and not known.active and not any(True for _ in self._view.holders(model_id)):
+        tombstone = known is not None and not known.active
+        return tombstone and not self._unheard and not any(True for _ in self._view.holders(model_id))
+
+    def _forget_if_gone(self, model_id: str) -> None:
+        if self._is_gone(model_id):
             self._tasks.supervise(self._forget(model_id), f"forget.{model_id}")
 
     async def _forget(self, model_id: str) -> None:
         async with self._lock(model_id):
-            known = self._known.get(model_id)
             # It may have been registered again while this waited for the lock.
-            if known is not None and not known.active and not any(True for _ in self._view.holders(model_id)):
+            if self._is_gone(model_id):
                 async with self._db.write() as tx:
                     await store.remove(tx, model_id)
                     self._revision = await store.revision(tx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import threading
 import time
@@ -37,6 +38,8 @@ from llb.wire import (
     Want,
     Welcome,
 )
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 SWEEP_S = 3600.0
@@ -74,6 +77,7 @@ class NodeAgent:
         )
         self._replicas: dict[str, Replica] = {}
         self._revision = -1
+        self._last_used: dict[str, float] = {}  # as it is stored
         self._tasks = TaskGroup("agent")
         self._outbox: asyncio.Queue[NodeMessage] | None = None
         self._facts: Facts | None = None
@@ -92,9 +96,11 @@ class NodeAgent:
     async def close(self) -> None:
         """Stop downloads and engines; what has arrived stays where it is."""
         await self._tasks.close()
-        await self._store_last_used()
-        await self.pool.close()
-        self._machine.close()
+        try:
+            await self._store_last_used()
+        finally:
+            await self.pool.close()
+            self._machine.close()
 
     async def run(self, link: NodeLink) -> None:
         """Speak with the balancer over `link` until it ends."""
@@ -103,8 +109,10 @@ class NodeAgent:
             self.pool.set_budget(self._facts.budget(self._config.memory_limit_bytes))
         self._outbox = asyncio.Queue()
         try:
+            # Right behind the hello: what a node has room for is not known before.
+            heartbeat = await self._heartbeat(self._facts)
             await link.send(self._hello(self._facts))
-            await link.send(await self._heartbeat(self._facts))
+            await link.send(heartbeat)
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._speak(link, self._outbox), name="agent.speak")
                 both_ways.create_task(self._beat(link, self._facts), name="agent.beat")
@@ -140,7 +148,10 @@ class NodeAgent:
     async def _sweep(self) -> None:
         """Partials that nobody came back for are removed after a week."""
         while True:
-            await asyncio.to_thread(self._files.sweep_partials, PARTIAL_KEEP_S, self._wanted())
+            try:
+                await asyncio.to_thread(self._files.sweep_partials, PARTIAL_KEEP_S, self._wanted())
+            except OSError as error:
+                log.warning("old partial downloads were not removed: %s", error)
             await asyncio.sleep(SWEEP_S)
 
     @property
@@ -187,8 +198,8 @@ class NodeAgent:
         return free
 
     def _announce(self, replica: Replica) -> None:
-        if replica.state is S.GONE:
-            self._replicas.pop(replica.model_id, None)
+        if replica.state is S.GONE and self._replicas.get(replica.model_id) is replica:
+            del self._replicas[replica.model_id]
         if self._outbox is not None:
             self._outbox.put_nowait(replica.report())
 
@@ -208,19 +219,20 @@ class NodeAgent:
         wanted = {model.model_id: model for model in want.models}
         for model_id, model in wanted.items():
             replica = self._replicas.get(model_id)
-            if replica is None:
+            if replica is None or replica.state is S.GONE:  # gone, and it is just being noted
                 replica = self._take_up(
                     ReplicaRecord(
                         node_id=self.node_id, model_id=model_id, attempt=model.attempt, state=S.WANTED
                     )
                 )
             if replica.want != model:
-                replica.want = model
+                replica.want, replica.leaving = model, False
                 self._turn(replica, partial(self._keeper.hold, replica, model))
         for model_id in set(self._replicas) - set(wanted):
             replica = self._replicas[model_id]
             if model_id in want.deleted:
-                if replica.want is not None or replica.task is None:
+                if not replica.leaving or replica.task is None or replica.task.done():
+                    replica.leaving = True
                     self._turn(replica, partial(self._keeper.drop, replica))
             elif replica.want is not None:
                 self._turn(replica, partial(self._keeper.rest, replica))
@@ -293,8 +305,9 @@ class NodeAgent:
         used = {
             replica.model_id: replica.last_used
             for replica in self._replicas.values()
-            if replica.last_used is not None
+            if replica.last_used is not None and replica.last_used != self._last_used.get(replica.model_id)
         }
         if used:
             async with self._db.write() as tx:
                 await store.touch(tx, self.node_id, used)
+            self._last_used |= used

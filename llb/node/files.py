@@ -6,7 +6,6 @@ nothing done here alters or removes theirs, and if they change it in place the f
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
@@ -91,7 +90,7 @@ def sha256_of(
 
 
 class ModelFiles:
-    """The models directory. Blocking unless `async`; every method raises OSError as the disk does."""
+    """The models directory. Blocking; every method raises OSError as the disk does."""
 
     def __init__(self, models_dir: Path) -> None:
         self.models_dir = models_dir
@@ -171,14 +170,11 @@ class ModelFiles:
 
     # --- removing ------------------------------------------------------------------------------------
 
-    async def remove(self, model_id: str, filenames: Sequence[str]) -> None:
+    def remove(self, model_id: str, filenames: Sequence[str]) -> None:
         """Remove these files of a model and their partials, then its directory if nothing else is in it.
 
-        In a thread: unlinking gigabytes takes long enough to be noticed.
+        Call it in a thread: unlinking gigabytes takes long enough to be noticed.
         """
-        await asyncio.to_thread(self.remove_now, model_id, filenames)
-
-    def remove_now(self, model_id: str, filenames: Sequence[str]) -> None:
         directory = self.directory(model_id)
         names = {safe_name(name) for name in filenames}
         if directory.is_symlink():

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from llb import gguf
 from llb.engine.pool import EngineFiles, EnginePool
@@ -56,9 +57,9 @@ class Keeper:
             self._serve(replica, want)
             self._announce(replica)
             return
-        if replica.state is S.ERROR and replica.attempt >= want.attempt:
+        if replica.state is S.ERROR and replica.attempt >= want.attempt and _same_files(replica, want):
             self._announce(replica)
-            return  # it failed, and nobody asked to try again
+            return  # it failed, and nobody asked to try again or has found other files
         replica.attempt = want.attempt
         if replica.state in (S.READY, S.ERROR, S.DELETING):
             await self._pool.withdraw(replica.model_id, grace_s=0)
@@ -73,6 +74,10 @@ class Keeper:
                 await replica.move(S.ERROR, error=str(failure))
             except OSError as failure:
                 await replica.move(S.ERROR, error=f"The files cannot be written: {failure.strerror}")
+            except Exception:
+                # A defect of ours: it must not look like a pull that goes on.
+                await replica.move(S.ERROR, error="The pull failed for a reason unknown to llb; see its log")
+                raise
             finally:
                 self._fetching.discard(replica)
 
@@ -82,10 +87,11 @@ class Keeper:
             await replica.move(S.DELETING)
         await self._pool.withdraw(replica.model_id, grace_s=DELETE_GRACE_S)
         if replica.complete:
-            await self._files.remove(replica.model_id, [file.name for file in replica.files])
+            names = [file.name for file in replica.files]
+            await _to_its_end(partial(self._files.remove, replica.model_id, names))
         else:
             for file in replica.files:
-                await asyncio.to_thread(self._files.retire, replica.model_id, file.name, file.sha256)
+                await _to_its_end(partial(self._files.retire, replica.model_id, file.name, file.sha256))
         await replica.move(S.GONE)
 
     async def rest(self, replica: Replica) -> None:
@@ -106,7 +112,10 @@ class Keeper:
 
     def _problem(self, replica: Replica) -> str | None:
         for file in replica.files:
-            mark = self._files.fingerprint(replica.model_id, file.name)
+            try:
+                mark = self._files.fingerprint(replica.model_id, file.name)
+            except OSError as error:
+                return f"file cannot be read: {file.name}: {error.strerror}"
             if mark is None:
                 return f"file missing: {file.name}; retry fetches it again"
             if (mark.size_bytes, mark.mtime_ns) != (file.size_bytes, file.mtime_ns):
@@ -157,10 +166,7 @@ class Keeper:
     async def _fetch_file(self, replica: Replica, spec: FileSpec, before_bytes: int) -> None:
         """Have one file in place; it comes from the Hugging Face cache where that has it, else from the Hub."""
         cancelled = threading.Event()
-        try:
-            await asyncio.to_thread(self._prepare, replica.model_id, spec, cancelled)
-        finally:
-            cancelled.set()  # nobody can stop a thread, but it may look
+        await _to_its_end(partial(self._prepare, replica.model_id, spec, cancelled), cancelled)
         download = Download(
             spec,
             replica.directory,
@@ -214,6 +220,19 @@ class Keeper:
                 )
             )
         return tuple(fingerprints)
+
+
+async def _to_its_end(work: Callable[[], object], cancelled: threading.Event | None = None) -> None:
+    """`work()` in a thread, awaited also when the caller is cancelled (told by `cancelled`): a thread cannot be stopped,
+    and who works on these files next must not meet it."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        if cancelled is not None:
+            cancelled.set()
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 def _same_files(replica: Replica, want: WantModel) -> bool:

@@ -63,6 +63,7 @@ class Replica:
         self.bytes_per_second = 0.0
         self.waiting: str | None = None
         self.engine: EngineReport | None = None
+        self.leaving = False  # the balancer wants it deleted
         self.lock = asyncio.Lock()  # held by whatever works on the files
         self.task: asyncio.Task[None] | None = None
         self._node_id = record.node_id

@@ -193,42 +193,42 @@ def test_a_clone_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch:
 # --- removing ----------------------------------------------------------------------------------------
 
 
-async def test_only_the_named_files_and_their_partials_are_removed(files: ModelFiles) -> None:
+def test_only_the_named_files_and_their_partials_are_removed(files: ModelFiles) -> None:
     put(files.path(MODEL, "a.gguf"))
     put(files.partial_path(MODEL, SPEC))
     notes = put(files.path(MODEL, "notes.txt"))
     other = put(files.partial_path(MODEL, spec_of(CONTENT, "b.gguf")))
-    await files.remove(MODEL, ["a.gguf"])
+    files.remove(MODEL, ["a.gguf"])
     assert sorted(files.directory(MODEL).iterdir()) == sorted([notes, other])
-    await files.remove(MODEL, ["b.gguf", "notes.txt"])
+    files.remove(MODEL, ["b.gguf", "notes.txt"])
     assert not files.directory(MODEL).exists()
-    await files.remove(MODEL, ["a.gguf"])
+    files.remove(MODEL, ["a.gguf"])
 
 
-async def test_what_lies_behind_a_symbolic_link_is_not_deleted(files: ModelFiles, tmp_path: Path) -> None:
+def test_what_lies_behind_a_symbolic_link_is_not_deleted(files: ModelFiles, tmp_path: Path) -> None:
     outside = put(tmp_path / "outside" / "a.gguf")
     partial = put(tmp_path / "outside" / partial_name(SPEC), age_s=100)
     files.models_dir.mkdir()
     files.directory(MODEL).symlink_to(outside.parent)
     assert files.partials() == []
     assert files.sweep_partials(0, keep=set()) == 0
-    await files.remove(MODEL, ["a.gguf"])
+    files.remove(MODEL, ["a.gguf"])
     assert not files.directory(MODEL).exists()
     assert outside.exists()
     assert partial.exists()
 
     put(files.path("other", "b.gguf")).unlink()
     files.path("other", "b.gguf").symlink_to(outside)
-    await files.remove("other", ["b.gguf"])
+    files.remove("other", ["b.gguf"])
     assert outside.exists()
 
 
-async def test_removing_never_leaves_the_models_directory(files: ModelFiles, tmp_path: Path) -> None:
+def test_removing_never_leaves_the_models_directory(files: ModelFiles, tmp_path: Path) -> None:
     outside = put(tmp_path / "outside" / "a.gguf")
     with pytest.raises(UnsafeName):
-        await files.remove("../outside", ["a.gguf"])
+        files.remove("../outside", ["a.gguf"])
     with pytest.raises(UnsafeName):
-        await files.remove(MODEL, ["../../outside/a.gguf"])
+        files.remove(MODEL, ["../../outside/a.gguf"])
     assert outside.exists()
 
 

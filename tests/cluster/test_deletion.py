@@ -1,0 +1,119 @@
+"""A deletion is obeyed by every node, however late, and forgets nothing but what it was asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from llb.hardware import Facts, Machine
+from llb.node.agent import NodeAgent
+from llb.node.files import ModelFiles
+from llb.store.replicas import ReplicaRecord
+from llb.wire import ReplicaState, Want
+from tests.conftest import LlbMaker
+from tests.harness import Llb, eventually
+from tests.hub import HubStandIn
+
+
+@pytest.fixture
+def may_look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until it is set, nodes that start do not get so far as to say hello."""
+    gate = asyncio.Event()
+    gate.set()
+    probe = Machine.probe
+
+    async def held(self: Machine) -> Facts:
+        await gate.wait()
+        return await probe(self)
+
+    monkeypatch.setattr(Machine, "probe", held)
+    return gate
+
+
+async def test_a_model_deleted_before_its_node_is_there_is_removed_when_it_comes(
+    make_llb: LlbMaker, may_look: asyncio.Event
+) -> None:
+    llb = await make_llb().start()
+    await llb.online()
+    await llb.pull("tiny")
+    await llb.stop()
+    may_look.clear()
+    llb = await make_llb().start()
+    assert (await llb.http.delete("/api/models/tiny")).status_code == 204
+    may_look.set()
+    await eventually(lambda: not (llb.home / "models" / "tiny").exists())
+    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+
+
+async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello(
+    make_llb: LlbMaker, may_look: asyncio.Event, hub: HubStandIn
+) -> None:
+    may_look.clear()
+    hub.refuse()
+    llb = await make_llb().start()
+    await llb.register("tiny")
+    await llb.http.delete("/api/models/tiny")
+    assert not llb.app.view.registrations["tiny"].active
+    await llb.stop()
+    may_look.set()
+    llb = await make_llb().start()
+    await eventually(lambda: "tiny" not in llb.app.view.registrations)
+
+
+async def test_a_model_that_rests_can_be_deleted(llb: Llb) -> None:
+    await llb.pull("tiny")
+    agent = llb.app.agent
+    nothing_wanted = Want(cluster_id="", revision=agent._revision, models=())
+    agent._reconcile(nothing_wanted)
+    await eventually(lambda: (task := agent._replicas["tiny"].task) is not None and task.done())
+    await llb.http.delete("/api/models/tiny")
+    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+    assert not (llb.home / "models" / "tiny").exists()
+
+
+async def test_registering_at_the_very_end_of_a_deletion(llb: Llb, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end, go_on = asyncio.Event(), asyncio.Event()
+    persist = NodeAgent._persist
+
+    async def held(self: NodeAgent, record: ReplicaRecord) -> None:
+        if record.state is ReplicaState.GONE:
+            at_the_end.set()
+            await go_on.wait()
+        await persist(self, record)
+
+    monkeypatch.setattr(NodeAgent, "_persist", held)
+    await llb.pull("tiny")
+    await llb.http.delete("/api/models/tiny")
+    await at_the_end.wait()
+    before = llb.app.agent._replicas["tiny"]
+    assert (await llb.register("tiny")).status_code == 202
+    await eventually(lambda: before.want is not None or llb.app.agent._replicas["tiny"] is not before)
+    go_on.set()
+    await llb.until_status("tiny", "Ready")
+    assert not llb.app.agent._tasks.crashes
+
+
+async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
+    llb: Llb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = threading.Event(), threading.Event()
+    remove = ModelFiles.remove
+
+    def slow(self: ModelFiles, model_id: str, filenames: Sequence[str]) -> None:
+        began.set()
+        time.sleep(0.3)  # the disk's, not the test's: a pull of a file that still lies there takes less
+        remove(self, model_id, filenames)
+        ended.set()
+
+    await llb.pull("tiny")
+    monkeypatch.setattr(ModelFiles, "remove", slow)
+    await llb.http.delete("/api/models/tiny")
+    await eventually(began.is_set)
+    assert (await llb.register("tiny")).status_code == 202
+    await llb.until(lambda: llb.app.agent._replicas["tiny"].state is ReplicaState.READY)
+    await eventually(ended.is_set)
+    assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()

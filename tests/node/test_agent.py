@@ -1,0 +1,99 @@
+"""The node's agent in a real appliance: what fails around it costs neither the node nor a pull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llb.hardware import Machine
+from llb.node import agent as agent_module
+from llb.wire import (
+    Capability,
+    FileSpec,
+    HubSource,
+    Meters,
+    NodeStatusChanged,
+    ReplicaState,
+    Want,
+    WantModel,
+)
+from tests.conftest import TINY_BYTES, LlbMaker
+from tests.harness import Llb, eventually
+from tests.hub import HubStandIn
+
+
+async def test_a_node_whose_link_failed_comes_back(
+    make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "HEARTBEAT_S", 0.02)
+    llb = await make_llb().start()
+    await llb.online()
+    await llb.pull("tiny")
+    meters = Machine.meters
+    failed: list[str] = []
+
+    async def fail_once(self: Machine) -> Meters:
+        if not failed:
+            failed.append("now")
+            raise RuntimeError("a driver that broke")
+        return await meters(self)
+
+    statuses: list[str] = []
+    llb.app.bus.listen(
+        lambda event: statuses.append(event.status) if isinstance(event, NodeStatusChanged) else None
+    )
+    monkeypatch.setattr(Machine, "meters", fail_once)
+    await eventually(lambda: "offline" in statuses and statuses[-1] == "online")
+    await llb.until_status("tiny", "Ready")
+
+
+async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_llb: LlbMaker) -> None:
+    llb = await make_llb().start()
+    await llb.online()
+    await llb.pull("tiny")
+    await llb.stop()
+    directory = llb.home / "models" / "tiny"
+    (directory / "tiny.gguf").unlink()
+    directory.rmdir()
+    directory.symlink_to(directory)  # every look into it fails
+    llb = await make_llb().start()
+    await llb.until_status("tiny", "Error")
+    error = (await llb.model("tiny"))["error"]
+    assert error.startswith("file cannot be read: tiny.gguf")
+    assert str(llb.home) not in error
+
+
+async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(llb: Llb, hub: HubStandIn) -> None:
+    def want(commit: str, revision: int) -> Want:
+        spec = FileSpec(
+            name="tiny.gguf",
+            size_bytes=TINY_BYTES,
+            sha256=hub.sha256("test/tiny", "tiny.gguf") if commit != "0" * 40 else "0" * 64,
+            sources=(HubSource(repo="test/tiny", commit=commit),),
+        )
+        model = WantModel(
+            model_id="tiny",
+            attempt=1,
+            files=(spec,),
+            required_memory_bytes=64_000_000,
+            capabilities=(Capability.TEXT_GENERATION,),
+        )
+        return Want(cluster_id="", revision=revision, models=(model,))
+
+    agent = llb.app.agent
+    agent._reconcile(want("0" * 40, 1_000_001))
+    await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
+    facts = await llb.app.hub.resolve("test/tiny", "tiny.gguf")
+    agent._reconcile(want(facts.commit, 1_000_002))
+    await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
+
+
+async def test_when_a_model_was_used_is_stored_once(llb: Llb, tmp_path: Path) -> None:
+    await llb.pull("tiny")
+    agent = llb.app.agent
+    agent._replicas["tiny"].last_used = 5.0
+    await agent._store_last_used()
+    changes = llb.app.db._writer.total_changes
+    await agent._store_last_used()
+    assert llb.app.db._writer.total_changes == changes
