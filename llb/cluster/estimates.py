@@ -34,7 +34,10 @@ class Estimates:
 
         Raises `InvalidRequest` when the header cannot be had or is none.
         """
-        files = await self._registrations.pins(model)
+        registered = self._view.registrations.get(model.id)
+        files = registered.resolved if registered is not None else None
+        if files is None:
+            files = await self._registrations.pins(model)
         try:
             shape = gguf.shape_of([await self._facts(spec) for spec in files])
         except gguf.GgufError as refused:

@@ -135,9 +135,10 @@ class ClusterView:
     def _take(node: Node, report: ReplicaReport) -> None:
         if report.engine is not None:
             node.engines[report.model_id] = report.engine
+        else:
+            node.engines.pop(report.model_id, None)
         if report.state is ReplicaState.GONE:
             node.replicas.pop(report.model_id, None)
-            node.engines.pop(report.model_id, None)
         else:
             node.replicas[report.model_id] = report
 
@@ -237,18 +238,19 @@ class ClusterView:
         return [node for node in self.nodes.values() if node.online]
 
     def rooms(self, model_id: str | None = None) -> list[placement.Room]:
-        """What the online nodes offer, as placement wants it."""
+        """What the online nodes offer, as placement wants it; a node's disk is known from its first heartbeat on."""
         return [
             placement.Room(
                 node_id=node.id,
                 node_name=node.hello.name,
                 budget_bytes=node.hello.memory_budget_bytes,
                 vram_bytes=node.hello.vram_budget_bytes,
-                disk_free_bytes=node.heartbeat.disk_free_bytes if node.heartbeat else 0,
+                disk_free_bytes=node.heartbeat.disk_free_bytes,
                 draining=node.draining,
                 holds=model_id in node.replicas,
             )
             for node in self.online()
+            if node.heartbeat is not None
         ]
 
     def model(self, model_id: str) -> Model | None:
