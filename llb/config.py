@@ -61,7 +61,7 @@ class Config:
 
 # --- parsing one value -------------------------------------------------------------------------------
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
 _FACTORS = {
     "B": 1,
     "KB": 10**3,
@@ -88,11 +88,11 @@ def parse_size(text: str) -> int:
 def parse_duration(text: str) -> float:
     """Seconds from "10m", "1.5h", "90" or "-1" (never); raises ValueError."""
     text = text.strip()
-    if text.startswith("-"):
-        return -1.0
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text.removeprefix("-"))
     if match is None:
         raise ValueError("is not a duration such as 10m")
+    if text.startswith("-"):
+        return -1.0
     return float(match[1]) * _SECONDS[match[2] or "s"]
 
 

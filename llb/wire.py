@@ -550,6 +550,8 @@ class InferenceHead(Struct, frozen=True):
     id_slot: int | None = None
     cache_prompt: bool | None = None
     n_probs: int | None = None
+    top_logprobs: int | None = None
+    logprobs: bool | int | None = None
     n_predict: int | None = None
     max_tokens: int | None = None
 

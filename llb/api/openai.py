@@ -96,7 +96,8 @@ def _call(dispatcher: Dispatcher, request: Request) -> Call:
     body = request.body
     head = decode(body, InferenceHead)
     _check(head)
-    if b"image_url" in body:
+    # JSON may also spell its letters as \u00xx.
+    if b"image_url" in body or b"\\u00" in body:
         _check_images(decode(body, dict[str, Any]))
     model = dispatcher.model(head.model)
     if head.model != model.id:
@@ -125,8 +126,10 @@ def _check(head: InferenceHead) -> None:
         raise errors.InvalidRequest("A request may not choose its slot", param="id_slot")
     if head.cache_prompt is False:
         raise errors.InvalidRequest("The prompt cache cannot be switched off", param="cache_prompt")
-    if head.n_probs is not None and head.n_probs > MAX_PROBS:
-        raise errors.InvalidRequest(f"At most {MAX_PROBS} probabilities a token", param="n_probs")
+    # Three names of one thing; where it is a bool it is below the limit.
+    for name in ("n_probs", "top_logprobs", "logprobs"):
+        if (getattr(head, name) or 0) > MAX_PROBS:
+            raise errors.InvalidRequest(f"At most {MAX_PROBS} probabilities a token", param=name)
     if head.n_predict is not None and head.n_predict < 0:
         raise errors.InvalidRequest("An answer must have a limit of tokens", param="n_predict")
     if head.max_tokens is not None and head.max_tokens < 0:
