@@ -130,15 +130,16 @@ async def _serve(config: Config) -> int:
     run_info = RunInfo(
         pid=os.getpid(), host=config.listen_host, port=server.port, token=appliance.local_token
     )
-    runfile.write(config.home, run_info)
     try:
+        runfile.write(config.home, run_info)
         _greet(config, run_info, default_password=await appliance.default_password())
         await stop.wait()
         log.info("stopping")
-        _exit_after(STOP_DEADLINE_S)
-        await server.stop()
     finally:
+        _exit_after(STOP_DEADLINE_S)
+        # Before the home's lock is given back: after it the file may be another server's.
         runfile.remove(config.home)
+        await server.stop()
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sanic import Request, Sanic
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from llb import auth
+from llb import auth, logs
 from llb.api.access import Access, UndeclaredAccess, access_of
 from llb.api.identity import Identity
 from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
@@ -68,7 +68,7 @@ class Guard:
 
     async def before(self, request: Request) -> HTTPResponse | None:
         """Refuse what may not pass, by raising; answers only a preflight itself."""
-        request_id(request)
+        logs.request_id.set(request_id(request))
         request.ctx.principal = None
         peer = self._doorway.look(request)
         request.ctx.peer = peer

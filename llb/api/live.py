@@ -81,7 +81,10 @@ def live_blueprint(feed: LiveFeed) -> Blueprint:
         finally:
             for task in (reading, following):
                 task.cancel()
-            await asyncio.gather(reading, following, return_exceptions=True)
+            ends = await asyncio.gather(reading, following, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, (ConnectionClosed, TimeoutError)):
+                raise end
 
     blueprint.add_websocket_route(models, "/ws/models", name="models")
     return blueprint
