@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -75,56 +74,14 @@ async def put(tx: Transaction, registration: Registration) -> None:
     await _raise_revision(tx)
 
 
-async def set_resolved(tx: Transaction, model_id: str, attempt: int, files: Sequence[FileSpec]) -> bool:
-    """Pin the files and clear the error; False when `attempt` is no longer what is wanted."""
-    return await _update(
-        tx,
-        "UPDATE registrations SET resolved = ?, error = NULL "
-        "WHERE model_id = ? AND attempt = ? AND state = 'active'",
-        (msgspec.json.encode(files).decode(), model_id, attempt),
-    )
-
-
-async def set_error(tx: Transaction, model_id: str, attempt: int, error: str | None) -> bool:
-    """Say why it failed, or None; False when `attempt` is no longer what is wanted."""
-    return await _update(
-        tx,
-        "UPDATE registrations SET error = ? WHERE model_id = ? AND attempt = ? AND state = 'active'",
-        (error, model_id, attempt),
-    )
-
-
-async def set_attempt(tx: Transaction, model_id: str, attempt: int) -> bool:
-    """Try again: `attempt` must be greater than before. Clears the error."""
-    return await _update(
-        tx,
-        "UPDATE registrations SET attempt = ?, error = NULL "
-        "WHERE model_id = ? AND attempt < ? AND state = 'active'",
-        (attempt, model_id, attempt),
-    )
-
-
-async def mark_deleting(tx: Transaction, model_id: str) -> bool:
-    """Make it a tombstone; False when it is none that is active."""
-    return await _update(
-        tx,
-        "UPDATE registrations SET state = 'deleting', error = NULL WHERE model_id = ? AND state = 'active'",
-        (model_id,),
-    )
-
-
 async def remove(tx: Transaction, model_id: str) -> bool:
     """Remove a tombstone; False when there is none, for instance because the model is wanted again."""
-    return await _update(
-        tx, "DELETE FROM registrations WHERE model_id = ? AND state = 'deleting'", (model_id,)
+    removed = bool(
+        await tx.execute("DELETE FROM registrations WHERE model_id = ? AND state = 'deleting'", (model_id,))
     )
-
-
-async def _update(tx: Transaction, sql: str, parameters: Sequence[object]) -> bool:
-    changed = bool(await tx.execute(sql, parameters))
-    if changed:
+    if removed:
         await _raise_revision(tx)
-    return changed
+    return removed
 
 
 async def _raise_revision(tx: Transaction) -> None:

@@ -63,14 +63,6 @@ async def touch(tx: Transaction, node_id: str, used: Mapping[str, float]) -> Non
     )
 
 
-async def set_pinned(tx: Transaction, node_id: str, model_id: str, pinned: bool) -> bool:
-    return bool(
-        await tx.execute(
-            "UPDATE replicas SET pinned = ? WHERE node_id = ? AND model_id = ?", (pinned, node_id, model_id)
-        )
-    )
-
-
 async def remove(tx: Transaction, node_id: str, model_id: str) -> bool:
     return bool(
         await tx.execute("DELETE FROM replicas WHERE node_id = ? AND model_id = ?", (node_id, model_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from llb.store import file_facts, nodes, registrations, replicas
 from llb.store.database import Database
 from llb.store.registrations import Registration, RegistrationState
@@ -20,6 +22,7 @@ FILES = (
     FileSpec(name="tiny.gguf", size_bytes=10, sha256="ab" * 32, sources=(HubSource("org/tiny", "c0ffee"),)),
 )
 WISH = Registration(model_id="tiny", replicas=2, entry=ENTRY, created_at=3.0, created_by="ann")
+TOMBSTONE = structs.replace(WISH, state=RegistrationState.DELETING)
 
 
 async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
@@ -27,7 +30,7 @@ async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
         await registrations.put(tx, WISH)
     assert await registrations.get(db, "tiny") == WISH
     async with db.write() as tx:
-        assert await registrations.set_resolved(tx, "tiny", 1, FILES)
+        await registrations.put(tx, structs.replace(WISH, resolved=FILES))
     assert await registrations.all_registrations(db) == [
         Registration(
             model_id="tiny", replicas=2, entry=ENTRY, resolved=FILES, created_at=3.0, created_by="ann"
@@ -40,41 +43,21 @@ async def test_every_change_raises_the_revision_and_nothing_else_does(db: Databa
     assert await registrations.revision(db) == 0
     async with db.write() as tx:
         await registrations.put(tx, WISH)
-        await registrations.set_error(tx, "tiny", 1, "gated")
-        await registrations.set_attempt(tx, "tiny", 2)
-        await registrations.set_resolved(tx, "tiny", 2, FILES)
-        await registrations.mark_deleting(tx, "tiny")
+        await registrations.put(tx, structs.replace(WISH, error="gated"))
+        await registrations.put(tx, TOMBSTONE)
         await registrations.remove(tx, "tiny")
-        assert await registrations.revision(tx) == 6
+        assert await registrations.revision(tx) == 4
     async with db.write() as tx:
-        assert not await registrations.set_error(tx, "tiny", 2, "x")
         assert not await registrations.remove(tx, "tiny")
-    assert await registrations.revision(db) == 6
-
-
-async def test_late_news_of_an_earlier_attempt_change_nothing(db: Database) -> None:
-    async with db.write() as tx:
-        await registrations.put(tx, WISH)
-        assert await registrations.set_error(tx, "tiny", 1, "gated")
-        assert await registrations.set_attempt(tx, "tiny", 2)
-        assert not await registrations.set_attempt(tx, "tiny", 2)
-        assert not await registrations.set_error(tx, "tiny", 1, "late")
-        assert not await registrations.set_resolved(tx, "tiny", 1, FILES)
-    wish = await registrations.get(db, "tiny")
-    assert wish is not None
-    assert (wish.attempt, wish.error, wish.resolved) == (2, None, None)
+    assert await registrations.revision(db) == 4
 
 
 async def test_only_a_tombstone_is_removed_so_a_new_wish_survives_the_old_deletion(db: Database) -> None:
     async with db.write() as tx:
         await registrations.put(tx, WISH)
         assert not await registrations.remove(tx, "tiny")
-        assert await registrations.mark_deleting(tx, "tiny")
-        assert not await registrations.mark_deleting(tx, "tiny")
-        assert not await registrations.set_attempt(tx, "tiny", 9)
-        wish = await registrations.get(tx, "tiny")
-        assert wish is not None
-        assert wish.state is RegistrationState.DELETING
+        await registrations.put(tx, TOMBSTONE)
+        assert await registrations.get(tx, "tiny") == TOMBSTONE
         await registrations.put(tx, WISH)  # wanted again meanwhile
         assert not await registrations.remove(tx, "tiny")
     assert await registrations.get(db, "tiny") == WISH
@@ -85,7 +68,12 @@ async def test_replicas_of_a_node(db: Database) -> None:
         name="tiny.gguf", size_bytes=10, mtime_ns=1_700_000_000_000_000_001, sha256="ab" * 32
     )
     ready = replicas.ReplicaRecord(
-        node_id="n1", model_id="tiny", attempt=2, state=ReplicaState.READY, files=(fingerprint,)
+        node_id="n1",
+        model_id="tiny",
+        attempt=2,
+        state=ReplicaState.READY,
+        files=(fingerprint,),
+        pinned=True,
     )
     other = replicas.ReplicaRecord(
         node_id="n2", model_id="tiny", attempt=2, state=ReplicaState.ERROR, error="disk full"
@@ -94,7 +82,6 @@ async def test_replicas_of_a_node(db: Database) -> None:
         await replicas.put(tx, ready)
         await replicas.put(tx, other)
         await replicas.touch(tx, "n1", {"tiny": 5.5})
-        assert await replicas.set_pinned(tx, "n1", "tiny", True)
     assert await replicas.all_of_node(db, "n1") == [
         replicas.ReplicaRecord(
             node_id="n1",
