@@ -51,3 +51,10 @@ async def test_a_hub_that_is_away_is_said(llb: Llb, hub: HubStandIn) -> None:
     answer = await llb.http.get("/api/models/smollm2/memory")
     assert answer.status_code == 400
     assert "Hub" in answer.json()["error"]["message"]
+
+
+async def test_of_a_pulled_model_it_is_known_without_the_hub(llb: Llb, hub: HubStandIn) -> None:
+    await llb.pull("smollm2")
+    first = (await llb.http.get("/api/models/smollm2/memory")).json()
+    hub.refuse()
+    assert (await llb.http.get("/api/models/smollm2/memory")).json() == first
