@@ -218,8 +218,6 @@ class Hub:
         has_token = self._token is not None
         return refusal(response, repo, filename, revision, is_hub=is_hub, has_token=has_token)
 
-    _refusal = refusal  # the name that node/fetch.py still uses
-
 
 # --- helpers ----------------------------------------------------------------------------------------------
 
