@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llb import __version__
 from llb.cli import parser as grammar
+from llb.cli import screen
 from llb.cli.failure import INTERRUPTED, Failure, sentence
 from llb.config import Config, default_home, load_config
 from llb.errors import LlbError, SetupError
@@ -54,7 +55,7 @@ def _run(argv: Sequence[str], serve: Serve) -> int:
 
 def _fail(text: str) -> int:
     sys.stdout.flush()
-    sys.stderr.write(sentence(text) + "\n")
+    screen.note(sentence(text))
     return 1
 
 
@@ -73,5 +74,5 @@ def home_of(options: argparse.Namespace) -> Path:
 
 
 def version(_options: argparse.Namespace) -> int:
-    sys.stdout.write(f"llb {__version__}\n")
+    screen.say(f"llb {__version__}")
     return 0

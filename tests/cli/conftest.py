@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.ggufs import write_chat_model
@@ -168,6 +169,10 @@ class Host:
         line = self._server.stdout.readline()
         assert "listens on" in line, (self.home.parent / "server.log").read_text()
         self.url = line.split()[-1]
+        deadline = time.monotonic() + DEADLINE_S
+        while httpx.get(f"{self.url}/readyz", trust_env=False).status_code != 200:  # until its node is online
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def stop(self) -> None:
         server, self._server = self._server, None

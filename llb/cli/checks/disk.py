@@ -15,7 +15,7 @@ from llb.cli import screen
 from llb.cli.checks import Finding, bad, ok, warn
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.node.files import ModelFiles, UnsafeName
-from llb.store import replicas, rescue, settings, users
+from llb.store import registrations, replicas, rescue, settings, users
 from llb.store.replicas import ReplicaRecord
 from llb.wire import ReplicaState
 
@@ -113,7 +113,7 @@ def model_files(config: Config) -> Iterator[Finding]:
     if not config.database_path.exists():
         return
     try:
-        held = asyncio.run(_replicas(config.database_path))
+        held, failed = asyncio.run(_models(config.database_path))
     except (sqlite3.Error, msgspec.MsgspecError):
         return  # told by the check of the database
     files = ModelFiles(config.models_dir)
@@ -127,13 +127,8 @@ def model_files(config: Config) -> Iterator[Finding]:
             yield bad(
                 "model files", f"{replica.model_id}: {fault}", f"llb pull {replica.model_id} fetches it anew"
             )
-    for replica in held:
-        if replica.state is ReplicaState.ERROR:
-            yield warn(
-                "model files",
-                f"{replica.model_id}: {replica.error or 'it could not be fetched'}",
-                f"llb pull {replica.model_id} tries again",
-            )
+    for model_id, error in failed.items():
+        yield warn("model files", f"{model_id}: {error}", f"llb pull {model_id} tries again")
     if ready:
         yield ok("model files", f"{whole} of {len(ready)} models whole and unchanged")
     else:
@@ -160,10 +155,17 @@ async def _default_password(path: Path) -> bool:
         return await users.default_password_in_use(reading)
 
 
-async def _replicas(path: Path) -> list[ReplicaRecord]:
+async def _models(path: Path) -> tuple[list[ReplicaRecord], dict[str, str]]:
+    """The replicas of this node, and why each model that could not be fetched could not."""
     async with rescue.look(path) as reading:
         node_id = await settings.get(reading, "node_id")
-        return [] if node_id is None else await replicas.all_of_node(reading, node_id)
+        held = [] if node_id is None else await replicas.all_of_node(reading, node_id)
+        wished = await registrations.all_registrations(reading)
+        failed = {each.model_id: each.error for each in wished if each.error is not None}
+        for each in held:
+            if each.state is ReplicaState.ERROR:
+                failed[each.model_id] = each.error or "it could not be fetched"
+        return held, failed
 
 
 def _give(path: Path) -> str:
