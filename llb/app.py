@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from sanic import Sanic
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
 LINK_PAUSE_S = 1.0  # before a local link that failed begins anew
+LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 
@@ -167,7 +169,12 @@ class Appliance:
         try:
             portable.private_dir(home)
             self.config.models_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = portable.lock_file(home / runfile.LOCK_NAME)
+            # A command that looks whether a server runs holds the lock for a moment: that is no second server.
+            for _ in range(LOCK_TRIES):
+                self._lock = portable.lock_file(home / runfile.LOCK_NAME)
+                if self._lock is not None:
+                    break
+                time.sleep(LOCK_PAUSE_S)
         except OSError as error:
             raise SetupError(
                 f"The data directory {home} cannot be used: {error.strerror}; choose another with --home."
