@@ -109,7 +109,7 @@ class Appliance:
             accounts_blueprint(self.db, self.accounts),
             keys_blueprint(self.db, self.identity),
             audit_blueprint(self.db),
-            models_blueprint(self.view, self.registrations, self.estimates, audit),
+            models_blueprint(self.view, self.registrations, self.estimates, self.agent, audit),
             imports_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view),
             openai_blueprint(self.dispatcher),

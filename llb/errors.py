@@ -25,6 +25,7 @@ LlbError
 │   ├── ModelPending          model_pending
 │   ├── ModelFailed           model_error
 │   ├── ModelLoading          model_loading
+│   ├── HubAway               hub_unreachable
 │   └── NoNodeAvailable       no_node_available
 ├── Overloaded
 │   ├── QueueFull             queue_full
@@ -198,6 +199,10 @@ class ModelFailed(Unavailable):
 
 class ModelLoading(Unavailable):
     code = "model_loading"
+
+
+class HubAway(Unavailable):
+    code = "hub_unreachable"
 
 
 class NoNodeAvailable(Unavailable):

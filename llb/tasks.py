@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TaskGroup:
@@ -33,6 +35,20 @@ class TaskGroup:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def finish(self, coro: Coroutine[Any, Any, T], name: str) -> T:
+        """Await `coro`, which goes on to its end even if the caller is cancelled meanwhile; its errors are the caller's."""
+
+        async def guarded() -> T | Exception:
+            try:
+                return await coro
+            except Exception as error:
+                return error
+
+        outcome = await asyncio.shield(self.supervise(guarded(), name))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

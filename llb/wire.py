@@ -334,6 +334,10 @@ class RegisterRequest(Struct, frozen=True):
     replicas: int | Literal["all"] = "all"
 
 
+class ModelPatch(Struct, frozen=True):
+    pinned: bool
+
+
 class ImportRequest(Struct, frozen=True):
     path: str
     model_id: str | None = None
@@ -549,6 +553,8 @@ class InferenceHead(Struct, frozen=True):
     keep_alive: str | float | None = None
     id_slot: int | None = None
     cache_prompt: bool | None = None
+    n: int | None = None
+    n_cmpl: int | None = None
     n_probs: int | None = None
     top_logprobs: int | None = None
     logprobs: bool | int | None = None

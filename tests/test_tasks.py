@@ -51,3 +51,32 @@ async def test_a_closed_group_starts_nothing() -> None:
 
     with pytest.raises(RuntimeError, match=r"t\.late"):
         group.supervise(work(), "late")
+
+
+async def test_what_must_be_finished_goes_on_without_its_caller() -> None:
+    group = TaskGroup("t")
+    begun, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await go.wait()
+        done.set()
+
+    caller = asyncio.ensure_future(group.finish(work(), "one"))
+    await begun.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    go.set()
+    await asyncio.wait_for(done.wait(), 5)
+
+
+async def test_its_errors_are_the_callers(caplog: pytest.LogCaptureFixture) -> None:
+    group = TaskGroup("t")
+
+    async def work() -> None:
+        raise ValueError("expected")
+
+    with pytest.raises(ValueError, match="expected"):
+        await group.finish(work(), "one")
+    assert caplog.text == ""

@@ -34,6 +34,7 @@ def imports_blueprint(
         model = _model_of(view, path, wish.model_id)
         async with audit.act(request, "model.import", model.id):
             registrations.check_free(model.id)
+            registrations.check_room(model)
             files = await registrations.pins(model)
             for spec in files:
                 if await agent.adopt(model.id, path, spec):

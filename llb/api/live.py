@@ -32,9 +32,10 @@ class LiveFeed:
 
     async def follow(self, socket: Websocket, *, only_status: bool) -> None:
         """Serve one reader until it goes away. `only_status`: model states alone, without their errors."""
-        with self._bus.subscribe(LIMIT) as events:
-            await self._send(socket, HelloEvent(seq=next(self._seq), version=__version__))
-            while True:
+        await self._send(socket, HelloEvent(seq=next(self._seq), version=__version__))
+        while True:
+            # Subscribed in the same turn of the loop as the snapshot: no event is missed, none comes twice.
+            with self._bus.subscribe(LIMIT) as events:
                 try:
                     await self._run(socket, events, only_status)
                 except Overflow:

@@ -13,11 +13,16 @@ from llb.auth import allows
 from llb.cluster.estimates import Estimates
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
-from llb.wire import Model, ModelList, ModelWithStatus, RegisterRequest, Scope
+from llb.node.agent import NodeAgent
+from llb.wire import Model, ModelList, ModelPatch, ModelWithStatus, RegisterRequest, Scope
 
 
 def models_blueprint(
-    view: ClusterView, registrations: Registrations, estimates: Estimates, audit: AuditLog
+    view: ClusterView,
+    registrations: Registrations,
+    estimates: Estimates,
+    agent: NodeAgent,
+    audit: AuditLog,
 ) -> Blueprint:
     """`/api/models`."""
     blueprint = Blueprint("models")
@@ -57,6 +62,23 @@ def models_blueprint(
                 wish.model_id, replicas=wish.replicas, by=request.ctx.principal.label
             )
         return reply(answer, 202)
+
+    @blueprint.patch("/api/models/<model_id:str>", name="change")
+    @requires(Scope.MODELS_WRITE)
+    async def change(request: Request, model_id: str) -> HTTPResponse:
+        wish = body(request, ModelPatch)
+        model = _known(view, model_id)
+        async with audit.act(request, "model.pin" if wish.pinned else "model.unpin", model.id):
+            await agent.set_pinned(model.id, wish.pinned)
+        return reply(view.describe(model, paths=True))
+
+    @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
+    @requires(Scope.MODELS_WRITE)
+    async def unload(request: Request, model_id: str) -> HTTPResponse:
+        model = _known(view, model_id)
+        async with audit.act(request, "model.unload", model.id):
+            await agent.unload(model.id)
+        return no_content()
 
     @blueprint.delete("/api/models/<model_id:str>", name="delete")
     @requires(Scope.MODELS_WRITE)

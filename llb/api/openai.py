@@ -130,6 +130,9 @@ def _check(head: InferenceHead) -> None:
     for name in ("n_probs", "top_logprobs", "logprobs"):
         if (getattr(head, name) or 0) > MAX_PROBS:
             raise errors.InvalidRequest(f"At most {MAX_PROBS} probabilities a token", param=name)
+    for name, count in (("n", head.n), ("n_cmpl", head.n_cmpl)):
+        if count is not None and count > 1:  # each would take a slot of its own
+            raise errors.InvalidRequest("A request gets one answer; ask again for another", param=name)
     if head.n_predict is not None and head.n_predict < 0:
         raise errors.InvalidRequest("An answer must have a limit of tokens", param="n_predict")
     if head.max_tokens is not None and head.max_tokens < 0:

@@ -32,7 +32,7 @@ class Estimates:
     async def of(self, model: Model, *, context_length: int | None, slots: int) -> MemoryView:
         """What an engine with `slots` of `context_length` tokens needs, and where it fits best.
 
-        Raises `InvalidRequest` when the header cannot be had or is none.
+        Raises `HubAway`, and `InvalidRequest` when the header cannot be had or is none.
         """
         registered = self._view.registrations.get(model.id)
         files = registered.resolved if registered is not None else None
@@ -42,6 +42,8 @@ class Estimates:
             shape = gguf.shape_of([await self._facts(spec) for spec in files])
         except gguf.GgufError as refused:
             raise errors.InvalidRequest(f"Model '{model.id}' cannot be estimated: {refused}") from None
+        except hub.HubUnreachable as away:
+            raise errors.HubAway(f"The header of model '{model.id}' cannot be read: {away}") from None
         except hub.HubError as failure:
             raise errors.InvalidRequest(
                 f"The header of model '{model.id}' cannot be read: {failure}"

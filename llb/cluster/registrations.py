@@ -78,12 +78,16 @@ class Registrations:
 
         Raises `ModelNotSupported`, `AlreadyRegistered`, `InsufficientMemory`, `InsufficientStorage`.
         """
-        async with self._lock(model_id):
-            model = self._view.model(model_id)
-            if model is None:
-                raise errors.ModelNotSupported(model_id)
+        model = self._view.model(model_id)
+        if model is None:
+            raise errors.ModelNotSupported(model_id)
+        # A caller that goes away in the middle must not leave the database and the memory of different minds.
+        return await self._tasks.finish(self._register(model, replicas, by), f"register.{model.id}")
+
+    async def _register(self, model: Model, replicas: int | Literal["all"], by: str) -> RegisterReply:
+        async with self._lock(model.id):
             self.check_free(model.id)
-            self._check_room(model)
+            self.check_room(model)
             known = self._known.get(model.id)
             retry = known is not None and known.active
             await self._put(
@@ -109,16 +113,19 @@ class Registrations:
 
     async def delete(self, model_id: str) -> None:
         """No longer wish it: while it is fetched that is the cancel. Raises `ModelNotFound`, `ModelNotRegistered`."""
+        model = self._view.model(model_id)
+        if model is None:
+            raise errors.ModelNotFound(model_id)
+        await self._tasks.finish(self._delete(model.id), f"delete.{model.id}")
+
+    async def _delete(self, model_id: str) -> None:
         async with self._lock(model_id):
-            model = self._view.model(model_id)
-            if model is None:
-                raise errors.ModelNotFound(model_id)
-            known = self._known.get(model.id)
+            known = self._known.get(model_id)
             if known is None or not known.active:
-                raise errors.ModelNotRegistered(model.id)
-            self._stop_resolving(model.id)
+                raise errors.ModelNotRegistered(model_id)
+            self._stop_resolving(model_id)
             await self._put(structs.replace(known, state=RegistrationState.DELETING, error=None))
-        self._forget_if_gone(model.id)
+        self._forget_if_gone(model_id)
 
     def check_free(self, model_id: str) -> None:
         """Raises `AlreadyRegistered` unless the model may be registered now: nobody did, or it is in Error."""
@@ -131,18 +138,18 @@ class Registrations:
             raise errors.AlreadyRegistered(model_id)
 
     async def pins(self, model: Model) -> tuple[FileSpec, ...]:
-        """What the files of `model` must be: the Hub's word, else the catalogue's. Raises `InvalidRequest`."""
+        """What the files of `model` must be: the Hub's word, else the catalogue's. Raises `HubAway`, `InvalidRequest`."""
         try:
             return await self._facts_of(model)
         except hub.HubError as failure:
-            files = _pinned_by_catalogue(model)
-            if files is None or not isinstance(failure, hub.HubUnreachable):
-                raise errors.InvalidRequest(
-                    f"The sha256 of model '{model.id}' cannot be learnt: {failure}"
-                ) from None
-            return files
+            away = isinstance(failure, hub.HubUnreachable)
+            if away and (files := _pinned_by_catalogue(model)) is not None:
+                return files
+            message = f"The sha256 of model '{model.id}' cannot be learnt: {failure}"
+            raise (errors.HubAway(message) if away else errors.InvalidRequest(message)) from None
 
-    def _check_room(self, model: Model) -> None:
+    def check_room(self, model: Model) -> None:
+        """Raises `InsufficientMemory` or `InsufficientStorage` if no online node could take the model."""
         rooms = self._view.rooms(model.id)
         best = placement.roomiest(rooms)
         if best is None:
@@ -293,7 +300,7 @@ class Registrations:
     # --- state --------------------------------------------------------------------------------------
 
     def _lock(self, model_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(model_id.lower(), asyncio.Lock())
+        return self._locks.setdefault(model_id, asyncio.Lock())
 
     async def _put(self, registration: Registration) -> None:
         async with self._db.write() as tx:

@@ -67,6 +67,7 @@ class ClusterView:
         self.waiting: dict[str, str] = {}  # model id → what its resolution waits for
         self.placed: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
         self.active_requests: Callable[[str], int] = lambda _node_id: 0
+        self.traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
         self._stats_of = stats_of
@@ -96,6 +97,7 @@ class ClusterView:
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
         self.on_node_changed(node)
         meters = heartbeat.meters
+        requests, tokens_per_second = self.traffic(node_id)
         self._bus.publish(
             MetricsUpdated(
                 node_id=node_id,
@@ -103,9 +105,9 @@ class ClusterView:
                 memory_usage=meters.memory_usage,
                 gpu_usage=meters.gpu_usage,
                 gpu_memory_usage=meters.gpu_memory_usage,
-                request_count=0,
+                request_count=requests,
                 active_requests=self.active_requests(node_id),
-                tokens_per_second=0.0,
+                tokens_per_second=tokens_per_second,
             )
         )
         for model_id in self.registrations:

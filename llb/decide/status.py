@@ -24,7 +24,7 @@ class RegistrationFact(Struct, frozen=True, kw_only=True):
 
     attempt: int
     resolved: bool
-    placed: bool  # at least one node is to hold it
+    placed: bool  # at least one online node is to hold it
     error: str | None = None  # the resolution failed for good
     waiting: str | None = None  # what the resolution waits for
 
@@ -53,7 +53,9 @@ def derive(registration: RegistrationFact | None, replicas: Sequence[ReplicaFact
     if registration is None:
         return Derived(status=ModelStatus.AVAILABLE)
 
-    online = [fact.report for fact in replicas if fact.online]
+    # What no node is to hold any more (its memory was lowered) lies there, but cannot be used.
+    usable = registration.placed or not registration.resolved
+    online = [fact.report for fact in replicas if fact.online and usable]
     ready = [report for report in online if report.state is ReplicaState.READY]
     if ready:
         return Derived(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -51,6 +52,25 @@ class Sink(Protocol):
     async def write(self, data: bytes, /) -> None: ...
 
 
+class Traffic:
+    """What one node has answered."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self._tokens = 0
+        self._since: float | None = None
+
+    def add(self, completion_tokens: int) -> None:
+        self.requests += 1
+        self._tokens += completion_tokens
+
+    def take(self, now: float) -> tuple[int, float]:
+        """The requests so far, and the tokens a second since the last call."""
+        rate = self._tokens / (now - self._since) if self._since is not None and now > self._since else 0.0
+        self._tokens, self._since = 0, now
+        return self.requests, rate
+
+
 class Dispatcher:
     """Sends calls to engines. Slots are claimed here and nowhere else."""
 
@@ -69,11 +89,13 @@ class Dispatcher:
         self._agent = agent
         self._load_timeout_s = load_timeout_s
         self._active: dict[str, int] = {}
+        self._traffic: dict[str, Traffic] = {}
         self._served: dict[str, set[str]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         view.on_node_changed = self._set_capacity
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
+        view.traffic = self._take_traffic
 
     # --- what can be asked --------------------------------------------------------------------------
 
@@ -155,13 +177,13 @@ class Dispatcher:
                         node_name=node.hello.name,
                         queued_ms=claim.queued_ms,
                     )
-                    return await relay(response, sink)
-            except errors.NoNodeAvailable:
-                raise failure or errors.NoNodeAvailable(
-                    f"No node can answer for model '{call.model.id}' just now"
-                ) from None
-            except errors.UpstreamError as error:
-                if node is None or sink.started:
+                    result = await relay(response, sink)
+                    self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
+                    return result
+            except (errors.UpstreamError, errors.NoNodeAvailable) as error:
+                if node is None:  # nobody is left to ask
+                    raise (failure or error) from None
+                if sink.started:
                     raise
                 log.warning(
                     "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
@@ -212,6 +234,10 @@ class Dispatcher:
             yield
         finally:
             self._active[node_id] -= 1
+
+    def _take_traffic(self, node_id: str) -> tuple[int, float]:
+        """Requests answered by a node so far, and its tokens a second since this was last asked."""
+        return self._traffic.setdefault(node_id, Traffic()).take(time.monotonic())
 
     # --- around it ----------------------------------------------------------------------------------
 

@@ -292,6 +292,12 @@ class NodeAgent:
         finally:
             cancelled.set()
 
+    async def unload(self, model_id: str) -> None:
+        """Free a model's memory once its running requests have ended. Raises `ModelNotRegistered`."""
+        if model_id not in self._replicas:
+            raise errors.ModelNotRegistered(model_id)
+        await self.pool.unload(model_id)
+
     async def set_pinned(self, model_id: str, pinned: bool) -> None:
         """Keep a model's engine in memory, or no longer. Raises `ModelNotRegistered`."""
         replica = self._replicas.get(model_id)

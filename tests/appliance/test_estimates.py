@@ -49,7 +49,7 @@ async def test_nonsense_is_named(llb: Llb, query: str) -> None:
 async def test_a_hub_that_is_away_is_said(llb: Llb, hub: HubStandIn) -> None:
     hub.refuse()
     answer = await llb.http.get("/api/models/smollm2/memory")
-    assert answer.status_code == 400
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "hub_unreachable")
     assert "Hub" in answer.json()["error"]["message"]
 
 

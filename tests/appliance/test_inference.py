@@ -276,3 +276,25 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
     await talking.until(lambda: "smollm2" not in talking.app.view.registrations)
     assert talking.app.pool.reports() == ()
     assert not (talking.home / "models" / "smollm2").exists()
+
+
+async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
+    await chat(talking, max_tokens=1)
+    assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
+    assert talking.app.pool.reports()[0].pinned
+    assert (await talking.http.post("/api/models/smollm2/unload")).status_code == 204
+    assert talking.app.pool.memory_used_bytes == 0
+    assert (await chat(talking, max_tokens=1)).status_code == 200
+    answer = await talking.http.post("/api/models/absent/unload")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
+
+
+async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
+    await chat(talking, max_tokens=5)
+    node = talking.app.agent.node_id
+    requests, _ = talking.app.view.traffic(node)
+    assert requests == 1
+    await chat(talking, max_tokens=5)
+    requests, tokens_per_second = talking.app.view.traffic(node)
+    assert requests == 2
+    assert tokens_per_second > 0

@@ -220,3 +220,19 @@ async def test_import_refuses_another_file_and_other_callers(llb: Llb, tmp_path:
         "/api/models/import", json={"path": str(given)}, headers={"Authorization": f"Bearer {key}"}
     )
     assert answer.status_code == 403
+
+
+async def test_a_model_whose_memory_was_taken_away_is_not_called_ready(make_llb: LlbMaker) -> None:
+    llb = await make_llb().start()
+    await llb.online()
+    await llb.pull("tiny")
+    await llb.stop()
+    llb = await make_llb(memory_limit_bytes=1_000_000).start()
+    await llb.online()
+    assert await status_of(llb) == ("Registered", "waiting for a node with enough memory and disk")
+    answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_node_available")
+    assert "enough memory" in answer.json()["error"]["message"]
+    await llb.stop()
+    llb = await make_llb().start()
+    await llb.until_status("tiny", "Ready")

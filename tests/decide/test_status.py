@@ -47,6 +47,8 @@ def registration(**changes: Any) -> RegistrationFact:
         (registration(), [replica(S.ERROR, error="disk")], ModelStatus.ERROR, "disk"),
         (registration(), [replica(S.WANTED), replica(S.ERROR, error="disk")], ModelStatus.REGISTERED, None),
         (registration(attempt=2), [replica(S.ERROR, error="old")], ModelStatus.REGISTERED, None),
+        (registration(placed=False), [replica(S.READY)], ModelStatus.REGISTERED,
+         "waiting for a node with enough memory and disk"),
         (registration(), [replica(S.READY, online=False)], ModelStatus.REGISTERED,
          "waiting for node attic to return"),
         (registration(), [replica(S.DOWNLOADING, online=False)], ModelStatus.REGISTERED, None),
@@ -92,6 +94,8 @@ facts = st.builds(
 @given(st.lists(facts, max_size=5), st.booleans(), st.booleans())
 def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaFact], resolved: bool, placed: bool) -> None:
     derived = derive(registration(resolved=resolved, placed=placed), replicas)
-    usable = any(fact.online and fact.report.state is S.READY for fact in replicas)
+    usable = (placed or not resolved) and any(
+        fact.online and fact.report.state is S.READY for fact in replicas
+    )
     assert (derived.status is ModelStatus.READY) == usable == (derived.available_nodes > 0)
     assert derived.progress is None or 0 <= derived.progress <= 1
