@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from sanic import Sanic
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
 LINK_PAUSE_S = 1.0  # before a local link that failed begins anew
+JOIN_WAIT_S = 2.0
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
@@ -141,6 +143,9 @@ class Appliance:
             raise
         self.tasks.supervise(self._run_local_link(), "local-link")
         self.tasks.supervise(self.stats.run(), "hub-stats")
+        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.agent.joined.wait(), JOIN_WAIT_S)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new requests and let running answers end."""

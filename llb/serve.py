@@ -118,6 +118,9 @@ def run(config: Config) -> int:
 async def _serve(config: Config) -> int:
     stop = asyncio.Event()
     _catch_signals(asyncio.get_running_loop(), stop)
+    other = runfile.running(config.home)
+    if other is not None:
+        raise SetupError(f"llb runs already on {config.home}: process {other.pid}, at {other.url}.")
     app = create_app(config)
     sock = bind(config)
     server = Server(app, sock)

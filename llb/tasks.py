@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TaskGroup:
         outcome = await asyncio.shield(self.supervise(guarded(), name))
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return cast(T, outcome)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

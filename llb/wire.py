@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 PROTOCOL_VERSION = 1
 
@@ -560,6 +560,8 @@ class InferenceHead(Struct, frozen=True):
     logprobs: bool | int | None = None
     n_predict: int | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    prompt: Raw = Raw()
 
 
 class ErrorBody(Struct, frozen=True):

@@ -70,6 +70,8 @@ class Guard:
         """Refuse what may not pass, by raising; answers only a preflight itself."""
         logs.request_id.set(request_id(request))
         request.ctx.principal = None
+        if request.method == "NONE":
+            return None  # Sanic's stand-in for what was no request: its own refusal says why
         peer = self._doorway.look(request)
         request.ctx.peer = peer
         _drop_own_headers(request)

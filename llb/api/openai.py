@@ -11,13 +11,13 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
+from llb.api.limits import check_limits
 from llb.api.replies import decode, reply
 from llb.config import parse_duration
 from llb.gateway.dispatch import Call, Dispatcher
 from llb.wire import InferenceHead, Model, Scope
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-MAX_PROBS = 20
 _FORWARDED = ("content-type", "accept")
 
 
@@ -95,10 +95,7 @@ def _call(dispatcher: Dispatcher, request: Request) -> Call:
     """The request as the dispatcher takes it. Raises `InvalidRequest` and what the model's state says."""
     body = request.body
     head = decode(body, InferenceHead)
-    _check(head)
-    # JSON may also spell its letters as \u00xx.
-    if b"image_url" in body or b"\\u00" in body:
-        _check_images(decode(body, dict[str, Any]))
+    check_limits(head, body)
     model = dispatcher.model(head.model)
     if head.model != model.id:
         # Rare, and the engine repeats the name it was called by: replies carry the catalogue's id.
@@ -118,40 +115,6 @@ def _call(dispatcher: Dispatcher, request: Request) -> Call:
         key_id=request.ctx.principal.id,
         keep_alive_s=_keep_alive_s(head.keep_alive),
     )
-
-
-def _check(head: InferenceHead) -> None:
-    """Refuse the fields by which a caller could take more of an engine than one slot's fair use."""
-    if head.id_slot is not None and head.id_slot != -1:
-        raise errors.InvalidRequest("A request may not choose its slot", param="id_slot")
-    if head.cache_prompt is False:
-        raise errors.InvalidRequest("The prompt cache cannot be switched off", param="cache_prompt")
-    # Three names of one thing; where it is a bool it is below the limit.
-    for name in ("n_probs", "top_logprobs", "logprobs"):
-        if (getattr(head, name) or 0) > MAX_PROBS:
-            raise errors.InvalidRequest(f"At most {MAX_PROBS} probabilities a token", param=name)
-    for name, count in (("n", head.n), ("n_cmpl", head.n_cmpl)):
-        if count is not None and count > 1:  # each would take a slot of its own
-            raise errors.InvalidRequest("A request gets one answer; ask again for another", param=name)
-    if head.n_predict is not None and head.n_predict < 0:
-        raise errors.InvalidRequest("An answer must have a limit of tokens", param="n_predict")
-    if head.max_tokens is not None and head.max_tokens < 0:
-        raise errors.InvalidRequest("An answer must have a limit of tokens", param="max_tokens")
-
-
-def _check_images(value: object) -> None:
-    """Only `data:` URLs: the engine would fetch any other, from wherever the caller points it."""
-    if isinstance(value, dict):
-        image = value.get("image_url")
-        if image is not None:
-            url = image.get("url") if isinstance(image, dict) else image
-            if not isinstance(url, str) or not url[:5].lower() == "data:":
-                raise errors.InvalidRequest("Images must be given as data: URLs", param="image_url")
-        for item in value.values():
-            _check_images(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_images(item)
 
 
 def _keep_alive_s(value: str | float | None) -> float | None:

@@ -161,6 +161,7 @@ class ClusterView:
             attempt=registration.attempt,
             resolved=registration.resolved is not None,
             placed=bool(self.placed(model_id)),
+            reachable=bool(self.online()),
             error=registration.error,
             waiting=self.waiting.get(model_id),
         )

@@ -25,6 +25,7 @@ class RegistrationFact(Struct, frozen=True, kw_only=True):
     attempt: int
     resolved: bool
     placed: bool  # at least one online node is to hold it
+    reachable: bool = True  # at least one node is online
     error: str | None = None  # the resolution failed for good
     waiting: str | None = None  # what the resolution waits for
 
@@ -99,6 +100,8 @@ def _awaited(registration: RegistrationFact, replicas: Sequence[ReplicaFact], he
     )
     if away and not heard:
         return f"waiting for node {away[0]} to return"
+    if registration.resolved and not registration.placed and not registration.reachable:
+        return "waiting for a node to be online"
     if registration.resolved and not registration.placed:
         return "waiting for a node with enough memory and disk"
     return None

@@ -79,6 +79,7 @@ class NodeAgent:
         self._revision = -1
         self._last_used: dict[str, float] = {}  # as it is stored
         self._tasks = TaskGroup("agent")
+        self.joined = asyncio.Event()  # a balancer has said what it wants: what lies here is being served
         self._outbox: asyncio.Queue[NodeMessage] | None = None
         self._facts: Facts | None = None
         pool.on_change = self._engine_changed
@@ -141,6 +142,7 @@ class NodeAgent:
             message = await link.receive()
             match message:
                 case Want():
+                    self.joined.set()
                     self._reconcile(message)
                 case Welcome() | Drain():
                     pass  # the balancer alone decides what a draining node is asked

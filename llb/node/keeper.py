@@ -186,7 +186,9 @@ class Keeper:
                     self._announce(replica)
             await done
         finally:
-            await download.stop()  # whoever works on this replica next must find its files in peace
+            # Whoever works on this replica next must find its files in peace.
+            await download.stop()
+            await asyncio.gather(done, return_exceptions=True)
 
     def _promised_bytes(self, replica: Replica) -> int:
         """Bytes of the disk that the other running downloads still need."""

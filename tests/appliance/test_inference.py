@@ -167,6 +167,12 @@ async def test_what_the_headers_say(talking: Llb) -> None:
         ({"cache_prompt": False}, 400, "invalid_request", "cache_prompt"),
         ({"n_probs": 21}, 400, "invalid_request", "n_probs"),
         ({"n_predict": -1}, 400, "invalid_request", "n_predict"),
+        ({"n": 2}, 400, "invalid_request", "n"),
+        ({"max_completion_tokens": -1}, 400, "invalid_request", "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "http://127.0.0.1/x"}}]}]},
+         400, "invalid_request", "image_url"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema":
+          {"type": "string", "pattern": "^((a{0,999}){0,999}){0,999}$"}}}}, 400, "invalid_request", "pattern"),
         ({"keep_alive": "soon"}, 400, "invalid_request", "keep_alive"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}]}]},
@@ -193,6 +199,15 @@ async def test_a_prompt_that_is_too_long_names_both_numbers(talking: Llb) -> Non
     assert error["context_length"] == 2048
     assert error["prompt_tokens"] > 4000
     assert str(error["prompt_tokens"]) in error["message"]
+
+
+async def test_one_prompt_a_request(talking: Llb) -> None:
+    answer = await talking.http.post("/v1/completions", json={"model": "smollm2", "prompt": ["a", "b"]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    answer = await talking.http.post(
+        "/v1/completions", json={"model": "smollm2", "prompt": [1, 2, 3], "max_tokens": 1}
+    )
+    assert answer.status_code == 200
 
 
 async def test_a_chat_model_does_not_embed(talking: Llb) -> None:

@@ -68,7 +68,7 @@ def test_a_second_process_on_the_home_is_refused_with_one_sentence(served: LlbPr
     second = run_llb("--port", "0", LLB_HOME=str(served.home))
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
-    assert f"Another llb (process {served.pid}) uses {served.home}" in second.stderr
+    assert f"llb runs already on {served.home}: process {served.pid}, at {served.url}." in second.stderr
 
 
 def test_a_taken_port_is_named(served: LlbProcess, tmp_path: Path) -> None:

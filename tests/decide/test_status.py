@@ -35,6 +35,7 @@ def registration(**changes: Any) -> RegistrationFact:
         (registration(resolved=False, waiting="waiting for the network: x"), [], ModelStatus.REGISTERED,
          "waiting for the network: x"),
         (registration(placed=False), [], ModelStatus.REGISTERED, "waiting for a node with enough memory and disk"),
+        (registration(placed=False, reachable=False), [], ModelStatus.REGISTERED, "waiting for a node to be online"),
         (registration(error="gated"), [], ModelStatus.ERROR, "gated"),
         (registration(), [replica(S.WANTED)], ModelStatus.REGISTERED, None),
         (registration(), [replica(S.DOWNLOADING)], ModelStatus.DOWNLOADING, None),
