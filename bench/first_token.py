@@ -1,7 +1,8 @@
 """First token through llb against straight to the engine: `python -m bench.first_token`.
 
-The same loaded engine, the same short prompt (its prefix in the engine's cache), streamed; the clock runs from the
-request's first byte to the first `data:` line. Direct and through llb in turn, so that the machine's mood hits both.
+Two engines of one kind (one of this process, one behind `python -m llb`), the same file, the same short prompt with its
+prefix in the engine's cache, streamed; the clock runs from the request's first byte to the first `data:` line. Direct and
+through llb in turn, so that the machine's mood hits both.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.harness import PASSWORD, Llb, write_catalog
+from llb.engine.plan import EngineFiles
+from llb.engine.pool import EnginePool
+from llb.hardware import Budget
+from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path
+from tests.processes import LlbProcess
 
 BODY = json.dumps(
     {
@@ -62,24 +67,24 @@ class Client:
 async def measure(rounds: int) -> None:
     model = smollm2_path()
     assert model is not None
-    with HubStandIn() as hub, tempfile.TemporaryDirectory() as folder:
+    with HubStandIn() as hub, tempfile.TemporaryDirectory() as name:
         hub.add_repo("test/smollm2", {"smollm2.gguf": model})
-        catalog = write_catalog(
-            Path(folder) / "c.json", {"id": "smollm2", "size_bytes": model.stat().st_size}
-        )
-        async with Llb(
-            Path(folder) / "home", hub_endpoint=hub.url, catalog=catalog, admin_password=PASSWORD
-        ) as llb:
-            await llb.online()
-            await llb.pull("smollm2")
-            key = await llb.new_key("inference")
-            lease = await llb.app.pool.lease("smollm2", deadline_s=60)
+        folder = Path(name)
+        catalog = write_catalog(folder / "c.json", {"id": "smollm2", "size_bytes": model.stat().st_size})
+        pool = EnginePool(slots=4, context=None, keep_alive_s=-1, budget=Budget(ram_bytes=4_000_000_000))
+        pool.serve("smollm2", EngineFiles(model_path=model))
+        with LlbProcess(folder / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url) as llb:
+            llb.register("smollm2")
+            llb.until_status("smollm2", "Ready")
+            key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
+            lease = await pool.lease("smollm2", deadline_s=60)
             direct = Client(lease.host, lease.port, lease.api_key)
-            through = Client("127.0.0.1", llb.port, key)
+            through = Client("127.0.0.1", int(llb.url.rpartition(":")[2]), key)
             for client in (direct, through) * 5:
                 await client.first_token_s()
             pairs = [(await direct.first_token_s(), await through.first_token_s()) for _ in range(rounds)]
-            lease.release()
+        lease.release()
+        await pool.close()
     added = [after - before for before, after in pairs]
     print(f"direct   p50 {statistics.median(pair[0] for pair in pairs) * 1e3:.2f} ms")
     print(f"through  p50 {statistics.median(pair[1] for pair in pairs) * 1e3:.2f} ms")
