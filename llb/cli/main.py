@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sqlite3
 import sys
@@ -30,7 +31,11 @@ def main(argv: Sequence[str], *, serve: Serve) -> int:
         _discard_output()
         return 1
     except SystemExit as end:  # argparse: help and version are 0, usage is 2
-        return end.code if isinstance(end.code, int) else 2
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            return end.code if isinstance(end.code, int) else 2
+        _discard_output()
+        return 1
     except (Failure, SetupError) as error:
         return _fail(str(error))
     except LlbError as error:

@@ -14,8 +14,9 @@ from llb.wire import Verdict
 MIB = 2**20
 
 # What the worker starts every engine with; the estimate holds for these alone.
-BATCH_TOKENS = 2048
 UBATCH_TOKENS = 512
+# llama.cpp looks for a caller that left only between batches; a greater one is cut into ubatches anyway.
+BATCH_TOKENS = UBATCH_TOKENS
 CONTEXT_CHECKPOINTS = (
     2  # copies of windowed and recurrent state a slot keeps, to go back to (`n_ctx_checkpoints`)
 )

@@ -280,7 +280,7 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
     async with talking.http.stream(
         "POST",
         "/v1/chat/completions",
-        json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 60, "ignore_eos": True},
+        json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 20, "ignore_eos": True},
     ) as answer:
         lines = answer.aiter_lines()
         await anext(lines)

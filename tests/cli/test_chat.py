@@ -84,6 +84,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: Host) -> None:
         terminal.expect(">>> ")
         terminal.write("\x03")  # at the prompt: a hint, not the end
         terminal.expect("Ctrl-D or /bye ends")
+        terminal.expect(">>> ")
         terminal.write("\x04")
         assert terminal.wait() == 0
         assert "Traceback" not in terminal.seen

@@ -178,7 +178,7 @@ def test_with_plenty_everything_fits_with_the_default_context() -> None:
     assert (plan.context_length, plan.gpu_layers, plan.verdict) == (DEFAULT_CONTEXT, 0, Verdict.FITS)
     assert plan.prompt_cache_bytes == PROMPT_CACHE_LIMIT_BYTES
     assert plan.estimate.prompt_cache_bytes == plan.prompt_cache_bytes
-    assert (plan.batch_tokens, plan.ubatch_tokens) == (2048, UBATCH_TOKENS)
+    assert (plan.batch_tokens, plan.ubatch_tokens) == (UBATCH_TOKENS, UBATCH_TOKENS)
 
 
 def test_short_memory_halves_the_context_before_it_gives_up() -> None:
