@@ -16,6 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidRequest, RateLimited
+from llb.runfile import TOKEN_PREFIX
 from llb.wire import Role, Scope
 
 # OWASP's Argon2id minimum: 19 MiB, 2 passes, 1 lane; about 30 ms of one core.
@@ -26,7 +27,6 @@ _NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$MMhkCD8iCdjoroUHbA/6/w$4oOyYPwDRJGnfRQ
 PASSWORD_MIN_LENGTH = 8
 PASSWORD_MAX_LENGTH = 1024  # longer ones only cost time to hash
 KEY_MARK = "sk-"
-LOCAL_MARK = "llb-local-"
 _PREFIX_LENGTH = len(KEY_MARK) + 7
 
 
@@ -85,7 +85,7 @@ def new_session_token() -> str:
 
 def new_local_token() -> str:
     """The secret by which the command line on this host proves that it may read the home's files."""
-    return LOCAL_MARK + secrets.token_urlsafe(32)
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_id() -> str:

@@ -8,7 +8,7 @@ from sanic.response import HTTPResponse
 from llb.api.access import authenticated, public, requires
 from llb.api.guard import SESSION_COOKIE
 from llb.api.identity import SESSION_MAX_S
-from llb.api.people import Accounts
+from llb.api.people import Accounts, user_view
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.auth import Principal, PrincipalKind
@@ -25,7 +25,6 @@ from llb.wire import (
     Scope,
     UserList,
     UserPatch,
-    UserView,
 )
 
 
@@ -64,7 +63,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
         return reply(
             Me(
                 kind=principal.kind.value,
-                user=None if user is None else _view(user),
+                user=None if user is None else user_view(user),
                 scopes=tuple(sorted(principal.grants)),
                 expires_at=to_iso(principal.expires_at),
             )
@@ -85,7 +84,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
     @blueprint.get("/api/users")
     @requires(Scope.ADMIN)
     async def list_users(_: Request) -> HTTPResponse:
-        return reply(UserList(tuple(_view(user) for user in await users.all_users(db))))
+        return reply(UserList(tuple(user_view(user) for user in await users.all_users(db))))
 
     @blueprint.post("/api/users")
     @requires(Scope.ADMIN)
@@ -93,14 +92,14 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
         user = await accounts.add_user(
             request.ctx.principal, body(request, NewUser), request.ctx.peer.address
         )
-        return reply(_view(user), 201)
+        return reply(user_view(user), 201)
 
     @blueprint.patch("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
     async def change_user(request: Request, user_id: str) -> HTTPResponse:
         patch = body(request, UserPatch)
         user = await accounts.change_user(request.ctx.principal, user_id, patch, request.ctx.peer.address)
-        return reply(_view(user))
+        return reply(user_view(user))
 
     @blueprint.delete("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
@@ -112,7 +111,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
 
 def _signed_in(request: Request, token: str, user: User, expires_at: float) -> HTTPResponse:
-    response = reply(LoginReply(expires_at=to_iso(expires_at), user=_view(user)))
+    response = reply(LoginReply(expires_at=to_iso(expires_at), user=user_view(user)))
     _set_cookie(request, response, token, int(SESSION_MAX_S))
     return response
 
@@ -126,14 +125,4 @@ def _set_cookie(request: Request, response: HTTPResponse, value: str, max_age_s:
         samesite="Strict",
         secure=request.ctx.peer.scheme == "https",
         max_age=max_age_s,
-    )
-
-
-def _view(user: User) -> UserView:
-    return UserView(
-        id=user.id,
-        username=user.username,
-        role=user.role,
-        must_change_password=user.must_change_password,
-        created_at=to_iso(user.created_at),
     )

@@ -15,6 +15,7 @@ from llb.api.replies import request_id
 from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
+from llb.runfile import TOKEN_PREFIX
 from llb.wire import Role
 
 SESSION_COOKIE = "llb_session"
@@ -116,7 +117,7 @@ class Guard:
     ) -> Principal | None:
         if credential is not None:
             # It alone decides: a good cookie beside a bad key is not looked at.
-            if credential.startswith(auth.LOCAL_MARK):
+            if credential.startswith(TOKEN_PREFIX):
                 if not (peer.on_loopback and auth.same_token(credential, self._local_token)):
                     raise InvalidApiKey("The credential is not valid here")
                 return _LOCAL_PRINCIPAL

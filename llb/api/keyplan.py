@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llb import auth
-from llb.api.times import from_iso
+from llb.api.times import from_iso, to_iso
 from llb.auth import NewApiKey, Principal, PrincipalKind
 from llb.errors import InvalidRequest, PermissionDenied
 from llb.store.keys import ApiKey
-from llb.wire import NewKey, Scope
+from llb.wire import KeyView, NewKey, Scope
 
 NAME_MAX_LENGTH = 64
 
@@ -48,3 +48,17 @@ def plan_key(wish: NewKey, maker: Principal, now: float) -> tuple[NewApiKey, Api
 def _all_of(maker: Principal) -> frozenset[Scope]:
     grants = maker.grants
     return frozenset({Scope.ADMIN}) if Scope.ADMIN in grants else grants
+
+
+def key_view(key: ApiKey) -> KeyView:
+    """A key as the API and the commands show it: never the secret itself."""
+    return KeyView(
+        id=key.id,
+        name=key.name,
+        prefix=key.prefix,
+        scopes=tuple(sorted(key.scopes)),
+        expires_at=to_iso(key.expires_at),
+        created_at=to_iso(key.created_at),
+        last_used_at=to_iso(key.last_used_at),
+        owner=key.owner_name,
+    )

@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 from llb import auth
 from llb.api.access import authenticated
 from llb.api.identity import Identity
-from llb.api.keyplan import plan_key
+from llb.api.keyplan import key_view, plan_key
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.auth import Principal, PrincipalKind, allows
@@ -18,7 +18,7 @@ from llb.errors import NotFound
 from llb.store import audit, keys
 from llb.store.database import Database
 from llb.store.keys import ApiKey
-from llb.wire import KeyList, KeyView, NewKey, NewKeyReply, Scope
+from llb.wire import KeyList, NewKey, NewKeyReply, Scope
 
 
 def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
@@ -30,7 +30,7 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
     async def list_keys(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         visible = [key for key in await keys.all_keys(db) if _may_manage(principal, key)]
-        return reply(KeyList(tuple(_view(key) for key in visible)))
+        return reply(KeyList(tuple(key_view(key) for key in visible)))
 
     @blueprint.post("/api/keys")
     @authenticated
@@ -87,17 +87,4 @@ def _may_manage(principal: Principal, key: ApiKey) -> bool:
     # A lesser key must not revoke its owner's greater ones.
     return is_itself or (
         is_own and principal.grants >= auth.expand(key.scopes) & auth.grants_of(principal.role)
-    )
-
-
-def _view(key: ApiKey) -> KeyView:
-    return KeyView(
-        id=key.id,
-        name=key.name,
-        prefix=key.prefix,
-        scopes=tuple(sorted(key.scopes)),
-        expires_at=to_iso(key.expires_at),
-        created_at=to_iso(key.created_at),
-        last_used_at=to_iso(key.last_used_at),
-        owner=key.owner_name,
     )

@@ -9,13 +9,14 @@ from typing import ParamSpec, TypeVar
 
 from llb import auth
 from llb.api.identity import SESSION_IDLE_S, SESSION_MAX_S, Identity
+from llb.api.times import to_iso
 from llb.auth import Principal, Throttle
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
 from llb.store import audit, sessions, users
 from llb.store.database import Database, Transaction
 from llb.store.users import User
-from llb.wire import NewUser, Role, UserPatch
+from llb.wire import NewUser, Role, UserPatch, UserView
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -220,3 +221,14 @@ def _check_username(username: str) -> None:
             f"A user name has 1 to {USERNAME_MAX_LENGTH} printable characters, and no blank at its ends",
             param="username",
         )
+
+
+def user_view(user: User) -> UserView:
+    """A person as the API and the commands show them."""
+    return UserView(
+        id=user.id,
+        username=user.username,
+        role=user.role,
+        must_change_password=user.must_change_password,
+        created_at=to_iso(user.created_at),
+    )

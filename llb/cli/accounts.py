@@ -12,9 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from llb import auth
 from llb.api.identity import Identity
-from llb.api.keyplan import plan_key
-from llb.api.people import FIRST_ADMIN, Accounts
-from llb.api.times import to_iso
+from llb.api.keyplan import key_view, plan_key
+from llb.api.people import FIRST_ADMIN, Accounts, user_view
 from llb.auth import Principal, PrincipalKind
 from llb.cli import screen
 from llb.cli.database import opened, require_database
@@ -25,7 +24,7 @@ from llb.store import audit, keys, users
 from llb.store.database import Database
 from llb.store.keys import ApiKey
 from llb.store.users import User
-from llb.wire import KeyList, KeyView, NewKey, NewUser, Role, Scope, UserList, UserPatch, UserView
+from llb.wire import KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
 HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 SHORTEST_PREFIX = 6  # "sk-" and three digits
@@ -62,7 +61,7 @@ def list_keys(options: argparse.Namespace) -> int:
 
     found = asyncio.run(work())
     if options.json:
-        screen.show_json(KeyList(tuple(_key_view(key) for key in found)))
+        screen.show_json(KeyList(tuple(key_view(key) for key in found)))
         return 0
     if not found:
         screen.note("There are no keys yet: 'llb keys create NAME'.")
@@ -144,19 +143,6 @@ def _end(text: str) -> str:
         raise Failure("--expires: that is too far away.") from None
 
 
-def _key_view(key: ApiKey) -> KeyView:
-    return KeyView(
-        id=key.id,
-        name=key.name,
-        prefix=key.prefix,
-        scopes=tuple(sorted(key.scopes)),
-        expires_at=to_iso(key.expires_at),
-        created_at=to_iso(key.created_at),
-        last_used_at=to_iso(key.last_used_at),
-        owner=key.owner_name,
-    )
-
-
 # --- people ------------------------------------------------------------------------------------------
 
 
@@ -170,7 +156,7 @@ def list_users(options: argparse.Namespace) -> int:
 
     found = asyncio.run(work())
     if options.json:
-        screen.show_json(UserList(tuple(_user_view(user) for user in found)))
+        screen.show_json(UserList(tuple(user_view(user) for user in found)))
         return 0
     if not found:
         screen.note("Nobody yet: the first start makes admin, and so does 'llb password'.")
@@ -295,13 +281,3 @@ async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database
         accounts = Accounts(db, Identity(db))
         await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
         yield db, accounts
-
-
-def _user_view(user: User) -> UserView:
-    return UserView(
-        id=user.id,
-        username=user.username,
-        role=user.role,
-        must_change_password=user.must_change_password,
-        created_at=to_iso(user.created_at),
-    )
