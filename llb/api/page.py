@@ -1,22 +1,168 @@
-"""The page and its parts, served from `web/` as they are."""
+"""The page: `web/` as it lies on the disk, at addresses that change with its content.
+
+The page's own addresses get `index.html`, which is asked for anew each time. All else is an asset under
+`/assets/<version>/`, where the version is one hash over everything: modules that import each other by relative paths
+stay together, browsers keep them for good, and an upgrade is seen at once. There is no build step.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
 from sanic import Blueprint, Request
-from sanic.response import HTTPResponse, file
+from sanic.response import HTTPResponse
 
 from llb.api.access import public
+from llb.errors import NotFound, SetupError
 from llb.share import share_path
 
+ADDRESSES = (
+    "/",
+    "/login",
+    "/models",
+    "/models/local",
+    "/playground",
+    "/nodes",
+    "/requests",
+    "/access",
+    "/settings",
+)
+INDEX = "index.html"
+ASSETS_MARK = b"{{assets}}"  # in index.html, for the address of the assets
 
-def page_blueprint() -> Blueprint:
-    """`/`."""
+_HTML = "text/html; charset=utf-8"
+_CONTENT_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".txt": "text/plain; charset=utf-8",
+    ".png": "image/png",
+    ".woff2": "font/woff2",
+}
+_PACKED_ALREADY = frozenset({"image/png", "font/woff2"})
+_METHODS = ("GET", "HEAD")
+_FOR_GOOD = "public, max-age=31536000, immutable"
+
+
+class Part:
+    """One file of the page, and its compressed form once somebody has asked for it."""
+
+    def __init__(self, content: bytes, content_type: str) -> None:
+        self.content = content
+        self.content_type = content_type
+        self._gzipped: bytes | None = None
+        self._gzipping = asyncio.Lock()
+
+    async def gzipped(self) -> bytes | None:
+        """The content after gzip, None where that makes it no smaller."""
+        if self.content_type in _PACKED_ALREADY:
+            return None
+        async with self._gzipping:
+            if self._gzipped is None:
+                self._gzipped = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
+        return self._gzipped if len(self._gzipped) < len(self.content) else None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Every file of the page that is served, in memory."""
+
+    version: str
+    index: Part
+    assets: Mapping[str, Part]  # by their path below `web/`
+
+    @classmethod
+    def load(cls, directory: Path) -> Page:
+        """Read each file once; raises `SetupError` when there is no page."""
+        try:
+            index = (directory / INDEX).read_bytes()
+            contents = {
+                path.relative_to(directory).as_posix(): path.read_bytes()
+                for path in sorted(directory.rglob("*"))
+                if path.suffix in _CONTENT_TYPES and path.is_file() and not _hidden(path, directory)
+            }
+        except OSError as error:
+            raise SetupError(
+                f"The files of the page in {directory} cannot be read: {error.strerror}; install llb again."
+            ) from None
+        version = _version({INDEX: index, **contents})
+        return cls(
+            version=version,
+            index=Part(index.replace(ASSETS_MARK, f"/assets/{version}".encode()), _HTML),
+            assets={
+                name: Part(content, _CONTENT_TYPES[Path(name).suffix]) for name, content in contents.items()
+            },
+        )
+
+
+def _hidden(path: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+
+
+def _version(contents: Mapping[str, bytes]) -> str:
+    """12 hexadecimal digits that differ when a name or a content does."""
+    whole = hashlib.sha256()
+    for name, content in contents.items():
+        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(content)
+    return whole.hexdigest()[:12]
+
+
+def page_blueprint(directory: Path | None = None) -> Blueprint:
+    """The page's own addresses and `/assets/<version>/<path>`, from `directory` (None: the shipped page). Raises `SetupError`."""
     blueprint = Blueprint("page")
-    index = share_path("web") / "index.html"
+    page = Page.load(share_path("web") if directory is None else directory)
 
-    @blueprint.get("/", name="index")
     @public
-    async def page(_request: Request) -> HTTPResponse:
-        return await file(index, headers={"Cache-Control": "no-cache"})
+    async def index(request: Request) -> HTTPResponse:
+        body, headers = await _encoded(request, page.index)
+        # A strong tag names the bytes that travel, so the compressed form has its own.
+        tag = f'"{page.version}-gzip"' if "Content-Encoding" in headers else f'"{page.version}"'
+        headers |= {"Cache-Control": "no-cache", "ETag": tag}
+        if _has(request, tag):
+            return HTTPResponse(status=304, headers=headers)
+        return HTTPResponse(body, headers=headers, content_type=page.index.content_type)
 
+    @public
+    async def asset(request: Request, version: str, path: str) -> HTTPResponse:
+        part = page.assets.get(path) if version == page.version else None
+        if part is None:
+            raise NotFound("The page has no such file, or another version of it")
+        body, headers = await _encoded(request, part)
+        headers["Cache-Control"] = _FOR_GOOD
+        return HTTPResponse(body, headers=headers, content_type=part.content_type)
+
+    for number, address in enumerate(ADDRESSES):
+        blueprint.add_route(index, address, methods=_METHODS, name=f"index{number}")
+    blueprint.add_route(asset, "/assets/<version:str>/<path:path>", methods=_METHODS, name="asset")
     return blueprint
+
+
+async def _encoded(request: Request, part: Part) -> tuple[bytes, dict[str, str]]:
+    """The bytes to send to this client and the headers that say how they are encoded."""
+    headers = {"Vary": "Accept-Encoding"}
+    packed = await part.gzipped() if _takes_gzip(request) else None
+    if packed is None:
+        return part.content, headers
+    return packed, {**headers, "Content-Encoding": "gzip"}
+
+
+def _takes_gzip(request: Request) -> bool:
+    for item in ",".join(request.headers.getall("accept-encoding", [])).lower().split(","):
+        coding, _, weight = item.replace(" ", "").partition(";q=")
+        if coding == "gzip":
+            return not weight or weight.strip("0.") != ""
+    return False
+
+
+def _has(request: Request, tag: str) -> bool:
+    """Whether the client says that it holds the content of this tag already."""
+    given = ",".join(request.headers.getall("if-none-match", []))
+    return tag in {item.strip().removeprefix("W/") for item in given.split(",")} or given.strip() == "*"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sanic import Request, Sanic, Websocket
+from sanic import Blueprint, Request, Sanic, Websocket
 from sanic.response import HTTPResponse
 
 from llb import auth
@@ -198,8 +198,9 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
 class DoorKeeper:
     """Opens and closes a `Door` on one home; a second one on the same home is a restart."""
 
-    def __init__(self, home: Path, **config: Any) -> None:
+    def __init__(self, home: Path, *blueprints: Blueprint, **config: Any) -> None:
         self._config = make_config(home=home, **config)
+        self._blueprints = blueprints
 
     async def __aenter__(self) -> Door:
         db = Database(self._config.database_path)
@@ -220,6 +221,8 @@ class DoorKeeper:
         app.blueprint(accounts_blueprint(db, accounts))
         app.blueprint(keys_blueprint(db, identity))
         app.blueprint(audit_blueprint(db))
+        for blueprint in self._blueprints:
+            app.blueprint(blueprint)
         seen: list[Request] = []
         _probes(app, seen)
 
