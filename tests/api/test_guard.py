@@ -410,8 +410,11 @@ async def test_every_answer_carries_an_id_and_the_security_headers(
     answer = await door.call("GET", path, ("X-Request-ID", "my-id.1"))
     assert answer.status == status
     assert answer.all("x-request-id") == ["my-id.1"]
-    assert "default-src 'self'" in str(answer.header("content-security-policy"))
-    assert "frame-ancestors 'none'" in str(answer.header("content-security-policy"))
+    rules = str(answer.header("content-security-policy")).split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(rules)
+    assert {"require-trusted-types-for 'script'", "trusted-types llb dompurify"} <= set(rules)
+    assert not [rule for rule in rules if "unsafe" in rule or "*" in rule or "http" in rule]
+    assert "camera=()" in str(answer.header("permissions-policy"))
     assert answer.header("x-content-type-options") == "nosniff"
     assert answer.header("referrer-policy") == "no-referrer"
     assert answer.header("cache-control") == "no-store"
