@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from tests.conftest import catalog, hub, llb, make_llb
+from tests.conftest import catalog, chat_gguf, hub, llb, make_llb, smollm2
+from tests.harness import PASSWORD, Llb
 
-__all__ = ["catalog", "hub", "llb", "make_llb"]
+__all__ = ["catalog", "chat_gguf", "hub", "llb", "make_llb", "smollm2"]
+
+DEADLINE_MS = 15_000
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -36,8 +40,66 @@ async def browser() -> AsyncIterator[Browser]:
         await started.close()
 
 
+# What a browser says of an answer that the test wants to see refused.
+EXPECTED_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")
+
+
+class Visitor:
+    """A person with a browser profile of their own, in front of one llb. What the browser complains of is kept."""
+
+    def __init__(self, context: BrowserContext, llb: Llb) -> None:
+        self.context = context
+        self.llb = llb
+        self.complaints: list[str] = []
+        context.on("page", self._listen)
+
+    def _listen(self, page: Page) -> None:
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not text.startswith(EXPECTED_COMPLAINTS):
+            self.complaints.append(text)
+
+    async def sign_in(self, username: str = "admin", password: str = PASSWORD) -> None:
+        """Get the session's cookie without the form."""
+        answer = await self.context.request.post(
+            f"{self.llb.url}/api/auth/login", data={"username": username, "password": password}
+        )
+        assert answer.ok, await answer.text()
+
+    async def open(self, path: str = "/") -> Page:
+        """A new tab at `path`; returns when the page has drawn itself."""
+        page = await self.context.new_page()
+        await page.goto(f"{self.llb.url}{path}")
+        await page.locator("main").wait_for()
+        return page
+
+
+VisitorMaker = Callable[..., Awaitable[Visitor]]
+
+
 @pytest.fixture
-async def page(browser: Browser) -> AsyncIterator[Page]:
-    context = await browser.new_context()
-    yield await context.new_page()
-    await context.close()
+async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
+    """Makes visitors; `options` are those of a browser context. At the end none may have had a complaint."""
+    made: list[Visitor] = []
+
+    async def make(llb: Llb, *, signed_in: bool = True, **options: Any) -> Visitor:
+        context = await browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        context.set_default_timeout(DEADLINE_MS)
+        visitor = Visitor(context, llb)
+        made.append(visitor)
+        if signed_in:
+            await visitor.sign_in()
+        return visitor
+
+    yield make
+    for visitor in made:
+        await visitor.context.close()
+    assert [text for visitor in made for text in visitor.complaints] == []
+
+
+@pytest.fixture
+async def visitor(visitors: VisitorMaker, llb: Llb) -> Visitor:
+    """An administrator who is signed in, in English, at a desk."""
+    return await visitors(llb)

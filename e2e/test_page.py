@@ -1,19 +1,28 @@
-"""The page at `/`."""
+"""The page as a whole: that it comes, keeps its own rules, and leads where it says."""
 
 from __future__ import annotations
 
-from playwright.async_api import Page
+from playwright.async_api import expect
 
-from tests.harness import Llb
+from e2e.conftest import Visitor
+
+SECTIONS = ("Models", "Playground", "Nodes", "Requests", "Access", "Settings")
 
 
-async def test_it_says_that_llb_runs_and_breaks_none_of_its_own_rules(llb: Llb, page: Page) -> None:
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    answer = await page.goto(f"{llb.url}/")
-    assert answer is not None
-    assert answer.status == 200
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert await page.get_by_role("heading", level=1).inner_text() == "llb is running"
-    assert complaints == []
+async def test_every_section_opens_from_the_navigation(visitor: Visitor) -> None:
+    page = await visitor.open()
+    navigation = page.get_by_role("navigation")
+    for section in SECTIONS:
+        link = navigation.get_by_role("link", name=section, exact=True)
+        await link.click()
+        await expect(link).to_have_attribute("aria-current", "page")
+        await expect(page.get_by_role("heading", level=1)).to_have_text(section)
+        await expect(page).to_have_title(f"{'Model Hub' if section == 'Models' else section} · llb")
+
+
+async def test_it_obeys_its_content_security_policy(visitor: Visitor) -> None:
+    page = await visitor.open()
+    answer = await page.request.get(f"{visitor.llb.url}/")
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "require-trusted-types-for 'script'" in policy

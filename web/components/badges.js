@@ -1,0 +1,24 @@
+/** Small labels: a status, whether a model fits. */
+
+import { html } from '../lib/html.js';
+import { f, t } from '../core/i18n.js';
+import { icon } from './icons.js';
+
+export const badge = (kind, text, iconName = null) =>
+  html`<span class="badge ${kind}">${iconName ? icon(iconName) : html`<i class="dot"></i>`}${text}</span>`;
+
+export const statusBadge = (status) =>
+  badge(`status-${status.toLowerCase()}`, t(`status.${status}`), { Ready: 'check', Error: 'alert' }[status]);
+
+/** Whether a model fits, with the numbers for the pointer and in the text for screen readers. */
+export function fitBadge({ verdict, required_bytes, available_bytes, node_name }) {
+  const numbers = t(available_bytes === null ? 'fit.numbers_unknown' : 'fit.numbers', {
+    required: f.bytes(required_bytes),
+    available: f.bytes(available_bytes),
+    node: node_name ?? t('fit.no_node'),
+  });
+  return html`
+    <span class="badge fit-${verdict}" title=${numbers}>
+      <i class="dot"></i>${t(`fit.${verdict}`)}<span class="sr-only">: ${numbers}</span>
+    </span>`;
+}

@@ -1,0 +1,46 @@
+/** A button that puts text on the clipboard and says so. */
+
+import { html } from '../lib/html.js';
+import { t } from '../core/i18n.js';
+import { icon } from './icons.js';
+
+const SAID_MS = 2000;
+
+/** `text`: the text, or a function that makes it when it is wanted. `label`: what is copied, for the button's name. */
+export const copyButton = (text, label = t('common.copy')) => html`
+  <button type="button" class="button quiet small copy" @click=${(event) => copy(event.currentTarget, text)}>
+    ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-done" aria-live="polite"></span>
+  </button>`;
+
+async function copy(button, text) {
+  const said = button.querySelector('.copy-done');
+  const done = await write(typeof text === 'function' ? text() : text);
+  said.textContent = t(done ? 'common.copied' : 'common.copy_failed');
+  button.classList.add('done');
+  setTimeout(() => {
+    button.classList.remove('done');
+    said.textContent = '';
+  }, SAID_MS);
+}
+
+async function write(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return writeOld(text);
+  }
+}
+
+/** The clipboard API exists on https and loopback only; people reach llb at http://attic:8080, too. */
+function writeOld(text) {
+  const area = document.createElement('textarea');
+  area.value = text;
+  area.className = 'sr-only';
+  // Inside an open dialog everything else cannot take the focus.
+  (document.querySelector('dialog[open]') ?? document.body).append(area);
+  area.select();
+  const done = document.execCommand('copy');
+  area.remove();
+  return done;
+}

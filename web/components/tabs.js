@@ -1,0 +1,38 @@
+/** Tabs that are addresses: each is a link, the arrow keys go from one to the next. */
+
+import { html } from '../lib/html.js';
+
+/** `tabs`: [{id, path, name, count}]. The panel is the element with the id `panel`. */
+export const tabList = (label, tabs, current) => html`
+  <div class="tabs" role="tablist" aria-label=${label} @keydown=${walk}>
+    ${tabs.map(
+      ({ id, path, name, count }) => html`
+        <span class="tab-place" role="presentation">
+          <a
+            class="tab"
+            role="tab"
+            id=${`tab-${id}`}
+            href=${path}
+            aria-selected=${String(id === current)}
+            aria-controls="panel"
+            tabindex=${id === current ? '0' : '-1'}
+            >${name}</a
+          >${count ? html`<span class="count" aria-hidden="true">${count}</span>` : null}
+        </span>`,
+    )}
+  </div>`;
+
+function walk(event) {
+  const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
+  const all = [...event.currentTarget.querySelectorAll('[role=tab]')];
+  const at = all.indexOf(event.target);
+  if (event.key === ' ' && at >= 0) {
+    event.preventDefault();
+    all[at].click();
+  }
+  if (!step || at < 0) return;
+  event.preventDefault();
+  const next = Number.isFinite(step) ? (at + step + all.length) % all.length : step < 0 ? 0 : all.length - 1;
+  all[next].focus();
+  all[next].click();
+}

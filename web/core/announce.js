@@ -1,0 +1,20 @@
+/** What a screen reader is told while models change: beginnings, quarters and ends of a pull, not every per cent. */
+
+const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
+
+/** [{key, values}] for the way from one map of models to the next. */
+export function announcements(before, after) {
+  const told = [];
+  if (!before || !after || before === after) return told;
+  for (const [id, now] of after) {
+    const was = before.get(id);
+    if (!was || was === now) continue;
+    const { name } = now.model;
+    if (was.status !== now.status) {
+      told.push({ key: `announce.${now.status}`, values: { name } });
+    } else if (now.status === 'Downloading' && quarter(now) > quarter(was) && quarter(now) < 4) {
+      told.push({ key: 'announce.progress', values: { name, percent: quarter(now) * 25 } });
+    }
+  }
+  return told;
+}

@@ -1,0 +1,71 @@
+/** Requests to llb. Every failure is an `ApiError` with the contract's code, a lost network too. */
+
+import { events } from './sse.js';
+
+export class ApiError extends Error {
+  /** `status` 0: there was no answer at all. `details`: the further fields of the error's body. */
+  constructor({ status = 0, code = 'network', message = '', requestId = null, retryAfter = null, details = {} }) {
+    super(message || code);
+    Object.assign(this, { name: 'ApiError', status, code, requestId, retryAfter, details });
+  }
+}
+
+/** `onSignedOut` is called when the session has ended, whichever request finds it out. */
+export function makeApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bind(globalThis) } = {}) {
+  async function send(method, path, body, signal) {
+    let answer;
+    try {
+      answer = await fetch(path, {
+        method,
+        signal,
+        credentials: 'same-origin',
+        headers: body === undefined ? {} : { 'content-type': 'application/json' },
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+    } catch (error) {
+      if (error.name === 'AbortError') throw error;
+      throw new ApiError({ code: 'network' });
+    }
+    if (answer.ok) return answer;
+    const error = await readError(answer);
+    if (error.status === 401 && error.code !== 'invalid_credentials') onSignedOut();
+    throw error;
+  }
+
+  async function call(method, path, body, signal) {
+    const answer = await send(method, path, body, signal);
+    return answer.status === 204 ? null : answer.json();
+  }
+
+  return {
+    get: (path, { signal } = {}) => call('GET', path, undefined, signal),
+    post: (path, body = {}) => call('POST', path, body),
+    patch: (path, body) => call('PATCH', path, body),
+    remove: (path) => call('DELETE', path),
+    /** POST that answers with Server-Sent Events: the parsed data of each; an `error` event is thrown. */
+    async *stream(path, body, signal) {
+      const answer = await send('POST', path, body, signal);
+      for await (const { data } of events(answer.body)) {
+        if (data === '[DONE]') return;
+        const message = JSON.parse(data);
+        if (message.error) throw new ApiError({ status: answer.status, ...fields(message.error) });
+        yield message;
+      }
+    },
+  };
+}
+
+async function readError(answer) {
+  const common = {
+    status: answer.status,
+    requestId: answer.headers.get('x-request-id'),
+    retryAfter: Number(answer.headers.get('retry-after')) || null,
+  };
+  try {
+    return new ApiError({ ...common, ...fields((await answer.json()).error) });
+  } catch {
+    return new ApiError({ ...common, code: 'unexpected', message: `HTTP ${answer.status}` });
+  }
+}
+
+const fields = ({ message, code, type, ...details }) => ({ message, code: code ?? type, details });

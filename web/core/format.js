@@ -1,0 +1,106 @@
+/** Numbers for people, in the language of `locale`. Sizes are decimal: 1 GB is 10⁹ bytes, as everywhere in llb. */
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
+
+const cached = (make) => {
+  const made = new Map();
+  return (...key) => {
+    const name = JSON.stringify(key);
+    if (!made.has(name)) made.set(name, make(...key));
+    return made.get(name);
+  };
+};
+
+const numberFormat = cached((locale, options) => new Intl.NumberFormat(locale, options));
+const dateFormat = cached((locale, options) => new Intl.DateTimeFormat(locale, options));
+const relativeFormat = cached((locale) => new Intl.RelativeTimeFormat(locale, { numeric: 'auto' }));
+
+/** 1234567890 → "1.2 GB": three figures at most, one decimal below 100. */
+export function bytes(value, locale = 'en') {
+  if (value === null || value === undefined) return '–';
+  let size = Math.abs(value);
+  let unit = 0;
+  while (size >= 999.5 && unit < UNITS.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  const digits = unit === 0 || size >= 99.95 ? 0 : 1;
+  const text = numberFormat(locale, { maximumFractionDigits: digits }).format(value < 0 ? -size : size);
+  return `${text} ${UNITS[unit]}`;
+}
+
+export const rate = (bytesPerSecond, locale = 'en') => `${bytes(bytesPerSecond, locale)}/s`;
+
+/** A share 0–1 → "45%", rounded down, so that 100% means complete. */
+export const percent = (share, locale = 'en') =>
+  numberFormat(locale, { style: 'percent' }).format(Math.floor((share ?? 0) * 100 + 1e-9) / 100);
+
+/** 50000 → "50K" */
+export const compact = (value, locale = 'en') =>
+  value === null || value === undefined
+    ? '–'
+    : numberFormat(locale, { notation: 'compact', maximumFractionDigits: 1 }).format(value);
+
+export const number = (value, locale = 'en', digits = 0) =>
+  value === null || value === undefined
+    ? '–'
+    : numberFormat(locale, { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(value);
+
+/** 131072 → "128K": context lengths are powers of two, and everybody calls them by these names. */
+export const tokens = (value, locale = 'en') => {
+  if (value === null || value === undefined) return '–';
+  return value >= 1024 && value % 1024 === 0 ? `${number(value / 1024, locale)}K` : number(value, locale);
+};
+
+/** Seconds → "40 s", "3 min", "1 h 20 min", "2 d 3 h"; units are those of `locale`. */
+export function duration(seconds, locale = 'en') {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return '–';
+  const whole = Math.max(0, Math.round(seconds));
+  const steps = [
+    [whole / 86400, 'day', (whole % 86400) / 3600, 'hour'],
+    [whole / 3600, 'hour', (whole % 3600) / 60, 'minute'],
+    [whole / 60, 'minute', 0, 'second'],
+    [whole, 'second', 0, 'second'],
+  ];
+  const [large, unit, small, smallUnit] = steps.find(([size]) => size >= 1) ?? steps[3];
+  const part = (value, name) =>
+    numberFormat(locale, { style: 'unit', unit: name, unitDisplay: 'short' }).format(Math.floor(value));
+  return small >= 1 ? `${part(large, unit)} ${part(small, smallUnit)}` : part(large, unit);
+}
+
+/** Milliseconds → "340 ms", "1.2 s". */
+export const milliseconds = (value, locale = 'en') =>
+  value < 1000 ? `${number(Math.round(value), locale)} ms` : `${number(value / 1000, locale, 1)} s`;
+
+/** A moment (Date, ISO text, or seconds since 1970) against `now` in milliseconds → "3 minutes ago". */
+export function ago(moment, locale, now) {
+  const at = toDate(moment);
+  if (!at) return '–';
+  const seconds = (at.getTime() - now) / 1000;
+  const size = Math.abs(seconds);
+  const [unit, length] = [
+    ['year', 31557600],
+    ['month', 2629800],
+    ['day', 86400],
+    ['hour', 3600],
+    ['minute', 60],
+  ].find(([, each]) => size >= each) ?? ['second', 1];
+  return relativeFormat(locale).format(Math.trunc(seconds / length), unit);
+}
+
+/** A moment as date and time in the reader's own zone. */
+export function dateTime(moment, locale = 'en') {
+  const at = toDate(moment);
+  return at ? dateFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(at) : '–';
+}
+
+export function timeOfDay(moment, locale = 'en') {
+  const at = toDate(moment);
+  return at ? dateFormat(locale, { timeStyle: 'medium' }).format(at) : '–';
+}
+
+function toDate(moment) {
+  if (moment === null || moment === undefined || moment === '') return null;
+  const at = moment instanceof Date ? moment : new Date(typeof moment === 'number' ? moment * 1000 : moment);
+  return Number.isNaN(at.getTime()) ? null : at;
+}

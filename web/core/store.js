@@ -1,0 +1,39 @@
+/** The state of the page: one object, changed by actions only; whoever listens is called once a frame. */
+
+import { initial, knows, reduce } from './reduce.js';
+
+/** `schedule` calls back before the next frame; tests hand in their own. */
+export function makeStore(schedule = (work) => requestAnimationFrame(work)) {
+  let state = initial();
+  let waiting = false;
+  const listeners = new Set();
+
+  const changed = () => {
+    if (waiting) return;
+    waiting = true;
+    schedule(() => {
+      waiting = false;
+      for (const listener of [...listeners]) listener(state);
+    });
+  };
+
+  return {
+    get state() {
+      return state;
+    },
+    dispatch(action) {
+      if (!knows(action)) throw new Error(`there is no action '${action.type}'`);
+      const next = reduce(state, action);
+      if (next === state) return;
+      state = next;
+      changed();
+    },
+    /** Have the page drawn although the state is as it was: something of a page's own has changed. */
+    touch: changed,
+    /** Returns the function that ends it. */
+    subscribe(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+}

@@ -1,0 +1,318 @@
+/**
+ * Escaped templates that know how to update themselves.
+ *
+ *   render(html`<p class="note" ?hidden=${done} @click=${open}>${text}</p>`, container)
+ *
+ * A template's fixed text is parsed once. What stands in `${}` never becomes markup: a value is a text node, an attribute
+ * or a property. Rendering again touches only what has changed, so focus, selection and scrolling stay.
+ *
+ *   text          string, number; null, undefined and booleans show nothing
+ *   html`…`       a template; a Node (for markup that was sanitised elsewhere)
+ *   [ … ]         a list, matched by position;  each(items, key, view): matched by key, one root element an item
+ *   memo(deps, view): `view` runs again only when one of `deps` is another value than before
+ *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  present or not
+ *   .name=${v}    property, compared with what the element has now       @name=${f}  listener
+ *   --name=${v}   custom CSS property (a style attribute would break the page's policy)
+ *   ref=${f}      f(element), once, when it is made; it may not be in the document yet
+ */
+
+const MARK = 'llb:';
+const policy = globalThis.trustedTypes?.createPolicy('llb', { createHTML: (text) => text });
+
+export const html = (strings, ...values) => ({ strings, values });
+
+/** As `html`, for what stands inside an `<svg>`. */
+export const svg = (strings, ...values) => ({ strings, values, inSvg: true });
+
+/** A list whose items keep their elements as long as their `key(item)` stays. */
+export const each = (items, key, view) => ({ items, key, view });
+
+/** A part of a view that is made anew only when one of `deps` has changed. */
+export const memo = (deps, view) => ({ deps, view });
+
+const parts = new WeakMap();
+
+/** Make `container` show `value`, with as few changes as that takes. */
+export function render(value, container) {
+  let part = parts.get(container);
+  if (!part) {
+    container.replaceChildren(document.createComment(''));
+    part = new ChildPart(container.lastChild);
+    parts.set(container, part);
+  }
+  part.set(value);
+}
+
+// --- templates ---------------------------------------------------------------------------------------
+
+const templates = new WeakMap();
+
+function templateOf(strings, inSvg) {
+  let template = templates.get(strings);
+  if (!template) templates.set(strings, (template = parse(strings, inSvg)));
+  return template;
+}
+
+/** The element of a template's fixed text, and where in it the values go: [index of the node, kind, name, fixed texts]. */
+function parse(strings, inSvg) {
+  let text = '';
+  strings.forEach((piece, index) => {
+    text += piece;
+    if (index === strings.length - 1) return;
+    const inTag = text.lastIndexOf('<') > text.lastIndexOf('>');
+    text += inTag ? `${MARK}${index};` : `<!--${MARK}${index}-->`;
+  });
+  const markup = inSvg ? `<svg>${text.trim()}</svg>` : text.trim();
+  const element = document.createElement('template');
+  element.innerHTML = policy ? policy.createHTML(markup) : markup;
+  if (inSvg) element.content.replaceChildren(...element.content.firstChild.childNodes);
+  const holes = [];
+  const walker = document.createTreeWalker(element.content, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT);
+  for (let index = 0, node = walker.nextNode(); node; node = walker.nextNode(), index += 1) {
+    if (node.nodeType === Node.COMMENT_NODE) {
+      if (node.data.startsWith(MARK)) holes.push({ index, kind: 'child', first: Number(node.data.slice(MARK.length)) });
+      continue;
+    }
+    for (const { name, value } of [...node.attributes]) {
+      if (!value.includes(MARK)) continue;
+      const pieces = value.split(/llb:(\d+);/);
+      const hole = { index, first: Number(pieces[1]), texts: pieces.filter((_, at) => at % 2 === 0) };
+      node.removeAttribute(name);
+      holes.push({ ...hole, ...attributeKind(name) });
+    }
+  }
+  // Values are handed out in the order in which they are written.
+  holes.sort((a, b) => a.first - b.first);
+  return { element, holes };
+}
+
+function attributeKind(name) {
+  if (name === 'ref') return { kind: 'ref', name };
+  if (name.startsWith('--')) return { kind: 'style', name };
+  const kind = { '?': 'boolean', '.': 'property', '@': 'listener' }[name[0]];
+  return kind ? { kind, name: name.slice(1) } : { kind: 'attribute', name };
+}
+
+/** One use of a template in the document. */
+class Instance {
+  constructor({ strings, inSvg }) {
+    const { element, holes } = templateOf(strings, inSvg);
+    this.strings = strings;
+    this.fragment = document.importNode(element.content, true);
+    const walker = document.createTreeWalker(this.fragment, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT);
+    let at = -1;
+    let node = null;
+    this.parts = holes
+      .map((hole, order) => ({ hole, order }))
+      .sort((a, b) => a.hole.index - b.hole.index)
+      .map(({ hole, order }) => {
+        while (at < hole.index) {
+          node = walker.nextNode();
+          at += 1;
+        }
+        return { order, part: hole.kind === 'child' ? new ChildPart(node) : new AttributePart(node, hole) };
+      })
+      .sort((a, b) => a.order - b.order)
+      .map(({ part }) => part);
+  }
+
+  update(values) {
+    let at = 0;
+    for (const part of this.parts) {
+      if (part.size === 1) part.set(values[at]);
+      else part.setAll(values.slice(at, at + part.size));
+      at += part.size;
+    }
+  }
+}
+
+// --- attributes --------------------------------------------------------------------------------------
+
+const URLS = new Set(['href', 'src', 'action', 'formaction']);
+const SAFE_URL = /^(?:https?:|blob:|data:image\/(?:png|jpeg|gif|webp);|[/?#.]|$)/i;
+
+class AttributePart {
+  constructor(element, { kind, name, texts }) {
+    this.element = element;
+    this.kind = kind;
+    this.name = name;
+    this.texts = texts;
+    this.size = texts.length - 1;
+    this.value = undefined;
+    this.last = [];
+  }
+
+  setAll(values) {
+    if (values.every((value, at) => Object.is(value, this.last[at])) && this.last.length) return;
+    this.last = values;
+    this.apply(this.texts.reduce((text, piece, at) => `${text}${values[at - 1] ?? ''}${piece}`));
+  }
+
+  set(value) {
+    if (this.kind === 'property') {
+      // What the person typed is the element's, not ours: compare with the element.
+      if (this.element[this.name] !== value) this.element[this.name] = value;
+      return;
+    }
+    if (Object.is(value, this.value) && this.last.length) return;
+    this.last = [value];
+    const fixed = this.texts[0] !== '' || this.texts[1] !== '';
+    this.apply(fixed ? `${this.texts[0]}${value ?? ''}${this.texts[1]}` : value);
+    this.value = value;
+  }
+
+  apply(value) {
+    const { element, name } = this;
+    if (this.kind === 'ref') {
+      if (!this.value) value(element);
+    } else if (this.kind === 'listener') {
+      if (!this.listens) element.addEventListener(name, (event) => this.value?.(event));
+      this.listens = true;
+    } else if (this.kind === 'boolean') {
+      element.toggleAttribute(name, Boolean(value));
+    } else if (this.kind === 'style') {
+      element.style.setProperty(name, value ?? '');
+    } else if (value === null || value === undefined || value === false) {
+      element.removeAttribute(name);
+    } else if (URLS.has(name) && !SAFE_URL.test(value)) {
+      element.removeAttribute(name);
+    } else {
+      element.setAttribute(name, value === true ? '' : value);
+    }
+  }
+}
+
+// --- children ----------------------------------------------------------------------------------------
+
+class ChildPart {
+  constructor(anchor) {
+    this.anchor = anchor; // what is shown stands right before it
+    this.size = 1;
+    this.clear();
+  }
+
+  clear() {
+    for (const node of this.nodes ?? []) node.remove();
+    for (const node of this.ranges ?? []) removeUpTo(...node);
+    this.items?.forEach((item) => item.element.remove());
+    this.kind = 'nothing';
+    this.nodes = this.ranges = this.items = this.instance = this.deps = null;
+  }
+
+  set(value) {
+    if (value?.deps) {
+      if (this.deps && same(this.deps, value.deps)) return;
+      const { deps } = value;
+      this.set(value.view());
+      this.deps = deps;
+      return;
+    }
+    this.deps = null;
+    if (value === null || value === undefined || typeof value === 'boolean') this.become('nothing');
+    else if (value.strings) this.setTemplate(value);
+    else if (Array.isArray(value)) this.setList(value, (_, at) => at, (item) => item);
+    else if (value.items) this.setList(value.items, value.key, value.view);
+    else if (value instanceof Node) this.setNode(value);
+    else this.setText(String(value));
+  }
+
+  become(kind) {
+    if (this.kind === kind) return false;
+    this.clear();
+    this.kind = kind;
+    return true;
+  }
+
+  setText(text) {
+    if (this.become('text')) {
+      this.nodes = [document.createTextNode(text)];
+      this.anchor.before(this.nodes[0]);
+    } else if (this.nodes[0].data !== text) {
+      this.nodes[0].data = text;
+    }
+  }
+
+  setNode(node) {
+    if (this.kind === 'node' && this.given === node) return;
+    this.clear();
+    this.kind = 'node';
+    this.given = node;
+    this.nodes = node.nodeType === Node.DOCUMENT_FRAGMENT_NODE ? [...node.childNodes] : [node];
+    this.anchor.before(node);
+  }
+
+  setTemplate(result) {
+    if (this.kind !== 'template' || this.instance.strings !== result.strings) {
+      this.clear();
+      this.kind = 'template';
+      this.instance = new Instance(result);
+      this.instance.update(result.values);
+      // A part at the template's edge may put nodes beside it later, so it is remembered as a range.
+      const start = document.createComment('');
+      this.anchor.before(start, this.instance.fragment);
+      this.ranges = [[start, this.anchor]];
+    } else {
+      this.instance.update(result.values);
+    }
+  }
+
+  setList(items, key, view) {
+    if (this.become('list')) this.items = new Map();
+    const before = this.items;
+    this.items = new Map();
+    items.forEach((item, at) => {
+      const name = key(item, at);
+      if (this.items.has(name)) throw new Error(`two items of a list have the key ${name}`);
+      const known = before.get(name) ?? new Item();
+      before.delete(name);
+      known.set(view(item, at));
+      this.items.set(name, known);
+    });
+    before.forEach((item) => item.element.remove());
+    let next = this.anchor;
+    for (const { element } of [...this.items.values()].reverse()) {
+      if (element.nextSibling !== next) next.before(element);
+      next = element;
+    }
+  }
+}
+
+/** One item of a list: a template with one root element (or a text), which moves as a whole. */
+class Item {
+  set(value) {
+    let result = value;
+    if (value?.deps) {
+      if (this.deps && same(this.deps, value.deps)) return;
+      result = value.view();
+    }
+    this.deps = value?.deps;
+    if (result?.strings) {
+      if (this.instance?.strings !== result.strings) this.make(result);
+      else this.instance.update(result.values);
+    } else {
+      this.instance = null;
+      const node = result instanceof Node ? result : document.createTextNode(text(result));
+      this.element?.replaceWith(node);
+      this.element = node;
+    }
+  }
+
+  make(result) {
+    this.instance = new Instance(result);
+    this.instance.update(result.values);
+    const { fragment } = this.instance;
+    if (fragment.childNodes.length !== 1) throw new Error('an item of a list has exactly one root element');
+    const element = fragment.firstChild;
+    this.element?.replaceWith(element);
+    this.element = element;
+  }
+}
+
+const text = (value) => (value === null || value === undefined || typeof value === 'boolean' ? '' : String(value));
+
+const same = (a, b) => a.length === b.length && a.every((value, at) => Object.is(value, b[at]));
+
+function removeUpTo(start, end) {
+  while (start.nextSibling !== end) start.nextSibling.remove();
+  start.remove();
+}

@@ -1,0 +1,161 @@
+/** The page: who is signed in, which page is open, and one place where everything is drawn. */
+
+import { html, render } from './lib/html.js';
+import { announcements } from './core/announce.js';
+import { makeApi } from './core/api.js';
+import { choose, t, useLocale } from './core/i18n.js';
+import { address, HOME, returnAddress, startRouter } from './core/router.js';
+import { recall, remember } from './core/settings.js';
+import { makeStore } from './core/store.js';
+import { makeSync } from './core/sync.js';
+import { alertBox, explain } from './components/feedback.js';
+import { shell } from './components/shell.js';
+import { makeToasts } from './components/toasts.js';
+import * as login from './pages/login.js';
+import * as models from './pages/models.js';
+
+const PAGES = {
+  login: () => login,
+  models: () => models,
+  playground: () => import('./pages/playground.js'),
+  nodes: () => import('./pages/nodes.js'),
+  requests: () => import('./pages/requests.js'),
+  access: () => import('./pages/access.js'),
+  settings: () => import('./pages/settings.js'),
+};
+
+const store = makeStore();
+const api = makeApi({ onSignedOut: () => store.state.me && leave({ ended: true }) });
+const sync = makeSync({ api, store, onUpgrade: () => location.reload() });
+const toasts = makeToasts(store);
+const root = document.getElementById('root');
+
+let route = null;
+let page = null; // {name, title, view, update?, close?} of the page that is open
+let failure = null; // why it could not be opened
+let focusSoon = false;
+let announced = null;
+
+/** What a page may use of the rest. */
+const app = {
+  api,
+  store,
+  sync,
+  touch: store.touch,
+  go: (to, options) => router.go(to, options),
+  notify: (notice) => store.dispatch({ type: 'notice', notice }),
+  can: (scope) => Boolean(store.state.me?.scopes.some((each) => each === scope || each === 'admin')),
+  async signIn(username, password) {
+    await api.post('/api/auth/login', { username, password });
+    await enter();
+    router.go(returnAddress(route.query.next), { replace: true });
+  },
+  async refreshMe() {
+    store.dispatch({ type: 'me', me: await api.get('/api/auth/me') });
+  },
+  async chooseLocale(name) {
+    remember('locale', name);
+    await useLocale(name);
+    render(null, root); // every text is another one
+    store.touch();
+  },
+};
+
+async function enter() {
+  await app.refreshMe();
+  sync.start();
+}
+
+function leave({ ended }) {
+  const next = route?.page === 'login' ? route.query.next : location.pathname + location.search;
+  sync.stop();
+  store.dispatch({ type: 'signedOut', ended });
+  router.go(address('/login', { next: next === HOME ? '' : next }), { replace: true });
+}
+
+async function signOut() {
+  await api.post('/api/auth/logout').catch(() => {});
+  if (store.state.me) leave({ ended: false });
+}
+
+// --- pages -------------------------------------------------------------------------------------------
+
+const router = startRouter(async (to, { moved }) => {
+  if (store.state.me === null && to.page !== 'login') return leave({ ended: false });
+  if (store.state.me && to.page === 'login') return router.go(returnAddress(to.query.next), { replace: true });
+  const before = route;
+  route = to;
+  if (before?.page === to.page && page) page.update?.(to);
+  else await openPage(to);
+  if (moved && before) {
+    scrollTo(0, 0);
+    focusSoon = true;
+  }
+  store.touch();
+});
+
+async function openPage(to) {
+  page?.close?.();
+  page = null;
+  failure = null;
+  store.touch();
+  try {
+    const module = await PAGES[to.page]();
+    if (route !== to) return; // another one was asked for meanwhile
+    page = { name: to.page, title: module.title, ...module.open(app, to) };
+  } catch (error) {
+    failure = error;
+  }
+}
+
+function draw(state) {
+  if (!route || state.me === undefined) return;
+  const content = page?.view(state, route) ?? (failure && alertBox(explain(failure), reloadButton()));
+  const name = page?.title(route);
+  document.title = name ? `${name} · llb` : 'llb';
+  render(html`${route.page === 'login' ? content : frame(state, content)} ${toasts.view(state.notices)}`, root);
+  announce(state);
+  if (focusSoon && page) {
+    focusSoon = false;
+    (root.querySelector('[autofocus], h1[tabindex]') ?? document.getElementById('main'))?.focus({ preventScroll: true });
+  }
+}
+
+const reloadButton = () =>
+  html`<button type="button" class="button small" @click=${() => location.reload()}>${t('common.reload')}</button>`;
+
+const frame = (state, content) =>
+  shell({
+    state,
+    route,
+    counts: counts(state),
+    content,
+    onSignOut: signOut,
+    onReconnect: sync.reconnect,
+  });
+
+/** What stands beside the links: pulls under way, nodes that are away, answers being written. */
+function counts({ models: known, nodes, traffic }) {
+  const pulls = [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length;
+  const away = [...(nodes?.values() ?? [])].filter(({ status }) => status === 'offline').length;
+  const active = [...traffic.values()].reduce((sum, { active: busy }) => sum + busy, 0);
+  return { models: pulls, nodes: away, requests: active };
+}
+
+function announce(state) {
+  const told = announcements(announced, state.models);
+  announced = state.models;
+  if (told.length) document.getElementById('said').textContent = told.map(({ key, values }) => t(key, values)).join(' ');
+}
+
+// --- the beginning -----------------------------------------------------------------------------------
+
+store.subscribe(draw);
+await useLocale(choose(recall('locale'), navigator.languages));
+try {
+  await enter();
+} catch (error) {
+  if (error.status === 401) store.dispatch({ type: 'me', me: null });
+  else render(html`<main class="login">${alertBox(explain(error), reloadButton())}</main>`, root);
+}
+router.show();

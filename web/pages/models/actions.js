@@ -1,0 +1,38 @@
+/** What can be done with a model. Each remembers, a model, whether it is under way and why it failed. */
+
+/** `of(id)` → {busy: the action's name or null, error: ApiError or null}; the same object until it changes. */
+export function makeActions(app) {
+  const known = new Map();
+  const idle = Object.freeze({ busy: null, error: null });
+
+  const set = (id, value) => {
+    known.set(id, Object.freeze(value));
+    app.touch();
+  };
+
+  async function run(id, busy, work) {
+    if (known.get(id)?.busy) return;
+    set(id, { busy, error: null });
+    try {
+      await work();
+      set(id, idle);
+    } catch (error) {
+      set(id, { busy: null, error });
+    }
+  }
+
+  const path = (id) => `/api/models/${encodeURIComponent(id)}`;
+
+  return {
+    of: (id) => known.get(id) ?? idle,
+    pull: (id) => run(id, 'pull', () => app.api.post('/api/models/register', { model_id: id })),
+    cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
+    unload: (id) => run(id, 'unload', () => app.api.post(`${path(id)}/unload`)),
+    pin: (id, pinned) => run(id, 'pin', () => app.api.patch(path(id), { pinned })),
+    /** Rejects when it fails: the dialog that asked shows why. */
+    remove: (id) => app.api.remove(path(id)),
+    forget(id) {
+      if (known.delete(id)) app.touch();
+    },
+  };
+}

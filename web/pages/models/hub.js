@@ -1,0 +1,88 @@
+/** Model Hub: everything that can be pulled, as cards, with filters that live in the address. */
+
+import { each, html, memo } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { address } from '../../core/router.js';
+import { emptyState } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { modelCard } from './card.js';
+import { choices, FILTERS, matcher, ORDERS, sorted } from './filter.js';
+
+export function openHub(app, actions) {
+  const set = (route, name, value) =>
+    app.go(address('/models', { ...route.query, [name]: value }), { replace: true });
+
+  const select = (route, name, values, textOf) => html`
+    <select
+      class="control ${route.query[name] ? 'set' : ''}"
+      aria-label=${t(`hub.filter.${name}`)}
+      @change=${(event) => set(route, name, event.target.value)}
+    >
+      <option value="" ?selected=${!route.query[name]}>${t(`hub.any.${name}`)}</option>
+      ${values
+        .filter(Boolean)
+        .map((value) => html`<option value=${value} ?selected=${route.query[name] === value}>${textOf(value)}</option>`)}
+    </select>`;
+
+  const texts = {
+    capability: (value) => t(`capability.${value}`),
+    tag: (value) => value,
+    status: (value) => t(`status.${value}`),
+    fit: (value) => t(`fit.${value}`),
+  };
+
+  function filters(route, models) {
+    const possible = choices(models);
+    return html`
+      <search class="filters">
+        <label class="search">
+          ${icon('search')}<span class="sr-only">${t('hub.search')}</span>
+          <input
+            class="control"
+            type="search"
+            placeholder=${t('hub.search')}
+            .value=${route.query.q ?? ''}
+            @input=${(event) => set(route, 'q', event.target.value)}
+          />
+        </label>
+        ${FILTERS.map((name) => select(route, name, withChosen(possible[name], route.query[name]), texts[name]))}
+        ${select(route, 'sort', ORDERS, (value) => t(`hub.sort.${value}`))}
+      </search>`;
+  }
+
+  return {
+    view(state, route) {
+      const models = [...state.models.values()];
+      if (!models.length) return emptyState('models', t('hub.empty.title'), t('hub.empty.text'));
+      const matches = matcher(route.query);
+      const found = models.filter(matches).length;
+      const filtered = FILTERS.some((name) => route.query[name]) || Boolean(route.query.q);
+      const can = app.can('models:write');
+      return html`
+        ${filters(route, models)}
+        <div class="found">
+          <span role="status">${t('hub.found', { count: models.length, found })}</span>
+          ${filtered
+            ? html`<button type="button" class="button quiet small" @click=${() => app.go('/models', { replace: true })}>
+                ${t('hub.clear')}
+              </button>`
+            : null}
+        </div>
+        ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
+        <div class="cards">
+          ${each(
+            sorted(models, route.query.sort),
+            (item) => item.model.id,
+            // Hidden rather than taken out: showing it again costs nothing, and what was typed or focused stays.
+            (item) => {
+              const [doing, shown] = [actions.of(item.model.id), matches(item)];
+              return memo([item, doing, shown, can], () => modelCard(app, actions, item, { doing, shown, can }));
+            },
+          )}
+        </div>`;
+    },
+  };
+}
+
+/** A value from the address that no model has (any more) is still shown as what is chosen. */
+const withChosen = (values, chosen) => (!chosen || values.includes(chosen) ? values : [...values, chosen]);

@@ -1,0 +1,144 @@
+/** Local: what lies on the disks of this cluster, whether it is in memory, and how to be rid of it. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { badge } from '../../components/badges.js';
+import { progressBar } from '../../components/bars.js';
+import { confirmDialog } from '../../components/dialog.js';
+import { alertBox, emptyState, explain } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { isChat, tryIt } from './card.js';
+
+const THERE = new Set(['ready', 'deleting']);
+
+/** Whether a model lies complete on some node, or is just being removed from it. */
+export const isHere = ({ replicas }) => replicas.some(({ state }) => THERE.has(state));
+
+export function openLocal(app, actions) {
+  async function askToDelete(item) {
+    const { model } = item;
+    const done = await confirmDialog({
+      title: t('local.delete.title', { name: model.name }),
+      body: deletionText(item),
+      action: t('action.delete'),
+      act: () => actions.remove(model.id),
+    });
+    if (done) actions.forget(model.id);
+  }
+
+  return {
+    view(state) {
+      const here = [...state.models.values()].filter(isHere);
+      if (!here.length) {
+        return emptyState(
+          'models',
+          t('local.empty.title'),
+          t('local.empty.text'),
+          html`<a class="button primary" href="/models">${t('local.empty.action')}</a>`,
+        );
+      }
+      return html`
+        <div class="locals">
+          ${each(
+            here,
+            ({ model }) => model.id,
+            (item) => row(app, actions, item, askToDelete),
+          )}
+        </div>`;
+    },
+  };
+}
+
+function row(app, actions, item, askToDelete) {
+  const { model } = item;
+  const heading = `local-${model.id}`;
+  const replicas = item.replicas.filter(({ state }) => THERE.has(state));
+  const leaving = item.status === 'Available' || replicas.every(({ state }) => state === 'deleting');
+  const engines = replicas.map(({ engine }) => engine).filter(Boolean);
+  const loaded = engines.filter(({ state }) => state === 'ready' || state === 'busy');
+  const pinned = engines.some((engine) => engine.pinned);
+  const doing = actions.of(model.id);
+  const can = app.can('models:write');
+  const used = Math.max(...replicas.map(({ last_used: at }) => at ?? 0));
+  return html`
+    <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
+      <div class="local-name">
+        <h2 id=${heading}>${model.name}</h2>
+        ${leaving ? badge('waiting', t('local.deleting')) : engineBadge(engines)}
+        ${item.supported ? null : badge('waiting', t('local.unsupported'))}
+      </div>
+      <div class="buttons">
+        ${leaving || item.status !== 'Ready' || !isChat(model)
+          ? null
+          : html`<button type="button" class="button small" @click=${() => tryIt(app, model)}>${icon('playground')}${t('action.try')}</button>`}
+        ${can && !leaving && loaded.length
+          ? html`
+              <button type="button" class="button small" aria-pressed=${String(pinned)} ?disabled=${doing.busy} @click=${() => actions.pin(model.id, !pinned)}>
+                ${icon('pin')}${t('action.pin')}
+              </button>
+              <button type="button" class="button small" ?disabled=${doing.busy} @click=${() => actions.unload(model.id)}>
+                ${t('action.unload')}
+              </button>`
+          : null}
+        ${can && !leaving
+          ? html`<button type="button" class="button small" ?disabled=${doing.busy} @click=${() => askToDelete(item)}>
+              ${icon('trash')}${t('action.delete')}
+            </button>`
+          : null}
+      </div>
+      <dl class="facts wide">
+        <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
+        <div><dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt><dd>${f.bytes(memoryOf(model, loaded))}</dd></div>
+        <div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>
+        <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
+        ${loaded.length
+          ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>`
+          : null}
+      </dl>
+      ${loadingBar(model, engines)}
+      ${paths(replicas)}
+      ${doing.error ? html`<div class="wide">${alertBox(explain(doing.error))}</div>` : null}
+    </article>`;
+}
+
+function engineBadge(engines) {
+  const states = engines.map(({ state }) => state);
+  if (states.includes('busy')) return badge('active', t('engine.busy'));
+  if (states.includes('ready')) return badge('good', t('engine.ready'), 'check');
+  if (states.includes('starting')) return badge('active', t('engine.starting'));
+  if (states.includes('stopping')) return badge('waiting', t('engine.stopping'));
+  if (states.includes('failed')) return badge('bad', t('engine.failed'), 'alert');
+  return badge('', t('engine.stopped'));
+}
+
+function loadingBar(model, engines) {
+  const starting = engines.find(({ state }) => state === 'starting');
+  if (!starting) return null;
+  return html`<div class="wide">${progressBar(t('local.loading', { name: model.name }), starting.progress ?? null)}</div>`;
+}
+
+const memoryOf = (model, loaded) =>
+  loaded.length ? loaded.reduce((sum, engine) => sum + (engine.memory_bytes ?? 0), 0) : model.required_memory_bytes;
+
+function slotsText(loaded) {
+  const slots = loaded.reduce((sum, engine) => sum + (engine.slots ?? 0), 0);
+  const context = loaded[0].context_length;
+  return context ? t('local.slots_of', { slots, context: f.tokens(context) }) : String(slots);
+}
+
+const paths = (replicas) =>
+  replicas.some(({ path }) => path)
+    ? html`
+        <ul class="paths wide" aria-label=${t('local.paths')}>
+          ${replicas.filter(({ path }) => path).map((replica) => html`<li><code>${replica.path}</code></li>`)}
+        </ul>`
+    : null;
+
+function deletionText({ model, replicas }) {
+  const names = replicas.filter(({ state }) => state === 'ready').map((replica) => replica.node_name);
+  return html`
+    <p>${t('local.delete.files', { size: f.bytes(model.size_bytes), nodes: names.join(', '), count: names.length })}</p>
+    ${paths(replicas)}
+    <p>${t('local.delete.requests')}</p>
+    <p>${t('local.delete.again')}</p>`;
+}
