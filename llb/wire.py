@@ -495,6 +495,8 @@ class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChan
     downloaded_bytes: int | None = None
     total_bytes: int | None = None
     bytes_per_second: float | None = None
+    eta_seconds: float | None = None
+    available_nodes: int = 0
     error: str | None = None
 
 
@@ -505,8 +507,12 @@ class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdate
 
 
 class NodeModel(Struct, frozen=True):
+    """A model on a node. `engine` is None while it is not in memory; `engine_progress` 0–1 while it is being loaded."""
+
     model_id: str
     lifecycle_status: str
+    engine: EngineState | None = None
+    engine_progress: float | None = None
 
 
 class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChanged", tag_field="type"):
@@ -525,6 +531,9 @@ class MetricsUpdated(Struct, frozen=True, kw_only=True, tag="MetricsUpdated", ta
     memory_usage: float
     gpu_usage: float | None
     gpu_memory_usage: float | None
+    memory_used_bytes: int
+    disk_free_bytes: int
+    slots: int
     request_count: int
     active_requests: int
     tokens_per_second: float

@@ -55,7 +55,8 @@ class LiveFeed:
             if known.active
         ]
         nodes = [self._view.node_event(node) for node in self._view.nodes.values()]
-        return iter([*models, *nodes])
+        metrics = [node.metrics for node in self._view.online() if node.metrics is not None]
+        return iter([*models, *nodes, *metrics])
 
     async def _tell(self, socket: Websocket, event: Event, only_status: bool) -> None:
         if only_status:

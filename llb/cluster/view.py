@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from llb.catalog import Catalog
+from llb.cluster.changes import Changes
 from llb.decide import placement, status
 from llb.events import Bus
 from llb.store.registrations import Registration
@@ -35,8 +35,6 @@ from llb.wire import (
     ReplicaView,
 )
 
-PROGRESS_INTERVAL_S = 0.25  # the contract: progress at most 4 times a second a model
-
 
 @dataclass
 class Node:
@@ -49,12 +47,18 @@ class Node:
     tags: tuple[str, ...] = ()
     last_seen: float = field(default_factory=time.time)
     heartbeat: Heartbeat | None = None
+    metrics: MetricsUpdated | None = None  # what was told at its last heartbeat
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
     engines: dict[str, EngineReport] = field(default_factory=dict)
 
     @property
     def online(self) -> bool:
         return self.status is NodeStatus.ONLINE
+
+    @property
+    def slots(self) -> int:
+        """How many requests its loaded engines answer at the same time."""
+        return sum(engine.slots for engine in self.engines.values() if engine.state in _SERVING)
 
 
 class ClusterView:
@@ -71,9 +75,14 @@ class ClusterView:
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
         self._stats_of = stats_of
-        self._published: dict[str, status.Derived] = {}
-        self._published_at: dict[str, float] = {}
-        self._flushes: dict[str, asyncio.TimerHandle] = {}
+        self._model_changes: Changes[ModelStatusChanged] = Changes(
+            self.status_event,
+            bus.publish,
+            state_of=lambda event: (event.status, event.error, event.available_nodes),
+        )
+        self._node_changes: Changes[NodeStatusChanged] = Changes(
+            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_progress
+        )
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -84,7 +93,7 @@ class ClusterView:
         self.nodes[node.id] = node
         for report in hello.replicas:
             self._take(node, report)
-        self._node_changed(node)
+        self._node_changes.look(node.id)
         self.on_node_changed(node)
         for model_id in {*node.replicas, *(before.replicas if before else ())}:
             self.refresh(model_id)
@@ -95,31 +104,32 @@ class ClusterView:
         node.heartbeat = heartbeat
         node.last_seen = time.time()
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
+        self._node_changes.look(node_id)
         self.on_node_changed(node)
         meters = heartbeat.meters
         requests, tokens_per_second = self.traffic(node_id)
-        self._bus.publish(
-            MetricsUpdated(
-                node_id=node_id,
-                cpu_usage=meters.cpu_usage,
-                memory_usage=meters.memory_usage,
-                gpu_usage=meters.gpu_usage,
-                gpu_memory_usage=meters.gpu_memory_usage,
-                request_count=requests,
-                active_requests=self.active_requests(node_id),
-                tokens_per_second=tokens_per_second,
-            )
+        node.metrics = MetricsUpdated(
+            node_id=node_id,
+            cpu_usage=meters.cpu_usage,
+            memory_usage=meters.memory_usage,
+            gpu_usage=meters.gpu_usage,
+            gpu_memory_usage=meters.gpu_memory_usage,
+            memory_used_bytes=heartbeat.memory_used_bytes,
+            disk_free_bytes=heartbeat.disk_free_bytes,
+            slots=node.slots,
+            request_count=requests,
+            active_requests=self.active_requests(node_id),
+            tokens_per_second=tokens_per_second,
         )
+        self._bus.publish(node.metrics)
         for model_id in self.registrations:
             self.refresh(model_id)  # its memory and disk decide what can be placed
 
     def replica(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
-        before = node.replicas.get(report.model_id)
         node.last_seen = time.time()
         self._take(node, report)
-        if before is None or _lifecycle(before) != _lifecycle(report):
-            self._node_changed(node)
+        self._node_changes.look(node_id)
         self.on_node_changed(node)
         self.refresh(report.model_id)
 
@@ -128,7 +138,7 @@ class ClusterView:
         node = self.nodes[node_id]
         if node.online:
             node.status = NodeStatus.OFFLINE
-            self._node_changed(node)
+            self._node_changes.look(node_id)
             self.on_node_changed(node)
             for model_id in node.replicas:
                 self.refresh(model_id)
@@ -175,35 +185,12 @@ class ClusterView:
 
     def refresh(self, model_id: str) -> None:
         """Publish the model's status if it differs from what was published; progress alone is coalesced."""
-        now = self.derived(model_id)
-        before = self._published.get(model_id)
-        if now == before or (before is None and now.status is ModelStatus.AVAILABLE):
-            return
-        only_progress = before is not None and (now.status, now.error) == (before.status, before.error)
-        since_s = time.monotonic() - self._published_at.get(model_id, float("-inf"))
-        if only_progress and since_s < PROGRESS_INTERVAL_S:
-            if model_id not in self._flushes:
-                self._flushes[model_id] = asyncio.get_running_loop().call_later(
-                    PROGRESS_INTERVAL_S - since_s, self._flush, model_id
-                )
-            return
-        if (flush := self._flushes.pop(model_id, None)) is not None:
-            flush.cancel()
-        self._published[model_id] = now
-        self._published_at[model_id] = time.monotonic()
-        self._bus.publish(self.status_event(model_id))
-
-    def _flush(self, model_id: str) -> None:
-        self._flushes.pop(model_id, None)
-        self.refresh(model_id)
+        if model_id in self._model_changes or self.derived(model_id).status is not ModelStatus.AVAILABLE:
+            self._model_changes.look(model_id)
 
     def close(self) -> None:
-        for flush in self._flushes.values():
-            flush.cancel()
-        self._flushes.clear()
-
-    def _node_changed(self, node: Node) -> None:
-        self._bus.publish(self.node_event(node))
+        self._model_changes.close()
+        self._node_changes.close()
 
     def status_event(self, model_id: str) -> ModelStatusChanged:
         now = self.derived(model_id)
@@ -214,6 +201,8 @@ class ClusterView:
             downloaded_bytes=now.downloaded_bytes,
             total_bytes=now.total_bytes,
             bytes_per_second=now.bytes_per_second,
+            eta_seconds=now.eta_s,
+            available_nodes=now.available_nodes,
             error=now.error,
         )
 
@@ -224,7 +213,8 @@ class ClusterView:
             status=node.status,
             draining=node.draining,
             models=tuple(
-                NodeModel(model_id, _lifecycle(report)) for model_id, report in sorted(node.replicas.items())
+                _node_model(report, node.engines.get(model_id))
+                for model_id, report in sorted(node.replicas.items())
             ),
         )
 
@@ -331,7 +321,7 @@ class ClusterView:
             disk_free_bytes=beat.disk_free_bytes if beat else 0,
             max_downloads=hello.max_downloads,
             active_requests=self.active_requests(node.id),
-            slots=sum(engine.slots for engine in node.engines.values() if engine.state in _SERVING),
+            slots=node.slots,
             engines=tuple(node.engines.values()),
             replicas=tuple(
                 report if paths else structs.replace(report, path=None) for report in node.replicas.values()
@@ -344,8 +334,20 @@ _SERVING = (EngineState.READY, EngineState.BUSY)
 _NO_METERS = Meters()
 
 
-def _lifecycle(report: ReplicaReport) -> str:
-    """What happens to a replica, as one word: its engine's state once it is ready, else its own."""
-    if report.state is ReplicaState.READY and report.engine is not None:
-        return report.engine.state.value
-    return report.state.value
+def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
+    """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
+    if engine is None:
+        return NodeModel(report.model_id, report.state.value)
+    ready = report.state is ReplicaState.READY
+    return NodeModel(
+        report.model_id,
+        engine.state.value if ready else report.state.value,
+        engine=engine.state,
+        engine_progress=engine.progress,
+    )
+
+
+def _without_progress(event: NodeStatusChanged) -> NodeStatusChanged:
+    return structs.replace(
+        event, models=tuple(structs.replace(model, engine_progress=None) for model in event.models)
+    )

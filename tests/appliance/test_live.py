@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from llb.wire import ModelStatus, ModelStatusChanged
 from tests.conftest import LlbMaker
-from tests.harness import Llb, eventually
+from tests.harness import Llb, eventually, write_catalog
 from tests.hub import HubStandIn
 
 
@@ -52,14 +53,49 @@ async def test_a_pull_step_by_step(llb: Llb, hub: HubStandIn) -> None:
 async def test_it_begins_with_all_there_is(llb: Llb) -> None:
     await llb.pull("tiny")
     async with llb.events() as reader:
-        first = [await anext(messages(reader)) for _ in range(3)]
-    assert [message["type"] for message in first] == ["Hello", "ModelStatusChanged", "NodeStatusChanged"]
+        first = [await anext(messages(reader)) for _ in range(4)]
+    assert [message["type"] for message in first] == [
+        "Hello",
+        "ModelStatusChanged",
+        "NodeStatusChanged",
+        "MetricsUpdated",
+    ]
     assert first[0]["version"]
     assert (first[1]["model_id"], first[1]["status"]) == ("tiny", "Ready")
+    assert (first[1]["available_nodes"], first[1]["eta_seconds"]) == (1, None)
     assert first[2]["name"] == "attic"
     assert first[2]["status"] == "online"
-    assert first[2]["models"] == [{"model_id": "tiny", "lifecycle_status": "ready"}]
+    assert first[2]["models"] == [
+        {"model_id": "tiny", "lifecycle_status": "ready", "engine": None, "engine_progress": None}
+    ]
+    assert first[3]["node_id"] == first[2]["node_id"]
+    assert first[3]["disk_free_bytes"] > 0
+    assert (first[3]["memory_used_bytes"], first[3]["slots"]) == (0, 0)
     assert [message["seq"] for message in first] == sorted(message["seq"] for message in first)
+
+
+async def test_an_engine_is_followed_from_its_load_to_its_end(
+    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> None:
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    listed = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
+    llb = await make_llb(catalog=listed).start()
+    await llb.pull("chat")
+    question = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    async with llb.events() as reader:
+        assert (await llb.http.post("/v1/chat/completions", json=question)).status_code == 200
+        assert (await llb.http.post("/api/models/chat/unload")).status_code == 204
+        engines = []
+        async with asyncio.timeout(20):
+            async for message in messages(reader):
+                if message["type"] == "NodeStatusChanged":
+                    [model] = message["models"]
+                    assert (model["engine_progress"] is not None) == (model["engine"] == "starting")
+                    engines.append(model["engine"])
+                    if model["engine"] is None and len(engines) > 1:
+                        break
+    passed = [state for state, _ in itertools.groupby(engines)]
+    assert [state for state in passed if state != "ready"] == [None, "starting", "busy", "stopping", None]
 
 
 async def test_figures_of_the_hub_are_told(make_llb: LlbMaker, hub: HubStandIn) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+from msgspec import structs
+
 from llb.catalog import load_catalog
+from llb.cluster.changes import INTERVAL_S
 from llb.cluster.view import ClusterView
 from llb.events import Bus
+from llb.store.registrations import Registration
 from llb.wire import (
     EngineReport,
     EngineState,
@@ -15,6 +20,11 @@ from llb.wire import (
     Heartbeat,
     Hello,
     Meters,
+    MetricsUpdated,
+    ModelStatus,
+    ModelStatusChanged,
+    NodeModel,
+    NodeStatusChanged,
     ReplicaReport,
     ReplicaState,
 )
@@ -42,12 +52,41 @@ def make_view(catalog: Path) -> ClusterView:
     return ClusterView(load_catalog(catalog), bus, lambda _repo: None)
 
 
-def ready(engine: EngineState | None) -> ReplicaReport:
+def listen(view: ClusterView) -> list[Event]:
+    """What the view publishes from now on."""
+    heard: list[Event] = []
+    view._bus.listen(heard.append)
+    return heard
+
+
+def told_of_tiny(heard: list[Event]) -> list[NodeModel]:
+    """What was told of the model `tiny` on the node, taken off `heard`."""
+    events = [event for event in heard if isinstance(event, NodeStatusChanged)]
+    heard.clear()
+    return [model for event in events for model in event.models if model.model_id == "tiny"]
+
+
+def engine(state: EngineState, progress: float | None = None) -> EngineReport:
+    return EngineReport(model_id="tiny", state=state, slots=4, progress=progress)
+
+
+def ready(state: EngineState | None, progress: float | None = None) -> ReplicaReport:
     return ReplicaReport(
         model_id="tiny",
         attempt=1,
         state=ReplicaState.READY,
-        engine=None if engine is None else EngineReport(model_id="tiny", state=engine, slots=4),
+        engine=None if state is None else engine(state, progress),
+    )
+
+
+def downloading(downloaded_bytes: int) -> ReplicaReport:
+    return ReplicaReport(
+        model_id="tiny",
+        attempt=1,
+        state=ReplicaState.DOWNLOADING,
+        downloaded_bytes=downloaded_bytes,
+        total_bytes=1_000,
+        bytes_per_second=100.0,
     )
 
 
@@ -66,3 +105,85 @@ async def test_an_engine_that_stopped_is_no_longer_shown(catalog: Path) -> None:
     assert [engine.state for engine in view.node_view(view.nodes["n1"], paths=False).engines] == ["stopping"]
     view.replica("n1", ready(None))
     assert view.node_view(view.nodes["n1"], paths=False).engines == ()
+
+
+async def test_an_engine_that_comes_changes_or_goes_is_told_at_once(catalog: Path) -> None:
+    view = make_view(catalog)
+    view.hello(HELLO)
+    heard = listen(view)
+    view.replica("n1", ready(None))
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    for state in (EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING):
+        view.replica("n1", ready(state))
+        assert told_of_tiny(heard) == [NodeModel("tiny", state.value, engine=state)]
+    view.replica("n1", ready(None))
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    view.replica("n1", ready(None))
+    assert told_of_tiny(heard) == []
+
+
+async def test_a_heartbeat_that_knows_better_of_an_engine_is_believed(catalog: Path) -> None:
+    view = make_view(catalog)
+    view.hello(HELLO)
+    view.replica("n1", ready(EngineState.READY))
+    heard = listen(view)
+    view.beat("n1", BEAT)
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    view.beat("n1", structs.replace(BEAT, engines=(engine(EngineState.BUSY),)))
+    assert told_of_tiny(heard) == [NodeModel("tiny", "busy", engine=EngineState.BUSY)]
+
+
+async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: Path) -> None:
+    view = make_view(catalog)
+    view.hello(HELLO)
+    heard = listen(view)
+    for percent in range(100):
+        view.replica("n1", ready(EngineState.STARTING, percent / 100))
+    assert [model.engine_progress for model in told_of_tiny(heard)] == [0.0]
+    await asyncio.sleep(INTERVAL_S * 1.5)
+    assert [model.engine_progress for model in told_of_tiny(heard)] == [0.99]
+    view.replica("n1", ready(EngineState.STARTING, 0.995))
+    view.replica("n1", ready(EngineState.READY))
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready", engine=EngineState.READY)]
+    await asyncio.sleep(INTERVAL_S * 1.5)
+    assert heard == []  # what waited to be told was overtaken
+
+
+async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
+    view = make_view(catalog)
+    node = view.hello(HELLO)
+    assert view.nodes["n1"].metrics is None
+    heard = listen(view)
+    engines = (engine(EngineState.READY), structs.replace(engine(EngineState.STARTING), model_id="other"))
+    view.beat("n1", structs.replace(BEAT, memory_used_bytes=7, engines=engines))
+    [told] = [event for event in heard if isinstance(event, MetricsUpdated)]
+    assert (told.memory_used_bytes, told.disk_free_bytes, told.slots) == (7, 50_000_000_000, 4)
+    assert told == node.metrics
+    shown = view.node_view(node, paths=False)
+    assert (shown.memory_used_bytes, shown.disk_free_bytes, shown.slots) == (7, 50_000_000_000, 4)
+
+
+async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(catalog: Path) -> None:
+    view = make_view(catalog)
+    entry = view.catalog.get("tiny")
+    assert entry is not None
+    view.registrations = {
+        "tiny": Registration(model_id="tiny", entry=entry, resolved=(), created_at=0.0, created_by="test")
+    }
+    view.placed = lambda _model_id: frozenset({"n1", "n2"})
+    view.hello(HELLO)
+    view.hello(structs.replace(HELLO, node_id="n2", name="cellar"))
+    heard = listen(view)
+
+    def statuses() -> list[tuple[ModelStatus, float | None, int]]:
+        events = [event for event in heard if isinstance(event, ModelStatusChanged)]
+        heard.clear()
+        return [(event.status, event.eta_seconds, event.available_nodes) for event in events]
+
+    view.replica("n1", downloading(400))
+    assert statuses() == [(ModelStatus.DOWNLOADING, 6.0, 0)]
+    view.replica("n1", ready(None))
+    view.replica("n2", ready(None))
+    assert statuses() == [(ModelStatus.READY, None, 1), (ModelStatus.READY, None, 2)]
+    view.offline("n1")
+    assert statuses() == [(ModelStatus.READY, None, 1)]
