@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from llb import portable
-from llb.config import parse_size
 from llb.hub import Hub
 from llb.node.downloads import Download, RateLimiter
+from llb.units import parse_size
 from llb.wire import FileSpec, HubSource
 from tests.hub import HubProcess, tiny_gguf
 

@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from llb.errors import SetupError
+from llb.units import parse_duration, parse_size, show_duration, show_size
+from llb.wire import SettingView
 
 DEFAULT_HUB = "https://huggingface.co"
+DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
 
@@ -52,48 +55,14 @@ class Config:
 
     @property
     def listen_host(self) -> str:
-        return self.host if self.host is not None else "127.0.0.1"
+        return self.host if self.host is not None else DEFAULT_HOST
 
     @property
     def database_path(self) -> Path:
         return self.home / "llb.db"
 
 
-# --- parsing one value -------------------------------------------------------------------------------
-
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
-_FACTORS = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_size(text: str) -> int:
-    """Bytes from "8GB", "512MiB" or a plain number; raises ValueError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError("is not a size such as 8GB")
-    return int(float(match[1]) * _FACTORS[(match[2] or "B").upper()])
-
-
-def parse_duration(text: str) -> float:
-    """Seconds from "10m", "1.5h", "90" or "-1" (never); raises ValueError."""
-    text = text.strip()
-    match = _DURATION.fullmatch(text.removeprefix("-"))
-    if match is None:
-        raise ValueError("is not a duration such as 10m")
-    if text.startswith("-"):
-        return -1.0
-    return float(match[1]) * _SECONDS[match[2] or "s"]
+# --- one value, from a text and back ----------------------------------------------------------------
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -125,8 +94,16 @@ def _positive_size(text: str) -> int:
     return value
 
 
+def _show_size(value: int | None) -> str | None:
+    return None if value is None else show_size(value)
+
+
 def _rate(text: str) -> int | None:
     return None if text in ("0", "unlimited") else _positive_size(text.removesuffix("/s"))
+
+
+def _show_rate(value: int | None) -> str:
+    return "unlimited" if value is None else f"{show_size(value)}/s"
 
 
 def _positive_duration(text: str) -> float:
@@ -134,6 +111,10 @@ def _positive_duration(text: str) -> float:
     if value <= 0:
         raise ValueError("must be more than zero")
     return value
+
+
+def _show_secret(value: str | None) -> str:
+    return "not set" if value is None else "set"
 
 
 def _name(text: str) -> str:
@@ -149,8 +130,18 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _show_url(value: str) -> str:
+    """A URL without the name and the password that may stand in it."""
+    parts = urlsplit(value)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _show_list(values: tuple[str, ...]) -> str | None:
+    return ", ".join(values) or None
 
 
 def _path(text: str) -> Path:
@@ -164,7 +155,7 @@ def _path(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its field in `Config`, how it is written, and how a text becomes its value."""
+    """One setting: its field in `Config`, how it is written, and how a text becomes its value and back."""
 
     field: str
     env: str
@@ -173,6 +164,7 @@ class Setting:
     flag: str | None = None
     metavar: str = "TEXT"
     repeat: bool = False  # the flag may be given several times
+    show: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
 
     @property
     def key(self) -> str:
@@ -181,7 +173,15 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("host", "LLB_HOST", str, "address to listen on (default: loopback)", "--host", "ADDRESS"),
+    Setting(
+        "host",
+        "LLB_HOST",
+        str,
+        "address to listen on (default: loopback)",
+        "--host",
+        "ADDRESS",
+        show=lambda host: host or DEFAULT_HOST,
+    ),
     Setting(
         "port",
         "LLB_PORT",
@@ -202,7 +202,13 @@ SETTINGS: tuple[Setting, ...] = (
         "DIR",
     ),
     Setting("catalog", "LLB_CATALOG", _path, "a list of supported models of your own", "--catalog", "FILE"),
-    Setting("admin_password", "LLB_ADMIN_PASSWORD", str, "password of the user admin at the first start"),
+    Setting(
+        "admin_password",
+        "LLB_ADMIN_PASSWORD",
+        str,
+        "password of the user admin at the first start",
+        show=_show_secret,
+    ),
     Setting(
         "name", "LLB_NODE_NAME", _name, "what others call this node (default: host name)", "--name", "NAME"
     ),
@@ -213,6 +219,7 @@ SETTINGS: tuple[Setting, ...] = (
         "memory this node offers (default: VRAM + 80 %% of RAM)",
         "--memory-limit",
         "SIZE",
+        show=_show_size,
     ),
     Setting(
         "disk_limit_bytes",
@@ -221,6 +228,7 @@ SETTINGS: tuple[Setting, ...] = (
         "disk this node offers for models (default: free disk - 2 GB)",
         "--disk-limit",
         "SIZE",
+        show=_show_size,
     ),
     Setting("parallel", "LLB_PARALLEL", _integer(1, 64), "slots an engine (default: 4)", "--parallel", "N"),
     Setting(
@@ -238,6 +246,7 @@ SETTINGS: tuple[Setting, ...] = (
         "unload an idle engine after this (default: 10m; -1 never, 0 at once)",
         "--keep-alive",
         "TIME",
+        show=show_duration,
     ),
     Setting(
         "max_queue",
@@ -254,6 +263,7 @@ SETTINGS: tuple[Setting, ...] = (
         "how long a request may wait (default: 60s)",
         "--queue-timeout",
         "TIME",
+        show=show_duration,
     ),
     Setting(
         "max_downloads",
@@ -270,6 +280,7 @@ SETTINGS: tuple[Setting, ...] = (
         "bytes a second for all downloads together (default: unlimited)",
         "--download-rate",
         "SIZE",
+        show=_show_rate,
     ),
     Setting(
         "allowed_hosts",
@@ -279,6 +290,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--allowed-host",
         "NAME",
         repeat=True,
+        show=_show_list,
     ),
     Setting(
         "allowed_origins",
@@ -288,6 +300,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--allowed-origin",
         "URL",
         repeat=True,
+        show=_show_list,
     ),
     Setting(
         "trusted_proxies",
@@ -297,6 +310,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--trusted-proxy",
         "ADDRESS",
         repeat=True,
+        show=_show_list,
     ),
     Setting(
         "log_level",
@@ -314,8 +328,10 @@ SETTINGS: tuple[Setting, ...] = (
         "--log-format",
         "FORMAT",
     ),
-    Setting("hub_endpoint", "HF_ENDPOINT", _base_url, "the Hub (default: the Hugging Face Hub)"),
-    Setting("hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub"),
+    Setting(
+        "hub_endpoint", "HF_ENDPOINT", _base_url, "the Hub (default: the Hugging Face Hub)", show=_show_url
+    ),
+    Setting("hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub", show=_show_secret),
 )
 
 # Environment variables that are not settings of the server: the command line's own.
@@ -358,6 +374,21 @@ def make_config(*, home: Path, **values: Any) -> Config:
     values.setdefault("models_dir", home / "models")
     values.setdefault("name", re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].strip("-.") or "llb")
     return Config(home=home, **values)
+
+
+def settings_of(config: Config) -> tuple[SettingView, ...]:
+    """Every setting as it is in effect, as its flag takes it; None where llb finds out. No secret is in them."""
+    usual = make_config(home=default_home(), models_dir=config.home / "models")
+    return tuple(
+        SettingView(
+            name=setting.key,
+            flag=setting.flag,
+            environment=setting.env,
+            value=setting.show(value := getattr(config, setting.field)),
+            is_default=value == getattr(usual, setting.field),
+        )
+        for setting in SETTINGS
+    )
 
 
 def _value(setting: Setting, text: str, where: str) -> Any:

@@ -484,6 +484,16 @@ class AuditPage(Struct, frozen=True):
     next_cursor: int | None
 
 
+class SettingView(Struct, frozen=True, kw_only=True):
+    """One setting in effect. `name` is its name in llb.toml; `value` is None where llb finds out by itself."""
+
+    name: str
+    flag: str | None
+    environment: str
+    value: str | None
+    is_default: bool
+
+
 # --- live events (/ws/models) ------------------------------------------------------------------------
 
 

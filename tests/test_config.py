@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.config import SETTINGS, Config, load_config, make_config, parse_duration, parse_size
+from llb.config import SETTINGS, Config, load_config, make_config, settings_of
 from llb.errors import SetupError
 
 
@@ -61,22 +61,57 @@ def test_a_misspelt_secret_is_not_repeated(tmp_path: Path) -> None:
     assert "hf_secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("8GB", 8 * 10**9), ("1.5 GiB", 3 * 2**29), ("512", 512), ("10kb", 10_000)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("10m", 600), ("90", 90), ("-1", -1), ("0", 0), ("250ms", 0.25)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
 def test_every_setting_is_a_field_and_has_a_name_of_its_own() -> None:
     fields = Config.__dataclass_fields__
     assert all(setting.field in fields for setting in SETTINGS)
     for values in zip(*((setting.field, setting.env, setting.key) for setting in SETTINGS), strict=True):
         assert len(set(values)) == len(values)
+
+
+def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
+    given = {
+        "port": "9000",
+        "memory_limit_bytes": "8GB",
+        "disk_limit_bytes": "1.5GiB",
+        "keep_alive_s": "-1",
+        "queue_timeout_s": "90s",
+        "download_rate": "20MB/s",
+        "allowed_hosts": "attic, llb.example",
+        "hub_endpoint": "http://mirror:8080/hf",
+        "name": "attic",
+    }
+    config = load(tmp_path, dict(given))
+    shown = {view.name: view for view in settings_of(config)}
+    assert list(shown) == [setting.key for setting in SETTINGS]
+    for setting in SETTINGS:
+        view = shown[setting.key]
+        assert (view.flag, view.environment) == (setting.flag, setting.env)
+        if setting.field in given:
+            assert (view.value, view.is_default) == (given[setting.field], False)
+        if view.value is not None and "set" not in view.value:
+            assert setting.parse(view.value) == getattr(config, setting.field) or setting.field == "host"
+
+
+def test_defaults_are_shown_as_such(tmp_path: Path) -> None:
+    shown = {view.name: view for view in settings_of(load(tmp_path))}
+    assert {name for name, view in shown.items() if not view.is_default} == {"home"}
+    values = {name: view.value for name, view in shown.items()}
+    assert values["host"] == "127.0.0.1"
+    assert values["models_dir"] == str(tmp_path / "models")
+    assert (values["keep_alive"], values["queue_timeout"], values["parallel"]) == ("10m", "1m", "4")
+    assert values["download_rate"] == "unlimited"
+    assert [values[name] for name in ("memory_limit", "context", "catalog", "allowed_host")] == [None] * 4
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    secrets = {
+        "LLB_ADMIN_PASSWORD": "s3cret1",
+        "HF_TOKEN": "s3cret2",
+        "HF_ENDPOINT": "http://me:s3cret3@hub:1/x",
+    }
+    shown = {view.name: view.value for view in settings_of(load(tmp_path, env=secrets))}
+    assert "s3cret" not in repr(shown)
+    assert (shown["llb_admin_password"], shown["hf_token"]) == ("set", "set")
+    assert shown["hf_endpoint"] == "http://hub:1/x"
+    unset = {view.name: view for view in settings_of(load(tmp_path))}
+    assert (unset["hf_token"].value, unset["hf_token"].is_default) == ("not set", True)

@@ -21,7 +21,9 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"engine"}),
     frozenset({"auth", "store", "catalog", "hub", "gguf", "hardware"}),
     frozenset({"decide"}),
-    frozenset({"wire", "events", "tasks", "errors", "config", "portable", "share", "runfile", "logs"}),
+    frozenset(
+        {"wire", "events", "tasks", "errors", "config", "portable", "share", "runfile", "logs", "units"}
+    ),
 )
 # The lowest row is what everything stands on; inside it some stand on others, without a circle.
 GROUND = ROWS[-1]

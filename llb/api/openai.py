@@ -13,8 +13,8 @@ from llb import errors
 from llb.api.access import requires
 from llb.api.limits import check_limits
 from llb.api.replies import decode, reply
-from llb.config import parse_duration
 from llb.gateway.dispatch import Call, Dispatcher
+from llb.units import parse_duration
 from llb.wire import InferenceHead, Model, Scope
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

@@ -14,7 +14,7 @@ from llb.api.access import public, requires
 from llb.api.replies import reply
 from llb.auth import allows
 from llb.cluster.view import ClusterView
-from llb.config import Config
+from llb.config import Config, settings_of
 from llb.wire import Scope
 
 
@@ -22,6 +22,11 @@ def system_blueprint(config: Config, view: ClusterView, problems: Callable[[], t
     """`/health`, `/readyz`, `/api/system`. `problems` are the host's, as sentences."""
     blueprint = Blueprint("system")
     started_at = time.time()
+    for_admins = {
+        "home": str(config.home),
+        "models_dir": str(config.models_dir),
+        "settings": settings_of(config),
+    }
 
     @blueprint.get("/health", name="health")
     @public
@@ -37,7 +42,6 @@ def system_blueprint(config: Config, view: ClusterView, problems: Callable[[], t
     @blueprint.get("/api/system", name="system")
     @requires(Scope.MODELS_READ)
     async def system(request: Request) -> HTTPResponse:
-        is_admin = allows(request.ctx.principal, Scope.ADMIN)
         return reply(
             {
                 "version": __version__,
@@ -48,7 +52,7 @@ def system_blueprint(config: Config, view: ClusterView, problems: Callable[[], t
                 "python": platform.python_version(),
                 "nodes_online": len(view.online()),
                 "problems": list(problems()),
-                **({"home": str(config.home), "models_dir": str(config.models_dir)} if is_admin else {}),
+                **(for_admins if allows(request.ctx.principal, Scope.ADMIN) else {}),
             }
         )
 

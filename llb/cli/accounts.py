@@ -19,11 +19,12 @@ from llb.cli import screen
 from llb.cli.database import opened, require_database
 from llb.cli.failure import Failure
 from llb.cli.main import home_of
-from llb.config import DEFAULT_PASSWORD, parse_duration
+from llb.config import DEFAULT_PASSWORD
 from llb.store import audit, keys, users
 from llb.store.database import Database
 from llb.store.keys import ApiKey
 from llb.store.users import User
+from llb.units import parse_duration
 from llb.wire import KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
 HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)

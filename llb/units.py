@@ -1,0 +1,61 @@
+"""Sizes and times as people write them: "8GB", "10m". What is shown can be given back."""
+
+from __future__ import annotations
+
+import re
+
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_BYTES = {
+    "TB": 10**12,
+    "TiB": 2**40,
+    "GB": 10**9,
+    "GiB": 2**30,
+    "MB": 10**6,
+    "MiB": 2**20,
+    "KB": 10**3,
+    "KiB": 2**10,
+    "B": 1,
+}
+_FACTORS = {unit.upper(): size_bytes for unit, size_bytes in _BYTES.items()}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "8GB", "512MiB" or a plain number; raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("is not a size such as 8GB")
+    return int(float(match[1]) * _FACTORS[(match[2] or "B").upper()])
+
+
+def show_size(size_bytes: int) -> str:
+    """The shortest text that `parse_size` makes exactly these bytes of."""
+    texts = (_plain(size_bytes / factor) + unit for unit, factor in _BYTES.items())
+    return min((text for text in texts if parse_size(text) == size_bytes), key=len, default=str(size_bytes))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "10m", "1.5h", "90" or "-1" (never); raises ValueError."""
+    text = text.strip()
+    match = _DURATION.fullmatch(text.removeprefix("-"))
+    if match is None:
+        raise ValueError("is not a duration such as 10m")
+    if text.startswith("-"):
+        return -1.0
+    return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def show_duration(seconds: float) -> str:
+    """The largest unit that goes into it a whole number of times; "-1" is never, "0" at once."""
+    if seconds <= 0:
+        return "0" if seconds == 0 else "-1"
+    for unit, length_s in _SECONDS.items():
+        if round(seconds / length_s) * length_s == seconds:
+            return f"{round(seconds / length_s)}{unit}"
+    return f"{_plain(seconds)}s"
+
+
+def _plain(number: float) -> str:
+    """At most three decimals, and none that say nothing."""
+    return f"{number:.3f}".rstrip("0").rstrip(".")
