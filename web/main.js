@@ -113,12 +113,21 @@ function draw(state) {
   const content = page?.view(state, route) ?? (failure && alertBox(explain(failure), reloadButton()));
   const name = page?.title(route);
   document.title = name ? `${name} · llb` : 'llb';
+  const focused = document.activeElement;
+  const article = focused?.closest('article');
   render(html`${route.page === 'login' ? content : frame(state, content)} ${toasts.view(state.notices)}`, root);
+  if (article && !focused.isConnected) keepPlace(article);
   announce(state);
   if (focusSoon && page) {
     focusSoon = false;
     (root.querySelector('[autofocus], h1[tabindex]') ?? document.getElementById('main'))?.focus({ preventScroll: true });
   }
+}
+
+/** The pressed button is gone (Pull has become Cancel): whoever uses the keyboard goes on from where it was. */
+function keepPlace(article) {
+  const place = article.isConnected ? article : root.querySelector('h1[tabindex]');
+  place?.focus({ preventScroll: true });
 }
 
 const reloadButton = () =>

@@ -11,6 +11,7 @@ import { alertBox, explain } from './feedback.js';
 export function confirmDialog({ title, body, action, act = async () => {}, danger = true }) {
   return openDialog(({ close, update, state }) => {
     const perform = async () => {
+      if (state.busy) return;
       update({ busy: true, error: null });
       try {
         await act();
@@ -24,7 +25,7 @@ export function confirmDialog({ title, body, action, act = async () => {}, dange
       body: html`<div class="dialog-text">${body}</div>${alertBox(state.error && explain(state.error))}`,
       buttons: html`
         <button type="button" class="button" @click=${() => close(false)} autofocus>${t('common.cancel')}</button>
-        <button type="button" class="button ${danger ? 'danger' : 'primary'}" ?disabled=${state.busy} @click=${perform}>
+        <button type="button" class="button ${danger ? 'danger' : 'primary'}" aria-disabled=${state.busy ? 'true' : null} @click=${perform}>
           ${action}
         </button>`,
     };

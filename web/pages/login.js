@@ -13,6 +13,7 @@ export function open(app) {
 
   async function submit(event) {
     event.preventDefault();
+    if (busy) return;
     const form = event.currentTarget;
     busy = true;
     error = null;
@@ -46,7 +47,7 @@ export function open(app) {
               <input name="password" type="password" autocomplete="current-password" required />
             </label>
             ${alertBox(error && explain(error))}
-            <button class="button primary wide" ?disabled=${busy}>${t('login.submit')}</button>
+            <button class="button primary wide" aria-disabled=${busy ? 'true' : null}>${t('login.submit')}</button>
           </form>
         </div>
         <p class="login-languages">

@@ -36,3 +36,6 @@ export function makeActions(app) {
     },
   };
 }
+
+/** For `aria-disabled`: a button that were really disabled would lose the focus of whoever pressed it. */
+export const busyAttribute = ({ busy }) => (busy ? 'true' : null);

@@ -6,10 +6,11 @@ import { fitBadge, statusBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/bars.js';
 import { alertBox, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
+import { busyAttribute } from './actions.js';
 
 /** `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models. */
 export function modelCard(app, actions, item, { doing, shown, can }) {
-  const { model, hf_stats: stats } = item;
+  const { model } = item;
   const heading = `model-${model.id}`;
   return html`
     <article class="card model" aria-labelledby=${heading} tabindex="-1" data-model=${model.id} ?hidden=${!shown}>
@@ -31,7 +32,6 @@ export function modelCard(app, actions, item, { doing, shown, can }) {
         ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
       </ul>
       <div class="model-foot">
-        <div class="model-act">${fitBadge(item.fit)} ${stats ? popularity(stats) : null}</div>
         ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
         ${nextStep[item.status](app, actions, item, doing, can)}
         ${doing.error ? alertBox(explain(doing.error)) : null}
@@ -41,23 +41,38 @@ export function modelCard(app, actions, item, { doing, shown, can }) {
 
 const fact = (name, value) => (value ? html`<div><dt>${name}</dt><dd>${value}</dd></div>` : null);
 
-const popularity = ({ downloads, stars }) => html`
-  <p class="popularity">
-    <span title=${t('model.downloads')}>${icon('download')}<span class="sr-only">${t('model.downloads')}: </span>${f.compact(downloads)}</span>
-    <span title=${t('model.stars')}>${icon('star')}<span class="sr-only">${t('model.stars')}: </span>${f.compact(stars)}</span>
-  </p>`;
+/** The line above the action: whether it fits, and how popular it is. */
+const judgement = ({ fit, hf_stats: stats }) => html`
+  <div class="model-line">
+    ${fitBadge(fit)}
+    ${stats
+      ? html`
+          <p class="popularity">
+            <span title=${t('model.downloads')}>
+              ${icon('download')}<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}
+            </span>
+            <span title=${t('model.stars')}>
+              ${icon('star')}<span class="sr-only">${t('model.stars')}: </span>${f.compact(stats.stars)}
+            </span>
+          </p>`
+      : null}
+  </div>`;
 
-/** The table of the quick start: what a person can do in each status. */
+/**
+ * The table of the quick start: what a person can do in each status. All but Error are one line and one row of buttons
+ * high, so that a card does not grow under the pointer.
+ */
 const nextStep = {
-  Available: (app, actions, { model, fit }, doing, can) => html`
+  Available: (app, actions, item, doing, can) => html`
+    ${judgement(item)}
     <div class="model-act">
       ${can
         ? html`
             <button
               type="button"
-              class="button wide ${fit.verdict === 'too_large' ? '' : 'primary'}"
-              ?disabled=${doing.busy}
-              @click=${() => actions.pull(model.id)}
+              class="button wide ${item.fit.verdict === 'too_large' ? '' : 'primary'}"
+              aria-disabled=${busyAttribute(doing)}
+              @click=${() => actions.pull(item.model.id)}
             >
               ${icon('download')}${t('action.pull')}
             </button>`
@@ -65,46 +80,47 @@ const nextStep = {
     </div>`,
 
   Registered: (app, actions, item, doing, can) => html`
-    <div class="stack-small">
-      <p class="soft">${item.error ?? t('model.waiting')}</p>
-      <div class="model-act">${cancelButton(actions, item, doing, can)}</div>
+    <p class="model-line soft">${item.error ?? t('model.waiting')}</p>
+    <div class="model-act">
+      ${progressBar(t('model.progress', { name: item.model.name }), 0, t('status.Registered'))}
+      ${cancelButton(actions, item, doing, can)}
     </div>`,
 
   Downloading: (app, actions, item, doing, can) => html`
-    <div class="stack-small">
-      ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? 0, progressText(item))}
-      ${pullNumbers(item)} ${item.error ? html`<p class="soft">${item.error}</p>` : null}
-      <div class="model-act">${cancelButton(actions, item, doing, can)}</div>
-    </div>`,
-
-  Ready: (app, actions, { model, available_nodes: nodes }) => html`
+    ${pullNumbers(item)}
     <div class="model-act">
-      <span class="badge good">${icon('check')}${t('model.on_nodes', { count: nodes })}</span>
-      ${isChat(model)
-        ? html`<button type="button" class="button primary" @click=${() => tryIt(app, model)}>
+      ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? 0, progressText(item))}
+      ${cancelButton(actions, item, doing, can)}
+    </div>
+    ${item.error ? html`<p class="soft">${item.error}</p>` : null}`,
+
+  Ready: (app, actions, item) => html`
+    ${judgement(item)}
+    <div class="model-act">
+      <span class="ready">${icon('check')}${t('model.on_nodes', { count: item.available_nodes })}</span>
+      ${isChat(item.model)
+        ? html`<button type="button" class="button primary" @click=${() => tryIt(app, item.model)}>
             ${icon('playground')}${t('action.try')}
           </button>`
         : null}
     </div>`,
 
-  Error: (app, actions, { model, error }, doing, can) => html`
-    <div class="stack-small">
-      ${alertBox(error ?? t('model.failed'))}
-      ${can
-        ? html`
-            <div class="model-act">
-              ${cancelButton(actions, { model }, doing, can)}
-              <button type="button" class="button primary" ?disabled=${doing.busy} @click=${() => actions.pull(model.id)}>
-                ${icon('refresh')}${t('action.retry')}
-              </button>
-            </div>`
-        : null}
-    </div>`,
+  Error: (app, actions, item, doing, can) => html`
+    ${alertBox(item.error ?? t('model.failed'))}
+    ${can
+      ? html`
+          <div class="model-act">
+            <button type="button" class="button primary" aria-disabled=${busyAttribute(doing)} @click=${() => actions.pull(item.model.id)}>
+              ${icon('refresh')}${t('action.retry')}
+            </button>
+            ${cancelButton(actions, item, doing, can)}
+          </div>`
+      : null}`,
 };
 
 const cancelButton = (actions, { model }, doing, can) =>
   can
-    ? html`<button type="button" class="button" ?disabled=${doing.busy} @click=${() => actions.cancel(model.id)}>
+    ? html`<button type="button" class="button" aria-disabled=${busyAttribute(doing)} @click=${() => actions.cancel(model.id)}>
         ${t('action.cancel')}
       </button>`
     : null;
@@ -119,11 +135,11 @@ const isVerifying = ({ replicas, download_progress: progress }) =>
 
 function pullNumbers(item) {
   const { download_progress: progress, downloaded_bytes: got, total_bytes: total, bytes_per_second: speed } = item;
-  if (isVerifying(item)) return html`<p class="pull-numbers"><strong>${f.percent(progress)}</strong><span>${t('model.verifying')}</span></p>`;
+  const amount = got === null ? '' : t('model.of', { got: f.bytes(got), total: f.bytes(total) });
+  const pace = speed ? `${f.rate(speed)}${left(item)}` : '';
   return html`
-    <p class="pull-numbers">
-      <span><strong>${f.percent(progress)}</strong> ${got === null ? '' : t('model.of', { got: f.bytes(got), total: f.bytes(total) })}</span>
-      <span>${speed ? `${f.rate(speed)}${left(item)}` : ''}</span>
+    <p class="model-line numbers">
+      <span><strong>${f.percent(progress)}</strong> ${amount}</span><span>${isVerifying(item) ? t('model.verifying') : pace}</span>
     </p>`;
 }
 

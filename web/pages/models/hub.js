@@ -46,7 +46,6 @@ export function openHub(app, actions) {
           />
         </label>
         ${FILTERS.map((name) => select(route, name, withChosen(possible[name], route.query[name]), texts[name]))}
-        ${select(route, 'sort', ORDERS, (value) => t(`hub.sort.${value}`))}
       </search>`;
   }
 
@@ -67,6 +66,7 @@ export function openHub(app, actions) {
                 ${t('hub.clear')}
               </button>`
             : null}
+          <div class="order">${select(route, 'sort', ORDERS, (value) => t(`hub.sort.${value}`))}</div>
         </div>
         ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
         <div class="cards">

@@ -7,6 +7,7 @@ import { progressBar } from '../../components/bars.js';
 import { confirmDialog } from '../../components/dialog.js';
 import { alertBox, emptyState, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
+import { busyAttribute } from './actions.js';
 import { isChat, tryIt } from './card.js';
 
 const THERE = new Set(['ready', 'deleting']);
@@ -73,15 +74,15 @@ function row(app, actions, item, askToDelete) {
           : html`<button type="button" class="button small" @click=${() => tryIt(app, model)}>${icon('playground')}${t('action.try')}</button>`}
         ${can && !leaving && loaded.length
           ? html`
-              <button type="button" class="button small" aria-pressed=${String(pinned)} ?disabled=${doing.busy} @click=${() => actions.pin(model.id, !pinned)}>
+              <button type="button" class="button small" aria-pressed=${String(pinned)} aria-disabled=${busyAttribute(doing)} @click=${() => actions.pin(model.id, !pinned)}>
                 ${icon('pin')}${t('action.pin')}
               </button>
-              <button type="button" class="button small" ?disabled=${doing.busy} @click=${() => actions.unload(model.id)}>
+              <button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => actions.unload(model.id)}>
                 ${t('action.unload')}
               </button>`
           : null}
         ${can && !leaving
-          ? html`<button type="button" class="button small" ?disabled=${doing.busy} @click=${() => askToDelete(item)}>
+          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => askToDelete(item)}>
               ${icon('trash')}${t('action.delete')}
             </button>`
           : null}
