@@ -31,11 +31,12 @@ class Llb:
         self.settings = settings
         self._server: Server | None = None
 
-    async def start(self) -> Llb:
+    async def start(self, port: int = 0) -> Llb:
+        """Serve on `port`, 0: a free one. After `stop()` it may be started again, on the port it had."""
         Sanic.test_mode = True  # several apps of one name in one process
         config = make_config(home=self.home, **{"port": 0, **self.settings})
         app = create_app(config)
-        sock = socket.create_server(("127.0.0.1", 0))
+        sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
         self._server = Server(app, sock)
         await self._server.start()
