@@ -1,0 +1,47 @@
+"""The shipped catalogue in front of the Hub's stand-in, with the one real model: what a new user would see."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Locator, Page
+
+from tests.hub import HubStandIn
+from tests.processes import ROOT
+
+CATALOG = ROOT / "supported_models.json"
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_NAME = "SmolLM2 135M Instruct"
+# Where to put pictures of the page, for the documents: LLB_SHOTS=docs/images pytest e2e/test_walk.py
+SHOTS = os.environ.get("LLB_SHOTS")
+
+
+def stock(hub: HubStandIn, smollm2: Path) -> None:
+    """Every repository of the shipped catalogue; only SmolLM2's file is the real one."""
+    for rank, entry in enumerate(entries(), start=1):
+        content: Any = smollm2 if entry["id"] == SMOLLM2 else b"GGUF"
+        hub.add_repo(
+            entry["repo"],
+            {entry["recommended_filename"]: content},
+            commit=entry.get("revision"),
+            downloads=2_400_000 // rank,
+            likes=1_800 // rank,
+        )
+
+
+def entries() -> list[dict[str, Any]]:
+    return list(json.loads(CATALOG.read_text("utf-8")))
+
+
+def card(page: Page, name: str) -> Locator:
+    """The article of the model called `name`."""
+    return page.get_by_role("article", name=name, exact=True)
+
+
+async def shoot(page: Page, name: str, **options: Any) -> None:
+    """Keep a picture of the page, where pictures are wanted."""
+    if SHOTS is not None:
+        await page.screenshot(path=Path(SHOTS) / f"{name}.png", **options)

@@ -1,0 +1,281 @@
+"""What a person does with llb, from the first login to the last deletion: the quick start's walk, and its accidents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, WebSocketRoute, expect
+
+from e2e.conftest import Visitor, VisitorMaker
+from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
+from tests.conftest import TINY_BYTES, LlbMaker
+from tests.harness import PASSWORD, Llb
+from tests.hub import HubStandIn
+
+# Notes every value that a progress bar of the page ever shows, in order.
+WATCH_PROGRESS = """() => {
+  window.shown = [];
+  const look = () => {
+    const bar = document.querySelector('article [role=progressbar]');
+    const value = bar?.getAttribute('aria-valuenow');
+    if (value != null && value !== window.shown.at(-1)) window.shown.push(value);
+  };
+  look();
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
+
+
+@pytest.fixture
+async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
+    """The shipped catalogue; SmolLM2 can really be pulled."""
+    stock(hub, smollm2)
+    llb = await make_llb(catalog=CATALOG, context=2048, memory_limit_bytes=16_000_000_000).start()
+    await llb.online()
+    return llb
+
+
+def at_percent(percent: int, size_bytes: int = TINY_BYTES) -> int:
+    return size_bytes * percent // 100
+
+
+async def watched(page: Page) -> list[int]:
+    return [int(value) for value in await page.evaluate("window.shown")]
+
+
+async def test_the_quick_start(shop: Llb, hub: HubStandIn, smollm2: Path, visitors: VisitorMaker) -> None:
+    size = smollm2.stat().st_size
+    visitor = await visitors(shop, signed_in=False)
+    page = await visitor.open()
+    await expect(page.get_by_label("Username")).to_be_focused()
+    await shoot(page, "login")
+    await page.get_by_label("Username").fill("admin")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Log in").click()
+
+    await page.get_by_role("navigation").get_by_role("link", name="Models").click()
+    await expect(page.get_by_role("tab", name="Model Hub")).to_have_attribute("aria-selected", "true")
+    model = card(page, SMOLLM2_NAME)
+    await expect(model).to_contain_text("98.4 MB")
+    await expect(model).to_contain_text("Fits")
+    await expect(page.get_by_role("article")).to_have_count(47)
+    await shoot(page, "hub")
+
+    stalled = hub.faults.stall(after=at_percent(45, size))
+    await model.get_by_role("button", name="Pull").click()
+    progress = model.get_by_role("progressbar")
+    await expect(progress).to_have_attribute("aria-valuenow", re.compile("4[0-5]"))
+    await expect(model).to_contain_text(re.compile(r"4[0-5]%"))
+    await shoot(page, "pull")
+    stalled.clear()
+    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model).to_contain_text("Ready")
+
+    await page.get_by_role("tab", name="Local").click()
+    await expect(page.get_by_role("article")).to_have_count(1)
+    await expect(card(page, SMOLLM2_NAME)).to_contain_text("98.4 MB")
+
+    await card(page, SMOLLM2_NAME).get_by_role("button", name="Try").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
+    await page.get_by_role("textbox", name="Message").fill("Write three short sentences about the sea.")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible()
+    await shoot(page, "playground")
+
+    for section in ("Nodes", "Requests"):
+        await page.get_by_role("navigation").get_by_role("link", name=section).click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text(section)
+        await shoot(page, section.lower())
+
+    await page.get_by_role("navigation").get_by_role("link", name="Models").click()
+    await page.get_by_role("tab", name="Local").click()
+    row = card(page, SMOLLM2_NAME)
+    await expect(row).to_contain_text("Loaded")
+    await shoot(page, "local")
+    await row.get_by_role("button", name="Unload").click()
+    await expect(row).to_contain_text("Not loaded")
+
+    await row.get_by_role("button", name="Delete").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text(f"Delete {SMOLLM2_NAME}?")
+    await expect(dialog).to_contain_text("98.4 MB")
+    await shoot(page, "delete")
+    await dialog.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("article")).to_have_count(0)
+    await expect(page.get_by_role("heading", name="No models here yet")).to_be_visible()
+    assert not list((shop.home / "models").rglob("*.gguf"))
+
+    await page.get_by_role("tab", name="Model Hub").click()
+    await expect(card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
+
+
+async def test_an_error_says_why_and_retry_mends_it(
+    shop: Llb, hub: HubStandIn, visitor_of_shop: Visitor
+) -> None:
+    corrupt = hub.faults.corrupt()
+    page = await visitor_of_shop.open()
+    model = card(page, SMOLLM2_NAME)
+    await model.get_by_role("button", name="Pull").click()
+    await expect(model.get_by_role("alert")).to_contain_text("sha256")
+    await expect(model).to_contain_text("Error")
+    await shoot(page, "error")
+    corrupt.clear()
+    await model.get_by_role("button", name="Retry").click()
+    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("alert")).to_have_count(0)
+
+
+async def test_a_pull_is_cancelled_at_40_per_cent_and_goes_on_from_there(
+    llb: Llb, hub: HubStandIn, visitor: Visitor
+) -> None:
+    stalled = hub.faults.stall(after=at_percent(40))
+    page = await visitor.open()
+    model = card(page, "tiny")
+    await model.get_by_role("button", name="Pull").click()
+    await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("39|40"))
+    await shoot(page, "cancel")
+    await model.get_by_role("button", name="Cancel").click()
+    await expect(model.get_by_role("button", name="Pull")).to_be_visible()
+    await expect(model.get_by_role("progressbar")).to_have_count(0)
+    stalled.clear()
+    await model.get_by_role("button", name="Pull").click()
+    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    assert (hub.byte_requests()[-1].range_start or 0) > 0
+
+
+async def test_a_model_that_fits_nowhere_is_refused_with_the_numbers(visitor: Visitor) -> None:
+    page = await visitor.open()
+    model = card(page, "giant")
+    await expect(model).to_contain_text("Too large")
+    await expect(model).to_contain_text("needs 16 TB of memory")
+    await model.get_by_role("button", name="Pull").click()
+    await expect(model.get_by_role("alert")).to_contain_text("Required: 16000GB")
+
+
+async def test_the_server_restarts_in_mid_pull_under_an_open_page(
+    llb: Llb, hub: HubStandIn, visitor: Visitor
+) -> None:
+    stalled = hub.faults.stall(after=at_percent(50))
+    page = await visitor.open()
+    model = card(page, "tiny")
+    await model.get_by_role("button", name="Pull").click()
+    await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("49|50"))
+    await page.evaluate(WATCH_PROGRESS)
+    await llb.stop()
+    await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
+    await expect(model.get_by_role("progressbar")).to_be_visible()
+    await shoot(page, "restart")
+    await llb.start(llb.port)
+    await expect(page.get_by_text("The connection to llb is lost")).to_have_count(0)
+    stalled.clear()
+    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    shown = await watched(page)
+    assert shown == sorted(shown), shown
+
+
+async def test_a_cut_websocket_is_told_and_mended(llb: Llb, hub: HubStandIn, visitor: Visitor) -> None:
+    page = await visitor.context.new_page()
+    sockets: list[WebSocketRoute] = []
+    cut = False
+
+    async def route(socket: WebSocketRoute) -> None:
+        if cut:
+            await socket.close()
+        else:
+            sockets.append(socket)
+            socket.connect_to_server()
+
+    await page.route_web_socket("**/ws/models", route)
+    await page.goto(llb.url)
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    cut = True
+    await sockets[-1].close()
+    await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
+    # What happens meanwhile is caught up with, though no event of it was heard.
+    await llb.pull("tiny")
+    await expect(card(page, "tiny").get_by_role("button", name="Pull")).to_be_visible()
+    await shoot(page, "cut")
+    cut = False
+    await page.get_by_role("button", name="Reconnect now").click()
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    await expect(card(page, "tiny").get_by_role("button", name="Try")).to_be_visible()
+
+
+async def test_two_browsers_see_the_same(llb: Llb, hub: HubStandIn, visitors: VisitorMaker) -> None:
+    one, other = await visitors(llb), await visitors(llb)
+    left, right = await one.open(), await other.open()
+    stalled = hub.faults.stall(after=at_percent(60))
+    await card(left, "tiny").get_by_role("button", name="Pull").click()
+    for page in (left, right):
+        progress = card(page, "tiny").get_by_role("progressbar")
+        await expect(progress).to_have_attribute("aria-valuenow", re.compile("59|60"))
+    stalled.clear()
+    await expect(card(right, "tiny").get_by_role("button", name="Try")).to_be_visible()
+    await right.get_by_role("tab", name="Local").click()
+    await expect(card(right, "tiny")).to_be_visible()
+    await left.get_by_role("tab", name="Local").click()
+    await card(left, "tiny").get_by_role("button", name="Delete").click()
+    await left.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(card(right, "tiny")).to_have_count(0)
+
+
+async def test_the_keyboard_alone_is_enough(llb: Llb, hub: HubStandIn, visitors: VisitorMaker) -> None:
+    visitor = await visitors(llb, signed_in=False)
+    page = await visitor.open()
+    press = page.keyboard.press
+    await page.keyboard.type("admin")
+    await press("Tab")
+    await page.keyboard.type(PASSWORD)
+    await press("Enter")
+    await expect(card(page, "tiny")).to_be_visible()
+
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+    await page.reload()
+    await expect(card(page, "tiny")).to_be_visible()
+    await press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await press("Enter")
+    await tab_to(page, "button", "Pull")
+    stalled = hub.faults.stall(after=at_percent(30))
+    await press("Enter")
+    model = card(page, "tiny")
+    await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("29|30"))
+    # The button is gone; the focus is still where the person was.
+    await expect(model).to_be_focused()
+    await shoot(page, "keyboard")
+    stalled.clear()
+    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+
+    await page.get_by_role("tab", name="Model Hub").focus()
+    await press("ArrowRight")
+    await expect(page.get_by_role("tab", name="Local")).to_be_focused()
+    await expect(page.get_by_role("tab", name="Local")).to_have_attribute("aria-selected", "true")
+    await tab_to(page, "button", "Delete")
+    await press("Enter")
+    dialog = page.get_by_role("dialog")
+    await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    await press("Escape")
+    await expect(dialog).to_have_count(0)
+    await expect(card(page, "tiny").get_by_role("button", name="Delete")).to_be_focused()
+    await press("Enter")
+    await press("Tab")
+    await press("Enter")
+    await expect(page.get_by_role("heading", name="No models here yet")).to_be_visible()
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+
+async def tab_to(page: Page, role: str, name: str) -> None:
+    """Press Tab until the element called `name` has the focus."""
+    for _ in range(60):
+        await page.keyboard.press("Tab")
+        found = await page.evaluate("(name) => document.activeElement?.textContent.trim() === name", name)
+        if found:
+            return
+    raise AssertionError(f"Tab never reaches the {role} {name!r}")
+
+
+@pytest.fixture
+async def visitor_of_shop(shop: Llb, visitors: VisitorMaker) -> Visitor:
+    return await visitors(shop)
