@@ -85,7 +85,8 @@ async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
     made: list[Visitor] = []
 
     async def make(llb: Llb, *, signed_in: bool = True, **options: Any) -> Visitor:
-        context = await browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        desk = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"}
+        context = await browser.new_context(**{**desk, **options})
         context.set_default_timeout(DEADLINE_MS)
         visitor = Visitor(context, llb)
         made.append(visitor)
