@@ -19,6 +19,6 @@ export function fitBadge({ verdict, required_bytes, available_bytes, node_name }
   });
   return html`
     <span class="badge fit-${verdict}" title=${numbers}>
-      <i class="dot"></i>${t(`fit.${verdict}`)}<span class="sr-only">: ${numbers}</span>
+      <i class="dot"></i><span>${t(`fit.${verdict}`)}<span class="sr-only">: ${numbers}</span></span>
     </span>`;
 }
