@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,29 +82,32 @@ class Requests:
         self.admission = Admission(MAX_QUEUE, QUEUE_TIMEOUT_S, clock=loop.time)
         self.capacity: dict[str, int] = {}
         self.held: Counter[str] = Counter()
-        self.entered: list[tuple[Claim, int]] = []
+        self.granted: list[tuple[Claim, int]] = []
         self.waiting: dict[int, Claim] = {}
         self.began: dict[int, float] = {}
         self.done: list[asyncio.Event] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
+    def choose(self, claim: Claim, number: int, candidates: Sequence[Candidate]) -> Candidate | None:
         for candidate in candidates:
             assert candidate.slots == self.capacity[candidate.node_id]
             assert self.held[candidate.node_id] <= candidate.busy < candidate.slots
-        return choose(candidates)
+        chosen = choose(candidates)
+        if chosen is not None:
+            # The order is that of the grants: who was granted one after waiting runs a turn of the loop later.
+            self.granted.append((claim, number))
+        return chosen
 
     async def request(self, claim: Claim, number: int, done: asyncio.Event) -> None:
         self.waiting[number] = claim
         self.began[number] = self.loop.time()
         try:
             async with self.admission.claim(
-                "m", key_id=claim.key_id, choose=self.choose, exclude=claim.exclude
+                "m", key_id=claim.key_id, choose=partial(self.choose, claim, number), exclude=claim.exclude
             ) as taken:
                 del self.waiting[number]
                 assert taken.node_id not in claim.exclude
                 self.held[taken.node_id] += 1
-                self.entered.append((claim, number))
                 try:
                     await done.wait()
                 finally:
@@ -153,7 +157,7 @@ class Requests:
     def check_order(self) -> None:
         """First come, first served among the requests of one key that can use the same nodes."""
         last: dict[Claim, int] = {}
-        for claim, number in self.entered:
+        for claim, number in self.granted:
             assert last.get(claim, -1) < number
             last[claim] = number
 
