@@ -109,11 +109,10 @@ export const eventHandlers = {
     if (event.status === 'removed') {
       next.nodes.delete(event.node_id);
     } else if (before) {
-      const engines = before.engines.map((engine) => ({
-        ...engine,
-        state: there.get(engine.model_id)?.engine ?? engine.state,
-        progress: there.get(engine.model_id)?.engine_progress ?? null,
-      }));
+      const engines = before.engines.flatMap((engine) => {
+        const now = there.get(engine.model_id);
+        return now?.engine ? [{ ...engine, state: now.engine, progress: now.engine_progress ?? null }] : [];
+      });
       const { name, status, draining } = event;
       next.nodes.set(event.node_id, { ...before, name, status, draining, engines });
     }
@@ -122,7 +121,7 @@ export const eventHandlers = {
       const replica = model.replicas.find((each) => each.node_id === event.node_id);
       const now = there.get(id);
       if (!replica && !now) continue;
-      if (!replica || !now || engineState(replica) !== (now.engine ?? null)) next.stale.models.add(id);
+      if (!replica || !now || inMemory(replica.engine?.state) !== inMemory(now.engine)) next.stale.models.add(id);
       if (replica && now) next.models.set(id, withReplica(model, replica, now));
       else if (replica) next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
     }
@@ -147,7 +146,15 @@ export const eventHandlers = {
       });
     }
     const history = next.traffic.get(event.node_id)?.history ?? [];
-    if (history.at(-1)?.seq === event.seq) return; // heard a second time, after an answer
+    const last = history.at(-1);
+    if (last?.seq === event.seq) return; // heard a second time, after an answer
+    if (last && (last.requests !== event.request_count || last.active !== event.active_requests)) {
+      // Something was answered: who is busy, and when a model was last used, is only told when it is asked for.
+      next.stale.nodes = true;
+      for (const [id, model] of next.models ?? []) {
+        if (model.replicas.some((each) => each.node_id === event.node_id && each.engine)) next.stale.models.add(id);
+      }
+    }
     const point = {
       seq: event.seq,
       at: event.at,
@@ -187,7 +194,8 @@ const REPLICA_STATES = new Set(['wanted', 'downloading', 'verifying', 'ready', '
 
 const replicaState = (now) => (REPLICA_STATES.has(now.lifecycle_status) ? now.lifecycle_status : 'ready');
 
-const engineState = (replica) => replica.engine?.state ?? null;
+/** An engine's state as far as its numbers depend on it: they stay as they are from one request to the next. */
+const inMemory = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
 
 function withReplica(model, replica, now) {
   const engine = now.engine
@@ -199,11 +207,14 @@ function withReplica(model, replica, now) {
 
 /** Whether a node's replicas and engines are still those of an event's `models`, whatever their progress is. */
 function sameReplicas(node, there) {
+  const engines = new Map(node?.engines.map((engine) => [engine.model_id, engine.state]));
   return (
     node?.replicas.length === there.size &&
     node.replicas.every((replica) => {
       const now = there.get(replica.model_id);
-      return now && replica.state === replicaState(now) && engineState(replica) === (now.engine ?? null);
+      return (
+        now && replica.state === replicaState(now) && inMemory(engines.get(replica.model_id)) === inMemory(now.engine)
+      );
     })
   );
 }
