@@ -1,1 +1,52 @@
-export default {};
+export default {
+  'nodes.summary': {
+    one: '{online} of {count} node online · {used} of {budget} of memory in use',
+    other: '{online} of {count} nodes online · {used} of {budget} of memory in use',
+  },
+  'nodes.empty.title': 'No node yet',
+  'nodes.empty.text': 'llb looks at what this machine has. It appears here within a few seconds.',
+
+  'node.online': 'Online',
+  'node.offline': 'Offline',
+  'node.joining': 'Joining',
+  'node.draining': 'Draining',
+  'node.offline.text': 'It cannot be reached. The models on its disk are served again as soon as it is back.',
+  'node.joining.text': 'It is being let in. What it does is shown from its first report on.',
+  'node.draining.text': 'It takes no new requests. Answers that are being written go on.',
+
+  'node.cpu': 'CPU',
+  'node.cores': { one: '· {count} core', other: '· {count} cores' },
+  'node.ram': 'RAM',
+  'node.gpu': 'GPU',
+  'node.gpu.none': 'None',
+  'node.gpu.memory': '· {total}, {free} free',
+  'node.gpu.unusable': 'Present, but the installed engine cannot use it',
+  'node.about': 'llb {version} · {platform}',
+  'node.about.away': 'llb {version} · {platform} · last seen {ago}, {time}',
+  'node.models': 'On its disk',
+  'node.models_of': { one: '{count} model, {size}', other: '{count} models, {size}' },
+
+  'node.memory': 'Memory',
+  'node.memory.offered': '{size} for models',
+  'node.memory.loaded': { one: 'Loaded model', other: 'Loaded models' },
+  'node.disk': 'Disk',
+  'node.disk.offered': '{size} for models',
+  'node.disk.files': { one: '{count} model', other: '{count} models' },
+  'node.disk.coming': 'Downloading',
+  'node.free': 'Free',
+
+  'node.host': 'Whole machine',
+  'node.host.span': 'Last {time}',
+  'node.host.cpu': 'CPU in use',
+  'node.host.ram': 'RAM in use',
+  'node.host.gpu': 'GPU in use',
+  'node.host.vram': 'VRAM in use',
+
+  'node.engines': 'In memory',
+  'node.engines.none': 'Nothing yet. A model is loaded by the first request for it.',
+  'node.engines.no_models': 'Nothing yet. Models that are pulled come here, and are loaded by the first request for them.',
+  'node.engines.pinned': 'Stays loaded',
+  'node.engines.slots': { one: '{busy} of {slots} slot busy', other: '{busy} of {slots} slots busy' },
+  'node.engines.context': '{tokens} tokens a slot',
+  'node.downloads': 'Downloads',
+};

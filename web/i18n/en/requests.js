@@ -1,1 +1,37 @@
-export default {};
+export default {
+  'requests.tile.active': 'Answers being written',
+  'requests.tile.rate': 'Tokens per second',
+  'requests.tile.slots': 'Busy slots',
+  'requests.slots_of': '{busy} of {slots}',
+  'requests.tile.count': 'Requests answered',
+  'requests.since': 'Requests are counted since llb was started, {time}.',
+
+  'requests.history': 'The last 15 minutes',
+  'requests.history.since': 'Drawn since this page was opened. The tokens of an answer count when it ends.',
+  'requests.chart.rate': 'Tokens per second',
+  'requests.chart.active': 'Answers being written',
+  'requests.chart.summary': '{label} over the last 15 minutes: {last} now, {highest} at most.',
+  'requests.chart.at': '{value} at {time}',
+  'requests.chart.highest': 'at most {value}',
+  'requests.chart.before': '−{time}',
+  'requests.chart.now': 'now',
+  'requests.table': 'Show as a table',
+  'requests.table.name': 'The last 15 minutes as a table',
+  'requests.table.time': 'Minute',
+
+  'requests.loads': 'Models in memory',
+  'requests.loads.model': 'Model',
+  'requests.loads.slots': 'Busy slots',
+  'requests.loads.nodes': 'Nodes',
+  'requests.loads.memory': 'Memory',
+  'requests.loads.none': 'None. A model is loaded by the first request for it, and leaves when it has been idle for a while.',
+
+  'requests.none.title': 'No requests yet',
+  'requests.none.text': 'Pull a model first. Then every program that speaks the OpenAI API can ask it.',
+  'requests.first.title': 'Send the first request',
+  'requests.first.text': 'Every program that speaks the OpenAI API can ask llb. Put an API key in the place of sk-… and try it in a terminal:',
+  'requests.first.command': 'Command',
+  'requests.first.question': 'Say hello.',
+  'requests.first.key': 'Make an API key',
+  'requests.first.try': 'Ask here in the browser',
+};

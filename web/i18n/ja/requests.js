@@ -1,1 +1,37 @@
-export default {};
+export default {
+  'requests.tile.active': '生成中の応答',
+  'requests.tile.rate': 'トークン/秒',
+  'requests.tile.slots': '使用中のスロット',
+  'requests.slots_of': '{busy} / {slots}',
+  'requests.tile.count': '応答済みリクエスト',
+  'requests.since': 'リクエスト数は llb の起動（{time}）からの累計です。',
+
+  'requests.history': '過去 15 分',
+  'requests.history.since': 'このページを開いてからの記録です。トークンは応答の完了時に数えます。',
+  'requests.chart.rate': 'トークン/秒',
+  'requests.chart.active': '生成中の応答',
+  'requests.chart.summary': '過去 15 分の{label}：現在 {last}、最大 {highest}。',
+  'requests.chart.at': '{time} に {value}',
+  'requests.chart.highest': '最大 {value}',
+  'requests.chart.before': '{time}前',
+  'requests.chart.now': '現在',
+  'requests.table': '表で見る',
+  'requests.table.name': '過去 15 分の表',
+  'requests.table.time': '時刻',
+
+  'requests.loads': 'メモリ上のモデル',
+  'requests.loads.model': 'モデル',
+  'requests.loads.slots': '使用中のスロット',
+  'requests.loads.nodes': 'ノード',
+  'requests.loads.memory': 'メモリ',
+  'requests.loads.none': 'ありません。モデルは最初のリクエストでロードされ、しばらく使われないと解放されます。',
+
+  'requests.none.title': 'リクエストはまだありません',
+  'requests.none.text': '先にモデルを Pull してください。OpenAI API に対応したプログラムから利用できるようになります。',
+  'requests.first.title': '最初のリクエストを送る',
+  'requests.first.text': 'OpenAI API に対応したプログラムから llb を利用できます。sk-… を API キーに置き換えて、ターミナルで試してください。',
+  'requests.first.command': 'コマンド',
+  'requests.first.question': 'こんにちは。',
+  'requests.first.key': 'API キーを作成',
+  'requests.first.try': 'ブラウザーで試す',
+};

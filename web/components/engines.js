@@ -1,0 +1,35 @@
+/** Engines, the processes that hold models in memory: what they do, and how many of their slots are busy. */
+
+import { html } from '../lib/html.js';
+import { t } from '../core/i18n.js';
+import { badge } from './badges.js';
+
+const DOTS = 16; // more slots than that are a bar
+
+/** What the engines of one model do, in a word: the busiest of them speaks for all. */
+export function engineBadge(engines) {
+  const states = engines.map(({ state }) => state);
+  if (states.includes('busy')) return badge('active', t('engine.busy'));
+  if (states.includes('ready')) return badge('good', t('engine.ready'), 'check');
+  if (states.includes('starting')) return badge('active', t('engine.starting'));
+  if (states.includes('stopping')) return badge('waiting', t('engine.stopping'));
+  if (states.includes('failed')) return badge('bad', t('engine.failed'), 'alert');
+  return badge('', t('engine.stopped'));
+}
+
+/** Whether an engine answers requests now or could. */
+export const isServing = ({ state }) => state === 'ready' || state === 'busy';
+
+/** The slots of an engine at work: none unless it is busy. Its state is told at once, its count is as old as the last answer. */
+export const busyOf = ({ state, busy }) => (state === 'busy' ? busy : 0);
+
+/** `busy` of `slots` as dots, and as `text` says it. */
+export const slotsBusy = (busy, slots, text) => html`
+  <span class="slots">
+    ${slots > DOTS
+      ? html`<span class="slots-bar" aria-hidden="true"><i --share=${busy / slots}></i></span>`
+      : html`<span class="slots-dots" aria-hidden="true">
+          ${Array.from({ length: slots }, (_, at) => html`<i class=${at < busy ? 'busy' : ''}></i>`)}
+        </span>`}
+    <span>${text}</span>
+  </span>`;

@@ -1,0 +1,76 @@
+/** One node: a section with its name, what it is, and, while it can be reached, what goes on in it. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { badge } from '../../components/badges.js';
+import { note } from '../../components/feedback.js';
+import { downloadsOf } from './downloads.js';
+import { engineList } from './engines.js';
+import { hostUse } from './host.js';
+import { diskMeter, filesOf, memoryMeter } from './meters.js';
+import { pulls } from './pulls.js';
+
+export function nodeCard(state, node) {
+  const heading = `node-${node.id}`;
+  const online = node.status === 'online';
+  const downloads = downloadsOf(state, node);
+  return html`
+    <section class="card node" aria-labelledby=${heading}>
+      <div class="node-head">
+        <h2 id=${heading}>${node.name}</h2>
+        ${statusBadge(node)}
+        <p class="soft">${about(node)}</p>
+      </div>
+      ${facts(node)} ${noteOf(node)}
+      ${online
+        ? html`
+            <div class="node-columns">
+              <div class="node-meters">${memoryMeter(node)} ${diskMeter(node, downloads)}</div>
+              ${hostUse(node, state.traffic.get(node.id))}
+            </div>
+            ${engineList(state, node)} ${pulls(state, downloads)}`
+        : null}
+    </section>`;
+}
+
+function statusBadge({ status, draining }) {
+  if (status === 'offline') return badge('bad', t('node.offline'), 'alert');
+  if (status === 'joining') return badge('active', t('node.joining'));
+  return draining ? badge('waiting', t('node.draining')) : badge('good', t('node.online'), 'check');
+}
+
+function noteOf({ status, draining }) {
+  if (status === 'offline') return note(t('node.offline.text'));
+  if (status === 'joining') return note(t('node.joining.text'));
+  return draining ? note(t('node.draining.text')) : null;
+}
+
+function facts(node) {
+  const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus } = node.hardware;
+  const files = filesOf(node);
+  return html`
+    <dl class="facts node-facts">
+      <div><dt>${t('node.cpu')}</dt><dd>${cpu} <small>${t('node.cores', { count: cores })}</small></dd></div>
+      <div><dt>${t('node.ram')}</dt><dd>${f.bytes(memory)}</dd></div>
+      <div>
+        <dt>${t('node.gpu')}</dt>
+        ${gpus.length ? gpus.map(gpuFact) : html`<dd>${t('node.gpu.none')}</dd>`}
+      </div>
+      ${node.status === 'online'
+        ? null
+        : html`<div><dt>${t('node.models')}</dt><dd>${t('node.models_of', { count: files.count, size: f.bytes(files.bytes) })}</dd></div>`}
+    </dl>`;
+}
+
+/** What runs on a node, and when one that is away was last heard of. */
+function about({ version, platform, status, last_seen: seen }) {
+  // Its clock or ours may be wrong, and nobody was heard in the future.
+  const ago = f.ago(Math.min(seen, Date.now() / 1000));
+  return t(status === 'online' ? 'node.about' : 'node.about.away', { version, platform, ago, time: f.dateTime(seen) });
+}
+
+const gpuFact = (gpu) => html`
+  <dd>
+    ${gpu.name} <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
+    ${gpu.usable ? null : html`<small class="node-unusable">${t('node.gpu.unusable')}</small>`}
+  </dd>`;

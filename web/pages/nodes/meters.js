@@ -1,0 +1,51 @@
+/** What a node offers to models, and how much of it they have taken: memory and disk. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { meter } from '../../components/bars.js';
+
+/** What the engines of a node need. Their sum, not `memory_used_bytes`: that is as old as the last heartbeat. */
+export const memoryUsed = (node) => node.engines.reduce((sum, engine) => sum + engine.memory_bytes, 0);
+
+/** How many models lie complete on a node's disk, and their bytes. */
+export function filesOf(node) {
+  const files = node.replicas.filter(({ state }) => state === 'ready');
+  return { count: files.length, bytes: files.reduce((sum, replica) => sum + replica.total_bytes, 0) };
+}
+
+export function memoryMeter(node) {
+  const used = memoryUsed(node);
+  const free = Math.max(0, node.memory_budget_bytes - used);
+  const loaded = node.engines.filter((engine) => engine.memory_bytes > 0).sort((a, b) => b.memory_bytes - a.memory_bytes);
+  const parts = loaded.map((engine) => ({ name: engine.model_id, value: engine.memory_bytes, kind: 'loaded' }));
+  return measured(t('node.memory'), t('node.memory.offered', { size: f.bytes(node.memory_budget_bytes) }), parts, used + free, [
+    { kind: 'loaded', text: t('node.memory.loaded', { count: loaded.length }), bytes: used },
+    { kind: 'free', text: t('node.free'), bytes: free },
+  ]);
+}
+
+/** `downloads`: what `downloadsOf` says. */
+export function diskMeter(node, downloads) {
+  const files = filesOf(node);
+  const coming = downloads.reduce((sum, download) => sum + download.got, 0);
+  const parts = [
+    { name: 'files', value: files.bytes, kind: 'files' },
+    { name: 'coming', value: coming, kind: 'other' },
+  ];
+  const total = files.bytes + coming + node.disk_free_bytes;
+  return measured(t('node.disk'), t('node.disk.offered', { size: f.bytes(total) }), parts, total, [
+    { kind: 'files', text: t('node.disk.files', { count: files.count }), bytes: files.bytes },
+    ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: coming }] : []),
+    { kind: 'free', text: t('node.free'), bytes: node.disk_free_bytes },
+  ]);
+}
+
+/** A meter with its name above it and its numbers below: `legend` is [{kind, text, bytes}]. */
+const measured = (label, offered, parts, total, legend) => html`
+  <div class="measured">
+    <p class="measured-head"><strong>${label}</strong><span>${offered}</span></p>
+    ${meter(label, parts, total, legend.map(({ text, bytes }) => `${text}: ${f.bytes(bytes)}`).join(', '))}
+    <ul class="legend">
+      ${legend.map(({ kind, text, bytes }) => html`<li><i class="key ${kind}"></i>${text} <b>${f.bytes(bytes)}</b></li>`)}
+    </ul>
+  </div>`;

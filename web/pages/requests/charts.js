@@ -1,0 +1,96 @@
+/** The last 15 minutes as two charts over one time axis, and as a table. */
+
+import { html, memo } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { area, timeChart } from '../../components/chart.js';
+import { history, WINDOW_MS } from './traffic.js';
+
+const STEP_MS = 10_000;
+const MINUTE_MS = 60_000;
+const TICK_MS = 5 * MINUTE_MS;
+
+const CHARTS = [
+  { field: 'tokensPerSecond', key: 'requests.chart.rate', digits: 1 },
+  { field: 'active', key: 'requests.chart.active', digits: 0 },
+];
+
+export function openCharts(app) {
+  let cursor = null; // where a person points; both charts show it
+
+  const onCursor = (at) => {
+    cursor = at;
+    app.touch();
+  };
+
+  function chart({ field, key, digits }, steps) {
+    const to = steps.at(-1).at + STEP_MS / 2;
+    const known = steps.filter((step) => step[field] !== null);
+    const highest = Math.max(...known.map((step) => step[field]));
+    const pointed = cursor === null ? null : steps[Math.floor((cursor - to + WINDOW_MS) / STEP_MS)];
+    const text = (value) => f.number(value, digits);
+    return timeChart({
+      label: t(key),
+      summary: t('requests.chart.summary', { label: t(key), last: text(known.at(-1)[field]), highest: text(highest) }),
+      from: to - WINDOW_MS,
+      to,
+      highest,
+      format: (value) => f.number(value),
+      ticks: ticks(to),
+      mark: area(steps.map((step) => ({ at: step.at, value: step[field] }))),
+      readout:
+        pointed && pointed[field] !== null
+          ? t('requests.chart.at', { value: text(pointed[field]), time: f.timeOfDay(pointed.at / 1000) })
+          : highest > 0
+            ? t('requests.chart.highest', { value: text(highest) })
+            : '',
+      cursor: pointed?.at ?? null,
+      onCursor,
+    });
+  }
+
+  return {
+    view: ({ traffic }) =>
+      memo([traffic, cursor], () => {
+        const steps = history(traffic, STEP_MS);
+        return html`
+          <section class="card requests-charts" aria-labelledby="requests-history">
+            <h2 id="requests-history">${t('requests.history')}</h2>
+            <div class="charts">${steps.length ? CHARTS.map((each) => chart(each, steps)) : null}</div>
+            <p class="soft">${t('requests.history.since')}</p>
+            <details class="chart-table">
+              <summary>${t('requests.table')}</summary>
+              <div class="table-place" tabindex="0" role="region" aria-label=${t('requests.table.name')}>${table(traffic)}</div>
+            </details>
+          </section>`;
+      }),
+  };
+}
+
+const ticks = (to) =>
+  Array.from({ length: WINDOW_MS / TICK_MS + 1 }, (_, at) => {
+    const before = WINDOW_MS - at * TICK_MS;
+    return { at: to - before, text: before ? t('requests.chart.before', { time: f.duration(before / 1000) }) : t('requests.chart.now') };
+  });
+
+/** A row a minute, the latest first. */
+const table = (traffic) => html`
+  <table class="table">
+    <thead>
+      <tr>
+        <th scope="col">${t('requests.table.time')}</th>
+        ${CHARTS.map(({ key }) => html`<th scope="col" class="number">${t(key)}</th>`)}
+      </tr>
+    </thead>
+    <tbody>
+      ${history(traffic, MINUTE_MS)
+        .filter((minute) => minute.active !== null)
+        .reverse()
+        .map(
+          (minute) => html`
+            <tr>
+              <th scope="row">${f.timeOfDay((minute.at - MINUTE_MS / 2) / 1000)}</th>
+              ${CHARTS.map(({ field, digits }) => html`<td class="number">${f.number(minute[field], digits)}</td>`)}
+            </tr>`,
+        )}
+    </tbody>
+  </table>`;

@@ -1,0 +1,42 @@
+/** What stands where nothing was asked yet: how to ask. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { copyButton } from '../../components/copy.js';
+import { emptyState } from '../../components/feedback.js';
+
+export function firstRequest({ models }) {
+  const model = [...models.values()].find(({ status, model: { capabilities } }) => status === 'Ready' && capabilities.includes('TextGeneration'));
+  if (!model) {
+    return emptyState(
+      'requests',
+      t('requests.none.title'),
+      t('requests.none.text'),
+      html`<a class="button primary" href="/models">${t('local.empty.action')}</a>`,
+    );
+  }
+  const command = curl(model.model.id);
+  return html`
+    <section class="card first" aria-labelledby="first-request">
+      <h2 id="first-request">${t('requests.first.title')}</h2>
+      <p class="soft">${t('requests.first.text')}</p>
+      <div class="first-command">
+        <pre tabindex="0" role="region" aria-label=${t('requests.first.command')}><code>${command}</code></pre>
+        ${copyButton(command)}
+      </div>
+      <div class="buttons">
+        <a class="button" href="/access">${t('requests.first.key')}</a>
+        <a class="button" href=${`/playground?model=${encodeURIComponent(model.model.id)}`}>${t('requests.first.try')}</a>
+      </div>
+    </section>`;
+}
+
+function curl(id) {
+  const body = { model: id, messages: [{ role: 'user', content: t('requests.first.question') }] };
+  return [
+    `curl ${location.origin}/v1/chat/completions \\`,
+    "  -H 'Authorization: Bearer sk-…' \\",
+    "  -H 'Content-Type: application/json' \\",
+    `  -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`,
+  ].join('\n');
+}
