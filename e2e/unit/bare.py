@@ -1,0 +1,45 @@
+"""An empty page with `web/` at `/web` and the unit tests at `/unit`. No server: the browser is handed the files."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.async_api import BrowserContext, Route, async_playwright
+
+from e2e.conftest import ARGUMENTS, chromium_path
+from llb.share import share_path
+
+ORIGIN = "http://unit.localhost"
+UNIT = Path(__file__).parent
+FOLDERS = {"unit": UNIT, "web": share_path("web")}
+# As strict with markup as the product: a module that makes some without a policy fails here, too.
+HEADERS = {"Content-Security-Policy": "require-trusted-types-for 'script'; trusted-types llb dompurify"}
+
+
+async def _serve(route: Route) -> None:
+    folder, _, name = urlsplit(route.request.url).path.removeprefix("/").partition("/")
+    if not name:
+        await route.fulfill(
+            body="<!doctype html><title>unit</title>", content_type="text/html", headers=HEADERS
+        )
+        return
+    path = FOLDERS[folder] / name
+    if path.is_file():
+        await route.fulfill(body=path.read_bytes(), content_type=mimetypes.guess_type(name)[0])
+    else:
+        await route.fulfill(status=404)
+
+
+@asynccontextmanager
+async def bare_context() -> AsyncIterator[BrowserContext]:
+    """A browser whose every request is answered from FOLDERS; `ORIGIN` is the empty page."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium_path(), args=list(ARGUMENTS))
+        context = await browser.new_context(timezone_id="UTC", locale="en-GB")
+        await context.route("**/*", _serve)
+        yield context
+        await browser.close()
