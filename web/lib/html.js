@@ -9,7 +9,8 @@
  *   text          string, number; null, undefined and booleans show nothing
  *   html`…`       a template; a Node (for markup that was sanitised elsewhere)
  *   [ … ]         a list, matched by position;  each(items, key, view): matched by key, one root element an item
- *   memo(deps, view): `view` runs again only when one of `deps` is another value than before
+ *   memo(deps, view): `view` runs again only when one of `deps` is another value than before; where two memos take turns
+ *                 in one place, something in `deps` has to tell them apart
  *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  present or not
  *   .name=${v}    property, compared with what the element has now       @name=${f}  listener
  *   --name=${v}   custom CSS property (a style attribute would break the page's policy)
@@ -19,16 +20,35 @@
 const MARK = 'llb:';
 const policy = globalThis.trustedTypes?.createPolicy('llb', { createHTML: (text) => text });
 
-export const html = (strings, ...values) => ({ strings, values });
+// Classes, not plain objects: nothing that came out of JSON can pass for one of them.
+class Template {
+  constructor(strings, values, inSvg = false) {
+    Object.assign(this, { strings, values, inSvg });
+  }
+}
+
+class Keyed {
+  constructor(items, key, view) {
+    Object.assign(this, { items, key, view });
+  }
+}
+
+class Memo {
+  constructor(deps, view) {
+    Object.assign(this, { deps, view });
+  }
+}
+
+export const html = (strings, ...values) => new Template(strings, values);
 
 /** As `html`, for what stands inside an `<svg>`. */
-export const svg = (strings, ...values) => ({ strings, values, inSvg: true });
+export const svg = (strings, ...values) => new Template(strings, values, true);
 
 /** A list whose items keep their elements as long as their `key(item)` stays. */
-export const each = (items, key, view) => ({ items, key, view });
+export const each = (items, key, view) => new Keyed(items, key, view);
 
 /** A part of a view that is made anew only when one of `deps` has changed. */
-export const memo = (deps, view) => ({ deps, view });
+export const memo = (deps, view) => new Memo(deps, view);
 
 const parts = new WeakMap();
 
@@ -81,6 +101,8 @@ function parse(strings, inSvg) {
       holes.push({ ...hole, ...attributeKind(name) });
     }
   }
+  const places = holes.reduce((sum, { texts }) => sum + (texts ? texts.length - 1 : 1), 0);
+  if (places !== strings.length - 1) throw new Error(`a value where the template cannot take one: ${strings.join('${}')}`);
   // Values are handed out in the order in which they are written.
   holes.sort((a, b) => a.first - b.first);
   return { element, holes };
@@ -128,11 +150,15 @@ class Instance {
 
 // --- attributes --------------------------------------------------------------------------------------
 
-const URLS = new Set(['href', 'src', 'action', 'formaction']);
+const URLS = new Set(['href', 'src', 'action', 'formaction', 'data', 'xlink:href']);
 const SAFE_URL = /^(?:https?:|blob:|data:image\/(?:png|jpeg|gif|webp);|[/?#.]|$)/i;
 
 class AttributePart {
   constructor(element, { kind, name, texts }) {
+    // The parser writes names in lower case; and an address has to pass the check that attributes pass.
+    if (kind === 'property' && (!(name in element) || URLS.has(name))) {
+      throw new Error(`<${element.localName}> has no property '${name}' for a template`);
+    }
     this.element = element;
     this.kind = kind;
     this.name = name;
@@ -145,7 +171,7 @@ class AttributePart {
   setAll(values) {
     if (values.every((value, at) => Object.is(value, this.last[at])) && this.last.length) return;
     this.last = values;
-    this.apply(this.texts.reduce((text, piece, at) => `${text}${values[at - 1] ?? ''}${piece}`));
+    this.apply(this.texts.reduce((whole, piece, at) => `${whole}${plain(values[at - 1])}${piece}`));
   }
 
   set(value) {
@@ -157,7 +183,7 @@ class AttributePart {
     if (Object.is(value, this.value) && this.last.length) return;
     this.last = [value];
     const fixed = this.texts[0] !== '' || this.texts[1] !== '';
-    this.apply(fixed ? `${this.texts[0]}${value ?? ''}${this.texts[1]}` : value);
+    this.apply(fixed ? `${this.texts[0]}${plain(value)}${this.texts[1]}` : value);
     this.value = value;
   }
 
@@ -193,6 +219,7 @@ class ChildPart {
 
   clear() {
     for (const node of this.nodes ?? []) node.remove();
+    if (this.kind === 'node' && this.given instanceof DocumentFragment) this.given.append(...this.nodes); // it may come again
     for (const node of this.ranges ?? []) removeUpTo(...node);
     this.items?.forEach((item) => item.element.remove());
     this.kind = 'nothing';
@@ -200,7 +227,7 @@ class ChildPart {
   }
 
   set(value) {
-    if (value?.deps) {
+    if (value instanceof Memo) {
       if (this.deps && same(this.deps, value.deps)) return;
       const { deps } = value;
       this.set(value.view());
@@ -209,9 +236,9 @@ class ChildPart {
     }
     this.deps = null;
     if (value === null || value === undefined || typeof value === 'boolean') this.become('nothing');
-    else if (value.strings) this.setTemplate(value);
+    else if (value instanceof Template) this.setTemplate(value);
     else if (Array.isArray(value)) this.setList(value, (_, at) => at, (item) => item);
-    else if (value.items) this.setList(value.items, value.key, value.view);
+    else if (value instanceof Keyed) this.setList(value.items, value.key, value.view);
     else if (value instanceof Node) this.setNode(value);
     else this.setText(String(value));
   }
@@ -237,19 +264,20 @@ class ChildPart {
     this.clear();
     this.kind = 'node';
     this.given = node;
-    this.nodes = node.nodeType === Node.DOCUMENT_FRAGMENT_NODE ? [...node.childNodes] : [node];
+    this.nodes = node instanceof DocumentFragment ? [...node.childNodes] : [node];
     this.anchor.before(node);
   }
 
   setTemplate(result) {
     if (this.kind !== 'template' || this.instance.strings !== result.strings) {
+      const instance = new Instance(result);
+      instance.update(result.values); // it may throw; then all stays as it was
       this.clear();
       this.kind = 'template';
-      this.instance = new Instance(result);
-      this.instance.update(result.values);
+      this.instance = instance;
       // A part at the template's edge may put nodes beside it later, so it is remembered as a range.
       const start = document.createComment('');
-      this.anchor.before(start, this.instance.fragment);
+      this.anchor.before(start, instance.fragment);
       this.ranges = [[start, this.anchor]];
     } else {
       this.instance.update(result.values);
@@ -259,56 +287,65 @@ class ChildPart {
   setList(items, key, view) {
     if (this.become('list')) this.items = new Map();
     const before = this.items;
-    this.items = new Map();
+    const after = new Map();
     items.forEach((item, at) => {
       const name = key(item, at);
-      if (this.items.has(name)) throw new Error(`two items of a list have the key ${name}`);
+      if (after.has(name)) throw new Error(`two items of a list have the key ${name}`);
       const known = before.get(name) ?? new Item();
-      before.delete(name);
       known.set(view(item, at));
-      this.items.set(name, known);
+      after.set(name, known);
     });
-    before.forEach((item) => item.element.remove());
+    before.forEach((item, name) => after.has(name) || item.element.remove());
+    this.items = after;
     let next = this.anchor;
-    for (const { element } of [...this.items.values()].reverse()) {
-      if (element.nextSibling !== next) next.before(element);
+    for (const { element } of [...after.values()].reverse()) {
+      if (element.nextSibling !== next) move(element, next);
       next = element;
     }
   }
 }
 
-/** One item of a list: a template with one root element (or a text), which moves as a whole. */
+/** One item of a list: a template with one root element, a node or a text, which moves as a whole. */
 class Item {
   set(value) {
     let result = value;
-    if (value?.deps) {
+    if (value instanceof Memo) {
       if (this.deps && same(this.deps, value.deps)) return;
       result = value.view();
     }
-    this.deps = value?.deps;
-    if (result?.strings) {
-      if (this.instance?.strings !== result.strings) this.make(result);
-      else this.instance.update(result.values);
-    } else {
-      this.instance = null;
-      const node = result instanceof Node ? result : document.createTextNode(text(result));
-      this.element?.replaceWith(node);
-      this.element = node;
-    }
+    this.deps = null;
+    if (!(result instanceof Template)) this.show(result instanceof Node ? result : textNode(plain(result), this.element));
+    else if (this.instance?.strings === result.strings) this.instance.update(result.values);
+    else this.make(result);
+    this.deps = value instanceof Memo ? value.deps : null;
   }
 
   make(result) {
-    this.instance = new Instance(result);
-    this.instance.update(result.values);
-    const { fragment } = this.instance;
-    if (fragment.childNodes.length !== 1) throw new Error('an item of a list has exactly one root element');
-    const element = fragment.firstChild;
-    this.element?.replaceWith(element);
-    this.element = element;
+    const instance = new Instance(result);
+    instance.update(result.values);
+    const { childNodes } = instance.fragment;
+    if (childNodes.length !== 1) throw new Error('an item of a list has exactly one root element');
+    this.show(childNodes[0], instance);
+  }
+
+  show(node, instance = null) {
+    if (node !== this.element) this.element?.replaceWith(node);
+    this.element = node;
+    this.instance = instance;
   }
 }
 
-const text = (value) => (value === null || value === undefined || typeof value === 'boolean' ? '' : String(value));
+/** Put `node` before `next`. Where browsers can, it keeps the focus, its selection and its transitions on the way. */
+function move(node, next) {
+  const parent = next.parentNode;
+  if (parent.moveBefore && parent.isConnected && node.isConnected) parent.moveBefore(node, next);
+  else parent.insertBefore(node, next);
+}
+
+const textNode = (data, before) =>
+  before instanceof Text && before.data === data ? before : document.createTextNode(data);
+
+const plain = (value) => (value === null || value === undefined || typeof value === 'boolean' ? '' : String(value));
 
 const same = (a, b) => a.length === b.length && a.every((value, at) => Object.is(value, b[at]));
 
