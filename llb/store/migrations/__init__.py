@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from llb.store.migrations import m0001_start
+from llb.store.migrations import m0001_start, m0002_history
 
 Migration = Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = (m0001_start.migrate,)
+MIGRATIONS: tuple[Migration, ...] = (m0001_start.migrate, m0002_history.migrate)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

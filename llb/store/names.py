@@ -1,0 +1,12 @@
+"""SQL for what a key, a person or a node is called now, or was called last; `{id}` is the column that holds its id."""
+
+from __future__ import annotations
+
+KEY_NAME = """coalesce(
+    (SELECT name FROM api_keys WHERE api_keys.id = {id}),
+    (SELECT name FROM former_names WHERE former_names.id = {id}))"""
+USERNAME = """coalesce(
+    (SELECT username FROM users WHERE users.id = {id}),
+    (SELECT name FROM former_names WHERE former_names.id = {id}))"""
+# A removed node keeps its row.
+NODE_NAME = "(SELECT name FROM nodes WHERE nodes.id = {id})"

@@ -1,0 +1,372 @@
+"""Requests, their texts, and the totals of them."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb.store import history, keys, nodes, usage, users
+from llb.store.database import Database
+from llb.store.history import US, RequestRecord, Wanted, Whose
+from llb.store.migrations import MIGRATIONS, migrate
+from llb.wire import RequestText, Role, Scope, UsageBucket, UsageBy
+
+EVERYBODY = Whose()
+HOUR_S, DAY_S = 3600, 86_400
+NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
+_ids = itertools.count(NOON * US)
+
+
+def request(**changes: Any) -> RequestRecord:
+    """A request that went well; each comes a microsecond after the one before."""
+    plain: dict[str, Any] = {
+        "id": next(_ids),
+        "request_id": "r",
+        "key_id": "k",
+        "user_id": "u",
+        "model": "m",
+        "node_id": "n",
+        "endpoint": "/v1/chat/completions",
+        "stream": True,
+        "status": 200,
+        "error_code": None,
+        "prompt_tokens": 10,
+        "cached_tokens": 4,
+        "completion_tokens": 5,
+        "queue_ms": 0,
+        "ttft_ms": 20,
+        "duration_ms": 100,
+    }
+    return RequestRecord(**{**plain, **changes})
+
+
+def at(seconds: float, **changes: Any) -> RequestRecord:
+    return request(id=int(seconds * US), **changes)
+
+
+def failed(**changes: Any) -> RequestRecord:
+    counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "node_id"))
+    return request(status=503, error_code="queue_full", **{**counts, **changes})
+
+
+async def keep(db: Database, *records: RequestRecord) -> None:
+    async with db.write() as tx:
+        await history.add(tx, records)
+        await usage.add(tx, records)
+
+
+async def ids(db: Database, wanted: Wanted = history.ANY, whose: Whose = EVERYBODY) -> list[int]:
+    return [record.id for record in await history.page(db, whose, wanted)]
+
+
+async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
+    """Start, key, and requests of what is asked for."""
+    plain: dict[str, Any] = {
+        "by": UsageBy.MODEL,
+        "bucket": UsageBucket.HOUR,
+        "since": 0,
+        "until": 2**40,
+        "limit": 100,
+    }
+    found = await usage.totals(db, asked.pop("whose", EVERYBODY), **{**plain, **asked})
+    return [(record.start, record.key, record.requests) for record in found]
+
+
+# --- requests ----------------------------------------------------------------------------------------
+
+
+async def test_what_was_kept_is_read_back(db: Database) -> None:
+    good, bad = request(has_text=True), failed(key_id=None, user_id=None, model=None, stream=False)
+    await keep(db, good, bad)
+    assert await history.page(db, EVERYBODY) == [bad, good]
+    assert await history.get(db, EVERYBODY, good.id) == good
+    assert await history.get(db, EVERYBODY, good.id - 1) is None
+
+
+async def test_a_request_whose_id_is_taken_breaks_nothing(db: Database) -> None:
+    first = request()
+    await keep(db, first, request(id=first.id, model="other"), second := request())
+    assert await ids(db) == [second.id, first.id]
+
+
+async def test_pages_newest_first(db: Database) -> None:
+    records = [request() for _ in range(5)]
+    await keep(db, *records)
+    page = await history.page(db, EVERYBODY, limit=2)
+    assert page == [records[4], records[3]]
+    rest = await history.page(db, EVERYBODY, before_id=page[-1].id)
+    assert rest == [records[2], records[1], records[0]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(), "edcba"),
+        (Wanted(key_id="k2"), "b"),
+        (Wanted(model="m2"), "c"),
+        (Wanted(node_id="n2"), "d"),
+        (Wanted(failed=True), "e"),
+        (Wanted(failed=False), "dcba"),
+        (Wanted(model="m", failed=False), "dba"),
+        (Wanted(since=NOON + 2, until=NOON + 4), "dc"),
+        (Wanted(model="m2", key_id="k2"), ""),
+    ],
+)
+async def test_filters(db: Database, wanted: Wanted, found: str) -> None:
+    a = at(NOON)
+    b = at(NOON + 1, key_id="k2")
+    c = at(NOON + 2, model="m2")
+    d = at(NOON + 3, node_id="n2")
+    e = failed(id=int((NOON + 4) * US))
+    await keep(db, a, b, c, d, e)
+    names = {a.id: "a", b.id: "b", c.id: "c", d.id: "d", e.id: "e"}
+    assert "".join(names[record_id] for record_id in await ids(db, wanted)) == found
+
+
+async def test_whose_requests_they_are(db: Database) -> None:
+    session, key, other = request(key_id=None, user_id="ann"), request(user_id="ann"), request(key_id="x")
+    await keep(db, session, key, other)
+    ann = Whose(user_id="ann")
+    assert await ids(db, whose=ann) == [key.id, session.id]
+    assert await ids(db, Wanted(key_id="x"), ann) == []
+    assert await ids(db, whose=Whose(key_id="x")) == [other.id]
+    assert await history.get(db, ann, key.id) == key
+    assert await history.get(db, ann, other.id) is None
+
+
+@pytest.mark.parametrize("whose", [EVERYBODY, Whose(user_id="u"), Whose(key_id="k")])
+@pytest.mark.parametrize("failed", [None, True, False])
+@pytest.mark.parametrize("cursor", [None, 9])
+@pytest.mark.parametrize("given", [*itertools.product((False, True), repeat=3)])
+async def test_no_page_reads_the_whole_table(
+    db: Database, whose: Whose, failed: bool | None, cursor: int | None, given: tuple[bool, ...]
+) -> None:
+    values = {
+        name: "x" for name, is_given in zip(("key_id", "model", "node_id"), given, strict=True) if is_given
+    }
+    wanted = Wanted(**values, failed=failed, since=1.0, until=2.0)
+    query, parameters = history.page_query(whose, wanted, limit=10, before_id=cursor)
+    plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
+    [step] = [detail for detail in plan if "requests" in detail]
+    assert step.startswith("SEARCH requests USING")
+    assert not [detail for detail in plan if "TEMP B-TREE" in detail or detail.startswith("SCAN")]
+    narrow = bool(values) or whose != EVERYBODY
+    if narrow:
+        assert "=?" in step
+    if failed and narrow:
+        assert "requests_failed_by_" in step
+
+
+async def test_of_several_filters_the_most_selective_is_searched(db: Database) -> None:
+    query, parameters = history.page_query(EVERYBODY, Wanted(node_id="n", model="m", key_id="k"), limit=10)
+    plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
+    assert plan[0].startswith("SEARCH requests USING INDEX requests_by_key_id")
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -> None:
+    person = users.User(
+        id="u", username="ann", password_hash="", role=Role.ADMIN, must_change_password=False, created_at=1
+    )
+    key = keys.ApiKey(
+        id="k", name="laptop", hash="h", prefix="sk-", scopes=frozenset({Scope.ADMIN}), owner_id="u",
+        expires_at=None, created_at=1.0,
+    )  # fmt: skip
+    async with db.write() as tx:
+        await users.add(tx, person)
+        await users.add(tx, users.User(**{**_fields(person), "id": "other", "username": "other"}))
+        await keys.add(tx, key)
+        await nodes.ensure_local(tx, "n", "attic")
+    await keep(db, request())
+
+    async def names() -> tuple[str | None, ...]:
+        [record] = await history.page(db, EVERYBODY)
+        [used] = await usage.totals(
+            db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.DAY, since=0, until=2**40, limit=9
+        )
+        assert (used.key, used.user_id) == ("k", "u")
+        assert (used.name, used.username) == (record.key_name, record.username)
+        return record.key_name, record.username, record.node_name
+
+    assert await names() == ("laptop", "ann", "attic")
+    async with db.write() as tx:
+        await nodes.set_name(tx, "n", "cellar")
+        await users.remove(tx, "u")  # and the key with its owner
+        await nodes.mark_removed(tx, "n")
+    assert await keys.all_keys(db) == []
+    assert await names() == ("laptop", "ann", "cellar")
+
+
+def _fields(user: users.User) -> dict[str, Any]:
+    return {name: getattr(user, name) for name in user.__struct_fields__}
+
+
+async def test_a_name_goes_with_the_last_total_that_needs_it(db: Database) -> None:
+    async with db.write() as tx:
+        for name in ("old", "new"):
+            await tx.execute("INSERT INTO former_names (id, name) VALUES (?, ?)", (name, name))
+    await keep(db, at(NOON - 2 * DAY_S, key_id="old"), at(NOON, key_id="new"))
+    async with db.write() as tx:
+        await usage.prune(tx, hours_before=NOON - 60, days_before=NOON - DAY_S)
+    assert [row["id"] for row in await db.fetch_all("SELECT id FROM former_names")] == ["new"]
+
+
+# --- forgetting --------------------------------------------------------------------------------------
+
+TEXT = RequestText(prompt="user: hi", prompt_truncated=True, answer="hello")
+
+
+async def keep_text(db: Database, *records: RequestRecord) -> None:
+    async with db.write() as tx:
+        await history.add_texts(tx, [(record.id, TEXT) for record in records])
+
+
+async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Database) -> None:
+    records = [request(has_text=True) for _ in range(5)]
+    await keep(db, *records)
+    await keep_text(db, *records)
+    removed = []
+    for _ in range(3):
+        async with db.write() as tx:
+            removed.append(await history.prune(tx, before_id=records[3].id, limit=2))
+    assert removed == [2, 1, 0]
+    assert await ids(db) == [records[4].id, records[3].id]
+    assert await history.text_of(db, records[3].id) == TEXT
+    assert await history.text_of(db, records[2].id) is None
+    assert [count for _, _, count in await totals(db)] == [5]
+
+
+async def test_texts_can_go_before_their_requests(db: Database) -> None:
+    records = [request(has_text=True) for _ in range(3)]
+    await keep(db, *records)
+    await keep_text(db, *records)
+    async with db.write() as tx:
+        assert await history.prune_texts(tx, before_id=records[2].id, limit=10) == 2
+        assert await history.prune_texts(tx, before_id=records[2].id, limit=10) == 0
+    assert [record.has_text for record in await history.page(db, EVERYBODY)] == [True, False, False]
+    assert await history.text_of(db, records[1].id) is None
+
+
+async def test_where_too_many_begin(db: Database) -> None:
+    records = [request(has_text=number % 2 == 0) for number in range(5)]
+    async with db.write() as tx:
+        assert await history.first_kept(tx, 2) == 0
+        await history.add(tx, records)
+        assert await history.first_kept(tx, 5) == 0
+        assert await history.first_kept(tx, 2) == records[3].id
+        assert await history.first_kept_text(tx, 3) == 0
+        assert await history.first_kept_text(tx, 2) == records[2].id
+
+
+async def test_clearing_leaves_the_totals(db: Database) -> None:
+    await keep(db, record := request(has_text=True))
+    await keep_text(db, record)
+    async with db.write() as tx:
+        await history.clear(tx)
+    assert await ids(db) == []
+    assert await history.text_of(db, record.id) is None
+    assert await totals(db) == [(NOON, "m", 1)]
+
+
+# --- totals ------------------------------------------------------------------------------------------
+
+
+async def test_totals_by_hour_and_day(db: Database) -> None:
+    await keep(
+        db, at(NOON + 1), at(NOON + HOUR_S - 0.001), at(NOON + HOUR_S), failed(id=(NOON + HOUR_S + 1) * US)
+    )
+    await keep(db, at(NOON + DAY_S))
+    midnight = NOON - 12 * HOUR_S
+    assert await totals(db) == [(NOON, "m", 2), (NOON + HOUR_S, "m", 2), (NOON + DAY_S, "m", 1)]
+    assert await totals(db, bucket=UsageBucket.DAY) == [(midnight, "m", 4), (midnight + DAY_S, "m", 1)]
+    [first, second, *_] = await usage.totals(
+        db, EVERYBODY, by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
+    )
+    sums = ("errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
+    assert [getattr(first, name) for name in sums] == [0, 20, 8, 10, 200]
+    assert [getattr(second, name) for name in sums] == [1, 10, 4, 5, 200]
+
+
+async def test_totals_by_model_key_and_node(db: Database) -> None:
+    await keep(
+        db,
+        request(model="m1", key_id="k1"),
+        request(model="m1", key_id="k2"),
+        request(model="m2", key_id=None, user_id="ann"),
+        request(model="m2", key_id=None, user_id="bob"),
+        failed(model="m2", key_id=None, user_id=None),
+        failed(model=None, key_id="k2"),
+    )
+    assert {key: n for _, key, n in await totals(db)} == {"m1": 2, "m2": 3, None: 1}
+    assert {key: n for _, key, n in await totals(db, by=UsageBy.NODE)} == {"n": 4, None: 2}
+    by_key = await usage.totals(
+        db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
+    )
+    assert [(used.key, used.user_id, used.requests) for used in by_key] == [
+        ("k2", "u", 2),
+        (None, None, 1),
+        (None, "ann", 1),
+        (None, "bob", 1),
+        ("k1", "u", 1),
+    ]
+
+
+async def test_totals_of_one_person_or_key(db: Database) -> None:
+    await keep(
+        db, request(user_id="ann"), request(user_id="ann", key_id=None), request(key_id="x", node_id=None)
+    )
+    for by in UsageBy:
+        assert sum(n for *_, n in await totals(db, by=by, whose=Whose(user_id="ann"))) == 2
+        assert sum(n for *_, n in await totals(db, by=by, whose=Whose(key_id="x"))) == 1
+
+
+async def test_totals_of_a_time_and_at_most_so_many(db: Database) -> None:
+    await keep(db, *(at(NOON + hour * HOUR_S) for hour in range(4)))
+    middle = {"since": NOON + HOUR_S, "until": NOON + 3 * HOUR_S}
+    assert [start for start, *_ in await totals(db, **middle)] == [NOON + HOUR_S, NOON + 2 * HOUR_S]
+    assert [start for start, *_ in await totals(db, limit=2)] == [NOON + 2 * HOUR_S, NOON + 3 * HOUR_S]
+
+
+async def test_old_totals_go(db: Database) -> None:
+    await keep(db, at(NOON - 2 * DAY_S), at(NOON - DAY_S), at(NOON))
+    async with db.write() as tx:
+        await usage.prune(tx, hours_before=NOON - 60, days_before=NOON - 2 * DAY_S)
+    assert [start for start, *_ in await totals(db)] == [NOON]
+    assert len(await totals(db, bucket=UsageBucket.DAY)) == 2
+
+
+# --- the schema --------------------------------------------------------------------------------------
+
+
+async def test_an_older_database_gets_its_history(tmp_path: Path) -> None:
+    path = tmp_path / "llb.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        migrate(old, MIGRATIONS[:1])
+        old.execute("INSERT INTO users VALUES ('u', 'ann', 'hash', 'admin', 0, 1.0)")
+        old.execute("INSERT INTO api_keys VALUES ('k', 'laptop', 'h', 'sk-', '[]', 'u', NULL, 1.0, NULL)")
+    db = await Database.open(path)
+    try:
+        await keep(db, request())
+        async with db.write() as tx:
+            await keys.remove(tx, "k")
+        [record] = await history.page(db, EVERYBODY)
+        assert (record.key_name, record.username) == ("laptop", "ann")
+    finally:
+        await db.close()
+    assert (tmp_path / "llb-schema1.backup.db").exists()
+
+
+async def test_an_old_and_a_new_database_have_the_same_schema(db: Database, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as old:
+        migrate(old, MIGRATIONS[:1])
+        migrate(old)
+        theirs = old.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    ours = await db.fetch_all("SELECT sql FROM sqlite_master ORDER BY name")
+    assert [tuple(row) for row in ours] == theirs
