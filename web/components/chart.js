@@ -1,6 +1,6 @@
 /**
- * Charts over time. Marks are drawn into an SVG that is stretched to its place, so it needs no measuring and is crisp at
- * every width; texts are HTML beside it, so they keep their size.
+ * Charts over time. Marks are drawn into an SVG that is stretched to its place, so it needs no measuring and is crisp
+ * at every width; texts are HTML beside it, so they keep their size.
  */
 
 import { html, svg } from '../lib/html.js';
@@ -45,8 +45,10 @@ export function timeChart({ label, summary, from, to, highest, format, ticks, ma
   };
   return html`
     <figure class="chart">
-      <figcaption class="chart-head"><span>${label}</span><span class="chart-readout" aria-hidden="true">${readout}</span></figcaption>
-      <div class="chart-levels" aria-hidden="true">${[top, top / 2, 0].map((value) => html`<span>${format(value)}</span>`)}</div>
+      <figcaption class="chart-head"><span>${label}</span><span aria-hidden="true">${readout}</span></figcaption>
+      <div class="chart-levels" aria-hidden="true">
+        ${[top, top / 2, 0].map((value) => html`<span>${format(value)}</span>`)}
+      </div>
       <div class="chart-plot" @pointermove=${point} @pointerleave=${() => onCursor(null)}>
         <svg role="img" aria-label=${summary} viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none">
           <path class="chart-grid" d="M0 0H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT}H${WIDTH}"></path>
@@ -62,7 +64,7 @@ export function timeChart({ label, summary, from, to, highest, format, ticks, ma
 
 /** A line without axes for shares 0–1; the number it belongs to stands beside it. */
 export const sparkline = (points, from, to) => html`
-  <svg class="sparkline" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true" focusable="false">
+  <svg class="sparkline" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
     ${area(points)({
       x: (at) => round(((at - from) / (to - from)) * WIDTH),
       y: (value) => round(HEIGHT - value * HEIGHT),

@@ -20,8 +20,8 @@ export function engineBadge(engines) {
 /** Whether an engine answers requests now or could. */
 export const isServing = ({ state }) => state === 'ready' || state === 'busy';
 
-/** The slots of an engine at work: none unless it is busy. Its state is told at once, its count is as old as the last answer. */
-export const busyOf = ({ state, busy }) => (state === 'busy' ? busy : 0);
+/** How many slots of an engine are at work. Its state is told at once, the count is as old as the API's last answer. */
+export const busyOf = ({ state, busy }) => (state === 'busy' ? Math.max(1, busy) : 0);
 
 /** `busy` of `slots` as dots, and as `text` says it. */
 export const slotsBusy = (busy, slots, text) => html`

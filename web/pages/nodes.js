@@ -26,10 +26,7 @@ export function open(app) {
 
 const list = (state, nodes) =>
   nodes.length
-    ? html`
-        <div class="nodes ${nodes.length === 1 ? 'alone' : ''}">
-          ${each(nodes, ({ id }) => id, (node) => nodeCard(state, node))}
-        </div>`
+    ? html`<div class="nodes">${each(nodes, ({ id }) => id, (node) => nodeCard(state, node))}</div>`
     : emptyState('nodes', t('nodes.empty.title'), t('nodes.empty.text'));
 
 function summary(nodes) {
@@ -42,10 +39,7 @@ function summary(nodes) {
   });
 }
 
-const waiting = (app, { failed }) =>
-  failed
-    ? alertBox(
-        explain(failed),
-        html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`,
-      )
-    : skeletons(1);
+const waiting = (app, { failed }) => (failed ? alertBox(explain(failed), againButton(app)) : skeletons(1, 'node'));
+
+const againButton = (app) =>
+  html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`;

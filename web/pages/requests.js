@@ -34,10 +34,7 @@ export function open(app) {
   };
 }
 
-const waiting = (app, { failed }) =>
-  failed
-    ? alertBox(
-        explain(failed),
-        html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`,
-      )
-    : skeletons(4, 'tile');
+const waiting = (app, { failed }) => (failed ? alertBox(explain(failed), againButton(app)) : skeletons(4, 'tile'));
+
+const againButton = (app) =>
+  html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`;

@@ -26,14 +26,13 @@ export default {
   'node.models': 'On its disk',
   'node.models_of': { one: '{count} model, {size}', other: '{count} models, {size}' },
 
+  'node.offered': '{size} for models',
+  'node.free': 'Free',
   'node.memory': 'Memory',
-  'node.memory.offered': '{size} for models',
   'node.memory.loaded': { one: 'Loaded model', other: 'Loaded models' },
   'node.disk': 'Disk',
-  'node.disk.offered': '{size} for models',
   'node.disk.files': { one: '{count} model', other: '{count} models' },
   'node.disk.coming': 'Downloading',
-  'node.free': 'Free',
 
   'node.host': 'Whole machine',
   'node.host.span': 'Last {time}',

@@ -23,14 +23,13 @@ export default {
   'node.models': 'ディスク上',
   'node.models_of': { other: '{count} モデル（{size}）' },
 
+  'node.offered': 'モデル用 {size}',
+  'node.free': '空き',
   'node.memory': 'メモリ',
-  'node.memory.offered': 'モデル用 {size}',
   'node.memory.loaded': { other: 'ロード済み' },
   'node.disk': 'ディスク',
-  'node.disk.offered': 'モデル用 {size}',
   'node.disk.files': { other: '{count} モデル' },
   'node.disk.coming': 'ダウンロード中',
-  'node.free': '空き',
 
   'node.host': 'マシン全体',
   'node.host.span': '過去 {time}',
@@ -43,7 +42,7 @@ export default {
   'node.engines.none': 'まだありません。モデルは最初のリクエストでロードされます。',
   'node.engines.no_models': 'まだありません。Pull したモデルがここに置かれ、最初のリクエストでロードされます。',
   'node.engines.pinned': '常に保持',
-  'node.engines.slots': { other: '{slots} スロット中 {busy} 使用中' },
-  'node.engines.context': '1 スロット {tokens} トークン',
+  'node.engines.slots': { other: '{busy} / {slots} スロット使用中' },
+  'node.engines.context': '{tokens} トークン / スロット',
   'node.downloads': 'ダウンロード',
 };

@@ -58,7 +58,11 @@ function facts(node) {
       </div>
       ${node.status === 'online'
         ? null
-        : html`<div><dt>${t('node.models')}</dt><dd>${t('node.models_of', { count: files.count, size: f.bytes(files.bytes) })}</dd></div>`}
+        : html`
+            <div>
+              <dt>${t('node.models')}</dt>
+              <dd>${t('node.models_of', { count: files.count, size: f.bytes(files.bytes) })}</dd>
+            </div>`}
     </dl>`;
 }
 
@@ -71,6 +75,7 @@ function about({ version, platform, status, last_seen: seen }) {
 
 const gpuFact = (gpu) => html`
   <dd>
-    ${gpu.name} <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
+    ${gpu.name}
+    <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
     ${gpu.usable ? null : html`<small class="node-unusable">${t('node.gpu.unusable')}</small>`}
   </dd>`;

@@ -6,6 +6,7 @@ import { progressBar } from '../../components/bars.js';
 import { busyOf, engineBadge, isServing, slotsBusy } from '../../components/engines.js';
 import { alertBox } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
+import { filesOf } from './meters.js';
 
 export const engineList = (state, node) => html`
   <div class="node-part">
@@ -15,7 +16,7 @@ export const engineList = (state, node) => html`
           <ul class="rows" aria-label=${t('node.engines')}>
             ${each(node.engines, (engine) => engine.model_id, (engine) => row(state, engine))}
           </ul>`
-      : html`<p class="soft">${t(node.replicas.some((replica) => replica.state === 'ready') ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
+      : html`<p class="soft">${t(filesOf(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
   </div>`;
 
 function row({ models }, engine) {
@@ -28,13 +29,15 @@ function row({ models }, engine) {
       </div>
       <div class="engine-figures">
         ${isServing(engine) ? slotsBusy(busyOf(engine), engine.slots, slotsText(engine)) : null}
-        ${engine.context_length ? html`<span>${t('node.engines.context', { tokens: f.tokens(engine.context_length) })}</span>` : null}
+        ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
         ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
       </div>
       ${engine.state === 'starting' ? progressBar(t('local.loading', { name }), engine.progress ?? null) : null}
       ${engine.error ? alertBox(engine.error) : null}
     </li>`;
 }
+
+const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(engine.context_length) });
 
 const slotsText = (engine) =>
   t('node.engines.slots', { busy: f.number(busyOf(engine)), slots: f.number(engine.slots), count: engine.slots });

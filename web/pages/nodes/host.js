@@ -13,7 +13,9 @@ export function hostUse({ meters }, traffic) {
   const history = traffic?.history ?? [];
   return html`
     <div class="host">
-      <p class="measured-head"><strong>${t('node.host')}</strong><span>${t('node.host.span', { time: f.duration(SPAN_MS / 1000) })}</span></p>
+      <p class="measured-head">
+        <strong>${t('node.host')}</strong><span>${t('node.host.span', { time: f.duration(SPAN_MS / 1000) })}</span>
+      </p>
       ${gauge(t('node.host.cpu'), meters.cpu_usage, history, 'cpu')}
       ${gauge(t('node.host.ram'), meters.memory_usage, history, 'memory')}
       ${meters.gpu_usage === null ? null : gauge(t('node.host.gpu'), meters.gpu_usage)}
@@ -26,10 +28,11 @@ const gauge = (label, share, history, field) => html`
   <div class="gauge">
     <span class="gauge-name">${label}</span><span class="gauge-value">${f.percent(share)}</span>
     ${meter(label, [{ name: label, value: share, kind: 'other' }], 1)}
-    ${field ? html`<div class="gauge-history">${memo([history], () => (history.length ? line(history, field) : null))}</div>` : null}
+    ${field ? html`<div class="gauge-history">${memo([history], () => line(history, field))}</div>` : null}
   </div>`;
 
 function line(history, field) {
+  if (!history.length) return null;
   const to = history.at(-1).at;
   const points = [];
   for (const point of history) {

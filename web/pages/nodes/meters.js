@@ -16,10 +16,13 @@ export function filesOf(node) {
 export function memoryMeter(node) {
   const used = memoryUsed(node);
   const free = Math.max(0, node.memory_budget_bytes - used);
-  const loaded = node.engines.filter((engine) => engine.memory_bytes > 0).sort((a, b) => b.memory_bytes - a.memory_bytes);
-  const parts = loaded.map((engine) => ({ name: engine.model_id, value: engine.memory_bytes, kind: 'loaded' }));
-  return measured(t('node.memory'), t('node.memory.offered', { size: f.bytes(node.memory_budget_bytes) }), parts, used + free, [
-    { kind: 'loaded', text: t('node.memory.loaded', { count: loaded.length }), bytes: used },
+  const parts = node.engines
+    .filter((engine) => engine.memory_bytes > 0)
+    .map((engine) => ({ name: engine.model_id, value: engine.memory_bytes, kind: 'loaded' }))
+    .sort((a, b) => b.value - a.value);
+  const offered = t('node.offered', { size: f.bytes(node.memory_budget_bytes) });
+  return measured(t('node.memory'), offered, parts, used + free, [
+    { kind: 'loaded', text: t('node.memory.loaded', { count: parts.length }), bytes: used },
     { kind: 'free', text: t('node.free'), bytes: free },
   ]);
 }
@@ -33,7 +36,7 @@ export function diskMeter(node, downloads) {
     { name: 'coming', value: coming, kind: 'other' },
   ];
   const total = files.bytes + coming + node.disk_free_bytes;
-  return measured(t('node.disk'), t('node.disk.offered', { size: f.bytes(total) }), parts, total, [
+  return measured(t('node.disk'), t('node.offered', { size: f.bytes(total) }), parts, total, [
     { kind: 'files', text: t('node.disk.files', { count: files.count }), bytes: files.bytes },
     ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: coming }] : []),
     { kind: 'free', text: t('node.free'), bytes: node.disk_free_bytes },
@@ -46,6 +49,8 @@ const measured = (label, offered, parts, total, legend) => html`
     <p class="measured-head"><strong>${label}</strong><span>${offered}</span></p>
     ${meter(label, parts, total, legend.map(({ text, bytes }) => `${text}: ${f.bytes(bytes)}`).join(', '))}
     <ul class="legend">
-      ${legend.map(({ kind, text, bytes }) => html`<li><i class="key ${kind}"></i>${text} <b>${f.bytes(bytes)}</b></li>`)}
+      ${legend.map(
+        ({ kind, text, bytes }) => html`<li><i class="key ${kind}"></i>${text} <b>${f.bytes(bytes)}</b></li>`,
+      )}
     </ul>
   </div>`;

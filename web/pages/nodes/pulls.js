@@ -21,14 +21,18 @@ function row({ models }, { id, state, got, total, rate, left, error }) {
   const share = total ? got / total : 0;
   return html`
     <li class="pull">
-      <p class="pull-head"><span>${name}</span><span class="soft">${state === 'verifying' ? t('model.verifying') : speed(rate, left)}</span></p>
-      ${progressBar(t('model.progress', { name }), share, f.percent(share))}
-      <p class="pull-foot">
-        <span><strong>${f.percent(share)}</strong> ${total ? t('model.of', { got: f.bytes(got), total: f.bytes(total) }) : ''}</span>
+      <p class="pull-line">
+        <strong>${name}</strong><span>${state === 'verifying' ? t('model.verifying') : speed(rate, left)}</span>
       </p>
-      ${error ? html`<p class="soft">${error}</p>` : null}
+      ${progressBar(t('model.progress', { name }), share, f.percent(share))}
+      <p class="pull-line">
+        <span><b>${f.percent(share)}</b> ${total ? t('model.of', { got: f.bytes(got), total: f.bytes(total) }) : ''}</span>
+        <span>${error ?? ''}</span>
+      </p>
     </li>`;
 }
 
-const speed = (rate, left) =>
-  [rate ? f.rate(rate) : null, left === null ? null : t('model.left', { time: f.duration(left) })].filter(Boolean).join(' · ');
+function speed(rate, left) {
+  const parts = [rate ? f.rate(rate) : '', left === null ? '' : t('model.left', { time: f.duration(left) })];
+  return parts.filter(Boolean).join(' · ');
+}

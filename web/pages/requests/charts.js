@@ -59,17 +59,21 @@ export function openCharts(app) {
             <p class="soft">${t('requests.history.since')}</p>
             <details class="chart-table">
               <summary>${t('requests.table')}</summary>
-              <div class="table-place" tabindex="0" role="region" aria-label=${t('requests.table.name')}>${table(traffic)}</div>
+              <div class="table-place" tabindex="0" role="region" aria-label=${t('requests.table.name')}>
+                ${table(traffic)}
+              </div>
             </details>
           </section>`;
       }),
   };
 }
 
+/** Counted back from now, so that they stand still while time goes on. */
 const ticks = (to) =>
-  Array.from({ length: WINDOW_MS / TICK_MS + 1 }, (_, at) => {
-    const before = WINDOW_MS - at * TICK_MS;
-    return { at: to - before, text: before ? t('requests.chart.before', { time: f.duration(before / 1000) }) : t('requests.chart.now') };
+  Array.from({ length: WINDOW_MS / TICK_MS + 1 }, (_, index) => {
+    const before = WINDOW_MS - index * TICK_MS;
+    const time = f.duration(before / 1000);
+    return { at: to - before, text: before ? t('requests.chart.before', { time }) : t('requests.chart.now') };
   });
 
 /** A row a minute, the latest first. */

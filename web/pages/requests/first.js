@@ -2,12 +2,13 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
+import { address } from '../../core/router.js';
 import { copyButton } from '../../components/copy.js';
 import { emptyState } from '../../components/feedback.js';
 
 export function firstRequest({ models }) {
-  const model = [...models.values()].find(({ status, model: { capabilities } }) => status === 'Ready' && capabilities.includes('TextGeneration'));
-  if (!model) {
+  const found = [...models.values()].find(canTalk);
+  if (!found) {
     return emptyState(
       'requests',
       t('requests.none.title'),
@@ -15,7 +16,8 @@ export function firstRequest({ models }) {
       html`<a class="button primary" href="/models">${t('local.empty.action')}</a>`,
     );
   }
-  const command = curl(model.model.id);
+  const { id } = found.model;
+  const command = curl(id);
   return html`
     <section class="card first" aria-labelledby="first-request">
       <h2 id="first-request">${t('requests.first.title')}</h2>
@@ -26,10 +28,12 @@ export function firstRequest({ models }) {
       </div>
       <div class="buttons">
         <a class="button" href="/access">${t('requests.first.key')}</a>
-        <a class="button" href=${`/playground?model=${encodeURIComponent(model.model.id)}`}>${t('requests.first.try')}</a>
+        <a class="button" href=${address('/playground', { model: id })}>${t('requests.first.try')}</a>
       </div>
     </section>`;
 }
+
+const canTalk = ({ status, model }) => status === 'Ready' && model.capabilities.includes('TextGeneration');
 
 function curl(id) {
   const body = { model: id, messages: [{ role: 'user', content: t('requests.first.question') }] };

@@ -34,8 +34,9 @@ function byModel(nodes) {
   for (const node of nodes.values()) {
     if (node.status !== 'online') continue;
     for (const engine of node.engines) {
-      const load = loads.get(engine.model_id) ?? { id: engine.model_id, engines: [], names: [], busy: 0, slots: 0, memory: 0 };
-      loads.set(engine.model_id, load);
+      const id = engine.model_id;
+      const load = loads.get(id) ?? { id, engines: [], names: [], busy: 0, slots: 0, memory: 0 };
+      loads.set(id, load);
       load.engines.push(engine);
       load.names.push(node.name);
       load.memory += engine.memory_bytes;
@@ -50,7 +51,9 @@ function byModel(nodes) {
 const row = (models, { id, engines, names, busy, slots, memory }) => html`
   <tr>
     <th scope="row"><span class="loads-model">${models.get(id)?.model.name ?? id} ${engineBadge(engines)}</span></th>
-    <td>${slots ? slotsBusy(busy, slots, t('requests.slots_of', { busy: f.number(busy), slots: f.number(slots) })) : null}</td>
+    <td>${slots ? slotsBusy(busy, slots, slotsText(busy, slots)) : null}</td>
     <td class="extra">${names.join(', ')}</td>
     <td class="number extra">${f.bytes(memory)}</td>
   </tr>`;
+
+const slotsText = (busy, slots) => t('requests.slots_of', { busy: f.number(busy), slots: f.number(slots) });

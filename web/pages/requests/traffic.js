@@ -22,9 +22,9 @@ export const latest = (traffic) =>
   [...traffic.values()].reduce((at, { history }) => Math.max(at ?? 0, history.at(-1)?.at ?? 0), null);
 
 /**
- * The last 15 minutes in steps of `step` milliseconds, oldest first: [{at, tokensPerSecond, active}], `at` the middle of
- * a step, null where no node said anything. Of each node the mean rate in a step and the most answers at a time, added up
- * over the nodes. Steps begin at round moments, so that what is past keeps its shape.
+ * The last 15 minutes in steps of `step` milliseconds, oldest first: [{at, tokensPerSecond, active}]. `at` is the middle
+ * of a step, the figures are null where no node said anything: else of each node its mean rate in that step and the most
+ * answers at a time, added up. Steps begin at round moments, so that what is past keeps its shape.
  */
 export function history(traffic, step) {
   const last = latest(traffic);
@@ -42,9 +42,9 @@ export function history(traffic, step) {
       if (index >= 0) groups.set(index, [...(groups.get(index) ?? []), point]);
     }
     for (const [index, group] of groups) {
-      const now = steps[index];
-      now.tokensPerSecond += sum(group, (point) => point.tokensPerSecond) / group.length;
-      now.active += Math.max(...group.map((point) => point.active));
+      const total = steps[index];
+      total.tokensPerSecond += sum(group, (point) => point.tokensPerSecond) / group.length;
+      total.active += Math.max(...group.map((point) => point.active));
     }
   }
   return steps;

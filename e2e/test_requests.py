@@ -1,0 +1,196 @@
+"""Requests: how to send the first one, and figures that follow what is really asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from e2e.conftest import VisitorMaker
+from llb.node import agent
+from tests.conftest import LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
+
+QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+LONG = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 1500, "ignore_eos": True}
+
+
+@pytest.fixture
+async def asked(
+    make_llb: LlbMaker,
+    hub: HubStandIn,
+    chat_gguf: Path,
+    smollm2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Llb:
+    """An appliance whose heart beats quickly; `chat` answers at once, `smollm2` takes seconds."""
+    monkeypatch.setattr(agent, "HEARTBEAT_S", 0.1)
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    catalog = write_catalog(
+        tmp_path / "requests.json",
+        {"id": "chat", "name": "Chatterbox", "size_bytes": chat_gguf.stat().st_size},
+        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
+    )
+    llb = await make_llb(catalog=catalog, context=2048).start()
+    await llb.online()
+    return llb
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.get_by_role("group", name=name, exact=True)
+
+
+def loaded(page: Page) -> Locator:
+    """The rows of the table of models in memory."""
+    return page.get_by_role("region", name="Models in memory").get_by_role("row")
+
+
+async def ask(llb: Llb, model: str = "chat") -> None:
+    answer = await llb.http.post("/v1/chat/completions", json={**QUESTION, "model": model})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
+    visitor = await visitors(asked, permissions=["clipboard-read", "clipboard-write"])
+    page = await visitor.open("/requests")
+    main = page.get_by_role("main")
+    await expect(main.get_by_role("heading", name="No requests yet")).to_be_visible()
+    await expect(main.get_by_role("link", name="Open the Model Hub")).to_be_visible()
+
+    await asked.pull("chat")
+    await expect(main.get_by_role("heading", name="Send the first request")).to_be_visible()
+    await main.get_by_role("button", name="Copy").focus()
+    await page.keyboard.press("Enter")
+    await expect(main.get_by_role("button", name="Copied")).to_be_focused()
+    command = await page.evaluate("navigator.clipboard.readText()")
+
+    # What is copied works, once a key is in its place.
+    key = await asked.new_key("inference")
+    program, url, *options = shlex.split(command.replace("sk-…", key).replace("\\\n", ""))
+    assert program == "curl"
+    pairs = list(zip(options[::2], options[1::2], strict=True))
+    headers = dict(value.split(": ") for flag, value in pairs if flag == "-H")
+    [body] = [value for flag, value in pairs if flag == "-d"]
+    assert json.loads(body)["model"] == "chat"
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as curl:
+        answer = await curl.post(url, headers=headers, content=body.encode())
+    assert answer.status_code == 200, answer.text
+
+    await expect(tile(page, "Requests answered")).to_contain_text("1")
+    await expect(main.get_by_role("heading", name="Send the first request")).to_have_count(0)
+
+
+async def test_the_links_of_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("chat")
+    visitor = await visitors(asked)
+    page = await visitor.open("/requests")
+    main = page.get_by_role("main")
+    await expect(main.get_by_role("link", name="Make an API key")).to_have_attribute("href", "/access")
+    await expect(main.get_by_role("link", name="Ask here in the browser")).to_have_attribute(
+        "href", "/playground?model=chat"
+    )
+
+
+async def test_figures_follow_what_is_asked(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("chat")
+    visitor = await visitors(asked)
+    page = await visitor.open("/requests")
+    await expect(tile(page, "Requests answered")).to_contain_text("0")
+    await expect(tile(page, "Busy slots")).to_contain_text("–")
+
+    await ask(asked)
+    await expect(tile(page, "Requests answered")).to_contain_text("1")
+    await expect(tile(page, "Busy slots")).to_contain_text("0 of 4")
+    await ask(asked)
+    await ask(asked)
+    await expect(tile(page, "Requests answered")).to_contain_text("3")
+
+    row = loaded(page).filter(has_text="Chatterbox")
+    await expect(row).to_contain_text("0 of 4")
+    await expect(row).to_contain_text("attic")
+    chart = page.get_by_role(
+        "img", name=re.compile(r"^Tokens per second over the last 15 minutes: .* at most\.")
+    )
+    await expect(chart).to_be_visible()
+    assert (await asked.http.post("/api/models/chat/unload")).status_code == 204
+    await expect(row).to_have_count(0)
+    await expect(tile(page, "Busy slots")).to_contain_text("–")
+
+
+async def test_an_answer_is_seen_while_it_is_written(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("smollm2")
+    await ask(asked, "smollm2")
+    visitor = await visitors(asked)
+    page = await visitor.open("/requests")
+    row = loaded(page).filter(has_text="smollm2")
+    await expect(row).to_contain_text("0 of 4")
+    question = {**LONG, "model": "smollm2", "stream": True}
+    async with asked.http.stream("POST", "/v1/chat/completions", json=question) as answer:
+        assert answer.status_code == 200
+        await expect(tile(page, "Answers being written")).to_contain_text("1")
+        await expect(tile(page, "Busy slots")).to_contain_text("1 of 4")
+        await expect(row).to_contain_text("Answering")
+        await expect(row).to_contain_text("1 of 4")
+        answering = page.get_by_role("img", name=re.compile("^Answers being written .* 1 at most"))
+        await expect(answering).to_be_visible()
+    await expect(tile(page, "Answers being written")).to_contain_text("0")
+    await expect(row).to_contain_text("0 of 4")
+
+
+async def test_the_charts_as_a_table_by_keyboard(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("chat")
+    await ask(asked)
+    visitor = await visitors(asked)
+    page = await visitor.open("/requests")
+    table = page.get_by_role("region", name="The last 15 minutes as a table").get_by_role("table")
+    await expect(page.get_by_text("Show as a table")).to_be_visible()
+    await expect(table).to_have_count(0)
+    await page.get_by_role("heading", level=1).focus()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_text("Show as a table")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(table.get_by_role("columnheader")).to_have_text(
+        ["Minute", "Tokens per second", "Answers being written"]
+    )
+    await expect(table.get_by_role("row").nth(1).get_by_role("cell").last).to_have_text("0")
+
+
+async def test_what_a_chart_says_where_one_points(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("chat")
+    await ask(asked)
+    visitor = await visitors(asked)
+    page = await visitor.open("/requests")
+    chart = page.get_by_role("img", name=re.compile("^Answers being written"))
+    box = await chart.bounding_box()
+    assert box is not None
+    figure = page.get_by_role("figure", name="Answers being written")
+    await page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 20)
+    await expect(figure).to_contain_text(re.compile(r"0 at \d+:\d\d:\d\d"))
+    await page.mouse.move(0, 0)
+    await expect(figure).not_to_contain_text(re.compile(r"0 at \d"))
+
+
+@pytest.mark.parametrize(("width", "locale"), [(360, "en"), (360, "ja"), (2560, "ja")])
+async def test_it_fits_its_window(asked: Llb, visitors: VisitorMaker, width: int, locale: str) -> None:
+    visitor = await visitors(asked, locale=locale, viewport={"width": width, "height": 800})
+    page = await visitor.open("/requests")
+    heading = {"en": "Requests", "ja": "リクエスト"}[locale]
+    await expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert await page.evaluate(fits)
+    await asked.pull("chat")
+    await expect(
+        page.get_by_role("heading", name={"en": "Send the first", "ja": "最初のリクエスト"}[locale])
+    ).to_be_visible()
+    assert await page.evaluate(fits)
+    await ask(asked)
+    await expect(page.get_by_role("table").first).to_be_visible()
+    assert await page.evaluate(fits)
