@@ -89,7 +89,7 @@ const router = startRouter(async (to, { moved }) => {
   else await openPage(to);
   if (moved && before) {
     scrollTo(0, 0);
-    focusSoon = true;
+    focusSoon ||= before.page !== to.page; // from tab to tab it stays on the tab
   }
   store.touch();
 });
