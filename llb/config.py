@@ -48,6 +48,8 @@ class Config:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    history_days: int = 7  # 0: no request is kept, only the totals
+    history_text: bool = False
     log_level: str = "info"
     log_format: str = "text"
     hub_endpoint: str = DEFAULT_HUB
@@ -85,6 +87,29 @@ def _choice(*allowed: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+_SWITCH = {
+    "on": True,
+    "true": True,
+    "yes": True,
+    "1": True,
+    "off": False,
+    "false": False,
+    "no": False,
+    "0": False,
+}
+
+
+def _switch(text: str) -> bool:
+    value = _SWITCH.get(text.lower())
+    if value is None:
+        raise ValueError("is not on or off")
+    return value
+
+
+def _show_switch(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def _positive_size(text: str) -> int:
@@ -164,6 +189,7 @@ class Setting:
     flag: str | None = None
     metavar: str = "TEXT"
     repeat: bool = False  # the flag may be given several times
+    switch: bool = False  # the flag stands alone, and means "on"
     show: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
 
     @property
@@ -313,6 +339,23 @@ SETTINGS: tuple[Setting, ...] = (
         show=_show_list,
     ),
     Setting(
+        "history_days",
+        "LLB_HISTORY_DAYS",
+        _integer(0, 365),
+        "days that requests are kept (default: 7; 0: only totals of their use)",
+        "--history-days",
+        "N",
+    ),
+    Setting(
+        "history_text",
+        "LLB_HISTORY_TEXT",
+        _switch,
+        "keep the text of prompts and answers too (default: off)",
+        "--history-text",
+        switch=True,
+        show=_show_switch,
+    ),
+    Setting(
         "log_level",
         "LLB_LOG_LEVEL",
         _choice("debug", "info", "warning", "error"),
@@ -413,7 +456,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         setting = by_key.get(key)
         if setting is None:
             raise SetupError(f"{path}: unknown setting '{key}'.")
-        if isinstance(raw, (dict, bool)):
+        if isinstance(raw, dict) or (isinstance(raw, bool) and not setting.switch):
             raise SetupError(f"{path}: '{key}' has the wrong type.")
         text = ",".join(map(str, raw)) if isinstance(raw, list) else str(raw)
         values[setting.field] = _value(setting, text, f"{path}: {key}")

@@ -32,6 +32,23 @@ def test_flag_over_environment_over_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "env", "toml", "on"),
+    [
+        ({}, {}, "", False),
+        ({}, {}, "history_text = true", True),
+        ({}, {"LLB_HISTORY_TEXT": "On"}, "history_text = false", True),
+        ({}, {"LLB_HISTORY_TEXT": "0"}, "history_text = true", False),
+        ({"history_text": "on"}, {"LLB_HISTORY_TEXT": "off"}, "", True),
+    ],
+)
+def test_a_switch(
+    tmp_path: Path, flags: dict[str, str | list[str]], env: dict[str, str], toml: str, on: bool
+) -> None:
+    (tmp_path / "llb.toml").write_text(toml)
+    assert load(tmp_path, flags, env).history_text is on
+
+
+@pytest.mark.parametrize(
     ("env", "toml", "sentence"),
     [
         ({"LLB_PROT": "1"}, "", "Unknown setting LLB_PROT in the environment."),
@@ -40,6 +57,8 @@ def test_flag_over_environment_over_file(tmp_path: Path) -> None:
         ({"LLB_MEMORY_LIMIT": "lots"}, "", "LLB_MEMORY_LIMIT: 'lots' is not a size such as 8GB."),
         ({"LLB_KEEP_ALIVE": "soon"}, "", "LLB_KEEP_ALIVE: 'soon' is not a duration such as 10m."),
         ({"HF_ENDPOINT": "hub"}, "", "HF_ENDPOINT: 'hub' is not a URL such as http://host:8080."),
+        ({"LLB_HISTORY_DAYS": "366"}, "", "LLB_HISTORY_DAYS: '366' is not between 0 and 365."),
+        ({"LLB_HISTORY_TEXT": "maybe"}, "", "LLB_HISTORY_TEXT: 'maybe' is not on or off."),
         ({}, "prot = 1", "unknown setting 'prot'."),
         ({}, "port = true", "'port' has the wrong type."),
         ({}, "port = [", "cannot be read"),
@@ -79,6 +98,8 @@ def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
         "allowed_hosts": "attic, llb.example",
         "hub_endpoint": "http://mirror:8080/hf",
         "name": "attic",
+        "history_days": "30",
+        "history_text": "on",
     }
     config = load(tmp_path, dict(given))
     shown = {view.name: view for view in settings_of(config)}

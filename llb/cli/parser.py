@@ -234,6 +234,16 @@ def _add_settings(parser: argparse.ArgumentParser, but: str | None = None) -> No
 
 def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
     assert setting.flag is not None  # noqa: S101  # asked by the callers
+    if setting.switch:
+        parser.add_argument(
+            setting.flag,
+            dest=_dest(setting),
+            help=setting.help,
+            default=argparse.SUPPRESS,
+            action="store_const",
+            const="on",
+        )
+        return
     parser.add_argument(
         setting.flag,
         dest=_dest(setting),

@@ -65,7 +65,8 @@ def test_every_setting_is_documented(setting: Setting) -> None:
         line for line in SETTINGS_PAGE.splitlines() if line.startswith("|") and f"| `{setting.env}` |" in line
     ]
     _, flag, _, key, *_ = (cell.strip() for cell in row.split("|"))
-    assert flag == (f"`{setting.flag} {setting.metavar}`" if setting.flag else "–")
+    written = setting.flag if setting.switch else f"{setting.flag} {setting.metavar}"
+    assert flag == (f"`{written}`" if setting.flag else "–")
     assert key == (f"`{setting.key}`" if setting.field != "home" else "–")
 
 

@@ -27,6 +27,8 @@ def test_version(host: Host, arguments: tuple[str, ...]) -> None:
         (("models", "--por", "1"), "--por"),  # no abbreviations: they would change meaning as flags are added
         (("--port", "http"), "argument --port: 'http' is not a whole number"),
         (("serve", "--parallel", "0"), "argument --parallel: '0' is not between 1 and 64"),
+        (("--history-text", "keys", "list"), "--history-text does not belong to 'keys'"),
+        (("--history-text=maybe",), "--history-text"),
         (("--port", "1", "keys", "list"), "--port does not belong to 'keys'"),
         (("--url", "http://x", "backup", "f"), "--url does not belong to 'backup'"),
         (("--key", "sk-x"), "--key does not belong to 'serve'"),
