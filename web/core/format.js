@@ -29,7 +29,8 @@ export function bytes(value, locale = 'en') {
   return `${text} ${UNITS[unit]}`;
 }
 
-export const rate = (bytesPerSecond, locale = 'en') => `${bytes(bytesPerSecond, locale)}/s`;
+export const rate = (bytesPerSecond, locale = 'en') =>
+  bytesPerSecond === null || bytesPerSecond === undefined ? '–' : `${bytes(bytesPerSecond, locale)}/s`;
 
 /** A share 0–1 → "45%", rounded down, so that 100% means complete. */
 export const percent = (share, locale = 'en') =>
@@ -52,7 +53,7 @@ export const tokens = (value, locale = 'en') => {
   return value >= 1024 && value % 1024 === 0 ? `${number(value / 1024, locale)}K` : number(value, locale);
 };
 
-/** Seconds → "40 s", "3 min", "1 h 20 min", "2 d 3 h"; units are those of `locale`. */
+/** Seconds → "40 sec", "3 min", "1 hr 20 min", "2 days 3 hr"; units are those of `locale`. */
 export function duration(seconds, locale = 'en') {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return '–';
   const whole = Math.max(0, Math.round(seconds));
@@ -69,8 +70,10 @@ export function duration(seconds, locale = 'en') {
 }
 
 /** Milliseconds → "340 ms", "1.2 s". */
-export const milliseconds = (value, locale = 'en') =>
-  value < 1000 ? `${number(Math.round(value), locale)} ms` : `${number(value / 1000, locale, 1)} s`;
+export const milliseconds = (value, locale = 'en') => {
+  if (value === null || value === undefined) return '–';
+  return value < 999.5 ? `${number(Math.round(value), locale)} ms` : `${number(value / 1000, locale, 1)} s`;
+};
 
 /** A moment (Date, ISO text, or seconds since 1970) against `now` in milliseconds → "3 minutes ago". */
 export function ago(moment, locale, now) {
