@@ -14,9 +14,11 @@ export const ROUTES = {
 
 export const HOME = '/models';
 
+const ORIGIN = 'http://page.invalid'; // what a path is read against
+
 /** An address (path, query, fragment) → {path, page, tab, query}, null for one that is not the page's. */
 export function match(address) {
-  const url = new URL(address, 'http://page.invalid');
+  const url = new URL(address, ORIGIN);
   const path = url.pathname === '/' ? HOME : url.pathname.replace(/\/+$/, '');
   const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : null;
   return route && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
@@ -30,9 +32,11 @@ export function address(path, query = {}) {
 
 /** Where to go after signing in: an address of this page, never another site's. */
 export function returnAddress(next) {
-  if (typeof next !== 'string' || !/^\/(?![/\\])/.test(next)) return HOME;
-  const route = match(next);
-  return route && route.page !== 'login' ? next : HOME;
+  // Browsers read `//host`, `/\host` and `/<tab>/host` as other sites: ask the parser itself, not a pattern.
+  if (typeof next !== 'string' || !next.startsWith('/') || !URL.canParse(next, ORIGIN)) return HOME;
+  const { origin, pathname, search, hash } = new URL(next, ORIGIN);
+  const route = origin === ORIGIN && match(next);
+  return route && route.page !== 'login' ? pathname + search + hash : HOME;
 }
 
 /**
