@@ -67,6 +67,7 @@ export function follow(path, { onHello, onEvents, onStatus, onLost }) {
   async function lost() {
     socket = null;
     clearTimeout(watch);
+    flush(); // the next connection counts anew: what waits for its frame belongs to this one
     since ??= Date.now();
     const delay = delayBefore(failures);
     failures += 1;
