@@ -24,6 +24,7 @@ from llb.api.openai import openai_blueprint
 from llb.api.page import page_blueprint
 from llb.api.people import Accounts
 from llb.api.replies import install_errors
+from llb.api.requests import RequestLog, requests_blueprint
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog
 from llb.cluster.estimates import Estimates
@@ -36,6 +37,7 @@ from llb.errors import SetupError
 from llb.events import Bus
 from llb.gateway.admission import Admission
 from llb.gateway.dispatch import Dispatcher
+from llb.gateway.history import History
 from llb.gateway.upstream import Upstream
 from llb.hardware import Machine
 from llb.hub import Hub, StatsCache
@@ -100,6 +102,7 @@ class Appliance:
         self.dispatcher = Dispatcher(
             self.view, self.admission, self.upstream, self.agent, load_timeout_s=config.queue_timeout_s
         )
+        self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.feed = LiveFeed(self.bus, self.view)
         self.tasks = TaskGroup("llb")
         self._lock: portable.Lock | None = None
@@ -114,7 +117,8 @@ class Appliance:
             models_blueprint(self.view, self.registrations, self.estimates, self.agent, audit),
             imports_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view),
-            openai_blueprint(self.dispatcher),
+            openai_blueprint(self.dispatcher, RequestLog(self.history)),
+            requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
             system_blueprint(self.config, self.view, lambda: self.agent.problems),
             page_blueprint(),
@@ -132,6 +136,7 @@ class Appliance:
                     "set LLB_ADMIN_PASSWORD at the first start, or change it with 'llb password'."
                 )
             self.identity.start()
+            self.history.start()
             cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
             self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
             async with self.db.write() as tx:
@@ -160,6 +165,7 @@ class Appliance:
         self.view.close()
         await self.hub.aclose()
         await self.identity.close()
+        await self.history.close()
         await self.db.close()
         if self._lock is not None:
             self._lock.close()

@@ -16,6 +16,7 @@ from llb.gateway.admission import Admission
 from llb.gateway.connection import Response
 from llb.gateway.engine_errors import translate_engine_error
 from llb.gateway.faults import UpstreamFault
+from llb.gateway.history import Tally
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
@@ -31,8 +32,9 @@ _SERVING = (EngineState.READY, EngineState.BUSY)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One inference request, as its route hands it over."""
+    """One inference request, as its route hands it over. What becomes of it is written into `tally`."""
 
+    tally: Tally
     model: Model
     path: bytes
     headers: Sequence[tuple[bytes, bytes]]
@@ -105,14 +107,18 @@ class Dispatcher:
         ]
 
     def model(self, name: str) -> Model:
-        """The Ready model that `name` means; raises what the contract says of every other state."""
+        """The model that `name` means, in whatever state; raises `ModelNotFound`."""
         model = self._view.find(name)
         if model is None:
             raise errors.ModelNotFound(name)
+        return model
+
+    def require_ready(self, model: Model) -> None:
+        """Raises what the contract says of every state but Ready."""
         now = self._view.derived(model.id)
         match now.status:
             case ModelStatus.READY:
-                return model
+                return
             case ModelStatus.AVAILABLE:
                 raise errors.ModelNotRegistered(model.id)
             case ModelStatus.DOWNLOADING:
@@ -140,23 +146,27 @@ class Dispatcher:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 return await self._send(call, sink)
         except TimeoutError:
-            await self._tell(sink, errors.EngineTimeout("The answer took longer than a request may take"))
+            await self._tell(
+                call, sink, errors.EngineTimeout("The answer took longer than a request may take")
+            )
         except errors.LlbError as error:
-            await self._tell(sink, error)
+            await self._tell(call, sink, error)
         finally:
             if not any(self._active.values()):
                 self._idle.set()
         return None
 
     @staticmethod
-    async def _tell(sink: Sink, error: errors.LlbError) -> None:
+    async def _tell(call: Call, sink: Sink, error: errors.LlbError) -> None:
         """An error inside the stream that heartbeats have begun; raised where nothing was begun."""
         if not sink.started:
             raise error
+        call.tally.error_code = error.code
         await sink.write(error_event(error))
 
     async def _send(self, call: Call, sink: Sink) -> RelayResult:
         """Claim, load, ask, relay; again on another node while the client has got nothing of an answer."""
+        tally = call.tally
         tried: frozenset[str] = frozenset()
         failure: errors.LlbError | None = None
         while True:
@@ -164,12 +174,18 @@ class Dispatcher:
             try:
                 async with AsyncExitStack() as held:
                     async with Heartbeat(sink) if call.stream else nullcontext():
-                        claim = await held.enter_async_context(
-                            self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried)
-                        )
+                        asked_at = time.monotonic()
+                        try:
+                            claim = await held.enter_async_context(
+                                self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried)
+                            )
+                        finally:
+                            tally.queued_s += time.monotonic() - asked_at
                         node = self._view.nodes[claim.node_id]
+                        tally.node_id = node.id
                         held.enter_context(self._counted(node.id))
                         target = await held.enter_async_context(self._engine(call, node))
+                        tally.sent_at = time.monotonic()
                         response = await self._ask(call, target)
                     sink.begin(
                         response.status,
@@ -177,7 +193,12 @@ class Dispatcher:
                         node_name=node.hello.name,
                         queued_ms=claim.queued_ms,
                     )
-                    result = await relay(response, sink)
+                    try:
+                        result = await relay(response, sink)
+                    finally:
+                        tally.first_byte_at = response.first_byte_at
+                    tally.usage = result.usage
+                    tally.error_code = None if result.error is None else result.error.code
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
                     return result
             except (errors.UpstreamError, errors.NoNodeAvailable) as error:

@@ -1,0 +1,208 @@
+"""Who asked what of the models, and how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from msgspec.structs import asdict
+from sanic import Blueprint, Request
+from sanic.response import HTTPResponse
+
+from llb.api.access import authenticated, requires
+from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
+from llb.api.times import from_iso, to_iso
+from llb.auth import Principal, allows, grants_of
+from llb.cluster.view import ClusterView
+from llb.errors import InvalidRequest, NotFound
+from llb.gateway.history import History, Tally
+from llb.store import audit, history, usage
+from llb.store.database import Database
+from llb.store.history import US, RequestRecord, Wanted, Whose
+from llb.store.usage import WIDTH_S, UsageRecord
+from llb.wire import (
+    RequestDetail,
+    RequestPage,
+    RequestView,
+    Scope,
+    UsageBucket,
+    UsageBy,
+    UsageReport,
+    UsageView,
+)
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+MAX_TOTALS = 10_000
+DEFAULT_BUCKETS = {UsageBucket.HOUR: 24, UsageBucket.DAY: 7}
+CLIENT_CLOSED_STATUS, CLIENT_CLOSED = 499, "client_closed"  # as nginx calls it
+_MAX_ID = 2**63 - 1  # SQLite's integers end there
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    ERROR = "error"
+
+
+class RequestLog:
+    """Notes every inference request, however it ends."""
+
+    def __init__(self, kept: History) -> None:
+        self.text = kept.text
+        self._kept = kept
+
+    @contextmanager
+    def note(self, request: Request) -> Iterator[Tally]:
+        """What is known of `request`, kept when the block ends."""
+        tally = self._kept.begin(request.ctx.principal, request.path, request_id(request))
+        try:
+            yield tally
+        except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away
+            tally.status = tally.status or CLIENT_CLOSED_STATUS
+            tally.error_code = CLIENT_CLOSED
+            raise
+        except Exception as failure:
+            error = translate(failure)
+            tally.status = tally.status or status_of(error)
+            tally.error_code = error.code
+            raise
+        finally:
+            self._kept.end(tally)
+
+
+def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Blueprint:
+    """`/api/requests` and `/api/usage`. Everybody sees their own; an admin sees all."""
+    blueprint = Blueprint("requests")
+
+    @blueprint.get("/api/requests", name="list")
+    @authenticated
+    async def list_requests(request: Request) -> HTTPResponse:
+        limit = number_argument(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
+        outcome = _choice(request, "status", Outcome)
+        records = await history.page(
+            db,
+            _whose(request.ctx.principal),
+            Wanted(
+                key_id=request.args.get("key"),
+                model=request.args.get("model"),
+                node_id=request.args.get("node"),
+                failed=None if outcome is None else outcome is Outcome.ERROR,
+                since=_time(request, "from"),
+                until=_time(request, "to"),
+            ),
+            limit=limit,
+            before_id=number_argument(request, "before", _MAX_ID),
+        )
+        return reply(
+            RequestPage(
+                requests=tuple(RequestView(**_fields(record)) for record in records),
+                next_cursor=records[-1].id if len(records) == limit else None,
+                history_days=kept.days,
+                history_text=kept.text,
+            )
+        )
+
+    @blueprint.get("/api/requests/<record_id:int>", name="get")
+    @authenticated
+    async def get_request(request: Request, record_id: int) -> HTTPResponse:
+        record = None
+        if record_id < _MAX_ID:
+            record = await history.get(db, _whose(request.ctx.principal), record_id)
+        # Whose request it is, is nobody else's business: others' look as if they were not there.
+        if record is None:
+            raise NotFound("There is no such request in the history")
+        text = await history.text_of(db, record_id) if record.has_text else None
+        return reply(RequestDetail(**_fields(record), text=text))
+
+    @blueprint.delete("/api/requests", name="clear")
+    @requires(Scope.ADMIN)
+    async def clear_requests(request: Request) -> HTTPResponse:
+        await kept.flush()
+        async with db.write() as tx:
+            await history.clear(tx)
+            await audit.record(
+                tx,
+                actor=request.ctx.principal.label,
+                action="requests.clear",
+                address=request.ctx.peer.address,
+            )
+        return no_content()
+
+    @blueprint.get("/api/usage", name="usage")
+    @authenticated
+    async def get_usage(request: Request) -> HTTPResponse:
+        by = _choice(request, "by", UsageBy) or UsageBy.MODEL
+        bucket = _choice(request, "bucket", UsageBucket) or UsageBucket.HOUR
+        since, until = _range(request, bucket)
+        records = await usage.totals(
+            db,
+            _whose(request.ctx.principal),
+            by=by,
+            bucket=bucket,
+            since=since,
+            until=until,
+            limit=MAX_TOTALS + 1,
+        )
+        return reply(
+            UsageReport(
+                by=by,
+                bucket=bucket,
+                start=to_iso(since),
+                end=to_iso(until),
+                usage=tuple(_usage_view(record, by, view) for record in records[-MAX_TOTALS:]),
+                truncated=len(records) > MAX_TOTALS,
+            )
+        )
+
+    return blueprint
+
+
+def _whose(principal: Principal) -> Whose:
+    """Whose requests it may see. A key that may do less than its owner sees its own only: it is in others' hands."""
+    if allows(principal, Scope.ADMIN):
+        return Whose()
+    if principal.user_id is not None and principal.grants >= grants_of(principal.role):
+        return Whose(user_id=principal.user_id)
+    return Whose(key_id=principal.id)
+
+
+def _choice(request: Request, name: str, kind: type[Choice]) -> Choice | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidRequest(f"{name} is not one of {', '.join(kind)}", param=name) from None
+
+
+def _time(request: Request, name: str) -> float | None:
+    """Unix seconds; there was nothing before 0."""
+    text = request.args.get(name)
+    return None if text is None else max(0.0, from_iso(text, name))
+
+
+def _range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
+    """From the begin of an hour or day on, and until when, in unix seconds; by default until now."""
+    width_s = WIDTH_S[bucket]
+    since, until = _time(request, "from"), _time(request, "to")
+    until = time.time() if until is None else until
+    since = max(0.0, until - (DEFAULT_BUCKETS[bucket] - 1) * width_s) if since is None else since
+    return since // width_s * width_s, until
+
+
+def _fields(record: RequestRecord) -> dict[str, Any]:
+    fields = asdict(record)
+    return {"time": to_iso(record.id / US), "user": fields.pop("username"), **fields}
+
+
+def _usage_view(record: UsageRecord, by: UsageBy, view: ClusterView) -> UsageView:
+    fields = asdict(record)
+    if by is UsageBy.MODEL and record.key is not None and (model := view.find(record.key)) is not None:
+        fields["name"] = model.name
+    return UsageView(bucket=to_iso(fields.pop("start")), user=fields.pop("username"), **fields)

@@ -1,0 +1,367 @@
+"""Requests are noted without anybody waiting, and what was noted is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb.auth import Principal, PrincipalKind
+from llb.gateway import history as module
+from llb.gateway.history import History, Tally
+from llb.gateway.transcript import Transcript
+from llb.gateway.usage import Usage
+from llb.store import history, usage
+from llb.store.database import Database, Transaction
+from llb.store.history import US, RequestRecord, Whose
+from llb.wire import Role, UsageBucket, UsageBy
+
+KEY = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER, user_id="u")
+SESSION = Principal(kind=PrincipalKind.SESSION, id="s", role=Role.USER, user_id="u")
+DAY_S = 86_400
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "llb.db")
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def running(db: Database, **settings: Any) -> AsyncIterator[History]:
+    kept = History(db, **{"days": 7, "text": False, **settings})
+    kept.start()
+    try:
+        yield kept
+    finally:
+        await kept.close()
+
+
+def ended(kept: History, principal: Principal = KEY, **learnt: Any) -> Tally:
+    """A request that came and ended."""
+    tally = kept.begin(principal, "/v1/chat/completions", "r")
+    for name, value in {"asked": "m", "model_id": "m", "status": 200, **learnt}.items():
+        setattr(tally, name, value)
+    kept.end(tally)
+    return tally
+
+
+async def rows(db: Database) -> list[RequestRecord]:
+    """Oldest first."""
+    return [*reversed(await history.page(db, Whose(), limit=100_000))]
+
+
+async def counted(db: Database, bucket: UsageBucket = UsageBucket.DAY) -> dict[str | None, int]:
+    totals = await usage.totals(
+        db, Whose(), by=UsageBy.MODEL, bucket=bucket, since=0, until=2**40, limit=1000
+    )
+    return {total.key: total.requests for total in totals}
+
+
+async def until_written(db: Database, count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(await rows(db)) < count:
+            await asyncio.sleep(0.02)
+
+
+# --- one request -------------------------------------------------------------------------------------
+
+
+def record(**learnt: Any) -> RequestRecord:
+    known = {"status": 200, "ended_at": 100.75, **learnt}
+    return Tally(7, "r", known.pop("principal", KEY), "/v1/chat/completions", 100.0, **known).record()
+
+
+def test_what_is_kept_of_a_request() -> None:
+    kept = record(
+        asked="M:latest", model_id="m", stream=True, queued_s=0.0204, node_id="n", sent_at=100.1,
+        first_byte_at=100.25, usage=Usage(31, 3, 30, 100.0, 22.5), error_code="engine_failed",
+    )  # fmt: skip
+    assert kept == RequestRecord(
+        id=7, request_id="r", key_id="k", user_id="u", model="m", node_id="n", endpoint="/v1/chat/completions",
+        stream=True, status=200, error_code="engine_failed", prompt_tokens=31, cached_tokens=30,
+        completion_tokens=3, queue_ms=20, ttft_ms=250, duration_ms=750,
+    )  # fmt: skip
+
+
+def test_a_session_has_no_key() -> None:
+    kept = record(principal=SESSION)
+    assert (kept.key_id, kept.user_id) == (None, "u")
+
+
+def test_of_a_model_that_is_none_the_name_is_kept_that_was_asked_for() -> None:
+    assert record(asked="gpt-9").model == "gpt-9"
+    assert record(asked="x" * 5000).model == "x" * module.MAX_ASKED_CHARS
+    assert record().model is None
+
+
+@pytest.mark.parametrize(
+    ("learnt", "ttft_ms"),
+    [
+        ({"stream": True, "first_byte_at": 100.3, "sent_at": 100.1}, 300),
+        # The engine sent a comment while it read the prompt.
+        ({"stream": True, "first_byte_at": 100.3, "sent_at": 100.1, "usage": Usage(prefill_ms=400.0)}, 500),
+        # Not a stream: all of it came at the end.
+        ({"first_byte_at": 100.7, "sent_at": 100.1, "usage": Usage(prefill_ms=50.0)}, 150),
+        ({"first_byte_at": 100.7, "sent_at": 100.1}, None),
+        ({}, None),
+    ],
+)
+def test_time_to_first_token(learnt: dict[str, Any], ttft_ms: int | None) -> None:
+    assert record(**learnt).ttft_ms == ttft_ms
+
+
+# --- writing -----------------------------------------------------------------------------------------
+
+
+async def test_many_requests_are_one_commit(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = 0
+    write = db.write
+
+    @asynccontextmanager
+    async def counting() -> AsyncIterator[Transaction]:
+        nonlocal commits
+        commits += 1
+        async with write() as tx:
+            yield tx
+
+    monkeypatch.setattr(db, "write", counting)
+    async with running(db) as kept:
+        for _ in range(500):
+            ended(kept)
+        await until_written(db, 500)
+        assert commits == 1
+    assert await counted(db) == {"m": 500}
+    assert await counted(db, UsageBucket.HOUR) == {"m": 500}
+
+
+async def test_what_has_ended_is_on_disk_after_the_stop(db: Database) -> None:
+    async with running(db) as kept:
+        for _ in range(3):
+            ended(kept)
+    assert len(await rows(db)) == 3
+    await kept.close()
+    await History(db, days=7, text=False).close()  # one that was never started
+
+
+async def test_ids_are_the_order_of_arrival(db: Database) -> None:
+    times = iter((50.0, 50.0, 50.0, 49.9, 60.0, 20.0))
+    async with running(db, clock=lambda: next(times)) as kept:
+        tallies = [kept.begin(KEY, "/", "r") for _ in range(6)]
+    *near, later, set_back = [tally.id for tally in tallies]
+    assert near == [50 * US, 50 * US + 1, 50 * US + 2, 50 * US + 3]
+    assert (later, set_back) == (60 * US, 20 * US)
+
+
+async def test_a_made_up_model_is_in_no_total(db: Database) -> None:
+    async with running(db) as kept:
+        ended(kept, asked="nonsense", model_id=None, status=404, error_code="model_not_found")
+        ended(kept)
+    assert [row.model for row in await rows(db)] == ["nonsense", "m"]
+    assert await counted(db) == {None: 1, "m": 1}
+
+
+async def test_without_days_there_are_totals_only(db: Database) -> None:
+    async with running(db, days=0, text=True) as kept:
+        assert not kept.text
+        ended(kept)
+    assert await rows(db) == []
+    assert await counted(db) == {"m": 1}
+
+
+async def test_text_is_kept_with_its_request(db: Database) -> None:
+    async with running(db, text=True) as kept:
+        with_text = ended(kept, transcript=Transcript("user: hi"))
+        without = ended(kept, transcript=Transcript(""))
+    assert [row.has_text for row in await rows(db)] == [True, False]
+    text = await history.text_of(db, with_text.id)
+    assert text is not None
+    assert text.prompt == "user: hi"
+    assert await history.text_of(db, without.id) is None
+
+
+async def test_a_flush_goes_on_when_its_caller_leaves(db: Database) -> None:
+    async with running(db) as kept:
+        ended(kept)
+        async with db.write():
+            caller = asyncio.create_task(kept.flush())
+            await asyncio.sleep(0.01)
+            caller.cancel()
+            await asyncio.wait({caller})
+            assert await rows(db) == []
+        await until_written(db, 1)
+
+
+async def test_kill_9_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from llb.auth import Principal, PrincipalKind\n"
+        "from llb.gateway.history import History\n"
+        "from llb.store.database import Database\n"
+        "from llb.wire import Role\n"
+        "async def main():\n"
+        "    kept = History(await Database.open(Path(sys.argv[1])), days=7, text=False)\n"
+        "    kept.start()\n"
+        "    def ended():\n"
+        "        tally = kept.begin(Principal(kind=PrincipalKind.KEY, id='k', role=Role.USER), '/', 'r')\n"
+        "        tally.status = 200\n"
+        "        kept.end(tally)\n"
+        "    for _ in range(100): ended()\n"
+        "    await kept.flush()\n"
+        "    for _ in range(100): ended()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+    path = tmp_path / "llb.db"
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code, str(path)], capture_output=True, timeout=60
+    )
+    assert killed.returncode == -9, killed.stderr.decode()
+    db = await Database.open(path)
+    try:
+        assert len(await rows(db)) == 100
+        assert await counted(db) == {None: 100}
+    finally:
+        await db.close()
+
+
+# --- a disk that does not answer ---------------------------------------------------------------------
+
+
+class Disk:
+    """Full, by SQLite's own word, until it is emptied."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def fill(self) -> None:
+        async with self._db.write() as tx:
+            [[pages]] = await tx.fetch_all("PRAGMA page_count")
+            await tx.fetch_all(f"PRAGMA max_page_count = {pages}")
+
+    async def empty(self) -> None:
+        async with self._db.write() as tx:
+            await tx.fetch_all("PRAGMA max_page_count = 1000000")
+
+
+@pytest.fixture
+async def disk(db: Database, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    monkeypatch.setattr(module, "RETRY_AFTER_S", 0.01)
+    full = Disk(db)
+    await full.fill()
+    return full
+
+
+def said(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    return sum(text in message for message in caplog.messages)
+
+
+async def test_a_full_disk_delays_and_loses_nothing(
+    db: Database, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(db) as kept:
+        for _ in range(2000):  # more than fits into the pages that are there
+            ended(kept)
+        await kept.flush()
+        await kept.flush()
+        assert await rows(db) == []
+        assert said(caplog, "the history cannot be written: database or disk is full") == 1
+        await disk.empty()
+        await until_written(db, 2000)
+    assert await counted(db) == {"m": 2000}
+    assert kept.lost == 0
+
+
+async def test_what_waits_is_bounded_and_the_newest_stay(
+    db: Database, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1000)
+    async with running(db) as kept:
+        tallies = [ended(kept) for _ in range(1200)]
+        await kept.flush()
+        tallies += [ended(kept) for _ in range(300)]
+        await disk.empty()
+        await until_written(db, 1000)
+        assert [row.id for row in await rows(db)] == [tally.id for tally in tallies[-1000:]]
+        assert kept.lost == 500
+    assert said(caplog, "the history lacks 200 requests") == 1  # and the others are told of a minute later
+
+
+async def test_a_stop_does_not_wait_for_a_full_disk(
+    db: Database, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(db) as kept:
+        for _ in range(2000):
+            ended(kept)
+    assert said(caplog, "the history lacks 2000 requests") == 1
+
+
+async def test_what_no_disk_takes_does_not_hold_up_the_rest(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(db) as kept:
+        ended(kept, usage=Usage(prompt_tokens=2**70))
+        await kept.flush()
+        ended(kept)
+    assert [row.prompt_tokens for row in await rows(db)] == [None]
+    assert kept.lost == 1
+    assert said(caplog, "1 requests could not be noted") == 1
+
+
+# --- forgetting --------------------------------------------------------------------------------------
+
+
+async def test_what_is_too_old_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRUNE_STEP", 2)
+    now = 100 * DAY_S
+    async with running(db, clock=lambda: now) as kept:
+        for age in (36, 9, 8, 7.5, 7.01, 6.99, 0):
+            now = round((100 - age) * DAY_S)
+            ended(kept)
+        await kept.flush()
+        await kept.prune()
+        assert [round(100 - row.id / US / DAY_S, 2) for row in await rows(db)] == [6.99, 0]
+        hours = await usage.totals(
+            db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=now + 1, limit=99
+        )
+        assert sum(hour.requests for hour in hours) == 6
+        now = (100 - 36 + 401) * DAY_S
+        await kept.prune()
+    assert await rows(db) == []
+    assert await counted(db, UsageBucket.HOUR) == {}
+    days = await usage.totals(
+        db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.DAY, since=0, until=now, limit=99
+    )
+    assert sum(day.requests for day in days) == 6
+
+
+async def test_what_is_too_much_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REQUESTS", 5)
+    monkeypatch.setattr(module, "MAX_TEXTS", 2)
+    async with running(db, text=True) as kept:
+        tallies = [ended(kept, transcript=Transcript("x")) for _ in range(8)]
+        await kept.flush()
+        await kept.prune()
+    assert [(row.id, row.has_text) for row in await rows(db)] == [
+        (tally.id, number >= 3) for number, tally in enumerate(tallies[3:])
+    ]
+
+
+async def test_it_goes_by_itself(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(db) as kept:
+        ended(kept)
+    assert len(await rows(db)) == 1
+    monkeypatch.setattr(module, "PRUNE_EVERY_S", 0.01)
+    async with running(db, days=0):
+        async with asyncio.timeout(30):
+            while await rows(db):
+                await asyncio.sleep(0.01)
+    assert await counted(db) == {"m": 1}

@@ -1,0 +1,144 @@
+"""The text of a request, from the bytes that pass by."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llb.gateway.transcript import DOCUMENT_BYTES, LIMIT_BYTES, Transcript, prompt_of
+from llb.wire import RequestText
+
+SSE, JSON = b"text/event-stream", b"application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        (
+            {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\nthere"}]},
+            "system: Be brief.\n\nuser: Hi\nthere",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [
+                {"type": "text", "text": "What is this? "},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]},
+            "user: What is this? [image_url]",
+        ),
+        (
+            {"messages": [
+                {"role": "assistant", "content": None, "tool_calls": [
+                    {"id": "1", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "rain"}]},
+            'assistant: \nweather {"city":"Oslo"}\n\ntool: rain',
+        ),
+        ({"prompt": "One, two,"}, "One, two,"),
+        ({"prompt": [1, 2, 3]}, "[1, 2, 3]"),
+        ({"input": ["one", "two"]}, "one\ntwo"),
+        ({"model": "m"}, ""),
+        ({"messages": "x"}, ""),
+        ([], ""),
+    ],
+)  # fmt: skip
+def test_prompts(body: Any, prompt: str) -> None:
+    assert prompt_of(json.dumps(body).encode()) == prompt
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100_000])
+def test_what_is_no_request_has_no_prompt(body: bytes) -> None:
+    assert prompt_of(body) == ""
+
+
+def event(**choice: Any) -> bytes:
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def text(content_type: bytes, *parts: bytes, prompt: str = "") -> RequestText | None:
+    transcript = Transcript(prompt)
+    transcript.begin(content_type)
+    for part in parts:
+        transcript.add(part)
+    return transcript.text()
+
+
+def answer(content_type: bytes, *parts: bytes) -> str | None:
+    kept = text(content_type, *parts)
+    return None if kept is None else kept.answer
+
+
+def test_a_streamed_chat() -> None:
+    parts = [
+        b": heartbeat\n\n",
+        event(delta={"role": "assistant", "content": None}),
+        event(delta={"content": "Hel"}) + event(delta={"content": "lo\n"}),
+        event(delta={"content": "you."}),
+        b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\ndata: [DONE]\n\n',
+    ]
+    assert answer(SSE, *parts) == "Hello\nyou."
+
+
+def test_streamed_calls_of_functions() -> None:
+    parts = [
+        event(delta={"tool_calls": [{"index": 0, "function": {"name": "weather", "arguments": "{"}}]}),
+        event(delta={"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}),
+        event(delta={"tool_calls": [{"index": 1, "function": {"name": "time", "arguments": "{}"}}]}),
+    ]
+    assert answer(SSE, *parts) == "weather {}\ntime {}"
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"choices": [{"message": {"role": "assistant", "content": "Hello"}}]}, "Hello"),
+        ({"choices": [{"text": " three"}]}, " three"),
+        ({"data": [{"embedding": [0.1]}]}, None),
+        ({"choices": [{"delta": 7}]}, None),
+    ],
+)
+def test_answers_that_are_no_streams(document: Any, said: str | None) -> None:
+    body = json.dumps(document).encode()
+    assert answer(JSON, body[:9], body[9:]) == said
+
+
+def test_a_streamed_completion() -> None:
+    assert answer(SSE, event(text="a"), event(text="b")) == "ab"
+
+
+def test_of_a_long_prompt_the_end_is_kept_and_of_a_long_answer_the_beginning() -> None:
+    kept = text(
+        SSE, *[event(delta={"content": "é" * 1000})] * 100, prompt="x" + "é" * LIMIT_BYTES + "the question"
+    )
+    assert kept is not None
+    assert kept.prompt is not None
+    assert kept.answer is not None
+    assert kept.prompt.endswith("ééthe question")
+    assert kept.answer == "é" * (LIMIT_BYTES // 2)
+    assert LIMIT_BYTES - 2 < len(kept.prompt.encode()) <= LIMIT_BYTES
+    assert (kept.prompt_truncated, kept.answer_truncated) == (True, True)
+
+
+def test_what_fits_is_not_called_truncated() -> None:
+    kept = text(SSE, event(delta={"content": "y" * LIMIT_BYTES}), prompt="x" * LIMIT_BYTES)
+    assert kept == RequestText(prompt="x" * LIMIT_BYTES, answer="y" * LIMIT_BYTES)
+
+
+def test_memory_stays_flat() -> None:
+    transcript = Transcript("x" * 10_000_000)
+    transcript.begin(SSE)
+    for _ in range(1000):
+        transcript.add(event(delta={"content": "y" * 1000}))
+    assert len(transcript._prompt) == LIMIT_BYTES
+    assert transcript._answer_bytes < LIMIT_BYTES + 2000
+
+    transcript = Transcript("")
+    transcript.begin(JSON)
+    for _ in range(1000):
+        transcript.add(b"z" * 1000)
+    assert len(transcript._document) < DOCUMENT_BYTES + 2000
+    assert transcript.text() == RequestText(answer_truncated=True)
+
+
+def test_where_nothing_was_said_there_is_no_text() -> None:
+    assert text(JSON) is None
+    assert Transcript("").text() is None
