@@ -5,19 +5,19 @@ import * as format from './format.js';
 export const LOCALES = { en: 'English', ja: '日本語' };
 
 let current = 'en';
-let words = {};
+let words = Object.create(null);
 let plural = new Intl.PluralRules('en');
 
 export const locale = () => current;
 
 /** The best of our languages for what a browser asks for. */
 export const choose = (wanted, asked) =>
-  wanted in LOCALES ? wanted : (asked.map((tag) => tag.toLowerCase().split('-')[0]).find((tag) => tag in LOCALES) ?? 'en');
+  [wanted, ...asked.map((tag) => tag.toLowerCase().split('-')[0])].find((tag) => Object.hasOwn(LOCALES, tag)) ?? 'en';
 
 /** Load the words of `name`; everything has to be rendered anew after it. */
 export async function useLocale(name) {
   const module = await import(`../i18n/${name}.js`);
-  words = module.default;
+  words = { __proto__: null, ...module.default };
   current = name;
   plural = new Intl.PluralRules(name);
   document.documentElement.lang = name;
