@@ -70,7 +70,7 @@ const nextStep = {
         ? html`
             <button
               type="button"
-              class="button wide ${item.fit.verdict === 'too_large' ? '' : 'primary'}"
+              class="button wide ${item.fit.verdict === 'too_large' ? '' : 'tinted'}"
               aria-disabled=${busyAttribute(doing)}
               @click=${() => actions.pull(item.model.id)}
             >

@@ -1,0 +1,78 @@
+"""The page in other languages, lights and sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from e2e.conftest import VisitorMaker
+from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
+from tests.conftest import LlbMaker
+from tests.harness import Llb
+from tests.hub import HubStandIn
+
+ADDRESSES = ("/models", "/models/local", "/playground", "/nodes", "/requests", "/access", "/settings")
+
+
+@pytest.fixture
+async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
+    """The shipped catalogue, nothing pulled yet."""
+    stock(hub, smollm2)
+    llb = await make_llb(catalog=CATALOG, memory_limit_bytes=16_000_000_000).start()
+    await llb.online()
+    return llb
+
+
+async def settled(page: Page) -> None:
+    """Wait until a page has what it shows; before that it says that it loads."""
+    await expect(page.get_by_role("heading", level=1)).to_be_visible()
+    await expect(page.locator(".skeletons")).to_have_count(0)
+
+
+async def test_japanese(shop: Llb, visitors: VisitorMaker) -> None:
+    visitor = await visitors(shop, locale="ja-JP")
+    page = await visitor.open()
+    await expect(page.locator("html")).to_have_attribute("lang", "ja")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("モデル")
+    await expect(card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
+    await expect(card(page, SMOLLM2_NAME)).to_contain_text("利用可能")
+    await shoot(page, "japanese")
+
+
+async def test_dark_by_the_system_and_by_choice(shop: Llb, visitors: VisitorMaker) -> None:
+    visitor = await visitors(shop, color_scheme="dark")
+    page = await visitor.open()
+    await settled(page)
+    assert await lightness(page) < 0.2
+    await shoot(page, "dark")
+    await page.get_by_role("link", name="Settings").click()
+    await page.get_by_role("radio", name="Light").check()
+    assert await lightness(page) > 0.8
+    await page.reload()
+    await settled(page)
+    assert await lightness(page) > 0.8
+
+
+async def lightness(page: Page) -> float:
+    """Of the page's ground: 0 is black, 1 is white."""
+    colour: str = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    parts = [int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    return sum(parts) / (3 * 255)
+
+
+@pytest.mark.parametrize("width", [360, 768, 2560])
+async def test_nothing_is_wider_than_the_window(shop: Llb, visitors: VisitorMaker, width: int) -> None:
+    visitor = await visitors(shop, viewport={"width": width, "height": 740})
+    page = await visitor.open()
+    for address in ADDRESSES:
+        await page.goto(f"{shop.url}{address}")
+        await settled(page)
+        inner = await page.evaluate("document.documentElement.scrollWidth")
+        assert inner <= width, address
+        for link in await page.get_by_role("navigation").get_by_role("link").all():
+            await expect(link).to_be_in_viewport()
+    await page.goto(f"{shop.url}/models")
+    await settled(page)
+    await shoot(page, {360: "phone", 768: "tablet", 2560: "wide"}[width])
