@@ -24,9 +24,9 @@ from llb.wire import RequestText
 
 log = logging.getLogger(__name__)
 
-WRITE_AFTER_S = 0.25  # a commit a request would cost more than the request does
+WRITE_AFTER_S = 0.1  # a commit a request would cost more than the request does
 RETRY_AFTER_S = 5.0
-BATCH = 2000
+BATCH = 500  # what the event loop prepares at a time: a millisecond and a half
 MAX_WAITING, MAX_WAITING_WITH_TEXT = 20_000, 1000  # while the disk does not answer
 TELL_LOST_EVERY_S = 60.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from llb.store.migrations import MIGRATIONS, Migration
 from llb.store.setup import BUSY_TIMEOUT_S, prepare, save_copy
 
 T = TypeVar("T")
-Parameters = Sequence[Any] | Mapping[str, Any]
+Parameters = Sequence[Any]
 
 
 class _Reads:

@@ -15,28 +15,9 @@ from llb.store.names import KEY_NAME, NODE_NAME, USERNAME
 from llb.wire import RequestText
 
 US = 1_000_000  # microseconds a second: ids are such
-_COLUMNS = (
-    "id",
-    "request_id",
-    "key_id",
-    "user_id",
-    "model",
-    "node_id",
-    "endpoint",
-    "stream",
-    "status",
-    "error_code",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "queue_ms",
-    "ttft_ms",
-    "duration_ms",
-    "has_text",
-)
 
 
-class RequestRecord(Struct, frozen=True, kw_only=True):
+class RequestRecord(Struct, frozen=True, kw_only=True, array_like=True):
     """One request. `id` is the unix microsecond at which it came. `key_name`, `username` and `node_name` are found at
     reading: the names of now, or the last ones of what is gone."""
 
@@ -83,15 +64,19 @@ class Wanted(Struct, frozen=True, kw_only=True):
 ANY = Wanted()
 
 
+_FOUND = ("key_name", "username", "node_name")
+_COLUMNS = tuple(name for name in RequestRecord.__struct_fields__ if name not in _FOUND)
+
+
 # --- writing -----------------------------------------------------------------------------------------
 
 
 async def add(tx: Transaction, records: Sequence[RequestRecord]) -> None:
     """Keep the requests. One whose `id` is taken, because the clock was set back, is left out."""
-    values = ", ".join(f":{column}" for column in _COLUMNS)
-    await tx.execute_many(
-        f"INSERT OR IGNORE INTO requests ({', '.join(_COLUMNS)}) VALUES ({values})",
-        [msgspec.structs.asdict(record) for record in records],
+    values = ", ".join(column(name) for name in _COLUMNS)
+    await tx.execute(
+        f"INSERT OR IGNORE INTO requests ({', '.join(_COLUMNS)}) SELECT {values} FROM json_each(?)",
+        (as_json(records),),
     )
 
 
@@ -105,6 +90,17 @@ async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -
             for record_id, text in texts
         ],
     )
+
+
+def as_json(records: Sequence[RequestRecord]) -> str:
+    """For `json_each` and `column`: many rows in one step. A step a row would have to win the interpreter's lock each
+    time, from an event loop that has its hands full."""
+    return msgspec.json.encode(records).decode()
+
+
+def column(name: str) -> str:
+    """SQL of a field in a row of `as_json`."""
+    return f"json_extract(value, '$[{RequestRecord.__struct_fields__.index(name)}]')"
 
 
 # --- forgetting --------------------------------------------------------------------------------------
@@ -136,12 +132,12 @@ async def prune_texts(tx: Transaction, *, before_id: int, limit: int) -> int:
 
 async def first_kept(tx: Transaction, rows: int) -> int:
     """The `id` from which on there are not more than `rows` requests; 0 where there are not so many at all."""
-    return await _first_kept(tx, "TRUE", rows)
+    return await _first_kept(tx, "requests", rows)
 
 
 async def first_kept_text(tx: Transaction, rows: int) -> int:
     """As `first_kept`, of the requests that have their text."""
-    return await _first_kept(tx, "has_text", rows)
+    return await _first_kept(tx, "requests WHERE has_text", rows)
 
 
 async def _oldest(tx: Transaction, condition: str, before_id: int, limit: int) -> tuple[int, int]:
@@ -153,14 +149,12 @@ async def _oldest(tx: Transaction, condition: str, before_id: int, limit: int) -
     return row[0], row[1]
 
 
-async def _first_kept(tx: Transaction, condition: str, rows: int) -> int:
+async def _first_kept(tx: Transaction, source: str, rows: int) -> int:
     # Counted first, which an index does: to walk back from the newest would read all the rows.
-    [[count]] = await tx.fetch_all(f"SELECT count(*) FROM requests WHERE {condition}")
+    [[count]] = await tx.fetch_all(f"SELECT count(*) FROM {source}")
     if count <= rows:
         return 0
-    [[first]] = await tx.fetch_all(
-        f"SELECT id FROM requests WHERE {condition} ORDER BY id LIMIT 1 OFFSET ?", (count - rows,)
-    )
+    [[first]] = await tx.fetch_all(f"SELECT id FROM {source} ORDER BY id LIMIT 1 OFFSET ?", (count - rows,))
     return int(first)
 
 

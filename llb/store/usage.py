@@ -6,15 +6,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import msgspec
 from msgspec import Struct
 
 from llb.store.database import Database, Transaction
-from llb.store.history import US, RequestRecord, Whose
+from llb.store.history import US, RequestRecord, Whose, as_json, column
 from llb.store.names import KEY_NAME, NODE_NAME, USERNAME
 from llb.wire import UsageBucket, UsageBy
 
 WIDTH_S = {UsageBucket.HOUR: 3600, UsageBucket.DAY: 86_400}
+_KEY = ("start", "model", "key_id", "user_id", "node_id")
 _SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
 
 
@@ -37,18 +37,18 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
 async def add(tx: Transaction, records: Sequence[RequestRecord]) -> None:
     """Count the requests in their hour and day. Of each, `model` must be one that exists: whoever makes up names must
     not be able to fill the totals with them."""
-    rows = [msgspec.structs.asdict(record) for record in records]
+    group = ", ".join(f"coalesce({column(name)}, '')" for name in _KEY[1:])
+    sums = ", ".join(f"total({column(name)})" for name in _SUMS[2:])
     for bucket, width_s in WIDTH_S.items():
-        await tx.execute_many(
+        await tx.execute(
             f"""
-            INSERT INTO usage_{bucket}s (start, model, key_id, user_id, node_id, {", ".join(_SUMS)}) VALUES (
-                :id / {width_s * US} * {width_s},
-                coalesce(:model, ''), coalesce(:key_id, ''), coalesce(:user_id, ''), coalesce(:node_id, ''),
-                1, :error_code IS NOT NULL, coalesce(:prompt_tokens, 0), coalesce(:cached_tokens, 0),
-                coalesce(:completion_tokens, 0), :duration_ms
-            ) ON CONFLICT DO UPDATE SET {", ".join(f"{total} = {total} + excluded.{total}" for total in _SUMS)}
+            INSERT INTO usage_{bucket}s ({", ".join((*_KEY, *_SUMS))})
+            SELECT {column("id")} / {width_s * US} * {width_s}, {group},
+                count(*), count({column("error_code")}), {sums}
+            FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
+            ON CONFLICT ({", ".join(_KEY)}) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}
             """,
-            rows,
+            (as_json(records),),
         )
 
 
