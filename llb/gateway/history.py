@@ -30,7 +30,7 @@ BATCH = 500  # what the event loop prepares at a time: a millisecond and a half
 MAX_WAITING, MAX_WAITING_WITH_TEXT = 20_000, 1000  # while the disk does not answer
 TELL_LOST_EVERY_S = 60.0
 
-MAX_REQUESTS, MAX_TEXTS = 1_000_000, 20_000  # about 300 MB, and at most 1.3 GB
+MAX_REQUESTS, MAX_TEXTS = 1_000_000, 20_000  # about 250 MB, and at most 1.3 GB
 HOURS_KEPT_S, DAYS_KEPT_S = 35 * 86_400, 400 * 86_400
 PRUNE_EVERY_S = 60.0
 PRUNE_STEP, PRUNE_PAUSE_S = 500, 0.02  # others write in between
