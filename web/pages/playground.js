@@ -1,0 +1,313 @@
+/** Playground: talk to a model that is here, see how quick it is, and take the request home as code. */
+
+import { html } from '../lib/html.js';
+import { f, t } from '../core/i18n.js';
+import { address } from '../core/router.js';
+import { recall, remember } from '../core/settings.js';
+import { progressBar } from '../components/bars.js';
+import { alertBox, emptyState, explain, note, skeletons } from '../components/feedback.js';
+import { icon } from '../components/icons.js';
+import { loadMarkdown } from '../components/markdown.js';
+import { makeAnswers } from './playground/answers.js';
+import { makeComposer } from './playground/composer.js';
+import { makeConversations, newConversation } from './playground/conversations.js';
+import { messageList } from './playground/messages.js';
+import { panel } from './playground/panel.js';
+import { askForTitle, askToDelete, shelf } from './playground/shelf.js';
+
+export const title = () => t('nav.playground');
+
+const NEAR_END_PX = 80;
+
+export function open(app, route) {
+  const conversations = makeConversations();
+  let known = conversations.all();
+  let current = conversations.get(recall('open_conversation')) ?? newConversation();
+  let draft = { text: recall('draft', ''), images: [] };
+  let wanted = route.query.model ?? null;
+  let editing = null; // index of the question that is being rewritten
+  let shown = { panel: recall('panel', false), shelf: false }; // the shelf is a drawer where there is little room
+  let unsaved = false;
+  let said = ''; // for screen readers: an answer is there
+  let log = null;
+  let atEnd = true;
+
+  loadMarkdown().then(app.touch, app.touch); // without it answers stand there as plain text
+
+  const answers = makeAnswers(app, (conversation, { ended }) => {
+    if (ended) {
+      save(conversation);
+      said = t('playground.finished');
+    }
+    app.touch();
+  });
+
+  const composer = makeComposer({
+    changed() {
+      remember('draft', draft.text);
+      app.touch();
+    },
+    send,
+    stop: answers.stop,
+    leaveEditing() {
+      editing = null;
+      draft = { text: '', images: [] };
+      app.touch();
+    },
+  });
+
+  // --- conversations ---
+
+  function save(conversation) {
+    unsaved = !conversations.save(conversation);
+    remember('open_conversation', current.id);
+    known = conversations.all();
+    app.touch();
+  }
+
+  function show(conversation) {
+    answers.stop();
+    current = conversation;
+    editing = null;
+    atEnd = true;
+    shown.shelf = false;
+    remember('open_conversation', conversation.id);
+    app.touch();
+    composer.focus();
+  }
+
+  /** Another tab has changed something; what is being written here stays as it is. */
+  function elsewhere({ key }) {
+    if (!conversations.concerns(key ?? null)) return;
+    known = conversations.all();
+    if (!answers.running) current = conversations.get(current.id) ?? (current.messages.length ? newConversation() : current);
+    app.touch();
+  }
+  addEventListener('storage', elsewhere);
+
+  const act = {
+    begin: () => show(newConversation(Date.now(), settingsOf(current))),
+    open: (id) => show(conversations.get(id) ?? newConversation()),
+    regenerate() {
+      const model = chosen(app.store.state, wanted);
+      if (!model) return;
+      if (current.messages.at(-1)?.role === 'assistant') current.messages.pop();
+      atEnd = true;
+      answers.ask(current, model.model.id);
+    },
+    edit(index) {
+      editing = index;
+      const { text, images = [] } = current.messages[index];
+      draft = { text, images: [...images] };
+      app.touch();
+      composer.focus();
+    },
+    async rename() {
+      const name = await askForTitle(current);
+      if (name === null) return;
+      current.title = name;
+      save(current);
+    },
+    async remove() {
+      const done = await askToDelete(current, (id) => {
+        answers.stop();
+        conversations.remove(id);
+      });
+      if (done) {
+        known = conversations.all();
+        show(newConversation(Date.now(), settingsOf(current)));
+      }
+    },
+  };
+
+  function send() {
+    const model = chosen(app.store.state, wanted);
+    if (!model || model.status !== 'Ready' || answers.running) return;
+    if (editing !== null) current.messages.splice(editing);
+    editing = null;
+    const images = sees(model) && draft.images.length ? { images: draft.images } : {};
+    current.messages.push({ role: 'user', text: draft.text.trim(), ...images });
+    current.updated = Date.now();
+    draft = { text: '', images: [] };
+    remember('draft', null);
+    remember('model', model.model.id);
+    said = '';
+    atEnd = true;
+    save(current);
+    answers.ask(current, model.model.id);
+  }
+
+  // --- what is seen ---
+
+  function keepAtEnd() {
+    if (log?.isConnected && atEnd) log.scrollTop = log.scrollHeight;
+  }
+
+  const scrolled = () => {
+    const before = atEnd;
+    atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
+    if (before !== atEnd) app.touch();
+  };
+
+  function conversationView(state, model) {
+    const writing = answers.running === current;
+    const can = model?.status === 'Ready';
+    queueMicrotask(keepAtEnd); // after this has been drawn
+    return html`
+      <section class="talk" aria-label=${t('playground.conversation')}>
+        <div
+          class="log"
+          role="log"
+          aria-live="off"
+          aria-label=${t('playground.conversation')}
+          aria-busy=${String(writing)}
+          tabindex="0"
+          ref=${(element) => {
+            log = element;
+          }}
+          @scroll=${scrolled}
+        >
+          ${current.messages.length
+            ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, act })
+            : html`<p class="log-empty">${t('playground.begin', { name: model?.model.name ?? '' })}</p>`}
+        </div>
+        ${atEnd
+          ? null
+          : html`<button type="button" class="button small to-end" @click=${() => {
+              atEnd = true;
+              app.touch();
+            }}>${icon('down')}${t('playground.to_end')}</button>`}
+        <p class="sr-only" role="status">${said}</p>
+        ${unsaved ? note(t('playground.unsaved')) : null}
+        ${composer.view({ draft, sees: sees(model), can, writing, editing: editing !== null })}
+      </section>`;
+  }
+
+  const head = (state, model) => html`
+    <div class="page-head chat-head">
+      <h1 tabindex="-1">${t('nav.playground')}</h1>
+      <label class="model-choice">
+        <span class="sr-only">${t('playground.model')}</span>
+        <select class="control" @change=${(event) => choose(event.target.value)}>
+          ${offered(state, model).map(
+            (each) => html`<option value=${each.model.id} ?selected=${each === model}>${each.model.name}</option>`,
+          )}
+        </select>
+      </label>
+      <div class="buttons">
+        ${toggle('shelf', 'list', 'playground.conversations')}
+        ${current.messages.length
+          ? html`
+              <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
+              <button type="button" class="button quiet small" @click=${act.remove}>${icon('trash')}${t('action.delete')}</button>`
+          : null}
+        ${toggle('panel', 'sliders', 'playground.settings')}
+      </div>
+    </div>`;
+
+  const toggle = (name, iconName, key) => html`
+    <button
+      type="button"
+      class="button quiet small toggle-${name}"
+      aria-expanded=${String(Boolean(shown[name]))}
+      @click=${() => {
+        shown = { ...shown, [name]: !shown[name] };
+        remember('panel', shown.panel);
+        app.touch();
+      }}
+    >
+      ${icon(iconName)}<span>${t(key)}</span>
+    </button>`;
+
+  function choose(id) {
+    wanted = id;
+    remember('model', id);
+    app.go(address('/playground', { model: id }), { replace: true });
+    app.touch();
+  }
+
+  return {
+    update(next) {
+      wanted = next.query.model ?? wanted;
+    },
+    close() {
+      answers.stop();
+      removeEventListener('storage', elsewhere);
+    },
+    view(state) {
+      if (!state.models) {
+        return html`<div class="page"><div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
+          ${state.failed ? alertBox(explain(state.failed)) : skeletons(1)}</div>`;
+      }
+      const model = chosen(state, wanted);
+      if (!model && !current.messages.length && !known.length) return nothingToTalkTo();
+      return html`
+        <div class="page chat">
+          ${head(state, model)} ${stateOf(model)}
+          <div class="chat-body ${shown.panel ? 'with-panel' : ''} ${shown.shelf ? 'with-shelf' : ''}">
+            ${shelf({ conversations: known, current, act })} ${conversationView(state, model)}
+            ${shown.panel ? panel({ conversation: current, model: model?.model.id, changed: settingsChanged }) : null}
+          </div>
+        </div>`;
+    },
+  };
+
+  function settingsChanged() {
+    if (current.messages.length) save(current);
+    app.touch();
+  }
+}
+
+const nothingToTalkTo = () => html`
+  <div class="page">
+    <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
+    ${emptyState(
+      'playground',
+      t('playground.empty.title'),
+      t('playground.empty.text'),
+      html`<a class="button primary" href="/models">${t('playground.empty.action')}</a>`,
+    )}
+  </div>`;
+
+/** What is said above the conversation where the model cannot answer yet. */
+function stateOf(model) {
+  if (!model) return note(t('playground.no_model'), html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`);
+  if (model.status === 'Ready') return null;
+  if (model.status !== 'Downloading') return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
+  const share = model.download_progress ?? 0;
+  return html`
+    <div class="note coming">
+      <p>${t('playground.coming', { name: model.model.name, percent: f.percent(share) })}</p>
+      ${progressBar(t('model.progress', { name: model.model.name }), share)}
+    </div>`;
+}
+
+const talks = ({ model }) => model.capabilities.includes('TextGeneration');
+
+const sees = (item) => Boolean(item?.model.capabilities.includes('ImageUnderstanding'));
+
+const readyOnes = (state) => [...state.models.values()].filter((item) => item.status === 'Ready' && talks(item));
+
+/** The model to ask: the one that was asked for, else the last one that was used, else the first that is Ready. */
+function chosen(state, wanted) {
+  const asked = state.models.get(wanted);
+  if (asked && talks(asked) && asked.status !== 'Available') return asked;
+  const ready = readyOnes(state);
+  const last = recall('model');
+  return ready.find(({ model }) => model.id === last) ?? ready[0] ?? null;
+}
+
+const offered = (state, model) => {
+  const ready = readyOnes(state);
+  return !model || ready.includes(model) ? ready : [model, ...ready];
+};
+
+/** How far the loading of a model's engine is: {share 0–1 or null}; null where one is loaded, or nothing is told of it. */
+function loadingOf(item) {
+  const engines = (item?.replicas ?? []).map(({ engine }) => engine).filter(Boolean);
+  if (engines.some(({ state }) => state === 'ready' || state === 'busy')) return null;
+  const starting = engines.find(({ state }) => state === 'starting');
+  return starting ? { share: starting.progress ?? null } : null;
+}
+
+const settingsOf = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });

@@ -1,0 +1,32 @@
+/** Markdown cut where one block ends, so that what is finished need not be parsed again while the rest arrives. Pure. */
+
+const FENCE = /^ {0,3}(`{3,}|~{3,})/;
+const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])\s/;
+
+/** `text` in pieces that mean the same alone as together; only the last one can still change. */
+export function blocks(text) {
+  const found = [];
+  let current = [];
+  let fence = null;
+  let blank = false;
+  for (const line of text.split('\n')) {
+    const mark = FENCE.exec(line)?.[1];
+    const goesOn = /^\s/.test(line) || (LIST_ITEM.test(line) && LIST_ITEM.test(current[0] ?? ''));
+    if (!fence && blank && line.trim() && current.length && !goesOn) {
+      found.push(current.join('\n'));
+      current = [];
+    }
+    if (fence && mark && mark[0] === fence[0] && mark.length >= fence.length && !line.trim().slice(mark.length)) fence = null;
+    else if (!fence && mark) fence = mark;
+    blank = !line.trim();
+    if (current.length || !blank) current.push(line);
+  }
+  if (current.length) found.push(current.join('\n'));
+  return found;
+}
+
+/** An answer that thinks aloud first → {thinking, text}; models say so with a tag, closed or not yet. */
+export function splitThinking(text) {
+  const match = /^\s*<think>([\s\S]*?)(?:<\/think>([\s\S]*))?$/.exec(text);
+  return match ? { thinking: match[1].trim(), text: (match[2] ?? '').trimStart() } : { thinking: '', text };
+}

@@ -1,0 +1,107 @@
+/** Conversations, kept in this browser only: one entry each, so that two tabs do not overwrite each other's. */
+
+const PREFIX = 'llb.conversation.';
+const TITLE_LENGTH = 60;
+
+/** `storage`: localStorage, or what a test hands in; null where a browser forbids it. */
+export function makeConversations(storage = browserStorage()) {
+  const load = (key) => {
+    try {
+      const found = JSON.parse(storage.getItem(key));
+      return isConversation(found) ? found : null;
+    } catch {
+      return null;
+    }
+  };
+
+  const keys = () =>
+    storage ? Array.from({ length: storage.length }, (_, at) => storage.key(at)).filter((key) => key?.startsWith(PREFIX)) : [];
+
+  /** Newest first. */
+  const all = () => keys().map(load).filter(Boolean).sort((a, b) => b.updated - a.updated);
+
+  function write(conversation) {
+    try {
+      storage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Returns whether it could be kept. Where there is no room, images go first, the oldest conversations then. */
+  function save(conversation) {
+    if (!storage) return false;
+    if (write(conversation)) return true;
+    const others = all().filter(({ id }) => id !== conversation.id).reverse();
+    for (const old of others.filter(hasImages)) {
+      write(withoutImages(old));
+      if (write(conversation)) return true;
+    }
+    for (const old of others) {
+      remove(old.id);
+      if (write(conversation)) return true;
+    }
+    return write(withoutImages(conversation));
+  }
+
+  const remove = (id) => storage?.removeItem(PREFIX + id);
+
+  return { all, save, remove, get: (id) => load(PREFIX + id), concerns: (key) => key === null || key.startsWith(PREFIX) };
+}
+
+/** A conversation that nobody has said anything in; it is kept from its first message on. */
+export const newConversation = (now = Date.now(), settings = {}) => ({
+  id: `${now.toString(36)}-${Math.random().toString(36).slice(2, 8)}`,
+  title: '',
+  updated: now,
+  system: '',
+  parameters: {},
+  stop: '',
+  ...settings,
+  messages: [],
+});
+
+/** What the list calls it: the name it was given, else how it began. */
+export function titleOf({ title, messages }) {
+  const first = title || messages.find(({ role, text }) => role === 'user' && text)?.text || '';
+  const line = first.trim().split('\n')[0];
+  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH).trimEnd()}…` : line;
+}
+
+/** Whatever lies in the storage may have been written by another version, or by hand. */
+function isConversation(value) {
+  return (
+    typeof value?.id === 'string' &&
+    typeof value.title === 'string' &&
+    typeof value.updated === 'number' &&
+    typeof value.system === 'string' &&
+    typeof value.stop === 'string' &&
+    typeof value.parameters === 'object' &&
+    value.parameters !== null &&
+    Array.isArray(value.messages) &&
+    value.messages.every(
+      (message) =>
+        ['user', 'assistant'].includes(message?.role) &&
+        typeof message.text === 'string' &&
+        (message.images === undefined || (Array.isArray(message.images) && message.images.every(isImage))),
+    )
+  );
+}
+
+const isImage = (url) => typeof url === 'string' && /^data:image\/(?:png|jpeg|webp|gif);base64,/.test(url);
+
+const hasImages = ({ messages }) => messages.some(({ images }) => images?.length);
+
+const withoutImages = (conversation) => ({
+  ...conversation,
+  messages: conversation.messages.map(({ images, ...message }) => message),
+});
+
+function browserStorage() {
+  try {
+    return globalThis.localStorage ?? null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,30 @@
+/** Pictures for models that can see: made small enough to be sent, and never sent elsewhere than to the model. */
+
+const LONGEST_SIDE = 1536; // more pixels are scaled down by every vision model
+const LARGEST_FILE = 20_000_000; // bytes
+const KINDS = ['image/png', 'image/jpeg', 'image/webp', 'image/gif'];
+
+export const ACCEPT = KINDS.join(',');
+
+export class ImageRefused extends Error {}
+
+/** The picture files among what was chosen, pasted or dropped. */
+export const imagesOf = (transfer) => [...(transfer?.files ?? [])].filter(({ type }) => type.startsWith('image/'));
+
+/** A file as a data: URL. Raises `ImageRefused` for what is no picture that can be sent. */
+export async function toDataUrl(file) {
+  if (!KINDS.includes(file.type) || file.size > LARGEST_FILE) throw new ImageRefused(file.name);
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new ImageRefused(file.name);
+  }
+  const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = document.createElement('canvas');
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  return file.type === 'image/png' ? canvas.toDataURL('image/png') : canvas.toDataURL('image/jpeg', 0.88);
+}
