@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def names(file: Path) -> list[str]:
     return [match[2] for match in NAME.finditer(file.read_text("utf-8"))]
 
 
+def note(errors: list[str], error: Error) -> None:
+    errors.append(f"{error}\n{error.stack}")
+
+
 async def run_all() -> dict[str, dict[str, str | None]]:
     """By file and name: None, or what went wrong. What the browser complains of is the file's failure."""
     found: dict[str, dict[str, str | None]] = {}
@@ -32,7 +37,7 @@ async def run_all() -> dict[str, dict[str, str | None]]:
         for file in FILES:
             page = await context.new_page()
             errors: list[str] = []
-            page.on("pageerror", lambda error, errors=errors: errors.append(f"{error}\n{error.stack}"))
+            page.on("pageerror", partial(note, errors))
             await page.goto(ORIGIN)
             try:
                 found[file.name] = await page.evaluate(RUN, file.name)

@@ -1,0 +1,360 @@
+"""How the page is laid out: what may import what, what no module may use, and what it shares with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from e2e.javascript import WEB, Token, every, modules, read, runs
+from e2e.unit.bare import ORIGIN, bare_context
+from llb.api.page import ADDRESSES
+from llb.wire import Event, HelloEvent, Resync
+
+# A row may import itself and the rows before it. Whoever wants a word gets it through core/i18n.js.
+ROWS = ("lib", "core", "components", "pages", "main.js")
+MARKUP = "lib/html.js"  # the one place where text becomes markup
+
+# Never asked for: a name to read paths against, and the name of a format.
+OTHER_ORIGINS = {"http://page.invalid", "http://www.w3.org/2000/svg"}
+
+# Wherever they stand; the one module that may is named.
+NAMES = {
+    "innerHTML": MARKUP,
+    "outerHTML": MARKUP,
+    "insertAdjacentHTML": MARKUP,
+    "setHTMLUnsafe": MARKUP,
+    "createContextualFragment": MARKUP,
+    "parseFromString": MARKUP,
+    "DOMParser": MARKUP,
+    "srcdoc": MARKUP,
+    "createPolicy": MARKUP,
+    "pushState": "core/router.js",
+    "replaceState": "core/router.js",
+    "cssText": None,
+    "cookie": None,
+}
+# As globals: `fetch(…)`, `new WebSocket(…)`, `localStorage.…`, but not `{ alert: … }` or `state.fetch`.
+GLOBALS = {
+    "fetch": {"core/api.js"},
+    "WebSocket": {"core/live.js"},
+    "localStorage": {"core/settings.js", "boot.js", "pages/playground/conversations.js"},
+    "sessionStorage": set(),
+    "indexedDB": set(),
+    "eval": set(),
+    "Function": set(),
+    "importScripts": set(),
+    "setInterval": set(),
+    "XMLHttpRequest": set(),
+    "EventSource": set(),
+    "alert": set(),
+    "confirm": set(),
+    "prompt": set(),
+    "console": set(),
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(WEB).as_posix()
+
+
+FILES = [pytest.param(path, id=name_of(path)) for path in modules()]
+
+
+# --- imports -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Import:
+    """`target` is a path below `web/`; of a dynamic import with a value in it, `*` stands for the value."""
+
+    target: str
+    line: int
+    dynamic: bool
+
+
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
+    return tuple(found for run in runs(read(path)) for found in _imports(path, run))
+
+
+def _imports(path: Path, run: tuple[Token, ...]) -> Iterator[Import]:
+    for at, token in enumerate(run):
+        follows = run[at + 1] if at + 1 < len(run) else None
+        if token.is_("import") and follows is not None and follows.is_("("):
+            yield Import(_resolve(path, run[at + 2]), token.line, dynamic=True)
+        elif (token.is_("from") or token.is_("import")) and follows is not None and follows.kind == "string":
+            yield Import(_resolve(path, follows), token.line, dynamic=False)
+
+
+def _resolve(path: Path, where: Token) -> str:
+    text = where.text if where.kind == "string" else "*".join(where.strings)
+    assert where.kind in ("string", "template"), (
+        f"{path}:{where.line}: what is imported has to be written there"
+    )
+    assert text.startswith("."), f"{path}:{where.line}: {text!r} is not a path from here"
+    return (path.parent / text).resolve().relative_to(WEB.resolve()).as_posix()
+
+
+def row_of(name: str) -> int:
+    return ROWS.index(name.partition("/")[0])
+
+
+def page_of(name: str) -> str:
+    """`models` for pages/models.js and for what lies in pages/models/."""
+    return name.split("/")[1].removesuffix(".js")
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_lead_to_files(path: Path) -> None:
+    for found in imports_of(path):
+        assert list(WEB.glob(found.target)), f"{path}:{found.line}: there is no {found.target}"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_point_down(path: Path) -> None:
+    name = name_of(path)
+    for found in imports_of(path):
+        target, where = found.target, f"{path}:{found.line}: imports {found.target}"
+        if target.startswith("vendor/"):
+            continue
+        if target.startswith("i18n/"):
+            assert name.startswith("i18n/") or name == "core/i18n.js", where
+            continue
+        assert row_of(target) <= row_of(name), f"{where}, which stands above it"
+        if target.startswith("pages/") and name.startswith("pages/"):
+            assert page_of(target) == page_of(name), f"{where}: what two pages use is a component"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    below = {
+        name_of(path): {found.target for found in imports_of(path) if not found.dynamic} for path in modules()
+    }
+    below = {name: {target for target in targets if target in below} for name, targets in below.items()}
+    while below:
+        free = [name for name, targets in below.items() if not targets & below.keys()]
+        assert free, f"imports in a circle: {sorted(below)}"
+        for name in free:
+            del below[name]
+
+
+def test_every_module_is_used() -> None:
+    targets = {found.target for path in modules() for found in imports_of(path)}
+    patterns = [re.compile(re.escape(target).replace(r"\*", "[^/]+")) for target in targets]
+    for path in modules():
+        name = name_of(path)
+        if name not in ("main.js", "boot.js"):
+            assert any(pattern.fullmatch(name) for pattern in patterns), f"nobody imports {name}"
+
+
+# --- what no module may do ---------------------------------------------------------------------------
+
+
+def globals_of(run: tuple[Token, ...]) -> Iterator[Token]:
+    """The names of `run` that are used as globals: called, made, or asked for something."""
+    for at, token in enumerate(run):
+        before, after = run[at - 1] if at else None, run[at + 1] if at + 1 < len(run) else None
+        of_something = before is not None and before.is_(".") and not run[at - 2].is_("globalThis")
+        used = (after is not None and after.text in ("(", ".", "?")) or (
+            before is not None and before.is_(".")
+        )
+        if token.kind == "name" and used and not of_something:
+            yield token
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_module_uses_what_is_not_its_own(path: Path) -> None:
+    name = name_of(path)
+    for token in every(read(path)):
+        if token.kind == "name" and token.text in NAMES:
+            assert name == NAMES[token.text], f"{path}:{token.line}: {token.text}"
+        assert not token.is_("debugger"), f"{path}:{token.line}"
+    for run in runs(read(path)):
+        for token in globals_of(run):
+            assert name in GLOBALS.get(token.text, {name}), f"{path}:{token.line}: {token.text}"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_module_writes_into_the_document(path: Path) -> None:
+    for run in runs(read(path)):
+        for one, dot, other in zip(run, run[1:], run[2:], strict=False):
+            if dot.is_("."):
+                where = f"{path}:{one.line}: {one.text}.{other.text}"
+                assert not (one.is_("document") and other.text in ("write", "writeln")), where
+                assert not (other.is_("style") and name_of(path) != MARKUP), (
+                    f"{where}: templates say --name=${{…}}"
+                )
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
+    for token in every(read(path)):
+        if token.tag not in ("html", "svg"):
+            continue
+        for tag, attributes in tags_of("\ue000".join(token.strings)):
+            where = f"{path}:{token.line}: <{tag}"
+            assert tag not in ("script", "style", "iframe", "object", "embed", "base", "meta", "link"), where
+            for attribute in attributes:
+                assert attribute != "style", (
+                    f"{where} style>: the page's policy forbids it, say --name=${{…}}"
+                )
+                assert not attribute.startswith("on"), f"{where} {attribute}>: say @{attribute[2:]}=${{…}}"
+
+
+def test_markup_is_made_in_one_place() -> None:
+    found = list(every(read(WEB / MARKUP)))
+    assert [token.text for token in found].count("innerHTML") == 1
+    assert [token.text for token in found].count("createPolicy") == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=name_of(path))
+        for path in sorted(WEB.rglob("*"))
+        if path.suffix in (".js", ".css", ".html", ".svg") and "vendor" not in path.relative_to(WEB).parts
+    ],
+)
+def test_no_address_of_another_origin(path: Path) -> None:
+    """With the internet cut off nothing is missing."""
+    if path.suffix == ".js":
+        texts = [
+            text
+            for token in every(read(path))
+            for text in (token.text, *token.strings)
+            if token.kind != "regex"
+        ]
+    else:
+        texts = [re.sub(r"/\*.*?\*/|<!--.*?-->", "", path.read_text("utf-8"), flags=re.DOTALL)]
+    for text in texts:
+        for address in re.findall(r"(?:\b(?:https?|wss?|ftp):)?//[\w.\[][^\s\"'`)]*", text):
+            assert address in OTHER_ORIGINS, f"{path}: {address}"
+
+
+@pytest.mark.parametrize("name", sorted(GLOBALS["localStorage"]))
+def test_what_is_stored_has_names_of_its_own(name: str) -> None:
+    names = [token.text for token in every(read(WEB / name)) if re.fullmatch(r"\w+\.(?:\w+\.?)?", token.text)]
+    assert names
+    assert all(each.startswith("llb.") for each in names), names
+
+
+# --- index.html --------------------------------------------------------------------------------------
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+
+def tags_of(markup: str) -> list[tuple[str, dict[str, str]]]:
+    """Every tag with its attributes."""
+    parser = _Tags()
+    parser.feed(markup)
+    parser.close()
+    return parser.found
+
+
+def index() -> list[tuple[str, dict[str, str]]]:
+    return tags_of((WEB / "index.html").read_text("utf-8"))
+
+
+def links(rel: str) -> list[str]:
+    return [
+        attributes["href"].removeprefix("{{assets}}/")
+        for tag, attributes in index()
+        if tag == "link" and attributes["rel"] == rel
+    ]
+
+
+def closure(name: str) -> set[str]:
+    """`name` and all that it needs before it can run."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        here = waiting.pop()
+        if here not in found and not here.startswith("vendor/"):
+            found.add(here)
+            waiting += [each.target for each in imports_of(WEB / here) if not each.dynamic]
+    return found
+
+
+def test_everything_that_main_needs_is_preloaded_and_nothing_else() -> None:
+    preloaded = links("modulepreload")
+    assert len(preloaded) == len(set(preloaded))
+    assert sorted(preloaded) == sorted(closure("main.js"))
+
+
+def test_every_style_sheet_is_linked() -> None:
+    linked = links("stylesheet")
+    assert sorted(linked) == sorted(
+        path.relative_to(WEB).as_posix() for path in (WEB / "styles").glob("*.css")
+    )
+    assert linked[0] == "styles/tokens.css"
+
+
+def test_the_index_has_nothing_inline_and_names_files_that_exist() -> None:
+    for tag, attributes in index():
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        address = attributes.get("src") or attributes.get("href")
+        if tag == "script":
+            assert address
+        if address:
+            assert (WEB / address.removeprefix("{{assets}}/")).is_file(), address
+
+
+# --- what the server knows, too ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    """What the modules themselves say."""
+
+    async def ask() -> Any:
+        async with bare_context() as context:
+            page = await context.new_page()
+            await page.goto(ORIGIN)
+            return await page.evaluate(
+                """async () => {
+                  const { eventHandlers } = await import('/web/core/reduce.js');
+                  const { ROUTES } = await import('/web/core/router.js');
+                  const { LOCALES } = await import('/web/core/i18n.js');
+                  const { SECTIONS } = await import('/web/components/shell.js');
+                  return { events: Object.keys(eventHandlers), routes: ROUTES, locales: Object.keys(LOCALES), sections: SECTIONS };
+                }"""
+            )
+
+    return dict(asyncio.run(ask()))
+
+
+def test_the_page_follows_every_event_that_the_server_tells(facts: dict[str, Any]) -> None:
+    told = {each.__struct_config__.tag for each in (*get_args(Event), HelloEvent, Resync)}
+    assert set(facts["events"]) == told
+
+
+def test_every_address_of_the_page_is_answered_by_the_server(facts: dict[str, Any]) -> None:
+    assert {"/", *facts["routes"]} == set(ADDRESSES)
+
+
+def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any]) -> None:
+    pages = {path.stem for path in (WEB / "pages").glob("*.js")}
+    assert {route["page"] for route in facts["routes"].values()} == pages
+    assert set(facts["sections"]) == pages - {"login"}
+
+
+def test_every_language_has_its_files(facts: dict[str, Any]) -> None:
+    assert {path.stem for path in (WEB / "i18n").glob("*.js")} == set(facts["locales"])
+    names = {locale: {path.name for path in (WEB / "i18n" / locale).iterdir()} for locale in facts["locales"]}
+    assert names["en"] == names["ja"]
