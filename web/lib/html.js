@@ -101,10 +101,16 @@ function parse(strings, inSvg) {
       holes.push({ ...hole, ...attributeKind(name) });
     }
   }
-  const places = holes.reduce((sum, { texts }) => sum + (texts ? texts.length - 1 : 1), 0);
-  if (places !== strings.length - 1) throw new Error(`a value where the template cannot take one: ${strings.join('${}')}`);
-  // Values are handed out in the order in which they are written.
-  holes.sort((a, b) => a.first - b.first);
+  // Values are handed out in the order in which they are written, so each has to have the place where it was written.
+  let next = 0;
+  const inOrder = holes.every(({ first, texts }) => {
+    const expected = next;
+    next += texts ? texts.length - 1 : 1;
+    return first === expected;
+  });
+  if (!inOrder || next !== strings.length - 1) {
+    throw new Error(`a value where the template cannot take one: ${strings.join('${}')}`);
+  }
   return { element, holes };
 }
 
@@ -124,18 +130,13 @@ class Instance {
     const walker = document.createTreeWalker(this.fragment, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT);
     let at = -1;
     let node = null;
-    this.parts = holes
-      .map((hole, order) => ({ hole, order }))
-      .sort((a, b) => a.hole.index - b.hole.index)
-      .map(({ hole, order }) => {
-        while (at < hole.index) {
-          node = walker.nextNode();
-          at += 1;
-        }
-        return { order, part: hole.kind === 'child' ? new ChildPart(node) : new AttributePart(node, hole) };
-      })
-      .sort((a, b) => a.order - b.order)
-      .map(({ part }) => part);
+    this.parts = holes.map((hole) => {
+      while (at < hole.index) {
+        node = walker.nextNode();
+        at += 1;
+      }
+      return hole.kind === 'child' ? new ChildPart(node) : new AttributePart(node, hole);
+    });
   }
 
   update(values) {
