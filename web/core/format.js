@@ -55,7 +55,7 @@ export const tokens = (value, locale = 'en') => {
 
 /** Seconds → "40 sec", "3 min", "1 hr 20 min", "2 days 3 hr"; units are those of `locale`. */
 export function duration(seconds, locale = 'en') {
-  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return '–';
+  if (!Number.isFinite(seconds)) return '–';
   const whole = Math.max(0, Math.round(seconds));
   const steps = [
     [whole / 86400, 'day', (whole % 86400) / 3600, 'hour'],
