@@ -10,7 +10,7 @@ const entry = (id, changes = {}, facts = {}) => {
 };
 
 const LIST = frozen([
-  entry('qwen', { status: 'Ready', hf_stats: { downloads: 50, stars: 1 } }, { name: 'Qwen 2.5', description: 'A careful multilingual model', size_bytes: 300, tags: ['chat', 'small'], quantization: 'Q8_0' }),
+  entry('qwen', { status: 'Ready', hf_stats: { downloads: 50, stars: 1 } }, { name: 'Qwen 2.5', description: 'A careful multilingual model', size_bytes: 300, tags: ['small', 'chat'], quantization: 'Q8_0' }),
   entry('llava', { status: 'Available', fit: { verdict: 'too_large' } }, { name: 'LLaVA', size_bytes: 900, capabilities: ['TextGeneration', 'ImageUnderstanding'], tags: ['vision', 'chat'] }),
   entry('whisper', { status: 'Error', hf_stats: { downloads: 500, stars: 9 } }, { name: 'ウィスパー', size_bytes: 100, capabilities: ['SpeechToText'], parameter_count: '1.5B', tags: ['chat'] }),
 ]);
@@ -55,6 +55,8 @@ test('orders', () => {
   const ids = (order) => sorted(LIST, order).map((item) => item.model.id);
   equal(ids('size'), ['whisper', 'qwen', 'llava']);
   equal(ids('downloads'), ['whisper', 'qwen', 'llava'], 'a model without figures comes last');
+  const none = entry('none', { hf_stats: { downloads: 0, stars: 0 } });
+  equal(sorted([entry('unknown'), none], 'downloads').map((item) => item.model.id), ['none', 'unknown']);
   equal(ids('name'), ['llava', 'qwen', 'whisper']);
   for (const order of [undefined, null, '', 'nonsense', 'constructor']) ok(sorted(LIST, order) === LIST, String(order));
   equal(ORDERS, ['', 'size', 'downloads', 'name']);

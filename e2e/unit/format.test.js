@@ -59,7 +59,7 @@ test('tokens: powers of two by their names', () => {
 test('duration: at most two units, none of them zero', () => {
   table(format.duration, [
     [0, '0 sec'], [0.4, '0 sec'], [0.5, '1 sec'], [40, '40 sec'], [59.4, '59 sec'], [59.5, '1 min'], [60, '1 min'], [119, '1 min'],
-    [3599, '59 min'], [3599.5, '1 hr'], [3600, '1 hr'], [4800, '1 hr 20 min'], [7259, '2 hr'], [86_399, '23 hr 59 min'],
+    [3599, '59 min'], [3599.5, '1 hr'], [3600, '1 hr'], [3660, '1 hr 1 min'], [4800, '1 hr 20 min'], [7259, '2 hr'], [86_399, '23 hr 59 min'],
     [86_400, '1 day'], [183_600, '2 days 3 hr'], [-5, '0 sec'], [null, '–'], [undefined, '–'], [NaN, '–'], [Infinity, '–'],
   ]);
   table(format.duration, [[40, '40 秒'], [4800, '1 時間 20 分'], [183_600, '2 日 3 時間'], [null, '–']], 'ja');

@@ -278,6 +278,7 @@ test('ref is called once with the element', () => {
   const met = [];
   const view = (text) => html`<p ref=${(element) => met.push(element)}>${text}</p>`;
   const element = draw(view('a'));
+  equal(met.length, 1);
   draw(view('b'), element);
   equal(met.length, 1);
   ok(met[0] === element.firstElementChild);
@@ -337,6 +338,7 @@ test('a place that cannot hold a value is an error, not another place', async ()
   await fails(() => draw(html`<textarea>${'x'}</textarea><p title=${'y'}></p>`), /template/);
   await fails(() => draw(html`<${'p'}></p>`), /template/);
   await fails(() => draw(html`<p class=${'a'} class=${'b'}></p>`), /template/);
+  await fails(() => draw(html`<table class=${'a'}><p title=${'b'}></p></table>`), /template/, 'the parser puts p before table');
 });
 
 test('what a view throws leaves the page as it was, and the next rendering works', async () => {
@@ -390,7 +392,7 @@ test('svg parts are made in the namespace of svg', () => {
   ]);
   equal(element.querySelector('svg').getAttribute('viewBox'), '0 0 10 20');
   const both = draw(html`<svg>${svg`<g></g>${svg`<path></path>`}`}</svg>`);
-  equal(both.querySelectorAll('svg > path').length, 1);
+  equal([both.querySelectorAll('svg > path').length, both.querySelectorAll('svg').length], [1, 1]);
   ok(both.querySelector('path') instanceof SVGPathElement);
 });
 
@@ -595,6 +597,20 @@ test('an item of a list may be a memo', () => {
   equal(made, ['a', 'b']);
   draw(view([b, { id: 'a', text: '3' }]), element);
   equal([made, element.textContent], [['a', 'b', 'a'], '23']);
+});
+
+test('a memo is made anew after something else failed in its place', async () => {
+  const view = (text, run) => html`<p>${text}${run && memo([run], run)}</p>`;
+  const broken = () => {
+    throw new Error('broken view');
+  };
+  for (const wrap of [(value) => [value], (value) => value]) {
+    const element = place();
+    draw(wrap(memo([1], () => view('a', null))), element);
+    await fails(() => draw(wrap(view('b', broken)), element), /broken view/);
+    draw(wrap(memo([1], () => view('a', null))), element);
+    equal(element.textContent, 'a');
+  }
 });
 
 test('the whole page drawn again with the same values changes nothing', () => {

@@ -41,6 +41,8 @@ test('plurals follow the language', async () => {
   equal([1, 2, 0].map((count) => t('model.on_nodes', { count })), ['Ready on 1 node', 'Ready on 2 nodes', 'Ready on 0 nodes']);
   await useLocale('ja');
   equal([1, 2].map((count) => t('model.on_nodes', { count })), ['1 台のノードで利用可能', '2 台のノードで利用可能']);
+  await useLocale('en');
+  equal(t('model.on_nodes', { count: 1 }), 'Ready on 1 node');
 });
 
 test('a key that there is not is seen as it is', async () => {

@@ -107,8 +107,10 @@ test('since when it is lost is told as long as it is lost; the pauses grow', () 
     pauses.forEach((pause, at) => ok(pause >= Math.min(15_000, 500 * 2 ** at) / 2 && pause <= Math.min(15_000, 500 * 2 ** at)));
     await clock.pass(15_000);
     sockets.at(-1).tell({ type: 'Hello', seq: 1 });
+    await clock.pass(1000);
     sockets.at(-1).end();
     ok(told.status.at(-1).retryAt - clock.now <= 500, 'a Hello makes it begin with short pauses again');
+    equal(told.status.at(-1).since, clock.now);
     stop();
   }));
 
@@ -210,17 +212,21 @@ test('whoever comes back to the page, or to the network, does not wait', () =>
 
 test('reconnect() connects at once, and once', () =>
   withFakes(async ({ sockets, clock }) => {
-    const { stop, reconnect } = listen();
+    const { stop, reconnect, told } = listen();
     reconnect();
     equal(sockets.length, 1);
-    for (let at = 0; at < 4; at += 1) {
+    for (let at = 0; at < 5; at += 1) {
       sockets.at(-1).end();
-      await clock.pass(5);
+      await clock.pass(told.status.at(-1).retryAt - clock.now);
     }
+    sockets.at(-1).end();
+    const { length } = sockets;
     reconnect();
-    equal(sockets.length, 2);
+    equal(sockets.length, length + 1);
     await clock.pass(14_000);
-    equal(sockets.length, 2, 'the pause that was under way is over');
+    equal(sockets.length, length + 1, 'the pause that was under way is over');
+    sockets.at(-1).end();
+    ok(told.status.at(-1).retryAt - clock.now <= 500, 'whoever asks for it does not wait long');
     stop();
   }));
 

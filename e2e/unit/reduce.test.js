@@ -157,6 +157,13 @@ test('a download never runs backwards while it goes on', () => {
   equal(seen, [0, 0.3, 0.3, 0.30001, 0.30001, 0.9, 0.9, 1, 1]);
 });
 
+test('a download of which nobody knows how far it is', () => {
+  const state = hear(withModels(model('a')), downloading('a', 0, { progress: null }));
+  equal(progressOf(state, 'a'), null);
+  equal(progressOf(hear(state, downloading('a', 0.1)), 'a'), 0.1);
+  equal(progressOf(hear(state, downloading('a', 0.1), downloading('a', 0, { progress: null })), 'a'), 0.1);
+});
+
 test('an answer that is older than the events does not turn it back', () => {
   const state = hear(withModels(model('a')), downloading('a', 0.6));
   const answer = model('a', { status: 'Downloading', download_progress: 0.4, downloaded_bytes: 400, total_bytes: 1000, replicas: [replica('n', 'downloading')] });
@@ -261,6 +268,9 @@ test('an engine that is being loaded is shown at once, its numbers are asked for
   const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'starting', 'starting', 0.4)]));
   const [its] = shownOf(state, 'a').replicas;
   equal([its.state, its.engine.state, its.engine.progress], ['ready', 'starting', 0.4]);
+  const further = hear(held('ready', 'starting'), nodeChanged('n', [onNode('a', 'starting', 'starting', 0.7)]));
+  equal(further.nodes.get('n').engines[0].progress, 0.7);
+  equal(hear(further, nodeChanged('n', [onNode('a', 'ready', 'ready')])).nodes.get('n').engines[0].progress, null);
   equal([state.stale.models, state.stale.nodes], [new Set(['a']), true]);
 });
 
@@ -285,6 +295,7 @@ test('a replica that comes or goes is asked for', () => {
   equal([came.stale.models, came.stale.nodes], [new Set(['b']), true]);
   const went = hear(held('ready'), nodeChanged('n', []));
   equal([shownOf(went, 'a').replicas, went.stale.models, went.stale.nodes], [[], new Set(['a']), true]);
+  equal(hear(held('ready', 'ready'), nodeChanged('n', [])).nodes.get('n').engines, []);
 });
 
 test('a replica is in the state that its node tells', () => {
@@ -320,11 +331,25 @@ test('the history of a node is as long as it may be, and the latest is its last'
   equal(bySeq, [...bySeq].sort((a, b) => a - b));
 });
 
+test('what was answered concerns the models that this node has loaded', () => {
+  const state = after(
+    signedIn,
+    models(
+      model('here', { replicas: [replica('n', 'ready', { engine: engine('here', 'ready') })] }),
+      model('cold', { replicas: [replica('n', 'ready')] }),
+      model('there', { replicas: [replica('m', 'ready', { engine: engine('there', 'ready') })] }),
+    ),
+    nodes(node('n'), node('m')),
+  );
+  equal(hear(state, metrics('n', { request_count: 1 }), metrics('n', { request_count: 2 })).stale.models, new Set(['here']));
+});
+
 test('what was answered makes the node and what it has loaded outdated', () => {
   const state = hear(held('ready', 'ready'), metrics('n', { request_count: 1 }));
   equal([state.stale.models.size, state.stale.nodes], [0, false], 'the first figures tell of no change');
   const next = hear(state, metrics('n', { request_count: 2 }));
   equal([next.stale.models, next.stale.nodes], [new Set(['a']), true]);
+  equal(hear(next, metrics('m', { request_count: 1 }), metrics('m', { request_count: 2 })).stale.models, new Set(['a']));
   const quiet = hear(reduce(next, { type: 'asked' }), metrics('n', { request_count: 2 }));
   equal([quiet.stale.models.size, quiet.stale.nodes], [0, false]);
 });
@@ -351,6 +376,7 @@ test('a pull that ends between two frames is told, too', () => {
 
 test('what was so from the beginning, or is cancelled or deleted, is not told', () => {
   equal(told(withModels(model('a', { status: 'Ready' }), model('b', { status: 'Error' }))), []);
+  equal(told(reduce(withModels(model('a')), models(model('a'), model('new', { status: 'Ready' })))), []);
   const cancelled = hear(withModels(model('a', { status: 'Downloading' })), statusChanged('a', 'Available'));
   const deleted = hear(withModels(model('a', { status: 'Ready' })), statusChanged('a', 'Available'));
   const lost = hear(withModels(model('a', { status: 'Ready' })), statusChanged('a', 'Error'));

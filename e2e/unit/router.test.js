@@ -134,6 +134,13 @@ test('a press on a link of the page is followed, also on what is in it', () => {
   equal(calls(), [['/access', '{"x":"1"}', true]]);
 });
 
+test('a fragment of another page does not keep it from being opened', () => {
+  router.go('/nodes', { replace: true });
+  calls();
+  ok(press(link('/access#x')));
+  equal(calls().map(([path]) => path), ['/access']);
+});
+
 test('other presses are left to the browser', () => {
   const left = (element, options) => {
     ok(!press(element, options), JSON.stringify([element.href, options]));

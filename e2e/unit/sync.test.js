@@ -156,7 +156,9 @@ test('an answer that is older than an event does not undo it', () =>
     await api.answer();
     await clock.pass(20);
     equal(store.state.models.get('a').status, 'Registered');
+    api.news();
     await clock.pass(200);
+    equal(api.news(), ['/api/models/a'], 'what the event outdates is asked for after the first answer');
     await api.answer({ other: () => model('a', { status: 'Registered' }) });
   }));
 
@@ -227,7 +229,7 @@ test('a server that starts its count anew is heard', () =>
 test('another version of the server is told once it answers', () =>
   withSync(async ({ api, clock, tell, upgrades, sockets }) => {
     await api.answer();
-    for (const version of ['1', '2']) {
+    for (const version of ['1', '1', '2']) {
       sockets.at(-1).end();
       await clock.pass(500);
       await api.answer();
@@ -251,6 +253,28 @@ test('a lost connection asks who is there; signed out, it is over', () =>
     store.dispatch({ type: 'me', me: { kind: 'session' } });
     sync.start();
     equal(sockets.length, 2, 'and can be started again');
+  }));
+
+test('stopped in a pause it asks nothing, started again it does', () =>
+  withSync(async ({ api, clock, tell, sync, store, restart }) => {
+    await api.answer();
+    api.news();
+    tell('ModelStatusChanged', changed('a'));
+    await clock.pass(20);
+    sync.stop();
+    await clock.pass(1000);
+    equal(api.news(), []);
+    store.dispatch({ type: 'asked' });
+    sync.start();
+    restart();
+    tell('Hello', { version: '1' });
+    await api.answer();
+    await clock.pass(20);
+    api.news();
+    tell('ModelStatusChanged', changed('b'));
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/b']);
+    await api.answer();
   }));
 
 test('reconnect() is for a connection that is lost', () =>
