@@ -18,10 +18,10 @@ export function openHub(app, actions) {
       aria-label=${t(`hub.filter.${name}`)}
       @change=${(event) => set(route, name, event.target.value)}
     >
-      <option value="" ?selected=${!route.query[name]}>${t(`hub.any.${name}`)}</option>
+      <option value="" .selected=${!route.query[name]}>${t(`hub.any.${name}`)}</option>
       ${values
         .filter(Boolean)
-        .map((value) => html`<option value=${value} ?selected=${route.query[name] === value}>${textOf(value)}</option>`)}
+        .map((value) => html`<option value=${value} .selected=${route.query[name] === value}>${textOf(value)}</option>`)}
     </select>`;
 
   const texts = {
