@@ -206,6 +206,10 @@ def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
                     f"{where} style>: the page's policy forbids it, say --name=${{…}}"
                 )
                 assert not attribute.startswith("on"), f"{where} {attribute}>: say @{attribute[2:]}=${{…}}"
+                # An attribute is only the beginning: whoever has chosen by hand would not see it change.
+                assert attribute not in ("?selected", "?checked"), (
+                    f"{where} {attribute}>: say .{attribute[1:]}=${{…}}"
+                )
 
 
 def test_markup_is_made_in_one_place() -> None:
