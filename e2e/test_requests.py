@@ -151,11 +151,15 @@ async def test_the_charts_as_a_table_by_keyboard(asked: Llb, visitors: VisitorMa
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
     table = page.get_by_role("region", name="The last 15 minutes as a table").get_by_role("table")
-    await expect(page.get_by_text("Show as a table")).to_be_visible()
+    await expect(
+        page.get_by_role("region", name="The last 15 minutes").get_by_text("Show as a table")
+    ).to_be_visible()
     await expect(table).to_have_count(0)
     await page.get_by_role("heading", level=1).focus()
     await page.keyboard.press("Tab")
-    await expect(page.get_by_text("Show as a table")).to_be_focused()
+    await expect(
+        page.get_by_role("region", name="The last 15 minutes").get_by_text("Show as a table")
+    ).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(table.get_by_role("columnheader")).to_have_text(
         ["Minute", "Tokens per second", "Answers being written"]
@@ -198,3 +202,59 @@ async def test_it_fits_its_window(asked: Llb, visitors: VisitorMaker, width: int
     await ask(asked)
     await expect(page.get_by_role("table").first).to_be_visible()
     assert await page.evaluate(fits)
+
+
+def history(page: Page) -> Locator:
+    """The rows of what was asked."""
+    return page.get_by_role("region", name="History", exact=True).locator("tbody").get_by_role("row")
+
+
+async def test_the_history_grows_while_one_looks_and_can_be_filtered(
+    asked: Llb, visitors: VisitorMaker
+) -> None:
+    await asked.pull("chat")
+    key = await asked.new_key("inference")
+    headers = {"Authorization": f"Bearer {key}"}
+    page = await (await visitors(asked)).open("/requests")
+    await expect(page.get_by_text("No request yet.")).to_be_visible()
+
+    await ask(asked)
+    await expect(history(page)).to_have_count(1)
+    await expect(history(page).first).to_contain_text("Chatterbox")
+    await expect(history(page).first).to_contain_text("Commands on the host")
+    await expect(history(page).first).to_contain_text("200")
+    usage = page.get_by_role("region", name="Usage", exact=True)
+    await expect(usage).to_contain_text("Chatterbox")
+
+    answer = await asked.http.post(
+        "/v1/chat/completions", json={**QUESTION, "model": "nowhere"}, headers=headers
+    )
+    assert answer.status_code == 404
+    await ask(asked)
+    await expect(history(page)).to_have_count(3)
+    await page.get_by_role("combobox", name="Outcome").select_option(label="Failed")
+    await expect(history(page)).to_have_count(1)
+    await expect(history(page).first).to_contain_text("404 model_not_found")
+    await expect(page).to_have_url(re.compile(r"/requests\?status=error$"))
+    await page.reload()
+    await expect(history(page)).to_have_count(1)
+    await page.get_by_role("combobox", name="Key").select_option(label="test")
+    await page.get_by_role("combobox", name="Outcome").select_option(label="Any outcome")
+    await expect(history(page)).to_have_count(1)
+
+    await usage.get_by_role("combobox", name="What is counted").select_option(label="Requests")
+    await usage.get_by_role("combobox", name="Grouped by").select_option(label="By key")
+    await expect(usage).to_contain_text("test: 1")
+    await expect(usage).to_contain_text("Commands on the host: 2")
+
+
+async def test_older_requests_come_when_they_are_asked_for(asked: Llb, visitors: VisitorMaker) -> None:
+    await asked.pull("chat")
+    for _ in range(55):
+        answer = await asked.http.post("/v1/chat/completions", json={**QUESTION, "model": "nowhere"})
+        assert answer.status_code == 404
+    page = await (await visitors(asked)).open("/requests")
+    await expect(history(page)).to_have_count(50)
+    await page.get_by_role("button", name="Older").click()
+    await expect(history(page)).to_have_count(55)
+    await expect(page.get_by_role("button", name="Older")).to_have_count(0)

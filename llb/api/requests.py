@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_TOTALS = 10_000
 DEFAULT_BUCKETS = {UsageBucket.HOUR: 24, UsageBucket.DAY: 7}
 CLIENT_CLOSED_STATUS, CLIENT_CLOSED = 499, "client_closed"  # as nginx calls it
+CAUGHT_UP_WITHIN_S = 1.0
 _MAX_ID = 2**63 - 1  # SQLite's integers end there
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -84,6 +85,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
     async def list_requests(request: Request) -> HTTPResponse:
         limit = number_argument(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
         outcome = _choice(request, "status", Outcome)
+        await _caught_up(kept)
         records = await history.page(
             db,
             _whose(request.ctx.principal),
@@ -139,6 +141,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
         by = _choice(request, "by", UsageBy) or UsageBy.MODEL
         bucket = _choice(request, "bucket", UsageBucket) or UsageBucket.HOUR
         since, until = _range(request, bucket)
+        await _caught_up(kept)
         records = await usage.totals(
             db,
             _whose(request.ctx.principal),
@@ -160,6 +163,13 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
         )
 
     return blueprint
+
+
+async def _caught_up(kept: History) -> None:
+    """Have what has ended written before it is asked for; a disk that does not take it is not waited for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CAUGHT_UP_WITHIN_S):
+            await kept.flush()
 
 
 def _whose(principal: Principal) -> Whose:

@@ -19,6 +19,21 @@ export const area = (points) => ({ x, y }) =>
       </g>`;
   });
 
+/** A mark: columns of parts one upon the other. `stacks`: [{at, parts: [{value, series}]}], each `width` milliseconds wide. */
+export const bars = (stacks, width) => ({ x, y }) =>
+  stacks.map(({ at, parts }) => {
+    const gap = (x(at + width) - x(at)) * 0.12;
+    let base = 0;
+    return svg`
+      <g>
+        ${parts.map(({ value, series }) => {
+          const [foot, head] = [y(base), y(base + value)];
+          base += value;
+          return svg`<rect class="series-${series}" x=${x(at) + gap} width=${x(at + width) - x(at) - 2 * gap} y=${head} height=${round(foot - head)}></rect>`;
+        })}
+      </g>`;
+  });
+
 /**
  * One chart.
  *

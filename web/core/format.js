@@ -97,6 +97,25 @@ export function dateTime(moment, locale = 'en') {
   return at ? dateFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(at) : '–';
 }
 
+/** A moment of these days, without its year. */
+export function shortDateTime(moment, locale = 'en') {
+  const at = toDate(moment);
+  const fields = { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' };
+  return at ? dateFormat(locale, fields).format(at) : '–';
+}
+
+/** The day that a moment belongs to in UTC, which is how llb's totals are counted. */
+export function utcDay(moment, locale = 'en') {
+  const at = toDate(moment);
+  return at ? dateFormat(locale, { month: 'short', day: 'numeric', timeZone: 'UTC' }).format(at) : '–';
+}
+
+/** Hours and minutes in the reader's own zone. */
+export function hourOfDay(moment, locale = 'en') {
+  const at = toDate(moment);
+  return at ? dateFormat(locale, { timeStyle: 'short' }).format(at) : '–';
+}
+
 export function timeOfDay(moment, locale = 'en') {
   const at = toDate(moment);
   return at ? dateFormat(locale, { timeStyle: 'medium' }).format(at) : '–';

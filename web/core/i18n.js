@@ -44,5 +44,8 @@ export const f = {
   milliseconds: (value) => format.milliseconds(value, current),
   ago: (value) => format.ago(value, current, Date.now()),
   dateTime: (value) => format.dateTime(value, current),
+  shortDateTime: (value) => format.shortDateTime(value, current),
+  utcDay: (value) => format.utcDay(value, current),
+  hourOfDay: (value) => format.hourOfDay(value, current),
   timeOfDay: (value) => format.timeOfDay(value, current),
 };

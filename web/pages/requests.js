@@ -1,4 +1,4 @@
-/** Requests: what is being answered now, how it went over the last minutes, and by which models. */
+/** Requests: what is being answered now, what was, and what it came to. */
 
 import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
@@ -6,13 +6,33 @@ import { alertBox, explain, skeletons } from '../components/feedback.js';
 import { openCharts } from './requests/charts.js';
 import { firstRequest } from './requests/first.js';
 import { loads } from './requests/loads.js';
+import { openLog } from './requests/log.js';
 import { tiles } from './requests/tiles.js';
 import { now } from './requests/traffic.js';
+import { openUsage } from './requests/usage.js';
 
 export const title = () => t('nav.requests');
 
-export function open(app) {
+export function open(app, route) {
   const charts = openCharts(app);
+  const usage = openUsage(app);
+  const log = openLog(app, route);
+  let answered = null;
+
+  const reload = () => {
+    usage.load();
+    log.load();
+  };
+
+  // A heartbeat that counts more requests than the one before: the history has grown.
+  const unfollow = app.store.subscribe(({ traffic }) => {
+    const count = [...traffic.values()].reduce((sum, { requests }) => sum + requests, 0);
+    if (answered !== null && count !== answered) reload();
+    answered = count;
+  });
+
+  reload();
+  log.loadKeys();
 
   function content(state) {
     const figures = now(state);
@@ -22,10 +42,14 @@ export function open(app) {
       <div class="stack">
         ${asked ? charts.view(state) : firstRequest(state)}
         ${asked || figures.slots ? loads(state) : null}
+        ${usage.view(state)}
+        ${log.view(state)}
       </div>`;
   }
 
   return {
+    update: log.update,
+    close: unfollow,
     view: (state) => html`
       <div class="page">
         <div class="page-head"><h1 tabindex="-1">${t('nav.requests')}</h1></div>

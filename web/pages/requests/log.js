@@ -1,0 +1,140 @@
+/** The history: every request, newest first, with filters that live in the address. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { address } from '../../core/router.js';
+import { alertBox, explain } from '../../components/feedback.js';
+import { badge } from '../../components/badges.js';
+
+const PAGE = 50;
+const FILTERS = ['model', 'key', 'status'];
+
+export function openLog(app, route) {
+  let query = route.query;
+  let rows = [];
+  let next = null;
+  let days = null;
+  let error = null;
+  let ready = false;
+  let keys = [];
+  let asked = 0;
+
+  const pathOf = (before) =>
+    address('/api/requests', { limit: PAGE, before, ...Object.fromEntries(FILTERS.map((name) => [name, query[name]])) });
+
+  async function load(before = null) {
+    asked += 1;
+    const mine = asked;
+    try {
+      const page = await app.api.get(pathOf(before));
+      if (mine !== asked) return;
+      rows = before === null ? joined(page.requests, rows) : [...rows, ...page.requests];
+      // The rows below the first page are still there: only the page that was asked for knows what is below it.
+      if (before !== null || rows.length === page.requests.length) next = page.next_cursor;
+      [days, error, ready] = [page.history_days, null, true];
+    } catch (failure) {
+      if (mine === asked) [error, ready] = [failure, true];
+    }
+    app.touch();
+  }
+
+  async function loadKeys() {
+    ({ keys } = await app.api.get('/api/keys').catch(() => ({ keys: [] })));
+    app.touch();
+  }
+
+  const set = (name, value) => app.go(address('/requests', { ...query, [name]: value }), { replace: true });
+
+  const select = (name, options) => html`
+    <select class="control ${query[name] ? 'set' : ''}" aria-label=${t(`log.filter.${name}`)} @change=${(event) => set(name, event.target.value)}>
+      <option value="" ?selected=${!query[name]}>${t(`log.any.${name}`)}</option>
+      ${options.map(([value, text]) => html`<option value=${value} ?selected=${query[name] === value}>${text}</option>`)}
+    </select>`;
+
+  const filters = (models) => html`
+    <div class="buttons log-filters">
+      ${select('model', modelOptions(models, query.model))}
+      ${select('key', keys.map(({ id, name }) => [id, name]))}
+      ${select('status', [
+        ['ok', t('log.status.ok')],
+        ['error', t('log.status.error')],
+      ])}
+    </div>`;
+
+  function content(models) {
+    if (error) return alertBox(explain(error));
+    if (!ready) return html`<div class="skeleton log-wait" aria-hidden="true"></div>`;
+    if (!rows.length) return html`<p class="soft">${t(FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none')}</p>`;
+    return html`
+      <div class="table-place" tabindex="0" role="region" aria-label=${t('log.table')}>
+        <table class="table log-table">
+          <thead>
+            <tr>
+              <th scope="col">${t('log.time')}</th>
+              <th scope="col">${t('log.model')}</th>
+              <th scope="col">${t('log.who')}</th>
+              <th scope="col">${t('log.node')}</th>
+              <th scope="col">${t('log.status')}</th>
+              <th scope="col" class="number">${t('log.prompt')}</th>
+              <th scope="col" class="number">${t('log.completion')}</th>
+              <th scope="col" class="number">${t('log.first_token')}</th>
+              <th scope="col" class="number">${t('log.duration')}</th>
+            </tr>
+          </thead>
+          <tbody>${each(rows, ({ id }) => id, (entry) => row(entry, models))}</tbody>
+        </table>
+      </div>
+      ${next === null ? null : html`<div><button type="button" class="button small" @click=${() => load(next)}>${t('log.older')}</button></div>`}`;
+  }
+
+  return {
+    load,
+    loadKeys,
+    update(to) {
+      const same = FILTERS.every((name) => query[name] === to.query[name]);
+      query = to.query;
+      if (same) return;
+      [rows, next, ready] = [[], null, false];
+      load();
+    },
+    view: ({ models }) => html`
+      <section class="card log-card" aria-labelledby="log">
+        <div class="usage-head"><h2 id="log">${t('log.title')}</h2>${filters(models)}</div>
+        ${content(models)}
+        ${days === null ? null : html`<p class="soft log-note">${t(days ? 'log.kept' : 'log.not_kept', { count: days })}</p>`}
+      </section>`,
+  };
+}
+
+/** A newer first page before the rows that are shown already. */
+function joined(first, shown) {
+  const last = first.at(-1)?.id;
+  return last === undefined ? [] : [...first, ...shown.filter(({ id }) => id < last)];
+}
+
+/** A model from the address that is not known (any more) is still shown as what is chosen. */
+function modelOptions(models, chosen) {
+  const known = [...models.values()].filter(({ status }) => status !== 'Available').map(({ model }) => [model.id, model.name]);
+  return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
+}
+
+function row(entry, models) {
+  const { model, status, error_code: code, prompt_tokens: prompt, cached_tokens: cached } = entry;
+  return html`
+    <tr>
+      <td class="nowrap" title=${entry.request_id}>${f.shortDateTime(entry.time)}</td>
+      <td>${models.get(model)?.model.name ?? model ?? '–'}</td>
+      <td>${who(entry)}</td>
+      <td>${entry.node_name ?? '–'}</td>
+      <td>${code === null ? badge('good', String(status)) : badge('bad', `${status} ${code}`)}</td>
+      <td class="number">${f.number(prompt)}${cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null}</td>
+      <td class="number">${f.number(entry.completion_tokens)}</td>
+      <td class="number nowrap">${entry.ttft_ms === null ? '–' : f.milliseconds(entry.ttft_ms)}</td>
+      <td class="number nowrap">${entry.duration_ms === null ? '–' : f.milliseconds(entry.duration_ms)}</td>
+    </tr>`;
+}
+
+function who({ key_name: key, user }) {
+  if (key) return key;
+  return user ? t('usage.session_of', { user }) : t('usage.host');
+}

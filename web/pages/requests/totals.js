@@ -1,0 +1,59 @@
+/** The API's totals as columns to draw: a few large series, the rest together. Pure. */
+
+const WIDTH_MS = { hour: 3_600_000, day: 86_400_000 };
+export const MOST_SERIES = 5;
+
+const MEASURES = {
+  requests: (entry) => entry.requests,
+  tokens: (entry) => (entry.prompt_tokens ?? 0) + (entry.completion_tokens ?? 0),
+};
+
+// Two keys may be called the same, and sessions, which have no key, are told apart by their person.
+const idOf = ({ key, user_id: user }) => JSON.stringify([key, user]);
+
+/**
+ * An answer of `GET /api/usage` → {stacks: [{at, total, parts: [{value, series}]}], series: [{name, total}], from, to,
+ * width, highest, total, bucket}. Every hour or day of the range has a column; series are the largest first, and the last
+ * has the name null where it is all the others.
+ */
+export function columns({ bucket, from, to, usage }, measure, nameOf) {
+  const width = WIDTH_MS[bucket];
+  const valueOf = MEASURES[measure];
+  const found = new Map();
+  for (const entry of usage) {
+    const id = idOf(entry);
+    const one = found.get(id) ?? { id, name: nameOf(entry), total: 0 };
+    found.set(id, { ...one, total: one.total + valueOf(entry) });
+  }
+  const ranked = [...found.values()].filter(({ total }) => total > 0).sort((a, b) => b.total - a.total);
+  const kept = ranked.length > MOST_SERIES + 1 ? ranked.slice(0, MOST_SERIES) : ranked;
+  const rest = ranked.slice(kept.length).reduce((sum, { total }) => sum + total, 0);
+  const series = kept.map(({ name, total }) => ({ name, total }));
+  if (rest) series.push({ name: null, total: rest });
+
+  const first = Math.floor(Date.parse(from) / width) * width;
+  const count = Math.max(1, Math.ceil((Date.parse(to) - first) / width));
+  const stacks = Array.from({ length: count }, (_, at) => ({
+    at: first + at * width,
+    total: 0,
+    parts: series.map((_each, index) => ({ value: 0, series: index })),
+  }));
+  const places = new Map(kept.map(({ id }, index) => [id, index]));
+  for (const entry of usage) {
+    const stack = stacks[Math.floor((Date.parse(entry.bucket) - first) / width)];
+    const part = stack?.parts[places.get(idOf(entry)) ?? series.length - 1];
+    if (!part) continue;
+    part.value += valueOf(entry);
+    stack.total += valueOf(entry);
+  }
+  return {
+    stacks,
+    series,
+    from: first,
+    to: first + count * width,
+    width,
+    highest: Math.max(...stacks.map(({ total }) => total)),
+    total: stacks.reduce((sum, { total }) => sum + total, 0),
+    bucket,
+  };
+}

@@ -1,0 +1,137 @@
+/** Totals of what was used, by whom or what, as columns an hour or a day. */
+
+import { html, memo } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { bars, timeChart } from '../../components/chart.js';
+import { alertBox, explain } from '../../components/feedback.js';
+import { columns } from './totals.js';
+
+const BY = ['model', 'key', 'node'];
+const BUCKETS = ['day', 'hour'];
+const MEASURES = ['tokens', 'requests'];
+const MOST_TICKS = 8;
+
+
+export function openUsage(app) {
+  const chosen = { by: 'model', bucket: 'day', measure: 'tokens' };
+  let answer = null;
+  let error = null;
+  let cursor = null;
+  let asked = 0;
+
+  async function load() {
+    asked += 1;
+    const mine = asked;
+    try {
+      const got = await app.api.get(`/api/usage?by=${chosen.by}&bucket=${chosen.bucket}`);
+      if (mine === asked) [answer, error] = [got, null];
+    } catch (failure) {
+      if (mine === asked) error = failure;
+    }
+    app.touch();
+  }
+
+  const choose = (name, value) => {
+    chosen[name] = value;
+    cursor = null;
+    if (name === 'measure') app.touch();
+    else load();
+  };
+
+  const select = (name, values) => html`
+    <select class="control" aria-label=${t(`usage.choose.${name}`)} @change=${(event) => choose(name, event.target.value)}>
+      ${values.map((value) => html`<option value=${value} ?selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`)}
+    </select>`;
+
+  function content(models) {
+    if (error) return alertBox(explain(error));
+    if (!answer) return html`<div class="skeleton usage-wait" aria-hidden="true"></div>`;
+    const totals = columns(answer, chosen.measure, (entry) => nameOf(entry, answer.by, models));
+    if (!totals.series.length) return html`<p class="soft">${t('usage.none')}</p>`;
+    return [chart(totals), legend(totals), table(totals)];
+  }
+
+  function chart({ stacks, from, to, width, highest, total }) {
+    const at = stacks[Math.floor(((cursor ?? 0) - from) / width)];
+    const shown = cursor === null || !at ? null : at;
+    return html`<div>
+      ${timeChart({
+        label: t(`usage.measure.${chosen.measure}`),
+        summary: t('usage.summary', { total: f.number(total), highest: f.number(highest) }),
+        from,
+        to,
+        highest,
+        format: f.compact,
+        ticks: ticks(stacks, width, answer.bucket),
+        mark: bars(stacks, width),
+        readout: shown
+          ? t('requests.chart.at', { value: f.number(shown.total), time: when(shown.at, answer.bucket) })
+          : t('usage.total', { total: f.number(total) }),
+        cursor: null,
+        onCursor(moment) {
+          cursor = moment;
+          app.touch();
+        },
+      })}
+    </div>`;
+  }
+
+  return {
+    load,
+    view: ({ models }) =>
+      memo([answer, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket], () => html`
+        <section class="card usage" aria-labelledby="usage">
+          <div class="usage-head">
+            <h2 id="usage">${t('usage.title')}</h2>
+            <div class="buttons">${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}</div>
+          </div>
+          ${content(models)}
+        </section>`),
+  };
+}
+
+/** What an entry is called; sessions have no key and are called by their person. */
+function nameOf({ key, name, user }, by, models) {
+  if (by === 'key' && key === null) return user ? t('usage.session_of', { user }) : t('usage.host');
+  if (key === null) return t(`usage.no_${by}`);
+  return (by === 'model' && models.get(key)?.model.name) || name || key;
+}
+
+const when = (at, bucket) => (bucket === 'day' ? f.utcDay(at / 1000) : f.hourOfDay(at / 1000));
+
+function ticks(stacks, width, bucket) {
+  const every = Math.ceil(stacks.length / MOST_TICKS);
+  return stacks
+    .filter((_, index) => index % every === 0)
+    .map(({ at }) => ({ at: at + width / 2, text: when(at, bucket) }));
+}
+
+const legend = ({ series }) => html`
+  <ul class="legend">
+    ${series.map(({ name, total }, index) => html`
+      <li><i class="key series-${index}"></i>${name ?? t('usage.others')}: ${f.number(total)}</li>`)}
+  </ul>`;
+
+const table = ({ stacks, series, bucket }) => html`
+  <details class="chart-table">
+    <summary>${t('requests.table')}</summary>
+    <div class="table-place" tabindex="0" role="region" aria-label=${t('usage.table')}>
+      <table class="table">
+        <thead>
+          <tr>
+            <th scope="col">${t(`usage.bucket.${bucket}`)}</th>
+            ${series.map(({ name }) => html`<th scope="col" class="number">${name ?? t('usage.others')}</th>`)}
+          </tr>
+        </thead>
+        <tbody>
+          ${[...stacks].reverse().map(
+            ({ at, parts }) => html`
+              <tr>
+                <th scope="row">${when(at, bucket)}</th>
+                ${parts.map(({ value }) => html`<td class="number">${f.number(value)}</td>`)}
+              </tr>`,
+          )}
+        </tbody>
+      </table>
+    </div>
+  </details>`;
