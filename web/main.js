@@ -144,11 +144,13 @@ const frame = (state, content) =>
   });
 
 /** What stands beside the links: pulls under way, nodes that are away, answers being written. */
-function counts({ models: known, nodes, traffic }) {
-  const pulls = [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length;
-  const away = [...(nodes?.values() ?? [])].filter(({ status }) => status === 'offline').length;
-  const active = [...traffic.values()].reduce((sum, { active: busy }) => sum + busy, 0);
-  return { models: pulls, nodes: away, requests: active };
+function counts({ models: known, nodes }) {
+  const machines = [...(nodes?.values() ?? [])];
+  return {
+    models: [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length,
+    nodes: machines.filter(({ status }) => status === 'offline').length,
+    requests: machines.reduce((sum, node) => sum + (node.status === 'online' ? node.active_requests : 0), 0),
+  };
 }
 
 function announce(state) {

@@ -5,6 +5,7 @@ import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { progressBar } from '../../components/bars.js';
 import { confirmDialog } from '../../components/dialog.js';
+import { engineBadge, isServing } from '../../components/engines.js';
 import { alertBox, emptyState, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
@@ -56,7 +57,7 @@ function row(app, actions, item, askToDelete) {
   const replicas = item.replicas.filter(({ state }) => THERE.has(state));
   const leaving = item.status === 'Available' || replicas.every(({ state }) => state === 'deleting');
   const engines = replicas.map(({ engine }) => engine).filter(Boolean);
-  const loaded = engines.filter(({ state }) => state === 'ready' || state === 'busy');
+  const loaded = engines.filter(isServing);
   const pinned = engines.some((engine) => engine.pinned);
   const doing = actions.of(model.id);
   const can = app.can('models:write');
@@ -100,16 +101,6 @@ function row(app, actions, item, askToDelete) {
       ${paths(replicas)}
       ${doing.error ? html`<div class="wide">${alertBox(explain(doing.error))}</div>` : null}
     </article>`;
-}
-
-function engineBadge(engines) {
-  const states = engines.map(({ state }) => state);
-  if (states.includes('busy')) return badge('active', t('engine.busy'));
-  if (states.includes('ready')) return badge('good', t('engine.ready'), 'check');
-  if (states.includes('starting')) return badge('active', t('engine.starting'));
-  if (states.includes('stopping')) return badge('waiting', t('engine.stopping'));
-  if (states.includes('failed')) return badge('bad', t('engine.failed'), 'alert');
-  return badge('', t('engine.stopped'));
 }
 
 function loadingBar(model, engines) {

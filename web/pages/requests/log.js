@@ -47,8 +47,8 @@ export function openLog(app, route) {
 
   const select = (name, options) => html`
     <select class="control ${query[name] ? 'set' : ''}" aria-label=${t(`log.filter.${name}`)} @change=${(event) => set(name, event.target.value)}>
-      <option value="" ?selected=${!query[name]}>${t(`log.any.${name}`)}</option>
-      ${options.map(([value, text]) => html`<option value=${value} ?selected=${query[name] === value}>${text}</option>`)}
+      <option value="" .selected=${!query[name]}>${t(`log.any.${name}`)}</option>
+      ${options.map(([value, text]) => html`<option value=${value} .selected=${query[name] === value}>${text}</option>`)}
     </select>`;
 
   const filters = (models) => html`

@@ -40,7 +40,7 @@ export function openUsage(app) {
 
   const select = (name, values) => html`
     <select class="control" aria-label=${t(`usage.choose.${name}`)} @change=${(event) => choose(name, event.target.value)}>
-      ${values.map((value) => html`<option value=${value} ?selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`)}
+      ${values.map((value) => html`<option value=${value} .selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`)}
     </select>`;
 
   function content(models) {
