@@ -1,0 +1,392 @@
+"""The words of the page: every language has them all, every one is used, and none stands anywhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.javascript import WEB, Token, every, modules, read, runs, tokens
+from e2e.unit.bare import ORIGIN, bare_context
+from llb import errors
+from llb.wire import Capability, EngineState, ModelStatus, Verdict
+
+SOURCE, *OTHERS = ("en", "ja")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+VALUE = "\ue000"  # stands for a value in the fixed text of a template
+BRAND = "llb"
+JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+
+Text = str | dict[str, str]
+
+
+@dataclass(frozen=True)
+class Language:
+    """`files`: file → key → text, or texts by plural form; `forms`: the plural forms that the language has."""
+
+    files: dict[str, dict[str, Text]]
+    forms: set[str]
+
+    @property
+    def words(self) -> dict[str, Text]:
+        return {key: text for file in self.files.values() for key, text in file.items()}
+
+
+@cache
+def languages() -> dict[str, Language]:
+    """As the browser reads them."""
+
+    async def load() -> dict[str, Any]:
+        async with bare_context() as context:
+            page = await context.new_page()
+            await page.goto(ORIGIN)
+            return {
+                locale: await page.evaluate(
+                    """async ([locale, files]) => ({
+                      files: Object.fromEntries(await Promise.all(files.map(async (file) => {
+                        const module = await import(`/web/i18n/${locale}/${file}`);
+                        return [file, module.default];
+                      }))),
+                      forms: new Intl.PluralRules(locale).resolvedOptions().pluralCategories,
+                      all: (await import(`/web/i18n/${locale}.js`)).default,
+                    })""",
+                    [locale, sorted(path.name for path in (WEB / "i18n" / locale).glob("*.js"))],
+                )
+                for locale in (SOURCE, *OTHERS)
+            }
+
+    found = {}
+    for locale, said in asyncio.run(load()).items():
+        found[locale] = Language(files=said["files"], forms=set(said["forms"]))
+        assert said["all"] == found[locale].words, f"i18n/{locale}.js leaves a file out"
+    return found
+
+
+def texts(text: Text) -> list[str]:
+    return [text] if isinstance(text, str) else list(text.values())
+
+
+def placeholders(text: str) -> set[str]:
+    return set(PLACEHOLDER.findall(text))
+
+
+# --- the languages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+def test_no_key_is_written_twice(locale: str) -> None:
+    found = Counter(key for file in languages()[locale].files.values() for key in file)
+    assert [key for key, times in found.items() if times > 1] == []
+    for path in (WEB / "i18n" / locale).glob("*.js"):
+        run = read(path)
+        keys = [one.text for one, colon in pairwise(run) if colon.is_(":") and "." in one.text]
+        assert [key for key, times in Counter(keys).items() if times > 1] == [], path
+
+
+@pytest.mark.parametrize("locale", OTHERS)
+def test_every_language_has_the_same_keys_in_the_same_files(locale: str) -> None:
+    source, other = languages()[SOURCE], languages()[locale]
+    for name, file in source.files.items():
+        assert set(other.files[name]) == set(file), name
+
+
+@pytest.mark.parametrize("locale", OTHERS)
+def test_every_language_has_the_same_placeholders(locale: str) -> None:
+    for key, text in languages()[SOURCE].words.items():
+        ours = set().union(*map(placeholders, texts(text)))
+        theirs = set().union(*map(placeholders, texts(languages()[locale].words[key])))
+        assert ours == theirs, key
+
+
+@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+def test_plural_forms_are_those_of_the_language(locale: str) -> None:
+    language = languages()[locale]
+    for key, text in language.words.items():
+        if isinstance(text, dict):
+            assert set(text) == language.forms, key
+            # Only what is said of exactly one may leave the number out.
+            assert all(placeholders(each) <= placeholders(text["other"]) for each in text.values()), key
+
+
+@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+def test_texts_are_clean(locale: str) -> None:
+    for key, text in languages()[locale].words.items():
+        for each in texts(text):
+            assert each, key
+            assert each == each.strip(), key
+            assert "  " not in each, key
+            assert each.count("{") == each.count("}") == len(PLACEHOLDER.findall(each)), key
+            assert "..." not in each, f"{key}: an ellipsis is one character"
+            assert not re.search(r"[<>]|&\w+;", each), f"{key}: texts are no markup"
+
+
+def test_japanese_is_japanese() -> None:
+    """Names and units may stay; a sentence may not."""
+    english = languages()[SOURCE].words
+    for key, text in languages()["ja"].words.items():
+        for each in texts(text):
+            written = PLACEHOLDER.sub("", each)
+            if not JAPANESE.search(written):
+                assert len(written.split()) <= 3, f"{key}: {each}"
+                assert each in texts(english[key]) or not letters(written), f"{key}: {each}"
+
+
+# --- keys and code -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Use:
+    """A key that code names: `pattern` matches it; a value in the middle of it matches anything."""
+
+    where: str
+    pattern: re.Pattern[str]
+    called: bool  # handed to t(), so it has to exist
+
+
+def pattern_of(token: Token) -> re.Pattern[str] | None:
+    """Of a text or an untagged template that may be a key; None for others."""
+    strings = (token.text,) if token.kind == "string" else token.strings
+    if token.kind not in ("string", "template") or token.tag or not re.match(r"^[a-z][\w-]*\.", strings[0]):
+        return None
+    if any(re.search(r"[^\w.-]", each) for each in strings):
+        return None
+    return re.compile(r"[\w:-]+".join(map(re.escape, strings)))
+
+
+def arguments(run: tuple[Token, ...], at: int) -> tuple[Token, ...]:
+    """The tokens of the first argument of the call whose bracket stands at `at`."""
+    depth = 0
+    for end in range(at, len(run)):
+        token = run[end]
+        if token.kind == "punctuation":
+            depth += (token.text in "([{") - (token.text in ")]}")
+        if depth == 0 or (depth == 1 and token.is_(",")):
+            return run[at + 1 : end]
+    raise AssertionError(f"line {run[at].line}: a call is not closed")
+
+
+@cache
+def uses() -> tuple[Use, ...]:
+    found = []
+    for path in modules():
+        if "i18n" in path.relative_to(WEB).parts[:1]:
+            continue
+        for run in runs(read(path)):
+            called: set[int] = set()
+            for at, name in enumerate(run[:-1]):
+                of_something = at > 0 and run[at - 1].is_(".")
+                if (name.is_("t") or name.is_("hasText")) and run[at + 1].is_("(") and not of_something:
+                    given = arguments(run, at + 1)
+                    called |= set(map(id, given))
+                    if len(given) == 1 and given[0].kind == "string" and pattern_of(given[0]) is None:
+                        found.append(Use(f"{path}:{name.line}", re.compile(re.escape(given[0].text)), True))
+            keyed = {
+                id(value) for name, _, value in zip(run, run[1:], run[2:], strict=False) if name.is_("key")
+            }
+            for token in run:
+                pattern = pattern_of(token)
+                if pattern is not None:
+                    where = f"{path.relative_to(WEB)}:{token.line}"
+                    found.append(Use(where, pattern, id(token) in called | keyed))
+    return tuple(found)
+
+
+def test_every_key_in_code_exists() -> None:
+    words = languages()[SOURCE].words
+    missing = [
+        f"{use.where}: {use.pattern.pattern}"
+        for use in uses()
+        if use.called and not any(use.pattern.fullmatch(key) for key in words)
+    ]
+    assert missing == []
+
+
+def test_every_key_is_used() -> None:
+    patterns = [use.pattern for use in uses()]
+    unused = [key for key in languages()[SOURCE].words if not any(each.fullmatch(key) for each in patterns)]
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "values"),
+    [
+        ("status", ModelStatus),
+        ("announce", ModelStatus),
+        ("capability", Capability),
+        ("fit", Verdict),
+        ("engine", EngineState),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_everything_that_the_server_may_say_has_a_word(prefix: str, values: type[StrEnum]) -> None:
+    assert {f"{prefix}.{value.value}" for value in values} <= set(languages()[SOURCE].words)
+
+
+def test_words_for_errors_are_for_errors_that_there_are() -> None:
+    codes = {
+        each.code
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.LlbError)
+    }
+    words = {key.removeprefix("error.") for key in languages()[SOURCE].words if key.startswith("error.")}
+    assert words - codes == {"network", "unexpected"}
+
+
+# --- visible texts in code ---------------------------------------------------------------------------
+
+SPOKEN = {
+    "alt",
+    "aria-description",
+    "aria-label",
+    "aria-placeholder",
+    "aria-roledescription",
+    "aria-valuetext",
+}
+SPOKEN |= {"label", "placeholder", "title"}
+VOID = {"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+def letters(text: str) -> str:
+    """What a person would read of a fixed text."""
+    return "".join(char for char in text if char.isalpha() and char != VALUE)
+
+
+class _Reader(HTMLParser):
+    """Collects what a person would see or hear; refuses markup that does not balance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen += [value for name, value in attrs if value and name in SPOKEN and letters(value)]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open, f"</{tag}> closes nothing"
+            assert self._open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if letters(data):
+            self.seen.append(data.strip())
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError("a comment in a template would be taken for a place")
+
+    def close(self) -> None:
+        super().close()
+        assert not self._open, f"<{self._open[-1]}> is not closed"
+
+
+def visible(token: Token) -> list[str]:
+    """The texts of a template that stand in the code itself."""
+    reader = _Reader()
+    reader.feed(VALUE.join(token.strings))
+    reader.close()
+    return [text for text in reader.seen if text.replace(VALUE, "").strip() != BRAND]
+
+
+# Where a text becomes visible without a template.
+SINKS = {
+    "textContent",
+    "innerText",
+    "title",
+    "placeholder",
+    "ariaLabel",
+    "alt",
+    "label",
+    "text",
+    "message",
+    "summary",
+}
+SENTENCE = re.compile(rf"(?!Bearer)\b[A-Z][a-z]+ [a-z]{{2,}}|{JAPANESE.pattern}")
+
+
+def spoken(run: tuple[Token, ...]) -> Iterator[str]:
+    """Texts of `run` that look like words for a person: a sentence, or one that is put where a person looks."""
+    for at, token in enumerate(run):
+        strings = (token.text,) if token.kind == "string" else token.strings
+        if token.kind not in ("string", "template") or token.tag in ("html", "svg"):
+            continue
+        before = run[max(0, at - 2) : at]
+        sink = len(before) == 2 and before[0].text in SINKS and (before[1].is_("=") or before[1].is_(":"))
+        written = " ".join(strings).replace(BRAND, "")
+        if SENTENCE.search(written) or (sink and letters(written)):
+            yield f"{token.line}: {written}"
+
+
+PAGE_FILES = [
+    path for path in modules() if path.relative_to(WEB).parts[0] in ("main.js", "components", "pages")
+]
+
+
+@pytest.mark.parametrize("path", PAGE_FILES, ids=lambda path: path.relative_to(WEB).as_posix())
+def test_no_visible_text_stands_in_code(path: Path) -> None:
+    for token in every(read(path)):
+        if token.tag in ("html", "svg"):
+            try:
+                found = visible(token)
+            except AssertionError as error:
+                raise AssertionError(f"{path}:{token.line}: {error}") from None
+            assert found == [], f"{path}:{token.line}"
+    assert [text for run in runs(read(path)) for text in spoken(run)] == [], path
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("html`<p>Hello</p>`", ["Hello"]),
+        ("html`<p>${a} of ${b}</p>`", [f"{VALUE} of {VALUE}"]),
+        ("html`<p title='Close'>${a}</p>`", ["Close"]),
+        ("html`<p aria-label=\"Close ${a}\"></p>`", [f"Close {VALUE}"]),
+        ("html`<input placeholder=Name />`", ["Name"]),
+        ("html`<p class=\"card wide\" data-x=\"Word\">${a}: ${b} · 12 &amp; –</p>`", []),
+        ("html`<b>llb</b>`", []),
+        ("html`<p>&Uuml;</p>`", ["Ü"]),
+        ("html`<svg><path d='M1'></path><title>Chart</title></svg>`", ["Chart"]),
+    ],
+)  # fmt: skip
+def test_the_reader_of_templates_sees_what_a_person_would(source: str, found: list[str]) -> None:
+    assert visible(tokens(source)[-1]) == found
+
+
+@pytest.mark.parametrize(
+    "source", ["html`<p>`", "html`</p>`", "html`<p><b></p></b>`", "html`<p><!-- x --></p>`"]
+)
+def test_the_reader_of_templates_is_strict(source: str) -> None:
+    with pytest.raises(AssertionError):
+        visible(tokens(source)[-1])
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("x.textContent = 'Done'", True),
+        ("notify({ text: 'Done' })", True),
+        ("f('Something went wrong')", True),
+        ("f('保存')", True),
+        ("f(`Deleted ${a} of them`)", False),
+        ("f('button danger', 'M12 3v5', 'Home')", False),
+        ("document.title = `${name} · llb`", False),
+        ("x.textContent = ''", False),
+    ],
+)
+def test_texts_outside_templates_are_found(source: str, found: bool) -> None:
+    assert bool(list(spoken(tokens(source)))) is found
