@@ -1,4 +1,4 @@
-/** Questions before something is lost: a native `<dialog>`, which keeps the focus in and gives it back. */
+/** Questions before something is lost, and small forms: a native `<dialog>`, which keeps the focus in and gives it back. */
 
 import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
@@ -6,23 +6,23 @@ import { alertBox, explain } from './feedback.js';
 
 /**
  * Ask, and do it. `body` is a template or a text, `action` the name of the acting button. With `act` the dialog stays
- * open while that runs and shows what went wrong. Resolves to whether it was done.
+ * open while that runs and shows what went wrong, in the words of `explainError`. Resolves to whether it was done.
  */
-export function confirmDialog({ title, body, action, act = async () => {}, danger = true }) {
+export function confirmDialog({ title, body, action, act = async () => {}, danger = true, explainError = explain }) {
   return openDialog(({ close, update, state }) => {
     const perform = async () => {
       if (state.busy) return;
-      update({ busy: true, error: null });
+      update({ busy: true, problem: null });
       try {
         await act();
         close(true);
       } catch (error) {
-        update({ busy: false, error });
+        update({ busy: false, problem: explainError(error) });
       }
     };
     return {
       title,
-      body: html`<div class="dialog-text">${body}</div>${alertBox(state.error && explain(state.error))}`,
+      body: html`<div class="dialog-text">${body}</div>${alertBox(state.problem)}`,
       buttons: html`
         <button type="button" class="button" @click=${() => close(false)} autofocus>${t('common.cancel')}</button>
         <button type="button" class="button ${danger ? 'danger' : 'primary'}" aria-disabled=${state.busy ? 'true' : null} @click=${perform}>
@@ -33,17 +33,58 @@ export function confirmDialog({ title, body, action, act = async () => {}, dange
 }
 
 /**
- * Open a dialog whose content is `view({close, update, state})` → {title, body, buttons}. `update(changes)` merges into
- * `state` and draws it anew. Resolves to what `close(value)` is given; null when it is dismissed.
+ * Ask for values, and do something with them.
+ *
+ *   fields({update, state})   the form's fields; `state` begins as `firstState`
+ *   check(form)               why its FormData cannot be sent, in words; null: it can
+ *   act(form)                 what to do; when it rejects, the dialog stays open and shows what `explainError` says
+ *   done(result, close)       what the dialog shows in the end, as `openDialog` takes it; without it the dialog closes
+ *
+ * Resolves to whether it was done.
+ */
+export function formDialog({ title, fields, firstState, action, check = () => null, act, explainError = explain, done }) {
+  const id = unique('form');
+  return openDialog(({ close, update, state }) => {
+    if (state.result) return done(state.result, () => close(true));
+    const submit = async (event) => {
+      event.preventDefault();
+      if (state.busy) return;
+      const form = new FormData(event.currentTarget);
+      const problem = check(form);
+      update({ busy: !problem, problem });
+      if (problem) return;
+      try {
+        const result = await act(form);
+        if (done) update({ busy: false, result });
+        else close(true);
+      } catch (error) {
+        update({ busy: false, problem: explainError(error) });
+      }
+    };
+    return {
+      title,
+      body: html`<form class="dialog-form" id=${id} @submit=${submit}>${fields({ update, state })}</form>${alertBox(state.problem)}`,
+      buttons: html`
+        <button type="button" class="button" @click=${() => close(false)}>${t('common.cancel')}</button>
+        <button class="button primary" form=${id} aria-disabled=${state.busy ? 'true' : null}>${action}</button>`,
+    };
+  }, firstState);
+}
+
+/**
+ * Open a dialog whose content is `view({close, update, state})` → {title, body, buttons, firm}. `update(changes)` merges
+ * into `state` and draws it anew. A `firm` one leaves by its own buttons only. Resolves to what `close(value)` is given;
+ * null when it is dismissed.
  */
 export function openDialog(view, firstState = {}) {
   return new Promise((resolve) => {
     const dialog = document.createElement('dialog');
-    const titleId = `dialog-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+    const titleId = unique('dialog');
     dialog.className = 'dialog';
     dialog.setAttribute('aria-labelledby', titleId);
     let result = null;
     let state = firstState;
+    let isFirm = false;
     const close = (value) => {
       result = value;
       dialog.close();
@@ -53,23 +94,38 @@ export function openDialog(view, firstState = {}) {
       draw();
     };
     const draw = () => {
-      const { title, body, buttons } = view({ close, update, state });
+      const { title, body, buttons, firm = false } = view({ close, update, state });
+      isFirm = firm;
       render(
         html`<h2 id=${titleId}>${title}</h2>${body}<div class="dialog-buttons">${buttons}</div>`,
         dialog,
       );
+      // What had the focus is gone with the content before: the new one says where to go on.
+      if (dialog.open && !dialog.contains(document.activeElement)) dialog.querySelector('[autofocus]')?.focus();
     };
     draw();
     dialog.addEventListener('close', () => {
       dialog.remove();
       resolve(result);
     });
+    // Browsers let a second Escape pass whatever `cancel` says; the key itself can be refused each time.
+    dialog.addEventListener('keydown', (event) => isFirm && event.key === 'Escape' && event.preventDefault());
+    dialog.addEventListener('cancel', (event) => isFirm && event.preventDefault());
     // A press beside it is how people leave a question they did not mean to ask.
-    dialog.addEventListener('pointerdown', (event) => event.target === dialog && outside(dialog, event) && close(null));
+    dialog.addEventListener('pointerdown', (event) => {
+      if (!isFirm && event.target === dialog && outside(dialog, event)) close(null);
+    });
     document.body.append(dialog);
     dialog.showModal();
   });
 }
+
+/** Close what is open: the page below it is going to be another one. */
+export function dismissDialogs() {
+  for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+}
+
+const unique = (prefix) => `${prefix}-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
 
 function outside(dialog, { clientX, clientY }) {
   const box = dialog.getBoundingClientRect();

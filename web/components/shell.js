@@ -67,6 +67,6 @@ const passwordBanner = ({ me }, route) =>
         <div class="banner warning" id="default-password">
           ${icon('alert')}
           <p>${t('shell.default_password')}</p>
-          ${route.page === 'settings' ? null : html`<a class="button small" href="/settings">${t('shell.change_password')}</a>`}
+          ${route.page === 'settings' ? null : html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`}
         </div>`
     : null;
