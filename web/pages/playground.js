@@ -190,7 +190,7 @@ export function open(app, route) {
         <span class="sr-only">${t('playground.model')}</span>
         <select class="control" @change=${(event) => choose(event.target.value)}>
           ${offered(state, model).map(
-            (each) => html`<option value=${each.model.id} ?selected=${each === model}>${each.model.name}</option>`,
+            (each) => html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
           )}
         </select>
       </label>

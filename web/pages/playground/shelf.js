@@ -1,73 +1,66 @@
-/**
- * Where this browser keeps a person's conversations: one key each, so that two windows do not overwrite each other's,
- * and beside them what was typed and not sent.
- */
+/** The conversations that this browser keeps, to be opened, renamed and deleted. */
 
-import { recall, remember } from '../../core/settings.js';
-import { makingRoom, restored } from './conversation.js';
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { confirmDialog, openDialog } from '../../components/dialog.js';
+import { icon } from '../../components/icons.js';
+import { titleOf } from './conversations.js';
 
-const PREFIX = 'llb.'; // as core/settings.js writes it
+/** `act`: {begin(), open(id)}. */
+export const shelf = ({ conversations, current, act }) => html`
+  <section class="shelf" aria-label=${t('playground.conversations')}>
+    <button type="button" class="button wide" @click=${act.begin}>${icon('plus')}${t('playground.new')}</button>
+    ${conversations.length
+      ? html`<ul>
+          ${each(
+            conversations,
+            ({ id }) => id,
+            (conversation) => html`
+              <li class=${conversation.id === current.id ? 'current' : ''}>
+                <button
+                  type="button"
+                  class="shelf-open"
+                  aria-current=${conversation.id === current.id ? 'true' : null}
+                  @click=${() => act.open(conversation.id)}
+                >
+                  <span>${nameOf(conversation)}</span><small>${f.ago(conversation.updated / 1000)}</small>
+                </button>
+              </li>`,
+          )}
+        </ul>`
+      : html`<p class="soft">${t('playground.no_conversations')}</p>`}
+  </section>`;
 
-/** `owner`: the id of who is signed in; people who share a browser do not share conversations. */
-export function makeShelf(owner) {
-  const conversations = `conversations.${owner}.`;
-  const drafts = `drafts.${owner}.`;
+const nameOf = (conversation) => titleOf(conversation) || t('playground.untitled');
 
-  const read = (id) => {
-    const found = restored(recall(conversations + id));
-    return found?.id === id ? found : null;
-  };
-
-  const ids = () => {
-    try {
-      return Object.keys(localStorage).map(idOf).filter((id) => id !== null);
-    } catch {
-      return []; // a browser that forbids storage
-    }
-  };
-
-  /** The id of the conversation that a storage key stands for, null for any other key. */
-  const idOf = (key) => (key?.startsWith(PREFIX + conversations) ? key.slice((PREFIX + conversations).length) : null);
-
-  return {
-    idOf,
-    read,
-    all: () => ids().map(read).filter(Boolean),
-
-    /**
-     * Keep a conversation, at the cost of older ones where there is no room.
-     * Returns {kept, given}: `given` is [{id, conversation}] of what was given up for it, as `makingRoom` says.
-     */
-    keep(own) {
-      const given = [];
-      if (remember(conversations + own.id, own)) return { kept: true, given };
-      let wanted = own;
-      const others = ids().filter((id) => id !== own.id).map(read).filter(Boolean);
-      for (const step of makingRoom(others, own)) {
-        if (step.id === own.id) wanted = step.conversation;
-        else remember(conversations + step.id, step.conversation);
-        given.push(step);
-        if (remember(conversations + own.id, wanted)) return { kept: true, given };
-      }
-      return { kept: false, given };
-    },
-
-    forget(id) {
-      remember(conversations + id, null);
-      remember(drafts + id, null);
-    },
-
-    /** What was typed and not sent: {text, parameters}; `id` null: where no conversation is yet, which has parameters, too. */
-    draft(id) {
-      const found = recall(drafts + (id ?? 'new'));
-      return {
-        text: typeof found?.text === 'string' ? found.text : '',
-        parameters: typeof found?.parameters === 'object' && found.parameters !== null ? found.parameters : {},
-      };
-    },
-    keepDraft(id, { text, parameters = {} }) {
-      const empty = text === '' && !Object.keys(parameters).length;
-      remember(drafts + (id ?? 'new'), empty ? null : { text, parameters });
-    },
-  };
+/** The title that a person gives it; null where they do not. */
+export function askForTitle(conversation) {
+  return openDialog(({ close }) => {
+    const submit = (event) => {
+      event.preventDefault();
+      close(new FormData(event.currentTarget).get('title').trim());
+    };
+    return {
+      title: t('playground.rename.title'),
+      body: html`
+        <form id="rename" @submit=${submit}>
+          <label class="field">
+            <span>${t('playground.rename.label')}</span>
+            <input name="title" maxlength="120" autocomplete="off" value=${titleOf(conversation)} autofocus />
+          </label>
+        </form>`,
+      buttons: html`
+        <button type="button" class="button" @click=${() => close(null)}>${t('common.cancel')}</button>
+        <button class="button primary" form="rename">${t('playground.rename.action')}</button>`,
+    };
+  });
 }
+
+/** Whether it was deleted, by `remove(id)`. */
+export const askToDelete = (conversation, remove) =>
+  confirmDialog({
+    title: t('playground.delete.title'),
+    body: t('playground.delete.text', { title: nameOf(conversation) }),
+    action: t('action.delete'),
+    act: async () => remove(conversation.id),
+  });

@@ -1,54 +1,57 @@
-/** A request as a command and as a program that can be pasted and run. Pure. */
+/** A conversation as a program of one's own would send it. Pure. */
 
-export const KEY_PLACEHOLDER = 'sk-…';
+const KEY = 'sk-your-api-key';
 
-// Linux takes no single argument above 128 KiB; images are larger.
-const LONGEST_ARGUMENT = 100_000;
-
-/** For any POSIX shell. */
-export function asCurl(request, origin) {
-  const body = JSON.stringify(request, null, 2);
-  const long = new TextEncoder().encode(body).length > LONGEST_ARGUMENT;
-  const lines = [
-    `curl ${quoted(`${origin}/v1/chat/completions`)}`,
-    `-H ${quoted(`Authorization: Bearer ${KEY_PLACEHOLDER}`)}`,
-    `-H ${quoted('Content-Type: application/json')}`,
-    // No line of the document can be the closing word: its strings hold no line ends.
-    long ? `--data-binary @- <<'JSON'\n${body}\nJSON` : `-d ${quoted(body)}`,
-  ];
-  return lines.join(' \\\n  ');
+/** A command line for a POSIX shell. `origin` is where llb answers. */
+export function asCurl(origin, body) {
+  return [
+    `curl ${quote(`${origin}/v1/chat/completions`)} \\`,
+    `  -H ${quote(`Authorization: Bearer ${KEY}`)} \\`,
+    `  -H 'Content-Type: application/json' \\`,
+    `  -d ${quote(JSON.stringify(body, null, 2))}`,
+  ].join('\n');
 }
 
-/** For the package `openai`. Fields that it does not know travel in `extra_body`. */
-export function asPython(request, origin) {
-  const { top_k, min_p, ...known } = request;
-  const own = Object.fromEntries(Object.entries({ top_k, min_p }).filter(([, value]) => value !== undefined));
-  const fields = [...Object.entries(known), ...(Object.keys(own).length ? [['extra_body', own]] : [])];
+/** A script for OpenAI's own client. What that client does not name itself goes through `extra_body`. */
+export function asPython(origin, body) {
+  const { model, messages, ...rest } = body;
+  const [known, extra] = [{}, {}];
+  for (const [name, value] of Object.entries(rest)) (EXTRAS.has(name) ? extra : known)[name] = value;
+  const options = { ...known, ...(Object.keys(extra).length ? { extra_body: extra } : {}) };
   return [
     'from openai import OpenAI',
     '',
-    `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=${literal(KEY_PLACEHOLDER)})`,
-    'answer = client.chat.completions.create(',
-    ...fields.map(([name, value]) => `    ${name}=${literal(value, '    ')},`),
+    `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=${literal(KEY)})`,
+    'stream = client.chat.completions.create(',
+    `    model=${literal(model)},`,
+    `    messages=${literal(messages, 1)},`,
+    ...Object.entries(options).map(([name, value]) => `    ${name}=${literal(value, 1)},`),
+    '    stream=True,',
     ')',
-    'print(answer.choices[0].message.content)',
+    'for chunk in stream:',
+    '    if chunk.choices:',
+    '        print(chunk.choices[0].delta.content or "", end="", flush=True)',
     '',
   ].join('\n');
 }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const EXTRAS = new Set(['top_k', 'min_p']);
 
-/** A value as Python writes it. JSON's strings are Python's, too. */
-function literal(value, indent = '') {
-  const inner = `${indent}    `;
+/** In single quotes a shell leaves everything as it is but the single quote. */
+const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** A value of JSON as Python writes it: strings have the same escapes, lists and dicts one entry a line. */
+function literal(value, depth = 0) {
+  const pad = '    '.repeat(depth + 1);
+  const end = '    '.repeat(depth);
   if (value === null) return 'None';
   if (typeof value === 'boolean') return value ? 'True' : 'False';
-  if (Array.isArray(value)) return block('[', value.map((item) => literal(item, inner)), ']', indent);
+  if (Array.isArray(value)) {
+    return `[\n${value.map((item) => `${pad}${literal(item, depth + 1)},\n`).join('')}${end}]`;
+  }
   if (typeof value === 'object') {
-    return block('{', Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${literal(item, inner)}`), '}', indent);
+    const entries = Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${literal(item, depth + 1)}`);
+    return `{${entries.join(', ')}}`;
   }
   return JSON.stringify(value);
 }
-
-const block = (open, items, close, indent) =>
-  items.length ? [open, ...items.map((item) => `${indent}    ${item},`), `${indent}${close}`].join('\n') : open + close;
