@@ -120,7 +120,8 @@ function draw(state) {
   announce(state);
   if (focusSoon && page) {
     focusSoon = false;
-    (root.querySelector('[autofocus], h1[tabindex]') ?? document.getElementById('main'))?.focus({ preventScroll: true });
+    const place = root.querySelector('[autofocus]') ?? root.querySelector('h1[tabindex]') ?? document.getElementById('main');
+    place?.focus({ preventScroll: !place.matches('[autofocus]') });
   }
 }
 

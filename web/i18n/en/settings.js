@@ -10,7 +10,7 @@ export default {
   'password.current': 'Current password',
   'password.new': 'New password',
   'password.again': 'New password again',
-  'password.hint': { other: 'At least {count} characters' },
+  'password.hint': 'At least {count} characters',
   'password.differ': 'The two new passwords differ.',
   'password.wrong': 'The current password is wrong.',
   'password.done': 'The password is changed. Sessions elsewhere have ended.',

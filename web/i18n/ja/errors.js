@@ -6,8 +6,6 @@ export default {
   'error.invalid_api_key': 'セッションが終了しました。もう一度ログインしてください。',
   'error.invalid_credentials': 'ユーザー名またはパスワードが違います。',
   'error.invalid_request': '入力に誤りがあります：{message}',
-  'error.invalid_json': 'リクエストの形式が正しくありません。',
-  'error.method_not_allowed': 'この操作には対応していません。',
   'error.insufficient_permissions': 'この操作の権限がありません：{message}',
   'error.origin_not_allowed': '別のサイトからの操作は受け付けません。',
   'error.unknown_host': 'このアドレスでは llb に接続できません。--allowed-host で許可してください。',

@@ -10,7 +10,7 @@ export default {
   'password.current': '現在のパスワード',
   'password.new': '新しいパスワード',
   'password.again': '新しいパスワード（確認）',
-  'password.hint': { other: '{count} 文字以上' },
+  'password.hint': '{count} 文字以上',
   'password.differ': '新しいパスワードが一致しません。',
   'password.wrong': '現在のパスワードが違います。',
   'password.done': 'パスワードを変更しました。ほかのセッションは終了しました。',

@@ -52,8 +52,14 @@ const row = ({ time, actor, action, target, address: from, result }) => html`
   <tr>
     <td class="nowrap">${f.dateTime(time)}</td>
     <td>${actor}</td>
-    <td>${hasText(`audit.action.${action}`) ? t(`audit.action.${action}`) : action}</td>
+    <td>${actText(action)}</td>
     <td>${target ?? '–'}</td>
     <td>${from ?? '–'}</td>
     <td>${result === 'ok' ? badge('good', t('audit.ok')) : badge('bad', result)}</td>
   </tr>`;
+
+/** An act in words where they are known: `user.change role+password` is under `user_change_role_password`. */
+function actText(action) {
+  const name = action.replace(/\W/g, '_');
+  return hasText(`audit.action.${name}`) ? t(`audit.action.${name}`) : action;
+}

@@ -131,7 +131,7 @@ const shownOnce = ({ key, name }, close) => ({
       <p>${t('keys.made.text')}</p>
       <div class="secret"><code>${key}</code>${copyButton(key)}</div>
       <p>${t('keys.made.try')}</p>
-      <div class="secret"><code>${example(key)}</code>${copyButton(() => example(key), t('keys.made.copy_command'))}</div>
+      <div class="secret tall"><code>${example(key)}</code>${copyButton(() => example(key), t('keys.made.copy_command'))}</div>
     </div>`,
   buttons: html`<button type="button" class="button primary" @click=${close} autofocus>${t('keys.made.close')}</button>`,
 });

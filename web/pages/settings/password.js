@@ -35,11 +35,21 @@ export function openPassword(app, { focused }) {
     }
   }
 
-  const field = (name, label, autocomplete, more = {}) => html`
+  // The hint describes the field; in its name it would be read, and looked for, as a part of it.
+  const field = (name, label, autocomplete, { least = null, hint = null, focus = false } = {}) => html`
     <label class="field">
-      <span>${label}</span>
-      <input name=${name} type="password" required minlength=${more.least ?? null} autocomplete=${autocomplete} ?autofocus=${more.focused} />
-      ${more.hint ? html`<small>${more.hint}</small>` : null}
+      <span id=${`password-${name}`}>${label}</span>
+      <input
+        name=${name}
+        type="password"
+        required
+        minlength=${least}
+        autocomplete=${autocomplete}
+        aria-labelledby=${`password-${name}`}
+        aria-describedby=${hint && `password-${name}-hint`}
+        ?autofocus=${focus}
+      />
+      ${hint ? html`<small id=${`password-${name}-hint`}>${hint}</small>` : null}
     </label>`;
 
   return {
@@ -48,7 +58,7 @@ export function openPassword(app, { focused }) {
         <h2 id="password">${t('password.title')}</h2>
         <form class="form" @submit=${submit}>
           <input class="sr-only" name="username" autocomplete="username" value=${me?.user?.username ?? ''} readonly tabindex="-1" aria-hidden="true" />
-          ${field('current', t('password.current'), 'current-password', { focused })}
+          ${field('current', t('password.current'), 'current-password', { focus: focused })}
           ${field('fresh', t('password.new'), 'new-password', { least: LEAST, hint: t('password.hint', { count: LEAST }) })}
           ${field('again', t('password.again'), 'new-password', { least: LEAST })}
           ${alertBox(problem)}
