@@ -8,6 +8,7 @@ import { address, HOME, returnAddress, startRouter } from './core/router.js';
 import { recall, remember } from './core/settings.js';
 import { makeStore } from './core/store.js';
 import { makeSync } from './core/sync.js';
+import { busyOf } from './components/engines.js';
 import { alertBox, explain } from './components/feedback.js';
 import { shell } from './components/shell.js';
 import { makeToasts } from './components/toasts.js';
@@ -150,9 +151,12 @@ function counts({ models: known, nodes }) {
   return {
     models: [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length,
     nodes: machines.filter(({ status }) => status === 'offline').length,
-    requests: machines.reduce((sum, node) => sum + (node.status === 'online' ? node.active_requests : 0), 0),
+    // Engines say at once when they are done; the count of requests comes with the next heartbeat.
+    requests: machines.filter(({ status }) => status === 'online').flatMap(({ engines }) => engines.map(busyOf)).reduce(sum, 0),
   };
 }
+
+const sum = (a, b) => a + b;
 
 function announce(state) {
   const told = announcements(announced, state.models);
