@@ -9,23 +9,23 @@ import { alertBox, explain } from './feedback.js';
  * open while that runs and shows what went wrong, in the words of `explainError`. Resolves to whether it was done.
  */
 export function confirmDialog({ title, body, action, act = async () => {}, danger = true, explainError = explain }) {
-  return openDialog(({ close, update, state }) => {
+  return openDialog((dialog) => {
+    const { close, state } = dialog;
     const perform = async () => {
-      if (state.busy) return;
-      update({ busy: true, problem: null });
-      try {
-        await act();
-        close(true);
-      } catch (error) {
-        update({ busy: false, problem: explainError(error) });
-      }
+      await act();
+      close(true);
     };
     return {
       title,
       body: html`<div class="dialog-text">${body}</div>${alertBox(state.problem)}`,
       buttons: html`
         <button type="button" class="button" @click=${() => close(false)} autofocus>${t('common.cancel')}</button>
-        <button type="button" class="button ${danger ? 'danger' : 'primary'}" aria-disabled=${state.busy ? 'true' : null} @click=${perform}>
+        <button
+          type="button"
+          class="button ${danger ? 'danger' : 'primary'}"
+          aria-disabled=${state.busy ? 'true' : null}
+          @click=${() => attempt(dialog, perform, explainError)}
+        >
           ${action}
         </button>`,
     };
@@ -44,31 +44,42 @@ export function confirmDialog({ title, body, action, act = async () => {}, dange
  */
 export function formDialog({ title, fields, firstState, action, check = () => null, act, explainError = explain, done }) {
   const id = unique('form');
-  return openDialog(({ close, update, state }) => {
+  return openDialog((dialog) => {
+    const { close, update, state } = dialog;
     if (state.result) return done(state.result, () => close(true));
-    const submit = async (event) => {
+    const submit = (event) => {
       event.preventDefault();
-      if (state.busy) return;
       const form = new FormData(event.currentTarget);
       const problem = check(form);
-      update({ busy: !problem, problem });
-      if (problem) return;
-      try {
-        const result = await act(form);
-        if (done) update({ busy: false, result });
-        else close(true);
-      } catch (error) {
-        update({ busy: false, problem: explainError(error) });
-      }
+      if (problem) return update({ problem });
+      return attempt(dialog, () => perform(form), explainError);
+    };
+    const perform = async (form) => {
+      const result = await act(form);
+      if (done) update({ busy: false, result });
+      else close(true);
     };
     return {
       title,
-      body: html`<form class="dialog-form" id=${id} @submit=${submit}>${fields({ update, state })}</form>${alertBox(state.problem)}`,
+      body: html`
+        <form class="dialog-form" id=${id} @submit=${submit}>${fields({ update, state })}</form>
+        ${alertBox(state.problem)}`,
       buttons: html`
         <button type="button" class="button" @click=${() => close(false)}>${t('common.cancel')}</button>
         <button class="button primary" form=${id} aria-disabled=${state.busy ? 'true' : null}>${action}</button>`,
     };
   }, firstState);
+}
+
+/** Do `work`, once at a time; the dialog stays and says why where it fails. */
+async function attempt({ update, state }, work, explainError) {
+  if (state.busy) return;
+  update({ busy: true, problem: null });
+  try {
+    await work();
+  } catch (error) {
+    update({ busy: false, problem: explainError(error) });
+  }
 }
 
 /**
