@@ -4,12 +4,16 @@ import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { copyButton } from './copy.js';
 
+const LONGEST = 20_000; // characters of a block; what is longer is shown as it is: parsers can be made to take for ever
+const PLAIN = ['start', 'align', 'target', 'rel']; // no addresses, so the rule for these is not theirs
+
 const ALLOWED = {
   ALLOWED_TAGS: [
     ...['p', 'br', 'hr', 'strong', 'em', 'del', 'sub', 'sup', 'a', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'span'],
     ...['h3', 'h4', 'h5', 'h6', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'img'],
   ],
-  ALLOWED_ATTR: ['href', 'title', 'start', 'align', 'class', 'src', 'alt', 'target', 'rel'],
+  ALLOWED_ATTR: ['href', 'title', 'class', 'src', 'alt', ...PLAIN],
+  ADD_URI_SAFE_ATTR: PLAIN,
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|data:image\/(?:png|jpeg|gif|webp);base64,)/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -36,11 +40,19 @@ export const canMarkdown = () => tools !== null;
 export function markdown(text, { highlighted = false } = {}) {
   const place = document.createElement('div');
   place.className = 'markdown';
-  place.append(tools.purify.sanitize(tools.parser.parse(text), ALLOWED));
+  const made = fragment(text);
+  if (made) place.append(made);
+  else {
+    place.className = 'plain';
+    place.textContent = text;
+  }
   for (const code of place.querySelectorAll('pre > code')) dressCode(code, highlighted);
   for (const table of place.querySelectorAll('table')) {
     const frame = document.createElement('div');
     frame.className = 'table-place';
+    frame.tabIndex = 0; // wide ones scroll, by keyboard too
+    frame.role = 'group';
+    frame.ariaLabel = t('playground.table');
     table.replaceWith(frame);
     frame.append(table);
     table.className = 'table';
@@ -48,12 +60,24 @@ export function markdown(text, { highlighted = false } = {}) {
   return place;
 }
 
+/** The sanitised nodes of a text; null for one that is too much for the parser. */
+function fragment(text) {
+  if (text.length > LONGEST) return null;
+  try {
+    return tools.purify.sanitize(tools.parser.parse(text), ALLOWED);
+  } catch {
+    return null; // thousands of brackets in each other
+  }
+}
+
 const escape = (text) =>
   text.replace(/[&<>"']/g, (each) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[each]);
 
+const HARMLESS = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
+
 /** What differs from plain Markdown: no markup of the model's own, headings below the page's, links that open elsewhere. */
 const renderer = () => ({
-  html: ({ text }) => escape(text),
+  html: ({ text }) => (HARMLESS.test(text) ? text : escape(text)),
   heading({ tokens, depth }) {
     const level = Math.min(6, depth + 2);
     return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
@@ -93,6 +117,8 @@ function dressCode(code, highlighted) {
   render(html`<span>${name}</span>${copyButton(() => code.textContent, t('common.copy_code'))}`, head);
   const block = code.parentElement;
   block.tabIndex = 0; // long lines scroll, by keyboard too
+  block.role = 'group';
+  block.ariaLabel = name || t('playground.code');
   block.replaceWith(frame);
   frame.append(head, block);
   const language = LANGUAGES[name.toLowerCase()] ?? name.toLowerCase();

@@ -17,58 +17,75 @@ import { askForTitle, askToDelete, shelf } from './playground/shelf.js';
 
 export const title = () => t('nav.playground');
 
+const NARROW = '(max-width: 75rem)'; // as in styles/playground.css
 const NEAR_END_PX = 80;
+const SAVE_EVERY_MS = 1000; // while an answer grows
 
 export function open(app, route) {
-  const conversations = makeConversations();
-  let known = conversations.all();
+  const conversations = makeConversations(app.store.state.me.user.id);
+  const begun = () => conversations.all().filter(({ messages }) => messages.length);
+  let known = begun();
   let current = conversations.get(recall('open_conversation')) ?? newConversation();
   let draft = { text: recall('draft', ''), images: [] };
   let wanted = route.query.model ?? null;
   let editing = null; // index of the question that is being rewritten
-  let shown = { panel: recall('panel', false), shelf: false }; // the shelf is a drawer where there is little room
+  let aside = null; // the draft that waits meanwhile
+  const typed = new Map(); // parameters that are no numbers yet
+  // Where there is little room, both are drawers.
+  let shown = { panel: recall('panel', false) && !matchMedia(NARROW).matches, shelf: false };
   let unsaved = false;
+  let savedAt = 0;
   let said = ''; // for screen readers: an answer is there
   let log = null;
   let atEnd = true;
+  let top = 0; // where the log was scrolled to
 
   loadMarkdown().then(app.touch, app.touch); // without it answers stand there as plain text
 
   const answers = makeAnswers(app, (conversation, { ended }) => {
-    if (ended) {
-      save(conversation);
-      said = t('playground.finished');
-    }
+    if (ended || Date.now() - savedAt > SAVE_EVERY_MS) save(conversation);
+    if (ended) said = t('playground.finished');
     app.touch();
   });
 
   const composer = makeComposer({
     changed() {
-      remember('draft', draft.text);
+      if (editing === null) remember('draft', draft.text);
       app.touch();
     },
     send,
     stop: answers.stop,
-    leaveEditing() {
-      editing = null;
-      draft = { text: '', images: [] };
-      app.touch();
-    },
+    leaveEditing,
   });
+
+  function hideDrawers() {
+    shown = { panel: false, shelf: false };
+    app.touch();
+  }
+
+  function leaveEditing() {
+    if (editing === null) return;
+    editing = null;
+    draft = aside;
+    app.touch();
+  }
 
   // --- conversations ---
 
   function save(conversation) {
+    savedAt = Date.now();
     unsaved = !conversations.save(conversation);
     remember('open_conversation', current.id);
-    known = conversations.all();
+    known = begun();
     app.touch();
   }
 
   function show(conversation) {
     answers.stop();
+    leaveEditing();
+    typed.clear();
+    if (!current.messages.length) conversations.remove(current.id); // it was kept for its parameters
     current = conversation;
-    editing = null;
     atEnd = true;
     shown.shelf = false;
     remember('open_conversation', conversation.id);
@@ -79,11 +96,21 @@ export function open(app, route) {
   /** Another tab has changed something; what is being written here stays as it is. */
   function elsewhere({ key }) {
     if (!conversations.concerns(key ?? null)) return;
-    known = conversations.all();
+    known = begun();
     if (!answers.running) current = conversations.get(current.id) ?? (current.messages.length ? newConversation() : current);
     app.touch();
   }
-  addEventListener('storage', elsewhere);
+
+  const listening = new AbortController();
+  const on = (target, type, listener) => target.addEventListener(type, listener, { signal: listening.signal });
+  on(window, 'storage', elsewhere);
+  on(window, 'pagehide', () => answers.running && save(answers.running));
+  on(document, 'keydown', (event) => {
+    if (event.key !== 'Escape' || event.isComposing || document.querySelector('dialog[open]')) return;
+    if (answers.running) answers.stop();
+    else if (editing !== null) leaveEditing();
+    else if (matchMedia(NARROW).matches) hideDrawers();
+  });
 
   const act = {
     begin: () => show(newConversation(Date.now(), settingsOf(current))),
@@ -96,6 +123,7 @@ export function open(app, route) {
       answers.ask(current, model.model.id);
     },
     edit(index) {
+      aside = editing === null ? draft : aside;
       editing = index;
       const { text, images = [] } = current.messages[index];
       draft = { text, images: [...images] };
@@ -114,7 +142,7 @@ export function open(app, route) {
         conversations.remove(id);
       });
       if (done) {
-        known = conversations.all();
+        known = begun();
         show(newConversation(Date.now(), settingsOf(current)));
       }
     },
@@ -123,13 +151,16 @@ export function open(app, route) {
   function send() {
     const model = chosen(app.store.state, wanted);
     if (!model || model.status !== 'Ready' || answers.running) return;
-    if (editing !== null) current.messages.splice(editing);
-    editing = null;
-    const images = sees(model) && draft.images.length ? { images: draft.images } : {};
-    current.messages.push({ role: 'user', text: draft.text.trim(), ...images });
+    const { text, images } = draft;
+    if (editing !== null) {
+      current.messages.splice(editing);
+      leaveEditing();
+    } else {
+      draft = { text: '', images: [] };
+      remember('draft', null);
+    }
+    current.messages.push({ role: 'user', text: text.trim(), ...(images.length ? { images } : {}) });
     current.updated = Date.now();
-    draft = { text: '', images: [] };
-    remember('draft', null);
     remember('model', model.model.id);
     said = '';
     atEnd = true;
@@ -143,18 +174,23 @@ export function open(app, route) {
     if (log?.isConnected && atEnd) log.scrollTop = log.scrollHeight;
   }
 
+  // Code is coloured, images are decoded and windows are made smaller without anything being drawn here.
+  const grown = new ResizeObserver(keepAtEnd);
+
   const scrolled = () => {
-    const before = atEnd;
-    atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
+    const [before, up] = [atEnd, log.scrollTop < top - 1];
+    top = log.scrollTop;
+    // Whoever turns the wheel up even a little means it.
+    atEnd = log.scrollHeight - log.scrollTop - log.clientHeight <= (up ? 1 : NEAR_END_PX);
     if (before !== atEnd) app.touch();
   };
 
   function conversationView(state, model) {
     const writing = answers.running === current;
     const can = model?.status === 'Ready';
-    queueMicrotask(keepAtEnd); // after this has been drawn
+    const { over, drop } = composer.drops(draft, sees(model));
     return html`
-      <section class="talk" aria-label=${t('playground.conversation')}>
+      <section class="talk" aria-label=${t('playground.chat')} @dragover=${over} @drop=${drop}>
         <div
           class="log"
           role="log"
@@ -164,17 +200,22 @@ export function open(app, route) {
           tabindex="0"
           ref=${(element) => {
             log = element;
+            grown.observe(log);
+            grown.observe(log.firstElementChild);
           }}
           @scroll=${scrolled}
         >
+          <div class="log-content">
           ${current.messages.length
             ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, act })
             : html`<p class="log-empty">${t('playground.begin', { name: model?.model.name ?? '' })}</p>`}
+          </div>
         </div>
         ${atEnd
           ? null
           : html`<button type="button" class="button small to-end" @click=${() => {
               atEnd = true;
+              keepAtEnd();
               app.touch();
             }}>${icon('down')}${t('playground.to_end')}</button>`}
         <p class="sr-only" role="status">${said}</p>
@@ -199,7 +240,7 @@ export function open(app, route) {
         ${current.messages.length
           ? html`
               <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
-              <button type="button" class="button quiet small" @click=${act.remove}>${icon('trash')}${t('action.delete')}</button>`
+              <button type="button" class="button quiet small" @click=${act.remove}>${icon('trash')}<span>${t('action.delete')}</span></button>`
           : null}
         ${toggle('panel', 'sliders', 'playground.settings')}
       </div>
@@ -209,14 +250,15 @@ export function open(app, route) {
     <button
       type="button"
       class="button quiet small toggle-${name}"
+      aria-label=${t(key)}
       aria-expanded=${String(Boolean(shown[name]))}
       @click=${() => {
         shown = { ...shown, [name]: !shown[name] };
-        remember('panel', shown.panel);
+        if (!matchMedia(NARROW).matches) remember('panel', shown.panel);
         app.touch();
       }}
     >
-      ${icon(iconName)}<span>${t(key)}</span>
+      ${icon(iconName)}<span aria-hidden="true">${t(key)}</span>
     </button>`;
 
   function choose(id) {
@@ -232,7 +274,8 @@ export function open(app, route) {
     },
     close() {
       answers.stop();
-      removeEventListener('storage', elsewhere);
+      listening.abort();
+      grown.disconnect();
     },
     view(state) {
       if (!state.models) {
@@ -246,14 +289,14 @@ export function open(app, route) {
           ${head(state, model)} ${stateOf(model)}
           <div class="chat-body ${shown.panel ? 'with-panel' : ''} ${shown.shelf ? 'with-shelf' : ''}">
             ${shelf({ conversations: known, current, act })} ${conversationView(state, model)}
-            ${shown.panel ? panel({ conversation: current, model: model?.model.id, changed: settingsChanged }) : null}
+            ${shown.panel ? panel({ conversation: current, model: model?.model.id, draft, typed, changed: settingsChanged }) : null}
           </div>
         </div>`;
     },
   };
 
   function settingsChanged() {
-    if (current.messages.length) save(current);
+    save(current);
     app.touch();
   }
 }

@@ -72,4 +72,13 @@ export default {
   'playground.rename.action': 'Rename',
   'playground.delete.title': 'Delete this conversation?',
   'playground.delete.text': '“{title}” is removed from this browser. Nobody else has it.',
+
+  'playground.code': 'Code',
+  'playground.table': 'Table',
+  'playground.chat': 'Chat',
+  'playground.example': 'Say hello.',
+  'playground.whole': 'A whole number from {min} to {max}',
+  'playground.between': 'A number from {min} to {max}',
+  'playground.images_enough': 'At most {count} images go with one question.',
+  'playground.images_unseen': 'This model reads text only. Choose one with “Vision” to ask about images.',
 };

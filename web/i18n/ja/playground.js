@@ -72,4 +72,13 @@ export default {
   'playground.rename.action': '名前を変更',
   'playground.delete.title': 'この会話を削除しますか？',
   'playground.delete.text': '「{title}」をこのブラウザーから削除します。ほかには保存されていません。',
+
+  'playground.code': 'コード',
+  'playground.table': '表',
+  'playground.chat': 'チャット',
+  'playground.example': 'こんにちは。',
+  'playground.whole': '{min} から {max} までの整数',
+  'playground.between': '{min} から {max} までの数',
+  'playground.images_enough': '1 つの質問に添付できる画像は {count} 枚までです。',
+  'playground.images_unseen': 'このモデルはテキスト専用です。画像について質問するには「画像理解」に対応したモデルを選んでください。',
 };

@@ -1,5 +1,6 @@
 /** Asking a model and taking its answer, piece by piece, into the last message of a conversation. */
 
+import { ApiError } from '../../core/api.js';
 import { explain } from '../../components/feedback.js';
 import { streamedBody } from './request.js';
 import { figures } from './stats.js';
@@ -34,7 +35,8 @@ export function makeAnswers(app, changed) {
       answer.ended = last.reason ?? 'interrupted';
     } catch (error) {
       answer.ended = controller.signal.aborted ? 'stopped' : 'interrupted';
-      if (answer.ended === 'interrupted') answer.error = explain(error);
+      // A connection that breaks while the answer comes is told by the browser's own error.
+      if (answer.ended === 'interrupted') answer.error = explain(error instanceof ApiError ? error : new ApiError({}));
     } finally {
       measured.totalMs = performance.now() - began;
       answer.stats = figures(last, measured);

@@ -4,10 +4,10 @@ import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { ACCEPT, ImageRefused, imagesOf, toDataUrl } from './images.js';
+import { ACCEPT, ImageRefused, MOST_IMAGES, toDataUrl } from './images.js';
 
 /**
- * `draft`: {text, images}; `changed()` after every change of it. `sees`: whether the model takes pictures. `writing`:
+ * `drops(draft, sees)`: what the place around it listens to, {over, drop}. `draft`: {text, images}; `changed()` after every change of it. `sees`: whether the model takes pictures. `writing`:
  * Send is Stop then. `editing`: whether an earlier question is being rewritten.
  */
 export function makeComposer({ changed, send, stop, leaveEditing }) {
@@ -17,6 +17,10 @@ export function makeComposer({ changed, send, stop, leaveEditing }) {
   async function attach(draft, files) {
     problem = null;
     for (const file of files) {
+      if (draft.images.length === MOST_IMAGES) {
+        problem = t('playground.images_enough', { count: MOST_IMAGES });
+        break;
+      }
       try {
         draft.images.push(await toDataUrl(file));
       } catch (error) {
@@ -27,31 +31,43 @@ export function makeComposer({ changed, send, stop, leaveEditing }) {
     changed();
   }
 
-  function take(event, draft, transfer, sees) {
-    const files = sees ? imagesOf(transfer) : [];
+  /** Files that were pasted or dropped. Left to itself, a browser would open them in the place of the page. */
+  function take(event, draft, { files }, sees) {
     if (!files.length) return;
     event.preventDefault();
-    attach(draft, files);
+    if (sees) return attach(draft, [...files]);
+    problem = t('playground.images_unseen');
+    changed();
   }
+
+  const drops = (draft, sees) => ({
+    over: (event) => event.dataTransfer.types.includes('Files') && event.preventDefault(),
+    drop: (event) => take(event, draft, event.dataTransfer, sees),
+  });
 
   const view = ({ draft, sees, can, writing, editing }) => {
     const submit = (event) => {
       event.preventDefault();
-      if (writing) stop();
-      else if (can && (draft.text.trim() || draft.images.length)) send();
+      if (writing) return;
+      problem = null;
+      if (can && (draft.text.trim() || draft.images.length)) send();
+    };
+    // The second press of a double click on Send means no Stop.
+    const press = (event) => {
+      if (!writing) return;
+      event.preventDefault();
+      if (event.detail < 2) stop();
     };
     const keydown = (event) => {
       // While an input method is open, Enter chooses its word. Safari ends the composition before the key is told.
       if (event.isComposing || event.keyCode === 229) return;
-      if (event.key === 'Escape' && writing) stop();
-      else if (event.key === 'Enter' && !event.shiftKey) {
+      if (event.key === 'Enter' && !event.shiftKey) {
         event.preventDefault();
-        if (!writing) submit(event);
+        submit(event);
       }
     };
     return html`
-      <form class="composer" @submit=${submit} @dragover=${(event) => sees && event.preventDefault()}
-        @drop=${(event) => take(event, draft, event.dataTransfer, sees)}>
+      <form class="composer" @submit=${submit}>
         ${editing
           ? html`<div class="composer-note">
               <p>${t('playground.editing')}</p>
@@ -87,19 +103,20 @@ export function makeComposer({ changed, send, stop, leaveEditing }) {
             }}
             @input=${(event) => {
               draft.text = event.target.value;
+              problem = null;
               changed();
             }}
             @keydown=${keydown}
-            @paste=${(event) => take(event, draft, event.clipboardData, sees)}
+            @paste=${(event) => event.clipboardData.types.includes('text/plain') || take(event, draft, event.clipboardData, sees)}
           ></textarea>
-          <button class="button primary square send ${writing ? 'stop' : ''}" aria-disabled=${writing || can ? null : 'true'}>
+          <button class="button primary square send ${writing ? 'stop' : ''}" aria-disabled=${writing || can ? null : 'true'} @click=${press}>
             ${icon(writing ? 'stop' : 'send')}<span>${t(writing ? 'playground.stop' : 'playground.send')}</span>
           </button>
         </div>
       </form>`;
   };
 
-  return { view, focus: () => input?.focus() };
+  return { view, drops, focus: () => input?.focus() };
 }
 
 const thumbs = (draft, changed) => html`

@@ -1,35 +1,40 @@
 /** Conversations, kept in this browser only: one entry each, so that two tabs do not overwrite each other's. */
 
-const PREFIX = 'llb.conversation.';
+const ROOM = 'llb.conversation.';
 const TITLE_LENGTH = 60;
 
-/** `storage`: localStorage, or what a test hands in; null where a browser forbids it. */
-export function makeConversations(storage = browserStorage()) {
+/**
+ * `owner`: the id of who is signed in; people who share a browser do not read each other's. `storage`: localStorage, or what
+ * a test hands in; null where a browser forbids it.
+ */
+export function makeConversations(owner, storage = browserStorage()) {
+  const prefix = `${ROOM}${owner}.`;
+
   const load = (key) => {
     try {
       const found = JSON.parse(storage.getItem(key));
-      return isConversation(found) ? found : null;
+      return isConversation(found) && prefix + found.id === key ? found : null;
     } catch {
       return null;
     }
   };
 
   const keys = () =>
-    storage ? Array.from({ length: storage.length }, (_, at) => storage.key(at)).filter((key) => key?.startsWith(PREFIX)) : [];
+    storage ? Array.from({ length: storage.length }, (_, at) => storage.key(at)).filter((key) => key?.startsWith(prefix)) : [];
 
   /** Newest first. */
   const all = () => keys().map(load).filter(Boolean).sort((a, b) => b.updated - a.updated);
 
   function write(conversation) {
     try {
-      storage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
+      storage.setItem(prefix + conversation.id, JSON.stringify(conversation));
       return true;
     } catch {
       return false;
     }
   }
 
-  /** Returns whether it could be kept. Where there is no room, images go first, the oldest conversations then. */
+  /** Returns whether it could be kept. Where there is no room, images go first, its own last of them; then the oldest go. */
   function save(conversation) {
     if (!storage) return false;
     if (write(conversation)) return true;
@@ -38,21 +43,23 @@ export function makeConversations(storage = browserStorage()) {
       write(withoutImages(old));
       if (write(conversation)) return true;
     }
+    const lighter = withoutImages(conversation);
+    if (write(lighter)) return true;
     for (const old of others) {
       remove(old.id);
-      if (write(conversation)) return true;
+      if (write(lighter)) return true;
     }
-    return write(withoutImages(conversation));
+    return false;
   }
 
-  const remove = (id) => storage?.removeItem(PREFIX + id);
+  const remove = (id) => storage?.removeItem(prefix + id);
 
-  return { all, save, remove, get: (id) => load(PREFIX + id), concerns: (key) => key === null || key.startsWith(PREFIX) };
+  return { all, save, remove, get: (id) => load(prefix + id), concerns: (key) => key === null || key.startsWith(prefix) };
 }
 
 /** A conversation that nobody has said anything in; it is kept from its first message on. */
 export const newConversation = (now = Date.now(), settings = {}) => ({
-  id: `${now.toString(36)}-${Math.random().toString(36).slice(2, 8)}`,
+  id: `${now.toString(36)}-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`,
   title: '',
   updated: now,
   system: '',
@@ -66,7 +73,8 @@ export const newConversation = (now = Date.now(), settings = {}) => ({
 export function titleOf({ title, messages }) {
   const first = title || messages.find(({ role, text }) => role === 'user' && text)?.text || '';
   const line = first.trim().split('\n')[0];
-  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH).trimEnd()}…` : line;
+  const characters = [...line]; // cut between them, not within one
+  return characters.length > TITLE_LENGTH ? `${characters.slice(0, TITLE_LENGTH).join('').trimEnd()}…` : line;
 }
 
 /** Whatever lies in the storage may have been written by another version, or by hand. */

@@ -2,14 +2,13 @@
 
 const LONGEST_SIDE = 1536; // more pixels are scaled down by every vision model
 const LARGEST_FILE = 20_000_000; // bytes
+const LONGEST_PNG = 1_500_000; // characters; a photograph is far smaller as JPEG, and engines read both
 const KINDS = ['image/png', 'image/jpeg', 'image/webp', 'image/gif'];
 
+export const MOST_IMAGES = 6; // of one question
 export const ACCEPT = KINDS.join(',');
 
 export class ImageRefused extends Error {}
-
-/** The picture files among what was chosen, pasted or dropped. */
-export const imagesOf = (transfer) => [...(transfer?.files ?? [])].filter(({ type }) => type.startsWith('image/'));
 
 /** A file as a data: URL. Raises `ImageRefused` for what is no picture that can be sent. */
 export async function toDataUrl(file) {
@@ -24,7 +23,13 @@ export async function toDataUrl(file) {
   const canvas = document.createElement('canvas');
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const context = canvas.getContext('2d');
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  return file.type === 'image/png' ? canvas.toDataURL('image/png') : canvas.toDataURL('image/jpeg', 0.88);
+  const png = file.type === 'image/jpeg' ? null : canvas.toDataURL('image/png');
+  if (png && png.length <= LONGEST_PNG) return png;
+  context.globalCompositeOperation = 'destination-over'; // what is transparent is not to become black
+  context.fillStyle = 'white';
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL('image/jpeg', 0.88);
 }

@@ -19,9 +19,17 @@ export const messageList = ({ messages, writing, loading, can, act }) =>
     (_, index) => index,
     (message, index) => {
       const isLast = index === messages.length - 1;
-      return message.role === 'user'
-        ? question(message, { can: can && !writing, edit: () => act.edit(index) })
-        : answer(message, { writing: writing && isLast, loading, again: can && isLast && !writing, act });
+      if (message.role === 'user') {
+        const asks = can && !writing;
+        return memo([message, asks], () => question(message, { can: asks, edit: () => act.edit(index) }));
+      }
+      const [grows, again] = [writing && isLast, can && isLast && !writing];
+      const waits = grows ? loading : null;
+      // A message is changed in place while it is written: what of it may change is named.
+      return memo(
+        [message, message.text, message.thinking, message.ended, grows, again, waits?.share, Boolean(waits), canMarkdown()],
+        () => answer(message, { writing: grows, loading: waits, isLast, again, act }),
+      );
     },
   );
 
@@ -40,22 +48,22 @@ const question = (message, { can, edit }) => html`
     </div>
   </div>`;
 
-function answer(message, { writing, loading, again, act }) {
+function answer(message, { writing, loading, isLast, again, act }) {
   const { thinking, text } = splitThinking(message.text);
   const thought = [message.thinking, thinking].filter(Boolean).join('\n');
   return html`
     <div class="said answer" aria-busy=${String(writing)}>
       <p class="said-by sr-only">${t('playground.assistant')}</p>
       ${thought ? thoughts(thought, writing && !text) : null} ${text ? prose(text, writing) : null}
-      ${writing && !text && !thought ? waiting(loading) : null} ${ending(message, writing)}
+      ${writing && !text && !thought ? waiting(loading) : null} ${writing ? null : ending(message, { isLast, again, act })}
       ${writing
         ? null
         : html`
             <div class="said-foot">
               ${stats(message)} ${text ? copyButton(() => text) : null}
-              ${again
+              ${again && !isBroken(message)
                 ? html`<button type="button" class="button quiet small" @click=${act.regenerate}>
-                    ${icon('refresh')}${t(message.error ? 'action.retry' : 'playground.again')}
+                    ${icon('refresh')}${t('playground.again')}
                   </button>`
                 : null}
             </div>`}
@@ -94,11 +102,21 @@ const waiting = (loading) =>
         </div>`
     : html`<p class="said-wait dots"><span class="sr-only">${t('playground.writing')}</span><i></i><i></i><i></i></p>`;
 
-function ending({ ended, error }, writing) {
-  if (writing) return null;
-  if (error) return alertBox(error);
-  const notes = { stopped: 'playground.ended.stopped', interrupted: 'playground.ended.interrupted', length: 'playground.ended.length' };
-  return ended in notes ? html`<p class="said-ended">${t(notes[ended])}</p>` : null;
+/** One that nobody said the end of was being written when the page was closed. */
+const isBroken = ({ ended }) => ended === undefined || ended === 'interrupted';
+
+const REMARKS = { stopped: 'playground.ended.stopped', length: 'playground.ended.length' };
+
+function ending(message, { isLast, again, act }) {
+  const { text, ended, error } = message;
+  if (!isBroken(message)) {
+    return Object.hasOwn(REMARKS, ended) ? html`<p class="said-ended">${t(REMARKS[ended])}</p>` : null;
+  }
+  const reason = [text || !error ? t('playground.ended.interrupted') : null, error].filter(Boolean).join(' ');
+  if (!isLast) return html`<p class="said-ended">${reason}</p>`;
+  const retry = html`
+    <button type="button" class="button small" @click=${act.regenerate}>${icon('refresh')}${t('action.retry')}</button>`;
+  return alertBox(reason, again ? retry : null);
 }
 
 function stats({ stats: known, model }) {

@@ -1,14 +1,17 @@
 /** How a model is to answer: the system prompt and the numbers of sampling, kept with the conversation. */
 
 import { html } from '../../lib/html.js';
-import { t } from '../../core/i18n.js';
+import { f, t } from '../../core/i18n.js';
 import { copyButton } from '../../components/copy.js';
-import { PARAMETERS, requestBody } from './request.js';
+import { nextBody, numberFrom, PARAMETERS } from './request.js';
 import { asCurl, asPython } from './snippets.js';
 
-/** `changed()` after every change of the conversation's settings. */
-export const panel = ({ conversation, model, changed }) => html`
-  <aside class="panel" aria-label=${t('playground.settings')}>
+/**
+ * `model`: the id of the one that is asked; `draft`: what is being typed; `typed`: texts of fields that are no numbers to be
+ * sent, by their names. `changed()` after every change.
+ */
+export const panel = ({ conversation, model, draft, typed, changed }) => html`
+  <section class="panel" id="panel-settings" aria-label=${t('playground.settings')}>
     <label class="field">
       <span>${t('playground.system')}</span>
       <textarea
@@ -20,7 +23,7 @@ export const panel = ({ conversation, model, changed }) => html`
         }}
       ></textarea>
     </label>
-    <div class="panel-numbers">${PARAMETERS.map((parameter) => numberField(parameter, conversation, changed))}</div>
+    <div class="panel-numbers">${PARAMETERS.map((parameter) => numberField(parameter, conversation, typed, changed))}</div>
     <label class="field">
       <span>${t('playground.stop_sequences')}</span>
       <textarea
@@ -39,6 +42,7 @@ export const panel = ({ conversation, model, changed }) => html`
         class="button small"
         @click=${() => {
           Object.assign(conversation, { system: '', parameters: {}, stop: '' });
+          typed.clear();
           changed();
         }}
       >
@@ -48,29 +52,42 @@ export const panel = ({ conversation, model, changed }) => html`
     <div class="panel-code">
       <h2>${t('playground.as_code')}</h2>
       <div class="buttons">
-        ${copyButton(() => asCurl(location.origin, requestBody(model ?? '', conversation)), t('playground.copy_curl'))}
-        ${copyButton(() => asPython(location.origin, requestBody(model ?? '', conversation)), t('playground.copy_python'))}
+        ${copyButton(() => asCurl(location.origin, next(model, conversation, draft)), t('playground.copy_curl'))}
+        ${copyButton(() => asPython(location.origin, next(model, conversation, draft)), t('playground.copy_python'))}
       </div>
     </div>
-  </aside>`;
+  </section>`;
 
-const numberField = ({ name, min, max, step }, conversation, changed) => html`
-  <label class="field">
-    <span>${t(`playground.parameter.${name}`)}</span>
-    <input
-      type="number"
-      min=${min}
-      max=${max}
-      step=${step}
-      inputmode="decimal"
-      placeholder=${t('playground.default')}
-      .value=${String(conversation.parameters[name] ?? '')}
-      @change=${({ target }) => {
-        if (target.value === '' || !target.checkValidity()) delete conversation.parameters[name];
-        else conversation.parameters[name] = target.valueAsNumber;
-        // What is out of bounds is not sent, and not shown as if it were.
-        target.value = String(conversation.parameters[name] ?? '');
-        changed();
-      }}
-    />
-  </label>`;
+const next = (model, conversation, draft) => nextBody(model ?? '', conversation, draft, t('playground.example'));
+
+function numberField(parameter, conversation, typed, changed) {
+  const { name, min, max, step } = parameter;
+  const wrong = typed.has(name);
+  const note = `wrong-${name}`;
+  const read = ({ target }) => {
+    const value = numberFrom(target.value, parameter);
+    typed.delete(name);
+    delete conversation.parameters[name];
+    if (value === undefined) typed.set(name, target.value);
+    else if (value !== null) conversation.parameters[name] = value;
+    changed();
+  };
+  return html`
+    <label class="field">
+      <span>${t(`playground.parameter.${name}`)}</span>
+      <input
+        inputmode=${step === 1 ? 'numeric' : 'decimal'}
+        autocomplete="off"
+        placeholder=${t('playground.default')}
+        aria-invalid=${wrong ? 'true' : null}
+        aria-describedby=${wrong ? note : null}
+        .value=${wrong ? typed.get(name) : String(conversation.parameters[name] ?? '')}
+        @input=${read}
+      />
+      ${wrong
+        ? html`<small class="wrong" id=${note}>
+            ${t(step === 1 ? 'playground.whole' : 'playground.between', { min: f.number(min), max: f.number(max) })}
+          </small>`
+        : null}
+    </label>`;
+}

@@ -1,14 +1,18 @@
 /** A conversation as a program of one's own would send it. Pure. */
 
 const KEY = 'sk-your-api-key';
+const LONGEST_ARGUMENT = 100_000; // bytes; Linux takes no argument above 128 KiB, and images are larger
 
 /** A command line for a POSIX shell. `origin` is where llb answers. */
 export function asCurl(origin, body) {
+  const document = JSON.stringify(body, null, 2);
+  const long = new TextEncoder().encode(document).length > LONGEST_ARGUMENT;
   return [
     `curl ${quote(`${origin}/v1/chat/completions`)} \\`,
     `  -H ${quote(`Authorization: Bearer ${KEY}`)} \\`,
     `  -H 'Content-Type: application/json' \\`,
-    `  -d ${quote(JSON.stringify(body, null, 2))}`,
+    // No line of the document can be the closing word: JSON has no line ends in its strings.
+    long ? `  --data-binary @- <<'JSON'\n${document}\nJSON` : `  -d ${quote(document)}`,
   ].join('\n');
 }
 
