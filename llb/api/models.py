@@ -8,6 +8,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
+from llb.api.packing import packed
 from llb.api.replies import body, no_content, number_argument, reply
 from llb.auth import allows
 from llb.cluster.estimates import Estimates
@@ -32,7 +33,9 @@ def models_blueprint(
     async def list_models(request: Request) -> HTTPResponse:
         paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
         found = [view.describe(model, paths=paths) for model in view.models()]
-        return reply(ModelList(tuple(item for item in found if _matches(item, request))))
+        return await packed(
+            request, reply(ModelList(tuple(item for item in found if _matches(item, request))))
+        )
 
     @blueprint.get("/api/models/<model_id:str>", name="get")
     @requires(Scope.MODELS_READ)

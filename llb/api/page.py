@@ -18,6 +18,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import public
+from llb.api.packing import takes_gzip
 from llb.errors import NotFound, SetupError
 from llb.share import share_path
 
@@ -148,18 +149,10 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
 async def _encoded(request: Request, part: Part) -> tuple[bytes, dict[str, str]]:
     """The bytes to send to this client and the headers that say how they are encoded."""
     headers = {"Vary": "Accept-Encoding"}
-    packed = await part.gzipped() if _takes_gzip(request) else None
+    packed = await part.gzipped() if takes_gzip(request) else None
     if packed is None:
         return part.content, headers
     return packed, {**headers, "Content-Encoding": "gzip"}
-
-
-def _takes_gzip(request: Request) -> bool:
-    for item in ",".join(request.headers.getall("accept-encoding", [])).lower().split(","):
-        coding, _, weight = item.replace(" ", "").partition(";q=")
-        if coding == "gzip":
-            return not weight or weight.strip("0.") != ""
-    return False
 
 
 def _has(request: Request, tag: str) -> bool:

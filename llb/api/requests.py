@@ -14,6 +14,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, requires
+from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
 from llb.api.times import from_iso, to_iso
 from llb.auth import Principal, allows, grants_of
@@ -100,14 +101,13 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
             limit=limit,
             before_id=number_argument(request, "before", _MAX_ID),
         )
-        return reply(
-            RequestPage(
-                requests=tuple(RequestView(**_fields(record)) for record in records),
-                next_cursor=records[-1].id if len(records) == limit else None,
-                history_days=kept.days,
-                history_text=kept.text,
-            )
+        page = RequestPage(
+            requests=tuple(RequestView(**_fields(record)) for record in records),
+            next_cursor=records[-1].id if len(records) == limit else None,
+            history_days=kept.days,
+            history_text=kept.text,
         )
+        return await packed(request, reply(page))
 
     @blueprint.get("/api/requests/<record_id:int>", name="get")
     @authenticated

@@ -13,6 +13,8 @@ from llb.api.page import ADDRESSES, Page, page_blueprint
 from llb.errors import SetupError
 from llb.share import share_path
 from tests.api.door import PASSWORD, Door, DoorKeeper
+from tests.conftest import LlbMaker
+from tests.harness import write_catalog
 
 FILES = {
     "index.html": "<script src='{{assets}}/main.js'></script><link href='{{assets}}/icon.svg'>",
@@ -230,3 +232,15 @@ def test_the_shipped_page_can_be_served() -> None:
     page = Page.load(share_path("web"))
     assert page.index.content.startswith(b"<!doctype html>")
     assert b"{{" not in page.index.content
+
+
+async def test_long_lists_are_compressed_for_whom_it_suits(make_llb: LlbMaker, tmp_path: Path) -> None:
+    entries = [{"id": f"model-{number}", "size_bytes": 1000} for number in range(200)]
+    llb = await make_llb(catalog=write_catalog(tmp_path / "long.json", *entries)).start()
+    packed = await llb.http.get("/api/models", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["vary"] == "Accept-Encoding"
+    assert int(packed.headers["content-length"]) < len(packed.content) / 10
+    plain = await llb.http.get("/api/models", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.json() == packed.json()

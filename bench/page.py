@@ -1,0 +1,242 @@
+"""The page in Chromium: `python -m bench.page`. What it weighs, how soon it can be used, what it costs while it runs.
+
+The real server in this process, on loopback, with a catalogue of 500 models; each figure from a browser profile of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, BrowserContext, CDPSession, Page, async_playwright
+
+from e2e.conftest import ARGUMENTS, chromium_path
+from e2e.shop import CATALOG
+from llb.wire import ModelStatus, ModelStatusChanged
+from tests.harness import PASSWORD, Llb, write_catalog
+
+MODELS = 500
+LOADS = 10
+EVENTS_A_SECOND, EVENTS_FOR_S, BEAT_S = 1000, 10.0, 0.01
+MOVING = 100  # models that are being pulled at the same time
+ROUTE_CHANGES = 200
+SECTIONS = ("Playground", "Nodes", "Requests", "Access", "Settings", "Models")
+
+# Notes when the first card is painted and the thread is free again.
+NOTE_READY = """
+window.ready = new Promise((done) => {
+  const look = new MutationObserver(() => {
+    if (!document.querySelector('article')) return;
+    look.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now())));
+  });
+  look.observe(document, { subtree: true, childList: true });
+});
+"""
+# Milliseconds from a key's event to the end of the frame that shows its effect, for each text.
+FILTER = """async (texts) => {
+  const field = document.querySelector('input[type=search]');
+  const took = [];
+  for (const text of texts) {
+    field.value = text;
+    const began = performance.now();
+    field.dispatchEvent(new InputEvent('input', { bubbles: true }));
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    took.push(performance.now() - began);
+  }
+  return took;
+}"""
+WATCH_FRAMES = """() => {
+  window.frames_ = [];
+  window.longTasks = [];
+  let last = performance.now();
+  const frame = (now) => { window.frames_.push(now - last); last = now; window.going = requestAnimationFrame(frame); };
+  window.going = requestAnimationFrame((now) => { last = now; requestAnimationFrame(frame); });
+  new PerformanceObserver((list) => list.getEntries().forEach((each) => window.longTasks.push(each.duration)))
+    .observe({ entryTypes: ['longtask'] });
+}"""
+
+
+def catalog_of(directory: Path, count: int) -> Path:
+    return write_catalog(
+        directory / f"{count}.json",
+        *(
+            {
+                "id": f"model-{number}",
+                "name": f"Model {number}",
+                "description": f"Number {number} of a long list, good at {'code' if number % 3 else 'talk'}",
+                "size_bytes": 1_000_000_000 + number,
+                "tags": ["chat", "coding" if number % 3 else "small"],
+                "quantization": "Q4_K_M",
+                "parameter_count": f"{number % 70}B",
+                "context_length": 32768,
+            }
+            for number in range(count)
+        ),
+    )
+
+
+@asynccontextmanager
+async def appliance(directory: Path, catalog: Path) -> AsyncIterator[Llb]:
+    home = directory / f"home-{catalog.stem}"
+    async with Llb(home, catalog=catalog, admin_password=PASSWORD, hub_endpoint="http://127.0.0.1:9") as llb:
+        await llb.online()
+        yield llb
+
+
+async def signed_in(browser: Browser, llb: Llb) -> BrowserContext:
+    context = await browser.new_context(viewport={"width": 1280, "height": 860})
+    answer = await context.request.post(
+        f"{llb.url}/api/auth/login", data={"username": "admin", "password": PASSWORD}
+    )
+    assert answer.ok
+    return context
+
+
+async def weight(browser: Browser, llb: Llb) -> list[str]:
+    """Everything that travels from the login to the first cards, compressed, headers included."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    session = await context.new_cdp_session(page)
+    await session.send("Network.enable")
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    await page.goto(llb.url)
+    await page.get_by_label("Username").fill("admin")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("article").first.wait_for()
+    await context.close()
+    return [f"first load, login and hub (47 models): {sum(sizes) / 1000:.0f} kB in {len(sizes)} answers"]
+
+
+async def readiness(browser: Browser, llb: Llb) -> list[str]:
+    cold, warm = [], []
+    for _ in range(LOADS):
+        context = await signed_in(browser, llb)
+        page = await context.new_page()
+        await page.add_init_script(NOTE_READY)
+        for found in (cold, warm):
+            await page.goto(f"{llb.url}/models")
+            found.append(float(await page.evaluate("window.ready")))
+        await context.close()
+    return [
+        f"interactive, {name} cache (47 models): {statistics.median(found):.0f} ms ({min(found):.0f}-{max(found):.0f})"
+        for name, found in (("cold", cold), ("warm", warm))
+    ]
+
+
+async def hub_page(browser: Browser, llb: Llb) -> Page:
+    page = await (await signed_in(browser, llb)).new_page()
+    await page.goto(f"{llb.url}/models")
+    await page.get_by_role("article").first.wait_for()
+    return page
+
+
+async def filtering(browser: Browser, llb: Llb) -> list[str]:
+    page = await hub_page(browser, llb)
+    texts = ["m", "model 4", "model 49", "model 499", "", "code", "c", "", "talk", "nothing at all", ""] * 3
+    took = await page.evaluate(FILTER, texts)
+    await page.context.close()
+    return [
+        f"filter of {MODELS} models: {statistics.median(took):.0f} ms (worst of {len(took)}: {max(took):.0f})"
+    ]
+
+
+async def progress_flood(browser: Browser, llb: Llb) -> list[str]:
+    page = await hub_page(browser, llb)
+    await page.evaluate(WATCH_FRAMES)
+    total, sent = 1_000_000_000, 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while (passed := loop.time() - began) < EVENTS_FOR_S:
+        while sent < passed * EVENTS_A_SECOND:
+            share = passed / EVENTS_FOR_S
+            llb.app.bus.publish(
+                ModelStatusChanged(
+                    model_id=f"model-{sent % MOVING}",
+                    status=ModelStatus.DOWNLOADING,
+                    progress=share,
+                    downloaded_bytes=int(total * share),
+                    total_bytes=total,
+                    bytes_per_second=total / EVENTS_FOR_S,
+                )
+            )
+            sent += 1
+        await asyncio.sleep(BEAT_S)
+    shown = await page.locator("article [role=progressbar]").first.get_attribute("aria-valuenow")
+    assert shown is not None
+    assert int(shown) > 90, shown
+    frames = await page.evaluate("window.frames_")
+    tasks = await page.evaluate("window.longTasks")
+    await page.context.close()
+    return [
+        f"{sent} progress events in {EVENTS_FOR_S:.0f} s, {MODELS} cards: longest frame {max(frames):.0f} ms"
+        f" (median {statistics.median(frames):.0f}), tasks over 50 ms: {len(tasks)}"
+    ]
+
+
+async def leaks(browser: Browser, llb: Llb) -> list[str]:
+    page = await hub_page(browser, llb)
+    session = await page.context.new_cdp_session(page)
+    await session.send("Performance.enable")
+    await walk(page, 2 * len(SECTIONS))  # what is loaded once is loaded now
+    before = await held(session)
+    await walk(page, ROUTE_CHANGES)
+    after = await held(session)
+    await page.context.close()
+    return [
+        f"{ROUTE_CHANGES} route changes: "
+        + ", ".join(f"{name} {before[name]:.0f} -> {after[name]:.0f}" for name in before)
+    ]
+
+
+async def walk(page: Page, changes: int) -> None:
+    navigation = page.get_by_role("navigation")
+    for number in range(changes):
+        section = SECTIONS[number % len(SECTIONS)]
+        await navigation.get_by_role("link", name=section, exact=True).click()
+        await page.get_by_role("heading", level=1, name=section).wait_for()
+    # Ends where it began, so that what is shown is the same.
+    await navigation.get_by_role("link", name="Models", exact=True).click()
+    await page.get_by_role("article").first.wait_for()
+
+
+async def held(session: CDPSession) -> dict[str, float]:
+    for _ in range(3):
+        await session.send("HeapProfiler.collectGarbage")
+    metrics = (await session.send("Performance.getMetrics"))["metrics"]
+    values = {each["name"]: float(each["value"]) for each in metrics}
+    return {
+        "listeners": values["JSEventListeners"],
+        "DOM nodes": values["Nodes"],
+        "heap kB": values["JSHeapUsedSize"] / 1000,
+    }
+
+
+Measure = Callable[[Browser, Llb], Coroutine[Any, Any, list[str]]]
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        rounds: list[tuple[Path, list[Measure]]] = [
+            (CATALOG, [weight, readiness]),
+            (catalog_of(directory, MODELS), [filtering, progress_flood, leaks]),
+        ]
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium_path(), args=list(ARGUMENTS))
+            for catalog, measures in rounds:
+                async with appliance(directory, catalog) as llb:
+                    for measure in measures:
+                        print(*(await measure(browser, llb)), sep="\n", flush=True)
+            await browser.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
