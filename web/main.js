@@ -167,9 +167,12 @@ function announce(state) {
 // --- the beginning -----------------------------------------------------------------------------------
 
 store.subscribe(draw);
+// Neither needs the other, and the first paint needs both.
+const entered = enter();
+entered.catch(() => {}); // looked at below, once there are words for it
 await useLocale(choose(recall('locale'), navigator.languages));
 try {
-  await enter();
+  await entered;
 } catch (error) {
   if (error.status === 401) store.dispatch({ type: 'me', me: null });
   else render(html`<main class="login">${alertBox(explain(error), reloadButton())}</main>`, root);
