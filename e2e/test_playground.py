@@ -1,0 +1,204 @@
+"""Playground: real answers, a Stop that stops, and answers that would do harm."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from e2e.conftest import Visitor, VisitorMaker
+from tests.conftest import LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
+
+HOSTILE = """# Heading
+
+<script>document.title = 'owned'</script><img src=x onerror="document.title='owned'">
+<style>body { display: none }</style><form action="https://evil.invalid"><input name="location"></form>
+
+[click](javascript:document.title='owned') [fine](https://example.invalid/page) ![seen](https://evil.invalid/pixel.png)
+
+<svg onload="document.title='owned'"></svg>
+
+```python
+print("<b>code</b>")
+```
+
+| a | b |
+| - | - |
+| 1 | 2 |
+"""
+
+
+@pytest.fixture
+async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path) -> Llb:
+    """SmolLM2 and a small model that talks nonsense, both Ready; the latter is said to see."""
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    catalog = write_catalog(
+        tmp_path / "talk.json",
+        {
+            "id": "chat",
+            "name": "Chatterbox",
+            "size_bytes": chat_gguf.stat().st_size,
+            "capabilities": ["TextGeneration", "ImageUnderstanding"],
+        },
+        {"id": "smollm2", "name": "SmolLM2", "size_bytes": smollm2.stat().st_size,
+         "required_memory_bytes": 300_000_000},
+    )  # fmt: skip
+    llb = await make_llb(catalog=catalog, context=2048).start()
+    await llb.online()
+    await llb.pull("smollm2")
+    await llb.pull("chat")
+    return llb
+
+
+async def ask(page: Page, text: str) -> None:
+    await page.get_by_role("textbox", name="Message").fill(text)
+    await page.get_by_role("button", name="Send").click()
+
+
+async def answers_with(page: Page, text: str) -> None:
+    """Whatever is asked, the answer is `text`: in three pieces, as an engine sends it."""
+    third = len(text) // 3 + 1
+    chunks = [
+        {"choices": [{"delta": {"content": text[at : at + third]}}]} for at in range(0, len(text), third)
+    ]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+    async def fulfil(route: Route) -> None:
+        await route.fulfill(content_type="text/event-stream", body=body)
+
+    await page.route("**/v1/chat/completions", fulfil)
+
+
+async def busy(llb: Llb) -> int:
+    nodes = (await llb.http.get("/api/nodes")).json()["nodes"]
+    return sum(engine["busy"] for node in nodes for engine in node["engines"])
+
+
+async def test_stop_stops_the_engine_and_the_conversation_stays(talking: Llb, visitors: VisitorMaker) -> None:
+    visitor = await visitors(talking)
+    page = await visitor.open("/playground?model=smollm2")
+    await ask(page, "Count from one to a thousand, in words.")
+    log = page.get_by_role("log")
+    await expect(log.locator(".answer")).to_contain_text(re.compile(r"\w{3}"))
+    await page.get_by_role("button", name="Stop").click()
+    await expect(log).to_contain_text("Stopped.")
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    for _ in range(100):
+        if await busy(talking) == 0:
+            break
+        await page.wait_for_timeout(50)
+    assert await busy(talking) == 0
+
+    await page.reload()
+    await expect(page.get_by_role("log")).to_contain_text("Count from one to a thousand")
+    await expect(page.get_by_role("log")).to_contain_text("Stopped.")
+
+    # The one that was used last is chosen, though another one comes first.
+    other = await visitor.open("/playground")
+    await expect(other.get_by_role("combobox", name="Model")).to_have_value("smollm2")
+    await ask(other, "Say hello.")
+    await expect(other.get_by_role("log").get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible()
+    await expect(other.get_by_role("log")).to_contain_text("to the first token")
+
+
+async def test_a_hostile_answer_can_do_nothing(talking: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(talking)).open("/playground")
+    elsewhere: list[str] = []
+    page.on("request", lambda request: elsewhere.append(request.url) if "invalid" in request.url else None)
+    await answers_with(page, HOSTILE)
+    await ask(page, "Show me")
+    log = page.get_by_role("log")
+    await expect(log.get_by_role("heading", name="Heading")).to_be_visible()
+    await expect(log.get_by_role("link", name="fine")).to_have_attribute("rel", "noreferrer noopener")
+    await expect(log.get_by_role("link", name="click")).to_have_count(0)
+    await expect(log.get_by_role("table")).to_be_visible()
+    await expect(log.locator("img, form, input, style, script")).to_have_count(0)
+    await expect(log.get_by_text("<b>code</b>")).to_be_visible()
+    await expect(log.locator(".hljs-string, .hljs-built_in").first).to_be_visible()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
+    assert await page.title() == "Playground · llb"
+    assert elsewhere == []
+
+
+async def test_an_error_is_told_and_can_be_retried(talking: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(talking)).open("/playground?model=chat")
+    refused = {"error": {"message": "x", "type": "overloaded_error", "code": "queue_full"}}
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=503, json=refused)
+
+    await page.route("**/v1/chat/completions", refuse)
+    await ask(page, "Hello")
+    await expect(page.get_by_role("alert")).to_contain_text("Too many requests are waiting")
+    await page.unroute("**/v1/chat/completions")
+    await page.get_by_role("button", name="Retry").click()
+    await expect(page.get_by_role("alert")).to_have_count(0)
+    await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible()
+
+
+async def test_enter_that_chooses_a_word_does_not_send(talking: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(talking)).open("/playground?model=chat")
+    box = page.get_by_role("textbox", name="Message")
+    await box.fill("こんにちは")
+    await box.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+    await expect(box).to_have_value("こんにちは")
+    await box.press("Shift+Enter")
+    await expect(box).to_have_value("こんにちは\n")
+    await page.reload()
+    await expect(box).to_have_value("こんにちは\n")  # what was typed is not lost
+    await answers_with(page, "はい")
+    await box.press("Enter")
+    await expect(box).to_have_value("")
+    await expect(page.get_by_role("log")).to_contain_text("はい")
+
+
+async def test_pictures_go_to_models_that_see(talking: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(talking)).open("/playground?model=smollm2")
+    await expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+    await expect(page.get_by_label("Attach images")).to_have_count(0)
+    await page.get_by_role("combobox", name="Model").select_option("chat")
+    picture = await page.screenshot(clip={"x": 0, "y": 0, "width": 60, "height": 40})
+    await page.get_by_label("Attach images").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": picture}
+    )
+    await expect(page.get_by_role("img", name="Image 1")).to_be_visible()
+    sent: list[str] = []
+
+    async def take(route: Route) -> None:
+        sent.append(route.request.post_data or "")
+        await route.fulfill(content_type="text/event-stream", body="data: [DONE]\n\n")
+
+    await page.route("**/v1/chat/completions", take)
+    await ask(page, "What is it?")
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    parts = json.loads(sent[0])["messages"][-1]["content"]
+    assert parts[-1]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+async def test_a_conversation_is_renamed_and_deleted(talking: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(talking)).open("/playground?model=chat")
+    await answers_with(page, "Certainly.")
+    await ask(page, "Remember the milk")
+    await expect(page.get_by_role("log")).to_contain_text("Certainly.")
+    await page.get_by_role("button", name="Rename").click()
+    await page.get_by_role("dialog").get_by_label("Title").fill("Shopping")
+    await page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    await expect(page.get_by_role("button", name=re.compile("^Shopping"))).to_be_visible()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("button", name=re.compile("^Shopping"))).to_have_count(0)
+    await page.reload()
+    await expect(page.get_by_role("log")).not_to_contain_text("milk")
+
+
+async def test_without_a_model_it_says_where_to_get_one(visitor: Visitor) -> None:
+    page = await visitor.open("/playground")
+    await expect(page.get_by_role("heading", name="No model to talk to yet")).to_be_visible()
+    await expect(page.get_by_role("link", name="Open the Model Hub")).to_be_visible()
