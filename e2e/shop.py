@@ -15,7 +15,7 @@ from tests.processes import ROOT
 CATALOG = ROOT / "supported_models.json"
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_NAME = "SmolLM2 135M Instruct"
-# Where to put pictures of the page, for the documents: LLB_SHOTS=docs/images pytest e2e/test_walk.py
+# Where to put pictures of the page, for the documents: LLB_SHOTS=docs/images pytest e2e/test_walk.py e2e/test_looks.py
 SHOTS = os.environ.get("LLB_SHOTS")
 
 
@@ -41,7 +41,17 @@ def card(page: Page, name: str) -> Locator:
     return page.get_by_role("article", name=name, exact=True)
 
 
-async def shoot(page: Page, name: str, **options: Any) -> None:
+# A picture for the documents shows no path of the machine that made it.
+HIDE_HOME = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    node.data = node.data.replace(/\\/\\S*?\\/home(?=\\/models|$)/, '~/.local/share/llb');
+  }
+}"""
+
+
+async def shoot(page: Page, name: str) -> None:
     """Keep a picture of the page, where pictures are wanted."""
     if SHOTS is not None:
-        await page.screenshot(path=Path(SHOTS) / f"{name}.png", **options)
+        await page.evaluate(HIDE_HOME)
+        await page.screenshot(path=Path(SHOTS) / f"{name}.png")

@@ -210,6 +210,7 @@ async def test_two_browsers_see_the_same(llb: Llb, hub: HubStandIn, visitors: Vi
     for page in (left, right):
         progress = card(page, "tiny").get_by_role("progressbar")
         await expect(progress).to_have_attribute("aria-valuenow", re.compile("59|60"))
+    await shoot(right, "two-browsers")
     stalled.clear()
     await expect(card(right, "tiny").get_by_role("button", name="Try")).to_be_visible()
     await right.get_by_role("tab", name="Local").click()
