@@ -1,6 +1,6 @@
 /** One model of the hub: what it is, whether it fits, and the one thing to do next. */
 
-import { html } from '../../lib/html.js';
+import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { fitBadge, statusBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/bars.js';
@@ -8,35 +8,48 @@ import { alertBox, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
 
-/** `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models. */
-export function modelCard(app, actions, item, { doing, shown, can }) {
+/**
+ * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models.
+ * What is in it is only looked at when one of the things it shows has changed: filters hide and show hundreds at a time.
+ */
+export const modelCard = (app, actions, item, { doing, shown, can }) => html`
+  <article
+    class="card model"
+    aria-labelledby=${headingOf(item)}
+    tabindex="-1"
+    data-model=${item.model.id}
+    ?hidden=${!shown}
+  >
+    ${memo([item, doing, can], () => content(app, actions, item, doing, can))}
+  </article>`;
+
+const headingOf = ({ model }) => `model-${model.id}`;
+
+function content(app, actions, item, doing, can) {
   const { model } = item;
-  const heading = `model-${model.id}`;
   return html`
-    <article class="card model" aria-labelledby=${heading} tabindex="-1" data-model=${model.id} ?hidden=${!shown}>
-      <div class="model-head">
-        <div>
-          <h2 id=${heading}>${model.name}</h2>
-          <p class="model-repo">${model.repo}</p>
-        </div>
-        ${statusBadge(item.status)}
+    <div class="model-head">
+      <div>
+        <h2 id=${headingOf(item)}>${model.name}</h2>
+        <p class="model-repo">${model.repo}</p>
       </div>
-      ${model.description ? html`<p class="description">${model.description}</p>` : null}
-      <dl class="facts">
-        ${fact(t('model.size'), f.bytes(model.size_bytes))} ${fact(t('model.memory'), f.bytes(model.required_memory_bytes))}
-        ${fact(t('model.parameters'), model.parameter_count)} ${fact(t('model.quantization'), model.quantization)}
-        ${fact(t('model.context'), model.context_length && t('model.tokens', { count: f.tokens(model.context_length) }))}
-      </dl>
-      <ul class="chips" aria-label=${t('model.about')}>
-        ${model.capabilities.map((name) => html`<li class="chip">${t(`capability.${name}`)}</li>`)}
-        ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
-      </ul>
-      <div class="model-foot">
-        ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
-        ${nextStep[item.status](app, actions, item, doing, can)}
-        ${doing.error ? alertBox(explain(doing.error)) : null}
-      </div>
-    </article>`;
+      ${statusBadge(item.status)}
+    </div>
+    ${model.description ? html`<p class="description">${model.description}</p>` : null}
+    <dl class="facts">
+      ${fact(t('model.size'), f.bytes(model.size_bytes))} ${fact(t('model.memory'), f.bytes(model.required_memory_bytes))}
+      ${fact(t('model.parameters'), model.parameter_count)} ${fact(t('model.quantization'), model.quantization)}
+      ${fact(t('model.context'), model.context_length && t('model.tokens', { count: f.tokens(model.context_length) }))}
+    </dl>
+    <ul class="chips" aria-label=${t('model.about')}>
+      ${model.capabilities.map((name) => html`<li class="chip">${t(`capability.${name}`)}</li>`)}
+      ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
+    </ul>
+    <div class="model-foot">
+      ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
+      ${nextStep[item.status](app, actions, item, doing, can)}
+      ${doing.error ? alertBox(explain(doing.error)) : null}
+    </div>`;
 }
 
 const fact = (name, value) => (value ? html`<div><dt>${name}</dt><dd>${value}</dd></div>` : null);

@@ -1,6 +1,6 @@
 /** Model Hub: everything that can be pulled, as cards, with filters that live in the address. */
 
-import { each, html, memo } from '../../lib/html.js';
+import { each, html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { address } from '../../core/router.js';
 import { emptyState } from '../../components/feedback.js';
@@ -74,10 +74,7 @@ export function openHub(app, actions) {
             sorted(models, route.query.sort),
             (item) => item.model.id,
             // Hidden rather than taken out: showing it again costs nothing, and what was typed or focused stays.
-            (item) => {
-              const [doing, shown] = [actions.of(item.model.id), matches(item)];
-              return memo([item, doing, shown, can], () => modelCard(app, actions, item, { doing, shown, can }));
-            },
+            (item) => modelCard(app, actions, item, { doing: actions.of(item.model.id), shown: matches(item), can }),
           )}
         </div>`;
     },
