@@ -9,6 +9,7 @@ import { recall, remember } from './core/settings.js';
 import { makeStore } from './core/store.js';
 import { makeSync } from './core/sync.js';
 import { busyOf } from './components/engines.js';
+import { dismissDialogs } from './components/dialog.js';
 import { alertBox, explain } from './components/feedback.js';
 import { shell } from './components/shell.js';
 import { makeToasts } from './components/toasts.js';
@@ -26,7 +27,7 @@ const PAGES = {
 };
 
 const store = makeStore();
-const api = makeApi({ onSignedOut: () => store.state.me && leave({ ended: true }) });
+const api = makeApi({ onSignedOut: makeSure });
 const sync = makeSync({ api, store, onUpgrade: () => location.reload() });
 const toasts = makeToasts(store);
 const root = document.getElementById('root');
@@ -36,6 +37,7 @@ let page = null; // {name, title, view, update?, close?} of the page that is ope
 let failure = null; // why it could not be opened
 let focusSoon = false;
 let announced = null;
+let doubting = false;
 
 /** What a page may use of the rest. */
 const app = {
@@ -57,14 +59,32 @@ const app = {
   async chooseLocale(name) {
     remember('locale', name);
     await useLocale(name);
+    const { id } = document.activeElement;
     render(null, root); // every text is another one
-    store.touch();
+    draw(store.state); // at once: what is scrolled stays where it is
+    document.getElementById(id)?.focus({ preventScroll: true });
   },
 };
 
 async function enter() {
   await app.refreshMe();
   sync.start();
+}
+
+/**
+ * A request was refused. That need not be the end: one that was on its way while the password was changed had the cookie
+ * of before.
+ */
+async function makeSure() {
+  if (doubting || !store.state.me) return;
+  doubting = true;
+  try {
+    await app.refreshMe();
+  } catch (error) {
+    if (error.status === 401 && store.state.me) leave({ ended: true });
+  } finally {
+    doubting = false;
+  }
 }
 
 function leave({ ended }) {
@@ -75,7 +95,12 @@ function leave({ ended }) {
 }
 
 async function signOut() {
-  await api.post('/api/auth/logout').catch(() => {});
+  try {
+    await api.post('/api/auth/logout');
+  } catch (error) {
+    // Whoever is told to be logged out must be.
+    if (error.status !== 401) return app.notify({ kind: 'error', text: explain(error) });
+  }
   if (store.state.me) leave({ ended: false });
 }
 
@@ -96,6 +121,7 @@ const router = startRouter(async (to, { moved }) => {
 });
 
 async function openPage(to) {
+  dismissDialogs();
   page?.close?.();
   page = null;
   failure = null;

@@ -2,6 +2,7 @@
 
 import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
+import { skeletons } from '../components/feedback.js';
 import { openAudit } from './access/audit.js';
 import { openKeys } from './access/keys.js';
 import { openUsers } from './access/users.js';
@@ -9,13 +10,26 @@ import { openUsers } from './access/users.js';
 export const title = () => t('nav.access');
 
 export function open(app) {
-  const parts = [openKeys(app), ...(app.can('admin') ? [openUsers(app), openAudit(app)] : [])];
-  for (const part of parts) part.load();
+  const keys = openKeys(app, reload);
+  const forAdmins = [openUsers(app, reload), openAudit(app)];
+  const parts = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
+
+  /** An act shows in more than its own list: a user's keys go with the user, and each act is on record. */
+  function reload() {
+    return Promise.all(parts().map((part) => part.load()));
+  }
+
+  reload();
   return {
-    view: (state) => html`
-      <div class="page access">
-        <div class="page-head"><h1 tabindex="-1">${t('nav.access')}</h1></div>
-        <div class="stack">${parts.map((part) => part.view(state))}</div>
-      </div>`,
+    view(state) {
+      const shown = parts();
+      return html`
+        <div class="page access">
+          <div class="page-head"><h1 tabindex="-1">${t('nav.access')}</h1></div>
+          ${shown.every((part) => part.isReady())
+            ? html`<div class="stack">${shown.map((part) => part.view(state))}</div>`
+            : skeletons(shown.length, 'access-card')}
+        </div>`;
+    },
   };
 }

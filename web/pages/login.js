@@ -53,7 +53,14 @@ export function open(app) {
         <p class="login-languages">
           ${Object.entries(LOCALES).map(
             ([name, text]) => html`
-              <button type="button" class="button quiet small" lang=${name} aria-pressed=${String(name === locale())} @click=${() => app.chooseLocale(name)}>
+              <button
+                type="button"
+                class="button quiet small"
+                id=${`language-${name}`}
+                lang=${name}
+                aria-pressed=${String(name === locale())}
+                @click=${() => app.chooseLocale(name)}
+              >
                 ${text}
               </button>`,
           )}

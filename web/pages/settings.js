@@ -3,38 +3,43 @@
 import { html } from '../lib/html.js';
 import { LOCALES, locale, t } from '../core/i18n.js';
 import { recall, useTheme } from '../core/settings.js';
+import { choices } from '../components/choices.js';
 import { openPassword } from './settings/password.js';
-import { serverSections } from './settings/server.js';
+import { openServer } from './settings/server.js';
 
 export const title = () => t('nav.settings');
 
-const THEMES = ['system', 'light', 'dark'];
+const BY_SYSTEM = 'system';
+const THEMES = [BY_SYSTEM, 'light', 'dark'];
 
 export function open(app, route) {
   const password = openPassword(app, { focused: route.query.focus === 'password' });
+  const server = openServer(app);
 
-  const choice = (name, value, text, chosen, choose) => html`
-    <label class="choice">
-      <input type="radio" name=${name} value=${value} .checked=${chosen} @change=${choose} />
-      <span>${text}</span>
-    </label>`;
+  function chooseTheme(name) {
+    useTheme(name === BY_SYSTEM ? null : name);
+    app.touch();
+  }
 
   const appearance = () => html`
     <section class="card settings-card" aria-labelledby="appearance">
       <h2 id="appearance">${t('settings.appearance')}</h2>
-      <fieldset class="choices">
-        <legend>${t('settings.theme')}</legend>
-        ${THEMES.map((name) =>
-          choice('theme', name, t(`settings.theme.${name}`), (recall('theme') ?? 'system') === name, () => {
-            useTheme(name === 'system' ? null : name);
-            app.touch();
-          }),
-        )}
-      </fieldset>
-      <fieldset class="choices">
-        <legend>${t('settings.language')}</legend>
-        ${Object.entries(LOCALES).map(([name, text]) => choice('language', name, text, locale() === name, () => app.chooseLocale(name)))}
-      </fieldset>
+      <div class="settings-pair">
+        ${choices({
+          legend: t('settings.theme'),
+          name: 'theme',
+          options: THEMES.map((name) => ({ value: name, text: t(`settings.theme.${name}`) })),
+          isChosen: (name) => name === (recall('theme') ?? BY_SYSTEM),
+          onChoose: chooseTheme,
+        })}
+        ${choices({
+          legend: t('settings.language'),
+          name: 'language',
+          options: Object.entries(LOCALES).map(([name, text]) => ({ value: name, text })),
+          isChosen: (name) => name === locale(),
+          onChoose: app.chooseLocale,
+        })}
+      </div>
     </section>`;
 
   return {
@@ -42,7 +47,7 @@ export function open(app, route) {
       <div class="page settings">
         <div class="page-head"><h1 tabindex="-1">${t('nav.settings')}</h1></div>
         <div class="stack">
-          ${appearance()} ${state.me?.kind === 'session' ? password.view(state) : null} ${serverSections(state)}
+          ${appearance()} ${state.me?.kind === 'session' ? password.view(state) : null} ${server.view(state)}
         </div>
       </div>`,
   };

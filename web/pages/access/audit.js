@@ -1,65 +1,61 @@
-/** What was done: every administrative act, newest first. For administrators. */
+/** The audit log: who did what, newest first. For administrators. */
 
-import { each, html } from '../../lib/html.js';
+import { html } from '../../lib/html.js';
 import { f, hasText, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { dataTable } from '../../components/table.js';
 import { address } from '../../core/router.js';
+import { makeList } from './list.js';
 
-const PAGE = 50;
+const PAGE = 20;
 
 export function openAudit(app) {
-  let entries = null;
-  let next = null;
-  let error = null;
+  const list = makeList(app, async (known, before = null) => {
+    const page = await app.api.get(address('/api/audit', { limit: PAGE, before }));
+    return before === null ? joined(page, known) : { ...page, entries: [...known.entries, ...page.entries] };
+  });
 
-  async function load(before = null) {
-    try {
-      const page = await app.api.get(address('/api/audit', { limit: PAGE, before }));
-      entries = before === null ? page.entries : [...entries, ...page.entries];
-      [next, error] = [page.next_cursor, null];
-    } catch (failure) {
-      error = failure;
-    }
-    app.touch();
-  }
-
-  const table = () => html`
-    <div class="table-place" tabindex="0" role="region" aria-label=${t('audit.table')}>
-      <table class="table">
-        <thead>
-          <tr>${['time', 'who', 'action', 'target', 'address', 'result'].map((name) => html`<th scope="col">${t(`audit.${name}`)}</th>`)}</tr>
-        </thead>
-        <tbody>${each(entries, ({ id }) => id, row)}</tbody>
-      </table>
-    </div>
-    ${next === null
-      ? null
-      : html`<div><button type="button" class="button small" @click=${() => load(next)}>${t('audit.older')}</button></div>`}`;
+  const table = ({ entries, next_cursor: next }) => html`
+    ${dataTable({ labelledBy: 'audit', columns: columns(), rows: entries, key: ({ id }) => id })}
+    ${next === null ? null : html`<div><button type="button" class="button small" @click=${() => list.load(next)}>${t('audit.older')}</button></div>`}`;
 
   return {
-    load: () => load(),
+    load: () => list.load(),
+    isReady: list.isReady,
     view: () => html`
       <section class="card access-card" aria-labelledby="audit">
-        <div><h2 id="audit">${t('audit.title')}</h2><p class="soft">${t('audit.text')}</p></div>
-        ${error ? alertBox(explain(error)) : null}
-        ${entries === null ? (error ? null : html`<div class="skeleton access-wait" aria-hidden="true"></div>`) : table()}
+        <div><h2 id="audit" tabindex="-1">${t('audit.title')}</h2><p class="soft">${t('audit.text')}</p></div>
+        ${list.view(table)}
       </section>`,
   };
 }
 
-const row = ({ time, actor, action, target, address: from, result }) => html`
-  <tr>
-    <td class="nowrap">${f.dateTime(time)}</td>
-    <td>${actor}</td>
-    <td>${actText(action)}</td>
-    <td>${target ?? '–'}</td>
-    <td>${from ?? '–'}</td>
-    <td>${result === 'ok' ? badge('good', t('audit.ok')) : badge('bad', result)}</td>
-  </tr>`;
-
-/** An act in words where they are known: `user.change role+password` is under `user_change_role_password`. */
-function actText(action) {
-  const name = action.replace(/\W/g, '_');
-  return hasText(`audit.action.${name}`) ? t(`audit.action.${name}`) : action;
+/** A newer first page, and of what is known what goes on below it; nothing where acts are missing between the two. */
+function joined(page, known) {
+  const last = page.entries.at(-1);
+  const below = known?.entries.filter(({ id }) => id < last?.id) ?? [];
+  const meets = page.entries.some(({ id }) => id === known?.entries[0]?.id);
+  return meets && below.length ? { entries: [...page.entries, ...below], next_cursor: known.next_cursor } : page;
 }
+
+const columns = () => [
+  { title: t('audit.act'), cell: act },
+  { title: t('audit.who'), cell: ({ actor }) => actor },
+  { title: t('audit.address'), cell: ({ address: from }) => from ?? '–' },
+  { title: t('audit.result'), cell: outcome },
+  { title: t('audit.time'), kind: 'nowrap', cell: ({ time }) => html`<time datetime=${time}>${f.dateTime(time)}</time>` },
+];
+
+/** In words where it is known: `user.change role+password` is under `user_change_role_password`. */
+function act({ action, target }) {
+  const key = `audit.action.${plain(action)}`;
+  return html`<span>${hasText(key) ? t(key) : action}</span> ${target ? html`<span class="audit-target">${target}</span>` : null}`;
+}
+
+function outcome({ result }) {
+  if (result === 'ok') return html`<span class="soft">${t('audit.ok')}</span>`;
+  const key = `audit.result.${plain(result)}`;
+  return badge('bad', hasText(key) ? t(key) : result);
+}
+
+const plain = (name) => name.replace(/\W+/g, '_');

@@ -1,121 +1,129 @@
 /** The people who may sign in. For administrators. */
 
-import { each, html } from '../../lib/html.js';
+import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
+import { choices } from '../../components/choices.js';
 import { confirmDialog, formDialog } from '../../components/dialog.js';
-import { note } from '../../components/feedback.js';
+import { explain, note } from '../../components/feedback.js';
+import { field, newPasswordField } from '../../components/field.js';
 import { icon } from '../../components/icons.js';
+import { dataTable } from '../../components/table.js';
 import { makeList } from './list.js';
 
 const ROLES = ['user', 'admin'];
-const LEAST_PASSWORD = 8;
+const NAME_MOST = 64; // characters; the server's rule
 
-export function openUsers(app) {
+/** `changed()` is called after each act. */
+export function openUsers(app, changed) {
   const list = makeList(app, async () => (await app.api.get('/api/users')).users);
   const path = ({ id }) => `/api/users/${encodeURIComponent(id)}`;
+  const isMe = ({ id }) => id === app.store.state.me?.user?.id;
 
-  const form = async (options) => {
-    if (await formDialog(options)) list.load();
-  };
-
-  const add = () =>
-    form({
+  async function add() {
+    const done = await formDialog({
       title: t('users.new.title'),
       action: t('users.new.action'),
-      fields: () => html`
-        <label class="field">
-          <span>${t('login.username')}</span>
-          <input name="username" maxlength="64" required autocomplete="off" autocapitalize="none" spellcheck="false" autofocus />
-        </label>
-        ${passwordField(t('login.password'))} ${roleField('user')}`,
-      act: (data) => app.api.post('/api/users', Object.fromEntries(data)),
+      firstState: { role: 'user' },
+      fields: (dialog) => html`
+        ${field({ name: 'username', label: t('login.username'), most: NAME_MOST, focus: true })}
+        ${newPasswordField({ name: 'password', label: t('login.password') })} ${roleChoices(dialog)}`,
+      act: (form) =>
+        app.api.post('/api/users', {
+          username: form.get('username').trim(),
+          password: form.get('password'),
+          role: form.get('role'),
+        }),
+      explainError: (error) => (error.code === 'conflict' ? t('users.taken') : explain(error)),
     });
+    if (done) changed();
+  }
 
-  const changeRole = (user) =>
-    form({
+  async function changeRole(user) {
+    const done = await formDialog({
       title: t('users.role.title', { name: user.username }),
-      action: t('users.save'),
-      fields: () => roleField(user.role),
-      act: (data) => app.api.patch(path(user), { role: data.get('role') }),
+      action: t('users.role.action'),
+      firstState: { role: user.role },
+      fields: roleChoices,
+      act: (form) => app.api.patch(path(user), { role: form.get('role') }),
+      explainError: explainLast,
     });
+    if (!done) return;
+    if (isMe(user)) await app.refreshMe(); // it may have taken this very list away
+    changed();
+  }
 
-  const changePassword = (user) =>
-    form({
+  async function changePassword(user) {
+    const done = await formDialog({
       title: t('users.password.title', { name: user.username }),
-      action: t('users.save'),
-      fields: () => html`<p class="soft">${t('users.password.text')}</p>${passwordField(t('users.password.new'))}`,
-      act: (data) => app.api.patch(path(user), { password: data.get('password') }),
+      action: t('users.password.action'),
+      fields: () => html`
+        <p class="soft">${t('users.password.text')}</p>
+        ${newPasswordField({ name: 'password', label: t('password.new'), focus: true })}`,
+      act: (form) => app.api.patch(path(user), { password: form.get('password') }),
     });
+    if (done) changed();
+  }
 
   async function remove(user) {
     const done = await confirmDialog({
       title: t('users.delete.title', { name: user.username }),
-      body: t('users.delete.text'),
+      body: t(isMe(user) ? 'users.delete.me' : 'users.delete.text'),
       action: t('action.delete'),
       act: () => app.api.remove(path(user)),
+      explainError: explainLast,
     });
-    if (done) list.load();
+    if (!done) return;
+    document.getElementById('users')?.focus(); // the button goes with its row
+    changed();
   }
 
-  const row = (user, me) => html`
-    <tr>
-      <th scope="row">${user.username} ${user.id === me?.id ? badge('', t('users.you')) : null}</th>
-      <td>${t(`role.${user.role}`)}</td>
-      <td class="nowrap">${f.dateTime(user.created_at)}</td>
-      <td class="number nowrap">
-        <button type="button" class="button quiet small" @click=${() => changeRole(user)}>${t('users.role')}</button>
-        ${user.id === me?.id
-          ? html`<a class="button quiet small" href="/settings?focus=password">${t('users.password')}</a>`
-          : html`
-              <button type="button" class="button quiet small" @click=${() => changePassword(user)}>${t('users.password')}</button>
-              <button type="button" class="button quiet small" @click=${() => remove(user)}>${t('action.delete')}</button>`}
-      </td>
-    </tr>`;
+  const columns = () => [
+    { title: t('login.username'), cell: (user) => html`<span>${user.username}</span> ${isMe(user) ? badge('', t('users.you')) : null}` },
+    { title: t('users.role'), kind: 'nowrap', cell: ({ role }) => t(`role.${role}`) },
+    { title: t('users.since'), kind: 'nowrap', cell: ({ created_at: at }) => html`<time datetime=${at}>${f.dateTime(at)}</time>` },
+    { title: t('access.actions'), kind: 'acts', cell: acts },
+  ];
 
-  const table = (users, me) => html`
-    <div class="table-place" tabindex="0" role="region" aria-label=${t('users.table')}>
-      <table class="table">
-        <thead>
-          <tr>
-            ${['name', 'role', 'since'].map((name) => html`<th scope="col">${t(`users.${name}`)}</th>`)}
-            <th><span class="sr-only">${t('access.actions')}</span></th>
-          </tr>
-        </thead>
-        <tbody>${each(users, ({ id }) => id, (user) => row(user, me))}</tbody>
-      </table>
-    </div>`;
+  const act = (text, work) => html`<button type="button" class="button quiet small" @click=${work}>${text}</button>`;
+
+  const acts = (user) => html`
+    ${act(t('users.role.open'), () => changeRole(user))}
+    ${isMe(user)
+      ? html`<a class="button quiet small" href="/settings?focus=password">${t('users.password.mine')}</a>`
+      : act(t('users.password.open'), () => changePassword(user))}
+    ${act(t('action.delete'), () => remove(user))}`;
+
+  /** While the password is the default one, nobody can be added: the server would refuse. */
+  const head = ({ me }) => html`
+    <div class="access-head">
+      <div><h2 id="users" tabindex="-1">${t('users.title')}</h2><p class="soft">${t('users.text')}</p></div>
+      ${me?.user?.must_change_password
+        ? null
+        : html`<button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`}
+    </div>
+    ${me?.user?.must_change_password
+      ? note(t('users.default_password'), html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`)
+      : null}`;
 
   return {
     load: list.load,
-    view: ({ me }) => html`
+    isReady: list.isReady,
+    view: (state) => html`
       <section class="card access-card" aria-labelledby="users">
-        <div class="access-head">
-          <div><h2 id="users">${t('users.title')}</h2><p class="soft">${t('users.text')}</p></div>
-          ${me?.user?.must_change_password
-            ? null
-            : html`<button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`}
-        </div>
-        ${me?.user?.must_change_password
-          ? note(t('users.default_password'), html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`)
-          : null}
-        ${list.items === null ? list.placeholder() : table(list.items, me?.user)}
+        ${head(state)}
+        ${list.view((users) => dataTable({ labelledBy: 'users', columns: columns(), rows: users, key: ({ id }) => id }))}
       </section>`,
   };
 }
 
-const passwordField = (label) => html`
-  <label class="field">
-    <span>${label}</span>
-    <input name="password" type="password" minlength=${LEAST_PASSWORD} required autocomplete="new-password" />
-    <small>${t('password.hint', { count: LEAST_PASSWORD })}</small>
-  </label>`;
+const roleChoices = ({ state, update }) =>
+  choices({
+    legend: t('users.role'),
+    name: 'role',
+    options: ROLES.map((role) => ({ value: role, text: t(`role.${role}`), hint: t(`role.${role}.hint`) })),
+    isChosen: (role) => role === state.role,
+    onChoose: (role) => update({ role }),
+  });
 
-const roleField = (role) => html`
-  <label class="field">
-    <span>${t('users.role')}</span>
-    <select name="role">
-      ${ROLES.map((each) => html`<option value=${each} .selected=${each === role}>${t(`role.${each}`)}</option>`)}
-    </select>
-    <small>${t('role.hint')}</small>
-  </label>`;
+const explainLast = (error) => (error.code === 'conflict' ? t('users.last_admin') : explain(error));

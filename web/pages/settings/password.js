@@ -3,8 +3,7 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox, explain } from '../../components/feedback.js';
-
-const LEAST = 8;
+import { field, newPasswordField } from '../../components/field.js';
 
 /** `focused`: whether a person came here to change it. */
 export function openPassword(app, { focused }) {
@@ -12,58 +11,48 @@ export function openPassword(app, { focused }) {
   let problem = null;
   let done = false;
 
+  /** Say what is wrong, and go to where it can be mended. */
+  function refuse(text, input) {
+    problem = text;
+    input.focus();
+  }
+
   async function submit(event) {
     event.preventDefault();
     if (busy) return;
     const form = event.currentTarget;
-    const { current, fresh, again } = Object.fromEntries(new FormData(form));
-    done = false;
-    problem = fresh === again ? null : t('password.differ');
-    busy = !problem;
+    const { current, fresh, again } = form.elements;
+    [busy, problem, done] = [true, null, false];
     app.touch();
-    if (problem) return;
     try {
-      await app.api.post('/api/auth/password', { current_password: current, new_password: fresh });
+      if (fresh.value !== again.value) return refuse(t('password.differ'), again);
+      await app.api.post('/api/auth/password', { current_password: current.value, new_password: fresh.value });
       form.reset();
       done = true;
       await app.refreshMe();
     } catch (error) {
-      problem = error.code === 'invalid_credentials' ? t('password.wrong') : explain(error);
+      if (error.code === 'invalid_credentials') refuse(t('password.wrong'), current);
+      else refuse(explain(error), fresh);
     } finally {
       busy = false;
       app.touch();
     }
   }
 
-  // The hint describes the field; in its name it would be read, and looked for, as a part of it.
-  const field = (name, label, autocomplete, { least = null, hint = null, focus = false } = {}) => html`
-    <label class="field">
-      <span id=${`password-${name}`}>${label}</span>
-      <input
-        name=${name}
-        type="password"
-        required
-        minlength=${least}
-        autocomplete=${autocomplete}
-        aria-labelledby=${`password-${name}`}
-        aria-describedby=${hint && `password-${name}-hint`}
-        ?autofocus=${focus}
-      />
-      ${hint ? html`<small id=${`password-${name}-hint`}>${hint}</small>` : null}
-    </label>`;
-
   return {
     view: ({ me }) => html`
       <section class="card settings-card" aria-labelledby="password">
         <h2 id="password">${t('password.title')}</h2>
         <form class="form" @submit=${submit}>
-          <input class="sr-only" name="username" autocomplete="username" value=${me?.user?.username ?? ''} readonly tabindex="-1" aria-hidden="true" />
-          ${field('current', t('password.current'), 'current-password', { focus: focused })}
-          ${field('fresh', t('password.new'), 'new-password', { least: LEAST, hint: t('password.hint', { count: LEAST }) })}
-          ${field('again', t('password.again'), 'new-password', { least: LEAST })}
+          <input name="username" autocomplete="username" value=${me?.user?.username ?? ''} readonly hidden />
+          ${field({ name: 'current', label: t('password.current'), type: 'password', autocomplete: 'current-password', focus: focused })}
+          ${newPasswordField({ name: 'fresh', label: t('password.new') })}
+          ${newPasswordField({ name: 'again', label: t('password.again'), hint: null })}
           ${alertBox(problem)}
-          <p role="status" class="settings-done">${done ? t('password.done') : ''}</p>
-          <div class="buttons"><button class="button primary" aria-disabled=${busy ? 'true' : null}>${t('password.action')}</button></div>
+          <div class="buttons">
+            <button class="button primary" aria-disabled=${busy ? 'true' : null}>${t('password.action')}</button>
+            <p role="status" class="settings-done">${done ? t('password.done') : ''}</p>
+          </div>
         </form>
       </section>`,
   };

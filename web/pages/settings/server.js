@@ -3,19 +3,40 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
-import { note } from '../../components/feedback.js';
+import { alertBox, explain, note, skeletons } from '../../components/feedback.js';
+import { dataTable } from '../../components/table.js';
 
-export const serverSections = ({ system }) =>
-  system ? [about(system), system.settings ? inEffect(system.settings) : null] : html`<div class="skeleton settings-wait" aria-hidden="true"></div>`;
+export function openServer(app) {
+  let error = null;
 
-function about(system) {
+  /** What was heard at the beginning may be old: a host finds out what is wrong with it while it starts. */
+  async function ask() {
+    try {
+      app.store.dispatch({ type: 'system', system: await app.api.get('/api/system') });
+    } catch (failure) {
+      error = failure;
+      app.touch();
+    }
+  }
+
+  ask();
+  return {
+    view({ system, nodes }) {
+      if (!system) return error ? alertBox(explain(error)) : skeletons(2, 'settings-card');
+      return html`${about(system, nodes)} ${system.settings ? inEffect(system.settings) : null}`;
+    },
+  };
+}
+
+function about(system, nodes) {
+  const online = [...(nodes?.values() ?? [])].filter(({ status }) => status === 'online').length;
   const facts = [
     ['name', system.name],
-    ['version', system.version],
-    ['started', f.dateTime(system.started_at)],
+    ['version', `llb ${system.version}`],
+    ['uptime', f.duration(Math.max(0, Date.now() / 1000 - system.started_at)), f.dateTime(system.started_at)],
+    ['nodes', t('settings.server.online', { online: f.number(online), count: nodes?.size ?? 0 })],
     ['platform', system.platform],
     ['python', system.python],
-    ['nodes', f.number(system.nodes_online)],
     ['home', system.home],
     ['models_dir', system.models_dir],
   ];
@@ -23,8 +44,14 @@ function about(system) {
     <section class="card settings-card" aria-labelledby="server">
       <h2 id="server">${t('settings.server')}</h2>
       ${system.problems.map((problem) => note(problem))}
-      <dl class="facts wide-facts">
-        ${facts.filter(([, value]) => value).map(([name, value]) => html`<div><dt>${t(`settings.server.${name}`)}</dt><dd>${value}</dd></div>`)}
+      <dl class="settings-facts">
+        ${facts.filter(([, value]) => value).map(
+          ([name, value, more]) => html`
+            <div>
+              <dt>${t(`settings.server.${name}`)}</dt>
+              <dd>${value} ${more ? html`<small>${t(`settings.server.${name}.since`, { time: more })}</small>` : null}</dd>
+            </div>`,
+        )}
       </dl>
     </section>`;
 }
@@ -32,20 +59,16 @@ function about(system) {
 const inEffect = (settings) => html`
   <section class="card settings-card" aria-labelledby="in-effect">
     <div><h2 id="in-effect">${t('settings.in_effect')}</h2><p class="soft">${t('settings.in_effect.text')}</p></div>
-    <div class="table-place" tabindex="0" role="region" aria-label=${t('settings.in_effect.table')}>
-      <table class="table">
-        <thead>
-          <tr>${['name', 'value', 'flag', 'environment'].map((name) => html`<th scope="col">${t(`settings.column.${name}`)}</th>`)}</tr>
-        </thead>
-        <tbody>${settings.map(row)}</tbody>
-      </table>
-    </div>
+    ${dataTable({ labelledBy: 'in-effect', columns: columns(), rows: settings, key: ({ name }) => name })}
   </section>`;
 
-const row = ({ name, value, flag, environment, is_default: isDefault }) => html`
-  <tr>
-    <th scope="row"><code>${name}</code></th>
-    <td>${value === null || value === '' ? html`<span class="soft">${t('settings.found_out')}</span>` : value} ${isDefault ? null : badge('active', t('settings.changed'))}</td>
-    <td class="nowrap">${flag ? html`<code>${flag}</code>` : '–'}</td>
-    <td><code>${environment}</code></td>
-  </tr>`;
+const columns = () => [
+  { title: t('settings.column.name'), cell: ({ name }) => html`<code>${name}</code>` },
+  { title: t('settings.column.value'), cell: value },
+  { title: t('settings.column.flag'), kind: 'nowrap', cell: ({ flag }) => (flag ? html`<code>${flag}</code>` : '–') },
+  { title: t('settings.column.environment'), cell: ({ environment }) => html`<code>${environment}</code>` },
+];
+
+const value = ({ value: text, is_default: isDefault }) => html`
+  ${text ? html`<span>${text}</span>` : html`<span class="soft">${t('settings.not_set')}</span>`}
+  ${isDefault ? null : badge('active', t('settings.changed'))}`;

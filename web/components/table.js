@@ -1,0 +1,32 @@
+/**
+ * A table where there is room for columns; elsewhere a list, each row a block that names its own columns.
+ * Roles are written out: some browsers forget what a table is once it is not laid out as one.
+ */
+
+import { each, html } from '../lib/html.js';
+
+/**
+ * `columns`: [{title, cell(row), kind}]; the first heads its row. `kind` is `number`, `nowrap`, or `acts`: buttons, whose
+ * title is for screen readers. `labelledBy` is the id of the heading above the table.
+ */
+export const dataTable = ({ labelledBy, columns, rows, key }) => html`
+  <div class="data-table-place">
+    <table class="table data-table" role="table" aria-labelledby=${labelledBy}>
+      <thead role="rowgroup">
+        <tr role="row">
+          ${columns.map(
+            ({ title, kind = '' }) => html`
+              <th scope="col" role="columnheader" class=${kind}><span class=${kind === 'acts' ? 'sr-only' : ''}>${title}</span></th>`,
+          )}
+        </tr>
+      </thead>
+      <tbody role="rowgroup">
+        ${each(rows, key, (row) => html`<tr role="row">${columns.map((column, at) => (at ? cell : header)(column, row))}</tr>`)}
+      </tbody>
+    </table>
+  </div>`;
+
+const header = (column, row) => html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
+
+const cell = (column, row) => html`
+  <td role="cell" class=${column.kind ?? ''} data-title=${column.kind === 'acts' ? null : column.title}><span>${column.cell(row)}</span></td>`;

@@ -1,0 +1,31 @@
+/** When a key ends. Pure. */
+
+const DAY_MS = 86_400_000;
+const SOON_MS = 7 * DAY_MS;
+
+export const NEVER = 'never';
+export const ON_A_DATE = 'date';
+
+/** What a new key's end can be chosen from: the numbers are days. */
+export const LIFETIMES = [NEVER, '7', '30', '90', ON_A_DATE];
+
+/** The moment as the API takes it, null for never. A date, `2027-01-31`, counts to its last second where the reader is. */
+export function endOf(lifetime, date, now) {
+  if (lifetime === NEVER) return null;
+  const end = lifetime === ON_A_DATE ? new Date(`${date}T23:59:59`) : new Date(now + Number(lifetime) * DAY_MS);
+  return end.toISOString();
+}
+
+/** Today, as a date field writes it. */
+export function today(now) {
+  const at = new Date(now);
+  const two = (number) => String(number).padStart(2, '0');
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+}
+
+/** `expired`, `soon` (within a week) or `valid`. */
+export function standing(end, now) {
+  const left = Date.parse(end) - now;
+  if (left <= 0) return 'expired';
+  return left < SOON_MS ? 'soon' : 'valid';
+}

@@ -1,0 +1,103 @@
+/** The making of a key. It is shown once: as long as this dialog is open, and nowhere else. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { choices } from '../../components/choices.js';
+import { copyButton } from '../../components/copy.js';
+import { formDialog } from '../../components/dialog.js';
+import { field } from '../../components/field.js';
+import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './expiry.js';
+
+const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
+const USUAL = ['inference', 'models:read'];
+const NAME_MOST = 64; // characters; the server's rule
+
+/** Resolves to whether a key was made. */
+export const askForKey = (app) =>
+  formDialog({
+    title: t('keys.new.title'),
+    action: t('keys.new.action'),
+    firstState: { scopes: new Set(USUAL), lifetime: NEVER },
+    fields: ({ state, update }) => html`
+      ${field({ name: 'name', label: t('keys.new.name'), hint: t('keys.new.name_hint'), most: NAME_MOST, focus: true })}
+      ${scopeChoices(app, state, update)} ${lifetime(state, update)}`,
+    check: (form) => (form.getAll('scope').length ? null : t('keys.new.no_scope')),
+    act: (form) =>
+      app.api.post('/api/keys', {
+        name: form.get('name').trim(),
+        scopes: form.getAll('scope'),
+        expires_at: endOf(form.get('lifetime'), form.get('date'), Date.now()),
+      }),
+    done: shownOnce,
+  });
+
+function scopeChoices(app, { scopes }, update) {
+  const all = scopes.has('admin');
+  return choices({
+    legend: t('keys.new.scopes'),
+    name: 'scope',
+    type: 'checkbox',
+    options: SCOPES.filter((scope) => app.can(scope)).map((scope) => ({
+      value: scope,
+      text: t(`scope.${scope}`),
+      hint: t(`scope.${scope}.hint`),
+      disabled: all && scope !== 'admin', // it implies them
+    })),
+    isChosen: (scope) => all || scopes.has(scope),
+    onChoose(scope, chosen) {
+      const next = new Set(scopes);
+      if (chosen) next.add(scope);
+      else next.delete(scope);
+      update({ scopes: next });
+    },
+  });
+}
+
+const lifetime = ({ lifetime: chosen }, update) => html`
+  <div class="new-key-end">
+    <div class="field">
+      <label for="field-lifetime">${t('keys.new.expires')}</label>
+      <select id="field-lifetime" name="lifetime" @change=${(event) => update({ lifetime: event.target.value })}>
+        ${LIFETIMES.map((value) => html`<option value=${value} .selected=${value === chosen}>${lifetimeText(value)}</option>`)}
+      </select>
+    </div>
+    ${chosen === ON_A_DATE
+      ? html`
+          <label class="field">
+            <span>${t('keys.new.date')}</span>
+            <input type="date" name="date" required min=${today(Date.now())} />
+          </label>`
+      : null}
+  </div>`;
+
+function lifetimeText(value) {
+  if (value === NEVER) return t('keys.no_expiry');
+  return value === ON_A_DATE ? t('keys.new.on_a_date') : t('keys.new.days', { count: Number(value) });
+}
+
+/** Only its own button closes it: what is not copied is lost. */
+function shownOnce({ key, name, scopes }, close) {
+  const command = curl(key, scopes);
+  return {
+    title: t('keys.made.title', { name }),
+    firm: true,
+    body: html`
+      <div class="dialog-text">
+        <p>${t('keys.made.text')}</p>
+        <div class="secret" role="group" aria-label=${t('keys.made.key')} tabindex="-1" autofocus>
+          <code>${key}</code>${copyButton(key, t('keys.made.copy_key'))}
+        </div>
+        <p>${t('keys.made.try')}</p>
+        <div class="secret" role="group" aria-label=${t('keys.made.command')}>
+          <code>${command}</code>${copyButton(command, t('keys.made.copy_command'))}
+        </div>
+      </div>`,
+    buttons: html`<button type="button" class="button primary" @click=${close}>${t('keys.made.close')}</button>`,
+  };
+}
+
+/** A request that the key may make, whatever is pulled. */
+function curl(key, scopes) {
+  const path = scopes.some((scope) => scope === 'inference' || scope === 'admin') ? '/v1/models' : '/api/models';
+  return `curl ${location.origin}${path} -H 'Authorization: Bearer ${key}'`;
+}
