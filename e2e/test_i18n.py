@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,64 +11,18 @@ from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e.javascript import WEB, Token, every, modules, read, runs, tokens
-from e2e.unit.bare import ORIGIN, bare_context
+from e2e.words import OTHERS, SOURCE, Text, languages
 from llb import errors
 from llb.wire import Capability, EngineState, ModelStatus, Verdict
 
-SOURCE, *OTHERS = ("en", "ja")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 VALUE = "\ue000"  # stands for a value in the fixed text of a template
 BRAND = "llb"
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
-
-Text = str | dict[str, str]
-
-
-@dataclass(frozen=True)
-class Language:
-    """`files`: file → key → text, or texts by plural form; `forms`: the plural forms that the language has."""
-
-    files: dict[str, dict[str, Text]]
-    forms: set[str]
-
-    @property
-    def words(self) -> dict[str, Text]:
-        return {key: text for file in self.files.values() for key, text in file.items()}
-
-
-@cache
-def languages() -> dict[str, Language]:
-    """As the browser reads them."""
-
-    async def load() -> dict[str, Any]:
-        async with bare_context() as context:
-            page = await context.new_page()
-            await page.goto(ORIGIN)
-            return {
-                locale: await page.evaluate(
-                    """async ([locale, files]) => ({
-                      files: Object.fromEntries(await Promise.all(files.map(async (file) => {
-                        const module = await import(`/web/i18n/${locale}/${file}`);
-                        return [file, module.default];
-                      }))),
-                      forms: new Intl.PluralRules(locale).resolvedOptions().pluralCategories,
-                      all: (await import(`/web/i18n/${locale}.js`)).default,
-                    })""",
-                    [locale, sorted(path.name for path in (WEB / "i18n" / locale).glob("*.js"))],
-                )
-                for locale in (SOURCE, *OTHERS)
-            }
-
-    found = {}
-    for locale, said in asyncio.run(load()).items():
-        found[locale] = Language(files=said["files"], forms=set(said["forms"]))
-        assert said["all"] == found[locale].words, f"i18n/{locale}.js leaves a file out"
-    return found
 
 
 def texts(text: Text) -> list[str]:

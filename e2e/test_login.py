@@ -3,49 +3,104 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Response, expect
 
 from e2e.conftest import Visitor, VisitorMaker
 from tests.conftest import LlbMaker
 from tests.harness import PASSWORD, Llb
 
+OTHER_PASSWORD = "another horse battery"
 
-async def log_in(page: Page, password: str = PASSWORD) -> None:
-    await page.get_by_label("Username").fill("admin")
+
+async def log_in(page: Page, password: str = PASSWORD, username: str = "admin") -> None:
+    await page.get_by_label("Username").fill(username)
     await page.get_by_label("Password").fill(password)
     await page.get_by_role("button", name="Log in").click()
 
 
+# --- the form ----------------------------------------------------------------------------------------
+
+
 async def test_a_wrong_password_is_told_and_can_be_typed_again(llb: Llb, visitors: VisitorMaker) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
-    await expect(page.get_by_label("Username")).to_have_attribute("autocomplete", "username")
-    await expect(page.get_by_label("Password")).to_have_attribute("autocomplete", "current-password")
+    await expect(page.get_by_label("Username")).to_be_focused()
     await log_in(page, "wrong")
     await expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
     await expect(page.get_by_label("Username")).to_have_value("admin")
+    await expect(page.get_by_label("Password")).to_have_value("")
     await expect(page.get_by_label("Password")).to_be_focused()
     await page.keyboard.type(PASSWORD)
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
-async def test_too_many_attempts_are_told_in_words(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_password_managers_know_the_fields(llb: Llb, visitors: VisitorMaker) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
-    alert = page.get_by_role("alert")
+    await expect(page.get_by_label("Username")).to_have_attribute("autocomplete", "username")
+    await expect(page.get_by_label("Password")).to_have_attribute("autocomplete", "current-password")
+    await expect(page.get_by_label("Password")).to_have_attribute("type", "password")
+
+
+@pytest.mark.parametrize(
+    ("locale", "labels", "text"),
+    [
+        ("en", ("Username", "Password", "Log in"), r"Too many attempts\. Try again in [1-9]\d* s\."),
+        ("ja", ("ユーザー名", "パスワード", "ログイン"), r"試行回数が多すぎます。[1-9]\d* 秒ほど"),
+    ],
+    ids=["en", "ja"],
+)
+async def test_too_many_attempts_are_told_in_words(
+    llb: Llb, visitors: VisitorMaker, locale: str, labels: tuple[str, str, str], text: str
+) -> None:
+    page = await (await visitors(llb, signed_in=False, locale=locale)).open()
+    username, password, submit = labels
+    await page.get_by_label(username).fill("admin")
     for _ in range(20):
+        await page.get_by_label(password).fill("wrong")
         async with page.expect_response("**/api/auth/login") as answer:
-            await log_in(page, "wrong")
+            await page.get_by_role("button", name=submit).click()
         if (await answer.value).status == 429:
             break
-    await expect(alert).to_contain_text("Too many")
+        await expect(page.get_by_label(password)).to_have_value("")
+    await expect(page.get_by_role("alert")).to_contain_text(re.compile(text))
 
 
-async def test_a_session_survives_the_browser_and_the_server(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_a_server_that_does_not_answer_is_told(llb: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(llb, signed_in=False)).open()
+    await llb.stop()
+    await log_in(page)
+    await expect(page.get_by_role("alert")).to_contain_text("llb does not answer.")
+    await llb.start(llb.port)
+    await log_in(page)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+
+
+async def test_the_language_can_be_chosen_before(llb: Llb, visitors: VisitorMaker) -> None:
+    page = await (await visitors(llb, signed_in=False)).open()
+    japanese = page.get_by_role("button", name="日本語")
+    await japanese.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("llb にログイン")
+    await expect(japanese).to_be_focused()
+    await expect(japanese).to_have_attribute("aria-pressed", "true")
+    await expect(page.locator("html")).to_have_attribute("lang", "ja")
+
+
+# --- the session -------------------------------------------------------------------------------------
+
+
+async def test_a_session_survives_the_page_the_browser_and_the_server(
+    llb: Llb, visitors: VisitorMaker
+) -> None:
     first = await visitors(llb, signed_in=False)
     page = await first.open("/nodes")
     await log_in(page)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
+    await page.reload()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
     kept = await first.context.storage_state()
     # A browser keeps a cookie with an end over its own end; one without is lost.
@@ -58,15 +113,90 @@ async def test_a_session_survives_the_browser_and_the_server(llb: Llb, visitors:
     await expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
 
 
-async def test_an_ended_session_returns_to_where_the_person_was(visitor: Visitor) -> None:
+async def test_a_restart_of_the_server_under_an_open_page_signs_nobody_out(visitor: Visitor) -> None:
+    page = await visitor.open("/access")
+    await expect(page.get_by_role("heading", name="API keys")).to_be_visible()
+    await visitor.llb.stop()
+    await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
+    await visitor.llb.start(visitor.llb.port)
+    await expect(page.get_by_text("The connection to llb is lost")).to_have_count(0)
+    await page.get_by_role("link", name="Settings").click()
+    await expect(page.get_by_role("heading", name="This server")).to_be_visible()
+
+
+async def revoked(visitor: Visitor) -> None:
+    async with visitor.llb.app.db.write() as tx:
+        assert await tx.execute("DELETE FROM sessions") == 1
+    visitor.llb.app.identity.forget()
+
+
+async def expired(visitor: Visitor) -> None:
+    async with visitor.llb.app.db.write() as tx:
+        assert await tx.execute("UPDATE sessions SET expires_at = 1") == 1
+    visitor.llb.app.identity.forget()
+
+
+async def password_changed_elsewhere(visitor: Visitor) -> None:
+    browser = visitor.context.browser
+    assert browser is not None
+    elsewhere = await browser.new_context()
+    await Visitor(elsewhere, visitor.llb).sign_in()
+    answer = await elsewhere.request.post(
+        f"{visitor.llb.url}/api/auth/password",
+        data={"current_password": PASSWORD, "new_password": OTHER_PASSWORD},
+    )
+    assert answer.ok
+    await elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "password"),
+    [(revoked, PASSWORD), (expired, PASSWORD), (password_changed_elsewhere, OTHER_PASSWORD)],
+    ids=["revoked", "expired", "password changed"],
+)
+async def test_an_ended_session_returns_to_where_the_person_was(
+    visitor: Visitor, end: Callable[[Visitor], Awaitable[None]], password: str
+) -> None:
     page = await visitor.open("/models?q=tiny&status=Available")
-    await expect(page.get_by_role("article", name="tiny")).to_be_visible()
-    await visitor.context.clear_cookies()
-    await page.get_by_role("article", name="tiny").get_by_role("button", name="Pull").click()
+    model = page.get_by_role("article", name="tiny")
+    await expect(model).to_be_visible()
+    await end(visitor)
+    await model.get_by_role("button", name="Pull").click()
     await expect(page.get_by_text("Your session has ended.")).to_be_visible()
+    await expect(page.get_by_label("Username")).to_be_focused()
+    await expect(page.get_by_role("navigation")).to_have_count(0)
+    await log_in(page, password)
+    await expect(page).to_have_url(f"{visitor.llb.url}/models?q=tiny&status=Available")
+    await expect(model).to_be_visible()
+    await expect(page.get_by_role("article", name="other")).to_be_hidden()
+
+
+async def test_a_session_that_ends_takes_its_dialog_along(visitor: Visitor) -> None:
+    page = await visitor.open("/access")
+    await page.get_by_role("button", name="New key").click()
+    await page.get_by_role("dialog").get_by_label("Name").fill("laptop")
+    await revoked(visitor)
+    await page.get_by_role("button", name="Make the key").click()
+    await expect(page.get_by_text("Your session has ended.")).to_be_visible()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
     await log_in(page)
-    await expect(page).to_have_url(re.compile(r"/models\?q=tiny&status=Available$"))
-    await expect(page.get_by_role("article", name="tiny")).to_be_visible()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Access")
+
+
+async def test_an_address_asked_for_without_a_session_is_opened_after_it(
+    llb: Llb, visitors: VisitorMaker
+) -> None:
+    visitor = await visitors(llb, signed_in=False)
+    page = await visitor.open("/models/local?from=a%20friend&x=%26")
+    await expect(page.get_by_text("Your session has ended.")).to_have_count(0)
+    await log_in(page)
+    await expect(page).to_have_url(f"{llb.url}/models/local?from=a%20friend&x=%26")
+    await expect(page.get_by_role("tab", name="Local")).to_have_attribute("aria-selected", "true")
+    await page.go_back()
+    await expect(page).not_to_have_url(re.compile("/login"))
+
+
+# --- logging out -------------------------------------------------------------------------------------
 
 
 async def test_logging_out_ends_the_session(visitor: Visitor) -> None:
@@ -75,30 +205,76 @@ async def test_logging_out_ends_the_session(visitor: Visitor) -> None:
     await page.get_by_role("button", name="Log out").click()
     await expect(page.get_by_role("button", name="Log in")).to_be_visible()
     await expect(page.get_by_text("Your session has ended.")).to_have_count(0)
+    await expect(page.get_by_text("attic")).to_have_count(0)
+    assert await visitor.context.cookies() == []
     await visitor.context.add_cookies(cookies)  # type: ignore[arg-type]  # what was given is taken
     await page.goto(f"{visitor.llb.url}/nodes")
     await expect(page.get_by_role("button", name="Log in")).to_be_visible()
 
 
+async def test_logging_out_in_one_tab_is_logging_out_in_all(visitor: Visitor) -> None:
+    left, right = await visitor.open("/nodes"), await visitor.open("/models?q=tiny")
+    await left.get_by_role("button", name="Log out").click()
+    await expect(left.get_by_role("button", name="Log in")).to_be_visible()
+    await right.get_by_role("article", name="tiny").get_by_role("button", name="Pull").click()
+    await expect(right.get_by_role("button", name="Log in")).to_be_visible()
+
+
+async def test_who_is_told_to_be_logged_out_is(visitor: Visitor) -> None:
+    page = await visitor.open("/nodes")
+    await page.route("**/api/auth/logout", lambda route: route.abort())
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_text("llb does not answer.")).to_be_visible()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
+    await page.unroute("**/api/auth/logout")
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_role("button", name="Log in")).to_be_visible()
+
+
+# --- what must not happen ----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "target",
-    ["//evil.invalid/x", r"/\evil.invalid", "https://evil.invalid/", "javascript:alert(1)", "/login"],
+    [
+        "//evil.invalid/x",
+        r"/\evil.invalid",
+        r"\\evil.invalid",
+        "/%09/evil.invalid",
+        "https://evil.invalid/",
+        "javascript:alert(1)",
+        "/api/system",
+        "/login",
+        "/login?next=//evil.invalid",
+    ],
 )
 async def test_the_way_back_never_leads_elsewhere(llb: Llb, visitors: VisitorMaker, target: str) -> None:
     visitor = await visitors(llb, signed_in=False)
     page = await visitor.context.new_page()
     await page.goto(f"{llb.url}/login?next={target}")
     await log_in(page)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    await expect(page).to_have_url(f"{llb.url}/models")
+    # Nor does it for somebody who is signed in already.
+    await page.goto(f"{llb.url}/login?next={target}")
     await expect(page).to_have_url(f"{llb.url}/models")
 
 
-async def test_no_credential_lies_where_scripts_can_read_it(visitor: Visitor) -> None:
+async def test_no_credential_lies_where_scripts_can_read_it(llb: Llb, visitors: VisitorMaker) -> None:
+    visitor = await visitors(llb, signed_in=False)
+    addresses: list[str] = []
+    visitor.context.on("request", lambda request: addresses.append(request.url))
     page = await visitor.open("/models")
+    await log_in(page)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    [cookie] = await visitor.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     assert await page.evaluate("document.cookie") == ""
     stored = str(await page.evaluate("Object.entries({...localStorage, ...sessionStorage})"))
-    for cookie in await visitor.context.cookies():
-        assert cookie["value"] not in stored
-        assert cookie["value"] not in page.url
+    for secret in (cookie["value"], PASSWORD):
+        assert secret not in stored
+        assert not [address for address in [*addresses, page.url] if secret in address]
+        assert secret not in await page.content()
 
 
 async def test_who_may_only_look_sees_no_way_to_change(llb: Llb, visitors: VisitorMaker) -> None:
@@ -106,13 +282,30 @@ async def test_who_may_only_look_sees_no_way_to_change(llb: Llb, visitors: Visit
     answer = await llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD})
     assert answer.status_code == 201
     visitor = await visitors(llb, signed_in=False)
+    refused: list[str] = []
+
+    def look(response: Response) -> None:
+        if response.status in (401, 403):
+            refused.append(response.url)
+
     await visitor.sign_in("ann")
+    visitor.context.on("response", look)
     page = await visitor.open("/models")
     await expect(page.get_by_text("An administrator can pull it.").first).to_be_visible()
     await expect(page.get_by_role("button", name="Pull")).to_have_count(0)
     await page.get_by_role("tab", name="Local").click()
     await expect(page.get_by_role("article", name="tiny")).to_be_visible()
     await expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+    for section, heading in (("Access", "API keys"), ("Settings", "This server")):
+        await page.get_by_role("navigation").get_by_role("link", name=section).click()
+        await expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        for hidden in ("Users", "Audit log", "Settings in effect"):
+            await expect(page.get_by_role("heading", name=hidden)).to_have_count(0)
+    for section in ("Playground", "Nodes", "Requests"):
+        await page.get_by_role("navigation").get_by_role("link", name=section).click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text(section)
+    await expect(page.get_by_role("alert")).to_have_count(0)
+    assert refused == []
 
 
 async def test_the_default_password_is_for_this_machine(make_llb: LlbMaker, visitors: VisitorMaker) -> None:
@@ -120,3 +313,7 @@ async def test_the_default_password_is_for_this_machine(make_llb: LlbMaker, visi
     page = await (await visitors(llb, signed_in=False)).open()
     await log_in(page, "test")
     await expect(page.get_by_text("still the default one")).to_be_visible()
+    for section in ("Playground", "Nodes", "Requests", "Access", "Settings"):
+        await page.get_by_role("navigation").get_by_role("link", name=section).click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text(section)
+        await expect(page.get_by_text("still the default one")).to_be_visible()

@@ -73,14 +73,16 @@ function fragment(text) {
 const escape = (text) =>
   text.replace(/[&<>"']/g, (each) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[each]);
 
+const PICTURE = /^data:image\/(?:png|jpeg|gif|webp);base64,/i;
 const HARMLESS = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
 
 /** What differs from plain Markdown: no markup of the model's own, headings below the page's, links that open elsewhere. */
 const renderer = () => ({
   html: ({ text }) => (HARMLESS.test(text) ? text : escape(text)),
   heading({ tokens, depth }) {
-    const level = Math.min(6, depth + 2);
-    return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
+    // A model begins with whichever it likes: large or small, for a screen reader all are one below the answer's own.
+    const size = Math.min(6, depth + 2);
+    return `<h${size} aria-level="3">${this.parser.parseInline(tokens)}</h${size}>\n`;
   },
   link({ href, title, tokens }) {
     const text = this.parser.parseInline(tokens);
@@ -90,7 +92,7 @@ const renderer = () => ({
   },
   // A picture from elsewhere would tell its host that, and when, the answer was read.
   image: ({ href, text }) =>
-    /^data:image\//i.test(href) ? `<img src="${escape(href)}" alt="${escape(text)}">` : escape(text),
+    PICTURE.test(href) ? `<img src="${escape(href)}" alt="${escape(text)}">` : escape(text),
   checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
 });
 

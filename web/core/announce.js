@@ -2,6 +2,8 @@
 
 const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
 
+const ENDED = new Set(['Ready', 'Error']);
+
 /** [{key, values}] for the way from one map of models to the next. */
 export function announcements(before, after) {
   const told = [];
@@ -10,6 +12,8 @@ export function announcements(before, after) {
     const was = before.get(id);
     if (!was || was === now) continue;
     const { name } = now.model;
+    const pulled = (was.status === 'Downloading' || was.status === 'Registered') && ENDED.has(now.status);
+    if (pulled) continue; // a notice tells it, and is heard, too
     if (was.status !== now.status) {
       told.push({ key: `announce.${now.status}`, values: { name } });
     } else if (now.status === 'Downloading' && quarter(now) > quarter(was) && quarter(now) < 4) {

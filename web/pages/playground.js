@@ -22,11 +22,12 @@ const NEAR_END_PX = 80;
 const SAVE_EVERY_MS = 1000; // while an answer grows
 
 export function open(app, route) {
-  const conversations = makeConversations(app.store.state.me.user.id);
+  const owner = app.store.state.me.user.id;
+  const conversations = makeConversations(owner);
   const begun = () => conversations.all().filter(({ messages }) => messages.length);
   let known = begun();
   let current = conversations.get(recall('open_conversation')) ?? newConversation();
-  let draft = { text: recall('draft', ''), images: [] };
+  let draft = { text: recall(`draft.${owner}`, ''), images: [] };
   let wanted = route.query.model ?? null;
   let editing = null; // index of the question that is being rewritten
   let aside = null; // the draft that waits meanwhile
@@ -50,7 +51,7 @@ export function open(app, route) {
 
   const composer = makeComposer({
     changed() {
-      if (editing === null) remember('draft', draft.text);
+      if (editing === null) remember(`draft.${owner}`, draft.text);
       app.touch();
     },
     send,
@@ -157,7 +158,7 @@ export function open(app, route) {
       leaveEditing();
     } else {
       draft = { text: '', images: [] };
-      remember('draft', null);
+      remember(`draft.${owner}`, null);
     }
     current.messages.push({ role: 'user', text: text.trim(), ...(images.length ? { images } : {}) });
     current.updated = Date.now();
@@ -208,7 +209,14 @@ export function open(app, route) {
           <div class="log-content">
           ${current.messages.length
             ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, act })
-            : html`<p class="log-empty">${t('playground.begin', { name: model?.model.name ?? '' })}</p>`}
+            : can
+              ? beginning(model, (text) => {
+                  Object.assign(draft, { text });
+                  remember(`draft.${owner}`, text);
+                  composer.focus();
+                  app.touch();
+                })
+              : null}
           </div>
         </div>
         ${atEnd
@@ -237,11 +245,6 @@ export function open(app, route) {
       </label>
       <div class="buttons">
         ${toggle('shelf', 'list', 'playground.conversations')}
-        ${current.messages.length
-          ? html`
-              <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
-              <button type="button" class="button quiet small" @click=${act.remove}>${icon('trash')}<span>${t('action.delete')}</span></button>`
-          : null}
         ${toggle('panel', 'sliders', 'playground.settings')}
       </div>
     </div>`;
@@ -300,6 +303,21 @@ export function open(app, route) {
     app.touch();
   }
 }
+
+const IDEAS = ['explain', 'write', 'code'];
+
+/** `choose(text)`: one of the ideas, to be changed or sent as it is. */
+const beginning = ({ model }, choose) => html`
+  <div class="log-empty">
+    <h2>${t('playground.begin', { name: model.name })}</h2>
+    <p>${t('playground.begin.text')}</p>
+    <div class="ideas">
+      ${IDEAS.map((name) => {
+        const text = t(`playground.idea.${name}`);
+        return html`<button type="button" class="idea" @click=${() => choose(text)}>${text}</button>`;
+      })}
+    </div>
+  </div>`;
 
 const nothingToTalkTo = () => html`
   <div class="page">

@@ -35,7 +35,7 @@ export const messageList = ({ messages, writing, loading, can, act }) =>
 
 const question = (message, { can, edit }) => html`
   <div class="said question">
-    <p class="said-by sr-only">${t('playground.you')}</p>
+    <p class="sr-only">${t('playground.you')}</p>
     ${message.images?.length
       ? html`<ul class="thumbs">
           ${message.images.map((url, at) => html`<li><img src=${url} alt=${t('playground.image', { number: at + 1 })} /></li>`)}
@@ -53,7 +53,7 @@ function answer(message, { writing, loading, isLast, again, act }) {
   const thought = [message.thinking, thinking].filter(Boolean).join('\n');
   return html`
     <div class="said answer" aria-busy=${String(writing)}>
-      <p class="said-by sr-only">${t('playground.assistant')}</p>
+      <h2 class="sr-only">${t('playground.assistant')}</h2>
       ${thought ? thoughts(thought, writing && !text) : null} ${text ? prose(text, writing) : null}
       ${writing && !text && !thought ? waiting(loading) : null} ${writing ? null : ending(message, { isLast, again, act })}
       ${writing

@@ -6,7 +6,7 @@ import { confirmDialog, openDialog } from '../../components/dialog.js';
 import { icon } from '../../components/icons.js';
 import { titleOf } from './conversations.js';
 
-/** `act`: {begin(), open(id)}. */
+/** `act`: {begin(), open(id), rename(), remove()}; the last two are for the one that is open. */
 export const shelf = ({ conversations, current, act }) => html`
   <section class="shelf" aria-label=${t('playground.conversations')}>
     <button type="button" class="button wide" @click=${act.begin}>${icon('plus')}${t('playground.new')}</button>
@@ -25,6 +25,13 @@ export const shelf = ({ conversations, current, act }) => html`
                 >
                   <span>${nameOf(conversation)}</span><small>${f.ago(conversation.updated / 1000)}</small>
                 </button>
+                ${conversation.id === current.id
+                  ? html`
+                      <div class="shelf-actions">
+                        <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
+                        <button type="button" class="button quiet small" @click=${act.remove}>${t('action.delete')}</button>
+                      </div>`
+                  : null}
               </li>`,
           )}
         </ul>`

@@ -1,0 +1,92 @@
+"""Answers in the place of an engine's, for what a real one cannot be made to say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page, Route
+
+from tests.conftest import LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
+
+COMPLETIONS = "**/v1/chat/completions"
+ENDS: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+Answer = tuple[int, bytes]
+
+
+def delta(**fields: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
+
+
+def sse(*chunks: dict[str, Any], done: bool = True) -> Answer:
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    return 200, "".join([*lines, *(["data: [DONE]\n\n"] if done else [])]).encode()
+
+
+def says(text: str) -> Answer:
+    return sse(delta(content=text), ENDS)
+
+
+class Answers:
+    """Gives its answers in turn, and keeps what was asked."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.left = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    async def __call__(self, route: Route) -> None:
+        self.asked.append(json.loads(route.request.post_data or "{}"))
+        status, body = self.left.pop(0)
+        kind = "text/event-stream" if status == 200 else "application/json"
+        await route.fulfill(status=status, body=body, content_type=kind)
+
+
+async def answering(page: Page, *answers: Answer) -> Answers:
+    made = Answers(answers)
+    await page.route(COMPLETIONS, made)
+    return made
+
+
+# --- the Playground as a person sees it --------------------------------------------------------------
+
+
+def box(page: Page) -> Locator:
+    """Where a message is typed."""
+    return page.get_by_role("textbox", name="Message")
+
+
+def log(page: Page) -> Locator:
+    return page.get_by_role("log")
+
+
+async def ask(page: Page, text: str) -> None:
+    await box(page).fill(text)
+    await page.get_by_role("button", name="Send").click()
+
+
+@pytest.fixture
+async def talker(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+    """`chat` talks nonsense at once and is Ready; `seer`, which is not pulled, is said to see."""
+    size = chat_gguf.stat().st_size
+    for name in ("chat", "seer"):
+        hub.add_repo(f"test/{name}", {f"{name}.gguf": chat_gguf})
+    catalog = write_catalog(
+        tmp_path / "talker.json",
+        {"id": "chat", "name": "Chatterbox", "size_bytes": size},
+        {
+            "id": "seer",
+            "name": "Seer",
+            "size_bytes": size,
+            "capabilities": ["TextGeneration", "ImageUnderstanding"],
+        },
+    )
+    llb = await make_llb(catalog=catalog, context=2048).start()
+    await llb.online()
+    await llb.pull("chat")
+    return llb

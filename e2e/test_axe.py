@@ -1,0 +1,342 @@
+"""axe-core on every page and state, in both themes and languages: WCAG 2.2 AA, good practice, and AAA contrast of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from e2e.conftest import Visitor, VisitorMaker
+from e2e.test_nodes import cluster
+from e2e.words import SOURCE, languages, say
+from tests.conftest import TINY_BYTES, LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn, tiny_gguf
+
+AXE = files("axe_playwright_python") / "axe.min.js"
+OPTIONS = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    # Off by default: the contrast is AAA's, the size of targets is new in 2.2.
+    "rules": {"color-contrast-enhanced": {"enabled": True}, "target-size": {"enabled": True}},
+    "resultTypes": ["violations", "incomplete"],
+}
+RUN = """async (options) => {
+  const { violations, incomplete } = await axe.run(document, options);
+  const told = ({ id, nodes }) => nodes.map(({ target, failureSummary }) => [id, target.join(' '), failureSummary]);
+  // A contrast has to be one that can be judged; what is only scrolled half out of sight can be, elsewhere.
+  const grounds = new Set(['bgGradient', 'bgImage', 'imgNode', 'pseudoContent', 'fgAlpha', 'colorParse', 'complexTextShadows']);
+  const hidden = ({ any }) => any.some(({ data }) => grounds.has(data?.messageKey));
+  const unjudged = incomplete.map(({ id, nodes }) => ({ id, nodes: nodes.filter(hidden) }));
+  return [...violations, ...unjudged].flatMap(told);
+}"""
+
+GO = """async (address) => {
+  history.pushState(null, '', address);
+  dispatchEvent(new PopStateEvent('popstate'));
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+}"""
+
+ANSWER = """### An answer
+
+With **all** that _Markdown_ has: `code`, [a link](https://example.invalid/), ~~an error~~ and
+
+> a quotation.
+
+1. one
+2. two
+   - deeper
+
+```python
+# A comment
+class Word(str):
+    def shout(self, times: int = 2) -> str:
+        return f"{self.upper()}{'!' * times}"  # 100 %
+```
+
+| a | b |
+| - | - |
+| 1 | 2 |
+
+---
+"""
+
+
+@pytest.fixture
+async def house(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+    """An appliance with a model in each status, one of them loaded and asked, a key, a person, and a history."""
+    for name in ("coming", "waiting", "broken", "free"):
+        hub.add_repo(f"test/{name}", {f"{name}.gguf": tiny_gguf(TINY_BYTES, seed=name)})
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf}, downloads=1_234_567, likes=890)
+    hub.faults.stall(after=TINY_BYTES * 4 // 10, repo="test/coming")
+    hub.faults.corrupt(repo="test/broken")
+    hub.faults.black_hole(repo="test/waiting")
+    described = {
+        "description": "What it is good at, in a sentence.",
+        "tags": ["chat"],
+        "quantization": "Q4_K_M",
+    }
+    sizes = {
+        name: {"id": name, "size_bytes": TINY_BYTES, **described}
+        for name in ("coming", "waiting", "broken", "free")
+    }
+    giant = {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000}
+    catalog = write_catalog(
+        tmp_path / "house.json",
+        {
+            "id": "chat",
+            "name": "Chatterbox",
+            "size_bytes": chat_gguf.stat().st_size,
+            "context_length": 512,
+            **described,
+        },
+        *sizes.values(),
+        giant,
+    )
+    llb = await make_llb(catalog=catalog).start()
+    await llb.online()
+    await llb.pull("chat")
+    for name in ("coming", "waiting", "broken"):
+        assert (await llb.register(name)).status_code == 202
+    await llb.until_status("coming", "Downloading")
+    await llb.until_status("broken", "Error")
+    await llb.until_status("waiting", "Registered")
+    question = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    assert (await llb.http.post("/v1/chat/completions", json=question)).status_code == 200
+    assert (
+        await llb.http.post("/v1/chat/completions", json={**question, "model": "none"})
+    ).status_code == 404
+    await llb.new_key()
+    person = {"username": "ann", "password": "a password of her own"}
+    assert (await llb.http.post("/api/users", json=person)).status_code == 201
+    return llb
+
+
+@pytest.fixture
+async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[Llb]:
+    """An appliance as it comes: nothing pulled, nothing asked, the default password."""
+    async with Llb(tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic") as llb:
+        await llb.online()
+        yield llb
+
+
+class Inspector:
+    """One visitor's look at every state: `found` is what axe has against them."""
+
+    def __init__(self, visitor: Visitor, locale: str, place: str) -> None:
+        self.visitor = visitor
+        self.locale = locale
+        self.place = place
+        self.found: list[str] = []
+
+    def say(self, key: str, **values: object) -> str:
+        return say(self.locale, key, **values)
+
+    async def open(self, address: str, *, anew: bool = False) -> Page:
+        """The page at `address`, when it shows what it is about; as a link would lead there, or `anew`."""
+        pages = self.visitor.context.pages
+        if anew or not pages or await pages[0].get_by_role("dialog").count():
+            for page in pages:
+                await page.close()
+            page = await self.visitor.open(address)
+        else:
+            [page] = pages
+            await page.evaluate(GO, address)
+        await expect(page.locator("h1")).to_be_visible()
+        await expect(page.locator(".skeletons")).to_have_count(0)
+        return page
+
+    async def look(self, page: Page, state: str) -> None:
+        """Have axe judge what `page` shows now."""
+        for rule, target, summary in await page.evaluate(RUN, OPTIONS):
+            self.found.append(f"{self.place}, {state}: {rule} at {target}\n  {' '.join(summary.split())}")
+
+
+Look = Callable[[Inspector], Awaitable[None]]
+
+
+async def look_at_the_login(see: Inspector) -> None:
+    page = await see.open("/login?next=%2Fnodes")
+    await see.look(page, "login")
+    await page.get_by_label(see.say("login.username")).fill("admin")
+    await page.get_by_label(see.say("login.password")).fill("wrong")
+    await page.get_by_role("button", name=see.say("login.submit")).click()
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await see.look(page, "login, refused")
+
+
+async def look_at_models(see: Inspector) -> None:
+    page = await see.open("/models")
+    await expect(page.get_by_role("article")).to_have_count(6)
+    for status in ("Available", "Registered", "Downloading", "Ready", "Error"):
+        await expect(
+            page.get_by_role("article").get_by_text(see.say(f"status.{status}")).first
+        ).to_be_visible()
+    await see.look(page, "hub")
+    await page.get_by_role("article", name="giant").get_by_role("button").click()
+    await expect(page.get_by_role("article", name="giant").get_by_role("alert")).to_be_visible()
+    await see.look(page, "hub, a pull refused")
+    await see.look(await see.open("/models?q=nothing+like+it"), "hub, nothing found")
+
+    page = await see.open("/models/local")
+    await expect(page.get_by_role("article")).to_have_count(1)
+    await see.look(page, "local")
+    await page.get_by_role("button", name=see.say("action.delete"), exact=True).click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await see.look(page, "local, dialog before a deletion")
+
+
+async def look_at_a_toast(see: Inspector) -> None:
+    page = await see.open("/nodes")
+    await see.visitor.llb.pull("free")
+    await expect(
+        page.get_by_role("paragraph").filter(has_text=see.say("notice.ready", name="free"))
+    ).to_be_visible()
+    await see.look(page, "a toast")
+    assert (await see.visitor.llb.http.delete("/api/models/free")).is_success
+    await see.visitor.llb.until_status("free", "Available")
+
+
+async def look_at_the_playground(see: Inspector) -> None:
+    page = await see.open("/playground")
+    await expect(page.get_by_role("textbox", name=see.say("playground.message"))).to_be_enabled()
+    await see.look(page, "playground, no conversation yet")
+    chunks = [
+        {"choices": [{"delta": {"content": ANSWER}}]},
+        {
+            "choices": [{"delta": {}, "finish_reason": "stop"}],
+            "timings": {
+                "prompt_n": 12,
+                "cache_n": 3,
+                "predicted_n": 90,
+                "predicted_per_second": 12.34,
+                "prompt_ms": 30,
+            },
+        },
+    ]
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+    async def answer(route: Route) -> None:
+        await route.fulfill(content_type="text/event-stream", body=body)
+
+    await page.route("**/v1/chat/completions", answer)
+    await page.get_by_role("textbox", name=see.say("playground.message")).fill("What is there?\nTell me.")
+    await page.get_by_role("button", name=see.say("playground.send")).click()
+    await expect(page.get_by_role("log").locator("pre .hljs-keyword").first).to_be_visible()
+    await see.look(page, "playground, a conversation")
+    settings = page.get_by_role("button", name=see.say("playground.settings"))
+    if await settings.get_attribute("aria-expanded") == "false":
+        await settings.click()
+    await expect(page.get_by_role("textbox", name=see.say("playground.system"))).to_be_visible()
+    await see.look(page, "playground, its parameters")
+
+
+async def look_at_nodes(see: Inspector) -> None:
+    await see.look(await see.open("/nodes"), "nodes")
+
+    async def answer(route: Route) -> None:
+        real = await route.fetch()
+        [node] = (await real.json())["nodes"]
+        await route.fulfill(response=real, json={"nodes": cluster(node)})
+
+    await see.visitor.context.route("**/api/nodes", answer)
+    page = await see.open("/nodes", anew=True)
+    await expect(page.get_by_role("heading", level=2)).to_have_count(12)
+    await see.look(page, "nodes, each in another state")
+    await see.visitor.context.unroute("**/api/nodes")
+    await page.close()
+
+
+async def look_at_requests(see: Inspector) -> None:
+    page = await see.open("/requests")
+    await expect(page.get_by_role("region", name=see.say("log.table")).get_by_role("row")).not_to_have_count(
+        0
+    )
+    await see.look(page, "requests")
+    await see.look(await see.open("/requests?model=nothing+like+it"), "requests, nothing found")
+
+
+async def look_at_access(see: Inspector) -> None:
+    page = await see.open("/access")
+    await see.look(page, "access")
+    await page.get_by_role("button", name=see.say("keys.new.open")).click()
+    dialog = page.get_by_role("dialog")
+    await see.look(page, "access, dialog of a new key")
+    await dialog.get_by_label(see.say("keys.new.name")).fill("laptop")
+    await dialog.get_by_role("button", name=see.say("keys.new.action")).click()
+    await expect(dialog.locator("code").first).to_contain_text("sk-")
+    await see.look(page, "access, a key that was made")
+    await dialog.get_by_role("button", name=see.say("keys.made.close")).click()
+    await page.get_by_role("button", name=see.say("users.new.open")).click()
+    await see.look(page, "access, dialog of a new user")
+
+
+async def look_at_settings(see: Inspector) -> None:
+    await see.look(await see.open("/settings"), "settings")
+
+
+async def look_at_the_empty_house(see: Inspector) -> None:
+    for address in ("/models/local", "/playground", "/nodes", "/requests", "/access", "/settings"):
+        await see.look(await see.open(address), f"{address} of an empty house")
+
+
+async def look_at_a_lost_connection(see: Inspector) -> None:
+    """Only once: the house does not come back."""
+    page = await see.open("/models/local")
+    await see.visitor.llb.stop()
+    await expect(page.get_by_text(see.say("live.reconnect"))).to_be_visible()
+    await see.look(page, "the connection is lost")
+
+
+LOOKS: tuple[Look, ...] = (
+    look_at_models,
+    look_at_a_toast,
+    look_at_the_playground,
+    look_at_nodes,
+    look_at_requests,
+    look_at_access,
+    look_at_settings,
+)
+DESK = {"width": 1280, "height": 860}
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("scheme", "locale", "viewport"),
+    [("light", "en", DESK), ("light", "ja", DESK), ("dark", "en", DESK), ("dark", "ja", PHONE)],
+    ids=["light-en", "light-ja", "dark-en", "dark-ja-phone"],
+)
+async def test_nothing_to_object_to(
+    house: Llb, empty_house: Llb, visitors: VisitorMaker, scheme: str, locale: str, viewport: dict[str, Any]
+) -> None:
+    place = f"{scheme} {locale} {viewport['width']}"
+    # axe is brought in from outside: the page's own policy would refuse it.
+    options = {"color_scheme": scheme, "locale": locale, "viewport": viewport, "bypass_csp": True}
+
+    async def inspector(llb: Llb, **more: Any) -> Inspector:
+        visitor = await visitors(llb, **more, **options)
+        await visitor.context.add_init_script(AXE.read_text("utf-8"))
+        return Inspector(visitor, locale, place)
+
+    stranger = await inspector(house, signed_in=False)
+    await look_at_the_login(stranger)
+    newcomer = await inspector(empty_house, signed_in=False)
+    await newcomer.visitor.sign_in("admin", "test")
+    await look_at_the_empty_house(newcomer)
+    owner = await inspector(house)
+    for look in LOOKS:
+        await look(owner)
+    await look_at_a_lost_connection(owner)
+    found = [*stranger.found, *newcomer.found, *owner.found]
+    assert found == [], "\n".join(found)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def words() -> None:
+    """Read before any test's own loop runs."""
+    assert SOURCE in languages()

@@ -1,0 +1,500 @@
+"""Playground: what breaks and what is kept, what is sent, whose conversations they are, how it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from e2e.answers import ENDS, answering, ask, box, delta, log, says, sse, talker
+from e2e.conftest import Visitor, VisitorMaker
+from llb.engine.served import Served
+from llb.wire import EngineState
+from tests.conftest import LlbMaker
+from tests.harness import Llb, eventually, write_catalog
+from tests.hub import HubStandIn
+
+__all__ = ["talker"]
+
+SPEED = re.compile(r"^[\d,]+\.\d tokens/s$")
+SLOW_MS = 30_000  # for what a real engine says on a busy machine
+COUNT = "Count from one to a thousand, one number a line."
+SYSTEM = 'It\'s a "test" of $HOME, `ls` and \\n.\nTwo lines.'
+QUESTION = "What's up?\n'quoted' ; exit 1 !x 日本語"
+
+
+@pytest.fixture
+async def page(talker: Llb, visitors: VisitorMaker) -> Page:
+    """The Playground, whose only model is Ready."""
+    opened = await (await visitors(talker)).open("/playground")
+    await expect(box(opened)).to_be_visible()
+    return opened
+
+
+def busy_slots(llb: Llb) -> int:
+    return sum(node.busy for each in llb.app.admission.snapshot() for node in each.nodes)
+
+
+def panel(page: Page) -> Any:
+    return page.get_by_role("region", name="Parameters")
+
+
+def shelf(page: Page) -> Any:
+    return page.get_by_role("region", name="Conversations")
+
+
+# --- what breaks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def writer(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+    """SmolLM2, which writes for as long as one lets it."""
+    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    entry = {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000}
+    llb = await make_llb(catalog=write_catalog(tmp_path / "writer.json", entry), context=2048).start()
+    await llb.online()
+    await llb.pull("smollm2")
+    return llb
+
+
+async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
+    writer: Llb, visitors: VisitorMaker
+) -> None:
+    page = await (await visitors(writer)).open("/playground")
+    answer = log(page).locator(".answer")
+
+    async def begun() -> None:
+        await eventually(lambda: busy_slots(writer) == 1)
+        await expect(answer.locator(".said-text")).to_contain_text(re.compile(r"\w+\s+\w+"), timeout=SLOW_MS)
+
+    await box(page).fill(COUNT)
+    await box(page).press("Enter")
+    await begun()
+    await expect(log(page)).to_have_attribute("aria-busy", "true")
+    await page.keyboard.press("Escape")
+    await eventually(lambda: busy_slots(writer) == 0)
+    await expect(log(page)).to_have_attribute("aria-busy", "false")
+    await expect(log(page).get_by_text(SPEED)).to_be_visible()  # measured here: nobody told it
+
+    # Whoever reloads, or leaves for another page, keeps what was there.
+    await answer.get_by_role("button", name="Answer again").click()
+    await begun()
+    await page.reload()
+    await eventually(lambda: busy_slots(writer) == 0)
+    await expect(answer).to_contain_text("The connection broke off here.")
+    await answer.get_by_role("button", name="Retry").click()
+    await begun()
+    await page.get_by_role("link", name="Nodes").click()
+    await eventually(lambda: busy_slots(writer) == 0)
+    await page.get_by_role("navigation").get_by_role("link", name="Playground").click()
+    await expect(answer).to_contain_text("Stopped.")
+
+    # The server goes away in the middle of an answer, and comes back.
+    await answer.get_by_role("button", name="Answer again").click()
+    await begun()
+    await writer.stop()
+    broken = answer.get_by_role("alert")
+    await expect(broken).to_contain_text("The connection broke off here.")
+    assert re.search(r"\w+\s+\w+", await answer.locator(".said-text").inner_text())
+    await writer.start(writer.port)
+    await writer.online()
+    await broken.get_by_role("button", name="Retry").click()
+    await begun()
+    await expect(broken).to_have_count(0)
+
+
+async def test_a_stream_that_does_not_say_its_end_is_no_answer(page: Page) -> None:
+    asked = await answering(page, sse(delta(content="Half an"), done=False), says("The whole answer"))
+    await ask(page, "Are you there?")
+    broken = log(page).get_by_role("alert")
+    await expect(broken).to_contain_text("The connection broke off here.")
+    await expect(log(page)).to_contain_text("Half an")
+    await page.reload()
+    await broken.get_by_role("button", name="Retry").click()
+    await expect(log(page)).to_contain_text("The whole answer")
+    await expect(broken).to_have_count(0)
+    assert [each["messages"] for each in asked.asked] == [[{"role": "user", "content": "Are you there?"}]] * 2
+
+
+async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Llb) -> None:
+    def share(engine: Served) -> float | None:
+        return 0.4 if engine.process.state is EngineState.STARTING else None
+
+    def pids() -> list[int]:
+        return [engine.process.pid for engine in talker.app.pool._all() if engine.process.pid]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Served, "progress", share)
+        await ask(page, "Hello")
+        await eventually(pids)
+        [pid] = pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            loading = log(page).get_by_role("progressbar", name="Loading the model into memory")
+            await expect(loading).to_have_attribute("aria-valuenow", "40")
+            await expect(log(page)).to_contain_text("Loading the model into memory: 40%")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await expect(log(page).get_by_text(SPEED)).to_be_visible(timeout=SLOW_MS)
+        await expect(loading).to_have_count(0)
+
+
+async def test_a_model_that_is_being_downloaded_says_how_far(
+    page: Page, talker: Llb, hub: HubStandIn
+) -> None:
+    size = (await talker.model("seer"))["model"]["size_bytes"]
+    stalled = hub.faults.stall(after=size // 2)
+    await talker.register("seer")
+    await page.goto(f"{talker.url}/playground?model=seer")
+    coming = page.get_by_role("progressbar", name="Download of Seer")
+    await expect(coming).to_have_attribute("aria-valuenow", re.compile("49|50"))
+    await box(page).fill("I am early")
+    await box(page).press("Enter")
+    await expect(box(page)).to_have_value("I am early")
+    stalled.clear()
+    await expect(coming).to_have_count(0)
+    asked = await answering(page, says("Welcome"))
+    await box(page).press("Enter")
+    await expect(log(page)).to_contain_text("Welcome")
+    assert asked.asked[0]["model"] == "seer"
+
+
+# --- what is sent ------------------------------------------------------------------------------------
+
+
+async def test_parameters_are_sent_and_belong_to_the_conversation(page: Page) -> None:
+    asked = await answering(page, says("One"), says("Two"))
+    await ask(page, "Without")
+    await expect(log(page)).to_contain_text("One")
+    assert set(asked.asked[0]) == {"model", "messages", "stream", "stream_options"}
+
+    await page.get_by_role("button", name="Parameters").click()
+    field = panel(page).get_by_role("textbox", name="System prompt")
+    await field.fill("Be brief.")
+    await panel(page).get_by_role("textbox", name="Temperature").fill("0.5")
+    await panel(page).get_by_role("textbox", name="Seed").fill("7")
+    await panel(page).get_by_role("textbox", name="Stop sequences").fill("END\nSTOP")
+    top_p = panel(page).get_by_role("textbox", name="Top P")
+    await top_p.fill("7")
+    await expect(top_p).to_have_attribute("aria-invalid", "true")
+    await expect(panel(page)).to_contain_text("A number from 0 to 1")
+    await ask(page, "With")
+    await expect(log(page)).to_contain_text("Two")
+    await expect(top_p).to_have_value("7")
+    sent = {name: asked.asked[1].get(name) for name in ("temperature", "seed", "stop", "top_p")}
+    assert sent == {"temperature": 0.5, "seed": 7, "stop": ["END", "STOP"], "top_p": None}
+    assert asked.asked[1]["messages"][0] == {"role": "system", "content": "Be brief."}
+
+    await page.reload()
+    await expect(panel(page).get_by_role("textbox", name="Temperature")).to_have_value("0.5")
+    await panel(page).get_by_role("button", name="Back to the model's defaults").click()
+    await expect(panel(page).get_by_role("textbox", name="Temperature")).to_have_value("")
+    await expect(field).to_have_value("")
+
+
+async def test_parameters_of_a_conversation_that_has_not_begun_survive_a_reload(page: Page) -> None:
+    await page.get_by_role("button", name="Parameters").click()
+    await panel(page).get_by_role("textbox", name="System prompt").fill("Be brief.")
+    await page.reload()
+    await expect(panel(page).get_by_role("textbox", name="System prompt")).to_have_value("Be brief.")
+    await expect(shelf(page).get_by_role("listitem")).to_have_count(0)
+
+
+async def test_thoughts_are_folded_away_and_not_told_again(page: Page) -> None:
+    asked = await answering(
+        page,
+        says("<think>Hm, let me see.</think>\n\nForty-two."),
+        sse(delta(reasoning_content="Deep."), delta(content="Again."), ENDS),
+    )
+    await ask(page, "What is it?")
+    await expect(log(page)).to_contain_text("Forty-two.")
+    await expect(log(page).get_by_text("Hm, let me see.")).to_be_hidden()
+    await log(page).get_by_text("Thoughts").click()
+    await expect(log(page).get_by_text("Hm, let me see.")).to_be_visible()
+    await ask(page, "Sure?")
+    await expect(log(page)).to_contain_text("Again.")
+    await expect(log(page).get_by_text("Deep.")).to_be_hidden()
+    assert asked.asked[1]["messages"][1] == {"role": "assistant", "content": "Forty-two."}
+
+
+async def test_questions_without_an_answer_join_the_next(page: Page) -> None:
+    """Chat templates want the two sides to take turns."""
+    refused = 503, json.dumps({"error": {"message": "x", "type": "x", "code": "queue_full"}}).encode()
+    asked = await answering(page, refused, says("Both."))
+    await ask(page, "One?")
+    await expect(log(page).get_by_role("alert")).to_be_visible()
+    await ask(page, "Two?")
+    await expect(log(page)).to_contain_text("Both.")
+    assert asked.asked[1]["messages"] == [{"role": "user", "content": "One?\n\nTwo?"}]
+
+
+async def test_figures_and_the_limit_of_tokens(page: Page) -> None:
+    ends = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+    usage = {"prompt_tokens": 31, "completion_tokens": 4}
+    last = {"choices": [], "usage": usage, "timings": {"predicted_per_second": 12.34}}
+    await answering(page, sse(delta(content="And then"), ends, last))
+    await ask(page, "Go on")
+    await expect(log(page).get_by_text("12.3 tokens/s", exact=True)).to_be_visible()
+    await expect(log(page)).to_contain_text("31 prompt tokens")
+    await expect(log(page)).to_contain_text("4 completion tokens")
+    await expect(log(page)).to_contain_text("The limit of tokens is reached.")
+
+
+async def test_the_command_and_the_script_say_what_the_page_would(
+    talker: Llb, visitors: VisitorMaker
+) -> None:
+    key = await talker.new_key("inference")
+    visitor = await visitors(talker)
+    await visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = await visitor.open("/playground")
+    await page.get_by_role("button", name="Parameters").click()
+    for name, value in {"System prompt": SYSTEM, "Max tokens": "5", "Top K": "7"}.items():
+        await panel(page).get_by_role("textbox", name=name).fill(value)
+    await box(page).fill(QUESTION)
+
+    await page.get_by_role("button", name="Copy as curl").click()
+    command = str(await page.evaluate("navigator.clipboard.readText()"))
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", command.replace("sk-your-api-key", key), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    answer = json.loads(output)
+    assert answer["model"] == "chat"
+    assert answer["usage"]["completion_tokens"] <= 5
+
+    await page.get_by_role("button", name="Copy as Python").click()
+    sent = asked_by(str(await page.evaluate("navigator.clipboard.readText()")))
+    assert sent["base_url"] == f"{talker.url}/v1"
+    assert (sent["model"], sent["max_tokens"], sent["extra_body"]) == ("chat", 5, {"top_k": 7})
+    assert sent["messages"] == [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": QUESTION},
+    ]
+
+
+def asked_by(script: str) -> dict[str, Any]:
+    """What a copied script asks; a client that only notes it stands in the place of OpenAI's."""
+    sent: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, **options: Any) -> None:
+            sent.update(options)
+            self.chat = self.completions = self
+
+        def create(self, **request: Any) -> list[Any]:
+            sent.update(request)
+            return []
+
+    exec(script.replace("from openai import OpenAI", ""), {"OpenAI": Recorder})  # noqa: S102  # our own text
+    return sent
+
+
+# --- typing ------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
+    await answering(page, says("First."), says("Second."))
+    await box(page).focus()
+    await page.keyboard.type("One")
+    await page.keyboard.press("Enter")
+    await expect(log(page)).to_contain_text("First.")
+    await expect(box(page)).to_be_focused()
+    await page.keyboard.press("Shift+Tab")
+    await expect(log(page).get_by_role("button", name="Answer again")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(log(page)).to_contain_text("Second.")
+    await expect(log(page)).not_to_contain_text("First.")
+    await expect(page.get_by_role("status").filter(has_text="The answer is complete.")).to_have_count(1)
+
+
+async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
+    asked = await answering(page, says("Old"), says("Later"), says("New"))
+    await ask(page, "Question one")
+    await expect(log(page)).to_contain_text("Old")
+    await ask(page, "Question two")
+    await expect(log(page)).to_contain_text("Later")
+    await box(page).fill("not sent yet")
+    edit = log(page).get_by_role("button", name="Edit").first
+    await edit.click()
+    await expect(box(page)).to_have_value("Question one")
+    await page.keyboard.press("Escape")
+    await expect(box(page)).to_have_value("not sent yet")
+    await edit.click()
+    await ask(page, "Question anew")
+    await expect(log(page)).to_contain_text("New")
+    await expect(log(page)).not_to_contain_text("Question two")
+    await expect(box(page)).to_have_value("not sent yet")
+    assert asked.asked[-1]["messages"] == [{"role": "user", "content": "Question anew"}]
+
+
+async def test_an_idea_becomes_the_draft(page: Page) -> None:
+    idea = "Explain in simple words how a language model works."
+    await log(page).get_by_role("button", name=idea).click()
+    await expect(box(page)).to_have_value(idea)
+    await expect(box(page)).to_be_focused()
+
+
+async def test_files_that_are_dropped_do_not_take_the_page_away(talker: Llb, visitors: VisitorMaker) -> None:
+    await talker.pull("seer")
+    page = await (await visitors(talker)).open("/playground?model=seer")
+    await drop_picture(page)
+    picture = page.get_by_role("img", name="Image 1")
+    await expect(picture).to_be_visible()
+    assert await picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 1536
+    await page.get_by_role("button", name="Remove image 1").click()
+    await expect(picture).to_have_count(0)
+    await page.get_by_label("Attach images").set_input_files(
+        {"name": "notes.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}
+    )
+    await expect(page.get_by_role("alert")).to_contain_text("notes.pdf is not a picture that can be sent")
+    await page.get_by_role("combobox", name="Model").select_option("chat")
+    await drop_picture(page)
+    await expect(page.get_by_role("alert")).to_contain_text("This model reads text only.")
+
+
+async def drop_picture(page: Page) -> None:
+    """3,000 pixels wide, from the desktop."""
+    taken = await log(page).evaluate(
+        """async (element) => {
+          const canvas = new OffscreenCanvas(3000, 10);
+          canvas.getContext('2d').fillRect(0, 0, 3000, 10);
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([await canvas.convertToBlob()], 'dropped.png', { type: 'image/png' }));
+          const init = { dataTransfer, bubbles: true, cancelable: true };
+          return ['dragover', 'drop'].map((type) => !element.dispatchEvent(new DragEvent(type, init)));
+        }"""
+    )
+    assert taken == [True, True]
+
+
+# --- whose they are, and where they are kept ---------------------------------------------------------
+
+
+async def test_two_windows_do_not_take_each_others_conversations_away(page: Page, talker: Llb) -> None:
+    await answering(page, says("About cats"), says("About dogs"))
+    await ask(page, "Tell me of cats")
+    await expect(log(page)).to_contain_text("About cats")
+    await shelf(page).get_by_role("button", name="New conversation").click()
+    await expect(log(page)).not_to_contain_text("About cats")
+    await expect(box(page)).to_be_focused()
+    await ask(page, "Tell me of dogs")
+    await expect(log(page)).to_contain_text("About dogs")
+
+    other = await page.context.new_page()
+    await other.goto(f"{talker.url}/playground")
+    await shelf(other).get_by_role("button", name="Tell me of cats").click()
+    await expect(log(other)).to_contain_text("About cats")
+    await shelf(other).get_by_role("button", name="Rename").click()
+    await other.get_by_role("dialog").get_by_role("textbox", name="Title").fill("Felines")
+    await other.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    await expect(shelf(page).get_by_role("button", name="Felines")).to_be_visible()
+    await expect(log(page)).to_contain_text("About dogs")
+    await shelf(page).get_by_role("button", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(shelf(other).get_by_role("button", name="Tell me of dogs")).to_have_count(0)
+    await expect(shelf(other).get_by_role("button", name="Felines")).to_be_visible()
+
+
+async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> None:
+    await answering(page, says("Kept"))
+    await ask(page, "Keep this")
+    await expect(log(page)).to_contain_text("Kept")
+    await page.evaluate(
+        """() => {
+          const key = Object.keys(localStorage).find((name) => name.startsWith('llb.conversation.'));
+          const good = JSON.parse(localStorage.getItem(key));
+          const put = (id, value) => localStorage.setItem(key.replace(good.id, id), value);
+          const message = (fields) => ({ role: 'user', text: '', ...fields });
+          ['{', 'null', '[]', '{"id":"3"}', JSON.stringify(good)].forEach((value, at) => put(at, value));
+          put('a', JSON.stringify({ ...good, id: 'a', messages: [message({ text: 7 })] }));
+          put('b', JSON.stringify({ ...good, id: 'b', messages: [message({ images: ['http://elsewhere.invalid/'] })] }));
+        }"""
+    )
+    await page.reload()
+    await expect(log(page)).to_contain_text("Kept")
+    await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
+
+
+async def test_another_person_at_the_same_browser_does_not_read_them(
+    talker: Llb, visitors: VisitorMaker
+) -> None:
+    guest = {"username": "guest", "password": "another long password", "role": "user"}
+    assert (await talker.http.post("/api/users", json=guest)).status_code == 201
+    visitor = await visitors(talker)
+    page = await visitor.open("/playground")
+    await answering(page, says("Noted"))
+    await ask(page, "My secret")
+    await expect(log(page)).to_contain_text("Noted")
+    await box(page).fill("another secret")
+    await visitor.sign_in(guest["username"], guest["password"])
+    other = await visitor.open("/playground")
+    await expect(box(other)).to_have_value("")
+    await expect(other.get_by_role("main")).not_to_contain_text("secret")
+
+
+async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None:
+    await answering(page, says("First"), says("Second"))
+    await ask(page, "The oldest one, which is long enough to make room for another. " * 20)
+    await expect(log(page)).to_contain_text("First")
+    await page.evaluate(
+        """() => {
+          let size = 4_000_000;
+          for (let at = 0; size > 8; at += 1) {
+            try { localStorage.setItem(`filler${at}`, 'x'.repeat(size)); } catch { size = Math.floor(size / 2); }
+          }
+        }"""
+    )
+    await shelf(page).get_by_role("button", name="New conversation").click()
+    await ask(page, "Hi")
+    await expect(log(page)).to_contain_text("Second")
+    await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
+    await expect(shelf(page).get_by_role("listitem")).to_contain_text("Hi")
+    await page.reload()
+    await expect(log(page)).to_contain_text("Second")
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+async def test_only_who_is_at_the_end_is_kept_there(page: Page) -> None:
+    long = "\n\n".join(f"Paragraph {number}" for number in range(80))
+    await answering(page, says(long), says(f"{long}\n\nReally the end"))
+    end = page.get_by_role("button", name="To the end")
+    await ask(page, "Write a lot")
+    await expect(log(page).get_by_text("Paragraph 79")).to_be_in_viewport()
+    await log(page).hover()
+    await page.mouse.wheel(0, -40)
+    await expect(end).to_be_visible()
+    await end.click()
+    await expect(end).to_have_count(0)
+    await page.mouse.wheel(0, -1000)
+    await expect(end).to_be_visible()
+    await ask(page, "And more")
+    await expect(log(page).get_by_text("Really the end")).to_be_in_viewport()
+
+
+async def test_a_phone(talker: Llb, visitors: VisitorMaker) -> None:
+    visitor: Visitor = await visitors(talker, viewport={"width": 360, "height": 740})
+    page = await visitor.open("/playground")
+    code = "very_long_name = " * 20
+    await answering(page, says(f"```python\n{code}\n```\n\n| a | b |\n|---|---|\n| {'wide' * 40} | 2 |"))
+    await ask(page, "Hello" * 30)
+    await expect(page.get_by_role("button", name="Copy code")).to_be_visible()
+    for name in ("Conversations", "Parameters"):
+        drawer = page.get_by_role("region", name=name, exact=True)
+        await expect(drawer).to_have_count(0)
+        await page.get_by_role("button", name=name, exact=True).click()
+        await expect(drawer).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        await page.keyboard.press("Escape")
+        await expect(drawer).to_have_count(0)
+    await expect(box(page)).to_be_in_viewport(ratio=1)
+    for link in await page.get_by_role("navigation").get_by_role("link").all():
+        await expect(link).to_be_in_viewport()
