@@ -16,10 +16,16 @@ test('nothing at first, and nothing when nothing changed', () => {
 
 test('a model that begins, ends or fails', () => {
   for (const status of ['Available', 'Registered', 'Downloading', 'Ready', 'Error']) {
-    const before = known(model('a', { status: status === 'Ready' ? 'Downloading' : 'Ready' }), model('b'));
-    if (status !== 'Ready') equal(said(before, known(model('a', { status }), model('b'))), [`announce.${status} Name of a`]);
+    const before = known(model('a', { status: status === 'Ready' ? 'Error' : 'Ready' }), model('b'));
+    equal(said(before, known(model('a', { status }), model('b'))), [`announce.${status} Name of a`]);
   }
-  equal(said(known(pulling('a', 0.9)), known(model('a', { status: 'Ready' }))), ['announce.Ready Name of a']);
+});
+
+test('the end of a pull is told by its notice, not twice', () => {
+  for (const was of ['Downloading', 'Registered']) {
+    for (const now of ['Ready', 'Error']) equal(said(known(model('a', { status: was })), known(model('a', { status: now }))), []);
+    equal(said(known(model('a', { status: was })), known(model('a'))), ['announce.Available Name of a'], 'a cancelled one has none');
+  }
 });
 
 test('a pull is told by quarters, not by every per cent', () => {

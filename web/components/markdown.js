@@ -47,6 +47,8 @@ export function markdown(text, { highlighted = false } = {}) {
     place.textContent = text;
   }
   for (const code of place.querySelectorAll('pre > code')) dressCode(code, highlighted);
+  // A model begins with whichever it likes: large or small, for a screen reader all stand one below the answer itself.
+  for (const heading of place.querySelectorAll('h3, h4, h5, h6')) heading.ariaLevel = '3';
   for (const table of place.querySelectorAll('table')) {
     const frame = document.createElement('div');
     frame.className = 'table-place';
@@ -80,9 +82,8 @@ const HARMLESS = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
 const renderer = () => ({
   html: ({ text }) => (HARMLESS.test(text) ? text : escape(text)),
   heading({ tokens, depth }) {
-    // A model begins with whichever it likes: large or small, for a screen reader all are one below the answer's own.
-    const size = Math.min(6, depth + 2);
-    return `<h${size} aria-level="3">${this.parser.parseInline(tokens)}</h${size}>\n`;
+    const level = Math.min(6, depth + 2);
+    return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
   },
   link({ href, title, tokens }) {
     const text = this.parser.parseInline(tokens);
