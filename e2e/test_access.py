@@ -200,12 +200,12 @@ async def test_keys_that_end_or_have_ended_are_marked(llb: Llb, visitors: Visito
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3 * DAY_S))
     await add_key(llb, "leaving", expires_at=soon)
     await add_key(llb, "staying")
-    gone = await add_key(llb, "gone", expires_at=soon)
+    gone = await add_key(llb, "departed", expires_at=soon)
     async with llb.app.db.write() as tx:
         await tx.execute("UPDATE api_keys SET expires_at = ? WHERE id = ?", (time.time() - DAY_S, gone))
     page = await (await visitors(llb)).open("/access")
     await expect(row(page, "API keys", "leaving")).to_contain_text("Expires soon")
-    await expect(row(page, "API keys", "gone")).to_contain_text("Expired")
+    await expect(row(page, "API keys", "departed")).to_contain_text("Expired")
     await expect(row(page, "API keys", "staying").get_by_role("cell").nth(4)).to_have_text("Never")
     await expect(row(page, "API keys", "staying")).to_contain_text("Made on the host")
 
