@@ -116,7 +116,8 @@ async def weight(browser: Browser, llb: Llb) -> list[str]:
 
 
 async def readiness(browser: Browser, llb: Llb) -> list[str]:
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for _ in range(LOADS):
         context = await signed_in(browser, llb)
         page = await context.new_page()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, Route, expect
@@ -64,7 +65,7 @@ async def ask(page: Page, text: str) -> None:
 async def answers_with(page: Page, text: str) -> None:
     """Whatever is asked, the answer is `text`: in three pieces, as an engine sends it."""
     third = len(text) // 3 + 1
-    chunks = [
+    chunks: list[dict[str, Any]] = [
         {"choices": [{"delta": {"content": text[at : at + third]}}]} for at in range(0, len(text), third)
     ]
     chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from e2e.answers import ENDS, answering, ask, box, delta, log, says, sse, talker
 from e2e.conftest import Visitor, VisitorMaker
@@ -70,6 +70,12 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     page = await (await visitors(writer)).open("/playground")
     answer = log(page).locator(".answer")
 
+    async def endless(route: Route) -> None:
+        await route.continue_(post_data={**route.request.post_data_json, "ignore_eos": True})
+
+    # The model would soon be done, and this is about an answer that is not.
+    await page.route("**/v1/chat/completions", endless)
+
     async def begun() -> None:
         await eventually(lambda: busy_slots(writer) == 1)
         await expect(answer.locator(".said-text")).to_contain_text(re.compile(r"\w{2}"), timeout=SLOW_MS)
@@ -102,7 +108,7 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await writer.stop()
     broken = answer.get_by_role("alert")
     await expect(broken).to_contain_text("The connection broke off here.")
-    assert re.search(r"\w+\s+\w+", await answer.locator(".said-text").inner_text())
+    assert re.search(r"\w{2}", await answer.locator(".said-text").inner_text())
     await writer.start(writer.port)
     await writer.online()
     await broken.get_by_role("button", name="Retry").click()
