@@ -71,7 +71,7 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     answer = log(page).locator(".answer")
 
     async def endless(route: Route) -> None:
-        await route.continue_(post_data={**route.request.post_data_json, "ignore_eos": True})
+        await route.continue_(post_data={**(route.request.post_data_json or {}), "ignore_eos": True})
 
     # The model would soon be done, and this is about an answer that is not.
     await page.route("**/v1/chat/completions", endless)
