@@ -333,6 +333,7 @@ async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
     await page.keyboard.press("Escape")
     await expect(box(page)).to_have_value("not sent yet")
     await edit.click()
+    await expect(box(page)).to_have_value("Question one")
     await ask(page, "Question anew")
     await expect(log(page)).to_contain_text("New")
     await expect(log(page)).not_to_contain_text("Question two")

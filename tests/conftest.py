@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from tests.harness import Llb, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 
 TINY_BYTES = 300_000
+
+# A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LlbMaker = Callable[..., Llb]
 

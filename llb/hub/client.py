@@ -62,8 +62,9 @@ class Hub:
         self.endpoint = endpoint.rstrip("/")
         self._token = token or None
         self._origin = _origin(self.endpoint)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._client: httpx2.Client | None = None
+        self._asking = 0  # threads that wait for an answer
         self._closed = False
 
     # --- for whoever downloads -----------------------------------------------------------------------
@@ -115,11 +116,10 @@ class Hub:
         )
 
     async def aclose(self) -> None:
-        """Close the connections that are idle; calls that hang end by themselves. Idempotent."""
-        self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        """Ask no more; the connections are closed when the last call that runs has ended. Idempotent."""
+        with self._lock:
+            self._closed = True
+        self._close_if_done()
 
     # --- in a thread ---------------------------------------------------------------------------------
 
@@ -178,10 +178,7 @@ class Hub:
         stop_at: str | None = None,
     ) -> Iterator[httpx2.Response]:
         """The good answer (2xx, or a redirect that has the header `stop_at`), unread. Raises `HubError`."""
-        import httpx2
-
-        session = self.session()
-        try:
+        with self._asked() as session, _in_words():
             for _ in range(MAX_REDIRECTS + 1):
                 # Each hop is asked about anew: the token goes to its own origin only.
                 sent = {"Accept-Encoding": "identity", **(headers or {}), **self.auth_headers(url)}
@@ -204,11 +201,28 @@ class Hub:
                     return
                 finally:
                     response.close()
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise HubBadAnswer("The Hub redirected to something that is not a web address") from None
-        except (httpx2.HTTPError, OSError) as error:
-            raise HubUnreachable(f"the Hub cannot be reached: {describe(error)}") from error
         raise HubBadAnswer(f"The Hub redirected more than {MAX_REDIRECTS} times")
+
+    @contextmanager
+    def _asked(self) -> Iterator[httpx2.Client]:
+        """The client, kept open while the block runs: closed beside a call, it would leave that call's connection behind."""
+        with self._lock:
+            session = self.session()
+            self._asking += 1
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._asking -= 1
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        with self._lock:
+            if not self._closed or self._asking:
+                return
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def refusal(
         self, response: httpx2.Response, repo: str, filename: str | None, revision: str | None
@@ -229,6 +243,19 @@ class _ModelInfo(msgspec.Struct):
     downloads: int | None = None
     likes: int | None = None
     lastModified: str | None = None
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What the HTTP client says, as a `HubError`."""
+    import httpx2
+
+    try:
+        yield
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+        raise HubBadAnswer("The Hub redirected to something that is not a web address") from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise HubUnreachable(f"the Hub cannot be reached: {describe(error)}") from error
 
 
 async def _in_thread(work: Callable[[], T], deadline_s: float) -> T:
