@@ -300,11 +300,10 @@ def test_everything_that_main_needs_is_preloaded_and_nothing_else() -> None:
 
 
 def test_every_style_sheet_is_linked() -> None:
-    linked = links("stylesheet")
-    assert sorted(linked) == sorted(
-        path.relative_to(WEB).as_posix() for path in (WEB / "styles").glob("*.css")
-    )
-    assert linked[0] == "styles/tokens.css"
+    assert links("stylesheet") == ["styles/all.css"]
+    imported = re.findall(r"^@import './(.+)';$", (WEB / "styles/all.css").read_text(), re.MULTILINE)
+    assert sorted([*imported, "all.css"]) == sorted(path.name for path in (WEB / "styles").glob("*.css"))
+    assert imported[0] == "tokens.css"
 
 
 def test_the_index_has_nothing_inline_and_names_files_that_exist() -> None:
@@ -360,5 +359,9 @@ def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any
 
 def test_every_language_has_its_files(facts: dict[str, Any]) -> None:
     assert {path.stem for path in (WEB / "i18n").glob("*.js")} == set(facts["locales"])
+    boot = (WEB / "boot.js").read_text()
+    assert set(re.findall(r"tag === '(\w+)'", boot)) == set(facts["locales"])
+    [parts] = re.findall(r"const parts = \[(.+)\];", boot)
+    assert set(re.findall(r"'(\w+)'", parts)) == {path.stem for path in (WEB / "i18n/en").iterdir()}
     names = {locale: {path.name for path in (WEB / "i18n" / locale).iterdir()} for locale in facts["locales"]}
     assert names["en"] == names["ja"]

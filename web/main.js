@@ -67,7 +67,10 @@ const app = {
 };
 
 async function enter() {
+  // Whoever was signed in when the page was last open most likely is so still: then nothing waits for the answer.
+  if (recall('signedIn')) sync.start();
   await app.refreshMe();
+  remember('signedIn', true);
   sync.start();
 }
 
@@ -89,9 +92,14 @@ async function makeSure() {
 
 function leave({ ended }) {
   const next = route?.page === 'login' ? route.query.next : location.pathname + location.search;
-  sync.stop();
+  forget();
   store.dispatch({ type: 'signedOut', ended });
   router.go(address('/login', { next: next === HOME ? '' : next }), { replace: true });
+}
+
+function forget() {
+  remember('signedIn', null);
+  sync.stop();
 }
 
 async function signOut() {
@@ -200,7 +208,9 @@ await useLocale(choose(recall('locale'), navigator.languages));
 try {
   await entered;
 } catch (error) {
-  if (error.status === 401) store.dispatch({ type: 'me', me: null });
-  else render(html`<main class="login">${alertBox(explain(error), reloadButton())}</main>`, root);
+  if (error.status === 401) {
+    forget();
+    store.dispatch({ type: 'me', me: null });
+  } else render(html`<main class="login">${alertBox(explain(error), reloadButton())}</main>`, root);
 }
 router.show();

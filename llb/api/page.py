@@ -2,7 +2,8 @@
 
 The page's own addresses get `index.html`, which is asked for anew each time. All else is an asset under
 `/assets/<version>/`, where the version is one hash over everything: modules that import each other by relative paths
-stay together, browsers keep them for good, and an upgrade is seen at once. There is no build step.
+stay together, browsers keep them for good, and an upgrade is seen at once. There is no build step; only the style
+sheets that one of them imports are put in their place, since a browser would ask for them one round trip later.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ _CONTENT_TYPES = {
 }
 _PACKED_ALREADY = frozenset({"image/png", "font/woff2"})
 _METHODS = ("GET", "HEAD")
+_IMPORT = re.compile(rb"@import '\./([\w-]+\.css)';")
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
 
@@ -93,6 +96,8 @@ class Page:
             raise SetupError(
                 f"The files of the page in {directory} cannot be read: {error.strerror}; install llb again."
             ) from None
+        for name in [name for name in contents if name.endswith(".css")]:
+            contents[name] = _with_imports(name, contents)
         version = _version({INDEX: index, **contents})
         return cls(
             version=version,
@@ -105,6 +110,18 @@ class Page:
 
 def _hidden(path: Path, directory: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(directory).parts)
+
+
+def _with_imports(name: str, contents: Mapping[str, bytes]) -> bytes:
+    """The style sheet with those beside it that it imports; raises `SetupError` where one is not there."""
+
+    def imported(match: re.Match[bytes]) -> bytes:
+        beside = Path(name).with_name(match[1].decode()).as_posix()
+        if beside not in contents:
+            raise SetupError(f"The page's {name} imports {beside}, which is missing; install llb again.")
+        return contents[beside]
+
+    return _IMPORT.sub(imported, contents[name])
 
 
 def _version(contents: Mapping[str, bytes]) -> str:

@@ -73,6 +73,18 @@ async def door(tmp_path: Path, web: Path) -> AsyncIterator[Door]:
         yield opened
 
 
+def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
+    sheets = {
+        "styles/all.css": "/* all */\n@import './page.css';\n",
+        "styles/page.css": "body { margin: 0 }\n",
+    }
+    page = Page.load(write_web(tmp_path / "web", **sheets))
+    assert page.assets["styles/all.css"].content == b"/* all */\nbody { margin: 0 }\n\n"
+    (tmp_path / "web/styles/page.css").unlink()
+    with pytest.raises(SetupError, match=r"styles/all\.css imports styles/page\.css"):
+        Page.load(tmp_path / "web")
+
+
 # --- the page's own addresses ------------------------------------------------------------------------
 
 
