@@ -1,244 +1,43 @@
-"""The composition root: what the appliance is made of, and in which order it starts and stops."""
+"""llb as a Sanic app: a balancer with its own node, or a host that lends itself to another llb."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from contextlib import suppress
 from typing import Any
 
 from sanic import Sanic
 
-from llb import auth, portable, runfile
-from llb.api.accounts import accounts_blueprint
-from llb.api.audit import AuditLog, audit_blueprint
-from llb.api.guard import Guard
-from llb.api.identity import Identity
-from llb.api.imports import imports_blueprint
-from llb.api.keys import keys_blueprint
-from llb.api.live import LiveFeed, live_blueprint
-from llb.api.models import models_blueprint
-from llb.api.nodes import nodes_blueprint
-from llb.api.openai import openai_blueprint
-from llb.api.page import page_blueprint
-from llb.api.people import Accounts
 from llb.api.replies import install_errors
-from llb.api.requests import RequestLog, requests_blueprint
-from llb.api.system import system_blueprint
-from llb.catalog import load_catalog
-from llb.cluster.estimates import Estimates
-from llb.cluster.links import Links, local_link
-from llb.cluster.registrations import Registrations
-from llb.cluster.view import ClusterView
+from llb.appliance import Appliance
+from llb.cluster.sockets import MAX_MESSAGE_BYTES
 from llb.config import Config
-from llb.engine.pool import EnginePool
-from llb.errors import SetupError
-from llb.events import Bus
-from llb.gateway.admission import Admission
-from llb.gateway.dispatch import Dispatcher
-from llb.gateway.history import History
-from llb.gateway.upstream import Upstream
-from llb.hardware import Machine
-from llb.hub import Hub, StatsCache
-from llb.node.agent import NodeAgent
-from llb.node.files import ModelFiles
-from llb.store import nodes, settings, users
-from llb.store.database import Database
-from llb.tasks import TaskGroup
-from llb.wire import Event, HfStats, ModelStatsUpdated
-
-log = logging.getLogger(__name__)
+from llb.joined import JoinedHost
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
-LINK_PAUSE_S = 1.0  # before a local link that failed begins anew
-JOIN_WAIT_S = 2.0
-LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 
-class Appliance:
-    """Everything of one process: balancer and local node. `start()` and `stop()` are Sanic's to call."""
-
-    def __init__(self, config: Config) -> None:
-        """Raises `SetupError` for a catalogue or a setting that cannot be used."""
-        self.config = config
-        self.catalog = load_catalog(config.catalog)
-        self.local_token = auth.new_local_token()
-        self.bus: Bus[Event] = Bus()
-        self.db = Database(config.database_path)
-        self.hub = Hub(config.hub_endpoint, config.hub_token)
-        self.stats = StatsCache(self.hub, [model.repo for model in self.catalog], self._stats_changed)
-
-        self.identity = Identity(self.db)
-        self.accounts = Accounts(self.db, self.identity)
-        self.guard = Guard(config, self.identity, local_token=self.local_token)
-
-        self.view = ClusterView(self.catalog, self.bus, self.stats.get)
-        self.registrations = Registrations(self.db, self.hub, self.view)
-        self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
-        self.links = Links(
-            self.view,
-            self.registrations.want,
-            on_hello=self.registrations.node_heard,
-            on_replica=self.registrations.replica_changed,
-        )
-        self.registrations.on_want_changed = self.links.want_changed
-
-        self.machine = Machine()
-        self.pool = EnginePool(
-            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
-        )
-        self.agent = NodeAgent(
-            config=config,
-            db=self.db,
-            hub=self.hub,
-            files=ModelFiles(config.models_dir),
-            machine=self.machine,
-            pool=self.pool,
-        )
-        self.admission = Admission(config.max_queue, config.queue_timeout_s)
-        self.upstream = Upstream()
-        self.dispatcher = Dispatcher(
-            self.view, self.admission, self.upstream, self.agent, load_timeout_s=config.queue_timeout_s
-        )
-        self.history = History(self.db, days=config.history_days, text=config.history_text)
-        self.feed = LiveFeed(self.bus, self.view)
-        self.tasks = TaskGroup("llb")
-        self._lock: portable.Lock | None = None
-
-    def blueprints(self) -> tuple[Any, ...]:
-        """The API, a resource a line."""
-        audit = AuditLog(self.db)
-        return (
-            accounts_blueprint(self.db, self.accounts),
-            keys_blueprint(self.db, self.identity),
-            audit_blueprint(self.db),
-            models_blueprint(self.view, self.registrations, self.estimates, self.agent, audit),
-            imports_blueprint(self.view, self.registrations, self.agent, audit),
-            nodes_blueprint(self.view),
-            openai_blueprint(self.dispatcher, RequestLog(self.history)),
-            requests_blueprint(self.db, self.history, self.view),
-            live_blueprint(self.feed),
-            system_blueprint(self.config, self.view, lambda: self.agent.problems),
-            page_blueprint(),
-        )
-
-    async def start(self) -> None:
-        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the network."""
-        await asyncio.to_thread(self._take_home)
-        try:
-            await self.db.start()
-            await self.accounts.ensure_admin(self.config.admin_password)
-            if self.guard.exposed and await self.default_password():
-                raise SetupError(
-                    f"Listening on {self.config.listen_host} with the default password would let anybody in: "
-                    "set LLB_ADMIN_PASSWORD at the first start, or change it with 'llb password'."
-                )
-            self.identity.start()
-            self.history.start()
-            cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
-            self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
-            async with self.db.write() as tx:
-                await nodes.ensure_local(tx, self.agent.node_id, self.config.name)
-            await self.registrations.start(cluster_id)
-            await self.agent.start()
-        except BaseException:
-            await self.stop()
-            raise
-        self.tasks.supervise(self._run_local_link(), "local-link")
-        self.tasks.supervise(self.stats.run(), "hub-stats")
-        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.agent.joined.wait(), JOIN_WAIT_S)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Take no new requests and let running answers end."""
-        await self.dispatcher.drain(timeout_s)
-
-    async def stop(self) -> None:
-        """The start in reverse; idempotent."""
-        await self.dispatcher.close()
-        await self.tasks.close()
-        await self.agent.close()
-        await self.registrations.close()
-        self.view.close()
-        await self.hub.aclose()
-        await self.identity.close()
-        await self.history.close()
-        await self.db.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    async def default_password(self) -> bool:
-        """Whether the administrator still has the default password."""
-        return await users.default_password_in_use(self.db)
-
-    def _take_home(self) -> None:
-        home = self.config.home
-        try:
-            portable.private_dir(home)
-            self.config.models_dir.mkdir(parents=True, exist_ok=True)
-            # A command that looks whether a server runs holds the lock for a moment: that is no second server.
-            for _ in range(LOCK_TRIES):
-                self._lock = portable.lock_file(home / runfile.LOCK_NAME)
-                if self._lock is not None:
-                    break
-                time.sleep(LOCK_PAUSE_S)
-        except OSError as error:
-            raise SetupError(
-                f"The data directory {home} cannot be used: {error.strerror}; choose another with --home."
-            ) from None
-        if self._lock is None:
-            owner = portable.lock_owner(home / runfile.LOCK_NAME)
-            raise SetupError(
-                f"Another llb (process {owner or 'unknown'}) uses {home}: stop it, or choose another --home."
-            )
-
-    async def _run_local_link(self) -> None:
-        """The local node speaks with its balancer as a joined one does, over a link inside the process.
-
-        A failure at either end costs the link, never the node: both begin anew with their whole state.
-        """
-        while True:
-            node_end, balancer_end = local_link()
-            try:
-                async with asyncio.TaskGroup() as both_ends:
-                    both_ends.create_task(self.links.serve(balancer_end), name="llb.local-link.balancer")
-                    both_ends.create_task(self.agent.run(node_end), name="llb.local-link.node")
-            except* Exception as failed:
-                log.error("the link to the local node failed and begins anew", exc_info=failed)
-            await asyncio.sleep(LINK_PAUSE_S)
-
-    def _stats_changed(self, repo: str, stats: HfStats) -> None:
-        for model in self.catalog:
-            if model.repo == repo:
-                self.bus.publish(ModelStatsUpdated(model_id=model.id, hf_stats=stats))
-
-
 def create_app(config: Config) -> Sanic[Any, Any]:
-    """The appliance as a Sanic app, for `python -m llb` and for embedding. Raises `SetupError`."""
+    """The app for `python -m llb`, and for embedding. `app.ctx.llb` is what it is made of. Raises `SetupError`."""
     app: Sanic[Any, Any] = Sanic("llb", configure_logging=False)
     app.config.REQUEST_MAX_SIZE = MAX_BODY_BYTES
     app.config.RESPONSE_TIMEOUT = FOREVER_S
     app.config.KEEP_ALIVE_TIMEOUT = 75.0
     app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 5.0
-    app.config.WEBSOCKET_MAX_SIZE = 64 * 1024
+    app.config.WEBSOCKET_MAX_SIZE = MAX_MESSAGE_BYTES
     app.config.FALLBACK_ERROR_FORMAT = "json"
 
-    appliance = Appliance(config)
-    app.ctx.llb = appliance
+    llb = Appliance(config) if config.join is None else JoinedHost(config)
+    app.ctx.llb = llb
     install_errors(app)
-    appliance.guard.install(app)
-    for blueprint in appliance.blueprints():
+    llb.guard.install(app)
+    for blueprint in llb.blueprints():
         app.blueprint(blueprint)
 
     async def start(_app: Sanic[Any, Any]) -> None:
-        await appliance.start()
+        await llb.start()
 
     async def stop(_app: Sanic[Any, Any]) -> None:
-        await appliance.stop()
+        await llb.stop()
 
     app.register_listener(start, "before_server_start")
     app.register_listener(stop, "before_server_stop")

@@ -27,6 +27,8 @@ _NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$MMhkCD8iCdjoroUHbA/6/w$4oOyYPwDRJGnfRQ
 PASSWORD_MIN_LENGTH = 8
 PASSWORD_MAX_LENGTH = 1024  # longer ones only cost time to hash
 KEY_MARK = "sk-"
+JOIN_MARK = "llbj-"
+NODE_MARK = "llbn-"
 _PREFIX_LENGTH = len(KEY_MARK) + 7
 
 
@@ -88,6 +90,16 @@ def new_local_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
+def new_join_token() -> str:
+    """Lets one host join, once."""
+    return JOIN_MARK + secrets.token_urlsafe(24)
+
+
+def new_node_credential() -> str:
+    """By which a node and its balancer know each other, one for each direction."""
+    return NODE_MARK + secrets.token_urlsafe(32)
+
+
 def new_id() -> str:
     """A random id of a user or a key; no secret."""
     return secrets.token_hex(8)
@@ -96,6 +108,11 @@ def new_id() -> str:
 def hash_token(token: str) -> str:
     """SHA-256: a random token cannot be guessed, so a slow hash would protect nothing."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def prove(credential: str, node_id: str, nonce: str) -> str:
+    """What only a holder of `credential` can answer to `nonce`: HMAC-SHA256, as hexadecimal digits."""
+    return hmac.new(credential.encode(), f"{node_id}:{nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def same_token(given: str, expected: str) -> bool:
@@ -140,7 +157,9 @@ class Principal:
 
     @property
     def grants(self) -> frozenset[Scope]:
-        """What it may do: its scopes, as far as the role goes."""
+        """What it may do: its scopes, as far as the role goes. A node has none: its routes ask for a node."""
+        if self.kind is PrincipalKind.NODE:
+            return frozenset()
         return expand(self.scopes) & _GRANTS[self.role]
 
     @property

@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
+from llb import membership
 from llb.errors import SetupError
 from llb.units import parse_duration, parse_size, show_duration, show_size
 from llb.wire import SettingView
 
 DEFAULT_HUB = "https://huggingface.co"
 DEFAULT_HOST = "127.0.0.1"
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # of a host that joined: others have to reach it
 DEFAULT_PORT = 8080
 DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
 
@@ -34,8 +36,10 @@ class Config:
     models_dir: Path
     catalog: Path | None = None
     admin_password: str | None = None
+    join: str | None = None  # base URL of the llb that this host lends itself to
+    join_token: str | None = None
     name: str
-    advertise: str | None = None
+    advertise: str | None = None  # base URL where others reach this host
     memory_limit_bytes: int | None = None
     disk_limit_bytes: int | None = None
     parallel: int = 4
@@ -57,7 +61,9 @@ class Config:
 
     @property
     def listen_host(self) -> str:
-        return self.host if self.host is not None else DEFAULT_HOST
+        if self.host is not None:
+            return self.host
+        return DEFAULT_HOST if self.join is None else ALL_INTERFACES
 
     @property
     def database_path(self) -> Path:
@@ -203,7 +209,7 @@ SETTINGS: tuple[Setting, ...] = (
         "host",
         "LLB_HOST",
         str,
-        "address to listen on (default: loopback)",
+        "address to listen on (default: loopback, all interfaces once joined)",
         "--host",
         "ADDRESS",
         show=lambda host: host or DEFAULT_HOST,
@@ -236,7 +242,34 @@ SETTINGS: tuple[Setting, ...] = (
         show=_show_secret,
     ),
     Setting(
+        "join",
+        "LLB_JOIN",
+        _base_url,
+        "lend this host to the llb at this address",
+        "--join",
+        "URL",
+        show=lambda url: None if url is None else _show_url(url),
+    ),
+    Setting(
+        "join_token",
+        "LLB_JOIN_TOKEN",
+        str,
+        "token that lets this host join, once; '-' reads it from standard input",
+        "--token",
+        "TOKEN",
+        show=_show_secret,
+    ),
+    Setting(
         "name", "LLB_NODE_NAME", _name, "what others call this node (default: host name)", "--name", "NAME"
+    ),
+    Setting(
+        "advertise",
+        "LLB_ADVERTISE",
+        _base_url,
+        "where others reach this host (default: all its addresses, tried in turn)",
+        "--advertise",
+        "URL",
+        show=lambda url: None if url is None else _show_url(url),
     ),
     Setting(
         "memory_limit_bytes",
@@ -379,7 +412,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 # Environment variables that are not settings of the server: the command line's own.
 OTHER_ENV = frozenset({"LLB_URL", "LLB_API_KEY"})
-_SECRET_FIELDS = frozenset({"admin_password", "hub_token"})
+_SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
 
 
 def default_home() -> Path:
@@ -406,6 +439,8 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
             text = ",".join(given) if isinstance(given, list) else given
             values[setting.field] = _value(setting, text, setting.flag or setting.env)
     values["home"] = home
+    if values.get("join") is None and (member := membership.read(home)) is not None:
+        values["join"] = member.balancer_url  # joined once, until it leaves: no flag has to repeat it
     return make_config(**values)
 
 

@@ -8,6 +8,7 @@ LlbError
 │   ├── AlreadyRegistered     model_already_registered
 │   ├── ContextExceeded       context_length_exceeded
 │   ├── InvalidApiKey         invalid_api_key
+│   │   └── InvalidJoinToken  invalid_join_token
 │   ├── InvalidCredentials    invalid_credentials
 │   ├── PayloadTooLarge       payload_too_large
 │   ├── UnsupportedMediaType  unsupported_media_type
@@ -57,6 +58,22 @@ class LlbError(Exception):
         self.details = details
 
 
+def revive(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
+    """The error of `code` that another llb raised, to be raised here; one that is not known here is an `InternalError`."""
+    kind = _kinds(LlbError).get(code, InternalError)
+    error = kind.__new__(kind)
+    LlbError.__init__(error, message, code=code, **details)
+    error.retry_after_s = retry_after_s
+    return error
+
+
+def _kinds(kind: type[LlbError]) -> dict[str, type[LlbError]]:
+    found = {kind.code: kind}
+    for narrower in kind.__subclasses__():
+        found |= _kinds(narrower)
+    return found
+
+
 class InvalidRequest(LlbError):
     type = "invalid_request_error"
     code = "invalid_request"
@@ -103,6 +120,10 @@ class ContextExceeded(InvalidRequest):
 
 class InvalidApiKey(InvalidRequest):
     code = "invalid_api_key"
+
+
+class InvalidJoinToken(InvalidApiKey):
+    code = "invalid_join_token"
 
 
 class InvalidCredentials(InvalidRequest):

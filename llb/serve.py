@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import logging
 import os
@@ -15,9 +16,11 @@ from typing import Any
 from sanic import Sanic
 
 from llb import __version__, logs, portable, runfile
-from llb.app import Appliance, create_app
+from llb.app import create_app
+from llb.appliance import Appliance
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
+from llb.joined import JoinedHost
 from llb.runfile import RunInfo
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ class Server:
 
     async def start(self) -> None:
         """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
+        self.app.ctx.llb.port = self.port
         server = await self.app.create_server(
             sock=self._sock,
             backlog=BACKLOG,
@@ -88,8 +92,8 @@ class Server:
     async def stop(self, streams_end_s: float = STREAMS_END_S) -> None:
         """Stop listening, let running answers end for a while, then close everything."""
         self._listening.close()
-        appliance: Appliance = self.app.ctx.llb
-        await appliance.drain(streams_end_s)
+        llb: Appliance | JoinedHost = self.app.ctx.llb
+        await llb.drain(streams_end_s)
         for connection in tuple(self._server.connections):
             connection.close_if_idle()
         await self._server.before_stop()
@@ -121,6 +125,13 @@ async def _serve(config: Config) -> int:
     other = runfile.running(config.home)
     if other is not None:
         raise SetupError(f"llb runs already on {config.home}: process {other.pid}, at {other.url}.")
+    while await _serve_once(config, stop):
+        config = dataclasses.replace(config, join=None, join_token=None)
+    return 0
+
+
+async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
+    """Serve until `stop`. True: the host has left the llb that it had joined, and goes on alone."""
     app = create_app(config)
     sock = bind(config)
     server = Server(app, sock)
@@ -129,21 +140,31 @@ async def _serve(config: Config) -> int:
     except BaseException:
         sock.close()
         raise
-    appliance: Appliance = app.ctx.llb
-    run_info = RunInfo(
-        pid=os.getpid(), host=config.listen_host, port=server.port, token=appliance.local_token
-    )
+    llb: Appliance | JoinedHost = app.ctx.llb
+    run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
+    left = llb.left if isinstance(llb, JoinedHost) else None
     try:
         runfile.write(config.home, run_info)
-        _greet(config, run_info, default_password=await appliance.default_password())
-        await stop.wait()
-        log.info("stopping")
+        _greet(config, run_info, default_password=await llb.default_password())
+        await _first(stop, left)
+        log.info("stopping" if stop.is_set() else "this host has left, and goes on alone")
     finally:
-        _exit_after(STOP_DEADLINE_S)
+        if stop.is_set():
+            _exit_after(STOP_DEADLINE_S)
         # Before the home's lock is given back: after it the file may be another server's.
         runfile.remove(config.home)
         await server.stop()
-    return 0
+    return not stop.is_set()
+
+
+async def _first(stop: asyncio.Event, left: asyncio.Event | None) -> None:
+    """Wait for a signal, or for what else ends this server."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, left) if event is not None]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _catch_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -173,6 +194,8 @@ def _exit_after(deadline_s: float) -> None:
 def _greet(config: Config, run_info: RunInfo, *, default_password: bool) -> None:
     """The first lines a person sees. They go to standard output: the log is on standard error."""
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
+    if config.join is not None:
+        lines.append(f"This host lends itself to {config.join}; 'llb leave' ends that")
     if default_password:
         lines.append(
             f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this machine only), "

@@ -7,7 +7,9 @@ from typing import Literal, Protocol, TypeVar
 
 from msgspec import Raw, Struct, field
 
-PROTOCOL_VERSION = 1
+# Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
+PROTOCOL_VERSION = 2
+OLDEST_PROTOCOL = 1
 
 
 # --- the catalogue -----------------------------------------------------------------------------------
@@ -184,13 +186,23 @@ class Want(Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
+    """`name` is what the balancer calls the node, `time` its clock in unix seconds."""
+
     protocol: int
     cluster_id: str
     node_id: str
+    name: str = ""
+    time: float = 0.0
 
 
 class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
     draining: bool
+
+
+class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
+    """The last word to a node that is sent away, as a sentence for its operator."""
+
+    message: str
 
 
 class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
@@ -213,6 +225,9 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
+    """A node with its whole state. `instance` is of this start of its process; `addresses` are the base URLs where it
+    believes to be reached."""
+
     protocol: int
     node_id: str
     name: str
@@ -225,6 +240,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     max_downloads: int
     slots_per_engine: int
     replicas: tuple[ReplicaReport, ...]
+    instance: str = ""
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
@@ -236,7 +252,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 NodeMessage = Hello | Heartbeat | ReplicaReport
-BalancerMessage = Welcome | Want | Drain
+BalancerMessage = Welcome | Want | Drain | Refused
 
 
 Out = TypeVar("Out", contravariant=True)
@@ -260,7 +276,48 @@ class Link(Protocol[Out, In]):
 
 
 class LinkClosed(Exception):
-    """The channel between a node and its balancer has ended."""
+    """The channel between a node and its balancer has ended; `refusal` is the other end's sentence where it sent us away."""
+
+    def __init__(self, refusal: str | None = None) -> None:
+        super().__init__(refusal or "the link has ended")
+        self.refusal = refusal
+
+
+class JoinRequest(Struct, frozen=True, kw_only=True):
+    """A host that asks to become a node; `cluster_id` is of the cluster it has been a balancer of itself."""
+
+    token: str
+    name: str
+    protocol: int
+    version: str
+    cluster_id: str = ""
+
+
+class JoinReply(Struct, frozen=True, kw_only=True):
+    """What the new node is called, and the credentials: its own, and the one that the balancer will show it."""
+
+    node_id: str
+    name: str
+    cluster_id: str
+    credential: str
+    hop_credential: str
+    protocol: int
+    version: str
+
+
+class NewJoinToken(Struct, frozen=True, kw_only=True):
+    """A token that lets one host join. `hint` is what stands in the way of it, as a sentence."""
+
+    token: str
+    expires_at: str
+    command: str
+    hint: str | None = None
+
+
+class NodePatch(Struct, frozen=True):
+    name: str | None = None
+    tags: tuple[str, ...] | None = None
+    draining: bool | None = None
 
 
 NodeLink = Link[NodeMessage, BalancerMessage]

@@ -15,7 +15,8 @@ import msgspec
 import websockets.asyncio.client
 from sanic import Sanic
 
-from llb.app import Appliance, create_app
+from llb.app import create_app
+from llb.appliance import Appliance
 from llb.config import make_config
 from llb.serve import Server
 

@@ -14,6 +14,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli", "serve"}),
     frozenset({"app"}),
+    frozenset({"appliance", "joined"}),
     frozenset({"api"}),
     frozenset({"gateway"}),
     frozenset({"cluster"}),
@@ -22,7 +23,21 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"auth", "store", "catalog", "hub", "gguf", "hardware"}),
     frozenset({"decide"}),
     frozenset(
-        {"wire", "events", "tasks", "errors", "config", "portable", "share", "runfile", "logs", "units"}
+        {
+            "addresses",
+            "config",
+            "errors",
+            "events",
+            "home",
+            "logs",
+            "membership",
+            "portable",
+            "runfile",
+            "share",
+            "tasks",
+            "units",
+            "wire",
+        }
     ),
 )
 # The lowest row is what everything stands on; inside it some stand on others, without a circle.

@@ -1,4 +1,4 @@
-"""What a route asks of its caller, written at the handler: exactly one of `@public`, `@authenticated`, `@requires(scope)`."""
+"""What a route asks of its caller, written at the handler: one of `@public`, `@authenticated`, `@requires(scope)`, `@node_only`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Access:
     """A route's rule. `scope` None: every valid credential will do; `or_local`: so will none, on this host itself."""
 
     public: bool = False
+    node: bool = False  # a node, or the balancer of this one: nobody else's credential opens it
     scope: Scope | None = None
     or_local: bool = False
     unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
@@ -47,6 +48,11 @@ def public(handler: H) -> H:
 def authenticated(handler: H) -> H:
     """Every valid key or session may call; the handler says what it may see."""
     return _declare(handler, Access())
+
+
+def node_only(handler: H) -> H:
+    """The other end of a link may call, by the credential that was given when the node joined."""
+    return _declare(handler, Access(node=True))
 
 
 def requires(

@@ -66,15 +66,17 @@ class AuditLog:
         try:
             yield
         except LlbError as error:
-            await self._note(request, action, target, error.code)
+            await self.note(request, action, target, error.code)
             raise
-        await self._note(request, action, target, "ok")
+        await self.note(request, action, target)
 
-    async def _note(self, request: Request, action: str, target: str, result: str) -> None:
+    async def note(self, request: Request, action: str, target: str, result: str = "ok") -> None:
+        """Note one act, after it was done; without a credential nobody in particular did it."""
+        principal = request.ctx.principal
         async with self._db.write() as tx:
             await audit.record(
                 tx,
-                actor=request.ctx.principal.label,
+                actor="nobody" if principal is None else principal.label,
                 action=action,
                 target=target[:MAX_TARGET_CHARS],
                 address=request.ctx.peer.address,

@@ -9,7 +9,7 @@ from sanic.response import BaseHTTPResponse, HTTPResponse
 
 from llb import auth, logs
 from llb.api.access import Access, UndeclaredAccess, access_of
-from llb.api.identity import Identity
+from llb.api.identity import Credentials
 from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
 from llb.api.replies import request_id
 from llb.auth import Principal, PrincipalKind, allows
@@ -71,7 +71,7 @@ _CORS_MAX_AGE_S = 600
 class Guard:
     """Checks every request of an app; leaves `request.ctx.peer` and `request.ctx.principal` to the handlers."""
 
-    def __init__(self, config: Config, identity: Identity, *, local_token: str) -> None:
+    def __init__(self, config: Config, identity: Credentials, *, local_token: str) -> None:
         """Raises `SetupError` for an allowed host or origin, or a proxy, that cannot be one."""
         self._doorway = Doorway(config)
         self._identity = identity
@@ -126,6 +126,11 @@ class Guard:
         """The principal, where `access` lets it pass; None where nobody in particular may."""
         if access.public:
             return None
+        if access.node:
+            principal = self._identity.of_node(credential or "")
+            if principal is None:
+                raise InvalidApiKey("This needs the credential of a node that belongs here")
+            return principal
         principal = await self._principal(request, peer, credential, foreign=foreign)
         if principal is None:
             if access.or_local and self._is_local_program(request, access, peer):
@@ -148,6 +153,8 @@ class Guard:
                 if not (peer.on_loopback and auth.same_token(credential, self._local_token)):
                     raise InvalidApiKey("The credential is not valid here")
                 return _LOCAL_PRINCIPAL
+            if credential.startswith(auth.NODE_MARK):
+                raise InvalidApiKey("The credential of a node opens its own routes only")
             return await self._identity.of_key(credential)
         if foreign:
             return None  # a cookie never counts for another origin's page

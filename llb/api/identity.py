@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from llb import auth
 from llb.auth import Principal, PrincipalKind
@@ -26,6 +27,39 @@ TOUCH_EVERY_S = 60.0
 FLUSH_AFTER_S = 1.0
 MAX_REMEMBERED = 10_000
 
+
+class Credentials(Protocol):
+    """Whose credential it is. A balancer has accounts and nodes; a host that joined knows its balancer alone."""
+
+    async def of_key(self, key: str) -> Principal:
+        """Raises `InvalidApiKey`."""
+        ...
+
+    async def of_session(self, token: str) -> Principal | None: ...
+
+    def of_node(self, credential: str) -> Principal | None: ...
+
+
+class BalancerOnly:
+    """The credentials that a joined host knows: its balancer's."""
+
+    def __init__(self, hop_credential: Callable[[], str | None]) -> None:
+        self._hop_credential = hop_credential
+
+    async def of_key(self, key: str) -> Principal:
+        raise InvalidApiKey("This host lends itself to another llb, and has no accounts of its own")
+
+    async def of_session(self, token: str) -> Principal | None:
+        return None
+
+    def of_node(self, credential: str) -> Principal | None:
+        """The balancer, by what it was given when this host joined."""
+        expected = self._hop_credential()
+        if expected is None or not auth.same_token(credential, expected):
+            return None
+        return Principal(kind=PrincipalKind.NODE, id="balancer", role=Role.USER)
+
+
 Find = Callable[[str], Awaitable[Principal | None]]
 
 
@@ -38,8 +72,16 @@ class _Remembered:
 class Identity:
     """Answers who a key or a session is, and notes, batched, when each was last used."""
 
-    def __init__(self, db: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        node_of: Callable[[str], str | None] = lambda _credential: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`node_of` tells the id of the node that has a credential."""
         self._db = db
+        self._node_of = node_of
         self._clock = clock
         self._tasks = TaskGroup("identity")
         self._known: dict[str, _Remembered] = {}
@@ -79,6 +121,11 @@ class Identity:
         if principal is None or (principal.expires_at or 0.0) <= self._clock():
             return None
         return principal
+
+    def of_node(self, credential: str) -> Principal | None:
+        """The node that presents `credential`; None when there is none, or it was removed."""
+        node_id = self._node_of(credential)
+        return None if node_id is None else Principal(kind=PrincipalKind.NODE, id=node_id, role=Role.USER)
 
     async def flush(self) -> None:
         """Write the times of last use that are not written yet."""

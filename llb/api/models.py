@@ -14,7 +14,7 @@ from llb.auth import allows
 from llb.cluster.estimates import Estimates
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
-from llb.node.agent import NodeAgent
+from llb.gateway.hands import Hands
 from llb.wire import Model, ModelList, ModelPatch, ModelWithStatus, RegisterRequest, Scope
 
 
@@ -22,7 +22,7 @@ def models_blueprint(
     view: ClusterView,
     registrations: Registrations,
     estimates: Estimates,
-    agent: NodeAgent,
+    hands: Hands,
     audit: AuditLog,
 ) -> Blueprint:
     """`/api/models`."""
@@ -72,7 +72,7 @@ def models_blueprint(
         wish = body(request, ModelPatch)
         model = _known(view, model_id)
         async with audit.act(request, "model.pin" if wish.pinned else "model.unpin", model.id):
-            await agent.set_pinned(model.id, wish.pinned)
+            await hands.set_pinned(model.id, wish.pinned)
         return reply(view.describe(model, paths=True))
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
@@ -80,7 +80,7 @@ def models_blueprint(
     async def unload(request: Request, model_id: str) -> HTTPResponse:
         model = _known(view, model_id)
         async with audit.act(request, "model.unload", model.id):
-            await agent.unload(model.id)
+            await hands.unload(model.id)
         return no_content()
 
     @blueprint.delete("/api/models/<model_id:str>", name="delete")

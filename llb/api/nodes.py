@@ -1,34 +1,80 @@
-"""The nodes of the cluster, as they are now."""
+"""The nodes of the cluster: as they are now, and what may be changed of them."""
 
 from __future__ import annotations
+
+import re
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
-from llb.api.replies import reply
+from llb.api.audit import AuditLog
+from llb.api.replies import body, no_content, reply
 from llb.auth import allows
+from llb.cluster.members import Members
 from llb.cluster.view import ClusterView
-from llb.wire import NodeList, Scope
+from llb.wire import NodeList, NodePatch, NodeView, Scope
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_TAG = re.compile(r"[A-Za-z0-9._:-]{1,63}")
+MAX_TAGS = 32
 
 
-def nodes_blueprint(view: ClusterView) -> Blueprint:
+def nodes_blueprint(view: ClusterView, members: Members, audit: AuditLog) -> Blueprint:
     """`/api/nodes`."""
     blueprint = Blueprint("nodes")
 
     @blueprint.get("/api/nodes", name="list")
     @requires(Scope.MODELS_READ)
     async def list_nodes(request: Request) -> HTTPResponse:
-        paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
-        return reply(NodeList(tuple(view.node_view(node, paths=paths) for node in view.nodes.values())))
+        return reply(NodeList(tuple(shown(request, node_id) for node_id in view.nodes)))
 
     @blueprint.get("/api/nodes/<node_id:str>", name="get")
     @requires(Scope.MODELS_READ)
     async def get_node(request: Request, node_id: str) -> HTTPResponse:
+        return reply(shown(request, node_id))
+
+    @blueprint.patch("/api/nodes/<node_id:str>", name="change")
+    @requires(Scope.ADMIN)
+    async def change(request: Request, node_id: str) -> HTTPResponse:
+        patch = _checked(body(request, NodePatch))
+        async with audit.act(request, "node.change", _name(node_id)):
+            await members.change(node_id, patch)
+        return reply(shown(request, node_id))
+
+    @blueprint.delete("/api/nodes/<node_id:str>", name="remove")
+    @requires(Scope.ADMIN)
+    async def remove(request: Request, node_id: str) -> HTTPResponse:
+        async with audit.act(request, "node.remove", _name(node_id)):
+            await members.remove(node_id)
+        return no_content()
+
+    def shown(request: Request, node_id: str) -> NodeView:
         node = view.nodes.get(node_id)
         if node is None:
             raise errors.NotFound("There is no such node")
-        return reply(view.node_view(node, paths=allows(request.ctx.principal, Scope.MODELS_WRITE)))
+        may = request.ctx.principal
+        return view.node_view(node, paths=allows(may, Scope.MODELS_WRITE), addresses=allows(may, Scope.ADMIN))
+
+    def _name(node_id: str) -> str:
+        record = members.get(node_id)
+        return node_id if record is None else record.name
 
     return blueprint
+
+
+def _checked(patch: NodePatch) -> NodePatch:
+    """Raises `InvalidRequest` that names the field."""
+    if patch.name is not None and not NAME.fullmatch(patch.name):
+        raise errors.InvalidRequest(
+            "A node's name is letters, digits, '.', '_' or '-', at most 63", param="name"
+        )
+    if patch.tags is not None and (
+        len(patch.tags) > MAX_TAGS or not all(_TAG.fullmatch(tag) for tag in patch.tags)
+    ):
+        raise errors.InvalidRequest(
+            f"Tags are letters, digits, '.', '_', ':' or '-', at most 63 each and {MAX_TAGS} in all",
+            param="tags",
+        )
+    return patch

@@ -53,6 +53,13 @@ class Changes(Generic[E]):
         self._later.pop(subject, None)
         self.look(subject)
 
+    def forget(self, subject: str) -> None:
+        """There is nothing more to say of it."""
+        self._told.pop(subject, None)
+        self._told_at.pop(subject, None)
+        if (later := self._later.pop(subject, None)) is not None:
+            later.cancel()
+
     def close(self) -> None:
         for later in self._later.values():
             later.cancel()

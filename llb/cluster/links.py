@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
+from msgspec import structs
+
+from llb.cluster.members import protocol_refusal
 from llb.cluster.view import ClusterView
+from llb.store.nodes import NodeRecord
 from llb.wire import (
     PROTOCOL_VERSION,
     BalancerLink,
     BalancerMessage,
+    Drain,
     Heartbeat,
     Hello,
     LinkClosed,
     NodeLink,
     NodeMessage,
+    Refused,
     ReplicaReport,
     Want,
     Welcome,
@@ -24,7 +32,26 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-HELLO_TIMEOUT_S = 60.0
+REMOVED = "This node was removed: 'llb leave' lets its host stand alone, a new join token lets it join again"
+SECOND_HOST = (
+    "Another host is connected as this node: its home directory was copied. Remove node.json from the copy, "
+    "and join it with a token of its own"
+)
+HELLO_TIMEOUT_S = 60.0  # a node asks its hardware first, and a slow driver takes its time
+SILENCE_S = 15.0  # the contract: a node that says nothing for so long is offline
+SECOND_S = 6.5  # a heartbeat and a little: a link that is alive is heard within it
+
+
+class _Session:
+    """One link that is being served."""
+
+    def __init__(self, end: BalancerLink, instance: str, observed: str | None) -> None:
+        self.end = end
+        self.instance = instance
+        self.observed = observed
+        self.changed = asyncio.Event()  # there may be something to send
+        self.stirred = asyncio.Event()  # it was heard, or it has ended
+        self.ended = False
 
 
 class Links:
@@ -35,58 +62,143 @@ class Links:
         view: ClusterView,
         want_of: Callable[[str], Want],
         *,
-        on_hello: Callable[[str], None],
+        record_of: Callable[[str], NodeRecord | None],
+        on_hello: Callable[[Hello, str | None], Awaitable[None]],
         on_replica: Callable[[str, ReplicaReport], None],
     ) -> None:
         self._view = view
         self._want_of = want_of
+        self._record_of = record_of
         self._on_hello = on_hello
         self._on_replica = on_replica
-        self._changed: dict[str, asyncio.Event] = {}
+        self._sessions: dict[str, _Session] = {}
 
     def want_changed(self) -> None:
         """Wake the senders: some node is to hold something else than before."""
-        for changed in self._changed.values():
-            changed.set()
+        for session in self._sessions.values():
+            session.changed.set()
 
-    async def serve(self, end: BalancerLink) -> None:
-        """Speak with one node until its link ends."""
-        hello = await asyncio.wait_for(end.receive(), HELLO_TIMEOUT_S)
-        if not isinstance(hello, Hello):
-            log.warning("a node spoke before its hello; its link is closed")
+    async def drop(self, node_id: str) -> None:
+        """A node was removed: tell it, and end its link."""
+        session = self._sessions.get(node_id)
+        if session is not None:
+            await self._refuse(session.end, REMOVED)
+
+    async def serve(
+        self,
+        end: BalancerLink,
+        *,
+        node_id: str,
+        observed: str | None = None,
+        silence_s: float | None = SILENCE_S,
+    ) -> None:
+        """Speak with the node of `node_id` until its link ends, or is silent for `silence_s` (None: for ever).
+
+        `observed` is the address from which it dialled.
+        """
+        try:
+            hello = await asyncio.wait_for(end.receive(), HELLO_TIMEOUT_S)
+        except (LinkClosed, TimeoutError):
             await end.close()
             return
-        node_id = hello.node_id
-        changed = self._changed[node_id] = asyncio.Event()
-        self._view.hello(hello)
-        self._on_hello(node_id)
+        if not isinstance(hello, Hello) or hello.node_id != node_id:
+            await self._refuse(end, "A node says hello first, and in its own name")
+            return
+        if self._record_of(node_id) is None:
+            await self._refuse(end, REMOVED)
+            return
+        if (refusal := protocol_refusal(hello.protocol, hello.version)) is not None:
+            await self._refuse(end, refusal)
+            return
+        session = _Session(end, hello.instance, observed)
+        if not await self._take_over(session, hello):
+            await self._refuse(end, SECOND_HOST)
+            return
         try:
-            want = self._want_of(node_id)
-            await end.send(Welcome(protocol=PROTOCOL_VERSION, cluster_id=want.cluster_id, node_id=node_id))
+            await self._begin(session, hello)
             async with asyncio.TaskGroup() as both_ways:
-                both_ways.create_task(self._send_wants(node_id, end, changed), name=f"link.{node_id}.send")
-                both_ways.create_task(self._receive(node_id, end), name=f"link.{node_id}.receive")
+                both_ways.create_task(self._send(node_id, session), name=f"link.{node_id}.send")
+                both_ways.create_task(
+                    self._receive(node_id, session, silence_s), name=f"link.{node_id}.receive"
+                )
         except* LinkClosed:
             pass
         finally:
-            if self._changed.get(node_id) is changed:
-                del self._changed[node_id]
+            session.ended = True
+            session.stirred.set()
+            if self._sessions.get(node_id) is session:
+                del self._sessions[node_id]
                 self._view.offline(node_id)
             await end.close()
 
-    async def _send_wants(self, node_id: str, end: BalancerLink, changed: asyncio.Event) -> None:
+    async def _take_over(self, session: _Session, hello: Hello) -> bool:
+        """Make `session` the node's one link; False where another host is connected as the same node.
+
+        A node that comes back finds its old link standing if nobody has noticed yet that it broke. That link is silent;
+        the one of another host, with a copy of the home, is not.
+        """
+        while (before := self._sessions.get(hello.node_id)) is not None:
+            if before.instance != session.instance:
+                before.stirred.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(before.stirred.wait(), SECOND_S)
+                    if not before.ended:
+                        return False
+            if self._sessions.get(hello.node_id) is before:
+                del self._sessions[hello.node_id]
+            await before.end.close()
+        self._sessions[hello.node_id] = session
+        return True
+
+    async def _begin(self, session: _Session, hello: Hello) -> None:
+        node_id = hello.node_id
+        await self._hear(session, hello)
+        want = self._want_of(node_id)
+        await session.end.send(
+            Welcome(
+                protocol=PROTOCOL_VERSION,
+                cluster_id=want.cluster_id,
+                node_id=node_id,
+                name=self._view.nodes[node_id].hello.name,
+                time=time.time(),
+            )
+        )
+
+    async def _hear(self, session: _Session, hello: Hello) -> None:
+        record = self._record_of(hello.node_id)
+        if record is None:
+            raise LinkClosed
+        # The balancer's word counts for the name: it made the names of its nodes different.
+        named = structs.replace(hello, name=record.name)
+        self._view.hello(named, draining=record.draining, tags=record.tags)
+        await self._on_hello(named, session.observed)
+
+    async def _send(self, node_id: str, session: _Session) -> None:
         sent: Want | None = None
+        draining = False
         while True:
-            changed.clear()
+            session.changed.clear()
             want = self._want_of(node_id)
             if want != sent:
-                await end.send(want)
+                await session.end.send(want)
                 sent = want
-            await changed.wait()
+            record = self._record_of(node_id)
+            if record is not None and record.draining != draining:
+                draining = record.draining
+                await session.end.send(Drain(draining=draining))
+            await session.changed.wait()
 
-    async def _receive(self, node_id: str, end: BalancerLink) -> None:
+    async def _receive(self, node_id: str, session: _Session, silence_s: float | None) -> None:
         while True:
-            message = await end.receive()
+            try:
+                async with asyncio.timeout(silence_s):
+                    message = await session.end.receive()
+            except TimeoutError:
+                log.warning("node %s was silent for %s s", self._view.nodes[node_id].hello.name, silence_s)
+                raise LinkClosed from None
+            session.stirred.set()
+            if node_id not in self._view.nodes:
+                raise LinkClosed  # removed meanwhile
             match message:
                 case ReplicaReport():
                     self._view.replica(node_id, message)
@@ -95,8 +207,13 @@ class Links:
                     self._view.beat(node_id, message)
                     self.want_changed()  # free memory and disk decide what can be placed
                 case Hello():
-                    self._view.hello(message)
-                    self._on_hello(node_id)
+                    await self._hear(session, message)
+
+    async def _refuse(self, end: BalancerLink, sentence: str) -> None:
+        log.warning("a node was refused: %s", sentence)
+        with suppress(LinkClosed):
+            await end.send(Refused(message=sentence))
+        await end.close()
 
 
 Sent = TypeVar("Sent")

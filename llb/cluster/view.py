@@ -12,11 +12,13 @@ from llb.catalog import Catalog
 from llb.cluster.changes import Changes
 from llb.decide import placement, status
 from llb.events import Bus
+from llb.store.nodes import NodeRecord
 from llb.store.registrations import Registration
 from llb.wire import (
     EngineReport,
     EngineState,
     Event,
+    Hardware,
     Heartbeat,
     Hello,
     HfStats,
@@ -72,6 +74,7 @@ class ClusterView:
         self.placed: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
         self.active_requests: Callable[[str], int] = lambda _node_id: 0
         self.traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
+        self.address_of: Callable[[str], str | None] = lambda _node_id: None
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
         self._stats_of = stats_of
@@ -125,6 +128,45 @@ class ClusterView:
         for model_id in self.registrations:
             self.refresh(model_id)  # its memory and disk decide what can be placed
 
+    def remember(self, record: NodeRecord) -> None:
+        """A node that belongs here and has not said hello yet: shown as it was when it last did."""
+        hello = record.hello or _unheard(record)
+        self.nodes[record.id] = Node(
+            id=record.id,
+            hello=structs.replace(hello, name=record.name),
+            status=NodeStatus.OFFLINE if record.hello is not None else NodeStatus.JOINING,
+            draining=record.draining,
+            tags=record.tags,
+            last_seen=record.created_at,
+            replicas={report.model_id: structs.replace(report, engine=None) for report in hello.replicas},
+        )
+        self._node_changes.look(record.id)
+
+    def node_changed(self, record: NodeRecord) -> None:
+        """A node was renamed, tagged, or is to be drained or no longer."""
+        node = self.nodes.get(record.id)
+        if node is None:
+            return
+        node.hello = structs.replace(node.hello, name=record.name)
+        node.tags, node.draining = record.tags, record.draining
+        self._node_changes.look(record.id)
+        self.on_node_changed(node)
+        for model_id in node.replicas:
+            self.refresh(model_id)
+
+    def remove(self, node_id: str) -> None:
+        """A node no longer belongs here."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return
+        node.status = NodeStatus.REMOVED
+        self._node_changes.look(node_id)
+        self.on_node_changed(node)
+        del self.nodes[node_id]
+        self._node_changes.forget(node_id)
+        for model_id in node.replicas:
+            self.refresh(model_id)
+
     def replica(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
         node.last_seen = time.time()
@@ -135,8 +177,8 @@ class ClusterView:
 
     def offline(self, node_id: str) -> None:
         """The link to a node has ended: what it holds cannot be used until it says hello again."""
-        node = self.nodes[node_id]
-        if node.online:
+        node = self.nodes.get(node_id)
+        if node is not None and node.online:
             node.status = NodeStatus.OFFLINE
             self._node_changes.look(node_id)
             self.on_node_changed(node)
@@ -302,15 +344,15 @@ class ClusterView:
             error=now.error,
         )
 
-    def node_view(self, node: Node, *, paths: bool) -> NodeView:
-        """One node as the API shows it; where its files are only with `paths`."""
+    def node_view(self, node: Node, *, paths: bool, addresses: bool = False) -> NodeView:
+        """One node as the API shows it; where its files are only with `paths`, where it is only with `addresses`."""
         hello, beat = node.hello, node.heartbeat
         return NodeView(
             id=node.id,
             name=hello.name,
             status=node.status,
             draining=node.draining,
-            address=None,  # the local node has none
+            address=self.address_of(node.id) if addresses else None,  # the local node has none
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,
@@ -344,6 +386,24 @@ def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
+    )
+
+
+def _unheard(record: NodeRecord) -> Hello:
+    """What there is to say of a node that has joined and not said a word yet."""
+    return Hello(
+        protocol=0,
+        node_id=record.id,
+        name=record.name,
+        version="",
+        platform="",
+        addresses=(),
+        hardware=Hardware(cpu="", cpu_count=0, memory_total_bytes=0),
+        memory_budget_bytes=0,
+        vram_budget_bytes=0,
+        max_downloads=0,
+        slots_per_engine=0,
+        replicas=(),
     )
 
 

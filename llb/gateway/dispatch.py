@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import quote
+
+import msgspec
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
@@ -17,6 +20,7 @@ from llb.gateway.connection import Response
 from llb.gateway.engine_errors import translate_engine_error
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
+from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
@@ -24,9 +28,13 @@ from llb.wire import EngineState, Model, ModelStatus, ReplicaState
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
+HOP_CONNECT_TIMEOUT_S = (
+    0.8  # to another host: one that is switched off must not delay a request by more than a second
+)
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
+ERROR_HEADER = b"x-llb-error"  # an error that is the node's own, not its engine's
 _SERVING = (EngineState.READY, EngineState.BUSY)
 
 
@@ -42,6 +50,15 @@ class Call:
     stream: bool
     key_id: str
     keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a call is sent: an engine of this host, or another host's hop route."""
+
+    target: Target
+    path: bytes
+    connect_timeout_s: float
 
 
 class Sink(Protocol):
@@ -82,6 +99,7 @@ class Dispatcher:
         admission: Admission,
         upstream: Upstream,
         agent: NodeAgent,
+        reach: Reach,
         *,
         load_timeout_s: float,
     ) -> None:
@@ -89,6 +107,7 @@ class Dispatcher:
         self._admission = admission
         self._upstream = upstream
         self._agent = agent
+        self._reach = reach
         self._load_timeout_s = load_timeout_s
         self._active: dict[str, int] = {}
         self._traffic: dict[str, Traffic] = {}
@@ -96,6 +115,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         view.on_node_changed = self._set_capacity
+        view.address_of = self._address_of
+        reach.on_changed = self._reach_changed
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
         view.traffic = self._take_traffic
 
@@ -184,9 +205,9 @@ class Dispatcher:
                         node = self._view.nodes[claim.node_id]
                         tally.node_id = node.id
                         held.enter_context(self._counted(node.id))
-                        target = await held.enter_async_context(self._engine(call, node))
+                        destination = await held.enter_async_context(self._destination(call, node))
                         tally.sent_at = time.monotonic()
-                        response = await self._ask(call, target)
+                        response = await self._ask(call, destination)
                     sink.begin(
                         response.status,
                         response.content_type,
@@ -212,16 +233,16 @@ class Dispatcher:
                 tried |= {node.id}
                 failure = error
 
-    async def _ask(self, call: Call, target: Target) -> Response:
+    async def _ask(self, call: Call, destination: Destination) -> Response:
         """The engine's answer, once its head is there. Raises the contract's error for a refusal."""
         try:
             response = await self._upstream.request(
-                target,
+                destination.target,
                 b"POST",
-                call.path,
+                destination.path,
                 call.headers,
                 call.body,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
+                connect_timeout_s=destination.connect_timeout_s,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
             if response.status < 400:
@@ -232,21 +253,34 @@ class Dispatcher:
                 response.close()
         except UpstreamFault as fault:
             raise as_error(fault) from fault
-        raise translate_engine_error(response.status, body)
+        raise _error_of(response, body)
 
     @asynccontextmanager
-    async def _engine(self, call: Call, node: Node) -> AsyncIterator[Target]:
-        """The engine on `node`, loaded and kept in memory while the block runs."""
+    async def _destination(self, call: Call, node: Node) -> AsyncIterator[Destination]:
+        """Where `call` is sent on `node`. An engine of this host is loaded, and kept in memory while the block runs."""
+        if node.id != self._agent.node_id:
+            yield self._hop(call, node)
+            return
         async with await self._agent.lease(
             call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
         ) as lease:
             target = Target(lease.host, lease.port, lease.api_key)
             try:
-                yield target
+                yield Destination(target, call.path, CONNECT_TIMEOUT_S)
             except errors.UpstreamError:
                 self._upstream.drop(target)
                 lease.report_broken()
                 raise
+
+    def _hop(self, call: Call, node: Node) -> Destination:
+        """The route of another host; there the engine is loaded if need be. Raises `NoNodeAvailable`."""
+        way = self._reach.way(node.id)
+        if way is None:
+            raise errors.NoNodeAvailable(f"Node '{node.hello.name}' cannot be reached")
+        query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
+        if call.keep_alive_s is not None:
+            query += f"&keep_alive_s={call.keep_alive_s:g}"
+        return Destination(way.target, b"/hop" + call.path + query.encode("ascii"), HOP_CONNECT_TIMEOUT_S)
 
     @contextmanager
     def _counted(self, node_id: str) -> Iterator[None]:
@@ -272,10 +306,22 @@ class Dispatcher:
         self._admission.close()
         await self._upstream.close()
 
+    def _address_of(self, node_id: str) -> str | None:
+        way = self._reach.way(node_id)
+        return None if way is None else way.address
+
+    def _reach_changed(self, node_id: str) -> None:
+        node = self._view.nodes.get(node_id)
+        if node is not None:
+            self._set_capacity(node)
+
     def _set_capacity(self, node: Node) -> None:
         """Tell admission what `node` can take now."""
         usable = set()
-        if node.online and not node.draining:
+        if not node.online:
+            self._reach.lost(node.id)
+        reached = node.id == self._agent.node_id or self._reach.way(node.id) is not None
+        if node.online and reached and not node.draining:
             for model_id, report in node.replicas.items():
                 registration = self._view.registrations.get(model_id)
                 if report.state is ReplicaState.READY and registration is not None and registration.active:
@@ -287,3 +333,25 @@ class Dispatcher:
         for gone in self._served.get(node.id, set()) - usable:
             self._admission.remove(node.id, gone)
         self._served[node.id] = usable
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    code: str = "internal_error"
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def _error_of(response: Response, body: bytes) -> errors.LlbError:
+    """The contract's error for a refusal: another host's own is raised as it was there, an engine's is translated."""
+    headers = dict(response.headers)
+    if ERROR_HEADER not in headers:
+        return translate_engine_error(response.status, body)
+    try:
+        told = msgspec.json.decode(body, type=_ErrorBody).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return errors.EngineFailed("The node answered something that makes no sense")
+    wait = headers.get(b"retry-after", b"")
+    return errors.revive(told.code, told.message, {}, int(wait) if wait.isdigit() else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,7 @@ from llb.wire import (
     LinkClosed,
     NodeLink,
     NodeMessage,
+    Refused,
     ReplicaState,
     Want,
     Welcome,
@@ -42,6 +44,7 @@ from llb.wire import (
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+CLOCKS_APART_S = 60.0
 SWEEP_S = 3600.0
 PARTIAL_KEEP_S = 7 * 86_400.0
 S = ReplicaState
@@ -61,6 +64,9 @@ class NodeAgent:
         pool: EnginePool,
     ) -> None:
         self.node_id = ""  # told at the start: it is kept in the database
+        self.addresses: Callable[[], tuple[str, ...]] = (
+            tuple  # base URLs where this node believes to be reached
+        )
         self.pool = pool
         self._config = config
         self._db = db
@@ -76,6 +82,7 @@ class NodeAgent:
             announce=self._announce,
         )
         self._replicas: dict[str, Replica] = {}
+        self._instance = secrets.token_hex(8)
         self._revision = -1
         self._last_used: dict[str, float] = {}  # as it is stored
         self._tasks = TaskGroup("agent")
@@ -109,6 +116,7 @@ class NodeAgent:
             self._facts = await self._machine.probe()
             self.pool.set_budget(self._facts.budget(self._config.memory_limit_bytes))
         self._outbox = asyncio.Queue()
+        self._revision = -1  # messages overtake each other on different links only
         try:
             # Right behind the hello: what a node has room for is not known before.
             heartbeat = await self._heartbeat(self._facts)
@@ -144,8 +152,20 @@ class NodeAgent:
                 case Want():
                     self.joined.set()
                     self._reconcile(message)
-                case Welcome() | Drain():
-                    pass  # the balancer alone decides what a draining node is asked
+                case Welcome():
+                    self._compare_clocks(message)
+                case Drain() | Refused():
+                    pass  # the balancer alone decides what a draining node is asked; the link says who refused it
+
+    @staticmethod
+    def _compare_clocks(welcome: Welcome) -> None:
+        apart_s = abs(time.time() - welcome.time)
+        if welcome.time and apart_s > CLOCKS_APART_S:
+            log.warning(
+                "the clocks of this host and of its balancer are %.0f s apart: set both by the network (NTP), or "
+                "copies between nodes may be refused",
+                apart_s,
+            )
 
     async def _sweep(self) -> None:
         """Partials that nobody came back for are removed after a week."""
@@ -174,13 +194,14 @@ class NodeAgent:
             name=self._config.name,
             version=__version__,
             platform=platform.platform(terse=True),
-            addresses=(),
+            addresses=self.addresses(),
             hardware=facts.hardware,
             memory_budget_bytes=budget.total_bytes,
             vram_budget_bytes=sum(budget.vram_bytes),
             max_downloads=self._config.max_downloads,
             slots_per_engine=self._config.parallel,
             replicas=tuple(replica.report() for replica in self._replicas.values()),
+            instance=self._instance,
         )
 
     async def _heartbeat(self, facts: Facts) -> Heartbeat:

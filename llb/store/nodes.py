@@ -18,7 +18,8 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    credential_hash: str | None = None
+    credential_hash: str | None = None  # of what the node presents; None for the local one
+    hop_credential: str | None = None  # what is presented to the node
     tags: tuple[str, ...] = ()
     draining: bool = False
     created_at: float
@@ -39,15 +40,25 @@ async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
     return None if row is None else _node(row)
 
 
+async def by_credential(db: Database | Transaction, credential_hash: str) -> NodeRecord | None:
+    """The node that presents the credential of this hash; None when there is none, or it was removed."""
+    row = await db.fetch_one(
+        "SELECT * FROM nodes WHERE credential_hash = ? AND removed_at IS NULL", (credential_hash,)
+    )
+    return None if row is None else _node(row)
+
+
 async def put(tx: Transaction, node: NodeRecord) -> None:
     """Add or replace a node, all of it."""
     await tx.execute(
-        "INSERT OR REPLACE INTO nodes (id, name, credential_hash, tags, draining, created_at, removed_at, hello) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO nodes "
+        "(id, name, credential_hash, hop_credential, tags, draining, created_at, removed_at, hello) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             node.id,
             node.name,
             node.credential_hash,
+            node.hop_credential,
             msgspec.json.encode(node.tags).decode(),
             node.draining,
             node.created_at,
@@ -87,11 +98,11 @@ async def set_draining(tx: Transaction, node_id: str, draining: bool) -> bool:
 
 
 async def mark_removed(tx: Transaction, node_id: str) -> bool:
-    """The node is gone for good: its credential dies with it, and what it held is forgotten."""
+    """The node is gone for good: its credentials die with it, and what it held is forgotten."""
     await tx.execute("DELETE FROM replicas WHERE node_id = ?", (node_id,))
     return bool(
         await tx.execute(
-            "UPDATE nodes SET removed_at = ?, credential_hash = NULL WHERE id = ? AND removed_at IS NULL",
+            "UPDATE nodes SET removed_at = ?, credential_hash = NULL, hop_credential = NULL WHERE id = ? AND removed_at IS NULL",
             (time.time(), node_id),
         )
     )
@@ -102,6 +113,7 @@ def _node(row: sqlite3.Row) -> NodeRecord:
         id=row["id"],
         name=row["name"],
         credential_hash=row["credential_hash"],
+        hop_credential=row["hop_credential"],
         tags=msgspec.json.decode(row["tags"], type=tuple[str, ...]),
         draining=bool(row["draining"]),
         created_at=row["created_at"],

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llb import portable
@@ -14,14 +14,14 @@ from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration, migrate, version_of
 
 BUSY_TIMEOUT_S = 5.0
+ALONE_TIMEOUT_S = 60.0  # a check and a copy of a large history take their time
 
 
 def prepare(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Create or check and migrate the database at `path`; raises `SetupError` with a sentence for a person."""
     try:
         portable.private_dir(path.parent)
-        _make_private(path)
-        with contextlib.closing(_connect(path)) as connection:
+        with _alone(path), contextlib.closing(_connect(path)) as connection:
             _check(connection, path)
             version = version_of(connection)
             if version > len(migrations):
@@ -39,6 +39,23 @@ def prepare(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         raise SetupError(f"The database {path} cannot be used: {error}.") from None
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait for other processes that prepare the same file: half of its migrations would look to us like an old schema,
+    and two copies of it would be written into one another."""
+    deadline = time.monotonic() + ALONE_TIMEOUT_S
+    lock_path = path.with_name(path.name + ".lock")
+    while (lock := portable.lock_file(lock_path)) is None:
+        if time.monotonic() > deadline:
+            raise SetupError(f"The database {path} is being prepared by another process, which does not end.")
+        time.sleep(0.02)
+    try:
+        _make_private(path)
+        yield
+    finally:
+        lock.close()
 
 
 def save_copy(connection: sqlite3.Connection, target: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from llb.store.migrations import m0001_start, m0002_history
+from llb.store.migrations import m0001_start, m0002_history, m0003_peers
 
 Migration = Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = (m0001_start.migrate, m0002_history.migrate)
+MIGRATIONS: tuple[Migration, ...] = (
+    m0001_start.migrate,
+    m0002_history.migrate,
+    m0003_peers.migrate,
+)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -1,0 +1,58 @@
+"""Passes the answer of another HTTP server on to the client of this one, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from llb.gateway.connection import Response
+from llb.gateway.faults import UpstreamFault
+
+IDLE_TIMEOUT_S = 3600.0  # whoever asked has deadlines of its own, and this connection ends with theirs
+
+
+def forwarded(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """The headers of `request` with these names (lower case), as the upstream client takes them."""
+    return [
+        (name.encode("ascii"), value.encode("latin-1"))
+        for name in names
+        for value in request.headers.getall(name, [])
+    ]
+
+
+async def pass_on(
+    request: Request, response: Response, *, headers: Mapping[str, str] | None = None
+) -> HTTPResponse | None:
+    """Write `response` to the client; head and first bytes leave together. Raises `UpstreamFault` while nothing was
+    written; an answer that breaks later has its connection cut, which is the only thing that can still be said."""
+    answer: HTTPResponse | None = None
+    try:
+        try:
+            async for data in response.chunks(IDLE_TIMEOUT_S):
+                answer = answer or await _begin(request, response, headers)
+                await answer.send(data)
+        except UpstreamFault:
+            if answer is None:
+                raise
+            cast(asyncio.Transport, request.transport).abort()
+            return None
+        answer = answer or await _begin(request, response, headers)
+        await answer.eof()  # type: ignore[no-untyped-call]
+        return None
+    finally:
+        response.close()
+
+
+async def _begin(request: Request, response: Response, headers: Mapping[str, str] | None) -> HTTPResponse:
+    return cast(
+        HTTPResponse,
+        await request.respond(
+            status=response.status,
+            headers=dict(headers or {}),
+            content_type=response.content_type.decode("latin-1") or "application/octet-stream",
+        ),
+    )

@@ -1,0 +1,195 @@
+"""The nodes that belong to this balancer: who may join, who did, what they are called. SQLite first, then memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from llb import __version__, auth, errors
+from llb.cluster.view import ClusterView
+from llb.store import join_tokens, nodes
+from llb.store.database import Database
+from llb.store.join_tokens import Spent
+from llb.store.nodes import NodeRecord
+from llb.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, JoinReply, JoinRequest, NodePatch
+
+TOKEN_LIFE_S = 3600.0
+NAME_MAX_LENGTH = 63
+
+_REFUSALS = {
+    Spent.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
+    Spent.USED: "The join token was used already: each lets one host in; make a new one with 'llb join-token'",
+    Spent.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
+}
+
+
+@dataclass(frozen=True)
+class JoinToken:
+    """`token` is shown once; `expires_at` is unix seconds."""
+
+    token: str
+    expires_at: float
+
+
+class Members:
+    """Owns what is stored of the nodes. Its memory is what routes and links ask, without a query."""
+
+    def __init__(self, db: Database, view: ClusterView) -> None:
+        self._db = db
+        self._view = view
+        self._records: dict[str, NodeRecord] = {}
+        self._by_credential: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._local_id = ""
+        self._cluster_id = ""
+        self.on_removed: Callable[[str], None] = lambda _node_id: None
+        self.on_changed: Callable[[str], None] = lambda _node_id: None
+
+    async def start(self, cluster_id: str, local_id: str) -> None:
+        """Load them; those that joined are shown as offline until they say hello."""
+        self._cluster_id, self._local_id = cluster_id, local_id
+        for record in await nodes.all_nodes(self._db):
+            self._take(record)
+            if record.id != local_id:
+                self._view.remember(record)
+
+    def get(self, node_id: str) -> NodeRecord | None:
+        return self._records.get(node_id)
+
+    def of_credential(self, credential: str) -> NodeRecord | None:
+        """The node that presents `credential`; None for one that is unknown or was removed."""
+        node_id = self._by_credential.get(auth.hash_token(credential))
+        return None if node_id is None else self._records.get(node_id)
+
+    # --- joining ------------------------------------------------------------------------------------
+
+    async def new_token(self, by: str) -> JoinToken:
+        """A token that lets one host join within the hour."""
+        token, now = auth.new_join_token(), time.time()
+        async with self._db.write() as tx:
+            await join_tokens.add(tx, auth.hash_token(token), by=by, now=now, expires_at=now + TOKEN_LIFE_S)
+        return JoinToken(token, now + TOKEN_LIFE_S)
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Take a host in. Raises `Conflict` for one that cannot be a node here, `InvalidJoinToken`.
+
+        It gets an id that no node ever had: what the host knows of another life of its own is not confused with this one.
+        """
+        if request.cluster_id == self._cluster_id:
+            raise errors.Conflict(
+                "This is the very llb that it was to join, or a copy of its home directory: a host cannot join itself"
+            )
+        if (refusal := protocol_refusal(request.protocol, request.version)) is not None:
+            raise errors.Conflict(refusal, code="protocol_not_supported")
+        async with self._lock:
+            credential, hop_credential = auth.new_node_credential(), auth.new_node_credential()
+            record = NodeRecord(
+                id=auth.new_id(),
+                name=self._free_name(request.name),
+                credential_hash=auth.hash_token(credential),
+                hop_credential=hop_credential,
+                created_at=time.time(),
+            )
+            async with self._db.write() as tx:
+                spent = await join_tokens.consume(tx, auth.hash_token(request.token), time.time())
+                if spent is None:
+                    await nodes.put(tx, record)
+            if spent is not None:
+                raise errors.InvalidJoinToken(_REFUSALS[spent])
+            self._take(record)
+            self._view.remember(record)
+        return JoinReply(
+            node_id=record.id,
+            name=record.name,
+            cluster_id=self._cluster_id,
+            credential=credential,
+            hop_credential=hop_credential,
+            protocol=PROTOCOL_VERSION,
+            version=__version__,
+        )
+
+    def _free_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted-2` and so on where another node is called so."""
+        taken = {record.name.casefold() for record in self._records.values()}
+        name, number = wanted[:NAME_MAX_LENGTH], 2
+        while name.casefold() in taken:
+            ending = f"-{number}"
+            name, number = wanted[: NAME_MAX_LENGTH - len(ending)] + ending, number + 1
+        return name
+
+    # --- afterwards ---------------------------------------------------------------------------------
+
+    async def heard(self, hello: Hello) -> None:
+        """Keep what a node last said of itself, to show it while it is away."""
+        async with self._lock:
+            record = self._records.get(hello.node_id)
+            if record is None:
+                return
+            async with self._db.write() as tx:
+                await nodes.set_hello(tx, hello)
+            self._take(structs.replace(record, hello=hello))
+
+    async def change(self, node_id: str, patch: NodePatch) -> None:
+        """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` for a name that is taken."""
+        async with self._lock:
+            record = self._known(node_id)
+            name = record.name if patch.name is None else patch.name
+            if name != record.name:
+                if node_id == self._local_id:
+                    raise errors.Conflict("This host's own name is set with --name, when it is started")
+                if any(
+                    other.id != node_id and other.name.casefold() == name.casefold()
+                    for other in self._records.values()
+                ):
+                    raise errors.Conflict(f"Another node is called '{name}'", param="name")
+            record = structs.replace(
+                record,
+                name=name,
+                tags=record.tags if patch.tags is None else patch.tags,
+                draining=record.draining if patch.draining is None else patch.draining,
+            )
+            async with self._db.write() as tx:
+                await nodes.put(tx, record)
+            self._take(record)
+        self._view.node_changed(record)
+        self.on_changed(node_id)
+
+    async def remove(self, node_id: str) -> None:
+        """A node no longer belongs here; its files stay on its disk. Raises `NotFound`, `Conflict` for this host."""
+        if node_id == self._local_id:
+            raise errors.Conflict("This host cannot be removed from itself; drain it to send it no requests")
+        async with self._lock:
+            record = self._known(node_id)
+            async with self._db.write() as tx:
+                await nodes.mark_removed(tx, node_id)
+            del self._records[node_id]
+            self._by_credential.pop(record.credential_hash or "", None)
+        self._view.remove(node_id)
+        self.on_removed(node_id)
+
+    def _known(self, node_id: str) -> NodeRecord:
+        record = self._records.get(node_id)
+        if record is None:
+            raise errors.NotFound("There is no such node")
+        return record
+
+    def _take(self, record: NodeRecord) -> None:
+        self._records[record.id] = record
+        if record.credential_hash is not None:
+            self._by_credential[record.credential_hash] = record.id
+
+
+def protocol_refusal(protocol: int, version: str) -> str | None:
+    """Why a node that speaks `protocol` cannot be understood, None if it can."""
+    if protocol > PROTOCOL_VERSION:
+        return (
+            f"The node runs llb {version}, which is newer than the balancer's {__version__}: "
+            "upgrade the balancer first"
+        )
+    if protocol < OLDEST_PROTOCOL:
+        return f"The node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
+    return None
