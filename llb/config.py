@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from llb import membership
 from llb.errors import SetupError
 from llb.units import parse_duration, parse_size, show_duration, show_size
 from llb.wire import SettingView
@@ -439,8 +438,12 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
             text = ",".join(given) if isinstance(given, list) else given
             values[setting.field] = _value(setting, text, setting.flag or setting.env)
     values["home"] = home
-    if values.get("join") is None and (member := membership.read(home)) is not None:
-        values["join"] = member.balancer_url  # joined once, until it leaves: no flag has to repeat it
+    if values.get("join") is None:
+        from llb import membership  # here: it brings asyncio, which most commands do without
+
+        member = membership.read(home)
+        # Joined once, until it leaves: no flag has to repeat it.
+        values["join"] = None if member is None else member.balancer_url
     return make_config(**values)
 
 

@@ -53,9 +53,17 @@ def _run(argv: Sequence[str], serve: Serve) -> int:
     options = parser.parse_args(argv)
     grammar.check(parser, options)
     if options.run is None:
-        return serve(load_config(grammar.flags_of(options)))
+        return serve(_with_token(load_config(grammar.flags_of(options))))
     run: grammar.Command = options.run
     return run(options)
+
+
+def _with_token(config: Config) -> Config:
+    if config.join is None:
+        return config
+    from llb.cli.joining import with_token
+
+    return with_token(config)
 
 
 def _fail(text: str) -> int:

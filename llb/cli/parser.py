@@ -45,6 +45,7 @@ def build() -> argparse.ArgumentParser:
     serve = _add(commands, "serve", "serve in the foreground (what llb does without a command)", None)
     _add_settings(serve, but="home")
     _add_model_commands(commands)
+    _add_node_commands(commands)
     _add_account_commands(commands)
     _add_host_commands(commands)
     return parser
@@ -133,6 +134,18 @@ def _add_model_commands(commands: _Commands) -> None:
 
     nodes = _add(commands, "nodes", "list the hosts and what they have", "models:show_nodes", remote=True)
     _add_json(nodes)
+
+
+def _add_node_commands(commands: _Commands) -> None:
+    token = _add(
+        commands,
+        "join-token",
+        "print the command that lets another host join this one",
+        "joining:join_token",
+        remote=True,
+    )
+    _add_json(token)
+    _add(commands, "leave", "let this host stand alone again; its files stay", "joining:leave")
 
 
 def _add_account_commands(commands: _Commands) -> None:

@@ -1,0 +1,65 @@
+"""Lending hosts to each other: `llb join-token`, `llb leave`, and the token of a host that is to join."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import sys
+from dataclasses import replace
+
+from llb import membership, runfile
+from llb.cli import screen
+from llb.cli.client import Client, Target
+from llb.cli.failure import Failure
+from llb.cli.main import home_of
+from llb.cli.models import client_of
+from llb.config import Config
+from llb.wire import NewJoinToken
+
+FROM_INPUT = "-"
+
+
+def join_token(options: argparse.Namespace) -> int:
+    """`llb join-token`: the command for the other host, alone on standard output."""
+    made = client_of(options).post("/api/nodes/join-tokens", {}, NewJoinToken)
+    if options.json:
+        screen.show_json(made)
+        return 0
+    screen.say(made.command)
+    screen.note("Run this on the host that is to join; it works once, within the hour.")
+    if made.hint is not None:
+        screen.note(made.hint + ".")
+    return 0
+
+
+def leave(options: argparse.Namespace) -> int:
+    """`llb leave`: works with a running server, which then goes on alone, and without one."""
+    home = home_of(options)
+    member = membership.read(home)
+    if member is None:
+        raise Failure("This host has not joined another llb.")
+    running = runfile.running(home)
+    if running is not None:
+        Client(lambda: Target(running.url, running.token, local=True)).ask("POST", "/api/node/leave", {})
+    else:
+        # Here: it brings the engine's modules, which nothing else of the commands needs.
+        from llb.cluster.join import say_goodbye
+
+        asyncio.run(say_goodbye(member))
+        membership.remove(home)
+    screen.say(f"This host has left {member.balancer_url}; its model files are where they were.")
+    return 0
+
+
+def with_token(config: Config) -> Config:
+    """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal."""
+    if config.join is None:
+        return config
+    if config.join_token == FROM_INPUT:
+        return replace(config, join_token=sys.stdin.readline().strip() or None)
+    known = membership.read(config.home)
+    joined = known is not None and known.balancer_url == config.join
+    if config.join_token is None and not joined and screen.is_tty(sys.stdin):
+        return replace(config, join_token=getpass.getpass("Join token: ").strip() or None)
+    return config
