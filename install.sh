@@ -90,8 +90,21 @@ install_chromium() {
   fi
 }
 
+# With it and root the tests of several hosts get networks with cables to cut; without, they take loopback addresses.
+install_iproute2() {
+  if command -v ip >/dev/null && command -v tc >/dev/null; then
+    return
+  fi
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "Installing iproute2 for the tests of several hosts" >&2
+    quietly "iproute2 could not be installed with apt-get." \
+      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends iproute2'
+  fi
+}
+
 run_tests() {
   install_chromium
+  install_iproute2
   if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
   fi

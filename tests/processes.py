@@ -55,7 +55,7 @@ class LlbProcess:
         self.log = self.home.with_name(self.home.name + ".log")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llb", "--port", "0", *self._flags],
+                self._command(),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -71,6 +71,12 @@ class LlbProcess:
         self._follow(info)
         return self
 
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "llb", "--port", "0", *self._flags]
+
+    def _transport(self) -> httpx.BaseTransport:
+        return httpx.HTTPTransport(trust_env=False)
+
     def _follow(self, info: RunInfo) -> None:
         self.pid = info.pid
         self.url = info.url
@@ -79,6 +85,7 @@ class LlbProcess:
             headers={"Authorization": f"Bearer {info.token}"},
             timeout=60,
             trust_env=False,
+            transport=self._transport(),
         )
 
     def kill(self) -> None:

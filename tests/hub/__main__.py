@@ -27,7 +27,7 @@ while it runs, faults change with a POST to /_control (names and parameters: pyt
   curl $HF_ENDPOINT/_control -d '{"add": {"kind": "fail", "args": [503], "on": "resolve", "retry_after_s": 5}}'
   curl $HF_ENDPOINT/_control -d '{"refuse_for_s": 30}'   the network is away for half a minute
   curl $HF_ENDPOINT/_control -d '{"clear": true}'        all is well again
-  curl $HF_ENDPOINT/_control -d '{}'                     what is in force, and the counters
+  curl $HF_ENDPOINT/_control -d '{}'                     what is in force, the counters, and every fetch of a file
 """
 
 
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--port", type=int, default=8090, help="of the Hub itself; 0 takes a free one (default: %(default)s)"
     )
+    p.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     p.add_argument("--quiet", action="store_true", help="print only the HF_ENDPOINT line, not each request")
     content = p.add_argument_group("what it serves")
     content.add_argument(
@@ -214,7 +215,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with HubStandIn(port=options.port) as hub:
+    with HubStandIn(port=options.port, host=options.host) as hub:
         fill(hub, options)
         spoil(hub, options)
         print(f"HF_ENDPOINT={hub.url}", flush=True)

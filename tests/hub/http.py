@@ -43,8 +43,9 @@ class Incoming:
 class Connection:
     """One accepted socket. `reset()` and `close()` may be called from any thread."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: str) -> None:
         self.sock = sock
+        self.peer = peer
         self._buffer = b""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -22,9 +23,13 @@ class HubProcess:
         self.url = ""
 
     def __enter__(self) -> HubProcess:
-        command = [sys.executable, "-m", "tests.hub", "--port", "0", "--quiet", *self._arguments]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT
+            self._command(),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -39,6 +44,12 @@ class HubProcess:
     ) -> None:
         self._process.terminate()
         self._process.communicate(timeout=START_TIMEOUT_S)
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "tests.hub", "--port", "0", "--quiet", *self._arguments]
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
 
     def control(self, **order: Any) -> dict[str, Any]:
         """An order as `HubStandIn` describes it; the faults in force and the counters."""

@@ -17,6 +17,7 @@ class Request:
     query: str
     headers: dict[str, str]  # names in lower case
     time: float  # time.monotonic() of its arrival
+    peer: str = ""  # the address it came from
     on: str = "api"  # the part of the protocol, as faults name it
     repo: str | None = None
     file: str | None = None

@@ -198,10 +198,10 @@ class HubStandIn:
     def _accept(self, origin: str, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, (peer, _) = listener.accept()
             except OSError:
                 break  # refuse() closed it
-            connection = Connection(sock)
+            connection = Connection(sock, peer)
             with self._lock:
                 if self._listeners.get(origin) is not listener:
                     sock.close()
@@ -227,6 +227,7 @@ class HubStandIn:
             incoming.target.partition("?")[2],
             incoming.headers,
             time.monotonic(),
+            peer=connection.peer,
         )
         self._classify(request)
         if incoming.path == "/_control":
@@ -347,6 +348,10 @@ class HubStandIn:
                 "faults": [repr(fault) for fault in self.faults.active],
                 "requests": len(self.requests),
                 "bytes_sent": self.bytes_sent,
+                "fetches": [
+                    {"file": r.file, "start": r.range_start, "bytes_sent": r.bytes_sent, "peer": r.peer}
+                    for r in self.byte_requests()
+                ],
             },
         )
 

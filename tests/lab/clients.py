@@ -1,0 +1,143 @@
+"""Constant clients of an OpenAI-compatible address: each asks, reads the answer to its end, and asks again.
+
+    python -m tests.lab.clients URL --key sk-… --model ID --records FILE [--clients 32] [--stream half] [--sessions half] [--retry]
+
+Prints "begun" when they have, and goes on until SIGTERM or SIGINT; then the requests under way are finished, none is
+begun. Every attempt is one JSON line in FILE (`tests.lab.records.Record`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from llb.tasks import TaskGroup
+from tests.lab.exchange import Answer, ask
+from tests.lab.records import Record
+
+CONNECT_S = 5.0
+WHOLE_S = 60.0
+RETRY_FIRST_S, RETRY_MOST_S = 0.1, 2.0  # and what Retry-After says, up to the latter
+GIVE_UP_S = 60.0
+WHO: dict[str, Callable[[int], bool]] = {
+    "none": lambda number: False,
+    "half": lambda number: number % 2 == 0,
+    "all": lambda number: True,
+}
+
+
+class Client:
+    """One client; it stops between two requests once `stop` is set."""
+
+    def __init__(self, number: int, options: argparse.Namespace, out: BinaryIO, stop: asyncio.Event) -> None:
+        self._number = number
+        self._options = options
+        self._out = out
+        self._stop = stop
+        self._stream = WHO[options.stream](number)
+        self._session = f"lab-client-{number}" if WHO[options.sessions](number // 2) else None
+        self._headers = {"Authorization": f"Bearer {options.key}"}
+        if self._session is not None:
+            self._headers["x-session-id"] = self._session
+
+    async def run(self) -> None:
+        request = 0
+        while not self._stop.is_set():
+            request += 1
+            await self._request(request)
+            await _unless(self._stop, self._options.pause)
+
+    async def _request(self, request: int) -> None:
+        words = f"I am client {self._number}. Question {request}: what comes next?"
+        body = {
+            "model": self._options.model,
+            "messages": [{"role": "user", "content": words}],
+            "max_tokens": self._options.max_tokens,
+            "stream": self._stream,
+        }
+        began, attempt, pause_s = time.monotonic(), 0, RETRY_FIRST_S
+        while True:
+            attempt += 1
+            answer, start_s = Answer(stream=self._stream), time.monotonic()
+            await ask(
+                f"{self._options.url}/v1/chat/completions",
+                msgspec.json.encode(body),
+                self._headers,
+                answer,
+                connect_s=CONNECT_S,
+                whole_s=WHOLE_S,
+            )
+            self._write(request, attempt, start_s, answer)
+            if answer.error is None or not self._options.retry or time.monotonic() - began > GIVE_UP_S:
+                return
+            await asyncio.sleep(min(RETRY_MOST_S, max(pause_s, answer.retry_after_s or 0.0)))
+            pause_s = min(RETRY_MOST_S, 2 * pause_s)
+
+    def _write(self, request: int, attempt: int, start_s: float, answer: Answer) -> None:
+        record = Record(
+            client=self._number,
+            request=request,
+            attempt=attempt,
+            session=self._session,
+            start_s=start_s,
+            first_byte_s=answer.first_byte_s,
+            end_s=time.monotonic(),
+            status=answer.status,
+            node=answer.node,
+            error=answer.error,
+        )
+        self._out.write(msgspec.json.encode(record) + b"\n")
+
+
+async def _unless(stop: asyncio.Event, seconds: float) -> None:
+    """Wait, but not once `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+async def run(options: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    group = TaskGroup("lab")
+    with options.records.open("wb", buffering=0) as out:
+        clients = [
+            group.supervise(Client(number, options, out, stop).run(), f"client-{number}")
+            for number in range(options.clients)
+        ]
+        print("begun", flush=True)
+        await asyncio.gather(*clients)
+    await group.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m tests.lab.clients", description=(__doc__ or "").partition("\n")[0]
+    )
+    p.add_argument("url", help="without /v1")
+    p.add_argument("--key", required=True)
+    p.add_argument("--model", required=True)
+    p.add_argument("--records", type=Path, required=True)
+    p.add_argument("--clients", type=int, default=32)
+    p.add_argument("--max-tokens", type=int, default=8)
+    p.add_argument("--pause", type=float, default=0.0, help="seconds between two requests of a client")
+    p.add_argument("--retry", action="store_true", help="ask again what failed, with growing pauses")
+    share = functools.partial(p.add_argument, choices=WHO, default="half")
+    share("--stream", help="which clients stream")
+    share("--sessions", help="which clients send x-session-id")
+    return p
+
+
+if __name__ == "__main__":
+    asyncio.run(run(parser().parse_args()))

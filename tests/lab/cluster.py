@@ -1,0 +1,139 @@
+"""A Hub, a balancer, nodes and a client, each on a host of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.harness import PASSWORD, write_catalog
+from tests.lab.host import Host
+from tests.lab.lan import Lan
+from tests.lab.load import Load
+from tests.lab.processes import LabHub, LabLlb
+
+BALANCER = "attic"
+POLL_S = 0.05
+CHAT_MEMORY_BYTES = 300_000_000
+
+
+class Cluster:
+    """`with Cluster(lan, folder, {"chat": path}) as cluster:` has a Hub with these models and a balancer; nodes `join`."""
+
+    def __init__(self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str) -> None:
+        """`models`: the file of each catalogue id; `hub_flags` as in `python -m tests.hub --help`."""
+        self.lan = lan
+        self.folder = folder
+        self.models = models
+        self._hub_flags = hub_flags
+        self.client: Host = lan.host("client")
+        self.nodes: dict[str, LabLlb] = {}
+        self._catalog = write_catalog(
+            folder / "catalog.json",
+            *(
+                {
+                    "id": name,
+                    "size_bytes": path.stat().st_size,
+                    "required_memory_bytes": max(path.stat().st_size, CHAT_MEMORY_BYTES),
+                }
+                for name, path in models.items()
+            ),
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as stack:
+            files = [f"--file={name}.gguf={path}" for name, path in self.models.items()]
+            self.hub = stack.enter_context(
+                LabHub(self.lan.host("hub"), "--catalog", str(self._catalog), *files, *self._hub_flags)
+            )
+            self.balancer = stack.enter_context(self._llb(self.lan.host(BALANCER)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _llb(self, host: Host, *flags: str) -> LabLlb:
+        return LabLlb(
+            host,
+            self.folder / host.name,
+            "--catalog", str(self._catalog), *flags,
+            HF_ENDPOINT=self.hub.url,
+            LLB_ADMIN_PASSWORD=PASSWORD,
+        )  # fmt: skip
+
+    # --- its hosts ----------------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> dict[str, LabLlb]:
+        """All of llb, by host."""
+        return {BALANCER: self.balancer, **self.nodes}
+
+    def join(self, name: str, *flags: str) -> LabLlb:
+        """A further host, joined with a token as a person does it; returns when the balancer calls it online."""
+        answer = self.balancer.http.post("/api/nodes/join-tokens", json={})
+        assert answer.status_code == 201, answer.text
+        host = self.lan.host(name)
+        # A loopback address is none that a host would find and tell by itself.
+        address = () if self.lan.has_cables else ("--advertise", host.url)
+        node = self._llb(
+            host, "--join", self.balancer.host.url, "--token", answer.json()["token"], *address, *flags
+        )
+        self.nodes[name] = self._stack.enter_context(node)
+        self.until_online(name)
+        return node
+
+    def slow(self, bytes_per_s: int) -> None:
+        """Limit the cables between the hosts that run llb, in each direction; nothing where there are none."""
+        if self.lan.has_cables:
+            for process in self.processes.values():
+                self.lan.slow(process.host, up_bytes_per_s=bytes_per_s, down_bytes_per_s=bytes_per_s)
+
+    # --- what its balancer says ---------------------------------------------------------------------
+
+    def node_views(self) -> dict[str, dict[str, Any]]:
+        """`/api/nodes`, by name."""
+        listed = self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"]
+        return {node["name"]: node for node in listed}
+
+    def until_online(self, *names: str, deadline_s: float = 15.0) -> float:
+        """Wait until the balancer calls these nodes online; seconds that took."""
+
+        def all_online() -> bool:
+            views = self.node_views()
+            return all(name in views and views[name]["status"] == "online" for name in names)
+
+        return _until(all_online, deadline_s, self.node_views)
+
+    def until_held(self, model_id: str, nodes: int, deadline_s: float = 60.0) -> float:
+        """Wait until so many online nodes have a model ready; seconds that took."""
+        return _until(
+            lambda: self.balancer.model(model_id)["available_nodes"] == nodes,
+            deadline_s,
+            lambda: self.balancer.model(model_id),
+        )
+
+    def new_key(self, *scopes: str) -> str:
+        answer = self.balancer.http.post("/api/keys", json={"name": "lab", "scopes": [*scopes]})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["key"])
+
+    def load(self, model_id: str, *flags: str) -> Load:
+        """Clients of the balancer's address (not begun: `with cluster.load(…) as load`); flags as of `tests.lab.clients`."""
+        file = self.folder / f"load-{len([*self.folder.glob('load-*')])}.jsonl"
+        file.touch()
+        return Load(self.client, self.balancer.host.url, self.new_key("inference"), model_id, file, *flags)
+
+
+def _until(condition: Callable[[], object], deadline_s: float, state: Callable[[], object]) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < deadline_s, f"not within {deadline_s} s: {state()}"
+        time.sleep(POLL_S)
+    return time.monotonic() - began

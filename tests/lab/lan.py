@@ -1,0 +1,86 @@
+"""The network of a laboratory: hosts and, where there are cables, what happens to them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import TracebackType
+
+from tests.lab import namespaces, owner
+from tests.lab.host import Host
+from tests.lab.namespaces import NamespaceHost, Namespaces
+
+
+class Lan:
+    """Hosts on loopback addresses; use it with `with`. `Cabled` is the one with cables."""
+
+    has_cables = False
+
+    def __init__(self) -> None:
+        owner.end_orphans()
+        self.hosts: dict[str, Host] = {}
+
+    def host(self, name: str) -> Host:
+        """A new host. Its name is its own in this network."""
+        assert name not in self.hosts
+        self.hosts[name] = self._new(name, len(self.hosts) + 1)
+        return self.hosts[name]
+
+    def _new(self, name: str, number: int) -> Host:
+        # One network a process, so that laboratories side by side do not meet.
+        address = f"127.77.{os.getpid() % 254 + 1}.{number}"
+        with socket.create_server((address, 0)) as probe:
+            return Host(name, number, address, probe.getsockname()[1])
+
+    def slow(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """Limit what leaves and what reaches a host, headers included; only with cables."""
+        raise NotImplementedError("loopback has no cables")
+
+    def cut(self, host: Host) -> None:
+        """Pull the far end of a host's cable: what it sends and what it is sent vanishes; only with cables."""
+        raise NotImplementedError("loopback has no cables")
+
+    def mend(self, host: Host) -> None:
+        """Plug the cable in again; idempotent, only with cables."""
+        raise NotImplementedError("loopback has no cables")
+
+    def close(self) -> None:
+        """Remove all of it; idempotent. Processes on its hosts are ended by whoever started them."""
+
+    def __enter__(self) -> Lan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Cabled(Lan):
+    """Each host a network namespace with one cable to a bridge; needs `namespaces.missing()` to be None."""
+
+    has_cables = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._net = Namespaces()
+
+    def _new(self, name: str, number: int) -> NamespaceHost:
+        return self._net.add(name, number)
+
+    def slow(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        self._net.slow(host.name, up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s)
+
+    def cut(self, host: Host) -> None:
+        self._net.unplug(host.name)
+
+    def mend(self, host: Host) -> None:
+        self._net.plug(host.name)
+
+    def close(self) -> None:
+        self._net.remove()
+
+
+def open_lan() -> Lan:
+    """The best network that this machine and user can have."""
+    return Cabled() if namespaces.missing() is None else Lan()

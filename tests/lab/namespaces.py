@@ -1,0 +1,170 @@
+"""Linux network namespaces with iproute2: one for each host, and one for the switch between them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import owner
+from tests.lab.host import Host
+
+DIRECTORY = Path("/run/netns")  # where iproute2 keeps them
+PREFIX = "peerslab"
+SWITCH, BRIDGE, CABLE = "switch", "bridge", "eth0"
+NETWORK_BITS = 16
+PORT = 8080
+TOOL_DEADLINE_S = 10.0
+# Of a limited cable: what may pass at once, and how long a packet may wait before it is dropped.
+BURST_BYTES = 65_536
+QUEUE_MS = 50
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why this machine or user cannot have namespaces, in words; None if it can."""
+    if not sys.platform.startswith("linux"):
+        return "cables need Linux"
+    if os.geteuid() != 0:
+        return "cables need root"
+    if shutil.which("ip") is None or shutil.which("tc") is None:
+        return "cables need iproute2 (Debian: apt install iproute2)"
+    trial = f"{PREFIX}-{owner.mark()}-trial"
+    try:
+        _run("ip", "netns", "add", trial)
+        _delete(trial)
+    except RuntimeError as error:
+        return f"cables need network namespaces ({error})"
+    return None
+
+
+@dataclass(frozen=True)
+class NamespaceHost(Host):
+    """A host with a network, a loopback and ports of its own."""
+
+    namespace: str
+
+    @property
+    def listen(self) -> str:
+        return "0.0.0.0"
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace, *arguments]
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        # Of this thread alone; no other task of its event loop may run meanwhile.
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            there = os.open(DIRECTORY / self.namespace, os.O_RDONLY)
+            try:
+                _enter(there)
+            finally:
+                os.close(there)
+            try:
+                yield
+            finally:
+                _enter(home)
+        finally:
+            os.close(home)
+
+
+def _enter(namespace_fd: int) -> None:
+    if _libc.setns(namespace_fd, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Namespaces:
+    """A switch and what is plugged into it. Raises RuntimeError with what the tool said when something cannot be made."""
+
+    _made = 0  # by this process, so that two networks at once have different names
+
+    def __init__(self) -> None:
+        remove_orphans()
+        Namespaces._made += 1
+        self._prefix = f"{PREFIX}-{owner.mark()}-{Namespaces._made}-"
+        self._ports: dict[str, str] = {}
+        try:
+            self._add_namespace(SWITCH)
+            self._ip(SWITCH, "link", "add", BRIDGE, "type", "bridge")
+            self._ip(SWITCH, "link", "set", BRIDGE, "up")
+        except BaseException:
+            self.remove()
+            raise
+
+    def add(self, name: str, number: int) -> NamespaceHost:
+        """A host, plugged in; `number`, from 1 to 250, makes its address."""
+        port = self._ports[name] = f"port{number}"
+        address = f"10.77.0.{number}"
+        self._add_namespace(name)
+        _run("ip", "link", "add", "name", CABLE, "netns", self._prefix + name,
+             "type", "veth", "peer", "name", port, "netns", self._prefix + SWITCH)  # fmt: skip
+        self._ip(name, "addr", "add", f"{address}/{NETWORK_BITS}", "dev", CABLE)
+        self._ip(name, "link", "set", CABLE, "up")
+        self._ip(SWITCH, "link", "set", port, "master", BRIDGE, "up")
+        return NamespaceHost(name, number, address, PORT, self._prefix + name)
+
+    def slow(self, name: str, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """Limit a cable in each direction, at the end where the bytes enter it."""
+        for namespace, device, rate in (
+            (name, CABLE, up_bytes_per_s),
+            (SWITCH, self._ports[name], down_bytes_per_s),
+        ):
+            _run("tc", "-n", self._prefix + namespace, "qdisc", "replace", "dev", device, "root", "tbf",
+                 "rate", f"{rate * 8}bit", "burst", str(BURST_BYTES), "latency", f"{QUEUE_MS}ms")  # fmt: skip
+
+    def unplug(self, name: str) -> None:
+        # At the switch: the host's own end keeps its carrier, so that nobody is told and packets just vanish.
+        # Its own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a second.
+        self._ip(SWITCH, "link", "set", self._ports[name], "nomaster")
+
+    def plug(self, name: str) -> None:
+        self._ip(SWITCH, "link", "set", self._ports[name], "master", BRIDGE)
+
+    def remove(self) -> None:
+        """Remove the namespaces and with them every device; idempotent."""
+        for namespace in _names():
+            if namespace.startswith(self._prefix):
+                _delete(namespace)
+
+    def _add_namespace(self, name: str) -> None:
+        _run("ip", "netns", "add", self._prefix + name)
+        self._ip(name, "link", "set", "lo", "up")
+
+    def _ip(self, name: str, *arguments: str) -> None:
+        _run("ip", "-n", self._prefix + name, *arguments)
+
+
+def remove_orphans() -> None:
+    """Remove the namespaces of laboratories whose owner has gone."""
+    for namespace in _names():
+        match = re.fullmatch(rf"{PREFIX}-(\d+\.\d+)-.*", namespace)
+        if match is not None and not owner.lives(match[1]):
+            with suppress(RuntimeError):  # another run may be at it too
+                _delete(namespace)
+
+
+def _names() -> list[str]:
+    return sorted(path.name for path in DIRECTORY.iterdir()) if DIRECTORY.is_dir() else []
+
+
+def _delete(namespace: str) -> None:
+    _run("ip", "netns", "del", namespace)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_DEADLINE_S)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
