@@ -111,7 +111,8 @@ run_tests() {
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   .venv/bin/mypy
-  exec .venv/bin/python -m pytest
+  # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
+  exec .venv/bin/python -m pytest -n 2 --dist worksteal
 }
 
 case "${1:-}" in

@@ -80,7 +80,7 @@ async def test_the_quick_start(shop: Llb, hub: HubStandIn, smollm2: Path, visito
     await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
     await page.get_by_role("textbox", name="Message").fill("Write three short sentences about the sea.")
     await page.get_by_role("button", name="Send").click()
-    await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible()
+    await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible(timeout=60_000)
     await shoot(page, "playground")
 
     for section in ("Nodes", "Requests"):

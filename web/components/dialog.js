@@ -117,6 +117,8 @@ export function openDialog(view, firstState = {}) {
     draw();
     dialog.addEventListener('close', () => {
       dialog.remove();
+      // The browser gives the focus back to where it was; that may be gone by now, with what was asked about.
+      if (document.activeElement === document.body) document.querySelector('h1[tabindex]')?.focus({ preventScroll: true });
       resolve(result);
     });
     // Browsers let a second Escape pass whatever `cancel` says; the key itself can be refused each time.
