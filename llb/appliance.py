@@ -16,6 +16,7 @@ from llb.api.imports import imports_blueprint
 from llb.api.joining import joining_blueprint
 from llb.api.keys import keys_blueprint
 from llb.api.live import LiveFeed, live_blueprint
+from llb.api.metrics import metrics_blueprint
 from llb.api.models import models_blueprint
 from llb.api.nodes import nodes_blueprint
 from llb.api.openai import openai_blueprint
@@ -37,6 +38,7 @@ from llb.gateway.admission import Admission
 from llb.gateway.dispatch import Dispatcher
 from llb.gateway.hands import Hands
 from llb.gateway.history import History
+from llb.gateway.metrics import Metrics
 from llb.gateway.reach import Reach
 from llb.gateway.upstream import Upstream
 from llb.hardware import Machine
@@ -112,6 +114,8 @@ class Appliance:
         )
         self.hands = Hands(self.view, self.agent, self.upstream, self.reach)
         self.history = History(self.db, days=config.history_days, text=config.history_text)
+        self.metrics = Metrics(self.view, self.admission)
+        self.history.on_ended = self.metrics.ended
         self.feed = LiveFeed(self.bus, self.view)
         self.tasks = TaskGroup("llb")
         self._lock: portable.Lock | None = None
@@ -138,6 +142,7 @@ class Appliance:
             openai_blueprint(self.dispatcher, RequestLog(self.history)),
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
+            metrics_blueprint(self.metrics),
             system_blueprint(self.config, self.view, lambda: self.agent.problems),
             page_blueprint(),
         )
@@ -155,6 +160,7 @@ class Appliance:
                 )
             self.identity.start()
             self.history.start()
+            self.metrics.start()
             cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
             self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
             async with self.db.write() as tx:
@@ -186,6 +192,7 @@ class Appliance:
         await self.hub.aclose()
         await self.identity.close()
         await self.history.close()
+        await self.metrics.close()
         await self.db.close()
         if self._lock is not None:
             self._lock.close()

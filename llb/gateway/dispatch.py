@@ -205,8 +205,10 @@ class Dispatcher:
                         node = self._view.nodes[claim.node_id]
                         tally.node_id = node.id
                         held.enter_context(self._counted(node.id))
+                        loading_at = time.monotonic()
                         destination = await held.enter_async_context(self._destination(call, node))
                         tally.sent_at = time.monotonic()
+                        tally.loaded_s += tally.sent_at - loading_at
                         response = await self._ask(call, destination)
                     sink.begin(
                         response.status,

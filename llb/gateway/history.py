@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -53,12 +53,14 @@ class Tally:
     stream: bool = False
     queued_s: float = 0.0
     node_id: str | None = None
+    loaded_s: float = 0.0  # until its engine was in memory; on another host that is part of the answer's time
     sent_at: float | None = None
     first_byte_at: float | None = None
     usage: Usage = _NO_USAGE
     status: int | None = None  # what the client got; None: nothing yet
     error_code: str | None = None
     ended_at: float = 0.0
+    counted: bool = False  # `on_ended` was told
     transcript: Transcript | None = None
     text: RequestText | None = None
 
@@ -80,20 +82,20 @@ class Tally:
             cached_tokens=tokens.cached_tokens,
             completion_tokens=tokens.completion_tokens,
             queue_ms=round(self.queued_s * 1000),
-            ttft_ms=self._ttft_ms(),
+            ttft_ms=None if (ttft_s := self.ttft_s()) is None else round(ttft_s * 1000),
             duration_ms=round((self.ended_at - self.began_at) * 1000),
             has_text=self.text is not None,
         )
 
-    def _ttft_ms(self) -> int | None:
-        """Until the first token: as the engine measured it, for the bytes of an answer may begin with a comment, or
+    def ttft_s(self) -> float | None:
+        """Until the first token, in seconds: as the engine measured it, for the bytes of an answer may begin with a comment, or
         come all at its end; of a stream that was cut before it could say so, until its first byte."""
         known = []
         if self.sent_at is not None and self.usage.prefill_ms is not None:
             known.append(self.sent_at + self.usage.prefill_ms / 1000)
         if self.stream and self.first_byte_at is not None:
             known.append(self.first_byte_at)
-        return round((max(known) - self.began_at) * 1000) if known else None
+        return max(known) - self.began_at if known else None
 
 
 class History:
@@ -105,6 +107,7 @@ class History:
         self.days = days
         self.text = text and days > 0
         self.lost = 0  # requests that could not be noted
+        self.on_ended: Callable[[Sequence[Tally]], None] = lambda _ended: None
         self._db = db
         self._clock = clock
         self._tasks = TaskGroup("history")
@@ -180,6 +183,9 @@ class History:
             self._dirty.clear()
             ended = list(self._waiting)
             self._waiting.clear()
+            self.on_ended([tally for tally in ended if not tally.counted])
+            for tally in ended:
+                tally.counted = True
             for start in range(0, len(ended), BATCH):
                 if not await self._write(ended[start : start + BATCH]):
                     self._waiting.extendleft(reversed(ended[start:]))
