@@ -24,6 +24,7 @@ MODELS = 500
 LOADS = 10
 EVENTS_A_SECOND, EVENTS_FOR_S, BEAT_S = 1000, 10.0, 0.01
 MOVING = 100  # models that are being pulled at the same time
+SETTLE_S = 2.5  # in a new window Chromium loads an interface of its own, which takes a core for two seconds
 ROUTE_CHANGES = 200
 SECTIONS = ("Playground", "Nodes", "Requests", "Access", "Settings", "Models")
 
@@ -122,6 +123,7 @@ async def readiness(browser: Browser, llb: Llb) -> list[str]:
         context = await signed_in(browser, llb)
         page = await context.new_page()
         await page.add_init_script(NOTE_READY)
+        await asyncio.sleep(SETTLE_S)
         for found in (cold, warm):
             await page.goto(f"{llb.url}/models")
             found.append(float(await page.evaluate("window.ready")))
