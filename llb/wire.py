@@ -725,7 +725,12 @@ class InferenceHead(Struct, frozen=True):
     n_predict: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
     prompt: Raw = Raw()
+    messages: Raw = Raw()
+    input: Raw = Raw()
+    system: Raw = Raw()
+    instructions: Raw = Raw()
 
 
 class ErrorBody(Struct, frozen=True):

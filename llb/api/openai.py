@@ -21,6 +21,7 @@ from llb.units import parse_duration
 from llb.wire import InferenceHead, Model, Scope
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+SESSION_HEADER = "x-session-id"
 _FORWARDED = ("content-type", "accept")
 
 
@@ -139,8 +140,10 @@ def _call(dispatcher: Dispatcher, request: Request, tally: Tally) -> Call:
             if (value := request.headers.get(name)) is not None
         ],
         body=body,
+        head=head,
         stream=head.stream,
         key_id=request.ctx.principal.id,
+        session=request.headers.get(SESSION_HEADER),
         keep_alive_s=_keep_alive_s(head.keep_alive),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from llb.decide.routing import choose
+from llb.decide.routing import DEFAULT_LOAD_S, Request, Speed, choose
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.slots import Choose, ModelQueue, NodeSlots, Waiter, no_node
 
@@ -41,7 +41,9 @@ class Claim:
         "_node",
         "_queue",
         "_timeout_s",
+        "_together",
         "queued_ms",
+        "request",
     )
 
     def __init__(
@@ -49,11 +51,13 @@ class Claim:
         admission: Admission,
         model_id: str,
         key_id: str,
+        request: Request,
         choose: Choose,
         exclude: frozenset[str],
         timeout_s: float,
     ) -> None:
         self.queued_ms = 0
+        self.request = request
         self._admission = admission
         self._model_id = model_id
         self._key_id = key_id
@@ -62,6 +66,7 @@ class Claim:
         self._timeout_s = timeout_s
         self._queue: ModelQueue | None = None
         self._node: NodeSlots | None = None
+        self._together = 0
 
     @property
     def node_id(self) -> str:
@@ -70,19 +75,28 @@ class Claim:
             raise RuntimeError("the claim holds no slot")
         return self._node.node_id
 
+    @property
+    def busy(self) -> float:
+        """How many of the node's slots have been busy while this one was, about; only while it is held."""
+        if self._node is None:
+            raise RuntimeError("the claim holds no slot")
+        return (self._together + self._node.busy) / 2
+
     async def __aenter__(self) -> Claim:
         admission = self._admission
         queue = self._queue = admission.queue_for(self._model_id, self._exclude)
-        # Whoever waits could not use what is free (`grant`), so taking it overtakes nobody.
-        self._node = queue.take(self._choose, self._exclude)
+        self.request.ahead, self.request.waited_s = queue.ahead(self._key_id), 0.0
+        # Whoever waits does not want what is free (`grant`), so taking it overtakes nobody.
+        self._node = queue.take(self.request, self._choose, self._exclude)
         if self._node is None:
             began = admission.clock()
             self._node = await self._wait(queue)
             self.queued_ms = int((admission.clock() - began) * 1000)
+        self._together = self._node.busy
         return self
 
     async def _wait(self, queue: ModelQueue) -> NodeSlots:
-        waiter = Waiter(self._key_id, self._choose, self._exclude)
+        waiter = Waiter(self._key_id, self.request, self._choose, self._exclude, self._admission.clock())
         self._admission.enter(queue, waiter)
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire, queue, waiter)
         try:
@@ -91,10 +105,8 @@ class Claim:
             granted = waiter.granted
             if granted.cancelled():
                 queue.leave(waiter)
-            elif (
-                granted.exception() is None
-            ):  # granted and cancelled in the same turn of the loop: pass it on
-                queue.give_back(granted.result())
+            elif granted.exception() is None:  # and cancelled in the same turn of the loop: pass it on
+                queue.give_back(granted.result(), self.request)
             raise
         finally:
             timer.cancel()
@@ -114,7 +126,7 @@ class Claim:
         """Give the slot back; idempotent."""
         node, self._node = self._node, None
         if node is not None and self._queue is not None:
-            self._queue.give_back(node)
+            self._queue.give_back(node, self.request)
             self._admission.tidy(self._queue)
 
 
@@ -135,24 +147,49 @@ class Admission:
         model_id: str,
         *,
         key_id: str,
+        request: Request | None = None,
         choose: Choose = choose,
         exclude: frozenset[str] = frozenset(),
         timeout_s: float | None = None,
     ) -> Claim:
-        """A slot on one of the model's nodes but those in `exclude` (already tried). Entering it raises
+        """A slot for `request` on one of the model's nodes but those in `exclude` (already tried). Entering it raises
         `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`."""
         return Claim(
-            self, model_id, key_id, choose, exclude, self._queue_timeout_s if timeout_s is None else timeout_s
+            self,
+            model_id,
+            key_id,
+            Request() if request is None else request,
+            choose,
+            exclude,
+            self._queue_timeout_s if timeout_s is None else timeout_s,
         )
 
-    def set_capacity(self, node_id: str, model_id: str, slots: int, *, loaded: bool = True) -> None:
-        """This node serves the model with so many slots at a time (0: not now, but it will); waiters get what is new."""
+    def set_capacity(
+        self,
+        node_id: str,
+        model_id: str,
+        slots: int,
+        *,
+        loaded: bool = True,
+        load_s: float = DEFAULT_LOAD_S,
+        context_length: int | None = None,
+        speed: Speed | None = None,
+    ) -> None:
+        """This node serves the model with so many slots at a time (0: not now, but it will), each of `context_length`
+        tokens; if it is not loaded, in `load_s`. Waiters get what is new."""
         if self._closed:
             return
         queue = self._queues.get(model_id)
         if queue is None:
             queue = self._queues[model_id] = ModelQueue(model_id, self.clock)
-        queue.set_node(node_id, slots, loaded)
+        queue.set_node(
+            node_id, slots, loaded=loaded, load_s=load_s, context_length=context_length, speed=speed
+        )
+
+    def choices(self, model_id: str) -> int:
+        """How many nodes serve this model."""
+        queue = self._queues.get(model_id)
+        return queue.choices if queue is not None else 0
 
     def remove(self, node_id: str, model_id: str | None = None) -> None:
         """The node no longer serves this model (None: any). Claims that are out stay valid; who can only wait for this

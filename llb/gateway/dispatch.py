@@ -15,16 +15,19 @@ import msgspec
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
+from llb.decide.routing import Request
 from llb.gateway.admission import Admission
+from llb.gateway.affinity import affinity_key, prompt_tokens
 from llb.gateway.connection import Response
 from llb.gateway.engine_errors import translate_engine_error
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
 from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
+from llb.gateway.speeds import Speeds
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
-from llb.wire import EngineState, Model, ModelStatus, ReplicaState
+from llb.wire import EngineReport, EngineState, InferenceHead, Model, ModelStatus, ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ HOP_CONNECT_TIMEOUT_S = (
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
 ERROR_HEADER = b"x-llb-error"  # an error that is the node's own, not its engine's
+EMBEDDINGS = b"/v1/embeddings"  # no answer is written, and no prompt kept
 _SERVING = (EngineState.READY, EngineState.BUSY)
 
 
@@ -47,8 +51,10 @@ class Call:
     path: bytes
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
+    head: InferenceHead
     stream: bool
     key_id: str
+    session: str | None = None  # what the client calls the conversation
     keep_alive_s: float | None = None
 
 
@@ -112,6 +118,7 @@ class Dispatcher:
         self._active: dict[str, int] = {}
         self._traffic: dict[str, Traffic] = {}
         self._served: dict[str, set[str]] = {}
+        self.speeds = Speeds()
         self._idle = asyncio.Event()
         self._idle.set()
         view.on_node_changed = self._set_capacity
@@ -188,6 +195,7 @@ class Dispatcher:
     async def _send(self, call: Call, sink: Sink) -> RelayResult:
         """Claim, load, ask, relay; again on another node while the client has got nothing of an answer."""
         tally = call.tally
+        request = self._request(call)
         tried: frozenset[str] = frozenset()
         failure: errors.LlbError | None = None
         while True:
@@ -198,7 +206,9 @@ class Dispatcher:
                         asked_at = time.monotonic()
                         try:
                             claim = await held.enter_async_context(
-                                self._admission.claim(call.model.id, key_id=call.key_id, exclude=tried)
+                                self._admission.claim(
+                                    call.model.id, key_id=call.key_id, request=request, exclude=tried
+                                )
                             )
                         finally:
                             tally.queued_s += time.monotonic() - asked_at
@@ -223,6 +233,7 @@ class Dispatcher:
                     tally.usage = result.usage
                     tally.error_code = None if result.error is None else result.error.code
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
+                    self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
                     return result
             except (errors.UpstreamError, errors.NoNodeAvailable) as error:
                 if node is None:  # nobody is left to ask
@@ -234,6 +245,17 @@ class Dispatcher:
                 )
                 tried |= {node.id}
                 failure = error
+
+    def _request(self, call: Call) -> Request:
+        """What the choice of a node needs to know of `call`; its key only where there is a choice."""
+        head, key = call.head, None
+        most_tokens: int | None = 0
+        if call.path != EMBEDDINGS:
+            if self._admission.choices(call.model.id) > 1:
+                key = affinity_key(head, call.session, call.key_id)
+            limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
+            most_tokens = min([limit for limit in limits if limit is not None], default=None)
+        return self.speeds.request(call.model.id, prompt_tokens(call.body), most_tokens, key)
 
     async def _ask(self, call: Call, destination: Destination) -> Response:
         """The engine's answer, once its head is there. Raises the contract's error for a refusal."""
@@ -320,6 +342,7 @@ class Dispatcher:
     def _set_capacity(self, node: Node) -> None:
         """Tell admission what `node` can take now."""
         usable = set()
+        self.speeds.engines(node.id, node.engines if node.online else {})
         if not node.online:
             self._reach.lost(node.id)
         reached = node.id == self._agent.node_id or self._reach.way(node.id) is not None
@@ -331,10 +354,24 @@ class Dispatcher:
                     engine = node.engines.get(model_id)
                     loaded = engine is not None and engine.state in _SERVING
                     slots = engine.slots if engine is not None and loaded else node.hello.slots_per_engine
-                    self._admission.set_capacity(node.id, model_id, slots, loaded=loaded)
+                    self._admission.set_capacity(
+                        node.id,
+                        model_id,
+                        slots,
+                        loaded=loaded,
+                        load_s=self._load_s(node, model_id, engine),
+                        context_length=engine.context_length if engine is not None and loaded else None,
+                        speed=self.speeds.of(node.id, model_id),
+                    )
         for gone in self._served.get(node.id, set()) - usable:
             self._admission.remove(node.id, gone)
         self._served[node.id] = usable
+
+    def _load_s(self, node: Node, model_id: str, engine: EngineReport | None) -> float:
+        model = self._view.model(model_id)
+        size_bytes = model.size_bytes if model is not None else None
+        progress = engine.progress if engine is not None else None
+        return self.speeds.load_s(node.id, model_id, size_bytes=size_bytes, progress=progress)
 
 
 class _Error(msgspec.Struct):

@@ -8,37 +8,53 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from llb.decide.routing import Candidate
+from llb.decide.routing import DEFAULT_LOAD_S, Candidate, Request, Speed
 from llb.errors import NoNodeAvailable, QueueFull
 
-Choose = Callable[[Sequence[Candidate]], Candidate | None]
+Choose = Callable[[Sequence[Candidate], Request], Candidate | None]
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1, 60
 # Weight of the newest gap between two completions in the drain rate.
 DRAIN_WEIGHT = 0.2
+LOOK_AGAIN_LEAST_S = 1.0
 
 
-class NodeSlots:
+@dataclass(slots=True, eq=False)
+class NodeSlots(Candidate):
     """The slots of one node for one model. It outlives its removal while claims are out."""
 
-    __slots__ = ("busy", "loaded", "node_id", "present", "slots")
+    slots: int = 0
+    busy: int = 0
+    loaded: bool = False
+    present: bool = False
 
-    def __init__(self, node_id: str) -> None:
-        self.node_id = node_id
-        self.present = False
-        self.slots = 0
-        self.busy = 0
-        self.loaded = False
+    def take(self, request: Request) -> None:
+        self.busy += 1
+        self.prompt_tokens += request.prompt_tokens
+        self.completion_tokens += request.completion_tokens
+
+    def give_back(self, request: Request) -> None:
+        self.busy -= 1
+        self.prompt_tokens -= request.prompt_tokens
+        self.completion_tokens -= request.completion_tokens
 
 
 class Waiter:
-    __slots__ = ("choose", "exclude", "granted", "key_id")
+    """A request in the line. `look_again` is its timer while it lets a slot pass that it would first have to load."""
 
-    def __init__(self, key_id: str, choose: Choose, exclude: frozenset[str]) -> None:
+    __slots__ = ("choose", "exclude", "granted", "key_id", "look_again", "request", "since")
+
+    def __init__(
+        self, key_id: str, request: Request, choose: Choose, exclude: frozenset[str], since: float
+    ) -> None:
         self.key_id = key_id
+        self.request = request
         self.choose = choose
         self.exclude = exclude
+        self.since = since
+        self.look_again: asyncio.TimerHandle | None = None
         self.granted: asyncio.Future[NodeSlots] = asyncio.get_running_loop().create_future()
 
 
@@ -49,6 +65,7 @@ class ModelQueue:
         self.model_id = model_id
         self.nodes: dict[str, NodeSlots] = {}
         self.waiting = 0
+        self._present: tuple[NodeSlots, ...] = ()
         self._clock = clock
         self._turns: OrderedDict[str, deque[Waiter]] = OrderedDict()
         self._gap_s: float | None = None  # between completions while somebody waits (EWMA)
@@ -56,61 +73,79 @@ class ModelQueue:
 
     # --- taking and giving back; no await anywhere, so each is atomic ---
 
-    def take(self, choose: Choose, exclude: frozenset[str]) -> NodeSlots | None:
+    def take(self, request: Request, choose: Choose, exclude: frozenset[str]) -> NodeSlots | None:
         """A slot chosen and marked busy, or None."""
-        candidates = [
-            Candidate(node.node_id, node.slots, node.busy, node.loaded)
-            for node in self.nodes.values()
-            if node.slots > node.busy and node.node_id not in exclude
-        ]
-        if not candidates:
-            return None
-        chosen = choose(candidates)
+        candidates: Sequence[NodeSlots] = self._present
+        if exclude:
+            candidates = [node for node in candidates if node.node_id not in exclude]
+        chosen = choose(candidates, request)
         if chosen is None:
             return None
-        if chosen not in candidates:
+        node = self.nodes.get(chosen.node_id)
+        if node is None or node is not chosen or node.free <= 0:
             raise ValueError(f"the choice {chosen.node_id} is not a candidate")
-        node = self.nodes[chosen.node_id]
-        node.busy += 1
+        node.take(request)
         return node
 
-    def give_back(self, node: NodeSlots) -> None:
-        node.busy -= 1
+    def give_back(self, node: NodeSlots, request: Request) -> None:
+        node.give_back(request)
         self._forget_if_gone(node)
         self._measure()
-        self.grant()
+        # Who let a slot pass that is not loaded has no new reason to want it: they need not all be asked again.
+        self.grant(loaded_only=node.loaded)
 
-    def grant(self) -> None:
-        """Hand free slots to waiters. Afterwards no waiter can use any slot that is free."""
-        if not self.waiting:
-            return
-        progress = True
-        while progress and any(node.slots > node.busy for node in self.nodes.values()):
-            progress = False
-            for key_id in tuple(self._turns):
-                if self._grant_one(key_id):
-                    progress = True
-                    break
+    def grant(self, *, loaded_only: bool = False) -> None:
+        """Hand free slots to waiters. Afterwards no waiter wants any slot that is free."""
+        progress = self.waiting > 0
+        while progress and any(node.free > 0 and (node.loaded or not loaded_only) for node in self._present):
+            progress = any(self._grant_one(key_id, turn) for turn, key_id in enumerate(tuple(self._turns)))
 
-    def _grant_one(self, key_id: str) -> bool:
-        """A slot for the first waiter of this key that can use one; the key then goes to the end of the turns."""
-        for waiter in self._turns[key_id]:
+    def _grant_one(self, key_id: str, turn: int) -> bool:
+        """A slot for the first waiter of this key that wants one."""
+        for place, waiter in enumerate(self._turns[key_id]):
             if waiter.granted.done():  # cancelled, and its task has not run yet to leave the line
                 continue
-            try:
-                node = self.take(waiter.choose, waiter.exclude)
-            except (
-                Exception
-            ) as error:  # a broken choice is its own request's failure, not that of who gave back
-                self.fail(waiter, error)
-                return True
-            if node is not None:
-                self.leave(waiter)
-                if key_id in self._turns:
-                    self._turns.move_to_end(key_id)
-                waiter.granted.set_result(node)
+            waiter.request.ahead = turn + place * len(self._turns)
+            if self._offer(waiter):
                 return True
         return False
+
+    def _offer(self, waiter: Waiter) -> bool:
+        """Whether the waiter has left the line, with an error or with a slot; its key then goes to the end of the turns."""
+        waiter.request.waited_s = self._clock() - waiter.since
+        try:
+            node = self.take(waiter.request, waiter.choose, waiter.exclude)
+        except Exception as error:  # a broken choice is its own request's failure, not that of who gave back
+            self.fail(waiter, error)
+            return True
+        if node is None:
+            self._watch(waiter)
+            return False
+        self.leave(waiter)
+        if waiter.key_id in self._turns:
+            self._turns.move_to_end(waiter.key_id)
+        waiter.granted.set_result(node)
+        return True
+
+    def _watch(self, waiter: Waiter) -> None:
+        """Have who lets a slot pass, because one that is loaded will be free sooner, look again when it should have been."""
+        if waiter.look_again is None:
+            loads = [
+                node.load_s
+                for node in self._present
+                if node.free > 0 and not node.loaded and node.node_id not in waiter.exclude
+            ]
+            if loads:
+                waited_s = self._clock() - waiter.since
+                left_s = min(loads) - waited_s
+                waiter.look_again = waiter.granted.get_loop().call_later(
+                    left_s if left_s > 0 else max(LOOK_AGAIN_LEAST_S, waited_s), self._look_again, waiter
+                )
+
+    def _look_again(self, waiter: Waiter) -> None:
+        waiter.look_again = None
+        if not waiter.granted.done():
+            self._offer(waiter)
 
     # --- waiting ---
 
@@ -119,8 +154,16 @@ class ModelQueue:
         self.waiting += 1
         if self._gap_since is None:
             self._gap_since = self._clock()
+        self._watch(waiter)
+
+    def ahead(self, key_id: str) -> int:
+        """How many will be served before a request of this key that comes now, for keys take turns."""
+        line = self._turns.get(key_id)
+        return min(self.waiting, (len(line) + 1 if line is not None else 1) * len(self._turns))
 
     def leave(self, waiter: Waiter) -> None:
+        if waiter.look_again is not None:
+            waiter.look_again.cancel()
         line = self._turns[waiter.key_id]
         line.remove(waiter)
         if not line:
@@ -142,21 +185,46 @@ class ModelQueue:
 
     # --- nodes ---
 
-    def set_node(self, node_id: str, slots: int, loaded: bool) -> None:
+    def set_node(
+        self,
+        node_id: str,
+        slots: int,
+        *,
+        loaded: bool,
+        load_s: float = DEFAULT_LOAD_S,
+        context_length: int | None = None,
+        speed: Speed | None = None,
+    ) -> None:
         node = self.nodes.setdefault(node_id, NodeSlots(node_id))
-        node.present, node.slots, node.loaded = True, slots, loaded
-        self.grant()
+        before = (node.present, node.slots, node.loaded, node.context_length)
+        node.present, node.slots, node.loaded, node.context_length = True, slots, loaded, context_length
+        node.load_s = load_s
+        if speed is not None:
+            node.speed = speed
+        self._list_present()
+        if (True, slots, loaded, context_length) != before:
+            self.grant()
 
     def remove_node(self, node_id: str) -> None:
         node = self.nodes.get(node_id)
         if node is not None:
             node.present, node.slots = False, 0
+            self._list_present()
             self._forget_if_gone(node)
             self.fail_all(no_node, only_hopeless=True)
+            self.grant()  # who waited for it may now want one that is not loaded
+
+    def _list_present(self) -> None:
+        self._present = tuple(node for node in self.nodes.values() if node.present)
+
+    @property
+    def choices(self) -> int:
+        """How many nodes there are to choose from."""
+        return len(self._present)
 
     def hope(self, exclude: frozenset[str]) -> bool:
         """Whether a node is there that could serve, now or later."""
-        return any(node.present and node.node_id not in exclude for node in self.nodes.values())
+        return any(node.node_id not in exclude for node in self._present)
 
     def _forget_if_gone(self, node: NodeSlots) -> None:
         if not node.present and not node.busy:

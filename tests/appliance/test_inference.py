@@ -14,6 +14,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from llb.decide.routing import Speed
 from tests.conftest import LlbMaker
 from tests.ggufs import CALL_MARK, TOOL_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import Llb, eventually, write_catalog
@@ -313,3 +314,21 @@ async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
     requests, tokens_per_second = talking.app.view.traffic(node)
     assert requests == 2
     assert tokens_per_second > 0
+
+
+async def test_what_an_engine_does_is_measured(talking: Llb) -> None:
+    node_id, speeds = talking.app.agent.node_id, talking.app.dispatcher.speeds
+
+    def load_s() -> float:
+        return speeds.load_s(node_id, "smollm2", size_bytes=None, progress=None)
+
+    speed, unknown_s = speeds.of(node_id, "smollm2"), load_s()
+    assert speed == Speed()
+    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8}
+    assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert speed.grade is not None
+    assert 0 < load_s() < unknown_s
+    whole = speeds.request("smollm2", 1000, None, None).prompt_tokens
+    for _ in range(5):  # the prompt is in the cache: less of it is to be computed
+        assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert speeds.request("smollm2", 1000, None, None).prompt_tokens < whole

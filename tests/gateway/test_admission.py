@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from llb.decide.routing import Candidate
+from llb.decide import routing
+from llb.decide.routing import Candidate, Request
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.admission import Admission, ModelAdmission, SlotCount
+from llb.gateway.slots import Choose
 
 
 class Clock:
@@ -26,7 +28,8 @@ class Holder:
         key_id: str = "k",
         *,
         exclude: frozenset[str] = frozenset(),
-        choose: Callable[[Sequence[Candidate]], Candidate | None] | None = None,
+        choose: Choose = routing.choose,
+        request: Request | None = None,
         timeout_s: float | None = None,
         order: list[Holder] | None = None,
     ) -> None:
@@ -34,8 +37,9 @@ class Holder:
         self.queued_ms: int | None = None
         self.enough = asyncio.Event()
         self.held = asyncio.Event()
-        chosen = {} if choose is None else {"choose": choose}
-        self._claim = admission.claim("m", key_id=key_id, exclude=exclude, timeout_s=timeout_s, **chosen)
+        self._claim = admission.claim(
+            "m", key_id=key_id, request=request, choose=choose, exclude=exclude, timeout_s=timeout_s
+        )
         self._order = order
         self.task = asyncio.ensure_future(self._run())
 
@@ -265,7 +269,7 @@ async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
     admission.set_capacity("a", "m", 1)
     waiter = Holder(admission)
     await settle()
-    assert waiter.node_id is None
+    assert not waiter.held.is_set()
     await holder.finish()
     await waiter.held.wait()
     await waiter.finish()
@@ -290,8 +294,8 @@ async def test_a_choice_may_wait_and_is_asked_again() -> None:
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
 
-    def only_b(candidates: Sequence[Candidate]) -> Candidate | None:
-        return next((candidate for candidate in candidates if candidate.node_id == "b"), None)
+    def only_b(candidates: Sequence[Candidate], _request: Request) -> Candidate | None:
+        return next((node for node in candidates if node.node_id == "b" and node.free), None)
 
     first, second = Holder(admission, choose=only_b), Holder(admission, choose=only_b)
     await settle()
@@ -301,11 +305,95 @@ async def test_a_choice_may_wait_and_is_asked_again() -> None:
     await second.finish()
 
 
+def work(seconds: int) -> Request:
+    """A request of so many seconds on a node that nothing is known of."""
+    return Request(completion_tokens=seconds * 20)
+
+
+async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1, loaded=False, load_s=5.0)
+    running = Holder(admission, request=work(4))
+    await settle()
+    sooner = Holder(admission, request=work(1))
+    await settle()
+    assert not sooner.held.is_set()
+    behind = Holder(admission, request=work(1))  # for whom it would be 8 s
+    await behind.held.wait()
+    assert behind.node_id == "b"
+    await running.finish()
+    await sooner.held.wait()
+    assert sooner.node_id == "a"
+    await sooner.finish()
+    await behind.finish()
+
+
+async def test_who_has_waited_as_long_as_a_load_takes_waits_no_longer() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1, loaded=False, load_s=0.05)
+    running = Holder(admission, request=Request(prompt_tokens=1))
+    await settle()
+    waiter = Holder(admission, request=work(1))
+    await settle()
+    assert not waiter.held.is_set()
+    await waiter.held.wait()
+    assert waiter.node_id == "b"
+    assert waiter.queued_ms is not None
+    assert waiter.queued_ms >= 50
+    await waiter.finish()
+    await running.finish()
+
+
+async def test_when_the_loaded_node_leaves_the_other_is_loaded_at_once() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1, loaded=False, load_s=50.0)
+    running, waiter = Holder(admission, request=work(4)), Holder(admission, request=work(1))
+    await settle()
+    assert running.held.is_set()
+    assert not waiter.held.is_set()
+    admission.remove("a")
+    await waiter.held.wait()
+    assert waiter.node_id == "b"
+    await running.finish()
+    await waiter.finish()
+
+
+async def test_a_node_that_has_become_loaded_is_used() -> None:
+    admission = Admission(8, 60)
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1, loaded=False, load_s=50.0)
+    running, waiter = Holder(admission, request=work(4)), Holder(admission, request=work(1))
+    await settle()
+    assert not waiter.held.is_set()
+    admission.set_capacity("b", "m", 1)
+    await waiter.held.wait()
+    assert waiter.node_id == "b"
+    await running.finish()
+    await waiter.finish()
+
+
+async def test_a_conversation_goes_where_it_was_while_there_is_room() -> None:
+    admission = Admission(8, 60)
+    for node_id in "abcd":
+        admission.set_capacity(node_id, "m", 2)
+    homes = []
+    for _ in range(3):
+        holder = Holder(admission, request=Request(10, 10, key=12345))
+        await holder.held.wait()
+        homes.append(holder.node_id)
+        await holder.finish()
+    assert len(set(homes)) == 1
+    assert admission.choices("m") == 4
+
+
 async def test_a_broken_choice_harms_its_own_request_only() -> None:
     admission = Admission(8, 60)
     admission.set_capacity("a", "m", 1)
 
-    def broken(candidates: Sequence[Candidate]) -> Candidate | None:
+    def broken(candidates: Sequence[Candidate], _request: Request) -> Candidate | None:
         raise ZeroDivisionError
 
     first = Holder(admission)
@@ -324,7 +412,7 @@ async def test_a_choice_outside_the_candidates_is_refused() -> None:
     admission = Admission(8, 60)
     admission.set_capacity("a", "m", 1)
     with pytest.raises(ValueError, match="not a candidate"):
-        await Holder(admission, choose=lambda _: Candidate("b", 1, 0)).task
+        await Holder(admission, choose=lambda *_: Candidate("b", 1, 0)).task
     assert state(admission).nodes[0].busy == 0
 
 

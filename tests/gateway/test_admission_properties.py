@@ -12,13 +12,15 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.decide.routing import Candidate, choose
+from llb.decide.routing import Candidate, Request, choose
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.admission import Admission
+from llb.gateway.slots import Choose
 
 NODES = ("a", "b", "c")
 MAX_QUEUE = 6
 QUEUE_TIMEOUT_S = 10.0
+LOAD_S = 3.0
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -39,6 +41,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 class Claim:
     key_id: str
     exclude: frozenset[str]
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Cancel:
 class Resize:
     node_id: str
     slots: int | None  # None: the node leaves
+    loaded: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ Step = Claim | GiveBack | Cancel | Resize | Pass
 
 steps = st.one_of(
     st.builds(Claim, st.sampled_from("xyz"), st.frozensets(st.sampled_from(NODES), max_size=1)),
-    st.builds(Claim, st.sampled_from("xyz"), st.just(frozenset[str]())),
+    st.builds(Claim, st.sampled_from("xyz"), st.just(frozenset[str]()), st.sampled_from([0, 10, 2000])),
     st.builds(GiveBack, st.integers(0, 20)),
     st.builds(Cancel, st.integers(0, 20)),
     st.builds(Resize, st.sampled_from(NODES), st.none() | st.integers(0, 3)),
+    st.builds(Resize, st.sampled_from(NODES), st.integers(1, 3), st.just(False)),
     st.builds(Pass, st.sampled_from([0.5, 4.0, 11.0])),
 )
 
@@ -81,20 +86,24 @@ class Requests:
         self.loop = loop
         self.admission = Admission(MAX_QUEUE, QUEUE_TIMEOUT_S, clock=loop.time)
         self.capacity: dict[str, int] = {}
+        self.unloaded: set[str] = set()
         self.held: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
         self.granted: list[tuple[Claim, int]] = []
         self.waiting: dict[int, Claim] = {}
         self.began: dict[int, float] = {}
         self.done: list[asyncio.Event] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def choose(self, claim: Claim, number: int, candidates: Sequence[Candidate]) -> Candidate | None:
+    def choose(
+        self, claim: Claim, number: int, candidates: Sequence[Candidate], request: Request
+    ) -> Candidate | None:
         for candidate in candidates:
             assert candidate.slots == self.capacity[candidate.node_id]
-            assert self.held[candidate.node_id] <= candidate.busy < candidate.slots
-        chosen = choose(candidates)
-        if chosen is not None:
-            # The order is that of the grants: who was granted one after waiting runs a turn of the loop later.
+            assert self.held[candidate.node_id] <= candidate.busy
+        chosen = choose(candidates, request)
+        if chosen is not None and chosen.loaded:
+            # Who takes a node that must first be loaded overtakes nobody: those before did not want it. The order is that of the grants: who was granted one after waiting runs a turn of the loop later.
             self.granted.append((claim, number))
         return chosen
 
@@ -103,15 +112,22 @@ class Requests:
         self.began[number] = self.loop.time()
         try:
             async with self.admission.claim(
-                "m", key_id=claim.key_id, choose=partial(self.choose, claim, number), exclude=claim.exclude
+                "m",
+                key_id=claim.key_id,
+                request=Request(claim.tokens, claim.tokens),
+                choose=partial(self.choose, claim, number),
+                exclude=claim.exclude,
             ) as taken:
                 del self.waiting[number]
                 assert taken.node_id not in claim.exclude
-                self.held[taken.node_id] += 1
+                node_id = taken.node_id
+                self.held[node_id] += 1
+                self.tokens[node_id] += claim.tokens
                 try:
                     await done.wait()
                 finally:
-                    self.held[taken.node_id] -= 1
+                    self.held[node_id] -= 1
+                    self.tokens[node_id] -= claim.tokens
         except QueueTimeout:
             assert self.loop.time() - self.began[number] >= QUEUE_TIMEOUT_S
         finally:
@@ -136,23 +152,48 @@ class Requests:
             case Resize(node_id, None):
                 self.capacity.pop(node_id, None)
                 self.admission.remove(node_id)
-            case Resize(node_id, slots) if slots is not None:
+            case Resize(node_id, slots, loaded) if slots is not None:
                 self.capacity[node_id] = slots
-                self.admission.set_capacity(node_id, "m", slots)
+                (self.unloaded.discard if loaded else self.unloaded.add)(node_id)
+                self.admission.set_capacity(node_id, "m", slots, loaded=loaded, load_s=LOAD_S)
             case Pass(seconds):
                 self.loop.now_s += seconds
 
     def check_settled(self) -> None:
-        """When nothing is under way, both books agree, and nobody waits beside a slot that it could have."""
+        """When nothing is under way, both books agree, and nobody waits beside a slot that it could have, nor longer than
+        a load takes beside one that it would have to load."""
         self.loop.turn(8)
         queue = next(iter(self.admission.snapshot()), None)
         busy = {node.node_id: node.busy for node in queue.nodes} if queue is not None else {}
         assert +Counter(busy) == +self.held
+        self.check_tokens()
         assert (queue.waiting if queue is not None else 0) == len(self.waiting) <= MAX_QUEUE
-        for claim in self.waiting.values():
+        for number, claim in self.waiting.items():
+            waits_since = self.began[number]
             for node_id, slots in self.capacity.items():
-                assert node_id in claim.exclude or self.held[node_id] >= slots
+                if node_id not in claim.exclude and self.held[node_id] < slots:
+                    assert node_id in self.unloaded
+                    assert self.loop.time() - waits_since < LOAD_S
             assert self.capacity.keys() - claim.exclude  # else it would have been told
+
+    def check_tokens(self) -> None:
+        """Each node has the tokens of the requests that it has, seen through the eyes of one more request."""
+        seen: list[tuple[str, int, int]] = []
+
+        def look(candidates: Sequence[Candidate], _request: Request) -> None:
+            seen.extend((node.node_id, node.prompt_tokens, node.completion_tokens) for node in candidates)
+
+        task = self.loop.create_task(self.look(look))
+        self.loop.turn(2)
+        task.cancel()
+        self.loop.turn(2)
+        for node_id, prompt_tokens, completion_tokens in seen:
+            assert prompt_tokens == completion_tokens == self.tokens[node_id]
+
+    async def look(self, choose: Choose) -> None:
+        with suppress(QueueFull, NoNodeAvailable):
+            async with self.admission.claim("m", key_id="look", choose=choose):
+                raise AssertionError("a look takes no slot")
 
     def check_order(self) -> None:
         """First come, first served among the requests of one key that can use the same nodes."""

@@ -1,0 +1,67 @@
+"""Ways of choosing a node: llb's own, and three that everybody knows. Each takes a node with a free slot, if there is one."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llb.decide.routing import Candidate, Request, choose
+
+
+class Policy(ABC):
+    def __init__(self) -> None:
+        self._chance = random.Random(1)
+
+    @abstractmethod
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None: ...
+
+
+class Llb(Policy):
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+        return choose(nodes, request)
+
+
+class Keyless(Policy):
+    """llb's choice without the affinity key: the smallest expected finish."""
+
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+        return choose(nodes, replace(request, key=None))
+
+
+class RoundRobin(Policy):
+    _next = 0
+
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+        for number in range(self._next, self._next + len(nodes)):
+            node = nodes[number % len(nodes)]
+            if node.free > 0:
+                self._next = number + 1
+                return node
+        return None
+
+
+class LeastConnections(Policy):
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+        least = min(node.busy for node in nodes)
+        free = [node for node in nodes if node.busy == least and node.free > 0]
+        return self._chance.choice(free) if free else None
+
+
+class TwoChoices(Policy):
+    """The emptier of two random ones."""
+
+    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+        free = [node for node in nodes if node.free > 0]
+        two = self._chance.sample(free, min(2, len(free)))
+        return min(two, key=lambda node: node.busy, default=None)
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "llb": Llb,
+    "llb, keys ignored": Keyless,
+    "round robin": RoundRobin,
+    "least connections": LeastConnections,
+    "two random choices": TwoChoices,
+}

@@ -1,0 +1,118 @@
+"""How fast each node runs each model, learnt from what it did; what a request will probably cost, and how long a load takes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from llb.decide.routing import DEFAULT_LOAD_S, Request, Speed
+from llb.gateway.usage import Usage
+from llb.wire import EngineReport, EngineState
+
+KEEP = 0.9  # of what was known, when something new is: the last ten requests make up two thirds
+LOAD_WEIGHT = 0.5  # of the newest load
+LOAD_BYTES_PER_S = 300_000_000  # from a disk, before any load was measured
+LOAD_LEAST_S = 1.0
+
+ANSWER_TOKENS = 200  # before any answer was counted
+
+
+class Ratio:
+    """A quotient of two sums that forgets: each request counts as much as it was large."""
+
+    __slots__ = ("_above", "_below")
+
+    def __init__(self) -> None:
+        self._above = self._below = 0.0
+
+    def add(self, above: float, below: float) -> None:
+        self._above = KEEP * self._above + above
+        self._below = KEEP * self._below + below
+
+    @property
+    def value(self) -> float | None:
+        return self._above / self._below if self._below > 0 else None
+
+
+class NodeSpeed:
+    """One model on one node."""
+
+    def __init__(self) -> None:
+        self.speed = Speed()
+        self.prefill = Ratio()
+        self.decode = Ratio()
+        self.load_s: float | None = None
+
+
+class ModelSpeed:
+    """One model, wherever it is answered."""
+
+    def __init__(self) -> None:
+        self.answer_tokens = float(ANSWER_TOKENS)
+        self.computed = Ratio()  # tokens of prompts that no cache had, of those that their length let expect
+
+
+class Speeds:
+    """What is measured lives as long as the process, also while a node is away."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._nodes: defaultdict[tuple[str, str], NodeSpeed] = defaultdict(NodeSpeed)
+        self._models: defaultdict[str, ModelSpeed] = defaultdict(ModelSpeed)
+        self._loading: dict[tuple[str, str], float] = {}  # since when
+
+    def of(self, node_id: str, model_id: str) -> Speed:
+        """The speed of this node, which goes on changing as it is measured."""
+        return self._nodes[node_id, model_id].speed
+
+    def request(self, model_id: str, tokens: int, most_tokens: int | None, key: int | None) -> Request:
+        """What a request of so many tokens, by its length, will probably cost: of its prompt, what the caches lack; an
+        answer like those before, but not more than `most_tokens`."""
+        model = self._models[model_id]
+        computed = model.computed.value
+        answer_tokens = int(model.answer_tokens)
+        return Request(
+            prompt_tokens=tokens if computed is None else int(tokens * computed),
+            completion_tokens=answer_tokens if most_tokens is None else min(answer_tokens, most_tokens),
+            context_tokens=tokens,
+            key=key,
+        )
+
+    def measured(self, node_id: str, model_id: str, request: Request, usage: Usage, *, busy: float) -> None:
+        """A request has been answered, while `busy` slots of the node were, on the average."""
+        node, model = self._nodes[node_id, model_id], self._models[model_id]
+        if usage.prompt_tokens is not None:
+            computed = usage.prompt_tokens - (usage.cached_tokens or 0)
+            model.computed.add(computed, request.context_tokens)
+            if usage.prefill_ms:
+                node.prefill.add(computed, usage.prefill_ms / 1000)
+        if usage.completion_tokens:
+            model.answer_tokens = KEEP * model.answer_tokens + (1 - KEEP) * usage.completion_tokens
+            if usage.decode_ms:
+                # All slots generate at the same time: the node does that many times what one gets.
+                node.decode.add(usage.completion_tokens * max(1.0, busy), usage.decode_ms / 1000)
+        node.speed.measured(node.prefill.value, node.decode.value)
+
+    # --- loads --------------------------------------------------------------------------------------
+
+    def engines(self, node_id: str, reports: Mapping[str, EngineReport]) -> None:
+        """What all engines of a node, by model, do now: from starting to ready is a load."""
+        for model_id in [model_id for node, model_id in self._loading if node == node_id]:
+            report = reports.get(model_id)
+            if report is None or report.state is not EngineState.STARTING:
+                took_s = self._clock() - self._loading.pop((node_id, model_id))
+                if report is not None and report.state in (EngineState.READY, EngineState.BUSY):
+                    node = self._nodes[node_id, model_id]
+                    before_s = took_s if node.load_s is None else node.load_s
+                    node.load_s = before_s + LOAD_WEIGHT * (took_s - before_s)
+        for model_id, report in reports.items():
+            if report.state is EngineState.STARTING:
+                self._loading.setdefault((node_id, model_id), self._clock())
+
+    def load_s(self, node_id: str, model_id: str, *, size_bytes: int | None, progress: float | None) -> float:
+        """Seconds until this node would have the model loaded, from where it is now."""
+        whole_s = self._nodes[node_id, model_id].load_s
+        if whole_s is None:
+            whole_s = DEFAULT_LOAD_S if size_bytes is None else LOAD_LEAST_S + size_bytes / LOAD_BYTES_PER_S
+        return whole_s * (1 - (progress or 0.0))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llb.gateway.affinity import LONG_BODY_BYTES, PICTURE_TOKENS, affinity_key, prompt_tokens
+from llb.wire import InferenceHead
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+HELLO = {"role": "user", "content": "Hello"}
+ANSWER = {"role": "assistant", "content": "Hi! How can I help?"}
+NEXT = {"role": "user", "content": "What is a ring?"}
+
+
+def key(session: str | None = None, caller_id: str = "caller", **body: Any) -> int | None:
+    data = json.dumps({"model": "m", **body}).encode()
+    return affinity_key(msgspec.json.decode(data, type=InferenceHead), session, caller_id)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"messages": [HELLO]}, {"messages": [HELLO, ANSWER, NEXT]}),
+        ({"messages": [SYSTEM, HELLO]}, {"messages": [SYSTEM, HELLO, ANSWER, NEXT], "max_tokens": 5}),
+        ({"system": "Be brief.", "messages": [HELLO]}, {"system": "Be brief.", "messages": [HELLO, ANSWER, NEXT]}),
+        ({"instructions": "Be brief.", "input": [HELLO]}, {"instructions": "Be brief.", "input": [HELLO, ANSWER]}),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]},
+         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}, ANSWER]}),
+        ({"prompt": "x" * 2048 + "and so"}, {"prompt": "x" * 2048 + "and so on"}),
+    ],
+)  # fmt: skip
+def test_a_conversation_keeps_its_key(first: dict[str, Any], then: dict[str, Any]) -> None:
+    assert key(**first) == key(**then)
+    assert key(**first) is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"messages": [SYSTEM, HELLO]}, {"messages": [SYSTEM, NEXT]}),
+        ({"messages": [SYSTEM, HELLO]}, {"messages": [HELLO]}),
+        ({"system": "Be brief.", "messages": [HELLO]}, {"system": "Be long.", "messages": [HELLO]}),
+        ({"instructions": "Be brief.", "input": "Hello"}, {"instructions": "Be long.", "input": "Hello"}),
+        ({"prompt": "Once"}, {"prompt": "Twice"}),
+        ({"prompt": [1, 2, 3]}, {"prompt": [1, 2, 4]}),
+    ],
+)
+def test_other_conversations_have_other_keys(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert key(**one) != key(**other)
+
+
+def test_what_a_client_calls_its_conversation_decides() -> None:
+    assert key("7", messages=[HELLO]) == key("7", prompt="whatever")
+    assert key("7", messages=[HELLO]) != key("8", messages=[HELLO])
+    assert key("7", "alice", messages=[HELLO]) != key("7", "bob", messages=[HELLO])
+    assert key(None, "alice", messages=[HELLO]) == key("", "bob", messages=[HELLO])
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"messages": []}, {"messages": None}, {"prompt": ""}, {"messages": [5]}]
+)
+def test_a_body_without_a_prompt_is_no_error(body: dict[str, Any]) -> None:
+    key(**body)
+    assert key() is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)  # fmt: skip
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("messages", "input", "system", "prompt"), json_values))
+)
+def test_whatever_stands_in_a_body(body: dict[str, Any]) -> None:
+    assert key(**body) == key(**body)
+
+
+def test_the_length_of_a_prompt() -> None:
+    assert prompt_tokens(b"word" * 100) == 100
+    picture = base64.b64encode(bytes(LONG_BODY_BYTES)).decode()
+    body = json.dumps(
+        {"messages": [{"role": "user", "content": [{"image_url": f"data:image/png;base64,{picture}"}]}]}
+    )
+    assert prompt_tokens(body.encode()) == PICTURE_TOKENS
