@@ -26,7 +26,7 @@ DEFAULT_LOAD_S = 10.0
 
 GRADES_AN_OCTAVE = 2
 # A speed may differ so far from its grade before it gets another: who stands between two must not go to and fro.
-GRADE_SLACK = 0.8
+GRADE_SLACK = 1.0
 TYPICAL_TOKENS = 200  # computed of a prompt, and of an answer: a speed in one number
 
 

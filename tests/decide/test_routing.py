@@ -182,7 +182,7 @@ def test_places_in_proportion_to_the_speed() -> None:
         assert owners[node_id] / PLACES == pytest.approx(share, abs=0.05)
 
 
-@given(st.floats(0.1, 10_000), st.lists(st.floats(-0.12, 0.12), max_size=30))
+@given(st.floats(0.1, 10_000), st.lists(st.floats(-0.15, 0.15), max_size=30))
 def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[float]) -> None:
     known = speed(tokens_per_s, tokens_per_s)
     before = known.grade
