@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llb.decide.routing import (
@@ -22,6 +22,7 @@ from llb.decide.routing import (
     order,
 )
 
+UNHURRIED = settings(deadline=None)  # a busy machine is no failure
 KEYS = [hash_of(b"%d" % number) for number in range(2000)]
 
 
@@ -148,9 +149,9 @@ def test_a_longer_context_is_waited_for() -> None:
 # --- the ring ----------------------------------------------------------------------------------------
 
 
-def firsts(node_ids: Sequence[str], grades: Sequence[int]) -> list[str]:
-    """Whose each place of the ring is."""
-    return [node_ids[order(tuple(node_ids), tuple(grades), place)[0]] for place in range(PLACES)]
+def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = PLACES) -> list[str]:
+    """Whose each of the first places of the ring is."""
+    return [node_ids[order(tuple(node_ids), tuple(grades), place)[0]] for place in range(places)]
 
 
 rings = st.lists(
@@ -158,12 +159,15 @@ rings = st.lists(
 )  # fmt: skip
 
 
+@UNHURRIED
 @given(rings, st.data())
 def test_who_leaves_moves_its_own_places_only(ring: list[tuple[str, int]], data: st.DataObject) -> None:
     gone = data.draw(st.integers(0, len(ring) - 1))
     rest = [*ring[:gone], *ring[gone + 1 :]]
-    for before, after in zip(firsts(*zip(*ring, strict=True)), firsts(*zip(*rest, strict=True)), strict=True):  # type: str, str
-        assert before in (after, ring[gone][0])
+    before = firsts([name for name, _ in ring], [grade for _, grade in ring], places=64)
+    after = firsts([name for name, _ in rest], [grade for _, grade in rest], places=64)
+    for whose, then in zip(before, after, strict=True):
+        assert whose in (then, ring[gone][0])
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 16, 64])
@@ -182,6 +186,7 @@ def test_places_in_proportion_to_the_speed() -> None:
         assert owners[node_id] / PLACES == pytest.approx(share, abs=0.05)
 
 
+@UNHURRIED
 @given(st.floats(0.1, 10_000), st.lists(st.floats(-0.15, 0.15), max_size=30))
 def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[float]) -> None:
     known = speed(tokens_per_s, tokens_per_s)
@@ -191,6 +196,7 @@ def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[fl
         assert known.grade == before
 
 
+@UNHURRIED
 @given(st.floats(0.1, 10_000), st.floats(0.1, 10_000))
 def test_the_grade_follows_the_speed(first: float, then: float) -> None:
     known = speed(first, first)
@@ -251,6 +257,7 @@ def finish_s(candidate: Candidate, request: Request) -> float:
     ) / candidate.speed.decode
 
 
+@UNHURRIED
 @given(candidates_of(), requests)
 def test_a_choice_has_a_free_slot_and_a_loaded_one_is_never_left_waiting(
     candidates: list[Candidate], request: Request
@@ -266,6 +273,7 @@ def test_a_choice_has_a_free_slot_and_a_loaded_one_is_never_left_waiting(
         assert not cold or request.waited_s < max(node.load_s for node in cold)
 
 
+@UNHURRIED
 @given(candidates_of(), requests, st.randoms())
 def test_the_choice_does_not_depend_on_the_order(
     candidates: list[Candidate], request: Request, chance: object
@@ -274,6 +282,7 @@ def test_the_choice_does_not_depend_on_the_order(
     assert choose(candidates, request) is choose(shuffled, request)
 
 
+@UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests)
 def test_the_load_is_bounded(candidates: list[Candidate], request: Request) -> None:
     """A key's node has at most 1.25 of the mean work with the request; where none has, it is the soonest."""
@@ -289,6 +298,7 @@ def test_the_load_is_bounded(candidates: list[Candidate], request: Request) -> N
     assert finish_s(chosen, request) <= max(bound, soonest) * (1 + 1e-9)
 
 
+@UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests, st.data())
 def test_a_faster_node_is_not_less_preferred(
     candidates: list[Candidate], request: Request, data: st.DataObject
@@ -303,6 +313,7 @@ def test_a_faster_node_is_not_less_preferred(
     assert choose(candidates, request) is chosen
 
 
+@UNHURRIED
 @given(st.integers(2, 16), st.integers(0, 3), st.sampled_from(KEYS), st.integers(1, 5000))
 def test_a_conversation_stays_while_the_cluster_is_balanced(
     count: int, busy: int, key: int, tokens: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llb.gateway.affinity import LONG_BODY_BYTES, PICTURE_TOKENS, affinity_key, prompt_tokens
@@ -75,6 +75,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys(("messages", "input", "system", "prompt"), json_values))
 )
