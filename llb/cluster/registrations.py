@@ -164,14 +164,17 @@ class Registrations:
     # --- what nodes should hold ---------------------------------------------------------------------
 
     def nodes_of(self, model_id: str) -> frozenset[str]:
-        """The ids of the online nodes that are to hold this model."""
+        """The ids of the nodes that are to hold this model, those that are away for a short time included."""
         registration = self._known.get(model_id)
         if registration is None or not registration.active:
             return frozenset()
         model = registration.entry
         size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
-        count = None if registration.replicas == "all" else registration.replicas
-        return placement.place(model.required_memory_bytes, size_bytes, count, self._view.rooms(model_id))
+        rooms = self._view.rooms(model_id)
+        if registration.replicas == "all":
+            return placement.place(model.required_memory_bytes, size_bytes, None, rooms)
+        rooms += self._view.away(model_id)
+        return placement.place(model.required_memory_bytes, size_bytes, registration.replicas, rooms)
 
     def want(self, node_id: str) -> Want:
         """The whole desired state of one node."""
