@@ -152,7 +152,7 @@ class ClusterView:
             status=NodeStatus.OFFLINE if record.hello is not None else NodeStatus.JOINING,
             draining=record.draining,
             tags=record.tags,
-            last_seen=record.created_at,
+            last_seen=record.last_seen or record.created_at,
             away_since=self._clock(),
             replicas={report.model_id: structs.replace(report, engine=None) for report in hello.replicas},
         )

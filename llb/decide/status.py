@@ -56,9 +56,7 @@ def derive(registration: RegistrationFact | None, replicas: Sequence[ReplicaFact
         return Derived(status=ModelStatus.AVAILABLE)
 
     # What a node is not to hold any more (its memory was lowered) lies there, but cannot be used.
-    online = [
-        fact.report for fact in replicas if fact.online and (fact.wanted or not registration.resolved)
-    ]
+    online = [fact.report for fact in replicas if fact.online and (fact.wanted or not registration.resolved)]
     ready = [report for report in online if report.state is ReplicaState.READY]
     if ready:
         return Derived(
