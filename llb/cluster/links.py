@@ -33,9 +33,9 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-REMOVED = "This node was removed: 'llb leave' lets its host stand alone, a new join token lets it join again"
+REMOVED = "this node was removed by the balancer: run 'llb leave'; then it stands alone, or joins again with a new token"
 SECOND_HOST = (
-    "Another host is connected as this node: its home directory was copied. Remove node.json from the copy, "
+    "another host is connected as this node: one home directory is a copy of the other. Remove node.json from the copy, "
     "and join it with a token of its own"
 )
 HELLO_TIMEOUT_S = 60.0  # a node asks its hardware first, and a slow driver takes its time
@@ -104,7 +104,7 @@ class Links:
             await end.close()
             return
         if not isinstance(hello, Hello) or hello.node_id != node_id:
-            await self._refuse(end, node_id, "A node says hello first, and in its own name")
+            await self._refuse(end, node_id, "a node says hello first, and in its own name")
             return
         if (refusal := protocol_refusal(hello.protocol, hello.version)) is not None:
             await self._refuse(end, node_id, refusal)

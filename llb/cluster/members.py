@@ -222,9 +222,9 @@ def protocol_refusal(protocol: int, version: str) -> str | None:
     """Why a node that speaks `protocol` cannot be understood, None if it can."""
     if protocol > PROTOCOL_VERSION:
         return (
-            f"The node runs llb {version}, which is newer than the balancer's {__version__}: "
+            f"This node runs llb {version}, which is newer than the balancer's {__version__}: "
             "upgrade the balancer first"
         )
     if protocol < OLDEST_PROTOCOL:
-        return f"The node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
+        return f"This node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
     return None

@@ -18,7 +18,6 @@ from llb.wire import (
     EngineReport,
     EngineState,
     Event,
-    Hardware,
     Heartbeat,
     Hello,
     HfStats,
@@ -35,6 +34,7 @@ from llb.wire import (
     ReplicaReport,
     ReplicaState,
     ReplicaView,
+    blank_hello,
 )
 
 CLAIM_S = 600.0  # how long a node that went away is waited for before another one takes over what only it was to hold
@@ -145,7 +145,7 @@ class ClusterView:
 
     def remember(self, record: NodeRecord) -> None:
         """A node that belongs here and has not said hello yet: shown as it was when it last did."""
-        hello = record.hello or _unheard(record)
+        hello = record.hello or blank_hello(record.id)
         self.nodes[record.id] = Node(
             id=record.id,
             hello=structs.replace(hello, name=record.name),
@@ -418,24 +418,6 @@ def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
-    )
-
-
-def _unheard(record: NodeRecord) -> Hello:
-    """What there is to say of a node that has joined and not said a word yet."""
-    return Hello(
-        protocol=0,
-        node_id=record.id,
-        name=record.name,
-        version="",
-        platform="",
-        addresses=(),
-        hardware=Hardware(cpu="", cpu_count=0, memory_total_bytes=0),
-        memory_budget_bytes=0,
-        vram_budget_bytes=0,
-        max_downloads=0,
-        slots_per_engine=0,
-        replicas=(),
     )
 
 
