@@ -94,7 +94,7 @@ async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
     """Makes hosts that lend themselves to an appliance (not started): `make_node(llb, "garage")`; all are stopped."""
     made: list[JoinedLlb] = []
 
-    def make(balancer: Llb, name: str, **settings: Any) -> JoinedLlb:
+    def make(balancer: Llb, name: str, /, **settings: Any) -> JoinedLlb:
         node = JoinedLlb(balancer, tmp_path / name, **settings)
         made.append(node)
         return node

@@ -46,10 +46,15 @@ class _Running(Generic[App]):
         app = create_app(config)
         sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
-        self._server = Server(app, sock)
-        await self._server.start()
+        server = Server(app, sock)
+        try:
+            await server.start()
+        except BaseException:
+            sock.close()
+            raise
+        self._server = server
         self.app = app.ctx.llb
-        self.port = self._server.port
+        self.port = server.port
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.AsyncClient(
             base_url=self.url,
