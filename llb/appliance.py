@@ -45,7 +45,7 @@ from llb.hardware import Machine
 from llb.hub import Hub, StatsCache
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
-from llb.store import nodes, settings, users
+from llb.store import settings, users
 from llb.store.database import Database
 from llb.tasks import TaskGroup
 from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReplicaReport
@@ -81,7 +81,7 @@ class Appliance:
         self.links = Links(
             self.view,
             self.registrations.want,
-            record_of=self.members.get,
+            record_of=self.members.heard,
             on_hello=self._node_said_hello,
             on_replica=self._node_told_of_replica,
         )
@@ -163,9 +163,8 @@ class Appliance:
             self.metrics.start()
             cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
             self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
-            async with self.db.write() as tx:
-                await nodes.ensure_local(tx, self.agent.node_id, self.config.name)
-            await self.members.start(cluster_id, self.agent.node_id)
+            await self.members.start(cluster_id, self.agent.node_id, self.config.name)
+            self.links.cluster_id = cluster_id
             await self.registrations.start(cluster_id)
             await self.agent.start()
         except BaseException:
@@ -173,6 +172,7 @@ class Appliance:
             raise
         self.tasks.supervise(self._run_local_link(), "local-link")
         self.tasks.supervise(self.stats.run(), "hub-stats")
+        self.tasks.supervise(self.members.note_seen(), "last-seen")
         # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.joined.wait(), JOIN_WAIT_S)
@@ -210,16 +210,16 @@ class Appliance:
         record = self.members.get(node_id)
         return None if record is None else record.hop_credential
 
-    async def _node_said_hello(self, hello: Hello, observed: str | None) -> None:
-        self.registrations.node_heard(hello.node_id)
+    def _node_said_hello(self, hello: Hello, observed: str | None) -> None:
+        self.registrations.node_heard(hello)
         if hello.node_id != self.agent.node_id:
-            await self.members.heard(hello)
             self.reach.hello(hello, observed)
 
     def _node_removed(self, node_id: str) -> None:
         self.reach.lost(node_id)
-        self.registrations.node_heard(node_id)  # whatever tombstones waited for: it will not be heard again
+        self.registrations.node_removed(node_id)
         self.tasks.supervise(self.links.drop(node_id), f"drop.{node_id}")
+        self.links.want_changed()  # others take over what only it was to hold
 
     def _node_told_of_replica(self, node_id: str, report: ReplicaReport) -> None:
         self.registrations.replica_changed(node_id, report)

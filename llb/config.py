@@ -147,8 +147,11 @@ def _show_secret(value: str | None) -> str:
     return "not set" if value is None else "set"
 
 
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+    if not NODE_NAME.fullmatch(text):
         raise ValueError("must be letters, digits, '.', '_' or '-', at most 63")
     return text
 

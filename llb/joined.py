@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
+from msgspec import structs
+
 from llb import __version__, auth, home, membership, portable
 from llb.addresses import base_urls
 from llb.api.forward import forward_blueprint
@@ -13,6 +15,7 @@ from llb.api.guard import Guard
 from llb.api.hop import hop_blueprint
 from llb.api.identity import BalancerOnly
 from llb.api.lending import lending_blueprint
+from llb.api.passing import Ongoing
 from llb.cluster.join import Dialler, ask_to_join, say_goodbye
 from llb.config import Config
 from llb.engine.pool import EnginePool
@@ -26,7 +29,7 @@ from llb.node.files import ModelFiles
 from llb.store import settings
 from llb.store.database import Database
 from llb.tasks import TaskGroup
-from llb.wire import PROTOCOL_VERSION, JoinRequest
+from llb.wire import PROTOCOL_VERSION, JoinReply, JoinRequest, LeaveReply, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class JoinedHost:
         )
         self.agent.addresses = self._addresses
         self.upstream = Upstream()
+        self.ongoing = Ongoing()
         self.dialler: Dialler | None = None
         self.tasks = TaskGroup("joined")
         self._lock: portable.Lock | None = None
@@ -69,9 +73,9 @@ class JoinedHost:
     def blueprints(self) -> tuple[Any, ...]:
         """What a node answers: its balancer, the command line on this host, and everybody by leading on."""
         return (
-            hop_blueprint(self.agent, self.upstream, lambda: self.membership),
-            lending_blueprint(self.balancer_url, self._problem, self.leave),
-            forward_blueprint(self.balancer_url, self.upstream),
+            hop_blueprint(self.agent, self.upstream, self.ongoing, lambda: self.membership),
+            lending_blueprint(self.balancer_url, self, self.left),
+            forward_blueprint(self.balancer_url, self.upstream, self.ongoing),
         )
 
     async def start(self) -> None:
@@ -86,11 +90,13 @@ class JoinedHost:
             await self.stop()
             raise
         self.dialler = Dialler(self.membership, self.agent)
+        self.dialler.on_welcome = self._welcomed
         self.tasks.supervise(self.dialler.run(), "link")
 
     async def drain(self, timeout_s: float) -> None:
-        """The balancer has to learn first that nothing more may be sent here; what runs is cut with the connections."""
+        """End the link, so that the balancer sends nothing more, and let running answers end."""
         await self.tasks.close()
+        await self.ongoing.ended(timeout_s)
 
     async def stop(self) -> None:
         """The start in reverse; idempotent."""
@@ -107,13 +113,22 @@ class JoinedHost:
         """A joined host has no accounts."""
         return False
 
-    async def leave(self) -> None:
+    async def leave(self) -> LeaveReply:
         """Belong to nobody any more. The balancer is told if it can be reached; the files stay."""
-        if self.membership is not None:
-            await say_goodbye(self.membership)
-        membership.remove(self.config.home)
-        self.membership = None
-        self.left.set()
+        member, self.membership = self.membership, None
+        if member is None:
+            return LeaveReply()
+        await (
+            self.tasks.close()
+        )  # or the balancer would say on the link what is known here: that this node was removed
+        untold = await say_goodbye(member)
+        await asyncio.to_thread(membership.remove, self.config.home)
+        return LeaveReply(untold=untold)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the link does not stand, as a sentence; None while it does."""
+        return "it is starting" if self.dialler is None else self.dialler.problem
 
     async def _belong(self) -> Membership:
         known = membership.read(self.config.home)
@@ -129,16 +144,7 @@ class JoinedHost:
                 f"To join {self.balancer_url} a token is needed: 'llb join-token' makes one there; "
                 "give it with --token or LLB_JOIN_TOKEN."
             )
-        reply = await ask_to_join(
-            self.balancer_url,
-            JoinRequest(
-                token=self.config.join_token,
-                name=self.config.name,
-                protocol=PROTOCOL_VERSION,
-                version=__version__,
-                cluster_id=await settings.get(self.db, "cluster_id") or "",
-            ),
-        )
+        reply = await self._ask(self.config.join_token)
         if reply.name != self.config.name:
             log.warning(
                 "another node is called %s already: this one is called %s", self.config.name, reply.name
@@ -152,12 +158,33 @@ class JoinedHost:
             hop_credential=reply.hop_credential,
         )
         await asyncio.to_thread(membership.write, self.config.home, joined)
+        # Last: a token that was wrong must not cost the place it has.
+        if known is not None and (untold := await say_goodbye(known)) is not None:
+            log.warning(
+                "%s was not told that this node left (%s): remove it there", known.balancer_url, untold
+            )
         return joined
+
+    async def _ask(self, token: str) -> JoinReply:
+        request = JoinRequest(
+            token=token,
+            name=self.config.name,
+            protocol=PROTOCOL_VERSION,
+            version=__version__,
+            cluster_id=await settings.get(self.db, "cluster_id") or "",
+        )
+        return await ask_to_join(self.balancer_url, request)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        """Keep what the balancer calls this node: it may have been renamed."""
+        member = self.membership
+        if member is None or not welcome.name or welcome.name == member.name:
+            return
+        log.warning("this node is called %s now", welcome.name)
+        self.membership = structs.replace(member, name=welcome.name)
+        membership.write(self.config.home, self.membership)
 
     def _addresses(self) -> tuple[str, ...]:
         if self.config.advertise is not None:
             return (self.config.advertise,)
         return base_urls(self.config.listen_host, self.port)
-
-    def _problem(self) -> str | None:
-        return "starting" if self.dialler is None else self.dialler.problem

@@ -21,6 +21,7 @@ from llb.appliance import Appliance
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
 from llb.joined import JoinedHost
+from llb.membership import Membership
 from llb.runfile import RunInfo
 
 log = logging.getLogger(__name__)
@@ -142,11 +143,16 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
         raise
     llb: Appliance | JoinedHost = app.ctx.llb
     run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
-    left = llb.left if isinstance(llb, JoinedHost) else None
+    joined = llb if isinstance(llb, JoinedHost) else None
     try:
         runfile.write(config.home, run_info)
-        _greet(config, run_info, default_password=await llb.default_password())
-        await _first(stop, left)
+        _greet(
+            config,
+            run_info,
+            joined.membership if joined else None,
+            default_password=await llb.default_password(),
+        )
+        await _first(stop, joined.left if joined else None)
         log.info("stopping" if stop.is_set() else "this host has left, and goes on alone")
     finally:
         if stop.is_set():
@@ -191,11 +197,13 @@ def _exit_after(deadline_s: float) -> None:
     timer.start()
 
 
-def _greet(config: Config, run_info: RunInfo, *, default_password: bool) -> None:
+def _greet(config: Config, run_info: RunInfo, member: Membership | None, *, default_password: bool) -> None:
     """The first lines a person sees. They go to standard output: the log is on standard error."""
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
-    if config.join is not None:
-        lines.append(f"This host lends itself to {config.join}; 'llb leave' ends that")
+    if member is not None:
+        lines.append(
+            f"This host lends itself to {member.balancer_url} as {member.name}; 'llb leave' ends that"
+        )
     if default_password:
         lines.append(
             f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this machine only), "

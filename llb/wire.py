@@ -243,6 +243,24 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     instance: str = ""
 
 
+def blank_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:
+    """What there is to say of a node that has not said a word that is understood."""
+    return Hello(
+        protocol=protocol,
+        node_id=node_id,
+        name="",
+        version=version,
+        platform="",
+        addresses=(),
+        hardware=Hardware(cpu="", cpu_count=0, memory_total_bytes=0),
+        memory_budget_bytes=0,
+        vram_budget_bytes=0,
+        max_downloads=0,
+        slots_per_engine=0,
+        replicas=(),
+    )
+
+
 class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     hardware: Hardware
     meters: Meters
@@ -276,11 +294,7 @@ class Link(Protocol[Out, In]):
 
 
 class LinkClosed(Exception):
-    """The channel between a node and its balancer has ended; `refusal` is the other end's sentence where it sent us away."""
-
-    def __init__(self, refusal: str | None = None) -> None:
-        super().__init__(refusal or "the link has ended")
-        self.refusal = refusal
+    """The channel between a node and its balancer has ended."""
 
 
 class JoinRequest(Struct, frozen=True, kw_only=True):
@@ -303,6 +317,12 @@ class JoinReply(Struct, frozen=True, kw_only=True):
     hop_credential: str
     protocol: int
     version: str
+
+
+class LeaveReply(Struct, frozen=True, kw_only=True):
+    """A host stands alone again. `untold` is why its balancer could not be told, None if it was."""
+
+    untold: str | None = None
 
 
 class NewJoinToken(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.ggufs import write_chat_model
-from tests.harness import Llb, write_catalog
+from tests.harness import JoinedLlb, Llb, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 
 TINY_BYTES = 300_000
@@ -20,6 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LlbMaker = Callable[..., Llb]
+NodeMaker = Callable[..., JoinedLlb]
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +87,18 @@ async def llb(make_llb: LlbMaker) -> Llb:
     started = await make_llb().start()
     await started.online()
     return started
+
+
+@pytest.fixture
+async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
+    """Makes hosts that lend themselves to an appliance (not started): `make_node(llb, "garage")`; all are stopped."""
+    made: list[JoinedLlb] = []
+
+    def make(balancer: Llb, name: str, /, **settings: Any) -> JoinedLlb:
+        node = JoinedLlb(balancer, tmp_path / name, **settings)
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        await node.stop()

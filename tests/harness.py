@@ -8,41 +8,53 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 import msgspec
 import websockets.asyncio.client
 from sanic import Sanic
 
+from llb import membership
 from llb.app import create_app
 from llb.appliance import Appliance
 from llb.config import make_config
+from llb.joined import JoinedHost
 from llb.serve import Server
+from llb.wire import NodeStatus
 
 PASSWORD = "correct horse battery"
 DEADLINE_S = 30.0
 
+App = TypeVar("App", Appliance, JoinedHost)
 
-class Llb:
-    """A running appliance. `http` is signed with the local token, as the commands on the host are."""
+
+class _Running(Generic[App]):
+    """A server of this process. `http` is signed with the local token, as the commands on the host are."""
+
+    app: App
 
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home = home
         self.settings = settings
         self._server: Server | None = None
 
-    async def start(self, port: int = 0) -> Llb:
+    async def start(self, port: int = 0) -> Self:
         """Serve on `port`, 0: a free one. After `stop()` it may be started again, on the port it had."""
         Sanic.test_mode = True  # several apps of one name in one process
         config = make_config(home=self.home, **{"port": 0, **self.settings})
         app = create_app(config)
         sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
-        self._server = Server(app, sock)
-        await self._server.start()
-        self.app: Appliance = app.ctx.llb
-        self.port = self._server.port
+        server = Server(app, sock)
+        try:
+            await server.start()
+        except BaseException:
+            sock.close()
+            raise
+        self._server = server
+        self.app = app.ctx.llb
+        self.port = server.port
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.AsyncClient(
             base_url=self.url,
@@ -58,13 +70,23 @@ class Llb:
             await self._server.stop(streams_end_s)
             self._server = None
 
-    async def __aenter__(self) -> Llb:
+    async def __aenter__(self) -> Self:
         return await self.start()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+class Llb(_Running[Appliance]):
+    """A running appliance: a balancer with its own node."""
+
+    async def new_token(self) -> str:
+        """A token that lets one host join."""
+        answer = await self.http.post("/api/nodes/join-tokens", json={})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
 
     # --- what tests do often ------------------------------------------------------------------------
 
@@ -117,6 +139,47 @@ class Llb:
             f"ws://127.0.0.1:{self.port}/ws/models", additional_headers=headers, proxy=None, **kwargs
         ) as reader:
             yield reader
+
+
+class JoinedLlb(_Running[JoinedHost]):
+    """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has none."""
+
+    def __init__(self, balancer: Llb, home: Path, **settings: Any) -> None:
+        usual = {
+            "name": home.name,
+            "host": "127.0.0.1",
+            "hub_endpoint": balancer.settings["hub_endpoint"],
+            "join": balancer.url,
+        }
+        super().__init__(home, **{**usual, **settings})
+        self.balancer = balancer
+
+    async def start(self, port: int = 0) -> Self:
+        joined = membership.read(self.home) is not None
+        if not joined and "join_token" not in self.settings:
+            self.settings["join_token"] = await self.balancer.new_token()
+        return await super().start(port)
+
+    @property
+    def id(self) -> str:
+        assert self.app.membership is not None
+        return self.app.membership.node_id
+
+    async def online(self) -> None:
+        """Wait until the balancer has heard of it all that it says, and has found the way to it."""
+        view, reach = self.balancer.app.view, self.balancer.app.reach
+
+        def there() -> bool:
+            node = view.nodes.get(self.id)
+            heard = node is not None and node.online and node.heartbeat is not None
+            return heard and reach.way(self.id) is not None
+
+        await eventually(there)
+
+    async def until_status(self, status: NodeStatus) -> None:
+        """Wait until the balancer calls it so."""
+        view = self.balancer.app.view
+        await self.balancer.until(lambda: view.nodes[self.id].status is status)
 
 
 async def eventually(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:

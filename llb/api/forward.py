@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse, redirect
 
 from llb import errors
 from llb.api.access import public
-from llb.api.passing import forwarded, pass_on
+from llb.api.passing import Ongoing, forwarded, pass_on
+from llb.api.replies import request_id
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.upstream import Target, Upstream
 
 # The caller's own credential decides at the balancer; nothing of this host's is added.
-FORWARDED = (
-    "accept",
-    "anthropic-beta",
-    "anthropic-version",
-    "content-type",
-    "traceparent",
-    "x-request-id",
-    "x-session-id",
-)
-PASSED_BACK = ("retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms", "x-request-id")
+FORWARDED = ("accept", "anthropic-beta", "anthropic-version", "content-type", "traceparent", "x-session-id")
 CREDENTIALS = ("authorization", "x-api-key")
+PASSED_BACK = ("retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms")
+PASSED_BACK_PREFIX = "x-ratelimit-"
 HOP = (b"x-llb-hop", b"1")  # a caller of this host is never a local one of the balancer
 CONNECT_TIMEOUT_S = 2.0
 HEADER_TIMEOUT_S = 3600.0
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+EVERY_METHOD = (*METHODS, "HEAD")
+_IN_PATHS = "/%:@!$&'()*+,;=~"  # what may stand in a path as it is, and what is quoted already
 
 
-def forward_blueprint(balancer_url: str, upstream: Upstream) -> Blueprint:
+def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -> Blueprint:
     """`/v1/…`, and everything that nothing else answers."""
     blueprint = Blueprint("forward")
     parts = urlsplit(balancer_url)
@@ -40,33 +36,40 @@ def forward_blueprint(balancer_url: str, upstream: Upstream) -> Blueprint:
     @public
     async def infer(request: Request, path: str) -> HTTPResponse | None:
         target = Target(host, port, headers=(HOP, *forwarded(request, CREDENTIALS)))
-        query = f"?{request.query_string}" if request.query_string else ""
+        own_id = (b"x-request-id", request_id(request).encode("ascii"))
         try:
-            response = await upstream.request(
-                target,
-                request.method.encode("ascii"),
-                f"/v1/{path}{query}".encode("ascii"),
-                forwarded(request, FORWARDED),
-                request.body,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
-                header_timeout_s=HEADER_TIMEOUT_S,
-            )
-            back = {
-                name.decode("ascii"): value.decode("latin-1")
-                for name, value in response.headers
-                if name.decode("ascii") in PASSED_BACK
-            }
-            return await pass_on(request, response, headers=back)
+            with ongoing.one():
+                response = await upstream.request(
+                    target,
+                    request.method.encode("ascii"),
+                    _address(f"/v1/{path}", request).encode("ascii"),
+                    (own_id, *forwarded(request, FORWARDED)),
+                    request.body,
+                    connect_timeout_s=CONNECT_TIMEOUT_S,
+                    header_timeout_s=HEADER_TIMEOUT_S,
+                )
+                back = {
+                    name: value.decode("latin-1")
+                    for key, value in response.headers
+                    if (name := key.decode("latin-1")) in PASSED_BACK or name.startswith(PASSED_BACK_PREFIX)
+                }
+                return await pass_on(request, response, headers=back)
         except UpstreamFault:
             raise errors.NoNodeAvailable(
                 "This host lends itself to another llb, which does not answer at the moment"
             ) from None
 
     @public
-    async def lead_on(request: Request, path: str) -> HTTPResponse:
-        query = f"?{request.query_string}" if request.query_string else ""
-        return redirect(f"{balancer_url}/{path}{query}", status=307)
+    async def lead_on(request: Request, path: str = "") -> HTTPResponse:
+        return redirect(balancer_url + _address(f"/{path}", request), status=307)
 
     blueprint.add_route(infer, "/v1/<path:path>", methods=METHODS, name="infer")
-    blueprint.add_route(lead_on, "/<path:path>", methods=METHODS, name="rest")
+    blueprint.add_route(lead_on, "/", methods=EVERY_METHOD, name="root")
+    blueprint.add_route(lead_on, "/<path:path>", methods=EVERY_METHOD, name="rest")
     return blueprint
+
+
+def _address(path: str, request: Request) -> str:
+    """`path` and the query of `request`, of nothing but characters that may stand there."""
+    query = f"?{quote(request.query_string, safe='/?%:@!$&()*+,;=~')}" if request.query_string else ""
+    return quote(path, safe=_IN_PATHS) + query

@@ -9,7 +9,7 @@ from sanic.response import HTTPResponse
 
 from llb import auth, errors
 from llb.api.access import node_only, public
-from llb.api.passing import forwarded, pass_on
+from llb.api.passing import Ongoing, forwarded, pass_on
 from llb.api.replies import body, error_reply, no_content, reply
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.relay import as_error
@@ -26,7 +26,7 @@ NONCE_MAX_CHARS = 128
 
 
 def hop_blueprint(
-    agent: NodeAgent, upstream: Upstream, membership: Callable[[], Membership | None]
+    agent: NodeAgent, upstream: Upstream, ongoing: Ongoing, membership: Callable[[], Membership | None]
 ) -> Blueprint:
     """`/hop`."""
     blueprint = Blueprint("hop")
@@ -44,7 +44,8 @@ def hop_blueprint(
     @node_only
     async def infer(request: Request, path: str) -> HTTPResponse | None:
         try:
-            return await _infer(request, path)
+            with ongoing.one():
+                return await _infer(request, path)
         except errors.LlbError as error:
             answer = error_reply(error)
             answer.headers[ERROR_HEADER] = error.code

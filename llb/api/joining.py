@@ -13,13 +13,12 @@ from llb import errors
 from llb.addresses import base_url, own_addresses
 from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
-from llb.api.nodes import NAME
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.cluster.links import Links
 from llb.cluster.members import Members
 from llb.cluster.sockets import SocketLink, from_node
-from llb.config import Config
+from llb.config import NODE_NAME, Config
 from llb.wire import BalancerMessage, JoinRequest, NewJoinToken, NodeMessage, Scope
 
 ONLY_LOOPBACK = (
@@ -74,7 +73,7 @@ def joining_blueprint(
     @public
     async def join(request: Request) -> HTTPResponse:
         asked = body(request, JoinRequest)
-        if not NAME.fullmatch(asked.name):
+        if not NODE_NAME.fullmatch(asked.name):
             raise errors.InvalidRequest(
                 "A node's name is letters, digits, '.', '_' or '-', at most 63", param="name"
             )

@@ -1,22 +1,33 @@
-"""What a joined host says of itself: that it is alive, to whom it lends itself; and the way out."""
+"""What a joined host says of itself: that it is alive, whether its link stands; and the way out."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from typing import Protocol, cast
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
-from llb import errors
 from llb.api.access import public, requires
-from llb.api.replies import no_content, reply
-from llb.wire import Scope
+from llb.api.replies import body, error_reply, reply
+from llb.errors import Conflict
+from llb.membership import Membership
+from llb.wire import JoinRequest, LeaveReply, Scope
 
 
-def lending_blueprint(
-    balancer_url: str, problem: Callable[[], str | None], leave: Callable[[], Awaitable[None]]
-) -> Blueprint:
-    """`/health`, `/readyz`, `/api/nodes/join`, `/api/node/leave`."""
+class Lent(Protocol):
+    """A host that lends itself; `problem` is why its link does not stand, as a sentence."""
+
+    membership: Membership | None
+
+    @property
+    def problem(self) -> str | None: ...
+
+    async def leave(self) -> LeaveReply: ...
+
+
+def lending_blueprint(balancer_url: str, host: Lent, left: asyncio.Event) -> Blueprint:
+    """`/health`, `/readyz`, `/api/nodes/join`, `/api/node/leave`. `left` is set once whoever had it leave was told so."""
     blueprint = Blueprint("lending")
 
     @blueprint.get("/health", name="health")
@@ -27,20 +38,31 @@ def lending_blueprint(
     @blueprint.get("/readyz", name="ready")
     @public
     async def ready(_request: Request) -> HTTPResponse:
-        said = problem()
-        return reply({"status": "ready" if said is None else "waiting"}, 200 if said is None else 503)
+        problem = host.problem
+        return reply(
+            {"status": "ready" if problem is None else "waiting", "reason": problem},
+            200 if problem is None else 503,
+        )
 
     @blueprint.post("/api/nodes/join", name="join")
     @public
-    async def join(_request: Request) -> HTTPResponse:
-        raise errors.Conflict(
-            f"The llb at this address lends itself to another one: join that one, at {balancer_url}"
-        )
+    async def join(request: Request) -> HTTPResponse:
+        asked = body(request, JoinRequest)
+        if host.membership is not None and asked.cluster_id == host.membership.cluster_id:
+            return error_reply(
+                Conflict(
+                    "The llb at this address lends itself to this very host, which cannot join its own node"
+                )
+            )
+        answer = error_reply(Conflict("The llb at this address lends itself to another one"))
+        answer.headers["Location"] = balancer_url  # where everybody is led who asks for the page
+        return answer
 
     @blueprint.post("/api/node/leave", name="leave")
     @requires(Scope.ADMIN)
-    async def go(_request: Request) -> HTTPResponse:
-        await leave()
-        return no_content()
+    async def leave(request: Request) -> None:
+        answer = cast(HTTPResponse, await request.respond(reply(await host.leave())))
+        await answer.eof()  # type: ignore[no-untyped-call]
+        left.set()  # last: the server ends with it, and whoever asked is to hear of it
 
     return blueprint

@@ -14,9 +14,9 @@ from llb.api.replies import body, no_content, reply
 from llb.auth import allows
 from llb.cluster.members import Members
 from llb.cluster.view import ClusterView
+from llb.config import NODE_NAME
 from llb.wire import NodeList, NodePatch, NodeView, Scope
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TAG = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 MAX_TAGS = 32
 
@@ -66,7 +66,7 @@ def nodes_blueprint(view: ClusterView, members: Members, audit: AuditLog) -> Blu
 
 def _checked(patch: NodePatch) -> NodePatch:
     """Raises `InvalidRequest` that names the field."""
-    if patch.name is not None and not NAME.fullmatch(patch.name):
+    if patch.name is not None and not NODE_NAME.fullmatch(patch.name):
         raise errors.InvalidRequest(
             "A node's name is letters, digits, '.', '_' or '-', at most 63", param="name"
         )

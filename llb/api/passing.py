@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from sanic import Request
@@ -13,6 +14,32 @@ from llb.gateway.connection import Response
 from llb.gateway.faults import UpstreamFault
 
 IDLE_TIMEOUT_S = 3600.0  # whoever asked has deadlines of its own, and this connection ends with theirs
+
+
+class Ongoing:
+    """Counts the answers that are under way, so that a host which stops can let them end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """An answer is under way while the block runs."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Wait until none is under way, at most so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), timeout_s)
 
 
 def forwarded(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:

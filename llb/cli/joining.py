@@ -15,7 +15,7 @@ from llb.cli.failure import Failure
 from llb.cli.main import home_of
 from llb.cli.models import client_of
 from llb.config import Config
-from llb.wire import NewJoinToken
+from llb.wire import LeaveReply, NewJoinToken
 
 FROM_INPUT = "-"
 
@@ -41,25 +41,33 @@ def leave(options: argparse.Namespace) -> int:
         raise Failure("This host has not joined another llb.")
     running = runfile.running(home)
     if running is not None:
-        Client(lambda: Target(running.url, running.token, local=True)).ask("POST", "/api/node/leave", {})
+        client = Client(lambda: Target(running.url, running.token, local=True))
+        untold = client.post("/api/node/leave", {}, LeaveReply).untold
     else:
         # Here: it brings the engine's modules, which nothing else of the commands needs.
         from llb.cluster.join import say_goodbye
 
-        asyncio.run(say_goodbye(member))
+        untold = asyncio.run(say_goodbye(member))
         membership.remove(home)
     screen.say(f"This host has left {member.balancer_url}; its model files are where they were.")
+    if untold is not None:
+        screen.note(f"That llb could not be told ({untold}): remove the node {member.name} there.")
     return 0
 
 
 def with_token(config: Config) -> Config:
-    """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal."""
-    if config.join is None:
+    """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal.
+
+    A host that belongs to that llb already needs none, and is not asked.
+    """
+    known = membership.read(config.home)
+    if config.join is None or (known is not None and known.balancer_url == config.join):
         return config
     if config.join_token == FROM_INPUT:
         return replace(config, join_token=sys.stdin.readline().strip() or None)
-    known = membership.read(config.home)
-    joined = known is not None and known.balancer_url == config.join
-    if config.join_token is None and not joined and screen.is_tty(sys.stdin):
-        return replace(config, join_token=getpass.getpass("Join token: ").strip() or None)
+    if config.join_token is None and known is None and screen.is_tty(sys.stdin):
+        try:
+            return replace(config, join_token=getpass.getpass("Join token: ").strip() or None)
+        except EOFError:
+            raise Failure("No token was given; nothing was changed.") from None
     return config

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,116 +18,176 @@ from llb.cluster.sockets import MAX_MESSAGE_BYTES, SocketLink, from_balancer
 from llb.errors import SetupError
 from llb.membership import Membership
 from llb.node.agent import NodeAgent
-from llb.wire import BalancerMessage, JoinReply, JoinRequest, NodeMessage
+from llb.wire import BalancerMessage, JoinReply, JoinRequest, NodeMessage, Welcome
 
 log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S = 10.0
+ASK_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 65_536
 OPEN_TIMEOUT_S = 5.0
 # A balancer that vanished without a word is noticed within the sum of these.
 PING_EVERY_S, PONG_WITHIN_S = 5.0, 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 REFUSED_PAUSE_S = 60.0  # a sentence for the operator will not change sooner
 STEADY_S = 10.0  # a link that held for so long was good: the next pause is short again
+# With which an llb refuses; whatever else answers is none.
+_REFUSALS = frozenset({400, 401, 403, 409, 429, 503})
+_UNKNOWN_HOST = 421
+
+
+# --- asked once --------------------------------------------------------------------------------------
 
 
 class _ErrorFields(msgspec.Struct):
-    message: str = ""
+    message: str
+    code: str
 
 
 class _ErrorBody(msgspec.Struct):
     error: _ErrorFields
 
 
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def refusal(self) -> str | None:
+        """The sentence with which an llb refuses; None if this is none."""
+        if self.status not in _REFUSALS:
+            return None
+        try:
+            return msgspec.json.decode(self.body, type=_ErrorBody).error.message
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+
 async def ask_to_join(url: str, request: JoinRequest) -> JoinReply:
     """Be let in by the balancer at `url`. Raises `SetupError` with a sentence that says what to do."""
-    return await asyncio.to_thread(_ask_to_join, url, request)
-
-
-def _ask_to_join(url: str, request: JoinRequest) -> JoinReply:
-    import httpx2
-
     try:
-        with httpx2.Client(timeout=JOIN_TIMEOUT_S, trust_env=False) as client:
-            answer = client.post(
-                f"{url}/api/nodes/join",
-                content=msgspec.json.encode(request),
-                headers={"Content-Type": "application/json"},
-            )
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        answer = await asyncio.to_thread(_post, f"{url}/api/nodes/join", msgspec.json.encode(request), {})
+    except _NoAnswer as failure:
         raise SetupError(
-            f"The llb at {url} cannot be reached ({_reason(error)}): check the address, and that it listens for "
-            "other hosts (--host 0.0.0.0)."
+            f"The llb at {url} cannot be reached ({failure}): check the address, and that it listens for other hosts "
+            "(--host 0.0.0.0)."
         ) from None
-    try:
-        if answer.status_code == 201:
-            return msgspec.json.decode(answer.content, type=JoinReply)
-        refusal = msgspec.json.decode(answer.content, type=_ErrorBody).error.message
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise SetupError(f"What answers at {url} is not an llb of this kind: check the address.") from None
-    raise SetupError(refusal.rstrip(".") + ".")
-
-
-async def say_goodbye(membership: Membership) -> None:
-    """Tell the balancer that this node leaves; one that cannot be told finds out when it removes the node."""
-    await asyncio.to_thread(_say_goodbye, membership)
-
-
-def _say_goodbye(membership: Membership) -> None:
-    import httpx2
-
-    try:
-        with httpx2.Client(timeout=JOIN_TIMEOUT_S, trust_env=False) as client:
-            client.post(
-                f"{membership.balancer_url}/api/nodes/leave",
-                headers={"Authorization": f"Bearer {membership.credential}"},
-            )
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        log.warning(
-            "the llb at %s was not told (%s): remove the node there", membership.balancer_url, _reason(error)
+    if answer.status == 201:
+        try:
+            return msgspec.json.decode(answer.body, type=JoinReply)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    if answer.status == _UNKNOWN_HOST:
+        raise SetupError(
+            f"The llb at {url} is not known by that name there: join it by its IP address, or start it with "
+            f"--allowed-host {urlsplit(url).hostname}."
         )
+    refusal, elsewhere = answer.refusal, answer.headers.get("location")
+    if refusal is not None:
+        raise SetupError(f"{refusal}: join that one, at {elsewhere}." if elsewhere else f"{refusal}.")
+    if 300 <= answer.status < 400 and elsewhere is not None:
+        raise SetupError(
+            f"What answers at {url} leads to {elsewhere}: give the address where the llb itself is."
+        )
+    raise SetupError(
+        f"What answers at {url} is no llb that hosts can join ({answer.status}): check the address, or upgrade the "
+        "llb there."
+    )
 
 
-def _reason(error: Exception) -> str:
-    import httpx2
+async def say_goodbye(membership: Membership) -> str | None:
+    """Tell the balancer that this node leaves. Returns why it could not be told, None if it was."""
+    headers = {"Authorization": f"Bearer {membership.credential}"}
+    try:
+        answer = await asyncio.to_thread(_post, f"{membership.balancer_url}/api/nodes/leave", b"", headers)
+    except _NoAnswer as failure:
+        return str(failure)
+    # 401: it was removed there before.
+    return None if answer.status in (204, 401) else f"it answers {answer.status}"
 
-    if isinstance(error, httpx2.TimeoutException):
-        return "it does not answer"
-    cause: BaseException = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return (getattr(cause, "strerror", None) or str(cause) or type(error).__name__).lower()
+
+class _NoAnswer(Exception):
+    """Nothing that can be read came back; the message says why, in a few words."""
+
+
+def _post(url: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
+    """Blocking, within a deadline however slowly the other end speaks; raises `_NoAnswer`."""
+    import httpx2  # here: what a host that has joined long ago does without
+
+    deadline = time.monotonic() + ASK_TIMEOUT_S
+    given = {**headers, "Content-Type": "application/json"} if body else headers
+    try:
+        with (
+            httpx2.Client(timeout=ASK_TIMEOUT_S, trust_env=False) as client,
+            client.stream("POST", url, content=body, headers=given) as answer,
+        ):
+            read = b""
+            for piece in answer.iter_bytes():
+                read += piece
+                if len(read) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                    break
+            return _Answer(answer.status_code, answer.headers, read)
+    except httpx2.TimeoutException:
+        raise _NoAnswer("it does not answer") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise _NoAnswer(_reason(error)) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause of `error`, in a few words."""
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).lower()
+
+
+# --- the link ----------------------------------------------------------------------------------------
+
+
+class _Connect(connect):
+    """A balancer that lends itself to another leads there; a node belongs to the one that it joined."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class Dialler:
-    """Keeps the link of a joined host standing. `problem` says why it does not, as a sentence."""
+    """Keeps the link of a joined host standing. `problem` says why it does not stand, as a sentence without an address."""
 
     def __init__(self, membership: Membership, agent: NodeAgent) -> None:
         self.problem: str | None = "the balancer has not answered yet"
         self.on_link: Callable[[bool], None] = lambda _stands: None
+        self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
         self._membership = membership
         self._agent = agent
+        agent.on_welcome = self._welcomed
 
     async def run(self) -> None:
         """Dial, serve, and dial again, until cancelled."""
         pause_s = FIRST_PAUSE_S
         while True:
             began = time.monotonic()
-            refusal = await self._serve_once()
-            if refusal is not None:
-                log.error("the balancer refuses this node: %s", refusal)
+            try:
+                refused = await self._serve_once()
+            except Exception:
+                # A defect of ours costs the link, never the node: both ends begin anew with their whole state.
+                log.exception("the link to the balancer failed")
+                refused = self._note(
+                    "the link to the balancer failed for a reason that the log tells", refused=False
+                )
+            if refused:
                 pause_s = REFUSED_PAUSE_S
             elif time.monotonic() - began > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # nodes must not return in step
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
-    async def _serve_once(self) -> str | None:
-        """One link, to its end. Returns the sentence with which the balancer sent this node away, if it did."""
-        url = self._membership.balancer_url
+    async def _serve_once(self) -> bool:
+        """One link, to its end. True if the balancer sent this node away, which will not change soon."""
         try:
-            async with connect(
-                _websocket_url(url),
+            async with _Connect(
+                _websocket_url(self._membership.balancer_url),
                 additional_headers={"Authorization": f"Bearer {self._membership.credential}"},
                 proxy=None,
                 compression=None,
@@ -137,28 +198,53 @@ class Dialler:
                 close_timeout=1.0,
             ) as socket:
                 link: SocketLink[NodeMessage, BalancerMessage] = SocketLink(socket, from_balancer)
-                self.problem = None
                 self.on_link(True)
                 try:
                     await self._agent.run(link)
                 finally:
                     self.on_link(False)
-                self.problem = link.refusal or f"the link to the llb at {url} broke; it is dialled again"
-                return link.refusal
         except InvalidStatus as answer:
-            if answer.response.status_code == 401:
-                self.problem = (
-                    f"the llb at {url} does not know this node any more: 'llb leave' lets this host stand alone, "
-                    "a new join token lets it join again"
-                )
-                return self.problem
-            self.problem = (
-                f"what answers at {url} is no llb that nodes can join ({answer.response.status_code})"
-            )
+            return self._turned_away(answer.response.status_code)
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
-            self.problem = f"the llb at {url} cannot be reached: {getattr(error, 'strerror', None) or error}"
-        log.warning("%s; it is tried again", self.problem)
-        return None
+            return self._note(f"the balancer cannot be reached: {_reason(error)}", refused=False)
+        if link.refusal is not None:
+            return self._note(link.refusal, refused=True)
+        return self._note("the link to the balancer broke", refused=False)
+
+    def _turned_away(self, status: int) -> bool:
+        if status == 401:
+            return self._note(
+                "the balancer does not know this node any more: run 'llb leave'; then it stands alone, or joins again "
+                "with a new token",
+                refused=True,
+            )
+        if status == _UNKNOWN_HOST:
+            return self._note(
+                "the balancer is not known by the name that this node calls it by: start it with --allowed-host",
+                refused=False,
+            )
+        if 300 <= status < 400:
+            return self._note(
+                "the llb at the balancer's address leads elsewhere, perhaps it lends itself to another one now: "
+                "run 'llb leave', and join that one",
+                refused=True,
+            )
+        return self._note(
+            f"what answers at the balancer's address is no llb that nodes can join ({status})", refused=False
+        )
+
+    def _note(self, problem: str, refused: bool) -> bool:
+        """Say why the link does not stand, once however often it is tried; returns `refused`."""
+        if problem != self.problem:
+            self.problem = problem
+            level = logging.ERROR if refused else logging.WARNING
+            log.log(level, "no link to %s: %s; it is tried again", self._membership.balancer_url, problem)
+        return refused
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        self.problem = None
+        log.info("the link to %s stands", self._membership.balancer_url)
+        self.on_welcome(welcome)
 
 
 def _websocket_url(url: str) -> str:

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from llb.cluster.members import protocol_refusal
 from llb.cluster.view import ClusterView
+from llb.node.agent import HEARTBEAT_S
 from llb.store.nodes import NodeRecord
 from llb.wire import (
     PROTOCOL_VERSION,
@@ -32,14 +33,14 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-REMOVED = "This node was removed: 'llb leave' lets its host stand alone, a new join token lets it join again"
+REMOVED = "this node was removed by the balancer: run 'llb leave'; then it stands alone, or joins again with a new token"
 SECOND_HOST = (
-    "Another host is connected as this node: its home directory was copied. Remove node.json from the copy, "
+    "another host is connected as this node: one home directory is a copy of the other. Remove node.json from the copy, "
     "and join it with a token of its own"
 )
 HELLO_TIMEOUT_S = 60.0  # a node asks its hardware first, and a slow driver takes its time
 SILENCE_S = 15.0  # the contract: a node that says nothing for so long is offline
-SECOND_S = 6.5  # a heartbeat and a little: a link that is alive is heard within it
+SECOND_S = 2 * HEARTBEAT_S  # a link that is alive is heard within it
 
 
 class _Session:
@@ -62,10 +63,11 @@ class Links:
         view: ClusterView,
         want_of: Callable[[str], Want],
         *,
-        record_of: Callable[[str], NodeRecord | None],
-        on_hello: Callable[[Hello, str | None], Awaitable[None]],
+        record_of: Callable[[Hello], Awaitable[NodeRecord | None]],
+        on_hello: Callable[[Hello, str | None], None],
         on_replica: Callable[[str, ReplicaReport], None],
     ) -> None:
+        self.cluster_id = ""  # told at the start: it is kept in the database
         self._view = view
         self._want_of = want_of
         self._record_of = record_of
@@ -80,9 +82,9 @@ class Links:
 
     async def drop(self, node_id: str) -> None:
         """A node was removed: tell it, and end its link."""
-        session = self._sessions.get(node_id)
+        session = self._sessions.pop(node_id, None)
         if session is not None:
-            await self._refuse(session.end, REMOVED)
+            await self._refuse(session.end, node_id, REMOVED)
 
     async def serve(
         self,
@@ -102,20 +104,17 @@ class Links:
             await end.close()
             return
         if not isinstance(hello, Hello) or hello.node_id != node_id:
-            await self._refuse(end, "A node says hello first, and in its own name")
-            return
-        if self._record_of(node_id) is None:
-            await self._refuse(end, REMOVED)
+            await self._refuse(end, node_id, "a node says hello first, and in its own name")
             return
         if (refusal := protocol_refusal(hello.protocol, hello.version)) is not None:
-            await self._refuse(end, refusal)
+            await self._refuse(end, node_id, refusal)
             return
         session = _Session(end, hello.instance, observed)
         if not await self._take_over(session, hello):
-            await self._refuse(end, SECOND_HOST)
+            await self._refuse(end, node_id, SECOND_HOST)
             return
         try:
-            await self._begin(session, hello)
+            await self._hear(session, hello)
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._send(node_id, session), name=f"link.{node_id}.send")
                 both_ways.create_task(
@@ -126,7 +125,7 @@ class Links:
         finally:
             session.ended = True
             session.stirred.set()
-            if self._sessions.get(node_id) is session:
+            if self._is_current(session, node_id):
                 del self._sessions[node_id]
                 self._view.offline(node_id)
             await end.close()
@@ -150,43 +149,41 @@ class Links:
         self._sessions[hello.node_id] = session
         return True
 
-    async def _begin(self, session: _Session, hello: Hello) -> None:
-        node_id = hello.node_id
-        await self._hear(session, hello)
-        want = self._want_of(node_id)
-        await session.end.send(
-            Welcome(
-                protocol=PROTOCOL_VERSION,
-                cluster_id=want.cluster_id,
-                node_id=node_id,
-                name=self._view.nodes[node_id].hello.name,
-                time=time.time(),
-            )
-        )
-
     async def _hear(self, session: _Session, hello: Hello) -> None:
-        record = self._record_of(hello.node_id)
-        if record is None:
+        """Take a node's whole state in, and tell it what it is called here."""
+        record = await self._record_of(hello)
+        if record is None or not self._is_current(session, hello.node_id):
+            # Removed, since it showed its credential.
+            await self._refuse(session.end, hello.node_id, REMOVED)
             raise LinkClosed
         # The balancer's word counts for the name: it made the names of its nodes different.
         named = structs.replace(hello, name=record.name)
         self._view.hello(named, draining=record.draining, tags=record.tags)
-        await self._on_hello(named, session.observed)
+        self._on_hello(named, session.observed)
+        await session.end.send(
+            Welcome(
+                protocol=PROTOCOL_VERSION,
+                cluster_id=self.cluster_id,
+                node_id=hello.node_id,
+                name=record.name,
+                time=time.time(),
+            )
+        )
 
     async def _send(self, node_id: str, session: _Session) -> None:
         sent: Want | None = None
         draining = False
-        while True:
+        while (node := self._view.nodes.get(node_id)) is not None:
             session.changed.clear()
-            want = self._want_of(node_id)
-            if want != sent:
+            # Before its first heartbeat nobody knows what it has room for, and a want would take from it what it holds.
+            if node.heartbeat is not None and (want := self._want_of(node_id)) != sent:
                 await session.end.send(want)
                 sent = want
-            record = self._record_of(node_id)
-            if record is not None and record.draining != draining:
-                draining = record.draining
+            if node.draining != draining:
+                draining = node.draining
                 await session.end.send(Drain(draining=draining))
             await session.changed.wait()
+        raise LinkClosed
 
     async def _receive(self, node_id: str, session: _Session, silence_s: float | None) -> None:
         while True:
@@ -194,11 +191,11 @@ class Links:
                 async with asyncio.timeout(silence_s):
                     message = await session.end.receive()
             except TimeoutError:
-                log.warning("node %s was silent for %s s", self._view.nodes[node_id].hello.name, silence_s)
+                log.warning("node %s was silent for %.0f s", self._name(node_id), silence_s)
                 raise LinkClosed from None
             session.stirred.set()
-            if node_id not in self._view.nodes:
-                raise LinkClosed  # removed meanwhile
+            if not self._is_current(session, node_id):
+                raise LinkClosed  # removed meanwhile, or a newer link speaks for it
             match message:
                 case ReplicaReport():
                     self._view.replica(node_id, message)
@@ -209,8 +206,15 @@ class Links:
                 case Hello():
                     await self._hear(session, message)
 
-    async def _refuse(self, end: BalancerLink, sentence: str) -> None:
-        log.warning("a node was refused: %s", sentence)
+    def _is_current(self, session: _Session, node_id: str) -> bool:
+        return self._sessions.get(node_id) is session
+
+    def _name(self, node_id: str) -> str:
+        node = self._view.nodes.get(node_id)
+        return node_id if node is None else node.hello.name
+
+    async def _refuse(self, end: BalancerLink, node_id: str, sentence: str) -> None:
+        log.warning("node %s was refused: %s", self._name(node_id), sentence)
         with suppress(LinkClosed):
             await end.send(Refused(message=sentence))
         await end.close()

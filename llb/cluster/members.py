@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +13,17 @@ from msgspec import structs
 
 from llb import __version__, auth, errors
 from llb.cluster.view import ClusterView
+from llb.config import NODE_NAME
 from llb.store import join_tokens, nodes
 from llb.store.database import Database
 from llb.store.join_tokens import Spent
 from llb.store.nodes import NodeRecord
 from llb.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, JoinReply, JoinRequest, NodePatch
 
+log = logging.getLogger(__name__)
+
 TOKEN_LIFE_S = 3600.0
+NOTE_EVERY_S = 60.0  # how exact the time is at which a node was last seen, once the balancer was restarted
 NAME_MAX_LENGTH = 63
 
 _REFUSALS = {
@@ -38,9 +44,10 @@ class JoinToken:
 class Members:
     """Owns what is stored of the nodes. Its memory is what routes and links ask, without a query."""
 
-    def __init__(self, db: Database, view: ClusterView) -> None:
+    def __init__(self, db: Database, view: ClusterView, *, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         self._view = view
+        self._clock = clock
         self._records: dict[str, NodeRecord] = {}
         self._by_credential: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -49,13 +56,18 @@ class Members:
         self.on_removed: Callable[[str], None] = lambda _node_id: None
         self.on_changed: Callable[[str], None] = lambda _node_id: None
 
-    async def start(self, cluster_id: str, local_id: str) -> None:
+    async def start(self, cluster_id: str, local_id: str, local_name: str) -> None:
         """Load them; those that joined are shown as offline until they say hello."""
         self._cluster_id, self._local_id = cluster_id, local_id
         for record in await nodes.all_nodes(self._db):
             self._take(record)
             if record.id != local_id:
                 self._view.remember(record)
+        name = self._free_name(local_name, but=local_id)
+        if name != local_name:
+            log.warning("a node that joined is called %s already: this host is called %s", local_name, name)
+        async with self._db.write() as tx:
+            self._take(await nodes.ensure_local(tx, local_id, name))
 
     def get(self, node_id: str) -> NodeRecord | None:
         return self._records.get(node_id)
@@ -69,7 +81,7 @@ class Members:
 
     async def new_token(self, by: str) -> JoinToken:
         """A token that lets one host join within the hour."""
-        token, now = auth.new_join_token(), time.time()
+        token, now = auth.new_join_token(), self._clock()
         async with self._db.write() as tx:
             await join_tokens.add(tx, auth.hash_token(token), by=by, now=now, expires_at=now + TOKEN_LIFE_S)
         return JoinToken(token, now + TOKEN_LIFE_S)
@@ -92,10 +104,10 @@ class Members:
                 name=self._free_name(request.name),
                 credential_hash=auth.hash_token(credential),
                 hop_credential=hop_credential,
-                created_at=time.time(),
+                created_at=self._clock(),
             )
             async with self._db.write() as tx:
-                spent = await join_tokens.consume(tx, auth.hash_token(request.token), time.time())
+                spent = await join_tokens.consume(tx, auth.hash_token(request.token), self._clock())
                 if spent is None:
                     await nodes.put(tx, record)
             if spent is not None:
@@ -112,9 +124,9 @@ class Members:
             version=__version__,
         )
 
-    def _free_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted-2` and so on where another node is called so."""
-        taken = {record.name.casefold() for record in self._records.values()}
+    def _free_name(self, wanted: str, but: str | None = None) -> str:
+        """`wanted`, or `wanted-2` and so on where another node than `but` is called so."""
+        taken = {record.name.casefold() for record in self._records.values() if record.id != but}
         name, number = wanted[:NAME_MAX_LENGTH], 2
         while name.casefold() in taken:
             ending = f"-{number}"
@@ -123,15 +135,38 @@ class Members:
 
     # --- afterwards ---------------------------------------------------------------------------------
 
-    async def heard(self, hello: Hello) -> None:
-        """Keep what a node last said of itself, to show it while it is away."""
+    async def heard(self, hello: Hello) -> NodeRecord | None:
+        """A node said hello: keep what it says of itself, to show it while it is away. None for one that was removed.
+
+        It is called as it was told when it joined, or was renamed here since; unless it now says another name than before.
+        """
         async with self._lock:
             record = self._records.get(hello.node_id)
-            if record is None:
-                return
+            if record is None or record.id == self._local_id:
+                return record
+            name = record.name
+            renamed = record.hello is not None and record.hello.name != hello.name
+            if renamed and NODE_NAME.fullmatch(hello.name):
+                name = self._free_name(hello.name, but=record.id)
+                log.info("node %s is called %s now", record.name, name)
+            record = structs.replace(record, name=name, hello=hello, last_seen=self._clock())
             async with self._db.write() as tx:
-                await nodes.set_hello(tx, hello)
-            self._take(structs.replace(record, hello=hello))
+                await nodes.put(tx, record)
+            self._take(record)
+        return record
+
+    async def note_seen(self) -> None:
+        """Write down, for as long as this runs, when each node was last seen."""
+        while True:
+            await asyncio.sleep(NOTE_EVERY_S)
+            seen = {node.id: node.last_seen for node in self._view.online() if node.id != self._local_id}
+            if not seen:
+                continue
+            try:
+                async with self._db.write() as tx:
+                    await nodes.set_last_seen(tx, seen)
+            except sqlite3.Error as error:
+                log.warning("when the nodes were last seen could not be written: %s", error)
 
     async def change(self, node_id: str, patch: NodePatch) -> None:
         """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` for a name that is taken."""
@@ -187,9 +222,9 @@ def protocol_refusal(protocol: int, version: str) -> str | None:
     """Why a node that speaks `protocol` cannot be understood, None if it can."""
     if protocol > PROTOCOL_VERSION:
         return (
-            f"The node runs llb {version}, which is newer than the balancer's {__version__}: "
+            f"This node runs llb {version}, which is newer than the balancer's {__version__}: "
             "upgrade the balancer first"
         )
     if protocol < OLDEST_PROTOCOL:
-        return f"The node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
+        return f"This node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
     return None

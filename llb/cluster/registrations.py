@@ -23,6 +23,7 @@ from llb.store.registrations import Registration, RegistrationState
 from llb.tasks import TaskGroup
 from llb.wire import (
     FileSpec,
+    Hello,
     HubSource,
     Model,
     ModelStatus,
@@ -51,6 +52,9 @@ class Registrations:
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolvers: dict[str, asyncio.Task[None]] = {}
         self._unheard: set[str] = set()  # nodes that have not yet said what they hold
+        self._told: dict[
+            str, set[str]
+        ] = {}  # model id → nodes told to hold it, which have not said since that they do not
         self._tasks = TaskGroup("registrations")
         self._revision = 0
         self.cluster_id = cluster_id
@@ -164,21 +168,25 @@ class Registrations:
     # --- what nodes should hold ---------------------------------------------------------------------
 
     def nodes_of(self, model_id: str) -> frozenset[str]:
-        """The ids of the online nodes that are to hold this model."""
+        """The ids of the nodes that are to hold this model, those that are away for a short time included."""
         registration = self._known.get(model_id)
         if registration is None or not registration.active:
             return frozenset()
         model = registration.entry
         size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
-        count = None if registration.replicas == "all" else registration.replicas
-        return placement.place(model.required_memory_bytes, size_bytes, count, self._view.rooms(model_id))
+        rooms = self._view.rooms(model_id)
+        if registration.replicas == "all":
+            return placement.place(model.required_memory_bytes, size_bytes, None, rooms)
+        rooms += self._view.away(model_id)
+        return placement.place(model.required_memory_bytes, size_bytes, registration.replicas, rooms)
 
     def want(self, node_id: str) -> Want:
-        """The whole desired state of one node."""
+        """The whole desired state of one node, to be sent to it: what it is told to hold, a tombstone remembers."""
         wanted = []
         for model_id, registration in self._known.items():
             if registration.resolved is None or node_id not in self.nodes_of(model_id):
                 continue
+            self._told.setdefault(model_id, set()).add(node_id)
             model = registration.entry
             wanted.append(
                 WantModel(
@@ -197,22 +205,40 @@ class Registrations:
             deleted=tuple(model_id for model_id, known in self._known.items() if not known.active),
         )
 
-    def replica_changed(self, _node_id: str, report: ReplicaReport) -> None:
+    def replica_changed(self, node_id: str, report: ReplicaReport) -> None:
         """A node told of a replica; a tombstone that every node has obeyed is taken away."""
         if report.state is ReplicaState.GONE:
+            self._told.get(report.model_id, set()).discard(node_id)
             self._forget_if_gone(report.model_id)
 
-    def node_heard(self, node_id: str) -> None:
-        """A node said what it holds: tombstones that waited for nothing else are taken away."""
+    def node_heard(self, hello: Hello) -> None:
+        """A node said all that it holds: tombstones that waited for nothing else are taken away."""
+        held = {report.model_id for report in hello.replicas}
+        for model_id, told in self._told.items():
+            if model_id not in held:
+                told.discard(hello.node_id)
+        self._no_longer_unheard(hello.node_id)
+
+    def node_removed(self, node_id: str) -> None:
+        """A node no longer belongs here: tombstones do not wait for it."""
+        for told in self._told.values():
+            told.discard(node_id)
+        self._no_longer_unheard(node_id)
+
+    def _no_longer_unheard(self, node_id: str) -> None:
         self._unheard.discard(node_id)
         for model_id in tuple(self._known):
             self._forget_if_gone(model_id)
 
     def _is_gone(self, model_id: str) -> bool:
-        """Whether it is a tombstone and no node has the model's files, as far as every node has said."""
+        """Whether it is a tombstone and no node has the model's files, as far as every node has said.
+
+        A node that was told to hold the model may have begun before it says so: it is asked, too.
+        """
         known = self._known.get(model_id)
         tombstone = known is not None and not known.active
-        return tombstone and not self._unheard and not any(True for _ in self._view.holders(model_id))
+        heard_of_all = not self._unheard and not self._told.get(model_id)
+        return tombstone and heard_of_all and not any(True for _ in self._view.holders(model_id))
 
     def _forget_if_gone(self, model_id: str) -> None:
         if self._is_gone(model_id):
@@ -226,6 +252,7 @@ class Registrations:
                     await store.remove(tx, model_id)
                     self._revision = await store.revision(tx)
                 del self._known[model_id]
+                self._told.pop(model_id, None)
                 self.on_want_changed()
 
     # --- resolving: what exactly the nodes are to fetch ---------------------------------------------

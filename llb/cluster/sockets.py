@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from llb.wire import BalancerMessage, LinkClosed, NodeMessage, Refused
+from llb.wire import PROTOCOL_VERSION, BalancerMessage, LinkClosed, NodeMessage, Refused, blank_hello
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,28 @@ Sent = TypeVar("Sent")
 Received = TypeVar("Received")
 
 _encoder = msgspec.json.Encoder()
-from_node: msgspec.json.Decoder[NodeMessage] = msgspec.json.Decoder(NodeMessage)
-from_balancer: msgspec.json.Decoder[BalancerMessage] = msgspec.json.Decoder(BalancerMessage)
+_node_decoder: msgspec.json.Decoder[NodeMessage] = msgspec.json.Decoder(NodeMessage)
+from_balancer: Callable[[bytes | str], BalancerMessage] = msgspec.json.Decoder(BalancerMessage).decode
+
+
+class _AnyHello(msgspec.Struct, tag="hello"):
+    """What every version of the protocol says in its hello: enough to be told why it is not understood."""
+
+    protocol: int
+    node_id: str
+    version: str = ""
+
+
+def from_node(frame: bytes | str) -> NodeMessage:
+    """Raises `msgspec.ValidationError` for a message of another version, but for the hello of one too new to be read."""
+    try:
+        return _node_decoder.decode(frame)
+    except msgspec.ValidationError:
+        with suppress(msgspec.ValidationError):
+            hello = msgspec.json.decode(frame, type=_AnyHello)
+            if hello.protocol > PROTOCOL_VERSION:
+                return blank_hello(hello.node_id, protocol=hello.protocol, version=hello.version)
+        raise
 
 
 class SocketLink(Generic[Sent, Received]):
@@ -32,13 +53,13 @@ class SocketLink(Generic[Sent, Received]):
     def __init__(
         self,
         socket: Any,
-        decoder: msgspec.json.Decoder[Received],
+        decode: Callable[[bytes | str], Received],
         *,
         ended: tuple[type[Exception], ...] = (),
     ) -> None:
         self.refusal: str | None = None  # the other end's last word, where it sent us away
         self._socket = socket
-        self._decoder = decoder
+        self._decode = decode
         # A deadline that passed is an OSError too.
         self._ended: tuple[type[Exception], ...] = (ConnectionClosed, OSError, *ended)
 
@@ -58,7 +79,7 @@ class SocketLink(Generic[Sent, Received]):
             if frame is None:
                 raise LinkClosed
             try:
-                message = self._decoder.decode(frame)
+                message = self._decode(frame)
             except msgspec.ValidationError as error:
                 # The other end is of another version: what it says beyond ours is not for us.
                 log.info("a message of a link was not understood: %s", error)

@@ -18,7 +18,6 @@ from llb.wire import (
     EngineReport,
     EngineState,
     Event,
-    Hardware,
     Heartbeat,
     Hello,
     HfStats,
@@ -35,7 +34,10 @@ from llb.wire import (
     ReplicaReport,
     ReplicaState,
     ReplicaView,
+    blank_hello,
 )
+
+CLAIM_S = 600.0  # how long a node that went away is waited for before another one takes over what only it was to hold
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Node:
     draining: bool = False
     tags: tuple[str, ...] = ()
     last_seen: float = field(default_factory=time.time)
+    away_since: float | None = None  # by the view's clock; None while it is online
     heartbeat: Heartbeat | None = None
     metrics: MetricsUpdated | None = None  # what was told at its last heartbeat
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
@@ -66,7 +69,14 @@ class Node:
 class ClusterView:
     """Takes what nodes report, derives what users see and publishes it when it has changed."""
 
-    def __init__(self, catalog: Catalog, bus: Bus[Event], stats_of: Callable[[str], HfStats | None]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        bus: Bus[Event],
+        stats_of: Callable[[str], HfStats | None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.catalog = catalog
         self.nodes: dict[str, Node] = {}
         self.registrations: Mapping[str, Registration] = {}
@@ -78,6 +88,7 @@ class ClusterView:
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
         self._stats_of = stats_of
+        self._clock = clock
         self._model_changes: Changes[ModelStatusChanged] = Changes(
             self.status_event,
             bus.publish,
@@ -90,9 +101,13 @@ class ClusterView:
     # --- what comes in ------------------------------------------------------------------------------
 
     def hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
-        """A node is there, with its whole state; what was known of it before is replaced."""
-        node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags)
-        before = self.nodes.get(node.id)
+        """A node is there, with its whole state; what was known of it before is replaced.
+
+        But its heartbeat: until the next one comes, which is soon, its room is what it was.
+        """
+        before = self.nodes.get(hello.node_id)
+        heartbeat = None if before is None else before.heartbeat
+        node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags, heartbeat=heartbeat)
         self.nodes[node.id] = node
         for report in hello.replicas:
             self._take(node, report)
@@ -130,14 +145,15 @@ class ClusterView:
 
     def remember(self, record: NodeRecord) -> None:
         """A node that belongs here and has not said hello yet: shown as it was when it last did."""
-        hello = record.hello or _unheard(record)
+        hello = record.hello or blank_hello(record.id)
         self.nodes[record.id] = Node(
             id=record.id,
             hello=structs.replace(hello, name=record.name),
             status=NodeStatus.OFFLINE if record.hello is not None else NodeStatus.JOINING,
             draining=record.draining,
             tags=record.tags,
-            last_seen=record.created_at,
+            last_seen=record.last_seen or record.created_at,
+            away_since=self._clock(),
             replicas={report.model_id: structs.replace(report, engine=None) for report in hello.replicas},
         )
         self._node_changes.look(record.id)
@@ -180,6 +196,7 @@ class ClusterView:
         node = self.nodes.get(node_id)
         if node is not None and node.online:
             node.status = NodeStatus.OFFLINE
+            node.away_since = self._clock()
             self._node_changes.look(node_id)
             self.on_node_changed(node)
             for model_id in node.replicas:
@@ -209,10 +226,11 @@ class ClusterView:
         registration = self.registrations.get(model_id)
         if registration is None or not registration.active:
             return status.derive(None, ())
+        placed = self.placed(model_id)
         fact = status.RegistrationFact(
             attempt=registration.attempt,
             resolved=registration.resolved is not None,
-            placed=bool(self.placed(model_id)),
+            placed=any(self.nodes[node_id].online for node_id in placed),
             reachable=bool(self.online()),
             error=registration.error,
             waiting=self.waiting.get(model_id),
@@ -220,7 +238,9 @@ class ClusterView:
         return status.derive(
             fact,
             [
-                status.ReplicaFact(node_name=node.hello.name, online=node.online, report=report)
+                status.ReplicaFact(
+                    node_name=node.hello.name, online=node.online, wanted=node.id in placed, report=report
+                )
                 for node, report in self.holders(model_id)
             ],
         )
@@ -274,18 +294,15 @@ class ClusterView:
 
     def rooms(self, model_id: str | None = None) -> list[placement.Room]:
         """What the online nodes offer, as placement wants it; a node's disk is known from its first heartbeat on."""
+        return [_room(node, model_id) for node in self.online() if node.heartbeat is not None]
+
+    def away(self, model_id: str) -> list[placement.Room]:
+        """The nodes that hold a model and went offline only a short time ago, or have not come back since the start."""
+        now = self._clock()
         return [
-            placement.Room(
-                node_id=node.id,
-                node_name=node.hello.name,
-                budget_bytes=node.hello.memory_budget_bytes,
-                vram_bytes=node.hello.vram_budget_bytes,
-                disk_free_bytes=node.heartbeat.disk_free_bytes,
-                draining=node.draining,
-                holds=model_id in node.replicas,
-            )
-            for node in self.online()
-            if node.heartbeat is not None
+            _room(node, model_id)
+            for node, _ in self.holders(model_id)
+            if node.away_since is not None and now - node.away_since < CLAIM_S
         ]
 
     def model(self, model_id: str) -> Model | None:
@@ -376,6 +393,21 @@ _SERVING = (EngineState.READY, EngineState.BUSY)
 _NO_METERS = Meters()
 
 
+def _room(node: Node, model_id: str | None) -> placement.Room:
+    report = None if model_id is None else node.replicas.get(model_id)
+    return placement.Room(
+        node_id=node.id,
+        node_name=node.hello.name,
+        budget_bytes=node.hello.memory_budget_bytes,
+        vram_bytes=node.hello.vram_budget_bytes,
+        disk_free_bytes=0 if node.heartbeat is None else node.heartbeat.disk_free_bytes,
+        draining=node.draining,
+        holds=report is not None,
+        ready=report is not None and report.state is ReplicaState.READY,
+        away=not node.online,
+    )
+
+
 def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
     """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
     if engine is None:
@@ -386,24 +418,6 @@ def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
-    )
-
-
-def _unheard(record: NodeRecord) -> Hello:
-    """What there is to say of a node that has joined and not said a word yet."""
-    return Hello(
-        protocol=0,
-        node_id=record.id,
-        name=record.name,
-        version="",
-        platform="",
-        addresses=(),
-        hardware=Hardware(cpu="", cpu_count=0, memory_total_bytes=0),
-        memory_budget_bytes=0,
-        vram_budget_bytes=0,
-        max_downloads=0,
-        slots_per_engine=0,
-        replicas=(),
     )
 
 

@@ -10,7 +10,7 @@ from llb.wire import Fit, Verdict
 
 
 class Room(Struct, frozen=True, kw_only=True):
-    """What one online node offers, in bytes. `vram_bytes` is 0 on a host without a usable GPU."""
+    """What one node offers, in bytes. `vram_bytes` is 0 on a host without a usable GPU."""
 
     node_id: str
     node_name: str
@@ -19,6 +19,8 @@ class Room(Struct, frozen=True, kw_only=True):
     disk_free_bytes: int
     draining: bool = False
     holds: bool = False  # it has the model's files already, or part of them
+    ready: bool = False  # it has all of them
+    away: bool = False  # offline, but not for long: what it holds counts, and nothing new goes there
 
 
 def roomiest(rooms: Sequence[Room]) -> Room | None:
@@ -56,13 +58,14 @@ def place(
 ) -> frozenset[str]:
     """The ids of the nodes that are to hold a model: all that it fits on, or the `replicas` roomiest of them.
 
-    A node that holds the files keeps its claim whatever its free disk: they are already there.
+    A node that holds the files keeps its claim whatever its free disk: they are already there. So does one that is away:
+    a host that reboots shall not make gigabytes travel.
     """
     able = [
         room
         for room in rooms
         if room.budget_bytes >= required_bytes
-        and (room.holds or (not room.draining and room.disk_free_bytes >= size_bytes))
+        and (room.holds or (not room.draining and not room.away and room.disk_free_bytes >= size_bytes))
     ]
-    able.sort(key=lambda room: (not room.holds, -room.budget_bytes, room.node_name))
+    able.sort(key=lambda room: (not room.ready, not room.holds, -room.budget_bytes, room.node_name))
     return frozenset(room.node_id for room in (able if replicas is None else able[:replicas]))

@@ -12,10 +12,11 @@ _MOVING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
 class ReplicaFact(Struct, frozen=True, kw_only=True):
-    """One replica and whether its node can be reached."""
+    """One replica: whether its node can be reached, and is to hold it (what it was to hold once lies there, unused)."""
 
     node_name: str
     online: bool
+    wanted: bool = True
     report: ReplicaReport
 
 
@@ -54,9 +55,8 @@ def derive(registration: RegistrationFact | None, replicas: Sequence[ReplicaFact
     if registration is None:
         return Derived(status=ModelStatus.AVAILABLE)
 
-    # What no node is to hold any more (its memory was lowered) lies there, but cannot be used.
-    usable = registration.placed or not registration.resolved
-    online = [fact.report for fact in replicas if fact.online and usable]
+    # What a node is not to hold any more (its memory was lowered) lies there, but cannot be used.
+    online = [fact.report for fact in replicas if fact.online and (fact.wanted or not registration.resolved)]
     ready = [report for report in online if report.state is ReplicaState.READY]
     if ready:
         return Derived(

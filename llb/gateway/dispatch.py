@@ -348,8 +348,7 @@ class Dispatcher:
         reached = node.id == self._agent.node_id or self._reach.way(node.id) is not None
         if node.online and reached and not node.draining:
             for model_id, report in node.replicas.items():
-                registration = self._view.registrations.get(model_id)
-                if report.state is ReplicaState.READY and registration is not None and registration.active:
+                if report.state is ReplicaState.READY and node.id in self._view.placed(model_id):
                     usable.add(model_id)
                     engine = node.engines.get(model_id)
                     loaded = engine is not None and engine.state in _SERVING

@@ -67,6 +67,7 @@ class NodeAgent:
         self.addresses: Callable[[], tuple[str, ...]] = (
             tuple  # base URLs where this node believes to be reached
         )
+        self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
         self.pool = pool
         self._config = config
         self._db = db
@@ -154,6 +155,7 @@ class NodeAgent:
                     self._reconcile(message)
                 case Welcome():
                     self._compare_clocks(message)
+                    self.on_welcome(message)
                 case Drain() | Refused():
                     pass  # the balancer alone decides what a draining node is asked; the link says who refused it
 

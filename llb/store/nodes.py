@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +14,7 @@ from llb.wire import Hello
 
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
-    """`hello` is the node's last one, so that it can be shown while it is away."""
+    """`hello` is the node's last one, so that it can be shown while it is away; times in unix seconds."""
 
     id: str
     name: str
@@ -25,6 +25,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     created_at: float
     removed_at: float | None = None
     hello: Hello | None = None
+    last_seen: float | None = None
 
 
 async def all_nodes(db: Database | Transaction, *, removed: bool = False) -> list[NodeRecord]:
@@ -40,20 +41,12 @@ async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
     return None if row is None else _node(row)
 
 
-async def by_credential(db: Database | Transaction, credential_hash: str) -> NodeRecord | None:
-    """The node that presents the credential of this hash; None when there is none, or it was removed."""
-    row = await db.fetch_one(
-        "SELECT * FROM nodes WHERE credential_hash = ? AND removed_at IS NULL", (credential_hash,)
-    )
-    return None if row is None else _node(row)
-
-
 async def put(tx: Transaction, node: NodeRecord) -> None:
     """Add or replace a node, all of it."""
     await tx.execute(
         "INSERT OR REPLACE INTO nodes "
-        "(id, name, credential_hash, hop_credential, tags, draining, created_at, removed_at, hello) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(id, name, credential_hash, hop_credential, tags, draining, created_at, removed_at, hello, last_seen) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             node.id,
             node.name,
@@ -64,6 +57,7 @@ async def put(tx: Transaction, node: NodeRecord) -> None:
             node.created_at,
             node.removed_at,
             None if node.hello is None else msgspec.json.encode(node.hello),
+            node.last_seen,
         ),
     )
 
@@ -80,21 +74,11 @@ async def ensure_local(tx: Transaction, node_id: str, name: str) -> NodeRecord:
     return node
 
 
-async def set_hello(tx: Transaction, hello: Hello) -> None:
-    await tx.execute("UPDATE nodes SET hello = ? WHERE id = ?", (msgspec.json.encode(hello), hello.node_id))
-
-
-async def set_name(tx: Transaction, node_id: str, name: str) -> bool:
-    return bool(await tx.execute("UPDATE nodes SET name = ? WHERE id = ?", (name, node_id)))
-
-
-async def set_tags(tx: Transaction, node_id: str, tags: Sequence[str]) -> bool:
-    encoded = msgspec.json.encode(tags).decode()
-    return bool(await tx.execute("UPDATE nodes SET tags = ? WHERE id = ?", (encoded, node_id)))
-
-
-async def set_draining(tx: Transaction, node_id: str, draining: bool) -> bool:
-    return bool(await tx.execute("UPDATE nodes SET draining = ? WHERE id = ?", (draining, node_id)))
+async def set_last_seen(tx: Transaction, seen: Mapping[str, float]) -> None:
+    """Note when each of these nodes was last seen."""
+    await tx.execute_many(
+        "UPDATE nodes SET last_seen = ? WHERE id = ?", [(at, node_id) for node_id, at in seen.items()]
+    )
 
 
 async def mark_removed(tx: Transaction, node_id: str) -> bool:
@@ -119,6 +103,7 @@ def _node(row: sqlite3.Row) -> NodeRecord:
         created_at=row["created_at"],
         removed_at=row["removed_at"],
         hello=_hello(row["hello"]),
+        last_seen=row["last_seen"],
     )
 
 

@@ -63,6 +63,19 @@ def test_n_replicas_go_to_the_roomiest_but_stay_where_they_are() -> None:
     assert place(2 * GB, 2 * GB, 2, rooms) == {"a", "c"}
 
 
+def test_a_node_that_is_away_keeps_what_it_holds_and_gets_nothing_new() -> None:
+    away = room("a", 5 * GB, holds=True, ready=True, away=True)
+    rooms = [away, room("b", 20 * GB), room("c", 9 * GB, away=True)]
+    assert place(2 * GB, 2 * GB, 1, rooms) == {"a"}
+    assert place(2 * GB, 2 * GB, 2, rooms) == {"a", "b"}
+    assert place(2 * GB, 2 * GB, 3, rooms) == {"a", "b"}
+
+
+def test_who_has_all_of_a_model_comes_before_who_fetches_it() -> None:
+    rooms = [room("fetching", 20 * GB, holds=True), room("has", 5 * GB, holds=True, ready=True)]
+    assert place(2 * GB, 2 * GB, 1, rooms) == {"has"}
+
+
 rooms_of_any_size = st.lists(
     st.builds(
         room,
@@ -71,6 +84,8 @@ rooms_of_any_size = st.lists(
         disk_free_bytes=st.integers(0, 20 * GB),
         draining=st.booleans(),
         holds=st.booleans(),
+        ready=st.booleans(),
+        away=st.booleans(),
     ),
     max_size=6,
     unique_by=lambda each: each.node_id,
@@ -85,5 +100,6 @@ def test_nothing_is_placed_where_it_cannot_run(
     by_id = {each.node_id: each for each in rooms}
     assert all(by_id[node_id].budget_bytes >= required for node_id in placed)
     assert replicas is None or len(placed) <= replicas
+    assert not any(by_id[node_id].away and not by_id[node_id].holds for node_id in placed)
     best = roomiest(rooms)
     assert best is None or all(best.budget_bytes >= each.budget_bytes for each in rooms)

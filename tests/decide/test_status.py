@@ -14,10 +14,13 @@ from llb.wire import ModelStatus, ReplicaReport, ReplicaState
 S = ReplicaState
 
 
-def replica(state: ReplicaState, *, online: bool = True, attempt: int = 1, **report: Any) -> ReplicaFact:
+def replica(
+    state: ReplicaState, *, online: bool = True, wanted: bool = True, attempt: int = 1, **report: Any
+) -> ReplicaFact:
     return ReplicaFact(
         node_name="attic",
         online=online,
+        wanted=wanted,
         report=ReplicaReport(model_id="m", attempt=attempt, state=state, total_bytes=100, **report),
     )
 
@@ -48,8 +51,9 @@ def registration(**changes: Any) -> RegistrationFact:
         (registration(), [replica(S.ERROR, error="disk")], ModelStatus.ERROR, "disk"),
         (registration(), [replica(S.WANTED), replica(S.ERROR, error="disk")], ModelStatus.REGISTERED, None),
         (registration(attempt=2), [replica(S.ERROR, error="old")], ModelStatus.REGISTERED, None),
-        (registration(placed=False), [replica(S.READY)], ModelStatus.REGISTERED,
+        (registration(placed=False), [replica(S.READY, wanted=False)], ModelStatus.REGISTERED,
          "waiting for a node with enough memory and disk"),
+        (registration(), [replica(S.READY, wanted=False), replica(S.DOWNLOADING)], ModelStatus.DOWNLOADING, None),
         (registration(), [replica(S.READY, online=False)], ModelStatus.REGISTERED,
          "waiting for node attic to return"),
         (registration(), [replica(S.DOWNLOADING, online=False)], ModelStatus.REGISTERED, None),
@@ -77,7 +81,14 @@ def test_the_furthest_download_is_shown() -> None:
 
 def test_ready_counts_the_nodes_that_can_answer() -> None:
     derived = derive(
-        registration(), [replica(S.READY), replica(S.READY), replica(S.READY, online=False), replica(S.ERROR)]
+        registration(),
+        [
+            replica(S.READY),
+            replica(S.READY),
+            replica(S.READY, online=False),
+            replica(S.READY, wanted=False),
+            replica(S.ERROR),
+        ],
     )
     assert derived.available_nodes == 2
     assert derived.progress == 1.0
@@ -87,16 +98,18 @@ facts = st.builds(
     replica,
     st.sampled_from(S),
     online=st.booleans(),
+    wanted=st.booleans(),
     attempt=st.integers(1, 2),
     downloaded_bytes=st.integers(0, 100),
 )
 
 
-@given(st.lists(facts, max_size=5), st.booleans(), st.booleans())
-def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaFact], resolved: bool, placed: bool) -> None:
+@given(st.lists(facts, max_size=5), st.booleans())
+def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaFact], resolved: bool) -> None:
+    placed = any(fact.online and fact.wanted for fact in replicas)
     derived = derive(registration(resolved=resolved, placed=placed), replicas)
-    usable = (placed or not resolved) and any(
-        fact.online and fact.report.state is S.READY for fact in replicas
+    usable = any(
+        fact.online and fact.report.state is S.READY and (fact.wanted or not resolved) for fact in replicas
     )
     assert (derived.status is ModelStatus.READY) == usable == (derived.available_nodes > 0)
     assert derived.progress is None or 0 <= derived.progress <= 1

@@ -103,8 +103,7 @@ async def test_replicas_of_a_node(db: Database) -> None:
 async def test_a_node_keeps_what_was_set_when_it_starts_again(db: Database) -> None:
     async with db.write() as tx:
         first = await nodes.ensure_local(tx, "n1", "box")
-        assert await nodes.set_tags(tx, "n1", ("fast",))
-        assert await nodes.set_draining(tx, "n1", True)
+        await nodes.put(tx, structs.replace(first, tags=("fast",), draining=True))
         again = await nodes.ensure_local(tx, "n1", "renamed")
     assert (again.name, again.tags, again.draining) == ("renamed", ("fast",), True)
     assert again.created_at == first.created_at
@@ -142,16 +141,13 @@ async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Datab
         replicas=(),
     )
     async with db.write() as tx:
-        await nodes.ensure_local(tx, "n1", "box")
-        await nodes.set_hello(tx, hello)
-    node = await nodes.get(db, "n1")
-    assert node is not None
-    assert node.hello == hello
+        node = await nodes.ensure_local(tx, "n1", "box")
+        await nodes.put(tx, structs.replace(node, hello=hello))
+        await nodes.set_last_seen(tx, {"n1": 5.5})
+    assert await nodes.get(db, "n1") == structs.replace(node, hello=hello, last_seen=5.5)
     async with db.write() as tx:
         await tx.execute("UPDATE nodes SET hello = ?", (b'{"of": "another version"}',))
-    node = await nodes.get(db, "n1")
-    assert node is not None
-    assert node.hello is None
+    assert await nodes.get(db, "n1") == structs.replace(node, last_seen=5.5)
 
 
 async def test_file_facts_by_sha256(db: Database) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from llb.store import history, keys, nodes, usage, users
 from llb.store.database import Database
@@ -197,7 +198,9 @@ async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -
 
     assert await names() == ("laptop", "ann", "attic")
     async with db.write() as tx:
-        await nodes.set_name(tx, "n", "cellar")
+        node = await nodes.get(tx, "n")
+        assert node is not None
+        await nodes.put(tx, structs.replace(node, name="cellar"))
         await users.remove(tx, "u")  # and the key with its owner
         await nodes.mark_removed(tx, "n")
     assert await keys.all_keys(db) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from llb.store.migrations import m0001_start, m0002_history, m0003_peers
+from llb.store.migrations import m0001_start, m0002_history, m0003_peers, m0004_last_seen
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -13,6 +13,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0001_start.migrate,
     m0002_history.migrate,
     m0003_peers.migrate,
+    m0004_last_seen.migrate,
 )
 
 

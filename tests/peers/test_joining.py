@@ -1,0 +1,390 @@
+"""A host asks to be let in: once with a token, and what is said to it where that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb import membership
+from llb.cluster import join
+from llb.errors import SetupError
+from llb.store import nodes
+from llb.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION
+from tests.conftest import LlbMaker, NodeMaker
+from tests.harness import JoinedLlb, Llb
+
+NO_TOKEN = "llbj-of-nobody"
+
+
+async def refusal(node: JoinedLlb) -> str:
+    """The sentence with which its start ends; nothing of it may be left."""
+    with pytest.raises(SetupError) as refused:
+        await node.start()
+    assert membership.read(node.home) is None
+    sentence = str(refused.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+# --- let in ------------------------------------------------------------------------------------------
+
+
+async def test_a_host_joins_with_a_token_and_from_then_on_needs_none(llb: Llb, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "garage").start()
+    await node.online()
+    first = node.id
+    await node.stop()
+    again = await make_node(llb, "garage", join_token=None).start()
+    await again.online()
+    assert again.id == first
+    listed = (await llb.http.get("/api/nodes")).json()["nodes"]
+    assert [(each["name"], each["status"]) for each in listed] == [("attic", "online"), ("garage", "online")]
+
+
+async def test_what_a_host_keeps_of_it_is_its_owners_alone(llb: Llb, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "garage").start()
+    file = node.home / "node.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    member = membership.read(node.home)
+    assert member is not None
+    assert (member.balancer_url, member.name, member.node_id) == (llb.url, "garage", node.id)
+    record = llb.app.members.get(node.id)
+    assert record is not None
+    # The balancer keeps what it is shown as a hash, and what it shows in clear.
+    assert member.credential not in str(record)
+    assert record.hop_credential == member.hop_credential
+
+
+async def test_a_stored_credential_is_used_and_a_token_beside_it_ignored(
+    llb: Llb, make_node: NodeMaker
+) -> None:
+    node = await make_node(llb, "garage").start()
+    await node.stop()
+    again = await make_node(llb, "garage", join_token=NO_TOKEN).start()
+    await again.online()
+
+
+async def test_a_second_node_with_the_same_name_is_told_what_it_is_called(
+    llb: Llb, make_node: NodeMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await make_node(llb, "garage", name="Attic").start()
+    await node.online()
+    assert "another node is called Attic already: this one is called Attic-2" in caplog.text
+    assert llb.app.view.nodes[node.id].hello.name == "Attic-2"
+    third = await make_node(llb, "cellar", name="attic").start()
+    await third.online()
+    assert llb.app.view.nodes[third.id].hello.name == "attic-3"
+
+
+async def test_a_name_of_the_greatest_length_is_numbered_too(llb: Llb, make_node: NodeMaker) -> None:
+    name = "n" * 63
+    await make_node(llb, "garage", name=name).start()
+    second = await make_node(llb, "cellar", name=name).start()
+    member = membership.read(second.home)
+    assert member is not None
+    assert member.name == "n" * 61 + "-2"
+
+
+async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
+    llb: Llb, make_node: NodeMaker
+) -> None:
+    node = await make_node(llb, "garage").start()
+    await node.online()
+    await node.stop()
+    node = await make_node(llb, "garage", name="shed").start()
+    await node.online()
+    assert llb.app.view.nodes[node.id].hello.name == "shed"
+    member = membership.read(node.home)
+    assert member is not None
+    assert member.name == "shed"
+    # What an administrator calls it since then holds, until the host says another name again.
+    await llb.http.patch(f"/api/nodes/{node.id}", json={"name": "workshop"})
+    await node.stop()
+    node = await make_node(llb, "garage", name="shed").start()
+    await node.online()
+    assert llb.app.view.nodes[node.id].hello.name == "workshop"
+    await node.stop()
+    node = await make_node(llb, "garage", name="attic").start()
+    await node.online()
+    assert llb.app.view.nodes[node.id].hello.name == "attic-2"
+
+
+async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
+    make_llb: LlbMaker, make_node: NodeMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    llb = await make_llb().start()
+    await make_node(llb, "garage").start()
+    await llb.stop()
+    llb = await make_llb(name="garage").start()
+    await llb.online()
+    assert "a node that joined is called garage already: this host is called garage-2" in caplog.text
+    assert sorted(node.hello.name for node in llb.app.view.nodes.values()) == ["garage", "garage-2"]
+
+
+# --- tokens ------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_token(llb: Llb, make_node: NodeMaker) -> None:
+    said = await refusal(make_node(llb, "garage", join_token=NO_TOKEN))
+    assert said == "The join token is not known here: make one with 'llb join-token' on the balancer."
+
+
+async def test_no_token(llb: Llb, make_node: NodeMaker) -> None:
+    said = await refusal(make_node(llb, "garage", join_token=None))
+    assert said.startswith(f"To join {llb.url} a token is needed: 'llb join-token' makes one there")
+
+
+async def test_a_used_token(llb: Llb, make_node: NodeMaker) -> None:
+    token = await llb.new_token()
+    await make_node(llb, "garage", join_token=token).start()
+    said = await refusal(make_node(llb, "cellar", join_token=token))
+    assert said.startswith("The join token was used already: each lets one host in")
+    assert len(llb.app.view.nodes) == 2
+
+
+async def test_an_expired_token(llb: Llb, make_node: NodeMaker) -> None:
+    now = 1_800_000_000.0
+    llb.app.members._clock = lambda: now
+    token = await llb.new_token()
+    now += 3599
+    early = make_node(llb, "early", join_token=await llb.new_token())
+    await early.start()
+    now += 1
+    assert (await refusal(make_node(llb, "late", join_token=token))).startswith(
+        "The join token has expired: make a new one"
+    )
+    # What it was is told for a week.
+    now += 7 * 86_400
+    assert "has expired" in await refusal(make_node(llb, "later", join_token=token))
+    now += 1
+    await llb.new_token()
+    assert "not known here" in await refusal(make_node(llb, "latest", join_token=token))
+
+
+async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
+    llb: Llb, make_node: NodeMaker
+) -> None:
+    token = await llb.new_token()
+    hosts = [make_node(llb, name, join_token=token) for name in ("garage", "cellar", "shed")]
+    ends = await asyncio.gather(*(host.start() for host in hosts), return_exceptions=True)
+    refused = [end for end in ends if isinstance(end, SetupError)]
+    assert len(refused) == 2
+    assert all("used already" in str(each) for each in refused)
+    assert len(llb.app.view.nodes) == 2
+
+
+async def test_a_token_is_stored_as_a_hash_only(llb: Llb) -> None:
+    token = await llb.new_token()
+    [row] = await llb.app.db.fetch_all("SELECT * FROM join_tokens", ())
+    assert token not in str(tuple(row))
+
+
+async def test_no_token_is_made_while_everybody_knows_the_password(make_llb: LlbMaker) -> None:
+    llb = await make_llb(admin_password=None).start()
+    answer = await llb.http.post("/api/nodes/join-tokens", json={})
+    assert answer.status_code == 403
+    assert answer.json()["error"]["message"].startswith("Change the default password first")
+
+
+async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_llb: LlbMaker) -> None:
+    llb = await make_llb().start()
+    made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
+    assert made["command"] == f"python -m llb --join {llb.url} --token {made['token']}"
+    assert "listens on loopback only" in made["hint"]
+    await llb.stop()
+    llb = await make_llb(host="0.0.0.0", advertise="http://attic.lan:8080").start()
+    made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
+    assert made["command"].startswith("python -m llb --join http://attic.lan:8080 --token llbj-")
+    assert made["hint"] is None
+
+
+# --- what answers ------------------------------------------------------------------------------------
+
+
+async def test_an_address_where_nothing_answers(llb: Llb, make_node: NodeMaker) -> None:
+    said = await refusal(make_node(llb, "garage", join="http://127.0.0.1:9", join_token=NO_TOKEN))
+    assert said == (
+        "The llb at http://127.0.0.1:9 cannot be reached (connection refused): check the address, and that it listens "
+        "for other hosts (--host 0.0.0.0)."
+    )
+
+
+async def test_a_name_that_is_none(llb: Llb, make_node: NodeMaker) -> None:
+    said = await refusal(make_node(llb, "garage", join="http://nowhere.invalid:8080", join_token=NO_TOKEN))
+    assert said.startswith("The llb at http://nowhere.invalid:8080 cannot be reached (")
+
+
+@contextmanager
+def stranger(
+    status: int, body: bytes, headers: dict[str, str], gate: threading.Event | None = None
+) -> Iterator[str]:
+    """A server that is no llb."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            if gate is not None:
+                gate.wait(10)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "sentence"),
+    [
+        (200, b"<html>", {}, "is no llb that hosts can join (200)"),
+        (201, b"{}", {}, "is no llb that hosts can join (201)"),
+        (404, b'{"error": {"message": "File Not Found", "code": 404}}', {}, "is no llb that hosts can join (404)"),
+        (403, b"forbidden", {}, "is no llb that hosts can join (403)"),
+        (405, b'{"error": {"message": "no", "code": "no"}}', {}, "is no llb that hosts can join (405)"),
+        (301, b"", {"Location": "https://other.example/x"}, "leads to https://other.example/x: give the address"),
+        (201, b"x" * 1_000_000, {}, "is no llb that hosts can join (201)"),
+    ],
+)  # fmt: skip
+async def test_an_address_where_no_llb_answers(
+    llb: Llb, make_node: NodeMaker, status: int, body: bytes, headers: dict[str, str], sentence: str
+) -> None:
+    with stranger(status, body, headers) as url:
+        said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
+    assert said.startswith(f"What answers at {url} ")
+    assert sentence in said
+
+
+async def test_an_address_that_never_answers(
+    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "ASK_TIMEOUT_S", 0.2)
+    gate = threading.Event()
+    with stranger(200, b"", {}, gate) as url:
+        said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
+        gate.set()
+    assert "cannot be reached (it does not answer)" in said
+
+
+async def test_a_name_that_the_balancer_is_not_known_by(
+    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: look_up("127.0.0.1", *rest, **more)
+    )
+    url = llb.url.replace("127.0.0.1", "attic.example")
+    said = await refusal(make_node(llb, "garage", join=url))
+    assert said == (
+        f"The llb at {url} is not known by that name there: join it by its IP address, or start it with "
+        "--allowed-host attic.example."
+    )
+
+
+# --- versions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sentence"),
+    [
+        (PROTOCOL_VERSION + 1, "which is newer than the balancer's"),
+        (OLDEST_PROTOCOL - 1, "which is too old for the balancer's"),
+    ],
+)
+async def test_a_protocol_that_the_balancer_does_not_speak(
+    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, protocol: int, sentence: str
+) -> None:
+    token = await llb.new_token()
+    monkeypatch.setattr("llb.joined.PROTOCOL_VERSION", protocol)
+    said = await refusal(make_node(llb, "garage", join_token=token))
+    assert said.startswith("This node runs llb ")
+    assert sentence in said
+    # The token is still good: it may be brought again after the upgrade.
+    monkeypatch.undo()
+    await make_node(llb, "garage", join_token=token).start()
+
+
+# --- circles -----------------------------------------------------------------------------------------
+
+
+async def test_a_host_cannot_join_itself(llb: Llb, make_llb: LlbMaker, make_node: NodeMaker) -> None:
+    node = make_node(llb, "copy")
+    node.home.mkdir()
+    await llb.app.db.backup(node.home / "llb.db")
+    said = await refusal(node)
+    assert said.startswith("This is the very llb that it was to join, or a copy of its home directory")
+    assert len(llb.app.view.nodes) == 1
+
+
+async def test_a_host_cannot_join_its_own_node(
+    make_llb: LlbMaker, make_node: NodeMaker, tmp_path: Path
+) -> None:
+    llb = await make_llb().start()
+    node = await make_node(llb, "garage").start()
+    await llb.stop()
+    itself = JoinedLlb(llb, llb.home, join=node.url, join_token=NO_TOKEN)
+    assert (await refusal(itself)) == (
+        "The llb at this address lends itself to this very host, which cannot join its own node."
+    )
+
+
+async def test_a_host_that_lends_itself_lets_nobody_in(llb: Llb, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "garage").start()
+    said = await refusal(make_node(llb, "cellar", join=node.url))
+    assert said == f"The llb at this address lends itself to another one: join that one, at {llb.url}."
+
+
+# --- another balancer --------------------------------------------------------------------------------
+
+
+async def test_joining_another_llb_without_a_token_is_refused(llb: Llb, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "garage").start()
+    await node.stop()
+    elsewhere = make_node(llb, "garage", join="http://127.0.0.1:9", join_token=None)
+    with pytest.raises(SetupError) as refused:
+        await elsewhere.start()
+    assert str(refused.value) == (
+        f"This host lends itself to {llb.url}: run 'llb leave' first, or give the token of http://127.0.0.1:9 "
+        "with --token."
+    )
+    await (await make_node(llb, "garage").start()).online()
+
+
+async def test_joining_another_llb_with_its_token_leaves_the_first(
+    llb: Llb, make_node: NodeMaker, tmp_path: Path
+) -> None:
+    async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
+        node = await make_node(llb, "garage").start()
+        await node.online()
+        before = node.id
+        await node.stop()
+        # A token that is wrong costs nothing.
+        with pytest.raises(SetupError, match="not known here"):
+            await make_node(other, "garage", join_token=NO_TOKEN).start()
+        assert before in llb.app.view.nodes
+        moved = await make_node(other, "garage", join_token=await other.new_token()).start()
+        await moved.online()
+        assert before not in llb.app.view.nodes
+        assert (await nodes.all_nodes(llb.app.db, removed=True))[-1].removed_at is not None
+        await moved.stop()

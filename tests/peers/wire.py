@@ -1,0 +1,91 @@
+"""A node of another version, as the balancer sees it: whatever JSON a test has it say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import websockets.asyncio.client
+from websockets.exceptions import ConnectionClosed
+
+from llb.wire import JoinReply
+from tests.harness import Llb
+
+DEADLINE_S = 30.0
+# Of protocol 1: what it did not have is not there.
+OLD_HELLO: dict[str, Any] = {
+    "type": "hello",
+    "protocol": 1,
+    "name": "relic",
+    "version": "0.0.9",
+    "platform": "Linux",
+    "addresses": [],
+    "hardware": {"cpu": "old", "cpu_count": 1, "memory_total_bytes": 8_000_000_000},
+    "memory_budget_bytes": 8_000_000_000,
+    "vram_budget_bytes": 0,
+    "max_downloads": 2,
+    "slots_per_engine": 4,
+    "replicas": [],
+}
+HEARTBEAT: dict[str, Any] = {
+    "type": "heartbeat",
+    "hardware": OLD_HELLO["hardware"],
+    "meters": {},
+    "memory_used_bytes": 0,
+    "disk_free_bytes": 100_000_000_000,
+}
+
+
+async def join(llb: Llb, name: str) -> JoinReply:
+    """What a host does that joins, without the host."""
+    body = {"token": await llb.new_token(), "name": name, "protocol": 1, "version": "0.0.9"}
+    answer = await llb.http.post("/api/nodes/join", json=body)
+    assert answer.status_code == 201, answer.text
+    return JoinReply(**answer.json())
+
+
+class Speaker:
+    """One link, by hand."""
+
+    def __init__(self, socket: websockets.asyncio.client.ClientConnection) -> None:
+        self._socket = socket
+
+    async def say(self, message: dict[str, Any]) -> None:
+        await self._socket.send(json.dumps(message))
+
+    async def hear(self, kind: str) -> dict[str, Any]:
+        """The next message of this type; others are passed over."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                message = json.loads(await self._socket.recv())
+                if message["type"] == kind:
+                    return dict(message)
+
+    async def ended(self) -> None:
+        """Wait until the other end has closed it."""
+        async with asyncio.timeout(DEADLINE_S):
+            try:
+                while True:
+                    await self._socket.recv()
+            except ConnectionClosed:
+                return
+
+    async def introduce(self, node_id: str, **changes: Any) -> dict[str, Any]:
+        """Say hello and the first heartbeat; returns the welcome."""
+        await self.say({**OLD_HELLO, "node_id": node_id, **changes})
+        await self.say(HEARTBEAT)
+        return await self.hear("welcome")
+
+
+@asynccontextmanager
+async def dial(llb: Llb, credential: str, **headers: str) -> AsyncIterator[Speaker]:
+    """A link with this credential, opened."""
+    async with websockets.asyncio.client.connect(
+        f"ws://127.0.0.1:{llb.port}/ws/nodes",
+        additional_headers={"Authorization": f"Bearer {credential}", **headers},
+        proxy=None,
+    ) as socket:
+        yield Speaker(socket)
