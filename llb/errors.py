@@ -10,10 +10,12 @@ LlbError
 │   ├── InvalidApiKey         invalid_api_key
 │   │   └── InvalidJoinToken  invalid_join_token
 │   ├── InvalidCredentials    invalid_credentials
+│   ├── InvalidTicket         invalid_ticket
 │   ├── PayloadTooLarge       payload_too_large
 │   ├── UnsupportedMediaType  unsupported_media_type
 │   ├── UnknownHost           unknown_host
 │   ├── NotFound              not_found
+│   ├── NotArrived            not_arrived
 │   └── Conflict              conflict
 ├── PermissionDenied          insufficient_permissions
 │   └── OriginNotAllowed      origin_not_allowed
@@ -30,7 +32,8 @@ LlbError
 │   └── NoNodeAvailable       no_node_available
 ├── Overloaded
 │   ├── QueueFull             queue_full
-│   └── QueueTimeout          queue_timeout
+│   ├── QueueTimeout          queue_timeout
+│   └── TooManyCopies         too_many_copies
 ├── UpstreamError
 │   ├── EngineFailed          engine_failed
 │   └── EngineTimeout         engine_timeout
@@ -130,6 +133,10 @@ class InvalidCredentials(InvalidRequest):
     code = "invalid_credentials"
 
 
+class InvalidTicket(InvalidRequest):
+    code = "invalid_ticket"
+
+
 class PayloadTooLarge(InvalidRequest):
     code = "payload_too_large"
 
@@ -144,6 +151,10 @@ class UnknownHost(InvalidRequest):
 
 class NotFound(InvalidRequest):
     code = "not_found"
+
+
+class NotArrived(InvalidRequest):
+    code = "not_arrived"
 
 
 class Conflict(InvalidRequest):
@@ -241,6 +252,10 @@ class QueueFull(Overloaded):
 
 class QueueTimeout(Overloaded):
     code = "queue_timeout"
+
+
+class TooManyCopies(Overloaded):
+    code = "too_many_copies"
 
 
 class UpstreamError(LlbError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
-from msgspec import Raw, Struct, field
+from msgspec import Raw, Struct, field, structs
 
 # Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
@@ -161,8 +161,20 @@ class FileSpec(Struct, frozen=True, kw_only=True):
     sources: tuple[HubSource, ...]
 
 
+class CopySource(Struct, frozen=True, kw_only=True):
+    """A node to copy a model's files from. `address` is its base URL, `tickets` what it lets read, by the file's sha256."""
+
+    node_id: str
+    node_name: str
+    address: str
+    tickets: dict[str, str]
+
+
 class WantModel(Struct, frozen=True, kw_only=True):
-    """A model that a node is to hold; a greater `attempt` than before means: try again."""
+    """A model that a node is to hold; a greater `attempt` than before means: try again.
+
+    `copies`, best first, are the nodes to copy it from; without any the Hub is asked at once.
+    """
 
     model_id: str
     attempt: int
@@ -170,10 +182,15 @@ class WantModel(Struct, frozen=True, kw_only=True):
     required_memory_bytes: int
     capabilities: tuple[Capability, ...]
     context_length: int | None = None
+    copies: tuple[CopySource, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+    def same_work(self, other: WantModel | None) -> bool:
+        """Whether `other` asks for the same; from whom it may be copied makes no difference."""
+        return other is not None and structs.replace(self, copies=other.copies) == other
 
 
 class Want(Struct, frozen=True, kw_only=True, tag="want"):
@@ -269,7 +286,15 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     engines: tuple[EngineReport, ...] = ()
 
 
-NodeMessage = Hello | Heartbeat | ReplicaReport
+class Blame(Struct, frozen=True, kw_only=True, tag="blame"):
+    """A file that was copied from the node `node_id` had the wrong sha256."""
+
+    model_id: str
+    sha256: str
+    node_id: str
+
+
+NodeMessage = Hello | Heartbeat | ReplicaReport | Blame
 BalancerMessage = Welcome | Want | Drain | Refused
 
 

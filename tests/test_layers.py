@@ -35,6 +35,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "runfile",
             "share",
             "tasks",
+            "tickets",
             "units",
             "wire",
         }
