@@ -25,6 +25,7 @@ from llb.api.people import Accounts
 from llb.api.requests import RequestLog, requests_blueprint
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog
+from llb.cluster.copies import Copies
 from llb.cluster.estimates import Estimates
 from llb.cluster.links import Links, local_link
 from llb.cluster.members import Members
@@ -76,7 +77,13 @@ class Appliance:
         self.accounts = Accounts(self.db, self.identity)
         self.guard = Guard(config, self.identity, local_token=self.local_token)
 
-        self.registrations = Registrations(self.db, self.hub, self.view)
+        self.copies = Copies(
+            self.view,
+            local_node_id=lambda: self.agent.node_id,
+            address_of=lambda _node_id: None,
+            ticket_key_of=lambda _node_id: None,
+        )
+        self.registrations = Registrations(self.db, self.hub, self.view, self.copies)
         self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
         self.links = Links(
             self.view,
@@ -84,6 +91,7 @@ class Appliance:
             record_of=self.members.heard,
             on_hello=self._node_said_hello,
             on_replica=self._node_told_of_replica,
+            on_blame=self.registrations.blamed,
         )
         self.registrations.on_want_changed = self.links.want_changed
         self.members.on_changed = lambda _node_id: self.links.want_changed()

@@ -19,6 +19,7 @@ from llb.wire import (
     PROTOCOL_VERSION,
     BalancerLink,
     BalancerMessage,
+    Blame,
     Drain,
     Heartbeat,
     Hello,
@@ -66,6 +67,7 @@ class Links:
         record_of: Callable[[Hello], Awaitable[NodeRecord | None]],
         on_hello: Callable[[Hello, str | None], None],
         on_replica: Callable[[str, ReplicaReport], None],
+        on_blame: Callable[[str, Blame], None],
     ) -> None:
         self.cluster_id = ""  # told at the start: it is kept in the database
         self._view = view
@@ -73,6 +75,7 @@ class Links:
         self._record_of = record_of
         self._on_hello = on_hello
         self._on_replica = on_replica
+        self._on_blame = on_blame
         self._sessions: dict[str, _Session] = {}
 
     def want_changed(self) -> None:
@@ -203,6 +206,8 @@ class Links:
                 case Heartbeat():
                     self._view.beat(node_id, message)
                     self.want_changed()  # free memory and disk decide what can be placed
+                case Blame():
+                    self._on_blame(node_id, message)
                 case Hello():
                     await self._hear(session, message)
 

@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import structs
 
 from llb import errors, hub
+from llb.cluster.copies import Copies
 from llb.cluster.view import ClusterView
 from llb.decide import placement
 from llb.hub import Hub
@@ -22,6 +23,7 @@ from llb.store.database import Database
 from llb.store.registrations import Registration, RegistrationState
 from llb.tasks import TaskGroup
 from llb.wire import (
+    Blame,
     FileSpec,
     Hello,
     HubSource,
@@ -44,10 +46,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Registrations:
     """Owns the registrations: in SQLite first, then in memory, then told to the nodes."""
 
-    def __init__(self, db: Database, hub_: Hub, view: ClusterView, *, cluster_id: str = "") -> None:
+    def __init__(
+        self, db: Database, hub_: Hub, view: ClusterView, copies: Copies, *, cluster_id: str = ""
+    ) -> None:
         self._db = db
         self._hub = hub_
         self._view = view
+        self._copies = copies
         self._known: dict[str, Registration] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolvers: dict[str, asyncio.Task[None]] = {}
@@ -184,7 +189,7 @@ class Registrations:
         """The whole desired state of one node, to be sent to it: what it is told to hold, a tombstone remembers."""
         wanted = []
         for model_id, registration in self._known.items():
-            if registration.resolved is None or node_id not in self.nodes_of(model_id):
+            if registration.resolved is None or node_id not in (placed := self.nodes_of(model_id)):
                 continue
             self._told.setdefault(model_id, set()).add(node_id)
             model = registration.entry
@@ -196,6 +201,7 @@ class Registrations:
                     required_memory_bytes=model.required_memory_bytes,
                     capabilities=model.capabilities,
                     context_length=model.context_length,
+                    copies=self._copies.sources(node_id, registration, placed),
                 )
             )
         return Want(
@@ -210,6 +216,13 @@ class Registrations:
         if report.state is ReplicaState.GONE:
             self._told.get(report.model_id, set()).discard(node_id)
             self._forget_if_gone(report.model_id)
+        if self._copies.heard(node_id, report):
+            self.on_want_changed()
+
+    def blamed(self, node_id: str, blame: Blame) -> None:
+        """A node was sent wrong bytes by another, which nobody shall copy from for now."""
+        if self._copies.blame(node_id, blame):
+            self.on_want_changed()
 
     def node_heard(self, hello: Hello) -> None:
         """A node said all that it holds: tombstones that waited for nothing else are taken away."""

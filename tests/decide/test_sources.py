@@ -65,7 +65,8 @@ def clusters(draw: st.DrawFn) -> list[Holder]:
         Holder(node_id=f"n{number}", joined=number, **fact)
         for number, fact in zip(joined, facts, strict=True)
     ]
-    if holders and draw(st.booleans()):
+    own = draw(st.booleans())
+    if own and holders:
         holders[0] = structs.replace(holders[0], local=True)
     return holders
 
