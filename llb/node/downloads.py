@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
 from llb import portable
 from llb.errors import InsufficientStorage, gigabytes
-from llb.hub import Hub, HubBadAnswer, HubError, HubGated, HubNotFound, HubUnreachable
+from llb.hub import Hub, HubError, HubUnreachable
 from llb.node import fetch
-from llb.node.files import partial_name, safe_name, sha256_of
+from llb.node.failures import DownloadCancelled, DownloadFailed, disk_errors_in_words
+from llb.node.files import fingerprint_of, partial_name, safe_name, sha256_of
 from llb.node.partial import Partial
+from llb.node.patience import HubPatience
+from llb.node.peers import CopyFailed, Copying, open_copy
 from llb.node.rates import RateLimiter, Speed
-from llb.wire import FileSpec
+from llb.node.shared import SharedFile
+from llb.node.timing import Timing
+from llb.node.turns import Turns, Wait
+from llb.wire import CopySource, FileSpec
 
-__all__ = ["Download", "DownloadCancelled", "DownloadFailed", "Phase", "RateLimiter", "Timing"]
+__all__ = ["Copying", "Download", "DownloadCancelled", "DownloadFailed", "Phase", "RateLimiter", "Timing"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How patient a download is."""
-
-    connect_timeout_s: float = 10.0
-    silence_timeout_s: float = 20.0
-    slow_window_s: float = 60.0
-    slow_bytes_per_s: int = 2048
-    backoff_first_s: float = 1.0
-    backoff_max_s: float = 300.0
-    steady_bytes: int = 1 << 20  # gained in one attempt, they end the back-off
-    misbehaved_limit: int = 3  # tries again after an answer that makes no sense
-    sync_every_bytes: int = 64 << 20
-    sync_every_s: float = 5.0
 
 
 class Phase(StrEnum):
@@ -51,25 +38,10 @@ class Phase(StrEnum):
     VERIFYING = "verifying"
 
 
-class DownloadFailed(Exception):
-    """A download ended for a reason that waiting will not mend; the message is for people and names no path."""
-
-    retriable = False
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-
-
-class DownloadCancelled(Exception):
-    """`cancel()` ended the download; what had arrived is kept."""
-
-
 class Download:
-    """Fetches `spec` into `directory`. Counters may be read at any time; the thread never waits for the loop.
+    """Fetches `spec` into `directory`: from other nodes if it may be copied, else from the Hub.
 
-    `reserve_bytes` of the disk are left free (add what other downloads still need). `make_room` is called in the
+    Counters may be read at any time; the thread never waits for the loop. `reserve_bytes` of the disk are left free (add what other downloads still need). `make_room` is called in the
     thread with the free bytes wanted before a full disk ends the download.
     """
 
@@ -80,6 +52,7 @@ class Download:
         *,
         hub: Hub,
         limiter: RateLimiter,
+        copying: Copying | None = None,
         reserve_bytes: int = 0,
         make_room: Callable[[int], object] | None = None,
         timing: Timing | None = None,
@@ -91,14 +64,20 @@ class Download:
         self.waiting: str | None = None  # why nothing arrives just now
         self.retry_at: float | None = None  # Unix time of the next attempt, while one is waited for
         self.attempts = 0  # connections tried
+        self.blamed: tuple[str, ...] = ()  # nodes that have sent wrong bytes
         self._hub = hub
         self._limiter = limiter
         self._reserve_bytes = reserve_bytes
         self._make_room = make_room
         self._timing = timing or Timing()
+        self._copying = copying
+        self._turns = Turns(copying.sources if copying is not None else tuple, self._timing)
+        self._patience = HubPatience(spec.name, self._timing)
+        self._hub_attempts = 0
         self._speed = Speed()
         self._partial = Partial(directory / partial_name(spec), spec.size_bytes)
         self._cancelled = threading.Event()
+        self._woken = threading.Event()  # ends a wait for somebody's turn
         self._lock = threading.Lock()  # guards the next two; never held across I/O
         self._body: fetch.Body | None = None
         self._connecting = False
@@ -117,6 +96,11 @@ class Download:
     def synced_bytes(self) -> int:
         """Bytes that survive a power cut."""
         return self._partial.synced_bytes
+
+    @property
+    def shared(self) -> SharedFile:
+        """What has arrived, for others to read."""
+        return self._partial.shared
 
     def start(self) -> None:
         """Begin, in a thread. Call once, in the event loop that will `wait()`."""
@@ -140,12 +124,17 @@ class Download:
         """End it now, keeping what has arrived; idempotent, never blocks."""
         with self._lock:
             self._cancelled.set()
+            self._woken.set()
             body, connecting = self._body, self._connecting
         if body is not None:
             body.shut()
         if connecting:
             # Nothing can interrupt a connect, but the thread will touch no file after it: nobody needs to wait.
             self._finish(DownloadCancelled())
+
+    def look_again(self) -> None:
+        """There are other nodes to copy from than before. What arrives goes on; who waits looks at once."""
+        self._woken.set()
 
     async def stop(self) -> None:
         """`cancel()`, and wait until it touches no file any more."""
@@ -165,7 +154,7 @@ class Download:
     def _run(self) -> None:
         failure: Exception | None = None
         try:
-            with self._disk_errors_in_words():
+            with disk_errors_in_words():
                 self._work()
         except (DownloadFailed, DownloadCancelled) as error:
             failure = error
@@ -176,6 +165,7 @@ class Download:
             )
         finally:
             self._partial.close()
+            self.shared.end()
         self._finish(failure)
 
     def _finish(self, failure: Exception | None) -> None:
@@ -205,14 +195,15 @@ class Download:
         self._resume()
         damaged = 0
         while True:
-            attempts = self.attempts
             self._fill()
             if self._partial.sha256 == self.spec.sha256:
                 break
+            verdict = self._turns.condemn()
             log.warning("%s: wrong sha256 %s", self.spec.name, self._partial.sha256)
+            self.blamed += verdict.blamed
             self._partial.discard()
             self.downloaded_bytes = 0
-            damaged += self.attempts > attempts  # bytes that only lay on disk say nothing of the source
+            damaged += verdict.hub_alone
             if damaged == 2:
                 raise DownloadFailed(
                     f"The sha256 of {self.spec.name} is wrong, twice in a row: the source is damaged",
@@ -225,9 +216,10 @@ class Download:
     def _already_there(self) -> bool:
         """Whether the finished file is on disk, complete and right."""
         try:
-            if self.path.stat().st_size != self.spec.size_bytes:
-                return False
+            mark = fingerprint_of(self.path.stat())
         except FileNotFoundError:
+            return False
+        if mark.size_bytes != self.spec.size_bytes:
             return False
         self.waiting = "checking the file on disk"
         sha256 = sha256_of(self.path, self._cancelled, self._set_downloaded)
@@ -235,6 +227,7 @@ class Download:
         self.waiting = None
         if sha256 == self.spec.sha256:
             self.phase = Phase.VERIFYING
+            self.shared.settle(self.path, mark)
             return True
         self.downloaded_bytes = 0
         return False
@@ -250,34 +243,28 @@ class Download:
             self.waiting = f"checking the {gigabytes(have_bytes)} on disk: {100 * done // have_bytes} %"
         self.waiting = None
         self.downloaded_bytes = self._partial.have_bytes
+        if self.downloaded_bytes:
+            self._turns.found_on_disk()
 
     def _fill(self) -> None:
         """Fetch until the partial is complete, for as long as the network is away."""
-        failures = misbehaved = 0
-        ranged = True
-        while (before := self._partial.have_bytes) < self.spec.size_bytes:
+        while not self._partial.complete:
             self._check()
             self._preflight()
-            error: HubError
-            try:
-                self._attempt(ranged=ranged)
-                error = HubUnreachable("the connection ended early")
-            except HubError as caught:
-                error = caught
-            self._check()  # a socket that cancel() shut down looks like a network that failed
-            gained = self._partial.have_bytes - before
-            if before + gained == self.spec.size_bytes:
-                return
-            if gained >= self._timing.steady_bytes:
-                failures = misbehaved = 0
-            ranged = ranged and not isinstance(error, fetch.RangeRefused)
-            misbehaved += isinstance(error, HubBadAnswer)
-            if misbehaved > self._timing.misbehaved_limit or not isinstance(
-                error, (HubUnreachable, HubBadAnswer)
-            ):
-                raise _failure(self.spec.name, error)
-            self._back_off(error, failures)
-            failures += 1
+            turn = self._turns.next()
+            if isinstance(turn, Wait):
+                self._wait(turn)
+            elif turn is None:
+                self._ask_hub()
+            else:
+                self._ask_node(turn)
+
+    def _wait(self, turn: Wait) -> None:
+        self.waiting = turn.reason
+        self.retry_at = time.time() + turn.seconds
+        self._woken.wait(turn.seconds)
+        self._woken.clear()
+        self.retry_at = None
 
     def _preflight(self) -> None:
         remaining = self.spec.size_bytes - self._partial.have_bytes
@@ -289,43 +276,67 @@ class Download:
             short = InsufficientStorage(remaining, available)
             raise DownloadFailed(short.message, short.code)
 
-    def _attempt(self, *, ranged: bool) -> None:
-        """One connection: append what it brings; raises `FetchError`."""
-        body = self._connect(self._partial.have_bytes if ranged else None)
+    def _ask_hub(self) -> None:
+        """One connection to the Hub; raises `DownloadFailed`."""
+        before = self._partial.have_bytes
+        start = before if self._patience.ranged else None
+        source = self.spec.sources[self._hub_attempts % len(self.spec.sources)]
+        self._hub_attempts += 1
+        error: HubError = HubUnreachable("the connection ended early")
+        try:
+            if self._attempt(lambda: fetch.open_body(self._hub, source, self.spec, start, self._timing), None):
+                return
+        except HubError as caught:
+            error = caught
+        self._check()  # a socket that cancel() shut down looks like a network that failed
+        if not self._partial.complete:
+            pause_s = self._patience.after(error, self._partial.have_bytes - before)
+            self._turns.hub_failed(pause_s, f"waiting for the network: {error}")
+
+    def _ask_node(self, source: CopySource) -> None:
+        """One connection to another node."""
+        before = self._partial.have_bytes
+        copying = self._copying
+        assert copying is not None  # noqa: S101  # it named the source
+        error = CopyFailed(f"the connection to node {source.node_name} ended early")
+        try:
+            self._attempt(lambda: open_copy(copying, source, self.spec, before, self._timing), source)
+        except CopyFailed as caught:
+            error = caught
+        self._check()
+        gained_bytes = self._partial.have_bytes - before
+        self._turns.node_ended(source, gained_bytes, f"waiting for a copy: {error}", error.retry_after_s)
+
+    def _attempt(self, connect: Callable[[], fetch.Body], source: CopySource | None) -> bool:
+        """One connection: append what it brings; True if it was left to look for a better one. Raises what it does."""
+        body = self._connect(connect)
         try:
             self._check()
-            self._receive(body)
+            return self._receive(body, source)
         finally:
             with self._lock:
                 self._body = None
             body.close()
 
-    def _connect(self, start: int | None) -> fetch.Body:
-        source = self.spec.sources[self.attempts % len(self.spec.sources)]
+    def _connect(self, connect: Callable[[], fetch.Body]) -> fetch.Body:
         self.attempts += 1
         with self._lock:
             self._check()
             self._connecting = True
         body = None
         try:
-            body = fetch.open_body(
-                self._hub,
-                source,
-                self.spec,
-                start=start,
-                connect_timeout_s=self._timing.connect_timeout_s,
-                silence_timeout_s=self._timing.silence_timeout_s,
-            )
+            body = connect()
             return body
         finally:
             with self._lock:
                 self._connecting = False
                 self._body = body
 
-    def _receive(self, body: fetch.Body) -> None:
+    def _receive(self, body: fetch.Body, source: CopySource | None) -> bool:
         partial, timing = self._partial, self._timing
         position = body.start
-        window_at, window_bytes = time.monotonic(), 0
+        began = window_at = time.monotonic()
+        window_bytes = 0
         synced_at = window_at
         for piece in body.pieces():
             self._check()
@@ -335,73 +346,30 @@ class Download:
             # A server that ignored the range sends again what we have: skip it rather than lose it.
             fresh = min(position, self.spec.size_bytes) - partial.have_bytes
             if fresh > 0:
+                self._turns.gave(source, verified=body.verified)
                 partial.append(piece[len(piece) - (position - partial.have_bytes) :][:fresh])
                 self.downloaded_bytes = partial.have_bytes
                 self.waiting = None
             if partial.complete:
-                return
+                return False
             window_bytes += len(piece)
             if now - window_at >= timing.slow_window_s:
                 if window_bytes < timing.slow_bytes_per_s * (now - window_at):
-                    raise HubUnreachable("the server had become very slow")
+                    raise _slow(source)
                 window_at, window_bytes = now, 0
             unsynced = partial.have_bytes - partial.synced_bytes
             if unsynced >= timing.sync_every_bytes or (unsynced and now - synced_at >= timing.sync_every_s):
                 partial.sync_beside()
                 synced_at = now
-            # Waiting for our own limit is not the server's slowness.
-            window_at += self._limiter.acquire(len(piece), self._cancelled)
-
-    def _back_off(self, error: HubError, failures: int) -> None:
-        timing = self._timing
-        delay_s = min(timing.backoff_max_s, timing.backoff_first_s * 2 ** min(failures, 30))
-        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand nodes do not return at once
-        if isinstance(error, HubUnreachable) and error.retry_after_s is not None:
-            delay_s = min(timing.backoff_max_s, max(delay_s, error.retry_after_s))
-        self.retry_at = time.time() + delay_s
-        self.waiting = f"waiting for the network: {error}"
-        self._cancelled.wait(delay_s)
-        self.retry_at = None
-
-    @contextmanager
-    def _disk_errors_in_words(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            words, code = _DISK_ERRORS.get(
-                error.errno or 0,
-                (f"The file could not be written: {error.strerror or 'unknown error'}", "disk_error"),
-            )
-            raise DownloadFailed(words, code) from error
+            if source is None:
+                # Waiting for our own limit is not the server's slowness. It is one for the line to the internet.
+                window_at += self._limiter.acquire(len(piece), self._cancelled)
+                if now - began >= timing.copy_look_s and self._turns.copies:
+                    return True
+        return False
 
 
-def _failure(name: str, error: HubError) -> DownloadFailed:
-    match error:
-        case fetch.NotGguf():
-            return DownloadFailed(f"{name} is not a GGUF file: {error}", "not_gguf")
-        case HubNotFound():
-            return DownloadFailed(str(error), "not_found")
-        case HubGated():
-            return DownloadFailed(str(error), "gated")
-        case HubBadAnswer():
-            return DownloadFailed(f"{name} cannot be fetched: {error}", "bad_answer")
-        case _:
-            return DownloadFailed(str(error), "refused")
-
-
-_DISK_ERRORS = {
-    errno.ENOSPC: (
-        "The disk is full; make room and try again, what has arrived is kept",
-        "insufficient_storage",
-    ),
-    errno.EDQUOT: (
-        "The disk quota is used up; make room and try again, what has arrived is kept",
-        "insufficient_storage",
-    ),
-    errno.EROFS: ("The disk is read-only", "disk_error"),
-    errno.EACCES: ("The models directory may not be written by the user llb runs as", "disk_error"),
-    errno.EPERM: ("The models directory may not be written by the user llb runs as", "disk_error"),
-    errno.EIO: ("The disk reports an input/output error; it may be failing", "disk_error"),
-    errno.ENOENT: ("The file vanished from the models directory while it was downloaded", "disk_error"),
-    errno.ELOOP: ("There is a symbolic link where the download belongs; remove it", "disk_error"),
-}
+def _slow(source: CopySource | None) -> Exception:
+    if source is None:
+        return HubUnreachable("the server had become very slow")
+    return CopyFailed(f"node {source.node_name} had become very slow")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llb.hub import Hub, HubBadAnswer, HubUnreachable, describe
 from llb.node.partial import magic_fits
+from llb.node.timing import Timing
 from llb.wire import FileSpec, HubSource
 
 if TYPE_CHECKING:
@@ -32,10 +33,15 @@ class RangeRefused(HubBadAnswer):
 
 
 class Body:
-    """The bytes of a file from `start` on, as they arrive."""
+    """The bytes of a file from `start` on, as they arrive. `who` sends them, in words."""
 
-    def __init__(self, response: httpx2.Response, start: int, size_bytes: int) -> None:
+    verified = False  # whether the sender has checked the file, as far as we know
+
+    def __init__(
+        self, response: httpx2.Response, start: int, size_bytes: int, *, who: str = "the Hub"
+    ) -> None:
         self.start = start
+        self._who = who
         self._response = response
         self._size_bytes = size_bytes
 
@@ -52,15 +58,15 @@ class Body:
                 position += len(piece)
                 yield piece
         except httpx2.HTTPError as error:
-            raise HubUnreachable(f"the Hub cannot be reached: {describe(error)}") from error
+            raise HubUnreachable(f"{self._who} cannot be reached: {describe(error)}") from error
 
     def _check_beginning(self, piece: bytes, position: int) -> None:
         if not magic_fits(piece, position):
-            raise NotGguf("what the Hub sent is not a GGUF file")
+            raise NotGguf(f"what {self._who} sent is not a GGUF file")
         length = self._response.headers.get("content-length", "")
         expected = self._size_bytes - self.start
         if length.isdecimal() and int(length) != expected:
-            raise HubBadAnswer(f"the Hub's file has {length} bytes instead of {expected}")
+            raise HubBadAnswer(f"{self._who} sends a file of {length} bytes instead of {expected}")
 
     def shut(self) -> None:
         """End a read that waits in another thread, at once."""
@@ -75,22 +81,14 @@ class Body:
         self._response.close()
 
 
-def open_body(
-    hub: Hub,
-    source: HubSource,
-    spec: FileSpec,
-    *,
-    start: int | None,
-    connect_timeout_s: float,
-    silence_timeout_s: float,
-) -> Body:
+def open_body(hub: Hub, source: HubSource, spec: FileSpec, start: int | None, timing: Timing) -> Body:
     """Ask for a file from `start` on (None: without a range); raises `HubError`.
 
     The body may begin at 0 although `start` was asked for: servers are free to ignore a range.
     """
     import httpx2
 
-    timeout = httpx2.Timeout(silence_timeout_s, connect=connect_timeout_s)
+    timeout = httpx2.Timeout(timing.silence_timeout_s, connect=timing.connect_timeout_s)
     session = hub.session()
     # Through /resolve/ at every attempt: the signed link behind it does not live long.
     url = httpx2.URL(hub.file_url(source.repo, source.commit, spec.name))
@@ -136,15 +134,22 @@ def _checked_start(
         raise RangeRefused(f"the Hub's file ends before byte {start}")
     if status >= 400:
         raise hub.refusal(response, source.repo, spec.name, source.commit)
+    return check_part(response, start, spec.size_bytes)
+
+
+def check_part(
+    response: httpx2.Response, start: int | None, size_bytes: int, *, who: str = "the Hub"
+) -> int:
+    """Where the body of a good answer begins in a file of `size_bytes`, asked for from `start` on; raises `HubBadAnswer`."""
     if response.headers.get("content-type", "").startswith("text/html"):
-        raise NotGguf("the Hub answered with a web page, which is not a GGUF file")
+        raise NotGguf(f"{who} answered with a web page, which is not a GGUF file")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise HubBadAnswer("the Hub sent the file in an encoding nobody asked for")
-    if status == 200:
+        raise HubBadAnswer(f"{who} sent the file in an encoding nobody asked for")
+    if response.status_code == 200:
         return 0
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if status != 206 or match is None or start is None or int(match[1]) != start:
-        raise RangeRefused("the Hub sent another part of the file than was asked for")
-    if int(match[3]) != spec.size_bytes:
-        raise RangeRefused(f"the Hub's file has {match[3]} bytes instead of {spec.size_bytes}")
+    if response.status_code != 206 or match is None or start is None or int(match[1]) != start:
+        raise RangeRefused(f"{who} sent another part of the file than was asked for")
+    if int(match[3]) != size_bytes:
+        raise RangeRefused(f"{who} has a file of {match[3]} bytes instead of {size_bytes}")
     return start

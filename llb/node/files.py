@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -36,6 +37,10 @@ class Fingerprint:
 
     size_bytes: int
     mtime_ns: int
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    return Fingerprint(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class ModelFiles:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Fingerprint(status.st_size, status.st_mtime_ns) if path.is_file() else None
+        return fingerprint_of(status) if stat.S_ISREG(status.st_mode) else None
 
     def present(self, model_id: str, spec: FileSpec) -> bool:
         """Whether the finished file is there, with its right size."""

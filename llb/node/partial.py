@@ -1,4 +1,7 @@
-"""The part of a file that has arrived: bytes in order, their running sha256, and how much would survive a power cut."""
+"""The part of a file that has arrived: bytes in order, their running sha256, and how much would survive a power cut.
+
+Others may read along (`shared`): they are shown what is written, and nothing that is taken away under them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llb import portable
+from llb.node.files import fingerprint_of
+from llb.node.shared import SharedFile
 
 MAGIC = b"GGUF"
 READ_BYTES = 1 << 20
@@ -25,6 +30,7 @@ class Partial:
         self.size_bytes = size_bytes
         self.have_bytes = 0
         self.synced_bytes = 0
+        self.shared = SharedFile(path, size_bytes)
         self._hash = hashlib.sha256()
         self._fd: int | None = None
         self._syncing: threading.Thread | None = None
@@ -62,11 +68,13 @@ class Partial:
                 yield done
         if done < self.have_bytes:
             self.discard()
+        self.shared.grow(self.have_bytes)
 
     def append(self, piece: bytes) -> None:
         portable.pwrite(self._opened(), piece, self.have_bytes)
         self._hash.update(piece)
         self.have_bytes += len(piece)
+        self.shared.grow(self.have_bytes)
 
     def sync_beside(self) -> None:
         """Begin to make what has arrived durable while more arrives; raises what the previous time met."""
@@ -105,8 +113,10 @@ class Partial:
         """Begin anew with an empty file."""
         self._end_syncing()
         self.close()
-        self.path.unlink(missing_ok=True)
-        self._fd = portable.open_for_update(self.path)
+        with self.shared.unread():
+            self.shared.restart()
+            self.path.unlink(missing_ok=True)
+            self._fd = portable.open_for_update(self.path)
         self.have_bytes = self.synced_bytes = 0
         self._hash = hashlib.sha256()
 
@@ -114,7 +124,9 @@ class Partial:
         """Sync, and take the place of `target` durably."""
         self.sync()
         self.close()
-        portable.replace_durably(self.path, target)
+        with self.shared.unread():
+            portable.replace_durably(self.path, target)
+            self.shared.settle(target, fingerprint_of(target.stat()))
 
     def close(self) -> None:
         """Idempotent; the bytes stay on disk."""

@@ -293,7 +293,8 @@ async def test_the_back_off_doubles_up_to_its_limit_and_ends_after_a_steady_stre
     site.hub.faults.fail(503, times=10)
     site.hub.faults.drop(after=1_500_000, times=1)
     download = site.prepare(timing=Timing())
-    download._cancelled = clock = Clock()
+    download._woken = clock = Clock()
+    monkeypatch.setattr(download._turns, "_clock", lambda: clock.now)
     download.start()
     await download.wait()
     assert clock.waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 1]

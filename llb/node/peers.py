@@ -1,0 +1,137 @@
+"""Copying from other nodes: their HTTP client, and one attempt at a file's bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llb.hub import HubError, describe
+from llb.node.fetch import Body, check_part
+from llb.node.timing import Timing
+from llb.wire import CopySource, FileSpec
+
+if TYPE_CHECKING:
+    import httpx2  # at run time inside the thread: it takes too long for the start of the process
+
+WHOLE_HEADER = "x-llb-verified"
+MAX_RETRY_AFTER_S = 5.0
+
+
+class CopyFailed(Exception):
+    """A node gives nothing now; another may, or the same one later. The message is a clause: "node …"."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Peers:
+    """The HTTP client for other nodes: straight to them, no proxy, no redirect, no credential but the ticket."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: httpx2.Client | None = None
+        self._closed = False
+
+    def session(self) -> httpx2.Client:
+        """The shared client, built at the first call (20–50 ms, so call it in a thread). Raises `CopyFailed`."""
+        with self._lock:
+            if self._closed:
+                raise CopyFailed("no node is asked any more, llb is stopping")
+            if self._client is None:
+                import httpx2
+
+                self._client = httpx2.Client(
+                    trust_env=False,
+                    follow_redirects=False,
+                    headers={"User-Agent": "llb"},
+                    # A copy takes a connection for a long time, and one kept from before may be dead.
+                    limits=httpx2.Limits(max_keepalive_connections=0),
+                )
+            return self._client
+
+    def close(self) -> None:
+        """Ask nobody any more; idempotent. Copies that run are ended by their downloads."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How other nodes are asked for a model's files; `sources` are those that may be asked now, best first."""
+
+    model_id: str
+    peers: Peers
+    sources: Callable[[], tuple[CopySource, ...]]
+
+
+class PeerBody(Body):
+    """The bytes of a file as another node sends them. `verified`: that node has checked the file."""
+
+    def __init__(self, response: httpx2.Response, start: int, size_bytes: int, who: str) -> None:
+        super().__init__(response, start, size_bytes, who=who)
+        self.verified = response.headers.get(WHOLE_HEADER) == "true"
+
+    def pieces(self) -> Iterator[bytes]:
+        """What arrives, in pieces of at most 64 KiB; raises `CopyFailed`."""
+        try:
+            yield from super().pieces()
+        except HubError as error:
+            raise CopyFailed(str(error)) from error
+
+
+def open_copy(copying: Copying, source: CopySource, spec: FileSpec, start: int, timing: Timing) -> PeerBody:
+    """Ask a node for a file from `start` on; raises `CopyFailed`."""
+    import httpx2
+
+    who = f"node {source.node_name}"
+    ticket = source.tickets.get(spec.sha256)
+    if ticket is None:
+        raise CopyFailed(f"{who} does not offer the file")
+    headers = {
+        "Accept-Encoding": "identity",
+        "Authorization": f"Bearer {ticket}",
+        "Range": f"bytes={start}-",
+    }
+    timeout = httpx2.Timeout(timing.copy_silence_timeout_s, connect=timing.copy_connect_timeout_s)
+    try:
+        url = f"{source.address.rstrip('/')}/hop/files/{copying.model_id}/{spec.sha256}"
+        session = copying.peers.session()
+        response = session.send(
+            session.build_request("GET", url, headers=headers, timeout=timeout), stream=True
+        )
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
+        # RuntimeError: the client was closed in this moment.
+        raise CopyFailed(f"{who} cannot be reached: {describe(error)}") from error
+    try:
+        _check(response, who)
+        return PeerBody(response, check_part(response, start, spec.size_bytes, who=who), spec.size_bytes, who)
+    except HubError as error:
+        response.close()
+        raise CopyFailed(str(error)) from error
+    except BaseException:
+        response.close()
+        raise
+
+
+def _check(response: httpx2.Response, who: str) -> None:
+    match response.status_code:
+        case 206:
+            return
+        case 416:
+            raise CopyFailed(f"{who} has not got so far")
+        case 404:
+            raise CopyFailed(f"{who} does not have it yet")
+        case 401 | 403:
+            raise CopyFailed(f"{who} does not accept the ticket: compare the clocks of the two hosts")
+        case 503:
+            text = response.headers.get("retry-after", "")
+            wait_s = min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else None
+            raise CopyFailed(f"{who} is busy", wait_s)
+        case status:
+            raise CopyFailed(f"{who} answers {status}")
