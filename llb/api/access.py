@@ -1,4 +1,5 @@
-"""What a route asks of its caller, written at the handler: one of `@public`, `@authenticated`, `@requires(scope)`, `@node_only`."""
+"""What a route asks of its caller, written at the handler: one of `@public`, `@authenticated`, `@requires(scope)`, `@node_only`,
+`@ticketed`."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class Access:
 
     public: bool = False
     node: bool = False  # a node, or the balancer of this one: nobody else's credential opens it
+    ticketed: bool = False  # the handler looks at the ticket; no other credential counts
     scope: Scope | None = None
     or_local: bool = False
     unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
@@ -53,6 +55,11 @@ def authenticated(handler: H) -> H:
 def node_only(handler: H) -> H:
     """The other end of a link may call, by the credential that was given when the node joined."""
     return _declare(handler, Access(node=True))
+
+
+def ticketed(handler: H) -> H:
+    """Whoever brings a ticket may call: no key and no session counts, and the handler checks `request.ctx.credential`."""
+    return _declare(handler, Access(ticketed=True))
 
 
 def requires(

@@ -69,7 +69,7 @@ _CORS_MAX_AGE_S = 600
 
 
 class Guard:
-    """Checks every request of an app; leaves `request.ctx.peer` and `request.ctx.principal` to the handlers."""
+    """Checks every request of an app; leaves `request.ctx.peer`, `.credential` and `.principal` to the handlers."""
 
     def __init__(self, config: Config, identity: Credentials, *, local_token: str) -> None:
         """Raises `SetupError` for an allowed host or origin, or a proxy, that cannot be one."""
@@ -103,7 +103,7 @@ class Guard:
         peer = self._doorway.look(request)
         request.ctx.peer = peer
         _drop_own_headers(request)
-        credential = _credential(request)
+        credential = request.ctx.credential = _credential(request)
         foreign = self._is_foreign(request, peer)
         if foreign and request.method == "OPTIONS" and "access-control-request-method" in request.headers:
             return self._preflight(request)
@@ -124,7 +124,7 @@ class Guard:
         self, request: Request, access: Access, peer: Peer, credential: str | None, *, foreign: bool
     ) -> Principal | None:
         """The principal, where `access` lets it pass; None where nobody in particular may."""
-        if access.public:
+        if access.public or access.ticketed:
             return None
         if access.node:
             principal = self._identity.of_node(credential or "")

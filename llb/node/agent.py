@@ -19,7 +19,9 @@ from llb.hardware import Facts, Machine
 from llb.hub import Hub
 from llb.node.files import ModelFiles
 from llb.node.keeper import DISK_RESERVE_BYTES, Keeper
+from llb.node.offers import Offers
 from llb.node.replica import Replica
+from llb.node.shared import SharedFile
 from llb.store import replicas as store
 from llb.store.database import Database
 from llb.store.replicas import ReplicaRecord
@@ -81,7 +83,9 @@ class NodeAgent:
             download_rate=config.download_rate,
             wanted=self._wanted,
             announce=self._announce,
+            blame=self._say,
         )
+        self.offers = Offers(self._shared)
         self._replicas: dict[str, Replica] = {}
         self._instance = secrets.token_hex(8)
         self._revision = -1
@@ -108,6 +112,8 @@ class NodeAgent:
         try:
             await self._store_last_used()
         finally:
+            self.offers.close()
+            self._keeper.close()
             await self.pool.close()
             self._machine.close()
 
@@ -225,8 +231,11 @@ class NodeAgent:
     def _announce(self, replica: Replica) -> None:
         if replica.state is S.GONE and self._replicas.get(replica.model_id) is replica:
             del self._replicas[replica.model_id]
+        self._say(replica.report())
+
+    def _say(self, message: NodeMessage) -> None:
         if self._outbox is not None:
-            self._outbox.put_nowait(replica.report())
+            self._outbox.put_nowait(message)
 
     def _engine_changed(self, report: EngineReport) -> None:
         replica = self._replicas.get(report.model_id)
@@ -250,9 +259,12 @@ class NodeAgent:
                         node_id=self.node_id, model_id=model_id, attempt=model.attempt, state=S.WANTED
                     )
                 )
-            if replica.want != model:
+            if not model.same_work(replica.want):
                 replica.want, replica.leaving = model, False
                 self._turn(replica, partial(self._keeper.hold, replica, model))
+            elif replica.want != model:
+                replica.want = model
+                self._keeper.look_again(replica)
         for model_id in set(self._replicas) - set(wanted):
             replica = self._replicas[model_id]
             if model_id in want.deleted:
@@ -304,6 +316,10 @@ class NodeAgent:
         except errors.ModelFailed as refused:
             await self._keeper.refuse(replica, refused.message)
             raise
+
+    def _shared(self, model_id: str, sha256: str) -> SharedFile | None:
+        replica = self._replicas.get(model_id)
+        return replica.shared(sha256) if replica is not None and replica.want is not None else None
 
     async def adopt(self, model_id: str, source: Path, spec: FileSpec) -> bool:
         """Put a file of this host in place as `spec`; False if it is not that file. Raises `InvalidRequest`."""

@@ -284,7 +284,9 @@ class Download:
         self._hub_attempts += 1
         error: HubError = HubUnreachable("the connection ended early")
         try:
-            if self._attempt(lambda: fetch.open_body(self._hub, source, self.spec, start, self._timing), None):
+            if self._attempt(
+                lambda: fetch.open_body(self._hub, source, self.spec, start, self._timing), None
+            ):
                 return
         except HubError as caught:
             error = caught

@@ -137,9 +137,7 @@ def _checked_start(
     return check_part(response, start, spec.size_bytes)
 
 
-def check_part(
-    response: httpx2.Response, start: int | None, size_bytes: int, *, who: str = "the Hub"
-) -> int:
+def check_part(response: httpx2.Response, start: int | None, size_bytes: int, *, who: str = "the Hub") -> int:
     """Where the body of a good answer begins in a file of `size_bytes`, asked for from `start` on; raises `HubBadAnswer`."""
     if response.headers.get("content-type", "").startswith("text/html"):
         raise NotGguf(f"{who} answered with a web page, which is not a GGUF file")

@@ -13,10 +13,11 @@ from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import Hub
 from llb.node.downloads import Download, DownloadFailed
 from llb.node.files import ModelFiles
+from llb.node.peers import Copying, Peers
 from llb.node.rates import RateLimiter
 from llb.node.replica import UNVERIFIED, Replica, expected
 from llb.store.replicas import FileFingerprint
-from llb.wire import FileSpec, ReplicaState, WantModel
+from llb.wire import Blame, FileSpec, ReplicaState, WantModel
 
 POLL_S = 0.25  # how often a running download is looked at: progress is told at most 4 times a second
 DISK_RESERVE_BYTES = 2_000_000_000
@@ -37,16 +38,23 @@ class Keeper:
         download_rate: int | None,
         wanted: Callable[[], frozenset[str]],
         announce: Callable[[Replica], None],
+        blame: Callable[[Blame], None],
     ) -> None:
-        """`wanted` are the ids of the models whose partials are somebody's work."""
+        """`wanted` are the ids of the models whose partials are somebody's work; `blame` hears who sent wrong bytes."""
         self._hub = hub
         self._files = files
         self._pool = pool
         self._downloads = asyncio.Semaphore(max_downloads)
         self._limiter = RateLimiter(download_rate)
+        self._peers = Peers()
         self._fetching: set[Replica] = set()
         self._wanted = wanted
         self._announce = announce
+        self._blame = blame
+
+    def close(self) -> None:
+        """Ask no other node any more; idempotent."""
+        self._peers.close()
 
     # --- the three things a balancer can want -------------------------------------------------------
 
@@ -80,6 +88,12 @@ class Keeper:
                 raise
             finally:
                 self._fetching.discard(replica)
+                replica.downloads.clear()
+
+    def look_again(self, replica: Replica) -> None:
+        """There are other nodes to copy this model from than before."""
+        for download in replica.downloads.values():
+            download.look_again()
 
     async def drop(self, replica: Replica) -> None:
         """Remove a model: running requests get a moment to end. What was not complete stays, as partials."""
@@ -164,7 +178,7 @@ class Keeper:
         self._serve(replica, want)
 
     async def _fetch_file(self, replica: Replica, spec: FileSpec, before_bytes: int) -> None:
-        """Have one file in place; it comes from the Hugging Face cache where that has it, else from the Hub."""
+        """Have one file in place: from the Hugging Face cache if it lies there, else from other nodes or the Hub."""
         cancelled = threading.Event()
         await _to_its_end(partial(self._prepare, replica.model_id, spec, cancelled), cancelled)
         download = Download(
@@ -172,13 +186,21 @@ class Keeper:
             replica.directory,
             hub=self._hub,
             limiter=self._limiter,
+            copying=Copying(
+                replica.model_id, self._peers, lambda: replica.want.copies if replica.want is not None else ()
+            ),
             reserve_bytes=DISK_RESERVE_BYTES + self._promised_bytes(replica),
         )
+        replica.downloads[spec.sha256] = download
         download.start()
+        blamed = 0
         done = asyncio.ensure_future(download.wait())
         try:
             while not done.done():
                 await asyncio.wait([done], timeout=POLL_S)
+                for node_id in download.blamed[blamed:]:
+                    blamed += 1
+                    self._blame(Blame(model_id=replica.model_id, sha256=spec.sha256, node_id=node_id))
                 now = (before_bytes + download.downloaded_bytes, download.waiting)
                 if now != (replica.downloaded_bytes, replica.waiting) and not done.done():
                     replica.downloaded_bytes, replica.waiting = now

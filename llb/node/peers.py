@@ -15,7 +15,7 @@ from llb.wire import CopySource, FileSpec
 if TYPE_CHECKING:
     import httpx2  # at run time inside the thread: it takes too long for the start of the process
 
-WHOLE_HEADER = "x-llb-verified"
+VERIFIED_HEADER = "x-llb-verified"
 MAX_RETRY_AFTER_S = 5.0
 
 
@@ -75,7 +75,7 @@ class PeerBody(Body):
 
     def __init__(self, response: httpx2.Response, start: int, size_bytes: int, who: str) -> None:
         super().__init__(response, start, size_bytes, who=who)
-        self.verified = response.headers.get(WHOLE_HEADER) == "true"
+        self.verified = response.headers.get(VERIFIED_HEADER) == "true"
 
     def pieces(self) -> Iterator[bytes]:
         """What arrives, in pieces of at most 64 KiB; raises `CopyFailed`."""

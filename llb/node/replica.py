@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from llb.node.downloads import Download
+from llb.node.files import Fingerprint
+from llb.node.shared import SharedFile
 from llb.store.replicas import FileFingerprint, ReplicaRecord
 from llb.wire import EngineReport, FileSpec, ReplicaReport, ReplicaState, WantModel
 
@@ -62,6 +65,7 @@ class Replica:
         self.downloaded_bytes = self.total_bytes if self.complete else 0
         self.bytes_per_second = 0.0
         self.waiting: str | None = None
+        self.downloads: dict[str, Download] = {}  # of this fetch, by sha256; the ended ones too
         self.engine: EngineReport | None = None
         self.leaving = False  # the balancer wants it deleted
         self.lock = asyncio.Lock()  # held by whatever works on the files
@@ -103,6 +107,17 @@ class Replica:
         self._state = state
         await self._persist(self.record())
         self._announce(self)
+
+    def shared(self, sha256: str) -> SharedFile | None:
+        """The file of this content for others to read, whole or as far as it is; None if it is not to be had here."""
+        if sha256 in self.downloads:
+            return self.downloads[sha256].shared
+        if self._state is S.READY:
+            for file in self.files:
+                if file.sha256 == sha256:
+                    mark = Fingerprint(file.size_bytes, file.mtime_ns)
+                    return SharedFile(self.directory / file.name, file.size_bytes, mark)
+        return None
 
     def record(self) -> ReplicaRecord:
         return ReplicaRecord(

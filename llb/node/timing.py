@@ -29,4 +29,6 @@ class Timing:
     # longer for each: it then finds that the one before it has begun.
     copy_patience_s: float = 15.0
     copy_patience_step_s: float = 3.0
-    copy_look_s: float = 30.0  # how often one who took the Hub instead looks whether they can be copied from again
+    copy_look_s: float = (
+        30.0  # how often one who took the Hub instead looks whether they can be copied from again
+    )

@@ -49,13 +49,17 @@ class Turns:
         self._timing = timing
         self._clock = clock
         self._standings: dict[str, _Standing] = {}
-        self._copied_at: float | None = None  # when a node last sent a byte; at first, when one was first asked for
+        self._copied_at: float | None = (
+            None  # when a node last sent a byte; at first, when one was first asked for
+        )
         self._hub_due = 0.0
         self._reason = ""
         self._excluded: set[str] = set()
         self._suspected: set[str] = set()
         self._from_disk = self._from_hub = False
-        self._given: dict[str, bool] = {}  # nodes that sent some of the bytes, and whether all from a verified file
+        self._given: dict[
+            str, bool
+        ] = {}  # nodes that sent some of the bytes, and whether all from a verified file
 
     # --- who is next --------------------------------------------------------------------------------
 
@@ -130,7 +134,9 @@ class Turns:
         self._from_disk = self._from_hub = False
         if from_disk and given:
             return Verdict((), hub_alone=False)
-        blamed = tuple(node_id for node_id, verified in given.items() if verified or node_id in self._suspected)
+        blamed = tuple(
+            node_id for node_id, verified in given.items() if verified or node_id in self._suspected
+        )
         self._suspected.update(given)
         self._excluded.update(blamed)
         return Verdict(blamed, hub_alone=from_hub and not given)

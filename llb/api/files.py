@@ -1,0 +1,92 @@
+"""What other hosts of the cluster may ask of this one: its model files, for whoever brings a ticket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import cast
+
+from sanic import Blueprint, Request
+from sanic.response import HTTPResponse
+
+from llb import errors
+from llb.api.access import ticketed
+from llb.api.replies import error_reply
+from llb.node.offers import Offers
+from llb.node.peers import VERIFIED_HEADER
+from llb.node.shared import Lost, SharedFile
+from llb.tickets import Ticket
+
+log = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 60.0  # a reader that takes nothing for so long is cut off
+_RANGE = re.compile(r"bytes=(\d{1,18})-")
+
+
+def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> Blueprint:
+    """`/hop/files`. `verify_ticket` raises `InvalidTicket` for one that is not of this node."""
+    blueprint = Blueprint("hop-files")
+
+    @ticketed
+    async def read_file(request: Request, model_id: str, sha256: str) -> HTTPResponse | None:
+        if verify_ticket(request.ctx.credential or "").sha256 != sha256:
+            raise errors.InvalidTicket("The ticket is for another file")
+        file = offers.find(model_id, sha256)
+        if file is None:
+            raise errors.NotFound("This node does not have that file")
+        given = request.headers.get("range")
+        start = _start(given)
+        life, have_bytes = file.life, file.have_bytes
+        if have_bytes <= start:
+            return _not_arrived(file, start)
+        headers = {
+            "Accept-Ranges": "bytes",
+            "Content-Length": str(file.size_bytes - start),
+            VERIFIED_HEADER: "true" if file.verified else "false",
+        }
+        if given is not None:
+            headers["Content-Range"] = f"bytes {start}-{file.size_bytes - 1}/{file.size_bytes}"
+        status = 200 if given is None else 206
+        if request.method == "HEAD":
+            return HTTPResponse(status=status, headers=headers, content_type="application/octet-stream")
+        with offers.place():
+            response = cast(
+                HTTPResponse,
+                await request.respond(
+                    status=status, headers=headers, content_type="application/octet-stream"
+                ),
+            )
+            try:
+                async for piece in offers.pieces(file, life, start):
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await response.send(piece)
+            except (Lost, TimeoutError) as error:
+                # The length was promised and cannot be kept: only a cut connection says so.
+                why = "the file is not there any more" if isinstance(error, Lost) else "it was not taken"
+                log.info("a copy of model %s to another node was cut: %s", model_id, why)
+                cast(asyncio.Transport, request.transport).abort()
+                return None
+            await response.eof()  # type: ignore[no-untyped-call]
+        return None
+
+    path = "/hop/files/<model_id:str>/<sha256:str>"
+    blueprint.add_route(read_file, path, methods=["GET", "HEAD"], name="file")
+    return blueprint
+
+
+def _start(given: str | None) -> int:
+    """Where the body is to begin. Raises `InvalidRequest` for any other kind of range."""
+    if given is None:
+        return 0
+    match = _RANGE.fullmatch(given.strip())
+    if match is None:
+        raise errors.InvalidRequest("Only a range from a byte to the end is understood: 'bytes=N-'")
+    return int(match[1])
+
+
+def _not_arrived(file: SharedFile, start: int) -> HTTPResponse:
+    answer = error_reply(errors.NotArrived(f"This node does not have byte {start} of that file yet"))
+    answer.headers["Content-Range"] = f"bytes */{file.size_bytes}"
+    return answer
