@@ -39,7 +39,9 @@ def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> B
         given = request.headers.get("range")
         start = _start(given)
         life, have_bytes = file.life, file.have_bytes
-        if have_bytes <= start:
+        # Who would rather wait for it than be told so at once (RFC 7240) gets it the moment it is here.
+        may_wait = file.arriving and "wait=" in request.headers.get("prefer", "") and start < file.size_bytes
+        if have_bytes <= start and not may_wait:
             return _not_arrived(file, start)
         headers = {
             "Accept-Ranges": "bytes",

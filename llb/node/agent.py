@@ -22,6 +22,7 @@ from llb.node.keeper import DISK_RESERVE_BYTES, Keeper
 from llb.node.offers import Offers
 from llb.node.replica import Replica
 from llb.node.shared import SharedFile
+from llb.node.timing import Timing
 from llb.store import replicas as store
 from llb.store.database import Database
 from llb.store.replicas import ReplicaRecord
@@ -64,6 +65,7 @@ class NodeAgent:
         files: ModelFiles,
         machine: Machine,
         pool: EnginePool,
+        timing: Timing | None = None,
     ) -> None:
         self.node_id = ""  # told at the start: it is kept in the database
         self.addresses: Callable[[], tuple[str, ...]] = (
@@ -84,6 +86,7 @@ class NodeAgent:
             wanted=self._wanted,
             announce=self._announce,
             blame=self._say,
+            timing=timing,
         )
         self.offers = Offers(self._shared)
         self._replicas: dict[str, Replica] = {}

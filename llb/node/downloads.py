@@ -23,7 +23,7 @@ from llb.node.peers import CopyFailed, Copying, open_copy
 from llb.node.rates import RateLimiter, Speed
 from llb.node.shared import SharedFile
 from llb.node.timing import Timing
-from llb.node.turns import Turns, Wait
+from llb.node.turns import Ask, Turns, Wait
 from llb.wire import CopySource, FileSpec
 
 __all__ = ["Copying", "Download", "DownloadCancelled", "DownloadFailed", "Phase", "RateLimiter", "Timing"]
@@ -295,22 +295,23 @@ class Download:
             pause_s = self._patience.after(error, self._partial.have_bytes - before)
             self._turns.hub_failed(pause_s, f"waiting for the network: {error}")
 
-    def _ask_node(self, source: CopySource) -> None:
+    def _ask_node(self, ask: Ask) -> None:
         """One connection to another node."""
-        before = self._partial.have_bytes
-        copying = self._copying
+        before, source, copying = self._partial.have_bytes, ask.source, self._copying
         assert copying is not None  # noqa: S101  # it named the source
-        error = CopyFailed(f"the connection to node {source.node_name} ended early")
+        failure = CopyFailed(f"the connection to node {source.node_name} ended early", is_behind=True)
         try:
-            self._attempt(lambda: open_copy(copying, source, self.spec, before, self._timing), source)
+            self._attempt(
+                lambda: open_copy(copying, source, self.spec, before, self._timing, patient=ask.patient),
+                source,
+            )
         except CopyFailed as caught:
-            error = caught
+            failure = caught
         self._check()
-        gained_bytes = self._partial.have_bytes - before
-        self._turns.node_ended(source, gained_bytes, f"waiting for a copy: {error}", error.retry_after_s)
+        self._turns.node_ended(source, self._partial.have_bytes - before, failure)
 
     def _attempt(self, connect: Callable[[], fetch.Body], source: CopySource | None) -> bool:
-        """One connection: append what it brings; True if it was left to look for a better one. Raises what it does."""
+        """One connection: append what it brings; True if it was left to look for a better one."""
         body = self._connect(connect)
         try:
             self._check()
@@ -366,8 +367,8 @@ class Download:
             if source is None:
                 # Waiting for our own limit is not the server's slowness. It is one for the line to the internet.
                 window_at += self._limiter.acquire(len(piece), self._cancelled)
-                if now - began >= timing.copy_look_s and self._turns.copies:
-                    return True
+            if now - began >= timing.copy_look_s and not self._turns.is_first(source):
+                return True
         return False
 
 

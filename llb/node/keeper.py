@@ -16,6 +16,7 @@ from llb.node.files import ModelFiles
 from llb.node.peers import Copying, Peers
 from llb.node.rates import RateLimiter
 from llb.node.replica import UNVERIFIED, Replica, expected
+from llb.node.timing import Timing
 from llb.store.replicas import FileFingerprint
 from llb.wire import Blame, FileSpec, ReplicaState, WantModel
 
@@ -39,6 +40,7 @@ class Keeper:
         wanted: Callable[[], frozenset[str]],
         announce: Callable[[Replica], None],
         blame: Callable[[Blame], None],
+        timing: Timing | None = None,
     ) -> None:
         """`wanted` are the ids of the models whose partials are somebody's work; `blame` hears who sent wrong bytes."""
         self._hub = hub
@@ -51,6 +53,7 @@ class Keeper:
         self._wanted = wanted
         self._announce = announce
         self._blame = blame
+        self._timing = timing
 
     def close(self) -> None:
         """Ask no other node any more; idempotent."""
@@ -190,6 +193,7 @@ class Keeper:
                 replica.model_id, self._peers, lambda: replica.want.copies if replica.want is not None else ()
             ),
             reserve_bytes=DISK_RESERVE_BYTES + self._promised_bytes(replica),
+            timing=self._timing,
         )
         replica.downloads[spec.sha256] = download
         download.start()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llb.hub import HubError, describe
+from llb.hub import HubError, HubUnreachable, describe
 from llb.node.fetch import Body, check_part
 from llb.node.timing import Timing
 from llb.wire import CopySource, FileSpec
@@ -20,10 +20,14 @@ MAX_RETRY_AFTER_S = 5.0
 
 
 class CopyFailed(Exception):
-    """A node gives nothing now; another may, or the same one later. The message is a clause: "node …"."""
+    """A node gives nothing now; another may, or the same one later. The message is a clause: "node …".
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    `is_behind`: the node is well, it only has no more of the file yet.
+    """
+
+    def __init__(self, message: str, *, is_behind: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
+        self.is_behind = is_behind
         self.retry_after_s = retry_after_s
 
 
@@ -81,12 +85,20 @@ class PeerBody(Body):
         """What arrives, in pieces of at most 64 KiB; raises `CopyFailed`."""
         try:
             yield from super().pieces()
+        except HubUnreachable as error:
+            # Cut or silent: whether the node is well, it says when it is asked again.
+            raise CopyFailed(str(error), is_behind=True) from error
         except HubError as error:
             raise CopyFailed(str(error)) from error
 
 
-def open_copy(copying: Copying, source: CopySource, spec: FileSpec, start: int, timing: Timing) -> PeerBody:
-    """Ask a node for a file from `start` on; raises `CopyFailed`."""
+def open_copy(
+    copying: Copying, source: CopySource, spec: FileSpec, start: int, timing: Timing, *, patient: bool
+) -> PeerBody:
+    """Ask a node for a file from `start` on; raises `CopyFailed`.
+
+    A `patient` one waits for the byte where the node is itself only just being sent it.
+    """
     import httpx2
 
     who = f"node {source.node_name}"
@@ -98,6 +110,8 @@ def open_copy(copying: Copying, source: CopySource, spec: FileSpec, start: int, 
         "Authorization": f"Bearer {ticket}",
         "Range": f"bytes={start}-",
     }
+    if patient:
+        headers["Prefer"] = f"wait={max(1, int(timing.copy_silence_timeout_s))}"  # RFC 7240
     timeout = httpx2.Timeout(timing.copy_silence_timeout_s, connect=timing.copy_connect_timeout_s)
     try:
         url = f"{source.address.rstrip('/')}/hop/files/{copying.model_id}/{spec.sha256}"
@@ -124,14 +138,14 @@ def _check(response: httpx2.Response, who: str) -> None:
         case 206:
             return
         case 416:
-            raise CopyFailed(f"{who} has not got so far")
+            raise CopyFailed(f"{who} has not got so far", is_behind=True)
         case 404:
-            raise CopyFailed(f"{who} does not have it yet")
+            raise CopyFailed(f"{who} does not have it yet", is_behind=True)
         case 401 | 403:
             raise CopyFailed(f"{who} does not accept the ticket: compare the clocks of the two hosts")
         case 503:
             text = response.headers.get("retry-after", "")
-            wait_s = min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else None
-            raise CopyFailed(f"{who} is busy", wait_s)
+            retry_after_s = min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else 0.0
+            raise CopyFailed(f"{who} is busy", retry_after_s=retry_after_s)
         case status:
             raise CopyFailed(f"{who} answers {status}")

@@ -29,6 +29,7 @@ class SharedFile:
         self._mark = mark
         self._have_bytes = 0 if mark is None else size_bytes
         self._life = 0
+        self._ended = False
         self._waiting: dict[object, tuple[int, Callable[[], None]]] = {}
         self._state = threading.Lock()  # guards all of the above; never held across I/O
         self._reading = threading.Lock()  # held across it: nothing is moved or removed while it is read
@@ -40,6 +41,11 @@ class SharedFile:
     @property
     def verified(self) -> bool:
         return self._mark is not None
+
+    @property
+    def arriving(self) -> bool:
+        """Whether more of it may come."""
+        return not (self.verified or self._ended)
 
     @property
     def life(self) -> int:
@@ -82,6 +88,7 @@ class SharedFile:
     def end(self) -> None:
         """No more will come. What is whole stays."""
         if not self.verified:
+            self._ended = True
             self.restart()
 
     # --- whoever reads it ---------------------------------------------------------------------------

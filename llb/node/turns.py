@@ -9,8 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llb.node.peers import CopyFailed
 from llb.node.timing import Timing
 from llb.wire import CopySource
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """It is this node's turn; `patient`: it may keep us waiting while its own download runs."""
+
+    source: CopySource
+    patient: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Verdict:
 class _Standing:
     failures: int = 0  # in a row
     due: float = 0.0  # not to be asked before
+    stuck_at: float | None = None  # from then on others may be asked in its place
 
 
 class Turns:
@@ -68,15 +78,20 @@ class Turns:
         """The nodes that may be asked."""
         return tuple(source for source in self._copies() if source.node_id not in self._excluded)
 
-    def next(self) -> CopySource | Wait | None:
+    def next(self) -> Ask | Wait | None:
         """Who is to be asked now; None is the Hub."""
         now, copies = self._clock(), self.copies
         if self._copied_at is None:
             self._copied_at = now
+        dues = []
         for source in copies:
-            if self._standing(source).due <= now:
-                return source
-        dues = [self._standing(source).due for source in copies]
+            standing = self._standing(source)
+            stuck = standing.stuck_at is not None and standing.stuck_at <= now
+            if standing.due <= now:
+                return Ask(source, patient=source is copies[0] and (not stuck or len(copies) == 1))
+            dues.append(standing.due)
+            if source is copies[0] and not stuck:
+                break
         if not copies or (hopeless_at := self._copied_at + self._patience_s(len(copies))) <= now:
             if self._hub_due <= now:
                 return None
@@ -105,18 +120,27 @@ class Turns:
             self._copied_at = self._clock()
             self._given[source.node_id] = verified and self._given.get(source.node_id, True)
 
-    def node_ended(
-        self, source: CopySource, gained_bytes: int, reason: str, retry_after_s: float | None
-    ) -> None:
+    def node_ended(self, source: CopySource, gained_bytes: int, failure: CopyFailed) -> None:
         """A node sends no more for now: it is asked again at once if it did well, else after a growing pause."""
-        standing, timing = self._standing(source), self._timing
-        self._reason = reason
+        standing, timing, now = self._standing(source), self._timing, self._clock()
+        self._reason = f"waiting for a copy: {failure}"
+        if gained_bytes:
+            standing.stuck_at = None
+        if not failure.is_behind:
+            standing.stuck_at = now
+        elif standing.stuck_at is None:
+            standing.stuck_at = now + timing.copy_first_patience_s
         if gained_bytes >= timing.steady_bytes:
-            standing.failures, standing.due = 0, self._clock()
+            standing.failures, standing.due = 0, now
             return
         standing.failures = 0 if gained_bytes else standing.failures + 1
         pause_s = timing.copy_pause_first_s * 2 ** min(standing.failures, 10)
-        standing.due = self._clock() + max(min(pause_s, timing.copy_pause_max_s), retry_after_s or 0.0)
+        standing.due = now + max(min(pause_s, timing.copy_pause_max_s), failure.retry_after_s)
+
+    def is_first(self, source: CopySource | None) -> bool:
+        """Whether nobody better could be asked than a node, or (None) the Hub."""
+        copies = self.copies
+        return not copies if source is None else not copies or copies[0].node_id == source.node_id
 
     def hub_failed(self, pause_s: float, reason: str) -> None:
         """The Hub is not to be asked before `pause_s` have passed."""

@@ -1,0 +1,242 @@
+"""A balancer and its nodes in one process: real agents, real links (in memory), real servers for their files.
+
+What joining adds (a WebSocket for the link, a home of its own for a joined host) is left out; all else is the product's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.response import BaseHTTPResponse
+
+from llb import auth, tickets
+from llb.api.guard import Guard
+from llb.api.files import files_blueprint
+from llb.api.identity import Identity
+from llb.api.replies import install_errors
+from llb.catalog import load_catalog
+from llb.cluster.copies import Copies
+from llb.cluster.links import Links, local_link
+from llb.cluster.registrations import Registrations
+from llb.cluster.view import ClusterView
+from llb.config import make_config
+from llb.engine.pool import EnginePool
+from llb.events import Bus
+from llb.hardware import Machine
+from llb.hub import Hub
+from llb.node.agent import NodeAgent
+from llb.node.files import ModelFiles
+from llb.node.replica import Replica
+from llb.node.timing import Timing
+from llb.store.database import Database
+from llb.tasks import TaskGroup
+from llb.wire import Event, ReplicaState
+from tests.harness import eventually
+from tests.hub import HubStandIn
+
+_names = itertools.count()
+# As patient as the product with nodes that send, and quick where a test would only wait.
+TIMING = Timing(
+    backoff_first_s=0.05,
+    backoff_max_s=0.2,
+    copy_pause_first_s=0.02,
+    copy_pause_max_s=0.1,
+    copy_silence_timeout_s=0.8,
+    copy_first_patience_s=1.0,
+    copy_patience_s=2.0,
+    copy_patience_step_s=0.5,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a file that a node was sent."""
+
+    status: int
+    range: str | None
+
+
+class Host:
+    """One node: an agent on a home of its own, and a server for its files. It may be stopped and started again."""
+
+    def __init__(self, cluster: Cluster, name: str, home: Path, timing: Timing, **settings: Any) -> None:
+        self.name = name
+        self.home = home
+        self.asked: list[Asked] = []
+        self.ticket_key = os.urandom(32)
+        self.dialable = True
+        self._cluster = cluster
+        self._timing = timing
+        self._config = make_config(home=home, name=name, hub_endpoint=cluster.hub_endpoint, **settings)
+        self._port = 0
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def address(self) -> str | None:
+        return f"http://127.0.0.1:{self._port}" if self.dialable and self._port else None
+
+    async def start(self) -> Host:
+        config = self._config
+        config.models_dir.mkdir(parents=True, exist_ok=True)
+        self._db = Database(config.database_path)
+        await self._db.start()
+        self._hub = Hub(config.hub_endpoint)
+        self.agent = NodeAgent(
+            config=config,
+            db=self._db,
+            hub=self._hub,
+            files=ModelFiles(config.models_dir),
+            machine=Machine(),
+            pool=EnginePool(slots=1, context=None, keep_alive_s=0),
+            timing=self._timing,
+        )
+        self.agent.node_id = self.name
+        await self.agent.start()
+        await self._serve()
+        self._tasks = TaskGroup(self.name)
+        node_end, balancer_end = local_link()
+        self._tasks.supervise(self._cluster.links.serve(balancer_end), "balancer")
+        self._tasks.supervise(self.agent.run(node_end), "node")
+        return self
+
+    async def _serve(self) -> None:
+        Sanic.test_mode = True
+        app: Sanic[Any, Any] = Sanic(f"host{next(_names)}", configure_logging=False)
+        install_errors(app)
+        Guard(self._config, Identity(self._db), local_token=auth.new_local_token()).install(app)
+        app.blueprint(files_blueprint(self.agent.offers, self._verify))
+
+        async def note(request: Request, response: BaseHTTPResponse) -> None:
+            self.asked.append(Asked(response.status, request.headers.get("range")))
+
+        app.register_middleware(note, "response")
+        sock = socket.create_server(("127.0.0.1", self._port))
+        sock.setblocking(False)
+        self._port = sock.getsockname()[1]
+        server: Any = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
+        await server.startup()
+        await server.before_start()
+        await server.start_serving()
+        await server.after_start()
+        self._app, self._server = app, server
+
+    def _verify(self, text: str) -> tickets.Ticket:
+        return tickets.verify(self.ticket_key, text, time.time())
+
+    async def stop(self) -> None:
+        """End as abruptly as a process that is killed: connections are reset, nothing is said to anybody."""
+        if self._tasks is None:
+            return
+        tasks, self._tasks = self._tasks, None
+        for connection in tuple(self._server.connections):
+            connection.abort()
+        await self._server.close()
+        await tasks.close()
+        await self.agent.close()
+        await self._server.after_stop()
+        Sanic.unregister_app(self._app)
+        await self._hub.aclose()
+        await self._db.close()
+
+    # --- what tests look at -------------------------------------------------------------------------
+
+    def replica(self, model_id: str) -> Replica | None:
+        return self.agent._replicas.get(model_id)
+
+    def state(self, model_id: str) -> ReplicaState | None:
+        replica = self.replica(model_id)
+        return None if replica is None else replica.state
+
+    def has_bytes(self, model_id: str) -> int:
+        replica = self.replica(model_id)
+        return 0 if replica is None else replica.downloaded_bytes
+
+    def ready(self, model_id: str) -> bool:
+        return self.state(model_id) is ReplicaState.READY
+
+    def path(self, model_id: str, file: str) -> Path:
+        return self._config.models_dir / model_id / file
+
+    def served(self) -> list[str | None]:
+        """The ranges of the copies that began here."""
+        return [asked.range for asked in self.asked if asked.status == 206]
+
+    def sources(self, model_id: str) -> list[str]:
+        """From whom it is told to copy the model."""
+        replica = self.replica(model_id)
+        return (
+            [] if replica is None or replica.want is None else [each.node_id for each in replica.want.copies]
+        )
+
+
+class Cluster:
+    """The balancer's part, and the hosts by name. The first of them is the balancer's own."""
+
+    def __init__(self, directory: Path, hub: HubStandIn, catalog: Path) -> None:
+        self.hub_endpoint = hub.url
+        self.hosts: dict[str, Host] = {}
+        self.bus: Bus[Event] = Bus()
+        self._directory = directory
+        self._db = Database(directory / "balancer.db")
+        self._hub = Hub(hub.url)
+        self.view = ClusterView(load_catalog(catalog), self.bus, lambda _repo: None)
+        self.copies = Copies(
+            self.view,
+            local_node_id=lambda: next(iter(self.hosts)),
+            address_of=lambda node_id: self.hosts[node_id].address,
+            ticket_key_of=lambda node_id: self.hosts[node_id].ticket_key,
+        )
+        self.registrations = Registrations(self._db, self._hub, self.view, self.copies)
+        self.links = Links(
+            self.view,
+            self.registrations.want,
+            on_hello=self.registrations.node_heard,
+            on_replica=self.registrations.replica_changed,
+            on_blame=self.registrations.blamed,
+        )
+        self.registrations.on_want_changed = self.links.want_changed
+
+    async def start(self) -> Cluster:
+        await self._db.start()
+        await self.registrations.start("cluster")
+        return self
+
+    async def stop(self) -> None:
+        for host in self.hosts.values():
+            await host.stop()
+        await self.registrations.close()
+        self.view.close()
+        await self._hub.aclose()
+        await self._db.close()
+
+    async def add(self, *names: str, timing: Timing = TIMING, **settings: Any) -> tuple[Host, ...]:
+        """More hosts, which are online when this returns."""
+        added = []
+        for name in names:
+            host = Host(self, name, self._directory / name, timing, **settings)
+            self.hosts[name] = host
+            added.append(await host.start())
+        await self.online(*added)
+        return tuple(added)
+
+    async def online(self, *hosts: Host) -> None:
+        def known() -> bool:
+            nodes = [self.view.nodes.get(host.name) for host in hosts]
+            return all(node is not None and node.online and node.heartbeat is not None for node in nodes)
+
+        await eventually(known)
+
+    async def register(self, model_id: str) -> None:
+        await self.registrations.register(model_id, replicas="all", by="test")
+
+    async def ready(self, model_id: str, *hosts: Host) -> None:
+        """Wait until these hosts (without any: all) have the model."""
+        waited = hosts or tuple(self.hosts.values())
+        await eventually(lambda: all(host.ready(model_id) for host in waited))
