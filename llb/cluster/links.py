@@ -131,6 +131,7 @@ class Links:
             if self._is_current(session, node_id):
                 del self._sessions[node_id]
                 self._view.offline(node_id)
+                self.want_changed()  # who copied from it is to be told of another
             await end.close()
 
     async def _take_over(self, session: _Session, hello: Hello) -> bool:

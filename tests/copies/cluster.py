@@ -48,10 +48,7 @@ TIMING = Timing(
     backoff_max_s=0.2,
     copy_pause_first_s=0.02,
     copy_pause_max_s=0.1,
-    copy_silence_timeout_s=0.8,
-    copy_first_patience_s=1.0,
-    copy_patience_s=2.0,
-    copy_patience_step_s=0.5,
+    copy_silence_timeout_s=2.0,
 )
 
 
@@ -161,6 +158,11 @@ class Host:
     def ready(self, model_id: str) -> bool:
         return self.state(model_id) is ReplicaState.READY
 
+    def waits(self, model_id: str) -> bool:
+        """Whether its download waits for somebody's turn."""
+        replica = self.replica(model_id)
+        return replica is not None and any(each.retry_at is not None for each in replica.downloads.values())
+
     def path(self, model_id: str, file: str) -> Path:
         return self._config.models_dir / model_id / file
 
@@ -217,19 +219,19 @@ class Cluster:
         await self._db.close()
 
     async def add(self, *names: str, timing: Timing = TIMING, **settings: Any) -> tuple[Host, ...]:
-        """More hosts, which are online when this returns."""
+        """More hosts, which are online when this returns, and joined in this order."""
         added = []
         for name in names:
-            host = Host(self, name, self._directory / name, timing, **settings)
-            self.hosts[name] = host
-            added.append(await host.start())
-        await self.online(*added)
+            self.hosts[name] = host = Host(self, name, self._directory / name, timing, **settings)
+            await host.start()
+            await self.online(host)
+            added.append(host)
         return tuple(added)
 
-    async def online(self, *hosts: Host) -> None:
+    async def online(self, host: Host) -> None:
         def known() -> bool:
-            nodes = [self.view.nodes.get(host.name) for host in hosts]
-            return all(node is not None and node.online and node.heartbeat is not None for node in nodes)
+            node = self.view.nodes.get(host.name)
+            return node is not None and node.online and node.heartbeat is not None
 
         await eventually(known)
 
