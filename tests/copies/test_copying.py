@@ -18,7 +18,7 @@ async def test_the_hub_is_asked_once_and_the_others_copy_while_it_arrives(
     cluster: Cluster, hub: HubStandIn
 ) -> None:
     stall = hub.faults.stall(after=HALF, on="bytes")
-    attic, cellar, loft = hosts = await cluster.add("attic", "cellar", "loft")
+    _, cellar, loft = hosts = await cluster.add("attic", "cellar", "loft")
     await cluster.register("big")
     await eventually(lambda: all(host.has_bytes("big") == HALF for host in hosts))
     assert (cellar.sources("big"), loft.sources("big")) == (["attic"], ["cellar", "attic"])
@@ -66,7 +66,7 @@ async def test_who_comes_later_copies_from_who_has_it(cluster: Cluster, hub: Hub
 
 async def test_who_cannot_be_dialled_copies_from_the_others(cluster: Cluster, hub: HubStandIn) -> None:
     stall = hub.faults.stall(after=HALF, on="bytes")
-    attic, cellar, loft = hosts = await cluster.add("attic", "cellar", "loft")
+    _, cellar, loft = hosts = await cluster.add("attic", "cellar", "loft")
     cellar.dialable = False
     await cluster.register("big")
     await eventually(lambda: all(host.has_bytes("big") == HALF for host in hosts))

@@ -1,0 +1,151 @@
+"""Files that are read while they are written: never a byte that is not there, never one of another life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from llb.node.files import Fingerprint, fingerprint_of
+from llb.node.offers import Offers
+from llb.node.partial import Partial
+from llb.node.shared import Lost, SharedFile
+
+SIZE = 1_000_000
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Partial:
+    made = Partial(tmp_path / "file.partial", SIZE)
+    made.open()
+    assert list(made.rehash()) == []
+    return made
+
+
+def mark_of(path: Path) -> Fingerprint:
+    return fingerprint_of(path.stat())
+
+
+def test_only_what_is_written_is_read(partial: Partial) -> None:
+    shared = partial.shared
+    with pytest.raises(Lost):
+        shared.read(0, 0, 10)
+    partial.append(b"GGUF1234")
+    assert shared.have_bytes == 8
+    assert shared.read(0, 4, 100) == b"1234"
+    with pytest.raises(Lost):
+        shared.read(0, 8, 1)
+    partial.close()
+
+
+async def test_who_waits_is_woken_by_the_bytes(partial: Partial) -> None:
+    waits = asyncio.ensure_future(partial.shared.reached(0, 8, 10))
+    further = asyncio.ensure_future(partial.shared.reached(0, 9, 10))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(partial.append, b"GGUF")
+    await asyncio.to_thread(partial.append, b"1234")
+    assert await waits
+    assert not further.done()
+    partial.shared.end()
+    with pytest.raises(Lost):
+        await further
+    partial.close()
+
+
+async def test_a_wait_has_an_end(partial: Partial) -> None:
+    assert not await partial.shared.reached(0, 1, 0.01)
+    assert partial.shared._waiting == {}
+    partial.close()
+
+
+async def test_a_download_that_begins_anew_ends_all_reading_and_waiting(partial: Partial) -> None:
+    shared = partial.shared
+    partial.append(b"GGUF1234")
+    waits = asyncio.ensure_future(shared.reached(0, 9, 10))
+    await asyncio.sleep(0)
+    partial.discard()
+    with pytest.raises(Lost):
+        await waits
+    with pytest.raises(Lost):
+        shared.read(0, 0, 4)
+    partial.append(b"GGUF")
+    with pytest.raises(Lost):
+        shared.read(0, 0, 4)
+    assert shared.read(shared.life, 0, 4) == b"GGUF"
+    partial.close()
+
+
+def test_who_reads_goes_on_when_the_file_gets_its_name(partial: Partial, tmp_path: Path) -> None:
+    partial.append(b"GGUF" + bytes(SIZE - 4))
+    assert (partial.shared.verified, partial.shared.arriving) == (False, True)
+    partial.become(tmp_path / "file")
+    partial.shared.end()
+    assert (partial.shared.verified, partial.shared.arriving) == (True, False)
+    assert partial.shared.read(0, 0, 4) == b"GGUF"
+
+
+@pytest.mark.parametrize("change", ["other content", "removed", "made a directory"])
+def test_a_whole_file_is_read_as_long_as_it_is_the_one_that_was_verified(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"GGUF" + bytes(100))
+    shared = SharedFile(path, 104, mark_of(path))
+    assert shared.read(0, 0, 200) == path.read_bytes()
+    if change == "other content":
+        path.write_bytes(bytes(104))
+        os.utime(path, (1, 1))
+    else:
+        path.unlink()
+    if change == "made a directory":
+        path.mkdir()
+    with pytest.raises(Lost):
+        shared.read(0, 0, 4)
+
+
+def test_no_read_ever_mixes_two_lives(partial: Partial) -> None:
+    lives, read = 30, []
+    ended = threading.Event()
+
+    def reader() -> None:
+        while not ended.is_set():
+            life, have = partial.shared.life, partial.shared.have_bytes
+            try:
+                piece = partial.shared.read(life, max(0, have - 50_000), 100_000)
+            except Lost:
+                continue
+            read.append((life, piece))
+
+    readers = [threading.Thread(target=reader) for _ in range(2)]
+    for thread in readers:
+        thread.start()
+    for life in range(lives):
+        for _ in range(10):
+            partial.append(bytes([life]) * 10_000)
+        partial.discard()
+    ended.set()
+    for thread in readers:
+        thread.join(10)
+    partial.close()
+    assert read
+    for life, piece in read:
+        assert set(piece) == {life}
+
+
+async def test_pieces_follow_the_download_to_its_end(partial: Partial, tmp_path: Path) -> None:
+    offers = Offers(lambda _model, _sha256: partial.shared)
+    got = bytearray()
+
+    async def follow() -> None:
+        async for piece in offers.pieces(partial.shared, 0, 0):
+            got.extend(piece)
+
+    following = asyncio.ensure_future(follow())
+    content = b"GGUF" + os.urandom(SIZE - 4)
+    for at in range(0, SIZE, 50_000):
+        await asyncio.to_thread(partial.append, content[at : at + 50_000])
+    await asyncio.to_thread(partial.become, tmp_path / "file")
+    await asyncio.wait_for(following, 10)
+    assert bytes(got) == content
+    offers.close()
