@@ -61,6 +61,9 @@ def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> B
                 ),
             )
             try:
+                await response.send(
+                    b""
+                )  # the head goes ahead: that we answer is not to wait for the first byte
                 async for piece in offers.pieces(file, life, start):
                     async with asyncio.timeout(SEND_TIMEOUT_S):
                         await response.send(piece)

@@ -77,9 +77,7 @@ async def test_who_cannot_be_dialled_copies_from_the_others(cluster: Cluster, hu
     assert len(hub.byte_requests()) == 1
 
 
-async def test_where_nobody_can_be_dialled_everybody_takes_the_hub(
-    cluster: Cluster, hub: HubStandIn
-) -> None:
+async def test_where_nobody_can_be_dialled_everybody_takes_the_hub(cluster: Cluster, hub: HubStandIn) -> None:
     hosts = await cluster.add("attic", "cellar")
     for host in hosts:
         host.dialable = False
