@@ -170,7 +170,7 @@ async def test_who_had_not_verified_it_is_copied_from_again_when_it_has(board: B
     board.blame("loft", "cellar")
     assert board.of("loft") == ["local"]
     board.says("cellar", S.READY)
-    assert board.of("loft") == ["cellar", "local"]
+    assert board.of("loft") == ["local", "cellar"]
 
 
 async def test_a_model_that_was_deleted_takes_the_blame_with_it(board: Board) -> None:
