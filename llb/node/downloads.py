@@ -74,6 +74,8 @@ class Download:
         self._turns = Turns(copying.sources if copying is not None else tuple, self._timing)
         self._patience = HubPatience(spec.name, self._timing)
         self._hub_attempts = 0
+        self._refused: DownloadFailed | None = None  # what the Hub said for good
+        self._sender = ""  # who sent the last piece, in words
         self._speed = Speed()
         self._partial = Partial(directory / partial_name(spec), spec.size_bytes)
         self._cancelled = threading.Event()
@@ -130,6 +132,7 @@ class Download:
             body.shut()
         if connecting:
             # Nothing can interrupt a connect, but the thread will touch no file after it: nobody needs to wait.
+            self.shared.end()
             self._finish(DownloadCancelled())
 
     def look_again(self) -> None:
@@ -251,6 +254,8 @@ class Download:
         while not self._partial.complete:
             self._check()
             self._preflight()
+            if self._refused is not None and not self._turns.copies:
+                raise self._refused
             turn = self._turns.next()
             if isinstance(turn, Wait):
                 self._wait(turn)
@@ -277,7 +282,7 @@ class Download:
             raise DownloadFailed(short.message, short.code)
 
     def _ask_hub(self) -> None:
-        """One connection to the Hub; raises `DownloadFailed`."""
+        """One connection to the Hub."""
         before = self._partial.have_bytes
         start = before if self._patience.ranged else None
         source = self.spec.sources[self._hub_attempts % len(self.spec.sources)]
@@ -291,9 +296,14 @@ class Download:
         except HubError as caught:
             error = caught
         self._check()  # a socket that cancel() shut down looks like a network that failed
-        if not self._partial.complete:
+        if self._partial.complete:
+            return
+        try:
             pause_s = self._patience.after(error, self._partial.have_bytes - before)
-            self._turns.hub_failed(pause_s, f"waiting for the network: {error}")
+        except DownloadFailed as refused:
+            # A node may still have what the Hub does not give us: somebody else's token, for one.
+            self._refused, pause_s = refused, self._timing.backoff_max_s
+        self._turns.hub_failed(pause_s, f"waiting for the network: {error}")
 
     def _ask_node(self, ask: Ask) -> None:
         """One connection to another node."""
@@ -349,7 +359,7 @@ class Download:
             # A server that ignored the range sends again what we have: skip it rather than lose it.
             fresh = min(position, self.spec.size_bytes) - partial.have_bytes
             if fresh > 0:
-                self._turns.gave(source, verified=body.verified)
+                self._note(body, source)
                 partial.append(piece[len(piece) - (position - partial.have_bytes) :][:fresh])
                 self.downloaded_bytes = partial.have_bytes
                 self.waiting = None
@@ -370,6 +380,12 @@ class Download:
             if now - began >= timing.copy_look_s and not self._turns.is_first(source):
                 return True
         return False
+
+    def _note(self, body: fetch.Body, source: CopySource | None) -> None:
+        self._turns.gave(source, verified=body.verified)
+        if body.who != self._sender:
+            self._sender = body.who
+            log.info("%s comes from %s, from byte %d on", self.spec.name, body.who, self._partial.have_bytes)
 
 
 def _slow(source: CopySource | None) -> Exception:

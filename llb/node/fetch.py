@@ -41,7 +41,7 @@ class Body:
         self, response: httpx2.Response, start: int, size_bytes: int, *, who: str = "the Hub"
     ) -> None:
         self.start = start
-        self._who = who
+        self.who = who
         self._response = response
         self._size_bytes = size_bytes
 
@@ -58,15 +58,15 @@ class Body:
                 position += len(piece)
                 yield piece
         except httpx2.HTTPError as error:
-            raise HubUnreachable(f"{self._who} cannot be reached: {describe(error)}") from error
+            raise HubUnreachable(f"{self.who} cannot be reached: {describe(error)}") from error
 
     def _check_beginning(self, piece: bytes, position: int) -> None:
         if not magic_fits(piece, position):
-            raise NotGguf(f"what {self._who} sent is not a GGUF file")
+            raise NotGguf(f"what {self.who} sent is not a GGUF file")
         length = self._response.headers.get("content-length", "")
         expected = self._size_bytes - self.start
         if length.isdecimal() and int(length) != expected:
-            raise HubBadAnswer(f"{self._who} sends a file of {length} bytes instead of {expected}")
+            raise HubBadAnswer(f"{self.who} sends a file of {length} bytes instead of {expected}")
 
     def shut(self) -> None:
         """End a read that waits in another thread, at once."""

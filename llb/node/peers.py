@@ -83,11 +83,15 @@ class PeerBody(Body):
 
     def pieces(self) -> Iterator[bytes]:
         """What arrives, in pieces of at most 64 KiB; raises `CopyFailed`."""
+        import httpx2
+
         try:
             yield from super().pieces()
         except HubUnreachable as error:
-            # Cut or silent: whether the node is well, it says when it is asked again.
-            raise CopyFailed(str(error), is_behind=True) from error
+            # Silent or cut: whether the node is well, it says when it is asked again.
+            silent = isinstance(error.__cause__, httpx2.ReadTimeout)
+            message = f"{self.who} has nothing new" if silent else str(error)
+            raise CopyFailed(message, is_behind=True) from error
         except HubError as error:
             raise CopyFailed(str(error)) from error
 

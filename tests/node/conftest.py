@@ -26,3 +26,4 @@ async def site(stand_in: HubStandIn, tmp_path: Path) -> AsyncIterator[Site]:
     for download in site.started:
         assert await asyncio.to_thread(download.join, 10)
     await site.client.aclose()
+    site.peers.close()

@@ -11,8 +11,9 @@ from pathlib import Path
 from llb.hub import Hub
 from llb.node.downloads import Download, Timing
 from llb.node.files import partial_name
+from llb.node.peers import Copying, Peers
 from llb.node.rates import RateLimiter
-from llb.wire import FileSpec, HubSource
+from llb.wire import CopySource, FileSpec, HubSource
 from tests.hub import HubStandIn, tiny_gguf
 
 REPO, NAME = "org/tiny", "tiny.gguf"
@@ -51,6 +52,8 @@ class Site:
         self.path = directory / NAME
         self.partial = directory / partial_name(self.spec)
         self.client = Hub(stand_in.url)
+        self.peers = Peers()
+        self.copies: tuple[CopySource, ...] = ()  # the nodes that a download may copy from
         self.started: list[Download] = []
 
     def prepare(
@@ -67,6 +70,7 @@ class Site:
             self.directory,
             hub=self.client,
             limiter=RateLimiter(rate),
+            copying=Copying("tiny", self.peers, lambda: self.copies),
             reserve_bytes=reserve_bytes,
             make_room=make_room,
             timing=timing,

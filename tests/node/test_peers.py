@@ -159,7 +159,7 @@ def test_what_is_no_model_is_not_taken(copying: Copying, node: Node) -> None:
 def test_one_that_falls_silent_is_behind(copying: Copying, node: Node) -> None:
     node.answer = part(0)
     body = ask(copying, node)
-    with pytest.raises(CopyFailed, match="did not answer in time") as failure:
+    with pytest.raises(CopyFailed, match="node attic has nothing new") as failure:
         assert [len(piece) for piece in body.pieces()] == [1000]
     assert failure.value.is_behind
     body.close()
