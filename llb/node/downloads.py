@@ -41,8 +41,9 @@ class Phase(StrEnum):
 class Download:
     """Fetches `spec` into `directory`: from other nodes if it may be copied, else from the Hub.
 
-    Counters may be read at any time; the thread never waits for the loop. `reserve_bytes` of the disk are left free (add what other downloads still need). `make_room` is called in the
-    thread with the free bytes wanted before a full disk ends the download.
+    Counters may be read at any time; the thread never waits for the loop. `reserve_bytes` of the disk are left free (add
+    what other downloads still need). `make_room` is called in the thread with the free bytes wanted before a full disk
+    ends the download.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Download:
         self._make_room = make_room
         self._timing = timing or Timing()
         self._copying = copying
-        self._turns = Turns(copying.sources if copying is not None else tuple, self._timing)
+        self._turns = Turns(copying.sources if copying is not None else lambda: (), self._timing)
         self._patience = HubPatience(spec.name, self._timing)
         self._hub_attempts = 0
         self._refused: DownloadFailed | None = None  # what the Hub said for good
@@ -287,6 +288,7 @@ class Download:
         start = before if self._patience.ranged else None
         source = self.spec.sources[self._hub_attempts % len(self.spec.sources)]
         self._hub_attempts += 1
+        self._refused = None
         error: HubError = HubUnreachable("the connection ended early")
         try:
             if self._attempt(

@@ -66,6 +66,7 @@ class Turns:
         self._reason = ""
         self._excluded: set[str] = set()
         self._suspected: set[str] = set()
+        self._on_hub = False  # it sent the last piece, and may go on
         self._from_disk = self._from_hub = False
         self._given: dict[
             str, bool
@@ -88,7 +89,9 @@ class Turns:
             standing = self._standing(source)
             stuck = standing.stuck_at is not None and standing.stuck_at <= now
             if standing.due <= now:
-                return Ask(source, patient=source is copies[0] and (not stuck or len(copies) == 1))
+                # While the Hub sends, only who is further than we are is worth leaving it for.
+                may_wait = source is copies[0] and (not stuck or len(copies) == 1) and not self._on_hub
+                return Ask(source, patient=may_wait)
             dues.append(standing.due)
             if source is copies[0] and not stuck:
                 break
@@ -114,6 +117,7 @@ class Turns:
 
     def gave(self, source: CopySource | None, *, verified: bool) -> None:
         """A node, or (None) the Hub, sent a piece; `verified` if that node had checked the file that it is of."""
+        self._on_hub = source is None
         if source is None:
             self._from_hub = True
         else:
@@ -145,6 +149,7 @@ class Turns:
     def hub_failed(self, pause_s: float, reason: str) -> None:
         """The Hub is not to be asked before `pause_s` have passed."""
         self._reason = reason
+        self._on_hub = False
         self._hub_due = self._clock() + pause_s
 
     def condemn(self) -> Verdict:

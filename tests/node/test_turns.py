@@ -148,6 +148,19 @@ def test_sources_that_are_named_later_count_at_once() -> None:
     assert play.turns.next() == Ask(B, patient=True)
 
 
+def test_who_left_the_hub_to_look_is_kept_waiting_by_nobody() -> None:
+    play = Play((A,))
+    play.ask_until_hub()
+    play.turns.gave(None, verified=False)
+    play.now += 30
+    assert play.turns.next() == Ask(A, patient=False)
+    play.fails(A)
+    assert play.turns.next() is None
+    play.turns.hub_failed(300.0, "away")
+    play.now += 30
+    assert play.turns.next() == Ask(A, patient=True)
+
+
 def test_who_is_not_sent_by_the_best_knows_it() -> None:
     play = Play((A, B))
     assert [play.turns.is_first(each) for each in (A, B, None)] == [True, False, False]
