@@ -63,7 +63,7 @@ def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> B
             try:
                 await response.send(
                     b""
-                )  # the head goes ahead: that we answer is not to wait for the first byte
+                )  # the head at once: it says that we are well, though nothing may follow yet
                 async for piece in offers.pieces(file, life, start):
                     async with asyncio.timeout(SEND_TIMEOUT_S):
                         await response.send(piece)

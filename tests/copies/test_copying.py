@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from tests.copies.cluster import Cluster, Host
+from tests.copies.cluster import TIMING, Cluster, Host
 from tests.copies.conftest import CONTENT, SHARDS
 from tests.harness import eventually
 from tests.hub import HubStandIn
@@ -119,11 +120,12 @@ def copies_of(host: Host) -> object:
 
 async def test_a_copy_is_cancelled_at_once_and_its_partial_kept(cluster: Cluster, hub: HubStandIn) -> None:
     hub.faults.stall(after=HALF, on="bytes")
-    hosts = await cluster.add("attic", "cellar", "loft")
+    timing = replace(TIMING, silence_timeout_s=60.0, copy_silence_timeout_s=60.0)
+    hosts = await cluster.add("attic", "cellar", "loft", timing=timing)
     await cluster.register("big")
     await eventually(lambda: all(host.has_bytes("big") == HALF for host in hosts))
     await cluster.registrations.delete("big")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(3):  # nothing would end by itself for a minute
         await eventually(lambda: all(host.replica("big") is None for host in hosts))
     for host in hosts:
         [partial] = host.path("big", "big.gguf").parent.iterdir()
