@@ -10,6 +10,7 @@ from typing import Any
 from llb import auth, home, portable
 from llb.api.accounts import accounts_blueprint
 from llb.api.audit import AuditLog, audit_blueprint
+from llb.api.files import files_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
 from llb.api.imports import imports_blueprint
@@ -80,8 +81,8 @@ class Appliance:
         self.copies = Copies(
             self.view,
             local_node_id=lambda: self.agent.node_id,
-            address_of=lambda _node_id: None,
-            ticket_key_of=lambda _node_id: None,
+            address_of=self._copied_at,
+            ticket_secret_of=self._ticket_secret_of,
         )
         self.registrations = Registrations(self.db, self.hub, self.view, self.copies)
         self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
@@ -127,6 +128,7 @@ class Appliance:
         self.feed = LiveFeed(self.bus, self.view)
         self.tasks = TaskGroup("llb")
         self._lock: portable.Lock | None = None
+        self._ticket_secret: str | None = None  # of the local node; kept in the database
 
     def blueprints(self) -> tuple[Any, ...]:
         """The API, a resource a line."""
@@ -151,6 +153,7 @@ class Appliance:
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
             metrics_blueprint(self.metrics),
+            files_blueprint(self.agent.offers, lambda: self.agent.node_id, lambda: self._ticket_secret),
             system_blueprint(self.config, self.view, lambda: self.agent.problems),
             page_blueprint(),
         )
@@ -171,6 +174,7 @@ class Appliance:
             self.metrics.start()
             cluster_id = await settings.ensure(self.db, "cluster_id", auth.new_id)
             self.agent.node_id = await settings.ensure(self.db, "node_id", auth.new_id)
+            self._ticket_secret = await settings.ensure(self.db, "ticket_secret", auth.new_session_token)
             await self.members.start(cluster_id, self.agent.node_id, self.config.name)
             self.links.cluster_id = cluster_id
             await self.registrations.start(cluster_id)
@@ -217,6 +221,15 @@ class Appliance:
     def _hop_credential(self, node_id: str) -> str | None:
         record = self.members.get(node_id)
         return None if record is None else record.hop_credential
+
+    def _copied_at(self, node_id: str) -> str | None:
+        if node_id == self.agent.node_id:
+            return ""
+        way = self.reach.way(node_id)
+        return None if way is None else way.address
+
+    def _ticket_secret_of(self, node_id: str) -> str | None:
+        return self._ticket_secret if node_id == self.agent.node_id else self._hop_credential(node_id)
 
     def _node_said_hello(self, hello: Hello, observed: str | None) -> None:
         self.registrations.node_heard(hello)

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from llb import __version__, auth, home, membership, portable
 from llb.addresses import base_urls
+from llb.api.files import files_blueprint
 from llb.api.forward import forward_blueprint
 from llb.api.guard import Guard
 from llb.api.hop import hop_blueprint
@@ -64,6 +65,7 @@ class JoinedHost:
             pool=self.pool,
         )
         self.agent.addresses = self._addresses
+        self.agent.balancer_url = self.balancer_url
         self.upstream = Upstream()
         self.ongoing = Ongoing()
         self.dialler: Dialler | None = None
@@ -74,6 +76,11 @@ class JoinedHost:
         """What a node answers: its balancer, the command line on this host, and everybody by leading on."""
         return (
             hop_blueprint(self.agent, self.upstream, self.ongoing, lambda: self.membership),
+            files_blueprint(
+                self.agent.offers,
+                lambda: self.agent.node_id,
+                lambda: None if self.membership is None else self.membership.hop_credential,
+            ),
             lending_blueprint(self.balancer_url, self, self.left),
             forward_blueprint(self.balancer_url, self.upstream, self.ongoing),
         )

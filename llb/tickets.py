@@ -19,7 +19,6 @@ HOUR_S = 3600
 # A clock that is behind its balancer's accepts a ticket for longer. One that is ahead accepts a new ticket at once as long
 # as it is ahead by less than an hour and these ten minutes; beyond that none is good there, and nobody copies from it.
 CLOCK_SKEW_S = 600
-_CONTEXT = b"llb file ticket 1\n"  # the same key may sign other things one day
 
 
 class Ticket(Struct, frozen=True, array_like=True):
@@ -29,6 +28,11 @@ class Ticket(Struct, frozen=True, array_like=True):
     from_node: str
     to_node: str
     expires_at: int
+
+
+def key_of(secret: str) -> bytes:
+    """The key of a node's tickets, made from a secret that the balancer and the node share."""
+    return hmac.new(secret.encode(), b"llb file tickets", hashlib.sha256).digest()
 
 
 def expiry(now: float) -> int:
@@ -60,8 +64,7 @@ def verify(key: bytes, text: str, now: float) -> Ticket:
 
 
 def _mark(key: bytes, body: str) -> str:
-    signed = _CONTEXT + body.encode("utf-8", "surrogateescape")
-    return _text(hmac.new(key, signed, hashlib.sha256).digest())
+    return _text(hmac.new(key, body.encode("utf-8", "surrogateescape"), hashlib.sha256).digest())
 
 
 def _text(data: bytes) -> str:

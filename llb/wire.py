@@ -162,7 +162,8 @@ class FileSpec(Struct, frozen=True, kw_only=True):
 
 
 class CopySource(Struct, frozen=True, kw_only=True):
-    """A node to copy a model's files from. `address` is its base URL, `tickets` what it lets read, by the file's sha256."""
+    """A node to copy a model's files from. `address` is its base URL, empty for the balancer's own node: that is where
+    the reader dials its balancer. `tickets` is what may be read there, by the file's sha256."""
 
     node_id: str
     node_name: str

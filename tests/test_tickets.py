@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from llb.errors import InvalidTicket
-from llb.tickets import CLOCK_SKEW_S, HOUR_S, Ticket, expiry, sign, verify
+from llb.tickets import CLOCK_SKEW_S, HOUR_S, Ticket, expiry, key_of, sign, verify
 
-KEY, NOW = b"k" * 32, 1_800_000_123.4
+KEY, NOW = key_of("a secret"), 1_800_000_123.4
 TICKET = Ticket(sha256="ab" * 32, from_node="attic", to_node="cellar", expires_at=expiry(NOW))
 
 
@@ -53,7 +53,7 @@ def test_nothing_in_it_can_be_changed(changed: dict[str, object]) -> None:
 
 def test_the_key_of_another_node_opens_nothing() -> None:
     with pytest.raises(InvalidTicket):
-        verify(b"another key", sign(KEY, TICKET), NOW)
+        verify(key_of("another secret"), sign(KEY, TICKET), NOW)
 
 
 @given(st.text())

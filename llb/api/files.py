@@ -1,23 +1,23 @@
-"""What other hosts of the cluster may ask of this one: its model files, for whoever brings a ticket."""
+"""The model files of this host, for other nodes that bring a ticket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from typing import cast
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
-from llb import errors
+from llb import errors, tickets
 from llb.api.access import ticketed
 from llb.api.replies import error_reply
 from llb.node.offers import Offers
 from llb.node.peers import VERIFIED_HEADER
 from llb.node.shared import Lost, SharedFile
-from llb.tickets import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,15 @@ SEND_TIMEOUT_S = 60.0  # a reader that takes nothing for so long is cut off
 _RANGE = re.compile(r"bytes=(\d{1,18})-")
 
 
-def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> Blueprint:
-    """`/hop/files`. `verify_ticket` raises `InvalidTicket` for one that is not of this node."""
-    blueprint = Blueprint("hop-files")
+def files_blueprint(
+    offers: Offers, node_id: Callable[[], str], ticket_secret: Callable[[], str | None]
+) -> Blueprint:
+    """`/hop/files`. `ticket_secret` is what this node shares with its balancer, None while it has none."""
+    blueprint = Blueprint("files")
 
     @ticketed
     async def read_file(request: Request, model_id: str, sha256: str) -> HTTPResponse | None:
-        if verify_ticket(request.ctx.credential or "").sha256 != sha256:
-            raise errors.InvalidTicket("The ticket is for another file")
+        _check_ticket(request.ctx.credential or "", sha256, node_id(), ticket_secret())
         file = offers.find(model_id, sha256)
         if file is None:
             raise errors.NotFound("This node does not have that file")
@@ -79,6 +80,17 @@ def files_blueprint(offers: Offers, verify_ticket: Callable[[str], Ticket]) -> B
     path = "/hop/files/<model_id:str>/<sha256:str>"
     blueprint.add_route(read_file, path, methods=["GET", "HEAD"], name="file")
     return blueprint
+
+
+def _check_ticket(text: str, sha256: str, node_id: str, secret: str | None) -> None:
+    """Raises `InvalidTicket` unless `text` lets its bearer read this file at this node."""
+    if secret is None:
+        raise errors.InvalidTicket("This node has no balancer whose tickets count")
+    ticket = tickets.verify(tickets.key_of(secret), text, time.time())
+    if ticket.from_node != node_id:
+        raise errors.InvalidTicket("The ticket is for another node")
+    if ticket.sha256 != sha256:
+        raise errors.InvalidTicket("The ticket is for another file")
 
 
 def _start(given: str | None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llb.cluster.view import ClusterView
 from llb.decide.sources import Holder, sources
 from llb.store.registrations import Registration
-from llb.tickets import Ticket, expiry, sign
+from llb.tickets import Ticket, expiry, key_of, sign
 from llb.wire import Blame, CopySource, ReplicaReport, ReplicaState
 
 log = logging.getLogger(__name__)
@@ -35,15 +35,15 @@ class Copies:
         *,
         local_node_id: Callable[[], str],
         address_of: Callable[[str], str | None],
-        ticket_key_of: Callable[[str], bytes | None],
+        ticket_secret_of: Callable[[str], str | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`address_of` is the base URL where the other nodes reach a node, `ticket_key_of` the key that only it and we know;
-        None for one that cannot be copied from."""
+        """`address_of` is the base URL where the other nodes reach a node, empty for our own; `ticket_secret_of` is what only
+        the node and we know. None for one that cannot be copied from."""
         self._view = view
         self._local_node_id = local_node_id
         self._address_of = address_of
-        self._ticket_key_of = ticket_key_of
+        self._ticket_secret_of = ticket_secret_of
         self._clock = clock
         self._blamed: dict[tuple[str, str], _Blamed] = {}  # by node and model
         self._heard: dict[tuple[str, str], tuple[ReplicaState, int]] = {}
@@ -57,10 +57,10 @@ class Copies:
         if self._state(node_id, registration) is ReplicaState.READY:
             return ()
         ways = {
-            other: (address, key)
+            other: (address, key_of(secret))
             for other in self._view.nodes
             if (address := self._address_of(other)) is not None
-            and (key := self._ticket_key_of(other)) is not None
+            and (secret := self._ticket_secret_of(other)) is not None
         }
         if not ways.keys() - {node_id}:
             return ()

@@ -20,6 +20,7 @@ from llb.hub import Hub
 from llb.node.files import ModelFiles
 from llb.node.keeper import DISK_RESERVE_BYTES, Keeper
 from llb.node.offers import Offers
+from llb.node.peers import Peers
 from llb.node.replica import Replica
 from llb.node.shared import SharedFile
 from llb.node.timing import Timing
@@ -77,10 +78,12 @@ class NodeAgent:
         self._db = db
         self._files = files
         self._machine = machine
+        self.balancer_url = ""  # where a joined host dials its balancer
         self._keeper = Keeper(
             hub,
             files,
             pool,
+            Peers(lambda: self.balancer_url),
             max_downloads=config.max_downloads,
             download_rate=config.download_rate,
             wanted=self._wanted,

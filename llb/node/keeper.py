@@ -34,6 +34,7 @@ class Keeper:
         hub: Hub,
         files: ModelFiles,
         pool: EnginePool,
+        peers: Peers,
         *,
         max_downloads: int,
         download_rate: int | None,
@@ -48,7 +49,7 @@ class Keeper:
         self._pool = pool
         self._downloads = asyncio.Semaphore(max_downloads)
         self._limiter = RateLimiter(download_rate)
-        self._peers = Peers()
+        self._peers = peers
         self._fetching: set[Replica] = set()
         self._wanted = wanted
         self._announce = announce

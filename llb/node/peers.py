@@ -34,7 +34,9 @@ class CopyFailed(Exception):
 class Peers:
     """The HTTP client for other nodes: straight to them, no proxy, no redirect, no credential but the ticket."""
 
-    def __init__(self) -> None:
+    def __init__(self, balancer_url: Callable[[], str] = lambda: "") -> None:
+        """`balancer_url` is where a source without an address is found."""
+        self.balancer_url = balancer_url
         self._lock = threading.Lock()
         self._client: httpx2.Client | None = None
         self._closed = False
@@ -118,7 +120,8 @@ def open_copy(
         headers["Prefer"] = f"wait={max(1, int(timing.copy_silence_timeout_s))}"  # RFC 7240
     timeout = httpx2.Timeout(timing.copy_silence_timeout_s, connect=timing.copy_connect_timeout_s)
     try:
-        url = f"{source.address.rstrip('/')}/hop/files/{copying.model_id}/{spec.sha256}"
+        address = (source.address or copying.peers.balancer_url()).rstrip("/")
+        url = f"{address}/hop/files/{copying.model_id}/{spec.sha256}"
         session = copying.peers.session()
         response = session.send(
             session.build_request("GET", url, headers=headers, timeout=timeout), stream=True

@@ -17,11 +17,12 @@ from llb.node.files import fingerprint_of
 from llb.node.offers import Offers
 from llb.node.partial import Partial
 from llb.node.shared import SharedFile
-from llb.tickets import CLOCK_SKEW_S, Ticket, expiry, sign, verify
+from llb.tickets import CLOCK_SKEW_S, Ticket, expiry, key_of, sign
 from tests.api.door import PASSWORD, Answer, Door, DoorKeeper
 from tests.harness import eventually
 
-KEY = b"the key of this node"
+SECRET = "what this node and its balancer know"
+KEY = key_of(SECRET)
 CONTENT = b"GGUF" + os.urandom(3_000_000)
 WHOLE, ARRIVING = "aa" * 32, "bb" * 32
 
@@ -74,7 +75,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     partial.open()
     files = {("tiny", WHOLE): whole, ("tiny", ARRIVING): partial.shared}
     offers = Offers(lambda model_id, sha256: files.get((model_id, sha256)), max_copies=2)
-    blueprint = files_blueprint(offers, lambda text: verify(KEY, text, time.time()))
+    blueprint = files_blueprint(offers, lambda: "here", lambda: SECRET)
     async with DoorKeeper(tmp_path / "home", blueprint, admin_password=PASSWORD) as door:
         shop = Shop(door, offers, partial, whole, path)
         yield shop
@@ -100,10 +101,11 @@ async def test_a_ticket_opens_its_file(shop: Shop) -> None:
         ("", "not valid here"),
         ("nonsense", "not valid here"),
         (sign(b"another node's key", ticket()), "not valid here"),
+        (sign(KEY, ticket(from_node="elsewhere")), "another node"),
         (sign(KEY, ticket(ARRIVING)), "another file"),
         (sign(KEY, ticket(expires_at=int(time.time()) - CLOCK_SKEW_S)), "expired"),
     ],
-    ids=["none", "nonsense", "of another node", "for another file", "expired"],
+    ids=["none", "nonsense", "signed for another node", "for another node", "for another file", "expired"],
 )
 async def test_no_other_ticket_does(shop: Shop, text: str, words: str) -> None:
     answer = await shop.get(("Authorization", f"Bearer {text}"))

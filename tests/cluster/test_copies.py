@@ -13,7 +13,7 @@ from llb.cluster.copies import MAX_SOURCES, Copies
 from llb.cluster.view import ClusterView
 from llb.events import Bus
 from llb.store.registrations import Registration
-from llb.tickets import HOUR_S, verify
+from llb.tickets import HOUR_S, key_of, verify
 from llb.wire import Blame, Event, FileSpec, ReplicaReport, ReplicaState
 from tests.cluster.test_view import HELLO
 
@@ -61,7 +61,7 @@ def board(catalog: Path) -> Board:
         view,
         local_node_id=lambda: "local",
         address_of=lambda node_id: None if node_id in hidden else f"http://{node_id}:8080",
-        ticket_key_of=lambda node_id: node_id.encode(),
+        ticket_secret_of=lambda node_id: f"the secret of {node_id}",
         clock=lambda: now[0],
     )
     registration = Registration(model_id="tiny", entry=entry, resolved=FILES, created_at=0.0, created_by="t")
@@ -74,7 +74,7 @@ async def test_each_source_is_named_with_a_ticket_for_each_file(board: Board) ->
     assert (source.node_name, source.address) == ("the local", "http://local:8080")
     assert set(source.tickets) == {file.sha256 for file in FILES}
     for sha256, text in source.tickets.items():
-        ticket = verify(b"local", text, board.now[0])
+        ticket = verify(key_of("the secret of local"), text, board.now[0])
         assert (ticket.sha256, ticket.from_node, ticket.to_node) == (sha256, "local", "cellar")
 
 

@@ -6,9 +6,7 @@ What joining adds (a WebSocket for the link, a home of its own for a joined host
 from __future__ import annotations
 
 import itertools
-import os
 import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 from sanic import Request, Sanic
 from sanic.response import BaseHTTPResponse
 
-from llb import auth, tickets
-from llb.api.guard import Guard
+from llb import auth
 from llb.api.files import files_blueprint
+from llb.api.guard import Guard
 from llb.api.identity import Identity
 from llb.api.replies import install_errors
 from llb.catalog import load_catalog
@@ -36,8 +34,9 @@ from llb.node.files import ModelFiles
 from llb.node.replica import Replica
 from llb.node.timing import Timing
 from llb.store.database import Database
+from llb.store.nodes import NodeRecord
 from llb.tasks import TaskGroup
-from llb.wire import Event, ReplicaState
+from llb.wire import Event, Hello, ReplicaState
 from tests.harness import eventually
 from tests.hub import HubStandIn
 
@@ -67,7 +66,7 @@ class Host:
         self.name = name
         self.home = home
         self.asked: list[Asked] = []
-        self.ticket_key = os.urandom(32)
+        self.secret = auth.new_session_token()
         self.dialable = True
         self._cluster = cluster
         self._timing = timing
@@ -99,7 +98,9 @@ class Host:
         await self._serve()
         self._tasks = TaskGroup(self.name)
         node_end, balancer_end = local_link()
-        self._tasks.supervise(self._cluster.links.serve(balancer_end), "balancer")
+        self._tasks.supervise(
+            self._cluster.links.serve(balancer_end, node_id=self.name, silence_s=None), "balancer"
+        )
         self._tasks.supervise(self.agent.run(node_end), "node")
         return self
 
@@ -108,7 +109,7 @@ class Host:
         app: Sanic[Any, Any] = Sanic(f"host{next(_names)}", configure_logging=False)
         install_errors(app)
         Guard(self._config, Identity(self._db), local_token=auth.new_local_token()).install(app)
-        app.blueprint(files_blueprint(self.agent.offers, self._verify))
+        app.blueprint(files_blueprint(self.agent.offers, lambda: self.name, lambda: self.secret))
 
         async def note(request: Request, response: BaseHTTPResponse) -> None:
             self.asked.append(Asked(response.status, request.headers.get("range")))
@@ -123,9 +124,6 @@ class Host:
         await server.start_serving()
         await server.after_start()
         self._app, self._server = app, server
-
-    def _verify(self, text: str) -> tickets.Ticket:
-        return tickets.verify(self.ticket_key, text, time.time())
 
     async def stop(self) -> None:
         """End as abruptly as a process that is killed: connections are reset, nothing is said to anybody."""
@@ -193,17 +191,24 @@ class Cluster:
             self.view,
             local_node_id=lambda: next(iter(self.hosts)),
             address_of=lambda node_id: self.hosts[node_id].address,
-            ticket_key_of=lambda node_id: self.hosts[node_id].ticket_key,
+            ticket_secret_of=lambda node_id: self.hosts[node_id].secret,
         )
         self.registrations = Registrations(self._db, self._hub, self.view, self.copies)
         self.links = Links(
             self.view,
             self.registrations.want,
-            on_hello=self.registrations.node_heard,
+            record_of=self._record,
+            on_hello=self._heard,
             on_replica=self.registrations.replica_changed,
             on_blame=self.registrations.blamed,
         )
         self.registrations.on_want_changed = self.links.want_changed
+
+    def _record(self, node_id: str) -> NodeRecord:
+        return NodeRecord(id=node_id, name=node_id, created_at=0.0)
+
+    async def _heard(self, hello: Hello, _observed: str | None) -> None:
+        self.registrations.node_heard(hello.node_id)
 
     async def start(self) -> Cluster:
         await self._db.start()
