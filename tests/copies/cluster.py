@@ -198,17 +198,14 @@ class Cluster:
             self.view,
             self.registrations.want,
             record_of=self._record,
-            on_hello=self._heard,
+            on_hello=lambda hello, _observed: self.registrations.node_heard(hello),
             on_replica=self.registrations.replica_changed,
             on_blame=self.registrations.blamed,
         )
         self.registrations.on_want_changed = self.links.want_changed
 
-    def _record(self, node_id: str) -> NodeRecord:
-        return NodeRecord(id=node_id, name=node_id, created_at=0.0)
-
-    async def _heard(self, hello: Hello, _observed: str | None) -> None:
-        self.registrations.node_heard(hello.node_id)
+    async def _record(self, hello: Hello) -> NodeRecord:
+        return NodeRecord(id=hello.node_id, name=hello.name, created_at=0.0)
 
     async def start(self) -> Cluster:
         await self._db.start()
