@@ -83,7 +83,8 @@ async def test_the_quick_start(shop: Llb, hub: HubStandIn, smollm2: Path, visito
     await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible(timeout=60_000)
     await shoot(page, "playground")
 
-    for section in ("Nodes", "Requests"):
+    assert (await shop.http.post("/api/keys", json={"name": "laptop", "scopes": ["inference"]})).is_success
+    for section in ("Nodes", "Requests", "Access", "Settings"):
         await page.get_by_role("navigation").get_by_role("link", name=section).click()
         await expect(page.get_by_role("heading", level=1)).to_have_text(section)
         await shoot(page, section.lower())

@@ -56,8 +56,13 @@ _KEPT = frozenset(
     ]
 )
 _KEPT_PREFIXES = (
-    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "MTL_"
+    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "GOMP_", "MTL_"
 )  # fmt: skip
+# An engine's threads wait for each other hundreds of times a token. By default each turns in a loop meanwhile, for tens of
+# milliseconds if need be: who shares the cores with another engine, or with anything else, then waits for threads that
+# are not running, and a machine under load is twenty times slower (bench/README.md, "Shared cores"). After this many
+# turns a thread sleeps until it is woken.
+_SPINS = {"GOMP_SPINCOUNT": "1000"}
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
 
 
@@ -67,14 +72,14 @@ def engine_command(*arguments: str) -> tuple[str, ...]:
 
 
 def engine_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """`ours` without all that an engine need not know; `llb` is importable in it."""
+    """`ours` without all that an engine need not know; `llb` is importable in it, and its threads do not wait in loops."""
     kept = {
         name: value
         for name, value in ours.items()
         if (name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES))
         and not any(word in name.upper() for word in _SECRET_WORDS)
     }
-    return kept | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return _SPINS | kept | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
 # --- facts -------------------------------------------------------------------------------------------
