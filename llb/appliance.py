@@ -24,6 +24,7 @@ from llb.api.openai import openai_blueprint
 from llb.api.page import page_blueprint
 from llb.api.people import Accounts
 from llb.api.requests import RequestLog, requests_blueprint
+from llb.api.reverse import reverse_blueprint
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog
 from llb.cluster.copies import Copies
@@ -113,6 +114,7 @@ class Appliance:
         self.admission = Admission(config.max_queue, config.queue_timeout_s)
         self.upstream = Upstream()
         self.reach = Reach(self.upstream, self._hop_credential)
+        self.reach.ask_to_dial = self.links.ask_to_dial
         self.dispatcher = Dispatcher(
             self.view,
             self.admission,
@@ -121,7 +123,7 @@ class Appliance:
             self.reach,
             load_timeout_s=config.queue_timeout_s,
         )
-        self.hands = Hands(self.view, self.agent, self.upstream, self.reach)
+        self.hands = Hands(self.view, self.agent, self.reach)
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
         self.history.on_ended = self.metrics.ended
@@ -149,6 +151,7 @@ class Appliance:
                 port=lambda: self.port,
                 default_password=self.default_password,
             ),
+            reverse_blueprint(self.reach),
             openai_blueprint(self.dispatcher, RequestLog(self.history)),
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),

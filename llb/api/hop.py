@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
+from typing import cast
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
@@ -39,6 +40,14 @@ def hop_blueprint(
         if member is None or not 0 < len(nonce) <= NONCE_MAX_CHARS:
             raise errors.InvalidRequest("There is nothing to prove")
         return reply({"proof": auth.prove(member.hop_credential, member.node_id, nonce)})
+
+    @blueprint.post("/hop/pulse", name="pulse", stream=True)
+    @node_only
+    async def pulse(request: Request) -> HTTPResponse:
+        """A body that goes on for as long as the balancer cares: it feels this host's kernel, and waits for no answer."""
+        async for _ in cast(AsyncIterable[bytes], request.stream):
+            pass
+        return no_content()
 
     @blueprint.post("/hop/v1/<path:path>", name="infer")
     @node_only

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from urllib.parse import quote
 
@@ -27,19 +28,35 @@ from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, rel
 from llb.gateway.speeds import Speeds
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
-from llb.wire import EngineReport, EngineState, InferenceHead, Model, ModelStatus, ReplicaState
+from llb.wire import (
+    EngineReport,
+    EngineState,
+    InferenceHead,
+    Model,
+    ModelStatus,
+    ReachView,
+    ReachWay,
+    ReplicaState,
+)
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
-HOP_CONNECT_TIMEOUT_S = (
-    0.8  # to another host: one that is switched off must not delay a request by more than a second
-)
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
 ERROR_HEADER = b"x-llb-error"  # an error that is the node's own, not its engine's
 EMBEDDINGS = b"/v1/embeddings"  # no answer is written, and no prompt kept
 _SERVING = (EngineState.READY, EngineState.BUSY)
+# What one node says need not be so of another that holds the model.
+_OF_ONE_NODE = (
+    errors.UpstreamError,
+    errors.NoNodeAvailable,
+    errors.ModelLoading,
+    errors.ModelFailed,
+    errors.ResourceShort,
+)
+
+Ask = Callable[[], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +73,6 @@ class Call:
     key_id: str
     session: str | None = None  # what the client calls the conversation
     keep_alive_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a call is sent: an engine of this host, or another host's hop route."""
-
-    target: Target
-    path: bytes
-    connect_timeout_s: float
 
 
 class Sink(Protocol):
@@ -122,7 +130,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         view.on_node_changed = self._set_capacity
-        view.address_of = self._address_of
+        view.address_of = reach.address
+        view.reach_of = self._reach_of
         reach.on_changed = self._reach_changed
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
         view.traffic = self._take_traffic
@@ -216,10 +225,10 @@ class Dispatcher:
                         tally.node_id = node.id
                         held.enter_context(self._counted(node.id))
                         loading_at = time.monotonic()
-                        destination = await held.enter_async_context(self._destination(call, node))
+                        ask = await held.enter_async_context(self._way_to(call, node))
                         tally.sent_at = time.monotonic()
                         tally.loaded_s += tally.sent_at - loading_at
-                        response = await self._ask(call, destination)
+                        response = await self._answer(ask)
                     sink.begin(
                         response.status,
                         response.content_type,
@@ -235,11 +244,10 @@ class Dispatcher:
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
                     self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
                     return result
-            except (errors.UpstreamError, errors.NoNodeAvailable) as error:
+            except _OF_ONE_NODE as error:
                 if node is None:  # nobody is left to ask
                     raise (failure or error) from None
-                if sink.started:
-                    raise
+                # The client has nothing of an answer yet, perhaps a few heartbeats.
                 log.warning(
                     "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
                 )
@@ -257,18 +265,11 @@ class Dispatcher:
             most_tokens = min([limit for limit in limits if limit is not None], default=None)
         return self.speeds.request(call.model.id, prompt_tokens(call.body), most_tokens, key)
 
-    async def _ask(self, call: Call, destination: Destination) -> Response:
-        """The engine's answer, once its head is there. Raises the contract's error for a refusal."""
+    @staticmethod
+    async def _answer(ask: Ask) -> Response:
+        """The answer, once its head is there. Raises the contract's error for a refusal."""
         try:
-            response = await self._upstream.request(
-                destination.target,
-                b"POST",
-                destination.path,
-                call.headers,
-                call.body,
-                connect_timeout_s=destination.connect_timeout_s,
-                header_timeout_s=REQUEST_LIMIT_S,
-            )
+            response = await ask()
             if response.status < 400:
                 return response
             try:
@@ -280,31 +281,43 @@ class Dispatcher:
         raise _error_of(response, body)
 
     @asynccontextmanager
-    async def _destination(self, call: Call, node: Node) -> AsyncIterator[Destination]:
-        """Where `call` is sent on `node`. An engine of this host is loaded, and kept in memory while the block runs."""
+    async def _way_to(self, call: Call, node: Node) -> AsyncIterator[Ask]:
+        """How `call` is sent to `node`. An engine of this host is loaded, and kept in memory while the block runs; on
+        another host its hop route does that."""
         if node.id != self._agent.node_id:
-            yield self._hop(call, node)
+            query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
+            if call.keep_alive_s is not None:
+                query += f"&keep_alive_s={call.keep_alive_s:g}"
+            path = b"/hop" + call.path + query.encode("ascii")
+            yield partial(
+                self._reach.request,
+                node.id,
+                b"POST",
+                path,
+                call.headers,
+                call.body,
+                header_timeout_s=REQUEST_LIMIT_S,
+            )
             return
         async with await self._agent.lease(
             call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
         ) as lease:
             target = Target(lease.host, lease.port, lease.api_key)
             try:
-                yield Destination(target, call.path, CONNECT_TIMEOUT_S)
+                yield partial(
+                    self._upstream.request,
+                    target,
+                    b"POST",
+                    call.path,
+                    call.headers,
+                    call.body,
+                    connect_timeout_s=CONNECT_TIMEOUT_S,
+                    header_timeout_s=REQUEST_LIMIT_S,
+                )
             except errors.UpstreamError:
                 self._upstream.drop(target)
                 lease.report_broken()
                 raise
-
-    def _hop(self, call: Call, node: Node) -> Destination:
-        """The route of another host; there the engine is loaded if need be. Raises `NoNodeAvailable`."""
-        way = self._reach.way(node.id)
-        if way is None:
-            raise errors.NoNodeAvailable(f"Node '{node.hello.name}' cannot be reached")
-        query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
-        if call.keep_alive_s is not None:
-            query += f"&keep_alive_s={call.keep_alive_s:g}"
-        return Destination(way.target, b"/hop" + call.path + query.encode("ascii"), HOP_CONNECT_TIMEOUT_S)
 
     @contextmanager
     def _counted(self, node_id: str) -> Iterator[None]:
@@ -330,9 +343,8 @@ class Dispatcher:
         self._admission.close()
         await self._upstream.close()
 
-    def _address_of(self, node_id: str) -> str | None:
-        way = self._reach.way(node_id)
-        return None if way is None else way.address
+    def _reach_of(self, node_id: str) -> ReachView:
+        return ReachView(way=ReachWay.LOCAL) if node_id == self._agent.node_id else self._reach.view(node_id)
 
     def _reach_changed(self, node_id: str) -> None:
         node = self._view.nodes.get(node_id)
@@ -344,7 +356,7 @@ class Dispatcher:
         usable = set()
         self.speeds.engines(node.id, node.engines if node.online else {})
         if not node.online:
-            self._reach.lost(node.id)
+            self._reach.lost(node.id, time.time() - node.last_seen)
         reached = node.id == self._agent.node_id or self._reach.way(node.id) is not None
         if node.online and reached and not node.draining:
             for model_id, report in node.replicas.items():
