@@ -33,6 +33,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     crowd: float  # the load of each node that is left, over what it was
     calm: Summary
     hurt: Summary
+    ghosts: int  # answers by the node that began while it was away
     broken: int  # answers that had begun, and ended with an error
     return_s: float  # until it was used again
 
@@ -41,7 +42,7 @@ class Failure(Struct, frozen=True, kw_only=True):
         found = []
         if self.hurt.failed_before:
             found.append(f"{self.hurt.failed_before} failed that had not begun: {self.hurt.errors}")
-        if self.node in self.hurt.by_node:
+        if self.ghosts:
             found.append(f"{self.node} answered while it was away")
         if not self.hurt.answered:
             found.append("nobody was served meanwhile")
@@ -66,11 +67,11 @@ def fail(
     load.wait_for(lambda noted: _answered_by(noted, began_s) >= {*cluster.processes})
     _spend(load, began_s + calm_s)
     process = cluster.nodes[name]
-    gone_s = time.monotonic()
     if way == "kill -9":
         process.kill()
     else:
         cluster.lan.cut(process.host)
+    gone_s = time.monotonic()  # the cut takes a command, and a moment
     _spend(load, gone_s + away_s)
     back_s = time.monotonic()
     if way == "kill -9":
@@ -80,12 +81,14 @@ def fail(
     noted = load.wait_for(lambda noted: name in _answered_by(noted, back_s), RETURN_DEADLINE_S)
     used_s = min(r.start_s for r in noted if r.node == name and r.error is None and r.start_s > back_s)
     meanwhile = [record for record in noted if gone_s < record.end_s and record.start_s < back_s]
+    hurt = not_begun_at(meanwhile, gone_s)
     return Failure(
         way=way,
         node=name,
         crowd=len(cluster.processes) / (len(cluster.processes) - 1),
         calm=summarize([record for record in noted if began_s < record.start_s and record.end_s < gone_s]),
-        hurt=summarize(not_begun_at(meanwhile, gone_s)),
+        hurt=summarize(hurt),
+        ghosts=sum(r.node == name and r.start_s + r.waited_s < back_s for r in hurt if r.error is None),
         broken=summarize(meanwhile).failed_after,
         return_s=used_s - back_s,
     )

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0  # whoever comes back is to be used within ten seconds
 STEADY_S = 30.0  # a way that held for so long was good: the next pause is short again
-LOOK_AGAIN_S = 60.0  # at what a way costs, and whether there is a better one
+# At what a way costs, and whether a node that dials could be dialled: soon at first, its network may just be coming up.
+LOOK_AGAIN_FIRST_S, LOOK_AGAIN_S = 1.0, 60.0
 SPARES = 4  # connections that a node which cannot be dialled keeps ready
 WRONG_CREDENTIAL = (
     "it does not take this balancer's credential: its node.json was replaced; let it leave and join again"
@@ -104,6 +105,7 @@ class _Search:
         before, self.way = self.way, way
         if before is not None:
             before.pulse.retire()
+            self._upstream.drop(before.target)
         self.targets[way.target.origin] = way.target
         self._tasks.supervise(self._feel(way), f"pulse.{self._name}")
         log.info(
@@ -119,20 +121,20 @@ class _Search:
         self.fail(way, "it has gone")
 
     async def _until_lost(self) -> None:
+        pause_s = LOOK_AGAIN_FIRST_S
         while (way := self.way) is not None:
             try:
-                async with asyncio.timeout(LOOK_AGAIN_S):
+                async with asyncio.timeout(LOOK_AGAIN_S if way.kind is ReachWay.DIRECT else pause_s):
                     await way.lost.wait()
             except TimeoutError:
+                pause_s = min(LOOK_AGAIN_S, pause_s * 2)
                 await self._look_again(way)
 
     async def _look_again(self, way: Way) -> None:
         better = None if way.kind is ReachWay.DIRECT else await self._finder.direct(self.urls)
-        if better is not None and self.way is way:
+        if better is not None:
             self._use(better)
             self._ask_to_dial(0)
-        elif better is not None:
-            better.pulse.retire()
         elif (answer_s := await self._finder.measure(way.target)) is not None:
             way.answer_s = answer_s
 
