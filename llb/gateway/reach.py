@@ -202,10 +202,9 @@ class Reach:
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=header_timeout_s,
                 )
-        except UpstreamTimeout:
-            raise  # it is there, and slow
         except UpstreamFault as fault:
-            self._failed(node_id, way, f"a request to it failed ({fault})")
+            if not _only_slow(fault, way):
+                self._failed(node_id, way, f"a request to it failed ({fault})")
             raise
         if response.status == 401 and any(name == b"www-authenticate" for name, _ in response.headers):
             response.close()
@@ -285,3 +284,10 @@ class Reach:
     def _abandon(self, targets: dict[tuple[str, int], Target]) -> None:
         for target in targets.values():
             self._upstream.abandon(target, begun=True)
+
+
+def _only_slow(fault: UpstreamFault, way: Way) -> bool:
+    """Whether the node may well be there: it is its program that has to answer, or to dial in time."""
+    if isinstance(fault, ConnectFailed):
+        return fault.timed_out and way.kind is ReachWay.REVERSE
+    return isinstance(fault, UpstreamTimeout)

@@ -22,7 +22,7 @@ from llb.wire import ReachWay
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 0.8  # longer, and a host that is switched off would delay a request by more than a second
-DIAL_TIMEOUT_S = 3.0  # a node that is asked to dial: its link, its program and a new connection
+DIAL_TIMEOUT_S = 1.0  # a node that is asked to dial; what comes later is found by the next look
 PROOF_TIMEOUT_S = 2.0
 PROOF_BYTES = 4096
 # Requests over a connection that the node has dialled are not from its own host, although they may look so.
