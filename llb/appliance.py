@@ -51,7 +51,7 @@ from llb.node.files import ModelFiles
 from llb.store import settings, users
 from llb.store.database import Database
 from llb.tasks import TaskGroup
-from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReplicaReport
+from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,8 @@ class Appliance:
         self.upstream = Upstream()
         self.reach = Reach(self.upstream, self._hop_credential)
         self.reach.ask_to_dial = self.links.ask_to_dial
+        self.view.address_of = self.reach.address
+        self.view.reach_of = self._reach_of
         self.dispatcher = Dispatcher(
             self.view,
             self.admission,
@@ -220,6 +222,9 @@ class Appliance:
     def _node_of(self, credential: str) -> str | None:
         record = self.members.of_credential(credential)
         return None if record is None else record.id
+
+    def _reach_of(self, node_id: str) -> ReachView:
+        return ReachView(way=ReachWay.LOCAL) if node_id == self.agent.node_id else self.reach.view(node_id)
 
     def _hop_credential(self, node_id: str) -> str | None:
         record = self.members.get(node_id)

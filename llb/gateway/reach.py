@@ -19,6 +19,7 @@ from llb.wire import Hello, ReachView, ReachWay
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0  # whoever comes back is to be used within ten seconds
+HOPE_S = 4.0  # so long a node without a way is one that is just being looked for: by then its link says if it is gone
 STEADY_S = 30.0  # a way that held for so long was good: the next pause is short again
 # At what a way costs, and whether a node that dials could be dialled: soon at first, its network may just be coming up.
 LOOK_AGAIN_FIRST_S, LOOK_AGAIN_S = 1.0, 60.0
@@ -51,6 +52,8 @@ class _Search:
         self._name = hello.name
         self._tasks = tasks
         self._task = tasks.supervise(self._run(), f"search.{hello.name}")
+        self._hoped = True  # that a way is found in a moment
+        self._doubt = self._hope()
         self._upstream = upstream
         self._finder = finder
         self._ask_to_dial = ask_to_dial
@@ -60,6 +63,12 @@ class _Search:
         """Look no more. The requests that wait are still cared for by their way's pulse."""
         self._task.cancel()
         self._lose()
+        self._doubt.cancel()
+
+    @property
+    def may_return(self) -> bool:
+        """Whether the node is there, or is hoped to be found in a moment."""
+        return self.way is not None or self._hoped
 
     def fail(self, way: Way, reason: str) -> None:
         """`way` is not to be used any more, if it still is."""
@@ -91,7 +100,17 @@ class _Search:
             way.pulse.retire()
             self._upstream.drop(way.target)
             way.lost.set()
+            self._doubt.cancel()
+            self._doubt = self._hope()
             self._on_changed()
+
+    def _hope(self) -> asyncio.TimerHandle:
+        self._hoped = True
+        return asyncio.get_running_loop().call_later(HOPE_S, self._give_up_hope)
+
+    def _give_up_hope(self) -> None:
+        self._hoped = False
+        self._on_changed()
 
     async def _find(self) -> Way | None:
         way = await self._finder.direct(self.urls)
@@ -164,6 +183,11 @@ class Reach:
         search = self._searches.get(node_id)
         return None if search is None else search.way
 
+    def may_return(self, node_id: str) -> bool:
+        """Whether a node has a way, or is likely to have one in a moment."""
+        search = self._searches.get(node_id)
+        return search is not None and search.may_return
+
     def address(self, node_id: str) -> str | None:
         """The base URL at which a node is dialled."""
         way = self.way(node_id)
@@ -235,6 +259,7 @@ class Reach:
             on_changed=lambda: self.on_changed(node_id),
         )
         search.targets |= asked_at
+        self.on_changed(node_id)
 
     def lost(self, node_id: str, silent_s: float = 0.0) -> None:
         """The node's link has ended, `silent_s` after it was last heard; or the node was removed."""

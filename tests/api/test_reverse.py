@@ -32,7 +32,10 @@ Sanic.test_mode = True
 _names = itertools.count()
 NODE_ID = "node-1"
 TARGET = dialled_by(NODE_ID, "credential")
-LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.SelectorEventLoop,
+}
 
 
 @dataclass
@@ -115,7 +118,7 @@ async def pair() -> AsyncIterator[Pair]:
             await both.release.wait()
             for number in range(100):
                 await answer.send(b"data: %d\n\n" % number * 100)
-            await answer.eof()  # type: ignore[no-untyped-call]
+            await answer.eof()
         except asyncio.CancelledError:
             both.cancelled += 1
             raise

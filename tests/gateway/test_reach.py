@@ -32,7 +32,9 @@ class Site:
         reach.ask_to_dial = lambda _node_id, spares: self.dials.append(spares)
 
     def _note(self, node_id: str) -> None:
-        self.ways.append(self.reach.view(node_id).way)
+        way = self.reach.view(node_id).way
+        if way is not (self.ways[-1] if self.ways else ReachWay.NONE):
+            self.ways.append(way)
         task = asyncio.ensure_future(self._tell())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
