@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sanic import Sanic
 
 from llb.api.replies import install_errors
+from llb.api.reverse import DialledProtocol
 from llb.appliance import Appliance
 from llb.cluster.sockets import MAX_MESSAGE_BYTES
 from llb.config import Config
@@ -26,7 +28,7 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     app.config.WEBSOCKET_MAX_SIZE = MAX_MESSAGE_BYTES
     app.config.FALLBACK_ERROR_FORMAT = "json"
 
-    llb = Appliance(config) if config.join is None else JoinedHost(config)
+    llb = Appliance(config) if config.join is None else JoinedHost(config, partial(DialledProtocol, app))
     app.ctx.llb = llb
     install_errors(app)
     llb.guard.install(app)

@@ -24,6 +24,7 @@ from llb.api.openai import openai_blueprint
 from llb.api.page import page_blueprint
 from llb.api.people import Accounts
 from llb.api.requests import RequestLog, requests_blueprint
+from llb.api.reverse import reverse_blueprint
 from llb.api.system import system_blueprint
 from llb.catalog import load_catalog
 from llb.cluster.copies import Copies
@@ -50,7 +51,7 @@ from llb.node.files import ModelFiles
 from llb.store import settings, users
 from llb.store.database import Database
 from llb.tasks import TaskGroup
-from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReplicaReport
+from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,9 @@ class Appliance:
         self.admission = Admission(config.max_queue, config.queue_timeout_s)
         self.upstream = Upstream()
         self.reach = Reach(self.upstream, self._hop_credential)
+        self.reach.ask_to_dial = self.links.ask_to_dial
+        self.view.address_of = self.reach.address
+        self.view.reach_of = self._reach_of
         self.dispatcher = Dispatcher(
             self.view,
             self.admission,
@@ -121,7 +125,7 @@ class Appliance:
             self.reach,
             load_timeout_s=config.queue_timeout_s,
         )
-        self.hands = Hands(self.view, self.agent, self.upstream, self.reach)
+        self.hands = Hands(self.view, self.agent, self.reach)
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
         self.history.on_ended = self.metrics.ended
@@ -149,6 +153,7 @@ class Appliance:
                 port=lambda: self.port,
                 default_password=self.default_password,
             ),
+            reverse_blueprint(self.reach),
             openai_blueprint(self.dispatcher, RequestLog(self.history)),
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
@@ -217,6 +222,9 @@ class Appliance:
     def _node_of(self, credential: str) -> str | None:
         record = self.members.of_credential(credential)
         return None if record is None else record.id
+
+    def _reach_of(self, node_id: str) -> ReachView:
+        return ReachView(way=ReachWay.LOCAL) if node_id == self.agent.node_id else self.reach.view(node_id)
 
     def _hop_credential(self, node_id: str) -> str | None:
         record = self.members.get(node_id)

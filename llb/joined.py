@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import structs
@@ -18,6 +19,7 @@ from llb.api.identity import BalancerOnly
 from llb.api.lending import lending_blueprint
 from llb.api.passing import Ongoing
 from llb.cluster.join import Dialler, ask_to_join, say_goodbye
+from llb.cluster.spares import Served, Spares
 from llb.config import Config
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 class JoinedHost:
     """Everything of a process that is a node alone. `start()` and `stop()` are Sanic's to call."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, serve: Callable[[Callable[[], None]], Served]) -> None:
+        """`serve` makes the server's end of a connection that this host has dialled."""
         assert config.join is not None  # noqa: S101  # create_app asked
         self.config = config
         self.balancer_url: str = config.join
@@ -69,7 +72,9 @@ class JoinedHost:
         self.upstream = Upstream()
         self.ongoing = Ongoing()
         self.dialler: Dialler | None = None
+        self._serve = serve
         self.tasks = TaskGroup("joined")
+        self.dialled = TaskGroup("dialled")  # answers travel over its connections: it ends after them
         self._lock: portable.Lock | None = None
 
     def blueprints(self) -> tuple[Any, ...]:
@@ -96,8 +101,12 @@ class JoinedHost:
         except BaseException:
             await self.stop()
             raise
+        spares = Spares(self.membership, self._serve)
+        self.agent.on_dial = spares.ask
         self.dialler = Dialler(self.membership, self.agent)
         self.dialler.on_welcome = self._welcomed
+        self.dialler.on_link = lambda stands: None if stands else spares.ask(0)
+        self.dialled.supervise(spares.run(), "spares")
         self.tasks.supervise(self.dialler.run(), "link")
 
     async def drain(self, timeout_s: float) -> None:
@@ -108,6 +117,7 @@ class JoinedHost:
     async def stop(self) -> None:
         """The start in reverse; idempotent."""
         await self.tasks.close()
+        await self.dialled.close()
         await self.upstream.close()
         await self.agent.close()
         await self.hub.aclose()

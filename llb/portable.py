@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 def _module(name: str) -> ModuleType | None:
@@ -30,6 +31,12 @@ _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 
 _FICLONE = 0x40049409  # linux/fs.h
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# How each kernel is told to give up on data that nobody acknowledges: the option, and how many of its units are a second.
+_GIVE_UP = {
+    "linux": (18, 1000),  # TCP_USER_TIMEOUT, linux/tcp.h
+    "darwin": (0x80, 1),  # TCP_RXT_CONNDROPTIME, netinet/tcp.h
+    "win32": (14, 1000),  # TCP_MAXRTMS, ws2ipdef.h
+}
 # Beyond any content: Windows forbids others to read a locked range, and the owner's pid must stay readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
 
@@ -210,3 +217,33 @@ def allow_quick_rebind(sock: socket.socket) -> None:
     """Let a restarted server take its port back at once. On Windows that option would let others take it: not there."""
     if sys.platform != "win32":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+# --- connections -------------------------------------------------------------------------------------
+
+
+def end_unacknowledged(sock: Any, after_s: float) -> bool:
+    """Have the kernel end a TCP connection when what was sent over it is not acknowledged for `after_s`; False where it
+    cannot. The other kernel acknowledges, however busy the program behind it is, until its buffer is full.
+
+    Linux counts from its first repetition on, 0.2 to 0.3 s after the sending where answers come at once.
+    """
+    option, units = _GIVE_UP.get(sys.platform, (None, 0))
+    if option is None:
+        return False
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(after_s * units)))
+    except OSError:
+        return False
+    return True
+
+
+def probe_when_idle(sock: Any, *, after_s: int, every_s: int, times: int) -> None:
+    """Have the kernel ask a silent TCP peer after `after_s` whether it is there, and end the connection when `times` of
+    its questions got no answer (Linux: or when `end_unacknowledged` says so)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    for name, value in ((idle, after_s), ("TCP_KEEPINTVL", every_s), ("TCP_KEEPCNT", times)):
+        if (option := getattr(socket, name, None)) is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)

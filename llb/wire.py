@@ -95,6 +95,13 @@ class NodeStatus(StrEnum):
     REMOVED = "removed"
 
 
+class ReachWay(StrEnum):
+    LOCAL = "local"
+    DIRECT = "direct"
+    REVERSE = "reverse"  # over connections that the node dials itself
+    NONE = "none"
+
+
 class Verdict(StrEnum):
     FITS = "fits"
     TIGHT = "tight"
@@ -217,6 +224,12 @@ class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
     draining: bool
 
 
+class Dial(Struct, frozen=True, kw_only=True, tag="dial"):
+    """The node cannot be dialled: it keeps so many connections ready that it has dialled itself (`GET /hop/dial`)."""
+
+    spares: int
+
+
 class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     """The last word to a node that is sent away, as a sentence for its operator."""
 
@@ -296,7 +309,7 @@ class Blame(Struct, frozen=True, kw_only=True, tag="blame"):
 
 
 NodeMessage = Hello | Heartbeat | ReplicaReport | Blame
-BalancerMessage = Welcome | Want | Drain | Refused
+BalancerMessage = Welcome | Want | Drain | Dial | Refused
 
 
 Out = TypeVar("Out", contravariant=True)
@@ -452,12 +465,20 @@ class RegisterReply(Struct, frozen=True, kw_only=True):
     message: str
 
 
+class ReachView(Struct, frozen=True, kw_only=True):
+    """How requests get to a node. `answer_ms`: what a small one takes there and back, as last measured."""
+
+    way: ReachWay
+    answer_ms: float | None = None
+
+
 class NodeView(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     status: NodeStatus
     draining: bool
     address: str | None
+    reach: ReachView
     version: str
     platform: str
     tags: tuple[str, ...]

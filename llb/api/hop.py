@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
+from typing import cast
 
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
@@ -11,6 +12,7 @@ from llb import auth, errors
 from llb.api.access import node_only, public
 from llb.api.passing import Ongoing, forwarded, pass_on
 from llb.api.replies import body, error_reply, no_content, reply
+from llb.gateway.engine_errors import OF_NODE
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.relay import as_error
 from llb.gateway.upstream import Target, Upstream
@@ -18,7 +20,6 @@ from llb.membership import Membership
 from llb.node.agent import NodeAgent
 from llb.wire import ModelPatch
 
-ERROR_HEADER = "x-llb-error"  # says that an error is the node's own, not its engine's
 FORWARDED = ("content-type", "accept", "x-request-id", "traceparent")
 CONNECT_TIMEOUT_S = 5.0
 HEADER_TIMEOUT_S = 3600.0  # the balancer's deadlines count, and end this connection
@@ -40,6 +41,14 @@ def hop_blueprint(
             raise errors.InvalidRequest("There is nothing to prove")
         return reply({"proof": auth.prove(member.hop_credential, member.node_id, nonce)})
 
+    @blueprint.post("/hop/pulse", name="pulse", stream=True)
+    @node_only
+    async def pulse(request: Request) -> HTTPResponse:
+        """A body that goes on for as long as the balancer cares: it feels this host's kernel, and waits for no answer."""
+        async for _ in cast(AsyncIterable[bytes], request.stream):
+            pass
+        return no_content()
+
     @blueprint.post("/hop/v1/<path:path>", name="infer")
     @node_only
     async def infer(request: Request, path: str) -> HTTPResponse | None:
@@ -48,7 +57,7 @@ def hop_blueprint(
                 return await _infer(request, path)
         except errors.LlbError as error:
             answer = error_reply(error)
-            answer.headers[ERROR_HEADER] = error.code
+            answer.headers[OF_NODE.decode("ascii")] = error.code
             return answer
 
     async def _infer(request: Request, path: str) -> HTTPResponse | None:

@@ -15,6 +15,7 @@ from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
+from llb.cluster.dialling import watch
 from llb.cluster.links import Links
 from llb.cluster.members import Members
 from llb.cluster.sockets import SocketLink, from_node
@@ -93,6 +94,7 @@ def joining_blueprint(
 
     @node_only
     async def link(request: Request, socket: Websocket) -> None:
+        watch(request.transport.get_extra_info("socket"))
         end: SocketLink[BalancerMessage, NodeMessage] = SocketLink(
             socket, from_node, ended=(WebsocketClosed,)
         )

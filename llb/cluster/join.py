@@ -14,6 +14,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
+from llb.cluster.dialling import open_socket, watch
 from llb.cluster.sockets import MAX_MESSAGE_BYTES, SocketLink, from_balancer
 from llb.errors import SetupError
 from llb.membership import Membership
@@ -25,9 +26,9 @@ log = logging.getLogger(__name__)
 ASK_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 65_536
 OPEN_TIMEOUT_S = 5.0
-# A balancer that vanished without a word is noticed within the sum of these.
+# A host that has vanished is noticed by the kernel (`dialling.watch`); these are for a program that hangs.
 PING_EVERY_S, PONG_WITHIN_S = 5.0, 10.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 1.0
 REFUSED_PAUSE_S = 60.0  # a sentence for the operator will not change sooner
 STEADY_S = 10.0  # a link that held for so long was good: the next pause is short again
 # With which an llb refuses; whatever else answers is none.
@@ -186,8 +187,11 @@ class Dialler:
     async def _serve_once(self) -> bool:
         """One link, to its end. True if the balancer sent this node away, which will not change soon."""
         try:
+            sock = await open_socket(self._membership.balancer_url)
+            watch(sock)
             async with _Connect(
                 _websocket_url(self._membership.balancer_url),
+                sock=sock,
                 additional_headers={"Authorization": f"Bearer {self._membership.credential}"},
                 proxy=None,
                 compression=None,

@@ -20,6 +20,7 @@ from llb.wire import (
     BalancerLink,
     BalancerMessage,
     Blame,
+    Dial,
     Drain,
     Heartbeat,
     Hello,
@@ -53,6 +54,7 @@ class _Session:
         self.observed = observed
         self.changed = asyncio.Event()  # there may be something to send
         self.stirred = asyncio.Event()  # it was heard, or it has ended
+        self.spares = 0  # connections that the node is asked to dial
         self.ended = False
 
 
@@ -81,6 +83,13 @@ class Links:
     def want_changed(self) -> None:
         """Wake the senders: some node is to hold something else than before."""
         for session in self._sessions.values():
+            session.changed.set()
+
+    def ask_to_dial(self, node_id: str, spares: int) -> None:
+        """Have a node keep so many connections ready that it has dialled itself; 0: no more."""
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.spares = spares
             session.changed.set()
 
     async def drop(self, node_id: str) -> None:
@@ -176,7 +185,7 @@ class Links:
 
     async def _send(self, node_id: str, session: _Session) -> None:
         sent: Want | None = None
-        draining = False
+        draining, spares = False, 0
         while (node := self._view.nodes.get(node_id)) is not None:
             session.changed.clear()
             # Before its first heartbeat nobody knows what it has room for, and a want would take from it what it holds.
@@ -186,6 +195,9 @@ class Links:
             if node.draining != draining:
                 draining = node.draining
                 await session.end.send(Drain(draining=draining))
+            if session.spares != spares:
+                spares = session.spares
+                await session.end.send(Dial(spares=spares))
             await session.changed.wait()
         raise LinkClosed
 

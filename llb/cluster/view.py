@@ -31,6 +31,8 @@ from llb.wire import (
     NodeStatus,
     NodeStatusChanged,
     NodeView,
+    ReachView,
+    ReachWay,
     ReplicaReport,
     ReplicaState,
     ReplicaView,
@@ -85,6 +87,7 @@ class ClusterView:
         self.active_requests: Callable[[str], int] = lambda _node_id: 0
         self.traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
         self.address_of: Callable[[str], str | None] = lambda _node_id: None
+        self.reach_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way=ReachWay.NONE)
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
         self._stats_of = stats_of
@@ -370,6 +373,7 @@ class ClusterView:
             status=node.status,
             draining=node.draining,
             address=self.address_of(node.id) if addresses else None,  # the local node has none
+            reach=self.reach_of(node.id),
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,

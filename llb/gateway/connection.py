@@ -6,10 +6,12 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import cast
+from ipaddress import ip_address
+from typing import Any, cast
 
 import httptools
 
+from llb import portable
 from llb.gateway.faults import BadAnswer, UpstreamClosed, UpstreamFault, UpstreamTimeout
 
 # Reading stops above this. One read of the event loop (at most 256 KiB) may come on top of it.
@@ -19,6 +21,9 @@ MAX_HEADER_BYTES = 64 * 1024
 DEFAULT_KEEP_S = 15.0
 # A peer that closes an idle connection does so within a round trip; later it was at work on the request.
 STALE_WINDOW_S = 1.0
+# A host that has vanished ends its connections within these. An answer may pause for as long: its host may come back.
+UNACKNOWLEDGED_S = 15.0
+PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 5, 2
 # uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
 TIMER_SLACK_S = 0.002
 
@@ -171,10 +176,12 @@ class Connection(asyncio.Protocol):
         origin: tuple[str, int],
         on_free: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
+        *,
+        keep_s: float = DEFAULT_KEEP_S,
     ) -> None:
         self.origin = origin
         self.idle_until = 0.0  # time.monotonic(); while it is in the pool
-        self._keep_s = DEFAULT_KEEP_S
+        self._keep_s = keep_s
         self._on_free = on_free
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -213,6 +220,15 @@ class Connection(asyncio.Protocol):
             raise
         return response
 
+    def feed(self, data: bytes) -> None:
+        """Send more of the request that the current exchange began."""
+        self._transport.write(data)
+
+    def rest(self) -> None:
+        """Go to the pool, to be used again."""
+        self.idle_until = time.monotonic() + self._keep_s
+        self._on_free(self)
+
     def fail(self, fault: UpstreamFault) -> None:
         """Close now, without waiting for anything; the current answer ends with `fault`."""
         response, self._response = self._response, None
@@ -223,6 +239,15 @@ class Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         return self._transport.is_closing()
+
+    @property
+    def asking(self) -> bool:
+        """Whether a request is out whose answer has not begun."""
+        return self._response is not None and not self._response.status
+
+    @property
+    def socket(self) -> Any:
+        return self._transport.get_extra_info("socket")
 
     def resume_reading(self) -> None:
         if self._paused:
@@ -259,9 +284,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        sock = transport.get_extra_info("socket")
+        sock = self.socket
         if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not _on_this_host(transport):
+                portable.end_unacknowledged(sock, UNACKNOWLEDGED_S)
+                portable.probe_when_idle(sock, after_s=PROBE_AFTER_S, every_s=PROBE_EVERY_S, times=PROBES)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -307,8 +335,7 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
         response.end(None)
         if self._reusable and not self.closed:
-            self.idle_until = time.monotonic() + self._keep_s
-            self._on_free(self)
+            self.rest()
         else:
             self._transport.abort()
 
@@ -357,6 +384,11 @@ class Connection(asyncio.Protocol):
         elif not self._message_done:
             self._message_done = True
             self._reusable = self._parser.should_keep_alive()
+
+
+def _on_this_host(transport: asyncio.BaseTransport) -> bool:
+    peer = transport.get_extra_info("peername")
+    return peer is not None and ip_address(peer[0].partition("%")[0]).is_loopback
 
 
 def keep_alive_s(value: bytes) -> float:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from urllib.parse import quote
-
-import msgspec
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.decide.routing import Request
 from llb.gateway.admission import Admission
 from llb.gateway.affinity import affinity_key, prompt_tokens
+from llb.gateway.capacity import Capacity
 from llb.gateway.connection import Response
-from llb.gateway.engine_errors import translate_engine_error
+from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
 from llb.gateway.reach import Reach
@@ -27,19 +27,25 @@ from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, rel
 from llb.gateway.speeds import Speeds
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
-from llb.wire import EngineReport, EngineState, InferenceHead, Model, ModelStatus, ReplicaState
+from llb.wire import InferenceHead, Model, ModelStatus, ReplicaState
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
-HOP_CONNECT_TIMEOUT_S = (
-    0.8  # to another host: one that is switched off must not delay a request by more than a second
-)
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
-ERROR_HEADER = b"x-llb-error"  # an error that is the node's own, not its engine's
 EMBEDDINGS = b"/v1/embeddings"  # no answer is written, and no prompt kept
-_SERVING = (EngineState.READY, EngineState.BUSY)
+MOST_TURNS = 3  # that one request takes over the nodes: one that only seemed to be gone is asked once more
+# What one node says need not be so of another that holds the model.
+_OF_ONE_NODE = (
+    errors.UpstreamError,
+    errors.NoNodeAvailable,
+    errors.ModelLoading,
+    errors.ModelFailed,
+    errors.ResourceShort,
+)
+
+Ask = Callable[[], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +62,6 @@ class Call:
     key_id: str
     session: str | None = None  # what the client calls the conversation
     keep_alive_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a call is sent: an engine of this host, or another host's hop route."""
-
-    target: Target
-    path: bytes
-    connect_timeout_s: float
 
 
 class Sink(Protocol):
@@ -117,13 +114,10 @@ class Dispatcher:
         self._load_timeout_s = load_timeout_s
         self._active: dict[str, int] = {}
         self._traffic: dict[str, Traffic] = {}
-        self._served: dict[str, set[str]] = {}
         self.speeds = Speeds()
+        self._capacity = Capacity(view, admission, self.speeds, reach, agent)
         self._idle = asyncio.Event()
         self._idle.set()
-        view.on_node_changed = self._set_capacity
-        view.address_of = self._address_of
-        reach.on_changed = self._reach_changed
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
         view.traffic = self._take_traffic
 
@@ -197,7 +191,9 @@ class Dispatcher:
         tally = call.tally
         request = self._request(call)
         tried: frozenset[str] = frozenset()
+        unheard: set[str] = set()  # that did not refuse: the way to them broke
         failure: errors.LlbError | None = None
+        turn = 1
         while True:
             node: Node | None = None
             try:
@@ -216,10 +212,10 @@ class Dispatcher:
                         tally.node_id = node.id
                         held.enter_context(self._counted(node.id))
                         loading_at = time.monotonic()
-                        destination = await held.enter_async_context(self._destination(call, node))
+                        ask = await held.enter_async_context(self._way_to(call, node))
                         tally.sent_at = time.monotonic()
                         tally.loaded_s += tally.sent_at - loading_at
-                        response = await self._ask(call, destination)
+                        response = await self._answer(ask)
                     sink.begin(
                         response.status,
                         response.content_type,
@@ -235,15 +231,21 @@ class Dispatcher:
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
                     self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
                     return result
-            except (errors.UpstreamError, errors.NoNodeAvailable) as error:
+            except _OF_ONE_NODE as error:
                 if node is None:  # nobody is left to ask
-                    raise (failure or error) from None
-                if sink.started:
-                    raise
+                    turn += 1
+                    if turn > MOST_TURNS or not any(map(self._reach.may_return, unheard)):
+                        raise (failure or error) from None
+                    tried -= unheard
+                    unheard.clear()
+                    continue
+                # The client has nothing of an answer yet, perhaps a few heartbeats.
                 log.warning(
                     "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
                 )
                 tried |= {node.id}
+                if isinstance(error.__cause__, UpstreamFault):
+                    unheard.add(node.id)
                 failure = error
 
     def _request(self, call: Call) -> Request:
@@ -257,18 +259,11 @@ class Dispatcher:
             most_tokens = min([limit for limit in limits if limit is not None], default=None)
         return self.speeds.request(call.model.id, prompt_tokens(call.body), most_tokens, key)
 
-    async def _ask(self, call: Call, destination: Destination) -> Response:
-        """The engine's answer, once its head is there. Raises the contract's error for a refusal."""
+    @staticmethod
+    async def _answer(ask: Ask) -> Response:
+        """The answer, once its head is there. Raises the contract's error for a refusal."""
         try:
-            response = await self._upstream.request(
-                destination.target,
-                b"POST",
-                destination.path,
-                call.headers,
-                call.body,
-                connect_timeout_s=destination.connect_timeout_s,
-                header_timeout_s=REQUEST_LIMIT_S,
-            )
+            response = await ask()
             if response.status < 400:
                 return response
             try:
@@ -277,34 +272,46 @@ class Dispatcher:
                 response.close()
         except UpstreamFault as fault:
             raise as_error(fault) from fault
-        raise _error_of(response, body)
+        raise refusal(response.status, response.headers, body)
 
     @asynccontextmanager
-    async def _destination(self, call: Call, node: Node) -> AsyncIterator[Destination]:
-        """Where `call` is sent on `node`. An engine of this host is loaded, and kept in memory while the block runs."""
+    async def _way_to(self, call: Call, node: Node) -> AsyncIterator[Ask]:
+        """How `call` is sent to `node`. An engine of this host is loaded, and kept in memory while the block runs; on
+        another host its hop route does that."""
         if node.id != self._agent.node_id:
-            yield self._hop(call, node)
+            query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
+            if call.keep_alive_s is not None:
+                query += f"&keep_alive_s={call.keep_alive_s:g}"
+            path = b"/hop" + call.path + query.encode("ascii")
+            yield partial(
+                self._reach.request,
+                node.id,
+                b"POST",
+                path,
+                call.headers,
+                call.body,
+                header_timeout_s=REQUEST_LIMIT_S,
+            )
             return
         async with await self._agent.lease(
             call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
         ) as lease:
             target = Target(lease.host, lease.port, lease.api_key)
             try:
-                yield Destination(target, call.path, CONNECT_TIMEOUT_S)
+                yield partial(
+                    self._upstream.request,
+                    target,
+                    b"POST",
+                    call.path,
+                    call.headers,
+                    call.body,
+                    connect_timeout_s=CONNECT_TIMEOUT_S,
+                    header_timeout_s=REQUEST_LIMIT_S,
+                )
             except errors.UpstreamError:
                 self._upstream.drop(target)
                 lease.report_broken()
                 raise
-
-    def _hop(self, call: Call, node: Node) -> Destination:
-        """The route of another host; there the engine is loaded if need be. Raises `NoNodeAvailable`."""
-        way = self._reach.way(node.id)
-        if way is None:
-            raise errors.NoNodeAvailable(f"Node '{node.hello.name}' cannot be reached")
-        query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
-        if call.keep_alive_s is not None:
-            query += f"&keep_alive_s={call.keep_alive_s:g}"
-        return Destination(way.target, b"/hop" + call.path + query.encode("ascii"), HOP_CONNECT_TIMEOUT_S)
 
     @contextmanager
     def _counted(self, node_id: str) -> Iterator[None]:
@@ -329,67 +336,3 @@ class Dispatcher:
     async def close(self) -> None:
         self._admission.close()
         await self._upstream.close()
-
-    def _address_of(self, node_id: str) -> str | None:
-        way = self._reach.way(node_id)
-        return None if way is None else way.address
-
-    def _reach_changed(self, node_id: str) -> None:
-        node = self._view.nodes.get(node_id)
-        if node is not None:
-            self._set_capacity(node)
-
-    def _set_capacity(self, node: Node) -> None:
-        """Tell admission what `node` can take now."""
-        usable = set()
-        self.speeds.engines(node.id, node.engines if node.online else {})
-        if not node.online:
-            self._reach.lost(node.id)
-        reached = node.id == self._agent.node_id or self._reach.way(node.id) is not None
-        if node.online and reached and not node.draining:
-            for model_id, report in node.replicas.items():
-                if report.state is ReplicaState.READY and node.id in self._view.placed(model_id):
-                    usable.add(model_id)
-                    engine = node.engines.get(model_id)
-                    loaded = engine is not None and engine.state in _SERVING
-                    slots = engine.slots if engine is not None and loaded else node.hello.slots_per_engine
-                    self._admission.set_capacity(
-                        node.id,
-                        model_id,
-                        slots,
-                        loaded=loaded,
-                        load_s=self._load_s(node, model_id, engine),
-                        context_length=engine.context_length if engine is not None and loaded else None,
-                        speed=self.speeds.of(node.id, model_id),
-                    )
-        for gone in self._served.get(node.id, set()) - usable:
-            self._admission.remove(node.id, gone)
-        self._served[node.id] = usable
-
-    def _load_s(self, node: Node, model_id: str, engine: EngineReport | None) -> float:
-        model = self._view.model(model_id)
-        size_bytes = model.size_bytes if model is not None else None
-        progress = engine.progress if engine is not None else None
-        return self.speeds.load_s(node.id, model_id, size_bytes=size_bytes, progress=progress)
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    code: str = "internal_error"
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Error
-
-
-def _error_of(response: Response, body: bytes) -> errors.LlbError:
-    """The contract's error for a refusal: another host's own is raised as it was there, an engine's is translated."""
-    headers = dict(response.headers)
-    if ERROR_HEADER not in headers:
-        return translate_engine_error(response.status, body)
-    try:
-        told = msgspec.json.decode(body, type=_ErrorBody).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return errors.EngineFailed("The node answered something that makes no sense")
-    wait = headers.get(b"retry-after", b"")
-    return errors.revive(told.code, told.message, {}, int(wait) if wait.isdigit() else None)

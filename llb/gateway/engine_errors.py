@@ -1,13 +1,24 @@
-"""What llama-server says when it refuses, in the words and codes of the contract."""
+"""What llama-server says when it refuses, in the words and codes of the contract; and what another llb says in its place."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
-from llb.errors import ContextExceeded, EngineFailed, InvalidRequest, LlbError, ModelLoading, PayloadTooLarge
+from llb.errors import (
+    ContextExceeded,
+    EngineFailed,
+    InvalidRequest,
+    LlbError,
+    ModelLoading,
+    PayloadTooLarge,
+    revive,
+)
+
+OF_NODE = b"x-llb-error"  # a header: the error is a node's own, not its engine's
 
 MAX_MESSAGE_CHARS = 500
 MAX_ECHO_CHARS = 2 * MAX_MESSAGE_CHARS
@@ -35,6 +46,28 @@ class _Error(Struct):
 
 class _Body(Struct):
     error: _Error
+
+
+class _Told(Struct):
+    message: str = ""
+    code: str = "internal_error"
+
+
+class _NodeBody(Struct):
+    error: _Told
+
+
+def refusal(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> LlbError:
+    """The contract's error for an answer with `status` ≥ 400: a node's own is what it was there, an engine's is translated."""
+    lines = dict(headers)
+    if OF_NODE not in lines:
+        return translate_engine_error(status, body)
+    try:
+        told = msgspec.json.decode(body, type=_NodeBody).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return EngineFailed("The node answered something that makes no sense")
+    wait = lines.get(b"retry-after", b"")
+    return revive(told.code, told.message, {}, int(wait) if wait.isdigit() else None)
 
 
 def translate_engine_error(status: int, body: bytes) -> LlbError:

@@ -9,23 +9,20 @@ import msgspec
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
-from llb.gateway.faults import UpstreamFault
+from llb.gateway.faults import ConnectFailed, UpstreamFault
 from llb.gateway.reach import Reach
-from llb.gateway.upstream import Upstream
 from llb.node.agent import NodeAgent
 from llb.wire import ModelPatch
 
-CONNECT_TIMEOUT_S = 0.8
 ANSWER_TIMEOUT_S = 60.0  # an engine unloads when its running requests have ended
 
 
 class Hands:
     """Acts on every online node that holds a model, this host's and others."""
 
-    def __init__(self, view: ClusterView, agent: NodeAgent, upstream: Upstream, reach: Reach) -> None:
+    def __init__(self, view: ClusterView, agent: NodeAgent, reach: Reach) -> None:
         self._view = view
         self._agent = agent
-        self._upstream = upstream
         self._reach = reach
 
     async def unload(self, model_id: str) -> None:
@@ -61,21 +58,20 @@ class Hands:
         return holders
 
     async def _ask(self, node: Node, method: bytes, path: str, body: bytes = b"") -> None:
-        way = self._reach.way(node.id)
-        if way is None:
-            raise errors.EngineFailed(f"Node '{node.hello.name}' cannot be reached")
         try:
-            response = await self._upstream.request(
-                way.target,
+            response = await self._reach.request(
+                node.id,
                 method,
                 path.encode("ascii"),
                 ((b"content-type", b"application/json"),) if body else (),
                 body,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
                 header_timeout_s=ANSWER_TIMEOUT_S,
             )
             response.close()
-        except UpstreamFault:
-            raise errors.EngineFailed(f"Node '{node.hello.name}' did not answer") from None
+        except UpstreamFault as fault:
+            away = isinstance(fault, ConnectFailed)
+            raise errors.EngineFailed(
+                f"Node '{node.hello.name}' {'cannot be reached' if away else 'did not answer'}"
+            ) from None
         if response.status >= 400:
             raise errors.EngineFailed(f"Node '{node.hello.name}' did not do it")

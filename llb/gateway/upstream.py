@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,9 @@ from llb.gateway.faults import ConnectFailed, UpstreamClosed
 
 # Idle connections kept per origin; admission bounds how many can be in use.
 MAX_IDLE = 128
+# Those that a node has dialled are spares: less than its own patience, so that we leave first.
+SPARE_KEEP_S = 60.0
+NOT_DIALLED = 0  # in place of the port, in an origin whose connections the other end dials
 # Framing and routing are this client's own business, and a caller's credentials never travel to an engine.
 NOT_FORWARDED = HOP_BY_HOP | {
     b"authorization",
@@ -27,16 +31,20 @@ NOT_FORWARDED = HOP_BY_HOP | {
 
 @dataclass(frozen=True)
 class Target:
-    """Where a request can be sent. `headers` go with every request; `api_key` becomes a Bearer credential."""
+    """Where a request can be sent. `headers` go with every request; `api_key` becomes a Bearer credential.
+
+    With `via` nobody is dialled: the connections are those that the other end has dialled under that name.
+    """
 
     host: str
     port: int
     api_key: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    via: str | None = None
 
     @cached_property
     def origin(self) -> tuple[str, int]:
-        return (self.host, self.port)
+        return (self.host, self.port) if self.via is None else (self.via, NOT_DIALLED)
 
     @cached_property
     def header_lines(self) -> bytes:
@@ -53,6 +61,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self._idle: dict[tuple[str, int], list[Connection]] = {}
+        self._awaited: dict[tuple[str, int], deque[asyncio.Future[Connection]]] = {}
         self._open: set[Connection] = set()
         self._closed = False
 
@@ -79,10 +88,29 @@ class Upstream:
         connection = await self._connect(target.origin, connect_timeout_s)
         return await connection.exchange(head, body, header_timeout_s)
 
+    async def open(self, target: Target, *, connect_timeout_s: float) -> Connection:
+        """A connection of its own, for whoever keeps an exchange going by hand. Raises `UpstreamFault`."""
+        return self._take(target.origin) or await self._connect(target.origin, connect_timeout_s)
+
+    def adopt(self, target: Target, transport: asyncio.Transport) -> None:
+        """Take over a connection that the other end has dialled: from now on requests to `target` can use it."""
+        connection = Connection(target.origin, self._free, self._lost, keep_s=SPARE_KEEP_S)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        self._open.add(connection)
+        connection.rest()
+
     def drop(self, target: Target) -> None:
         """Forget the idle connections of a target that is gone."""
         for connection in self._idle.pop(target.origin, ()):
             connection.fail(UpstreamClosed(before_first_byte=True))
+
+    def abandon(self, target: Target, *, begun: bool = False) -> None:
+        """A target is not there any more: fail the requests that wait for it, with `begun` also answers under way."""
+        self.drop(target)
+        for connection in tuple(self._open):
+            if connection.origin == target.origin and (begun or connection.asking):
+                connection.fail(UpstreamClosed(before_first_byte=connection.asking))
 
     async def close(self) -> None:
         """Abort every connection, also those in use; no request can be made afterwards."""
@@ -114,6 +142,8 @@ class Upstream:
 
     async def _connect(self, origin: tuple[str, int], timeout_s: float) -> Connection:
         self._refuse_if_closed()
+        if origin[1] == NOT_DIALLED:
+            return await self._dialled(origin, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -133,11 +163,41 @@ class Upstream:
             self._refuse_if_closed()
         return connection
 
+    async def _dialled(self, origin: tuple[str, int], timeout_s: float) -> Connection:
+        """The next connection that the other end dials, or that becomes free."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (connection := await self._next(origin)).closed:
+                    pass
+                return connection
+        except TimeoutError:
+            raise ConnectFailed("the node did not dial in time", timed_out=True) from None
+
+    async def _next(self, origin: tuple[str, int]) -> Connection:
+        line = self._awaited.setdefault(origin, deque())
+        awaited: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        line.append(awaited)
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            if not awaited.cancelled():  # it came in the same turn of the loop: to whoever is next
+                self._free(awaited.result())
+            raise
+        finally:
+            if awaited in line:
+                line.remove(awaited)
+            if not line and self._awaited.get(origin) is line:
+                del self._awaited[origin]
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise ConnectFailed("the client is closed")
 
     def _free(self, connection: Connection) -> None:
+        for awaited in self._awaited.get(connection.origin, ()):
+            if not awaited.done():
+                awaited.set_result(connection)
+                return
         idle = self._idle.setdefault(connection.origin, [])
         if self._closed or len(idle) >= MAX_IDLE:
             connection.fail(UpstreamClosed(before_first_byte=True))

@@ -30,6 +30,7 @@ from llb.store.replicas import ReplicaRecord
 from llb.tasks import TaskGroup
 from llb.wire import (
     PROTOCOL_VERSION,
+    Dial,
     Drain,
     EngineReport,
     EngineState,
@@ -73,6 +74,7 @@ class NodeAgent:
             tuple  # base URLs where this node believes to be reached
         )
         self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
+        self.on_dial: Callable[[int], None] = lambda _spares: None  # the balancer cannot dial this node
         self.pool = pool
         self._config = config
         self._db = db
@@ -168,6 +170,8 @@ class NodeAgent:
                 case Welcome():
                     self._compare_clocks(message)
                     self.on_welcome(message)
+                case Dial():
+                    self.on_dial(message.spares)
                 case Drain() | Refused():
                     pass  # the balancer alone decides what a draining node is asked; the link says who refused it
 

@@ -1,0 +1,1 @@
+"""What several hosts must show, on real networks: each module is one command, and its short form is a test in `tests/lab`."""

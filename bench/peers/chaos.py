@@ -1,0 +1,190 @@
+"""kill -9 in random orders during pulls and deletes: `python -m bench.peers.chaos [--rounds 20] [--seed 1]`.
+
+A balancer and a node; each round registers and deletes three models at random moments, while both processes are
+killed and started again in a random order. At its end, on every host: the files of exactly the models that are wanted,
+with the right sha256; of the others at most the partial file that a later pull goes on with; and untouched what llb has
+not put there. Exits 1 with the round's seed and steps if a round ends otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from bench.peers.site import NODES, site
+from tests.hub import tiny_gguf
+from tests.lab.cluster import BALANCER, Cluster
+
+HUB_RATE = "8MB"
+MODEL_BYTES = 4_000_000
+MODELS = ("red", "green", "blue")
+STEPS = 14
+LONGEST_PAUSE_S = 0.4
+SETTLE_DEADLINE_S = 60.0
+FOREIGN = {"notes.txt": b"mine", "red/notes.txt": b"mine too", "red/other.gguf": b"GGUF, but mine"}
+
+
+class Step(Struct, frozen=True):
+    """One thing that happens to a model or to a host, and the pause after it."""
+
+    what: str  # register, delete, kill, start
+    whom: str
+    pause_s: float
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.whom}, {self.pause_s:.2f} s"
+
+
+def steps(chance: random.Random, hosts: Iterable[str], count: int = STEPS) -> list[Step]:
+    """A random order in which only what runs is killed or asked; it begins and ends with everything running. Pure."""
+    running = dict.fromkeys(hosts, True)
+    planned: list[Step] = []
+
+    def add(what: str, whom: str) -> None:
+        planned.append(Step(what, whom, chance.uniform(0, LONGEST_PAUSE_S)))
+
+    add("register", chance.choice(MODELS))
+    while len(planned) < count:
+        host = chance.choice([*running])
+        if not running[host]:
+            add("start", host)
+            running[host] = True
+        elif chance.random() < 0.5:
+            add("kill", host)
+            running[host] = False
+        elif running[BALANCER]:
+            add(chance.choice(("register", "delete")), chance.choice(MODELS))
+    for host in chance.sample([*running], len(running)):
+        if not running[host]:
+            add("start", host)
+    return planned
+
+
+class Chaos:
+    """A cluster whose processes are killed; what it must hold is what its own answers promised."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._wanted: set[str] = set()
+        self._sha256 = {name: _sha256(path) for name, path in cluster.models.items()}
+        for process in cluster.processes.values():
+            for name, content in FOREIGN.items():
+                path = process.home / "models" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    def round(self, planned: Iterable[Step]) -> list[str]:
+        """Do these steps, wait until all has settled, and say what is wrong."""
+        for step in planned:
+            self._do(step)
+            time.sleep(step.pause_s)
+        deadline = time.monotonic() + SETTLE_DEADLINE_S
+        while (found := [*self._misheld()] or [*self._misfiled()]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found
+
+    def _do(self, step: Step) -> None:
+        cluster = self._cluster
+        match step.what:
+            case "kill":
+                cluster.processes[step.whom].kill()
+            case "start":
+                cluster.processes[step.whom].start()
+            case "register":
+                answer = cluster.balancer.register(step.whom)
+                assert answer.status_code == (409 if step.whom in self._wanted else 202), answer.text
+                self._wanted.add(step.whom)
+            case "delete":
+                answer = cluster.balancer.http.delete(f"/api/models/{step.whom}")
+                assert answer.status_code == (204 if step.whom in self._wanted else 404), answer.text
+                self._wanted.discard(step.whom)
+
+    def _misheld(self) -> Iterator[str]:
+        """What the balancer says that is not as wanted."""
+        for name, view in self._cluster.node_views().items():
+            if view["status"] != "online":
+                yield f"{name} is {view['status']}"
+        for name in MODELS:
+            model = self._cluster.balancer.model(name)
+            held = {r["node_name"] for r in model["replicas"] if r["state"] == "ready"}
+            listed = {r["node_name"] for r in model["replicas"]}
+            if name in self._wanted and held != {*self._cluster.processes}:
+                yield f"{name} is wanted and {model['status']}, ready on {sorted(held)}"
+            if name not in self._wanted and (model["status"] != "Available" or listed):
+                yield f"{name} is not wanted and {model['status']}, listed on {sorted(listed)}"
+
+    def _misfiled(self) -> Iterator[str]:
+        """What lies on the disks and should not, or should and does not."""
+        wanted = {name: self._sha256[name] for name in self._wanted}
+        for host, process in self._cluster.processes.items():
+            yield from (f"{host}: {text}" for text in wrong_files(process.home / "models", wanted))
+
+
+def wrong_files(directory: Path, wanted: Mapping[str, str]) -> Iterator[str]:
+    """How a models directory differs from the sha256 of the wanted models and from what was put there by others."""
+    found = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
+    for name, content in FOREIGN.items():
+        path = found.pop(name, None)
+        if path is None or path.read_bytes() != content:
+            yield f"{name}, which is not llb's, is {'gone' if path is None else 'changed'}"
+    for model, sha256 in wanted.items():
+        path = found.pop(f"{model}/{model}.gguf", None)
+        if path is None or _sha256(path) != sha256:
+            yield f"{model} is {'missing' if path is None else 'wrong'}"
+    for name in found:
+        partial = re.fullmatch(r"(\w+)/\1\.gguf\.[0-9a-f]+\.partial", name)
+        # A pull that was cancelled keeps what had come, for the next one.
+        if partial is None or partial[1] in wanted:
+            yield f"{name} is nobody's"
+
+
+def _sha256(path: Path) -> str:
+    # A file that is gone meanwhile is seen at the next look.
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def models(folder: Path) -> dict[str, Path]:
+    """Three that take half a second each from the Hub."""
+    made = {name: folder / f"{name}.gguf" for name in MODELS}
+    for name, path in made.items():
+        path.write_bytes(tiny_gguf(MODEL_BYTES, seed=name))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with site(models, "--total-rate", HUB_RATE, nodes=NODES[:1]) as cluster:
+        chaos = Chaos(cluster)
+        for seed in range(options.seed, options.seed + options.rounds):
+            planned = steps(random.Random(seed), cluster.processes)
+            kills = sum(step.what == "kill" for step in planned)
+            began = time.monotonic()
+            if wrong := chaos.round(planned):
+                print("\n".join([*map(str, planned), "", *wrong]))
+                sys.exit(f"the round of seed {seed} ended otherwise than it must")
+            print(
+                f"seed {seed}: {len(planned)} steps, {kills} kills, right after {time.monotonic() - began:.1f} s",
+                flush=True,
+            )
+    print(f"{options.rounds} of {options.rounds} rounds right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The balancer restarts under load: `python -m bench.peers.restart [--clients 32] [--rounds 3]`.
+
+In turn stopped with SIGTERM and killed with -9, and started again after a moment. Clients that ask again what failed
+must lose nothing, the nodes must be back five seconds after it serves again, and replicas, keys, registrations and nodes
+must be what they were. Exits 1 if it was otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from msgspec import Struct
+
+from bench.peers.site import chat_models, hold, site
+from tests.lab.cluster import Cluster
+from tests.lab.load import Load
+from tests.lab.records import Summary, summarize
+
+WAYS = ("SIGTERM", "kill -9")
+AWAY_S = 1.0
+MOST_RECONNECT_S = 5.0
+CALM_DEADLINE_S = 30.0
+
+
+class Restart(Struct, frozen=True, kw_only=True):
+    """The balancer went away and came back; `changed` names what it knows otherwise since."""
+
+    way: str
+    start_s: float
+    reconnect_s: float
+    changed: list[str]
+
+    def wrong(self) -> list[str]:
+        """What is not as it must be."""
+        found = [f"{name} are not as before" for name in self.changed]
+        if self.reconnect_s > MOST_RECONNECT_S:
+            found.append(f"the nodes were back after {self.reconnect_s:.1f} s")
+        return [f"{self.way}: {text}" for text in found]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.way}: serves {self.start_s:.2f} s after its start, all nodes online {self.reconnect_s:.2f} s later "
+            f"(goal ≤ {MOST_RECONNECT_S:.0f} s); changed: {', '.join(self.changed) or 'nothing'}"
+        )
+
+
+def restart(cluster: Cluster, load: Load, way: str) -> Restart:
+    """Restart the balancer, and wait until its clients are answered by every node again."""
+    before = known(cluster)
+    balancer = cluster.balancer
+    if way == "SIGTERM":
+        assert balancer.stop() == 0
+    else:
+        balancer.kill()
+    gone_s = time.monotonic()
+    # The clients note failures meanwhile: the clock of what is noted is the one that counts.
+    load.wait_for(lambda noted: any(record.end_s > gone_s + AWAY_S for record in noted))
+    began_s = time.monotonic()
+    balancer.start()
+    serves_s = time.monotonic()
+    reconnect_s = cluster.until_online(*cluster.processes)
+    load.wait_for(
+        lambda noted: (
+            {r.node for r in noted if r.error is None and r.start_s > serves_s} >= {*cluster.processes}
+        ),
+        CALM_DEADLINE_S,
+    )
+    after = known(cluster)
+    return Restart(
+        way=way,
+        start_s=serves_s - began_s,
+        reconnect_s=reconnect_s,
+        changed=[name for name in before if before[name] != after[name]],
+    )
+
+
+def known(cluster: Cluster) -> dict[str, Any]:
+    """What a balancer must not forget."""
+    http = cluster.balancer.http
+    models = http.get("/api/models").raise_for_status().json()["models"]
+    return {
+        "registrations": {model["model"]["id"]: model["status"] for model in models},
+        "replicas": {
+            (model["model"]["id"], replica["node_id"]): replica["state"]
+            for model in models
+            for replica in model["replicas"]
+        },
+        "keys": {
+            key["id"]: (key["name"], key["prefix"], key["scopes"], key["expires_at"])
+            for key in http.get("/api/keys").raise_for_status().json()["keys"]
+        },
+        "nodes": {name: (view["id"], view["status"]) for name, view in cluster.node_views().items()},
+    }
+
+
+def verdict(noted: Summary) -> list[str]:
+    """What the clients say of all the restarts together."""
+    return [f"{noted.lost} requests were lost: {noted.errors}"] if noted.lost else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    wrong = []
+    with site(chat_models) as cluster:
+        hold(cluster, "chat")
+        with cluster.load("chat", "--clients", str(options.clients), "--retry") as load:
+            load.wait_for(lambda noted: {record.node for record in noted} >= {*cluster.processes})
+            for _ in range(options.rounds):
+                for way in WAYS:
+                    seen = restart(cluster, load, way)
+                    print(seen, flush=True)
+                    wrong += seen.wrong()
+            noted = summarize(load.finish())
+    print(noted)
+    sys.exit("; ".join([*wrong, *verdict(noted)]) or None)
+
+
+if __name__ == "__main__":
+    main()

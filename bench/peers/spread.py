@@ -1,0 +1,91 @@
+"""One pull on three hosts: `python -m bench.peers.spread`.
+
+The Hub gives 10 MB/s to all together, each cable between the hosts 12 MB/s in each direction. Measured: the time from
+registering a model until one host alone has it, and until all three have it; the bytes that left the Hub.
+Exits 1 if the Hub was asked for more than 1.02 times the file, or three took more than 1.2 times as long as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from msgspec import Struct
+
+from bench.peers.site import NODES, real_model, site
+from tests.lab.cluster import Cluster
+
+HUB_RATE, CABLE_RATE = "10MB", 12_000_000
+MOST_FROM_HUB, MOST_TIME = 1.02, 1.2
+
+
+class Spread(Struct, frozen=True, kw_only=True):
+    """One pull by one host and by all of them. The Hub's share: bytes that left it over the size of the file."""
+
+    hosts: int
+    alone_s: float
+    together_s: float
+    hub_share: float
+    late_hub_share: float  # of a model that hosts got because they joined later
+    fetches: list[dict[str, object]]
+
+    def wrong(self) -> list[str]:
+        """What is not as it must be."""
+        found = []
+        if self.hub_share > MOST_FROM_HUB:
+            found.append(f"the Hub sent the file {self.hub_share:.3f} times")
+        if self.late_hub_share > MOST_FROM_HUB:
+            found.append(f"the Hub sent the file {self.late_hub_share:.3f} times to hosts that joined later")
+        if self.together_s > MOST_TIME * self.alone_s:
+            found.append(f"all took {self.together_s / self.alone_s:.2f} times as long as one")
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"alone {self.alone_s:.2f} s, {self.hosts} hosts {self.together_s:.2f} s ({self.together_s / self.alone_s:.2f} times; "
+            f"goal ≤ {MOST_TIME}); the Hub sent the file {self.hub_share:.3f} times (goal ≤ {MOST_FROM_HUB})"
+        )
+
+
+def spread(cluster: Cluster, alone: str, together: str, nodes: tuple[str, ...]) -> Spread:
+    """Pull one model to the balancer, let the nodes join and copy it, pull another one of the same size to all."""
+    size_bytes = cluster.models[together].stat().st_size
+    cluster.slow(CABLE_RATE)
+    cluster.balancer.register(alone)
+    alone_s = cluster.until_held(alone, nodes=1)
+    for name in nodes:
+        cluster.join(name)
+    cluster.slow(CABLE_RATE)
+    cluster.until_held(alone, nodes=len(cluster.processes))
+    before = cluster.hub.bytes_sent
+    cluster.balancer.register(together)
+    together_s = cluster.until_held(together, nodes=len(cluster.processes))
+    return Spread(
+        hosts=len(cluster.processes),
+        alone_s=alone_s,
+        together_s=together_s,
+        hub_share=(cluster.hub.bytes_sent - before) / size_bytes,
+        late_hub_share=before / cluster.models[alone].stat().st_size,
+        fetches=cluster.hub.control()["fetches"],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    model = real_model()
+
+    def twice(_folder: Path) -> dict[str, Path]:
+        return {"first": model, "second": model}
+
+    with site(twice, "--total-rate", HUB_RATE, nodes=()) as cluster:
+        seen = spread(cluster, "first", "second", NODES)
+    print(seen)
+    sys.exit("; ".join(seen.wrong()) or None)
+
+
+if __name__ == "__main__":
+    main()

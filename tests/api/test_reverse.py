@@ -1,0 +1,308 @@
+"""Connections with their roles exchanged, between two real Sanic servers, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import uvloop
+from sanic import Request, Sanic
+from sanic.response import HTTPResponse
+
+from llb.api.replies import install_errors, no_content, reply
+from llb.api.reverse import DialledProtocol, reverse_blueprint
+from llb.auth import Principal, PrincipalKind
+from llb.cluster.spares import Spares
+from llb.gateway.connection import Response
+from llb.gateway.faults import ConnectFailed, UpstreamClosed
+from llb.gateway.upstream import Target, Upstream
+from llb.gateway.ways import dialled_by
+from llb.membership import Membership
+from llb.wire import Role
+from tests.harness import eventually
+
+Sanic.test_mode = True
+_names = itertools.count()
+NODE_ID = "node-1"
+TARGET = dialled_by(NODE_ID, "credential")
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.SelectorEventLoop,
+}
+
+
+@dataclass
+class Pair:
+    """The node and its balancer. `cancelled` counts the node's handlers that saw their client leave."""
+
+    upstream: Upstream
+    spares: Spares
+    expected: bool = True
+    dialled_count: int = 0
+    cancelled: int = 0
+    going: int = 0
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def expects(self, node_id: str) -> bool:
+        return self.expected and node_id == NODE_ID
+
+    def dialled(self, node_id: str, transport: asyncio.Transport) -> None:
+        self.dialled_count += 1
+        self.upstream.adopt(dialled_by(node_id), transport)
+
+    async def ask(self, path: str, body: bytes = b"{}", *, connect_timeout_s: float = 5.0) -> Response:
+        return await self.upstream.request(
+            TARGET,
+            b"POST",
+            path.encode(),
+            ((b"content-type", b"application/json"),),
+            body,
+            connect_timeout_s=connect_timeout_s,
+            header_timeout_s=10,
+        )
+
+    async def idle(self, count: int) -> None:
+        await eventually(lambda: self.upstream.idle_connections == count)
+
+
+@asynccontextmanager
+async def served(app: Sanic[Any, Any]) -> AsyncIterator[tuple[int, Any]]:
+    install_errors(app)
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    server: Any = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
+    await server.startup()
+    await server.before_start()
+    await server.start_serving()
+    await server.after_start()
+    try:
+        yield sock.getsockname()[1], server
+    finally:
+        await server.before_stop()
+        await server.close()
+        for connection in list(server.connections):
+            connection.abort()
+        await server.after_stop()
+        Sanic.unregister_app(app)
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[Pair]:
+    balancer: Sanic[Any, Any] = Sanic(f"balancer{next(_names)}", configure_logging=False)
+    node: Sanic[Any, Any] = Sanic(f"node{next(_names)}", configure_logging=False)
+    node.config.KEEP_ALIVE_TIMEOUT = 75
+
+    @balancer.on_request
+    async def admit(request: Request) -> None:
+        assert request.headers["authorization"] == "Bearer credential"
+        request.ctx.principal = Principal(kind=PrincipalKind.NODE, id=NODE_ID, role=Role.USER)
+
+    @node.post("/echo")
+    async def echo(request: Request) -> HTTPResponse:
+        assert request.headers["host"].startswith("localhost")
+        return reply({"length": len(request.body)})
+
+    @node.post("/stream")
+    async def stream(request: Request) -> HTTPResponse | None:
+        both.going += 1
+        try:
+            answer = await request.respond(content_type="text/event-stream")
+            await answer.send(b"data: first\n\n")
+            await both.release.wait()
+            for number in range(100):
+                await answer.send(b"data: %d\n\n" % number * 100)
+            await answer.eof()
+        except asyncio.CancelledError:
+            both.cancelled += 1
+            raise
+        finally:
+            both.going -= 1
+        return None
+
+    @node.post("/silent")
+    async def silent(_request: Request) -> HTTPResponse:
+        both.going += 1
+        try:
+            await both.release.wait()
+        except asyncio.CancelledError:
+            both.cancelled += 1
+            raise
+        finally:
+            both.going -= 1
+        return no_content()
+
+    upstream = Upstream()
+    relay = _Late()
+    balancer.blueprint(reverse_blueprint(relay))
+    async with served(balancer) as (port, _), served(node):
+        membership = Membership(
+            balancer_url=f"http://127.0.0.1:{port}",
+            cluster_id="",
+            node_id=NODE_ID,
+            name="cellar",
+            credential="credential",
+            hop_credential="",
+        )
+        both = relay.to = Pair(upstream, Spares(membership, partial(DialledProtocol, node)))
+        running = asyncio.ensure_future(both.spares.run())
+        try:
+            yield both
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await upstream.close()
+
+
+class _Late:
+    """Hands on to a pair that is made later."""
+
+    to: Pair
+
+    def expects(self, node_id: str) -> bool:
+        return self.to.expects(node_id)
+
+    def dialled(self, node_id: str, transport: asyncio.Transport) -> None:
+        self.to.dialled(node_id, transport)
+
+
+Story = Callable[[Pair], Awaitable[None]]
+
+
+@pytest.fixture(params=LOOPS)
+def tell(request: pytest.FixtureRequest) -> Callable[[Story], None]:
+    """Runs a story with a pair on an event loop of its own."""
+
+    async def with_pair(story: Story) -> None:
+        async with asyncio.timeout(30), pair() as both:
+            await story(both)
+
+    def run(story: Story) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            runner.run(with_pair(story))
+
+    return run
+
+
+def test_requests_travel_over_what_the_node_dialled(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.spares.ask(2)
+        await both.idle(2)
+        for size in (2, 300_000, 2, 2):
+            response = await both.ask("/echo", b"x" * size)
+            assert await response.read(100, 10) == b'{"length":%d}' % size
+        await both.idle(3)
+        assert both.dialled_count == 3  # one is in use at a time, and each is used again
+
+    tell(story)
+
+
+def test_what_is_used_is_replaced(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.spares.ask(2)
+        answers = await asyncio.gather(*(both.ask("/stream") for _ in range(20)))
+        assert both.going == 20
+        await both.idle(2)
+        both.release.set()
+        for answer in answers:
+            body = await answer.read(1_000_000, 10)
+            assert body.startswith(b"data: first\n\n")
+            assert body.endswith(b"data: 99\n\n")
+        await both.idle(22)  # they stay for the next crowd
+
+    tell(story)
+
+
+def test_a_client_that_leaves_ends_its_request(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.spares.ask(1)
+        streaming = await both.ask("/stream")
+        waiting = asyncio.ensure_future(both.ask("/silent"))
+        await eventually(lambda: both.going == 2)
+        streaming.close()
+        waiting.cancel()
+        await eventually(lambda: both.cancelled == 2, deadline_s=1.0)
+        await both.idle(1)
+
+    tell(story)
+
+
+def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.spares.ask(1)
+        streaming = await both.ask("/stream")
+        assert await streaming.chunk(10) == b"data: first\n\n"
+        waiting = asyncio.ensure_future(both.ask("/silent"))
+        await eventually(lambda: both.going == 2)
+        await both.idle(1)
+        both.spares.ask(0)
+        for connection in tuple(both.spares._connections):
+            connection.abort()
+        with pytest.raises(UpstreamClosed):
+            await streaming.chunk(10)
+        with pytest.raises(UpstreamClosed):
+            await waiting
+        await both.idle(0)
+
+    tell(story)
+
+
+def test_asked_for_none_it_dials_none(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.spares.ask(2)
+        await both.idle(2)
+        both.spares.ask(0)
+        both.upstream.drop(TARGET)
+        await eventually(lambda: both.upstream.open_connections == 0)
+        with pytest.raises(ConnectFailed) as caught:
+            await both.ask("/echo", connect_timeout_s=0.2)
+        assert caught.value.timed_out
+        assert both.dialled_count == 2
+
+    tell(story)
+
+
+def test_a_balancer_that_refuses_is_asked_again(tell: Callable[[Story], None]) -> None:
+    async def story(both: Pair) -> None:
+        both.expected = False
+        both.spares.ask(1)
+        with pytest.raises(ConnectFailed):
+            await both.ask("/echo", connect_timeout_s=0.3)
+        assert both.dialled_count == 0
+        both.expected = True
+        await (await both.ask("/echo")).read(100, 10)
+
+    tell(story)
+
+
+def test_nothing_is_closed_or_written_behind_the_back_of_its_new_owner(tell: Callable[[Story], None]) -> None:
+    """Sanic's own task of the request that dialled has long ended when the connection is used."""
+
+    async def story(both: Pair) -> None:
+        both.spares.ask(1)
+        await both.idle(1)
+        tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
+        assert sum("connection_task" in name for name in tasks) == 1  # the node's end, which serves
+        await (await both.ask("/echo")).read(100, 10)
+
+    tell(story)
+
+
+async def test_an_ordinary_request_to_the_route_is_refused() -> None:
+    async with pair() as both:
+        port = int(both.spares._membership.balancer_url.rpartition(":")[2])
+        response = await both.upstream.request(
+            Target("127.0.0.1", port, api_key="credential"),
+            b"GET",
+            b"/hop/dial",
+            connect_timeout_s=5,
+            header_timeout_s=5,
+        )
+        assert response.status == 400
+        response.close()

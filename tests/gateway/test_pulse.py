@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import pytest
+
+from llb.gateway.faults import UpstreamClosed
+from llb.gateway.pulse import BEAT_EVERY_S, UNACKNOWLEDGED_S, Pulse
+from llb.gateway.upstream import Target, Upstream
+from tests.gateway.node import Node, node
+
+
+@asynccontextmanager
+async def felt_node(upstream: Upstream) -> AsyncIterator[tuple[Node, Target, Pulse, asyncio.Task[None]]]:
+    async with node() as there:
+        target = Target("127.0.0.1", urlsplit(there.url).port or 0)
+        pulse = await Pulse.open(upstream, target, connect_timeout_s=5)
+        task = asyncio.ensure_future(pulse.run())
+        await there.until(lambda: bool(there.pulses))
+        try:
+            yield there, target, pulse, task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def wait_at(upstream: Upstream, target: Target, pulse: Pulse) -> bytes:
+    with pulse.felt():
+        response = await upstream.request(target, b"POST", b"/ask", connect_timeout_s=5, header_timeout_s=60)
+    return await response.read(1000, 60)
+
+
+async def test_it_beats_while_something_waits_and_no_longer(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (there, target, pulse, _):
+        assert there.beats == []
+        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
+        asked = await there.next()
+        await there.until(lambda: len(there.beats) >= 4)
+        assert all(later - earlier >= BEAT_EVERY_S / 2 for earlier, later in pairwise(there.beats))
+        await asked.answer(b"{}")
+        assert await waiting == b"{}"
+        count = len(there.beats)
+        await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+        assert len(there.beats) <= count + 1
+
+
+async def test_two_that_wait_share_one_beat(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (there, _, pulse, _task):
+        with pulse.felt(), pulse.felt(), pulse.felt():
+            await there.until(lambda: len(there.beats) >= 3)
+        assert there.beats[2] - there.beats[0] >= BEAT_EVERY_S
+
+
+async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (there, target, pulse, task):
+        with pulse.felt():
+            begun = asyncio.ensure_future(
+                upstream.request(target, b"POST", b"/begun", connect_timeout_s=5, header_timeout_s=60)
+            )
+            first = await there.next()
+            await first.begin()
+            response = await begun
+        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
+        await there.next()
+        there.cut()
+        with pytest.raises(UpstreamClosed) as caught:
+            await waiting
+        assert caught.value.before_first_byte
+        assert not caught.value.stale  # it is not sent to the same host once more
+        await task
+        assert await response.chunk(10) == b"data: begun\n\n"
+        await first.send(b"0\r\n\r\n")
+        assert await response.chunk(10) == b""
+
+
+async def test_a_retired_one_goes_on_until_nothing_waits(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (there, target, pulse, task):
+        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
+        asked = await there.next()
+        pulse.retire()
+        count = len(there.beats)
+        await there.until(lambda: len(there.beats) > count)
+        assert not task.done()
+        await asked.answer(b"{}")
+        await waiting
+        await task
+
+
+async def test_a_retired_one_still_notices(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (there, target, pulse, task):
+        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
+        await there.next()
+        pulse.retire()
+        there.cut()
+        with pytest.raises(UpstreamClosed):
+            await waiting
+        await task
+
+
+async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: Upstream) -> None:
+    async with felt_node(upstream) as (_there, _target, pulse, task):
+        pulse.retire()
+        await task
+        assert upstream.open_connections == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other kernels count differently")
+async def test_the_kernel_is_told_when_to_give_up(upstream: Upstream) -> None:
+    async with node() as there:
+        target = Target("127.0.0.1", urlsplit(there.url).port or 0)
+        connection = await upstream.open(target, connect_timeout_s=5)
+        connection.rest()  # into the pool, and out of it again as a pulse
+        await Pulse.open(upstream, target, connect_timeout_s=5)
+        sock = connection.socket
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_S * 1000
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

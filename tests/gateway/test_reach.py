@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+
+import pytest
+
+from llb.cluster.links import SILENCE_S
+from llb.gateway.connection import Response
+from llb.gateway.faults import ConnectFailed, UpstreamClosed
+from llb.gateway.reach import FIRST_PAUSE_S, Reach
+from llb.gateway.upstream import Upstream
+from llb.wire import ReachWay
+from tests.gateway.node import CREDENTIAL, NODE_ID, Node, node
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+class Site:
+    """One node, and the reach of its balancer. `ways` is what `on_changed` found."""
+
+    def __init__(self, there: Node, reach: Reach) -> None:
+        self.there = there
+        self.reach = reach
+        self.ways: list[ReachWay] = []
+        self.dials: list[int] = []
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        reach.on_changed = self._note
+        reach.ask_to_dial = lambda _node_id, spares: self.dials.append(spares)
+
+    def _note(self, node_id: str) -> None:
+        way = self.reach.view(node_id).way
+        if way is not (self.ways[-1] if self.ways else ReachWay.NONE):
+            self.ways.append(way)
+        task = asyncio.ensure_future(self._tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(condition)
+
+    async def found(self, *urls: str, instance: str = "first") -> None:
+        pulses = len(self.there.pulses)
+        self.reach.hello(self.there.hello(*urls, instance=instance), None)
+        await self.until(lambda: self.reach.way(NODE_ID) is not None)
+        await self.there.until(lambda: len(self.there.pulses) > pulses)
+
+    def ask(self) -> asyncio.Task[Response]:
+        return asyncio.ensure_future(
+            self.reach.request(NODE_ID, b"POST", b"/hop/v1/x", body=b"{}", header_timeout_s=60)
+        )
+
+    async def begun(self) -> Response:
+        """An answer that has begun, and is not complete."""
+        asking = self.ask()
+        await (await self.there.next()).begin()
+        response = await asking
+        assert await response.chunk(10) == b"data: begun\n\n"
+        return response
+
+
+@pytest.fixture
+async def site(upstream: Upstream) -> AsyncIterator[Site]:
+    async with node() as there:
+        reach = Reach(upstream, lambda _node_id: CREDENTIAL)
+        yield Site(there, reach)
+        await reach.close()
+        await reach.close()
+
+
+async def test_the_address_that_proves_it_is_used_and_no_other(site: Site) -> None:
+    async with node() as stranger:
+        stranger.credential = "another"
+        await site.found(NOWHERE, stranger.url, "ftp://127.0.0.1", site.there.url)
+        way = site.reach.way(NODE_ID)
+        assert way is not None
+        assert way.address == site.there.url
+        assert site.reach.view(NODE_ID).way is ReachWay.DIRECT
+        assert (site.reach.view(NODE_ID).answer_ms or 0) > 0
+        assert not stranger.asked
+        assert not stranger.pulses
+        # Nobody is shown a credential before they have proved who they are.
+        assert all("authorization" not in headers for headers in stranger.proofs + site.there.proofs)
+
+
+async def test_where_it_dialled_from_is_looked_at_too(site: Site) -> None:
+    port = site.there.url.rpartition(":")[2]
+    site.reach.hello(site.there.hello(f"http://127.0.0.2:{int(port) % 60_000 + 1}", NOWHERE), None)
+    site.reach.hello(site.there.hello(f"http://[::1]:{port}"), "127.0.0.1")
+    await site.until(lambda: site.reach.address(NODE_ID) == site.there.url)
+
+
+async def test_a_request_along_it(site: Site) -> None:
+    await site.found()
+    asking = site.ask()
+    asked = await site.there.next()
+    assert asked.headers["authorization"] == f"Bearer {CREDENTIAL}"
+    await asked.answer(b"{}")
+    assert await (await asking).read(100, 10) == b"{}"
+
+
+async def test_without_a_way_nothing_is_sent(site: Site) -> None:
+    with pytest.raises(ConnectFailed):
+        await site.ask()
+
+
+async def test_a_pulse_that_ends_takes_the_way_and_the_node_is_proved_again(site: Site) -> None:
+    await site.found()
+    waiting = site.ask()
+    await site.there.next()
+    proofs = len(site.there.proofs)
+    site.there.cut()
+    with pytest.raises(UpstreamClosed):
+        await waiting
+    await site.until(lambda: site.ways == [ReachWay.DIRECT, ReachWay.NONE, ReachWay.DIRECT])
+    assert len(site.there.proofs) > proofs
+
+
+async def test_a_request_that_breaks_before_its_answer_takes_the_way(site: Site) -> None:
+    await site.found()
+    waiting = site.ask()
+    (await site.there.next()).die()
+    with pytest.raises(UpstreamClosed):
+        await waiting
+    assert site.ways == [ReachWay.DIRECT, ReachWay.NONE]
+
+
+async def test_one_that_breaks_in_its_answer_does_not(site: Site) -> None:
+    """An engine that dies in the middle is the engine's matter: its node says so by hanging up."""
+    await site.found()
+    response = await site.begun()
+    site.there.asked[-1].die()
+    with pytest.raises(UpstreamClosed):
+        await response.chunk(10)
+    assert site.ways == [ReachWay.DIRECT]
+
+
+async def test_a_client_that_leaves_does_not(site: Site) -> None:
+    await site.found()
+    waiting = site.ask()
+    asked = await site.there.next()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await asked.gone.wait()
+    assert site.ways == [ReachWay.DIRECT]
+
+
+async def test_one_that_refuses_is_left_alone_for_longer_and_longer(site: Site) -> None:
+    await site.found()
+    site.there.refusing = True
+    met = len(site.there.met)
+    site.there.cut()
+    await site.there.until(lambda: len(site.there.met) >= met + 5)
+    pauses = [later - earlier for earlier, later in pairwise(site.there.met[met : met + 5])]
+    assert pauses[0] > FIRST_PAUSE_S
+    assert pauses[-1] > pauses[0] + 3 * FIRST_PAUSE_S
+    assert site.reach.way(NODE_ID) is None
+    site.there.refusing = False
+    await site.until(lambda: site.reach.way(NODE_ID) is not None)
+
+
+async def test_one_that_forgot_its_balancer_is_asked_no_more(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.found()
+    waiting = site.ask()
+    asked = await site.there.next()
+    site.there.credential = "of another membership"
+    with caplog.at_level(logging.WARNING):
+        await asked.answer(b"{}", b"WWW-Authenticate: Bearer", status=401)
+        with pytest.raises(ConnectFailed):
+            await waiting
+        proofs = len(site.there.proofs)
+        await site.there.until(lambda: len(site.there.proofs) >= proofs + 3)
+    assert site.ways == [ReachWay.DIRECT, ReachWay.NONE]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert said.count("its node.json was replaced") == 1
+    assert said.count("is not the node cellar") == 1
+
+
+async def test_a_401_of_its_engine_is_an_answer(site: Site) -> None:
+    await site.found()
+    asking = site.ask()
+    await (await site.there.next()).answer(b"{}", status=401)
+    assert (await asking).status == 401
+    assert site.ways == [ReachWay.DIRECT]
+
+
+async def test_the_same_hello_changes_nothing(site: Site) -> None:
+    await site.found()
+    proofs = len(site.there.proofs)
+    response = await site.begun()
+    site.reach.hello(site.there.hello(), None)
+    await site.there.asked[-1].send(b"0\r\n\r\n")
+    assert await response.chunk(10) == b""
+    assert site.ways == [ReachWay.DIRECT]
+    assert len(site.there.proofs) == proofs
+
+
+# --- a link that ends --------------------------------------------------------------------------------
+
+
+async def test_answers_that_had_begun_end_when_the_node_was_silent_for_too_long(site: Site) -> None:
+    await site.found()
+    response = await site.begun()
+    site.reach.lost(NODE_ID, SILENCE_S - 0.2)
+    assert site.reach.way(NODE_ID) is None
+    assert await response.chunk(0.05) is None
+    with pytest.raises(UpstreamClosed):
+        await response.chunk(10)
+
+
+async def test_a_node_that_was_silent_long_enough_ends_at_once(site: Site) -> None:
+    """Its kernel may well be alive: a stopped process looks like this."""
+    await site.found()
+    response, waiting = await site.begun(), site.ask()
+    await site.there.next()
+    site.reach.lost(NODE_ID, SILENCE_S)
+    with pytest.raises(UpstreamClosed):
+        await response.chunk(10)
+    with pytest.raises(UpstreamClosed):
+        await waiting
+
+
+async def test_a_link_that_comes_back_lets_them_go_on(site: Site) -> None:
+    await site.found()
+    response = await site.begun()
+    asked = site.there.asked[-1]
+    site.reach.lost(NODE_ID, SILENCE_S - 0.2)
+    await site.found()
+    assert await response.chunk(0.4) is None
+    await asked.send(b"0\r\n\r\n")
+    assert await response.chunk(10) == b""
+
+
+async def test_another_process_of_the_node_ends_those_of_the_one_before(site: Site) -> None:
+    await site.found()
+    response = await site.begun()
+    site.reach.lost(NODE_ID, 0.0)
+    await site.found(instance="second")
+    with pytest.raises(UpstreamClosed):
+        await response.chunk(10)
+
+
+async def test_what_waits_when_the_link_ends_is_still_cared_for(site: Site) -> None:
+    await site.found()
+    waiting = site.ask()
+    await site.there.next()
+    site.reach.lost(NODE_ID, 0.0)
+    beats = len(site.there.beats)
+    await site.there.until(lambda: len(site.there.beats) > beats)
+    site.there.cut()
+    with pytest.raises(UpstreamClosed):
+        await waiting
+
+
+# --- a node that cannot be dialled -------------------------------------------------------------------
+
+
+async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> None:
+    dialled: list[asyncio.Transport] = []
+
+    async def dial() -> None:
+        """What the node does, and what its balancer's route does with it."""
+        host, port = site.there.url.removeprefix("http://").split(":")
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port))
+        dialled.append(transport)
+        site.reach.dialled(NODE_ID, transport)
+
+    site.reach.hello(site.there.hello(NOWHERE), None)
+    async with asyncio.timeout(10):
+        while not any(site.dials):
+            await asyncio.sleep(0.01)
+    assert site.reach.expects(NODE_ID)
+    for _ in range(2):
+        await dial()
+    await site.until(lambda: site.ways == [ReachWay.REVERSE])
+    assert site.reach.address(NODE_ID) is None
+    asking = site.ask()
+    asked = await site.there.next()
+    assert asked.headers["x-llb-hop"] == "1"  # it is not from the node's own host, although it says localhost
+    # There is none left: the next request waits for one, but not for long. That the node is slow does not mean it is gone.
+    with pytest.raises(ConnectFailed):
+        await site.ask()
+    await asked.answer(b"{}")
+    assert await (await asking).read(100, 10) == b"{}"
+    assert site.ways == [ReachWay.REVERSE]

@@ -1,0 +1,95 @@
+"""Single requests to a cluster, made on its client's host, whose every moment is noted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tests.lab.cluster import Cluster
+from tests.lab.host import Inside
+from tests.processes import wait_until
+
+DEADLINE_S = 90.0
+
+
+class Asking:
+    """A request under way in a thread. `events` are those of a stream; `done` is set when nothing more comes."""
+
+    def __init__(self, client: httpx.Client, body: dict[str, Any]) -> None:
+        self.status: int | None = None
+        self.node: str | None = None
+        self.events: list[dict[str, Any]] = []
+        self.answer: dict[str, Any] = {}
+        self.problem: Exception | None = None
+        self.began_s = time.monotonic()
+        self.first_s: float | None = None
+        self.ended_s: float | None = None
+        self.done = threading.Event()
+        self._body = body
+        self._client = client
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._client.stream("POST", "/v1/chat/completions", json=self._body) as response:
+                self.status, self.node = response.status_code, response.headers.get("x-llb-node")
+                if self._body.get("stream") and self.status == 200:
+                    self._read(response)
+                else:
+                    self.answer = json.loads(response.read())
+                    self.first_s = time.monotonic()
+        except (httpx.HTTPError, OSError) as error:
+            self.problem = error
+        finally:
+            self.ended_s = time.monotonic()
+            self.done.set()
+
+    def _read(self, response: httpx.Response) -> None:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                self.first_s = self.first_s or time.monotonic()
+                self.events.append(json.loads(line.removeprefix("data: ")))
+
+    def until_begun(self) -> None:
+        wait_until(lambda: self.first_s is not None or self.done.is_set(), DEADLINE_S)
+        assert self.first_s is not None, (self.status, self.answer, self.problem)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> None:
+        assert self.done.wait(deadline_s), "it has not ended"
+
+
+@contextmanager
+def client_of(cluster: Cluster) -> Iterator[httpx.Client]:
+    """Speaks to the balancer's address from the client's host, with a key."""
+    key = cluster.new_key("inference", "models:read")
+    with httpx.Client(
+        base_url=cluster.balancer.host.url,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=DEADLINE_S,
+        transport=Inside(cluster.client),
+    ) as client:
+        yield client
+
+
+def chat(model: str, words: int = 1, **fields: Any) -> dict[str, Any]:
+    """A body whose prompt has about so many tokens."""
+    return {"model": model, "messages": [{"role": "user", "content": "word " * words}], **fields}
+
+
+def drain(cluster: Cluster, *names: str) -> None:
+    """Let these nodes take no requests."""
+    for name, view in cluster.node_views().items():
+        body = {"draining": name in names}
+        cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json=body).raise_for_status()
+
+
+def busy(cluster: Cluster) -> list[str]:
+    """The nodes that answer something now."""
+    return [name for name, view in cluster.node_views().items() if view["active_requests"]]

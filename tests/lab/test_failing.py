@@ -1,0 +1,155 @@
+"""What becomes of single requests when their node goes away, in every state a request can be in."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lan
+from tests.lab.asking import Asking, busy, chat, client_of, drain
+from tests.lab.cluster import BALANCER, Cluster
+from tests.lab.conftest import ClusterMaker
+from tests.processes import wait_until
+
+NODES = ("cellar", "garage")
+LONG = 700  # tokens that one core needs seconds for
+AT_MOST_S = 1.0
+
+
+@pytest.fixture
+def cluster(make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
+    """Three hosts with the real model loaded, of which the balancer's own takes no requests."""
+    cluster = make_cluster({"smollm2": smollm2}, nodes=NODES)
+    cluster.balancer.register("smollm2")
+    cluster.until_held("smollm2", nodes=3)
+    with client_of(cluster) as client:
+        for name in NODES:
+            drain(cluster, *({BALANCER, *NODES} - {name}))
+            loading = Asking(client, chat("smollm2", max_tokens=1))
+            loading.wait()
+            assert (loading.status, loading.node) == (200, name)
+    drain(cluster, BALANCER)
+    return cluster
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_that_waits_in_silence_moves_within_a_second(
+    cabled: Lan, cluster: Cluster, stream: bool
+) -> None:
+    with client_of(cluster) as client:
+        asking = Asking(client, chat("smollm2", LONG, max_tokens=4, stream=stream))
+        wait_until(lambda: busy(cluster))
+        [name] = busy(cluster)
+        [other] = {*NODES} - {name}
+        cabled.cut(cluster.nodes[name].host)
+        cut_s = time.monotonic()
+        wait_until(lambda: busy(cluster) == [other])
+        assert time.monotonic() - cut_s < AT_MOST_S
+        asking.wait()
+        assert (asking.status, asking.problem) == (200, None)
+        assert asking.node in (
+            other,
+            None,
+        )  # None: it took so long that a heartbeat came first, with the head
+        assert not any("error" in event for event in asking.events)
+
+
+def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluster: Cluster) -> None:
+    """Requests over connections that were kept and over new ones, and the page, from the moment of the cut on."""
+    with client_of(cluster) as client:
+        many = [Asking(client, chat("smollm2", max_tokens=1)) for _ in range(8)]
+        for asking in many:
+            asking.wait()
+        calm_s = max((asking.ended_s or 0) - asking.began_s for asking in many)
+        assert {asking.node for asking in many} == {*NODES}
+        cabled.cut(cluster.nodes["cellar"].host)
+        many = [Asking(client, chat("smollm2", max_tokens=1)) for _ in range(16)]
+        slowest_s = 0.0
+        for path in ("/api/nodes", "/api/models", "/", "/v1/models"):
+            began_s = time.monotonic()
+            client.get(path).raise_for_status()
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        for asking in many:
+            asking.wait()
+            assert (asking.status, asking.node, asking.problem) == (200, "garage", None)
+        # All of them at one node take a few times as long.
+        took_s = max((asking.ended_s or 0) - asking.began_s for asking in many)
+        assert took_s < AT_MOST_S + 4 * calm_s
+        assert slowest_s < AT_MOST_S
+
+
+def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: Cluster) -> None:
+    with client_of(cluster) as client:
+        asking = Asking(client, chat("smollm2", max_tokens=2000, stream=True, ignore_eos=True))
+        asking.until_begun()
+        [name] = busy(cluster)
+        cluster.nodes[name].kill()
+        killed_s = time.monotonic()
+        asking.wait(5.0)
+        assert time.monotonic() - killed_s < AT_MOST_S
+        assert (asking.status, asking.problem) == (200, None)
+        assert len(asking.events) > 1
+        assert asking.events[-1]["error"]["code"] == "engine_failed"
+        again = Asking(client, chat("smollm2", max_tokens=1))
+        again.wait()
+        assert again.status == 200
+
+
+def test_a_cut_stream_ends_when_its_node_was_silent_for_too_long(cabled: Lan, cluster: Cluster) -> None:
+    with client_of(cluster) as client:
+        asking = Asking(client, chat("smollm2", max_tokens=2000, stream=True, ignore_eos=True))
+        asking.until_begun()
+        [name] = busy(cluster)
+        cabled.cut(cluster.nodes[name].host)
+        cut_s = time.monotonic()
+        asking.wait(25.0)
+        assert 9.0 < time.monotonic() - cut_s < 18.0  # of a link that speaks every 5 s, after 15 of silence
+        assert asking.events[-1]["error"]["code"] == "engine_failed"
+
+
+def test_a_stream_outlives_a_short_cut(cabled: Lan, cluster: Cluster) -> None:
+    with client_of(cluster) as client:
+        asking = Asking(client, chat("smollm2", max_tokens=600, stream=True, ignore_eos=True))
+        asking.until_begun()
+        [name] = busy(cluster)
+        host = cluster.nodes[name].host
+        cabled.cut(host)
+        time.sleep(1.5)  # longer than the pulse takes, shorter than the link
+        cabled.mend(host)
+        asking.wait()
+        assert asking.problem is None
+        assert not any("error" in event for event in asking.events)
+        assert sum(bool(event["choices"]) for event in asking.events) >= 600
+
+
+@pytest.mark.parametrize("prompt", [LONG, 1], ids=["prefill", "answer"])
+def test_a_client_that_leaves_frees_its_slot_at_the_node(cluster: Cluster, prompt: int) -> None:
+    body = json.dumps(chat("smollm2", prompt, max_tokens=2000, stream=True, ignore_eos=True)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {cluster.balancer.host.address}\r\n"
+        f"Authorization: Bearer {cluster.new_key('inference')}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    with cluster.client.inside():
+        client = socket.create_connection((cluster.balancer.host.address, cluster.balancer.host.port), 5.0)
+    with client:
+        client.sendall(head + body)
+        wait_until(lambda: busy(cluster))
+        [name] = busy(cluster)
+        wait_until(lambda: engine_busy(cluster, name) == 1)
+        if prompt == 1:
+            client.settimeout(60.0)
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    left_s = time.monotonic()
+    wait_until(lambda: not busy(cluster))
+    assert time.monotonic() - left_s < AT_MOST_S
+    wait_until(lambda: engine_busy(cluster, name) == 0, 10.0)
+
+
+def engine_busy(cluster: Cluster, name: str) -> int:
+    engines = cluster.node_views()[name]["engines"]
+    return sum(engine["busy"] for engine in engines)

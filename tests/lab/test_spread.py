@@ -1,0 +1,26 @@
+"""One pull on three hosts: the Hub is asked once, and the others copy what has come while it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.peers.site import NODES
+from bench.peers.spread import HUB_RATE, spread
+from tests.hub import tiny_gguf
+from tests.lab.conftest import ClusterMaker
+
+SIZE_BYTES = 30_000_000
+
+
+def test_the_hub_is_asked_once_and_three_hosts_take_hardly_longer_than_one(
+    make_cluster: ClusterMaker, tmp_path: Path
+) -> None:
+    models = {name: tmp_path / f"{name}.gguf" for name in ("first", "second")}
+    for name, path in models.items():
+        path.write_bytes(tiny_gguf(SIZE_BYTES, seed=name))
+    cluster = make_cluster(models, "--total-rate", HUB_RATE)
+    seen = spread(cluster, "first", "second", NODES)
+    assert seen.wrong() == [], f"{seen}; {seen.fetches}"
+    for process in cluster.processes.values():
+        for name, path in models.items():
+            assert (process.home / "models" / name / path.name).read_bytes() == path.read_bytes()
