@@ -31,6 +31,7 @@ from llb.wire import (
     NodeStatus,
     NodeStatusChanged,
     NodeView,
+    ReplicaDownload,
     ReplicaReport,
     ReplicaState,
     ReplicaView,
@@ -95,7 +96,7 @@ class ClusterView:
             state_of=lambda event: (event.status, event.error, event.available_nodes),
         )
         self._node_changes: Changes[NodeStatusChanged] = Changes(
-            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_progress
+            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_figures
         )
 
     # --- what comes in ------------------------------------------------------------------------------
@@ -274,6 +275,7 @@ class ClusterView:
             name=node.hello.name,
             status=node.status,
             draining=node.draining,
+            tags=node.tags,
             models=tuple(
                 _node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
@@ -390,6 +392,7 @@ class ClusterView:
 
 
 _SERVING = (EngineState.READY, EngineState.BUSY)
+_COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 _NO_METERS = Meters()
 
 
@@ -411,17 +414,31 @@ def _room(node: Node, model_id: str | None) -> placement.Room:
 def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
     """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
     if engine is None:
-        return NodeModel(report.model_id, report.state.value)
+        return NodeModel(report.model_id, report.state.value, download=_download(report))
     ready = report.state is ReplicaState.READY
     return NodeModel(
         report.model_id,
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
+        download=_download(report),
     )
 
 
-def _without_progress(event: NodeStatusChanged) -> NodeStatusChanged:
-    return structs.replace(
-        event, models=tuple(structs.replace(model, engine_progress=None) for model in event.models)
+def _download(report: ReplicaReport) -> ReplicaDownload | None:
+    if report.state not in _COMING:
+        return None
+    return ReplicaDownload(
+        downloaded_bytes=report.downloaded_bytes,
+        total_bytes=report.total_bytes,
+        bytes_per_second=report.bytes_per_second,
+        error=report.error,
+    )
+
+
+def _without_figures(event: NodeStatusChanged) -> object:
+    """What of an event must not wait."""
+    return structs.replace(event, models=()), tuple(
+        (model.model_id, model.lifecycle_status, model.engine, model.download and model.download.error)
+        for model in event.models
     )

@@ -149,6 +149,33 @@ async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: P
     assert heard == []  # what waited to be told was overtaken
 
 
+async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_not(catalog: Path) -> None:
+    view = make_view(catalog)
+    view.hello(HELLO)
+    heard = listen(view)
+
+    def told() -> list[tuple[str, int | None, str | None]]:
+        return [
+            (
+                model.lifecycle_status,
+                model.download and model.download.downloaded_bytes,
+                model.download and model.download.error,
+            )
+            for model in told_of_tiny(heard)
+        ]
+
+    for downloaded_bytes in range(0, 1000, 10):
+        view.replica("n1", downloading(downloaded_bytes))
+    assert told() == [("downloading", 0, None)]
+    await asyncio.sleep(INTERVAL_S * 1.5)
+    assert told() == [("downloading", 990, None)]
+    view.replica("n1", structs.replace(downloading(995), error="waiting for the network"))
+    assert told() == [("downloading", 995, "waiting for the network")]
+    view.replica("n1", structs.replace(downloading(1000), state=ReplicaState.VERIFYING))
+    view.replica("n1", ready(None))
+    assert told() == [("verifying", 1000, None), ("ready", None, None)]
+
+
 async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
     view = make_view(catalog)
     node = view.hello(HELLO)
