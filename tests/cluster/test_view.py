@@ -156,11 +156,9 @@ async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_
 
     def told() -> list[tuple[str, int | None, str | None]]:
         return [
-            (
-                model.lifecycle_status,
-                model.download and model.download.downloaded_bytes,
-                model.download and model.download.error,
-            )
+            (model.lifecycle_status, None, None)
+            if model.download is None
+            else (model.lifecycle_status, model.download.downloaded_bytes, model.download.error)
             for model in told_of_tiny(heard)
         ]
 

@@ -1,5 +1,20 @@
 export default {
   'nodes.summary': { other: '{count} 台中 {online} 台がオンライン・メモリ {budget} 中 {used} を使用' },
+  'nodes.add': 'ノードを追加',
+  'nodes.add.text': '追加するマシンに llb をインストールし、そのターミナルに次のコマンドを貼り付けてください。',
+  'nodes.add.command': 'コマンド',
+  'nodes.add.until': '{time} まで有効です。1 台のマシンが 1 回だけ参加できます。',
+  'nodes.add.hint.only_loopback':
+    'この llb はループバックでのみ待ち受けているため、ほかのマシンからは接続できません。先に --host 0.0.0.0 を付けて起動し直してください。',
+  'nodes.add.then':
+    '参加したマシンは自動的にここに表示されます。収まるモデルを取得し、以後はリクエストにも応答します。「llb leave」でいつでも元に戻せます。ファイルは残ります。',
+  'nodes.add.waiting': 'マシンの参加を待っています…',
+  'nodes.add.joining': '{name} が参加の手続き中です…',
+  'nodes.add.renew': 'コマンドを再発行',
+  'nodes.add.default_password': '先に初期パスワードを変更してください。誰でも知っているパスワードのままでは、マシンを追加できません。',
+  'nodes.room.title': 'マシンを追加できます',
+  'nodes.room.text':
+    'コマンドを 1 つ貼り付けるだけで、別のマシンのメモリをこのアドレスで使えます。モデルは自動的に行き渡り、リクエストは最も早く応答できるマシンに送られます。',
   'nodes.empty.title': 'ノードはまだありません',
   'nodes.empty.text': 'このマシンの構成を確認しています。数秒後にここに表示されます。',
 
@@ -10,6 +25,34 @@ export default {
   'node.offline.text': '接続できません。復旧すると、ディスク上のモデルは再び利用できます。',
   'node.joining.text': '参加の手続き中です。最初の報告が届くと、稼働状況を表示します。',
   'node.draining.text': '新しいリクエストは受け付けません。生成中の応答は続きます。',
+  'node.draining.away': '復旧しても、受付を再開するまでリクエストは送られません。',
+  'node.unreachable.text': '接続はされていますが、どのアドレスも応答しないため、リクエストを送れません。自動的に再試行しています。',
+  'node.version.text': 'このノードは llb {version}、このアドレスは llb {own} です。このままでも動作しますが、古い方を更新してください。',
+
+  'node.reach': '接続',
+  'node.reach.local': 'このホスト',
+  'node.reach.direct': '直接（{time}）',
+  'node.reach.reverse': 'ノード側からの接続を経由（{time}）',
+  'node.reach.none': '到達できません',
+
+  'node.edit': '名前とタグ',
+  'node.edit.title': '{name} の名前とタグ',
+  'node.edit.name': '名前',
+  'node.edit.name_hint': '英数字、ピリオド、ハイフン（例：attic-2）',
+  'node.edit.name_rule': '名前は英数字で始まり、英数字と「.」「_」「-」だけが使えます。',
+  'node.edit.taken': '同じ名前のノードがすでにあります。',
+  'node.edit.save': '保存',
+  'node.tags': 'タグ',
+  'node.tags.title': '{name} のタグ',
+  'node.tags.hint': '自由な語をコンマで区切って入力（例：gpu, upstairs）',
+  'node.tags.rule': 'タグは 32 個まで、それぞれ英数字と「.」「_」「:」「-」の 63 文字以内です。',
+  'node.drain': '受付を停止',
+  'node.take_back': '受付を再開',
+  'node.remove': '外す',
+  'node.remove.title': '{name} を外しますか？',
+  'node.remove.requests': '新しいリクエストは送られなくなり、応答中のリクエストは終了します。',
+  'node.remove.files': { other: 'ディスク上の {count} モデル（{size}）はそのまま残ります。' },
+  'node.remove.again': '再び参加させるには、「ノードを追加」で新しいコマンドを発行してください。',
 
   'node.cpu': 'CPU',
   'node.cores': { other: '· {count} コア' },
@@ -21,6 +64,7 @@ export default {
   'node.about': 'llb {version}・{platform}',
   'node.about.away': 'llb {version}・{platform}・最終確認：{ago}（{time}）',
   'node.models': 'ディスク上',
+  'node.models.failed': '{name} を取得できませんでした：{error}',
   'node.models_of': { other: '{count} モデル（{size}）' },
 
   'node.offered': 'モデル用 {size}',
