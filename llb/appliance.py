@@ -50,7 +50,7 @@ from llb.node.files import ModelFiles
 from llb.store import settings, users
 from llb.store.database import Database
 from llb.tasks import TaskGroup
-from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReplicaReport
+from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReplicaReport
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,11 @@ class Appliance:
             self.reach,
             load_timeout_s=config.queue_timeout_s,
         )
+        self.view.reach_of = self._reach_of
+        self.view.address_of = lambda node_id: (
+            None if (way := self.reach.way(node_id)) is None else way.address
+        )
+        self.reach.on_changed = self.view.reach_changed
         self.hands = Hands(self.view, self.agent, self.upstream, self.reach)
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
@@ -217,6 +222,16 @@ class Appliance:
     def _node_of(self, credential: str) -> str | None:
         record = self.members.of_credential(credential)
         return None if record is None else record.id
+
+    def _reach_of(self, node_id: str) -> ReachView:
+        if node_id == self.agent.node_id:
+            return ReachView(way="local")
+        way = self.reach.way(node_id)
+        return (
+            ReachView(way="none")
+            if way is None
+            else ReachView(way="direct", answer_ms=round(way.answer_s * 1000, 1))
+        )
 
     def _hop_credential(self, node_id: str) -> str | None:
         record = self.members.get(node_id)

@@ -454,12 +454,20 @@ class RegisterReply(Struct, frozen=True, kw_only=True):
     message: str
 
 
+class ReachView(Struct, frozen=True, kw_only=True):
+    """How requests get to a node, and how soon it answers; None where nobody asked."""
+
+    way: Literal["local", "direct", "reverse", "none"]
+    answer_ms: float | None = None
+
+
 class NodeView(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     status: NodeStatus
     draining: bool
     address: str | None
+    reach: ReachView
     version: str
     platform: str
     tags: tuple[str, ...]
@@ -736,6 +744,7 @@ class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChange
     status: NodeStatus
     draining: bool
     tags: tuple[str, ...] = ()
+    reach: ReachView | None = None
     models: tuple[NodeModel, ...] = ()
 
 

@@ -31,6 +31,7 @@ from llb.wire import (
     NodeStatus,
     NodeStatusChanged,
     NodeView,
+    ReachView,
     ReplicaDownload,
     ReplicaReport,
     ReplicaState,
@@ -85,6 +86,7 @@ class ClusterView:
         self.placed: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
         self.active_requests: Callable[[str], int] = lambda _node_id: 0
         self.traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
+        self.reach_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way="none")
         self.address_of: Callable[[str], str | None] = lambda _node_id: None
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
         self._bus = bus
@@ -184,6 +186,11 @@ class ClusterView:
         for model_id in node.replicas:
             self.refresh(model_id)
 
+    def reach_changed(self, node_id: str) -> None:
+        """The way to a node was found, or lost."""
+        if node_id in self.nodes:
+            self._node_changes.look(node_id)
+
     def replica(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
         node.last_seen = time.time()
@@ -276,6 +283,7 @@ class ClusterView:
             status=node.status,
             draining=node.draining,
             tags=node.tags,
+            reach=self.reach_of(node.id),
             models=tuple(
                 _node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
@@ -372,6 +380,7 @@ class ClusterView:
             status=node.status,
             draining=node.draining,
             address=self.address_of(node.id) if addresses else None,  # the local node has none
+            reach=self.reach_of(node.id),
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,
@@ -438,7 +447,11 @@ def _download(report: ReplicaReport) -> ReplicaDownload | None:
 
 def _without_figures(event: NodeStatusChanged) -> object:
     """What of an event must not wait."""
-    return structs.replace(event, models=()), tuple(
-        (model.model_id, model.lifecycle_status, model.engine, model.download and model.download.error)
-        for model in event.models
+    return (
+        structs.replace(event, models=(), reach=None),
+        event.reach and event.reach.way,
+        tuple(
+            (model.model_id, model.lifecycle_status, model.engine, model.download and model.download.error)
+            for model in event.models
+        ),
     )
