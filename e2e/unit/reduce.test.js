@@ -274,6 +274,14 @@ test('a node that is removed is gone, and so are its replicas, whatever it held'
   }
 });
 
+test('another way to a node is shown at once, and where it leads is asked for', () => {
+  const slower = { way: 'direct', answer_ms: 9 };
+  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: slower }));
+  equal([state.nodes.get('n').reach, state.stale.nodes], [slower, false]);
+  const other = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: { way: 'none', answer_ms: null } }));
+  equal([other.nodes.get('n').reach.way, other.stale.nodes], ['none', true]);
+});
+
 // --- downloads, node by node -------------------------------------------------------------------------
 
 /** A model that two nodes fetch, as the API tells it. */

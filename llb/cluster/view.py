@@ -205,6 +205,7 @@ class ClusterView:
         if node is not None and node.online:
             node.status = NodeStatus.OFFLINE
             node.away_since = self._clock()
+            node.engines.clear()  # what it has in memory, it tells when it is back
             self._node_changes.look(node_id)
             self.on_node_changed(node)
             for model_id in node.replicas:

@@ -212,3 +212,13 @@ async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(catal
     assert statuses() == [(ModelStatus.READY, None, 1), (ModelStatus.READY, None, 2)]
     view.offline("n1")
     assert statuses() == [(ModelStatus.READY, None, 1)]
+
+
+async def test_a_node_that_is_away_has_nothing_in_memory_that_could_be_used(catalog: Path) -> None:
+    view = make_view(catalog)
+    node = view.hello(HELLO)
+    view.replica("n1", ready(EngineState.READY))
+    heard = listen(view)
+    view.offline("n1")
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    assert view.node_view(node, paths=False).engines == ()

@@ -112,7 +112,7 @@ export const eventHandlers = {
     if (removed) next.nodes.delete(event.node_id);
     else if (before) next.nodes.set(event.node_id, nodeAfter(before, event, there));
     // One that comes back may be of another version, or have other hardware; one that goes was heard of a moment ago.
-    next.stale.nodes ||= !removed && (before?.status !== event.status || !sameReplicas(before, there));
+    next.stale.nodes ||= !removed && !(before && sameStanding(before, event) && sameReplicas(before, there));
     for (const [id, model] of next.models ?? []) {
       const replica = model.replicas.find((each) => each.node_id === event.node_id);
       const now = there.get(id);
@@ -219,7 +219,7 @@ function comingAfter(replica, state, { downloaded_bytes: got, total_bytes: total
 }
 
 /** A node as an event tells it; `there`: what it says of each model on it. What is new there has to be asked for. */
-function nodeAfter(node, { name, status, draining, tags }, there) {
+function nodeAfter(node, { name, status, draining, tags, reach }, there) {
   const engines = node.engines.flatMap((engine) => {
     const now = there.get(engine.model_id);
     return now?.engine ? [{ ...engine, state: now.engine, progress: now.engine_progress ?? null }] : [];
@@ -228,7 +228,7 @@ function nodeAfter(node, { name, status, draining, tags }, there) {
     const now = there.get(replica.model_id);
     return now ? [replicaAfter(replica, now)] : [];
   });
-  return { ...node, name, status, draining, tags, engines, replicas };
+  return { ...node, name, status, draining, tags, reach, engines, replicas };
 }
 
 /** As for a model: while it goes on, no figure runs backwards. */
@@ -239,6 +239,9 @@ function replicaAfter(replica, now) {
   const figures = older ? { ...now.download, downloaded_bytes: replica.downloaded_bytes } : now.download;
   return { ...replica, state, ...figures };
 }
+
+/** Whether what an event does not tell of a node (its address, its hardware) is still as it was. */
+const sameStanding = (node, { status, reach }) => node.status === status && node.reach?.way === reach?.way;
 
 /** Whether a node's replicas and engines are still those of an event's `models`, whatever their progress is. */
 function sameReplicas(node, there) {

@@ -59,7 +59,7 @@ export default {
   'replica.error': 'Failed',
   'replica.deleting': 'Deleting…',
   'replica.gone': 'Removed',
-  'replica.away': 'Node offline',
+  'replica.away': 'Offline',
   'where.more': { one: 'and {count} more', other: 'and {count} more' },
 
   'hub.search': 'Search models',

@@ -9,8 +9,7 @@ export default {
   'nodes.add.until': 'It lets one machine join, once, until {time}.',
   'nodes.add.hint.only_loopback':
     'No other machine can reach this llb yet: it listens on loopback only. Start it with --host 0.0.0.0 first.',
-  'nodes.add.then':
-    'The machine then appears here by itself, fetches the models that fit it, and answers requests from then on. ‘llb leave’ takes it back at any time; its files stay.',
+  'nodes.add.then': 'The machine then appears here by itself, fetches the models that fit it, and answers requests, too.',
   'nodes.add.waiting': 'Waiting for a machine to join…',
   'nodes.add.joining': '{name} is joining…',
   'nodes.add.renew': 'New command',

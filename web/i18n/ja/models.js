@@ -59,7 +59,7 @@ export default {
   'replica.error': '失敗',
   'replica.deleting': '削除中…',
   'replica.gone': '削除済み',
-  'replica.away': 'ノードがオフライン',
+  'replica.away': 'オフライン',
   'where.more': { other: 'ほか {count} 台' },
 
   'hub.search': 'モデルを検索',

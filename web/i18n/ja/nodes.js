@@ -6,8 +6,7 @@ export default {
   'nodes.add.until': '{time} まで有効です。1 台のマシンが 1 回だけ参加できます。',
   'nodes.add.hint.only_loopback':
     'この llb はループバックでのみ待ち受けているため、ほかのマシンからは接続できません。先に --host 0.0.0.0 を付けて起動し直してください。',
-  'nodes.add.then':
-    '参加したマシンは自動的にここに表示されます。収まるモデルを取得し、以後はリクエストにも応答します。「llb leave」でいつでも元に戻せます。ファイルは残ります。',
+  'nodes.add.then': '参加したマシンは自動的にここに表示されます。収まるモデルを取得し、以後はリクエストにも応答します。',
   'nodes.add.waiting': 'マシンの参加を待っています…',
   'nodes.add.joining': '{name} が参加の手続き中です…',
   'nodes.add.renew': 'コマンドを再発行',

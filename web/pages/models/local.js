@@ -62,6 +62,7 @@ function row(app, actions, item, nodes, askToDelete) {
   const pinned = engines.some((engine) => engine.pinned);
   const doing = actions.of(model.id);
   const can = app.can('models:write');
+  const several = isSeveral(nodes);
   const used = Math.max(...replicas.map(({ last_used: at }) => at ?? 0));
   return html`
     <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
@@ -92,14 +93,14 @@ function row(app, actions, item, nodes, askToDelete) {
       <dl class="facts wide">
         <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
         <div><dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt><dd>${f.bytes(memoryOf(model, loaded))}</dd></div>
-        <div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>
+        ${several ? null : html`<div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>`}
         <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
         ${loaded.length
           ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>`
           : null}
       </dl>
       ${loadingBar(model, engines)}
-      ${isSeveral(nodes) ? whereList(item, awayIn(nodes)) : paths(replicas)}
+      ${several ? whereList(item, awayIn(nodes)) : paths(replicas)}
       ${doing.error ? html`<div class="wide">${alertBox(explain(doing.error))}</div>` : null}
     </article>`;
 }

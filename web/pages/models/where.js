@@ -3,6 +3,7 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { icon } from '../../components/icons.js';
+import { engineBadge } from '../../components/engines.js';
 import { replicaBadge, replicaText } from '../../components/replicas.js';
 
 const NAMED = 3; // on a card of the hub; Local and Nodes name them all
@@ -33,14 +34,14 @@ function place(replica, away) {
   return html`<li class=${replica.state === 'error' ? 'bad' : ''}>${replica.node_name} <b>${text}</b></li>`;
 }
 
-/** Every node with what became of the model there, and where its files are. */
+/** Every node with what became of the model there, or of the engine that has it in memory, and where its files are. */
 export const whereList = ({ replicas }, away) => html`
   <ul class="holders wide" aria-label=${t('local.nodes')}>
     ${replicas.map(
       (replica) => html`
         <li>
           <span class="holder">${replica.node_name}</span>
-          ${replicaBadge(replica, away.includes(replica.node_id))}
+          ${replica.engine ? engineBadge([replica.engine]) : replicaBadge(replica, away.includes(replica.node_id))}
           ${replica.path ? html`<code>${replica.path}</code>` : null}
           ${replica.error ? html`<span class="soft">${replica.error}</span>` : null}
         </li>`,

@@ -59,8 +59,10 @@ export function makeActs(app) {
       act: () => app.api.remove(path(node)),
     });
 
-  const act = (text, work, busy = false) => html`
-    <button type="button" class="button quiet small" aria-disabled=${busy ? 'true' : null} @click=${work}>${text}</button>`;
+  const act = (text, work, { busy = false, apart = false } = {}) => html`
+    <button type="button" class="button quiet small ${apart ? 'apart' : ''}" aria-disabled=${busy ? 'true' : null} @click=${work}>
+      ${text}
+    </button>`;
 
   return {
     view(node) {
@@ -68,8 +70,8 @@ export function makeActs(app) {
       return html`
         <div class="node-acts">
           ${act(t(isLocal(node) ? 'node.tags' : 'node.edit'), () => edit(node))}
-          ${act(t(node.draining ? 'node.take_back' : 'node.drain'), () => drain(node), busy)}
-          ${isLocal(node) ? null : act(t('node.remove'), () => remove(node))}
+          ${act(t(node.draining ? 'node.take_back' : 'node.drain'), () => drain(node), { busy })}
+          ${isLocal(node) ? null : act(t('node.remove'), () => remove(node), { apart: true })}
         </div>
         ${error ? alertBox(explain(error)) : null}`;
     },

@@ -73,16 +73,16 @@ export function makeAdding(app) {
 
 /** `come`: the nodes that came since the dialog was opened. */
 const invitation = ({ command, expires_at: until, hint, hint_code: code }, come) => html`
+  ${hint ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint, null, 'warning') : null}
   <p>${t('nodes.add.text')}</p>
   ${copyBox(t('nodes.add.command'), command, { focused: true })}
-  <p class="small">${t('nodes.add.until', { time: f.hourOfDay(until) })}</p>
-  ${hint ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint) : null}
+  <p>${t('nodes.add.until', { time: f.hourOfDay(until) })}</p>
   <p>${t('nodes.add.then')}</p>
   <div class="arrivals" role="status">
     ${come.length ? come.map(arrival) : html`<p class="arrival"><i class="dot"></i>${t('nodes.add.waiting')}</p>`}
   </div>`;
 
 const arrival = ({ name, status }) =>
-  status === 'online'
-    ? html`<p class="arrival here">${icon('check')}${t('notice.joined', { name })}</p>`
-    : html`<p class="arrival"><i class="dot"></i>${t('nodes.add.joining', { name })}</p>`;
+  status === 'joining'
+    ? html`<p class="arrival"><i class="dot"></i>${t('nodes.add.joining', { name })}</p>`
+    : html`<p class="arrival here">${icon('check')}${t('notice.joined', { name })}</p>`;

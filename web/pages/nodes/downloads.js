@@ -12,6 +12,6 @@ export const downloadsOf = ({ replicas }) =>
       got,
       total,
       rate,
-      left: rate ? (total - got) / rate : null,
+      left: rate ? Math.ceil((total - got) / rate) : null,
       error,
     }));
