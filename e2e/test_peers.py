@@ -300,6 +300,7 @@ async def test_a_node_that_is_removed_elsewhere_leaves_without_a_word(
     attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
+    await expect(node_of(page, "cellar")).to_contain_text("Online")
     await cellar.stop()
     await expect(toast(page, "not reachable")).to_be_visible()
     await node_of(page, "cellar").get_by_role("button", name="Drain").focus()
