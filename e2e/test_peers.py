@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 from playwright.async_api import Locator, Page, expect
 
 from e2e.conftest import VisitorMaker
-from e2e.shop import card
+from e2e.shop import CATALOG, SMOLLM2, SMOLLM2_NAME, card, entries, shoot, stock
 from e2e.test_nodes import node_of
 from llb.node import agent
 from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
 from tests.harness import PASSWORD, JoinedLlb, Llb, write_catalog
 from tests.hub import HubStandIn
 from tests.hub.content import tiny_gguf
+
+NOMIC = "Nomic Embed Text v1.5"
 
 
 @pytest.fixture
@@ -44,8 +47,113 @@ def toast(page: Page, text: str) -> Locator:
     return page.locator(".toast").filter(has_text=text)
 
 
+async def dismiss_toasts(page: Page) -> None:
+    # At once: one that leaves by itself meanwhile would be waited for.
+    await page.evaluate("document.querySelectorAll('.toast button').forEach((each) => each.click())")
+    await expect(page.locator(".toast")).to_have_count(0)
+
+
 async def press(node: Locator, name: str) -> None:
     await node.get_by_role("button", name=name).click()
+
+
+# --- all of it, with the real model ------------------------------------------------------------------
+
+
+@pytest.fixture
+async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+    """The shipped catalogue; SmolLM2 is the real one, Nomic Embed is as large as the real one."""
+    stock(hub, smollm2)
+    [nomic] = [entry for entry in entries() if entry["name"] == NOMIC]
+    blank = tmp_path / "nomic.gguf"
+    blank.write_bytes(tiny_gguf())
+    os.truncate(blank, nomic["size_bytes"])
+    hub.add_repo(nomic["repo"], {nomic["recommended_filename"]: blank})
+    llb = await make_llb(
+        catalog=CATALOG,
+        context=2048,
+        memory_limit_bytes=16_000_000_000,
+        host="0.0.0.0",  # the command is of use to others; the tests' socket stays on loopback
+        advertise="http://attic.lan:8080",
+    ).start()
+    await llb.online()
+    return llb
+
+
+async def test_two_more_machines(
+    shop: Llb, hub: HubStandIn, make_node: NodeMaker, visitors: VisitorMaker
+) -> None:
+    await shop.pull(SMOLLM2)
+    question = {"model": SMOLLM2, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    assert (await shop.http.post("/v1/chat/completions", json=question)).status_code == 200
+    page = await (await visitors(shop)).open("/nodes")
+    await page.get_by_role("button", name="Add node").click()
+    dialog = page.get_by_role("dialog")
+    command = await dialog.locator("code").inner_text()
+    assert command.startswith("python -m llb --join http://attic.lan:8080 --token llbj-")
+    cellar = await make_node(
+        shop, "cellar", join_token=command.split()[-1], memory_limit_bytes=24_000_000_000
+    ).start()
+    await expect(dialog.get_by_role("status")).to_have_text("cellar has joined.")
+    await shoot(page, "add-node")
+    await press(dialog, "Close")
+
+    shed = await make_node(shop, "shed", memory_limit_bytes=8_000_000_000).start()
+    await expect(toast(page, "shed has joined.")).to_be_visible()
+    for node in (cellar, shed):
+        await node.online()
+        # What was here before they came, comes to them by itself.
+        await expect(
+            node_of(page, node.app.config.name).get_by_role("list", name="On its disk")
+        ).to_contain_text(SMOLLM2_NAME, timeout=30_000)
+
+    await press(node_of(page, "shed"), "Rename or tag")
+    await dialog.get_by_label("Name", exact=True).fill("garage")
+    await dialog.get_by_label("Tags").fill("gpu, downstairs")
+    await press(dialog, "Save")
+    stalled = hub.faults.stall(after=90_000_000)
+    await page.get_by_role("link", name="Models").click()
+    await press(card(page, NOMIC), "Pull")
+    await expect(card(page, NOMIC).get_by_role("list", name="Nodes")).to_have_text(
+        re.compile(r"^\s*attic 6\d%\s*cellar 6\d%\s*garage 6\d%\s*$"), timeout=30_000
+    )
+    await page.get_by_role("link", name="Nodes").click()
+    await press(node_of(page, "garage"), "Drain")
+    await expect(node_of(page, "garage")).to_contain_text("Draining")
+    for name in ("attic", "cellar", "garage"):
+        await expect(node_of(page, name).get_by_role("progressbar")).to_have_attribute(
+            "aria-valuenow", re.compile(r"6\d")
+        )
+    await page.set_viewport_size({"width": 1720, "height": 1140})
+    await page.evaluate("scrollTo(0, 0)")
+    await dismiss_toasts(page)
+    await shoot(page, "nodes")
+    stalled.clear()
+    await press(node_of(page, "garage"), "Take back")
+    for name in ("attic", "cellar", "garage"):
+        await expect(node_of(page, name).get_by_role("list", name="On its disk")).to_contain_text(
+            NOMIC, timeout=30_000
+        )
+
+    await cellar.stop()
+    await expect(toast(page, "The node cellar is not reachable any more.")).to_be_visible()
+    await expect(node_of(page, "cellar")).to_contain_text("Offline")
+    await expect(node_of(page, "cellar")).to_contain_text("2 models, 245 MB")
+    await page.set_viewport_size({"width": 1280, "height": 860})
+    await page.get_by_role("link", name="Models").click()
+    await page.get_by_role("tab", name="Local").click()
+    await expect(card(page, SMOLLM2_NAME).get_by_role("listitem")).to_contain_text(
+        ["attic", "cellar Offline", "garage"], use_inner_text=True
+    )
+    await dismiss_toasts(page)
+    await shoot(page, "local-nodes")
+    await page.get_by_role("link", name="Nodes").click()
+    await cellar.start(cellar.port)
+    await expect(toast(page, "The node cellar is back.")).to_be_visible()
+    await press(node_of(page, "cellar"), "Remove")
+    await press(dialog, "Remove")
+    await expect(page.get_by_role("region", name="cellar")).to_have_count(0)
+    await expect(page.get_by_role("main")).to_contain_text("2 of 2 nodes online")
 
 
 # --- joining -----------------------------------------------------------------------------------------

@@ -257,6 +257,11 @@ test('a node takes name, state and draining; a new one is asked for', () => {
   equal([other.nodes.has('m'), other.stale.nodes], [false, true]);
 });
 
+test('a node that is renamed is renamed wherever a model says that it is there', () => {
+  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'garage' }));
+  equal([shownOf(state, 'a').replicas[0].node_name, state.stale], ['garage', { models: new Set(), nodes: false }]);
+});
+
 test('a node that goes or comes back is asked for: when it was last seen, what it is now', () => {
   const gone = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
   equal([gone.nodes.get('n').status, gone.stale.nodes], ['offline', true]);

@@ -118,7 +118,7 @@ export const eventHandlers = {
       const now = there.get(id);
       if (!replica && !now) continue;
       if (!replica || !now || !sameWork(replica, now)) next.stale.models.add(id);
-      if (replica && now) next.models.set(id, withReplica(model, replica, now));
+      if (replica && now) next.models.set(id, withReplica(model, replica, now, event.name));
       else if (replica) next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
     }
   },
@@ -197,19 +197,19 @@ const inMemory = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
 const sameWork = (replica, now) =>
   replica.state === replicaState(now) && inMemory(replica.engine?.state) === inMemory(now.engine);
 
-function withReplica(model, replica, now) {
+function withReplica(model, replica, now, name) {
   const state = replicaState(now);
   const engine = now.engine
     ? { ...replica.engine, model_id: model.model.id, state: now.engine, progress: now.engine_progress ?? null }
     : null;
   const { progress, error } = now.download ? comingAfter(replica, state, now.download) : replica;
-  const changed = { ...replica, state, engine, progress, error };
+  const changed = { ...replica, node_name: name, state, engine, progress, error };
   if (sameReplica(replica, changed)) return model; // the others on this node stay what they are while one is pulled
   return { ...model, replicas: model.replicas.map((each) => (each === replica ? changed : each)) };
 }
 
 const sameReplica = (a, b) =>
-  a.state === b.state && a.progress === b.progress && a.error === b.error && sameEngine(a.engine, b.engine);
+  ['node_name', 'state', 'progress', 'error'].every((field) => a[field] === b[field]) && sameEngine(a.engine, b.engine);
 
 const sameEngine = (a, b) => a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
 
