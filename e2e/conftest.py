@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from tests.conftest import catalog, chat_gguf, hub, llb, make_llb, smollm2
+from tests.conftest import catalog, chat_gguf, hub, llb, make_llb, make_node, smollm2
 from tests.harness import PASSWORD, Llb
 
-__all__ = ["catalog", "chat_gguf", "hub", "llb", "make_llb", "smollm2"]
+__all__ = ["catalog", "chat_gguf", "hub", "llb", "make_llb", "make_node", "smollm2"]
 
 DEADLINE_MS = 15_000
 

@@ -15,7 +15,8 @@ from tests.processes import ROOT
 CATALOG = ROOT / "supported_models.json"
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_NAME = "SmolLM2 135M Instruct"
-# Where to put pictures of the page, for the documents: LLB_SHOTS=docs/images pytest e2e/test_walk.py e2e/test_looks.py
+# Where to put pictures of the page, for the documents:
+# LLB_SHOTS=docs/images pytest e2e/test_walk.py e2e/test_looks.py e2e/test_peers.py
 SHOTS = os.environ.get("LLB_SHOTS")
 
 
@@ -45,7 +46,7 @@ def card(page: Page, name: str) -> Locator:
 HIDE_HOME = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    node.data = node.data.replace(/\\/\\S*?\\/home(?=\\/models|$)/, '~/.local/share/llb');
+    node.data = node.data.replace(/\\/\\S*?\\/(?:home|cellar|shed)(?=\\/models|$)/, '~/.local/share/llb');
   }
 }"""
 

@@ -236,7 +236,12 @@ async def look_at_the_playground(see: Inspector) -> None:
 
 
 async def look_at_nodes(see: Inspector) -> None:
-    await see.look(await see.open("/nodes"), "nodes")
+    page = await see.open("/nodes")
+    await see.look(page, "nodes")
+    await page.get_by_role("button", name=see.say("nodes.add")).click()
+    await expect(page.get_by_role("dialog").locator("code")).to_contain_text("--join")
+    await see.look(page, "nodes, dialog that adds one")
+    await page.close()
 
     async def answer(route: Route) -> None:
         real = await route.fetch()
@@ -247,6 +252,15 @@ async def look_at_nodes(see: Inspector) -> None:
     page = await see.open("/nodes", anew=True)
     await expect(page.get_by_role("heading", level=2)).to_have_count(12)
     await see.look(page, "nodes, each in another state")
+    for opener in ("node.edit", "node.remove"):
+        await page.get_by_role("button", name=see.say(opener)).first.click()
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await see.look(page, f"nodes, dialog of {opener}")
+        await page.keyboard.press("Escape")
+    for address in ("/models", "/models/local"):
+        page = await see.open(address)
+        await expect(page.get_by_role("list", name=see.say("local.nodes")).first).to_be_attached()
+        await see.look(page, f"{address} of several nodes")
     await see.visitor.context.unroute("**/api/nodes")
     await page.close()
 
@@ -282,6 +296,10 @@ async def look_at_settings(see: Inspector) -> None:
 async def look_at_the_empty_house(see: Inspector) -> None:
     for address in ("/models/local", "/playground", "/nodes", "/requests", "/access", "/settings"):
         await see.look(await see.open(address), f"{address} of an empty house")
+    page = await see.open("/nodes")
+    await page.get_by_role("button", name=see.say("nodes.add")).click()
+    await expect(page.get_by_role("dialog").get_by_role("alert")).to_be_visible()
+    await see.look(page, "nodes, nobody may join")
 
 
 async def look_at_a_lost_connection(see: Inspector) -> None:

@@ -17,7 +17,7 @@ import pytest
 from e2e.javascript import WEB, Token, every, modules, read, runs, tokens
 from e2e.words import OTHERS, SOURCE, Text, languages
 from llb import errors
-from llb.wire import Capability, EngineState, ModelStatus, Verdict
+from llb.wire import Capability, EngineState, ModelStatus, ReplicaState, Verdict
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 VALUE = "\ue000"  # stands for a value in the fixed text of a template
@@ -178,6 +178,7 @@ def test_every_key_is_used() -> None:
         ("capability", Capability),
         ("fit", Verdict),
         ("engine", EngineState),
+        ("replica", ReplicaState),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -127,6 +127,7 @@ def cluster(node: dict[str, Any]) -> list[dict[str, Any]]:
     for number in range(11):
         other = copy.deepcopy(node)
         other.update(id=f"n{number}", name=f"host-{number}", memory_budget_bytes=12 * GB)
+        other.update(reach={"way": "direct", "answer_ms": 0.42}, address=f"http://192.0.2.{number}:8080")
         other.update(engines=[{**engine}], replicas=[{**replica}])
         others.append(other)
     for other, name in zip(others[6:], HOSTILE, strict=True):
@@ -138,6 +139,10 @@ def cluster(node: dict[str, Any]) -> list[dict[str, Any]]:
     others[3]["meters"].update(gpu_usage=0.5, gpu_memory_usage=0.25)
     others[4]["hardware"]["gpus"] = [{**gpu, "usable": False}]
     others[5]["engines"] = [{**engine, "state": "failed", "error": "out of memory"}]
+    others[6].update(reach={"way": "reverse", "answer_ms": 12.3}, version="0.0.9", tags=["gpu", "upstairs"])
+    others[7].update(reach={"way": "none", "answer_ms": None}, address=None)
+    failed = {**replica, "model_id": "tiny", "state": "error", "error": "the sha256 differs"}
+    others[8]["replicas"] = [{**replica}, {**replica, "model_id": "gone", "state": "deleting"}, failed]
     return [node, *others]
 
 

@@ -365,12 +365,14 @@ class LeaveReply(Struct, frozen=True, kw_only=True):
 
 
 class NewJoinToken(Struct, frozen=True, kw_only=True):
-    """A token that lets one host join. `hint` is what stands in the way of it, as a sentence."""
+    """A token that lets one host join. `hint` is what stands in the way of it, as a sentence; `hint_code` names it for
+    readers of other languages."""
 
     token: str
     expires_at: str
     command: str
     hint: str | None = None
+    hint_code: Literal["only_loopback"] | None = None
 
 
 class NodePatch(Struct, frozen=True):
@@ -728,13 +730,24 @@ class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdate
     hf_stats: HfStats
 
 
+class ReplicaDownload(Struct, frozen=True, kw_only=True):
+    """How far one node has come with a model. `error` is what it waits for at the moment."""
+
+    downloaded_bytes: int
+    total_bytes: int
+    bytes_per_second: float
+    error: str | None = None
+
+
 class NodeModel(Struct, frozen=True):
-    """A model on a node. `engine` is None while it is not in memory; `engine_progress` 0–1 while it is being loaded."""
+    """A model on a node. `engine` is None while it is not in memory; `engine_progress` 0–1 while it is being loaded;
+    `download` is there while its files come or are verified."""
 
     model_id: str
     lifecycle_status: str
     engine: EngineState | None = None
     engine_progress: float | None = None
+    download: ReplicaDownload | None = None
 
 
 class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChanged", tag_field="type"):
@@ -743,6 +756,8 @@ class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChange
     name: str
     status: NodeStatus
     draining: bool
+    tags: tuple[str, ...] = ()
+    reach: ReachView | None = None
     models: tuple[NodeModel, ...] = ()
 
 

@@ -149,9 +149,9 @@ function draw(state) {
   const name = page?.title(route);
   document.title = name ? `${name} · llb` : 'llb';
   const focused = document.activeElement;
-  const article = focused?.closest('article');
+  const place = focused?.closest('article, section');
   render(html`${route.page === 'login' ? content : frame(state, content)} ${toasts.view(state.notices)}`, root);
-  if (article && !focused.isConnected) keepPlace(article);
+  if (place && !focused.isConnected) keepPlace(place);
   announce(state);
   if (focusSoon && page) {
     focusSoon = false;
@@ -161,9 +161,9 @@ function draw(state) {
 }
 
 /** The pressed button is gone (Pull has become Cancel): whoever uses the keyboard goes on from where it was. */
-function keepPlace(article) {
-  const place = article.isConnected ? article : root.querySelector('h1[tabindex]');
-  place?.focus({ preventScroll: true });
+function keepPlace(before) {
+  const place = before.isConnected && before.hasAttribute('tabindex') ? before : null;
+  (place ?? root.querySelector('h1[tabindex]'))?.focus({ preventScroll: true });
 }
 
 const reloadButton = () =>

@@ -2,7 +2,7 @@
 
 import { eventHandlers, HISTORY, initial, knows, reduce as reduceIt } from '/web/core/reduce.js';
 import { equal, fails, frozen, ok, test } from './runner.js';
-import { downloading, engine, event, metrics, model, node, nodeChanged, onNode, replica, statusChanged } from './samples.js';
+import { comingTo, downloading, engine, event, metrics, model, node, nodeChanged, onNode, replica, statusChanged } from './samples.js';
 
 /** Pure: neither the state nor the action may be touched. */
 const reduce = (state, action) => frozen(reduceIt(frozen(state), frozen(action)));
@@ -250,18 +250,85 @@ const held = (state, engineState = null, id = 'a') => {
 };
 
 test('a node takes name, state and draining; a new one is asked for', () => {
-  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'cellar', status: 'offline', draining: true }));
-  const { name, status, draining } = state.nodes.get('n');
-  equal([name, status, draining, state.stale.nodes], ['cellar', 'offline', true, false]);
+  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'cellar', draining: true, tags: ['gpu'] }));
+  const { name, status, draining, tags } = state.nodes.get('n');
+  equal([name, status, draining, tags, state.stale.nodes], ['cellar', 'online', true, ['gpu'], false]);
   const other = hear(held('ready'), nodeChanged('m'));
   equal([other.nodes.has('m'), other.stale.nodes], [false, true]);
 });
 
-test('a node that is removed is gone, and so are its replicas', () => {
-  const state = hear(held('ready'), nodeChanged('n', [], { status: 'removed' }));
-  equal([state.nodes.size, state.stale.nodes], [0, false]);
-  equal(shownOf(state, 'a').replicas, []);
-  equal(state.stale.models, new Set(['a']));
+test('a node that is renamed is renamed wherever a model says that it is there', () => {
+  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'garage' }));
+  equal([shownOf(state, 'a').replicas[0].node_name, state.stale], ['garage', { models: new Set(), nodes: false }]);
+});
+
+test('a node that goes or comes back is asked for: when it was last seen, what it is now', () => {
+  const gone = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
+  equal([gone.nodes.get('n').status, gone.stale.nodes], ['offline', true]);
+  const asked = reduce(gone, { type: 'asked' });
+  equal(hear(asked, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' })).stale.nodes, false);
+  equal(hear(asked, nodeChanged('n', [onNode('a', 'ready')])).stale.nodes, true);
+});
+
+test('a node that is removed is gone, and so are its replicas, whatever it held', () => {
+  for (const models of [[], [onNode('a', 'ready')]]) {
+    const state = hear(held('ready'), nodeChanged('n', models, { status: 'removed' }));
+    equal([state.nodes.size, state.stale.nodes], [0, false]);
+    equal(shownOf(state, 'a').replicas, []);
+    equal(state.stale.models, new Set(['a']));
+  }
+});
+
+test('another way to a node is shown at once, and where it leads is asked for', () => {
+  const slower = { way: 'direct', answer_ms: 9 };
+  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: slower }));
+  equal([state.nodes.get('n').reach, state.stale.nodes], [slower, false]);
+  const other = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: { way: 'none', answer_ms: null } }));
+  equal([other.nodes.get('n').reach.way, other.stale.nodes], ['none', true]);
+});
+
+// --- downloads, node by node -------------------------------------------------------------------------
+
+/** A model that two nodes fetch, as the API tells it. */
+const fetched = (got) => {
+  const coming = { model_id: 'a', state: 'downloading', downloaded_bytes: got, total_bytes: 1000, bytes_per_second: 10, error: null };
+  const of = (id) => replica(id, 'downloading', { progress: got / 1000 });
+  return after(
+    signedIn,
+    models(model('a', { status: 'Downloading', replicas: [of('n'), of('m')] }), model('b')),
+    nodes(node('n', { replicas: [coming] }), node('m', { replicas: [coming] })),
+  );
+};
+const gotOn = (state, id) => state.nodes.get(id).replicas[0].downloaded_bytes;
+const shareOn = (state, id) => shownOf(state, 'a').replicas.find((each) => each.node_id === id).progress;
+
+test('each node has come as far as it tells, and needs no question for it', () => {
+  const state = hear(fetched(100), nodeChanged('n', [comingTo('a', 600, { error: 'waiting' })]), nodeChanged('m', [comingTo('a', 200)]));
+  equal([gotOn(state, 'n'), gotOn(state, 'm')], [600, 200]);
+  equal([shareOn(state, 'n'), shareOn(state, 'm')], [0.6, 0.2]);
+  const { bytes_per_second: rate, error } = state.nodes.get('n').replicas[0];
+  equal([rate, error, shownOf(state, 'a').replicas[0].error], [50, 'waiting', 'waiting']);
+  equal(state.stale, { models: new Set(), nodes: false });
+});
+
+test('no figure of a node runs backwards while it goes on', () => {
+  const state = hear(fetched(500), nodeChanged('n', [comingTo('a', 300)]));
+  equal([gotOn(state, 'n'), shareOn(state, 'n')], [500, 0.5]);
+  const verifying = hear(state, nodeChanged('n', [{ ...comingTo('a', 1000), lifecycle_status: 'verifying' }]));
+  equal([gotOn(verifying, 'n'), shareOn(verifying, 'n'), verifying.nodes.get('n').replicas[0].state], [1000, 1, 'verifying']);
+  const anew = hear(verifying, nodeChanged('n', [comingTo('a', 0)]));
+  equal([gotOn(anew, 'n'), shareOn(anew, 'n')], [0, 0], 'what was wrong is fetched anew');
+});
+
+test('a replica that ends on one node is asked for, though the model is as it was', () => {
+  const state = hear(fetched(500), nodeChanged('n', [onNode('a', 'error')]));
+  equal([shownOf(state, 'a').replicas[0].state, state.stale.models, state.stale.nodes], ['error', new Set(['a']), true]);
+});
+
+test('a model of which a node says nothing new stays the same object', () => {
+  const state = held('ready', 'ready');
+  const next = hear(state, nodeChanged('n', [onNode('a', 'ready', 'ready')]));
+  ok(next.models.get('a') === state.models.get('a'));
 });
 
 test('an engine that is being loaded is shown at once, its numbers are asked for', () => {
@@ -363,7 +430,7 @@ test('a pull that ends is told once, whoever says it first', () => {
   equal(told(begun), []);
   const byEvent = hear(begun, statusChanged('a', 'Ready'));
   equal(told(byEvent), ['success notice.ready Name of a']);
-  equal(byEvent.notices[0].model, 'a');
+  equal(byEvent.notices[0].about, 'model a');
   equal(told(reduce(byEvent, models(model('a', { status: 'Ready' })))).length, 1);
   equal(told(reduce(begun, models(model('a', { status: 'Ready' })))), ['success notice.ready Name of a']);
   equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), ['error notice.failed Name of a']);
@@ -389,12 +456,32 @@ test('a node that goes and comes back is told once each', () => {
   const again = hear(gone, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
   equal(told(again).length, 1);
   const back = reduce(again, nodes(node('n')));
-  equal(told(back), ['error notice.offline name of n', 'success notice.online name of n']);
+  equal(told(back), ['success notice.online name of n'], 'it is not away any more');
 });
 
-test('a new node, one that joins and one that is removed are not told', () => {
-  const joined = after(held('ready'), nodes(node('n'), node('m', { status: 'joining' })), nodes(node('n'), node('m')));
-  equal(told(hear(joined, nodeChanged('m', [], { status: 'removed' }))), []);
+test('a node that is removed takes along what was told of it', () => {
+  const gone = hear(held('ready'), nodeChanged('n', [], { status: 'offline' }));
+  equal(told(hear(gone, nodeChanged('n', [], { status: 'removed' }))), []);
+  equal(told(reduce(gone, nodes(node('m', { status: 'joining' })))), []);
+});
+
+test('a node that has joined is told once it is online, not before', () => {
+  const joining = after(held('ready'), nodes(node('n'), node('m', { status: 'joining' })));
+  equal(told(joining), []);
+  equal(told(hear(joining, nodeChanged('m'))), ['success notice.joined name of m']);
+  equal(told(reduce(held('ready'), nodes(node('n'), node('m')))), ['success notice.joined name of m']);
+});
+
+test('the first node, and that of the balancer itself, join nothing', () => {
+  equal(told(after(signedIn, nodes(), nodes(node('n')))), []);
+  const own = node('own', { reach: { way: 'local', answer_ms: 0 } });
+  equal(told(after(signedIn, nodes(node('n', { status: 'offline' })), nodes(own, node('n', { status: 'offline' })))), []);
+});
+
+test('a retry that succeeds takes the place of the failure', () => {
+  const failed = hear(withModels(model('a', { status: 'Downloading' })), statusChanged('a', 'Error'));
+  equal(told(failed), ['error notice.failed Name of a']);
+  equal(told(hear(hear(failed, downloading('a', 0.5)), statusChanged('a', 'Ready'))), ['success notice.ready Name of a']);
 });
 
 test('an action that is not known is an error', () => fails(() => reduceIt(initial(), { type: 'x' })));

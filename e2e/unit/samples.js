@@ -59,6 +59,8 @@ export const node = (id, changes = {}) => ({
   name: `name of ${id}`,
   status: 'online',
   draining: false,
+  tags: [],
+  reach: { way: 'direct', answer_ms: 0.5 },
   meters: { cpu_usage: 0.1, memory_usage: 0.2, gpu_usage: null, gpu_memory_usage: null },
   memory_budget_bytes: 9000,
   memory_used_bytes: 0,
@@ -93,13 +95,20 @@ export const downloading = (id, progress, fields = {}) =>
   statusChanged(id, 'Downloading', { progress, downloaded_bytes: progress * 1000, total_bytes: 1000, bytes_per_second: 50, eta_seconds: 3, ...fields });
 
 export const nodeChanged = (id, models = [], fields = {}) =>
-  event('NodeStatusChanged', { node_id: id, name: `name of ${id}`, status: 'online', draining: false, models, ...fields });
+  event('NodeStatusChanged', { node_id: id, name: `name of ${id}`, status: 'online', draining: false, tags: [], reach: { way: 'direct', answer_ms: 0.5 }, models, ...fields });
 
 export const onNode = (id, state, engineState = null, progress = null) => ({
   model_id: id,
   lifecycle_status: state,
   engine: engineState,
   engine_progress: progress,
+  download: null,
+});
+
+/** A model that a node is fetching: `got` of 1000 bytes. */
+export const comingTo = (id, got, fields = {}) => ({
+  ...onNode(id, 'downloading'),
+  download: { downloaded_bytes: got, total_bytes: 1000, bytes_per_second: 50, error: null, ...fields },
 });
 
 export const metrics = (id, fields = {}) =>

@@ -57,6 +57,7 @@ def joining_blueprint(
                 expires_at=to_iso(made.expires_at),
                 command=command,
                 hint=None if exposed else ONLY_LOOPBACK,
+                hint_code=None if exposed else "only_loopback",
             ),
             201,
         )

@@ -1,4 +1,4 @@
-"""What there is: models and nodes, listed; models removed and adopted."""
+"""Models: listed, removed, adopted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from llb.wire import (
     ModelList,
     ModelStatus,
     ModelWithStatus,
-    NodeList,
-    NodeView,
     RegisterReply,
-    ReplicaState,
     Verdict,
 )
 
@@ -65,20 +62,6 @@ def show(options: argparse.Namespace) -> int:
     for item in found:
         if item.error is not None:
             screen.note(f"{item.model.id}: {item.error}")
-    return 0
-
-
-def show_nodes(options: argparse.Namespace) -> int:
-    """`llb nodes`"""
-    listed = client_of(options).get("/api/nodes", NodeList)
-    if options.json:
-        screen.show_json(listed)
-        return 0
-    screen.show_table(
-        ("NAME", "STATUS", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
-        [_node_row(node) for node in listed.nodes],
-        right=(5, 6, 7, 8),
-    )
     return 0
 
 
@@ -152,21 +135,4 @@ def _model_row(item: ModelWithStatus) -> tuple[str, ...]:
         screen.size(model.required_memory_bytes),
         status_words(item),
         "too large" if fit.verdict is Verdict.TOO_LARGE else _FIT[fit.verdict],
-    )
-
-
-def _node_row(node: NodeView) -> tuple[str, ...]:
-    ready = sum(replica.state is ReplicaState.READY for replica in node.replicas)
-    hardware = node.hardware
-    gpus = ", ".join(gpu.name if gpu.usable else f"{gpu.name} (not usable)" for gpu in hardware.gpus)
-    return (
-        node.name,
-        f"{node.status} (draining)" if node.draining else str(node.status),
-        f"{hardware.cpu_count} × {hardware.cpu}",
-        gpus or "-",
-        f"{screen.per_cent(node.meters.memory_usage)} of {screen.size(hardware.memory_total_bytes)}",
-        screen.size(node.memory_budget_bytes),
-        screen.size(node.disk_free_bytes),
-        str(ready),
-        f"{node.active_requests}/{node.slots}",
     )

@@ -132,11 +132,28 @@ def _add_model_commands(commands: _Commands) -> None:
         "--max-tokens", metavar="N", type=_count, default=None, help="the longest answer, in tokens"
     )
 
-    nodes = _add(commands, "nodes", "list the hosts and what they have", "models:show_nodes", remote=True)
-    _add_json(nodes)
-
 
 def _add_node_commands(commands: _Commands) -> None:
+    nodes = _add(
+        commands,
+        "nodes",
+        "the hosts and what they have: list, drain, rename, remove",
+        "nodes:show",
+        remote=True,
+    )
+    _add_json(nodes)
+    inside = nodes.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    _add_json(_add(inside, "list", "list the hosts and what they have", "nodes:show", remote=True))
+    drain = _add(inside, "drain", "send a node no new requests", "nodes:drain", remote=True)
+    _add_node(drain)
+    drain.add_argument("--off", action="store_true", default=False, help="send it requests again")
+    rename = _add(inside, "rename", "call a node something else", "nodes:rename", remote=True)
+    _add_node(rename)
+    rename.add_argument("new_name", metavar="NEW")
+    remove = _add(inside, "remove", "let a node go; its model files stay", "nodes:remove", remote=True)
+    _add_node(remove)
+    _add_yes(remove)
+
     token = _add(
         commands,
         "join-token",
@@ -228,6 +245,10 @@ def _add_remote(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY, because this one shows in ps"
     )
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("node", metavar="NODE", help="its name or its id")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

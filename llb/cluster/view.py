@@ -33,6 +33,7 @@ from llb.wire import (
     NodeView,
     ReachView,
     ReachWay,
+    ReplicaDownload,
     ReplicaReport,
     ReplicaState,
     ReplicaView,
@@ -98,7 +99,7 @@ class ClusterView:
             state_of=lambda event: (event.status, event.error, event.available_nodes),
         )
         self._node_changes: Changes[NodeStatusChanged] = Changes(
-            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_progress
+            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_figures
         )
 
     # --- what comes in ------------------------------------------------------------------------------
@@ -186,6 +187,13 @@ class ClusterView:
         for model_id in node.replicas:
             self.refresh(model_id)
 
+    def reach_changed(self, node_id: str) -> None:
+        """The way to a node was found, or lost."""
+        node = self.nodes.get(node_id)
+        if node is not None:
+            self._node_changes.look(node_id)
+            self.on_node_changed(node)
+
     def replica(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
         node.last_seen = time.time()
@@ -200,6 +208,7 @@ class ClusterView:
         if node is not None and node.online:
             node.status = NodeStatus.OFFLINE
             node.away_since = self._clock()
+            node.engines.clear()  # what it has in memory, it tells when it is back
             self._node_changes.look(node_id)
             self.on_node_changed(node)
             for model_id in node.replicas:
@@ -277,6 +286,8 @@ class ClusterView:
             name=node.hello.name,
             status=node.status,
             draining=node.draining,
+            tags=node.tags,
+            reach=self.reach_of(node.id),
             models=tuple(
                 _node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
@@ -394,6 +405,7 @@ class ClusterView:
 
 
 _SERVING = (EngineState.READY, EngineState.BUSY)
+_COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 _NO_METERS = Meters()
 
 
@@ -415,17 +427,35 @@ def _room(node: Node, model_id: str | None) -> placement.Room:
 def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
     """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
     if engine is None:
-        return NodeModel(report.model_id, report.state.value)
+        return NodeModel(report.model_id, report.state.value, download=_download(report))
     ready = report.state is ReplicaState.READY
     return NodeModel(
         report.model_id,
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
+        download=_download(report),
     )
 
 
-def _without_progress(event: NodeStatusChanged) -> NodeStatusChanged:
-    return structs.replace(
-        event, models=tuple(structs.replace(model, engine_progress=None) for model in event.models)
+def _download(report: ReplicaReport) -> ReplicaDownload | None:
+    if report.state not in _COMING:
+        return None
+    return ReplicaDownload(
+        downloaded_bytes=report.downloaded_bytes,
+        total_bytes=report.total_bytes,
+        bytes_per_second=report.bytes_per_second,
+        error=report.error,
+    )
+
+
+def _without_figures(event: NodeStatusChanged) -> object:
+    """What of an event must not wait."""
+    return (
+        structs.replace(event, models=(), reach=None),
+        event.reach and event.reach.way,
+        tuple(
+            (model.model_id, model.lifecycle_status, model.engine, model.download and model.download.error)
+            for model in event.models
+        ),
     )

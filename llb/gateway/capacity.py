@@ -27,12 +27,7 @@ class Capacity:
         self._agent = agent
         self._served: dict[str, set[str]] = {}
         view.on_node_changed = self._look
-        reach.on_changed = self._reach_changed
-
-    def _reach_changed(self, node_id: str) -> None:
-        node = self._view.nodes.get(node_id)
-        if node is not None:
-            self._look(node)
+        reach.on_changed = view.reach_changed
 
     def _look(self, node: Node) -> None:
         self._speeds.engines(node.id, node.engines if node.online else {})

@@ -66,7 +66,13 @@ async def test_it_begins_with_all_there_is(llb: Llb) -> None:
     assert first[2]["name"] == "attic"
     assert first[2]["status"] == "online"
     assert first[2]["models"] == [
-        {"model_id": "tiny", "lifecycle_status": "ready", "engine": None, "engine_progress": None}
+        {
+            "model_id": "tiny",
+            "lifecycle_status": "ready",
+            "engine": None,
+            "engine_progress": None,
+            "download": None,
+        }
     ]
     assert first[3]["node_id"] == first[2]["node_id"]
     assert first[3]["disk_free_bytes"] > 0

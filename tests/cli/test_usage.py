@@ -38,6 +38,8 @@ def test_version(host: Host, arguments: tuple[str, ...]) -> None:
         (("keys", "create", "x", "--scope", "root"), "invalid choice: 'root'"),
         (("users", "add", "x", "--role", "root"), "invalid choice: 'root'"),
         (("chat", "m", "--max-tokens", "0"), "above zero"),
+        (("nodes", "rename", "attic"), "NEW"),
+        (("nodes", "frobnicate"), "invalid choice: 'frobnicate'"),
     ],
 )
 def test_wrong_usage(host: Host, arguments: tuple[str, ...], said: str) -> None:
@@ -68,7 +70,15 @@ def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: Host) ->
 
 @pytest.mark.parametrize(
     "arguments",
-    [("models",), ("nodes",), ("pull", "x"), ("rm", "x"), ("chat", "x", "y"), ("import", __file__)],
+    [
+        ("models",),
+        ("nodes",),
+        ("nodes", "remove", "x"),
+        ("pull", "x"),
+        ("rm", "x"),
+        ("chat", "x", "y"),
+        ("import", __file__),
+    ],
 )
 def test_without_a_server_one_sentence_says_what_to_do(host: Host, arguments: tuple[str, ...]) -> None:
     assert host.fail(*arguments).startswith(f"llb is not running on {host.home}: start it with 'llb'")

@@ -149,6 +149,31 @@ async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: P
     assert heard == []  # what waited to be told was overtaken
 
 
+async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_not(catalog: Path) -> None:
+    view = make_view(catalog)
+    view.hello(HELLO)
+    heard = listen(view)
+
+    def told() -> list[tuple[str, int | None, str | None]]:
+        return [
+            (model.lifecycle_status, None, None)
+            if model.download is None
+            else (model.lifecycle_status, model.download.downloaded_bytes, model.download.error)
+            for model in told_of_tiny(heard)
+        ]
+
+    for downloaded_bytes in range(0, 1000, 10):
+        view.replica("n1", downloading(downloaded_bytes))
+    assert told() == [("downloading", 0, None)]
+    await asyncio.sleep(INTERVAL_S * 1.5)
+    assert told() == [("downloading", 990, None)]
+    view.replica("n1", structs.replace(downloading(995), error="waiting for the network"))
+    assert told() == [("downloading", 995, "waiting for the network")]
+    view.replica("n1", structs.replace(downloading(1000), state=ReplicaState.VERIFYING))
+    view.replica("n1", ready(None))
+    assert told() == [("verifying", 1000, None), ("ready", None, None)]
+
+
 async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
     view = make_view(catalog)
     node = view.hello(HELLO)
@@ -187,3 +212,13 @@ async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(catal
     assert statuses() == [(ModelStatus.READY, None, 1), (ModelStatus.READY, None, 2)]
     view.offline("n1")
     assert statuses() == [(ModelStatus.READY, None, 1)]
+
+
+async def test_a_node_that_is_away_has_nothing_in_memory_that_could_be_used(catalog: Path) -> None:
+    view = make_view(catalog)
+    node = view.hello(HELLO)
+    view.replica("n1", ready(EngineState.READY))
+    heard = listen(view)
+    view.offline("n1")
+    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    assert view.node_view(node, paths=False).engines == ()

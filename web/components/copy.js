@@ -12,6 +12,16 @@ export const copyButton = (text, label = t('common.copy')) => html`
     ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-done" aria-live="polite"></span>
   </button>`;
 
+/** Text to be taken elsewhere: shown whole, with its button. `label` names it; a `focused` one is where a dialog begins. */
+export const copyBox = (label, text, { focused = false } = {}) => html`
+  <div class="copy-box" role="group" aria-label=${label} tabindex=${focused ? '-1' : null} ?autofocus=${focused}>
+    <code>${words(text)}</code>${copyButton(text)}
+  </div>`;
+
+/** Lines break between words: not at the dashes of a flag. */
+const words = (text) =>
+  text.split(' ').flatMap((word, at) => [at ? ' ' : null, html`<span class="copy-word">${word}</span>`]);
+
 async function copy(button, text) {
   const said = button.querySelector('.copy-done');
   const done = await write(typeof text === 'function' ? text() : text);

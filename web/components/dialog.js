@@ -84,10 +84,11 @@ async function attempt({ update, state }, work, explainError) {
 
 /**
  * Open a dialog whose content is `view({close, update, state})` → {title, body, buttons, firm}. `update(changes)` merges
- * into `state` and draws it anew. A `firm` one leaves by its own buttons only. Resolves to what `close(value)` is given;
- * null when it is dismissed.
+ * into `state` and draws it anew. A `firm` one leaves by its own buttons only. `follow(update)` is for one that shows what
+ * happens meanwhile: it is called once, and what it returns when the dialog closes. Resolves to what `close(value)` is
+ * given; null when it is dismissed.
  */
-export function openDialog(view, firstState = {}) {
+export function openDialog(view, firstState = {}, follow = () => () => {}) {
   return new Promise((resolve) => {
     const dialog = document.createElement('dialog');
     const titleId = unique('dialog');
@@ -115,7 +116,9 @@ export function openDialog(view, firstState = {}) {
       if (dialog.open && !dialog.contains(document.activeElement)) dialog.querySelector('[autofocus]')?.focus();
     };
     draw();
+    const stop = follow(update);
     dialog.addEventListener('close', () => {
+      stop();
       dialog.remove();
       // The browser gives the focus back to where it was; that may be gone by now, with what was asked about.
       if (document.activeElement === document.body) document.querySelector('h1[tabindex]')?.focus({ preventScroll: true });

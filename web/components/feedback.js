@@ -18,9 +18,9 @@ export const alertBox = (message, action = null) =>
     ? html`<div class="alert" role="alert">${icon('alert')}<p>${message}</p>${action}</div>`
     : null;
 
-/** A calm note of something that a person should know. */
-export const note = (message, action = null) =>
-  html`<div class="note">${icon('info')}<p>${message}</p>${action}</div>`;
+/** A calm note of something that a person should know; a `warning` of something that has to be done first. */
+export const note = (message, action = null, kind = '') =>
+  html`<div class="note ${kind}">${icon(kind ? 'alert' : 'info')}<p>${message}</p>${action}</div>`;
 
 /** Nothing is there yet, and what to do about it. */
 export const emptyState = (iconName, title, text, action = null) => html`

@@ -75,6 +75,12 @@ export const milliseconds = (value, locale = 'en') => {
   return value < 999.5 ? `${number(Math.round(value), locale)} ms` : `${number(value / 1000, locale, 1)} s`;
 };
 
+/** Milliseconds of a way through the network → "0.4 ms", "12 ms". */
+export const latency = (value, locale = 'en') => {
+  if (value === null || value === undefined) return '–';
+  return `${number(value, locale, value < 9.95 ? 1 : 0)} ms`;
+};
+
 /** A moment (Date, ISO text, or seconds since 1970) against `now` in milliseconds → "3 minutes ago". */
 export function ago(moment, locale, now) {
   const at = toDate(moment);

@@ -42,6 +42,7 @@ export const f = {
   tokens: (value) => format.tokens(value, current),
   duration: (value) => format.duration(value, current),
   milliseconds: (value) => format.milliseconds(value, current),
+  latency: (value) => format.latency(value, current),
   ago: (value) => format.ago(value, current, Date.now()),
   dateTime: (value) => format.dateTime(value, current),
   shortDateTime: (value) => format.shortDateTime(value, current),

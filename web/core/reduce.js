@@ -9,6 +9,8 @@
  *   notices  what a person is to be told, oldest first
  */
 
+import { notified, withNotices } from './notices.js';
+
 export const HISTORY = 180; // figures kept of each node: 15 minutes of heartbeats
 
 export const initial = () => ({
@@ -32,7 +34,7 @@ const handlers = {
   system: (state, { system }) => ({ ...state, system }),
   failed: (state, { error }) => ({ ...state, failed: error }),
   live: (state, { live }) => ({ ...state, live, ...(live.status === 'live' ? {} : { lastSeq: 0 }) }),
-  notice: (state, { notice }) => notify(state, notice),
+  notice: (state, { notice }) => notified(state, notice),
   dismiss: (state, { id }) => ({ ...state, notices: state.notices.filter((notice) => notice.id !== id) }),
 
   /** The API's whole list. `after`: the events heard since it was asked for, which may be newer than the answer. */
@@ -104,25 +106,19 @@ export const eventHandlers = {
 
   NodeStatusChanged(next, event) {
     if (!next.nodes) return;
+    const removed = event.status === 'removed';
     const before = next.nodes.get(event.node_id);
-    const there = new Map(event.models.map((model) => [model.model_id, model]));
-    if (event.status === 'removed') {
-      next.nodes.delete(event.node_id);
-    } else if (before) {
-      const engines = before.engines.flatMap((engine) => {
-        const now = there.get(engine.model_id);
-        return now?.engine ? [{ ...engine, state: now.engine, progress: now.engine_progress ?? null }] : [];
-      });
-      const { name, status, draining } = event;
-      next.nodes.set(event.node_id, { ...before, name, status, draining, engines });
-    }
-    next.stale.nodes ||= event.status !== 'removed' && !sameReplicas(before, there);
+    const there = new Map(removed ? [] : event.models.map((model) => [model.model_id, model]));
+    if (removed) next.nodes.delete(event.node_id);
+    else if (before) next.nodes.set(event.node_id, nodeAfter(before, event, there));
+    // One that comes back may be of another version, or have other hardware; one that goes was heard of a moment ago.
+    next.stale.nodes ||= !removed && !(before && sameStanding(before, event) && sameReplicas(before, there));
     for (const [id, model] of next.models ?? []) {
       const replica = model.replicas.find((each) => each.node_id === event.node_id);
       const now = there.get(id);
       if (!replica && !now) continue;
-      if (!replica || !now || inMemory(replica.engine?.state) !== inMemory(now.engine)) next.stale.models.add(id);
-      if (replica && now) next.models.set(id, withReplica(model, replica, now));
+      if (!replica || !now || !sameWork(replica, now)) next.stale.models.add(id);
+      if (replica && now) next.models.set(id, withReplica(model, replica, now, event.name));
       else if (replica) next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
     }
   },
@@ -197,57 +193,64 @@ const replicaState = (now) => (REPLICA_STATES.has(now.lifecycle_status) ? now.li
 /** An engine's state as far as its numbers depend on it: they stay as they are from one request to the next. */
 const inMemory = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
 
-function withReplica(model, replica, now) {
+/** Whether what is known of a model's replica is still so, whatever its progress is. */
+const sameWork = (replica, now) =>
+  replica.state === replicaState(now) && inMemory(replica.engine?.state) === inMemory(now.engine);
+
+function withReplica(model, replica, now, name) {
+  const state = replicaState(now);
   const engine = now.engine
     ? { ...replica.engine, model_id: model.model.id, state: now.engine, progress: now.engine_progress ?? null }
     : null;
-  const changed = { ...replica, state: replicaState(now), engine };
+  const { progress, error } = now.download ? comingAfter(replica, state, now.download) : replica;
+  const changed = { ...replica, node_name: name, state, engine, progress, error };
+  if (sameReplica(replica, changed)) return model; // the others on this node stay what they are while one is pulled
   return { ...model, replicas: model.replicas.map((each) => (each === replica ? changed : each)) };
 }
 
+const sameReplica = (a, b) =>
+  ['node_name', 'state', 'progress', 'error'].every((field) => a[field] === b[field]) && sameEngine(a.engine, b.engine);
+
+const sameEngine = (a, b) => a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
+
+function comingAfter(replica, state, { downloaded_bytes: got, total_bytes: total, error }) {
+  const share = total ? got / total : 0;
+  return { progress: state === replica.state ? Math.max(share, replica.progress ?? 0) : share, error };
+}
+
+/** A node as an event tells it; `there`: what it says of each model on it. What is new there has to be asked for. */
+function nodeAfter(node, { name, status, draining, tags, reach }, there) {
+  const engines = node.engines.flatMap((engine) => {
+    const now = there.get(engine.model_id);
+    return now?.engine ? [{ ...engine, state: now.engine, progress: now.engine_progress ?? null }] : [];
+  });
+  const replicas = node.replicas.flatMap((replica) => {
+    const now = there.get(replica.model_id);
+    return now ? [replicaAfter(replica, now)] : [];
+  });
+  return { ...node, name, status, draining, tags, reach, engines, replicas };
+}
+
+/** As for a model: while it goes on, no figure runs backwards. */
+function replicaAfter(replica, now) {
+  const state = replicaState(now);
+  if (!now.download) return state === replica.state ? replica : { ...replica, state };
+  const older = state === replica.state && now.download.downloaded_bytes < replica.downloaded_bytes;
+  const figures = older ? { ...now.download, downloaded_bytes: replica.downloaded_bytes } : now.download;
+  return { ...replica, state, ...figures };
+}
+
+/** Whether what an event does not tell of a node (its address, its hardware) is still as it was. */
+const sameStanding = (node, { status, reach }) => node.status === status && node.reach?.way === reach?.way;
+
 /** Whether a node's replicas and engines are still those of an event's `models`, whatever their progress is. */
 function sameReplicas(node, there) {
-  const engines = new Map(node?.engines.map((engine) => [engine.model_id, engine.state]));
+  const engines = new Map(node?.engines.map((engine) => [engine.model_id, engine]));
   return (
     node?.replicas.length === there.size &&
     node.replicas.every((replica) => {
       const now = there.get(replica.model_id);
-      return (
-        now && replica.state === replicaState(now) && inMemory(engines.get(replica.model_id)) === inMemory(now.engine)
-      );
+      return now && sameWork({ state: replica.state, engine: engines.get(replica.model_id) }, now);
     })
   );
-}
-
-/** `after`, and what a person is told of the way to it: pulls that ended, nodes that went or came back. */
-function withNotices(before, after) {
-  let result = after;
-  const tell = (notice) => {
-    result = notify(result, notice);
-  };
-  if (before.models && after.models) {
-    for (const [id, now] of after.models) {
-      const was = before.models.get(id);
-      if (!was || was === now || was.status === now.status) continue;
-      const coming = was.status === 'Downloading' || was.status === 'Registered';
-      const { name } = now.model;
-      if (coming && now.status === 'Ready') tell({ kind: 'success', key: 'notice.ready', values: { name }, model: id });
-      if (coming && now.status === 'Error') tell({ kind: 'error', key: 'notice.failed', values: { name } });
-    }
-  }
-  if (before.nodes && after.nodes) {
-    for (const [id, now] of after.nodes) {
-      const was = before.nodes.get(id);
-      if (!was || was.status === now.status) continue;
-      if (now.status === 'offline') tell({ kind: 'error', key: 'notice.offline', values: { name: now.name } });
-      if (was.status === 'offline' && now.status === 'online') tell({ kind: 'success', key: 'notice.online', values: { name: now.name } });
-    }
-  }
-  return result;
-}
-
-/** `notice`: {kind: success | error | info, key, values} or {kind, text}. */
-function notify(state, notice) {
-  const id = state.noticeCount + 1;
-  return { ...state, noticeCount: id, notices: [...state.notices, { id, ...notice }].slice(-5) };
 }

@@ -49,7 +49,18 @@ export default {
   'model.of': '{got} of {total}',
   'model.left': '{time} left',
   'model.verifying': 'Verifying the files',
+  'model.on_some': { one: 'Ready on {count} of {all} nodes', other: 'Ready on {count} of {all} nodes' },
   'model.on_nodes': { one: 'Ready on {count} node', other: 'Ready on {count} nodes' },
+
+  'replica.wanted': 'Waiting',
+  'replica.downloading': 'Downloading {percent}',
+  'replica.verifying': 'Verifying',
+  'replica.ready': 'Ready',
+  'replica.error': 'Failed',
+  'replica.deleting': 'Deleting…',
+  'replica.gone': 'Removed',
+  'replica.away': 'Offline',
+  'where.more': { one: 'and {count} more', other: 'and {count} more' },
 
   'hub.search': 'Search models',
   'hub.filter.capability': 'Capability',
@@ -98,6 +109,10 @@ export default {
   'local.delete.files': {
     one: 'This removes {size} from {nodes}.',
     other: 'This removes {size} from each of {count} nodes: {nodes}.',
+  },
+  'local.delete.later': {
+    one: '{nodes} is offline: the files there are removed when it returns.',
+    other: '{nodes} are offline: the files there are removed when they return.',
   },
   'local.delete.requests': 'New requests are refused at once; answers that are being written get up to 30 seconds.',
   'local.delete.again': 'It can be pulled again at any time.',

@@ -1,5 +1,6 @@
 export default {
   'common.cancel': 'Cancel',
+  'common.close': 'Close',
   'common.copied': 'Copied',
   'common.copy': 'Copy',
   'common.copy_failed': 'Could not copy',
@@ -38,6 +39,7 @@ export default {
   'notice.failed': '{name} could not be pulled.',
   'notice.offline': 'The node {name} is not reachable any more.',
   'notice.online': 'The node {name} is back.',
+  'notice.joined': '{name} has joined.',
 
   'announce.Available': '{name} is no longer here.',
   'announce.Registered': '{name} waits to be downloaded.',

@@ -49,7 +49,18 @@ export default {
   'model.of': '{total} 中 {got}',
   'model.left': '残り {time}',
   'model.verifying': 'ファイルを検証しています',
+  'model.on_some': { other: '{all} 台中 {count} 台のノードで利用可能' },
   'model.on_nodes': { other: '{count} 台のノードで利用可能' },
+
+  'replica.wanted': '待機中',
+  'replica.downloading': 'ダウンロード中 {percent}',
+  'replica.verifying': '検証中',
+  'replica.ready': '準備完了',
+  'replica.error': '失敗',
+  'replica.deleting': '削除中…',
+  'replica.gone': '削除済み',
+  'replica.away': 'オフライン',
+  'where.more': { other: 'ほか {count} 台' },
 
   'hub.search': 'モデルを検索',
   'hub.filter.capability': '機能',
@@ -96,6 +107,7 @@ export default {
   'local.paths': 'ファイル',
   'local.delete.title': '{name} を削除しますか？',
   'local.delete.files': { other: '{count} 台のノード（{nodes}）から、それぞれ {size} を削除します。' },
+  'local.delete.later': { other: 'オフラインの {nodes} にあるファイルは、復旧したときに削除されます。' },
   'local.delete.requests': '新しいリクエストはすぐに拒否され、生成中の応答には最大 30 秒の猶予があります。',
   'local.delete.again': 'いつでもまた Pull できます。',
 };

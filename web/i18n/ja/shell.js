@@ -1,5 +1,6 @@
 export default {
   'common.cancel': 'キャンセル',
+  'common.close': '閉じる',
   'common.copied': 'コピーしました',
   'common.copy': 'コピー',
   'common.copy_failed': 'コピーできませんでした',
@@ -38,6 +39,7 @@ export default {
   'notice.failed': '{name} を取得できませんでした。',
   'notice.offline': 'ノード {name} に接続できなくなりました。',
   'notice.online': 'ノード {name} が復帰しました。',
+  'notice.joined': '{name} が参加しました。',
 
   'announce.Available': '{name} は削除されました。',
   'announce.Registered': '{name} はダウンロード待ちです。',

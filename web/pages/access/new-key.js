@@ -3,7 +3,7 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { choices } from '../../components/choices.js';
-import { copyButton } from '../../components/copy.js';
+import { copyBox } from '../../components/copy.js';
 import { formDialog } from '../../components/dialog.js';
 import { field } from '../../components/field.js';
 import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './expiry.js';
@@ -84,13 +84,9 @@ function shownOnce({ key, name, scopes }, close) {
     body: html`
       <div class="dialog-text">
         <p>${t('keys.made.text')}</p>
-        <div class="secret" role="group" aria-label=${t('keys.made.key')} tabindex="-1" autofocus>
-          <code>${key}</code>${copyButton(key, t('keys.made.copy_key'))}
-        </div>
+        ${copyBox(t('keys.made.key'), key, { focused: true })}
         <p>${t('keys.made.try')}</p>
-        <div class="secret" role="group" aria-label=${t('keys.made.command')}>
-          <code>${command}</code>${copyButton(command, t('keys.made.copy_command'))}
-        </div>
+        ${copyBox(t('keys.made.command'), command)}
       </div>`,
     buttons: html`<button type="button" class="button primary" @click=${close}>${t('keys.made.close')}</button>`,
   };

@@ -7,12 +7,14 @@ import { progressBar } from '../../components/bars.js';
 import { alertBox, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
+import { whereLine } from './where.js';
 
 /**
- * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models.
+ * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models;
+ * `away`: the ids of the nodes that cannot be reached, as one text, null where there is one node only.
  * What is in it is only looked at when one of the things it shows has changed: filters hide and show hundreds at a time.
  */
-export const modelCard = (app, actions, item, { doing, shown, can }) => html`
+export const modelCard = (app, actions, item, { doing, shown, can, away }) => html`
   <article
     class="card model"
     aria-labelledby=${headingOf(item)}
@@ -20,12 +22,12 @@ export const modelCard = (app, actions, item, { doing, shown, can }) => html`
     data-model=${item.model.id}
     ?hidden=${!shown}
   >
-    ${memo([item, doing, can], () => content(app, actions, item, doing, can))}
+    ${memo([item, doing, can, away], () => content(app, actions, item, doing, can, away))}
   </article>`;
 
 const headingOf = ({ model }) => `model-${model.id}`;
 
-function content(app, actions, item, doing, can) {
+function content(app, actions, item, doing, can, away) {
   const { model } = item;
   return html`
     <div class="model-head">
@@ -46,6 +48,7 @@ function content(app, actions, item, doing, can) {
       ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
     </ul>
     <div class="model-foot">
+      ${away === null ? null : whereLine(item, away.split(' '))}
       ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
       ${nextStep[item.status](app, actions, item, doing, can)}
       ${doing.error ? alertBox(explain(doing.error)) : null}
@@ -110,7 +113,7 @@ const nextStep = {
   Ready: (app, actions, item) => html`
     ${judgement(item)}
     <div class="model-act">
-      <span class="ready">${icon('check')}${t('model.on_nodes', { count: item.available_nodes })}</span>
+      <span class="ready">${icon('check')}${readyText(item)}</span>
       ${isChat(item.model)
         ? html`<button type="button" class="button primary" @click=${() => tryIt(app, item.model)}>
             ${icon('playground')}${t('action.try')}
@@ -130,6 +133,11 @@ const nextStep = {
           </div>`
       : null}`,
 };
+
+function readyText({ available_nodes: count, replicas }) {
+  const all = replicas.filter(({ state }) => state !== 'deleting').length;
+  return count < all ? t('model.on_some', { count, all }) : t('model.on_nodes', { count });
+}
 
 const cancelButton = (actions, { model }, doing, can) =>
   can

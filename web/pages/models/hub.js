@@ -7,6 +7,7 @@ import { emptyState } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { modelCard } from './card.js';
 import { choices, FILTERS, matcher, ORDERS, sorted } from './filter.js';
+import { awayIn, isSeveral } from './where.js';
 
 export function openHub(app, actions) {
   const set = (route, name, value) =>
@@ -57,6 +58,7 @@ export function openHub(app, actions) {
       const found = models.filter(matches).length;
       const filtered = FILTERS.some((name) => route.query[name]) || Boolean(route.query.q);
       const can = app.can('models:write');
+      const away = isSeveral(state.nodes) ? awayIn(state.nodes).join(' ') : null;
       return html`
         ${filters(route, models)}
         <div class="found">
@@ -74,7 +76,7 @@ export function openHub(app, actions) {
             sorted(models, route.query.sort),
             (item) => item.model.id,
             // Hidden rather than taken out: showing it again costs nothing, and what was typed or focused stays.
-            (item) => modelCard(app, actions, item, { doing: actions.of(item.model.id), shown: matches(item), can }),
+            (item) => modelCard(app, actions, item, { doing: actions.of(item.model.id), shown: matches(item), can, away }),
           )}
         </div>`;
     },

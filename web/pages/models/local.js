@@ -10,6 +10,7 @@ import { alertBox, emptyState, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
 import { isChat, tryIt } from './card.js';
+import { awayIn, isSeveral, whereList } from './where.js';
 
 const THERE = new Set(['ready', 'deleting']);
 
@@ -17,11 +18,11 @@ const THERE = new Set(['ready', 'deleting']);
 export const isHere = ({ replicas }) => replicas.some(({ state }) => THERE.has(state));
 
 export function openLocal(app, actions) {
-  async function askToDelete(item) {
+  async function askToDelete(item, away) {
     const { model } = item;
     const done = await confirmDialog({
       title: t('local.delete.title', { name: model.name }),
-      body: deletionText(item),
+      body: deletionText(item, away),
       action: t('action.delete'),
       act: () => actions.remove(model.id),
     });
@@ -44,14 +45,14 @@ export function openLocal(app, actions) {
           ${each(
             here,
             ({ model }) => model.id,
-            (item) => row(app, actions, item, askToDelete),
+            (item) => row(app, actions, item, state.nodes, askToDelete),
           )}
         </div>`;
     },
   };
 }
 
-function row(app, actions, item, askToDelete) {
+function row(app, actions, item, nodes, askToDelete) {
   const { model } = item;
   const heading = `local-${model.id}`;
   const replicas = item.replicas.filter(({ state }) => THERE.has(state));
@@ -61,6 +62,7 @@ function row(app, actions, item, askToDelete) {
   const pinned = engines.some((engine) => engine.pinned);
   const doing = actions.of(model.id);
   const can = app.can('models:write');
+  const several = isSeveral(nodes);
   const used = Math.max(...replicas.map(({ last_used: at }) => at ?? 0));
   return html`
     <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
@@ -83,7 +85,7 @@ function row(app, actions, item, askToDelete) {
               </button>`
           : null}
         ${can && !leaving
-          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => askToDelete(item)}>
+          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => askToDelete(item, awayIn(nodes))}>
               ${icon('trash')}${t('action.delete')}
             </button>`
           : null}
@@ -91,14 +93,14 @@ function row(app, actions, item, askToDelete) {
       <dl class="facts wide">
         <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
         <div><dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt><dd>${f.bytes(memoryOf(model, loaded))}</dd></div>
-        <div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>
+        ${several ? null : html`<div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>`}
         <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
         ${loaded.length
           ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>`
           : null}
       </dl>
       ${loadingBar(model, engines)}
-      ${paths(replicas)}
+      ${several ? whereList(item, awayIn(nodes)) : paths(replicas)}
       ${doing.error ? html`<div class="wide">${alertBox(explain(doing.error))}</div>` : null}
     </article>`;
 }
@@ -126,11 +128,14 @@ const paths = (replicas) =>
         </ul>`
     : null;
 
-function deletionText({ model, replicas }) {
-  const names = replicas.filter(({ state }) => state === 'ready').map((replica) => replica.node_name);
+function deletionText({ model, replicas }, away) {
+  const holders = replicas.filter(({ state }) => state === 'ready');
+  const names = holders.map((replica) => replica.node_name);
+  const later = holders.filter(({ node_id: id }) => away.includes(id)).map((replica) => replica.node_name);
   return html`
     <p>${t('local.delete.files', { size: f.bytes(model.size_bytes), nodes: names.join(', '), count: names.length })}</p>
     ${paths(replicas)}
+    ${later.length ? html`<p>${t('local.delete.later', { count: later.length, nodes: later.join(', ') })}</p>` : null}
     <p>${t('local.delete.requests')}</p>
     <p>${t('local.delete.again')}</p>`;
 }

@@ -2,27 +2,28 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { badge } from '../../components/badges.js';
-import { note } from '../../components/feedback.js';
 import { downloadsOf } from './downloads.js';
 import { engineList } from './engines.js';
+import { held } from './held.js';
 import { hostUse } from './host.js';
 import { diskMeter, filesOf, memoryMeter } from './meters.js';
 import { pulls } from './pulls.js';
+import { isOnline, notesOf, reachFact, statusBadge } from './status.js';
 
-export function nodeCard(state, node) {
+/** `acts`: what this person may do with it, as a view; null for nothing. */
+export function nodeCard(state, node, acts) {
   const heading = `node-${node.id}`;
-  const online = node.status === 'online';
-  const downloads = downloadsOf(state, node);
+  const downloads = downloadsOf(node);
   return html`
-    <section class="card node" aria-labelledby=${heading}>
+    <section class="card node" aria-labelledby=${heading} tabindex="-1">
       <div class="node-head">
         <h2 id=${heading}>${node.name}</h2>
         ${statusBadge(node)}
         <p class="soft">${about(node)}</p>
+        ${tags(node)}
       </div>
-      ${facts(node)} ${noteOf(node)}
-      ${online
+      ${node.status === 'joining' ? null : facts(node)} ${notesOf(node, state.system)}
+      ${isOnline(node)
         ? html`
             <div class="node-columns">
               <div class="node-meters">${memoryMeter(node)} ${diskMeter(node, downloads)}</div>
@@ -30,33 +31,28 @@ export function nodeCard(state, node) {
             </div>
             ${engineList(state, node)} ${pulls(state, downloads)}`
         : null}
+      ${held(state, node)} ${acts}
     </section>`;
 }
 
-function statusBadge({ status, draining }) {
-  if (status === 'offline') return badge('bad', t('node.offline'), 'alert');
-  if (status === 'joining') return badge('active', t('node.joining'));
-  return draining ? badge('waiting', t('node.draining')) : badge('good', t('node.online'), 'check');
-}
-
-function noteOf({ status, draining }) {
-  if (status === 'offline') return note(t('node.offline.text'));
-  if (status === 'joining') return note(t('node.joining.text'));
-  return draining ? note(t('node.draining.text')) : null;
-}
+const tags = (node) =>
+  node.tags.length
+    ? html`<ul class="chips" aria-label=${t('node.tags')}>${node.tags.map((tag) => html`<li class="chip">${tag}</li>`)}</ul>`
+    : null;
 
 function facts(node) {
   const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus } = node.hardware;
   const files = filesOf(node);
   return html`
     <dl class="facts node-facts">
+      ${reachFact(node)}
       <div><dt>${t('node.cpu')}</dt><dd>${cpu} <small>${t('node.cores', { count: cores })}</small></dd></div>
       <div><dt>${t('node.ram')}</dt><dd>${f.bytes(memory)}</dd></div>
       <div>
         <dt>${t('node.gpu')}</dt>
         ${gpus.length ? gpus.map(gpuFact) : html`<dd>${t('node.gpu.none')}</dd>`}
       </div>
-      ${node.status === 'online'
+      ${isOnline(node)
         ? null
         : html`
             <div>
@@ -68,6 +64,7 @@ function facts(node) {
 
 /** What runs on a node, and when one that is away was last heard of. */
 function about({ version, platform, status, last_seen: seen }) {
+  if (status === 'joining') return null;
   // Its clock or ours may be wrong, and nobody was heard in the future.
   const ago = f.ago(Math.min(seen, Date.now() / 1000));
   return t(status === 'online' ? 'node.about' : 'node.about.away', { version, platform, ago, time: f.dateTime(seen) });

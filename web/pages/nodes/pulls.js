@@ -22,7 +22,7 @@ function row({ models }, { id, state, got, total, rate, left, error }) {
   return html`
     <li class="pull">
       <p class="pull-line">
-        <strong>${name}</strong><span>${state === 'verifying' ? t('model.verifying') : speed(rate, left)}</span>
+        <strong>${name}</strong><span>${stage(state) ?? speed(rate, left)}</span>
       </p>
       ${progressBar(t('model.progress', { name }), share, f.percent(share))}
       <p class="pull-line">
@@ -31,6 +31,8 @@ function row({ models }, { id, state, got, total, rate, left, error }) {
       </p>
     </li>`;
 }
+
+const stage = (state) => ({ wanted: t('model.waiting'), verifying: t('model.verifying') })[state];
 
 function speed(rate, left) {
   const parts = [rate ? f.rate(rate) : '', left === null ? '' : t('model.left', { time: f.duration(left) })];

@@ -1,0 +1,102 @@
+"""nodes: against a real server and a host that has joined it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from llb.cli.nodes import row
+from llb.wire import Hardware, Meters, NodeStatus, NodeView, ReachView
+from tests.cli.conftest import Host
+
+
+@pytest.fixture(scope="module")
+def cellar(served: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host that has joined `served`."""
+    token = served.json("join-token")["token"]
+    made = Host(tmp_path_factory.mktemp("cellar") / "home", HF_ENDPOINT=served.env["HF_ENDPOINT"])
+    made.start("--join", served.url, "--token", token, "--name", "cellar", "--host", "127.0.0.1")
+    yield made
+    made.stop()
+
+
+def named(served: Host, name: str) -> dict[str, Any]:
+    [node] = [node for node in served.json("nodes")["nodes"] if node["name"] == name]
+    return dict(node)
+
+
+def test_each_is_a_line(served: Host, cellar: Host) -> None:
+    heading, attic, other = served.run("nodes").stdout.splitlines()
+    assert heading.split()[:4] == ["NAME", "STATUS", "WAY", "CPU"]
+    assert attic.split()[:4] == ["attic", "online", "this", "host"]
+    assert other.split()[:2] == ["cellar", "online"]
+    assert served.run("nodes", "list").stdout.splitlines()[0] == heading
+    assert [node["name"] for node in served.json("nodes", "list")["nodes"]] == ["attic", "cellar"]
+
+
+def test_drained_and_taken_back(served: Host, cellar: Host) -> None:
+    done = served.run("nodes", "drain", "Cellar")
+    assert done.stdout == "cellar gets no new requests; those that it is answering go on.\n"
+    assert "--off" in done.stderr
+    assert "online (draining)" in served.run("nodes").stdout
+    assert served.run("nodes", "drain", "cellar", "--off").stdout == "cellar gets requests again.\n"
+    assert not named(served, "cellar")["draining"]
+
+
+def test_renamed(served: Host, cellar: Host) -> None:
+    node_id = named(served, "cellar")["id"]
+    assert served.run("nodes", "rename", "cellar", "garage").stdout == "cellar is called garage now.\n"
+    assert named(served, "garage")["id"] == node_id
+    assert "Another node is called 'attic'" in served.fail("nodes", "rename", "garage", "attic")
+    assert "letters, digits" in served.fail("nodes", "rename", "garage", "a b")
+    assert "--name" in served.fail("nodes", "rename", "attic", "loft")
+    served.run("nodes", "rename", node_id, "cellar")
+
+
+def test_one_that_is_not_there_is_told_with_those_that_are_nearly_so(served: Host, cellar: Host) -> None:
+    for command in ("drain", "remove"):
+        assert served.fail("nodes", command, "celar") == "There is no node 'celar': did you mean cellar?"
+    assert "'llb nodes' lists them" in served.fail("nodes", "drain", "zzzz")
+
+
+def test_removed_after_a_question(served: Host, cellar: Host) -> None:
+    assert "cannot be removed from itself" in served.fail("nodes", "remove", "attic", "--yes")
+    with served.terminal("nodes", "remove", "cellar") as terminal:
+        terminal.expect(
+            "Remove cellar? Its model files stay there; to come back it needs a new join token. [y/N] "
+        )
+        terminal.write("\n")
+        assert terminal.wait() == 1
+    done = served.run("nodes", "remove", "cellar", "--yes")
+    assert done.stdout == "cellar is removed; its model files are where they were.\n"
+    assert [node["name"] for node in served.json("nodes")["nodes"]] == ["attic"]
+
+
+NODE = NodeView(
+    id="n1", name="cellar", status=NodeStatus.ONLINE, draining=False, address=None,
+    reach=ReachView(way="direct", answer_ms=0.42), version="1", platform="Linux", tags=(),
+    hardware=Hardware(cpu="cpu", cpu_count=2, memory_total_bytes=8_000_000_000), meters=Meters(memory_usage=0.5),
+    memory_budget_bytes=6_000_000_000, memory_used_bytes=0, disk_free_bytes=9_000_000_000, max_downloads=2,
+    active_requests=1, slots=4, engines=(), replicas=(), last_seen=1_000.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "cellar | online | direct, 0.4 ms | 2 × cpu | - | 50 % of 8.0 GB | 6.0 GB | 9.0 GB | 0 | 1/4"),
+        (
+            {"status": NodeStatus.OFFLINE, "draining": True},
+            "cellar | offline (2 h 0 min, draining) | - | 2 × cpu | - | - | 6.0 GB | - | 0 | -",
+        ),
+        ({"status": NodeStatus.JOINING}, "cellar | joining | - | - | - | - | - | - | 0 | -"),
+        ({"reach": ReachView(way="local")}, "this host"),
+        ({"reach": ReachView(way="reverse", answer_ms=1.25)}, "reverse, 1.2 ms"),
+        ({"reach": ReachView(way="none")}, "| none |"),
+    ],
+)
+def test_what_a_line_says(changes: dict[str, Any], shown: str) -> None:
+    assert shown in " | ".join(row(structs.replace(NODE, **changes), now=8_200.0))

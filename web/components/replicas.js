@@ -1,0 +1,19 @@
+/** A model on one node, in a word: what became of its files there. */
+
+import { f, t } from '../core/i18n.js';
+import { badge } from './badges.js';
+
+const KINDS = { ready: 'good', error: 'bad', downloading: 'active', verifying: 'active', wanted: 'waiting', deleting: 'waiting' };
+const ICONS = { ready: 'check', error: 'alert', away: 'alert' };
+
+/** `away`: the node cannot be reached, so that nothing of it can be used. */
+const standing = ({ state }, away) => (away && state !== 'deleting' ? 'away' : state);
+
+/** `replica` is a ReplicaView of the API. */
+export const replicaText = (replica, away) =>
+  t(`replica.${standing(replica, away)}`, { percent: f.percent(replica.progress) });
+
+export function replicaBadge(replica, away) {
+  const name = standing(replica, away);
+  return badge(KINDS[name] ?? '', replicaText(replica, away), ICONS[name]);
+}

@@ -1,0 +1,30 @@
+/** What lies on a node's disk, and what could not be brought there. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { alertBox } from '../../components/feedback.js';
+
+const THERE = new Set(['ready', 'deleting']);
+
+export function held({ models }, { replicas }) {
+  const there = replicas.filter(({ state }) => THERE.has(state));
+  const failed = replicas.filter(({ state }) => state === 'error');
+  if (!there.length && !failed.length) return null;
+  const nameOf = ({ model_id: id }) => models?.get(id)?.model.name ?? id;
+  return html`
+    <div class="node-part">
+      <h3>${t('node.models')}</h3>
+      ${there.length
+        ? html`
+            <ul class="chips" aria-label=${t('node.models')}>
+              ${there.map(
+                (replica) => html`
+                  <li class="chip">
+                    ${nameOf(replica)} <span>${replica.state === 'deleting' ? t('local.deleting') : f.bytes(replica.total_bytes)}</span>
+                  </li>`,
+              )}
+            </ul>`
+        : null}
+      ${failed.map((replica) => alertBox(t('node.models.failed', { name: nameOf(replica), error: replica.error ?? t('model.failed') })))}
+    </div>`;
+}

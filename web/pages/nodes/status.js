@@ -1,0 +1,42 @@
+/** How a node stands, in words: whether it is there, how it is reached, what a person should know of it. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { badge } from '../../components/badges.js';
+import { note } from '../../components/feedback.js';
+
+export const isOnline = ({ status }) => status === 'online';
+
+/** Whether it is the node of the balancer itself. */
+export const isLocal = ({ reach }) => reach?.way === 'local';
+
+export function statusBadge({ status, draining }) {
+  if (status === 'offline') return badge('bad', t('node.offline'), 'alert');
+  if (status === 'joining') return badge('active', t('node.joining'));
+  return draining ? badge('waiting', t('node.draining')) : badge('good', t('node.online'), 'check');
+}
+
+/** `system`: of the balancer; null until it is known. */
+export function notesOf(node, system) {
+  const told = [];
+  if (node.status !== 'online') told.push(t(`node.${node.status}.text`));
+  else if (node.reach?.way === 'none') told.push(t('node.unreachable.text'));
+  if (node.draining) told.push(t(isOnline(node) ? 'node.draining.text' : 'node.draining.away'));
+  if (system && node.version && node.version !== system.version) {
+    told.push(t('node.version.text', { version: node.version, own: system.version }));
+  }
+  return told.map((text) => note(text));
+}
+
+/** How requests get there, and how soon it answers. */
+export function reachFact({ reach, address, status }) {
+  if (!reach || status !== 'online') return null;
+  const { way, answer_ms: answer } = reach;
+  return html`
+    <div>
+      <dt>${t('node.reach')}</dt>
+      <dd class=${way === 'none' ? 'node-unusable' : ''}>
+        ${t(`node.reach.${way}`, { time: f.latency(answer) })} ${address ? html`<small>· ${address}</small>` : null}
+      </dd>
+    </div>`;
+}
