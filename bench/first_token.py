@@ -22,25 +22,27 @@ from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path
 from tests.processes import LlbProcess
 
-BODY = json.dumps(
-    {
-        "model": "smollm2",
+
+def body(model: str) -> bytes:
+    question = {
+        "model": model,
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": True,
         "max_tokens": 1,
         "temperature": 0,
     }
-).encode()
+    return json.dumps(question).encode()
 
 
 class Client:
     """A bare HTTP client: the less it does, the less it hides. Connecting is not timed: llama-server closes after a stream."""
 
-    def __init__(self, host: str, port: int, key: str) -> None:
+    def __init__(self, host: str, port: int, key: str, model: str = "smollm2") -> None:
         self._where = (host, port)
+        self._body = body(model)
         self._head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(self._body)}\r\n\r\n"
         ).encode()
 
     async def _read(self) -> bytes:
@@ -52,7 +54,7 @@ class Client:
         """Seconds to the first event of one answer; the rest of the answer is read too."""
         self._reader, self._writer = await asyncio.open_connection(*self._where)
         began = time.perf_counter()
-        self._writer.write(self._head + BODY)
+        self._writer.write(self._head + self._body)
         data = b""
         while b"data: " not in data:
             data += await self._read()

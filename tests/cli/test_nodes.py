@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from llb.cli.nodes import row
-from llb.wire import Hardware, Meters, NodeStatus, NodeView, ReachView
+from llb.wire import Hardware, Meters, NodeStatus, NodeView, ReachView, ReachWay
 from tests.cli.conftest import Host
 
 
@@ -77,7 +77,7 @@ def test_removed_after_a_question(served: Host, cellar: Host) -> None:
 
 NODE = NodeView(
     id="n1", name="cellar", status=NodeStatus.ONLINE, draining=False, address=None,
-    reach=ReachView(way="direct", answer_ms=0.42), version="1", platform="Linux", tags=(),
+    reach=ReachView(way=ReachWay("direct"), answer_ms=0.42), version="1", platform="Linux", tags=(),
     hardware=Hardware(cpu="cpu", cpu_count=2, memory_total_bytes=8_000_000_000), meters=Meters(memory_usage=0.5),
     memory_budget_bytes=6_000_000_000, memory_used_bytes=0, disk_free_bytes=9_000_000_000, max_downloads=2,
     active_requests=1, slots=4, engines=(), replicas=(), last_seen=1_000.0,
@@ -93,9 +93,9 @@ NODE = NodeView(
             "cellar | offline (2 h 0 min, draining) | - | 2 × cpu | - | - | 6.0 GB | - | 0 | -",
         ),
         ({"status": NodeStatus.JOINING}, "cellar | joining | - | - | - | - | - | - | 0 | -"),
-        ({"reach": ReachView(way="local")}, "this host"),
-        ({"reach": ReachView(way="reverse", answer_ms=1.25)}, "reverse, 1.2 ms"),
-        ({"reach": ReachView(way="none")}, "| none |"),
+        ({"reach": ReachView(way=ReachWay("local"))}, "this host"),
+        ({"reach": ReachView(way=ReachWay("reverse"), answer_ms=1.25)}, "reverse, 1.2 ms"),
+        ({"reach": ReachView(way=ReachWay("none"))}, "| none |"),
     ],
 )
 def test_what_a_line_says(changes: dict[str, Any], shown: str) -> None:
