@@ -19,6 +19,8 @@ from llb.wire import (
     ModelWithStatus,
     NodeList,
     NodeView,
+    ReachView,
+    ReachWay,
     RegisterReply,
     ReplicaState,
     Verdict,
@@ -75,9 +77,20 @@ def show_nodes(options: argparse.Namespace) -> int:
         screen.show_json(listed)
         return 0
     screen.show_table(
-        ("NAME", "STATUS", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
+        (
+            "NAME",
+            "STATUS",
+            "REACHED",
+            "CPU",
+            "GPU",
+            "MEMORY USED",
+            "FOR MODELS",
+            "DISK FREE",
+            "MODELS",
+            "BUSY",
+        ),
         [_node_row(node) for node in listed.nodes],
-        right=(5, 6, 7, 8),
+        right=(6, 7, 8, 9),
     )
     return 0
 
@@ -162,6 +175,7 @@ def _node_row(node: NodeView) -> tuple[str, ...]:
     return (
         node.name,
         f"{node.status} (draining)" if node.draining else str(node.status),
+        _reached(node.reach),
         f"{hardware.cpu_count} × {hardware.cpu}",
         gpus or "-",
         f"{screen.per_cent(node.meters.memory_usage)} of {screen.size(hardware.memory_total_bytes)}",
@@ -170,3 +184,9 @@ def _node_row(node: NodeView) -> tuple[str, ...]:
         str(ready),
         f"{node.active_requests}/{node.slots}",
     )
+
+
+def _reached(reach: ReachView) -> str:
+    if reach.way is ReachWay.NONE:
+        return "-"
+    return str(reach.way) if reach.answer_ms is None else f"{reach.way}, {reach.answer_ms:g} ms"
