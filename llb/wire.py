@@ -480,7 +480,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     status: NodeStatus
     draining: bool
     address: str | None
-    reach: ReachView
+    reach: ReachView = ReachView(way=ReachWay.NONE)
     version: str
     platform: str
     tags: tuple[str, ...]

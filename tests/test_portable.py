@@ -5,11 +5,12 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import stat
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,40 @@ def test_a_child_dies_with_its_killed_parent() -> None:
 def test_die_with_parent_elsewhere_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert portable.die_with_parent() is False
+
+
+@pytest.fixture
+def connected() -> Iterator[socket.socket]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as sock,
+    ):
+        yield sock
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="each kernel has its own option")
+def test_the_kernel_is_told_when_to_end_a_connection(connected: socket.socket) -> None:
+    assert portable.end_unacknowledged(connected, 0.35)
+    assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 350
+    portable.probe_when_idle(connected, after_s=5, every_s=4, times=3)
+    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [5, 4, 3]
+
+
+def test_elsewhere_connections_end_as_they_always_did(
+    connected: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "sunos5")
+    assert not portable.end_unacknowledged(connected, 0.35)
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
+        monkeypatch.delattr(socket, name, raising=False)
+    portable.probe_when_idle(connected, after_s=5, every_s=4, times=3)
+    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_kernel_that_refuses_the_option_is_no_failure(
+    connected: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portable, "_GIVE_UP", {sys.platform: (9999, 1000)})
+    assert not portable.end_unacknowledged(connected, 0.35)

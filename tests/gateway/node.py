@@ -53,6 +53,7 @@ class Node:
     with the loop's time."""
 
     url: str
+    id: str = NODE_ID
     credential: str = CREDENTIAL
     asked: list[Asked] = field(default_factory=list)
     beats: list[float] = field(default_factory=list)
@@ -81,13 +82,13 @@ class Node:
     def hello(self, *urls: str, instance: str = "first") -> Hello:
         return Hello(
             protocol=2,
-            node_id=NODE_ID,
+            node_id=self.id,
             name="cellar",
             version="1",
             platform="",
             addresses=urls or (self.url,),
             hardware=Hardware(cpu="", cpu_count=1, memory_total_bytes=1),
-            memory_budget_bytes=1,
+            memory_budget_bytes=8_000_000_000,
             vram_budget_bytes=0,
             max_downloads=1,
             slots_per_engine=4,
@@ -142,7 +143,7 @@ async def _serve(state: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
         asked = Asked(url.path, headers, writer)
         if url.path == "/hop/proof":
             await state.note(state.proofs, headers)
-            shown = auth.prove(state.credential, NODE_ID, parse_qs(url.query)["nonce"][0])
+            shown = auth.prove(state.credential, state.id, parse_qs(url.query)["nonce"][0])
             await asked.answer(b'{"proof":"%b"}' % shown.encode())
         elif url.path == "/hop/pulse":
             await state.note(state.pulses, writer)

@@ -1,0 +1,119 @@
+"""A node whose address leads nowhere: its balancer asks it over connections that it dials itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb.wire import NodeStatus
+from tests.conftest import LlbMaker, NodeMaker
+from tests.harness import JoinedLlb, Llb, eventually, write_catalog
+from tests.hub import HubStandIn
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
+BODY: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+
+
+@pytest.fixture
+def settings(hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> dict[str, Any]:
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    size_bytes = chat_gguf.stat().st_size
+    return {"catalog": write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": size_bytes})}
+
+
+@pytest.fixture
+async def balancer(make_llb: LlbMaker, settings: dict[str, Any]) -> Llb:
+    return await make_llb(**settings).start()
+
+
+@pytest.fixture
+async def node(balancer: Llb, make_node: NodeMaker) -> JoinedLlb:
+    """It holds a model that answers; the balancer's own node takes no requests."""
+    node = await make_node(balancer, "cellar", advertise=NOWHERE).start()
+    await node.online()
+    await balancer.pull("chat")
+    await eventually(lambda: balancer.app.view.derived("chat").available_nodes == 2)
+    own = balancer.app.agent.node_id
+    (await balancer.http.patch(f"/api/nodes/{own}", json={"draining": True})).raise_for_status()
+    return node
+
+
+async def reach(balancer: Llb, node: JoinedLlb) -> str:
+    return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["reach"]["way"])
+
+
+async def test_it_is_asked_and_answers(balancer: Llb, node: JoinedLlb) -> None:
+    shown = (await balancer.http.get(f"/api/nodes/{node.id}")).json()
+    assert shown["reach"]["way"] == "reverse"
+    assert shown["reach"]["answer_ms"] > 0
+    assert shown["address"] is None
+    own = (await balancer.http.get(f"/api/nodes/{balancer.app.agent.node_id}")).json()
+    assert own["reach"] == {"way": "local", "answer_ms": None}
+    answer = await balancer.http.post("/v1/chat/completions", json=BODY)
+    assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
+    assert answer.json()["usage"]["completion_tokens"] > 0
+    many = await asyncio.gather(
+        *(balancer.http.post("/v1/chat/completions", json=BODY | {"stream": True}) for _ in range(12))
+    )
+    for answer in many:
+        assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
+        assert answer.text.endswith("data: [DONE]\n\n")
+    (await balancer.http.post("/api/models/chat/unload")).raise_for_status()
+    await eventually(lambda: not balancer.app.view.nodes[node.id].engines)
+
+
+async def test_a_client_that_leaves_frees_its_slot(balancer: Llb, node: JoinedLlb) -> None:
+    endless = BODY | {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
+    async with balancer.http.stream("POST", "/v1/chat/completions", json=endless) as answer:
+        await anext(answer.aiter_lines())
+        pool = node.app.agent.pool
+        assert [report.busy for report in pool.reports()] == [1]
+    await eventually(lambda: [report.busy for report in pool.reports()] == [0], deadline_s=1.0)
+
+
+async def test_it_is_found_again_when_either_was_away(
+    balancer: Llb, node: JoinedLlb, make_llb: LlbMaker, settings: dict[str, Any]
+) -> None:
+    port = node.port
+    await node.stop()
+    await node.until_status(NodeStatus.OFFLINE)
+    assert await reach(balancer, node) == "none"
+    await node.start(port)
+    await node.online()
+    assert await reach(balancer, node) == "reverse"
+    port = balancer.port
+    await balancer.stop()
+    node.balancer = balancer = await make_llb(**settings).start(port)
+    await node.online()
+    assert await reach(balancer, node) == "reverse"
+    await eventually(lambda: balancer.app.view.derived("chat").available_nodes == 2)
+    answer = await balancer.http.post("/v1/chat/completions", json=BODY)
+    assert answer.headers["x-llb-node"] == "cellar"
+
+
+async def test_a_node_that_stops_lets_its_answers_end(balancer: Llb, node: JoinedLlb) -> None:
+    async with balancer.http.stream(
+        "POST", "/v1/chat/completions", json=BODY | {"stream": True, "max_tokens": 64, "ignore_eos": True}
+    ) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        stopping = asyncio.ensure_future(node.stop(streams_end_s=20.0))
+        rest = [json.loads(line.removeprefix("data: ")) async for line in lines if line.startswith("data: {")]
+    await stopping
+    assert not [event for event in rest if "error" in event]
+    assert len(rest) >= 60
+
+
+async def test_only_a_node_may_dial_and_only_when_its_link_stands(balancer: Llb, node: JoinedLlb) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "llb-hop"}
+    assert (await balancer.http.get("/hop/dial", headers=upgrade)).status_code == 401
+    assert node.app.membership is not None
+    credential = node.app.membership.credential
+    await node.stop()
+    await node.until_status(NodeStatus.OFFLINE)
+    signed = upgrade | {"Authorization": f"Bearer {credential}"}
+    assert (await balancer.http.get("/hop/dial", headers=signed)).status_code == 409
