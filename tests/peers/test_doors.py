@@ -231,6 +231,15 @@ async def test_the_balancers_credential_opens_nothing_but_hops(
     assert (await llb.http.get("/api/nodes", headers=bearer(balancers))).status_code == 401
 
 
+async def test_what_a_host_says_of_its_lending_is_for_its_command_line(
+    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+) -> None:
+    llb, node = cluster
+    assert (await anybody.get("/api/node")).status_code == 401
+    shown = (await node.http.get("/api/node")).json()
+    assert (shown["balancer_url"], shown["name"], shown["problem"]) == (llb.url, "garage", None)
+
+
 async def test_only_the_command_line_of_the_host_may_have_it_leave(
     cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
 ) -> None:
@@ -358,7 +367,7 @@ def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     # What is relayed with the caller's own key, and what leads to the balancer.
     assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>"}
     rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - led_on
-    assert rest == {("POST", "/api/node/leave")}
+    assert rest == {("GET", "/api/node"), ("POST", "/api/node/leave")}
 
 
 def _filled(path: str) -> str:
