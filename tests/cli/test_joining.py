@@ -244,7 +244,7 @@ def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
     garage.stop()
     lend(garage, attic)
     attic.run("pull", "tiny")
-    wait_until(lambda: (garage.home / "models" / "tiny" / "tiny.gguf").exists(), DEADLINE_S)
+    wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
     was = runfile.running(garage.home)
     done = garage.run("leave")
     assert done.stdout == f"This host has left {attic.url}; its model files are where they were.\n"
