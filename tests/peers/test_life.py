@@ -47,7 +47,7 @@ class Pair:
     def shown(self) -> dict[str, Any]:
         """The node, as its balancer shows it."""
         listed = self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"]
-        return {node["name"]: node for node in listed}.get("garage", {})
+        return dict(next((node for node in listed if node["name"] == "garage"), {}))
 
     def until_online(self) -> None:
         wait_until(lambda: self.shown().get("status") == "online")
