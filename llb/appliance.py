@@ -189,7 +189,7 @@ class Appliance:
             raise
         self.tasks.supervise(self._run_local_link(), "local-link")
         self.tasks.supervise(self.stats.run(), "hub-stats")
-        self.tasks.supervise(self.members.note_seen(), "last-seen")
+        self.tasks.supervise(self.members.keep(), "members")
         # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.joined.wait(), JOIN_WAIT_S)
@@ -205,6 +205,7 @@ class Appliance:
         await self.tasks.close()
         await self.agent.close()
         await self.registrations.close()
+        await self.members.close()
         self.view.close()
         await self.hub.aclose()
         await self.identity.close()
@@ -251,6 +252,7 @@ class Appliance:
         self.links.want_changed()  # others take over what only it was to hold
 
     def _node_told_of_replica(self, node_id: str, report: ReplicaReport) -> None:
+        self.members.replica_changed(node_id, report)
         self.registrations.replica_changed(node_id, report)
 
     async def _run_local_link(self) -> None:

@@ -163,6 +163,24 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _llb_url(text: str) -> str:
+    """Scheme, host and port of an llb; the host in lower case, so that one address is written in one way."""
+    parts = urlsplit(text)
+    try:
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if (
+        not sound
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+    ):
+        raise ValueError("is not the address of an llb, such as http://host:8080")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
 def _show_url(value: str) -> str:
     """A URL without the name and the password that may stand in it."""
     parts = urlsplit(value)
@@ -246,11 +264,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "join",
         "LLB_JOIN",
-        _base_url,
+        _llb_url,
         "lend this host to the llb at this address",
         "--join",
         "URL",
-        show=lambda url: None if url is None else _show_url(url),
     ),
     Setting(
         "join_token",
@@ -267,11 +284,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "advertise",
         "LLB_ADVERTISE",
-        _base_url,
+        _llb_url,
         "where others reach this host (default: all its addresses, tried in turn)",
         "--advertise",
         "URL",
-        show=lambda url: None if url is None else _show_url(url),
     ),
     Setting(
         "memory_limit_bytes",

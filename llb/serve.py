@@ -62,6 +62,8 @@ def bind(config: Config) -> socket.socket:
 class Server:
     """One app on one socket in the running event loop. The tests run the product through this too."""
 
+    _rewritten = False  # Sanic rewrites methods of its own for speed, which it can do once a process
+
     def __init__(self, app: Sanic[Any, Any], sock: socket.socket) -> None:
         self.app = app
         self.port: int = sock.getsockname()[1]
@@ -71,6 +73,8 @@ class Server:
     async def start(self) -> None:
         """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
         self.app.ctx.llb.port = self.port
+        self.app.config.TOUCHUP = not Server._rewritten or Sanic.test_mode
+        Server._rewritten = True
         server = await self.app.create_server(
             sock=self._sock,
             backlog=BACKLOG,
@@ -108,7 +112,8 @@ class Server:
 
     async def _shut(self) -> None:
         self._listening.close()
-        await self._server.after_stop()
+        if self.app.state.is_started:
+            await self._server.after_stop()
         self.app.shutdown_tasks(1.0)
         Sanic.unregister_app(self.app)
 

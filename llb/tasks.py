@@ -6,7 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
+
+from llb import logs
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +29,22 @@ class TaskGroup:
         return len(self._tasks)
 
     def supervise(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run `coro` as a task named `group.name`; a crash is logged and counted, never silent."""
+        """Run `coro` as a task named `group.name`; a crash is logged and counted, never silent.
+
+        What it logs is its own: it does not carry the id of the request that happened to start it.
+        """
+        context = copy_context()
+        context.run(logs.request_id.set, None)
+        return self._run(coro, name, context)
+
+    def _run(self, coro: Coroutine[Any, Any, Any], name: str, context: Context) -> asyncio.Task[Any]:
         full_name = f"{self.name}.{name}"
         if self._closed:
             coro.close()
             raise RuntimeError(f"task {full_name} started after its group was closed")
-        task = asyncio.get_running_loop().create_task(coro, name=full_name)
+        task = asyncio.get_running_loop().create_task(coro, name=full_name, context=context)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done, context=context)
         return task
 
     async def finish(self, coro: Coroutine[Any, Any, T], name: str) -> T:
@@ -45,7 +56,7 @@ class TaskGroup:
             except Exception as error:
                 return error
 
-        outcome = await asyncio.shield(self.supervise(guarded(), name))
+        outcome = await asyncio.shield(self._run(guarded(), name, copy_context()))
         if isinstance(outcome, Exception):
             raise outcome
         return cast(T, outcome)

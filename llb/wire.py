@@ -358,6 +358,15 @@ class JoinReply(Struct, frozen=True, kw_only=True):
     version: str
 
 
+class LentView(Struct, frozen=True, kw_only=True):
+    """A host that lends itself, as its own commands see it; `problem` is why the link does not stand, as a sentence."""
+
+    version: str
+    balancer_url: str
+    name: str | None
+    problem: str | None
+
+
 class LeaveReply(Struct, frozen=True, kw_only=True):
     """A host stands alone again. `untold` is why its balancer could not be told, None if it was."""
 

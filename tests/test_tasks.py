@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from llb import logs
 from llb.tasks import TaskGroup
 
 
@@ -80,3 +81,18 @@ async def test_its_errors_are_the_callers(caplog: pytest.LogCaptureFixture) -> N
     with pytest.raises(ValueError, match="expected"):
         await group.finish(work(), "one")
     assert caplog.text == ""
+
+
+async def test_what_goes_on_by_itself_is_not_logged_as_the_request_that_began_it() -> None:
+    group = TaskGroup("t")
+
+    async def told() -> str | None:
+        return logs.request_id.get()
+
+    token = logs.request_id.set("r1")
+    try:
+        assert await group.supervise(told(), "background") is None
+        assert await group.finish(told(), "of-the-request") == "r1"
+        assert logs.request_id.get() == "r1"
+    finally:
+        logs.request_id.reset(token)

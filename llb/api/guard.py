@@ -127,6 +127,8 @@ class Guard:
         if access.public or access.ticketed:
             return None
         if access.node:
+            if _from_a_page(request):
+                raise OriginNotAllowed("No page may speak for a node")
             principal = self._identity.of_node(credential or "")
             if principal is None:
                 raise InvalidApiKey("This needs the credential of a node that belongs here")
@@ -162,8 +164,8 @@ class Guard:
         return None if not token else await self._identity.of_session(token)
 
     def _is_local_program(self, request: Request, access: Access, peer: Peer) -> bool:
-        from_a_page = "origin" in request.headers or "sec-fetch-site" in request.headers
-        return peer.is_local and not from_a_page and not (access.unless_exposed and self.exposed)
+        unsheltered = access.unless_exposed and self.exposed
+        return peer.is_local and not _from_a_page(request) and not unsheltered
 
     # --- origins -------------------------------------------------------------------------------------
 
@@ -207,6 +209,11 @@ class Guard:
             if self._origin_allowed(request):
                 headers["Access-Control-Allow-Origin"] = request.headers["origin"]
                 headers["Access-Control-Expose-Headers"] = _CORS_EXPOSED
+
+
+def _from_a_page(request: Request) -> bool:
+    """Whether a browser makes the request for a page, of whatever origin."""
+    return "origin" in request.headers or "sec-fetch-site" in request.headers
 
 
 def _is_unsafe(request: Request) -> bool:

@@ -8,11 +8,12 @@ from typing import Protocol, cast
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
+from llb import __version__
 from llb.api.access import public, requires
 from llb.api.replies import body, error_reply, reply
 from llb.errors import Conflict
 from llb.membership import Membership
-from llb.wire import JoinRequest, LeaveReply, Scope
+from llb.wire import JoinRequest, LeaveReply, LentView, Scope
 
 
 class Lent(Protocol):
@@ -27,7 +28,7 @@ class Lent(Protocol):
 
 
 def lending_blueprint(balancer_url: str, host: Lent, left: asyncio.Event) -> Blueprint:
-    """`/health`, `/readyz`, `/api/nodes/join`, `/api/node/leave`. `left` is set once whoever had it leave was told so."""
+    """`/health`, `/readyz`, `/api/nodes/join`, `/api/node`. `left` is set once whoever had it leave was told so."""
     blueprint = Blueprint("lending")
 
     @blueprint.get("/health", name="health")
@@ -57,6 +58,19 @@ def lending_blueprint(balancer_url: str, host: Lent, left: asyncio.Event) -> Blu
         answer = error_reply(Conflict("The llb at this address lends itself to another one"))
         answer.headers["Location"] = balancer_url  # where everybody is led who asks for the page
         return answer
+
+    @blueprint.get("/api/node", name="show")
+    @requires(Scope.ADMIN)
+    async def show(_request: Request) -> HTTPResponse:
+        member = host.membership
+        return reply(
+            LentView(
+                version=__version__,
+                balancer_url=balancer_url,
+                name=None if member is None else member.name,
+                problem=host.problem,
+            )
+        )
 
     @blueprint.post("/api/node/leave", name="leave")
     @requires(Scope.ADMIN)

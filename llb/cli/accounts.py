@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from llb import auth
 from llb.api.identity import Identity
@@ -16,6 +17,7 @@ from llb.api.keyplan import key_view, plan_key
 from llb.api.people import FIRST_ADMIN, Accounts, user_view
 from llb.auth import Principal, PrincipalKind
 from llb.cli import screen
+from llb.cli.client import refuse_lent
 from llb.cli.database import opened, require_database
 from llb.cli.failure import Failure
 from llb.cli.main import home_of
@@ -31,6 +33,13 @@ HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 SHORTEST_PREFIX = 6  # "sk-" and three digits
 
 
+def _home(options: argparse.Namespace) -> Path:
+    """The home whose accounts are meant. Raises `Failure` on a host that has none, because it lends itself to another."""
+    home = home_of(options)
+    refuse_lent(home)
+    return home
+
+
 # --- keys --------------------------------------------------------------------------------------------
 
 
@@ -41,7 +50,7 @@ def create_key(options: argparse.Namespace) -> int:
     new, record = plan_key(wish, HOST, time.time())
 
     async def work() -> None:
-        async with opened(home_of(options)) as db, db.write() as tx:
+        async with opened(_home(options)) as db, db.write() as tx:
             await keys.add(tx, record)
             await audit.record(
                 tx, actor=HOST.label, action="key.create", target=f"{record.name} ({record.prefix}…)"
@@ -54,10 +63,10 @@ def create_key(options: argparse.Namespace) -> int:
 
 def list_keys(options: argparse.Namespace) -> int:
     """`llb keys list`"""
-    require_database(home_of(options))
+    require_database(_home(options))
 
     async def work() -> list[ApiKey]:
-        async with opened(home_of(options)) as db:
+        async with opened(_home(options)) as db:
             return await keys.all_keys(db)
 
     found = asyncio.run(work())
@@ -90,10 +99,10 @@ def list_keys(options: argparse.Namespace) -> int:
 
 def revoke_key(options: argparse.Namespace) -> int:
     """`llb keys revoke ID_OR_PREFIX`"""
-    require_database(home_of(options))
+    require_database(_home(options))
 
     async def work() -> ApiKey:
-        async with opened(home_of(options)) as db, db.write() as tx:
+        async with opened(_home(options)) as db, db.write() as tx:
             key = _meant(await keys.all_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
             await audit.record(
@@ -149,10 +158,10 @@ def _end(text: str) -> str:
 
 def list_users(options: argparse.Namespace) -> int:
     """`llb users list`"""
-    require_database(home_of(options))
+    require_database(_home(options))
 
     async def work() -> list[User]:
-        async with opened(home_of(options)) as db:
+        async with opened(_home(options)) as db:
             return await users.all_users(db)
 
     found = asyncio.run(work())
@@ -201,7 +210,7 @@ def add_user(options: argparse.Namespace) -> int:
 
 def remove_user(options: argparse.Namespace) -> int:
     """`llb users remove NAME`"""
-    require_database(home_of(options))
+    require_database(_home(options))
     if not screen.confirmed(f"Remove {options.name}, with all sessions and keys?", yes=options.yes):
         raise Failure("Nobody was removed.")
 
@@ -218,7 +227,7 @@ def remove_user(options: argparse.Namespace) -> int:
 
 def set_role(options: argparse.Namespace) -> int:
     """`llb users role NAME ROLE`"""
-    require_database(home_of(options))
+    require_database(_home(options))
 
     async def work() -> User:
         async with _accounts(options) as (db, accounts):
@@ -234,14 +243,14 @@ def set_password(options: argparse.Namespace) -> int:
     """`llb password [USER]`"""
 
     async def whose() -> str:
-        async with opened(home_of(options)) as db:
+        async with opened(_home(options)) as db:
             found = await users.all_users(db)
             if not found and options.name in (None, FIRST_ADMIN):
                 return FIRST_ADMIN
             return (await _named(db, options.name or _only_admin(found))).username
 
     async def work(name: str, password: str) -> None:
-        async with opened(home_of(options)) as db:
+        async with opened(_home(options)) as db:
             accounts = Accounts(db, Identity(db))
             user = await users.by_name(db, name)
             if user is None:
@@ -278,7 +287,7 @@ async def _named(db: Database, name: str) -> User:
 @asynccontextmanager
 async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, Accounts]]:
     """The accounts of the home, with the first administrator in them as the first start would make it."""
-    async with opened(home_of(options)) as db:
+    async with opened(_home(options)) as db:
         accounts = Accounts(db, Identity(db))
         await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
         yield db, accounts

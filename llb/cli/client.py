@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llb import __version__, runfile
+from llb import __version__, membership, runfile
 from llb.cli.failure import Failure, Refused, Unreachable
 from llb.wire import ErrorBody
 
@@ -42,6 +42,7 @@ def find(home: Path, url: str | None, key: str | None) -> Target:
     """
     if url:
         return Target(_checked(url), key or os.environ.get("LLB_API_KEY") or None, local=False)
+    refuse_lent(home)
     try:
         info = runfile.running(home)
     except PermissionError:
@@ -53,6 +54,16 @@ def find(home: Path, url: str | None, key: str | None) -> Target:
             f"llb is not running on {home}: start it with 'llb', or name another host with --url."
         )
     return Target(info.url, key or info.token, local=True)
+
+
+def refuse_lent(home: Path) -> None:
+    """Raises `Failure` that names the llb to ask, on a host that lends itself to it."""
+    member = membership.read(home)
+    if member is not None:
+        raise Failure(
+            f"This host lends itself to {member.balancer_url}, which has the models, keys and people: run this there, or "
+            f"give --url {member.balancer_url} and a key of it."
+        )
 
 
 def _checked(url: str) -> str:

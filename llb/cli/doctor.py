@@ -12,6 +12,7 @@ from llb.cli import parser as grammar
 from llb.cli import screen
 from llb.cli.checks import Finding, Level, bad, ok
 from llb.cli.checks import disk as disk_checks
+from llb.cli.checks import lending as lending_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import world as world_checks
 from llb.cli.main import home_of
@@ -52,6 +53,7 @@ def findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from disk_checks.home(config)
     yield from disk_checks.models_dir(config)
     yield from program_checks.server(config, info)
+    yield from lending_checks.lending(config, info)
     yield from disk_checks.database(config)
     catalog = program_checks.catalog(config)
     yield catalog.finding

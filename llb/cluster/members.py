@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -18,12 +19,22 @@ from llb.store import join_tokens, nodes
 from llb.store.database import Database
 from llb.store.join_tokens import Spent
 from llb.store.nodes import NodeRecord
-from llb.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, JoinReply, JoinRequest, NodePatch
+from llb.wire import (
+    OLDEST_PROTOCOL,
+    PROTOCOL_VERSION,
+    Hello,
+    JoinReply,
+    JoinRequest,
+    NodePatch,
+    ReplicaReport,
+    ReplicaState,
+)
 
 log = logging.getLogger(__name__)
 
 TOKEN_LIFE_S = 3600.0
-NOTE_EVERY_S = 60.0  # how exact the time is at which a node was last seen, once the balancer was restarted
+SEEN_EVERY_S = 60.0  # how exact the time is at which a node was last seen, once the balancer was killed
+SETTLE_S = 1.0  # changes that come together are written together
 NAME_MAX_LENGTH = 63
 
 _REFUSALS = {
@@ -51,6 +62,7 @@ class Members:
         self._records: dict[str, NodeRecord] = {}
         self._by_credential: dict[str, str] = {}
         self._lock = asyncio.Lock()
+        self._outdated = asyncio.Event()  # nodes hold something else than is written down
         self._local_id = ""
         self._cluster_id = ""
         self.on_removed: Callable[[str], None] = lambda _node_id: None
@@ -68,6 +80,11 @@ class Members:
             log.warning("a node that joined is called %s already: this host is called %s", local_name, name)
         async with self._db.write() as tx:
             self._take(await nodes.ensure_local(tx, local_id, name))
+
+    async def close(self) -> None:
+        """Write down what is known by now; idempotent."""
+        if self._local_id:
+            await self.note()
 
     def get(self, node_id: str) -> NodeRecord | None:
         return self._records.get(node_id)
@@ -155,18 +172,48 @@ class Members:
             self._take(record)
         return record
 
-    async def note_seen(self) -> None:
-        """Write down, for as long as this runs, when each node was last seen."""
+    def replica_changed(self, node_id: str, report: ReplicaReport) -> None:
+        """A node told of a replica: what it holds is to be known too when both return from a power cut, the balancer first."""
+        record = self._records.get(node_id)
+        if record is not None and record.hello is not None:
+            kept = {held.model_id: held.state for held in record.hello.replicas}
+            if kept.get(report.model_id, ReplicaState.GONE) is not report.state:
+                self._outdated.set()
+
+    async def keep(self) -> None:
+        """Write down, for as long as this runs, what each node holds and when it was last seen."""
         while True:
-            await asyncio.sleep(NOTE_EVERY_S)
-            seen = {node.id: node.last_seen for node in self._view.online() if node.id != self._local_id}
-            if not seen:
-                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._outdated.wait(), SEEN_EVERY_S)
+                await asyncio.sleep(SETTLE_S)
+            await self.note()
+
+    async def note(self) -> None:
+        """Write down what each node that has joined holds now, and when it was last seen."""
+        self._outdated.clear()
+        async with self._lock:
+            changed = [
+                structs.replace(
+                    record,
+                    last_seen=node.last_seen,
+                    hello=structs.replace(record.hello, replicas=tuple(node.replicas.values())),
+                )
+                for record in self._records.values()
+                if record.hello is not None
+                and (node := self._view.nodes.get(record.id)) is not None
+                and node.last_seen != record.last_seen
+            ]
+            if not changed:
+                return
             try:
                 async with self._db.write() as tx:
-                    await nodes.set_last_seen(tx, seen)
+                    for record in changed:
+                        await nodes.put(tx, record)
             except sqlite3.Error as error:
-                log.warning("when the nodes were last seen could not be written: %s", error)
+                log.warning("what the nodes hold could not be written: %s", error)
+                return
+            for record in changed:
+                self._take(record)
 
     async def change(self, node_id: str, patch: NodePatch) -> None:
         """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` for a name that is taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 import msgspec
@@ -37,7 +38,7 @@ class Hands:
             else:
                 await self._ask(node, b"POST", f"/hop/models/{quote(model_id)}/unload")
 
-        await asyncio.gather(*(unload(node) for node in self._holders(model_id)))
+        await self._on_holders(model_id, unload)
 
     async def set_pinned(self, model_id: str, pinned: bool) -> None:
         """Keep the model's engines in memory, or no longer. Raises as `unload` does."""
@@ -49,13 +50,17 @@ class Hands:
             else:
                 await self._ask(node, b"PATCH", f"/hop/models/{quote(model_id)}", wish)
 
-        await asyncio.gather(*(pin(node) for node in self._holders(model_id)))
+        await self._on_holders(model_id, pin)
 
-    def _holders(self, model_id: str) -> list[Node]:
+    async def _on_holders(self, model_id: str, work: Callable[[Node], Awaitable[None]]) -> None:
+        """Do `work` on all of them, also where one fails; what went wrong first is raised when all have ended."""
         holders = [node for node, _ in self._view.holders(model_id) if node.online]
         if not holders:
             raise errors.ModelNotRegistered(model_id)
-        return holders
+        ends = await asyncio.gather(*(work(node) for node in holders), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
     async def _ask(self, node: Node, method: bytes, path: str, body: bytes = b"") -> None:
         try:

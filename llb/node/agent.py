@@ -92,6 +92,7 @@ class NodeAgent:
             announce=self._announce,
             blame=self._say,
             timing=timing,
+            lent=config.join is not None,
         )
         self.offers = Offers(self._shared)
         self._replicas: dict[str, Replica] = {}

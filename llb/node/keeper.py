@@ -41,9 +41,13 @@ class Keeper:
         wanted: Callable[[], frozenset[str]],
         announce: Callable[[Replica], None],
         blame: Callable[[Blame], None],
+        lent: bool,
         timing: Timing | None = None,
     ) -> None:
-        """`wanted` are the ids of the models whose partials are somebody's work; `blame` hears who sent wrong bytes."""
+        """`wanted` are the ids of the models whose partials are somebody's work; `blame` hears who sent wrong bytes.
+
+        `lent`: what lay here before is this host's own, and no balancer's to delete.
+        """
         self._hub = hub
         self._files = files
         self._pool = pool
@@ -54,6 +58,7 @@ class Keeper:
         self._wanted = wanted
         self._announce = announce
         self._blame = blame
+        self._lent = lent
         self._timing = timing
 
     def close(self) -> None:
@@ -76,7 +81,8 @@ class Keeper:
         if replica.state in (S.READY, S.ERROR, S.DELETING):
             await self._pool.withdraw(replica.model_id, grace_s=0)
             await replica.move(S.WANTED)
-        replica.files = expected(want.files)
+        found = await asyncio.to_thread(self._found, replica, want) if self._lent else ()
+        replica.files = expected(want.files, found)
         self._announce(replica)
         async with self._downloads:
             self._fetching.add(replica)
@@ -104,13 +110,22 @@ class Keeper:
         if replica.state is not S.DELETING:
             await replica.move(S.DELETING)
         await self._pool.withdraw(replica.model_id, grace_s=DELETE_GRACE_S)
-        if replica.complete:
-            names = [file.name for file in replica.files]
-            await _to_its_end(partial(self._files.remove, replica.model_id, names))
-        else:
-            for file in replica.files:
+        ours = [file for file in replica.files if not file.found]
+        if replica.complete and ours:
+            await _to_its_end(partial(self._files.remove, replica.model_id, [file.name for file in ours]))
+        elif not replica.complete:
+            for file in ours:
                 await _to_its_end(partial(self._files.retire, replica.model_id, file.name, file.sha256))
         await replica.move(S.GONE)
+
+    def _found(self, replica: Replica, want: WantModel) -> list[FileSpec]:
+        """The files that lay here before this host was told to hold them."""
+        known = {(file.name, file.sha256): file.found for file in replica.files}
+        return [
+            spec
+            for spec in want.files
+            if known.get((spec.name, spec.sha256), self._files.present(replica.model_id, spec))
+        ]
 
     async def rest(self, replica: Replica) -> None:
         """Neither wanted nor deleted: keep the files and do not serve them."""
@@ -173,8 +188,9 @@ class Keeper:
             arrived_bytes += spec.size_bytes
         replica.downloaded_bytes = arrived_bytes
         await replica.move(S.VERIFYING)
+        found = [file.found for file in replica.files]
         try:
-            fingerprints = await asyncio.to_thread(self._inspect, want)
+            fingerprints = await asyncio.to_thread(self._inspect, want, found)
         except gguf.GgufError as refused:
             await replica.move(S.ERROR, error=f"The file cannot be used: {refused}")
             return
@@ -232,10 +248,10 @@ class Keeper:
                 return
         self._files.make_room(spec.size_bytes + DISK_RESERVE_BYTES, keep=self._wanted())
 
-    def _inspect(self, want: WantModel) -> tuple[FileFingerprint, ...]:
+    def _inspect(self, want: WantModel, found: list[bool]) -> tuple[FileFingerprint, ...]:
         """Look into the verified files; raises `GgufError` for what llama.cpp could not load."""
         fingerprints = []
-        for spec in want.files:
+        for spec, was_here in zip(want.files, found, strict=True):
             with self._files.path(want.model_id, spec.name).open("rb") as file:
                 facts = gguf.read_header(file, file_size=spec.size_bytes)
                 gguf.check_complete(facts, spec.size_bytes)
@@ -246,6 +262,7 @@ class Keeper:
                     size_bytes=spec.size_bytes,
                     mtime_ns=mark.mtime_ns if mark is not None else UNVERIFIED,
                     sha256=spec.sha256,
+                    found=was_here,
                 )
             )
         return tuple(fingerprints)

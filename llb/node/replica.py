@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,10 +32,16 @@ MOVES: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
 UNVERIFIED = -1
 
 
-def expected(files: tuple[FileSpec, ...]) -> tuple[FileFingerprint, ...]:
-    """What is to be fetched, remembered so that a later process knows whose files these are."""
+def expected(files: tuple[FileSpec, ...], found: Collection[FileSpec] = ()) -> tuple[FileFingerprint, ...]:
+    """What is to be fetched, remembered so that a later process knows whose files these are; `found` lie there already."""
     return tuple(
-        FileFingerprint(name=spec.name, size_bytes=spec.size_bytes, mtime_ns=UNVERIFIED, sha256=spec.sha256)
+        FileFingerprint(
+            name=spec.name,
+            size_bytes=spec.size_bytes,
+            mtime_ns=UNVERIFIED,
+            sha256=spec.sha256,
+            found=spec in found,
+        )
         for spec in files
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +13,10 @@ from llb.wire import Hello
 
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
-    """`hello` is the node's last one, so that it can be shown while it is away; times in unix seconds."""
+    """`hello` is the node's last one with what it holds by now, so that it can be shown while it is away.
+
+    Times in unix seconds.
+    """
 
     id: str
     name: str
@@ -72,13 +74,6 @@ async def ensure_local(tx: Transaction, node_id: str, name: str) -> NodeRecord:
     node = await get(tx, node_id)
     assert node is not None  # noqa: S101  # inserted just now
     return node
-
-
-async def set_last_seen(tx: Transaction, seen: Mapping[str, float]) -> None:
-    """Note when each of these nodes was last seen."""
-    await tx.execute_many(
-        "UPDATE nodes SET last_seen = ? WHERE id = ?", [(at, node_id) for node_id, at in seen.items()]
-    )
 
 
 async def mark_removed(tx: Transaction, node_id: str) -> bool:

@@ -13,12 +13,16 @@ from llb.wire import ReplicaState
 
 
 class FileFingerprint(Struct, frozen=True, kw_only=True):
-    """A verified file: while size and time of change stay the same, its sha256 need not be computed again."""
+    """A verified file: while size and time of change stay the same, its sha256 need not be computed again.
+
+    `found`: it lay there before its host lent itself, so whoever it lends itself to does not delete it.
+    """
 
     name: str
     size_bytes: int
     mtime_ns: int
     sha256: str
+    found: bool = False
 
 
 class ReplicaRecord(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from sanic import Blueprint, Request, Sanic, Websocket
 from sanic.response import HTTPResponse
 
 from llb import auth
-from llb.api.access import authenticated, public, requires
+from llb.api.access import authenticated, node_only, public, requires
 from llb.api.accounts import accounts_blueprint
 from llb.api.audit import audit_blueprint
 from llb.api.guard import Guard
@@ -32,6 +32,7 @@ Sanic.test_mode = True
 _names = itertools.count()
 
 PASSWORD = "a good password"
+NODE_CREDENTIAL = "llbn-of-a-node"
 
 
 @dataclass
@@ -172,6 +173,11 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
     async def write(request: Request) -> HTTPResponse:
         return await answer(request)
 
+    @app.route("/node", methods=["GET", "POST"])
+    @node_only
+    async def node(request: Request) -> HTTPResponse:
+        return await answer(request)
+
     @app.get("/metrics")
     @requires(Scope.ADMIN, or_local=True)
     async def metrics(request: Request) -> HTTPResponse:
@@ -204,7 +210,7 @@ class DoorKeeper:
 
     async def __aenter__(self) -> Door:
         db = Database(self._config.database_path)
-        identity = Identity(db)
+        identity = Identity(db, node_of={NODE_CREDENTIAL: "garage"}.get)
         local_token = auth.new_local_token()
         guard = Guard(self._config, identity, local_token=local_token)
         accounts = Accounts(db, identity)

@@ -16,7 +16,7 @@ from llb.auth import hash_token
 from llb.errors import SetupError
 from llb.store import keys
 from llb.wire import Scope
-from tests.api.door import PASSWORD, Door, DoorKeeper
+from tests.api.door import NODE_CREDENTIAL, PASSWORD, Door, DoorKeeper
 
 WEBSOCKET = (
     ("Upgrade", "websocket"),
@@ -307,6 +307,39 @@ async def test_an_expired_and_a_revoked_key_are_refused_at_once(door: Door) -> N
     assert stored is not None
     assert (await door.call("DELETE", f"/api/keys/{stored.id}", key)).status == 204
     assert (await door.call("GET", "/any", key)).status == 401
+
+
+# --- nodes -------------------------------------------------------------------------------------------
+
+
+async def test_a_nodes_credential_opens_the_routes_of_nodes_and_no_other(door: Door) -> None:
+    node = ("Authorization", f"Bearer {NODE_CREDENTIAL}")
+    for method in ("GET", "POST"):
+        assert (await door.call(method, "/node", node)).json == {"kind": "node"}
+        for path in ("/any", "/infer", "/write"):
+            assert (await door.call(method, path, node)).status == 401
+    assert (await door.call("GET", "/metrics", node)).status == 401
+    assert await _websocket(door, node) == 401
+    # It opens nothing more to a host than it does from afar.
+    assert (await door.call("GET", "/node", node, host="192.168.1.5")).status == 200
+
+
+async def test_nobody_elses_credential_opens_the_routes_of_nodes(door: Door) -> None:
+    local = ("Authorization", f"Bearer {door.local_token}")
+    wrong = ("Authorization", "Bearer llbn-of-nobody")
+    for header in (await door.key(Scope.ADMIN), await door.log_in(), local, wrong, ("X-Other", "none")):
+        assert (await door.call("GET", "/node", header)).status == 401, header
+
+
+async def test_no_page_speaks_for_a_node(door: Door) -> None:
+    node = ("Authorization", f"Bearer {NODE_CREDENTIAL}")
+    for header in (
+        ("Origin", "http://localhost"),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Sec-Fetch-Site", "none"),
+    ):
+        refused = await door.call("GET", "/node", node, header)
+        assert (refused.status, refused.code) == (403, "origin_not_allowed")
 
 
 # --- local -------------------------------------------------------------------------------------------

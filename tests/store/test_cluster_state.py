@@ -142,8 +142,7 @@ async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Datab
     )
     async with db.write() as tx:
         node = await nodes.ensure_local(tx, "n1", "box")
-        await nodes.put(tx, structs.replace(node, hello=hello))
-        await nodes.set_last_seen(tx, {"n1": 5.5})
+        await nodes.put(tx, structs.replace(node, hello=hello, last_seen=5.5))
     assert await nodes.get(db, "n1") == structs.replace(node, hello=hello, last_seen=5.5)
     async with db.write() as tx:
         await tx.execute("UPDATE nodes SET hello = ?", (b'{"of": "another version"}',))

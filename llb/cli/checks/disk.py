@@ -13,6 +13,7 @@ import msgspec
 from llb import portable
 from llb.cli import screen
 from llb.cli.checks import Finding, bad, ok, warn
+from llb.cli.checks.lending import member_of
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.node.files import ModelFiles, UnsafeName
 from llb.store import registrations, replicas, rescue, settings, users
@@ -91,6 +92,8 @@ def database(config: Config) -> Iterator[Finding]:
         yield bad("database", f"{path}: {fault}", "put a backup in its place: llb restore FILE")
         return
     yield ok("database", f"intact, {screen.size(path.stat().st_size)}")
+    if config.join is not None:
+        return  # no accounts while it lends itself
     try:
         default = asyncio.run(_default_password(path))
     except sqlite3.Error as error:
@@ -113,9 +116,10 @@ def model_files(config: Config) -> Iterator[Finding]:
     if not config.database_path.exists():
         return
     try:
-        held, failed = asyncio.run(_models(config.database_path))
+        held, failed = asyncio.run(_models(config))
     except (sqlite3.Error, msgspec.MsgspecError):
         return  # told by the check of the database
+    where = "" if config.join is None else f" at {config.join}"
     files = ModelFiles(config.models_dir)
     ready = [replica for replica in held if replica.state is ReplicaState.READY]
     whole = 0
@@ -124,15 +128,14 @@ def model_files(config: Config) -> Iterator[Finding]:
         if fault is None:
             whole += 1
         else:
-            yield bad(
-                "model files", f"{replica.model_id}: {fault}", f"llb pull {replica.model_id} fetches it anew"
-            )
+            remedy = f"llb pull {replica.model_id}{where} fetches it anew"
+            yield bad("model files", f"{replica.model_id}: {fault}", remedy)
     for model_id, error in failed.items():
-        yield warn("model files", f"{model_id}: {error}", f"llb pull {model_id} tries again")
+        yield warn("model files", f"{model_id}: {error}", f"llb pull {model_id}{where} tries again")
     if ready:
         yield ok("model files", f"{whole} of {len(ready)} models whole and unchanged")
     else:
-        yield ok("model files", "no model is here yet: llb pull ID")
+        yield ok("model files", f"no model is here yet: llb pull ID{where}")
 
 
 def _fault(files: ModelFiles, replica: ReplicaRecord) -> str | None:
@@ -155,12 +158,13 @@ async def _default_password(path: Path) -> bool:
         return await users.default_password_in_use(reading)
 
 
-async def _models(path: Path) -> tuple[list[ReplicaRecord], dict[str, str]]:
+async def _models(config: Config) -> tuple[list[ReplicaRecord], dict[str, str]]:
     """The replicas of this node, and why each model that could not be fetched could not."""
-    async with rescue.look(path) as reading:
-        node_id = await settings.get(reading, "node_id")
+    member = member_of(config)
+    async with rescue.look(config.database_path) as reading:
+        node_id = await settings.get(reading, "node_id") if member is None else member.node_id
         held = [] if node_id is None else await replicas.all_of_node(reading, node_id)
-        wished = await registrations.all_registrations(reading)
+        wished = await registrations.all_registrations(reading) if member is None else []
         failed = {each.model_id: each.error for each in wished if each.error is not None}
         for each in held:
             if each.state is ReplicaState.ERROR:

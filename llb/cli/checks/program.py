@@ -66,7 +66,9 @@ def server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
     client = Client(lambda: Target(info.url, info.token, local=True))
     try:
         client.ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
-        system = client.get("/api/system", dict[str, object])
+        # A host that lends itself has none of the API but what is about itself.
+        about = "/api/system" if config.join is None else "/api/node"
+        system = client.get(about, dict[str, object])
     except Failure as failure:
         yield bad(
             "server",

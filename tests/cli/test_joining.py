@@ -1,0 +1,288 @@
+"""Lending a host to another, as people do it: the token and its ways in, the commands of a host that lends itself, leaving."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb import runfile
+from tests.cli.conftest import DEADLINE_S, Host, host_with_models
+from tests.cli.test_doctor import findings, only
+from tests.hub import HubStandIn
+from tests.processes import wait_until
+
+NO_TOKEN = "llbj-of-nobody"
+
+
+@pytest.fixture
+def attic(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+    """A balancer that runs."""
+    made = host_with_models(tmp_path, models_hub)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def garage(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+    """A further host; its server is not started."""
+    (tmp_path / "other").mkdir()
+    made = Host(tmp_path / "other" / "home", HF_ENDPOINT=models_hub.url, LLB_NODE_NAME="garage")
+    yield made
+    made.stop()
+
+
+def new_token(balancer: Host) -> str:
+    return str(balancer.json("join-token")["token"])
+
+
+def nodes(balancer: Host) -> dict[str, dict[str, Any]]:
+    return {node["name"]: node for node in balancer.json("nodes")["nodes"]}
+
+
+def lend(host: Host, balancer: Host, **how: Any) -> None:
+    """Start `host` as a node of `balancer`, which is told the token in the environment."""
+    host.env["LLB_JOIN_TOKEN"] = new_token(balancer)
+    host.start("--host", "127.0.0.1", "--join", balancer.url, **how)
+    del host.env["LLB_JOIN_TOKEN"]
+
+
+# --- the token ---------------------------------------------------------------------------------------
+
+
+def test_the_command_alone_is_on_standard_output(attic: Host) -> None:
+    done = attic.run("join-token")
+    assert re.fullmatch(rf"python -m llb --join {attic.url} --token llbj-\S+\n", done.stdout)
+    assert "once, within the hour" in done.stderr
+    assert "listens on loopback only" in done.stderr
+
+
+def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(attic: Host, garage: Host) -> None:
+    token = new_token(attic)
+    garage.env |= {"LLB_JOIN_TOKEN": token, "LLB_LOG_LEVEL": "debug"}
+    garage.start("--host", "127.0.0.1", "--join", attic.url)
+    assert nodes(attic)["garage"]["status"] == "online"
+    member = garage.home / "node.json"
+    assert stat.S_IMODE(member.stat().st_mode) == 0o600
+    secrets = [
+        token,
+        json.loads(member.read_text())["credential"],
+        json.loads(member.read_text())["hop_credential"],
+    ]
+    garage.run("leave")
+    wait_until(lambda: not member.exists())
+    garage.stop()
+    attic.stop()
+    for host in (attic, garage):
+        log = (host.home.parent / "server.log").read_text()
+        assert not [secret for secret in secrets if secret in log]
+    for file in (*garage.home.iterdir(), *attic.home.glob("llb.db*")):
+        if file.is_file():
+            assert token.encode() not in file.read_bytes(), file
+    assert secrets[1].encode() not in (attic.home / "llb.db").read_bytes()
+
+
+def test_a_token_on_standard_input(attic: Host, garage: Host) -> None:
+    assert garage.fail("--join", attic.url, "--token", "-", stdin=f"{NO_TOKEN}\n").startswith(
+        "The join token is not known here"
+    )
+    assert "a token is needed" in garage.fail("--join", attic.url, "--token", "-", stdin="")
+    assert "a token is needed" in garage.fail("--join", attic.url, stdin="")
+
+
+def test_a_token_at_a_prompt(attic: Host, garage: Host) -> None:
+    token = new_token(attic)
+    with garage.terminal("--port", "0", "--host", "127.0.0.1", "--join", attic.url) as terminal:
+        terminal.expect("Join token: ")
+        terminal.write(f"{token}\n")
+        terminal.expect(f"This host lends itself to {attic.url} as garage")
+        terminal.write("\x03")
+        assert terminal.wait() == 0
+        assert token not in terminal.seen
+    # It belongs there: nobody is asked again.
+    with garage.terminal("--port", "0", "--host", "127.0.0.1") as terminal:
+        terminal.expect("This host lends itself to")
+        terminal.write("\x03")
+        assert terminal.wait() == 0
+        assert "Join token" not in terminal.seen
+
+
+def test_a_prompt_that_is_not_answered(attic: Host, garage: Host) -> None:
+    with garage.terminal("--port", "0", "--join", attic.url) as terminal:
+        terminal.expect("Join token: ")
+        terminal.write("\x04")
+        assert terminal.wait() == 1
+        assert "No token was given; nothing was changed." in terminal.seen
+    with garage.terminal("--port", "0", "--join", attic.url) as terminal:
+        terminal.expect("Join token: ")
+        terminal.write("\x03")
+        assert terminal.wait() == 130
+
+
+def test_refusals_at_the_start_are_one_sentence_and_status_1(attic: Host, garage: Host) -> None:
+    at = ("--port", "0", "--token", NO_TOKEN)
+    done = garage.run(*at, "--join", attic.url, status=1)
+    assert done.stdout == ""
+    assert (
+        done.stderr == "The join token is not known here: make one with 'llb join-token' on the balancer.\n"
+    )
+    done = garage.run(*at, "--join", "http://127.0.0.1:9", status=1)
+    assert done.stderr.startswith("The llb at http://127.0.0.1:9 cannot be reached (connection refused)")
+    assert done.stderr.count("\n") == 1
+    for url in (
+        "attic:8080",
+        "ftp://attic",
+        "http://a:b@attic",
+        "http://attic/page",
+        "http://attic?x",
+        "http://attic:x",
+    ):
+        assert (
+            "is not the address of an llb, such as http://host:8080"
+            in garage.run("--join", url, status=2).stderr
+        )
+
+
+def test_the_default_password_lets_no_host_in(garage: Host) -> None:
+    garage.start()
+    assert garage.fail("join-token").startswith("Change the default password first")
+
+
+# --- a host that lends itself ------------------------------------------------------------------------
+
+
+def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(attic: Host, garage: Host) -> None:
+    lend(garage, attic)
+    for command in (
+        ("models",),
+        ("pull", "tiny"),
+        ("rm", "tiny"),
+        ("nodes",),
+        ("chat", "tiny", "x"),
+        ("join-token",),
+        ("import", __file__),
+        ("keys", "create", "x"),
+        ("keys",),
+        ("users",),
+        ("password",),
+    ):
+        said = garage.fail(*command, stdin="a good password\n")
+        assert said == (
+            f"This host lends itself to {attic.url}, which has the models, keys and people: run this there, or give "
+            f"--url {attic.url} and a key of it."
+        )
+    key = attic.run("keys", "create", "laptop").stdout.strip()
+    # The address of any host will do for what goes over /v1; the commands want the balancer's.
+    assert garage.run("models", "--url", attic.url, "--key", key).stdout
+    garage.stop()
+    assert "This host lends itself to" in garage.fail("models")
+
+
+def test_the_doctor_tells_to_whom_and_whether_the_link_stands(attic: Host, garage: Host) -> None:
+    found = findings(garage, "--port", "0", "--join", "http://127.0.0.1:9", status=1)
+    assert "Nothing answers at http://127.0.0.1:9" in only(found, "lending", "bad")["detail"]
+    found = findings(garage, "--port", "0", "--join", attic.url)
+    assert "joins it with a token" in only(found, "lending", "ok")["detail"]
+    lend(garage, attic)
+    attic.run("pull", "tiny")
+    wait_until(lambda: len(nodes(attic)["garage"]["replicas"]) == 1, DEADLINE_S)
+    wait_until(lambda: nodes(attic)["garage"]["replicas"][0]["state"] == "ready", DEADLINE_S)
+    found = findings(garage)
+    assert only(found, "lending", "ok")["detail"] == f"lends itself to {attic.url} as garage; the link stands"
+    assert "runs at" in only(found, "server", "ok")["detail"]
+    assert "1 of 1" in only(found, "model files", "ok")["detail"]
+    assert "accounts" not in found
+    (garage.home / "node.json").chmod(0o644)
+    attic.stop()
+    wait_until(lambda: "there is no link" in str(found_lending(garage)), DEADLINE_S)
+    open_file, no_link = found_lending(garage)
+    assert open_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
+    assert "the balancer cannot be reached" in no_link["detail"]
+    garage.stop()
+    assert "Nothing answers at" in found_lending(garage)[1]["detail"]
+
+
+def found_lending(host: Host) -> list[dict[str, Any]]:
+    report = json.loads(host.run("doctor", "--port", "0", "--json", status=None).stdout)
+    return [finding for finding in report["findings"] if finding["check"] == "lending"]
+
+
+def test_what_is_kept_of_joining_and_makes_no_sense(garage: Host) -> None:
+    garage.home.mkdir()
+    (garage.home / "node.json").write_text("{}")
+    for command in ((), ("models",), ("leave",)):
+        said = garage.fail(*command)
+        assert said.startswith(f"{garage.home / 'node.json'} cannot be read")
+        assert "remove it to let this host stand alone" in said
+
+
+# --- leaving -----------------------------------------------------------------------------------------
+
+
+def alone(host: Host) -> runfile.RunInfo | None:
+    """The host's server, once it goes on alone."""
+    info = runfile.running(host.home)
+    return info if info is not None and not (host.home / "node.json").exists() else None
+
+
+def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
+    attic: Host, garage: Host, models_hub: HubStandIn
+) -> None:
+    # It had a life before: an account, a key, a model of its own.
+    garage.env["LLB_ADMIN_PASSWORD"] = "another good password"
+    garage.env["LLB_CATALOG"] = attic.env["LLB_CATALOG"]
+    garage.start()
+    key = garage.run("keys", "create", "mine").stdout.strip()
+    garage.run("pull", "other")
+    garage.stop()
+    lend(garage, attic)
+    attic.run("pull", "tiny")
+    wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
+    was = runfile.running(garage.home)
+    done = garage.run("leave")
+    assert done.stdout == f"This host has left {attic.url}; its model files are where they were.\n"
+    assert done.stderr == ""
+    assert "garage" not in nodes(attic)
+    wait_until(lambda: alone(garage) and alone(garage) != was, DEADLINE_S)
+    assert (garage.home / "models" / "tiny" / "tiny.gguf").is_file()
+    shown = {model["model"]["id"]: model for model in garage.json("models")["models"]}
+    assert (shown["other"]["status"], shown["tiny"]["status"]) == ("Ready", "Available")
+    assert key[:10] in garage.run("keys").stdout
+    models_hub.forget_requests()
+    garage.run("pull", "tiny")
+    assert models_hub.byte_requests() == []  # it lies there
+    assert "has not joined" in garage.fail("leave")
+    # And it may come back, by another name or the same.
+    garage.stop()
+    lend(garage, attic)
+    assert nodes(attic)["garage"]["status"] == "online"
+
+
+def test_leaving_without_a_server(attic: Host, garage: Host) -> None:
+    lend(garage, attic)
+    garage.stop()
+    assert garage.run("leave").stderr == ""
+    assert "garage" not in nodes(attic)
+    assert "has not joined" in garage.fail("leave")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_leaving_while_the_balancer_is_down(attic: Host, garage: Host, running: bool) -> None:
+    lend(garage, attic)
+    attic.stop()
+    if not running:
+        garage.stop()
+    began = time.monotonic()
+    done = garage.run("leave")
+    assert time.monotonic() - began < 10
+    assert done.stderr == ("That llb could not be told (connection refused): remove the node garage there.\n")
+    if running:
+        wait_until(lambda: alone(garage), DEADLINE_S)
+    assert not (garage.home / "node.json").exists()
