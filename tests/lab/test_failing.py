@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -124,6 +126,25 @@ def test_a_stream_outlives_a_short_cut(cabled: Lan, cluster: Cluster) -> None:
         assert asking.problem is None
         assert not any("error" in event for event in asking.events)
         assert sum(bool(event["choices"]) for event in asking.events) >= 600
+
+
+def test_a_program_that_does_not_answer_is_suspected_only_by_its_silence(cluster: Cluster) -> None:
+    """Its kernel acknowledges, as that of a host does which is merely busy."""
+    with client_of(cluster) as client:
+        asking = Asking(client, chat("smollm2", LONG, max_tokens=4))
+        wait_until(lambda: busy(cluster))
+        [name] = busy(cluster)
+        [other] = {*NODES} - {name}
+        os.kill(cluster.nodes[name].pid, signal.SIGSTOP)
+        try:
+            time.sleep(3.0)
+            assert busy(cluster) == [name]
+            wait_until(lambda: busy(cluster) == [other], 20.0)
+            asking.wait()
+        finally:
+            os.kill(cluster.nodes[name].pid, signal.SIGCONT)
+        assert (asking.status, asking.node, asking.problem) == (200, other, None)
+        wait_until(lambda: cluster.node_views()[name]["reach"]["way"] == "direct")
 
 
 @pytest.mark.parametrize("prompt", [LONG, 1], ids=["prefill", "answer"])
