@@ -126,6 +126,7 @@ class Appliance:
             load_timeout_s=config.queue_timeout_s,
         )
         self.hands = Hands(self.view, self.agent, self.reach)
+        self.admission.on_wanted = self.hands.warm
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
         self.history.on_ended = self.metrics.ended
@@ -201,6 +202,7 @@ class Appliance:
     async def stop(self) -> None:
         """The start in reverse; idempotent."""
         await self.dispatcher.close()
+        await self.hands.close()
         await self.reach.close()
         await self.tasks.close()
         await self.agent.close()

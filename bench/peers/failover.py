@@ -23,6 +23,7 @@ CALM_S, AWAY_S = 3.0, 5.0
 WAYS = ("kill -9", "cut cable")
 MOST_DELAY_S, MOST_RETURN_S = 1.0, 10.0
 RETURN_DEADLINE_S = 30.0
+ON_ITS_WAY_S = 0.25  # what a node had sent when it went may be read so much later
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -88,7 +89,11 @@ def fail(
         crowd=len(cluster.processes) / (len(cluster.processes) - 1),
         calm=summarize([record for record in noted if began_s < record.start_s and record.end_s < gone_s]),
         hurt=summarize(hurt),
-        ghosts=sum(r.node == name and r.start_s + r.waited_s < back_s for r in hurt if r.error is None),
+        ghosts=sum(
+            r.node == name and gone_s + ON_ITS_WAY_S < r.start_s + r.waited_s < back_s
+            for r in hurt
+            if r.error is None
+        ),
         broken=summarize(meanwhile).failed_after,
         return_s=used_s - back_s,
     )

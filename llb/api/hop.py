@@ -82,6 +82,12 @@ def hop_blueprint(
                 lease.report_broken()
                 raise as_error(fault) from fault
 
+    @blueprint.post("/hop/models/<model_id:str>/load", name="load")
+    @node_only
+    async def load(_request: Request, model_id: str) -> HTTPResponse:
+        await agent.load(model_id)
+        return no_content()
+
     @blueprint.post("/hop/models/<model_id:str>/unload", name="unload")
     @node_only
     async def unload(_request: Request, model_id: str) -> HTTPResponse:

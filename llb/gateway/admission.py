@@ -137,6 +137,9 @@ class Admission:
         self, max_queue: int, queue_timeout_s: float, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.clock = clock
+        self.on_wanted: Callable[[str, str], None] = lambda _node_id, _model_id: (
+            None
+        )  # a load would shorten a line
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._queues: dict[str, ModelQueue] = {}
@@ -181,7 +184,9 @@ class Admission:
             return
         queue = self._queues.get(model_id)
         if queue is None:
-            queue = self._queues[model_id] = ModelQueue(model_id, self.clock)
+            queue = self._queues[model_id] = ModelQueue(
+                model_id, self.clock, lambda wanted: self.on_wanted(wanted, model_id)
+            )
         queue.set_node(
             node_id, slots, loaded=loaded, load_s=load_s, context_length=context_length, speed=speed
         )

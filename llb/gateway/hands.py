@@ -1,8 +1,11 @@
-"""What the balancer does on nodes besides asking their engines: free a model's memory, or keep it there."""
+"""What the balancer does on nodes besides asking their engines: load a model, free its memory, or keep it there."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
@@ -12,10 +15,15 @@ from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.faults import ConnectFailed, UpstreamFault
 from llb.gateway.reach import Reach
-from llb.node.agent import NodeAgent
+from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
+from llb.tasks import TaskGroup
 from llb.wire import ModelPatch
 
 ANSWER_TIMEOUT_S = 60.0  # an engine unloads when its running requests have ended
+# Before a node is told once more to load the same model: it did, and has given it up since; it could not.
+WARM_AGAIN_S, COLD_AGAIN_S = 5.0, 60.0
+
+log = logging.getLogger(__name__)
 
 
 class Hands:
@@ -25,6 +33,34 @@ class Hands:
         self._view = view
         self._agent = agent
         self._reach = reach
+        self._not_before: dict[tuple[str, str], float] = {}  # to load: by node and model, time.monotonic()
+        self._tasks = TaskGroup("hands")
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._tasks.close()
+
+    def warm(self, node_id: str, model_id: str) -> None:
+        """Have a node load a model, in the background."""
+        node = self._view.nodes.get(node_id)
+        if node is not None and time.monotonic() >= self._not_before.get((node_id, model_id), 0.0):
+            self._not_before[node_id, model_id] = math.inf
+            self._tasks.supervise(self._warm(node, model_id), f"warm.{node.hello.name}.{model_id}")
+
+    async def _warm(self, node: Node, model_id: str) -> None:
+        log.info("node %s loads %s: requests wait all the time", node.hello.name, model_id)
+        pause_s = COLD_AGAIN_S
+        try:
+            if node.id == self._agent.node_id:
+                await self._agent.load(model_id)
+            else:
+                path = f"/hop/models/{quote(model_id)}/load"
+                await self._ask(node, b"POST", path, timeout_s=LOAD_TIMEOUT_S)
+            pause_s = WARM_AGAIN_S
+        except errors.LlbError as error:
+            log.warning("node %s did not load %s: %s", node.hello.name, model_id, error.message)
+        finally:
+            self._not_before[node.id, model_id] = time.monotonic() + pause_s
 
     async def unload(self, model_id: str) -> None:
         """Free the model's memory once its running requests have ended.
@@ -62,7 +98,9 @@ class Hands:
             if isinstance(end, BaseException):
                 raise end
 
-    async def _ask(self, node: Node, method: bytes, path: str, body: bytes = b"") -> None:
+    async def _ask(
+        self, node: Node, method: bytes, path: str, body: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         try:
             response = await self._reach.request(
                 node.id,
@@ -70,7 +108,7 @@ class Hands:
                 path.encode("ascii"),
                 ((b"content-type", b"application/json"),) if body else (),
                 body,
-                header_timeout_s=ANSWER_TIMEOUT_S,
+                header_timeout_s=timeout_s,
             )
             response.close()
         except UpstreamFault as fault:

@@ -61,12 +61,20 @@ class Waiter:
 class ModelQueue:
     """One model: its nodes, and those who wait, first come first served within a key, keys in turn."""
 
-    def __init__(self, model_id: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        clock: Callable[[], float],
+        on_wanted: Callable[[str], None] = lambda _node_id: None,
+    ) -> None:
+        """`on_wanted` is told of a node that should load the model, because there is a line that does not end."""
         self.model_id = model_id
         self.nodes: dict[str, NodeSlots] = {}
         self.waiting = 0
         self._present: tuple[NodeSlots, ...] = ()
         self._clock = clock
+        self._on_wanted = on_wanted
+        self._line_since: float | None = None  # somebody has been waiting all the time
         self._turns: OrderedDict[str, deque[Waiter]] = OrderedDict()
         self._gap_s: float | None = None  # between completions while somebody waits (EWMA)
         self._gap_since: float | None = None
@@ -154,7 +162,18 @@ class ModelQueue:
         self.waiting += 1
         if self._gap_since is None:
             self._gap_since = self._clock()
+        if self._line_since is None:
+            self._line_since = self._clock()
+        else:
+            self._want_more(self._clock() - self._line_since)
         self._watch(waiter)
+
+    def _want_more(self, line_s: float) -> None:
+        """Each of a crowd may wait too short for a load to be worth it to them, and the crowd for ever."""
+        idle = [node for node in self._present if node.free > 0 and not node.loaded and not node.busy]
+        soonest = min(idle, key=lambda node: node.load_s, default=None)
+        if soonest is not None and line_s >= soonest.load_s:
+            self._on_wanted(soonest.node_id)
 
     def ahead(self, key_id: str) -> int:
         """How many will be served before a request of this key that comes now, for keys take turns."""
@@ -170,7 +189,7 @@ class ModelQueue:
             del self._turns[waiter.key_id]
         self.waiting -= 1
         if not self.waiting:
-            self._gap_since = None
+            self._gap_since = self._line_since = None
 
     def fail(self, waiter: Waiter, error: Exception) -> None:
         if not waiter.granted.done():

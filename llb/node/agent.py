@@ -49,6 +49,7 @@ from llb.wire import (
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+LOAD_TIMEOUT_S = 300.0  # a large model from a slow disk
 CLOCKS_APART_S = 60.0
 SWEEP_S = 3600.0
 PARTIAL_KEEP_S = 7 * 86_400.0
@@ -331,6 +332,11 @@ class NodeAgent:
     def _shared(self, model_id: str, sha256: str) -> SharedFile | None:
         replica = self._replicas.get(model_id)
         return replica.shared(sha256) if replica is not None and replica.want is not None else None
+
+    async def load(self, model_id: str) -> None:
+        """Have the model in memory, without a request for it. Raises as `lease` does."""
+        async with await self.lease(model_id, deadline_s=LOAD_TIMEOUT_S, keep_alive_s=None):
+            pass
 
     async def adopt(self, model_id: str, source: Path, spec: FileSpec) -> bool:
         """Put a file of this host in place as `spec`; False if it is not that file. Raises `InvalidRequest`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from llb.decide import routing
-from llb.decide.routing import Candidate, Request
+from llb.decide.routing import Candidate, Request, Speed
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.admission import Admission, ModelAdmission, SlotCount
 from llb.gateway.slots import Choose
@@ -432,3 +432,53 @@ async def test_closing_wakes_everybody() -> None:
         await Holder(admission).task
     await holder.finish()
     assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+
+
+# --- a line that does not end ------------------------------------------------------------------------
+
+
+def short(admission: Admission) -> Holder:
+    """A request of 0.2 s."""
+    return Holder(admission, request=Request(prompt_tokens=100, completion_tokens=100))
+
+
+async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
+    """Each of them waits for less than the load takes."""
+    clock, wanted = Clock(), list[tuple[str, str]]()
+    admission = Admission(8, 60, clock=clock)
+    admission.on_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission.set_capacity("warm", "m", 1, speed=Speed(1000.0, 1000.0))
+    admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
+    holders = [short(admission), short(admission)]
+    await settle()
+    while clock.now < 2.9:
+        assert wanted == []
+        clock.now += 0.5
+        holders.append(short(admission))
+        await settle()
+        await holders.pop(0).finish()
+        await settle()
+    assert wanted == [("cold", "m")]
+    assert [holder.node_id for holder in holders] == ["warm", None]
+    admission.set_capacity("cold", "m", 1, load_s=3.0)
+    await settle()
+    assert holders[1].node_id == "cold"
+    for holder in holders:
+        await holder.finish()
+
+
+async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
+    clock, wanted = Clock(), list[tuple[str, str]]()
+    admission = Admission(8, 60, clock=clock)
+    admission.on_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission.set_capacity("warm", "m", 1, speed=Speed(1000.0, 1000.0))
+    admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
+    for _ in range(5):
+        first, second = short(admission), short(admission)
+        await settle()
+        clock.now += 2.0
+        third = short(admission)
+        await settle()
+        for holder in (first, second, third):
+            await holder.finish()
+    assert wanted == []

@@ -265,23 +265,25 @@ async def test_what_waits_when_the_link_ends_is_still_cared_for(site: Site) -> N
 # --- a node that cannot be dialled -------------------------------------------------------------------
 
 
-async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> None:
-    dialled: list[asyncio.Transport] = []
+async def dial(site: Site) -> None:
+    """What the node does, and what its balancer's route does with it."""
+    host, port = site.there.url.removeprefix("http://").split(":")
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port))
+    site.reach.dialled(NODE_ID, transport)
 
-    async def dial() -> None:
-        """What the node does, and what its balancer's route does with it."""
-        host, port = site.there.url.removeprefix("http://").split(":")
-        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port))
-        dialled.append(transport)
-        site.reach.dialled(NODE_ID, transport)
 
-    site.reach.hello(site.there.hello(NOWHERE), None)
+async def asked_to_dial(site: Site) -> None:
     async with asyncio.timeout(10):
         while not any(site.dials):
             await asyncio.sleep(0.01)
+
+
+async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> None:
+    site.reach.hello(site.there.hello(NOWHERE), None)
+    await asked_to_dial(site)
     assert site.reach.expects(NODE_ID)
     for _ in range(2):
-        await dial()
+        await dial(site)
     await site.until(lambda: site.ways == [ReachWay.REVERSE])
     assert site.reach.address(NODE_ID) is None
     asking = site.ask()
@@ -293,3 +295,22 @@ async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> No
     await asked.answer(b"{}")
     assert await (await asking).read(100, 10) == b"{}"
     assert site.ways == [ReachWay.REVERSE]
+
+
+async def test_when_it_can_be_dialled_after_all_it_is(site: Site) -> None:
+    async with node() as firewall:
+        firewall.refusing = True
+        site.reach.hello(site.there.hello(firewall.url), None)
+        await asked_to_dial(site)
+        for _ in range(2):
+            await dial(site)
+        await site.until(lambda: site.ways == [ReachWay.REVERSE])
+        begun = await site.begun()
+        firewall.refusing = False
+        await site.until(lambda: site.reach.view(NODE_ID).way is ReachWay.DIRECT)
+        assert site.dials[-1] == 0
+        assert site.reach.address(NODE_ID) == firewall.url
+        await site.there.asked[-1].send(b"0\r\n\r\n")  # what had begun ends as it would have
+        assert await begun.chunk(10) == b""
+        await asyncio.sleep(0.2)
+        assert site.ways == [ReachWay.REVERSE, ReachWay.DIRECT]

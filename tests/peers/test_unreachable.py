@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llb.wire import NodeStatus
+from llb.wire import EngineState, NodeStatus
 from tests.conftest import LlbMaker, NodeMaker
 from tests.harness import JoinedLlb, Llb, eventually, write_catalog
 from tests.hub import HubStandIn
@@ -64,6 +64,21 @@ async def test_it_is_asked_and_answers(balancer: Llb, node: JoinedLlb) -> None:
         assert answer.text.endswith("data: [DONE]\n\n")
     (await balancer.http.post("/api/models/chat/unload")).raise_for_status()
     await eventually(lambda: not balancer.app.view.nodes[node.id].engines)
+
+
+async def test_it_loads_a_model_without_a_request(balancer: Llb, node: JoinedLlb) -> None:
+    nodes = balancer.app.view.nodes
+    for node_id in nodes:
+        balancer.app.hands.warm(node_id, "chat")
+
+    def loaded() -> bool:
+        return all(
+            "chat" in there.engines and there.engines["chat"].state is EngineState.READY
+            for there in nodes.values()
+        )
+
+    assert not loaded()
+    await eventually(loaded)
 
 
 async def test_a_client_that_leaves_frees_its_slot(balancer: Llb, node: JoinedLlb) -> None:
