@@ -28,7 +28,8 @@ def nodes_blueprint(view: ClusterView, members: Members, audit: AuditLog) -> Blu
     @blueprint.get("/api/nodes", name="list")
     @requires(Scope.MODELS_READ)
     async def list_nodes(request: Request) -> HTTPResponse:
-        return reply(NodeList(tuple(shown(request, node_id) for node_id in view.nodes)))
+        there = (node_id for node_id in members.in_order() if node_id in view.nodes)
+        return reply(NodeList(tuple(shown(request, node_id) for node_id in there)))
 
     @blueprint.get("/api/nodes/<node_id:str>", name="get")
     @requires(Scope.MODELS_READ)

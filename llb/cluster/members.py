@@ -89,6 +89,10 @@ class Members:
     def get(self, node_id: str) -> NodeRecord | None:
         return self._records.get(node_id)
 
+    def in_order(self) -> tuple[str, ...]:
+        """The ids of all nodes, in the order in which they came: this host's first."""
+        return tuple(self._records)
+
     def of_credential(self, credential: str) -> NodeRecord | None:
         """The node that presents `credential`; None for one that is unknown or was removed."""
         node_id = self._by_credential.get(auth.hash_token(credential))

@@ -201,11 +201,12 @@ async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_ll
     made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
     assert made["command"] == f"python -m llb --join {llb.url} --token {made['token']}"
     assert "listens on loopback only" in made["hint"]
+    assert made["hint_code"] == "only_loopback"
     await llb.stop()
     llb = await make_llb(host="0.0.0.0", advertise="http://attic.lan:8080").start()
     made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
     assert made["command"].startswith("python -m llb --join http://attic.lan:8080 --token llbj-")
-    assert made["hint"] is None
+    assert (made["hint"], made["hint_code"]) == (None, None)
 
 
 # --- what answers ------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""What is seen of several nodes: in the list, and in the events that tell how it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+
+from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
+from tests.harness import DEADLINE_S, Llb
+from tests.hub import HubStandIn
+
+
+async def names(llb: Llb) -> list[str]:
+    return [node["name"] for node in (await llb.http.get("/api/nodes")).json()["nodes"]]
+
+
+async def until(reader: ClientConnection, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """The first event of a node for which `condition` holds."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            event: dict[str, Any] = json.loads(await reader.recv())
+            if event["type"] == "NodeStatusChanged" and condition(event):
+                return event
+
+
+async def test_nodes_are_listed_in_the_order_they_came_after_a_restart_too(
+    make_llb: LlbMaker, make_node: NodeMaker
+) -> None:
+    llb = await make_llb().start()
+    await llb.online()
+    for name in ("cellar", "barn"):
+        node = await make_node(llb, name).start()
+        await node.online()
+        await node.stop()
+    assert await names(llb) == ["attic", "cellar", "barn"]
+    await llb.stop()
+    await llb.start(llb.port)
+    await llb.online()
+    assert await names(llb) == ["attic", "cellar", "barn"]
+
+
+async def test_the_way_to_a_node_is_told_once_it_is_found(llb: Llb, make_node: NodeMaker) -> None:
+    async with llb.events() as reader:
+        own = await until(reader, lambda event: event["name"] == "attic")
+        assert own["reach"] == {"way": "local", "answer_ms": None}
+        node = await make_node(llb, "cellar").start()
+        found = await until(reader, lambda event: event["reach"]["way"] == "direct")
+        assert found["name"] == "cellar"
+        assert found["reach"]["answer_ms"] > 0
+        await node.stop()
+        gone = await until(reader, lambda event: event["status"] == "offline")
+        assert gone["reach"] == {"way": "none", "answer_ms": None}
+
+
+async def test_tags_are_told_to_those_who_listen(llb: Llb, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "cellar").start()
+    await node.online()
+    async with llb.events() as reader:
+        patch = {"tags": ["gpu", "upstairs"]}
+        assert (await llb.http.patch(f"/api/nodes/{node.id}", json=patch)).status_code == 200
+        event = await until(reader, lambda event: event["tags"])
+        assert (event["node_id"], event["tags"]) == (node.id, ["gpu", "upstairs"])
+
+
+async def test_each_node_tells_how_far_it_has_come(llb: Llb, hub: HubStandIn, make_node: NodeMaker) -> None:
+    node = await make_node(llb, "cellar").start()
+    await node.online()
+    stalled = hub.faults.stall(after=TINY_BYTES // 2)
+    async with llb.events() as reader:
+        await llb.register("tiny")
+        for name in ("attic", "cellar"):
+
+            def halfway(event: dict[str, Any], name: str = name) -> bool:
+                told = event["models"][0]["download"] if event["models"] else None
+                return event["name"] == name and told is not None and told["downloaded_bytes"] > 0
+
+            event = await until(reader, halfway)
+            [model] = event["models"]
+            assert model["lifecycle_status"] == "downloading"
+            assert 0 < model["download"]["downloaded_bytes"] <= TINY_BYTES // 2
+            assert model["download"]["total_bytes"] == TINY_BYTES
+        stalled.clear()
+        done = await until(reader, lambda event: event["models"][0]["lifecycle_status"] == "ready")
+        assert done["models"][0]["download"] is None
