@@ -76,7 +76,7 @@ install_into_venv() { # extras
 }
 
 chromium_path() {
-  command -v chromium || command -v chromium-browser || command -v google-chrome || true
+  command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || command -v google-chrome || true
 }
 
 install_chromium() {
@@ -84,7 +84,7 @@ install_chromium() {
   if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     echo "Installing Chromium for the browser tests" >&2
     quietly "Chromium could not be installed with apt-get." \
-      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium'
+      sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium-headless-shell'
   else
     fail "the browser tests need Chromium: install it (Debian: sudo apt install chromium) and call again."
   fi

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.conftest import catalog, chat_gguf, hub, llb, make_llb, make_node, smollm2
 from tests.harness import PASSWORD, Llb
+from tests.processes import wait_until
 
 __all__ = ["catalog", "chat_gguf", "hub", "llb", "make_llb", "make_node", "smollm2"]
 
@@ -25,19 +29,46 @@ ARGUMENTS = (
 )
 
 
+# The first is the browser without its own windows, which cost as much as a small page each.
+CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
 def chromium_path() -> str:
     """The system's Chromium; `./install.sh test` sees to it that there is one."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     assert found is not None, "the browser tests need Chromium: ./install.sh test installs it where it may"
     return found
 
 
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Chromium for all tests of a process, at this address: it takes longer to start than most tests do."""
+    profile = tmp_path_factory.mktemp("chromium")
+    process = subprocess.Popen(
+        [
+            chromium_path(),
+            "--headless",
+            *ARGUMENTS,
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    told = profile / "DevToolsActivePort"
+    wait_until(lambda: told.exists() and told.read_text().count("\n") == 1)
+    yield f"http://127.0.0.1:{told.read_text().splitlines()[0]}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=chromium_path(), args=list(ARGUMENTS))
-        yield started
-        await started.close()
+        connected = await playwright.chromium.connect_over_cdp(chromium)
+        yield connected
+        await connected.close()
 
 
 # What a browser says of an answer that the test wants to see refused.

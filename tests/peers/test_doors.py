@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,27 @@ async def test_an_answer_that_breaks_off_behind_is_cut_here_too(cluster: tuple[L
                 pass
 
 
+async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
+    cluster: tuple[Llb, JoinedLlb],
+) -> None:
+    llb, node = cluster
+    key = bearer(await llb.new_key("inference"))
+    long = {**QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True}
+    async with (
+        httpx.AsyncClient(timeout=30, trust_env=False) as client,
+        client.stream("POST", f"{llb.url}/v1/chat/completions", json=long, headers=key) as answer,
+    ):
+        lines = answer.aiter_lines()
+        await anext(lines)
+        stopping = asyncio.ensure_future(node.stop(streams_end_s=20))
+        await llb.until(lambda: not llb.app.view.nodes[node.id].online)
+        refused = await client.post(f"{llb.url}/v1/chat/completions", json=QUESTION, headers=key)
+        assert refused.status_code == 503
+        rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        await stopping
+
+
 # --- what else a joined host answers -----------------------------------------------------------------
 
 
@@ -333,12 +355,15 @@ async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: Llb) 
 
 # --- the table of rules ------------------------------------------------------------------------------
 
-NODES_ONLY = {("POST", "/api/nodes/leave"), ("GET", "/ws/nodes")}
+NODES_ONLY = {("POST", "/api/nodes/leave"), ("GET", "/ws/nodes"), ("GET", "/hop/dial")}
 BALANCER_ONLY = {
     ("POST", "/hop/v1/<path:path>"),
     ("POST", "/hop/models/<model_id:str>/unload"),
     ("PATCH", "/hop/models/<model_id:str>"),
+    ("POST", "/hop/pulse"),
 }
+# Whoever brings a ticket of the balancer's.
+FILES = {(method, "/hop/files/<model_id:str>/<sha256:str>") for method in ("GET", "HEAD")}
 OPEN_WHILE_JOINED = {
     ("GET", "/health"),
     ("GET", "/readyz"),
@@ -366,7 +391,9 @@ def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     led_on = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
     # What is relayed with the caller's own key, and what leads to the balancer.
     assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>"}
-    rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - led_on
+    for table in (balancer, joined):
+        assert {route for route, access in table.items() if access.ticketed} == FILES
+    rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - led_on
     assert rest == {("GET", "/api/node"), ("POST", "/api/node/leave")}
 
 
