@@ -358,6 +358,7 @@ async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: Llb) 
 NODES_ONLY = {("POST", "/api/nodes/leave"), ("GET", "/ws/nodes"), ("GET", "/hop/dial")}
 BALANCER_ONLY = {
     ("POST", "/hop/v1/<path:path>"),
+    ("POST", "/hop/models/<model_id:str>/load"),
     ("POST", "/hop/models/<model_id:str>/unload"),
     ("PATCH", "/hop/models/<model_id:str>"),
     ("POST", "/hop/pulse"),
