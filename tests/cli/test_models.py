@@ -55,7 +55,7 @@ def test_json_is_the_apis_own(served: Host) -> None:
 def test_nodes(served: Host) -> None:
     [node] = served.json("nodes")["nodes"]
     assert (node["name"], node["status"]) == ("attic", "online")
-    assert served.run("nodes").stdout.splitlines()[1].split()[:3] == ["attic", "online", "local"]
+    assert served.run("nodes").stdout.splitlines()[1].split()[:4] == ["attic", "online", "this", "host"]
 
 
 def test_an_unknown_model_is_told_with_those_that_are_nearly_so(served: Host) -> None:

@@ -10,7 +10,7 @@ import { each, html } from '../lib/html.js';
  * title is for screen readers. `labelledBy` is the id of the heading above the table.
  */
 export const dataTable = ({ labelledBy, columns, rows, key }) => html`
-  <div class="data-table-place">
+  <div class="data-table-place"><div class="data-table-scroll">
     <table class="table data-table" role="table" aria-labelledby=${labelledBy}>
       <thead role="rowgroup">
         <tr role="row">
@@ -24,7 +24,7 @@ export const dataTable = ({ labelledBy, columns, rows, key }) => html`
         ${each(rows, key, (row) => html`<tr role="row">${columns.map((column, at) => (at ? cell : header)(column, row))}</tr>`)}
       </tbody>
     </table>
-  </div>`;
+  </div></div>`;
 
 const header = (column, row) => html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
 
