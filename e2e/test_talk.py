@@ -79,7 +79,9 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     async def begun() -> None:
         await eventually(lambda: busy_slots(writer) == 1)
         # A few words: of a single token no speed can be told.
-        await expect(answer.locator(".said-text")).to_contain_text(re.compile(r"(\w+\W+){3}"), timeout=SLOW_MS)
+        await expect(answer.locator(".said-text")).to_contain_text(
+            re.compile(r"(\w+\W+){3}"), timeout=SLOW_MS
+        )
 
     await box(page).fill(COUNT)
     await box(page).press("Enter")
