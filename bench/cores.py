@@ -1,0 +1,65 @@
+"""Engines that share cores: `python -m bench.cores [--spins 1000] [--engines 2] [--tokens 150]`.
+
+So many llama.cpp servers at once, each a process with a thread for each core, each asked for an answer of SmolLM2; prints tokens
+a second of each. `--spins` is OpenMP's GOMP_SPINCOUNT, left out: its default. Other load on the machine is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import xllamacpp
+
+from tests.hub import smollm2_path
+from tests.processes import environment
+
+WARM_TOKENS = 8
+
+
+def answer(url: str, tokens: int) -> float:
+    """Tokens a second of one answer."""
+    body = {"prompt": "The sea is", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    began = time.perf_counter()
+    httpx.post(f"{url}/v1/completions", json=body, timeout=600, trust_env=False).raise_for_status()
+    return tokens / (time.perf_counter() - began)
+
+
+def engine(tokens: int) -> None:
+    """In a process of its own: load, warm up, measure, print."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(smollm2_path())
+    params.n_ctx, params.n_parallel = 2048, 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    server = xllamacpp.Server(params)
+    answer(server.listening_address, WARM_TOKENS)
+    print(f"{answer(server.listening_address, tokens):.1f} tokens/s", flush=True)
+    os._exit(0)  # its destructor may hang
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--spins", type=int)
+    parser.add_argument("--engines", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=150)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        engine(options.tokens)
+    spins = {} if options.spins is None else {"GOMP_SPINCOUNT": str(options.spins)}
+    command = [sys.executable, "-m", "bench.cores", "--one", "--tokens", str(options.tokens)]
+    children = [
+        subprocess.Popen(command, env=environment(**spins), stderr=subprocess.DEVNULL)
+        for _ in range(options.engines)
+    ]
+    sys.exit(max(child.wait() for child in children))
+
+
+if __name__ == "__main__":
+    main()
