@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import httpx
 from msgspec import Struct
 
+from bench.peers.hop import only
 from bench.peers.site import hold, real_model, site
 from tests.lab.cluster import Cluster
 from tests.lab.host import Inside
@@ -23,7 +24,11 @@ MODEL = "smollm2"
 RULES = " ".join(
     f"Rule {number}: answer in plain words and never in more than two sentences." for number in range(24)
 )
-ANSWER_TOKENS = 12
+PASTED = "What I found about it: " + " ".join(
+    f"in {year} somebody thought otherwise," for year in range(1990, 2000)
+)
+ANSWER_TOKENS = 24
+WARM_REQUESTS = 15
 MAX_TRIES = 200
 
 SessionOf = Callable[[], str | None]
@@ -81,7 +86,7 @@ class Chatter:
                 text, _ = self.ask(messages, session_of(), cost)
                 messages += [
                     {"role": "assistant", "content": text},
-                    {"role": "user", "content": "And another one, please."},
+                    {"role": "user", "content": f"And another one, please. {PASTED}"},
                 ]
         return cost
 
@@ -97,6 +102,17 @@ class Chatter:
         sys.exit(f"only {sorted(found)} answer")
 
 
+def warm(chatter: Chatter, cluster: Cluster) -> None:
+    """Load every node's engine, since a cold one is not used while a loaded one has a free slot; one after the other, since
+    all of them share this machine's cores and would take each other for slow."""
+    for name in cluster.processes:
+        only(cluster, name)
+        for _ in range(WARM_REQUESTS):
+            chatter.ask([{"role": "user", "content": "Hi"}], None, Cost(by_node={}))
+    for view in cluster.node_views().values():
+        cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json={"draining": False}).raise_for_status()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,6 +124,7 @@ def main() -> None:
     with site(lambda _folder: {MODEL: real_model()}) as cluster:
         hold(cluster, MODEL)
         chatter = Chatter(cluster)
+        warm(chatter, cluster)
         turn = itertools.cycle(chatter.one_session_a_node(len(cluster.processes)))
         around = chatter.talk("Around", options.conversations, options.turns, lambda: next(turn))
         print(f"round-robin  {around}", flush=True)

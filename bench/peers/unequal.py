@@ -1,4 +1,4 @@
-"""Two nodes of unequal speed: `python -m bench.peers.unequal [--seconds 30] [--clients 8]`.
+"""Two nodes of unequal speed: `python -m bench.peers.unequal [--seconds 60] [--clients 8] [--max-tokens 64]`.
 
 The balancer's own node has a core, the joined one a fifth of another (a CPU quota of its control group). Real engine, real
 model, constant clients. First each alone, then both: together they should do at least 0.9 of the sum, and the time to the
@@ -8,6 +8,7 @@ first byte should be no worse than that of the fast one alone. Needs root, for t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.lab.records import Summary, summarize
 MODEL = "smollm2"
 SLOW = "cellar"
 SHARE = 0.2
+FAST_CORE, SLOW_CORE = 0, 1
 PERIOD_US = 20_000  # short: an answer should be slow, not stuck and then fast
 WARM_S = 5.0
 MOST_LOST = 0.1
@@ -70,15 +72,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
     flags = (
         *("--clients", str(options.clients), "--max-tokens", str(options.max_tokens)),
         *("--stream", "all", "--sessions", "none"),
     )
-    with site(lambda _folder: {MODEL: real_model()}, nodes=(SLOW,)) as cluster:
+    # A process starts on the cores of who starts it: so the two have one each, as two machines would.
+    os.sched_setaffinity(0, {FAST_CORE})
+    with site(lambda _folder: {MODEL: real_model()}, nodes=()) as cluster:
+        os.sched_setaffinity(0, {SLOW_CORE})
+        cluster.join(SLOW)
         hold(cluster, MODEL)
         with slowed(cluster.nodes[SLOW], SHARE):
             only(cluster, SLOW)

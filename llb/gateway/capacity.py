@@ -31,6 +31,7 @@ class Capacity:
 
     def _look(self, node: Node) -> None:
         self._speeds.engines(node.id, node.engines if node.online else {})
+        self._speeds.fade(node.id)
         if not node.online:
             self._reach.lost(node.id, time.time() - node.last_seen)
         usable = set()

@@ -17,6 +17,13 @@ LOAD_LEAST_S = 1.0
 
 ANSWER_TOKENS = 200  # before any answer was counted
 
+# Fewer tokens take as long as one step of the engine does, whatever its speed; and the first ones after a load take longer.
+LEAST_PREFILL_TOKENS = 32
+TRUSTED_PREFILL_TOKENS = 200
+# A node that is taken for slow gets no requests, and so would stay slow for ever if it was measured at a bad moment.
+FADE_S = 600.0
+FADE = 2**0.5
+
 
 class Ratio:
     """A quotient of two sums that forgets: each request counts as much as it was large."""
@@ -30,19 +37,49 @@ class Ratio:
         self._above = KEEP * self._above + above
         self._below = KEEP * self._below + below
 
-    @property
-    def value(self) -> float | None:
-        return self._above / self._below if self._below > 0 else None
+    def value(self, trusted: float = 0.0) -> float | None:
+        """None while its upper sum is below `trusted`."""
+        return self._above / self._below if self._below > 0 and self._above >= trusted else None
+
+    def raise_to(self, value: float) -> None:
+        self._below = self._above / value
 
 
 class NodeSpeed:
     """One model on one node."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.speed = Speed()
         self.prefill = Ratio()
         self.decode = Ratio()
         self.load_s: float | None = None
+        self._told = now
+
+    def add(self, now: float, computed: int, usage: Usage, busy: float) -> None:
+        """Learn from an answer; `computed`: the tokens of its prompt that no cache had."""
+        step_ms = 0.0
+        if usage.completion_tokens and usage.decode_ms:
+            step_ms = usage.decode_ms / usage.completion_tokens
+            # All slots generate at the same time: the node does that many times what one gets.
+            self.decode.add(usage.completion_tokens * max(1.0, busy), usage.decode_ms / 1000)
+        if usage.prefill_ms and computed >= LEAST_PREFILL_TOKENS:
+            self.prefill.add(computed, max(usage.prefill_ms - step_ms, usage.prefill_ms / 2) / 1000)
+        self._tell(now)
+
+    def is_old(self, now: float) -> bool:
+        return now - self._told >= FADE_S
+
+    def fade(self, now: float, fastest: Speed) -> None:
+        """A step towards being taken for as fast as the fastest again, which gets it a request."""
+        for ratio, most in ((self.prefill, fastest.prefill), (self.decode, fastest.decode)):
+            value = ratio.value()
+            if value is not None and most is not None and value < most:
+                ratio.raise_to(min(most, value * FADE))
+        self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        self._told = now
+        self.speed.measured(self.prefill.value(TRUSTED_PREFILL_TOKENS), self.decode.value())
 
 
 class ModelSpeed:
@@ -58,7 +95,7 @@ class Speeds:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._nodes: defaultdict[tuple[str, str], NodeSpeed] = defaultdict(NodeSpeed)
+        self._nodes: defaultdict[tuple[str, str], NodeSpeed] = defaultdict(lambda: NodeSpeed(clock()))
         self._models: defaultdict[str, ModelSpeed] = defaultdict(ModelSpeed)
         self._loading: dict[tuple[str, str], float] = {}  # since when
 
@@ -70,7 +107,7 @@ class Speeds:
         """What a request of so many tokens, by its length, will probably cost: of its prompt, what the caches lack; an
         answer like those before, but not more than `most_tokens`."""
         model = self._models[model_id]
-        computed = model.computed.value
+        computed = model.computed.value()
         answer_tokens = int(model.answer_tokens)
         return Request(
             prompt_tokens=tokens if computed is None else int(tokens * computed),
@@ -81,18 +118,28 @@ class Speeds:
 
     def measured(self, node_id: str, model_id: str, request: Request, usage: Usage, *, busy: float) -> None:
         """A request has been answered, while `busy` slots of the node were, on the average."""
-        node, model = self._nodes[node_id, model_id], self._models[model_id]
+        model = self._models[model_id]
+        computed = 0
         if usage.prompt_tokens is not None:
             computed = usage.prompt_tokens - (usage.cached_tokens or 0)
             model.computed.add(computed, request.context_tokens)
-            if usage.prefill_ms:
-                node.prefill.add(computed, usage.prefill_ms / 1000)
         if usage.completion_tokens:
             model.answer_tokens = KEEP * model.answer_tokens + (1 - KEEP) * usage.completion_tokens
-            if usage.decode_ms:
-                # All slots generate at the same time: the node does that many times what one gets.
-                node.decode.add(usage.completion_tokens * max(1.0, busy), usage.decode_ms / 1000)
-        node.speed.measured(node.prefill.value, node.decode.value)
+        self._nodes[node_id, model_id].add(self._clock(), computed, usage, busy)
+
+    def fade(self, node_id: str) -> None:
+        """Let what was measured of a node long ago count less; to be called from time to time."""
+        now = self._clock()
+        for (known, model_id), node in self._nodes.items():
+            if known == node_id and node.is_old(now):
+                node.fade(now, self._fastest(model_id))
+
+    def _fastest(self, model_id: str) -> Speed:
+        speeds = [node.speed for (_, known), node in self._nodes.items() if known == model_id]
+        return Speed(
+            max((speed.prefill for speed in speeds if speed.prefill is not None), default=None),
+            max((speed.decode for speed in speeds if speed.decode is not None), default=None),
+        )
 
     # --- loads --------------------------------------------------------------------------------------
 
