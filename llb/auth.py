@@ -115,6 +115,11 @@ def prove(credential: str, node_id: str, nonce: str) -> str:
     return hmac.new(credential.encode(), f"{node_id}:{nonce}".encode(), hashlib.sha256).hexdigest()
 
 
+def prove_balancer(credential: str, node_id: str, nonce: str) -> str:
+    """As `prove`, by the balancer of the node; neither can be made to say what the other would."""
+    return prove(credential, f"balancer:{node_id}", nonce)
+
+
 def same_token(given: str, expected: str) -> bool:
     """Compare in a time that says nothing about where they differ."""
     return hmac.compare_digest(

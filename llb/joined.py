@@ -18,7 +18,7 @@ from llb.api.hop import hop_blueprint
 from llb.api.identity import BalancerOnly
 from llb.api.lending import lending_blueprint
 from llb.api.passing import Ongoing
-from llb.cluster.join import Dialler, ask_to_join, say_goodbye
+from llb.cluster.join import Dialler, ask_to_join, knows_each_other, say_goodbye
 from llb.cluster.spares import Served, Spares
 from llb.config import Config
 from llb.engine.pool import EnginePool
@@ -69,7 +69,7 @@ class JoinedHost:
         )
         self.agent.addresses = self._addresses
         self.agent.balancer_url = self.balancer_url
-        self.upstream = Upstream()
+        self.upstream = Upstream(impatient=True)
         self.ongoing = Ongoing()
         self.dialler: Dialler | None = None
         self._serve = serve
@@ -135,9 +135,8 @@ class JoinedHost:
         member, self.membership = self.membership, None
         if member is None:
             return LeaveReply()
-        await (
-            self.tasks.close()
-        )  # or the balancer would say on the link what is known here: that this node was removed
+        # First: or the balancer would say on the link what is known here, that this node was removed.
+        await self.tasks.close()
         untold = await say_goodbye(member)
         await asyncio.to_thread(membership.remove, self.config.home)
         return LeaveReply(untold=untold)
@@ -151,6 +150,11 @@ class JoinedHost:
         known = membership.read(self.config.home)
         if known is not None and known.balancer_url == self.balancer_url:
             return known  # a token beside it is ignored, so that a service unit can keep it
+        if known is not None and await knows_each_other(self.balancer_url, known):
+            # It is reached at another address than before, or by another name.
+            moved = structs.replace(known, balancer_url=self.balancer_url)
+            await asyncio.to_thread(membership.write, self.config.home, moved)
+            return moved
         if self.config.join_token is None:
             if known is not None:
                 raise SetupError(

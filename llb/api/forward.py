@@ -31,11 +31,12 @@ def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -
     """`/v1/…`, and everything that nothing else answers."""
     blueprint = Blueprint("forward")
     parts = urlsplit(balancer_url)
-    host, port = parts.hostname or "", parts.port or 80
+    tls = parts.scheme == "https"
+    host, port = parts.hostname or "", parts.port or (443 if tls else 80)
 
     @public
     async def infer(request: Request, path: str) -> HTTPResponse | None:
-        target = Target(host, port, headers=(HOP, *forwarded(request, CREDENTIALS)))
+        target = Target(host, port, headers=(HOP, *forwarded(request, CREDENTIALS)), tls=tls)
         own_id = (b"x-request-id", request_id(request).encode("ascii"))
         try:
             with ongoing.one():

@@ -37,7 +37,7 @@ def hop_blueprint(
     async def proof(request: Request) -> HTTPResponse:
         """Shows whoever has dialled this address that it is the node they look for, before they show it a credential."""
         member, nonce = membership(), request.args.get("nonce") or ""
-        if member is None or not 0 < len(nonce) <= NONCE_MAX_CHARS:
+        if member is None or not is_nonce(nonce):
             raise errors.InvalidRequest("There is nothing to prove")
         return reply({"proof": auth.prove(member.hop_credential, member.node_id, nonce)})
 
@@ -101,6 +101,10 @@ def hop_blueprint(
         return no_content()
 
     return blueprint
+
+
+def is_nonce(text: str) -> bool:
+    return 0 < len(text) <= NONCE_MAX_CHARS
 
 
 def _number(request: Request, name: str) -> float | None:

@@ -13,6 +13,7 @@ from llb import errors
 from llb.addresses import base_url, own_addresses
 from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
+from llb.api.hop import is_nonce
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.cluster.dialling import watch
@@ -83,6 +84,16 @@ def joining_blueprint(
         # Only what came of it: anybody may ask, and must not be able to fill the trail.
         await audit.note(request, "node.join", answer.name)
         return reply(answer, 201)
+
+    @blueprint.get("/api/nodes/proof", name="proof")
+    @public
+    async def proof(request: Request) -> HTTPResponse:
+        """Shows a node that it has found its balancer at another address, before it shows its credential there."""
+        nonce = request.args.get("nonce") or ""
+        shown = members.prove(request.args.get("node") or "", nonce) if is_nonce(nonce) else None
+        if shown is None:
+            raise errors.NotFound("There is nothing to prove")
+        return reply({"proof": shown})
 
     @blueprint.post("/api/nodes/leave", name="leave")
     @node_only

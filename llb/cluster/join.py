@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
+from llb import auth
 from llb.cluster.dialling import open_socket, watch
 from llb.cluster.sockets import MAX_MESSAGE_BYTES, SocketLink, from_balancer
 from llb.errors import SetupError
@@ -48,6 +51,10 @@ class _ErrorBody(msgspec.Struct):
     error: _ErrorFields
 
 
+class _Proof(msgspec.Struct):
+    proof: str
+
+
 @dataclass(frozen=True)
 class _Answer:
     status: int
@@ -67,13 +74,7 @@ class _Answer:
 
 async def ask_to_join(url: str, request: JoinRequest) -> JoinReply:
     """Be let in by the balancer at `url`. Raises `SetupError` with a sentence that says what to do."""
-    try:
-        answer = await asyncio.to_thread(_post, f"{url}/api/nodes/join", msgspec.json.encode(request), {})
-    except _NoAnswer as failure:
-        raise SetupError(
-            f"The llb at {url} cannot be reached ({failure}): check the address, and that it listens for other hosts "
-            "(--host 0.0.0.0)."
-        ) from None
+    answer = await _reached(url, "POST", "/api/nodes/join", msgspec.json.encode(request))
     if answer.status == 201:
         try:
             return msgspec.json.decode(answer.body, type=JoinReply)
@@ -97,11 +98,28 @@ async def ask_to_join(url: str, request: JoinRequest) -> JoinReply:
     )
 
 
+async def knows_each_other(url: str, membership: Membership) -> bool:
+    """Whether the balancer of `membership` is what answers at `url`, by a proof that tells neither end a secret.
+
+    Raises `SetupError` where nothing answers.
+    """
+    nonce = secrets.token_hex(16)
+    query = urlencode({"node": membership.node_id, "nonce": nonce})
+    answer = await _reached(url, "GET", f"/api/nodes/proof?{query}")
+    try:
+        shown = msgspec.json.decode(answer.body, type=_Proof).proof
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return auth.same_token(shown, auth.prove_balancer(membership.hop_credential, membership.node_id, nonce))
+
+
 async def say_goodbye(membership: Membership) -> str | None:
     """Tell the balancer that this node leaves. Returns why it could not be told, None if it was."""
     headers = {"Authorization": f"Bearer {membership.credential}"}
     try:
-        answer = await asyncio.to_thread(_post, f"{membership.balancer_url}/api/nodes/leave", b"", headers)
+        answer = await asyncio.to_thread(
+            _ask, "POST", f"{membership.balancer_url}/api/nodes/leave", headers=headers
+        )
     except _NoAnswer as failure:
         return str(failure)
     # 401: it was removed there before.
@@ -112,7 +130,20 @@ class _NoAnswer(Exception):
     """Nothing that can be read came back; the message says why, in a few words."""
 
 
-def _post(url: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
+async def _reached(url: str, method: str, path: str, body: bytes = b"") -> _Answer:
+    """What the llb at `url` answers; raises `SetupError` where nothing does."""
+    try:
+        return await asyncio.to_thread(_ask, method, url + path, body)
+    except _NoAnswer as failure:
+        raise SetupError(
+            f"The llb at {url} cannot be reached ({failure}): check the address, and that it listens for other hosts "
+            "(--host 0.0.0.0)."
+        ) from None
+
+
+def _ask(
+    method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+) -> _Answer:
     """Blocking, within a deadline however slowly the other end speaks; raises `_NoAnswer`."""
     import httpx2  # here: what a host that has joined long ago does without
 
@@ -121,7 +152,7 @@ def _post(url: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
     try:
         with (
             httpx2.Client(timeout=ASK_TIMEOUT_S, trust_env=False) as client,
-            client.stream("POST", url, content=body, headers=given) as answer,
+            client.stream(method, url, content=body, headers=given) as answer,
         ):
             read = b""
             for piece in answer.iter_bytes():

@@ -98,6 +98,13 @@ class Members:
         node_id = self._by_credential.get(auth.hash_token(credential))
         return None if node_id is None else self._records.get(node_id)
 
+    def prove(self, node_id: str, nonce: str) -> str | None:
+        """What shows a node that this is its balancer; None for a node that does not belong here."""
+        record = self._records.get(node_id)
+        if record is None or record.hop_credential is None:
+            return None
+        return auth.prove_balancer(record.hop_credential, node_id, nonce)
+
     # --- joining ------------------------------------------------------------------------------------
 
     async def new_token(self, by: str) -> JoinToken:

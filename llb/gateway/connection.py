@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 
@@ -24,6 +24,9 @@ STALE_WINDOW_S = 1.0
 # A host that has vanished ends its connections within these. An answer may pause for as long: its host may come back.
 UNACKNOWLEDGED_S = 15.0
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 5, 2
+# While a request waits for its answer, where nothing else (`pulse`) tells that its host has vanished.
+IMPATIENT_UNACKNOWLEDGED_S = 0.5
+IMPATIENT_PROBE_S = 1
 # uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
 TIMER_SLACK_S = 0.002
 
@@ -168,18 +171,28 @@ class Response:
             self._waiter = None
 
 
+class Origin(NamedTuple):
+    """To whom a connection is."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+
 class Connection(asyncio.Protocol):
     """A keep-alive connection that carries one exchange at a time and tells its pool when it is free or lost."""
 
     def __init__(
         self,
-        origin: tuple[str, int],
+        origin: Origin,
         on_free: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
         *,
         keep_s: float = DEFAULT_KEEP_S,
+        impatient: bool = False,
     ) -> None:
         self.origin = origin
+        self._impatient = impatient
         self.idle_until = 0.0  # time.monotonic(); while it is in the pool
         self._keep_s = keep_s
         self._on_free = on_free
@@ -209,12 +222,16 @@ class Connection(asyncio.Protocol):
         self._heard_bytes = 0
         self._message_done = self._reusable = False
         self._sent_at = time.monotonic()
+        if self._impatient:
+            portable.end_unacknowledged(self.socket, IMPATIENT_UNACKNOWLEDGED_S)
         if body:
             self._transport.writelines((head, body))
         else:
             self._transport.write(head)
         try:
             await response.head(header_timeout_s)
+            if self._impatient:
+                portable.end_unacknowledged(self.socket, UNACKNOWLEDGED_S)
         except BaseException:
             response.close()
             raise
@@ -289,7 +306,12 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not _on_this_host(transport):
                 portable.end_unacknowledged(sock, UNACKNOWLEDGED_S)
-                portable.probe_when_idle(sock, after_s=PROBE_AFTER_S, every_s=PROBE_EVERY_S, times=PROBES)
+                after_s, every_s = (
+                    (IMPATIENT_PROBE_S, IMPATIENT_PROBE_S)
+                    if self._impatient
+                    else (PROBE_AFTER_S, PROBE_EVERY_S)
+                )
+                portable.probe_when_idle(sock, after_s=after_s, every_s=every_s, times=PROBES)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -326,7 +348,14 @@ class Connection(asyncio.Protocol):
                 response.end(None)
             else:
                 unheard = not self._heard_bytes and not response.status
-                stale = unheard and self._exchanges > 1 and time.monotonic() - self._sent_at < STALE_WINDOW_S
+                stale = (
+                    unheard
+                    and self._exchanges > 1
+                    and time.monotonic() - self._sent_at < STALE_WINDOW_S
+                    and not isinstance(
+                        error, TimeoutError
+                    )  # its host has vanished: a new connection finds none
+                )
                 response.end(UpstreamClosed(before_first_byte=unheard, stale=stale))
         self._on_lost(self)
 

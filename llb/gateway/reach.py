@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llb.cluster.links import SILENCE_S
-from llb.gateway.connection import Response
+from llb.gateway.connection import Origin, Response
 from llb.gateway.faults import ConnectFailed, UpstreamFault, UpstreamTimeout
 from llb.gateway.upstream import Target, Upstream
 from llb.gateway.ways import CONNECT_TIMEOUT_S, Finder, Way, candidates, dialled_by
@@ -46,9 +46,7 @@ class _Search:
         self.instance = hello.instance
         self.urls = urls
         self.way: Way | None = None
-        self.targets: dict[
-            tuple[str, int], Target
-        ] = {}  # at which this process of the node was asked, by origin
+        self.targets: dict[Origin, Target] = {}  # at which this process of the node was asked, by origin
         self._name = hello.name
         self._tasks = tasks
         self._task = tasks.supervise(self._run(), f"search.{hello.name}")
@@ -163,7 +161,7 @@ class _Gone:
     """A node whose link has ended: the answers that it had begun may go on until it was silent for too long."""
 
     instance: str
-    targets: dict[tuple[str, int], Target]
+    targets: dict[Origin, Target]
     end: asyncio.TimerHandle
 
 
@@ -290,7 +288,7 @@ class Reach:
         if search is not None:
             search.fail(way, reason)
 
-    def _asked_at(self, node_id: str, instance: str) -> dict[tuple[str, int], Target]:
+    def _asked_at(self, node_id: str, instance: str) -> dict[Origin, Target]:
         """Where this process of the node has been asked before. What another one was answering has ended with it."""
         search, gone = self._searches.pop(node_id, None), self._gone.pop(node_id, None)
         if search is not None:
@@ -306,7 +304,7 @@ class Reach:
     def _bury(self, node_id: str) -> None:
         self._abandon(self._gone.pop(node_id).targets)
 
-    def _abandon(self, targets: dict[tuple[str, int], Target]) -> None:
+    def _abandon(self, targets: dict[Origin, Target]) -> None:
         for target in targets.values():
             self._upstream.abandon(target, begun=True)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-from llb.gateway.connection import HOP_BY_HOP, Connection, Response
+from llb.gateway.connection import HOP_BY_HOP, Connection, Origin, Response
 from llb.gateway.faults import ConnectFailed, UpstreamClosed
 
 # Idle connections kept per origin; admission bounds how many can be in use.
@@ -41,10 +42,11 @@ class Target:
     api_key: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     via: str | None = None
+    tls: bool = False
 
     @cached_property
-    def origin(self) -> tuple[str, int]:
-        return (self.host, self.port) if self.via is None else (self.via, NOT_DIALLED)
+    def origin(self) -> Origin:
+        return Origin(self.host, self.port, self.tls) if self.via is None else Origin(self.via, NOT_DIALLED)
 
     @cached_property
     def header_lines(self) -> bytes:
@@ -57,11 +59,15 @@ class Target:
 
 
 class Upstream:
-    """Sends requests to targets over pooled connections. One for the whole process."""
+    """Sends requests to targets over pooled connections. One for the whole process.
 
-    def __init__(self) -> None:
-        self._idle: dict[tuple[str, int], list[Connection]] = {}
-        self._awaited: dict[tuple[str, int], deque[asyncio.Future[Connection]]] = {}
+    `impatient`: a host that has vanished fails what waits for it within two seconds, with the kernel's help.
+    """
+
+    def __init__(self, *, impatient: bool = False) -> None:
+        self._impatient = impatient
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._awaited: dict[Origin, deque[asyncio.Future[Connection]]] = {}
         self._open: set[Connection] = set()
         self._closed = False
 
@@ -127,7 +133,7 @@ class Upstream:
     def idle_connections(self) -> int:
         return sum(len(idle) for idle in self._idle.values())
 
-    def _take(self, origin: tuple[str, int]) -> Connection | None:
+    def _take(self, origin: Origin) -> Connection | None:
         """The most recently used idle connection that the peer has not given up."""
         idle = self._idle.get(origin)
         if not idle:
@@ -140,14 +146,17 @@ class Upstream:
             connection.fail(UpstreamClosed(before_first_byte=True))
         return None
 
-    async def _connect(self, origin: tuple[str, int], timeout_s: float) -> Connection:
+    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
         self._refuse_if_closed()
-        if origin[1] == NOT_DIALLED:
+        if origin.port == NOT_DIALLED:
             return await self._dialled(origin, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(origin, self._free, self._lost), origin[0], origin[1]
+                    lambda: Connection(origin, self._free, self._lost, impatient=self._impatient),
+                    origin.host,
+                    origin.port,
+                    ssl=tls_context() if origin.tls else None,
                 )
         except TimeoutError:
             raise ConnectFailed("connect deadline passed", timed_out=True) from None
@@ -163,7 +172,7 @@ class Upstream:
             self._refuse_if_closed()
         return connection
 
-    async def _dialled(self, origin: tuple[str, int], timeout_s: float) -> Connection:
+    async def _dialled(self, origin: Origin, timeout_s: float) -> Connection:
         """The next connection that the other end dials, or that becomes free."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -173,7 +182,7 @@ class Upstream:
         except TimeoutError:
             raise ConnectFailed("the node did not dial in time", timed_out=True) from None
 
-    async def _next(self, origin: tuple[str, int]) -> Connection:
+    async def _next(self, origin: Origin) -> Connection:
         line = self._awaited.setdefault(origin, deque())
         awaited: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         line.append(awaited)
@@ -214,6 +223,12 @@ class Upstream:
         if not idle:
             # Ports of engines are chosen anew at every load: an empty list must not stay for ever.
             del self._idle[connection.origin]
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Whom this host trusts; reading the certificates takes long enough to do it once."""
+    return ssl.create_default_context()
 
 
 def request_head(

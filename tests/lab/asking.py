@@ -66,14 +66,15 @@ class Asking:
 
 
 @contextmanager
-def client_of(cluster: Cluster) -> Iterator[httpx.Client]:
-    """Speaks to the balancer's address from the client's host, with a key."""
+def client_of(cluster: Cluster, at: str | None = None) -> Iterator[httpx.Client]:
+    """Speaks to the balancer's address from the client's host, with a key; or `at` a joined host to that host's own."""
     key = cluster.new_key("inference", "models:read")
+    server, here = (cluster.balancer.host, cluster.client) if at is None else (cluster.nodes[at].host,) * 2
     with httpx.Client(
-        base_url=cluster.balancer.host.url,
+        base_url=server.url,
         headers={"Authorization": f"Bearer {key}"},
         timeout=DEADLINE_S,
-        transport=Inside(cluster.client),
+        transport=Inside(here),
     ) as client:
         yield client
 

@@ -84,6 +84,30 @@ def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluste
         assert slowest_s < AT_MOST_S
 
 
+def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, cluster: Cluster) -> None:
+    """Over the connection that it keeps, over a new one, and of a request that waits."""
+    with client_of(cluster, at="cellar") as client:
+        first = Asking(client, chat("smollm2", max_tokens=1))
+        first.wait()
+        assert first.status == 200
+        cabled.cut(cluster.balancer.host)
+        for _ in range(2):
+            asking = Asking(client, chat("smollm2", max_tokens=1))
+            asking.wait()
+            assert asking.status == 503
+            assert asking.answer["error"]["code"] == "no_node_available"
+            assert (asking.ended_s or 0) - asking.began_s < AT_MOST_S
+        cabled.mend(cluster.balancer.host)
+        wait_until(lambda: client.get("/v1/models").status_code == 200)
+        waiting = Asking(client, chat("smollm2", LONG, max_tokens=4))
+        wait_until(lambda: busy(cluster))
+        cabled.cut(cluster.balancer.host)
+        cut_s = time.monotonic()
+        waiting.wait()
+        assert waiting.status == 503
+        assert time.monotonic() - cut_s < 3 * AT_MOST_S
+
+
 def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: Cluster) -> None:
     with client_of(cluster) as client:
         asking = Asking(client, chat("smollm2", max_tokens=2000, stream=True, ignore_eos=True))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llb import membership
+from llb import auth, membership
 from llb.cluster import join
 from llb.errors import SetupError
 from llb.store import nodes
@@ -232,6 +232,9 @@ def stranger(
     """A server that is no llb."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
             if gate is not None:
                 gate.wait(10)
@@ -362,12 +365,12 @@ async def test_a_host_that_lends_itself_lets_nobody_in(llb: Llb, make_node: Node
 async def test_joining_another_llb_without_a_token_is_refused(llb: Llb, make_node: NodeMaker) -> None:
     node = await make_node(llb, "garage").start()
     await node.stop()
-    elsewhere = make_node(llb, "garage", join="http://127.0.0.1:9", join_token=None)
-    with pytest.raises(SetupError) as refused:
-        await elsewhere.start()
+    with stranger(404, b"", {}) as url:
+        elsewhere = make_node(llb, "garage", join=url, join_token=None)
+        with pytest.raises(SetupError) as refused:
+            await elsewhere.start()
     assert str(refused.value) == (
-        f"This host lends itself to {llb.url}: run 'llb leave' first, or give the token of http://127.0.0.1:9 "
-        "with --token."
+        f"This host lends itself to {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
     )
     await (await make_node(llb, "garage").start()).online()
 
@@ -389,3 +392,55 @@ async def test_joining_another_llb_with_its_token_leaves_the_first(
         assert before not in llb.app.view.nodes
         assert (await nodes.all_nodes(llb.app.db, removed=True))[-1].removed_at is not None
         await moved.stop()
+
+
+async def test_a_balancer_at_another_address_is_still_the_nodes_own(
+    make_llb: LlbMaker, make_node: NodeMaker
+) -> None:
+    llb = await make_llb().start()
+    node = await make_node(llb, "garage").start()
+    await node.online()
+    before = node.id
+    await node.stop()
+    await llb.stop()
+    first_url = llb.url
+    llb = await make_llb().start()
+    assert llb.url != first_url
+    # With or without a token, which is not used up; its credential went to nobody who had not proved that it knows it.
+    token = await llb.new_token()
+    node = await make_node(llb, "garage", join_token=token).start()
+    await node.online()
+    assert node.id == before
+    member = membership.read(node.home)
+    assert member is not None
+    assert member.balancer_url == llb.url
+    await make_node(llb, "cellar", join_token=token).start()
+    await node.stop()
+    with pytest.raises(SetupError, match="cannot be reached"):
+        await make_node(llb, "garage", join=first_url).start()
+
+
+async def test_who_only_knows_of_a_node_proves_nothing(
+    llb: Llb, make_node: NodeMaker, tmp_path: Path
+) -> None:
+    node = await make_node(llb, "garage").start()
+    await node.online()
+    member = node.app.membership
+    assert member is not None
+    # Neither another llb, nor whoever passes the question on to the node itself.
+    nonce = "balancer:1"
+    answer = (await node.http.get(f"/hop/proof?nonce={nonce}")).json()["proof"]
+    assert answer != auth.prove_balancer(member.hop_credential, node.id, nonce)
+    for query in (
+        f"node={node.id}&nonce=",
+        f"node={node.id}",
+        "node=x&nonce=1",
+        f"node={node.id}&nonce={'x' * 129}",
+    ):
+        assert (await llb.http.get(f"/api/nodes/proof?{query}")).status_code == 404
+    own = (await llb.http.get(f"/api/nodes/proof?node={node.id}&nonce=1")).json()["proof"]
+    assert own == auth.prove_balancer(member.hop_credential, node.id, "1")
+    async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
+        assert not await join.knows_each_other(other.url, member)
+        with stranger(200, b'{"proof": "x"}', {}) as url:
+            assert not await join.knows_each_other(url, member)
