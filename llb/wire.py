@@ -181,7 +181,8 @@ class CopySource(Struct, frozen=True, kw_only=True):
 class WantModel(Struct, frozen=True, kw_only=True):
     """A model that a node is to hold; a greater `attempt` than before means: try again.
 
-    `copies`, best first, are the nodes to copy it from; without any the Hub is asked at once.
+    `copies`, best first, are the nodes to copy it from; without any the Hub is asked at once. `pinned`: its engine stays in
+    memory; None: as it was, says a balancer that keeps no such wish.
     """
 
     model_id: str
@@ -191,14 +192,15 @@ class WantModel(Struct, frozen=True, kw_only=True):
     capabilities: tuple[Capability, ...]
     context_length: int | None = None
     copies: tuple[CopySource, ...] = ()
+    pinned: bool | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
     def same_work(self, other: WantModel | None) -> bool:
-        """Whether `other` asks for the same; from whom it may be copied makes no difference."""
-        return other is not None and structs.replace(self, copies=other.copies) == other
+        """Whether `other` asks for the same files; from whom they may be copied makes no difference."""
+        return other is not None and structs.replace(self, copies=other.copies, pinned=other.pinned) == other
 
 
 class Want(Struct, frozen=True, kw_only=True, tag="want"):
@@ -432,6 +434,7 @@ class ModelWithStatus(Struct, frozen=True, kw_only=True):
     bytes_per_second: float | None
     eta_seconds: float | None
     available_nodes: int
+    pinned: bool
     replicas: tuple[ReplicaView, ...]
     fit: Fit
     error: str | None

@@ -11,14 +11,13 @@ from sanic.response import HTTPResponse
 from llb import auth, errors
 from llb.api.access import node_only, public
 from llb.api.passing import Ongoing, forwarded, pass_on
-from llb.api.replies import body, error_reply, no_content, reply
+from llb.api.replies import error_reply, no_content, reply
 from llb.gateway.engine_errors import OF_NODE
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.relay import as_error
 from llb.gateway.upstream import Target, Upstream
 from llb.membership import Membership
 from llb.node.agent import NodeAgent
-from llb.wire import ModelPatch
 
 FORWARDED = ("content-type", "accept", "x-request-id", "traceparent")
 CONNECT_TIMEOUT_S = 5.0
@@ -92,12 +91,6 @@ def hop_blueprint(
     @node_only
     async def unload(_request: Request, model_id: str) -> HTTPResponse:
         await agent.unload(model_id)
-        return no_content()
-
-    @blueprint.patch("/hop/models/<model_id:str>", name="change")
-    @node_only
-    async def change(request: Request, model_id: str) -> HTTPResponse:
-        await agent.set_pinned(model_id, body(request, ModelPatch).pinned)
         return no_content()
 
     return blueprint

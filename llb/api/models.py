@@ -72,7 +72,7 @@ def models_blueprint(
         wish = body(request, ModelPatch)
         model = _known(view, model_id)
         async with audit.act(request, "model.pin" if wish.pinned else "model.unpin", model.id):
-            await hands.set_pinned(model.id, wish.pinned)
+            await registrations.set_pinned(model.id, wish.pinned)
         return reply(view.describe(model, paths=True))
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")

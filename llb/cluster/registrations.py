@@ -108,6 +108,7 @@ class Registrations:
                     # A retry resolves anew: the repository may have been mended since. The old pins serve
                     # again if the Hub cannot be asked.
                     resolved=known.resolved if known else None,
+                    pinned=retry and known is not None and known.pinned,
                     created_at=time.time(),
                     created_by=by,
                 )
@@ -135,6 +136,18 @@ class Registrations:
             self._stop_resolving(model_id)
             await self._put(structs.replace(known, state=RegistrationState.DELETING, error=None))
         self._forget_if_gone(model_id)
+
+    async def set_pinned(self, model_id: str, pinned: bool) -> None:
+        """Wish that the model's engines stay in memory, or no longer. Raises `ModelNotRegistered`."""
+        await self._tasks.finish(self._set_pinned(model_id, pinned), f"pin.{model_id}")
+
+    async def _set_pinned(self, model_id: str, pinned: bool) -> None:
+        async with self._lock(model_id):
+            known = self._known.get(model_id)
+            if known is None or not known.active:
+                raise errors.ModelNotRegistered(model_id)
+            if known.pinned != pinned:
+                await self._put(structs.replace(known, pinned=pinned))
 
     def check_free(self, model_id: str) -> None:
         """Raises `AlreadyRegistered` unless the model may be registered now: nobody did, or it is in Error."""
@@ -202,6 +215,7 @@ class Registrations:
                     capabilities=model.capabilities,
                     context_length=model.context_length,
                     copies=self._copies.sources(node_id, registration, placed),
+                    pinned=registration.pinned,
                 )
             )
         return Want(

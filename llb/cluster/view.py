@@ -356,6 +356,7 @@ class ClusterView:
             bytes_per_second=now.bytes_per_second,
             eta_seconds=now.eta_s,
             available_nodes=now.available_nodes,
+            pinned=registered and self.registrations[model.id].pinned,
             replicas=tuple(
                 ReplicaView(
                     node_id=node.id,

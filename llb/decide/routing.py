@@ -27,6 +27,7 @@ DEFAULT_LOAD_S = 10.0
 GRADES_AN_OCTAVE = 2
 # A speed may differ so far from its grade before it gets another: who stands between two must not go to and fro.
 GRADE_SLACK = 1.0
+PREFILL_TO_DECODE = 10.0  # where only the latter was measured
 TYPICAL_TOKENS = 200  # computed of a prompt, and of an answer: a speed in one number
 
 
@@ -42,8 +43,9 @@ class Speed:
     def measured(self, prefill: float | None, decode: float | None) -> None:
         """Take what was measured last."""
         self.prefill, self.decode = prefill or None, decode or None
-        if self.prefill is not None and self.decode is not None:
-            seconds = TYPICAL_TOKENS / self.prefill + TYPICAL_TOKENS / self.decode
+        if self.decode is not None:
+            seconds = TYPICAL_TOKENS / self.decode
+            seconds += TYPICAL_TOKENS / (self.prefill or PREFILL_TO_DECODE * self.decode)
             exact = -GRADES_AN_OCTAVE * math.log2(seconds)
             if self.grade is None or abs(exact - self.grade) > GRADE_SLACK:
                 self.grade = round(exact)
@@ -150,8 +152,9 @@ def _finishes(candidates: Sequence[Candidate], request: Request) -> list[float]:
     """Seconds in which each would be through with what it has and with `request`. One that was not measured yet is
     taken for as fast as the fastest: so it gets a request, and is measured."""
     prefill, decode = DEFAULT_PREFILL, DEFAULT_DECODE
-    if None in [candidate.speed.grade for candidate in candidates]:
+    if None in [candidate.speed.prefill for candidate in candidates]:
         prefill = max((c.speed.prefill for c in candidates if c.speed.prefill is not None), default=prefill)
+    if None in [candidate.speed.decode for candidate in candidates]:
         decode = max((c.speed.decode for c in candidates if c.speed.decode is not None), default=decode)
     prompt, completion = request.prompt_tokens, request.completion_tokens
     return [

@@ -9,15 +9,12 @@ import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
-import msgspec
-
 from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.faults import ConnectFailed, UpstreamFault
 from llb.gateway.reach import Reach
 from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
 from llb.tasks import TaskGroup
-from llb.wire import ModelPatch
 
 ANSWER_TIMEOUT_S = 60.0  # an engine unloads when its running requests have ended
 # Before a node is told once more to load the same model: it did, and has given it up since; it could not.
@@ -76,18 +73,6 @@ class Hands:
 
         await self._on_holders(model_id, unload)
 
-    async def set_pinned(self, model_id: str, pinned: bool) -> None:
-        """Keep the model's engines in memory, or no longer. Raises as `unload` does."""
-        wish = msgspec.json.encode(ModelPatch(pinned=pinned))
-
-        async def pin(node: Node) -> None:
-            if node.id == self._agent.node_id:
-                await self._agent.set_pinned(model_id, pinned)
-            else:
-                await self._ask(node, b"PATCH", f"/hop/models/{quote(model_id)}", wish)
-
-        await self._on_holders(model_id, pin)
-
     async def _on_holders(self, model_id: str, work: Callable[[Node], Awaitable[None]]) -> None:
         """Do `work` on all of them, also where one fails; what went wrong first is raised when all have ended."""
         holders = [node for node, _ in self._view.holders(model_id) if node.online]
@@ -99,15 +84,13 @@ class Hands:
                 raise end
 
     async def _ask(
-        self, node: Node, method: bytes, path: str, body: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S
+        self, node: Node, method: bytes, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
         try:
             response = await self._reach.request(
                 node.id,
                 method,
                 path.encode("ascii"),
-                ((b"content-type", b"application/json"),) if body else (),
-                body,
                 header_timeout_s=timeout_s,
             )
             response.close()

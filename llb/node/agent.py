@@ -277,6 +277,10 @@ class NodeAgent:
             elif replica.want != model:
                 replica.want = model
                 self._keeper.look_again(replica)
+            if model.pinned is not None and model.pinned != replica.pinned:
+                replica.pinned = model.pinned
+                self.pool.pin(model_id, model.pinned)
+                self._tasks.supervise(self._note(replica), f"pin.{model_id}")
         for model_id in set(self._replicas) - set(wanted):
             replica = self._replicas[model_id]
             if model_id in want.deleted:
@@ -309,6 +313,9 @@ class NodeAgent:
                 await store.remove(tx, record.node_id, record.model_id)
             else:
                 await store.put(tx, record)
+
+    async def _note(self, replica: Replica) -> None:
+        await self._persist(replica.record())
 
     # --- what it is used for ------------------------------------------------------------------------
 
@@ -355,15 +362,6 @@ class NodeAgent:
         if model_id not in self._replicas:
             raise errors.ModelNotRegistered(model_id)
         await self.pool.unload(model_id)
-
-    async def set_pinned(self, model_id: str, pinned: bool) -> None:
-        """Keep a model's engine in memory, or no longer. Raises `ModelNotRegistered`."""
-        replica = self._replicas.get(model_id)
-        if replica is None:
-            raise errors.ModelNotRegistered(model_id)
-        replica.pinned = pinned
-        self.pool.pin(model_id, pinned)
-        await self._persist(replica.record())
 
     async def _store_last_used(self) -> None:
         used = {

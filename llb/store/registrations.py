@@ -28,6 +28,7 @@ class Registration(Struct, frozen=True, kw_only=True):
     entry: Model
     resolved: tuple[FileSpec, ...] | None = None
     error: str | None = None
+    pinned: bool = False  # its engines stay in memory
     created_at: float
     created_by: str
 
@@ -57,8 +58,8 @@ async def put(tx: Transaction, registration: Registration) -> None:
     """Add or replace a registration, all of it."""
     await tx.execute(
         "INSERT OR REPLACE INTO registrations "
-        "(model_id, attempt, replicas, state, entry, resolved, error, created_at, created_by) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(model_id, attempt, replicas, state, entry, resolved, error, pinned, created_at, created_by) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             registration.model_id,
             registration.attempt,
@@ -67,6 +68,7 @@ async def put(tx: Transaction, registration: Registration) -> None:
             msgspec.json.encode(registration.entry).decode(),
             None if registration.resolved is None else msgspec.json.encode(registration.resolved).decode(),
             registration.error,
+            registration.pinned,
             registration.created_at,
             registration.created_by,
         ),
@@ -98,6 +100,7 @@ def _registration(row: sqlite3.Row) -> Registration:
         entry=msgspec.json.decode(row["entry"], type=Model),
         resolved=None if resolved is None else msgspec.json.decode(resolved, type=tuple[FileSpec, ...]),
         error=row["error"],
+        pinned=bool(row["pinned"]),
         created_at=row["created_at"],
         created_by=row["created_by"],
     )

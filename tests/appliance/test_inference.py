@@ -297,7 +297,8 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
 async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
     await chat(talking, max_tokens=1)
     assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
-    assert talking.app.pool.reports()[0].pinned
+    assert (await talking.http.get("/api/models/smollm2")).json()["pinned"]
+    await talking.until(lambda: talking.app.pool.reports()[0].pinned)
     assert (await talking.http.post("/api/models/smollm2/unload")).status_code == 204
     assert talking.app.pool.memory_used_bytes == 0
     assert (await chat(talking, max_tokens=1)).status_code == 200

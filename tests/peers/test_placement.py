@@ -263,6 +263,26 @@ async def test_a_file_of_the_same_size_that_is_not_the_one_is_fetched(llb: Llb, 
 # --- at a distance -----------------------------------------------------------------------------------
 
 
+async def test_a_node_that_was_away_hears_what_is_pinned(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+    llb = await make_llb().start()
+    node = make_node(llb, "garage")
+    await online(node)
+    await llb.pull("tiny")
+    await until_held(llb, "tiny", "attic", "garage")
+    for pinned in (True, False):
+        await node.stop()
+        answer = await llb.http.patch("/api/models/tiny", json={"pinned": pinned})
+        assert (answer.status_code, answer.json()["pinned"]) == (200, pinned)
+        node = make_node(llb, "garage")
+        await online(node)
+        await eventually(lambda: node.app.agent._replicas["tiny"].pinned == pinned)  # noqa: B023
+    # A retry keeps it, and it is gone with the model.
+    await llb.http.patch("/api/models/tiny", json={"pinned": True})
+    assert (await llb.http.delete("/api/models/tiny")).status_code == 204
+    await llb.pull("tiny")
+    assert not (await llb.model("tiny"))["pinned"]
+
+
 async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
@@ -275,7 +295,7 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     await until_held(llb, "chat", "attic", "garage", "cellar")
     agents = [llb.app.agent, *(node.app.agent for node in nodes)]
     assert (await llb.http.patch("/api/models/chat", json={"pinned": True})).status_code == 200
-    assert all(agent._replicas["chat"].pinned for agent in agents)
+    await llb.until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
     for agent in agents:
         async with await agent.lease("chat", deadline_s=20, keep_alive_s=None):
             pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from llb.store.migrations import m0001_start, m0002_history, m0003_peers, m0004_last_seen
+from llb.store.migrations import m0001_start, m0002_history, m0003_peers, m0004_last_seen, m0005_pinned
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -14,6 +14,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0002_history.migrate,
     m0003_peers.migrate,
     m0004_last_seen.migrate,
+    m0005_pinned.migrate,
 )
 
 
