@@ -1,0 +1,219 @@
+"""llb beside others, in front of a mock engine: `python -m bench.gateway [--rounds 5] [--seconds 4] [--others VENV [--litellm]]`.
+
+A mock engine and a load generator in C on one core, the gateway on the other; all gateways in turn in every round, so that the
+machine's mood hits all. llb runs with all that it has on: keys, admission, history, metrics. Prints medians, and ratios
+of one round's figures, beside the goals. `--others` names a directory for a venv with Sanic and aiohttp (made when missing), with `--litellm`
+the LiteLLM proxy too. Needs two cores, a C compiler and nginx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.gateway.gateways import (
+    MODEL,
+    OTHER_CORE,
+    Gateway,
+    compiled,
+    litellm,
+    llb,
+    mock,
+    naive,
+    nginx,
+    others,
+)
+
+MB = 1_000_000
+SETTLE_S = 5.0
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Load:
+    """One kind of traffic: the connections, and what is asked (see mock.c)."""
+
+    name: str
+    connections: int
+    fields: dict[str, Any]
+
+
+LOADS = (
+    Load("crowd", 64, {"max_tokens": 10}),
+    Load("one", 1, {"max_tokens": 10}),
+    Load("first", 1, {"max_tokens": 8, "stream": True}),
+    Load("streams", 256, {"max_tokens": 100, "top_k": 5, "stream": True}),
+)
+
+
+def request_file(folder: Path, gateway: Gateway, name: str, fields: dict[str, Any]) -> Path:
+    """The bytes of one request."""
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **fields}
+    body = json.dumps(question, separators=(",", ":")).encode()
+    key = "" if gateway.key is None else f"Authorization: Bearer {gateway.key}\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\n{key}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    path = folder / f"{gateway.name.replace(' ', '-')}-{name}.request"
+    path.write_bytes(head.encode() + body)
+    return path
+
+
+class Bench:
+    """Runs loads against gateways and keeps what came back."""
+
+    def __init__(self, folder: Path, binary: Path) -> None:
+        self._folder = folder
+        self._binary = binary
+        self.found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+
+    def command(self, gateway: Gateway, load: Load, seconds: float, *how: str) -> list[str]:
+        path = request_file(self._folder, gateway, load.name, load.fields)
+        return [
+            "taskset", "-c", str(OTHER_CORE), str(self._binary), str(gateway.port), str(path), str(load.connections),
+            str(seconds), *how,
+        ]  # fmt: skip
+
+    def run(self, gateway: Gateway, load: Load, seconds: float) -> None:
+        before_s = gateway.cpu_s()
+        told = subprocess.run(
+            self.command(gateway, load, seconds), check=True, capture_output=True, text=True
+        ).stdout
+        figures: Figures = json.loads(told)
+        # The processor time is of all seconds, the figures of the last three quarters of them.
+        cpu_us = (gateway.cpu_s() - before_s) * 1e6 * figures["seconds"] / seconds
+        figures["cpu_us_an_answer"] = cpu_us / max(1.0, figures["answers"])
+        figures["cpu_us_a_piece"] = cpu_us / max(1.0, figures["pieces"])
+        self.found[gateway.name, load.name].append(figures)
+
+    def held(self, gateway: Gateway, load: Load, seconds: float, how: str) -> float:
+        """The most memory that the gateway had, in bytes, while all connections were open."""
+        child = subprocess.Popen(self.command(gateway, load, seconds, how), stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
+        most, until = 0, time.monotonic() + seconds / 2
+        while time.monotonic() < until:
+            most = max(most, gateway.rss_bytes())
+            time.sleep(0.1)
+        figures = json.loads(child.communicate()[0])
+        assert not figures["failures"], figures
+        return most
+
+    def median(self, gateway: str, load: str, figure: str) -> float:
+        return statistics.median(figures[figure] for figures in self.found[gateway, load])
+
+    def against(
+        self, gateway: str, other: str, load: str, figure: str, how: Callable[[float, float], float]
+    ) -> float:
+        """The median over the rounds of what `how` makes of both."""
+        pairs = zip(self.found[gateway, load], self.found[other, load], strict=True)
+        return statistics.median(how(ours[figure], theirs[figure]) for ours, theirs in pairs)
+
+
+def ratio(ours: float, theirs: float) -> float:
+    return ours / theirs if theirs else 0.0
+
+
+def more(ours: float, theirs: float) -> float:
+    return ours - theirs
+
+
+def report(bench: Bench, names: Sequence[str]) -> None:
+    head = ("answers/s at 64", "of nginx", "CPU an answer", "added, 1 client", "added to first piece", "pieces/s at 256", "of nginx", "gap p99", "CPU a piece")  # fmt: skip
+    print("| gateway | " + " | ".join(head) + " |\n|" + " --- |" * (len(head) + 1))
+    for name in names:
+        cells = (
+            f"{bench.median(name, 'crowd', 'answers_a_second'):,.0f}",
+            f"{bench.against(name, 'nginx', 'crowd', 'answers_a_second', ratio):.1%}",
+            f"{bench.median(name, 'crowd', 'cpu_us_an_answer'):.0f} µs",
+            f"{bench.against(name, 'mock', 'one', 'whole_p50_ms', more):.3f} ms",
+            f"{bench.against(name, 'mock', 'first', 'first_p50_ms', more):.3f} ms",
+            f"{bench.median(name, 'streams', 'pieces_a_second'):,.0f}",
+            f"{bench.against(name, 'nginx', 'streams', 'pieces_a_second', ratio):.1%}",
+            f"{bench.median(name, 'streams', 'gap_p99_ms'):.1f} ms",
+            f"{bench.median(name, 'streams', 'cpu_us_a_piece'):.1f} µs",
+        )
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    failures = {
+        key: sum(figures["failures"] for figures in runs)
+        for key, runs in bench.found.items()
+        if any(figures["failures"] for figures in runs)
+    }
+    if failures:
+        print(f"\nFailures: {failures}")
+
+
+def goals(bench: Bench, names: Sequence[str]) -> None:
+    of_nginx = {
+        load: bench.against("llb", "nginx", load, figure, ratio)
+        for load, figure in (("crowd", "answers_a_second"), ("streams", "pieces_a_second"))
+    }
+    lines = [
+        f"answers/s of nginx's: {of_nginx['crowd']:.1%} (≥ 18 %)",
+        f"added p50: {bench.against('llb', 'mock', 'one', 'whole_p50_ms', more):.3f} ms (≤ 0.3)",
+        f"added to the first piece: {bench.against('llb', 'mock', 'first', 'first_p50_ms', more):.3f} ms (≤ 0.6)",
+        f"pieces/s of nginx's: {of_nginx['streams']:.1%} (≥ 97 %)",
+        f"gap p99 of nginx's: {bench.against('llb', 'nginx', 'streams', 'gap_p99_ms', ratio):.2f} (≤ 1.5)",
+        f"CPU a piece of nginx's: {bench.against('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
+    ]
+    if "LiteLLM" in names:
+        times = bench.against("llb", "LiteLLM", "crowd", "answers_a_second", ratio)
+        lines.append(f"answers/s of LiteLLM's: {times:.0f} times (≥ 90)")
+    print("\n" + "\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--others", type=Path, metavar="VENV", help="measure Sanic with aiohttp too")
+    parser.add_argument("--litellm", action="store_true", help="and the LiteLLM proxy; needs --others")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name, ExitStack() as stack:
+        folder = Path(name)
+        binary, bench = compiled(folder, "mock"), Bench(folder, compiled(folder, "load"))
+        engine_port = stack.enter_context(mock(binary, folder))
+        ours = stack.enter_context(llb(binary, folder))
+        gateways = [Gateway("mock", engine_port), stack.enter_context(nginx(engine_port, folder)), ours]
+        if options.others is not None:
+            python = others(options.others, with_litellm=options.litellm)
+            gateways.append(stack.enter_context(naive(engine_port, folder, python)))
+            if options.litellm:
+                gateways.append(stack.enter_context(litellm(engine_port, folder, python)))
+        for load in LOADS:
+            for gateway in gateways:
+                bench.run(gateway, load, 1.0)  # warms up: engines loaded, pools filled
+        bench.found.clear()
+        for number in range(options.rounds):
+            for load in LOADS:
+                first = number % len(gateways)
+                for gateway in gateways[first:] + gateways[:first]:
+                    bench.run(gateway, load, options.seconds)
+        names = [gateway.name for gateway in gateways]
+        report(bench, names)
+        goals(bench, names)
+        time.sleep(SETTLE_S)
+        idle = Load("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})
+        slow = Load("slow", 100, {"max_tokens": 10_000_000, "stream": True})
+        before, held = ours.rss_bytes() / MB, bench.held(ours, idle, 16.0, "hold") / MB
+        print(f"2,000 open idle streams: {held:.0f} MB (< 200), before {before:.0f}")
+        time.sleep(SETTLE_S)
+        before, held = ours.rss_bytes() / MB, bench.held(ours, slow, 20.0, "slow") / MB
+        print(f"100 slow readers of a fast engine: {held:.0f} MB (< 120), before {before:.0f}")
+
+
+if __name__ == "__main__":
+    main()

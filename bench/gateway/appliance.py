@@ -1,0 +1,18 @@
+"""`python -m llb` whose engines are the mock: `python -m bench.gateway.appliance MOCK CORE FLAGS…`. All else is the product."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from llb import cli, serve
+from llb.engine.pool import EnginePool
+
+if __name__ == "__main__":
+    mock, core, *flags = sys.argv[1:]
+    command = (sys.executable, "-m", "bench.gateway.worker", mock, core)
+    appliance: Any = import_module("llb.appliance")
+    appliance.EnginePool = partial(EnginePool, command=command)
+    sys.exit(cli.main(flags, serve=serve.run))
