@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from sanic import Blueprint, Request
@@ -34,7 +35,7 @@ def openai_blueprint(inference: Inference) -> Blueprint:
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires(Scope.INFERENCE)
     async def get_model(_request: Request, model_id: str) -> HTTPResponse:
-        model = dispatcher.model(model_id)
+        model = dispatcher.model(unquote(model_id))  # clients write the slash of `org/repo` as %2F
         dispatcher.require_ready(model)
         return reply(_model_object(model))
 
