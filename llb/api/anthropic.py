@@ -44,7 +44,7 @@ def anthropic_blueprint(inference: Inference) -> Blueprint:
                 error_event=partial(message_error_event, own_id=own_id),
                 status_of=message_status,
                 headers={REQUEST_ID_HEADER: own_id},
-                retouch=partial(_retouch, own_id=own_id),
+                retouch=partial(retouched, own_id=own_id),
             ),
         )
 
@@ -84,7 +84,7 @@ def message_error_event(error: LlbError, *, own_id: str) -> bytes:
     return _ERROR + b"data: " + msgspec.json.encode(message_error(error, own_id)) + b"\n\n"
 
 
-def _retouch(data: bytes, *, own_id: str) -> bytes:
+def retouched(data: bytes, *, own_id: str) -> bytes:
     """The engine's own error event lacks what makes it one of this dialect; all else is as it should be."""
     at = data.rfind(_ERROR)
     if at < 0 or (at and data[at - 1 : at] != b"\n") or b'"request_id":' in data[at:]:
