@@ -61,7 +61,8 @@ class RequestLog:
     @contextmanager
     def note(self, request: Request, status_of: Callable[[LlbError], int] = status_of) -> Iterator[Tally]:
         """What is known of `request`, kept when the block ends. An error that leaves it is answered with `status_of`."""
-        tally = self._kept.begin(request.ctx.principal, request.path, request_id(request))
+        endpoint = request.path.rstrip("/")
+        tally = self._kept.begin(request.ctx.principal, endpoint, request_id(request))
         try:
             yield tally
         except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away
