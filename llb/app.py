@@ -7,7 +7,7 @@ from typing import Any
 
 from sanic import Sanic
 
-from llb.api.replies import install_errors
+from llb.api.dialects import install_errors
 from llb.api.reverse import DialledProtocol
 from llb.appliance import Appliance
 from llb.cluster.sockets import MAX_MESSAGE_BYTES

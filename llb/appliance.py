@@ -9,11 +9,13 @@ from typing import Any
 
 from llb import auth, home, portable
 from llb.api.accounts import accounts_blueprint
+from llb.api.anthropic import anthropic_blueprint
 from llb.api.audit import AuditLog, audit_blueprint
 from llb.api.files import files_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
 from llb.api.imports import imports_blueprint
+from llb.api.inference import Inference
 from llb.api.joining import joining_blueprint
 from llb.api.keys import keys_blueprint
 from llb.api.live import LiveFeed, live_blueprint
@@ -139,6 +141,7 @@ class Appliance:
     def blueprints(self) -> tuple[Any, ...]:
         """The API, a resource a line."""
         audit = AuditLog(self.db)
+        inference = Inference(self.dispatcher, RequestLog(self.history))
         return (
             accounts_blueprint(self.db, self.accounts),
             keys_blueprint(self.db, self.identity),
@@ -156,7 +159,8 @@ class Appliance:
                 default_password=self.default_password,
             ),
             reverse_blueprint(self.reach),
-            openai_blueprint(self.dispatcher, RequestLog(self.history)),
+            openai_blueprint(inference),
+            anthropic_blueprint(inference),
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
             metrics_blueprint(self.metrics),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -44,15 +44,8 @@ class Catalog:
 
     def __post_init__(self) -> None:
         by_id = {model.id: model for model in self.models}
-        by_name = dict(by_id)
-        for model in self.models:
-            by_name.setdefault(f"{model.id}:latest", model)
-            by_name.setdefault(model.repo.lower(), model)
-            if model.quantization:
-                by_name.setdefault(f"{model.id}:{model.quantization}".lower(), model)
-                by_name.setdefault(f"{model.repo}:{model.quantization}".lower(), model)
         object.__setattr__(self, "_by_id", MappingProxyType(by_id))
-        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+        object.__setattr__(self, "_by_name", MappingProxyType(unambiguous(self.models)))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.models)
@@ -67,9 +60,23 @@ class Catalog:
     def find(self, name: str) -> Model | None:
         """The model that a client means by `name`: an id or `org/repo`, each also with `:quantization`, or `id:latest`.
 
-        Case of letters does not matter. Where two entries share a repository, the earlier one answers to it.
+        Case of letters does not matter. What two entries are called means neither.
         """
         return self._by_name.get(name.lower())
+
+
+def unambiguous(models: Iterable[Model]) -> dict[str, Model]:
+    """Every name, in small letters, that means one of `models`."""
+    by_name: dict[str, Model] = {}
+    shared: set[str] = set()
+    for model in models:
+        names = {model.id, f"{model.id}:latest", model.repo}
+        if model.quantization:
+            names |= {f"{model.id}:{model.quantization}", f"{model.repo}:{model.quantization}"}
+        for name in {name.lower() for name in names}:
+            if by_name.setdefault(name, model) is not model:
+                shared.add(name)
+    return {name: model for name, model in by_name.items() if name not in shared}
 
 
 def load_catalog(path: Path | None) -> Catalog:

@@ -847,11 +847,14 @@ class InferenceHead(Struct, frozen=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    top_n: int | None = None
+    prompt_cache_key: str | None = None
     prompt: Raw = Raw()
     messages: Raw = Raw()
     input: Raw = Raw()
     system: Raw = Raw()
     instructions: Raw = Raw()
+    text: Raw = Raw()
 
 
 class ModelObject(Struct, frozen=True, kw_only=True):

@@ -126,27 +126,22 @@ def write_embedding_model(
     """Write a BERT that answers /v1/embeddings with vectors of `embd` numbers (mean pooling). Returns `path`."""
     model = _Writer(path, "bert", name, quantization, seed)
     model.shape(layers=layers, embd=embd, heads=heads, kv_heads=heads, ff=ff, context=context)
-    model.keys.add_layer_norm_eps(1e-12)
-    model.keys.add_causal_attention(False)
     model.keys.add_pooling_type(gguf.PoolingType.MEAN)
-    model.tokenizer(vocab, pre="roberta-bpe")
-    model.keys.add_token_type_count(2)
+    model.encoder(layers=layers, embd=embd, ff=ff, context=context, vocab=vocab)
+    return model.close()
 
-    model.matrix("token_embd.weight", vocab, embd)
-    model.matrix("position_embd.weight", context, embd)
-    model.add("token_types.weight", model.random(2, embd), quantize=False)
-    model.norm("token_embd_norm", embd)
-    for layer in range(layers):
-        block = f"blk.{layer}."
-        for tensor in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            model.matrix(block + tensor + ".weight", embd, embd)
-            model.zeros(block + tensor + ".bias", embd)
-        model.norm(block + "attn_output_norm", embd)
-        model.matrix(block + "ffn_up.weight", ff, embd)
-        model.zeros(block + "ffn_up.bias", ff)
-        model.matrix(block + "ffn_down.weight", embd, ff)
-        model.zeros(block + "ffn_down.bias", embd)
-        model.norm(block + "layer_output_norm", embd)
+
+def write_reranking_model(path: Path, *, embd: int = 64, context: int = 512, seed: int = 0) -> Path:
+    """Write a BERT with a head that answers /v1/rerank, by chance. Returns `path`."""
+    model = _Writer(path, "bert", "tiny-reranking", "F16", seed)
+    model.shape(layers=2, embd=embd, heads=4, kv_heads=4, ff=128, context=context)
+    model.keys.add_pooling_type(gguf.PoolingType.RANK)
+    model.keys.add_sep_token_id(END)
+    model.encoder(layers=2, embd=embd, ff=128, context=context, vocab=320)
+    model.matrix("cls.weight", embd, embd)
+    model.zeros("cls.bias", embd)
+    model.add("cls.output.weight", model.random(1, embd) * 50, quantize=False)
+    model.zeros("cls.output.bias", 1)
     return model.close()
 
 
@@ -187,6 +182,28 @@ class _Writer:
         self.keys.add_eos_token_id(END)
         self.keys.add_pad_token_id(PAD)
         self.keys.add_add_bos_token(True)
+
+    def encoder(self, *, layers: int, embd: int, ff: int, context: int, vocab: int) -> None:
+        """All of a BERT but what is made of its last layer."""
+        self.keys.add_layer_norm_eps(1e-12)
+        self.keys.add_causal_attention(False)
+        self.tokenizer(vocab, pre="roberta-bpe")
+        self.keys.add_token_type_count(2)
+        self.matrix("token_embd.weight", vocab, embd)
+        self.matrix("position_embd.weight", context, embd)
+        self.add("token_types.weight", self.random(2, embd), quantize=False)
+        self.norm("token_embd_norm", embd)
+        for layer in range(layers):
+            block = f"blk.{layer}."
+            for tensor in ("attn_q", "attn_k", "attn_v", "attn_output"):
+                self.matrix(block + tensor + ".weight", embd, embd)
+                self.zeros(block + tensor + ".bias", embd)
+            self.norm(block + "attn_output_norm", embd)
+            self.matrix(block + "ffn_up.weight", ff, embd)
+            self.zeros(block + "ffn_up.bias", ff)
+            self.matrix(block + "ffn_down.weight", embd, ff)
+            self.zeros(block + "ffn_down.bias", embd)
+            self.norm(block + "layer_output_norm", embd)
 
     def output_rows(self, vocab: int, embd: int) -> Array:
         rows = self.random(vocab, embd) * 50

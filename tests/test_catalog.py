@@ -378,7 +378,8 @@ def catalog(tmp_path: Path) -> Catalog:
         ("One:LATEST", "one"),
         ("one:q4_k_m", "one"),
         ("one:Q8_0", None),
-        ("some-org/tiny-1.5b-gguf", "one"),
+        ("some-org/tiny-1.5b-gguf", None),
+        ("some-org/tiny-1.5b-gguf:Q4_K_M", "one"),
         ("SOME-ORG/Tiny-1.5B-GGUF:q8_0", "two"),
         ("org/three", "three"),
         ("three:Q4_K_M", None),
@@ -401,13 +402,15 @@ def test_get_knows_ids_only(catalog: Catalog) -> None:
     assert catalog.get("org/three") is None
 
 
-def test_an_id_wins_over_every_other_name() -> None:
+def test_a_name_that_two_have_means_neither() -> None:
     models = tuple(
         msgspec.convert(entry(id=model_id, repo="o/n", quantization="x"), Model) for model_id in ("b", "a")
     )
     catalog = Catalog(models)
-    assert catalog.find("o/n") is models[0]
+    assert catalog.find("o/n") is None
+    assert catalog.find("O/N:x") is None
     assert catalog.find("a") is models[1]
+    assert catalog.find("a:X") is models[1]
 
 
 def test_the_catalogue_cannot_be_changed(catalog: Catalog) -> None:

@@ -37,6 +37,16 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Dialect:
+    """How errors are told: the `shape` of their bodies, and the statuses that are not the contract's own.
+    `has_code`: whether the body's `error.code` is ours."""
+
+    shape: type[Struct]
+    statuses: tuple[tuple[type[LlbError], int], ...] = ()  # Sanic wants what stands at a route to have a hash
+    has_code: bool = True
+
+
+@dataclass(frozen=True)
 class Documented:
     """One operation. `errors` are those of its own; what the door and the code around every route refuse is known to the
     reference. `also` are further statuses with the same reply."""
@@ -47,12 +57,14 @@ class Documented:
     body: type[Struct] | None = None
     reply: type[Struct] | None = None
     plain_reply: bool = False  # text for programs, not JSON
-    events: type[Struct] | None = None  # what a stream of it carries, one a line of `data:`
+    events: type[Struct] | None = None  # what a stream of it carries, one a line
+    stream_type: str = "text/event-stream"
     messages: Any = None  # what a WebSocket sends
     status: int = 200
     also: tuple[int, ...] = ()
     arguments: tuple[Argument, ...] = ()
     errors: tuple[type[LlbError], ...] = ()
+    dialect: Dialect | None = None  # None: the contract's own
 
     def __call__(self, handler: H) -> H:
         setattr(handler, _MARK, self)

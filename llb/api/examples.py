@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from llb.api.shapes import ChatRequest, CompletionRequest, EmbeddingRequest, Message
+from llb.api.shapes import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    EmbeddingsRequest,
+    RerankRequest,
+    ResponsesRequest,
+)
+from llb.api.shapes_anthropic import MessagesRequest, Turn
 from llb.wire import (
     LoginRequest,
     ModelPatch,
@@ -27,9 +35,14 @@ from llb.wire import (
 )
 
 EXAMPLES: tuple[Struct, ...] = (
-    ChatRequest(model="llama-3.2-1b", messages=[Message(role="user", content="Say hello.")], max_tokens=64),
+    ChatCompletionRequest(
+        model="llama-3.2-1b", messages=[ChatMessage(role="user", content="Say hello.")], max_tokens=64
+    ),
     CompletionRequest(model="llama-3.2-1b", prompt="Once upon a time", max_tokens=64),
-    EmbeddingRequest(model="nomic-embed-text-v1.5", input=["a text", "another"]),
+    EmbeddingsRequest(model="nomic-embed-text-v1.5", input=["a text", "another"]),
+    ResponsesRequest(model="llama-3.2-1b", input="Say hello.", max_output_tokens=64),
+    RerankRequest(model="bge-reranker-v2-m3", query="a question", documents=["a text", "another"], top_n=1),
+    MessagesRequest(model="llama-3.2-1b", messages=[Turn(role="user", content="Say hello.")], max_tokens=64),
     LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106  # an example
     PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106
     NewUser(username="ann", password="correct horse battery"),  # noqa: S106

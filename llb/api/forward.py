@@ -17,7 +17,7 @@ from llb.gateway.upstream import Target, Upstream
 # The caller's own credential decides at the balancer; nothing of this host's is added.
 FORWARDED = ("accept", "anthropic-beta", "anthropic-version", "content-type", "traceparent", "x-session-id")
 CREDENTIALS = ("authorization", "x-api-key")
-PASSED_BACK = ("retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms")
+PASSED_BACK = ("request-id", "retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms")
 PASSED_BACK_PREFIX = "x-ratelimit-"
 HOP = (b"x-llb-hop", b"1")  # a caller of this host is never a local one of the balancer
 CONNECT_TIMEOUT_S = 0.8

@@ -61,10 +61,18 @@ _SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_CORS_HEADERS = (
-    "authorization, content-type, x-api-key, x-request-id, x-session-id, anthropic-version, anthropic-beta"
+# What official clients tell of themselves: a browser asks for leave for each.
+_STAINLESS = (
+    "arch", "helper-method", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version", "timeout"
+)  # fmt: skip
+_CORS_HEADERS = ", ".join(
+    (
+        "authorization, content-type, x-api-key, x-request-id, x-session-id",
+        "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access",
+        *(f"x-stainless-{name}" for name in _STAINLESS),
+    )
 )
-_CORS_EXPOSED = "x-request-id, retry-after, x-llb-node, x-llb-queue-ms"
+_CORS_EXPOSED = "x-request-id, request-id, retry-after, x-llb-node, x-llb-queue-ms"
 _CORS_MAX_AGE_S = 600
 
 

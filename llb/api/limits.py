@@ -12,8 +12,10 @@ from llb.wire import InferenceHead
 MAX_PROBS = 20
 MAX_PATTERN_CHARS = 500
 MAX_PATTERN_REPEATS = 1000  # nested repetitions multiply: llama.cpp would build a rule for each
-# Where a client's content stands; elsewhere (a tool's description) an address is only a word.
+# Where a client's content stands; elsewhere (a tool's description) an address is only a word, and so it is inside
+# content where Anthropic's dialect keeps what a tool was called with, and where a text has its sources.
 _CONTENT = ("messages", "input", "prompt")
+_WORDS = ("input", "annotations", "citations")
 _REPEATS = re.compile(r"\{(\d*),?(\d*)\}")
 
 
@@ -40,9 +42,11 @@ def _check_head(head: InferenceHead) -> None:
     for name in ("n", "n_cmpl"):  # each would take a slot of its own
         if (getattr(head, name) or 0) > 1:
             raise InvalidRequest("A request gets one answer; ask again for another", param=name)
-    for name in ("n_predict", "max_tokens", "max_completion_tokens"):
+    for name in ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"):
         if (getattr(head, name) or 0) < 0:
             raise InvalidRequest("An answer must have a limit of tokens", param=name)
+    if (head.top_n or 0) < 0:
+        raise InvalidRequest("A number of documents is not negative", param="top_n")
     if bytes(head.prompt).startswith(b"["):
         prompts = decode(bytes(head.prompt), list[Any])
         if len(prompts) > 1 and not all(isinstance(token, int) for token in prompts):
@@ -59,7 +63,7 @@ def _check_urls(value: object) -> None:
             if (name == "url" or name.endswith("_url")) and isinstance(item, str):
                 if item[:5].lower() != "data:":
                     raise InvalidRequest("Images must be given as data: URLs", param="image_url")
-            else:
+            elif name not in _WORDS:
                 _check_urls(item)
 
 

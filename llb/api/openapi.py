@@ -24,7 +24,11 @@ from llb.api.refusals import error_schema, headers_of, refusal, refusals_of
 from llb.api.replies import JSON
 from llb.api.shapes import Passing, Reference
 
-EVENT_STREAM = "text/event-stream"
+OWN_SHAPE = {"$ref": "#/components/schemas/Error"}
+STREAMS = {
+    "text/event-stream": "With `stream`: lines of `data: …`, each a JSON object.",
+    "application/x-ndjson": "Unless `stream` is false: lines of JSON.",
+}
 PLAIN = "text/plain"
 ANSWERS = {
     101: "The connection is a WebSocket from here on.",
@@ -48,6 +52,7 @@ TAGS = {
 # By blueprint.
 TAG_OF = {
     "accounts": "Accounts",
+    "anthropic": "Inference",
     "audit": "Accounts",
     "joining": "Nodes",
     "keys": "Accounts",
@@ -142,11 +147,13 @@ class _Schemas:
     def __init__(self, operations: Iterable[Documented]) -> None:
         kinds: list[Any] = []
         for each in operations:
+            refused = None if each.dialect is None else each.dialect.shape
             named = (
                 each.body,
                 each.reply,
                 each.events,
                 each.messages,
+                refused,
                 *(item.kind for item in each.arguments),
             )
             kinds += [kind for kind in named if kind is not None and kind not in kinds]
@@ -188,8 +195,9 @@ def _operation(
         found["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas.of(said.body)}}}
     found["responses"] = {str(status): _reply(status, said, schemas) for status in said.statuses}
     for status, codes in refusals_of(route, method, said).items():
-        key = f"{status}.{'.'.join(codes)}"
-        responses[key] = refusal(status, codes)
+        shape = OWN_SHAPE if said.dialect is None else schemas.of(said.dialect.shape)
+        key = ".".join((shape["$ref"].rpartition("/")[2], str(status), *codes))
+        responses[key] = refusal(status, codes, said.dialect, shape)
         found["responses"][str(status)] = {"$ref": f"#/components/responses/{key}"}
     if said.messages is not None:
         found["x-llb-messages"] = schemas.of(said.messages)
@@ -244,7 +252,6 @@ def _reply(status: int, said: Documented, schemas: _Schemas) -> dict[str, Any]:
     if said.reply is not None:
         content[JSON] = {"schema": schemas.of(said.reply)}
     if said.events is not None:
-        event = schemas.of(said.events)
-        text = "With `stream`: lines of `data: …`, each a JSON object, and at the end `data: [DONE]`."
-        content[EVENT_STREAM] = {"schema": {"type": "string", "description": text}, "x-llb-event": event}
+        schema = {"type": "string", "description": STREAMS[said.stream_type]}
+        content[said.stream_type] = {"schema": schema, "x-llb-event": schemas.of(said.events)}
     return {"description": ANSWERS[status], "headers": headers_of(status), "content": content}

@@ -8,12 +8,12 @@ from sanic_routing import Route
 
 from llb import errors
 from llb.api.access import access_of
-from llb.api.documented import Documented
+from llb.api.documented import Dialect, Documented
 from llb.api.replies import JSON, status_of_kind
 from llb.errors import LlbError
 
 SAFE = frozenset({"GET", "HEAD"})
-WAITING = (429, 503)  # statuses that may bring Retry-After
+WAITING = (429, 503, 529)  # statuses that may bring Retry-After
 
 # Codes that are not a class's own.
 VARIANTS = {
@@ -46,21 +46,29 @@ def refusals_of(route: Route, method: str, said: Documented) -> dict[int, list[s
         variants.append("invalid_json")
     found: dict[int, set[str]] = {}
     for kind in kinds:
-        found.setdefault(status_of_kind(kind), set()).add(kind.code)
+        found.setdefault(_status(kind, said.dialect), set()).add(kind.code)
     for code in variants:
         found.setdefault(VARIANTS[code][1], set()).add(code)
     return {status: sorted(codes) for status, codes in sorted(found.items())}
 
 
-def refusal(status: int, codes: list[str]) -> dict[str, Any]:
-    """The response with `status` and one of `codes`."""
+def _status(kind: type[LlbError], dialect: Dialect | None) -> int:
+    own = () if dialect is None else dialect.statuses
+    return next((status for broad, status in own if issubclass(kind, broad)), status_of_kind(kind))
+
+
+def refusal(status: int, codes: list[str], dialect: Dialect | None, shape: dict[str, Any]) -> dict[str, Any]:
+    """The response with `status` and one of `codes`; `shape` is the schema of the body."""
     kinds = errors.kinds()
     texts = [VARIANTS[code][2] if code in VARIANTS else _meaning(kinds[code]) for code in codes]
-    told = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    if dialect is None or dialect.has_code:
+        told = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+        shape = {"allOf": [shape, told]}
     return {
         "description": "\n".join(f"- `{code}`: {text}" for code, text in zip(codes, texts, strict=True)),
         "headers": headers_of(status),
-        "content": {JSON: {"schema": {"allOf": [{"$ref": "#/components/schemas/Error"}, told]}}},
+        "content": {JSON: {"schema": shape}},
+        "x-llb-codes": codes,
     }
 
 

@@ -1,14 +1,13 @@
-"""Answers: JSON from wire types, and every error in the contract's one shape."""
+"""Answers: JSON from wire types, and errors in the contract's own shape."""
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from typing import Any, TypeVar
 
 import msgspec
-from sanic import Request, Sanic
+from sanic import Request
 from sanic.exceptions import (
     HeaderExpectationFailed,
     InvalidHeader,
@@ -24,7 +23,6 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JSON = "application/json"
@@ -146,20 +144,3 @@ def translate(error: Exception) -> errors.LlbError:
     if isinstance(error, SanicException) and error.status_code < 500:
         return errors.InvalidRequest("The request is malformed")
     return errors.InternalError("An internal error occurred; the log of this host has the details")
-
-
-def install_errors(app: Sanic[Any, Any]) -> None:
-    """Give every failure of `app` the contract's error body."""
-
-    async def handle(request: Request | None, error: Exception) -> HTTPResponse:
-        translated = translate(error)
-        if isinstance(translated, errors.InternalError):
-            where = f"{request.method} {request.path}" if request is not None else "a request"
-            log.error("%s failed", where, exc_info=error)
-        answer = error_reply(translated)
-        if isinstance(error, MethodNotAllowed):
-            answer.status = 405
-            answer.headers.extend(error.headers or {})
-        return answer
-
-    app.error_handler.add(Exception, handle)

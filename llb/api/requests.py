@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from llb.api.replies import no_content, number_argument, reply, request_id, stat
 from llb.api.times import from_iso, to_iso
 from llb.auth import Principal, allows, grants_of
 from llb.cluster.view import ClusterView
-from llb.errors import InvalidRequest, NotFound
+from llb.errors import InvalidRequest, LlbError, NotFound
 from llb.gateway.history import History, Tally
 from llb.store import audit, history, usage
 from llb.store.database import Database
@@ -65,9 +65,10 @@ class RequestLog:
         self._kept = kept
 
     @contextmanager
-    def note(self, request: Request) -> Iterator[Tally]:
-        """What is known of `request`, kept when the block ends."""
-        tally = self._kept.begin(request.ctx.principal, request.path, request_id(request))
+    def note(self, request: Request, status_of: Callable[[LlbError], int] = status_of) -> Iterator[Tally]:
+        """What is known of `request`, kept when the block ends. An error that leaves it is answered with `status_of`."""
+        endpoint = request.path.rstrip("/")
+        tally = self._kept.begin(request.ctx.principal, endpoint, request_id(request))
         try:
             yield tally
         except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away

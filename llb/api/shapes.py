@@ -33,6 +33,7 @@ ModelName = Annotated[
 Stream = Annotated[
     bool, Meta(description="Whether the answer comes as Server-Sent Events, as it is written.")
 ]
+SameSession = Annotated[str, Meta(description="As the header `x-session-id`, which counts before it.")]
 One = Annotated[int, Meta(ge=0, le=1, description="A request gets one answer.")]
 AnySlot = Annotated[Literal[-1], Meta(description="A request may not choose its slot.")]
 Cached = Annotated[Literal[True], Meta(description="The prompt cache cannot be switched off.")]
@@ -42,12 +43,13 @@ class Passing(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A JSON object that goes through: fields that are not named here reach the other side as they are."""
 
 
-class _Request(Passing, frozen=True, kw_only=True, omit_defaults=True):
+class ModelRequest(Passing, frozen=True, kw_only=True, omit_defaults=True):
     model: ModelName
     keep_alive: KeepAlive | None = None
+    prompt_cache_key: SameSession | None = None
 
 
-class _Generation(_Request, frozen=True, kw_only=True, omit_defaults=True):
+class _Generation(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
     stream: Stream = False
     max_tokens: Tokens | None = None
     n: One | None = None
@@ -58,17 +60,17 @@ class _Generation(_Request, frozen=True, kw_only=True, omit_defaults=True):
     cache_prompt: Cached | None = None
 
 
-class Message(Passing, frozen=True, kw_only=True, omit_defaults=True):
+class ChatMessage(Passing, frozen=True, kw_only=True, omit_defaults=True):
     """One turn. `content` is a text, or parts of which an `image_url` has to be a `data:` URL."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
 
 
-class ChatRequest(_Generation, frozen=True, kw_only=True, omit_defaults=True):
+class ChatCompletionRequest(_Generation, frozen=True, kw_only=True, omit_defaults=True):
     """OpenAI's chat completion, as llama.cpp understands it: `tools`, `response_format`, sampling and so on pass through."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Probabilities | None = None
@@ -81,11 +83,29 @@ class CompletionRequest(_Generation, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: Probabilities | None = None
 
 
-class EmbeddingRequest(_Request, frozen=True, kw_only=True, omit_defaults=True):
+class EmbeddingsRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
     """Texts, or their tokens, for a model with the capability `Embedding`."""
 
     input: str | list[str | int | list[int]]
     encoding_format: Literal["float", "base64"] | None = None
+
+
+class RerankRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """Documents to be put in order, for a model with the capability `Reranking`."""
+
+    query: str
+    documents: list[str]
+    top_n: Annotated[int, Meta(ge=0, description="How many of the best; all by default.")] | None = None
+
+
+class ResponsesRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """OpenAI's Responses. They are not stored: `previous_response_id` is refused."""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    stream: Stream = False
+    text: Annotated[dict[str, Any], Meta(description="`format` is the form of the answer.")] | None = None
 
 
 class TokenUsage(Passing, frozen=True, kw_only=True):
@@ -161,6 +181,36 @@ class Embeddings(Passing, frozen=True, kw_only=True):
     usage: TokenUsage
 
 
+class Ranked(Passing, frozen=True, kw_only=True):
+    index: int
+    relevance_score: float
+
+
+class Ranking(Passing, frozen=True, kw_only=True):
+    """The best first; `index` is the place of a document in the request."""
+
+    model: str
+    results: list[Ranked]
+
+
+class Response(Passing, frozen=True, kw_only=True):
+    id: str
+    object: Literal["response"]
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+
+
+class StreamEvent(Passing, frozen=True, kw_only=True):
+    """One event, named by its `type`, as the dialect's own clients know them."""
+
+    type: str
+
+
+class TokenCount(Passing, frozen=True, kw_only=True):
+    input_tokens: int
+
+
 class Reference(Passing, frozen=True, kw_only=True):
     """An OpenAPI document."""
 
@@ -170,7 +220,7 @@ class Reference(Passing, frozen=True, kw_only=True):
     components: dict[str, Any]
 
 
-_SESSION = Argument(
+SESSION = Argument(
     SESSION_HEADER,
     str,
     "What you call the conversation: its requests go where its beginning is cached.",
@@ -200,10 +250,10 @@ OF_INFERENCE = (
 INFERENCE = {
     "/v1/chat/completions": Documented(
         summary="Chat",
-        body=ChatRequest,
+        body=ChatCompletionRequest,
         reply=ChatCompletion,
         events=ChatChunk,
-        arguments=(_SESSION,),
+        arguments=(SESSION,),
         errors=OF_INFERENCE,
     ),
     "/v1/completions": Documented(
@@ -211,14 +261,37 @@ INFERENCE = {
         body=CompletionRequest,
         reply=Completion,
         events=Completion,
-        arguments=(_SESSION,),
+        arguments=(SESSION,),
+        errors=OF_INFERENCE,
+    ),
+    "/v1/responses": Documented(
+        summary="Respond",
+        body=ResponsesRequest,
+        reply=Response,
+        events=StreamEvent,
+        arguments=(SESSION,),
+        errors=OF_INFERENCE,
+    ),
+    "/v1/responses/input_tokens": Documented(
+        summary="Count the tokens of a request of Responses",
+        text="Takes no slot.",
+        body=ResponsesRequest,
+        reply=TokenCount,
+        arguments=(SESSION,),
+        errors=OF_INFERENCE,
+    ),
+    "/v1/rerank": Documented(
+        summary="Put documents in order",
+        body=RerankRequest,
+        reply=Ranking,
+        arguments=(SESSION,),
         errors=OF_INFERENCE,
     ),
     "/v1/embeddings": Documented(
         summary="Embed texts",
-        body=EmbeddingRequest,
+        body=EmbeddingsRequest,
         reply=Embeddings,
-        arguments=(_SESSION,),
+        arguments=(SESSION,),
         errors=OF_INFERENCE,
     ),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from llb.catalog import Catalog
+from llb.catalog import Catalog, unambiguous
 from llb.cluster.changes import Changes
 from llb.decide import placement, status
 from llb.events import Bus
@@ -328,8 +328,12 @@ class ClusterView:
         return registration.entry if registration is not None and registration.active else None
 
     def find(self, name: str) -> Model | None:
-        """The model that a program means by `name`: an id, or what `Catalog.find` knows besides."""
-        return self.catalog.find(name) or self.model(name)
+        """The model that a program means by `name`: an id, or what `Catalog.find` knows besides. Registered ones that the
+        catalogue no longer has come after its own."""
+        known = self.catalog.find(name)
+        if known is None and len(models := self.models()) > len(self.catalog):
+            known = unambiguous(models).get(name.lower())
+        return known
 
     def models(self) -> list[Model]:
         """All models in catalogue order, then the registered ones that the catalogue no longer has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from llb.wire import Capability
 KEY_BYTES = 24
 
 
+def kind_of(capabilities: Collection[Capability]) -> EngineKind:
+    """What an engine is started for: one that embeds or reranks writes no text."""
+    if Capability.RERANKING in capabilities:
+        return EngineKind.RERANKING
+    if Capability.EMBEDDING in capabilities:
+        return EngineKind.EMBEDDING
+    return EngineKind.CHAT
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineFiles:
     """One model's files on this host: the first shard, then the rest (further shards, a projector)."""
@@ -29,11 +39,7 @@ class EngineFiles:
 
     @property
     def kind(self) -> EngineKind:
-        if Capability.RERANKING in self.capabilities:
-            return EngineKind.RERANKING
-        if Capability.EMBEDDING in self.capabilities:
-            return EngineKind.EMBEDDING
-        return EngineKind.CHAT
+        return kind_of(self.capabilities)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,17 @@ class Claim:
             self._admission.tidy(self._queue)
 
 
+class Visit:
+    """A node for what takes no slot of it: nothing is waited for, and nothing is to be given back."""
+
+    __slots__ = ("busy", "node_id", "queued_ms")
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.queued_ms = 0
+        self.busy = 0.0
+
+
 class Admission:
     """The slots of every (node, model) and a bounded queue per model."""
 
@@ -166,6 +177,13 @@ class Admission:
             exclude,
             self._queue_timeout_s if timeout_s is None else timeout_s,
         )
+
+    def visit(self, model_id: str, exclude: frozenset[str] = frozenset()) -> Visit:
+        """A node that can answer without a slot, but those in `exclude`. Raises `NoNodeAvailable` when there is none."""
+        node = self.queue_for(model_id, exclude).nearest(exclude)
+        if node is None:
+            raise no_node()
+        return Visit(node.node_id)
 
     def set_capacity(
         self,

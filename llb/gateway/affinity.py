@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 
 import msgspec
@@ -17,6 +18,8 @@ TURN_BYTES = 64 * 1024  # of one turn: a picture is known by its beginning
 LONG_BODY_BYTES = 32 * 1024
 PICTURE_TOKENS = 2048
 PICTURE = b";base64,"
+STAMPED, STAMPED_WITHIN_BYTES = b"x-anthropic-billing-header:", 256
+_STAMP = re.compile(rb"\bcch=\w{5};")
 
 
 class _Turns(Struct, array_like=True):
@@ -51,7 +54,7 @@ def affinity_key(head: InferenceHead, session: str | None, caller_id: str) -> in
         return hash_of(f"{caller_id}\0{session}".encode())
     talk = head.messages or head.input
     if bytes(memoryview(talk)[:1]) == b"[":  # turns; else it is one text
-        parts = [head.system, head.instructions, *_beginning(talk)]
+        parts = [_unstamped(head.system), head.instructions, *_beginning(talk)]
         size_bytes = TURN_BYTES
     else:
         parts = [head.instructions, talk or head.prompt]
@@ -63,6 +66,13 @@ def affinity_key(head: InferenceHead, session: str | None, caller_id: str) -> in
     for part in parts:
         checksum = zlib.crc32(memoryview(part)[:size_bytes], checksum)
     return hash_of(b"%d" % checksum)
+
+
+def _unstamped(system: Raw) -> Raw | bytes:
+    """Without what Claude Code stamps on its requests, each another, at the beginning; the engine evens it out, too."""
+    if STAMPED in bytes(memoryview(system)[:STAMPED_WITHIN_BYTES]):
+        return _STAMP.sub(b"", bytes(system), count=1)
+    return system
 
 
 def _beginning(talk: Raw) -> list[Raw]:

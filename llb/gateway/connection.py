@@ -15,7 +15,11 @@ from llb import portable
 from llb.gateway.faults import BadAnswer, UpstreamClosed, UpstreamFault, UpstreamTimeout
 
 # Reading stops above this. One read of the event loop (at most 256 KiB) may come on top of it.
-HIGH_WATER_BYTES = 64 * 1024
+HIGH_WATER_BYTES = 32 * 1024
+# All connections read into this, since each takes what it has read at once. A loop's own buffer may be eight times as large, and
+# what a client is slow to take waits in pieces of this size.
+READ_BYTES = 32 * 1024
+_READ_INTO = memoryview(bytearray(READ_BYTES))
 MAX_HEADER_BYTES = 64 * 1024
 # How long a connection may lie idle when the peer does not say (`Keep-Alive: timeout=`).
 DEFAULT_KEEP_S = 15.0
@@ -179,7 +183,7 @@ class Origin(NamedTuple):
     tls: bool = False
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A keep-alive connection that carries one exchange at a time and tells its pool when it is free or lost."""
 
     def __init__(
@@ -313,7 +317,11 @@ class Connection(asyncio.Protocol):
                 )
                 portable.probe_when_idle(sock, after_s=after_s, every_s=every_s, times=PROBES)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_INTO
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = _READ_INTO[:nbytes]
         response = self._response
         if response is None:  # nobody asked: whatever this is, it must not become the next answer
             self._transport.abort()

@@ -15,13 +15,14 @@ from urllib.parse import quote
 from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.decide.routing import Request
-from llb.gateway.admission import Admission
+from llb.gateway.admission import Admission, Claim, Visit
 from llb.gateway.affinity import affinity_key, prompt_tokens
 from llb.gateway.capacity import Capacity
 from llb.gateway.connection import Response
 from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
+from llb.gateway.operations import Operation
 from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.speeds import Speeds
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
-EMBEDDINGS = b"/v1/embeddings"  # no answer is written, and no prompt kept
+COUNTS_AT_ONCE = 4  # requests that take no slot, but a thread of their engine each
 MOST_TURNS = 3  # that one request takes over the nodes: one that only seemed to be gone is asked once more
 # What one node says need not be so of another that holds the model.
 _OF_ONE_NODE = (
@@ -58,10 +59,12 @@ class Call:
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
     head: InferenceHead
+    operation: Operation
     stream: bool
     key_id: str
     session: str | None = None  # what the client calls the conversation
     keep_alive_s: float | None = None
+    error_event: Callable[[errors.LlbError], bytes] = error_event  # as its dialect writes one
 
 
 class Sink(Protocol):
@@ -118,6 +121,7 @@ class Dispatcher:
         self._capacity = Capacity(view, admission, self.speeds, reach, agent)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._counting = asyncio.Semaphore(COUNTS_AT_ONCE)
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
         view.traffic = self._take_traffic
 
@@ -184,7 +188,7 @@ class Dispatcher:
         if not sink.started:
             raise error
         call.tally.error_code = error.code
-        await sink.write(error_event(error))
+        await sink.write(call.error_event(error))
 
     async def _send(self, call: Call, sink: Sink) -> RelayResult:
         """Claim, load, ask, relay; again on another node while the client has got nothing of an answer."""
@@ -201,11 +205,7 @@ class Dispatcher:
                     async with Heartbeat(sink) if call.stream else nullcontext():
                         asked_at = time.monotonic()
                         try:
-                            claim = await held.enter_async_context(
-                                self._admission.claim(
-                                    call.model.id, key_id=call.key_id, request=request, exclude=tried
-                                )
-                            )
+                            claim = await self._place(call, request, tried, held)
                         finally:
                             tally.queued_s += time.monotonic() - asked_at
                         node = self._view.nodes[claim.node_id]
@@ -213,6 +213,8 @@ class Dispatcher:
                         held.enter_context(self._counted(node.id))
                         loading_at = time.monotonic()
                         ask = await held.enter_async_context(self._way_to(call, node))
+                        if not call.operation.takes_slot:
+                            await held.enter_async_context(self._counting)
                         tally.sent_at = time.monotonic()
                         tally.loaded_s += tally.sent_at - loading_at
                         response = await self._answer(ask)
@@ -223,7 +225,7 @@ class Dispatcher:
                         queued_ms=claim.queued_ms,
                     )
                     try:
-                        result = await relay(response, sink)
+                        result = await relay(response, sink, write_error=call.error_event)
                     finally:
                         tally.first_byte_at = response.first_byte_at
                     tally.usage = result.usage
@@ -248,11 +250,21 @@ class Dispatcher:
                     unheard.add(node.id)
                 failure = error
 
+    async def _place(
+        self, call: Call, request: Request, tried: frozenset[str], held: AsyncExitStack
+    ) -> Claim | Visit:
+        """Where `call` is answered: a slot, kept in `held`, or only a node for what takes none."""
+        if not call.operation.takes_slot:
+            return self._admission.visit(call.model.id, tried)
+        return await held.enter_async_context(
+            self._admission.claim(call.model.id, key_id=call.key_id, request=request, exclude=tried)
+        )
+
     def _request(self, call: Call) -> Request:
         """What the choice of a node needs to know of `call`; its key only where there is a choice."""
         head, key = call.head, None
         most_tokens: int | None = 0
-        if call.path != EMBEDDINGS:
+        if call.operation.writes:
             if self._admission.choices(call.model.id) > 1:
                 key = affinity_key(head, call.session, call.key_id)
             limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)

@@ -25,11 +25,13 @@ MAX_ECHO_CHARS = 2 * MAX_MESSAGE_CHARS
 
 # llama-server answers 500 to these although the request is what is wrong (its std::exception, not invalid_argument).
 CALLERS_FAULT = re.compile(
-    r"(image|audio|video|vision)\b.* not supported|failed to parse (tools|messages|input|grammar|json)"
+    r"^'\w+' is required|(image|audio|video|vision)\b.* not supported|failed to parse (tools|messages|input|grammar|json)"
     r"|failed to (load|decode|process) (image|audio|video)|unsupported (tool|content|param)|jinja|template"
     r"|invalid (url|base64|image|audio)|json schema",
     re.IGNORECASE,
 )
+# Of what embeds or reranks, each text must fit one batch.
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process.*?\(current batch size: (\d+)\)")
 _JSON_EXCEPTION = re.compile(r"\[json\.exception\.(\w+)\.\d+\] ")
 _PARAM = re.compile(r"""^(?:Field |Expected |Missing )?['"](\w+)['"]""")
 _PLACES = re.compile(
@@ -80,6 +82,8 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     error.message = error.message[:MAX_ECHO_CHARS]
     if error.type == "exceed_context_size_error":
         return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
+    if (too_large := _TOO_LARGE.match(error.message)) is not None:
+        return ContextExceeded(int(too_large[1]), int(too_large[2]))
     if status == 501:
         return InvalidRequest(f"This model does not do {_ability(error.message)}")
     if status == 503 and "loading" in error.message.lower():

@@ -26,6 +26,7 @@ from llb import __version__
 from llb.cluster.view import ClusterView
 from llb.gateway.admission import Admission
 from llb.gateway.history import Tally
+from llb.gateway.operations import OPERATIONS
 from llb.tasks import TaskGroup
 from llb.wire import EngineState, NodeStatus, ReplicaState
 
@@ -40,12 +41,6 @@ SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0
 LAG_EVERY_S = 0.25
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that says when it began
-
-_OPERATIONS = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
-}
 
 
 class Metrics:
@@ -121,7 +116,7 @@ class Metrics:
 
     def _count(self, tally: Tally) -> None:
         model = tally.model_id or ""
-        operation = _OPERATIONS.get(tally.endpoint, tally.endpoint.removeprefix("/v1/"))
+        operation = OPERATIONS.get(tally.endpoint, tally.endpoint.removeprefix("/v1/"))
         usage = tally.usage
         self._duration.labels(operation, model, tally.error_code or "").observe(
             tally.ended_at - tally.began_at

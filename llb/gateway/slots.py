@@ -241,6 +241,15 @@ class ModelQueue:
         """How many nodes there are to choose from."""
         return len(self._present)
 
+    def nearest(self, exclude: frozenset[str]) -> NodeSlots | None:
+        """The node for what takes no slot: one that has the model loaded, the least busy first; else the soonest to load it."""
+        there = [node for node in self._present if node.node_id not in exclude and node.slots > 0]
+        return min(
+            there,
+            key=lambda node: (0.0, node.busy) if node.loaded else (node.load_s, node.busy),
+            default=None,
+        )
+
     def hope(self, exclude: frozenset[str]) -> bool:
         """Whether a node is there that could serve, now or later."""
         return any(node.node_id not in exclude for node in self._present)

@@ -26,47 +26,100 @@ class _ToolCall(Struct, frozen=True):
 
 
 class _Part(Struct, frozen=True):
+    """One of a message. Anthropic's calls of tools, and what they brought, are parts too."""
+
     type: str = "text"
     text: str | None = None
+    name: str | None = None
+    input: Raw = Raw()
+    content: str | list[_Part] | None = None
 
 
 class _Message(Struct, frozen=True):
-    role: str = "user"
+    """One of a chat, or an item of Responses, where calls of functions and what they brought stand beside messages."""
+
+    role: str = ""
     content: str | list[_Part] | None = None
     tool_calls: list[_ToolCall] | None = None
+    type: str = "message"
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[_Part] | None = None
 
 
 class _Request(Struct, frozen=True):
+    system: str | list[_Part] | None = None
+    instructions: str | None = None
     messages: list[_Message] = []
     prompt: Raw = Raw()
     input: Raw = Raw()
+    query: str | None = None
+    documents: list[str] = []
 
 
 def prompt_of(body: bytes) -> str:
-    """The messages of a chat, each after its role, or the prompt; empty where there is no such thing."""
+    """The messages of a chat, each after its role, or the prompt, or what is to be ranked; empty where there is no
+    such thing."""
     try:
         request = msgspec.json.decode(body, type=_Request)
-        texts = [f"{message.role}: {''.join(_content(message))}" for message in request.messages]
-        texts += [_plain(raw) for raw in (request.prompt, request.input) if bytes(raw)]
+        texts = [f"system: {_text(said)}" for said in (request.system, request.instructions) if said]
+        texts += _talk(request.messages)
+        for raw in (request.prompt, request.input):
+            if bytes(raw):
+                texts += _turns(raw) or [_plain(raw)]
+        texts += [text for text in (request.query, *request.documents) if text]
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
     return "\n\n".join(texts)
 
 
+def _talk(messages: list[_Message]) -> list[str]:
+    return [f"{message.role or message.type}: {''.join(_content(message))}" for message in messages]
+
+
+def _turns(raw: Raw) -> list[str]:
+    """The input of Responses as turns; none where it is something else."""
+    try:
+        return _talk(msgspec.json.decode(raw, type=list[_Message]))
+    except msgspec.DecodeError:
+        return []
+
+
 def _content(message: _Message) -> Iterator[str]:
-    if isinstance(message.content, str):
-        yield message.content
-    for part in message.content if isinstance(message.content, list) else ():
-        yield f"[{part.type}]" if part.text is None else part.text
+    yield _text(message.content)
+    yield _text(message.output)
     yield from _calls(message.tool_calls)
+    if message.arguments is not None:
+        yield from _call(message.name, message.arguments)
+
+
+def _text(content: str | list[_Part] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(piece for part in content for piece in _pieces(part))
+
+
+def _pieces(part: _Part) -> Iterator[str]:
+    if part.text is not None:
+        yield part.text
+    elif part.content is not None:
+        yield _text(part.content)
+    elif part.name is not None:
+        yield from _call(part.name, bytes(part.input).decode())
+    else:
+        yield f"[{part.type}]"
 
 
 def _calls(calls: list[_ToolCall] | None) -> Iterator[str]:
     """The name of a function on a line of its own, then its arguments; in a stream they come in pieces."""
     for call in calls or ():
-        if call.function.name:
-            yield f"\n{call.function.name} "
-        yield call.function.arguments or ""
+        yield from _call(call.function.name, call.function.arguments)
+
+
+def _call(name: str | None, arguments: str | None) -> Iterator[str]:
+    if name:
+        yield f"\n{name} "
+    yield arguments or ""
 
 
 def _plain(raw: Raw) -> str:
@@ -93,8 +146,23 @@ class _Choice(Struct, frozen=True):
     text: str | None = None
 
 
+class _Piece(Struct, frozen=True):
+    """What an event of Anthropic's adds: of a text, or of a tool's input."""
+
+    text: str | None = None
+    partial_json: str | None = None
+
+
 class _Answer(Struct, frozen=True):
+    """An answer, or one event of it: OpenAI's chat (`choices`), Anthropic's (`content`), Responses (`output`)."""
+
     choices: list[_Choice] = []
+    content: list[_Part] = []
+    output: list[_Message] = []
+    type: str = ""
+    delta: str | _Piece | None = None
+    content_block: _Part | None = None
+    item: _Message | None = None
 
 
 _decoder = msgspec.json.Decoder(_Answer)
@@ -145,8 +213,30 @@ class Transcript:
             answer = _decoder.decode(event)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return  # `[DONE]`, or a piece of an event that was too large to be passed on whole
-        for choice in answer.choices:
-            said = choice.delta or choice.message or _Delta(content=choice.text)
-            for piece in (said.content or "", *_calls(said.tool_calls)):
-                self._answer.append(piece)
-                self._answer_bytes += len(piece.encode())
+        for piece in _said(answer):
+            self._answer.append(piece)
+            self._answer_bytes += len(piece.encode())
+
+
+# Of the events of Responses, those that say something new; others repeat it.
+_NEW_TEXT = ("response.output_text.delta", "response.function_call_arguments.delta")
+
+
+def _said(answer: _Answer) -> Iterator[str]:
+    for choice in answer.choices:
+        said = choice.delta or choice.message or _Delta(content=choice.text)
+        yield said.content or ""
+        yield from _calls(said.tool_calls)
+    if answer.type == "response.output_item.added" and answer.item is not None:
+        yield from _call(answer.item.name, None)
+    elif answer.type in _NEW_TEXT and isinstance(answer.delta, str):
+        yield answer.delta
+    elif answer.type == "content_block_start" and answer.content_block is not None:
+        yield from _call(answer.content_block.name, None)
+    elif answer.type == "content_block_delta" and isinstance(answer.delta, _Piece):
+        yield answer.delta.text or answer.delta.partial_json or ""
+    elif not answer.type.startswith(("response.", "content_block_")):
+        yield _text([part for part in answer.content if part.type != "thinking"])
+        for item in answer.output:
+            if item.type != "reasoning":
+                yield from _content(item)

@@ -61,11 +61,13 @@ class Edges:
         """Counts of an SSE stream, and the message of the engine's error where its last event is one."""
         counts = _Counts()
         error: str | None = None
-        lines = b"".join(self._tail).splitlines()
+        tail = b"".join(self._tail)
+        lines = tail.splitlines()
         events = (event for line in reversed(lines) if (event := _event(line)) is not None)
+        whole = False
         for _, event in zip(range(LAST_EVENTS), events, strict=False):
-            if event.error is not None:
-                error = event.error.message
+            whole = True
+            error = event.error_message or error
             counts.add(event)
             if counts.complete:
                 break
@@ -75,21 +77,30 @@ class Edges:
                 if (event := _event(line)) is not None:
                     counts.add(event)
                     break
+        if not whole:
+            # The last event of Responses repeats the answer: of a long one only its end was kept.
+            counts.add(_from_end(tail))
         return counts.usage(), error
 
     def usage_of_document(self) -> Usage:
         """Counts of a JSON answer."""
         counts = _Counts()
+        tail = b"".join(self._tail)
         if self._tail_bytes == self.total_bytes:
-            if (answer := _decode(b"".join(self._tail))) is not None:
+            if (answer := _decode(tail)) is not None:
                 counts.add(answer)
         elif (match := _PROMPT_TOKENS.search(self._head)) is not None:
-            # A large embedding: llama.cpp writes `usage` before `data`. The pattern cannot stand inside a JSON string.
+            # A large embedding: llama.cpp writes `usage` before `data`.
             counts.prompt_tokens = int(match[1])
+        else:  # a long answer: it stands before its counts
+            counts.add(_from_end(tail))
         return counts.usage()
 
 
+# These cannot stand inside a JSON string, whose quotes are escaped.
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
+_USAGE = re.compile(rb'"usage":\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
+_TIMINGS = re.compile(rb'"timings":\s*\{[^{}]*\}')
 
 
 class _Details(Struct):
@@ -132,8 +143,15 @@ class _Event(Struct):
     usage: _Usage | None = None
     timings: _Timings | None = None
     response: _Nested | None = None  # Responses: response.completed
-    message: _Nested | None = None  # Anthropic: message_start
+    message: _Nested | str | None = None  # Anthropic: message_start; its error is only this text
     error: _Error | None = None
+
+    @property
+    def error_message(self) -> str | None:
+        """What the engine says went wrong, where it says so."""
+        if self.error is not None:
+            return self.error.message
+        return self.message if isinstance(self.message, str) else None
 
 
 _decoder = msgspec.json.Decoder(_Event)
@@ -148,6 +166,16 @@ def _decode(data: bytes) -> _Event | None:
 
 def _event(line: bytes) -> _Event | None:
     return _decode(line[5:]) if line.startswith(b"data:") else None
+
+
+def _from_end(tail: bytes) -> _Event:
+    """The counts in a JSON text whose beginning is missing."""
+    parts = [
+        match[0]
+        for pattern, name in ((_USAGE, b'"usage"'), (_TIMINGS, b'"timings"'))
+        if (match := pattern.match(tail, tail.rfind(name))) is not None
+    ]
+    return _decode(b"{" + b",".join(parts) + b"}") or _Event()
 
 
 class _Counts:
@@ -165,9 +193,12 @@ class _Counts:
         return self.prompt_tokens is not None and self.completion_tokens is not None
 
     def add(self, event: _Event) -> None:
-        for part in (event, event.response, event.message):
+        for part in (event, event.response):
             if part is not None and part.usage is not None:
                 self._add_usage(part.usage)
+        if isinstance(event.message, _Nested) and (begun := event.message.usage) is not None:
+            begun.output_tokens = None  # it has only begun
+            self._add_usage(begun)
         if event.timings is not None:
             self._add_timings(event.timings)
 

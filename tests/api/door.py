@@ -17,11 +17,12 @@ from llb import auth
 from llb.api.access import authenticated, node_only, public, requires
 from llb.api.accounts import accounts_blueprint
 from llb.api.audit import audit_blueprint
+from llb.api.dialects import install_errors
 from llb.api.guard import Guard
 from llb.api.identity import Identity
 from llb.api.keys import keys_blueprint
 from llb.api.people import Accounts
-from llb.api.replies import install_errors, reply
+from llb.api.replies import reply
 from llb.config import make_config
 from llb.errors import SetupError
 from llb.store import audit, keys

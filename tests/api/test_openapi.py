@@ -23,6 +23,7 @@ from llb.api.documented import Documented, Undocumented, declared
 from llb.api.examples import EXAMPLES
 from llb.api.openapi import TAG_OF, TAGS, document
 from llb.api.shapes import INFERENCE
+from llb.api.shapes_anthropic import MESSAGES
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import InferenceHead
@@ -31,6 +32,7 @@ from tests.reference import Reference
 ROOT = Path(__file__).parent.parent.parent
 API_MD = (ROOT / "docs/api.md").read_text("utf-8")
 App = Sanic[Any, Any]
+SHARED = (*INFERENCE.values(), *MESSAGES.values())  # those of one handler
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,8 @@ def test_every_error_says_what_it_means(reference: Reference) -> None:
 
 
 def test_nothing_that_llb_looks_at_in_a_body_is_left_out() -> None:
-    told = {name for said in INFERENCE.values() if said.body for name in said.body.__struct_fields__}
-    # Other dialects' names.
-    assert set(InferenceHead.__struct_fields__) - told <= {"max_output_tokens", "system", "instructions"}
+    told = {name for said in SHARED if said.body for name in said.body.__struct_fields__}
+    assert set(InferenceHead.__struct_fields__) <= told
 
 
 # --- what the handlers do ----------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def calls_of(function: Any) -> Iterator[ast.Call]:
 
 def test_each_body_is_the_one_that_is_read(app: App) -> None:
     for route, said in documented(app):
-        if said in INFERENCE.values():
+        if said in SHARED:
             continue
         read = [
             ast.unparse(call.args[1])
@@ -119,7 +120,7 @@ def test_each_body_is_the_one_that_is_read(app: App) -> None:
 
 def test_the_arguments_are_the_ones_that_are_read(app: App) -> None:
     for route, said in documented(app):
-        if said in INFERENCE.values():
+        if said in SHARED:
             continue
         read = set()
         for call in calls_of(handler_of(route)):

@@ -16,7 +16,8 @@ import uvloop
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from llb.api.replies import install_errors, no_content, reply
+from llb.api.dialects import install_errors
+from llb.api.replies import no_content, reply
 from llb.api.reverse import DialledProtocol, reverse_blueprint
 from llb.auth import Principal, PrincipalKind
 from llb.cluster.spares import Spares

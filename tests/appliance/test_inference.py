@@ -1,4 +1,4 @@
-"""The real engine behind the gateway, asked by the official client and by hand."""
+"""The real engine behind the gateway; `tests/clients` has it asked by the official clients."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
 
 from llb.decide.routing import Speed
 from tests.conftest import LlbMaker
-from tests.ggufs import CALL_MARK, TOOL_TEMPLATE, write_chat_model, write_embedding_model
+from tests.ggufs import write_embedding_model
 from tests.harness import Llb, eventually, write_catalog
 from tests.hub import HubStandIn
 
@@ -27,8 +25,6 @@ QUESTION = [{"role": "user", "content": "Say hello."}]
 async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
     """An appliance with SmolLM2 and a small embedding model, both Ready."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
-    tools = write_chat_model(tmp_path / "tools.gguf", context=4096, template=TOOL_TEMPLATE)
-    hub.add_repo("test/tools", {"tools.gguf": tools})
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
     catalog = write_catalog(
@@ -36,7 +32,6 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: 
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
          "required_memory_bytes": 300_000_000},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
-        {"id": "tools", "size_bytes": tools.stat().st_size},
         {"id": "absent", "size_bytes": 1000},
     )  # fmt: skip
     llb = await make_llb(catalog=catalog, context=2048).start()
@@ -44,103 +39,6 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: 
     await llb.pull("smollm2")
     await llb.pull("embed")
     return llb
-
-
-@pytest.fixture
-async def openai(talking: Llb) -> AsyncIterator[AsyncOpenAI]:
-    """The official client with an ordinary key."""
-    key = await talking.new_key("inference", "models:read")
-    async with AsyncOpenAI(base_url=f"{talking.url}/v1", api_key=key, max_retries=0) as client:
-        yield client
-
-
-async def test_the_official_client(openai: AsyncOpenAI) -> None:
-    models = [model.id async for model in openai.models.list()]
-    assert models == ["smollm2", "embed"]
-
-    chat = await openai.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": "Say hello."}], max_tokens=16, temperature=0
-    )
-    assert chat.model == "smollm2"
-    assert chat.choices[0].message.content
-    assert chat.usage is not None
-    assert 0 < chat.usage.completion_tokens <= 16
-
-    words = []
-    usage = None
-    async for chunk in await openai.chat.completions.create(
-        model="SmolLM2:Q4_1",
-        messages=[{"role": "user", "content": "Say hello."}],
-        max_tokens=16,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-    ):
-        assert chunk.model == "smollm2"
-        usage = chunk.usage or usage
-        words += [choice.delta.content or "" for choice in chunk.choices]
-    assert "".join(words) == chat.choices[0].message.content
-    assert usage is not None
-    assert usage.completion_tokens == chat.usage.completion_tokens
-
-    completion = await openai.completions.create(model="smollm2", prompt="One, two,", max_tokens=4)
-    assert completion.choices[0].text
-
-    vectors = await openai.embeddings.create(model="embed", input=["one", "two"])
-    assert len(vectors.data) == 2
-    assert len(vectors.data[0].embedding) > 8
-
-
-async def test_json_schema(openai: AsyncOpenAI) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 12}, "people": {"type": "integer"}},
-        "required": ["city", "people"],
-        "additionalProperties": False,
-    }
-    answer = await openai.chat.completions.create(
-        model="smollm2",
-        messages=[{"role": "user", "content": "Name a city and how many people live there."}],
-        response_format={
-            "type": "json_schema",
-            "json_schema": {"name": "city", "schema": schema, "strict": True},
-        },
-        max_tokens=60,
-    )
-    document = json.loads(answer.choices[0].message.content or "")
-    assert set(document) == {"city", "people"}
-    assert isinstance(document["people"], int)
-
-
-async def test_tools(talking: Llb, openai: AsyncOpenAI) -> None:
-    """SmolLM2's template knows no tools; this model's does, and its words are held to the grammar of a call."""
-    await talking.pull("tools")
-    called = await openai.chat.completions.create(
-        model="tools",
-        messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
-        tools=[
-            {
-                "type": "function",
-                "function": {
-                    "name": "get_weather",
-                    "parameters": {
-                        "type": "object",
-                        "properties": {"city": {"type": "string", "enum": ["Oslo", "Bergen"]}},
-                        "required": ["city"],
-                        "additionalProperties": False,
-                    },
-                },
-            }
-        ],
-        tool_choice="required",
-        logit_bias={str(ord(CALL_MARK)): 50, str(ord(" ")): -50, str(ord("\n")): -50},
-        max_tokens=200,
-        temperature=0,
-    )
-    call = (called.choices[0].message.tool_calls or [])[0]
-    assert call.type == "function"
-    assert call.function.name == "get_weather"
-    assert json.loads(call.function.arguments)["city"] in ("Oslo", "Bergen")
 
 
 async def chat(llb: Llb, **body: Any) -> httpx.Response:

@@ -222,3 +222,22 @@ async def test_a_node_that_is_away_has_nothing_in_memory_that_could_be_used(cata
     view.offline("n1")
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
     assert view.node_view(node, paths=False).engines == ()
+
+
+async def test_a_model_that_has_left_the_catalogue_is_found_after_those_that_stand_in_it(
+    catalog: Path,
+) -> None:
+    view = make_view(catalog)
+    tiny = view.model("tiny")
+    assert tiny is not None
+    left = structs.replace(tiny, id="left", repo="Old/Left", quantization="Q8_0")
+    namesake = structs.replace(tiny, id="namesake")
+    view.registrations = {
+        entry.id: Registration(model_id=entry.id, entry=entry, created_at=0.0, created_by="test")
+        for entry in (left, namesake)
+    }
+    for name in ("left", "LEFT:latest", "old/left", "left:q8_0", "Old/Left:Q8_0"):
+        assert view.find(name) is left
+    assert view.find("test/tiny") is tiny
+    assert view.find("namesake") is namesake
+    assert view.find("old/other") is None

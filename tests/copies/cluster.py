@@ -15,10 +15,10 @@ from sanic import Request, Sanic
 from sanic.response import BaseHTTPResponse
 
 from llb import auth
+from llb.api.dialects import install_errors
 from llb.api.files import files_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
-from llb.api.replies import install_errors
 from llb.catalog import load_catalog
 from llb.cluster.copies import Copies
 from llb.cluster.links import Links, local_link

@@ -482,3 +482,24 @@ async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
         for holder in (first, second, third):
             await holder.finish()
     assert wanted == []
+
+
+async def test_what_takes_no_slot_goes_where_the_model_is_loaded() -> None:
+    admission = Admission(0, 60)
+    with pytest.raises(NoNodeAvailable):
+        admission.visit("m")
+    admission.set_capacity("slow", "m", 1, loaded=False, load_s=9.0)
+    admission.set_capacity("quick", "m", 1, loaded=False, load_s=3.0)
+    admission.set_capacity("unreached", "m", 0)
+    assert admission.visit("m").node_id == "quick"
+    admission.set_capacity("a", "m", 1)
+    admission.set_capacity("b", "m", 1)
+    async with admission.claim("m", key_id="k") as claim:
+        other = "b" if claim.node_id == "a" else "a"
+        assert admission.visit("m").node_id == other
+        assert admission.visit("m", frozenset({other})).node_id == claim.node_id
+    with pytest.raises(NoNodeAvailable):
+        admission.visit("m", frozenset({"a", "b", "slow", "quick"}))
+    admission.close()
+    with pytest.raises(NoNodeAvailable, match="stopping"):
+        admission.visit("m")

@@ -13,6 +13,7 @@ from llb.gateway.affinity import LONG_BODY_BYTES, PICTURE_TOKENS, affinity_key, 
 from llb.wire import InferenceHead
 
 SYSTEM = {"role": "system", "content": "Be brief."}
+BILLED = "x-anthropic-billing-header: cc_version=2.1.101.e51; cc_entrypoint=cli; "
 HELLO = {"role": "user", "content": "Hello"}
 ANSWER = {"role": "assistant", "content": "Hi! How can I help?"}
 NEXT = {"role": "user", "content": "What is a ring?"}
@@ -33,6 +34,8 @@ def key(session: str | None = None, caller_id: str = "caller", **body: Any) -> i
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]},
          {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}, ANSWER]}),
         ({"prompt": "x" * 2048 + "and so"}, {"prompt": "x" * 2048 + "and so on"}),
+        ({"system": [{"type": "text", "text": BILLED + "cch=a5145;You are Claude Code."}], "messages": [HELLO]},
+         {"system": [{"type": "text", "text": BILLED + "cch=0ff1c;You are Claude Code."}], "messages": [HELLO]}),
     ],
 )  # fmt: skip
 def test_a_conversation_keeps_its_key(first: dict[str, Any], then: dict[str, Any]) -> None:

@@ -35,6 +35,13 @@ def test_a_prompt_longer_than_the_context() -> None:
     assert "512" in error.message
 
 
+def test_a_text_longer_than_a_batch() -> None:
+    said_so = "input (4003 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+    error = translate_engine_error(500, said(said_so, "server_error"))
+    assert isinstance(error, ContextExceeded)
+    assert error.details == {"prompt_tokens": 4003, "context_length": 512}
+
+
 @pytest.mark.parametrize(
     ("status", "message", "code", "param"),
     [
@@ -54,6 +61,7 @@ def test_a_prompt_longer_than_the_context() -> None:
         ),
         (400, '"prompt" elements must be a string, a list of tokens', "invalid_request", "prompt"),
         (400, "Failed to initialize samplers: failed to parse grammar", "invalid_request", None),
+        (500, "'messages' is required", "invalid_request", "messages"),
         (500, "image input is not supported - hint: if this is unexpected", "invalid_request", None),
         (500, 'Failed to parse tools: Unsupported tool type: {"type":"x"}', "invalid_request", None),
     ],

@@ -36,6 +36,25 @@ SSE, JSON = b"text/event-stream", b"application/json; charset=utf-8"
         ({"prompt": "One, two,"}, "One, two,"),
         ({"prompt": [1, 2, 3]}, "[1, 2, 3]"),
         ({"input": ["one", "two"]}, "one\ntwo"),
+        ({"input": "one"}, "one"),
+        (
+            {"instructions": "Be brief.", "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+                {"type": "function_call", "call_id": "1", "name": "weather", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "1", "output": "rain"}]},
+            "system: Be brief.\n\nuser: Hi\n\nfunction_call: \nweather {}\n\nfunction_call_output: rain",
+        ),
+        (
+            {"system": [{"type": "text", "text": "Be brief."}], "messages": [
+                {"role": "assistant", "content": [
+                    {"type": "text", "text": "I look."},
+                    {"type": "tool_use", "id": "1", "name": "weather", "input": {"city":"Oslo"}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "rain"}]},
+                    {"type": "image", "source": {"type": "base64", "data": "AAAA"}}]}]},
+            'system: Be brief.\n\nassistant: I look.\nweather {"city": "Oslo"}\n\nuser: rain[image]',
+        ),
+        ({"query": "a panda", "documents": ["a bear", "hi"]}, "a panda\n\na bear\n\nhi"),
         ({"model": "m"}, ""),
         ({"messages": "x"}, ""),
         ([], ""),
@@ -93,12 +112,71 @@ def test_streamed_calls_of_functions() -> None:
         ({"choices": [{"message": {"role": "assistant", "content": "Hello"}}]}, "Hello"),
         ({"choices": [{"text": " three"}]}, " three"),
         ({"data": [{"embedding": [0.1]}]}, None),
+        (
+            {
+                "type": "message",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm"},
+                    {"type": "text", "text": "Hello"},
+                    {"type": "tool_use", "name": "weather", "input": {}},
+                ],
+            },
+            "Hello\nweather {}",
+        ),
+        (
+            {
+                "object": "response",
+                "output": [
+                    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm"}]},
+                    {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]},
+                    {"type": "function_call", "name": "weather", "arguments": "{}"},
+                ],
+            },
+            "Hello\nweather {}",
+        ),
         ({"choices": [{"delta": 7}]}, None),
     ],
 )
 def test_answers_that_are_no_streams(document: Any, said: str | None) -> None:
     body = json.dumps(document).encode()
     assert answer(JSON, body[:9], body[9:]) == said
+
+
+def events(*bodies: dict[str, Any]) -> list[bytes]:
+    return [f"event: {body['type']}\ndata: {json.dumps(body)}\n\n".encode() for body in bodies]
+
+
+def test_a_streamed_message() -> None:
+    block, delta = "content_block_start", "content_block_delta"
+    assert answer(SSE, *events(
+        {"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 1}}},
+        {"type": block, "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": delta, "index": 0, "delta": {"type": "text_delta", "text": "Hel"}},
+        {"type": delta, "index": 0, "delta": {"type": "text_delta", "text": "lo"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": block, "index": 1, "content_block": {"type": "tool_use", "name": "weather", "input": {}}},
+        {"type": delta, "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 3}},
+        {"type": "message_stop"},
+    )) == "Hello\nweather {}"  # fmt: skip
+
+
+def test_streamed_responses() -> None:
+    text, whole = (
+        "response.output_text",
+        {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]},
+    )
+    assert answer(SSE, *events(
+        {"type": "response.created", "response": {"id": "r"}},
+        {"type": "response.output_item.added", "item": {"type": "message", "content": []}},
+        {"type": f"{text}.delta", "delta": "Hel"},
+        {"type": f"{text}.delta", "delta": "lo"},
+        {"type": f"{text}.done", "text": "Hello"},
+        {"type": "response.output_item.done", "item": whole},
+        {"type": "response.output_item.added", "item": {"type": "function_call", "name": "weather", "arguments": ""}},
+        {"type": "response.function_call_arguments.delta", "delta": "{}"},
+        {"type": "response.completed", "response": {"output": [whole], "usage": {"output_tokens": 3}}},
+    )) == "Hello\nweather {}"  # fmt: skip
 
 
 def test_a_streamed_completion() -> None:

@@ -68,6 +68,17 @@ def test_streams(parts: list[bytes], usage: Usage) -> None:
     assert in_bytes.usage_of_stream() == (usage, None)
 
 
+def test_a_stream_whose_last_event_repeats_a_long_answer() -> None:
+    said = b'"text":"' + rb"word \"usage\":{} " * TAIL_BYTES + b'",'
+    last = RESPONSES.replace(b'"id":"r",', b'"id":"r",' + said)
+    pieces = [last[at : at + 1000] for at in range(0, len(last), 1000)]
+    assert edges(DELTA, *pieces).usage_of_stream() == (Usage(31, 3, 30, 28.6, 18.9), None)
+
+
+def test_a_cut_stream_of_messages_has_no_count_of_its_answer() -> None:
+    assert edges(MESSAGES_START, DELTA).usage_of_stream() == (Usage(31, None, 30), None)
+
+
 def test_the_middle_of_a_stream_is_not_looked_at() -> None:
     counted = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
     assert edges(DELTA, counted, *[DELTA] * 10).usage_of_stream() == (Usage(), None)
@@ -76,6 +87,8 @@ def test_the_middle_of_a_stream_is_not_looked_at() -> None:
 def test_an_error_at_the_end_of_a_stream() -> None:
     said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
     assert edges(DELTA, said).usage_of_stream()[1] == "Compute error."
+    said = b'event: error\ndata: {"code":500,"message":"Compute error.","type":"server_error"}\n\n'
+    assert edges(MESSAGES_START, DELTA, said).usage_of_stream() == (Usage(31, None, 30), "Compute error.")
 
 
 @pytest.mark.parametrize(
@@ -93,10 +106,23 @@ def test_an_error_at_the_end_of_a_stream() -> None:
             + b"0]}",
             Usage(7),
         ),
+        (
+            b'{"content":[{"text":"'
+            + b"x" * 2 * TAIL_BYTES
+            + b'"}],"usage":{"input_tokens":1,"output_tokens":3}}',
+            Usage(1, 3),
+        ),
+        (
+            b'{"choices":["'
+            + b"x" * 2 * TAIL_BYTES
+            + b'"],"usage":{"completion_tokens":3,"prompt_tokens":31,'
+            b'"prompt_tokens_details":{"cached_tokens":0}},"id":"c","timings":{"cache_n":0,"prompt_n":31,"prompt_ms":1.5}}',
+            Usage(31, 3, 0, 1.5),
+        ),
         (b"<html>", Usage()),
         (b"", Usage()),
     ],
-    ids=["chat", "messages", "large embedding", "not json", "empty"],
+    ids=["chat", "messages", "large embedding", "long message", "long chat", "not json", "empty"],
 )
 def test_documents(body: bytes, usage: Usage) -> None:
     pieces = edges(*(body[at : at + 1000] for at in range(0, len(body), 1000)))

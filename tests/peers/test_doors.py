@@ -94,6 +94,55 @@ async def test_a_stream_comes_through_piece_by_piece(
     assert len(pieces) > 3
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "counts"),
+    [
+        ("/v1/responses", {"input": "Count.", "max_output_tokens": 4}, True),
+        ("/v1/messages", {"messages": QUESTION["messages"], "max_tokens": 4}, True),
+        ("/v1/messages/count_tokens", {"messages": QUESTION["messages"]}, False),
+    ],
+)
+async def test_every_dialect_comes_through(
+    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient, path: str, body: dict[str, Any], counts: bool
+) -> None:
+    llb, _ = cluster
+    key = {"X-API-Key": await llb.new_key("inference"), "anthropic-version": "2023-06-01"}
+    answer = await anybody.post(path, json={"model": "Test/Chat", **body}, headers=key)
+    assert answer.status_code == 200, answer.text
+    assert answer.json().get("model", "chat") == "chat"
+    assert answer.headers["x-llb-node"] == "garage"
+    if path.startswith("/v1/messages"):
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
+    if counts:
+        async with anybody.stream(
+            "POST", path, json={"model": "chat", "stream": True, **body}, headers=key
+        ) as streamed:
+            lines = [line async for line in streamed.aiter_lines() if line.startswith("event: ")]
+        assert lines[-1] in ("event: response.completed", "event: message_stop")
+    requests = (await llb.http.get("/api/requests")).json()["requests"]
+    assert {(each["endpoint"], each["status"]) for each in requests} == {(path, 200)}
+    assert all((each["completion_tokens"] == 4) is counts for each in requests)
+
+
+async def test_errors_of_messages_have_their_shape_at_both_doors(
+    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+) -> None:
+    llb, _ = cluster
+    body = {"model": "unknown", "messages": QUESTION["messages"], "max_tokens": 4}
+    key = {"X-API-Key": await llb.new_key("inference")}
+    for headers, kind in ((key, "not_found_error"), ({}, "authentication_error")):
+        answer = await anybody.post("/v1/messages", json=body, headers=headers)
+        assert answer.json()["error"]["type"] == kind
+        assert answer.json()["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+    await llb.stop()
+    away = await anybody.post("/v1/messages", json=body, headers=key)
+    assert (away.status_code, away.json()["type"], away.json()["error"]["type"]) == (
+        503,
+        "error",
+        "api_error",
+    )
+
+
 async def test_errors_of_the_balancer_come_through_as_they_are(
     cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
 ) -> None:

@@ -35,8 +35,7 @@ function operation(method, path, said, find, meaning) {
   const answers = responses.filter(([, , each]) => !each.$ref);
   const errors = responses
     .filter(([, , each]) => each.$ref)
-    .flatMap(([, { content }]) => content[JSON_TYPE].schema.allOf[1].properties.error.properties.code.enum)
-    .map((code) => meaning.get(code));
+    .flatMap(([status, { 'x-llb-codes': names }]) => names.map((code) => ({ ...meaning.get(code), status })));
   const body = said.requestBody?.content[JSON_TYPE].schema ?? null;
   return {
     id: said.operationId,

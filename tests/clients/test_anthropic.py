@@ -1,0 +1,162 @@
+"""What Anthropic's own client sees."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.clients.conftest import QUESTION, Served
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic
+    from anthropic.types import MessageParam
+
+ASKED: list[MessageParam] = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Anthropic]:
+    from anthropic import Anthropic
+
+    with Anthropic(base_url=served.url, api_key=served.key, max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["smollm2", "Test/SmolLM2:q4_1"])
+def test_a_message(served: Served, client: Anthropic, name: str) -> None:
+    answer = client.messages.with_raw_response.create(
+        model=name, system="Be brief.", messages=ASKED, max_tokens=8
+    )
+    message = answer.parse()
+    assert message.model == "smollm2"
+    assert message.stop_reason in ("max_tokens", "end_turn")
+    [block] = message.content
+    assert block.type == "text"
+    assert message._request_id == answer.headers["x-request-id"]
+    noted = served.last_request(answer.headers["x-request-id"])
+    assert (noted["endpoint"], noted["model"], noted["status"]) == ("/v1/messages", "smollm2", 200)
+    cached = message.usage.cache_read_input_tokens or 0
+    assert noted["prompt_tokens"] == message.usage.input_tokens + cached
+    assert noted["cached_tokens"] == cached
+    assert noted["completion_tokens"] == message.usage.output_tokens
+    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    assert text["prompt"] == f"system: Be brief.\n\nuser: {QUESTION}"
+    assert text["answer"] == block.text.strip("\n")
+
+
+def test_a_streamed_message(served: Served, client: Anthropic) -> None:
+    with client.messages.stream(model="SmolLM2", messages=ASKED, max_tokens=8) as stream:
+        words = list(stream.text_stream)
+        message = stream.get_final_message()
+        request_id = stream.response.headers["request-id"]
+    assert message.model == "smollm2"
+    [block] = message.content
+    assert block.type == "text"
+    assert "".join(words) == block.text
+    noted = served.last_request(request_id)
+    assert noted["stream"]
+    assert noted["completion_tokens"] == message.usage.output_tokens
+    assert noted["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+    assert noted["ttft_ms"] is not None
+    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    assert text["answer"] == block.text.strip("\n")
+
+
+def test_counting_tokens(served: Served, client: Anthropic) -> None:
+    counted = client.messages.count_tokens(model="smollm2", messages=ASKED, system="Be brief.")
+    usage = client.messages.create(model="smollm2", messages=ASKED, system="Be brief.", max_tokens=1).usage
+    assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    metrics = served.admin.get("/metrics").text
+    assert 'gen_ai_operation_name="count_tokens",gen_ai_request_model="smollm2"' in metrics
+    assert 'gen_ai_operation_name="messages"' not in metrics
+
+
+def test_a_conversation_with_a_tool(client: Anthropic) -> None:
+    """What a tool was called with is not fetched, so it may name any address."""
+    talk: list[MessageParam] = [
+        *ASKED,
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "tool_use", "id": "t1", "name": "fetch", "input": {"url": "http://127.0.0.1/"}}
+            ],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "It says hello."}],
+        },
+    ]
+    assert client.messages.create(model="smollm2", messages=talk, max_tokens=2).content
+
+
+def test_models(client: Anthropic) -> None:
+    assert "smollm2" in {model.id for model in client.models.list()}
+    assert client.models.retrieve("test/smollm2").id == "smollm2"
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def test_errors_are_the_clients_own(served: Served, client: Anthropic) -> None:
+    import anthropic
+
+    def ask(**change: Any) -> None:
+        client.messages.create(**{"model": "smollm2", "messages": ASKED, "max_tokens": 2, **change})
+
+    with pytest.raises(anthropic.AuthenticationError) as unknown:
+        client.with_options(api_key="sk-wrong").messages.create(model="smollm2", messages=ASKED, max_tokens=2)
+    assert unknown.value.type == "authentication_error"
+    assert unknown.value.request_id
+    with pytest.raises(anthropic.NotFoundError, match="'nothing' does not exist") as nothing:
+        ask(model="nothing")
+    assert nothing.value.type == "not_found_error"
+    assert served.last_request(str(nothing.value.request_id))["status"] == 404
+    with pytest.raises(anthropic.NotFoundError, match="has not been pulled"):
+        ask(model="absent")
+    with pytest.raises(anthropic.BadRequestError, match="for embeddings") as embeds:
+        ask(model="embed")
+    assert embeds.value.type == "invalid_request_error"
+    with pytest.raises(anthropic.BadRequestError, match="context length is 2048"):
+        ask(messages=[{"role": "user", "content": "word " * 4000}])
+    with (
+        pytest.raises(anthropic.BadRequestError, match="context length is 2048"),
+        client.messages.stream(
+            model="smollm2", messages=[{"role": "user", "content": "word " * 4000}], max_tokens=2
+        ) as stream,
+    ):
+        stream.get_final_message()
+    with pytest.raises(anthropic.BadRequestError, match="limit of tokens"):
+        ask(max_tokens=-1)
+    with pytest.raises(anthropic.BadRequestError, match="'messages' is required"):
+        client.post("/v1/messages", cast_to=object, body={"model": "smollm2", "max_tokens": 2})
+
+
+@pytest.mark.parametrize("media", [{"type": "url", "url": "http://127.0.0.1/x.png"}, {"type": "base64"}])
+def test_images(client: Anthropic, media: dict[str, str]) -> None:
+    """Addresses are refused by llb; what is sent along reaches the engine, which says that this model sees nothing."""
+    import anthropic
+
+    if media["type"] == "base64":
+        media = {**media, "media_type": "image/png", "data": base64.b64encode(b"no image").decode()}
+    block: Any = {"type": "image", "source": media}
+    says = "data: URLs" if media["type"] == "url" else "not supported"
+    with pytest.raises(anthropic.BadRequestError, match=says):
+        client.messages.create(model="smollm2", messages=[{"role": "user", "content": [block]}], max_tokens=2)
+
+
+def test_whatever_fails_below_messages_has_their_shape(served: Served) -> None:
+    for method, path, status, kind in (
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+    ):
+        answer = served.admin.request(method, path)
+        body = answer.json()
+        assert (answer.status_code, body["type"], body["error"]["type"]) == (status, "error", kind)
+        assert body["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+    answer = served.admin.post("/v1/messages", content=b"{", headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    answer = served.admin.post("/v1/messages", content=b"{}", headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["type"]) == (415, "error")
