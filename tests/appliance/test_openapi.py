@@ -15,6 +15,8 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
+from llb.api.shapes import INFERENCE
+from llb.api.shapes_anthropic import MESSAGES
 from tests.conftest import TINY_BYTES, LlbMaker
 from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import PASSWORD, Llb, write_catalog
@@ -198,7 +200,7 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("GET", "/v1/models", 200)
     await ask("GET", "/v1/models/chat", 200)
     await ask("GET", "/v1/models/te/st", 404)
-    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+    for path in sorted({*INFERENCE, *MESSAGES}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
     await ask("GET", "/api/requests", 200)
     [first, *_] = (await ask("GET", "/api/requests", 200))["requests"]
@@ -229,6 +231,13 @@ async def test_what_engines_answer(talking: Llb) -> None:
         "/v1/completions": {"model": "chat", "prompt": "Hi", "max_tokens": 4},
         "/v1/embeddings": {"model": "embed", "input": ["Hi"]},
     }
+    chat = asked["/v1/chat/completions"]
+    asked |= {
+        "/v1/responses": {"model": "chat", "input": "Hi", "max_output_tokens": 4},
+        "/v1/responses/input_tokens": {"model": "chat", "input": "Hi"},
+        "/v1/messages": chat,
+        "/v1/messages/count_tokens": chat,
+    }
     for path, body in asked.items():
         answer = await llb.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
@@ -241,9 +250,11 @@ async def test_what_engines_answer(talking: Llb) -> None:
         streamed = await llb.http.post(path, json={**body, "stream": True})
         reference.check(streamed.request, streamed)
         lines = [
-            line.removeprefix("data: ") for line in streamed.text.split("\n\n") if line.startswith("data: ")
+            line.removeprefix("data: ") for line in streamed.text.split("\n") if line.startswith("data: ")
         ]
-        assert lines.pop() == "[DONE]"
+        assert len(lines) > 2
+        if path in ("/v1/chat/completions", "/v1/completions"):
+            assert lines.pop() == "[DONE]"
         for line in lines:
             assert reference.complaints(event, json.loads(line)) == [], line
 
