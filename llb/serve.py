@@ -148,7 +148,6 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
         sock.close()
         raise
     # What is here by now stays: the collector need not look at it again and again while requests come and go.
-    gc.collect()
     gc.freeze()
     llb: Appliance | JoinedHost = app.ctx.llb
     run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
