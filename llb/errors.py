@@ -15,6 +15,7 @@ LlbError
 │   ├── UnsupportedMediaType  unsupported_media_type
 │   ├── UnknownHost           unknown_host
 │   ├── NotFound              not_found
+│   ├── NotOffered            not_offered
 │   ├── NotArrived            not_arrived
 │   └── Conflict              conflict
 ├── PermissionDenied          insufficient_permissions
@@ -180,6 +181,12 @@ class NotFound(InvalidRequest):
     """There is nothing of that id, or at this address."""
 
     code = "not_found"
+
+
+class NotOffered(InvalidRequest):
+    """A dialect has it, and llb has not."""
+
+    code = "not_offered"
 
 
 class NotArrived(InvalidRequest):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Any
+
+from msgspec import Struct, structs, to_builtins
 
 from llb.api.shapes import (
     ChatCompletionRequest,
@@ -13,6 +15,7 @@ from llb.api.shapes import (
     ResponsesRequest,
 )
 from llb.api.shapes_anthropic import MessagesRequest, Turn
+from llb.gateway.ollama import asked
 from llb.wire import (
     LoginRequest,
     ModelPatch,
@@ -43,6 +46,12 @@ EXAMPLES: tuple[Struct, ...] = (
     ResponsesRequest(model="llama-3.2-1b", input="Say hello.", max_output_tokens=64),
     RerankRequest(model="bge-reranker-v2-m3", query="a question", documents=["a text", "another"], top_n=1),
     MessagesRequest(model="llama-3.2-1b", messages=[Turn(role="user", content="Say hello.")], max_tokens=64),
+    asked.ChatRequest(model="llama-3.2-1b", messages=[asked.Message(role="user", content="Say hello.")]),
+    asked.GenerateRequest(model="llama-3.2-1b", prompt="Once upon a time", stream=False),
+    asked.EmbedRequest(model="nomic-embed-text-v1.5", input=["a text", "another"]),
+    asked.OldEmbedRequest(model="nomic-embed-text-v1.5", prompt="a text"),
+    asked.NamedModel(model="llama-3.2-1b"),
+    asked.PullRequest(model="llama-3.2-1b"),
     LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106  # an example
     PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106
     NewUser(username="ann", password="correct horse battery"),  # noqa: S106
@@ -107,3 +116,13 @@ EXAMPLES: tuple[Struct, ...] = (
         truncated=False,
     ),
 )
+
+
+def shown(value: Any) -> Any:
+    """As JSON, without what has its default."""
+    if isinstance(value, Struct):
+        given = ((each, getattr(value, each.name)) for each in structs.fields(value))
+        return {each.encode_name: shown(item) for each, item in given if item != each.default}
+    if isinstance(value, list | tuple):
+        return [shown(item) for item in value]
+    return to_builtins(value)

@@ -17,7 +17,7 @@ from sanic_routing import Route
 from llb import __version__
 from llb.api.access import Access, access_of, public
 from llb.api.documented import Documented, declared
-from llb.api.examples import EXAMPLES
+from llb.api.examples import EXAMPLES, shown
 from llb.api.guard import SESSION_COOKIE
 from llb.api.parts import Part
 from llb.api.refusals import error_schema, headers_of, refusal, refusals_of
@@ -43,6 +43,7 @@ BODILESS = (101, 204, 304)
 
 TAGS = {
     "Inference": "What programs ask models. Bodies pass through to the engine; see the fields that llb itself heeds.",
+    "Ollama": "For programs that only know Ollama: its dialect, with llb's keys.",
     "Models": "The catalogue with its states; pulling and deleting.",
     "Nodes": "The hosts that hold models.",
     "History": "Who asked what, how it went, and what it came to.",
@@ -60,6 +61,7 @@ TAG_OF = {
     "metrics": "System",
     "models": "Models",
     "nodes": "Nodes",
+    "ollama": "Ollama",
     "openai": "Inference",
     "openapi": "System",
     "requests": "History",
@@ -166,7 +168,7 @@ class _Schemas:
                 self.components[kind.__name__]["additionalProperties"] = True
         for example in EXAMPLES:
             if (name := type(example).__name__) in self.components:
-                self.components[name]["examples"] = [msgspec.to_builtins(example)]
+                self.components[name]["examples"] = [shown(example)]
 
     def of(self, kind: Any) -> dict[str, Any]:
         return next(dict(schema) for known, schema in self._found if known == kind)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,6 +40,7 @@ STATUS: dict[type[errors.LlbError], int] = {
     errors.ModelNotFound: 404,
     errors.ModelNotRegistered: 404,
     errors.NotFound: 404,
+    errors.NotOffered: 501,
     errors.NotArrived: 416,
     errors.AlreadyRegistered: 409,
     errors.Conflict: 409,
@@ -74,6 +77,24 @@ def request_id(request: Request) -> str:
     return known
 
 
+class Passed(HTTPResponse):
+    """An answer that comes from elsewhere: of its headers all but one or two are the same every time, and encoded once."""
+
+    @property
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        self.headers.setdefault("content-type", self.content_type)
+        return iter([_encoded(name, f"{value}") for name, value in self.headers.items()])
+
+    @staticmethod
+    def encoded(name: str, value: str) -> tuple[bytes, bytes]:
+        """A header as it is written; what could end its line is taken out."""
+        clean = HTTPResponse._sanitize_header_value
+        return clean(name).encode("ascii"), clean(value).encode(errors="surrogateescape")
+
+
+_encoded = lru_cache(maxsize=1024)(Passed.encoded)
+
+
 def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
     return HTTPResponse(_encoder.encode(value), status=status, headers=headers, content_type=JSON)
 
@@ -95,8 +116,11 @@ def error_headers(error: errors.LlbError) -> dict[str, str]:
     return headers
 
 
-def error_reply(error: errors.LlbError) -> HTTPResponse:
-    return reply(error_body(error), status_of(error), error_headers(error))
+Shape = Callable[[errors.LlbError], object]
+
+
+def error_reply(error: errors.LlbError, shape: Shape = error_body) -> HTTPResponse:
+    return reply(shape(error), status_of(error), error_headers(error))
 
 
 def body(request: Request, kind: type[T]) -> T:

@@ -202,6 +202,13 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("GET", "/v1/models/te/st", 404)
     for path in sorted({*INFERENCE, *MESSAGES}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
+    for path in ("/api/version", "/api/tags", "/api/ps"):
+        await ask("GET", path, 200)
+    await ask("POST", "/api/show", 200, json={"model": "chat"})
+    for path in ("/api/show", "/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/pull"):
+        question = {"prompt": "Hi", "input": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
+        await ask("POST", path, 404, json={"model": "nothing", **question})
+    await ask("POST", "/api/pull", 200, json={"model": "chat", "stream": False})
     await ask("GET", "/api/requests", 200)
     [first, *_] = (await ask("GET", "/api/requests", 200))["requests"]
     await ask("GET", f"/api/requests/{first['id']}", 200)
@@ -257,6 +264,34 @@ async def test_what_engines_answer(talking: Llb) -> None:
             assert lines.pop() == "[DONE]"
         for line in lines:
             assert reference.complaints(event, json.loads(line)) == [], line
+
+
+async def test_what_ollamas_clients_are_answered(talking: Llb) -> None:
+    reference = reference_of(talking.sanic)
+    asked: dict[str, dict[str, Any]] = {
+        "/api/chat": {
+            "model": "chat",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "options": {"num_predict": 4},
+        },
+        "/api/generate": {"model": "chat", "prompt": "Hi", "options": {"num_predict": 4}},
+        "/api/embed": {"model": "embed", "input": ["Hi"]},
+        "/api/embeddings": {"model": "embed", "prompt": "Hi"},
+        "/api/pull": {"model": "chat"},
+    }
+    for path, body in asked.items():
+        answer = await talking.http.post(path, json={**body, "stream": False})
+        assert answer.status_code == 200, answer.text
+        reference.check(answer.request, answer)
+        operation = reference.operation("POST", path)
+        assert operation is not None
+        lines = operation["responses"]["200"]["content"].get("application/x-ndjson")
+        if lines is not None:
+            streamed = await talking.http.post(path, json=body)
+            reference.check(streamed.request, streamed)
+            for line in streamed.text.splitlines():
+                assert reference.complaints(lines["x-llb-event"], json.loads(line)) == [], line
+    assert (await talking.http.get("/api/ps")).json()["models"]
 
 
 async def test_what_the_live_feed_tells(llb: Llb) -> None:
