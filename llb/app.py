@@ -10,7 +10,7 @@ from sanic import Sanic
 from llb.api.dialects import install_errors
 from llb.api.keyless import KeylessGuard
 from llb.api.ollama import ERROR_SHAPES
-from llb.api.replies import error_body
+from llb.api.replies import MAX_BODY_BYTES, error_body
 from llb.api.reverse import DialledProtocol
 from llb.appliance import Appliance
 from llb.cluster.sockets import MAX_MESSAGE_BYTES
@@ -18,7 +18,6 @@ from llb.config import Config
 from llb.gateway.ollama.answered import error_body as ollama_error_body
 from llb.joined import JoinedHost
 
-MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 

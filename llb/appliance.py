@@ -48,6 +48,7 @@ from llb.gateway.dispatch import Dispatcher
 from llb.gateway.hands import Hands
 from llb.gateway.history import History
 from llb.gateway.metrics import Metrics
+from llb.gateway.quotas import Quotas
 from llb.gateway.reach import Reach
 from llb.gateway.upstream import Upstream
 from llb.hardware import Machine
@@ -83,7 +84,9 @@ class Appliance:
         self.members = Members(self.db, self.view)
         self.identity = Identity(self.db, node_of=self._node_of)
         self.accounts = Accounts(self.db, self.identity)
+        self.quotas = Quotas()
         self.guard = Guard(config, self.identity, local_token=self.local_token)
+        self.guard.limit_headers = self.quotas.headers
 
         self.copies = Copies(
             self.view,
@@ -129,6 +132,7 @@ class Appliance:
             self.upstream,
             self.agent,
             self.reach,
+            self.quotas,
             load_timeout_s=config.queue_timeout_s,
         )
         self.hands = Hands(self.view, self.agent, self.reach)
@@ -136,6 +140,7 @@ class Appliance:
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
         self.history.on_ended = self.metrics.ended
+        self.dispatcher.speeds.on_load = self.metrics.loaded
         self.feed = LiveFeed(self.bus, self.view)
         self.tasks = TaskGroup("llb")
         self._lock: portable.Lock | None = None
@@ -269,6 +274,8 @@ class Appliance:
 
     def _node_said_hello(self, hello: Hello, observed: str | None) -> None:
         self.registrations.node_heard(hello)
+        for report in hello.replicas:
+            self.metrics.replica(hello.node_id, report)
         if hello.node_id != self.agent.node_id:
             self.reach.hello(hello, observed)
 
@@ -279,6 +286,7 @@ class Appliance:
         self.links.want_changed()  # others take over what only it was to hold
 
     def _node_told_of_replica(self, node_id: str, report: ReplicaReport) -> None:
+        self.metrics.replica(node_id, report)
         self.members.replica_changed(node_id, report)
         self.registrations.replica_changed(node_id, report)
 

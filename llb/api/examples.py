@@ -17,6 +17,8 @@ from llb.api.shapes import (
 from llb.api.shapes_anthropic import MessagesRequest, Turn
 from llb.gateway.ollama import asked
 from llb.wire import (
+    KeyLimitsPatch,
+    KeyPatch,
     LoginRequest,
     ModelPatch,
     ModelStatus,
@@ -57,6 +59,7 @@ EXAMPLES: tuple[Struct, ...] = (
     NewUser(username="ann", password="correct horse battery"),  # noqa: S106
     UserPatch(role=Role.ADMIN),
     NewKey(name="laptop", scopes=(Scope.INFERENCE, Scope.MODELS_READ)),
+    KeyPatch(limits=KeyLimitsPatch(requests_per_minute=60, concurrent=None)),
     RegisterRequest(model_id="llama-3.2-1b"),
     RegisterReply(
         model_id="llama-3.2-1b", status=ModelStatus.REGISTERED, message="Model 'llama-3.2-1b' is registered"

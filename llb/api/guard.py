@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sanic import Request, Sanic
@@ -12,11 +13,12 @@ from llb.api.access import Access, UndeclaredAccess, access_of
 from llb.api.identity import Credentials
 from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
 from llb.api.replies import request_id
+from llb.api.traces import trace_id
 from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
 from llb.runfile import TOKEN_PREFIX
-from llb.wire import Role
+from llb.wire import KeyLimits, Role
 
 SESSION_COOKIE = "llb_session"
 
@@ -69,10 +71,24 @@ _CORS_HEADERS = ", ".join(
     (
         "authorization, content-type, x-api-key, x-request-id, x-session-id",
         "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access",
+        "traceparent, tracestate",
         *(f"x-stainless-{name}" for name in _STAINLESS),
     )
 )
-_CORS_EXPOSED = "x-request-id, request-id, retry-after, x-llb-node, x-llb-queue-ms"
+_CORS_EXPOSED = ", ".join(
+    (
+        "x-request-id",
+        "request-id",
+        "retry-after",
+        "x-llb-node",
+        "x-llb-queue-ms",
+        *(
+            f"x-ratelimit-{figure}-{what}"
+            for what in ("requests", "tokens")
+            for figure in ("limit", "remaining", "reset")
+        ),
+    )
+)
 _CORS_MAX_AGE_S = 600
 
 
@@ -84,6 +100,7 @@ class Guard:
         self._doorway = Doorway(config)
         self._identity = identity
         self._local_token = local_token
+        self.limit_headers: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {}
         self.exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
         self._any_origin = "*" in config.allowed_origins
         self._origins = frozenset(parse_origin(text) for text in config.allowed_origins if text != "*")
@@ -104,7 +121,7 @@ class Guard:
 
     async def before(self, request: Request) -> HTTPResponse | None:
         """Refuse what may not pass, by raising; answers only a preflight itself."""
-        logs.request_id.set(request_id(request))
+        logs.of_request(request_id(request), trace_id(request))
         request.ctx.principal = None
         if request.method == "NONE":
             return None  # Sanic's stand-in for what was no request: its own refusal says why
@@ -212,6 +229,9 @@ class Guard:
         for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("Cache-Control", "no-store")
+        principal: Principal | None = getattr(request.ctx, "principal", None)  # none: it was no request
+        if principal is not None and principal.limits is not None:
+            headers.update(self.limit_headers(principal.id, principal.limits))
         if self._any_origin or self._origins:
             headers.add("Vary", "Origin")
             if self._origin_allowed(request):

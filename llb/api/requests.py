@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from llb.api.documented import MOMENT, Argument, Documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
 from llb.api.times import from_iso, to_iso
+from llb.api.traces import trace_headers
 from llb.auth import Principal, allows, grants_of
 from llb.cluster.view import ClusterView
 from llb.errors import InvalidRequest, LlbError, NotFound
@@ -36,6 +38,8 @@ from llb.wire import (
     UsageReport,
     UsageView,
 )
+
+log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_TOTALS = 10_000
@@ -69,6 +73,7 @@ class RequestLog:
         """What is known of `request`, kept when the block ends. An error that leaves it is answered with `status_of`."""
         endpoint = request.path.rstrip("/")
         tally = self._kept.begin(request.ctx.principal, endpoint, request_id(request))
+        tally.trace = trace_headers(request)
         try:
             yield tally
         except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away
@@ -82,6 +87,9 @@ class RequestLog:
             raise
         finally:
             self._kept.end(tally)
+            if log.isEnabledFor(logging.DEBUG):
+                outcome = tally.error_code or "done"
+                log.debug("%s %s: %s, %s", tally.endpoint, tally.asked, tally.status, outcome)
 
 
 def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Blueprint:
@@ -100,6 +108,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
             Argument("model", str, "The id of a model."),
             Argument("key", str, "The id of a key."),
             Argument("node", str, "The id of a node."),
+            Argument("request_id", str, "The `X-Request-ID` of a request."),
             Argument("status", Outcome, "How they ended."),
             *_BETWEEN,
         ),
@@ -112,6 +121,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
             db,
             _whose(request.ctx.principal),
             Wanted(
+                request_id=request.args.get("request_id"),
                 key_id=request.args.get("key"),
                 model=request.args.get("model"),
                 node_id=request.args.get("node"),

@@ -6,7 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -23,6 +30,7 @@ from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
 from llb.gateway.operations import Operation
+from llb.gateway.quotas import Quotas, Reserved
 from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.speeds import Speeds
@@ -106,6 +114,7 @@ class Dispatcher:
         upstream: Upstream,
         agent: NodeAgent,
         reach: Reach,
+        quotas: Quotas,
         *,
         load_timeout_s: float,
     ) -> None:
@@ -114,6 +123,7 @@ class Dispatcher:
         self._upstream = upstream
         self._agent = agent
         self._reach = reach
+        self._quotas = quotas
         self._load_timeout_s = load_timeout_s
         self._active: dict[str, int] = {}
         self._traffic: dict[str, Traffic] = {}
@@ -171,8 +181,9 @@ class Dispatcher:
         stream was begun by heartbeats alone and ended with an error event."""
         self._idle.clear()
         try:
-            async with asyncio.timeout(REQUEST_LIMIT_S):
-                return await self._send(call, sink)
+            with self._quota(call):
+                async with asyncio.timeout(REQUEST_LIMIT_S):
+                    return await self._send(call, sink)
         except TimeoutError:
             await self._tell(
                 call, sink, errors.EngineTimeout("The answer took longer than a request may take")
@@ -183,6 +194,16 @@ class Dispatcher:
             if not any(self._active.values()):
                 self._idle.set()
         return None
+
+    def _quota(self, call: Call) -> AbstractContextManager[None]:
+        """Holds the request to the limits of its key; most have none."""
+        limits = call.tally.principal.limits
+        if limits is None:
+            return nullcontext()
+        answer_tokens = _most_tokens(call)
+        if answer_tokens is None:
+            answer_tokens = self.speeds.answer_tokens(call.model.id)
+        return self._quotas.hold(call.tally, limits, Reserved(prompt_tokens(call.body), answer_tokens))
 
     @staticmethod
     async def _tell(call: Call, sink: Sink, error: errors.LlbError) -> None:
@@ -230,6 +251,7 @@ class Dispatcher:
                         result = await relay(response, sink, write_error=call.error_event)
                     finally:
                         tally.first_byte_at = response.first_byte_at
+                        tally.received_bytes = response.received_bytes
                     tally.usage = result.usage
                     tally.error_code = None if result.error is None else result.error.code
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
@@ -259,19 +281,21 @@ class Dispatcher:
         if not call.operation.takes_slot:
             return self._admission.visit(call.model.id, tried)
         return await held.enter_async_context(
-            self._admission.claim(call.model.id, key_id=call.key_id, request=request, exclude=tried)
+            self._admission.claim(
+                call.model.id,
+                key_id=call.key_id,
+                request=request,
+                exclude=tried,
+                body_bytes=len(call.body),
+            )
         )
 
     def _request(self, call: Call) -> Request:
         """What the choice of a node needs to know of `call`; its key only where there is a choice."""
-        head, key = call.head, None
-        most_tokens: int | None = 0
-        if call.operation.writes:
-            if self._admission.choices(call.model.id) > 1:
-                key = affinity_key(head, call.session, call.key_id)
-            limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
-            most_tokens = min([limit for limit in limits if limit is not None], default=None)
-        return self.speeds.request(call.model.id, prompt_tokens(call.body), most_tokens, key)
+        key = None
+        if call.operation.writes and self._admission.choices(call.model.id) > 1:
+            key = affinity_key(call.head, call.session, call.key_id)
+        return self.speeds.request(call.model.id, prompt_tokens(call.body), _most_tokens(call), key)
 
     @staticmethod
     async def _answer(ask: Ask) -> Response:
@@ -297,12 +321,13 @@ class Dispatcher:
             if call.keep_alive_s is not None:
                 query += f"&keep_alive_s={call.keep_alive_s:g}"
             path = b"/hop" + call.path + query.encode("ascii")
+            own_id = (b"x-request-id", call.tally.request_id.encode("ascii"))  # for that host's log
             yield partial(
                 self._reach.request,
                 node.id,
                 b"POST",
                 path,
-                call.headers,
+                (*call.headers, *call.tally.trace, own_id),
                 call.body,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
@@ -317,7 +342,7 @@ class Dispatcher:
                     target,
                     b"POST",
                     call.path,
-                    call.headers,
+                    (*call.headers, *call.tally.trace),
                     call.body,
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=REQUEST_LIMIT_S,
@@ -350,3 +375,12 @@ class Dispatcher:
     async def close(self) -> None:
         self._admission.close()
         await self._upstream.close()
+
+
+def _most_tokens(call: Call) -> int | None:
+    """How long its answer may become; None: as long as it likes."""
+    if not call.operation.writes:
+        return 0
+    head = call.head
+    limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
+    return min([limit for limit in limits if limit is not None], default=None)

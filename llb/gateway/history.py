@@ -48,6 +48,7 @@ class Tally:
     principal: Principal
     endpoint: str
     began_at: float
+    trace: tuple[tuple[bytes, bytes], ...] = ()  # headers of the caller's, passed on
     asked: str | None = None  # the model, as the client called it
     model_id: str | None = None
     stream: bool = False
@@ -56,6 +57,7 @@ class Tally:
     loaded_s: float = 0.0  # until its engine was in memory; on another host that is part of the answer's time
     sent_at: float | None = None
     first_byte_at: float | None = None
+    received_bytes: int = 0  # of the answer's body, from the engine
     usage: Usage = _NO_USAGE
     status: int | None = None  # what the client got; None: nothing yet
     error_code: str | None = None

@@ -180,6 +180,7 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("DELETE", f"/api/users/{user['id']}", 404)
     key = await ask("POST", "/api/keys", 201, json={"name": "laptop", "expires_at": "2999-01-01"})
     await ask("GET", "/api/keys", 200)
+    await ask("PATCH", f"/api/keys/{key['id']}", 200, json={"limits": {"requests_per_minute": 60}})
     await ask("DELETE", f"/api/keys/{key['id']}", 204)
     await ask("DELETE", f"/api/keys/{key['id']}", 404)
     [node] = (await ask("GET", "/api/nodes", 200))["nodes"]

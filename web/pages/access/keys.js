@@ -9,6 +9,7 @@ import { dataTable } from '../../components/table.js';
 import { makeList } from './list.js';
 import { askForKey } from './new-key.js';
 import { standing } from './expiry.js';
+import { askForLimits, limitsLines } from './limits.js';
 
 /** `changed()` is called after each act. */
 export function openKeys(app, changed) {
@@ -16,6 +17,10 @@ export function openKeys(app, changed) {
 
   async function add() {
     if (await askForKey(app)) changed();
+  }
+
+  async function limit(key) {
+    if (await askForLimits(app, key)) changed();
   }
 
   async function revoke({ id, name, prefix }) {
@@ -33,7 +38,7 @@ export function openKeys(app, changed) {
   const columns = () =>
     [
       { title: t('keys.name'), cell: ({ name, prefix }) => html`<span>${name}</span><code class="key-prefix">${prefix}…</code>` },
-      { title: t('keys.scopes'), cell: ({ scopes }) => html`<ul>${scopes.map((scope) => html`<li>${t(`scope.${scope}`)}</li>`)}</ul>` },
+      { title: t('keys.scopes'), cell: permissions },
       app.can('admin') && { title: t('keys.owner'), cell: ({ owner }) => owner ?? t('keys.host') },
       { title: t('keys.created'), kind: 'nowrap', cell: ({ created_at: at }) => moment(at) },
       { title: t('keys.last_used'), kind: 'nowrap', cell: ({ last_used_at: at }) => (at ? moment(at) : t('keys.never_used')) },
@@ -42,6 +47,9 @@ export function openKeys(app, changed) {
     ].filter(Boolean);
 
   const acts = (key) => html`
+    <button type="button" class="button quiet small" aria-label=${t('keys.limits.label', { name: key.name })} @click=${() => limit(key)}>
+      ${t('keys.limits.open')}
+    </button>
     <button type="button" class="button quiet small" aria-label=${t('keys.revoke.label', { name: key.name })} @click=${() => revoke(key)}>
       ${t('keys.revoke.action')}
     </button>`;
@@ -64,6 +72,13 @@ export function openKeys(app, changed) {
       </section>`,
   };
 }
+
+/** What it may do, and how much of it. */
+const permissions = ({ scopes, limits }) => html`
+  <ul>
+    ${scopes.map((scope) => html`<li>${t(`scope.${scope}`)}</li>`)}
+    ${limitsLines(limits).map((line) => html`<li class="key-limit">${line}</li>`)}
+  </ul>`;
 
 const moment = (at) => html`<time datetime=${at} title=${f.dateTime(at)}>${f.ago(at)}</time>`;
 
