@@ -20,6 +20,9 @@ from llb.api.live import LiveFeed, live_blueprint
 from llb.api.metrics import metrics_blueprint
 from llb.api.models import models_blueprint
 from llb.api.nodes import nodes_blueprint
+from llb.api.ollama import ollama_blueprint, running_blueprint
+from llb.api.ollama_models import OllamaModels
+from llb.api.ollama_pull import Puller
 from llb.api.openai import openai_blueprint
 from llb.api.page import page_blueprint
 from llb.api.people import Accounts
@@ -156,6 +159,7 @@ class Appliance:
             ),
             reverse_blueprint(self.reach),
             openai_blueprint(self.dispatcher, RequestLog(self.history)),
+            self._ollama(audit),
             requests_blueprint(self.db, self.history, self.view),
             live_blueprint(self.feed),
             metrics_blueprint(self.metrics),
@@ -163,6 +167,21 @@ class Appliance:
             system_blueprint(self.config, self.view, lambda: self.agent.problems),
             page_blueprint(),
         )
+
+    def keyless_blueprints(self) -> tuple[Any, ...]:
+        """What the port answers that asks for no key."""
+        return (
+            self._ollama(AuditLog(self.db)),
+            openai_blueprint(self.dispatcher, RequestLog(self.history)),
+            running_blueprint(),
+        )
+
+    def _ollama(self, audit: AuditLog) -> Any:
+        models = OllamaModels(
+            self.view, self.dispatcher, self.estimates, keep_alive_s=self.config.keep_alive_s
+        )
+        puller = Puller(self.view, self.bus, self.registrations, audit)
+        return ollama_blueprint(self.dispatcher, RequestLog(self.history), self.hands, models, puller, audit)
 
     async def start(self) -> None:
         """From the disk up: home, database, people, what is wished, the node, and last whoever asks the network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ from llb.wire import SettingView
 
 DEFAULT_HUB = "https://huggingface.co"
 DEFAULT_HOST = "127.0.0.1"
-ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # of a host that joined: others have to reach it
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # where others have to reach a host
 DEFAULT_PORT = 8080
 DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
 
@@ -51,6 +52,8 @@ class Config:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    ollama_port: int | None = None  # None: not open
+    ollama_allow: tuple[str, ...] = ()  # networks whose programs need no key there
     history_days: int = 7  # 0: no request is kept, only the totals
     history_text: bool = False
     log_level: str = "info"
@@ -63,6 +66,13 @@ class Config:
         if self.host is not None:
             return self.host
         return DEFAULT_HOST if self.join is None else ALL_INTERFACES
+
+    @property
+    def ollama_host(self) -> str:
+        """Where the port without keys listens: on loopback, unless other hosts were let in."""
+        if not self.ollama_allow:
+            return DEFAULT_HOST
+        return ALL_INTERFACES if all("." in network for network in self.ollama_allow) else "::"
 
     @property
     def database_path(self) -> Path:
@@ -193,6 +203,16 @@ def _list(text: str) -> tuple[str, ...]:
 
 def _show_list(values: tuple[str, ...]) -> str | None:
     return ", ".join(values) or None
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    networks = []
+    for part in _list(text):
+        try:
+            networks.append(str(ipaddress.ip_network(part, strict=False)))
+        except ValueError:
+            raise ValueError(f"names '{part}', which is not an address or a network") from None
+    return tuple(networks)
 
 
 def _path(text: str) -> Path:
@@ -386,6 +406,24 @@ SETTINGS: tuple[Setting, ...] = (
         "addresses whose X-Forwarded-* headers count",
         "--trusted-proxy",
         "ADDRESS",
+        repeat=True,
+        show=_show_list,
+    ),
+    Setting(
+        "ollama_port",
+        "LLB_OLLAMA_PORT",
+        _integer(0, 65535),
+        "answer programs that only know Ollama on this port, without a key (default: off; Ollama's own: 11434)",
+        "--ollama-port",
+        "N",
+    ),
+    Setting(
+        "ollama_allow",
+        "LLB_OLLAMA_ALLOW",
+        _networks,
+        "network whose programs may use it too (default: this host's own only)",
+        "--ollama-allow",
+        "CIDR",
         repeat=True,
         show=_show_list,
     ),

@@ -15,6 +15,7 @@ LlbError
 │   ├── UnsupportedMediaType  unsupported_media_type
 │   ├── UnknownHost           unknown_host
 │   ├── NotFound              not_found
+│   ├── NotOffered            not_offered
 │   ├── NotArrived            not_arrived
 │   └── Conflict              conflict
 ├── PermissionDenied          insufficient_permissions
@@ -151,6 +152,10 @@ class UnknownHost(InvalidRequest):
 
 class NotFound(InvalidRequest):
     code = "not_found"
+
+
+class NotOffered(InvalidRequest):
+    code = "not_offered"
 
 
 class NotArrived(InvalidRequest):

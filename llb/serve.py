@@ -12,12 +12,13 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 from sanic import Sanic
 
 from llb import __version__, logs, portable, runfile
-from llb.app import create_app
+from llb.app import create_app, create_ollama_app
 from llb.appliance import Appliance
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
@@ -34,7 +35,17 @@ STOP_DEADLINE_S = 14.0
 
 def bind(config: Config) -> socket.socket:
     """The listening socket; raises `SetupError` that names the address."""
-    host, port = config.listen_host, config.port
+    return _listen(config.listen_host, config.port, "--port")
+
+
+def bind_ollama(config: Config) -> socket.socket | None:
+    """The socket of the port that asks for no key, None where it is off; raises `SetupError` as `bind` does."""
+    if config.ollama_port is None or config.join is not None:
+        return None
+    return _listen(config.ollama_host, config.ollama_port, "--ollama-port")
+
+
+def _listen(host: str, port: int, flag: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except socket.gaierror:
@@ -49,7 +60,7 @@ def bind(config: Config) -> socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
-                f"Port {port} on {host} is taken by another program: stop it, or choose another with --port."
+                f"Port {port} on {host} is taken by another program: stop it, or choose another with {flag}."
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise SetupError(
@@ -60,8 +71,8 @@ def bind(config: Config) -> socket.socket:
     return sock
 
 
-class Server:
-    """One app on one socket in the running event loop. The tests run the product through this too."""
+class _Door:
+    """One app on one socket."""
 
     _rewritten = False  # Sanic rewrites methods of its own for speed, which it can do once a process
 
@@ -69,14 +80,13 @@ class Server:
         self.app = app
         self.port: int = sock.getsockname()[1]
         self._sock = sock
-        self._connections: set[Any] = set()
+        self._server: Any = None
 
-    async def start(self) -> None:
-        """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
-        self.app.ctx.llb.port = self.port
-        self.app.config.TOUCHUP = not Server._rewritten or Sanic.test_mode
-        Server._rewritten = True
-        server = await self.app.create_server(
+    async def open(self) -> None:
+        """Serve; raises what the app's start raises, and then nothing is left running."""
+        self.app.config.TOUCHUP = not _Door._rewritten or Sanic.test_mode
+        _Door._rewritten = True
+        self._server = server = await self.app.create_server(
             sock=self._sock,
             backlog=BACKLOG,
             return_asyncio_server=True,
@@ -84,22 +94,24 @@ class Server:
             asyncio_server_kwargs={"start_serving": False},
         )
         assert server is not None  # noqa: S101  # return_asyncio_server was asked for
-        self._server = server
-        self._listening: Any = server.server
         try:
             await server.startup()
             await server.before_start()
             await server.start_serving()
             await server.after_start()
         except BaseException:
-            await self._shut()
+            await self.shut()
             raise
 
-    async def stop(self, streams_end_s: float = STREAMS_END_S) -> None:
-        """Stop listening, let running answers end for a while, then close everything."""
-        self._listening.close()
-        llb: Appliance | JoinedHost = self.app.ctx.llb
-        await llb.drain(streams_end_s)
+    def close(self) -> None:
+        """Let nobody in any more."""
+        if self._server is not None:
+            self._server.server.close()
+
+    async def end(self) -> None:
+        """Stop what the app is made of, then whoever is still being answered."""
+        if self._server is None:
+            return
         for connection in tuple(self._server.connections):
             connection.close_if_idle()
         await self._server.before_stop()
@@ -109,14 +121,57 @@ class Server:
                 websocket.fail_connection(code=1001)
             else:
                 connection.abort()
-        await self._shut()
 
-    async def _shut(self) -> None:
-        self._listening.close()
+    async def shut(self) -> None:
+        self.close()
         if self.app.state.is_started:
             await self._server.after_stop()
         self.app.shutdown_tasks(1.0)
         Sanic.unregister_app(self.app)
+
+
+class Server:
+    """One app on one socket in the running event loop, and on another, if given, what asks for no key. The tests run the
+    product through this too."""
+
+    def __init__(
+        self, app: Sanic[Any, Any], sock: socket.socket, ollama_sock: socket.socket | None = None
+    ) -> None:
+        """Raises `SetupError`."""
+        self.app = app
+        self._main = _Door(app, sock)
+        self.port = self._main.port
+        self._doors = [self._main]
+        self.ollama_port: int | None = None
+        if ollama_sock is not None:
+            keyless = _Door(create_ollama_app(app.ctx.llb), ollama_sock)
+            self.ollama_port = keyless.port
+            self._doors.append(keyless)
+
+    async def start(self) -> None:
+        """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
+        self.app.ctx.llb.port = self.port
+        opened: list[_Door] = []
+        try:
+            for door in self._doors:
+                await door.open()
+                opened.append(door)
+        except BaseException:
+            for door in reversed(opened):
+                await door.end()
+                await door.shut()
+            raise
+
+    async def stop(self, streams_end_s: float = STREAMS_END_S) -> None:
+        """Stop listening, let running answers end for a while, then close everything."""
+        for door in self._doors:
+            door.close()
+        llb: Appliance | JoinedHost = self.app.ctx.llb
+        await llb.drain(streams_end_s)
+        for door in self._doors:
+            await door.end()
+        for door in self._doors:
+            await door.shut()
 
 
 def run(config: Config) -> int:
@@ -140,13 +195,14 @@ async def _serve(config: Config) -> int:
 async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
     """Serve until `stop`. True: the host has left the llb that it had joined, and goes on alone."""
     app = create_app(config)
-    sock = bind(config)
-    server = Server(app, sock)
-    try:
+    with ExitStack() as bound:
+        sock = bound.enter_context(bind(config))
+        ollama_sock = bind_ollama(config)
+        if ollama_sock is not None:
+            bound.enter_context(ollama_sock)
+        server = Server(app, sock, ollama_sock)
         await server.start()
-    except BaseException:
-        sock.close()
-        raise
+        bound.pop_all()  # the server's from here on
     # What is here by now stays: the collector need not look at it again and again while requests come and go.
     gc.freeze()
     llb: Appliance | JoinedHost = app.ctx.llb
@@ -158,6 +214,7 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             config,
             run_info,
             joined.membership if joined else None,
+            server.ollama_port,
             default_password=await llb.default_password(),
         )
         await _first(stop, joined.left if joined else None)
@@ -205,12 +262,26 @@ def _exit_after(deadline_s: float) -> None:
     timer.start()
 
 
-def _greet(config: Config, run_info: RunInfo, member: Membership | None, *, default_password: bool) -> None:
+def _greet(
+    config: Config,
+    run_info: RunInfo,
+    member: Membership | None,
+    ollama_port: int | None,
+    *,
+    default_password: bool,
+) -> None:
     """The first lines a person sees. They go to standard output: the log is on standard error."""
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
     if member is not None:
         lines.append(
             f"This host lends itself to {member.balancer_url} as {member.name}; 'llb leave' ends that"
+        )
+    if ollama_port is not None:
+        whose = ", ".join(("this host", *config.ollama_allow))
+        lines.append(f"As Ollama, without a key, on port {ollama_port}, to programs of {whose}")
+    elif config.ollama_port is not None:
+        lines.append(
+            "--ollama-port is left out here: it is the balancer that answers as Ollama without a key"
         )
     if default_password:
         lines.append(

@@ -17,7 +17,9 @@ _BYTES = {
     "B": 1,
 }
 _FACTORS = {unit.upper(): size_bytes for unit, size_bytes in _BYTES.items()}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_SPANS = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -36,14 +38,16 @@ def show_size(size_bytes: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from "10m", "1.5h", "90" or "-1" (never); raises ValueError."""
+    """Seconds from "10m", "1h30m" (as Go's programs write it), "90" or "-1" (never); raises ValueError."""
     text = text.strip()
-    match = _DURATION.fullmatch(text.removeprefix("-"))
-    if match is None:
+    length = text.removeprefix("-")
+    if _NUMBER.fullmatch(length):
+        seconds = float(length)
+    elif _SPANS.fullmatch(length):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(length))
+    else:
         raise ValueError("is not a duration such as 10m")
-    if text.startswith("-"):
-        return -1.0
-    return float(match[1]) * _SECONDS[match[2] or "s"]
+    return -1.0 if text.startswith("-") else seconds
 
 
 def show_duration(seconds: float) -> str:

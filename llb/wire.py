@@ -521,6 +521,10 @@ class Role(StrEnum):
     USER = "user"
 
 
+# In the history, in place of a key: whoever used the port that asks for none.
+OLLAMA_PORT = "ollama-port"
+
+
 class Scope(StrEnum):
     INFERENCE = "inference"
     MODELS_READ = "models:read"

@@ -20,7 +20,7 @@ from llb.app import create_app
 from llb.appliance import Appliance
 from llb.config import make_config
 from llb.joined import JoinedHost
-from llb.serve import Server
+from llb.serve import Server, bind_ollama
 from llb.wire import NodeStatus
 
 PASSWORD = "correct horse battery"
@@ -46,15 +46,19 @@ class _Running(Generic[App]):
         app = create_app(config)
         sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
-        server = Server(app, sock)
+        ollama_sock = bind_ollama(config)
         try:
+            server = Server(app, sock, ollama_sock)
             await server.start()
         except BaseException:
             sock.close()
+            if ollama_sock is not None:
+                ollama_sock.close()
             raise
         self._server = server
         self.app = app.ctx.llb
         self.port = server.port
+        self.ollama_port = server.ollama_port
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.AsyncClient(
             base_url=self.url,

@@ -59,6 +59,13 @@ def test_a_switch(
         ({"HF_ENDPOINT": "hub"}, "", "HF_ENDPOINT: 'hub' is not a URL such as http://host:8080."),
         ({"LLB_HISTORY_DAYS": "366"}, "", "LLB_HISTORY_DAYS: '366' is not between 0 and 365."),
         ({"LLB_HISTORY_TEXT": "maybe"}, "", "LLB_HISTORY_TEXT: 'maybe' is not on or off."),
+        ({"LLB_OLLAMA_PORT": "on"}, "", "LLB_OLLAMA_PORT: 'on' is not a whole number."),
+        (
+            {"LLB_OLLAMA_ALLOW": "10.0.0.0/8, lan"},
+            "",
+            "LLB_OLLAMA_ALLOW: '10.0.0.0/8, lan' names 'lan', which is not an address or a network.",
+        ),
+        ({}, "ollama_allow = ['10.0.0.0/33']", "names '10.0.0.0/33', which is not an address or a network."),
         ({}, "prot = 1", "unknown setting 'prot'."),
         ({}, "port = true", "'port' has the wrong type."),
         ({}, "port = [", "cannot be read"),
@@ -95,6 +102,8 @@ def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
         "keep_alive_s": "-1",
         "queue_timeout_s": "90s",
         "download_rate": "20MB/s",
+        "ollama_port": "11434",
+        "ollama_allow": "10.0.0.0/8, fd00::/8",
         "allowed_hosts": "attic, llb.example",
         "hub_endpoint": "http://mirror:8080/hf",
         "name": "attic",
@@ -111,6 +120,15 @@ def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
             assert (view.value, view.is_default) == (given[setting.field], False)
         if view.value is not None and "set" not in view.value:
             assert setting.parse(view.value) == getattr(config, setting.field) or setting.field == "host"
+
+
+def test_where_the_port_without_keys_listens(tmp_path: Path) -> None:
+    def host(*networks: str) -> str:
+        return load(tmp_path, {"ollama_allow": ",".join(networks)}).ollama_host
+
+    assert make_config(home=tmp_path).ollama_host == "127.0.0.1"
+    assert host("10.1.2.3/8") == "0.0.0.0"
+    assert host("10.0.0.0/8", "fd00::/8") == "::"
 
 
 def test_defaults_are_shown_as_such(tmp_path: Path) -> None:

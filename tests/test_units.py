@@ -37,10 +37,26 @@ def test_a_size_comes_back_as_it_was(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("10m", 600), ("90", 90), ("-1", -1), ("0", 0), ("250ms", 0.25)]
+    ("text", "seconds"),
+    [
+        ("10m", 600),
+        ("90", 90),
+        ("-1", -1),
+        ("0", 0),
+        ("250ms", 0.25),
+        ("1h30m", 5400),
+        ("5m0s", 300),
+        ("-1m0s", -1),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-", "m", "10 m", "10x", "1h30", "--1", "1m-1s", "1e3", "."])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What a route asks of its caller, written at the handler: one of `@public`, `@authenticated`, `@requires(scope)`, `@node_only`,
-`@ticketed`."""
+"""What a route asks of its caller, written at the handler: one of `@public`, `@passed_on(media_types)`, `@authenticated`,
+`@requires(scope)`, `@node_only`, `@ticketed`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def _declare(handler: H, access: Access) -> H:
 def public(handler: H) -> H:
     """Everybody may call; who it is, is not looked at."""
     return _declare(handler, Access(public=True))
+
+
+def passed_on(media_types: tuple[str, ...]) -> Callable[[H], H]:
+    """Everybody may call with such a body: the host that the request is passed on to decides."""
+    return lambda handler: _declare(handler, Access(public=True, media_types=media_types))
 
 
 def authenticated(handler: H) -> H:

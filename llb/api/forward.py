@@ -1,4 +1,5 @@
-"""The door of a joined host for everybody else: `/v1` is answered through the balancer, all else leads there."""
+"""The door of a joined host for everybody else: `/v1` and what Ollama's clients ask is answered through the balancer, all else
+leads there."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse, redirect
 
 from llb import errors
-from llb.api.access import public
+from llb.api.access import passed_on, public
+from llb.api.ollama import BODIES, PATHS, PULL
 from llb.api.passing import Ongoing, forwarded, pass_on
 from llb.api.replies import request_id
 from llb.gateway.faults import UpstreamFault
@@ -28,14 +30,13 @@ _IN_PATHS = "/%:@!$&'()*+,;=~"  # what may stand in a path as it is, and what is
 
 
 def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -> Blueprint:
-    """`/v1/…`, and everything that nothing else answers."""
+    """`/v1/…`, `/api/chat` and its like, and everything that nothing else answers."""
     blueprint = Blueprint("forward")
     parts = urlsplit(balancer_url)
     tls = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
 
-    @public
-    async def infer(request: Request, path: str) -> HTTPResponse | None:
+    async def ask(request: Request, path: str) -> HTTPResponse | None:
         target = Target(host, port, headers=(HOP, *forwarded(request, CREDENTIALS)), tls=tls)
         own_id = (b"x-request-id", request_id(request).encode("ascii"))
         try:
@@ -43,7 +44,7 @@ def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -
                 response = await upstream.request(
                     target,
                     request.method.encode("ascii"),
-                    _address(f"/v1/{path}", request).encode("ascii"),
+                    _address(path, request).encode("ascii"),
                     (own_id, *forwarded(request, FORWARDED)),
                     request.body,
                     connect_timeout_s=CONNECT_TIMEOUT_S,
@@ -61,10 +62,23 @@ def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -
             ) from None
 
     @public
+    async def infer(request: Request, path: str) -> HTTPResponse | None:
+        return await ask(request, f"/v1/{path}")
+
+    @passed_on(BODIES)
+    async def ollama(request: Request) -> HTTPResponse | None:
+        return await ask(request, request.path)
+
+    @public
     async def lead_on(request: Request, path: str = "") -> HTTPResponse:
         return redirect(balancer_url + _address(f"/{path}", request), status=307)
 
     blueprint.add_route(infer, "/v1/<path:path>", methods=METHODS, name="infer")
+    for path in (
+        *PATHS,
+        PULL,
+    ):  # a client that follows a redirection to another host does not take its key along
+        blueprint.add_route(ollama, path, methods=("GET", "POST"), name=path.removeprefix("/api/"))
     blueprint.add_route(lead_on, "/", methods=EVERY_METHOD, name="root")
     blueprint.add_route(lead_on, "/<path:path>", methods=EVERY_METHOD, name="rest")
     return blueprint

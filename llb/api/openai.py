@@ -144,11 +144,12 @@ def _call(dispatcher: Dispatcher, request: Request, tally: Tally) -> Call:
         stream=head.stream,
         key_id=request.ctx.principal.id,
         session=request.headers.get(SESSION_HEADER),
-        keep_alive_s=_keep_alive_s(head.keep_alive),
+        keep_alive_s=keep_alive_s(head.keep_alive),
     )
 
 
-def _keep_alive_s(value: str | float | None) -> float | None:
+def keep_alive_s(value: str | float | None) -> float | None:
+    """What a request says of it, in seconds (negative: never unload); raises `InvalidRequest`."""
     if value is None:
         return None
     try:

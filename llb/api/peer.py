@@ -43,6 +43,7 @@ class Peer:
     on_loopback: (
         bool  # as `is_local`, but perhaps a trusted proxy of this host that says nothing of its client
     )
+    forwarded: bool = False  # a header says that something stands between
 
 
 @lru_cache(maxsize=1024)
@@ -53,7 +54,7 @@ def parse_host(text: str) -> Host | None:
         return None
     name = match["name"].lower().removesuffix(".")
     port = None if match["port"] is None else int(match["port"])
-    address = _address(name.strip("[]"))
+    address = plain_address(name.strip("[]"))
     if address is None and name.startswith("["):
         return None
     if address is not None:
@@ -78,12 +79,13 @@ def parse_origin(text: str) -> Origin | None:
 @lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
     """Whether an IP address is this host's own loopback, IPv4 mapped into IPv6 too."""
-    ip = _address(address)
+    ip = plain_address(address)
     return ip is not None and ip.is_loopback
 
 
 @lru_cache(maxsize=4096)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address, IPv4 mapped into IPv6 as what it is; None for what is none."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
@@ -110,7 +112,7 @@ class Doorway:
         peer_address = request.conn_info.client_ip if request.conn_info is not None else ""
         forwarded = _is_forwarded(request.headers)
         trusted = bool(self._proxies) and self._is_proxy(peer_address)
-        address = str(_address(peer_address) or peer_address)
+        address = str(plain_address(peer_address) or peer_address)
         scheme = "https" if request.conn_info is not None and request.conn_info.ssl else "http"
         on_loopback = (
             not forwarded and host.is_loopback and is_loopback(peer_address) and _own_end_is_loopback(request)
@@ -130,6 +132,7 @@ class Doorway:
             origin=(scheme, host.name, host.port if host.port is not None else _PORTS[scheme]),
             is_local=on_loopback and not trusted,
             on_loopback=on_loopback,
+            forwarded=forwarded,
         )
 
     def _header_host(self, request: Request) -> Host:
@@ -139,7 +142,7 @@ class Doorway:
         return _parsed(given[0])
 
     def _is_proxy(self, address: str) -> bool:
-        ip = _address(address)
+        ip = plain_address(address)
         return ip is not None and any(ip in network for network in self._proxies)
 
     def _client_behind(self, request: Request, peer_address: str) -> str:
@@ -148,7 +151,7 @@ class Doorway:
             hop.strip() for line in request.headers.getall("x-forwarded-for", []) for hop in line.split(",")
         ]
         for hop in reversed(hops):
-            ip = _address(hop.strip("[]"))
+            ip = plain_address(hop.strip("[]"))
             if ip is None:
                 return peer_address
             if not self._is_proxy(str(ip)):

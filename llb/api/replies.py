@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,6 +43,7 @@ STATUS: dict[type[errors.LlbError], int] = {
     errors.ModelNotFound: 404,
     errors.ModelNotRegistered: 404,
     errors.NotFound: 404,
+    errors.NotOffered: 501,
     errors.NotArrived: 416,
     errors.AlreadyRegistered: 409,
     errors.Conflict: 409,
@@ -113,8 +115,11 @@ def error_headers(error: errors.LlbError) -> dict[str, str]:
     return headers
 
 
-def error_reply(error: errors.LlbError) -> HTTPResponse:
-    return reply(error_body(error), status_of(error), error_headers(error))
+Shape = Callable[[errors.LlbError], object]
+
+
+def error_reply(error: errors.LlbError, shape: Shape = error_body) -> HTTPResponse:
+    return reply(shape(error), status_of(error), error_headers(error))
 
 
 def body(request: Request, kind: type[T]) -> T:
@@ -164,15 +169,18 @@ def translate(error: Exception) -> errors.LlbError:
     return errors.InternalError("An internal error occurred; the log of this host has the details")
 
 
-def install_errors(app: Sanic[Any, Any]) -> None:
-    """Give every failure of `app` the contract's error body."""
+def install_errors(app: Sanic[Any, Any], shapes: Mapping[str, Shape] = MappingProxyType({})) -> None:
+    """Give every failure of `app` the contract's error body, or the one of the first of `shapes` with whose key its path begins."""
+
+    def shape_of(path: str) -> Shape:
+        return next((shape for start, shape in shapes.items() if path.startswith(start)), error_body)
 
     async def handle(request: Request | None, error: Exception) -> HTTPResponse:
         translated = translate(error)
         if isinstance(translated, errors.InternalError):
             where = f"{request.method} {request.path}" if request is not None else "a request"
             log.error("%s failed", where, exc_info=error)
-        answer = error_reply(translated)
+        answer = error_reply(translated, error_body if request is None else shape_of(request.path))
         if isinstance(error, MethodNotAllowed):
             answer.status = 405
             answer.headers.extend(error.headers or {})

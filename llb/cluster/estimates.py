@@ -17,6 +17,7 @@ from llb.store import file_facts
 from llb.store.database import Database
 from llb.wire import Capability, FileSpec, MemoryView, Model
 
+FACTS_WAIT_S = 2.0
 POOLED = frozenset({Capability.EMBEDDING, Capability.RERANKING})
 
 
@@ -63,6 +64,17 @@ class Estimates:
             total_bytes=need.total_bytes,
             fit=placement.fit(need.total_bytes, self._view.rooms(model.id)),
         )
+
+    async def facts(self, model: Model) -> GgufFacts | None:
+        """What the header of a registered model's first file says; None where it cannot be had within `FACTS_WAIT_S`."""
+        registered = self._view.registrations.get(model.id)
+        if registered is None or not registered.resolved:
+            return None
+        try:
+            async with asyncio.timeout(FACTS_WAIT_S):
+                return await self._facts(registered.resolved[0])
+        except (TimeoutError, gguf.GgufError, hub.HubError):
+            return None
 
     async def _facts(self, spec: FileSpec) -> GgufFacts:
         """The header's facts of one file, from the database or by one ranged request (two for a large vocabulary)."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-KEY_NAME = """coalesce(
-    (SELECT name FROM api_keys WHERE api_keys.id = {id}),
-    (SELECT name FROM former_names WHERE former_names.id = {id}))"""
+from llb.wire import OLLAMA_PORT
+
+KEY_NAME = f"""coalesce(
+    (SELECT name FROM api_keys WHERE api_keys.id = {{id}}),
+    (SELECT name FROM former_names WHERE former_names.id = {{id}}),
+    iif({{id}} = '{OLLAMA_PORT}', '{OLLAMA_PORT}', NULL))"""  # noqa: S608  # a constant
 USERNAME = """coalesce(
     (SELECT username FROM users WHERE users.id = {id}),
     (SELECT name FROM former_names WHERE former_names.id = {id}))"""

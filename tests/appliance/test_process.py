@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -77,6 +78,28 @@ def test_a_taken_port_is_named(served: LlbProcess, tmp_path: Path) -> None:
     assert second.returncode == 1
     assert f"Port {port} on 127.0.0.1 is taken" in second.stderr
     assert second.stderr.count("\n") == 1
+
+
+def test_ollamas_port_is_told_and_named_where_it_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run_llb("--port", "0", "--ollama-port", port, LLB_HOME=str(tmp_path / "home"))
+    assert refused.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is taken" in refused.stderr
+    assert "--ollama-port" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    flags = ("--ollama-port", "0", "--ollama-allow", "10.0.0.0/8", "--ollama-allow", "192.168.0.0/16")
+    process = LlbProcess(tmp_path / "home", *flags)
+    with process:
+        told = re.search(
+            r"without a key, on port (\d+), to programs of this host, 10.0.0.0/8, 192",
+            process.log.read_text(),
+        )
+        assert told is not None
+        answer = httpx.get(f"http://127.0.0.1:{told[1]}/api/version", trust_env=False)
+        assert answer.json().keys() == {"version"}
+        assert process.stop() == 0
+        assert not answers(int(told[1]))
 
 
 def test_the_default_password_never_listens_beyond_loopback(tmp_path: Path) -> None:

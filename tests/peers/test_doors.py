@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ollama
 import pytest
 import websockets.asyncio.client
 from sanic import Sanic
 from websockets.exceptions import InvalidStatus
 
 from llb.api.access import access_table
+from llb.api.ollama import PATHS, PULL
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import PROTOCOL_VERSION
@@ -75,6 +77,30 @@ async def test_any_hosts_address_answers_for_the_cluster(
     # One request, one id: what the client is told is what the balancer has in its history.
     requests = (await llb.http.get("/api/requests")).json()["requests"]
     assert [each["request_id"] for each in requests] == [answer.headers["x-request-id"]]
+
+
+async def test_a_joined_host_opens_no_port_without_keys(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+    """Its balancer would ask the relayed requests for a key."""
+    llb = await make_llb(ollama_port=0).start()
+    node = await make_node(llb, "garage", ollama_port=0).start()
+    assert llb.ollama_port is not None
+    assert node.ollama_port is None
+
+
+async def test_ollamas_clients_are_answered_for_the_cluster(cluster: tuple[Llb, JoinedLlb]) -> None:
+    llb, node = cluster
+    key = bearer(await llb.new_key("inference"))
+    async with ollama.AsyncClient(node.url, headers=key, trust_env=False) as client:
+        assert [model.model for model in (await client.list()).models] == ["chat:latest"]
+        stream = await client.chat("chat", QUESTION["messages"], options={"num_predict": 4}, stream=True)
+        assert [piece.done for piece in [piece async for piece in stream]][-1]
+        with pytest.raises(ollama.ResponseError) as refused:
+            await client.show("nothing")
+        assert refused.value.status_code == 404
+    async with ollama.AsyncClient(node.url, trust_env=False) as nobody:
+        with pytest.raises(ollama.ResponseError) as refused:
+            await nobody.list()
+        assert refused.value.status_code == 401
 
 
 async def test_a_stream_comes_through_piece_by_piece(
@@ -163,7 +189,7 @@ async def test_an_answer_that_breaks_off_behind_is_cut_here_too(cluster: tuple[L
         lines = answer.aiter_lines()
         await anext(lines)
         assert llb._server is not None
-        for connection in tuple(llb._server._server.connections):
+        for connection in tuple(llb._server._main._server.connections):
             connection.abort()
         with pytest.raises(httpx.RemoteProtocolError):
             async for _ in lines:
@@ -389,7 +415,7 @@ def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     assert {route for route, access in joined.items() if access.node} == BALANCER_ONLY
     led_on = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
     # What is relayed with the caller's own key, and what leads to the balancer.
-    assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>"}
+    assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>", *PATHS, PULL}
     for table in (balancer, joined):
         assert {route for route, access in table.items() if access.ticketed} == FILES
     rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - led_on

@@ -1,0 +1,175 @@
+"""The port that asks for no key, and those who must not get through it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from llb.api.access import access_table
+from llb.app import create_ollama_app
+from llb.wire import Scope
+from tests.conftest import LlbMaker
+from tests.harness import Llb
+
+Header = tuple[str, str]
+ASK = {"model": "tiny", "prompt": "x"}
+
+
+async def call(
+    llb: Llb, method: str, path: str, *headers: Header, host: str = "localhost:11434", body: object = None
+) -> tuple[int, Any]:
+    """Status and JSON of an answer at the port without keys; exactly these headers are sent."""
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if content:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", llb.ollama_port)
+    try:
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+        status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
+        answer = await reader.read()
+        return status, json.loads(answer) if answer.startswith(b"{") else answer.decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+async def open_llb(make_llb: LlbMaker) -> Llb:
+    """An appliance that would let much pass where a key is asked for."""
+    return await make_llb(
+        ollama_port=0,
+        allowed_hosts=("attic.example",),
+        allowed_origins=("*",),
+        trusted_proxies=("127.0.0.1",),
+    ).start()
+
+
+async def test_local_programs_are_answered(open_llb: Llb) -> None:
+    assert await call(open_llb, "GET", "/") == (200, "Ollama is running")
+    assert (await call(open_llb, "HEAD", "/"))[0] == 200
+    for host in ("localhost", "127.0.0.1:11434", "[::1]:11434", "ollama.localhost"):
+        assert await call(open_llb, "GET", "/api/tags", host=host) == (200, {"models": []})
+    # What programs send that must have a key, and one that is right: neither counts.
+    key = await open_llb.new_key("admin")
+    for token in ("ollama", "sk-nothing", key, open_llb.app.local_token):
+        bearer = ("Authorization", f"Bearer {token}")
+        assert (await call(open_llb, "GET", "/api/tags", bearer))[0] == 200
+        assert (await call(open_llb, "DELETE", "/api/delete", bearer, body={"model": "tiny"}))[0] == 501
+    assert (await call(open_llb, "GET", "/api/tags", ("Origin", "http://localhost:11434")))[0] == 200
+
+
+PAGES: list[list[Header]] = [
+    [("Origin", "http://evil.example")],
+    [("Origin", "https://localhost:11434")],
+    [("Origin", "http://localhost:8080")],
+    [("Origin", "null")],
+    [("Origin", "file://")],
+    [("Origin", "http://localhost:11434"), ("Origin", "http://evil.example")],
+    [("Sec-Fetch-Site", "cross-site")],
+    [("Sec-Fetch-Site", "same-site")],
+    [("Origin", "http://evil.example"), ("Authorization", "Bearer ollama")],
+    [("Origin", "http://evil.example"), ("X-API-Key", "ollama")],
+]
+
+
+ASKED: list[tuple[str, str, object]] = [
+    ("GET", "/", None),
+    ("GET", "/api/tags", None),
+    ("POST", "/api/generate", ASK),
+    ("POST", "/v1/completions", ASK),
+]
+
+
+async def test_no_page_gets_through(open_llb: Llb) -> None:
+    for headers, (method, path, body) in itertools.product(PAGES, ASKED):
+        status, answer = await call(open_llb, method, path, *headers, body=body)
+        assert status == 403, (headers, method, path, answer)
+        assert "page" in json.dumps(answer)
+    for headers in PAGES:
+        preflight = [*headers, ("Access-Control-Request-Method", "POST")]
+        assert (await call(open_llb, "OPTIONS", "/api/generate", *preflight))[0] in (403, 405)
+
+
+ELSEWHERE: list[tuple[list[Header], str, int]] = [
+    ([], "evil.example", 421),
+    ([], "localhost.evil.example", 421),
+    ([], "", 400),
+    # This host, called by a name that others may use too: the caller may be anybody whom something let in.
+    ([], "attic.example", 403),
+    ([], "192.168.1.5:11434", 403),
+    ([("X-Forwarded-For", "127.0.0.1")], "localhost", 403),
+    ([("X-Forwarded-Host", "localhost")], "localhost", 403),
+    ([("Forwarded", "for=127.0.0.1")], "localhost", 403),
+    ([("Via", "1.1 proxy")], "localhost", 403),
+    ([("X-Real-IP", "127.0.0.1")], "localhost", 403),
+    ([("X-LLB-Hop", "1")], "localhost", 403),
+]
+
+
+async def test_nobody_from_elsewhere_gets_through(open_llb: Llb) -> None:
+    for headers, host, status in ELSEWHERE:
+        found, answer = await call(open_llb, "POST", "/api/generate", *headers, host=host, body=ASK)
+        assert found == status, (headers, host, answer)
+        assert isinstance(answer["error"], str)
+        found, answer = await call(open_llb, "POST", "/v1/completions", *headers, host=host, body=ASK)
+        assert found == status, (headers, host, answer)
+        assert answer["error"]["message"]
+
+
+async def test_named_networks_are_let_in_and_no_others(make_llb: LlbMaker) -> None:
+    """The caller is a loopback address that calls as others would: what lets it in is its network, not that it is local."""
+    outside = "192.168.1.5:11434"
+    llb = await make_llb(ollama_port=0, ollama_allow=("127.0.0.0/8", "fd00::/8")).start()
+    assert (await call(llb, "GET", "/api/tags", host=outside))[0] == 200
+    assert (await call(llb, "GET", "/api/tags", host="evil.example"))[0] == 421
+    for header in (*PAGES[0], ("X-Forwarded-For", "127.0.0.1"), ("Via", "1.1 proxy")):
+        assert (await call(llb, "GET", "/api/tags", header, host=outside))[0] == 403
+    await llb.stop()
+    llb = await make_llb(ollama_port=0, ollama_allow=("10.0.0.0/8",)).start()
+    assert (await call(llb, "GET", "/api/tags", host=outside))[0] == 403
+    assert (await call(llb, "GET", "/api/tags"))[0] == 200
+
+
+async def test_nothing_but_the_dialects_is_there(open_llb: Llb) -> None:
+    for path in (
+        "/api/models",
+        "/api/keys",
+        "/api/nodes",
+        "/metrics",
+        "/hop/proof",
+        "/api/auth/me",
+        "/login",
+    ):
+        assert (await call(open_llb, "GET", path))[0] == 404
+    app = create_ollama_app(open_llb.app)
+    table = [access for *_, access in access_table(app)]
+    app.unregister_app(app)
+    assert table
+    assert {access.scope for access in table} == {Scope.INFERENCE, Scope.MODELS_WRITE}
+    assert not [access for access in table if access.public or access.node or access.ticketed]
+
+
+async def test_it_gives_the_right_to_infer_and_no_other(open_llb: Llb) -> None:
+    status, answer = await call(open_llb, "POST", "/api/generate", body={"model": "tiny", "keep_alive": 0})
+    assert (status, answer) == (403, {"error": "To unload a model the scope 'models:write' is needed"})
+    status, answer = await call(open_llb, "POST", "/api/pull", body={"model": "tiny"})
+    assert status == 403
+    assert "'models:write'" in answer["error"]
+    status, answer = await call(open_llb, "POST", "/api/generate", body=ASK)
+    assert (status, answer) == (404, {"error": "Model 'tiny' has not been pulled; pull it first"})
+    noted = (await open_llb.http.get("/api/requests")).json()["requests"]
+    assert [item["key_name"] for item in noted] == ["ollama-port"] * 2
+
+
+async def test_the_usual_port_is_as_it_was(open_llb: Llb) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", open_llb.port)
+    writer.write(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert int((await reader.readline()).split()[1]) == 401
+    writer.close()
+    await writer.wait_closed()
