@@ -200,7 +200,7 @@ async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollam
 
 REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/api/chat", {"model": "nothing", "messages": QUESTION}, 404, "Model 'nothing' does not exist"),
-    ("/api/generate", {"model": "embed", "prompt": "x"}, 404, "pull it first"),
+    ("/api/generate", {"model": "tools", "prompt": "x"}, 404, "pull it first"),
     ("/api/show", {"model": "nothing"}, 404, "does not exist"),
     ("/api/show", {}, 400, "model is required"),
     ("/api/chat", {"messages": QUESTION}, 400, "model"),
