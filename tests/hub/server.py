@@ -61,7 +61,8 @@ class HubStandIn:
         self._stopping.set()
         self.refuse()
         for thread in tuple(self._threads):
-            thread.join(timeout=10)
+            if thread.ident is not None:  # one that is just being made finds everything closed
+                thread.join(timeout=10)
 
     def __enter__(self) -> HubStandIn:
         return self.start()
