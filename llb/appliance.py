@@ -42,6 +42,7 @@ from llb.gateway.dispatch import Dispatcher
 from llb.gateway.hands import Hands
 from llb.gateway.history import History
 from llb.gateway.metrics import Metrics
+from llb.gateway.quotas import Quotas
 from llb.gateway.reach import Reach
 from llb.gateway.upstream import Upstream
 from llb.hardware import Machine
@@ -77,7 +78,9 @@ class Appliance:
         self.members = Members(self.db, self.view)
         self.identity = Identity(self.db, node_of=self._node_of)
         self.accounts = Accounts(self.db, self.identity)
+        self.quotas = Quotas()
         self.guard = Guard(config, self.identity, local_token=self.local_token)
+        self.guard.limit_headers = self.quotas.headers
 
         self.copies = Copies(
             self.view,
@@ -123,6 +126,7 @@ class Appliance:
             self.upstream,
             self.agent,
             self.reach,
+            self.quotas,
             load_timeout_s=config.queue_timeout_s,
         )
         self.hands = Hands(self.view, self.agent, self.reach)

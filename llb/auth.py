@@ -17,7 +17,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidRequest, RateLimited
 from llb.runfile import TOKEN_PREFIX
-from llb.wire import Role, Scope
+from llb.wire import KeyLimits, Role, Scope
 
 # OWASP's Argon2id minimum: 19 MiB, 2 passes, 1 lane; about 30 ms of one core.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
@@ -159,6 +159,7 @@ class Principal:
     must_change_password: bool = False
     expires_at: float | None = None
     name: str | None = None
+    limits: KeyLimits | None = None  # of a key that has any
 
     @property
     def grants(self) -> frozenset[Scope]:

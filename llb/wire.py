@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
-from msgspec import Raw, Struct, field, structs
+from msgspec import UNSET, Raw, Struct, UnsetType, field, structs
 
 # Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
@@ -575,13 +575,38 @@ class UserPatch(Struct, frozen=True):
     password: str | None = None
 
 
+class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a key may ask for; None: as much as there is. Tokens are those of prompts and of answers."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
+class KeyLimitsPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is not named stays, None takes a limit away."""
+
+    requests_per_minute: int | UnsetType | None = UNSET
+    tokens_per_minute: int | UnsetType | None = UNSET
+    concurrent: int | UnsetType | None = UNSET
+
+
 class NewKey(Struct, frozen=True):
     name: str
     scopes: tuple[Scope, ...] | None = None
     expires_at: str | None = None
+    limits: KeyLimits | None = None
+
+
+class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """`limits` None takes all limits away."""
+
+    limits: KeyLimitsPatch | None
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
+    """`ceiling` is what an admin has set: the owner can make the limits no looser."""
+
     id: str
     name: str
     prefix: str
@@ -590,6 +615,8 @@ class KeyView(Struct, frozen=True, kw_only=True):
     created_at: str
     last_used_at: str | None = None
     owner: str | None = None
+    limits: KeyLimits
+    ceiling: KeyLimits
 
 
 class KeyList(Struct, frozen=True):
@@ -603,6 +630,7 @@ class NewKeyReply(Struct, frozen=True, kw_only=True):
     prefix: str
     scopes: tuple[Scope, ...]
     expires_at: str | None
+    limits: KeyLimits
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sanic import Request, Sanic
@@ -16,7 +17,7 @@ from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
 from llb.runfile import TOKEN_PREFIX
-from llb.wire import Role
+from llb.wire import KeyLimits, Role
 
 SESSION_COOKIE = "llb_session"
 
@@ -64,7 +65,19 @@ _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _CORS_HEADERS = (
     "authorization, content-type, x-api-key, x-request-id, x-session-id, anthropic-version, anthropic-beta"
 )
-_CORS_EXPOSED = "x-request-id, retry-after, x-llb-node, x-llb-queue-ms"
+_CORS_EXPOSED = ", ".join(
+    (
+        "x-request-id",
+        "retry-after",
+        "x-llb-node",
+        "x-llb-queue-ms",
+        *(
+            f"x-ratelimit-{figure}-{what}"
+            for what in ("requests", "tokens")
+            for figure in ("limit", "remaining", "reset")
+        ),
+    )
+)
 _CORS_MAX_AGE_S = 600
 
 
@@ -76,6 +89,7 @@ class Guard:
         self._doorway = Doorway(config)
         self._identity = identity
         self._local_token = local_token
+        self.limit_headers: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {}
         self.exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
         self._any_origin = "*" in config.allowed_origins
         self._origins = frozenset(parse_origin(text) for text in config.allowed_origins if text != "*")
@@ -204,6 +218,9 @@ class Guard:
         for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("Cache-Control", "no-store")
+        principal: Principal | None = getattr(request.ctx, "principal", None)  # none: it was no request
+        if principal is not None and principal.limits is not None:
+            headers.update(self.limit_headers(principal.id, principal.limits))
         if self._any_origin or self._origins:
             headers.add("Vary", "Origin")
             if self._origin_allowed(request):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llb import auth
+from llb.api.keylimits import UNLIMITED
 from llb.auth import Principal, PrincipalKind
 from llb.errors import InvalidApiKey
 from llb.store import keys, sessions
@@ -187,6 +188,7 @@ class Identity:
             user_id=key.owner_id,
             username=key.owner_name,
             expires_at=key.expires_at,
+            limits=None if key.limits == UNLIMITED else key.limits,
         )
 
     async def _find_session(self, session_id: str) -> Principal | None:

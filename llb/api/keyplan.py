@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llb import auth
+from llb.api.keylimits import UNLIMITED, of_new_key
 from llb.api.times import from_iso, to_iso
 from llb.auth import NewApiKey, Principal, PrincipalKind
 from llb.errors import InvalidRequest, PermissionDenied
@@ -13,7 +14,8 @@ NAME_MAX_LENGTH = 64
 
 
 def plan_key(wish: NewKey, maker: Principal, now: float) -> tuple[NewApiKey, ApiKey]:
-    """The key that `maker` may have for `wish`: never more than the maker can do, nor longer than a key that makes it.
+    """The key that `maker` may have for `wish`: never more than the maker can do, nor longer, nor less limited than a key
+    that makes it.
 
     Raises `InvalidRequest` or `PermissionDenied`.
     """
@@ -31,6 +33,7 @@ def plan_key(wish: NewKey, maker: Principal, now: float) -> tuple[NewApiKey, Api
         raise InvalidRequest("expires_at is in the past", param="expires_at")
     if maker.kind is PrincipalKind.KEY and maker.expires_at is not None:
         expires_at = maker.expires_at if expires_at is None else min(expires_at, maker.expires_at)
+    limits, ceiling = of_new_key(wish.limits or UNLIMITED, maker)
     new = auth.new_api_key()
     record = ApiKey(
         id=auth.new_id(),
@@ -41,6 +44,8 @@ def plan_key(wish: NewKey, maker: Principal, now: float) -> tuple[NewApiKey, Api
         owner_id=maker.user_id,
         expires_at=expires_at,
         created_at=now,
+        limits=limits,
+        ceiling=ceiling,
     )
     return new, record
 
@@ -61,4 +66,6 @@ def key_view(key: ApiKey) -> KeyView:
         created_at=to_iso(key.created_at),
         last_used_at=to_iso(key.last_used_at),
         owner=key.owner_name,
+        limits=key.limits,
+        ceiling=key.ceiling,
     )

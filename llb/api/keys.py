@@ -1,28 +1,30 @@
-"""API keys: made, listed, revoked."""
+"""API keys: made, listed, limited, revoked."""
 
 from __future__ import annotations
 
 import time
 
+from msgspec import structs
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb import auth
 from llb.api.access import authenticated
 from llb.api.identity import Identity
+from llb.api.keylimits import limits_target, of_changed_key, patched
 from llb.api.keyplan import key_view, plan_key
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.auth import Principal, PrincipalKind, allows
 from llb.errors import NotFound
 from llb.store import audit, keys
-from llb.store.database import Database
+from llb.store.database import Database, Transaction
 from llb.store.keys import ApiKey
-from llb.wire import KeyList, NewKey, NewKeyReply, Scope
+from llb.wire import KeyList, KeyPatch, NewKey, NewKeyReply, Scope
 
 
 def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
-    """`/api/keys`. Everybody has their own keys; an admin sees and revokes all."""
+    """`/api/keys`. Everybody has their own keys; an admin sees, limits and revokes all."""
     blueprint = Blueprint("keys")
 
     @blueprint.get("/api/keys")
@@ -53,18 +55,35 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
             prefix=record.prefix,
             scopes=tuple(sorted(record.scopes)),
             expires_at=to_iso(record.expires_at),
+            limits=record.limits,
         )
         return reply(made, 201)
+
+    @blueprint.patch("/api/keys/<key_id:str>")
+    @authenticated
+    async def limit_key(request: Request, key_id: str) -> HTTPResponse:
+        principal: Principal = request.ctx.principal
+        patch = body(request, KeyPatch)
+        async with db.write() as tx:
+            key = await _managed(tx, principal, key_id)
+            limits, ceiling = of_changed_key(patched(key.limits, patch.limits), key.ceiling, principal)
+            await keys.set_limits(tx, key_id, limits, ceiling)
+            await audit.record(
+                tx,
+                actor=principal.label,
+                action="key.limits",
+                target=limits_target(key, limits),
+                address=request.ctx.peer.address,
+            )
+        identity.forget()
+        return reply(key_view(structs.replace(key, limits=limits, ceiling=ceiling)))
 
     @blueprint.delete("/api/keys/<key_id:str>")
     @authenticated
     async def revoke_key(request: Request, key_id: str) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         async with db.write() as tx:
-            key = await keys.get(tx, key_id)
-            # Whose key it is, is nobody else's business: others' look as if they were not there.
-            if key is None or not _may_manage(principal, key):
-                raise NotFound("There is no such key")
+            key = await _managed(tx, principal, key_id)
             await keys.remove(tx, key_id)
             await audit.record(
                 tx,
@@ -77,6 +96,14 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
         return no_content()
 
     return blueprint
+
+
+async def _managed(tx: Transaction, principal: Principal, key_id: str) -> ApiKey:
+    """Raises `NotFound`. Whose key it is, is nobody else's business: others' look as if they were not there."""
+    key = await keys.get(tx, key_id)
+    if key is None or not _may_manage(principal, key):
+        raise NotFound("There is no such key")
+    return key
 
 
 def _may_manage(principal: Principal, key: ApiKey) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llb import auth
 from llb.api.identity import Identity
+from llb.api.keylimits import in_words, limits_target, of_changed_key, patched
 from llb.api.keyplan import key_view, plan_key
 from llb.api.people import FIRST_ADMIN, Accounts, user_view
 from llb.auth import Principal, PrincipalKind
@@ -27,7 +28,7 @@ from llb.store.database import Database
 from llb.store.keys import ApiKey
 from llb.store.users import User
 from llb.units import parse_duration
-from llb.wire import KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
+from llb.wire import KeyLimits, KeyLimitsPatch, KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
 HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 SHORTEST_PREFIX = 6  # "sk-" and three digits
@@ -46,7 +47,8 @@ def _home(options: argparse.Namespace) -> Path:
 def create_key(options: argparse.Namespace) -> int:
     """`llb keys create NAME`"""
     scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
-    wish = NewKey(options.name, scopes, None if options.expires is None else _end(options.expires))
+    ends = None if options.expires is None else _end(options.expires)
+    wish = NewKey(options.name, scopes, ends, KeyLimits(**_limits(options)))
     new, record = plan_key(wish, HOST, time.time())
 
     async def work() -> None:
@@ -78,7 +80,7 @@ def list_keys(options: argparse.Namespace) -> int:
         return 0
     now = time.time()
     screen.show_table(
-        ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES"),
+        ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES", "LIMITS"),
         [
             (
                 key.id,
@@ -90,11 +92,38 @@ def list_keys(options: argparse.Namespace) -> int:
                 "expired"
                 if key.expires_at is not None and key.expires_at <= now
                 else screen.moment(key.expires_at),
+                in_words(key.limits) or "none",
             )
             for key in found
         ],
     )
     return 0
+
+
+def limit_key(options: argparse.Namespace) -> int:
+    """`llb keys limit ID_OR_PREFIX`"""
+    require_database(_home(options))
+    given = _limits(options)
+    if not given:
+        raise Failure("Say which limit to change: --rpm, --tpm or --concurrent, with a number or 'none'.")
+
+    async def work() -> tuple[ApiKey, KeyLimits]:
+        async with opened(_home(options)) as db, db.write() as tx:
+            key = _meant(await keys.all_keys(tx), options.key_name)
+            limits, ceiling = of_changed_key(patched(key.limits, KeyLimitsPatch(**given)), key.ceiling, HOST)
+            await keys.set_limits(tx, key.id, limits, ceiling)
+            await audit.record(tx, actor=HOST.label, action="key.limits", target=limits_target(key, limits))
+            return key, limits
+
+    key, limits = asyncio.run(work())
+    screen.say(f"The limits of the key {limits_target(key, limits)}.")
+    return 0
+
+
+def _limits(options: argparse.Namespace) -> dict[str, int | None]:
+    """The limits that were named, by their names in the API."""
+    flags = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
+    return {name: getattr(options, flag) for flag, name in flags.items() if hasattr(options, flag)}
 
 
 def revoke_key(options: argparse.Namespace) -> int:

@@ -166,7 +166,7 @@ def _add_node_commands(commands: _Commands) -> None:
 
 
 def _add_account_commands(commands: _Commands) -> None:
-    keys = _add(commands, "keys", "API keys: create, list, revoke", "accounts:list_keys")
+    keys = _add(commands, "keys", "API keys: create, list, limit, revoke", "accounts:list_keys")
     _add_json(keys)
     inside = keys.add_subparsers(title="actions", metavar="ACTION", dest="action")
     create = _add(inside, "create", "make a key and print it, this once", "accounts:create_key")
@@ -186,7 +186,11 @@ def _add_account_commands(commands: _Commands) -> None:
         default=None,
         help="30d, 12h, or a time such as 2027-01-31 (default: never)",
     )
+    _add_limits(create, _count, "")
     _add_json(_add(inside, "list", "list the keys", "accounts:list_keys"))
+    limit = _add(inside, "limit", "change how much a key may ask for", "accounts:limit_key")
+    limit.add_argument("key_name", metavar="ID_OR_PREFIX")
+    _add_limits(limit, _count_or_none, ", or none")
     revoke = _add(inside, "revoke", "end a key", "accounts:revoke_key")
     revoke.add_argument("key_name", metavar="ID_OR_PREFIX")
 
@@ -255,6 +259,17 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="for programs")
 
 
+def _add_limits(parser: argparse.ArgumentParser, kind: Callable[[str], object], besides: str) -> None:
+    for flag, what in (
+        ("--rpm", "requests a minute"),
+        ("--tpm", "tokens a minute, of prompts and answers"),
+        ("--concurrent", "requests at the same time"),
+    ):
+        parser.add_argument(
+            flag, metavar="N", type=kind, default=argparse.SUPPRESS, help=f"at most so many {what}{besides}"
+        )
+
+
 def _add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask")
 
@@ -310,3 +325,7 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
     return int(text)
+
+
+def _count_or_none(text: str) -> int | None:
+    return None if text == "none" else _count(text)

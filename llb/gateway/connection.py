@@ -64,6 +64,7 @@ class Response:
         "content_type",
         "first_byte_at",
         "headers",
+        "received_bytes",
         "status",
     )
 
@@ -77,6 +78,7 @@ class Response:
         self._connection = connection
         self._chunks: list[bytes] = []
         self.buffered_bytes = 0  # read, and not yet taken
+        self.received_bytes = 0  # of the body, so far
         self._waiter: asyncio.Future[bool] | None = None
         self._complete = False
         self._fault: UpstreamFault | None = None
@@ -144,7 +146,9 @@ class Response:
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
         self._chunks.append(data)
-        self.buffered_bytes += len(data)
+        size_bytes = len(data)
+        self.buffered_bytes += size_bytes
+        self.received_bytes += size_bytes
 
     @property
     def full(self) -> bool:

@@ -6,7 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,6 +29,7 @@ from llb.gateway.connection import Response
 from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
+from llb.gateway.quotas import Quotas, Reserved
 from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.speeds import Speeds
@@ -103,6 +111,7 @@ class Dispatcher:
         upstream: Upstream,
         agent: NodeAgent,
         reach: Reach,
+        quotas: Quotas,
         *,
         load_timeout_s: float,
     ) -> None:
@@ -111,6 +120,7 @@ class Dispatcher:
         self._upstream = upstream
         self._agent = agent
         self._reach = reach
+        self._quotas = quotas
         self._load_timeout_s = load_timeout_s
         self._active: dict[str, int] = {}
         self._traffic: dict[str, Traffic] = {}
@@ -167,8 +177,9 @@ class Dispatcher:
         stream was begun by heartbeats alone and ended with an error event."""
         self._idle.clear()
         try:
-            async with asyncio.timeout(REQUEST_LIMIT_S):
-                return await self._send(call, sink)
+            with self._quota(call):
+                async with asyncio.timeout(REQUEST_LIMIT_S):
+                    return await self._send(call, sink)
         except TimeoutError:
             await self._tell(
                 call, sink, errors.EngineTimeout("The answer took longer than a request may take")
@@ -179,6 +190,16 @@ class Dispatcher:
             if not any(self._active.values()):
                 self._idle.set()
         return None
+
+    def _quota(self, call: Call) -> AbstractContextManager[None]:
+        """Holds the request to the limits of its key; most have none."""
+        limits = call.tally.principal.limits
+        if limits is None:
+            return nullcontext()
+        answer_tokens = _most_tokens(call)
+        if answer_tokens is None:
+            answer_tokens = self.speeds.answer_tokens(call.model.id)
+        return self._quotas.hold(call.tally, limits, Reserved(prompt_tokens(call.body), answer_tokens))
 
     @staticmethod
     async def _tell(call: Call, sink: Sink, error: errors.LlbError) -> None:
@@ -228,6 +249,7 @@ class Dispatcher:
                         result = await relay(response, sink)
                     finally:
                         tally.first_byte_at = response.first_byte_at
+                        tally.received_bytes = response.received_bytes
                     tally.usage = result.usage
                     tally.error_code = None if result.error is None else result.error.code
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
@@ -252,14 +274,10 @@ class Dispatcher:
 
     def _request(self, call: Call) -> Request:
         """What the choice of a node needs to know of `call`; its key only where there is a choice."""
-        head, key = call.head, None
-        most_tokens: int | None = 0
-        if call.path != EMBEDDINGS:
-            if self._admission.choices(call.model.id) > 1:
-                key = affinity_key(head, call.session, call.key_id)
-            limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
-            most_tokens = min([limit for limit in limits if limit is not None], default=None)
-        return self.speeds.request(call.model.id, prompt_tokens(call.body), most_tokens, key)
+        key = None
+        if call.path != EMBEDDINGS and self._admission.choices(call.model.id) > 1:
+            key = affinity_key(call.head, call.session, call.key_id)
+        return self.speeds.request(call.model.id, prompt_tokens(call.body), _most_tokens(call), key)
 
     @staticmethod
     async def _answer(ask: Ask) -> Response:
@@ -338,3 +356,12 @@ class Dispatcher:
     async def close(self) -> None:
         self._admission.close()
         await self._upstream.close()
+
+
+def _most_tokens(call: Call) -> int | None:
+    """How long its answer may become; None: as long as it likes."""
+    if call.path == EMBEDDINGS:
+        return 0
+    head = call.head
+    limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
+    return min([limit for limit in limits if limit is not None], default=None)

@@ -56,6 +56,7 @@ class Tally:
     loaded_s: float = 0.0  # until its engine was in memory; on another host that is part of the answer's time
     sent_at: float | None = None
     first_byte_at: float | None = None
+    received_bytes: int = 0  # of the answer's body, from the engine
     usage: Usage = _NO_USAGE
     status: int | None = None  # what the client got; None: nothing yet
     error_code: str | None = None

@@ -116,6 +116,10 @@ class Speeds:
             key=key,
         )
 
+    def answer_tokens(self, model_id: str) -> int:
+        """How long answers of this model usually are."""
+        return int(self._models[model_id].answer_tokens)
+
     def measured(self, node_id: str, model_id: str, request: Request, usage: Usage, *, busy: float) -> None:
         """A request has been answered, while `busy` slots of the node were, on the average."""
         model = self._models[model_id]

@@ -9,11 +9,14 @@ import msgspec
 from msgspec import Struct
 
 from llb.store.database import Database, Transaction
-from llb.wire import Role, Scope
+from llb.wire import KeyLimits, Role, Scope
+
+_UNLIMITED = KeyLimits()
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
-    """`owner_id` is None for a key made on the host itself; `owner_role` is its owner's now."""
+    """`owner_id` is None for a key made on the host itself; `owner_role` is its owner's now. `ceiling` is what an admin has
+    set: the owner can make `limits` no looser."""
 
     id: str
     name: str
@@ -26,6 +29,8 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     expires_at: float | None
     created_at: float
     last_used_at: float | None = None
+    limits: KeyLimits = _UNLIMITED
+    ceiling: KeyLimits = _UNLIMITED
 
 
 _SELECT = """
@@ -51,8 +56,9 @@ async def by_hash(db: Database | Transaction, key_hash: str) -> ApiKey | None:
 
 async def add(tx: Transaction, key: ApiKey) -> None:
     await tx.execute(
-        "INSERT INTO api_keys (id, name, hash, prefix, scopes, owner_id, expires_at, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO api_keys "
+        "(id, name, hash, prefix, scopes, owner_id, expires_at, created_at, limits, ceiling) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             key.id,
             key.name,
@@ -62,7 +68,16 @@ async def add(tx: Transaction, key: ApiKey) -> None:
             key.owner_id,
             key.expires_at,
             key.created_at,
+            _as_text(key.limits),
+            _as_text(key.ceiling),
         ),
+    )
+
+
+async def set_limits(tx: Transaction, key_id: str, limits: KeyLimits, ceiling: KeyLimits) -> None:
+    await tx.execute(
+        "UPDATE api_keys SET limits = ?, ceiling = ? WHERE id = ?",
+        (_as_text(limits), _as_text(ceiling), key_id),
     )
 
 
@@ -91,4 +106,14 @@ def _key(row: sqlite3.Row) -> ApiKey:
         expires_at=row["expires_at"],
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
+        limits=_limits(row["limits"]),
+        ceiling=_limits(row["ceiling"]),
     )
+
+
+def _as_text(limits: KeyLimits) -> str | None:
+    return None if limits == _UNLIMITED else msgspec.json.encode(limits).decode()
+
+
+def _limits(text: str | None) -> KeyLimits:
+    return _UNLIMITED if text is None else msgspec.json.decode(text, type=KeyLimits)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from llb.store.migrations import m0001_start, m0002_history, m0003_peers, m0004_last_seen, m0005_pinned
+from llb.store.migrations import (
+    m0001_start,
+    m0002_history,
+    m0003_peers,
+    m0004_last_seen,
+    m0005_pinned,
+    m0006_key_limits,
+)
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -15,6 +22,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0003_peers.migrate,
     m0004_last_seen.migrate,
     m0005_pinned.migrate,
+    m0006_key_limits.migrate,
 )
 
 

@@ -1,0 +1,125 @@
+"""Limits of a key on the real engine: what it is told, what it is charged, and that nothing is held when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import LlbMaker
+from tests.harness import DEADLINE_S, Llb, eventually, write_catalog
+from tests.hub import HubStandIn
+
+QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Tell me a story"}]}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def chat(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    catalog = write_catalog(tmp_path / "list.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
+    llb = await make_llb(catalog=catalog).start()
+    await llb.online()
+    await llb.pull("chat")
+    return llb
+
+
+async def limited(llb: Llb, **limits: int) -> tuple[str, httpx.AsyncClient]:
+    made = (await llb.http.post("/api/keys", json={"name": "limited", "limits": limits})).json()
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    return made["id"], httpx.AsyncClient(
+        base_url=llb.url, headers=headers, timeout=DEADLINE_S, trust_env=False
+    )
+
+
+async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
+    return await client.post(CHAT, json={**QUESTION, "max_tokens": 8, **fields})
+
+
+def left(llb: Llb, key_id: str, what: str, **limits: int) -> int:
+    known = llb.app.quotas._quotas[key_id]
+    return int(llb.app.quotas.headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
+
+
+async def test_requests_are_counted_told_and_refused(chat: Llb) -> None:
+    key_id, client = await limited(chat, requests_per_minute=2)
+    async with client:
+        for remaining in ("1", "0"):
+            answer = await ask(client, stream=remaining == "0")
+            assert answer.status_code == 200
+            assert answer.headers["x-ratelimit-limit-requests"] == "2"
+            assert answer.headers["x-ratelimit-remaining-requests"] == remaining
+            assert "x-ratelimit-limit-tokens" not in answer.headers
+        refused = await ask(client)
+        assert refused.status_code == 429
+        error = refused.json()["error"]
+        assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 30
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert refused.headers["x-ratelimit-reset-requests"].endswith("s")
+
+        await chat.http.patch(f"/api/keys/{key_id}", json={"limits": {"requests_per_minute": 10}})
+        assert (await ask(client)).status_code == 200
+    await chat.app.history.flush()
+    page = (await chat.http.get("/api/requests", params={"key": key_id})).json()["requests"]
+    assert [(row["status"], row["error_code"]) for row in page] == [
+        (200, None),
+        (429, "rate_limit_exceeded"),
+        (200, None),
+        (200, None),
+    ]
+
+
+async def test_tokens_are_those_that_were_used(chat: Llb) -> None:
+    key_id, client = await limited(chat, tokens_per_minute=100_000)
+    async with client:
+        for stream in (False, True):
+            before = left(chat, key_id, "tokens") if stream else 100_000
+            held = await ask(client, stream=stream, max_tokens=16)
+            assert held.status_code == 200
+            # The bucket fills by 1,667 tokens a second: what is told is what was left when the answer began.
+            assert before - 50_000 < int(held.headers["x-ratelimit-remaining-tokens"]) <= 100_000
+    await chat.app.history.flush()
+    used = [
+        row["prompt_tokens"] + row["completion_tokens"]
+        for row in (await chat.http.get("/api/requests", params={"key": key_id})).json()["requests"]
+    ]
+    assert len(used) == 2
+
+    slow_id, slow = await limited(chat, tokens_per_minute=60)
+    async with slow:
+        assert (await ask(slow, max_tokens=16)).status_code == 200
+        refused = await ask(slow, max_tokens=60)
+        assert refused.status_code == 429
+        assert "60 tokens a minute" in refused.json()["error"]["message"]
+        assert abs(left(chat, slow_id, "tokens") - max(0, 60 - max(used))) <= 5
+
+
+async def test_who_leaves_holds_nothing(chat: Llb) -> None:
+    key_id, client = await limited(chat, concurrent=1, tokens_per_minute=1_000_000)
+    quota = chat.app.quotas
+    async with client:
+        for stream in (True, False):
+            asking = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
+            await eventually(lambda: key_id in quota._quotas and quota._quotas[key_id].active == 1)
+            refused = await ask(client)
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert "at the same time" in refused.json()["error"]["message"]
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await eventually(lambda: quota._quotas[key_id].active == 0)
+        assert (await ask(client)).status_code == 200
+
+
+async def test_a_key_without_limits_is_told_nothing(chat: Llb) -> None:
+    async with httpx.AsyncClient(
+        base_url=chat.url, headers={"Authorization": f"Bearer {await chat.new_key()}"}, trust_env=False
+    ) as client:
+        answer = await ask(client)
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+    assert not chat.app.quotas._quotas
