@@ -84,7 +84,10 @@ async def test_a_change_counts_at_once(door: Door) -> None:
 async def test_limits_that_cannot_be(door: Door, limits: object, param: str) -> None:
     admin = await door.log_in()
     made = await make(door, admin)
-    for answer in (await make(door, admin, limits=limits), await change(door, admin, made.json["id"], limits)):
+    for answer in (
+        await make(door, admin, limits=limits),
+        await change(door, admin, made.json["id"], limits),
+    ):
         assert (answer.status, answer.json["error"]["param"]) == (400, param)
     assert (await shown(door, admin))["limits"] == NONE
 

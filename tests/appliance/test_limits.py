@@ -39,7 +39,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post(CHAT, json={**QUESTION, "max_tokens": 8, **fields})
 
 
-def left(llb: Llb, key_id: str, what: str, **limits: int) -> int:
+def left(llb: Llb, key_id: str, what: str) -> int:
     known = llb.app.quotas._quotas[key_id]
     return int(llb.app.quotas.headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
 

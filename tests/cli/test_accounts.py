@@ -71,6 +71,29 @@ def test_an_expiry_that_makes_no_sense(host: Host, when: str) -> None:
     assert "xpires" in host.fail("keys", "create", "x", f"--expires={when}")
 
 
+def test_limits_are_given_shown_and_changed(host: Host) -> None:
+    host.run("keys", "create", "laptop", "--scope", "inference", "--rpm", "60", "--concurrent", "2")
+    [key] = host.json("keys", "list")["keys"]
+    assert key["limits"] == {"requests_per_minute": 60, "tokens_per_minute": None, "concurrent": 2}
+    assert "60 requests a minute" in host.run("keys").stdout
+    changed = host.run("keys", "limit", key["id"], "--tpm", "5000", "--concurrent", "none")
+    assert "60 requests a minute, 5000 tokens a minute" in changed.stdout
+    [key] = host.json("keys", "list")["keys"]
+    limits = {"requests_per_minute": 60, "tokens_per_minute": 5000, "concurrent": None}
+    assert key["limits"] == key["ceiling"] == limits
+    admin = host.run("keys", "create", "admin").stdout.strip()
+    host.start()
+    target = f"laptop ({key['prefix']}…): 60 requests a minute, 5000 tokens a minute"
+    assert ("local", "key.limits", target) in audit(host, admin)
+
+
+def test_limits_that_make_no_sense(host: Host) -> None:
+    host.run("keys", "create", "laptop")
+    [key] = host.json("keys", "list")["keys"]
+    assert "--rpm" in host.fail("keys", "limit", key["id"])
+    assert "1000000000" in host.fail("keys", "limit", key["id"], "--rpm", "99999999999")
+
+
 def test_a_key_needs_a_name(host: Host) -> None:
     assert "name" in host.fail("keys", "create", "")
 
