@@ -1,4 +1,4 @@
-"""The log: one line an event on standard error, as text or JSON, with the id of the request it belongs to."""
+"""The log: one line an event on standard error, as text or JSON, with the id of the request it belongs to, and of its trace."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from contextvars import ContextVar
 import msgspec
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+
+
+def of_request(its_id: str | None, trace: str | None = None) -> None:
+    """What is logged from here on, in this context, belongs to that request; None: to none."""
+    request_id.set(its_id)
+    trace_id.set(trace)
 
 
 class TextFormatter(logging.Formatter):
@@ -19,8 +26,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        current = request_id.get()
-        return f"{text} [{current}]" if current else text
+        ids = [known for known in (request_id.get(), trace_id.get()) if known]
+        return f"{text} [{' '.join(ids)}]" if ids else text
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,6 +41,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (current := request_id.get()) is not None:
             entry["request_id"] = current
+        if (trace := trace_id.get()) is not None:
+            entry["trace_id"] = trace
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(entry).decode()

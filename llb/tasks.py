@@ -34,7 +34,7 @@ class TaskGroup:
         What it logs is its own: it does not carry the id of the request that happened to start it.
         """
         context = copy_context()
-        context.run(logs.request_id.set, None)
+        context.run(logs.of_request, None)
         return self._run(coro, name, context)
 
     def _run(self, coro: Coroutine[Any, Any, Any], name: str, context: Context) -> asyncio.Task[Any]:

@@ -15,7 +15,15 @@ from llb.gateway.faults import UpstreamFault
 from llb.gateway.upstream import Target, Upstream
 
 # The caller's own credential decides at the balancer; nothing of this host's is added.
-FORWARDED = ("accept", "anthropic-beta", "anthropic-version", "content-type", "traceparent", "x-session-id")
+FORWARDED = (
+    "accept",
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "traceparent",
+    "tracestate",
+    "x-session-id",
+)
 CREDENTIALS = ("authorization", "x-api-key")
 PASSED_BACK = ("retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms")
 PASSED_BACK_PREFIX = "x-ratelimit-"

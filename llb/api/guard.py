@@ -13,6 +13,7 @@ from llb.api.access import Access, UndeclaredAccess, access_of
 from llb.api.identity import Credentials
 from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
 from llb.api.replies import request_id
+from llb.api.traces import trace_id
 from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
@@ -63,7 +64,8 @@ _SECURITY_HEADERS = {
 }
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _CORS_HEADERS = (
-    "authorization, content-type, x-api-key, x-request-id, x-session-id, anthropic-version, anthropic-beta"
+    "authorization, content-type, x-api-key, x-request-id, x-session-id, anthropic-version, anthropic-beta, "
+    "traceparent, tracestate"
 )
 _CORS_EXPOSED = ", ".join(
     (
@@ -110,7 +112,7 @@ class Guard:
 
     async def before(self, request: Request) -> HTTPResponse | None:
         """Refuse what may not pass, by raising; answers only a preflight itself."""
-        logs.request_id.set(request_id(request))
+        logs.of_request(request_id(request), trace_id(request))
         request.ctx.principal = None
         if request.method == "NONE":
             return None  # Sanic's stand-in for what was no request: its own refusal says why

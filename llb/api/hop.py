@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, Callable
 from typing import cast
 
@@ -19,7 +20,9 @@ from llb.gateway.upstream import Target, Upstream
 from llb.membership import Membership
 from llb.node.agent import NodeAgent
 
-FORWARDED = ("content-type", "accept", "x-request-id", "traceparent")
+log = logging.getLogger(__name__)
+
+FORWARDED = ("content-type", "accept", "x-request-id", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
 HEADER_TIMEOUT_S = 3600.0  # the balancer's deadlines count, and end this connection
 NONCE_MAX_CHARS = 128
@@ -55,6 +58,7 @@ def hop_blueprint(
             with ongoing.one():
                 return await _infer(request, path)
         except errors.LlbError as error:
+            log.warning("a request for %s failed: %s", request.args.get("model"), error.message)
             answer = error_reply(error)
             answer.headers[OF_NODE.decode("ascii")] = error.code
             return answer
@@ -76,6 +80,7 @@ def hop_blueprint(
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=HEADER_TIMEOUT_S,
                 )
+                log.debug("%s for %s: %s", path, model_id, response.status)
                 return await pass_on(request, response)
             except UpstreamFault as fault:
                 lease.report_broken()

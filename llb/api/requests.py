@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from llb.api.access import authenticated, requires
 from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
 from llb.api.times import from_iso, to_iso
+from llb.api.traces import trace_headers
 from llb.auth import Principal, allows, grants_of
 from llb.cluster.view import ClusterView
 from llb.errors import InvalidRequest, NotFound
@@ -35,6 +37,8 @@ from llb.wire import (
     UsageReport,
     UsageView,
 )
+
+log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_TOTALS = 10_000
@@ -62,6 +66,7 @@ class RequestLog:
     def note(self, request: Request) -> Iterator[Tally]:
         """What is known of `request`, kept when the block ends."""
         tally = self._kept.begin(request.ctx.principal, request.path, request_id(request))
+        tally.trace = trace_headers(request)
         try:
             yield tally
         except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away
@@ -75,6 +80,9 @@ class RequestLog:
             raise
         finally:
             self._kept.end(tally)
+            if log.isEnabledFor(logging.DEBUG):
+                outcome = tally.error_code or "done"
+                log.debug("%s %s: %s, %s", tally.endpoint, tally.asked, tally.status, outcome)
 
 
 def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Blueprint:
@@ -91,6 +99,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
             db,
             _whose(request.ctx.principal),
             Wanted(
+                request_id=request.args.get("request_id"),
                 key_id=request.args.get("key"),
                 model=request.args.get("model"),
                 node_id=request.args.get("node"),

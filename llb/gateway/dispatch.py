@@ -303,12 +303,13 @@ class Dispatcher:
             if call.keep_alive_s is not None:
                 query += f"&keep_alive_s={call.keep_alive_s:g}"
             path = b"/hop" + call.path + query.encode("ascii")
+            own_id = (b"x-request-id", call.tally.request_id.encode("ascii"))  # for that host's log
             yield partial(
                 self._reach.request,
                 node.id,
                 b"POST",
                 path,
-                call.headers,
+                (*call.headers, *call.tally.trace, own_id),
                 call.body,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
@@ -323,7 +324,7 @@ class Dispatcher:
                     target,
                     b"POST",
                     call.path,
-                    call.headers,
+                    (*call.headers, *call.tally.trace),
                     call.body,
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=REQUEST_LIMIT_S,

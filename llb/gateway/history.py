@@ -48,6 +48,7 @@ class Tally:
     principal: Principal
     endpoint: str
     began_at: float
+    trace: tuple[tuple[bytes, bytes], ...] = ()  # headers of the caller's, passed on
     asked: str | None = None  # the model, as the client called it
     model_id: str | None = None
     stream: bool = False

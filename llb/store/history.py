@@ -53,6 +53,7 @@ class Whose(Struct, frozen=True, kw_only=True):
 class Wanted(Struct, frozen=True, kw_only=True):
     """Which requests: those that meet all that is given. Unix seconds, `until` excluded."""
 
+    request_id: str | None = None
     key_id: str | None = None
     model: str | None = None
     node_id: str | None = None
@@ -179,6 +180,7 @@ def page_query(
         ("key_id = ?", wanted.key_id),
         ("model = ?", wanted.model),
         ("node_id = ?", wanted.node_id),
+        ("request_id = ?", wanted.request_id),
         ("id >= ?", None if wanted.since is None else int(wanted.since * US)),
         ("id < ?", None if wanted.until is None else int(wanted.until * US)),
         ("id < ?", before_id),

@@ -109,6 +109,7 @@ async def test_pages_newest_first(db: Database) -> None:
     [
         (Wanted(), "edcba"),
         (Wanted(key_id="k2"), "b"),
+        (Wanted(request_id="r2"), "b"),
         (Wanted(model="m2"), "c"),
         (Wanted(node_id="n2"), "d"),
         (Wanted(failed=True), "e"),
@@ -120,7 +121,7 @@ async def test_pages_newest_first(db: Database) -> None:
 )
 async def test_filters(db: Database, wanted: Wanted, found: str) -> None:
     a = at(NOON)
-    b = at(NOON + 1, key_id="k2")
+    b = at(NOON + 1, key_id="k2", request_id="r2")
     c = at(NOON + 2, model="m2")
     d = at(NOON + 3, node_id="n2")
     e = failed(id=int((NOON + 4) * US))
@@ -167,6 +168,10 @@ async def test_of_several_filters_the_most_selective_is_searched(db: Database) -
     query, parameters = history.page_query(EVERYBODY, Wanted(node_id="n", model="m", key_id="k"), limit=10)
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     assert plan[0].startswith("SEARCH requests USING INDEX requests_by_key_id")
+    wanted = Wanted(key_id="k", request_id="r")
+    query, parameters = history.page_query(Whose(user_id="u"), wanted, limit=10)
+    plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
+    assert plan[0].startswith("SEARCH requests USING INDEX requests_by_request_id")
 
 
 # --- names -------------------------------------------------------------------------------------------

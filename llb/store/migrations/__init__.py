@@ -12,6 +12,7 @@ from llb.store.migrations import (
     m0004_last_seen,
     m0005_pinned,
     m0006_key_limits,
+    m0007_request_ids,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -23,6 +24,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0004_last_seen.migrate,
     m0005_pinned.migrate,
     m0006_key_limits.migrate,
+    m0007_request_ids.migrate,
 )
 
 
