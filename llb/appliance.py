@@ -134,6 +134,7 @@ class Appliance:
         self.history = History(self.db, days=config.history_days, text=config.history_text)
         self.metrics = Metrics(self.view, self.admission)
         self.history.on_ended = self.metrics.ended
+        self.dispatcher.speeds.on_load = self.metrics.loaded
         self.feed = LiveFeed(self.bus, self.view)
         self.tasks = TaskGroup("llb")
         self._lock: portable.Lock | None = None
@@ -248,6 +249,8 @@ class Appliance:
 
     def _node_said_hello(self, hello: Hello, observed: str | None) -> None:
         self.registrations.node_heard(hello)
+        for report in hello.replicas:
+            self.metrics.replica(hello.node_id, report)
         if hello.node_id != self.agent.node_id:
             self.reach.hello(hello, observed)
 
@@ -258,6 +261,7 @@ class Appliance:
         self.links.want_changed()  # others take over what only it was to hold
 
     def _node_told_of_replica(self, node_id: str, report: ReplicaReport) -> None:
+        self.metrics.replica(node_id, report)
         self.members.replica_changed(node_id, report)
         self.registrations.replica_changed(node_id, report)
 

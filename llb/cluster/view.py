@@ -303,6 +303,11 @@ class ClusterView:
             if report is not None:
                 yield node, report
 
+    def name_of(self, node_id: str) -> str:
+        """What a node is called; its id where it does not belong here any more."""
+        node = self.nodes.get(node_id)
+        return node_id if node is None else node.hello.name
+
     def online(self) -> list[Node]:
         return [node for node in self.nodes.values() if node.online]
 

@@ -1,4 +1,5 @@
-"""What Prometheus may read: what requests took, counted as they end, and how the cluster stands when it is asked.
+"""What Prometheus may read: what requests, loads and downloads took, counted as they end, and how the cluster stands when it is
+asked (`standing`).
 
 Names are OpenTelemetry's for generative AI where it has one. No user, key or address is in a label; a model name is one of
 the catalogue's, so that whoever makes up names cannot make up series.
@@ -8,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter as Tallied
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 
 from prometheus_client import (
@@ -19,16 +19,14 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
-from llb import __version__
 from llb.cluster.view import ClusterView
 from llb.gateway.admission import Admission
 from llb.gateway.history import Tally
+from llb.gateway.standing import Standing
 from llb.tasks import TaskGroup
-from llb.wire import EngineState, NodeStatus, ReplicaState
+from llb.wire import ReplicaReport, ReplicaState
 
 # The buckets that OpenTelemetry's conventions for generative AI recommend, in seconds.
 DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -36,6 +34,7 @@ FIRST_TOKEN_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
 TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+LOAD_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 LAG_EVERY_S = 0.25
@@ -47,7 +46,14 @@ _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/api/chat": "chat",
+    "/api/generate": "text_completion",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
 }
+_COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
 class Metrics:
@@ -102,13 +108,40 @@ class Metrics:
             buckets=SHORT_BUCKETS,
             registry=self.registry,
         )
+        self._loads = Histogram(
+            "llb_engine_load_seconds",
+            "Time until a node had a model in memory",
+            ("node", "model"),
+            buckets=LOAD_BUCKETS,
+            registry=self.registry,
+        )
+        self._failed_loads = Counter(
+            "llb_engine_load_failures",
+            "Loads that ended with an engine that failed",
+            ("node", "model"),
+            registry=self.registry,
+        )
+        self._downloads = Counter(
+            "llb_downloads",
+            "Replicas that were fetched and verified (ready), or could not be (error)",
+            ("node", "outcome"),
+            registry=self.registry,
+        )
+        self._downloaded = Counter(
+            "llb_downloaded_bytes",
+            "Bytes of model files that arrived, from the Hub or from other nodes",
+            ("node",),
+            registry=self.registry,
+        )
         # A series is found by its labels' values again and again.
         self._duration_of = lru_cache(KEPT_SERIES)(self._duration.labels)
         self._first_token_of = lru_cache(KEPT_SERIES)(self._first_token.labels)
         self._per_token_of = lru_cache(KEPT_SERIES)(self._per_token.labels)
         self._tokens_of = lru_cache(KEPT_SERIES)(self._tokens.labels)
         self._queued_of = lru_cache(KEPT_SERIES)(self._queued.labels)
-        self.registry.register(_Standing(view, admission))
+        self._view = view
+        self._replicas: dict[tuple[str, str], ReplicaReport] = {}  # as each was last told of
+        self.registry.register(Standing(view, admission))
         ProcessCollector(registry=self.registry)
         self._tasks = TaskGroup("metrics")
 
@@ -123,6 +156,30 @@ class Metrics:
         for tally in tallies:
             self._count(tally)
 
+    def loaded(self, node_id: str, model_id: str, took_s: float, failed: bool) -> None:
+        """Count a load that has ended."""
+        labels = (self._view.name_of(node_id), model_id)
+        if failed:
+            self._failed_loads.labels(*labels).inc()
+        else:
+            self._loads.labels(*labels).observe(took_s)
+
+    def replica(self, node_id: str, report: ReplicaReport) -> None:
+        """Count what this report of a replica adds to the one before; the first tells only where it stands."""
+        key = (node_id, report.model_id)
+        before = self._replicas.get(key)
+        if report.state is ReplicaState.GONE:
+            self._replicas.pop(key, None)
+        else:
+            self._replicas[key] = report
+        if before is None or before.state not in _COMING:
+            return
+        name = self._view.name_of(node_id)
+        # Fewer than before: they were thrown away, and come again.
+        self._downloaded.labels(name).inc(max(0, report.downloaded_bytes - before.downloaded_bytes))
+        if report.state in (ReplicaState.READY, ReplicaState.ERROR):
+            self._downloads.labels(name, report.state.value).inc()
+
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -132,9 +189,10 @@ class Metrics:
         operation = _OPERATIONS.get(tally.endpoint, tally.endpoint.removeprefix("/v1/"))
         usage = tally.usage
         self._duration_of(operation, model, tally.error_code or "").observe(tally.ended_at - tally.began_at)
+        if tally.node_id is not None or tally.queued_s:  # also who waited for none
+            self._queued_of(model).observe(tally.queued_s)
         if tally.node_id is None:
             return
-        self._queued_of(model).observe(tally.queued_s)
         if (ttft_s := tally.ttft_s()) is not None:
             self._first_token_of(operation, model).observe(ttft_s)
         if usage.decode_ms is not None and (usage.completion_tokens or 0) > 1:
@@ -156,80 +214,3 @@ class Metrics:
             due = time.monotonic() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
             self._lag.observe(max(0.0, time.monotonic() - due))
-
-
-class _Standing(Collector):
-    """How queues, slots, nodes, engines and replicas stand at the moment of the question; nothing is kept."""
-
-    def __init__(self, view: ClusterView, admission: Admission) -> None:
-        self._view = view
-        self._admission = admission
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("llb_build_info", "The version that runs", labels=("version",))
-        build.add_metric((__version__,), 1)
-        yield build
-        yield from self._queues()
-        yield from self._nodes()
-        yield from self._models()
-
-    def _queues(self) -> Iterator[Metric]:
-        depth = GaugeMetricFamily("llb_queue_depth", "Requests that wait for a slot", labels=("model",))
-        slots = GaugeMetricFamily("llb_slots", "Slots for requests", labels=("node", "model"))
-        busy = GaugeMetricFamily("llb_slots_busy", "Slots in use", labels=("node", "model"))
-        for queue in self._admission.snapshot():
-            depth.add_metric((queue.model_id,), queue.waiting)
-            for count in queue.nodes:
-                labels = (self._name(count.node_id), queue.model_id)
-                slots.add_metric(labels, count.slots)
-                busy.add_metric(labels, count.busy)
-        yield from (depth, slots, busy)
-
-    def _nodes(self) -> Iterator[Metric]:
-        by_node = ("node",)
-        status = GaugeMetricFamily(
-            "llb_node_status", "1 for the status a node has", labels=("node", "status")
-        )
-        draining = GaugeMetricFamily(
-            "llb_node_draining", "Whether a node gets no new requests", labels=by_node
-        )
-        budget = GaugeMetricFamily("llb_node_memory_budget_bytes", "Memory a node offers", labels=by_node)
-        used = GaugeMetricFamily("llb_node_memory_used_bytes", "Memory its engines use", labels=by_node)
-        disk = GaugeMetricFamily("llb_node_disk_free_bytes", "Disk a node offers", labels=by_node)
-        active = GaugeMetricFamily("llb_node_active_requests", "Requests at a node", labels=by_node)
-        engines = GaugeMetricFamily("llb_engines", "Engines of a node by state", labels=("node", "state"))
-        for node in self._view.nodes.values():
-            name = node.hello.name
-            for each in NodeStatus:
-                status.add_metric((name, each.value), node.status is each)
-            draining.add_metric((name,), node.draining)
-            budget.add_metric((name,), node.hello.memory_budget_bytes)
-            active.add_metric((name,), self._view.active_requests(node.id))
-            if node.heartbeat is not None and node.online:
-                used.add_metric((name,), node.heartbeat.memory_used_bytes)
-                disk.add_metric((name,), node.heartbeat.disk_free_bytes)
-            states = Tallied(engine.state for engine in node.engines.values()) if node.online else {}
-            for state in EngineState:
-                engines.add_metric((name, state.value), states.get(state, 0))
-        yield from (status, draining, budget, used, disk, active, engines)
-
-    def _models(self) -> Iterator[Metric]:
-        replicas = GaugeMetricFamily("llb_replicas", "Replicas on a node by state", labels=("node", "state"))
-        progress = GaugeMetricFamily(
-            "llb_download_progress", "Share of a replica that has arrived, 0-1", labels=("node", "model")
-        )
-        for node in self._view.nodes.values():
-            states = Tallied(report.state for report in node.replicas.values())
-            for state in ReplicaState:
-                replicas.add_metric((node.hello.name, state.value), states.get(state, 0))
-            for model_id, report in node.replicas.items():
-                if report.state in (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING):
-                    progress.add_metric((node.hello.name, model_id), report.progress)
-        yield from (replicas, progress)
-
-    def _name(self, node_id: str) -> str:
-        node = self._view.nodes.get(node_id)
-        return node_id if node is None else node.hello.name

@@ -90,10 +90,15 @@ class ModelSpeed:
         self.computed = Ratio()  # tokens of prompts that no cache had, of those that their length let expect
 
 
+def tell_nobody(_node_id: str, _model_id: str, _took_s: float, _failed: bool) -> None:
+    """Stands where whoever counts loads may."""
+
+
 class Speeds:
     """What is measured lives as long as the process, also while a node is away."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_load: Callable[[str, str, float, bool], None] = tell_nobody
         self._clock = clock
         self._nodes: defaultdict[tuple[str, str], NodeSpeed] = defaultdict(lambda: NodeSpeed(clock()))
         self._models: defaultdict[str, ModelSpeed] = defaultdict(ModelSpeed)
@@ -157,6 +162,9 @@ class Speeds:
                     node = self._nodes[node_id, model_id]
                     before_s = took_s if node.load_s is None else node.load_s
                     node.load_s = before_s + LOAD_WEIGHT * (took_s - before_s)
+                    self.on_load(node_id, model_id, took_s, False)
+                elif report is not None and report.state is EngineState.FAILED:
+                    self.on_load(node_id, model_id, took_s, True)
         for model_id, report in reports.items():
             if report.state is EngineState.STARTING:
                 self._loading.setdefault((node_id, model_id), self._clock())

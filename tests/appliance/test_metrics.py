@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from tests.conftest import LlbMaker
 from tests.harness import Llb, eventually, write_catalog
 from tests.hub import HubStandIn
 
-DOCS = (Path(__file__).parent.parent.parent / "docs/metrics.md").read_text(encoding="utf-8")
+DOCUMENTS = Path(__file__).parents[2] / "docs"
+DOCS = (DOCUMENTS / "metrics.md").read_text(encoding="utf-8")
+DASHBOARD = (DOCUMENTS / "grafana.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -75,6 +78,10 @@ async def test_what_was_asked_is_counted(
     assert now[("llb_node_status", (("node", "attic"), ("status", "online")))] == 1
     assert now[("llb_engines", (("node", "attic"), ("state", "ready")))] == 1
     assert now[("llb_replicas", (("node", "attic"), ("state", "ready")))] == 1
+    assert now[("llb_engine_load_seconds_count", (("model", "chat"), ("node", "attic")))] == 1
+    assert now[("llb_engine_load_seconds_sum", (("model", "chat"), ("node", "attic")))] > 0
+    assert now[("llb_downloads_total", (("node", "attic"), ("outcome", "ready")))] == 1
+    assert now[("llb_downloaded_bytes_total", (("node", "attic"),))] == chat_gguf.stat().st_size
 
     text = (await llb.http.get("/metrics")).text
     for word in ("made-up", "secret", "127.0.0.1", "admin", key, key[:10], str(llb.home)):
@@ -113,16 +120,89 @@ async def test_only_admins_and_this_host_read_them(llb: Llb) -> None:
             assert (await nobody.get("/metrics", headers=headers)).status_code == status
 
 
+# --- the documents -----------------------------------------------------------------------------------
+
+
+def families_of(text: str) -> dict[str, str]:
+    """The name of every metric, as it is queried, and its type."""
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def documented() -> dict[str, set[str]]:
+    """The metrics of the table in docs/metrics.md, and the labels of each."""
+    rows = [line.split("|")[1:3] for line in DOCS.splitlines() if line.startswith("| `")]
+    return {
+        name: set(re.findall(r"`(\w+)`", labels))
+        for names, labels in rows
+        for name in re.findall(r"`((?:llb|gen_ai_server)_[a-z_]+)`", names)
+    }
+
+
 def test_every_metric_is_documented(llb_metrics: Metrics) -> None:
-    families = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for family in text_string_to_metric_families(llb_metrics.text().decode())
-        if not family.name.startswith("process_")
-    }
-    documented = {
-        name
-        for line in DOCS.splitlines()
-        if line.startswith("| `")
-        for name in re.findall(r"`((?:llb|gen_ai_server)_[a-z_]+)`", line.split("|")[1])
-    }
-    assert families == documented
+    families = families_of(llb_metrics.text().decode())
+    assert {name for name in families if not name.startswith("process_")} == documented().keys()
+
+
+async def test_the_documented_labels_are_those_there_are(llb: Llb) -> None:
+    await llb.online()
+    await llb.pull("tiny")
+    known = documented()
+    text = (await llb.http.get("/metrics")).text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if not sample.name.startswith("process_"):
+                name = family.name + ("_total" if family.type == "counter" else "")
+                assert sample.labels.keys() - {"le"} == known[name], sample.name
+
+
+def queries() -> list[str]:
+    """Everything that the dashboard asks Prometheus."""
+    board = json.loads(DASHBOARD)
+    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    return asked + [each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query"]
+
+
+METRIC = re.compile(r"\b(?:llb|gen_ai_server|process)_[a-z_]+\b(?!\s*[=!])")
+
+
+def test_the_dashboard_queries_what_there_is(llb_metrics: Metrics) -> None:
+    families = families_of(llb_metrics.text().decode())
+    labels = documented()
+    asked = set()
+    for query in queries():
+        found = METRIC.findall(query)
+        assert found, query
+        names = set()
+        for name in found:
+            base = re.sub(r"_(bucket|count|sum)$", "", name)
+            is_histogram = families.get(base) == "histogram"
+            assert (name != base) if is_histogram else (name in families), query
+            names.add(base if is_histogram else name)
+        asked |= names
+        used = {label for group in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", group)}
+        used |= {
+            label
+            for selector in re.findall(r"\{([^}]*)\}", query)
+            for label in re.findall(r"(\w+)[=!]", selector)
+        }
+        used |= set(re.findall(r"label_values\([^,]+, (\w+)\)", query))
+        assert used <= {"le"}.union(*(labels.get(name, set()) for name in names)), query
+        assert query.count("(") == query.count(")")
+    assert labels.keys() <= asked  # nothing that llb tells is missing
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    board = json.loads(DASHBOARD)
+    assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "model", "node"}
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in board["panels"]:
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+    legends = [t["legendFormat"] for panel in board["panels"] for t in panel.get("targets", ())]
+    assert not [legend for legend in legends if legend.count("{{") != legend.count("}}")]
