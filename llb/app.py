@@ -7,14 +7,13 @@ from typing import Any
 
 from sanic import Sanic
 
-from llb.api.replies import install_errors
+from llb.api.replies import MAX_BODY_BYTES, install_errors
 from llb.api.reverse import DialledProtocol
 from llb.appliance import Appliance
 from llb.cluster.sockets import MAX_MESSAGE_BYTES
 from llb.config import Config
 from llb.joined import JoinedHost
 
-MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
 FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JSON = "application/json"
+MAX_BODY_BYTES = 64 * 1024 * 1024  # images travel inside the body
 _encoder = msgspec.json.Encoder()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -156,7 +157,7 @@ def translate(error: Exception) -> errors.LlbError:
     if isinstance(error, MethodNotAllowed):
         return errors.InvalidRequest("This address does not know that method", code="method_not_allowed")
     if isinstance(error, SanicPayloadTooLarge):
-        return errors.PayloadTooLarge("The request is too large")
+        return errors.PayloadTooLarge(f"A request has at most {MAX_BODY_BYTES} bytes")
     if isinstance(error, (RequestTimeout, InvalidHeader, HeaderExpectationFailed)):
         return errors.InvalidRequest("The request is incomplete or malformed")
     if isinstance(error, SanicException) and error.status_code < 500:

@@ -12,6 +12,8 @@ from llb.decide.routing import DEFAULT_LOAD_S, Request, Speed, choose
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.slots import Choose, ModelQueue, NodeSlots, Waiter, no_node
 
+MAX_WAITING_BYTES = 1 << 30  # of all models: a queue of the largest requests would fill the memory
+
 
 @dataclass(frozen=True, slots=True)
 class SlotCount:
@@ -34,6 +36,7 @@ class Claim:
 
     __slots__ = (
         "_admission",
+        "_body_bytes",
         "_choose",
         "_exclude",
         "_key_id",
@@ -55,6 +58,7 @@ class Claim:
         choose: Choose,
         exclude: frozenset[str],
         timeout_s: float,
+        body_bytes: int,
     ) -> None:
         self.queued_ms = 0
         self.request = request
@@ -64,6 +68,7 @@ class Claim:
         self._choose = choose
         self._exclude = exclude
         self._timeout_s = timeout_s
+        self._body_bytes = body_bytes
         self._queue: ModelQueue | None = None
         self._node: NodeSlots | None = None
         self._together = 0
@@ -96,7 +101,8 @@ class Claim:
         return self
 
     async def _wait(self, queue: ModelQueue) -> NodeSlots:
-        waiter = Waiter(self._key_id, self.request, self._choose, self._exclude, self._admission.clock())
+        now = self._admission.clock()
+        waiter = Waiter(self._key_id, self.request, self._choose, self._exclude, now, self._body_bytes)
         self._admission.enter(queue, waiter)
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire, queue, waiter)
         try:
@@ -154,9 +160,11 @@ class Admission:
         choose: Choose = choose,
         exclude: frozenset[str] = frozenset(),
         timeout_s: float | None = None,
+        body_bytes: int = 0,
     ) -> Claim:
-        """A slot for `request` on one of the model's nodes but those in `exclude` (already tried). Entering it raises
-        `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`."""
+        """A slot for `request` on one of the model's nodes but those in `exclude` (already tried). Its body stays in memory
+        meanwhile. Entering it raises `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after
+        `timeout_s`."""
         return Claim(
             self,
             model_id,
@@ -165,6 +173,7 @@ class Admission:
             choose,
             exclude,
             self._queue_timeout_s if timeout_s is None else timeout_s,
+            body_bytes,
         )
 
     def set_capacity(
@@ -232,11 +241,16 @@ class Admission:
         return queue
 
     def enter(self, queue: ModelQueue, waiter: Waiter) -> None:
-        if queue.waiting >= self._max_queue:
-            error = QueueFull(f"Too many requests wait for model '{queue.model_id}' ({queue.waiting})")
+        is_full = queue.waiting >= self._max_queue
+        if is_full or self._waiting_bytes() + waiter.body_bytes > MAX_WAITING_BYTES:
+            what = f"Too many requests wait for model '{queue.model_id}' ({queue.waiting})"
+            error = QueueFull(what if is_full else "The requests that wait are too large together")
             error.retry_after_s = queue.retry_after_s()
             raise error
         queue.enter(waiter)
+
+    def _waiting_bytes(self) -> int:
+        return sum(queue.waiting_bytes for queue in self._queues.values())
 
     def tidy(self, queue: ModelQueue) -> None:
         if queue.empty and self._queues.get(queue.model_id) is queue:

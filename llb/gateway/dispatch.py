@@ -226,7 +226,11 @@ class Dispatcher:
                         try:
                             claim = await held.enter_async_context(
                                 self._admission.claim(
-                                    call.model.id, key_id=call.key_id, request=request, exclude=tried
+                                    call.model.id,
+                                    key_id=call.key_id,
+                                    request=request,
+                                    exclude=tried,
+                                    body_bytes=len(call.body),
                                 )
                             )
                         finally:

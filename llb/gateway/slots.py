@@ -44,12 +44,19 @@ class NodeSlots(Candidate):
 class Waiter:
     """A request in the line. `look_again` is its timer while it lets a slot pass that it would first have to load."""
 
-    __slots__ = ("choose", "exclude", "granted", "key_id", "look_again", "request", "since")
+    __slots__ = ("body_bytes", "choose", "exclude", "granted", "key_id", "look_again", "request", "since")
 
     def __init__(
-        self, key_id: str, request: Request, choose: Choose, exclude: frozenset[str], since: float
+        self,
+        key_id: str,
+        request: Request,
+        choose: Choose,
+        exclude: frozenset[str],
+        since: float,
+        body_bytes: int = 0,
     ) -> None:
         self.key_id = key_id
+        self.body_bytes = body_bytes
         self.request = request
         self.choose = choose
         self.exclude = exclude
@@ -71,6 +78,7 @@ class ModelQueue:
         self.model_id = model_id
         self.nodes: dict[str, NodeSlots] = {}
         self.waiting = 0
+        self.waiting_bytes = 0  # of bodies, which stay in memory meanwhile
         self._present: tuple[NodeSlots, ...] = ()
         self._clock = clock
         self._on_wanted = on_wanted
@@ -160,6 +168,7 @@ class ModelQueue:
     def enter(self, waiter: Waiter) -> None:
         self._turns.setdefault(waiter.key_id, deque()).append(waiter)
         self.waiting += 1
+        self.waiting_bytes += waiter.body_bytes
         if self._gap_since is None:
             self._gap_since = self._clock()
         if self._line_since is None:
@@ -188,6 +197,7 @@ class ModelQueue:
         if not line:
             del self._turns[waiter.key_id]
         self.waiting -= 1
+        self.waiting_bytes -= waiter.body_bytes
         if not self.waiting:
             self._gap_since = self._line_since = None
 

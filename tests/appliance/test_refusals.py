@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import statistics
+from pathlib import Path
+
 import pytest
 
-from tests.harness import Llb
+from llb.api.replies import MAX_BODY_BYTES
+from tests.conftest import LlbMaker
+from tests.harness import Llb, write_catalog
+from tests.hub import HubStandIn
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,48 @@ async def test_refused(llb: Llb, body: bytes, param: str) -> None:
     )
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", param)
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: Llb) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {llb.app.local_token}",
+        "Content-Type: application/json",
+        f"Content-Length: {MAX_BODY_BYTES + 1}",
+    )
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"x-request-id: " in head.lower()
+    error = json.loads(body)["error"]
+    assert (error["code"], str(MAX_BODY_BYTES) in error["message"]) == ("payload_too_large", True)
+
+
+async def test_a_crowd_is_refused_at_once(
+    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> None:
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    catalog = write_catalog(tmp_path / "list.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
+    llb = await make_llb(catalog=catalog, parallel=1, max_queue=2).start()
+    await llb.online()
+    await llb.pull("chat")
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 200}
+    answers = await asyncio.gather(
+        *(
+            llb.http.post("/v1/chat/completions", json={**body, "stream": bool(number % 2)})
+            for number in range(40)
+        )
+    )
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) >= 30
+    assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+    rows = (await llb.http.get("/api/requests", params={"limit": 100})).json()["requests"]
+    took = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
+    assert len(took) == len(refused)
+    assert statistics.median(took) < 50
+    assert [(queue.waiting, queue.nodes[0].busy) for queue in llb.app.admission.snapshot()] == [(0, 0)]

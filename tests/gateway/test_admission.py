@@ -8,7 +8,7 @@ import pytest
 from llb.decide import routing
 from llb.decide.routing import Candidate, Request, Speed
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
-from llb.gateway.admission import Admission, ModelAdmission, SlotCount
+from llb.gateway.admission import MAX_WAITING_BYTES, Admission, ModelAdmission, SlotCount
 from llb.gateway.slots import Choose
 
 
@@ -32,13 +32,20 @@ class Holder:
         request: Request | None = None,
         timeout_s: float | None = None,
         order: list[Holder] | None = None,
+        body_bytes: int = 0,
     ) -> None:
         self.node_id: str | None = None
         self.queued_ms: int | None = None
         self.enough = asyncio.Event()
         self.held = asyncio.Event()
         self._claim = admission.claim(
-            "m", key_id=key_id, request=request, choose=choose, exclude=exclude, timeout_s=timeout_s
+            "m",
+            key_id=key_id,
+            request=request,
+            choose=choose,
+            exclude=exclude,
+            timeout_s=timeout_s,
+            body_bytes=body_bytes,
         )
         self._order = order
         self.task = asyncio.ensure_future(self._run())
@@ -131,6 +138,23 @@ async def test_the_queue_has_an_end() -> None:
     assert caught.value.retry_after_s == 2
     assert state(admission).waiting == 2
     for holder in holders:
+        await holder.finish()
+
+
+async def test_what_waits_has_bounded_bodies() -> None:
+    admission = Admission(100, 60)
+    admission.set_capacity("a", "m", 1)
+    third = MAX_WAITING_BYTES // 3
+    holders = [Holder(admission, body_bytes=third) for _ in range(4)]  # one of them has the slot
+    await settle()
+    with pytest.raises(QueueFull, match="too large together"):
+        await Holder(admission, body_bytes=third).task
+    small = Holder(admission)
+    await holders[0].finish()
+    late = Holder(admission, body_bytes=third)
+    await settle()
+    assert state(admission).waiting == 4
+    for holder in (*holders[1:], small, late):
         await holder.finish()
 
 

@@ -117,6 +117,7 @@ class Requests:
                 request=Request(claim.tokens, claim.tokens),
                 choose=partial(self.choose, claim, number),
                 exclude=claim.exclude,
+                body_bytes=claim.tokens,
             ) as taken:
                 del self.waiting[number]
                 assert taken.node_id not in claim.exclude
@@ -167,6 +168,7 @@ class Requests:
         busy = {node.node_id: node.busy for node in queue.nodes} if queue is not None else {}
         assert +Counter(busy) == +self.held
         self.check_tokens()
+        assert self.admission._waiting_bytes() == sum(claim.tokens for claim in self.waiting.values())
         assert (queue.waiting if queue is not None else 0) == len(self.waiting) <= MAX_QUEUE
         for number, claim in self.waiting.items():
             waits_since = self.began[number]
