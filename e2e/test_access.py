@@ -210,6 +210,56 @@ async def test_keys_that_end_or_have_ended_are_marked(llb: Llb, visitors: Visito
     await expect(row(page, "API keys", "staying")).to_contain_text("Made on the host")
 
 
+async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> None:
+    page = await visitor.open("/access")
+    await page.get_by_role("button", name="New key").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Name").fill("laptop")
+    await dialog.get_by_label("Requests per minute").fill("0")
+    await dialog.get_by_role("button", name="Make the key").click()
+    await expect(dialog.get_by_label("Requests per minute")).to_be_focused()  # the browser asks for another
+    await dialog.get_by_label("Requests per minute").fill("1200")
+    await dialog.get_by_label("At the same time").fill("2")
+    await dialog.get_by_role("button", name="Make the key").click()
+    await dialog.get_by_role("button", name="I have copied it").click()
+    laptop = row(page, "API keys", "laptop")
+    await expect(laptop).to_contain_text("1,200 requests a minute")
+    await expect(laptop).to_contain_text("2 at the same time")
+
+    await laptop.get_by_role("button", name="Limits of laptop").click()
+    await expect(dialog.get_by_label("Requests per minute")).to_have_value("1200")
+    await expect(dialog.get_by_label("Tokens per minute")).to_have_value("")
+    await dialog.get_by_label("Requests per minute").fill("")
+    await dialog.get_by_label("Tokens per minute").fill("5000")
+    await dialog.get_by_role("button", name="Set limits").click()
+    await expect(laptop).to_contain_text("5,000 tokens a minute")
+    await expect(laptop).not_to_contain_text("requests a minute")
+    await expect(row(page, "Audit log", "Changed the limits of a key")).to_contain_text("5000 tokens")
+    [key] = (await visitor.llb.http.get("/api/keys")).json()["keys"]
+    assert key["limits"] == {"requests_per_minute": None, "tokens_per_minute": 5000, "concurrent": 2}
+
+
+async def test_what_an_administrator_limits_a_user_can_only_tighten(llb: Llb, visitors: VisitorMaker) -> None:
+    await add_user(llb, "ann")
+    page = await (await as_user(llb, visitors, "ann")).open("/access")
+    dialog, _ = await make_key(page, "hers")
+    await dialog.get_by_role("button", name="I have copied it").click()
+    [key] = (await llb.http.get("/api/keys")).json()["keys"]
+    await llb.http.patch(f"/api/keys/{key['id']}", json={"limits": {"requests_per_minute": 10}})
+    await page.reload()
+    hers = row(page, "API keys", "hers")
+    await hers.get_by_role("button", name="Limits of hers").click()
+    rate = dialog.get_by_label("Requests per minute")
+    await expect(rate).to_have_accessible_description(re.compile("At most 10"))
+    for refused in ("", "11"):
+        await rate.fill(refused)
+        await dialog.get_by_role("button", name="Set limits").click()
+        await expect(rate).to_be_focused()
+    await rate.fill("4")
+    await dialog.get_by_role("button", name="Set limits").click()
+    await expect(hers).to_contain_text("4 requests a minute")
+
+
 async def test_a_user_has_their_own_keys_and_nothing_else(llb: Llb, visitors: VisitorMaker) -> None:
     await add_user(llb, "ann")
     await add_key(llb, "not hers")

@@ -15,6 +15,8 @@ export const field = ({
   value = null,
   least = null,
   most = null,
+  lowest = null,
+  highest = null,
   optional = false,
   focus = false,
 }) => html`
@@ -31,6 +33,8 @@ export const field = ({
       spellcheck="false"
       minlength=${least}
       maxlength=${most}
+      min=${lowest}
+      max=${highest}
       aria-describedby=${hint && `field-${name}-hint`}
       ?autofocus=${focus}
     />

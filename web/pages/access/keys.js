@@ -9,6 +9,7 @@ import { dataTable } from '../../components/table.js';
 import { makeList } from './list.js';
 import { askForKey } from './new-key.js';
 import { standing } from './expiry.js';
+import { askForLimits, limitsText } from './limits.js';
 
 /** `changed()` is called after each act. */
 export function openKeys(app, changed) {
@@ -16,6 +17,10 @@ export function openKeys(app, changed) {
 
   async function add() {
     if (await askForKey(app)) changed();
+  }
+
+  async function limit(key) {
+    if (await askForLimits(app, key)) changed();
   }
 
   async function revoke({ id, name, prefix }) {
@@ -38,10 +43,14 @@ export function openKeys(app, changed) {
       { title: t('keys.created'), kind: 'nowrap', cell: ({ created_at: at }) => moment(at) },
       { title: t('keys.last_used'), kind: 'nowrap', cell: ({ last_used_at: at }) => (at ? moment(at) : t('keys.never_used')) },
       { title: t('keys.expires'), cell: ({ expires_at: at }) => expiry(at) },
+      { title: t('keys.limits'), kind: 'nowrap', cell: ({ limits }) => limitsText(limits) },
       { title: t('access.actions'), kind: 'acts', cell: acts },
     ].filter(Boolean);
 
   const acts = (key) => html`
+    <button type="button" class="button quiet small" aria-label=${t('keys.limits.label', { name: key.name })} @click=${() => limit(key)}>
+      ${t('keys.limits.open')}
+    </button>
     <button type="button" class="button quiet small" aria-label=${t('keys.revoke.label', { name: key.name })} @click=${() => revoke(key)}>
       ${t('keys.revoke.action')}
     </button>`;

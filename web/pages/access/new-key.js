@@ -7,6 +7,7 @@ import { copyBox } from '../../components/copy.js';
 import { formDialog } from '../../components/dialog.js';
 import { field } from '../../components/field.js';
 import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './expiry.js';
+import { limitFields, limitsOf } from './limits.js';
 
 const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
 const USUAL = ['inference', 'models:read'];
@@ -20,13 +21,14 @@ export const askForKey = (app) =>
     firstState: { scopes: new Set(USUAL), lifetime: NEVER },
     fields: ({ state, update }) => html`
       ${field({ name: 'name', label: t('keys.new.name'), hint: t('keys.new.name_hint'), most: NAME_MOST, focus: true })}
-      ${scopeChoices(app, state, update)} ${lifetime(state, update)}`,
+      ${scopeChoices(app, state, update)} ${lifetime(state, update)} ${limitFields()}`,
     check: (form) => (form.getAll('scope').length ? null : t('keys.new.no_scope')),
     act: (form) =>
       app.api.post('/api/keys', {
         name: form.get('name').trim(),
         scopes: form.getAll('scope'),
         expires_at: endOf(form.get('lifetime'), form.get('date'), Date.now()),
+        limits: limitsOf(form),
       }),
     done: shownOnce,
   });

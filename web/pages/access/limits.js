@@ -1,0 +1,51 @@
+/** How much a key may ask for: told, asked for, changed. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { formDialog } from '../../components/dialog.js';
+import { field } from '../../components/field.js';
+
+const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'concurrent'];
+const MOST = 1_000_000_000; // the server's rule
+
+/** What is limited, a line each. */
+export function limitsText(limits) {
+  const given = LIMITS.filter((name) => limits[name] !== null);
+  if (!given.length) return t('keys.limits.none');
+  const line = (name) => t(`keys.limits.${name}.of`, { count: limits[name], number: f.number(limits[name]) });
+  return html`<ul>${given.map((name) => html`<li>${line(name)}</li>`)}</ul>`;
+}
+
+/** Fields for them, within `ceiling`, which an administrator has set: under that a field cannot stay empty. */
+export const limitFields = (limits = {}, ceiling = {}) => html`
+  <fieldset class="key-limits" aria-describedby="key-limits-hint">
+    <legend>${t('keys.limits')}</legend>
+    <p class="soft" id="key-limits-hint">${t('keys.limits.hint')}</p>
+    <div class="key-limits-fields">
+      ${LIMITS.map((name) => {
+        const most = ceiling[name] ?? null;
+        return field({
+          name,
+          label: t(`keys.limits.${name}`),
+          hint: most === null ? null : t('keys.limits.most', { number: f.number(most) }),
+          type: 'number',
+          lowest: 1,
+          highest: most ?? MOST,
+          value: limits[name] ?? null,
+          optional: most === null,
+        });
+      })}
+    </div>
+  </fieldset>`;
+
+/** What was put into the fields, as the API takes it: null where nothing was. */
+export const limitsOf = (form) => Object.fromEntries(LIMITS.map((name) => [name, form.get(name) ? Number(form.get(name)) : null]));
+
+/** Resolves to whether they were changed. */
+export const askForLimits = (app, { id, name, limits, ceiling }) =>
+  formDialog({
+    title: t('keys.limits.title', { name }),
+    action: t('keys.limits.action'),
+    fields: () => limitFields(limits, app.can('admin') ? {} : ceiling),
+    act: (form) => app.api.patch(`/api/keys/${encodeURIComponent(id)}`, { limits: limitsOf(form) }),
+  });
