@@ -219,12 +219,12 @@ async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> Non
     await dialog.get_by_role("button", name="Make the key").click()
     await expect(dialog.get_by_label("Requests per minute")).to_be_focused()  # the browser asks for another
     await dialog.get_by_label("Requests per minute").fill("1200")
-    await dialog.get_by_label("At the same time").fill("2")
+    await dialog.get_by_label("At once").fill("2")
     await dialog.get_by_role("button", name="Make the key").click()
     await dialog.get_by_role("button", name="I have copied it").click()
     laptop = row(page, "API keys", "laptop")
-    await expect(laptop).to_contain_text("1,200 requests a minute")
-    await expect(laptop).to_contain_text("2 at the same time")
+    await expect(laptop).to_contain_text("1,200 requests/min")
+    await expect(laptop).to_contain_text("2 at once")
 
     await laptop.get_by_role("button", name="Limits of laptop").click()
     await expect(dialog.get_by_label("Requests per minute")).to_have_value("1200")
@@ -232,8 +232,8 @@ async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> Non
     await dialog.get_by_label("Requests per minute").fill("")
     await dialog.get_by_label("Tokens per minute").fill("5000")
     await dialog.get_by_role("button", name="Set limits").click()
-    await expect(laptop).to_contain_text("5,000 tokens a minute")
-    await expect(laptop).not_to_contain_text("requests a minute")
+    await expect(laptop).to_contain_text("5,000 tokens/min")
+    await expect(laptop).not_to_contain_text("requests/min")
     await expect(row(page, "Audit log", "Changed the limits of a key")).to_contain_text("5000 tokens")
     [key] = (await visitor.llb.http.get("/api/keys")).json()["keys"]
     assert key["limits"] == {"requests_per_minute": None, "tokens_per_minute": 5000, "concurrent": 2}
@@ -257,7 +257,7 @@ async def test_what_an_administrator_limits_a_user_can_only_tighten(llb: Llb, vi
         await expect(rate).to_be_focused()
     await rate.fill("4")
     await dialog.get_by_role("button", name="Set limits").click()
-    await expect(hers).to_contain_text("4 requests a minute")
+    await expect(hers).to_contain_text("4 requests/min")
 
 
 async def test_a_user_has_their_own_keys_and_nothing_else(llb: Llb, visitors: VisitorMaker) -> None:

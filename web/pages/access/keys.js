@@ -43,7 +43,7 @@ export function openKeys(app, changed) {
       { title: t('keys.created'), kind: 'nowrap', cell: ({ created_at: at }) => moment(at) },
       { title: t('keys.last_used'), kind: 'nowrap', cell: ({ last_used_at: at }) => (at ? moment(at) : t('keys.never_used')) },
       { title: t('keys.expires'), cell: ({ expires_at: at }) => expiry(at) },
-      { title: t('keys.limits'), kind: 'nowrap', cell: ({ limits }) => limitsText(limits) },
+      { title: t('keys.limits'), cell: ({ limits }) => limitsText(limits) },
       { title: t('access.actions'), kind: 'acts', cell: acts },
     ].filter(Boolean);
 

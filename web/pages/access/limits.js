@@ -16,10 +16,13 @@ export function limitsText(limits) {
   return html`<ul>${given.map((name) => html`<li>${line(name)}</li>`)}</ul>`;
 }
 
-/** Fields for them, within `ceiling`, which an administrator has set: under that a field cannot stay empty. */
-export const limitFields = (limits = {}, ceiling = {}) => html`
+/**
+ * Fields for them, within `ceiling`, which an administrator has set: under that a field cannot stay empty. `alone`: what they
+ * are is said above them already.
+ */
+export const limitFields = ({ limits = {}, ceiling = {}, alone = false } = {}) => html`
   <fieldset class="key-limits" aria-describedby="key-limits-hint">
-    <legend>${t('keys.limits')}</legend>
+    <legend class=${alone ? 'sr-only' : ''}>${t('keys.limits')}</legend>
     <p class="soft" id="key-limits-hint">${t('keys.limits.hint')}</p>
     <div class="key-limits-fields">
       ${LIMITS.map((name) => {
@@ -46,6 +49,6 @@ export const askForLimits = (app, { id, name, limits, ceiling }) =>
   formDialog({
     title: t('keys.limits.title', { name }),
     action: t('keys.limits.action'),
-    fields: () => limitFields(limits, app.can('admin') ? {} : ceiling),
+    fields: () => limitFields({ limits, ceiling: app.can('admin') ? {} : ceiling, alone: true }),
     act: (form) => app.api.patch(`/api/keys/${encodeURIComponent(id)}`, { limits: limitsOf(form) }),
   });
