@@ -285,6 +285,9 @@ async def look_at_access(see: Inspector) -> None:
     await expect(dialog.locator("code").first).to_contain_text("sk-")
     await see.look(page, "access, a key that was made")
     await dialog.get_by_role("button", name=see.say("keys.made.close")).click()
+    await page.get_by_role("button", name=see.say("keys.limits.open")).first.click()
+    await see.look(page, "access, dialog of the limits of a key")
+    await page.keyboard.press("Escape")
     await page.get_by_role("button", name=see.say("users.new.open")).click()
     await see.look(page, "access, dialog of a new user")
 

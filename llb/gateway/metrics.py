@@ -53,6 +53,7 @@ _OPERATIONS = {
     "/api/embed": "embeddings",
     "/api/embeddings": "embeddings",
 }
+_GAVE_UP_WAITING = ("queue_timeout", "client_closed")  # whoever was refused at once did not wait
 _COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
@@ -189,7 +190,7 @@ class Metrics:
         operation = _OPERATIONS.get(tally.endpoint, tally.endpoint.removeprefix("/v1/"))
         usage = tally.usage
         self._duration_of(operation, model, tally.error_code or "").observe(tally.ended_at - tally.began_at)
-        if tally.node_id is not None or tally.queued_s:  # also who waited for none
+        if tally.node_id is not None or (tally.queued_s and tally.error_code in _GAVE_UP_WAITING):
             self._queued_of(model).observe(tally.queued_s)
         if tally.node_id is None:
             return

@@ -10,7 +10,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llb.auth import Principal, PrincipalKind
+from llb.gateway.history import Tally
 from llb.gateway.metrics import Metrics
+from llb.wire import ReplicaReport, ReplicaState, Role
 from tests.conftest import LlbMaker
 from tests.harness import Llb, eventually, write_catalog
 from tests.hub import HubStandIn
@@ -118,6 +121,53 @@ async def test_only_admins_and_this_host_read_them(llb: Llb) -> None:
             ({"Authorization": f"Bearer {await llb.new_key('admin')}"}, 200),
         ):
             assert (await nobody.get("/metrics", headers=headers)).status_code == status
+
+
+async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
+    principal = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER)
+    for node_id, queued_s, error in (
+        ("attic", 0.0, None),
+        (None, 60.0, "queue_timeout"),
+        (None, 3.0, "client_closed"),
+        (None, 0.00001, "queue_full"),
+        (None, 0.0, "rate_limit_exceeded"),
+    ):
+        tally = Tally(1, "r", principal, "/v1/chat/completions", 0.0)
+        tally.model_id, tally.node_id, tally.queued_s, tally.error_code = "m", node_id, queued_s, error
+        llb_metrics.ended([tally])
+    sample = llb_metrics.registry.get_sample_value
+    assert sample("llb_queue_wait_seconds_count", {"model": "m"}) == 3
+    assert sample("llb_queue_wait_seconds_sum", {"model": "m"}) == 63
+    for error in ("queue_full", "rate_limit_exceeded"):
+        labels = {"gen_ai_operation_name": "chat", "gen_ai_request_model": "m", "error_type": error}
+        assert sample("gen_ai_server_request_duration_seconds_count", labels) == 1
+
+
+async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> None:
+    def told(state: ReplicaState, arrived: int, node_id: str = "n") -> None:
+        llb_metrics.replica(
+            node_id, ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
+        )
+
+    told(ReplicaState.READY, 900, "old")  # as it was before this start
+    for state, arrived in (
+        (ReplicaState.WANTED, 0),
+        (ReplicaState.DOWNLOADING, 500),  # what an earlier try had left
+        (ReplicaState.DOWNLOADING, 700),
+        (ReplicaState.DOWNLOADING, 100),  # the rest was wrong
+        (ReplicaState.VERIFYING, 900),
+        (ReplicaState.READY, 900),
+        (ReplicaState.DELETING, 900),
+        (ReplicaState.GONE, 0),
+        (ReplicaState.DOWNLOADING, 0),
+        (ReplicaState.ERROR, 10),
+    ):
+        told(state, arrived)
+    sample = llb_metrics.registry.get_sample_value
+    assert sample("llb_downloaded_bytes_total", {"node": "n"}) == 200 + 800 + 10
+    assert sample("llb_downloads_total", {"node": "n", "outcome": "ready"}) == 1
+    assert sample("llb_downloads_total", {"node": "n", "outcome": "error"}) == 1
+    assert sample("llb_downloads_total", {"node": "old", "outcome": "ready"}) is None
 
 
 # --- the documents -----------------------------------------------------------------------------------

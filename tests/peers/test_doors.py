@@ -94,6 +94,22 @@ async def test_a_stream_comes_through_piece_by_piece(
     assert len(pieces) > 3
 
 
+async def test_limits_of_a_key_hold_at_every_door(
+    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+) -> None:
+    llb, _ = cluster
+    made = await llb.http.post("/api/keys", json={"name": "k", "limits": {"requests_per_minute": 2}})
+    key = bearer(made.json()["key"])
+    there = await llb.http.post("/v1/chat/completions", json=QUESTION, headers=key)
+    assert there.headers["x-ratelimit-remaining-requests"] == "1"
+    here = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    assert (here.status_code, here.headers["x-ratelimit-remaining-requests"]) == (200, "0")
+    refused = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+
+
 async def test_errors_of_the_balancer_come_through_as_they_are(
     cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
 ) -> None:

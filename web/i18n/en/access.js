@@ -40,7 +40,6 @@ export default {
 
   'keys.limits': 'Limits',
   'keys.limits.hint': 'An empty field means: no limit.',
-  'keys.limits.none': 'None',
   'keys.limits.most': 'At most {number}: an administrator has set that.',
   'keys.limits.requests_per_minute': 'Requests per minute',
   'keys.limits.tokens_per_minute': 'Tokens per minute',

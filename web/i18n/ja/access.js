@@ -40,7 +40,6 @@ export default {
 
   'keys.limits': '利用制限',
   'keys.limits.hint': '空欄は無制限です。',
-  'keys.limits.none': 'なし',
   'keys.limits.most': '管理者の設定により {number} まで',
   'keys.limits.requests_per_minute': '1 分あたりのリクエスト数',
   'keys.limits.tokens_per_minute': '1 分あたりのトークン数',

@@ -9,7 +9,7 @@ import { dataTable } from '../../components/table.js';
 import { makeList } from './list.js';
 import { askForKey } from './new-key.js';
 import { standing } from './expiry.js';
-import { askForLimits, limitsText } from './limits.js';
+import { askForLimits, limitsLines } from './limits.js';
 
 /** `changed()` is called after each act. */
 export function openKeys(app, changed) {
@@ -38,12 +38,11 @@ export function openKeys(app, changed) {
   const columns = () =>
     [
       { title: t('keys.name'), cell: ({ name, prefix }) => html`<span>${name}</span><code class="key-prefix">${prefix}…</code>` },
-      { title: t('keys.scopes'), cell: ({ scopes }) => html`<ul>${scopes.map((scope) => html`<li>${t(`scope.${scope}`)}</li>`)}</ul>` },
+      { title: t('keys.scopes'), cell: permissions },
       app.can('admin') && { title: t('keys.owner'), cell: ({ owner }) => owner ?? t('keys.host') },
       { title: t('keys.created'), kind: 'nowrap', cell: ({ created_at: at }) => moment(at) },
       { title: t('keys.last_used'), kind: 'nowrap', cell: ({ last_used_at: at }) => (at ? moment(at) : t('keys.never_used')) },
       { title: t('keys.expires'), cell: ({ expires_at: at }) => expiry(at) },
-      { title: t('keys.limits'), cell: ({ limits }) => limitsText(limits) },
       { title: t('access.actions'), kind: 'acts', cell: acts },
     ].filter(Boolean);
 
@@ -73,6 +72,13 @@ export function openKeys(app, changed) {
       </section>`,
   };
 }
+
+/** What it may do, and how much of it. */
+const permissions = ({ scopes, limits }) => html`
+  <ul>
+    ${scopes.map((scope) => html`<li>${t(`scope.${scope}`)}</li>`)}
+    ${limitsLines(limits).map((line) => html`<li class="key-limit">${line}</li>`)}
+  </ul>`;
 
 const moment = (at) => html`<time datetime=${at} title=${f.dateTime(at)}>${f.ago(at)}</time>`;
 

@@ -8,13 +8,11 @@ import { field } from '../../components/field.js';
 const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'concurrent'];
 const MOST = 1_000_000_000; // the server's rule
 
-/** What is limited, a line each. */
-export function limitsText(limits) {
-  const given = LIMITS.filter((name) => limits[name] !== null);
-  if (!given.length) return t('keys.limits.none');
-  const line = (name) => t(`keys.limits.${name}.of`, { count: limits[name], number: f.number(limits[name]) });
-  return html`<ul>${given.map((name) => html`<li>${line(name)}</li>`)}</ul>`;
-}
+/** What is limited, in round numbers; nothing where nothing is. */
+export const limitsLines = (limits) =>
+  LIMITS.filter((name) => limits[name] !== null).map((name) =>
+    t(`keys.limits.${name}.of`, { count: limits[name], number: f.compact(limits[name]) }),
+  );
 
 /**
  * Fields for them, within `ceiling`, which an administrator has set: under that a field cannot stay empty. `alone`: what they
