@@ -46,12 +46,6 @@ _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
-    "/v1/messages": "chat",
-    "/v1/responses": "chat",
-    "/api/chat": "chat",
-    "/api/generate": "text_completion",
-    "/api/embed": "embeddings",
-    "/api/embeddings": "embeddings",
 }
 _GAVE_UP_WAITING = ("queue_timeout", "client_closed")  # whoever was refused at once did not wait
 _COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)

@@ -154,7 +154,7 @@ def used_tokens(tally: Tally, reserved: Reserved, *, client_left: bool) -> int:
     if tally.sent_at is None or not (client_left or tally.received_bytes):
         return 0
     if not tally.stream:
-        return reserved.tokens
+        return reserved.tokens if client_left else reserved.prompt_tokens
     return reserved.prompt_tokens + tally.received_bytes // BYTES_PER_STREAMED_TOKEN
 
 

@@ -165,6 +165,7 @@ def test_what_was_used_stays_used_when_the_limits_change() -> None:
         (True, True, True, (None, None), 0, 10),  # left in prefill
         (True, True, True, (None, None), 20 * BYTES_PER_STREAMED_TOKEN, 30),
         (True, False, True, (None, None), 0, 100),  # how far it was, nobody knows
+        (True, False, False, (None, None), 900, 10),  # whole, and without counts
         (True, True, False, (None, None), 0, 0),  # the engine failed before it answered
         (True, True, False, (None, None), 5 * BYTES_PER_STREAMED_TOKEN, 15),  # and while it did
     ],
