@@ -18,7 +18,8 @@ from llb.errors import RateLimited
 from llb.gateway.history import Tally
 from llb.wire import KeyLimits
 
-# Of a stream that was cut before it told its tokens. llama.cpp writes an event a token, of 150 to 250 bytes.
+# Of a stream that was cut before it told its tokens. llama.cpp writes an event a token: about 250 bytes for OpenAI's clients, 130
+# for Anthropic's.
 BYTES_PER_STREAMED_TOKEN = 200
 ENDED_SOON_S = 1  # nobody knows when one of a key's own requests ends
 FORGET_ABOVE = 1000  # keys; then those that have nothing to remember are forgotten

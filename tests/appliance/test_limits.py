@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from llb.gateway.quotas import BYTES_PER_STREAMED_TOKEN
 from tests.conftest import LlbMaker
 from tests.harness import DEADLINE_S, Llb, eventually, write_catalog
 from tests.hub import HubStandIn
@@ -123,3 +124,12 @@ async def test_a_key_without_limits_is_told_nothing(chat: Llb) -> None:
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
     assert not chat.app.quotas._quotas
+
+
+async def test_a_token_of_a_stream_has_about_as_many_bytes_as_are_charged_for_one(chat: Llb) -> None:
+    _, client = await limited(chat, tokens_per_minute=1_000_000)
+    body = {**QUESTION, "max_tokens": 32, "stream": True, "ignore_eos": True}
+    async with client:
+        for path, prompt in ((CHAT, {}), ("/v1/completions", {"prompt": "Once"})):
+            answer = await client.post(path, json={**body, **prompt})
+            assert 0.5 < len(answer.content) / 32 / BYTES_PER_STREAMED_TOKEN < 2
