@@ -133,12 +133,11 @@ class Claim:
 class Visit:
     """A node for what takes no slot of it: nothing is waited for, and nothing is to be given back."""
 
-    __slots__ = ("busy", "node_id", "queued_ms")
+    __slots__ = ("node_id", "queued_ms")
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
         self.queued_ms = 0
-        self.busy = 0.0
 
 
 class Admission:

@@ -213,7 +213,7 @@ class Dispatcher:
                         held.enter_context(self._counted(node.id))
                         loading_at = time.monotonic()
                         ask = await held.enter_async_context(self._way_to(call, node))
-                        if not call.operation.takes_slot:
+                        if isinstance(claim, Visit):
                             await held.enter_async_context(self._counting)
                         tally.sent_at = time.monotonic()
                         tally.loaded_s += tally.sent_at - loading_at
@@ -231,7 +231,8 @@ class Dispatcher:
                     tally.usage = result.usage
                     tally.error_code = None if result.error is None else result.error.code
                     self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
-                    self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
+                    if isinstance(claim, Claim):
+                        self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
                     return result
             except _OF_ONE_NODE as error:
                 if node is None:  # nobody is left to ask

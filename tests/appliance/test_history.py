@@ -129,7 +129,7 @@ async def test_whose_requests_they_were(make_chatting: LlbMaker) -> None:
 async def test_what_is_refused_is_noted(make_chatting: LlbMaker) -> None:
     llb = await start_chatting(make_chatting())
     await ask(llb, model="gpt-9")
-    await ask(llb, model="embed")
+    await ask(llb, "/v1/embeddings", model="embed", input="one")
     await ask(llb, n=2)
     await llb.http.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"})
     await ask(llb, messages=[{"role": "user", "content": "word " * 4000}])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.clients.conftest import QUESTION, Served
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
@@ -69,9 +70,9 @@ def test_counting_tokens(served: Served, client: Anthropic) -> None:
     counted = client.messages.count_tokens(model="smollm2", messages=ASKED, system="Be brief.")
     usage = client.messages.create(model="smollm2", messages=ASKED, system="Be brief.", max_tokens=1).usage
     assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
-    metrics = served.admin.get("/metrics").text
-    assert 'gen_ai_operation_name="count_tokens",gen_ai_request_model="smollm2"' in metrics
-    assert 'gen_ai_operation_name="messages"' not in metrics
+    counted_so = 'gen_ai_operation_name="count_tokens",gen_ai_request_model="smollm2"'
+    wait_until(lambda: counted_so in served.admin.get("/metrics").text)
+    assert 'gen_ai_operation_name="messages"' not in served.admin.get("/metrics").text
 
 
 def test_a_conversation_with_a_tool(client: Anthropic) -> None:
