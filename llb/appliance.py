@@ -177,7 +177,7 @@ class Appliance:
             if self.guard.exposed and await self.default_password():
                 raise SetupError(
                     f"Listening on {self.config.listen_host} with the default password would let anybody in: "
-                    "set LLB_ADMIN_PASSWORD at the first start, or change it with 'llb password'."
+                    "set LLB_ADMIN_PASSWORD, or change it with 'llb password'."
                 )
             self.identity.start()
             self.history.start()

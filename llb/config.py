@@ -258,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
         "admin_password",
         "LLB_ADMIN_PASSWORD",
         str,
-        "password of the user admin at the first start",
+        "password of the user admin, in place of the default one",
         show=_show_secret,
     ),
     Setting(

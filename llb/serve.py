@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import gc
 import logging
 import os
 import signal
@@ -146,6 +147,8 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
     except BaseException:
         sock.close()
         raise
+    # What is here by now stays: the collector need not look at it again and again while requests come and go.
+    gc.freeze()
     llb: Appliance | JoinedHost = app.ctx.llb
     run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
     joined = llb if isinstance(llb, JoinedHost) else None

@@ -10,6 +10,7 @@ from typing import cast
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from llb.api.replies import Passed
 from llb.gateway.connection import Response
 from llb.gateway.faults import UpstreamFault
 
@@ -78,8 +79,10 @@ async def _begin(request: Request, response: Response, headers: Mapping[str, str
     return cast(
         HTTPResponse,
         await request.respond(
-            status=response.status,
-            headers=dict(headers or {}),
-            content_type=response.content_type.decode("latin-1") or "application/octet-stream",
+            Passed(
+                status=response.status,
+                headers=dict(headers or {}),
+                content_type=response.content_type.decode("latin-1") or "application/octet-stream",
+            )
         ),
     )

@@ -36,15 +36,23 @@ class Accounts:
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
 
     async def ensure_admin(self, password: str | None) -> None:
-        """At the first start, make the user `admin`; raises `SetupError` for a password that breaks the rules."""
-        if await users.all_users(self._db):
-            return
+        """At the first start, make the user `admin`; later, replace the default password where one is given now.
+
+        Raises `SetupError` for a password that breaks the rules.
+        """
         is_default = password is None or password == DEFAULT_PASSWORD
+        known = await users.all_users(self._db)
+        careless = [user for user in known if user.must_change_password]
+        if known and (is_default or not careless):
+            return
         if password is not None and not is_default:
             try:
                 auth.check_new_password(password)
             except InvalidRequest as error:
                 raise SetupError(f"LLB_ADMIN_PASSWORD: {error.message}.") from None
+            if known:
+                await self._replace_default(careless, password)
+                return
         user = await self._new_user(
             FIRST_ADMIN, password or DEFAULT_PASSWORD, Role.ADMIN, is_default=is_default
         )
@@ -53,6 +61,14 @@ class Accounts:
             if not await users.all_users(tx):
                 await users.add(tx, user)
                 await audit.record(tx, actor="system", action="user.create", target=user.username)
+
+    async def _replace_default(self, careless: list[User], password: str) -> None:
+        new_hash = await self._in_thread(auth.hash_password, password)
+        async with self._db.write() as tx:
+            for user in careless:
+                await users.set_password(tx, user.id, new_hash)
+                await sessions.remove_of_user(tx, user.id)
+                await audit.record(tx, actor="system", action="password", target=user.username)
 
     async def log_in(
         self, username: str, password: str, *, address: str, local: bool, replaces: str | None

@@ -141,6 +141,8 @@ class Dispatcher:
 
     def require_ready(self, model: Model) -> None:
         """Raises what the contract says of every state but Ready."""
+        if self._admission.choices(model.id):
+            return  # a node serves it: no need to look at all of them
         now = self._view.derived(model.id)
         match now.status:
             case ModelStatus.READY:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter as Tallied
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -39,6 +40,7 @@ TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 
 SHORT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 LAG_EVERY_S = 0.25
+KEPT_SERIES = 1024
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that says when it began
 
@@ -95,6 +97,12 @@ class Metrics:
             buckets=SHORT_BUCKETS,
             registry=self.registry,
         )
+        # A series is found by its labels' values again and again.
+        self._duration_of = lru_cache(KEPT_SERIES)(self._duration.labels)
+        self._first_token_of = lru_cache(KEPT_SERIES)(self._first_token.labels)
+        self._per_token_of = lru_cache(KEPT_SERIES)(self._per_token.labels)
+        self._tokens_of = lru_cache(KEPT_SERIES)(self._tokens.labels)
+        self._queued_of = lru_cache(KEPT_SERIES)(self._queued.labels)
         self.registry.register(_Standing(view, admission))
         ProcessCollector(registry=self.registry)
         self._tasks = TaskGroup("metrics")
@@ -118,16 +126,14 @@ class Metrics:
         model = tally.model_id or ""
         operation = OPERATIONS.get(tally.endpoint, tally.endpoint.removeprefix("/v1/"))
         usage = tally.usage
-        self._duration.labels(operation, model, tally.error_code or "").observe(
-            tally.ended_at - tally.began_at
-        )
+        self._duration_of(operation, model, tally.error_code or "").observe(tally.ended_at - tally.began_at)
         if tally.node_id is None:
             return
-        self._queued.labels(model).observe(tally.queued_s)
+        self._queued_of(model).observe(tally.queued_s)
         if (ttft_s := tally.ttft_s()) is not None:
-            self._first_token.labels(operation, model).observe(ttft_s)
+            self._first_token_of(operation, model).observe(ttft_s)
         if usage.decode_ms is not None and (usage.completion_tokens or 0) > 1:
-            self._per_token.labels(operation, model).observe(
+            self._per_token_of(operation, model).observe(
                 usage.decode_ms / 1000 / ((usage.completion_tokens or 0) - 1)
             )
         for kind, tokens in (
@@ -136,7 +142,7 @@ class Metrics:
             ("completion", usage.completion_tokens),
         ):
             if tokens:
-                self._tokens.labels(model, kind).inc(tokens)
+                self._tokens_of(model, kind).inc(tokens)
         if tally.sent_at is not None:
             self._overhead.observe(max(0.0, tally.sent_at - tally.began_at - tally.queued_s - tally.loaded_s))
 

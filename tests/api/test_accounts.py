@@ -188,6 +188,19 @@ async def test_the_first_password_counts_at_the_first_start_only(tmp_path: Path)
         assert len(await users.all_users(door.db)) == 1
 
 
+async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
+    """As the sentence says that refuses to listen with it."""
+    async with DoorKeeper(tmp_path) as door:
+        session = ("Cookie", (await _try(door, "admin", "test")).cookie)
+    with pytest.raises(SetupError, match="LLB_ADMIN_PASSWORD"):
+        await DoorKeeper(tmp_path, admin_password="short").__aenter__()
+    async with DoorKeeper(tmp_path, admin_password=NEW_PASSWORD) as door:
+        assert not await users.default_password_in_use(door.db)
+        assert (await _try(door, "admin", "test")).status == 401
+        assert (await _try(door, "admin", NEW_PASSWORD, ELSEWHERE)).status == 200
+        assert (await door.call("GET", "/any", session)).status == 401
+
+
 async def test_a_bad_first_password_stops_the_start(tmp_path: Path) -> None:
     keeper = DoorKeeper(tmp_path, admin_password="short")
     with pytest.raises(SetupError, match=r"LLB_ADMIN_PASSWORD: .*at least 8") as caught:
