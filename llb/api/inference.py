@@ -13,7 +13,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.limits import check_limits
-from llb.api.replies import decode, status_of
+from llb.api.replies import Passed, decode, status_of
 from llb.api.requests import RequestLog
 from llb.gateway.dispatch import Call, Dispatcher
 from llb.gateway.history import Tally
@@ -67,7 +67,7 @@ class StreamSink:
             self._response = cast(
                 HTTPResponse,
                 await self._request.respond(
-                    status=self._status, headers=self._headers, content_type=self._content_type
+                    Passed(status=self._status, headers=self._headers, content_type=self._content_type)
                 ),
             )
         await self._response.send(data)
