@@ -143,6 +143,11 @@ def test_an_error_is_the_last_line() -> None:
     assert last == {"error": "The engine failed to answer this request"}
 
 
+def test_what_ends_a_line_elsewhere_ends_none_here() -> None:
+    said = "a\x85b\u2028c\u2029d\x0be\x1cf\ng\r"
+    assert [line["message"]["content"] for line in lines(sse(delta(content=said)))] == [said, ""]
+
+
 def test_vectors_are_passed_on_as_they_are() -> None:
     found = b'{"data": [{"index": 1, "embedding": [3]}, {"index": 0, "embedding": [1.50, 2e-3]}], "usage": {"prompt_tokens": 7}}'
     told = answered.embedded(found, "m", CLOCK)

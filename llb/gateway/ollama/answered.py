@@ -155,6 +155,8 @@ class _Embedded(Struct, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
+# They end a line to Python's `splitlines`, by which the official client reads; inside JSON they may be spelled.
+_ENDS_OF_LINES = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
@@ -211,7 +213,7 @@ class Answer:
             return b""  # nothing that an engine of ours says
         if event.error is not None:
             self._ended = True
-            return _encode({"error": _sentence(event.error, data)}) + b"\n"
+            return _one_line(_encode({"error": _sentence(event.error, data)}))
         words = self._take(event)
         if not words.content and not words.reasoning_content:
             return b""
@@ -268,9 +270,9 @@ class Answer:
                 model=self._asked, created_at=now, response=text, thinking=thinking or None, done=done
             )
         if not done:
-            return _encode(line) + b"\n"
+            return _one_line(_encode(line))
         line.done_reason = "stop" if self._finish in (None, "tool_calls") else self._finish
-        return _joined(line, _count(self._clock, self._usage, self._timings)) + b"\n"
+        return _one_line(_joined(line, _count(self._clock, self._usage, self._timings)))
 
 
 def embedded(body: bytes, asked: str, clock: Clock) -> bytes:
@@ -288,6 +290,12 @@ def old_embedded(body: bytes) -> bytes:
 
 def _in_order(answer: _Vectors) -> list[_Vector]:
     return sorted(answer.data, key=lambda vector: vector.index)
+
+
+def _one_line(document: bytes) -> bytes:
+    for end, spelled in _ENDS_OF_LINES:
+        document = document.replace(end, spelled)
+    return document + b"\n"
 
 
 def _joined(line: Struct, counts: _Counts) -> bytes:
