@@ -48,7 +48,7 @@ async def test_an_operation_opens_by_keyboard_with_all_that_is_to_be_known(visit
     body = chat.locator("section", has=page.get_by_role("heading", name="Body"))
     await expect(body).to_contain_text("messages")
     await expect(body.get_by_text("role", exact=True)).to_have_count(0)
-    await body.get_by_text("Message", exact=True).click()
+    await body.get_by_text("ChatMessage", exact=True).click()
     await expect(body.get_by_text("role", exact=True)).to_be_visible()
     await expect(chat).to_contain_text("Other fields are allowed.")
     await expect(chat).to_contain_text("queue_full")
