@@ -49,7 +49,9 @@ EXAMPLES: tuple[Struct, ...] = (
     RerankRequest(model="bge-reranker-v2-m3", query="a question", documents=["a text", "another"], top_n=1),
     MessagesRequest(model="llama-3.2-1b", messages=[Turn(role="user", content="Say hello.")], max_tokens=64),
     asked.ChatRequest(model="llama-3.2-1b", messages=[asked.Message(role="user", content="Say hello.")]),
-    asked.GenerateRequest(model="llama-3.2-1b", prompt="Once upon a time", stream=False),
+    asked.GenerateRequest(
+        model="llama-3.2-1b", prompt="Once upon a time", stream=False, options=asked.Options(num_predict=64)
+    ),
     asked.EmbedRequest(model="nomic-embed-text-v1.5", input=["a text", "another"]),
     asked.OldEmbedRequest(model="nomic-embed-text-v1.5", prompt="a text"),
     asked.NamedModel(model="llama-3.2-1b"),
