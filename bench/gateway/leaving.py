@@ -1,0 +1,148 @@
+"""Clients that leave at random moments: `python -m bench.gateway.leaving [--times 200]`.
+
+The real engine with one slot. A client asks and closes its connection at a random moment: while it waits in the queue, while
+the model loads, in the prefill of a long prompt, in a stream, in an answer that is not streamed. At once another asks for one
+token: its answer shows that the engine's slot is free. Prints how long that took beside what such a request takes by
+itself. Exits 1 if it was a second more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.peers.site import real_model
+from tests.harness import write_catalog
+from tests.hub import HubStandIn
+from tests.processes import LlbProcess, wait_until
+
+MODEL = "smollm2"
+MOST_S = 1.0
+LONG = " ".join(
+    f"{number} bottles stand on the wall," for number in range(120)
+)  # a second of prefill on a core or two
+DEADLINE_S = 60.0
+
+
+class Caller:
+    """Requests over bare connections, which can be closed whenever one likes."""
+
+    def __init__(self, llb: LlbProcess) -> None:
+        self.llb = llb
+        where = urlsplit(llb.url)
+        self._where = (where.hostname or "", where.port or 0)
+        self._key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
+
+    @contextmanager
+    def asking(self, text: str, **fields: Any) -> Iterator[socket.socket]:
+        """A request that has been sent; its connection is closed when the block ends."""
+        question = {"model": MODEL, "messages": [{"role": "user", "content": text}], **fields}
+        body = json.dumps(question).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self._key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        with socket.create_connection(self._where, DEADLINE_S) as connection:
+            connection.sendall(head.encode() + body)
+            yield connection
+
+    def one_token_s(self) -> float:
+        """How long a request for one token takes now."""
+        began = time.perf_counter()
+        with self.asking("Hi", max_tokens=1) as connection:
+            answer = b""
+            while data := connection.recv(65_536):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
+        return time.perf_counter() - began
+
+    def waiting(self) -> int:
+        """Requests that are somewhere between their arrival and the end of their answer."""
+        nodes = self.llb.http.get("/api/nodes").raise_for_status().json()["nodes"]
+        return int(nodes[0]["active_requests"])
+
+
+def queue(caller: Caller, chance: random.Random) -> None:
+    """The one before keeps its slot until it leaves too."""
+    with caller.asking("Tell me a story", max_tokens=2000, stream=True, ignore_eos=True) as first:
+        first.recv(100)
+        with caller.asking("Hi", max_tokens=1):
+            time.sleep(chance.uniform(0.0, 0.5))
+        assert first.recv(100)
+
+
+def load(caller: Caller, chance: random.Random) -> None:
+    caller.llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
+    with caller.asking("Hi", max_tokens=1):
+        time.sleep(chance.uniform(0.0, 0.6))
+
+
+def prefill(caller: Caller, chance: random.Random) -> None:
+    with caller.asking(f"{chance.random()} {LONG}", max_tokens=4):
+        time.sleep(chance.uniform(0.0, 0.8))
+
+
+def stream(caller: Caller, chance: random.Random) -> None:
+    with caller.asking("Go on", max_tokens=2000, stream=True, ignore_eos=True) as connection:
+        connection.recv(100)
+        time.sleep(chance.uniform(0.0, 0.5))
+
+
+def whole(caller: Caller, chance: random.Random) -> None:
+    with caller.asking("Go on", max_tokens=2000, ignore_eos=True):
+        time.sleep(chance.uniform(0.0, 1.0))
+
+
+MOMENTS: tuple[Callable[[Caller, random.Random], None], ...] = (queue, load, prefill, stream, whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    model, chance = real_model(), random.Random(options.seed)  # a measurement
+    took: dict[str, list[float]] = {moment.__name__: [] for moment in MOMENTS}
+    with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-leaving-") as name:
+        hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
+        catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
+        flags = ("--catalog", str(catalog), "--parallel", "1")
+        with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
+            llb.register(MODEL)
+            llb.until_status(MODEL, "Ready")
+            caller = Caller(llb)
+            caller.one_token_s()
+            calm_s = statistics.median(caller.one_token_s() for _ in range(10))
+            llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
+            calm = dict.fromkeys(took, calm_s) | {"load": caller.one_token_s()}
+            for number in range(options.times):
+                moment = MOMENTS[number % len(MOMENTS)]
+                moment(caller, chance)
+                took[moment.__name__].append(caller.one_token_s())
+                wait_until(lambda: caller.waiting() == 0, 5.0)
+    late = 0
+    for kind, seconds in took.items():
+        more = [value - calm[kind] for value in seconds]
+        late += sum(value > MOST_S for value in more)
+        print(
+            f"{kind:<8} {len(more)} times: a slot {max(0.0, statistics.median(more)) * 1e3:.0f} ms later at the median, "
+            f"{max(more) * 1e3:.0f} at most (< {MOST_S * 1e3:.0f}); {calm[kind] * 1e3:.0f} ms by itself"
+        )
+    sys.exit(f"{late} of {options.times} were late" if late else None)
+
+
+if __name__ == "__main__":
+    main()
