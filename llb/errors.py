@@ -63,26 +63,31 @@ class LlbError(Exception):
 
 def revive(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
     """The error of `code` that another llb raised, to be raised here; one that is not known here is an `InternalError`."""
-    kind = _kinds(LlbError).get(code, InternalError)
+    kind = kinds().get(code, InternalError)
     error = kind.__new__(kind)
     LlbError.__init__(error, message, code=code, **details)
     error.retry_after_s = retry_after_s
     return error
 
 
-def _kinds(kind: type[LlbError]) -> dict[str, type[LlbError]]:
+def kinds(kind: type[LlbError] = LlbError) -> dict[str, type[LlbError]]:
+    """`kind` and all that is below it in the tree, by their codes."""
     found = {kind.code: kind}
     for narrower in kind.__subclasses__():
-        found |= _kinds(narrower)
+        found |= kinds(narrower)
     return found
 
 
 class InvalidRequest(LlbError):
+    """The request is not what this operation takes; `param` names the field, where it is one."""
+
     type = "invalid_request_error"
     code = "invalid_request"
 
 
 class ModelNotSupported(InvalidRequest):
+    """The catalogue has no such model, so it cannot be pulled."""
+
     code = "model_not_supported"
 
     def __init__(self, model_id: str) -> None:
@@ -90,6 +95,8 @@ class ModelNotSupported(InvalidRequest):
 
 
 class ModelNotFound(InvalidRequest):
+    """There is no model of that name."""
+
     code = "model_not_found"
 
     def __init__(self, model_id: str) -> None:
@@ -97,6 +104,8 @@ class ModelNotFound(InvalidRequest):
 
 
 class ModelNotRegistered(InvalidRequest):
+    """The model is in the catalogue, and nobody has pulled it."""
+
     code = "model_not_registered"
 
     def __init__(self, model_id: str) -> None:
@@ -104,6 +113,8 @@ class ModelNotRegistered(InvalidRequest):
 
 
 class AlreadyRegistered(InvalidRequest):
+    """The model has been pulled, or is being pulled."""
+
     code = "model_already_registered"
 
     def __init__(self, model_id: str) -> None:
@@ -111,6 +122,8 @@ class AlreadyRegistered(InvalidRequest):
 
 
 class ContextExceeded(InvalidRequest):
+    """The prompt is longer than the context: `prompt_tokens`, `context_length`."""
+
     code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, context_length: int) -> None:
@@ -122,55 +135,81 @@ class ContextExceeded(InvalidRequest):
 
 
 class InvalidApiKey(InvalidRequest):
+    """No credential was given, or one that does not count here."""
+
     code = "invalid_api_key"
 
 
 class InvalidJoinToken(InvalidApiKey):
+    """The join token is wrong, used up or too old."""
+
     code = "invalid_join_token"
 
 
 class InvalidCredentials(InvalidRequest):
+    """The user name or the password is wrong."""
+
     code = "invalid_credentials"
 
 
 class InvalidTicket(InvalidRequest):
+    """The ticket for a file is forged, for another file or too old."""
+
     code = "invalid_ticket"
 
 
 class PayloadTooLarge(InvalidRequest):
+    """The request is larger than llb or the engine takes."""
+
     code = "payload_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
+    """The body is of another kind than this operation takes; see `Content-Type`."""
+
     code = "unsupported_media_type"
 
 
 class UnknownHost(InvalidRequest):
+    """llb was called by a name that it does not know; see `--allowed-host`."""
+
     code = "unknown_host"
 
 
 class NotFound(InvalidRequest):
+    """There is nothing of that id, or at this address."""
+
     code = "not_found"
 
 
 class NotArrived(InvalidRequest):
+    """That part of a file has not arrived here yet."""
+
     code = "not_arrived"
 
 
 class Conflict(InvalidRequest):
+    """It cannot be done as things are; the message says what is in the way."""
+
     code = "conflict"
 
 
 class PermissionDenied(LlbError):
+    """The credential is good, and may not do this."""
+
     type = "permission_error"
     code = "insufficient_permissions"
 
 
 class OriginNotAllowed(PermissionDenied):
+    """A page of another origin may not do this; see `--allowed-origin`."""
+
     code = "origin_not_allowed"
 
 
 class RateLimited(LlbError):
+    """Too many requests; `Retry-After` says when to come back."""
+
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
@@ -184,6 +223,8 @@ class ResourceShort(LlbError):
 
 
 class InsufficientMemory(ResourceShort):
+    """The model fits into no node's memory: `required_bytes`, `available_bytes`."""
+
     code = "insufficient_memory"
 
     def __init__(self, required_bytes: int, available_bytes: int) -> None:
@@ -195,6 +236,8 @@ class InsufficientMemory(ResourceShort):
 
 
 class InsufficientStorage(ResourceShort):
+    """The model fits onto no node's disk: `required_bytes`, `available_bytes`."""
+
     code = "insufficient_storage"
 
     def __init__(self, required_bytes: int, available_bytes: int) -> None:
@@ -212,6 +255,8 @@ class Unavailable(LlbError):
 
 
 class ModelDownloading(Unavailable):
+    """The model's files are still coming."""
+
     code = "model_downloading"
 
     def __init__(self, model_id: str, progress: float, *, retry_after_s: int = 5) -> None:
@@ -221,23 +266,33 @@ class ModelDownloading(Unavailable):
 
 
 class ModelPending(Unavailable):
+    """The model is registered and waits for something; the message says for what."""
+
     code = "model_pending"
 
 
 class ModelFailed(Unavailable):
+    """The model could not be pulled or loaded; waiting will not help."""
+
     code = "model_error"
     retry_after_s: int | None = None
 
 
 class ModelLoading(Unavailable):
+    """The model is being loaded into memory."""
+
     code = "model_loading"
 
 
 class HubAway(Unavailable):
+    """Hugging Face does not answer."""
+
     code = "hub_unreachable"
 
 
 class NoNodeAvailable(Unavailable):
+    """No node that has the model can be reached."""
+
     code = "no_node_available"
 
 
@@ -247,14 +302,20 @@ class Overloaded(LlbError):
 
 
 class QueueFull(Overloaded):
+    """More requests wait for the model than may."""
+
     code = "queue_full"
 
 
 class QueueTimeout(Overloaded):
+    """No slot became free in time."""
+
     code = "queue_timeout"
 
 
 class TooManyCopies(Overloaded):
+    """As many files are being copied from this node as may be."""
+
     code = "too_many_copies"
 
 
@@ -263,14 +324,20 @@ class UpstreamError(LlbError):
 
 
 class EngineFailed(UpstreamError):
+    """The engine failed to answer."""
+
     code = "engine_failed"
 
 
 class EngineTimeout(UpstreamError):
+    """The engine did not answer in time."""
+
     code = "engine_timeout"
 
 
 class InternalError(LlbError):
+    """A mistake of llb; the log of the host has the details under the `X-Request-ID`."""
+
     code = "internal_error"
 
 
