@@ -21,6 +21,7 @@ from llb.api.metrics import metrics_blueprint
 from llb.api.models import models_blueprint
 from llb.api.nodes import nodes_blueprint
 from llb.api.openai import openai_blueprint
+from llb.api.openapi import openapi_blueprint
 from llb.api.page import page_blueprint
 from llb.api.people import Accounts
 from llb.api.requests import RequestLog, requests_blueprint
@@ -161,6 +162,7 @@ class Appliance:
             metrics_blueprint(self.metrics),
             files_blueprint(self.agent.offers, lambda: self.agent.node_id, lambda: self._ticket_secret),
             system_blueprint(self.config, self.view, lambda: self.agent.problems),
+            openapi_blueprint(),
             page_blueprint(),
         )
 

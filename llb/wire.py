@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
-from msgspec import Raw, Struct, field, structs
+from msgspec import UNSET, Raw, Struct, UnsetType, field, structs
 
 # Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
@@ -720,6 +720,33 @@ class SettingView(Struct, frozen=True, kw_only=True):
     is_default: bool
 
 
+class Liveness(Struct, frozen=True, kw_only=True):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Struct, frozen=True, kw_only=True):
+    """Whether requests can be served. A host that lends itself to another llb says the `reason` why not."""
+
+    status: Literal["ready", "starting", "waiting"]
+    reason: str | UnsetType | None = UNSET
+
+
+class SystemView(Struct, frozen=True, kw_only=True):
+    """What this process is. `problems` are the host's, as sentences; the last three are told to `admin` alone."""
+
+    version: str
+    name: str
+    started_at: float
+    uptime_seconds: float
+    platform: str
+    python: str
+    nodes_online: int
+    problems: tuple[str, ...]
+    home: str | UnsetType = UNSET
+    models_dir: str | UnsetType = UNSET
+    settings: tuple[SettingView, ...] | UnsetType = UNSET
+
+
 # --- live events (/ws/models) ------------------------------------------------------------------------
 
 
@@ -825,6 +852,20 @@ class InferenceHead(Struct, frozen=True):
     input: Raw = Raw()
     system: Raw = Raw()
     instructions: Raw = Raw()
+
+
+class ModelObject(Struct, frozen=True, kw_only=True):
+    """A Ready model, as OpenAI's clients know one."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "llb"
+
+
+class ModelObjects(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: tuple[ModelObject, ...]
 
 
 class ErrorBody(Struct, frozen=True):

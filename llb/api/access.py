@@ -74,17 +74,25 @@ def requires(
     return lambda handler: _declare(handler, access)
 
 
-def access_of(route: Route) -> Access:
-    """The rule of `route`; raises `UndeclaredAccess`."""
+def mark_of(route: Route, name: str) -> Any:
+    """What a decorator left on the handler of `route` under `name`; None without it."""
     handler: Any = route.handler
     while handler is not None:
-        if isinstance(access := getattr(handler, _MARK, None), Access):
-            return access
+        if (mark := getattr(handler, name, None)) is not None:
+            return mark
         if isinstance(handler, functools.partial):
             # A WebSocket's handler is the first argument of a partial of Sanic's own.
             handler = handler.args[0] if handler.args else handler.func
         else:
             handler = getattr(handler, "__wrapped__", None)
+    return None
+
+
+def access_of(route: Route) -> Access:
+    """The rule of `route`; raises `UndeclaredAccess`."""
+    access = mark_of(route, _MARK)
+    if isinstance(access, Access):
+        return access
     if getattr(route.extra, "static", False):
         return Access(public=True)
     raise UndeclaredAccess(f"the route {sorted(route.methods)} /{route.path} declares no access rule")

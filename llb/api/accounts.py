@@ -6,13 +6,14 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, public, requires
+from llb.api.documented import documented
 from llb.api.guard import SESSION_COOKIE
 from llb.api.identity import SESSION_MAX_S
 from llb.api.people import Accounts, user_view
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
 from llb.auth import Principal, PrincipalKind
-from llb.errors import PermissionDenied
+from llb.errors import Conflict, InvalidCredentials, NotFound, PermissionDenied, RateLimited
 from llb.store import users
 from llb.store.database import Database
 from llb.store.users import User
@@ -25,6 +26,7 @@ from llb.wire import (
     Scope,
     UserList,
     UserPatch,
+    UserView,
 )
 
 
@@ -34,6 +36,13 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/login")
     @public
+    @documented(
+        "Sign in",
+        text="Answers with the session cookie, for browsers. Programs use an API key.",
+        body=LoginRequest,
+        reply=LoginReply,
+        errors=(InvalidCredentials, PermissionDenied, RateLimited),
+    )
     async def log_in(request: Request) -> HTTPResponse:
         given = body(request, LoginRequest)
         signed_in = await accounts.log_in(
@@ -47,6 +56,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/logout")
     @authenticated
+    @documented("Sign out", text="Ends the session. A key stays what it is.", status=204)
     async def log_out(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         response = no_content()
@@ -57,6 +67,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.get("/api/auth/me")
     @authenticated
+    @documented("Whose credential this is", reply=Me)
     async def me(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         user = None if principal.user_id is None else await users.get(db, principal.user_id)
@@ -71,6 +82,13 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/password")
     @authenticated
+    @documented(
+        "Change one's own password",
+        text="For a session only. All sessions end; the answer brings the cookie of a new one.",
+        body=PasswordRequest,
+        reply=LoginReply,
+        errors=(InvalidCredentials, PermissionDenied, RateLimited),
+    )
     async def change_password(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         if principal.kind is not PrincipalKind.SESSION:
@@ -83,11 +101,13 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.get("/api/users")
     @requires(Scope.ADMIN)
+    @documented("List people", reply=UserList)
     async def list_users(_: Request) -> HTTPResponse:
         return reply(UserList(tuple(user_view(user) for user in await users.all_users(db))))
 
     @blueprint.post("/api/users")
     @requires(Scope.ADMIN)
+    @documented("Add somebody", body=NewUser, reply=UserView, status=201, errors=(Conflict,))
     async def add_user(request: Request) -> HTTPResponse:
         user = await accounts.add_user(
             request.ctx.principal, body(request, NewUser), request.ctx.peer.address
@@ -96,6 +116,13 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.patch("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
+    @documented(
+        "Change somebody's role or password",
+        text="What is left out stays. A new password ends that person's sessions.",
+        body=UserPatch,
+        reply=UserView,
+        errors=(NotFound, Conflict),
+    )
     async def change_user(request: Request, user_id: str) -> HTTPResponse:
         patch = body(request, UserPatch)
         user = await accounts.change_user(request.ctx.principal, user_id, patch, request.ctx.peer.address)
@@ -103,6 +130,9 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.delete("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
+    @documented(
+        "Remove somebody", text="Their sessions and keys end too.", status=204, errors=(NotFound, Conflict)
+    )
     async def remove_user(request: Request, user_id: str) -> HTTPResponse:
         await accounts.remove_user(request.ctx.principal, user_id, request.ctx.peer.address)
         return no_content()

@@ -9,6 +9,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
+from llb.api.documented import Argument, documented, up_to
 from llb.api.replies import number_argument, reply
 from llb.api.times import to_iso
 from llb.errors import LlbError
@@ -20,7 +21,7 @@ from llb.wire import AuditEntry, AuditPage, Scope
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_TARGET_CHARS = 200
-_MAX_ID = 2**63 - 1  # SQLite's integers end there
+MAX_ID = 2**63 - 1  # SQLite's integers end there
 
 
 def audit_blueprint(db: Database) -> Blueprint:
@@ -29,9 +30,17 @@ def audit_blueprint(db: Database) -> Blueprint:
 
     @blueprint.get("/api/audit")
     @requires(Scope.ADMIN)
+    @documented(
+        "Who did what",
+        reply=AuditPage,
+        arguments=(
+            Argument("limit", up_to(MAX_LIMIT), f"How many; {DEFAULT_LIMIT} by default."),
+            Argument("before", up_to(MAX_ID), "The `next_cursor` of the page before."),
+        ),
+    )
     async def list_audit(request: Request) -> HTTPResponse:
         limit = number_argument(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
-        records = await audit.newest(db, limit=limit, before_id=number_argument(request, "before", _MAX_ID))
+        records = await audit.newest(db, limit=limit, before_id=number_argument(request, "before", MAX_ID))
         return reply(
             AuditPage(
                 entries=tuple(_view(record) for record in records),

@@ -13,7 +13,7 @@ from llb.api.access import public, requires
 from llb.api.replies import body, error_reply, reply
 from llb.errors import Conflict
 from llb.membership import Membership
-from llb.wire import JoinRequest, LeaveReply, LentView, Scope
+from llb.wire import JoinRequest, LeaveReply, LentView, Liveness, Readiness, Scope
 
 
 class Lent(Protocol):
@@ -34,14 +34,14 @@ def lending_blueprint(balancer_url: str, host: Lent, left: asyncio.Event) -> Blu
     @blueprint.get("/health", name="health")
     @public
     async def health(_request: Request) -> HTTPResponse:
-        return reply({"status": "ok"})
+        return reply(Liveness())
 
     @blueprint.get("/readyz", name="ready")
     @public
     async def ready(_request: Request) -> HTTPResponse:
         problem = host.problem
         return reply(
-            {"status": "ready" if problem is None else "waiting", "reason": problem},
+            Readiness(status="ready" if problem is None else "waiting", reason=problem),
             200 if problem is None else 503,
         )
 

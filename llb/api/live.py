@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from llb import __version__
 from llb.api.access import requires
+from llb.api.documented import documented
 from llb.cluster.view import ClusterView
 from llb.events import Bus, Overflow, Subscription
 from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
@@ -75,6 +76,16 @@ def live_blueprint(feed: LiveFeed) -> Blueprint:
     blueprint = Blueprint("live")
 
     @requires(Scope.MODELS_READ, or_local=True, unless_exposed=True)
+    @documented(
+        "Follow every change (WebSocket)",
+        text=(
+            "Begins with `Hello` and everything as it is, then tells what happens; after `Resync`, which a slow reader "
+            "gets, everything comes again. What a reader says is ignored. A program of the host itself needs no "
+            "credential while llb listens on loopback only, and hears `ModelStatusChanged` alone, without `error`."
+        ),
+        status=101,
+        messages=HelloEvent | Event | Resync,
+    )
     async def models(request: Request, socket: Websocket) -> None:
         reading = asyncio.ensure_future(_read(socket))
         following = asyncio.ensure_future(feed.follow(socket, only_status=request.ctx.principal is None))

@@ -8,6 +8,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
+from llb.api.documented import Argument, documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import body, no_content, number_argument, reply
 from llb.auth import allows
@@ -15,7 +16,20 @@ from llb.cluster.estimates import Estimates
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.gateway.hands import Hands
-from llb.wire import Model, ModelList, ModelPatch, ModelWithStatus, RegisterRequest, Scope
+from llb.wire import (
+    Capability,
+    MemoryView,
+    Model,
+    ModelList,
+    ModelPatch,
+    ModelStatus,
+    ModelWithStatus,
+    RegisterReply,
+    RegisterRequest,
+    Scope,
+)
+
+MAX_CONTEXT, MAX_SLOTS = 10_000_000, 64  # of an estimate
 
 
 def models_blueprint(
@@ -30,6 +44,17 @@ def models_blueprint(
 
     @blueprint.get("/api/models", name="list")
     @requires(Scope.MODELS_READ)
+    @documented(
+        "List the catalogue with its states",
+        text="Only what passes all filters. Upper and lower case are one.",
+        reply=ModelList,
+        arguments=(
+            Argument("status", str, f"One of {', '.join(ModelStatus)}."),
+            Argument("capability", str, f"One of {', '.join(Capability)}."),
+            Argument("tag", str, "One of its tags."),
+            Argument("q", str, "Words that all stand in its id, name, description, repository or tags."),
+        ),
+    )
     async def list_models(request: Request) -> HTTPResponse:
         paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
         found = [view.describe(model, paths=paths) for model in view.models()]
@@ -39,23 +64,47 @@ def models_blueprint(
 
     @blueprint.get("/api/models/<model_id:str>", name="get")
     @requires(Scope.MODELS_READ)
+    @documented("Show a model", reply=ModelWithStatus, errors=(errors.ModelNotFound,))
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
         paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
         return reply(view.describe(_known(view, model_id), paths=paths))
 
     @blueprint.get("/api/models/<model_id:str>/memory", name="memory")
     @requires(Scope.MODELS_READ)
+    @documented(
+        "Estimate the memory a model needs",
+        text="From the header of its file, pulled or not; the first time that is read from the Hub.",
+        reply=MemoryView,
+        arguments=(
+            Argument("context_length", up_to(MAX_CONTEXT), "Tokens a slot."),
+            Argument("slots", up_to(MAX_SLOTS), "Requests at once; 1 by default."),
+        ),
+        errors=(errors.ModelNotFound, errors.HubAway),
+    )
     async def memory(request: Request, model_id: str) -> HTTPResponse:
         return reply(
             await estimates.of(
                 _known(view, model_id),
-                context_length=number_argument(request, "context_length", 10_000_000),
-                slots=number_argument(request, "slots", 64) or 1,
+                context_length=number_argument(request, "context_length", MAX_CONTEXT),
+                slots=number_argument(request, "slots", MAX_SLOTS) or 1,
             )
         )
 
     @blueprint.post("/api/models/register", name="register")
     @requires(Scope.MODELS_WRITE)
+    @documented(
+        "Pull a model, or try again",
+        text="Answers at once; the files come in the background. Follow `/ws/models`, or ask for the model.",
+        body=RegisterRequest,
+        reply=RegisterReply,
+        status=202,
+        errors=(
+            errors.ModelNotSupported,
+            errors.AlreadyRegistered,
+            errors.InsufficientMemory,
+            errors.InsufficientStorage,
+        ),
+    )
     async def register(request: Request) -> HTTPResponse:
         wish = body(request, RegisterRequest)
         if wish.replicas != "all" and wish.replicas < 1:
@@ -68,6 +117,12 @@ def models_blueprint(
 
     @blueprint.patch("/api/models/<model_id:str>", name="change")
     @requires(Scope.MODELS_WRITE)
+    @documented(
+        "Keep a model in memory, or no longer",
+        body=ModelPatch,
+        reply=ModelWithStatus,
+        errors=(errors.ModelNotFound, errors.ModelNotRegistered, errors.EngineFailed),
+    )
     async def change(request: Request, model_id: str) -> HTTPResponse:
         wish = body(request, ModelPatch)
         model = _known(view, model_id)
@@ -77,6 +132,12 @@ def models_blueprint(
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
     @requires(Scope.MODELS_WRITE)
+    @documented(
+        "Free the memory of a model",
+        text="Running answers end first. The next request loads it again.",
+        status=204,
+        errors=(errors.ModelNotFound, errors.ModelNotRegistered, errors.EngineFailed),
+    )
     async def unload(request: Request, model_id: str) -> HTTPResponse:
         model = _known(view, model_id)
         async with audit.act(request, "model.unload", model.id):
@@ -85,6 +146,11 @@ def models_blueprint(
 
     @blueprint.delete("/api/models/<model_id:str>", name="delete")
     @requires(Scope.MODELS_WRITE)
+    @documented(
+        "Cancel a pull, or delete a model's files",
+        status=204,
+        errors=(errors.ModelNotFound, errors.ModelNotRegistered),
+    )
     async def delete(request: Request, model_id: str) -> HTTPResponse:
         async with audit.act(request, "model.delete", model_id):
             await registrations.delete(model_id)

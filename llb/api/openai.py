@@ -11,17 +11,18 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
+from llb.api.documented import documented
 from llb.api.limits import check_limits
 from llb.api.replies import decode, reply
 from llb.api.requests import RequestLog
+from llb.api.shapes import INFERENCE, OF_READINESS, SESSION_HEADER
 from llb.gateway.dispatch import Call, Dispatcher
 from llb.gateway.history import Tally
 from llb.gateway.transcript import Transcript, prompt_of
 from llb.units import parse_duration
-from llb.wire import InferenceHead, Model, Scope
+from llb.wire import InferenceHead, ModelObject, ModelObjects, Scope
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-SESSION_HEADER = "x-session-id"
 _FORWARDED = ("content-type", "accept")
 
 
@@ -83,17 +84,18 @@ def openai_blueprint(dispatcher: Dispatcher, log: RequestLog) -> Blueprint:
 
     @blueprint.get("/v1/models", name="models")
     @requires(Scope.INFERENCE)
+    @documented("List the Ready models", reply=ModelObjects)
     async def list_models(_request: Request) -> HTTPResponse:
-        return reply(
-            {"object": "list", "data": [_model_object(model) for model in dispatcher.ready_models()]}
-        )
+        ready = dispatcher.ready_models()
+        return reply(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires(Scope.INFERENCE)
+    @documented("Show a Ready model", reply=ModelObject, errors=OF_READINESS)
     async def get_model(_request: Request, model_id: str) -> HTTPResponse:
         model = dispatcher.model(model_id)
         dispatcher.require_ready(model)
-        return reply(_model_object(model))
+        return reply(ModelObject(id=model.id))
 
     @requires(Scope.INFERENCE)
     async def infer(request: Request) -> HTTPResponse | None:
@@ -108,12 +110,9 @@ def openai_blueprint(dispatcher: Dispatcher, log: RequestLog) -> Blueprint:
         return None
 
     for path in PATHS:
-        blueprint.add_route(infer, path, methods=["POST"], name=path.removeprefix("/v1/").replace("/", "_"))
+        name = path.removeprefix("/v1/").replace("/", "_")
+        blueprint.add_route(infer, path, methods=["POST"], name=name, ctx_documented=INFERENCE[path])
     return blueprint
-
-
-def _model_object(model: Model) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": 0, "owned_by": "llb"}
 
 
 def _call(dispatcher: Dispatcher, request: Request, tally: Tally) -> Call:

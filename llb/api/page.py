@@ -8,8 +8,6 @@ sheets that one of them imports are put in their place, since a browser would as
 
 from __future__ import annotations
 
-import asyncio
-import gzip
 import hashlib
 import re
 from collections.abc import Mapping
@@ -20,7 +18,8 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import public
-from llb.api.packing import takes_gzip
+from llb.api.documented import internal
+from llb.api.parts import Part
 from llb.errors import NotFound, SetupError
 from llb.share import share_path
 
@@ -34,6 +33,7 @@ ADDRESSES = (
     "/requests",
     "/access",
     "/settings",
+    "/docs",
 )
 INDEX = "index.html"
 ASSETS_MARK = b"{{assets}}"  # in index.html, for the address of the assets
@@ -49,29 +49,9 @@ _CONTENT_TYPES = {
     ".png": "image/png",
     ".woff2": "font/woff2",
 }
-_PACKED_ALREADY = frozenset({"image/png", "font/woff2"})
 _METHODS = ("GET", "HEAD")
 _IMPORT = re.compile(rb"@import '\./([\w-]+\.css)';")
 _FOR_GOOD = "public, max-age=31536000, immutable"
-
-
-class Part:
-    """One file of the page, and its compressed form once somebody has asked for it."""
-
-    def __init__(self, content: bytes, content_type: str) -> None:
-        self.content = content
-        self.content_type = content_type
-        self._gzipped: bytes | None = None
-        self._gzipping = asyncio.Lock()
-
-    async def gzipped(self) -> bytes | None:
-        """The content after gzip, None where that makes it no smaller."""
-        if self.content_type in _PACKED_ALREADY:
-            return None
-        async with self._gzipping:
-            if self._gzipped is None:
-                self._gzipped = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
-        return self._gzipped if len(self._gzipped) < len(self.content) else None
 
 
 @dataclass(frozen=True)
@@ -139,21 +119,17 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
     page = Page.load(share_path("web") if directory is None else directory)
 
     @public
+    @internal("the page")
     async def index(request: Request) -> HTTPResponse:
-        body, headers = await _encoded(request, page.index)
-        # A strong tag names the bytes that travel, so the compressed form has its own.
-        tag = f'"{page.version}-gzip"' if "Content-Encoding" in headers else f'"{page.version}"'
-        headers |= {"Cache-Control": "no-cache", "ETag": tag}
-        if _has(request, tag):
-            return HTTPResponse(status=304, headers=headers)
-        return HTTPResponse(body, headers=headers, content_type=page.index.content_type)
+        return await page.index.unless_known(request, page.version)
 
     @public
+    @internal("the page")
     async def asset(request: Request, version: str, path: str) -> HTTPResponse:
         part = page.assets.get(path) if version == page.version else None
         if part is None:
             raise NotFound("The page has no such file, or another version of it")
-        body, headers = await _encoded(request, part)
+        body, headers = await part.encoded(request)
         headers["Cache-Control"] = _FOR_GOOD
         return HTTPResponse(body, headers=headers, content_type=part.content_type)
 
@@ -161,18 +137,3 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
         blueprint.add_route(index, address, methods=_METHODS, name=f"index{number}")
     blueprint.add_route(asset, "/assets/<version:str>/<path:path>", methods=_METHODS, name="asset")
     return blueprint
-
-
-async def _encoded(request: Request, part: Part) -> tuple[bytes, dict[str, str]]:
-    """The bytes to send to this client and the headers that say how they are encoded."""
-    headers = {"Vary": "Accept-Encoding"}
-    packed = await part.gzipped() if takes_gzip(request) else None
-    if packed is None:
-        return part.content, headers
-    return packed, {**headers, "Content-Encoding": "gzip"}
-
-
-def _has(request: Request, tag: str) -> bool:
-    """Whether the client says that it holds the content of this tag already."""
-    given = ",".join(request.headers.getall("if-none-match", []))
-    return tag in {item.strip().removeprefix("W/") for item in given.split(",")} or given.strip() == "*"

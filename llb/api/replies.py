@@ -61,7 +61,11 @@ STATUS: dict[type[errors.LlbError], int] = {
 
 
 def status_of(error: errors.LlbError) -> int:
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return status_of_kind(type(error))
+
+
+def status_of_kind(kind: type[errors.LlbError]) -> int:
+    return next(STATUS[each] for each in kind.__mro__ if each in STATUS)
 
 
 def request_id(request: Request) -> str:

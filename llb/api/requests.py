@@ -14,6 +14,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, requires
+from llb.api.documented import MOMENT, Argument, documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
 from llb.api.times import from_iso, to_iso
@@ -42,6 +43,11 @@ DEFAULT_BUCKETS = {UsageBucket.HOUR: 24, UsageBucket.DAY: 7}
 CLIENT_CLOSED_STATUS, CLIENT_CLOSED = 499, "client_closed"  # as nginx calls it
 CAUGHT_UP_WITHIN_S = 1.0
 _MAX_ID = 2**63 - 1  # SQLite's integers end there
+
+_BETWEEN = (
+    Argument("from", MOMENT, "Not what came before. ISO 8601, in UTC where it names no zone."),
+    Argument("to", MOMENT, "Only what came before."),
+)
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -83,6 +89,20 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/requests", name="list")
     @authenticated
+    @documented(
+        "List inference requests",
+        text="Newest first. One's own; all of them for `admin`.",
+        reply=RequestPage,
+        arguments=(
+            Argument("limit", up_to(MAX_LIMIT), f"How many; {DEFAULT_LIMIT} by default."),
+            Argument("before", up_to(_MAX_ID), "The `next_cursor` of the page before."),
+            Argument("model", str, "The id of a model."),
+            Argument("key", str, "The id of a key."),
+            Argument("node", str, "The id of a node."),
+            Argument("status", Outcome, "How they ended."),
+            *_BETWEEN,
+        ),
+    )
     async def list_requests(request: Request) -> HTTPResponse:
         limit = number_argument(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
         outcome = _choice(request, "status", Outcome)
@@ -111,6 +131,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/requests/<record_id:int>", name="get")
     @authenticated
+    @documented("Show a request, with its text where it was kept", reply=RequestDetail, errors=(NotFound,))
     async def get_request(request: Request, record_id: int) -> HTTPResponse:
         record = None
         if record_id < _MAX_ID:
@@ -123,6 +144,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.delete("/api/requests", name="clear")
     @requires(Scope.ADMIN)
+    @documented("Forget all requests and their text", text="The totals stay.", status=204)
     async def clear_requests(request: Request) -> HTTPResponse:
         await kept.flush()
         async with db.write() as tx:
@@ -137,6 +159,16 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/usage", name="usage")
     @authenticated
+    @documented(
+        "Totals by hour or day",
+        text="Of one's own requests; of all for `admin`. Oldest first; hours and days are those of UTC.",
+        reply=UsageReport,
+        arguments=(
+            Argument("by", UsageBy, "What is summed up; `model` by default."),
+            Argument("bucket", UsageBucket, "How wide; `hour` by default."),
+            *_BETWEEN,
+        ),
+    )
     async def get_usage(request: Request) -> HTTPResponse:
         by = _choice(request, "by", UsageBy) or UsageBy.MODEL
         bucket = _choice(request, "bucket", UsageBucket) or UsageBucket.HOUR
