@@ -6,7 +6,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, public, requires
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.api.guard import SESSION_COOKIE
 from llb.api.identity import SESSION_MAX_S
 from llb.api.people import Accounts, user_view
@@ -36,7 +36,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/login")
     @public
-    @documented(
+    @Documented(
         "Sign in",
         text="Answers with the session cookie, for browsers. Programs use an API key.",
         body=LoginRequest,
@@ -56,7 +56,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/logout")
     @authenticated
-    @documented("Sign out", text="Ends the session. A key stays what it is.", status=204)
+    @Documented("Sign out", text="Ends the session. A key stays what it is.", status=204)
     async def log_out(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         response = no_content()
@@ -67,7 +67,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.get("/api/auth/me")
     @authenticated
-    @documented("Whose credential this is", reply=Me)
+    @Documented("Whose credential this is", reply=Me)
     async def me(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         user = None if principal.user_id is None else await users.get(db, principal.user_id)
@@ -82,7 +82,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.post("/api/auth/password")
     @authenticated
-    @documented(
+    @Documented(
         "Change one's own password",
         text="For a session only. All sessions end; the answer brings the cookie of a new one.",
         body=PasswordRequest,
@@ -101,13 +101,13 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.get("/api/users")
     @requires(Scope.ADMIN)
-    @documented("List people", reply=UserList)
+    @Documented("List people", reply=UserList)
     async def list_users(_: Request) -> HTTPResponse:
         return reply(UserList(tuple(user_view(user) for user in await users.all_users(db))))
 
     @blueprint.post("/api/users")
     @requires(Scope.ADMIN)
-    @documented("Add somebody", body=NewUser, reply=UserView, status=201, errors=(Conflict,))
+    @Documented("Add somebody", body=NewUser, reply=UserView, status=201, errors=(Conflict,))
     async def add_user(request: Request) -> HTTPResponse:
         user = await accounts.add_user(
             request.ctx.principal, body(request, NewUser), request.ctx.peer.address
@@ -116,7 +116,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.patch("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Change somebody's role or password",
         text="What is left out stays. A new password ends that person's sessions.",
         body=UserPatch,
@@ -130,7 +130,7 @@ def accounts_blueprint(db: Database, accounts: Accounts) -> Blueprint:
 
     @blueprint.delete("/api/users/<user_id:str>")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Remove somebody", text="Their sessions and keys end too.", status=204, errors=(NotFound, Conflict)
     )
     async def remove_user(request: Request, user_id: str) -> HTTPResponse:

@@ -9,7 +9,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
-from llb.api.documented import Argument, documented, up_to
+from llb.api.documented import Argument, Documented, up_to
 from llb.api.replies import number_argument, reply
 from llb.api.times import to_iso
 from llb.errors import LlbError
@@ -30,7 +30,7 @@ def audit_blueprint(db: Database) -> Blueprint:
 
     @blueprint.get("/api/audit")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Who did what",
         reply=AuditPage,
         arguments=(

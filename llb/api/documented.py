@@ -1,10 +1,10 @@
-"""What a route tells its callers of itself, written at the handler beside its access rule: `@documented(…)`, or
-`@internal(why)` where no client has any business. `api/openapi.py` makes the reference of it."""
+"""What a route tells its callers of itself, written at the handler beside its access rule: `@Documented(…)`, or
+`@Internal(why)` where no client has any business. `api/openapi.py` makes the reference of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
@@ -36,24 +36,31 @@ class Argument:
     place: str = "query"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Documented:
-    """One operation. Without a `reply` it answers 204; `statuses` are those that answer with a `reply`.
-
-    `errors` are those of its own; what the door and the code around every route refuse is known to the reference.
-    `events` is what a stream of it carries, one a line of `data:`; `messages` what a WebSocket sends.
-    """
+    """One operation. `errors` are those of its own; what the door and the code around every route refuse is known to the
+    reference. `also` are further statuses with the same reply."""
 
     summary: str
+    _: KW_ONLY
     text: str = ""
     body: type[Struct] | None = None
     reply: type[Struct] | None = None
-    statuses: tuple[int, ...] = (200,)
+    plain_reply: bool = False  # text for programs, not JSON
+    events: type[Struct] | None = None  # what a stream of it carries, one a line of `data:`
+    messages: Any = None  # what a WebSocket sends
+    status: int = 200
+    also: tuple[int, ...] = ()
     arguments: tuple[Argument, ...] = ()
     errors: tuple[type[LlbError], ...] = ()
-    events: type[Struct] | None = None
-    messages: Any = None
-    plain_reply: bool = False  # text for programs, not JSON
+
+    def __call__(self, handler: H) -> H:
+        setattr(handler, _MARK, self)
+        return handler
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        return (self.status, *self.also)
 
 
 @dataclass(frozen=True)
@@ -62,51 +69,13 @@ class Internal:
 
     why: str
 
+    def __call__(self, handler: H) -> H:
+        setattr(handler, _MARK, self)
+        return handler
+
 
 class Undocumented(RuntimeError):
     """A route that says nothing of itself: a mistake in the code."""
-
-
-def documented(
-    summary: str,
-    *,
-    text: str = "",
-    body: type[Struct] | None = None,
-    reply: type[Struct] | None = None,
-    status: int = 200,
-    also: tuple[int, ...] = (),
-    arguments: tuple[Argument, ...] = (),
-    errors: tuple[type[LlbError], ...] = (),
-    messages: Any = None,
-    plain_reply: bool = False,
-) -> Callable[[H], H]:
-    """Mark a handler with what it takes and gives; `also` are further statuses with the same reply."""
-    return _marking(
-        Documented(
-            summary=summary,
-            text=text,
-            body=body,
-            reply=reply,
-            statuses=(status, *also),
-            arguments=arguments,
-            errors=errors,
-            messages=messages,
-            plain_reply=plain_reply,
-        )
-    )
-
-
-def internal(why: str) -> Callable[[H], H]:
-    """Mark a handler that the reference leaves out."""
-    return _marking(Internal(why))
-
-
-def _marking(mark: Documented | Internal) -> Callable[[H], H]:
-    def decorate(handler: H) -> H:
-        setattr(handler, _MARK, mark)
-        return handler
-
-    return decorate
 
 
 def declared(route: Route) -> Documented | Internal:

@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
-from llb.api.documented import internal
+from llb.api.documented import Internal
 from llb.api.replies import body, reply
 from llb.auth import PrincipalKind
 from llb.cluster.registrations import Registrations
@@ -27,7 +27,7 @@ def imports_blueprint(
 
     @blueprint.post("/api/models/import", name="import")
     @requires(Scope.ADMIN)
-    @internal("a command of this host")
+    @Internal("a command of this host")
     async def import_file(request: Request) -> HTTPResponse:
         if request.ctx.principal.kind is not PrincipalKind.LOCAL:
             raise errors.PermissionDenied("Files are imported with 'llb import' on the host itself")

@@ -13,7 +13,7 @@ from llb import errors
 from llb.addresses import base_url, own_addresses
 from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
-from llb.api.documented import documented, internal
+from llb.api.documented import Documented, Internal
 from llb.api.hop import is_nonce
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
@@ -45,7 +45,7 @@ def joining_blueprint(
 
     @blueprint.post("/api/nodes/join-tokens", name="token")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Make a token that lets one host join",
         text="Not while the default password is in use.",
         reply=NewJoinToken,
@@ -81,7 +81,7 @@ def joining_blueprint(
 
     @blueprint.post("/api/nodes/join", name="join")
     @public
-    @internal("what --join sends")
+    @Internal("what --join sends")
     async def join(request: Request) -> HTTPResponse:
         asked = body(request, JoinRequest)
         if not NODE_NAME.fullmatch(asked.name):
@@ -95,7 +95,7 @@ def joining_blueprint(
 
     @blueprint.get("/api/nodes/proof", name="proof")
     @public
-    @internal("between hosts")
+    @Internal("between hosts")
     async def proof(request: Request) -> HTTPResponse:
         """Shows a node that it has found its balancer at another address, before it shows its credential there."""
         nonce = request.args.get("nonce") or ""

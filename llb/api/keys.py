@@ -9,7 +9,7 @@ from sanic.response import HTTPResponse
 
 from llb import auth
 from llb.api.access import authenticated
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.api.identity import Identity
 from llb.api.keyplan import key_view, plan_key
 from llb.api.replies import body, no_content, reply
@@ -28,7 +28,7 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
 
     @blueprint.get("/api/keys")
     @authenticated
-    @documented("List API keys", text="One's own; all of them for `admin`.", reply=KeyList)
+    @Documented("List API keys", text="One's own; all of them for `admin`.", reply=KeyList)
     async def list_keys(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         visible = [key for key in await keys.all_keys(db) if _may_manage(principal, key)]
@@ -36,7 +36,7 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
 
     @blueprint.post("/api/keys")
     @authenticated
-    @documented(
+    @Documented(
         "Make an API key",
         text="The answer is the only place where the key itself is told. It may do no more than whoever makes it.",
         body=NewKey,
@@ -68,7 +68,7 @@ def keys_blueprint(db: Database, identity: Identity) -> Blueprint:
 
     @blueprint.delete("/api/keys/<key_id:str>")
     @authenticated
-    @documented("Revoke an API key", status=204, errors=(NotFound,))
+    @Documented("Revoke an API key", status=204, errors=(NotFound,))
     async def revoke_key(request: Request, key_id: str) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         async with db.write() as tx:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from llb import __version__
 from llb.api.access import requires
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.cluster.view import ClusterView
 from llb.events import Bus, Overflow, Subscription
 from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
@@ -76,7 +76,7 @@ def live_blueprint(feed: LiveFeed) -> Blueprint:
     blueprint = Blueprint("live")
 
     @requires(Scope.MODELS_READ, or_local=True, unless_exposed=True)
-    @documented(
+    @Documented(
         "Follow every change (WebSocket)",
         text=(
             "Begins with `Hello` and everything as it is, then tells what happens; after `Resync`, which a slow reader "

@@ -7,7 +7,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.gateway.metrics import Metrics
 from llb.wire import Scope
 
@@ -18,7 +18,7 @@ def metrics_blueprint(metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/metrics", name="metrics")
     @requires(Scope.ADMIN, or_local=True)
-    @documented("Figures for Prometheus", text="See docs/metrics.md.", plain_reply=True)
+    @Documented("Figures for Prometheus", text="See docs/metrics.md.", plain_reply=True)
     async def read(_request: Request) -> HTTPResponse:
         return HTTPResponse(metrics.text(), content_type=CONTENT_TYPE_LATEST)
 

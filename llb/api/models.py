@@ -8,7 +8,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
-from llb.api.documented import Argument, documented, up_to
+from llb.api.documented import Argument, Documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import body, no_content, number_argument, reply
 from llb.auth import allows
@@ -44,7 +44,7 @@ def models_blueprint(
 
     @blueprint.get("/api/models", name="list")
     @requires(Scope.MODELS_READ)
-    @documented(
+    @Documented(
         "List the catalogue with its states",
         text="Only what passes all filters. Upper and lower case are one.",
         reply=ModelList,
@@ -64,14 +64,14 @@ def models_blueprint(
 
     @blueprint.get("/api/models/<model_id:str>", name="get")
     @requires(Scope.MODELS_READ)
-    @documented("Show a model", reply=ModelWithStatus, errors=(errors.ModelNotFound,))
+    @Documented("Show a model", reply=ModelWithStatus, errors=(errors.ModelNotFound,))
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
         paths = allows(request.ctx.principal, Scope.MODELS_WRITE)
         return reply(view.describe(_known(view, model_id), paths=paths))
 
     @blueprint.get("/api/models/<model_id:str>/memory", name="memory")
     @requires(Scope.MODELS_READ)
-    @documented(
+    @Documented(
         "Estimate the memory a model needs",
         text="From the header of its file, pulled or not; the first time that is read from the Hub.",
         reply=MemoryView,
@@ -92,7 +92,7 @@ def models_blueprint(
 
     @blueprint.post("/api/models/register", name="register")
     @requires(Scope.MODELS_WRITE)
-    @documented(
+    @Documented(
         "Pull a model, or try again",
         text="Answers at once; the files come in the background. Follow `/ws/models`, or ask for the model.",
         body=RegisterRequest,
@@ -117,7 +117,7 @@ def models_blueprint(
 
     @blueprint.patch("/api/models/<model_id:str>", name="change")
     @requires(Scope.MODELS_WRITE)
-    @documented(
+    @Documented(
         "Keep a model in memory, or no longer",
         body=ModelPatch,
         reply=ModelWithStatus,
@@ -132,7 +132,7 @@ def models_blueprint(
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
     @requires(Scope.MODELS_WRITE)
-    @documented(
+    @Documented(
         "Free the memory of a model",
         text="Running answers end first. The next request loads it again.",
         status=204,
@@ -146,7 +146,7 @@ def models_blueprint(
 
     @blueprint.delete("/api/models/<model_id:str>", name="delete")
     @requires(Scope.MODELS_WRITE)
-    @documented(
+    @Documented(
         "Cancel a pull, or delete a model's files",
         status=204,
         errors=(errors.ModelNotFound, errors.ModelNotRegistered),

@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.api.replies import body, no_content, reply
 from llb.auth import allows
 from llb.cluster.members import Members
@@ -28,20 +28,20 @@ def nodes_blueprint(view: ClusterView, members: Members, audit: AuditLog) -> Blu
 
     @blueprint.get("/api/nodes", name="list")
     @requires(Scope.MODELS_READ)
-    @documented("List nodes", text="In the order in which they joined.", reply=NodeList)
+    @Documented("List nodes", text="In the order in which they joined.", reply=NodeList)
     async def list_nodes(request: Request) -> HTTPResponse:
         there = (node_id for node_id in members.in_order() if node_id in view.nodes)
         return reply(NodeList(tuple(shown(request, node_id) for node_id in there)))
 
     @blueprint.get("/api/nodes/<node_id:str>", name="get")
     @requires(Scope.MODELS_READ)
-    @documented("Show a node", reply=NodeView, errors=(errors.NotFound,))
+    @Documented("Show a node", reply=NodeView, errors=(errors.NotFound,))
     async def get_node(request: Request, node_id: str) -> HTTPResponse:
         return reply(shown(request, node_id))
 
     @blueprint.patch("/api/nodes/<node_id:str>", name="change")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Rename, tag or drain a node",
         text="What is left out stays. A draining node gets no new request.",
         body=NodePatch,
@@ -56,7 +56,7 @@ def nodes_blueprint(view: ClusterView, members: Members, audit: AuditLog) -> Blu
 
     @blueprint.delete("/api/nodes/<node_id:str>", name="remove")
     @requires(Scope.ADMIN)
-    @documented(
+    @Documented(
         "Remove a node", text="It keeps its files.", status=204, errors=(errors.NotFound, errors.Conflict)
     )
     async def remove(request: Request, node_id: str) -> HTTPResponse:

@@ -11,7 +11,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.api.limits import check_limits
 from llb.api.replies import decode, reply
 from llb.api.requests import RequestLog
@@ -84,14 +84,14 @@ def openai_blueprint(dispatcher: Dispatcher, log: RequestLog) -> Blueprint:
 
     @blueprint.get("/v1/models", name="models")
     @requires(Scope.INFERENCE)
-    @documented("List the Ready models", reply=ModelObjects)
+    @Documented("List the Ready models", reply=ModelObjects)
     async def list_models(_request: Request) -> HTTPResponse:
         ready = dispatcher.ready_models()
         return reply(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires(Scope.INFERENCE)
-    @documented("Show a Ready model", reply=ModelObject, errors=OF_READINESS)
+    @Documented("Show a Ready model", reply=ModelObject, errors=OF_READINESS)
     async def get_model(_request: Request, model_id: str) -> HTTPResponse:
         model = dispatcher.model(model_id)
         dispatcher.require_ready(model)

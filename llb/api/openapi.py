@@ -16,7 +16,7 @@ from sanic_routing import Route
 
 from llb import __version__
 from llb.api.access import Access, access_of, public
-from llb.api.documented import Documented, declared, documented
+from llb.api.documented import Documented, declared
 from llb.api.examples import EXAMPLES
 from llb.api.guard import SESSION_COOKIE
 from llb.api.parts import Part
@@ -92,7 +92,7 @@ def openapi_blueprint() -> Blueprint:
 
     @blueprint.get("/api/openapi.json", name="document")
     @public
-    @documented(
+    @Documented(
         "This reference", text="OpenAPI 3.1; the page at `/docs` shows it.", reply=Reference, also=(304,)
     )
     async def read(request: Request) -> HTTPResponse:

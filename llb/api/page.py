@@ -18,7 +18,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import public
-from llb.api.documented import internal
+from llb.api.documented import Internal
 from llb.api.parts import Part
 from llb.errors import NotFound, SetupError
 from llb.share import share_path
@@ -119,12 +119,12 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
     page = Page.load(share_path("web") if directory is None else directory)
 
     @public
-    @internal("the page")
+    @Internal("the page")
     async def index(request: Request) -> HTTPResponse:
         return await page.index.unless_known(request, page.version)
 
     @public
-    @internal("the page")
+    @Internal("the page")
     async def asset(request: Request, version: str, path: str) -> HTTPResponse:
         part = page.assets.get(path) if version == page.version else None
         if part is None:

@@ -32,7 +32,7 @@ EVERYWHERE = (
 
 def refusals_of(route: Route, method: str, said: Documented) -> dict[int, list[str]]:
     """The codes that this operation may be refused with, by status."""
-    kinds = [*EVERYWHERE, *said.errors]
+    kinds: list[type[LlbError]] = [*EVERYWHERE, *said.errors]
     variants = []
     if not access_of(route).public:
         kinds.append(errors.PermissionDenied)
@@ -96,7 +96,7 @@ def error_schema() -> dict[str, Any]:
         "required": ["message", "type", "code"],
         "properties": {
             "message": {"type": "string", "description": "One sentence for a person."},
-            "type": {"enum": sorted({each["type"] for each in meanings.values()})},
+            "type": {"enum": sorted({kind.type for kind in kinds.values()})},
             "code": {"enum": sorted(meanings)},
             "param": {"type": ["string", "null"], "description": "The field that is meant, where it is one."},
         },

@@ -14,7 +14,7 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, requires
-from llb.api.documented import MOMENT, Argument, documented, up_to
+from llb.api.documented import MOMENT, Argument, Documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate
 from llb.api.times import from_iso, to_iso
@@ -89,7 +89,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/requests", name="list")
     @authenticated
-    @documented(
+    @Documented(
         "List inference requests",
         text="Newest first. One's own; all of them for `admin`.",
         reply=RequestPage,
@@ -131,7 +131,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/requests/<record_id:int>", name="get")
     @authenticated
-    @documented("Show a request, with its text where it was kept", reply=RequestDetail, errors=(NotFound,))
+    @Documented("Show a request, with its text where it was kept", reply=RequestDetail, errors=(NotFound,))
     async def get_request(request: Request, record_id: int) -> HTTPResponse:
         record = None
         if record_id < _MAX_ID:
@@ -144,7 +144,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.delete("/api/requests", name="clear")
     @requires(Scope.ADMIN)
-    @documented("Forget all requests and their text", text="The totals stay.", status=204)
+    @Documented("Forget all requests and their text", text="The totals stay.", status=204)
     async def clear_requests(request: Request) -> HTTPResponse:
         await kept.flush()
         async with db.write() as tx:
@@ -159,7 +159,7 @@ def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Bluepr
 
     @blueprint.get("/api/usage", name="usage")
     @authenticated
-    @documented(
+    @Documented(
         "Totals by hour or day",
         text="Of one's own requests; of all for `admin`. Oldest first; hours and days are those of UTC.",
         reply=UsageReport,

@@ -12,7 +12,7 @@ from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.access import public, requires
-from llb.api.documented import documented
+from llb.api.documented import Documented
 from llb.api.replies import reply
 from llb.auth import allows
 from llb.cluster.view import ClusterView
@@ -28,13 +28,13 @@ def system_blueprint(config: Config, view: ClusterView, problems: Callable[[], t
 
     @blueprint.get("/health", name="health")
     @public
-    @documented("Whether this process is alive", reply=Liveness)
+    @Documented("Whether this process is alive", reply=Liveness)
     async def health(_request: Request) -> HTTPResponse:
         return reply(Liveness())
 
     @blueprint.get("/readyz", name="ready")
     @public
-    @documented(
+    @Documented(
         "Whether requests can be served",
         text="503 as long as no node is online.",
         reply=Readiness,
@@ -46,7 +46,7 @@ def system_blueprint(config: Config, view: ClusterView, problems: Callable[[], t
 
     @blueprint.get("/api/system", name="system")
     @requires(Scope.MODELS_READ)
-    @documented("What this process is", reply=SystemView)
+    @Documented("What this process is", reply=SystemView)
     async def system(request: Request) -> HTTPResponse:
         told = SystemView(
             version=__version__,
