@@ -1,0 +1,289 @@
+"""The reference of the API, held against a running llb: each operation is called, rightly and wrongly.
+
+`tests.harness` holds every other answer of the suite against it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from tests.conftest import TINY_BYTES, LlbMaker
+from tests.ggufs import write_chat_model, write_embedding_model
+from tests.harness import PASSWORD, Llb, write_catalog
+from tests.hub import HubStandIn
+from tests.reference import Reference, reference_of
+
+JSON = {"Content-Type": "application/json"}
+VALUES = (
+    "1",
+    "0",
+    "-1",
+    "x",
+    "1e3",
+    "1000",
+    "1001",
+    str(2**63),
+    "2027-01-31T12:00:00Z",
+    "model",
+    "hour",
+    "ok",
+)
+
+
+@pytest.fixture
+async def document(llb: Llb) -> dict[str, Any]:
+    return dict((await llb.http.get("/api/openapi.json")).json())
+
+
+@pytest.fixture
+async def talking(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path) -> Llb:
+    """An appliance with a chat model and an embedding model, and two more that nobody has pulled."""
+    chat, embed = write_chat_model(tmp_path / "chat.gguf"), write_embedding_model(tmp_path / "embed.gguf")
+    hub.add_repo("test/chat", {"chat.gguf": chat})
+    hub.add_repo("test/embed", {"embed.gguf": embed})
+    catalog = write_catalog(
+        tmp_path / "talking.json",
+        {"id": "chat", "size_bytes": chat.stat().st_size},
+        {"id": "embed", "size_bytes": embed.stat().st_size, "capabilities": ["Embedding"]},
+        {"id": "other", "size_bytes": TINY_BYTES},
+        {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000},
+    )
+    llb = await make_llb(catalog=catalog).start()
+    await llb.online()
+    await asyncio.gather(llb.pull("chat"), llb.pull("embed"))
+    return llb
+
+
+async def test_it_is_valid_and_for_everybody(llb: Llb) -> None:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as anybody:
+        answer = await anybody.get("/api/openapi.json", headers={"Accept-Encoding": "identity"})
+        assert answer.status_code == 200
+        validate(answer.json())
+        again = await anybody.get(
+            "/api/openapi.json",
+            headers={"Accept-Encoding": "identity", "If-None-Match": answer.headers["etag"]},
+        )
+        assert (again.status_code, again.content) == (304, b"")
+        async with anybody.stream("GET", "/api/openapi.json", headers={"Accept-Encoding": "gzip"}) as packed:
+            raw = b"".join([piece async for piece in packed.aiter_raw()])
+        assert gzip.decompress(raw) == answer.content
+        assert len(raw) < len(answer.content) / 4
+
+
+async def test_nothing_of_this_host_is_in_it(llb: Llb) -> None:
+    text = (await llb.http.get("/api/openapi.json")).text
+    for secret in (str(llb.home), llb.app.local_token, llb.app.agent.node_id):
+        assert secret not in text
+
+
+async def test_without_a_credential_or_with_too_little(llb: Llb, document: dict[str, Any]) -> None:
+    """Each operation says so, in a way that the document knows (`Llb.http` checks that)."""
+    key = await llb.new_key("inference")
+    for method, path, operation in operations(document):
+        scopes = {scope for way in operation["security"] for names in way.values() for scope in names}
+        if not operation["security"] or {} in operation["security"] or "101" in operation["responses"]:
+            continue
+        url = path.replace("{", "").replace("}", "") if "record_id" not in path else path.format(record_id=1)
+        for headers, expected in (
+            ({"Authorization": "Bearer nobody"}, 401),
+            ({"Authorization": f"Bearer {key}"}, 403 if scopes - {"inference"} else None),
+        ):
+            answer = await llb.http.request(
+                method, url, headers=headers, json={} if method != "GET" else None
+            )
+            if expected is not None:
+                assert answer.status_code == expected, (method, path, answer.text)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"null", b'{"model": 1}', b"\xff", b'{"a":' * 5000])
+async def test_with_a_body_that_is_none(llb: Llb, document: dict[str, Any], content: bytes) -> None:
+    for method, path, operation in operations(document):
+        if "requestBody" in operation:
+            answer = await llb.http.request(method, path, content=content, headers=JSON)
+            assert 400 <= answer.status_code < 500, (method, path, answer.text)
+
+
+async def test_with_arguments_at_and_beyond_their_ends(llb: Llb, document: dict[str, Any]) -> None:
+    reference = reference_of(llb.sanic)
+    tried = 0
+    for method, path, operation in operations(document):
+        for argument in operation["parameters"]:
+            if argument["in"] != "query" or "{" in path:
+                continue
+            for value in VALUES:
+                answer = await llb.http.request(method, path, params={argument["name"]: value})
+                schema = argument["schema"]
+                typed = (
+                    int(value) if schema.get("type") == "integer" and value.lstrip("-").isdigit() else value
+                )
+                fits = not reference.complaints(schema, typed)
+                if schema.get("format") == "date-time":
+                    fits = value.startswith("2027")
+                expected = 200 if fits else 400
+                assert answer.status_code == expected, (path, argument["name"], value, answer.text)
+                tried += 1
+    assert tried > 100
+
+
+async def test_each_operation(talking: Llb) -> None:
+    """A life in which everything is asked once: each answer is checked as it comes, and no operation is left out."""
+    llb = talking
+    document = (await llb.http.get("/api/openapi.json")).json()
+    asked: set[tuple[str, str]] = set()
+    http = llb.http
+
+    async def ask(method: str, path: str, expected: int, **options: Any) -> Any:
+        answer = await http.request(method, path, **options)
+        assert answer.status_code == expected, (method, path, answer.text)
+        asked.add((method, path))
+        return (
+            answer.json()
+            if answer.content and answer.headers["content-type"].startswith("application")
+            else None
+        )
+
+    for path in (
+        "/health",
+        "/readyz",
+        "/metrics",
+        "/api/system",
+        "/api/openapi.json",
+        "/api/audit",
+        "/api/auth/me",
+    ):
+        await ask("GET", path, 200)
+    login = {"username": "admin", "password": PASSWORD}
+    async with httpx.AsyncClient(
+        base_url=llb.url, trust_env=False, event_hooks={"response": [llb.conforms]}
+    ) as browser:
+        assert (await browser.post("/api/auth/login", json=login)).status_code == 200
+        changed = {"current_password": PASSWORD, "new_password": "another horse battery"}
+        assert (await browser.post("/api/auth/password", json=changed)).status_code == 200
+        assert (await browser.get("/api/auth/me")).json()["kind"] == "session"
+        assert (await browser.post("/api/auth/logout")).status_code == 204
+        assert (await browser.post("/api/auth/login", json=login)).status_code == 401
+    user = await ask("POST", "/api/users", 201, json={"username": "ann", "password": PASSWORD})
+    await ask("POST", "/api/users", 409, json={"username": "ann", "password": PASSWORD})
+    await ask("GET", "/api/users", 200)
+    await ask("PATCH", f"/api/users/{user['id']}", 200, json={"role": "admin"})
+    await ask("DELETE", f"/api/users/{user['id']}", 204)
+    await ask("DELETE", f"/api/users/{user['id']}", 404)
+    key = await ask("POST", "/api/keys", 201, json={"name": "laptop", "expires_at": "2999-01-01"})
+    await ask("GET", "/api/keys", 200)
+    await ask("DELETE", f"/api/keys/{key['id']}", 204)
+    await ask("DELETE", f"/api/keys/{key['id']}", 404)
+    [node] = (await ask("GET", "/api/nodes", 200))["nodes"]
+    await ask("GET", f"/api/nodes/{node['id']}", 200)
+    await ask("GET", "/api/nodes/nobody", 404)
+    await ask("PATCH", f"/api/nodes/{node['id']}", 200, json={"tags": ["quiet"], "draining": False})
+    await ask("DELETE", f"/api/nodes/{node['id']}", 409)
+    await ask("POST", "/api/nodes/join-tokens", 201, json={})
+    await ask("GET", "/api/models", 200)
+    await ask("GET", "/api/models/chat", 200)
+    await ask("GET", "/api/models/chat/memory", 200)
+    await ask("GET", "/api/models/nothing/memory", 404)
+    await ask("POST", "/api/models/register", 409, json={"model_id": "chat"})
+    await ask("POST", "/api/models/register", 400, json={"model_id": "giant"})
+    await ask("POST", "/api/models/register", 202, json={"model_id": "other"})
+    await ask("PATCH", "/api/models/chat", 200, json={"pinned": False})
+    await ask("POST", "/api/models/chat/unload", 204)
+    await ask("GET", "/v1/models", 200)
+    await ask("GET", "/v1/models/chat", 200)
+    await ask("GET", "/v1/models/te/st", 404)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
+    await ask("GET", "/api/requests", 200)
+    [first, *_] = (await ask("GET", "/api/requests", 200))["requests"]
+    await ask("GET", f"/api/requests/{first['id']}", 200)
+    await ask("GET", "/api/requests/1", 404)
+    await ask("GET", "/api/usage", 200)
+    await ask("DELETE", "/api/requests", 204)
+    await ask("DELETE", "/api/models/chat", 204)
+    await ask("DELETE", "/api/models/chat", 404)
+    reference = reference_of(llb.sanic)
+    called = {
+        operation["operationId"] for method, path in asked if (operation := reference.operation(method, path))
+    }
+    elsewhere = {"accounts.log_in", "accounts.log_out", "accounts.change_password", "live.models"}
+    assert called | elsewhere == {each["operationId"] for _, _, each in operations(document)}
+
+
+async def test_what_engines_answer(talking: Llb) -> None:
+    """Streamed or not, as the document says that it looks."""
+    llb = talking
+    reference = reference_of(llb.sanic)
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {
+            "model": "chat",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 4,
+        },
+        "/v1/completions": {"model": "chat", "prompt": "Hi", "max_tokens": 4},
+        "/v1/embeddings": {"model": "embed", "input": ["Hi"]},
+    }
+    for path, body in asked.items():
+        answer = await llb.http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        reference.check(answer.request, answer)
+        operation = reference.operation("POST", path)
+        assert operation is not None
+        event = operation["responses"]["200"]["content"].get("text/event-stream", {}).get("x-llb-event")
+        if event is None:
+            continue
+        streamed = await llb.http.post(path, json={**body, "stream": True})
+        reference.check(streamed.request, streamed)
+        lines = [
+            line.removeprefix("data: ") for line in streamed.text.split("\n\n") if line.startswith("data: ")
+        ]
+        assert lines.pop() == "[DONE]"
+        for line in lines:
+            assert reference.complaints(event, json.loads(line)) == [], line
+
+
+async def test_what_the_live_feed_tells(llb: Llb) -> None:
+    reference = reference_of(llb.sanic)
+    live = reference.operation("GET", "/ws/models")
+    assert live is not None
+    seen = set()
+    async with llb.events() as reader:
+        await llb.pull("tiny")
+        while {"Hello", "ModelStatusChanged", "NodeStatusChanged", "MetricsUpdated"} - seen:
+            message = json.loads(await reader.recv())
+            assert reference.complaints(live["x-llb-messages"], message) == []
+            seen.add(message["type"])
+
+
+def test_a_wrong_answer_is_found(llb_reference: Reference) -> None:
+    request = httpx.Request("GET", "http://localhost/api/auth/me")
+    for answer in (
+        httpx.Response(200, json={"kind": "key"}),
+        httpx.Response(204),
+        httpx.Response(
+            401, json={"error": {"message": "", "type": "invalid_request_error", "code": "not_found"}}
+        ),
+        httpx.Response(200, text="hello"),
+    ):
+        with pytest.raises(AssertionError):
+            llb_reference.check(request, answer)
+
+
+@pytest.fixture
+async def llb_reference(llb: Llb) -> Reference:
+    return reference_of(llb.sanic)
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Method, path and what is said, of all."""
+    return [
+        (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]

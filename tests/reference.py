@@ -1,0 +1,86 @@
+"""Holds every answer of a running llb against its own reference (`/api/openapi.json`)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+import msgspec
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+from sanic import Sanic
+
+from llb.api.openapi import document
+
+URN = "urn:llb"
+
+
+class Reference:
+    """An OpenAPI document that can be asked whether an exchange is as it says."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.told = told
+        self._registry: Registry[Any] = Registry().with_resource(URN, DRAFT202012.create_resource(told))
+        self._paths = [(re.compile(_pattern(path)), path) for path in told["paths"]]
+
+    def operation(self, method: str, path: str) -> dict[str, Any] | None:
+        """What is said of a request; None for what the reference leaves out."""
+        # A path that says more wins, as in the server: /api/models/register is not a model's.
+        for template in sorted((t for p, t in self._paths if p.fullmatch(path)), key=lambda t: t.count("{")):
+            found = self.told["paths"][template].get(method.lower())
+            if found is not None:
+                return dict(found)
+        return None
+
+    def complaints(self, schema: dict[str, Any], value: object) -> list[str]:
+        """What is wrong with `value`; `schema` is one of the document."""
+        validator = Draft202012Validator(_absolute(schema), registry=self._registry)
+        return [f"{error.json_path}: {error.message[:300]}" for error in validator.iter_errors(value)]
+
+    def check(self, request: httpx.Request, answer: httpx.Response) -> None:
+        """Fails where the document does not know this answer. The answer has been read, if it is JSON."""
+        operation = self.operation(request.method, request.url.path)
+        if operation is None:
+            return
+        where = f"{request.method} {request.url.path} → {answer.status_code}"
+        said = operation["responses"].get(str(answer.status_code))
+        assert said is not None, f"{where} {answer.text[:300]}: the reference does not know this status"
+        if "$ref" in said:
+            said = self.told["components"]["responses"][said["$ref"].rpartition("/")[2]]
+        kind = answer.headers.get("content-type", "").partition(";")[0]
+        content = said.get("content", {})
+        assert (kind in content) if content else not kind, f"{where}: the reference does not know {kind!r}"
+        if kind == "application/json":
+            problems = self.complaints(content[kind]["schema"], answer.json())
+            assert not problems, f"{where}: {problems}"
+        if "requestBody" in operation and answer.is_success:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            problems = self.complaints(schema, json.loads(request.content))
+            assert not problems, f"{where}: it was taken, though the reference would not: {problems}"
+
+
+def reference_of(app: Sanic[Any, Any]) -> Reference:
+    """The reference of appliances: all of them have the same, so it is made once."""
+    if not _made:
+        _made.append(Reference(json.loads(msgspec.json.encode(document(app)))))
+    return _made[0]
+
+
+_made: list[Reference] = []
+
+
+def _pattern(path: str) -> str:
+    # Only a model's name at /v1 may hold slashes.
+    inner = ".+" if path.startswith("/v1/models/") else "[^/]+"
+    return "".join(
+        inner if piece.startswith("{") else re.escape(piece) for piece in re.split(r"(\{\w+\})", path)
+    )
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: URN + item if name == "$ref" else _absolute(item) for name, item in value.items()}
+    return [_absolute(item) for item in value] if isinstance(value, list) else value
