@@ -252,7 +252,7 @@ async def test_what_the_live_feed_tells(llb: Llb) -> None:
     reference = reference_of(llb.sanic)
     live = reference.operation("GET", "/ws/models")
     assert live is not None
-    seen = set()
+    seen: set[str] = set()
     async with llb.events() as reader:
         await llb.pull("tiny")
         while {"Hello", "ModelStatusChanged", "NodeStatusChanged", "MetricsUpdated"} - seen:
