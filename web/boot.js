@@ -15,7 +15,7 @@
   // The words are asked for beside the modules that will ask for them: a round trip less. As i18n.js chooses the language.
   const asked = navigator.languages.map((tag) => tag.toLowerCase().split('-')[0]);
   const language = [recall('llb.locale'), ...asked].find((tag) => tag === 'en' || tag === 'ja') ?? 'en';
-  const parts = ['access', 'errors', 'models', 'nodes', 'playground', 'requests', 'settings', 'shell'];
+  const parts = ['access', 'docs', 'errors', 'models', 'nodes', 'playground', 'requests', 'settings', 'shell'];
   for (const name of [language, ...parts.map((part) => `${language}/${part}`)]) {
     const link = document.createElement('link');
     link.rel = 'modulepreload';

@@ -11,7 +11,7 @@ import { makeSync } from './core/sync.js';
 import { busyOf } from './components/engines.js';
 import { dismissDialogs } from './components/dialog.js';
 import { alertBox, explain } from './components/feedback.js';
-import { shell } from './components/shell.js';
+import { porch, shell } from './components/shell.js';
 import { makeToasts } from './components/toasts.js';
 import * as login from './pages/login.js';
 import * as models from './pages/models.js';
@@ -24,7 +24,10 @@ const PAGES = {
   requests: () => import('./pages/requests.js'),
   access: () => import('./pages/access.js'),
   settings: () => import('./pages/settings.js'),
+  docs: () => import('./pages/docs.js'),
 };
+
+const OPEN = new Set(['login', 'docs']); // for whoever is not signed in, too
 
 const store = makeStore();
 const api = makeApi({ onSignedOut: makeSure });
@@ -115,7 +118,7 @@ async function signOut() {
 // --- pages -------------------------------------------------------------------------------------------
 
 const router = startRouter(async (to, { moved }) => {
-  if (store.state.me === null && to.page !== 'login') return leave({ ended: false });
+  if (store.state.me === null && !OPEN.has(to.page)) return leave({ ended: false });
   if (store.state.me && to.page === 'login') return router.go(returnAddress(to.query.next), { replace: true });
   const before = route;
   route = to;
@@ -150,7 +153,7 @@ function draw(state) {
   document.title = name ? `${name} · llb` : 'llb';
   const focused = document.activeElement;
   const place = focused?.closest('article, section');
-  render(html`${route.page === 'login' ? content : frame(state, content)} ${toasts.view(state.notices)}`, root);
+  render(html`${framed(state, content)} ${toasts.view(state.notices)}`, root);
   if (place && !focused.isConnected) keepPlace(place);
   announce(state);
   if (focusSoon && page) {
@@ -169,8 +172,10 @@ function keepPlace(before) {
 const reloadButton = () =>
   html`<button type="button" class="button small" @click=${() => location.reload()}>${t('common.reload')}</button>`;
 
-const frame = (state, content) =>
-  shell({
+function framed(state, content) {
+  if (route.page === 'login') return content;
+  if (!state.me) return porch(content, location.pathname);
+  return shell({
     state,
     route,
     counts: counts(state),
@@ -178,6 +183,7 @@ const frame = (state, content) =>
     onSignOut: signOut,
     onReconnect: sync.reconnect,
   });
+}
 
 /** What stands beside the links: pulls under way, nodes that are away, answers being written. */
 function counts({ models: known, nodes }) {

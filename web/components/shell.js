@@ -2,6 +2,7 @@
 
 import { html } from '../lib/html.js';
 import { f, t } from '../core/i18n.js';
+import { address } from '../core/router.js';
 import { icon, mark } from './icons.js';
 
 export const SECTIONS = ['models', 'playground', 'nodes', 'requests', 'access', 'settings'];
@@ -38,6 +39,17 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
     <main id="main" tabindex="-1">
       ${connectionBanner(state, onReconnect)} ${passwordBanner(state, route)} ${content}
     </main>
+  </div>`;
+
+/** The frame around a page for whoever is not signed in; signing in leads back to `path`. */
+export const porch = (content, path) => html`
+  <div class="porch">
+    <a class="skip" href="#main">${t('shell.skip')}</a>
+    <header class="porch-head">
+      <a class="brand" href="/">${mark()}<span>llb</span></a>
+      <a class="button small" href=${address('/login', { next: path })}>${t('login.submit')}</a>
+    </header>
+    <main id="main" tabindex="-1">${content}</main>
   </div>`;
 
 const liveSign = ({ live }) => html`

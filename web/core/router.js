@@ -10,6 +10,7 @@ export const ROUTES = {
   '/requests': { page: 'requests' },
   '/access': { page: 'access' },
   '/settings': { page: 'settings' },
+  '/docs': { page: 'docs' },
 };
 
 export const HOME = '/models';

@@ -1,6 +1,7 @@
 /** English, a file a page. Its keys are the keys of every language. */
 
 import access from './en/access.js';
+import docs from './en/docs.js';
 import errors from './en/errors.js';
 import models from './en/models.js';
 import nodes from './en/nodes.js';
@@ -9,4 +10,4 @@ import requests from './en/requests.js';
 import settings from './en/settings.js';
 import shell from './en/shell.js';
 
-export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings };
+export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings, ...docs };

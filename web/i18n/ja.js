@@ -1,6 +1,7 @@
 /** 日本語。キーは英語と同じ。 */
 
 import access from './ja/access.js';
+import docs from './ja/docs.js';
 import errors from './ja/errors.js';
 import models from './ja/models.js';
 import nodes from './ja/nodes.js';
@@ -9,4 +10,4 @@ import requests from './ja/requests.js';
 import settings from './ja/settings.js';
 import shell from './ja/shell.js';
 
-export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings };
+export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings, ...docs };

@@ -25,7 +25,10 @@ export function open(app) {
       const shown = parts();
       return html`
         <div class="page access">
-          <div class="page-head"><h1 tabindex="-1">${t('nav.access')}</h1></div>
+          <div class="page-head">
+            <h1 tabindex="-1">${t('nav.access')}</h1>
+            <a href="/docs">${t('docs.title')}</a>
+          </div>
           ${shown.every((part) => part.isReady())
             ? html`<div class="stack">${shown.map((part) => part.view(state))}</div>`
             : skeletons(shown.length, 'access-card')}

@@ -1,6 +1,7 @@
 /** A conversation as a program of one's own would send it. Pure. */
 
-const KEY = 'sk-your-api-key';
+import { KEY, quote } from '../../core/curl.js';
+
 const LONGEST_ARGUMENT = 100_000; // bytes; Linux takes no argument above 128 KiB, and images are larger
 
 /** A command line for a POSIX shell. `origin` is where llb answers. */
@@ -40,9 +41,6 @@ export function asPython(origin, body) {
 }
 
 const EXTRAS = new Set(['top_k', 'min_p']);
-
-/** In single quotes a shell leaves everything as it is but the single quote. */
-const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** A value of JSON as Python writes it: strings have the same escapes, lists and dicts one entry a line. */
 function literal(value, depth = 0) {

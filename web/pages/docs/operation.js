@@ -1,0 +1,99 @@
+/** One operation: a line that opens, and all that is to be known of it. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { copyButton } from '../../components/copy.js';
+import { icon } from '../../components/icons.js';
+import { asCurl } from './curl.js';
+import { bounds, kindOf } from './reading.js';
+import { schemaView } from './schema.js';
+import { paragraphs, words } from './text.js';
+
+/** `ui` as for `schemaView`, with `everywhere`: the codes that any request may be answered. */
+export const operationView = (operation, ui) => html`
+  <details
+    class="docs-operation"
+    id=${operation.id}
+    ?open=${ui.isOpen(operation.id)}
+    @toggle=${(event) => event.target.id === operation.id && ui.toggle(operation.id, event.target.open)}
+  >
+    <summary>
+      <span class="docs-method ${operation.method.toLowerCase()}">${operation.method}</span>
+      <code class="docs-path">${breakable(operation.path)}</code>
+      <span class="docs-summary" lang="en">${operation.summary}</span>
+      ${icon('down')}
+    </summary>
+    ${ui.isOpen(operation.id) ? inside(operation, ui) : null}
+  </details>`;
+
+/** An address may break after a slash. */
+const breakable = (path) => path.split(/(?<=\/)/).map((piece) => html`<span>${piece}<wbr /></span>`);
+
+function inside(operation, ui) {
+  const { id, text, parameters, body, example, answers, messages } = operation;
+  const curl = asCurl(location.origin, operation);
+  const own = operation.errors.filter(({ code }) => !ui.everywhere.has(code));
+  return html`
+    <div class="docs-inside">
+      <div class="docs-text" lang="en">${paragraphs(text)}</div>
+      <p class="docs-id">
+        <a href=${`#${id}`}>${t('docs.link')}</a> <code>${id}</code>
+      </p>
+      ${parameters.length ? part(t('docs.parameters'), parameterList(parameters, ui)) : null}
+      ${body ? part(t('docs.body'), html`${schemaView(body, `${id}/body`, ui)} ${example ? code(t('docs.example'), JSON.stringify(example, null, 2)) : null}`) : null}
+      ${part(t('docs.answers'), answers.map((each) => answer(each, id, ui)))}
+      ${messages ? part(t('docs.messages'), schemaView(messages, `${id}/messages`, ui)) : null}
+      ${own.length ? part(t('docs.errors'), errorList(own)) : null}
+      <p class="soft"><a href="#errors">${t('docs.everywhere')}</a></p>
+      ${curl ? part('curl', code('curl', curl)) : null}
+    </div>`;
+}
+
+const part = (title, content) => html`<section class="docs-part"><h4>${title}</h4>${content}</section>`;
+
+const parameterList = (parameters, ui) => html`
+  <ul class="docs-fields" lang="en">
+    ${parameters.map(
+      ({ name, in: place, required = false, description = '', schema }) => html`
+        <li>
+          <p class="docs-field">
+            <code class="docs-name">${name}</code>
+            <code class="docs-type">${kindOf(schema, ui.find)}</code>
+            ${bounds(schema) ? html`<span class="docs-limits">${bounds(schema)}</span>` : null}
+            <span class="docs-limits">${t(`docs.in.${place}`)}</span>
+            ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
+          </p>
+          ${description ? html`<p class="soft">${words(description)}</p>` : null}
+        </li>`,
+    )}
+  </ul>`;
+
+const answer = ({ status, text, kinds }, id, ui) => html`
+  <div class="docs-answer" lang="en">
+    <p><span class="docs-status">${status}</span> ${text}</p>
+    ${kinds.map(
+      ({ type, schema }) => html`
+        <div class="docs-kind-of">
+          <p class="soft"><code>${type}</code></p>
+          ${schemaView(schema, `${id}/${status}/${type}`, ui)}
+        </div>`,
+    )}
+  </div>`;
+
+const errorList = (errors) => html`
+  <ul class="docs-fields" lang="en">
+    ${errors.map(
+      ({ code: name, status, text }) => html`
+        <li>
+          <p class="docs-field"><span class="docs-status">${status}</span> <code class="docs-name">${name}</code></p>
+          <p class="soft">${words(text)}</p>
+        </li>`,
+    )}
+  </ul>`;
+
+/** Long lines scroll, by keyboard too. */
+const code = (name, text) => html`
+  <div class="docs-code">
+    <pre tabindex="0" role="group" aria-label=${name}>${text}</pre>
+    ${copyButton(text)}
+  </div>`;

@@ -1,0 +1,55 @@
+/** What an object holds, field by field; objects within it open when they are asked for. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { bounds, inner, kindOf, objectsIn } from './reading.js';
+import { words } from './text.js';
+
+/**
+ * A schema under a line that names it. `place` tells it from all others of the page; `ui` is {find, isOpen(place),
+ * toggle(place, open)}.
+ */
+export function schemaView(schema, place, ui) {
+  const objects = objectsIn(schema, ui.find);
+  if (!objects.length) return html`<p class="docs-kind"><code>${kindOf(schema, ui.find)}</code></p>`;
+  return html`<div class="docs-schemas">${objects.map((each) => expandable(each, `${place}/${each.name}`, ui))}</div>`;
+}
+
+const expandable = ({ name, schema }, place, ui) => html`
+  <details class="docs-schema" ?open=${ui.isOpen(place)} @toggle=${(event) => ui.toggle(place, event.target.open)}>
+    <summary><code>${name || 'object'}</code></summary>
+    ${ui.isOpen(place) ? fields(schema, place, ui) : null}
+  </details>`;
+
+function fields(schema, place, ui) {
+  const required = new Set(schema.required ?? []);
+  return html`
+    ${schema.description ? html`<p class="soft">${words(schema.description)}</p>` : null}
+    <ul class="docs-fields">
+      ${inOrder(schema.properties, required).map(([name, each]) => field(name, each, required.has(name), `${place}/${name}`, ui))}
+    </ul>
+    ${schema.additionalProperties === true ? html`<p class="soft">${t('docs.open_object')}</p>` : null}`;
+}
+
+/** What has to be there comes first. */
+const inOrder = (properties, required) => {
+  const all = Object.entries(properties);
+  return [...all.filter(([name]) => required.has(name)), ...all.filter(([name]) => !required.has(name))];
+};
+
+function field(name, schema, required, place, ui) {
+  const { schema: here } = inner(schema, ui.find);
+  const text = schema.description ?? (here.properties ? null : here.description);
+  const limits = bounds(here);
+  return html`
+    <li>
+      <p class="docs-field">
+        <code class="docs-name">${name}</code>
+        <code class="docs-type">${kindOf(schema, ui.find)}</code>
+        ${limits ? html`<span class="docs-limits">${limits}</span>` : null}
+        ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
+      </p>
+      ${text ? html`<p class="soft">${words(text)}</p>` : null}
+      ${objectsIn(schema, ui.find).map((each) => expandable(each, `${place}/${each.name}`, ui))}
+    </li>`;
+}
