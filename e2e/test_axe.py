@@ -169,6 +169,22 @@ async def look_at_the_login(see: Inspector) -> None:
     await see.look(page, "login, refused")
 
 
+async def look_at_the_reference(see: Inspector) -> None:
+    """As a stranger, and with an operation open as far as it goes."""
+    page = await see.open("/docs")
+    await expect(page.get_by_role("heading", level=2).first).to_be_visible()
+    await see.look(page, "reference")
+    chat = page.locator("[id='openai.chat_completions']")
+    await chat.locator("summary").first.click()
+    await expect(chat.locator("pre").first).to_be_visible()
+    for summary in await chat.locator("details:not([open]) > summary").all():
+        await summary.click()
+    await see.look(page, "reference, an operation")
+    await page.get_by_role("searchbox").fill("nothing like it")
+    await expect(page.locator(".empty")).to_be_visible()
+    await see.look(page, "reference, nothing found")
+
+
 async def look_at_models(see: Inspector) -> None:
     page = await see.open("/models")
     await expect(page.get_by_role("article")).to_have_count(6)
@@ -343,6 +359,7 @@ async def test_nothing_to_object_to(
 
     stranger = await inspector(house, signed_in=False)
     await look_at_the_login(stranger)
+    await look_at_the_reference(stranger)
     newcomer = await inspector(empty_house, signed_in=False)
     await newcomer.visitor.sign_in("admin", "test")
     await look_at_the_empty_house(newcomer)

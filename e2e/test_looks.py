@@ -13,7 +13,16 @@ from tests.conftest import LlbMaker
 from tests.harness import Llb
 from tests.hub import HubStandIn
 
-ADDRESSES = ("/models", "/models/local", "/playground", "/nodes", "/requests", "/access", "/settings", "/docs")
+ADDRESSES = (
+    "/models",
+    "/models/local",
+    "/playground",
+    "/nodes",
+    "/requests",
+    "/access",
+    "/settings",
+    "/docs",
+)
 
 
 @pytest.fixture

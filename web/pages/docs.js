@@ -98,18 +98,16 @@ export function open(app) {
     <section class="docs-section" aria-labelledby="errors">
       <h2 id="errors" tabindex="-1">${t('docs.all_errors')}</h2>
       <p class="soft">${t('docs.all_errors.text')}</p>
-      <div lang="en">
-        ${dataTable({
-          labelledBy: 'errors',
-          rows: known.codes,
-          key: ({ code }) => code,
-          columns: [
-            { title: t('docs.column.code'), cell: ({ code }) => html`<code>${code}</code>` },
-            { title: t('docs.column.status'), cell: ({ status }) => status },
-            { title: t('docs.column.meaning'), cell: ({ text }) => html`<span>${words(text)}</span>` },
-          ],
-        })}
-      </div>
+      ${dataTable({
+        labelledBy: 'errors',
+        rows: known.codes,
+        key: ({ code }) => code,
+        columns: [
+          { title: t('docs.column.code'), cell: ({ code }) => html`<code>${code}</code>` },
+          { title: t('docs.column.status'), cell: ({ status }) => status },
+          { title: t('docs.column.meaning'), cell: ({ text }) => html`<span lang="en">${words(text)}</span>` },
+        ],
+      })}
     </section>`;
 
   load();
@@ -119,7 +117,10 @@ export function open(app) {
       <div class="page docs">
         <div class="page-head">
           <h1 tabindex="-1">${t('docs.title')}</h1>
-          <p class="soft">llb ${known?.version ?? ''} · <a href=${SOURCE} target="_blank">openapi.json</a></p>
+          <p class="docs-source">
+            ${known ? html`<span>${t('docs.version', { version: known.version })}</span>` : null}
+            <a href=${SOURCE} target="_blank">${t('docs.source')}</a>
+          </p>
         </div>
         ${known
           ? memo([known, query.q, turn, locale()], () => content(query))

@@ -1,5 +1,7 @@
 export default {
   'docs.title': 'API reference',
+  'docs.version': 'Version {version}',
+  'docs.source': 'OpenAPI document',
   'docs.search': 'Search operations',
   'docs.sections': 'Sections',
   'docs.found': { one: '{count} operation', other: '{count} operations' },

@@ -52,25 +52,25 @@ function inside(operation, ui) {
 const part = (title, content) => html`<section class="docs-part"><h4>${title}</h4>${content}</section>`;
 
 const parameterList = (parameters, ui) => html`
-  <ul class="docs-fields" lang="en">
+  <ul class="docs-fields">
     ${parameters.map(
       ({ name, in: place, required = false, description = '', schema }) => html`
         <li>
           <p class="docs-field">
             <code class="docs-name">${name}</code>
             <code class="docs-type">${kindOf(schema, ui.find)}</code>
-            ${bounds(schema) ? html`<span class="docs-limits">${bounds(schema)}</span>` : null}
+            ${bounds(schema) ? html`<span class="docs-limits" lang="en">${bounds(schema)}</span>` : null}
             <span class="docs-limits">${t(`docs.in.${place}`)}</span>
             ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
           </p>
-          ${description ? html`<p class="soft">${words(description)}</p>` : null}
+          ${description ? html`<p class="soft" lang="en">${words(description)}</p>` : null}
         </li>`,
     )}
   </ul>`;
 
 const answer = ({ status, text, kinds }, id, ui) => html`
-  <div class="docs-answer" lang="en">
-    <p><span class="docs-status">${status}</span> ${text}</p>
+  <div class="docs-answer">
+    <p lang="en"><span class="docs-status">${status}</span> ${text}</p>
     ${kinds.map(
       ({ type, schema }) => html`
         <div class="docs-kind-of">

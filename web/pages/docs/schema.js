@@ -24,7 +24,7 @@ const expandable = ({ name, schema }, place, ui) => html`
 function fields(schema, place, ui) {
   const required = new Set(schema.required ?? []);
   return html`
-    ${schema.description ? html`<p class="soft">${words(schema.description)}</p>` : null}
+    ${schema.description ? html`<p class="soft" lang="en">${words(schema.description)}</p>` : null}
     <ul class="docs-fields">
       ${inOrder(schema.properties, required).map(([name, each]) => field(name, each, required.has(name), `${place}/${name}`, ui))}
     </ul>
@@ -46,10 +46,10 @@ function field(name, schema, required, place, ui) {
       <p class="docs-field">
         <code class="docs-name">${name}</code>
         <code class="docs-type">${kindOf(schema, ui.find)}</code>
-        ${limits ? html`<span class="docs-limits">${limits}</span>` : null}
+        ${limits ? html`<span class="docs-limits" lang="en">${limits}</span>` : null}
         ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
       </p>
-      ${text ? html`<p class="soft">${words(text)}</p>` : null}
+      ${text ? html`<p class="soft" lang="en">${words(text)}</p>` : null}
       ${objectsIn(schema, ui.find).map((each) => expandable(each, `${place}/${each.name}`, ui))}
     </li>`;
 }
