@@ -49,7 +49,7 @@ function inside(operation, ui) {
     </div>`;
 }
 
-const part = (title, content) => html`<section class="docs-part"><h4>${title}</h4>${content}</section>`;
+const part = (title, content) => html`<section class="docs-part"><h3>${title}</h3>${content}</section>`;
 
 const parameterList = (parameters, ui) => html`
   <ul class="docs-fields">
