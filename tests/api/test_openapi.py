@@ -37,6 +37,7 @@ App = Sanic[Any, Any]
 def app(tmp_path_factory: pytest.TempPathFactory) -> App:
     Sanic.test_mode = True
     made = create_app(make_config(home=tmp_path_factory.mktemp("home"), port=0))
+    Sanic.unregister_app(made)
     made.router.finalize()
     return made
 
@@ -52,6 +53,7 @@ def documented(app: App) -> list[tuple[Route, Documented]]:
 
 def test_a_route_that_says_nothing_of_itself_is_found() -> None:
     bare: App = Sanic("bare", configure_logging=False)
+    Sanic.unregister_app(bare)
 
     @bare.get("/new")
     @public
