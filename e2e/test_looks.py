@@ -80,7 +80,7 @@ async def test_nothing_is_wider_than_the_window(shop: Llb, visitors: VisitorMake
         await settled(page)
         inner = await page.evaluate("document.documentElement.scrollWidth")
         assert inner <= width, address
-        for link in await page.get_by_role("navigation").get_by_role("link").all():
+        for link in await page.get_by_role("navigation", name="Main").get_by_role("link").all():
             await expect(link).to_be_in_viewport()
     await page.goto(f"{shop.url}/models")
     await settled(page)

@@ -44,7 +44,7 @@ LlbError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class LlbError(Exception):
@@ -283,6 +283,14 @@ class ModelFailed(Unavailable):
 
     code = "model_error"
     retry_after_s: int | None = None
+    reason: str | None = None  # what the sentence goes on with, of a model whose files are of no use
+
+    @classmethod
+    def unusable(cls, model_id: str, reason: str) -> Self:
+        """Its files lie there and no engine loads them."""
+        error = cls(f"Model '{model_id}' cannot be used: {reason}")
+        error.reason = reason
+        return error
 
 
 class ModelLoading(Unavailable):

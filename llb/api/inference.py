@@ -13,7 +13,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.limits import check_limits
-from llb.api.replies import Passed, decode, status_of
+from llb.api.replies import JSON, Passed, decode, status_of
 from llb.api.requests import RequestLog
 from llb.api.shapes import SESSION_HEADER
 from llb.gateway.dispatch import Call, Dispatcher
@@ -41,7 +41,10 @@ class Dialect:
 
 
 class StreamSink:
-    """A Sanic response that begins with the first bytes, so that head and first chunk leave in one write."""
+    """A Sanic response that begins with the first bytes, so that head and first chunk leave in one write.
+
+    A document mostly comes in one piece, which is held until its end: then it leaves whole, with its length.
+    """
 
     def __init__(self, request: Request, tally: Tally, dialect: Dialect) -> None:
         self.started = False
@@ -49,6 +52,7 @@ class StreamSink:
         self._tally = tally
         self._retouch = dialect.retouch
         self._response: HTTPResponse | None = None
+        self._document: bytes | None = None
         self._status = 200
         self._content_type = "text/event-stream"
         self._headers = {**(dialect.headers or {})}
@@ -61,22 +65,29 @@ class StreamSink:
     async def write(self, data: bytes, /) -> None:
         if self._retouch is not None:
             data = self._retouch(data)
-        if self._response is None:
+        if not self.started:
             self.started = True
             self._tally.status = self._status
-            self._response = cast(
-                HTTPResponse,
-                await self._request.respond(
-                    Passed(status=self._status, headers=self._headers, content_type=self._content_type)
-                ),
-            )
-        await self._response.send(data)
+            if self._content_type.startswith(JSON):
+                self._document = data
+                return
+        response = self._response or await self._respond()
+        if self._document is not None:
+            data, self._document = self._document + data, None
+        await response.send(data)
 
     async def end(self) -> None:
-        if self._response is None:
-            await self.write(b"")
-        assert self._response is not None  # noqa: S101  # write() made it
-        await self._response.eof()  # type: ignore[no-untyped-call]
+        self._tally.status = self._tally.status or self._status
+        response = self._response or await self._respond()
+        if self._document is None:
+            await response.eof()  # type: ignore[no-untyped-call]
+        else:
+            await response.send(self._document, end_stream=True)
+
+    async def _respond(self) -> HTTPResponse:
+        answer = Passed(status=self._status, headers=self._headers, content_type=self._content_type)
+        self._response = cast(HTTPResponse, await self._request.respond(answer))
+        return self._response
 
 
 class TranscribingSink(StreamSink):

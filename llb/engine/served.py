@@ -174,7 +174,7 @@ class Served:
     def answer_waiters(self, now: float) -> None:
         """Let those in who can be let in, and send away those for whom waiting is pointless."""
         if self.refused is not None:
-            self.send_away(lambda: ModelFailed(f"Model '{self.model_id}' cannot be used: {self.refused}"))
+            self.send_away(lambda: ModelFailed.unusable(self.model_id, self.refused or ""))
         elif self.process.state is EngineState.FAILED and now < self.retry_at:
             self.send_away(lambda: self._resting(now))
         elif self.leasable:

@@ -329,11 +329,11 @@ class NodeAgent:
             raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
         replica.last_used = time.time()
         if replica.engine is None and not await self._keeper.check(replica):
-            raise errors.ModelFailed(f"Model '{model_id}' cannot be used: {replica.error}")
+            raise errors.ModelFailed.unusable(model_id, replica.error or "")
         try:
             return await self.pool.lease(model_id, deadline_s=deadline_s, keep_alive_s=keep_alive_s)
         except errors.ModelFailed as refused:
-            await self._keeper.refuse(replica, refused.message)
+            await self._keeper.refuse(replica, refused.reason or refused.message)
             raise
 
     def _shared(self, model_id: str, sha256: str) -> SharedFile | None:
