@@ -15,7 +15,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 from urllib.parse import quote
 
@@ -55,6 +55,8 @@ _OF_ONE_NODE = (
 )
 
 Ask = Callable[[], Awaitable[Response]]
+
+_target_of = lru_cache(maxsize=256)(Target)  # an engine's is asked for again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +338,7 @@ class Dispatcher:
         async with await self._agent.lease(
             call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
         ) as lease:
-            target = Target(lease.host, lease.port, lease.api_key)
+            target = _target_of(lease.host, lease.port, lease.api_key)
             try:
                 yield partial(
                     self._upstream.request,
