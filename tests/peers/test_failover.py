@@ -21,7 +21,10 @@ from tests.gateway.node import Asked, Node, node
 from tests.harness import Llb, eventually
 from tests.peers.wire import HEARTBEAT, Speaker, dial, join
 
-ANSWER = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+ANSWER = (
+    b'{"id":"1","object":"chat.completion","created":1,"model":"chat","choices":[],'
+    b'"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
+)
 NAMES = ("cellar", "garage")
 
 
