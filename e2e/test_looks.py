@@ -9,20 +9,12 @@ from playwright.async_api import Page, expect
 
 from e2e.conftest import VisitorMaker
 from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
+from llb.api.page import ADDRESSES
 from tests.conftest import LlbMaker
 from tests.harness import Llb
 from tests.hub import HubStandIn
 
-ADDRESSES = (
-    "/models",
-    "/models/local",
-    "/playground",
-    "/nodes",
-    "/requests",
-    "/access",
-    "/settings",
-    "/docs",
-)
+PAGES = [address for address in ADDRESSES if address not in ("/", "/login")]
 
 
 @pytest.fixture
@@ -75,7 +67,7 @@ async def lightness(page: Page) -> float:
 async def test_nothing_is_wider_than_the_window(shop: Llb, visitors: VisitorMaker, width: int) -> None:
     visitor = await visitors(shop, viewport={"width": width, "height": 740})
     page = await visitor.open()
-    for address in ADDRESSES:
+    for address in PAGES:
         await page.goto(f"{shop.url}{address}")
         await settled(page)
         inner = await page.evaluate("document.documentElement.scrollWidth")

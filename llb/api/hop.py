@@ -22,7 +22,7 @@ from llb.node.agent import NodeAgent
 
 log = logging.getLogger(__name__)
 
-FORWARDED = ("content-type", "accept", "x-request-id", "traceparent", "tracestate")
+FORWARDED = ("content-type", "x-request-id", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
 HEADER_TIMEOUT_S = 3600.0  # the balancer's deadlines count, and end this connection
 NONCE_MAX_CHARS = 128

@@ -13,7 +13,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.limits import check_limits
-from llb.api.replies import JSON, Passed, decode, status_of
+from llb.api.replies import Passed, decode, status_of
 from llb.api.requests import RequestLog
 from llb.api.shapes import SESSION_HEADER
 from llb.gateway.dispatch import Call, Dispatcher
@@ -23,8 +23,6 @@ from llb.gateway.relay import error_event
 from llb.gateway.transcript import Transcript, prompt_of
 from llb.units import parse_duration
 from llb.wire import InferenceHead
-
-_FORWARDED = ("content-type", "accept")
 
 ErrorEvent = Callable[[errors.LlbError], bytes]
 
@@ -41,10 +39,8 @@ class Dialect:
 
 
 class StreamSink:
-    """A Sanic response that begins with the first bytes, so that head and first chunk leave in one write.
-
-    A document mostly comes in one piece, which is held until its end: then it leaves whole, with its length.
-    """
+    """A Sanic response that begins with the first bytes, so that head and first chunk leave in one write; with all of it, if
+    the first bytes are the last."""
 
     def __init__(self, request: Request, tally: Tally, dialect: Dialect) -> None:
         self.started = False
@@ -52,7 +48,7 @@ class StreamSink:
         self._tally = tally
         self._retouch = dialect.retouch
         self._response: HTTPResponse | None = None
-        self._document: bytes | None = None
+        self._ended = False
         self._status = 200
         self._content_type = "text/event-stream"
         self._headers = {**(dialect.headers or {})}
@@ -62,29 +58,21 @@ class StreamSink:
         self._content_type = content_type.decode("latin-1") or "application/octet-stream"
         self._headers |= {"x-llb-node": node_name, "x-llb-queue-ms": str(queued_ms)}
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
         if self._retouch is not None:
             data = self._retouch(data)
-        if not self.started:
-            self.started = True
-            self._tally.status = self._status
-            if self._content_type.startswith(JSON):
-                self._document = data
-                return
         response = self._response or await self._respond()
-        if self._document is not None:
-            data, self._document = self._document + data, None
-        await response.send(data)
+        self._ended = last
+        await response.send(data, end_stream=last)
 
     async def end(self) -> None:
-        self._tally.status = self._tally.status or self._status
-        response = self._response or await self._respond()
-        if self._document is None:
+        if not self._ended:
+            response = self._response or await self._respond()
             await response.eof()  # type: ignore[no-untyped-call]
-        else:
-            await response.send(self._document, end_stream=True)
 
     async def _respond(self) -> HTTPResponse:
+        self.started = True
+        self._tally.status = self._status
         answer = Passed(status=self._status, headers=self._headers, content_type=self._content_type)
         self._response = cast(HTTPResponse, await self._request.respond(answer))
         return self._response
@@ -101,9 +89,9 @@ class TranscribingSink(StreamSink):
         super().begin(status, content_type, node_name=node_name, queued_ms=queued_ms)
         self._transcript.begin(content_type)
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self._transcript.add(data)
-        await super().write(data)
+        await super().write(data, last=last)
 
 
 class Inference:
@@ -148,11 +136,6 @@ def _call(dispatcher: Dispatcher, request: Request, tally: Tally, dialect: Diale
         tally=tally,
         model=model,
         path=path.encode("ascii"),
-        headers=[
-            (name.encode("ascii"), value.encode("latin-1"))
-            for name in _FORWARDED
-            if (value := request.headers.get(name)) is not None
-        ],
         body=body,
         head=head,
         operation=operation,

@@ -79,7 +79,7 @@ class LinesSink(StreamSink):
         if self._tally.transcript is not None:
             self._tally.transcript.begin(content_type)
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
         if data == HEARTBEAT:
             await super().write(BLANK)
             return
@@ -112,7 +112,7 @@ class DocumentSink:
         if self._tally.transcript is not None:
             self._tally.transcript.begin(content_type)
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
         if self._tally.transcript is not None:
             self._tally.transcript.add(data)
         self._pieces.append(data)
@@ -303,7 +303,6 @@ class Talk:
             tally=tally,
             model=model,
             path=question.path.encode("ascii"),
-            headers=[(b"content-type", JSON.encode())],
             body=translated,
             head=head,
             operation=operation,

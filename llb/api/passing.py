@@ -44,9 +44,9 @@ class Ongoing:
 
 
 def forwarded(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    """The headers of `request` with these names (lower case), as the upstream client takes them."""
+    """The headers of `request` with these names (lower case), as the upstream client takes them: the bytes that came."""
     return [
-        (name.encode("ascii"), value.encode("latin-1"))
+        (name.encode("ascii"), value.encode(errors="surrogateescape"))
         for name in names
         for value in request.headers.getall(name, [])
     ]

@@ -12,7 +12,9 @@ from sanic import Request
 
 MAX_STATE_CHARS = 512  # what everybody has to pass on
 # Of a later version the beginning is the same, and more may follow.
-_PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_PARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
+)
 
 Headers = tuple[tuple[bytes, bytes], ...]
 NO_TRACE: Headers = ()

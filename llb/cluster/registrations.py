@@ -108,7 +108,7 @@ class Registrations:
                     # A retry resolves anew: the repository may have been mended since. The old pins serve
                     # again if the Hub cannot be asked.
                     resolved=known.resolved if known else None,
-                    pinned=retry and known is not None and known.pinned,
+                    pinned=known is not None and known.active and known.pinned,
                     created_at=time.time(),
                     created_by=by,
                 )

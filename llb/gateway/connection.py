@@ -27,7 +27,7 @@ DEFAULT_KEEP_S = 15.0
 STALE_WINDOW_S = 1.0
 # A host that has vanished ends its connections within these. An answer may pause for as long: its host may come back.
 UNACKNOWLEDGED_S = 15.0
-PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 5, 2
+PROBE_S, PROBES = 5, 2
 # While a request waits for its answer, where nothing else (`pulse`) tells that its host has vanished.
 IMPATIENT_UNACKNOWLEDGED_S = 0.5
 IMPATIENT_PROBE_S = 1
@@ -314,12 +314,8 @@ class Connection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not _on_this_host(transport):
                 portable.end_unacknowledged(sock, UNACKNOWLEDGED_S)
-                after_s, every_s = (
-                    (IMPATIENT_PROBE_S, IMPATIENT_PROBE_S)
-                    if self._impatient
-                    else (PROBE_AFTER_S, PROBE_EVERY_S)
-                )
-                portable.probe_when_idle(sock, after_s=after_s, every_s=every_s, times=PROBES)
+                every_s = IMPATIENT_PROBE_S if self._impatient else PROBE_S
+                portable.probe_when_idle(sock, after_s=every_s, every_s=every_s, times=PROBES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _READ_INTO

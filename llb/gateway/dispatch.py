@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -56,6 +56,7 @@ _OF_ONE_NODE = (
 
 Ask = Callable[[], Awaitable[Response]]
 
+_JSON = (b"content-type", b"application/json")  # whatever the client calls it, its body was read as that
 _target_of = lru_cache(maxsize=256)(Target)  # an engine's is asked for again and again
 
 
@@ -66,7 +67,6 @@ class Call:
     tally: Tally
     model: Model
     path: bytes
-    headers: Sequence[tuple[bytes, bytes]]
     body: bytes
     head: InferenceHead
     operation: Operation
@@ -84,7 +84,7 @@ class Sink(Protocol):
 
     def begin(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
 
-    async def write(self, data: bytes, /) -> None: ...
+    async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
 
 
 class Traffic:
@@ -330,7 +330,7 @@ class Dispatcher:
                 node.id,
                 b"POST",
                 path,
-                (*call.headers, *call.tally.trace, own_id),
+                (_JSON, *call.tally.trace, own_id),
                 call.body,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
@@ -345,7 +345,7 @@ class Dispatcher:
                     target,
                     b"POST",
                     call.path,
-                    (*call.headers, *call.tally.trace),
+                    (_JSON, *call.tally.trace),
                     call.body,
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=REQUEST_LIMIT_S,

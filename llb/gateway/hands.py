@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from llb import errors
@@ -52,7 +51,7 @@ class Hands:
                 await self._agent.load(model_id)
             else:
                 path = f"/hop/models/{quote(model_id)}/load"
-                await self._ask(node, b"POST", path, timeout_s=LOAD_TIMEOUT_S)
+                await self._ask(node, path, timeout_s=LOAD_TIMEOUT_S)
             pause_s = WARM_AGAIN_S
         except errors.LlbError as error:
             log.warning("node %s did not load %s: %s", node.hello.name, model_id, error.message)
@@ -69,27 +68,22 @@ class Hands:
             if node.id == self._agent.node_id:
                 await self._agent.unload(model_id)
             else:
-                await self._ask(node, b"POST", f"/hop/models/{quote(model_id)}/unload")
+                await self._ask(node, f"/hop/models/{quote(model_id)}/unload")
 
-        await self._on_holders(model_id, unload)
-
-    async def _on_holders(self, model_id: str, work: Callable[[Node], Awaitable[None]]) -> None:
-        """Do `work` on all of them, also where one fails; what went wrong first is raised when all have ended."""
         holders = [node for node, _ in self._view.holders(model_id) if node.online]
         if not holders:
             raise errors.ModelNotRegistered(model_id)
-        ends = await asyncio.gather(*(work(node) for node in holders), return_exceptions=True)
+        # On all of them, also where one fails.
+        ends = await asyncio.gather(*map(unload, holders), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
 
-    async def _ask(
-        self, node: Node, method: bytes, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> None:
+    async def _ask(self, node: Node, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         try:
             response = await self._reach.request(
                 node.id,
-                method,
+                b"POST",
                 path.encode("ascii"),
                 header_timeout_s=timeout_s,
             )

@@ -30,9 +30,10 @@ MAX_EVENT_BYTES = 256 * 1024
 
 
 class Sink(Protocol):
-    """Where the client's bytes go; `write` returns when the client can take more, and raises when it has gone."""
+    """Where the client's bytes go; `write` returns when the client can take more, and raises when it has gone. After what is
+    known to be the `last`, nothing follows."""
 
-    async def write(self, data: bytes, /) -> None: ...
+    async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +156,12 @@ async def _relay_document(response: Response, sink: Sink, edges: Edges, idle_tim
             held.clear()
             held_bytes = 0
     if held:
-        await _write(sink, edges, b"".join(held))
+        await _write(sink, edges, b"".join(held), last=True)
 
 
-async def _write(sink: Sink, edges: Edges, data: bytes) -> None:
+async def _write(sink: Sink, edges: Edges, data: bytes, *, last: bool = False) -> None:
     edges.add(data)
-    await sink.write(data)
+    await sink.write(data, last=last)
 
 
 def _events_end(data: bytes) -> int:

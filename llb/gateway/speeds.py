@@ -90,15 +90,13 @@ class ModelSpeed:
         self.computed = Ratio()  # tokens of prompts that no cache had, of those that their length let expect
 
 
-def tell_nobody(_node_id: str, _model_id: str, _took_s: float, _failed: bool) -> None:
-    """Stands where whoever counts loads may."""
-
-
 class Speeds:
     """What is measured lives as long as the process, also while a node is away."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.on_load: Callable[[str, str, float, bool], None] = tell_nobody
+        self.on_load: Callable[[str, str, float, bool], None] = lambda _node_id, _model_id, _took_s, _failed: (
+            None
+        )
         self._clock = clock
         self._nodes: defaultdict[tuple[str, str], NodeSpeed] = defaultdict(lambda: NodeSpeed(clock()))
         self._models: defaultdict[str, ModelSpeed] = defaultdict(ModelSpeed)

@@ -119,7 +119,7 @@ class _Usage(Struct):
     cache_read_input_tokens: int | None = None  # Anthropic: not part of input_tokens
 
 
-class _Timings(Struct):
+class Timings(Struct):
     """llama.cpp's own: `prompt_n` counts only what was not in the cache."""
 
     cache_n: int = 0
@@ -141,7 +141,7 @@ class _Event(Struct):
     """The fields of an answer, or of one event of it, that count."""
 
     usage: _Usage | None = None
-    timings: _Timings | None = None
+    timings: Timings | None = None
     response: _Nested | None = None  # Responses: response.completed
     message: _Nested | str | None = None  # Anthropic: message_start; its error is only this text
     error: _Error | None = None
@@ -213,7 +213,7 @@ class _Counts:
         completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
         self._fill(prompt, completion, cached)
 
-    def _add_timings(self, timings: _Timings) -> None:
+    def _add_timings(self, timings: Timings) -> None:
         if timings.prompt_n is not None:
             self._fill(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
         self.prefill_ms = self.prefill_ms if self.prefill_ms is not None else timings.prompt_ms

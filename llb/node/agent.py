@@ -315,6 +315,7 @@ class NodeAgent:
                 await store.put(tx, record)
 
     async def _note(self, replica: Replica) -> None:
+        """Write down what a replica is by the time it is written: a record made before could undo a later one."""
         await self._persist(replica.record())
 
     # --- what it is used for ------------------------------------------------------------------------

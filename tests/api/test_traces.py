@@ -32,6 +32,7 @@ async def test_a_trace_goes_on_as_it_came(door: Door, parent: str) -> None:
         f"ff-{TRACE}-00f067aa0ba902b7-01",
         f"00-{'0' * 32}-00f067aa0ba902b7-01",
         f"00-{TRACE}-{'0' * 16}-01",
+        f"cc-{TRACE}-00f067aa0ba902b7-01-ü",
     ],
 )
 async def test_what_is_no_trace_goes_nowhere(door: Door, parent: str) -> None:

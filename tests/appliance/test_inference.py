@@ -47,12 +47,21 @@ async def chat(llb: Llb, **body: Any) -> httpx.Response:
     )
 
 
+async def test_headers_of_any_bytes_pass_through(talking: Llb) -> None:
+    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 1}
+    answer = await talking.http.post(
+        "/v1/chat/completions", json=body, headers={b"Accept": "漢字".encode(), b"Traceparent": b"\xff"}
+    )
+    assert answer.status_code == 200, answer.text
+
+
 async def test_what_the_headers_say(talking: Llb) -> None:
     answer = await chat(talking, max_tokens=1)
     assert answer.headers["x-llb-node"] == "attic"
     assert answer.headers["x-llb-queue-ms"] == "0"
     assert answer.headers["x-request-id"]
     assert answer.headers["content-type"].startswith("application/json")
+    assert answer.headers["content-length"] == str(len(answer.content))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +152,8 @@ async def test_a_client_that_leaves_frees_its_slot(talking: Llb) -> None:
         await anext(answer.aiter_bytes())
         assert busy_slots(talking) == 1
     await eventually(lambda: not busy_slots(talking))
-    assert talking.app.upstream.open_connections - talking.app.upstream.idle_connections == 0
+    upstream = talking.app.upstream
+    await eventually(lambda: upstream.open_connections == upstream.idle_connections)
 
 
 async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: Llb) -> None:

@@ -75,7 +75,7 @@ class Sink:
         self.got = b""
         self.wrote = asyncio.Event()
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self.got += data
         self.wrote.set()
 

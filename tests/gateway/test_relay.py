@@ -22,8 +22,11 @@ class Sink:
         self.ready = asyncio.Event()
         self.ready.set()
         self.gone = False
+        self.ended = False
 
-    async def write(self, data: bytes, /) -> None:
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        assert not self.ended
+        self.ended = last
         await self.ready.wait()
         if self.gone:
             raise ConnectionResetError("the client has gone")
@@ -248,6 +251,8 @@ async def test_documents_of_any_size(upstream: Upstream, size_bytes: int) -> Non
         result = await run(upstream, served, sink)
     assert sink.got == b"x" * size_bytes
     assert result.body_bytes == size_bytes
+    if 0 < size_bytes <= HOLD_BYTES:
+        assert (len(sink.writes), sink.ended) == (1, True)
 
 
 @pytest.mark.parametrize("sent_bytes", [100, 4 * HOLD_BYTES])

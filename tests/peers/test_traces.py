@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 import httpx
 import pytest
 
 from llb import logs
 from tests.api.test_traces import PARENT, TRACE
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, write_catalog
-from tests.hub import HubStandIn
+from tests.harness import JoinedLlb, Llb
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 4}
-
-
-@pytest.fixture
-async def cluster(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
-) -> tuple[Llb, JoinedLlb]:
-    """A balancer that offers nothing itself, and a node that has the model `chat`."""
-    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
-    catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
-    llb = await make_llb(catalog=catalog, memory_limit_bytes=1).start()
-    node = await make_node(llb, "garage").start()
-    await node.online()
-    await llb.pull("chat")
-    return llb, node
 
 
 async def test_a_log_line_of_any_host_and_the_history_meet(

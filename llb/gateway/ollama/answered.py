@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from llb.errors import LlbError
 from llb.gateway.engine_errors import translate_engine_error
+from llb.gateway.usage import Timings
 
 _NS_A_MS = 1_000_000
 
@@ -68,16 +69,6 @@ class _Usage(Struct):
     completion_tokens: int | None = None
 
 
-class _Timings(Struct):
-    """llama.cpp's own: `prompt_n` counts only what was not in the cache."""
-
-    cache_n: int = 0
-    prompt_n: int | None = None
-    prompt_ms: float | None = None
-    predicted_n: int | None = None
-    predicted_ms: float | None = None
-
-
 class _Error(Struct):
     message: str = ""
     code: int | str = ""
@@ -86,7 +77,7 @@ class _Error(Struct):
 class _Event(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    timings: _Timings | None = None
+    timings: Timings | None = None
     error: _Error | None = None
 
 
@@ -177,7 +168,7 @@ class Answer:
         self._calls: dict[int, _Call] = {}
         self._finish: str | None = None
         self._usage = _Usage()
-        self._timings = _Timings()
+        self._timings = Timings()
         self._ended = False
 
     def feed(self, data: bytes) -> bytes:
@@ -279,7 +270,7 @@ def embedded(body: bytes, asked: str, clock: Clock) -> bytes:
     """The answer of `/api/embed`; the vectors are not looked at."""
     answer = msgspec.json.decode(body, type=_Vectors)
     told = _Embedded(model=asked, embeddings=[vector.embedding for vector in _in_order(answer)])
-    return _joined(told, _count(clock, answer.usage or _Usage(), _Timings()))
+    return _joined(told, _count(clock, answer.usage or _Usage(), Timings()))
 
 
 def old_embedded(body: bytes) -> bytes:
@@ -303,7 +294,7 @@ def _joined(line: Struct, counts: _Counts) -> bytes:
     return _encode(line)[:-1] + b"," + _encode(counts)[1:]
 
 
-def _count(clock: Clock, usage: _Usage, timings: _Timings) -> _Counts:
+def _count(clock: Clock, usage: _Usage, timings: Timings) -> _Counts:
     prompt = None if timings.prompt_n is None else timings.cache_n + timings.prompt_n
     return _Counts(
         total_duration=_ns(clock.total_s() * 1000),

@@ -1,0 +1,26 @@
+"""Answers that are passed on have the headers that Sanic would write."""
+
+from __future__ import annotations
+
+import pytest
+from sanic.response import HTTPResponse
+
+from llb.api.replies import Passed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Llb-Node": "attic"},
+        {"a": "b\r\nSet-Cookie: c"},
+        {"n": "ü 漢"},
+        {"x": "1", "content-type": "text/css"},
+    ],
+)
+def test_headers_as_sanic_writes_them(headers: dict[str, str]) -> None:
+    for _ in range(2):  # made, and remembered
+        passed = Passed(headers=headers, content_type="application/json").processed_headers
+        assert [*passed] == [
+            *HTTPResponse(headers=headers, content_type="application/json").processed_headers
+        ]
