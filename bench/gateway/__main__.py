@@ -12,9 +12,10 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from bench.gateway.gateways import (
 )
 
 MB = 1_000_000
-SETTLE_S = 5.0
+PROFILED = 60  # functions
 Figures = dict[str, float]
 
 
@@ -173,6 +174,46 @@ def goals(bench: Bench, names: Sequence[str]) -> None:
     print("\n" + "\n".join(lines))
 
 
+def memory() -> None:
+    """What open streams cost: each kind in a process of its own, since Python keeps what it once had."""
+    for text, most_mb, how, seconds, load in (
+        ("2,000 open idle streams", 200, "hold", 16.0, Load("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
+        ("100 slow readers of a fast engine", 120, "slow", 20.0, Load("slow", 100, {"max_tokens": 10_000_000, "stream": True})),
+    ):  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
+            folder = Path(name)
+            bench = Bench(folder, compiled(folder, "load"))
+            with llb(compiled(folder, "mock"), folder) as ours:
+                bench.run(ours, LOADS[2], 1.0)  # loads the engine
+                before = ours.rss_bytes() / MB
+                held = bench.held(ours, load, seconds, how) / MB
+        print(f"{text}: {held:.0f} MB (< {most_mb}), before {before:.0f}")
+
+
+def profile(path: Path, seconds: float) -> None:
+    """Where the time of llb's main thread goes under the crowd, by py-spy, as folded stacks."""
+    with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
+        folder = Path(name)
+        bench = Bench(folder, compiled(folder, "load"))
+        with llb(compiled(folder, "mock"), folder) as ours:
+            bench.run(ours, LOADS[0], 1.0)
+            command = ["py-spy", "record", "-r", "250", "-d", f"{seconds:.0f}", "-f", "raw", "-t", "-o", str(path), "-p", str(ours.pid)]  # fmt: skip
+            watching = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            bench.run(ours, LOADS[0], seconds + 1.0)
+            if watching.wait():
+                sys.exit("py-spy did not end well")
+    spent: Counter[str] = Counter()
+    for line in path.read_text().splitlines():
+        stack, _, samples = line.rpartition(" ")
+        if "MainThread" in stack:
+            # Each function once, however often it stands in the stack.
+            for function in {frame.rpartition(":")[0] for frame in stack.split(";")}:
+                spent[function] += int(samples)
+    most = max(spent.values())
+    for function, samples_of_it in spent.most_common(PROFILED):
+        print(f"{samples_of_it / most:6.1%}  {function})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,7 +222,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--others", type=Path, metavar="VENV", help="measure Sanic with aiohttp too")
     parser.add_argument("--litellm", action="store_true", help="and the LiteLLM proxy; needs --others")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="only this, with py-spy on the PATH")
     options = parser.parse_args()
+    if options.profile is not None:
+        profile(options.profile, 5.0)
+        return
     with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name, ExitStack() as stack:
         folder = Path(name)
         binary, bench = compiled(folder, "mock"), Bench(folder, compiled(folder, "load"))
@@ -205,14 +250,7 @@ def main() -> None:
         names = [gateway.name for gateway in gateways]
         report(bench, names)
         goals(bench, names)
-        time.sleep(SETTLE_S)
-        idle = Load("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})
-        slow = Load("slow", 100, {"max_tokens": 10_000_000, "stream": True})
-        before, held = ours.rss_bytes() / MB, bench.held(ours, idle, 16.0, "hold") / MB
-        print(f"2,000 open idle streams: {held:.0f} MB (< 200), before {before:.0f}")
-        time.sleep(SETTLE_S)
-        before, held = ours.rss_bytes() / MB, bench.held(ours, slow, 20.0, "slow") / MB
-        print(f"100 slow readers of a fast engine: {held:.0f} MB (< 120), before {before:.0f}")
+    memory()
 
 
 if __name__ == "__main__":
