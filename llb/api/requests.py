@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
+from types import TracebackType
 from typing import Any, TypeVar
 
 from msgspec.structs import asdict
@@ -68,28 +69,43 @@ class RequestLog:
         self.text = kept.text
         self._kept = kept
 
-    @contextmanager
-    def note(self, request: Request, status_of: Callable[[LlbError], int] = status_of) -> Iterator[Tally]:
+    def note(self, request: Request, status_of: Callable[[LlbError], int] = status_of) -> Noted:
         """What is known of `request`, kept when the block ends. An error that leaves it is answered with `status_of`."""
-        endpoint = request.path.rstrip("/")
-        tally = self._kept.begin(request.ctx.principal, endpoint, request_id(request))
+        tally = self._kept.begin(request.ctx.principal, request.path.rstrip("/"), request_id(request))
         tally.trace = trace_headers(request)
-        try:
-            yield tally
-        except asyncio.CancelledError:  # what Sanic does to whoever serves a client that went away
+        return Noted(self._kept, tally, status_of)
+
+
+class Noted:
+    """Writes into the tally how the block ended. A class, not a generator: every request goes through it."""
+
+    __slots__ = ("_kept", "_status_of", "_tally")
+
+    def __init__(self, kept: History, tally: Tally, status_of: Callable[[LlbError], int]) -> None:
+        self._kept = kept
+        self._tally = tally
+        self._status_of = status_of
+
+    def __enter__(self) -> Tally:
+        return self._tally
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tally = self._tally
+        if isinstance(
+            failure, asyncio.CancelledError
+        ):  # what Sanic does to whoever serves a client that left
             tally.status = tally.status or CLIENT_CLOSED_STATUS
             tally.error_code = CLIENT_CLOSED
-            raise
-        except Exception as failure:
+        elif isinstance(failure, Exception):
             error = translate(failure)
-            tally.status = tally.status or status_of(error)
+            tally.status = tally.status or self._status_of(error)
             tally.error_code = error.code
-            raise
-        finally:
-            self._kept.end(tally)
-            if log.isEnabledFor(logging.DEBUG):
-                outcome = tally.error_code or "done"
-                log.debug("%s %s: %s, %s", tally.endpoint, tally.asked, tally.status, outcome)
+        self._kept.end(tally)
+        if log.isEnabledFor(logging.DEBUG):
+            outcome = tally.error_code or "done"
+            log.debug("%s %s: %s, %s", tally.endpoint, tally.asked, tally.status, outcome)
 
 
 def requests_blueprint(db: Database, kept: History, view: ClusterView) -> Blueprint:

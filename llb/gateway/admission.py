@@ -32,7 +32,7 @@ class ModelAdmission:
 
 
 class Claim:
-    """One slot, held inside `async with`; entering waits for it. `release()` gives it back earlier."""
+    """One slot: `take()` waits for it, `release()` gives it back; `async with` does both."""
 
     __slots__ = (
         "_admission",
@@ -88,6 +88,10 @@ class Claim:
         return (self._together + self._node.busy) / 2
 
     async def __aenter__(self) -> Claim:
+        return await self.take()
+
+    async def take(self) -> Claim:
+        """Wait for the slot. Raises as `Admission.claim` says; a caller that is cancelled holds nothing."""
         admission = self._admission
         queue = self._queue = admission.queue_for(self._model_id, self._exclude)
         self.request.ahead, self.request.waited_s = queue.ahead(self._key_id), 0.0
@@ -136,16 +140,6 @@ class Claim:
             self._admission.tidy(self._queue)
 
 
-class Visit:
-    """A node for what takes no slot of it: nothing is waited for, and nothing is to be given back."""
-
-    __slots__ = ("node_id", "queued_ms")
-
-    def __init__(self, node_id: str) -> None:
-        self.node_id = node_id
-        self.queued_ms = 0
-
-
 class Admission:
     """The slots of every (node, model) and a bounded queue per model."""
 
@@ -173,7 +167,7 @@ class Admission:
         body_bytes: int = 0,
     ) -> Claim:
         """A slot for `request` on one of the model's nodes but those in `exclude` (already tried). Its body stays in memory
-        meanwhile. Entering it raises `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after
+        meanwhile. Taking it raises `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after
         `timeout_s`."""
         return Claim(
             self,
@@ -186,12 +180,13 @@ class Admission:
             body_bytes,
         )
 
-    def visit(self, model_id: str, exclude: frozenset[str] = frozenset()) -> Visit:
-        """A node that can answer without a slot, but those in `exclude`. Raises `NoNodeAvailable` when there is none."""
+    def visit(self, model_id: str, exclude: frozenset[str] = frozenset()) -> str:
+        """The id of a node that can answer without a slot, but those in `exclude`: nothing is waited for, and nothing is to be
+        given back. Raises `NoNodeAvailable` when there is none."""
         node = self.queue_for(model_id, exclude).nearest(exclude)
         if node is None:
             raise no_node()
-        return Visit(node.node_id)
+        return node.node_id
 
     def set_capacity(
         self,

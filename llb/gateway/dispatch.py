@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
 from llb import errors
 from llb.cluster.view import ClusterView, Node
 from llb.decide.routing import Request
-from llb.gateway.admission import Admission, Claim, Visit
+from llb.engine.served import Lease
+from llb.gateway.admission import Admission, Claim
 from llb.gateway.affinity import affinity_key, prompt_tokens
 from llb.gateway.capacity import Capacity
 from llb.gateway.connection import Response
@@ -30,13 +24,14 @@ from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
 from llb.gateway.operations import Operation
+from llb.gateway.overdue import Overdue
 from llb.gateway.quotas import Quotas, Reserved
 from llb.gateway.reach import Reach
 from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
 from llb.gateway.speeds import Speeds
 from llb.gateway.upstream import Target, Upstream
 from llb.node.agent import NodeAgent
-from llb.wire import InferenceHead, Model, ModelStatus, ReplicaState
+from llb.wire import InferenceHead, KeyLimits, Model, ModelStatus, ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +48,6 @@ _OF_ONE_NODE = (
     errors.ModelFailed,
     errors.ResourceShort,
 )
-
-Ask = Callable[[], Awaitable[Response]]
 
 _JSON = (b"content-type", b"application/json")  # whatever the client calls it, its body was read as that
 _target_of = lru_cache(maxsize=256)(Target)  # an engine's is asked for again and again
@@ -75,6 +68,16 @@ class Call:
     session: str | None = None  # what the client calls the conversation
     keep_alive_s: float | None = None
     error_event: Callable[[errors.LlbError], bytes] = error_event  # as its dialect writes one
+
+
+@dataclass(slots=True)
+class _Held:
+    """What one turn has taken of its node, and gives back: flat, for a stack of context managers took a tenth of a request."""
+
+    node: Node | None = None
+    claim: Claim | None = None  # None: it takes no slot
+    lease: Lease | None = None  # of an engine of this host
+    counts: bool = False  # it is one of those that count at the same time
 
 
 class Sink(Protocol):
@@ -134,6 +137,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._counting = asyncio.Semaphore(COUNTS_AT_ONCE)
+        self._overdue = Overdue(REQUEST_LIMIT_S)
         view.active_requests = lambda node_id: self._active.get(node_id, 0)
         view.traffic = self._take_traffic
 
@@ -182,26 +186,29 @@ class Dispatcher:
         """Have `call` answered into `sink`. Raises `LlbError` while the client has got nothing; None when the
         stream was begun by heartbeats alone and ended with an error event."""
         self._idle.clear()
+        stay = self._overdue.begin()
         try:
-            with self._quota(call):
-                async with asyncio.timeout(REQUEST_LIMIT_S):
-                    return await self._send(call, sink)
-        except TimeoutError:
+            limits = call.tally.principal.limits
+            if limits is None:  # most keys
+                return await self._send(call, sink)
+            with self._quota(call, limits):
+                return await self._send(call, sink)
+        except asyncio.CancelledError:
+            if not stay.over or stay.task.uncancel():
+                raise  # it was somebody else's wish, too
             await self._tell(
                 call, sink, errors.EngineTimeout("The answer took longer than a request may take")
             )
         except errors.LlbError as error:
             await self._tell(call, sink, error)
         finally:
+            self._overdue.end(stay)
             if not any(self._active.values()):
                 self._idle.set()
         return None
 
-    def _quota(self, call: Call) -> AbstractContextManager[None]:
-        """Holds the request to the limits of its key; most have none."""
-        limits = call.tally.principal.limits
-        if limits is None:
-            return nullcontext()
+    def _quota(self, call: Call, limits: KeyLimits) -> AbstractContextManager[None]:
+        """Holds the request to the limits of its key."""
         answer_tokens = _most_tokens(call)
         if answer_tokens is None:
             answer_tokens = self.speeds.answer_tokens(call.model.id)
@@ -217,50 +224,22 @@ class Dispatcher:
 
     async def _send(self, call: Call, sink: Sink) -> RelayResult:
         """Claim, load, ask, relay; again on another node while the client has got nothing of an answer."""
-        tally = call.tally
         request = self._request(call)
         tried: frozenset[str] = frozenset()
         unheard: set[str] = set()  # that did not refuse: the way to them broke
         failure: errors.LlbError | None = None
         turn = 1
         while True:
-            node: Node | None = None
+            held = _Held()
             try:
-                async with AsyncExitStack() as held:
-                    async with Heartbeat(sink) if call.stream else nullcontext():
-                        asked_at = time.monotonic()
-                        try:
-                            claim = await self._place(call, request, tried, held)
-                        finally:
-                            tally.queued_s += time.monotonic() - asked_at
-                        node = self._view.nodes[claim.node_id]
-                        tally.node_id = node.id
-                        held.enter_context(self._counted(node.id))
-                        loading_at = time.monotonic()
-                        ask = await held.enter_async_context(self._way_to(call, node))
-                        if isinstance(claim, Visit):
-                            await held.enter_async_context(self._counting)
-                        tally.sent_at = time.monotonic()
-                        tally.loaded_s += tally.sent_at - loading_at
-                        response = await self._answer(ask)
-                    sink.begin(
-                        response.status,
-                        response.content_type,
-                        node_name=node.hello.name,
-                        queued_ms=claim.queued_ms,
-                    )
-                    try:
-                        result = await relay(response, sink, write_error=call.error_event)
-                    finally:
-                        tally.first_byte_at = response.first_byte_at
-                        tally.received_bytes = response.received_bytes
-                    tally.usage = result.usage
-                    tally.error_code = None if result.error is None else result.error.code
-                    self._traffic.setdefault(node.id, Traffic()).add(result.usage.completion_tokens or 0)
-                    if isinstance(claim, Claim):
-                        self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
-                    return result
+                if call.stream:
+                    async with Heartbeat(sink):
+                        response = await self._begin(call, request, tried, held)
+                else:
+                    response = await self._begin(call, request, tried, held)
+                return await self._relay(call, sink, request, held, response)
             except _OF_ONE_NODE as error:
+                node = held.node
                 if node is None:  # nobody is left to ask
                     turn += 1
                     if turn > MOST_TURNS or not any(map(self._reach.may_return, unheard)):
@@ -268,6 +247,9 @@ class Dispatcher:
                     tried -= unheard
                     unheard.clear()
                     continue
+                if held.lease is not None and isinstance(error, errors.UpstreamError):
+                    self._upstream.drop(_target_of(held.lease.host, held.lease.port, held.lease.api_key))
+                    held.lease.report_broken()
                 # The client has nothing of an answer yet, perhaps a few heartbeats.
                 log.warning(
                     "node %s failed a request for %s: %s", node.hello.name, call.model.id, error.message
@@ -276,35 +258,43 @@ class Dispatcher:
                 if isinstance(error.__cause__, UpstreamFault):
                     unheard.add(node.id)
                 failure = error
+            finally:
+                self._release(held)
 
-    async def _place(
-        self, call: Call, request: Request, tried: frozenset[str], held: AsyncExitStack
-    ) -> Claim | Visit:
-        """Where `call` is answered: a slot, kept in `held`, or only a node for what takes none."""
-        if not call.operation.takes_slot:
-            return self._admission.visit(call.model.id, tried)
-        return await held.enter_async_context(
-            self._admission.claim(
-                call.model.id,
-                key_id=call.key_id,
-                request=request,
-                exclude=tried,
-                body_bytes=len(call.body),
-            )
-        )
-
-    def _request(self, call: Call) -> Request:
-        """What the choice of a node needs to know of `call`; its key only where there is a choice."""
-        key = None
-        if call.operation.writes and self._admission.choices(call.model.id) > 1:
-            key = affinity_key(call.head, call.session, call.key_id)
-        return self.speeds.request(call.model.id, prompt_tokens(call.body), _most_tokens(call), key)
-
-    @staticmethod
-    async def _answer(ask: Ask) -> Response:
-        """The answer, once its head is there. Raises the contract's error for a refusal."""
+    async def _begin(self, call: Call, request: Request, tried: frozenset[str], held: _Held) -> Response:
+        """An answer whose head has come, of a node that `held` says with what was taken of it. Raises what the node or the
+        way to it says, and `NoNodeAvailable`, `QueueFull` or `QueueTimeout` while there is none."""
+        tally, model_id = call.tally, call.model.id
+        asked_at = time.monotonic()
         try:
-            response = await ask()
+            if call.operation.takes_slot:
+                held.claim = await self._admission.claim(
+                    model_id,
+                    key_id=call.key_id,
+                    request=request,
+                    exclude=tried,
+                    body_bytes=len(call.body),
+                ).take()
+                node_id = held.claim.node_id
+            else:
+                node_id = self._admission.visit(model_id, tried)
+        finally:
+            placed_at = time.monotonic()
+            tally.queued_s += placed_at - asked_at
+        node = held.node = self._view.nodes[node_id]
+        tally.node_id = node_id
+        self._active[node_id] = self._active.get(node_id, 0) + 1
+        if node_id == self._agent.node_id:
+            held.lease = await self._agent.lease(
+                model_id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
+            )
+        if held.claim is None:
+            await self._counting.acquire()
+            held.counts = True
+        tally.sent_at = time.monotonic()
+        tally.loaded_s += tally.sent_at - placed_at
+        try:
+            response = await self._ask(call, node, held.lease)
             if response.status < 400:
                 return response
             try:
@@ -315,53 +305,75 @@ class Dispatcher:
             raise as_error(fault) from fault
         raise refusal(response.status, response.headers, body)
 
-    @asynccontextmanager
-    async def _way_to(self, call: Call, node: Node) -> AsyncIterator[Ask]:
-        """How `call` is sent to `node`. An engine of this host is loaded, and kept in memory while the block runs; on
-        another host its hop route does that."""
-        if node.id != self._agent.node_id:
-            query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
-            if call.keep_alive_s is not None:
-                query += f"&keep_alive_s={call.keep_alive_s:g}"
-            path = b"/hop" + call.path + query.encode("ascii")
-            own_id = (b"x-request-id", call.tally.request_id.encode("ascii"))  # for that host's log
-            yield partial(
-                self._reach.request,
-                node.id,
+    def _ask(self, call: Call, node: Node, lease: Lease | None) -> Awaitable[Response]:
+        """Send `call` to the engine of this host that is leased, or to another host, whose hop route leases one of its own."""
+        if lease is not None:
+            return self._upstream.request(
+                _target_of(lease.host, lease.port, lease.api_key),
                 b"POST",
-                path,
-                (_JSON, *call.tally.trace, own_id),
+                call.path,
+                (_JSON, *call.tally.trace),
                 call.body,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
-            return
-        async with await self._agent.lease(
-            call.model.id, deadline_s=self._load_timeout_s, keep_alive_s=call.keep_alive_s
-        ) as lease:
-            target = _target_of(lease.host, lease.port, lease.api_key)
-            try:
-                yield partial(
-                    self._upstream.request,
-                    target,
-                    b"POST",
-                    call.path,
-                    (_JSON, *call.tally.trace),
-                    call.body,
-                    connect_timeout_s=CONNECT_TIMEOUT_S,
-                    header_timeout_s=REQUEST_LIMIT_S,
-                )
-            except errors.UpstreamError:
-                self._upstream.drop(target)
-                lease.report_broken()
-                raise
+        query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
+        if call.keep_alive_s is not None:
+            query += f"&keep_alive_s={call.keep_alive_s:g}"
+        own_id = (b"x-request-id", call.tally.request_id.encode("ascii"))  # for that host's log
+        return self._reach.request(
+            node.id,
+            b"POST",
+            b"/hop" + call.path + query.encode("ascii"),
+            (_JSON, *call.tally.trace, own_id),
+            call.body,
+            header_timeout_s=REQUEST_LIMIT_S,
+        )
 
-    @contextmanager
-    def _counted(self, node_id: str) -> Iterator[None]:
-        self._active[node_id] = self._active.get(node_id, 0) + 1
+    async def _relay(
+        self, call: Call, sink: Sink, request: Request, held: _Held, response: Response
+    ) -> RelayResult:
+        """Pass the answer on, and note what it was."""
+        node, claim, tally = held.node, held.claim, call.tally
+        assert node is not None  # noqa: S101  # it has answered
+        sink.begin(
+            response.status,
+            response.content_type,
+            node_name=node.hello.name,
+            queued_ms=0 if claim is None else claim.queued_ms,
+        )
         try:
-            yield
+            result = await relay(response, sink, write_error=call.error_event)
         finally:
-            self._active[node_id] -= 1
+            tally.first_byte_at = response.first_byte_at
+            tally.received_bytes = response.received_bytes
+        tally.usage = result.usage
+        tally.error_code = None if result.error is None else result.error.code
+        traffic = self._traffic.get(node.id)
+        if traffic is None:
+            traffic = self._traffic[node.id] = Traffic()
+        traffic.add(result.usage.completion_tokens or 0)
+        if claim is not None:
+            self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
+        return result
+
+    def _release(self, held: _Held) -> None:
+        """Give back what was taken for one node, in the opposite order. Nothing here awaits or fails."""
+        if held.counts:
+            self._counting.release()
+        if held.lease is not None:
+            held.lease.release()
+        if held.node is not None:
+            self._active[held.node.id] -= 1
+        if held.claim is not None:
+            held.claim.release()
+
+    def _request(self, call: Call) -> Request:
+        """What the choice of a node needs to know of `call`; its key only where there is a choice."""
+        key = None
+        if call.operation.writes and self._admission.choices(call.model.id) > 1:
+            key = affinity_key(call.head, call.session, call.key_id)
+        return self.speeds.request(call.model.id, prompt_tokens(call.body), _most_tokens(call), key)
 
     def _take_traffic(self, node_id: str) -> tuple[int, float]:
         """Requests answered by a node so far, and its tokens a second since this was last asked."""
@@ -377,6 +389,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         self._admission.close()
+        self._overdue.close()
         await self._upstream.close()
 
 

@@ -148,7 +148,9 @@ async def _relay_events(
 async def _relay_document(response: Response, sink: Sink, edges: Edges, idle_timeout_s: float) -> None:
     held: list[bytes] = []
     held_bytes = 0
-    async for data in response.chunks(idle_timeout_s):
+    while (data := await response.chunk(idle_timeout_s)) != b"":
+        if data is None:
+            raise UpstreamTimeout("idle")
         held.append(data)
         held_bytes += len(data)
         if held_bytes + edges.total_bytes > HOLD_BYTES:
