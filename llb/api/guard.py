@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from sanic import Request, Sanic
@@ -12,7 +13,7 @@ from llb import auth, logs
 from llb.api.access import Access, UndeclaredAccess, access_of
 from llb.api.identity import Credentials
 from llb.api.peer import Doorway, Peer, is_loopback, parse_origin
-from llb.api.replies import request_id
+from llb.api.replies import Passed, request_id
 from llb.api.traces import trace_id
 from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
@@ -62,6 +63,8 @@ _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_DEFAULT_HEADERS = {**_SECURITY_HEADERS, "Cache-Control": "no-store"}
+_FIXED = tuple(Passed.encoded(name, value) for name, value in _DEFAULT_HEADERS.items())
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 # What official clients tell of themselves: a browser asks for leave for each.
 _STAINLESS = (
@@ -225,10 +228,12 @@ class Guard:
 
     async def after(self, request: Request, response: BaseHTTPResponse) -> None:
         headers = response.headers
-        headers["X-Request-ID"] = request_id(request)
-        for name, value in _SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
-        headers.setdefault("Cache-Control", "no-store")
+        if isinstance(response, Passed):
+            response.fixed = (*_FIXED, (b"x-request-id", request_id(request).encode("ascii")))
+        else:
+            headers["X-Request-ID"] = request_id(request)
+            for name, value in _DEFAULT_HEADERS.items():
+                headers.setdefault(name, value)
         principal: Principal | None = getattr(request.ctx, "principal", None)  # none: it was no request
         if principal is not None and principal.limits is not None:
             headers.update(self.limit_headers(principal.id, principal.limits))
@@ -264,8 +269,13 @@ def _credential(request: Request) -> str | None:
 
 
 def _drop_own_headers(request: Request) -> None:
-    for name in [name for name in request.headers if name.lower().startswith("x-llb-")]:
+    for name in _own_among(tuple(request.headers)):
         request.headers.popall(name, None)
+
+
+@lru_cache(maxsize=1024)  # a client sends the same names again and again
+def _own_among(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name for name in names if name.lower().startswith("x-llb-"))
 
 
 def _check_media_type(request: Request, access: Access) -> None:

@@ -81,7 +81,7 @@ async def _begin(request: Request, response: Response, headers: Mapping[str, str
         await request.respond(
             Passed(
                 status=response.status,
-                headers=dict(headers or {}),
+                headers=headers or {},
                 content_type=response.content_type.decode("latin-1") or "application/octet-stream",
             )
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -110,9 +109,9 @@ class Doorway:
         """Who calls and how; raises `UnknownHost` for a name that is not this server's (this stops DNS rebinding)."""
         host = self._header_host(request)
         peer_address = request.conn_info.client_ip if request.conn_info is not None else ""
-        forwarded = _is_forwarded(request.headers)
+        forwarded = _is_forwarded(tuple(request.headers))
         trusted = bool(self._proxies) and self._is_proxy(peer_address)
-        address = str(plain_address(peer_address) or peer_address)
+        address = _written(peer_address)
         scheme = "https" if request.conn_info is not None and request.conn_info.ssl else "http"
         on_loopback = (
             not forwarded and host.is_loopback and is_loopback(peer_address) and _own_end_is_loopback(request)
@@ -166,7 +165,14 @@ def _parsed(text: str) -> Host:
     return host
 
 
-def _is_forwarded(names: Iterable[str]) -> bool:
+@lru_cache(maxsize=4096)
+def _written(address: str) -> str:
+    """An IP address as it is shown, IPv4 mapped into IPv6 as what it is."""
+    return str(plain_address(address) or address)
+
+
+@lru_cache(maxsize=1024)  # a client sends the same names again and again
+def _is_forwarded(names: tuple[str, ...]) -> bool:
     return any(name.lower() in _FORWARDING or name.lower().startswith("x-forwarded-") for name in names)
 
 

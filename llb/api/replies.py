@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -83,12 +83,19 @@ def request_id(request: Request) -> str:
 
 
 class Passed(HTTPResponse):
-    """An answer that comes from elsewhere: of its headers all but one or two are the same every time, and encoded once."""
+    """An answer that comes from elsewhere: of its headers all but one or two are the same every time, and encoded once.
+    `fixed` are further ones, which no passed answer brings."""
+
+    __slots__ = ("fixed",)
+
+    def __init__(self, *, status: int = 200, headers: Mapping[str, str], content_type: str) -> None:
+        super().__init__(status=status, headers={**headers}, content_type=content_type)
+        self.fixed: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         self.headers.setdefault("content-type", self.content_type)
-        return iter([_encoded(name, f"{value}") for name, value in self.headers.items()])
+        return iter([*self.fixed, *[_encoded(name, f"{value}") for name, value in self.headers.items()]])
 
     @staticmethod
     def encoded(name: str, value: str) -> tuple[bytes, bytes]:
