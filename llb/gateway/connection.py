@@ -90,8 +90,13 @@ class Response:
                 raise self._fault
             if self._complete:
                 return b""
-            if not await self._wait(wait_s):
-                return None
+            # `_wait`, but for its coroutine: this is once a piece of every stream.
+            waiter = self._waiter = self._connection.waiter(wait_s)
+            try:
+                if not await waiter:
+                    return None
+            finally:
+                self._waiter = None
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
