@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 STREAMS_END_S = 5.0  # how long running answers may go on after the signal
 STOP_DEADLINE_S = 14.0
+GARBAGE_THRESHOLDS = (10_000, 20, 20)  # of objects, and of collections of the younger ones
 
 
 def bind(config: Config) -> socket.socket:
@@ -203,8 +204,10 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
         server = Server(app, sock, ollama_sock)
         await server.start()
         bound.pop_all()  # the server's from here on
-    # What is here by now stays: the collector need not look at it again and again while requests come and go.
+    # What is here by now stays: the collector need not look at it again and again while requests come and go. These leave few
+    # cycles behind, so it may look less often, too.
     gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     llb: Appliance | JoinedHost = app.ctx.llb
     run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
     joined = llb if isinstance(llb, JoinedHost) else None
