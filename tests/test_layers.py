@@ -93,7 +93,9 @@ def test_the_ground_has_no_circle() -> None:
     below: dict[str, set[str]] = {
         room: {
             name.split(".")[1]
-            for _, name in imports_of(PACKAGE / f"{room}.py")
+            for path in FILES
+            if room_of(path) == room
+            for _, name in imports_of(path)
             if name.startswith("llb.") and name.split(".")[1] in GROUND
         }
         - {room}

@@ -1,0 +1,85 @@
+"""What `/ws/models` sends."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from llb.wire.states import EngineState, ModelStatus, NodeStatus
+from llb.wire.views import HfStats, ReachView
+
+
+class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChanged", tag_field="type"):
+    seq: int = 0
+    model_id: str
+    status: ModelStatus
+    progress: float | None = None
+    downloaded_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_second: float | None = None
+    eta_seconds: float | None = None
+    available_nodes: int = 0
+    error: str | None = None
+
+
+class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdated", tag_field="type"):
+    seq: int = 0
+    model_id: str
+    hf_stats: HfStats
+
+
+class ReplicaDownload(Struct, frozen=True, kw_only=True):
+    """How far one node has come with a model. `error` is what it waits for at the moment."""
+
+    downloaded_bytes: int
+    total_bytes: int
+    bytes_per_second: float
+    error: str | None = None
+
+
+class NodeModel(Struct, frozen=True):
+    """A model on a node. `engine` is None while it is not in memory; `engine_progress` 0–1 while it is being loaded;
+    `download` is there while its files come or are verified."""
+
+    model_id: str
+    lifecycle_status: str
+    engine: EngineState | None = None
+    engine_progress: float | None = None
+    download: ReplicaDownload | None = None
+
+
+class NodeStatusChanged(Struct, frozen=True, kw_only=True, tag="NodeStatusChanged", tag_field="type"):
+    seq: int = 0
+    node_id: str
+    name: str
+    status: NodeStatus
+    draining: bool
+    tags: tuple[str, ...] = ()
+    reach: ReachView | None = None
+    models: tuple[NodeModel, ...] = ()
+
+
+class MetricsUpdated(Struct, frozen=True, kw_only=True, tag="MetricsUpdated", tag_field="type"):
+    seq: int = 0
+    node_id: str
+    cpu_usage: float
+    memory_usage: float
+    gpu_usage: float | None
+    gpu_memory_usage: float | None
+    memory_used_bytes: int
+    disk_free_bytes: int
+    slots: int
+    request_count: int
+    active_requests: int
+    tokens_per_second: float
+
+
+class HelloEvent(Struct, frozen=True, kw_only=True, tag="Hello", tag_field="type"):
+    seq: int
+    version: str
+
+
+class Resync(Struct, frozen=True, kw_only=True, tag="Resync", tag_field="type"):
+    seq: int
+
+
+Event = ModelStatusChanged | ModelStatsUpdated | NodeStatusChanged | MetricsUpdated

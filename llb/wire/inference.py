@@ -1,0 +1,52 @@
+"""What `/v1` needs to know of a request body and says itself; no more."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Raw, Struct, field
+
+
+class InferenceHead(Struct, frozen=True):
+    """The fields of a request body that the gateway looks at; the rest is skipped, not parsed into objects."""
+
+    model: str
+    stream: bool = False
+    keep_alive: str | float | None = None
+    id_slot: int | None = None
+    cache_prompt: bool | None = None
+    n: int | None = None
+    n_cmpl: int | None = None
+    n_probs: int | None = None
+    top_logprobs: int | None = None
+    logprobs: bool | int | None = None
+    n_predict: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    top_n: int | None = None
+    prompt_cache_key: str | None = None
+    prompt: Raw = Raw()
+    messages: Raw = Raw()
+    input: Raw = Raw()
+    system: Raw = Raw()
+    instructions: Raw = Raw()
+    text: Raw = Raw()
+
+
+class ModelObject(Struct, frozen=True, kw_only=True):
+    """A Ready model, as OpenAI's clients know one."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "llb"
+
+
+class ModelObjects(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: tuple[ModelObject, ...]
+
+
+class ErrorBody(Struct, frozen=True):
+    error: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,53 @@
+"""The states of models, replicas, engines and nodes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ModelStatus(StrEnum):
+    AVAILABLE = "Available"
+    REGISTERED = "Registered"
+    DOWNLOADING = "Downloading"
+    READY = "Ready"
+    ERROR = "Error"
+
+
+class ReplicaState(StrEnum):
+    WANTED = "wanted"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    READY = "ready"
+    ERROR = "error"
+    DELETING = "deleting"
+    GONE = "gone"
+
+
+class EngineState(StrEnum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class NodeStatus(StrEnum):
+    JOINING = "joining"
+    ONLINE = "online"
+    OFFLINE = "offline"
+    REMOVED = "removed"
+
+
+class ReachWay(StrEnum):
+    LOCAL = "local"
+    DIRECT = "direct"
+    REVERSE = "reverse"  # over connections that the node dials itself
+    NONE = "none"
+
+
+class Verdict(StrEnum):
+    FITS = "fits"
+    TIGHT = "tight"
+    TOO_LARGE = "too_large"
+    UNKNOWN = "unknown"

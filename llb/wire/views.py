@@ -1,0 +1,126 @@
+"""Models and nodes, as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from llb.wire.link import ReplicaReport
+from llb.wire.models import Model
+from llb.wire.nodes import EngineReport, Hardware, Meters
+from llb.wire.states import ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
+
+
+class HfStats(Struct, frozen=True, kw_only=True):
+    downloads: int | None = None
+    stars: int | None = None
+    last_modified: str | None = None
+
+
+class ReplicaView(Struct, frozen=True, kw_only=True, omit_defaults=False):
+    node_id: str
+    node_name: str
+    state: ReplicaState
+    progress: float | None
+    error: str | None
+    path: str | None = None
+    engine: EngineReport | None = None
+    last_used: float | None = None
+
+
+class Fit(Struct, frozen=True, kw_only=True):
+    verdict: Verdict
+    required_bytes: int
+    available_bytes: int | None
+    node_name: str | None
+
+
+class ModelWithStatus(Struct, frozen=True, kw_only=True):
+    model: Model
+    status: ModelStatus
+    supported: bool
+    hf_stats: HfStats | None
+    download_progress: float | None
+    downloaded_bytes: int | None
+    total_bytes: int | None
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    available_nodes: int
+    pinned: bool
+    replicas: tuple[ReplicaView, ...]
+    fit: Fit
+    error: str | None
+
+
+class MemoryView(Struct, frozen=True, kw_only=True):
+    """What an engine of this model would need in memory; bytes, context length in tokens a slot."""
+
+    model_id: str
+    context_length: int
+    trained_context_length: int
+    slots: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    other_bytes: int
+    total_bytes: int
+    fit: Fit
+
+
+class ModelList(Struct, frozen=True):
+    models: tuple[ModelWithStatus, ...]
+
+
+class RegisterRequest(Struct, frozen=True):
+    model_id: str
+    replicas: int | Literal["all"] = "all"
+
+
+class ModelPatch(Struct, frozen=True):
+    pinned: bool
+
+
+class ImportRequest(Struct, frozen=True):
+    path: str
+    model_id: str | None = None
+
+
+class RegisterReply(Struct, frozen=True, kw_only=True):
+    model_id: str
+    status: ModelStatus
+    message: str
+
+
+class ReachView(Struct, frozen=True, kw_only=True):
+    """How requests get to a node. `answer_ms`: what a small one takes there and back, as last measured."""
+
+    way: ReachWay
+    answer_ms: float | None = None
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    status: NodeStatus
+    draining: bool
+    address: str | None
+    reach: ReachView = ReachView(way=ReachWay.NONE)
+    version: str
+    platform: str
+    tags: tuple[str, ...]
+    hardware: Hardware
+    meters: Meters
+    memory_budget_bytes: int
+    memory_used_bytes: int
+    disk_free_bytes: int
+    max_downloads: int
+    active_requests: int
+    slots: int
+    engines: tuple[EngineReport, ...]
+    replicas: tuple[ReplicaReport, ...]
+    last_seen: float
+
+
+class NodeList(Struct, frozen=True):
+    nodes: tuple[NodeView, ...]
