@@ -282,6 +282,7 @@ class Appliance:
     def _node_removed(self, node_id: str) -> None:
         self.reach.lost(node_id)
         self.registrations.node_removed(node_id)
+        self.metrics.node_removed(node_id)
         self.tasks.supervise(self.links.drop(node_id), f"drop.{node_id}")
         self.links.want_changed()  # others take over what only it was to hold
 

@@ -178,6 +178,11 @@ class Metrics:
         if report.state in (ReplicaState.READY, ReplicaState.ERROR):
             self._downloads.labels(name, report.state.value).inc()
 
+    def node_removed(self, node_id: str) -> None:
+        """Its replicas are no longer followed; what was counted stays."""
+        for key in [key for key in self._replicas if key[0] == node_id]:
+            del self._replicas[key]
+
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)

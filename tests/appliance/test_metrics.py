@@ -170,6 +170,21 @@ async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> 
     assert sample("llb_downloads_total", {"node": "old", "outcome": "ready"}) is None
 
 
+async def test_the_replicas_of_a_removed_node_are_followed_no_longer(llb_metrics: Metrics) -> None:
+    def told(state: ReplicaState, arrived: int) -> None:
+        llb_metrics.replica(
+            "n", ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
+        )
+
+    told(ReplicaState.DOWNLOADING, 0)
+    told(ReplicaState.DOWNLOADING, 500)
+    llb_metrics.node_removed("n")
+    told(ReplicaState.READY, 900)  # it joined again: this is where it stands
+    sample = llb_metrics.registry.get_sample_value
+    assert sample("llb_downloaded_bytes_total", {"node": "n"}) == 500
+    assert sample("llb_downloads_total", {"node": "n", "outcome": "ready"}) is None
+
+
 # --- the documents -----------------------------------------------------------------------------------
 
 

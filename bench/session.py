@@ -1,0 +1,233 @@
+"""What llb costs a person: `python -m bench.session [--rounds 5] [--turns 5]`.
+
+The same llama.cpp server (the product's worker, started with the spec that the product plans), file and host, asked straight and
+through `python -m llb`, in turn, so that the machine's mood hits both; who is first changes. Three things:
+
+- cold: the model is not in memory; from the first byte (straight: from the worker's start) to the first token;
+- warm: a short question whose beginning is in the engine's cache;
+- a session: two agents, each with a system prompt of its own and a history that grows, ask in turn. Both ways get the same
+  messages, the straight one's answers go into the history; a new session begins with a prompt that no cache knows.
+
+Clocks run from the request's first byte; connecting is not counted (llama-server closes after a stream).
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.memory import started
+from bench.peers.site import real_model
+from llb.engine.plan import EngineFiles, Planner
+from llb.engine.worker import EngineSpec
+from llb.hardware import Budget
+from tests.harness import write_catalog
+from tests.hub import HubStandIn
+from tests.processes import LlbProcess
+
+MODEL = "smollm2"
+SLOTS, CONTEXT = 2, 4096
+PLENTY_BYTES = 8 * 2**30
+ANSWER_TOKENS = 32
+WARM_PAIRS = 40
+DEADLINE_S = 120.0
+
+Message = dict[str, str]
+AGENTS = {
+    "planner": "You plan the work of a small team. "
+    + " ".join(f"Rule {number}: keep step {number} short and name who does it." for number in range(25)),
+    "critic": "You look for what is missing in a plan. "
+    + " ".join(f"Point {number}: ask what happens when step {number} fails." for number in range(25)),
+}
+QUESTION = (
+    "Turn {turn}: what comes next, and why? Say it in a sentence or two, and mention what was decided before."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    first_s: float
+    total_s: float
+    text: str
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where to ask, and with which key."""
+
+    host: str
+    port: int
+    key: str
+
+    def ask(self, messages: Sequence[Message], *, max_tokens: int = ANSWER_TOKENS) -> Answer:
+        """One streamed answer, as long as it may be."""
+        question: dict[str, Any] = {
+            "model": MODEL,
+            "messages": messages,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "ignore_eos": True,
+        }
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE_S)
+        connection.connect()
+        body = json.dumps(question)
+        began = time.perf_counter()
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            body,
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"},
+        )
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        first_s, pieces = 0.0, []
+        usage: dict[str, Any] = {}
+        for line in response:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                if piece := choice["delta"].get("content"):
+                    first_s = first_s or time.perf_counter() - began
+                    pieces.append(piece)
+        total_s = time.perf_counter() - began
+        connection.close()
+        return Answer(
+            first_s,
+            total_s,
+            "".join(pieces),
+            usage["prompt_tokens"],
+            usage["prompt_tokens_details"]["cached_tokens"],
+        )
+
+
+Pair = tuple[Answer, Answer]  # straight, through llb
+
+
+def both(
+    straight: Way,
+    through: Way,
+    messages: Sequence[Message],
+    number: int,
+    *,
+    max_tokens: int = ANSWER_TOKENS,
+) -> Pair:
+    """The same question both ways; even numbers go straight first."""
+    if number % 2:
+        second = through.ask(messages, max_tokens=max_tokens)
+        return straight.ask(messages, max_tokens=max_tokens), second
+    return straight.ask(messages, max_tokens=max_tokens), through.ask(messages, max_tokens=max_tokens)
+
+
+def session(
+    straight: Way, through: Way, turns: int, round_number: int, found: dict[tuple[int, str], list[Pair]]
+) -> None:
+    """One session of both agents, turn by turn."""
+    histories: dict[str, list[Message]] = {
+        name: [{"role": "system", "content": f"Session {round_number}. {prompt}"}]
+        for name, prompt in AGENTS.items()
+    }
+    number = round_number
+    for turn in range(1, turns + 1):
+        for name, history in histories.items():
+            history.append({"role": "user", "content": QUESTION.format(turn=turn)})
+            pair = both(straight, through, history, number)
+            found[turn, name].append(pair)
+            history.append({"role": "assistant", "content": pair[0].text})
+            number += 1
+
+
+def cold(spec: EngineSpec, llb: LlbProcess, through: Way, rounds: int) -> list[tuple[float, float]]:
+    """Seconds from nothing in memory to the first token, straight and through llb."""
+    question = [{"role": "user", "content": "Hi"}]
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        with started(spec) as (_, ready):
+            loaded_s = time.perf_counter() - began
+            first_s = Way(ready.host, ready.port, spec.api_key).ask(question, max_tokens=1).first_s
+        llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
+        found.append((loaded_s + first_s, through.ask(question, max_tokens=1).first_s))
+    return found
+
+
+def report(name: str, pairs: Sequence[tuple[float, float]]) -> None:
+    straight, through = (statistics.median(pair[side] for pair in pairs) * 1e3 for side in (0, 1))
+    added = statistics.median(after - before for before, after in pairs) * 1e3
+    print(f"| {name} | {straight:.1f} ms | {through:.1f} ms | {added:+.1f} ms |", flush=True)
+
+
+def measure(spec: EngineSpec, llb: LlbProcess, rounds: int, turns: int) -> None:
+    key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
+    where = urlsplit(llb.url)
+    through = Way(where.hostname or "", where.port or 0, key)
+    through.ask([{"role": "user", "content": "Hi"}], max_tokens=1)  # the file is in the page cache now
+    print("| to the first token | straight | through llb | added |\n|" + " --- |" * 4)
+    report("cold", cold(spec, llb, through, rounds))
+    with started(spec) as (_, ready):
+        straight = Way(ready.host, ready.port, spec.api_key)
+        short = [{"role": "user", "content": "Hi"}]
+        both(straight, through, short, 0)
+        warm = [both(straight, through, short, number, max_tokens=1) for number in range(WARM_PAIRS)]
+        report("warm", [(ours.first_s, theirs.first_s) for ours, theirs in warm])
+        found: dict[tuple[int, str], list[Pair]] = defaultdict(list)
+        for number in range(rounds):
+            session(straight, through, turns, number, found)
+    head = ("turn", "agent", "prompt tokens", "from the cache: straight, llb", "first token: straight, llb", "added", "whole answer: straight, llb", "added")  # fmt: skip
+    print("\n| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for (turn, name), pairs in found.items():
+        tokens = statistics.median(ours.prompt_tokens for ours, _ in pairs)
+        cached = [statistics.median(pair[side].cached_tokens for pair in pairs) for side in (0, 1)]
+        first = [statistics.median(pair[side].first_s for pair in pairs) * 1e3 for side in (0, 1)]
+        total = [statistics.median(pair[side].total_s for pair in pairs) * 1e3 for side in (0, 1)]
+        added_first = statistics.median(theirs.first_s - ours.first_s for ours, theirs in pairs) * 1e3
+        added_total = statistics.median(theirs.total_s - ours.total_s for ours, theirs in pairs) * 1e3
+        print(
+            f"| {turn} | {name} | {tokens:.0f} | {cached[0]:.0f}, {cached[1]:.0f} | {first[0]:.0f}, {first[1]:.0f} ms | "
+            f"{added_first:+.1f} ms | {total[0]:.0f}, {total[1]:.0f} ms | {added_total:+.1f} ms |"
+        )
+    every = [pair for pairs in found.values() for pair in pairs]
+    wholes = [sum(pair[side].total_s for pair in every) / rounds for side in (0, 1)]
+    print(
+        f"\nA session: {wholes[0]:.2f} s straight, {wholes[1]:.2f} s through llb, {len(found)} answers each."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    model = real_model()
+    files, planner = EngineFiles(model_path=model), Planner(slots=SLOTS, context=CONTEXT)
+    planned = planner.plan(MODEL, files, planner.inspect(files), Budget(ram_bytes=PLENTY_BYTES))
+    assert planned is not None
+    with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-session-") as name:
+        hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
+        catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
+        flags = ("--catalog", str(catalog), "--parallel", str(SLOTS), "--context", str(CONTEXT))
+        with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
+            llb.register(MODEL)
+            llb.until_status(MODEL, "Ready")
+            measure(planned.spec, llb, options.rounds, options.turns)
+
+
+if __name__ == "__main__":
+    main()
