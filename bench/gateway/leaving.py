@@ -3,7 +3,8 @@
 The real engine with one slot. A client asks and closes its connection at a random moment: while it waits in the queue, while
 the model loads, in the prefill of a long prompt, in a stream, in an answer that is not streamed. At once another asks for one
 token: its answer shows that the engine's slot is free. Prints how long that took beside what such a request takes by
-itself. Exits 1 if it was a second more.
+itself. Exits 1 if it was a second more. `--beside` instead measures one thing that llama-server does not do: with two slots, one of which
+streams to somebody else, a client leaves an answer that is not streamed.
 """
 
 from __future__ import annotations
@@ -107,32 +108,64 @@ def whole(caller: Caller, chance: random.Random) -> None:
 MOMENTS: tuple[Callable[[Caller, random.Random], None], ...] = (queue, load, prefill, stream, whole)
 
 
+@contextmanager
+def appliance(slots: int) -> Iterator[Caller]:
+    """llb with the real model, loaded."""
+    model = real_model()
+    with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-leaving-") as name:
+        hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
+        catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
+        flags = ("--catalog", str(catalog), "--parallel", str(slots))
+        with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
+            llb.register(MODEL)
+            llb.until_status(MODEL, "Ready")
+            caller = Caller(llb)
+            caller.one_token_s()
+            yield caller
+
+
+def beside() -> None:
+    """A client leaves an answer that is not streamed, while the other slot streams."""
+    tokens = 300
+    with (
+        appliance(slots=2) as caller,
+        caller.asking("Tell me a story", max_tokens=2500, stream=True, ignore_eos=True) as other,
+    ):
+        other.recv(100)
+        with caller.asking("Go on", max_tokens=tokens, ignore_eos=True) as connection:
+            began = time.perf_counter()
+            connection.recv(100)
+            whole_s = time.perf_counter() - began
+        with caller.asking("Go on once more", max_tokens=tokens, ignore_eos=True):
+            time.sleep(0.3)
+        free_s = caller.one_token_s()
+    print(
+        f"beside a stream: {tokens} tokens, not streamed, take {whole_s:.1f} s; left, the slot is free {free_s:.1f} s later"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beside", action="store_true", help="only this: two slots, one of which streams")
     options = parser.parse_args()
-    model, chance = real_model(), random.Random(options.seed)  # a measurement
+    if options.beside:
+        beside()
+        return
+    chance = random.Random(options.seed)  # a measurement
     took: dict[str, list[float]] = {moment.__name__: [] for moment in MOMENTS}
-    with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-leaving-") as name:
-        hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
-        catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
-        flags = ("--catalog", str(catalog), "--parallel", "1")
-        with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
-            llb.register(MODEL)
-            llb.until_status(MODEL, "Ready")
-            caller = Caller(llb)
-            caller.one_token_s()
-            calm_s = statistics.median(caller.one_token_s() for _ in range(10))
-            llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
-            calm = dict.fromkeys(took, calm_s) | {"load": caller.one_token_s()}
-            for number in range(options.times):
-                moment = MOMENTS[number % len(MOMENTS)]
-                moment(caller, chance)
-                took[moment.__name__].append(caller.one_token_s())
-                wait_until(lambda: caller.waiting() == 0, 5.0)
+    with appliance(slots=1) as caller:
+        calm_s = statistics.median(caller.one_token_s() for _ in range(10))
+        caller.llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
+        calm = dict.fromkeys(took, calm_s) | {"load": caller.one_token_s()}
+        for number in range(options.times):
+            moment = MOMENTS[number % len(MOMENTS)]
+            moment(caller, chance)
+            took[moment.__name__].append(caller.one_token_s())
+            wait_until(lambda: caller.waiting() == 0, 5.0)
     late = 0
     for kind, seconds in took.items():
         more = [value - calm[kind] for value in seconds]
