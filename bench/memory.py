@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
 import re
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import msgspec
 from llb import gguf
 from llb.decide.memory import MIB, LoadPlan, plan_load
 from llb.engine.worker import EngineKind, EngineSpec, Ready
+from llb.hardware import engine_command, engine_environment
 from tests.ggufs import write_chat_model, write_embedding_model
 
 TOLERANCE = 0.10
@@ -129,26 +131,14 @@ def run(case: Case, model: Path, context_length: int) -> Result:
 
 
 @contextmanager
-def engine(model: Path, plan: LoadPlan, *, pooled: bool) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
-    """A worker that has loaded `model` as planned; it ends with its standard input."""
-    spec = EngineSpec(
-        model_path=str(model),
-        alias="bench",
-        kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
-        context_length=plan.context_length,
-        slots=plan.slots,
-        gpu_layers=plan.gpu_layers,
-        batch_tokens=plan.batch_tokens,
-        ubatch_tokens=plan.ubatch_tokens,
-        prompt_cache_bytes=plan.prompt_cache_bytes,
-        context_checkpoints=plan.context_checkpoints,
-        mmap=plan.mmap,
-        threads=2,
-        api_key=API_KEY,
-    )
-    command = [sys.executable, "-m", "llb.engine.worker"]
+def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
+    """The product's worker with `spec`, once its model is loaded; it ends with its standard input."""
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        engine_command(),
+        env=engine_environment(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -158,6 +148,29 @@ def engine(model: Path, plan: LoadPlan, *, pooled: bool) -> Iterator[tuple[subpr
             yield child, msgspec.json.decode(child.stdout.readline(), type=Ready)
         finally:
             child.stdin.close()
+
+
+def engine(
+    model: Path, plan: LoadPlan, *, pooled: bool
+) -> AbstractContextManager[tuple[subprocess.Popen[bytes], Ready]]:
+    """A worker that has loaded `model` as planned."""
+    return started(
+        EngineSpec(
+            model_path=str(model),
+            alias="bench",
+            kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
+            context_length=plan.context_length,
+            slots=plan.slots,
+            gpu_layers=plan.gpu_layers,
+            batch_tokens=plan.batch_tokens,
+            ubatch_tokens=plan.ubatch_tokens,
+            prompt_cache_bytes=plan.prompt_cache_bytes,
+            context_checkpoints=plan.context_checkpoints,
+            mmap=plan.mmap,
+            threads=2,
+            api_key=API_KEY,
+        )
+    )
 
 
 def fill(ready: Ready, plan: LoadPlan, seed: int, *, pooled: bool) -> None:

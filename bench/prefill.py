@@ -1,0 +1,92 @@
+"""What smaller batches cost in prefill: `python -m bench.prefill [--rounds 7] [--sizes 512,256,128,64]`.
+
+llama.cpp looks for a client that left, and lets others have a token, only between batches. One engine for each size
+(`n_batch` = `n_ubatch`), all of SmolLM2 and of a wider model of random weights, asked in turn in every round for one token after a
+prompt that no cache knows. Prints prompt tokens a second as llama.cpp counts them, beside those of the first size in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from bench.memory import API_KEY, LARGE, LONGEST_ANSWER_S, PLENTY_BYTES, chat, engine, smollm2
+from llb import gguf
+from llb.decide.memory import LoadPlan, plan_load
+from llb.engine.worker import Ready
+
+CONTEXT = 2048
+PROMPT_TOKENS = 1536
+MODELS: tuple[tuple[str, Callable[[Path], Path]], ...] = (
+    ("SmolLM2-135M Q4_1", smollm2),
+    ("dense, 1024 wide, Q8_0", chat(**LARGE, kv_heads=16, quantization="Q8_0")),
+)
+
+
+def planned(model: Path) -> LoadPlan:
+    with model.open("rb") as file:
+        shape = gguf.shape_of([gguf.read_header(file, file_size=model.stat().st_size)])
+    plan = plan_load(shape, slots=1, wanted_context=CONTEXT, vram_bytes=(), ram_bytes=PLENTY_BYTES)
+    assert plan is not None
+    return plan
+
+
+def prompt_tokens_a_second(ready: Ready, chance: random.Random) -> float:
+    """Prefill one prompt of random tokens."""
+    body = {"prompt": chance.choices(range(33, 127), k=PROMPT_TOKENS), "n_predict": 1, "cache_prompt": False}
+    request = urllib.request.Request(
+        f"http://{ready.host}:{ready.port}/completion",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"},
+    )
+    with urllib.request.urlopen(request, timeout=LONGEST_ANSWER_S) as answer:  # noqa: S310
+        timings = json.load(answer)["timings"]
+    assert timings["prompt_n"] == PROMPT_TOKENS, timings
+    return float(timings["prompt_per_second"])
+
+
+def measure(name: str, model: Path, sizes: list[int], rounds: int) -> None:
+    chance, plan = random.Random(0), planned(model)  # a measurement
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    with ExitStack() as stack:
+        engines = {}
+        for size in sizes:
+            sized = replace(plan, batch_tokens=size, ubatch_tokens=size, prompt_cache_bytes=0)
+            _, engines[size] = stack.enter_context(engine(model, sized, pooled=False))
+            prompt_tokens_a_second(engines[size], chance)
+        for number in range(rounds):
+            first = number % len(sizes)
+            for size in sizes[first:] + sizes[:first]:
+                found[size].append(prompt_tokens_a_second(engines[size], chance))
+    for size in sizes:
+        of_first = statistics.median(
+            ours / first for ours, first in zip(found[size], found[sizes[0]], strict=True)
+        )
+        pace = statistics.median(found[size])
+        print(f"| {name} | {size} | {pace:,.0f} | {of_first:.2f} | {size / pace * 1e3:,.0f} ms |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sizes", default="512,256,128,64", help="the first is what the others stand beside")
+    options = parser.parse_args()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    print("| model | batch | prompt tokens/s | of the first | a batch takes |\n|" + " --- |" * 5)
+    with tempfile.TemporaryDirectory() as directory:
+        for name, write in MODELS:
+            measure(name, write(Path(directory) / "model.gguf"), sizes, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
