@@ -44,11 +44,17 @@ class Speed:
         """Take what was measured last."""
         self.prefill, self.decode = prefill or None, decode or None
         if self.decode is not None:
-            seconds = TYPICAL_TOKENS / self.decode
-            seconds += TYPICAL_TOKENS / (self.prefill or PREFILL_TO_DECODE * self.decode)
+            seconds = self.seconds(TYPICAL_TOKENS, TYPICAL_TOKENS)
             exact = -GRADES_AN_OCTAVE * math.log2(seconds)
             if self.grade is None or abs(exact - self.grade) > GRADE_SLACK:
                 self.grade = round(exact)
+
+    def seconds(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a request of so many tokens to compute takes alone; endless where nothing was measured."""
+        if self.decode is None:
+            return math.inf
+        prefill = self.prefill or PREFILL_TO_DECODE * self.decode
+        return prompt_tokens / prefill + completion_tokens / self.decode
 
 
 @dataclass(slots=True, eq=False)

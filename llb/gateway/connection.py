@@ -105,6 +105,11 @@ class Response:
             self._connection.resume_reading()
         return data
 
+    def disregard(self) -> None:
+        """What has been taken was not yet part of the answer: its first byte is still to come."""
+        self.first_byte_at = None
+        self.received_bytes = 0
+
     async def chunks(self, idle_timeout_s: float) -> AsyncIterator[bytes]:
         """The body as it comes; raises `UpstreamFault`."""
         while (data := await self.chunk(idle_timeout_s)) != b"":

@@ -27,9 +27,11 @@ from llb.gateway.operations import Operation
 from llb.gateway.overdue import Overdue
 from llb.gateway.quotas import Quotas, Reserved
 from llb.gateway.reach import Reach
-from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, relay
+from llb.gateway.relay import Heartbeat, RelayResult, as_error, error_event, is_stream, relay, relay_whole
 from llb.gateway.speeds import Speeds
 from llb.gateway.upstream import Target, Upstream
+from llb.gateway.watched import Prelude, watched
+from llb.gateway.whole import WHOLE
 from llb.node.agent import NodeAgent
 from llb.wire import InferenceHead, KeyLimits, Model, ModelStatus, ReplicaState
 
@@ -39,6 +41,8 @@ CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
 COUNTS_AT_ONCE = 4  # requests that take no slot, but a thread of their engine each
+# An answer in one piece that may take longer than this is asked for as a stream: a slot is free within a second of its leaving.
+LONG_S = 0.5
 MOST_TURNS = 3  # that one request takes over the nodes: one that only seemed to be gone is asked once more
 # What one node says need not be so of another that holds the model.
 _OF_ONE_NODE = (
@@ -78,6 +82,7 @@ class _Held:
     claim: Claim | None = None  # None: it takes no slot
     lease: Lease | None = None  # of an engine of this host
     counts: bool = False  # it is one of those that count at the same time
+    watched: bool = False  # the engine streams, with its progress, whether the client wants a stream or not
 
 
 class Sink(Protocol):
@@ -291,10 +296,11 @@ class Dispatcher:
         if held.claim is None:
             await self._counting.acquire()
             held.counts = True
+        held.watched = self._is_watched(call, request, node_id)
         tally.sent_at = time.monotonic()
         tally.loaded_s += tally.sent_at - placed_at
         try:
-            response = await self._ask(call, node, held.lease)
+            response = await self._ask(call, node, held)
             if response.status < 400:
                 return response
             try:
@@ -305,15 +311,29 @@ class Dispatcher:
             raise as_error(fault) from fault
         raise refusal(response.status, response.headers, body)
 
-    def _ask(self, call: Call, node: Node, lease: Lease | None) -> Awaitable[Response]:
+    def _is_watched(self, call: Call, request: Request, node_id: str) -> bool:
+        """Whether the engine is to notice at once that the client left; of a short answer it makes no difference."""
+        if not call.operation.writes:
+            return False
+        if call.stream:
+            return call.head.return_progress is None  # else the client wants to see it, or not
+        most_tokens = _most_tokens(call)
+        if most_tokens is None:
+            return True
+        speed = self.speeds.of(node_id, call.model.id)
+        return speed.seconds(request.prompt_tokens, most_tokens) > LONG_S
+
+    def _ask(self, call: Call, node: Node, held: _Held) -> Awaitable[Response]:
         """Send `call` to the engine of this host that is leased, or to another host, whose hop route leases one of its own."""
+        body = watched(call.body, stream=call.stream) if held.watched else call.body
+        lease = held.lease
         if lease is not None:
             return self._upstream.request(
                 _target_of(lease.host, lease.port, lease.api_key),
                 b"POST",
                 call.path,
                 (_JSON, *call.tally.trace),
-                call.body,
+                body,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
                 header_timeout_s=REQUEST_LIMIT_S,
             )
@@ -326,7 +346,7 @@ class Dispatcher:
             b"POST",
             b"/hop" + call.path + query.encode("ascii"),
             (_JSON, *call.tally.trace, own_id),
-            call.body,
+            body,
             header_timeout_s=REQUEST_LIMIT_S,
         )
 
@@ -336,14 +356,19 @@ class Dispatcher:
         """Pass the answer on, and note what it was."""
         node, claim, tally = held.node, held.claim, call.tally
         assert node is not None  # noqa: S101  # it has answered
+        whole = None if call.stream or not (held.watched and is_stream(response)) else WHOLE[call.path]()
         sink.begin(
             response.status,
-            response.content_type,
+            response.content_type if whole is None else _JSON[1],
             node_name=node.hello.name,
             queued_ms=0 if claim is None else claim.queued_ms,
         )
         try:
-            result = await relay(response, sink, write_error=call.error_event)
+            if whole is None:
+                prelude = Prelude() if held.watched else None
+                result = await relay(response, sink, write_error=call.error_event, prelude=prelude)
+            else:
+                result = await relay_whole(response, sink, whole)
         finally:
             tally.first_byte_at = response.first_byte_at
             tally.received_bytes = response.received_bytes

@@ -16,6 +16,8 @@ from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.connection import Response
 from llb.gateway.faults import ConnectFailed, UpstreamFault, UpstreamTimeout
 from llb.gateway.usage import Edges, Usage
+from llb.gateway.watched import Prelude
+from llb.gateway.whole import Whole
 from llb.tasks import TaskGroup
 
 HEARTBEAT = b": heartbeat\n\n"
@@ -25,6 +27,7 @@ IDLE_TIMEOUT_S = 300.0
 FIRST_TIMEOUT_S = 3600.0
 # An answer that is not a stream is held back up to this, so that one which breaks can still be had elsewhere.
 HOLD_BYTES = 64 * 1024
+_INCOMPLETE = "The engine stopped before its answer was complete"
 # An event longer than this is passed on in pieces.
 MAX_EVENT_BYTES = 256 * 1024
 
@@ -68,15 +71,16 @@ async def relay(
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_timeout_s: float = FIRST_TIMEOUT_S,
     write_error: Callable[[LlbError], bytes] = error_event,
+    prelude: Prelude | None = None,
 ) -> RelayResult:
-    """Pass the body on, then say what it was. Raises `EngineFailed` or `EngineTimeout` while nothing of the answer has
+    """Pass the body on, but for a `prelude` of its stream, then say what it was. Raises `EngineFailed` or `EngineTimeout` while nothing of the answer has
     been written (another target may be tried), and whatever the sink raises. The response is closed in every case."""
     stream = is_stream(response)
     edges = Edges()
     error: LlbError | None = None
     try:
         if stream:
-            await _relay_events(response, sink, edges, heartbeat_s, idle_timeout_s, first_timeout_s)
+            await _relay_events(response, sink, edges, heartbeat_s, idle_timeout_s, first_timeout_s, prelude)
         else:
             await _relay_document(response, sink, edges, idle_timeout_s)
     except UpstreamFault as fault:
@@ -99,6 +103,37 @@ async def relay(
     )
 
 
+async def relay_whole(
+    response: Response,
+    sink: Sink,
+    whole: Whole,
+    *,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+    first_timeout_s: float = FIRST_TIMEOUT_S,
+) -> RelayResult:
+    """Write a stream as the one document that it amounts to, when it is complete. Until then nothing is written: any `LlbError`
+    leaves it possible to try another target. The response is closed in every case."""
+    edges = Edges()
+    try:
+        while (data := await response.chunk(idle_timeout_s if whole.begun else first_timeout_s)) != b"":
+            if data is None:
+                raise UpstreamTimeout("idle")
+            edges.add(data)
+            whole.feed(data)
+        if not whole.complete:
+            raise EngineFailed(_INCOMPLETE)
+    except UpstreamFault as fault:
+        raise as_error(fault) from fault
+    finally:
+        response.close()
+    document = whole.document()
+    await sink.write(document, last=True)
+    usage, _ = edges.usage_of_stream()
+    return RelayResult(
+        response.status, False, usage, len(document), response.first_byte_at, time.monotonic(), None
+    )
+
+
 async def _relay_events(
     response: Response,
     sink: Sink,
@@ -106,11 +141,13 @@ async def _relay_events(
     heartbeat_s: float,
     idle_timeout_s: float,
     first_timeout_s: float,
+    prelude: Prelude | None,
 ) -> None:
     """Write whole events only: heartbeats and an error then always stand between events, never in one."""
     held = b""
     mid_event = False
     silent_s = 0.0
+    unheard_since = time.monotonic()  # by the client, while there is a prelude
     while True:
         timeout_s = idle_timeout_s if edges.total_bytes else first_timeout_s
         wait_s = min(heartbeat_s, timeout_s - silent_s)
@@ -121,9 +158,11 @@ async def _relay_events(
                 raise UpstreamTimeout("idle")
             if not mid_event:
                 await sink.write(HEARTBEAT)
+                unheard_since = time.monotonic()
             continue
         silent_s = 0.0
         if not data:
+            held = (b"" if prelude is None else prelude.rest()) + held
             if held:
                 await _write(sink, edges, held)
             return
@@ -141,6 +180,16 @@ async def _relay_events(
                 continue
             else:
                 mid_event = True
+        if prelude is not None:
+            data = prelude.take(data)
+            if prelude.over:
+                prelude = None
+            else:
+                response.disregard()
+                if time.monotonic() - unheard_since >= heartbeat_s:
+                    await sink.write(HEARTBEAT)
+                    unheard_since = time.monotonic()
+                continue
         edges.add(data)
         await sink.write(data)
 
@@ -178,7 +227,7 @@ def as_error(fault: UpstreamFault) -> LlbError:
         return EngineTimeout("The engine did not answer in time")
     if isinstance(fault, ConnectFailed):
         return EngineFailed("The engine cannot be reached")
-    return EngineFailed("The engine stopped before its answer was complete")
+    return EngineFailed(_INCOMPLETE)
 
 
 class Heartbeat:

@@ -25,6 +25,7 @@ class InferenceHead(Struct, frozen=True):
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     top_n: int | None = None
+    return_progress: bool | None = None
     prompt_cache_key: str | None = None
     prompt: Raw = Raw()
     messages: Raw = Raw()

