@@ -33,6 +33,12 @@ ModelName = Annotated[
 Stream = Annotated[
     bool, Meta(description="Whether the answer comes as Server-Sent Events, as it is written.")
 ]
+Progress = Annotated[
+    bool,
+    Meta(
+        description="Whether a stream also says how much of the prompt is computed, as llama.cpp's `prompt_progress`."
+    ),
+]
 SameSession = Annotated[str, Meta(description="As the header `x-session-id`, which counts before it.")]
 One = Annotated[int, Meta(ge=0, le=1, description="A request gets one answer.")]
 AnySlot = Annotated[Literal[-1], Meta(description="A request may not choose its slot.")]
@@ -51,6 +57,7 @@ class ModelRequest(Passing, frozen=True, kw_only=True, omit_defaults=True):
 
 class _Generation(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
     stream: Stream = False
+    return_progress: Progress = False
     max_tokens: Tokens | None = None
     n: One | None = None
     n_cmpl: One | None = None
@@ -105,6 +112,7 @@ class ResponsesRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=Tr
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
     stream: Stream = False
+    return_progress: Progress = False
     text: Annotated[dict[str, Any], Meta(description="`format` is the form of the answer.")] | None = None
 
 
