@@ -18,6 +18,7 @@ from typing import Any
 from sanic import Sanic
 
 from llb import __version__, logs, portable, runfile
+from llb.api.lingering import LingeringProtocol
 from llb.app import create_app, create_ollama_app
 from llb.appliance import Appliance
 from llb.config import DEFAULT_PASSWORD, Config
@@ -92,6 +93,7 @@ class _Door:
             backlog=BACKLOG,
             return_asyncio_server=True,
             access_log=False,
+            protocol=LingeringProtocol,
             asyncio_server_kwargs={"start_serving": False},
         )
         assert server is not None  # noqa: S101  # return_asyncio_server was asked for

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from llb.api import lingering
 from llb.api.replies import MAX_BODY_BYTES
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
@@ -58,6 +60,37 @@ async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: Llb) -> 
     assert b"x-request-id: " in head.lower()
     error = json.loads(body)["error"]
     assert (error["code"], str(MAX_BODY_BYTES) in error["message"]) == ("payload_too_large", True)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_who_sends_all_of_it_first_still_reads_why(llb: Llb, chunked: bool) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 2**20 + 8):
+            yield bytes(2**20)
+
+    headers = {"content-type": "application/json"}
+    if not chunked:
+        headers["content-length"] = str(MAX_BODY_BYTES + 8 * 2**20)
+    answer = await llb.http.post("/v1/chat/completions", content=body(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
+    assert answer.headers["connection"] == "close"
+
+
+async def test_who_never_ends_is_cut_off(llb: Llb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering, "LINGER_S", 0.1)
+    _, writer = await asyncio.open_connection("127.0.0.1", llb.port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+    )
+
+    async def send() -> None:
+        while True:
+            writer.write(bytes(2**16))
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send(), 30)
+    writer.close()
 
 
 async def test_a_crowd_is_refused_at_once(
