@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llb.decide.memory import BATCH_TOKENS
+from llb.decide.memory import UBATCH_TOKENS
 
 SIMILAR = 0.1  # `slot_prompt_similarity`
 KEEPS_HALF = 0.5  # a slot that keeps less of its conversation saves it first
@@ -121,8 +121,8 @@ class Engine:
         """Tokens a second: read of the first prompt, and written by each slot that writes."""
         step_s = self.step_s + self.token_s * len(self.writing) if self.writing else 0.0
         if self.reading:
-            step_s += BATCH_TOKENS / self.prefill
-            return BATCH_TOKENS / step_s, 1 / step_s
+            step_s += UBATCH_TOKENS / self.prefill
+            return UBATCH_TOKENS / step_s, 1 / step_s
         return 0.0, 1 / step_s if step_s else 0.0
 
     def _end(self, job: Job) -> None:

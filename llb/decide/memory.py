@@ -14,9 +14,10 @@ from llb.wire import Verdict
 MIB = 2**20
 
 # What the worker starts every engine with; the estimate holds for these alone.
-UBATCH_TOKENS = 512
-# llama.cpp looks for a caller that left only between batches; a greater one is cut into ubatches anyway.
-BATCH_TOKENS = UBATCH_TOKENS
+UBATCH_TOKENS = 512  # of an engine with layers on a GPU, which wants many at once, or for vectors
+# Of one that writes text on the processor: llama.cpp looks for a caller that left, and gives others their next token, only
+# between batches; so a batch is one ubatch. What smaller ones cost: `bench.prefill`.
+CPU_UBATCH_TOKENS = 128
 CONTEXT_CHECKPOINTS = (
     2  # copies of windowed and recurrent state a slot keeps, to go back to (`n_ctx_checkpoints`)
 )
@@ -157,7 +158,9 @@ def estimate(
     on_gpu = tuple(reversed(tuple(reversed(shape.layers))[: max(0, gpu_layers - 1)]))
     in_ram = shape.layers[: len(shape.layers) - len(on_gpu)]
     cells = 0 if shape.encoder else padded(context_length)
-    ubatch = ubatch_tokens(shape, context_length=context_length, slots=slots, pooled=pooled)
+    ubatch = ubatch_tokens(
+        shape, context_length=context_length, slots=slots, gpu_layers=gpu_layers, pooled=pooled
+    )
     compute_bytes = _compute_bytes(shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled)
     overhead_bytes = (
         PROCESS_BYTES
@@ -184,14 +187,14 @@ def estimate(
     return MemoryEstimate(
         weights=weights + output + projector,
         kv_cache=Memory(
-            ram_bytes=_cache_bytes(shape, in_ram, cells=cells, slots=slots),
-            vram_bytes=_cache_bytes(shape, on_gpu, cells=cells, slots=slots),
+            ram_bytes=_cache_bytes(shape, in_ram, cells=cells, ubatch=ubatch, slots=slots),
+            vram_bytes=_cache_bytes(shape, on_gpu, cells=cells, ubatch=ubatch, slots=slots),
         ),
         compute=compute,
         output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
         checkpoint_bytes=_window_bytes(shape, cells=cells)
         * slots
-        * context_checkpoints(context_length, pooled=pooled),
+        * context_checkpoints(context_length, ubatch=ubatch, pooled=pooled),
         prompt_cache_bytes=prompt_cache_bytes,
         overhead=overhead,
     )
@@ -308,16 +311,19 @@ def padded(context_length: int) -> int:
     return -(-context_length // CONTEXT_STEP) * CONTEXT_STEP
 
 
-def context_checkpoints(context_length: int, *, pooled: bool) -> int:
+def context_checkpoints(context_length: int, *, ubatch: int, pooled: bool) -> int:
     """How many checkpoints a slot may keep; llama.cpp makes one before each of a prompt's last ubatches."""
-    return 0 if pooled else min(CONTEXT_CHECKPOINTS, -(-context_length // UBATCH_TOKENS))
+    return 0 if pooled else min(CONTEXT_CHECKPOINTS, -(-context_length // ubatch))
 
 
-def ubatch_tokens(shape: ModelShape, *, context_length: int, slots: int, pooled: bool) -> int:
-    """Tokens computed at once: 512; a pooled input that may not be split must fit in one (`slot.can_split()`)."""
+def ubatch_tokens(
+    shape: ModelShape, *, context_length: int, slots: int, gpu_layers: int, pooled: bool
+) -> int:
+    """Tokens computed at once; a pooled input that may not be split must fit in one (`slot.can_split()`)."""
     if pooled and not shape.pools_last:
         return padded(context_length)
-    return min(UBATCH_TOKENS, padded(context_length) * slots)
+    most = CPU_UBATCH_TOKENS if gpu_layers == 0 and not pooled else UBATCH_TOKENS
+    return min(most, padded(context_length) * slots)
 
 
 def _contexts(shape: ModelShape, wanted: int | None, *, pooled: bool) -> list[int]:
@@ -359,17 +365,20 @@ def _plan(
     left = room - bare.memory - Memory(vram_bytes=lost_bytes)
     if left.ram_bytes < 0 or (gpu_layers > 0 and left.vram_bytes < 0):
         return None
-    cache_bytes = 0 if pooled else _prompt_cache_bytes(shape, context, slots, spare_bytes=left.ram_bytes)
-    ubatch = ubatch_tokens(shape, context_length=context, slots=slots, pooled=pooled)
+    ubatch = ubatch_tokens(shape, context_length=context, slots=slots, gpu_layers=gpu_layers, pooled=pooled)
+    checkpoints = context_checkpoints(context, ubatch=ubatch, pooled=pooled)
+    cache_bytes = (
+        0 if pooled else _prompt_cache_bytes(shape, context, slots, checkpoints, spare_bytes=left.ram_bytes)
+    )
     whole = not vram_bytes or gpu_layers == shape.all_gpu_layers
     return LoadPlan(
         context_length=context,
         slots=slots,
         gpu_layers=gpu_layers,
-        batch_tokens=ubatch if pooled else BATCH_TOKENS,
+        batch_tokens=ubatch,
         ubatch_tokens=ubatch,
         prompt_cache_bytes=cache_bytes,
-        context_checkpoints=context_checkpoints(context, pooled=pooled),
+        context_checkpoints=checkpoints,
         # A mapped weight that is copied into another order stays in memory twice; one that is read does not.
         mmap=not shape.repacked or gpu_layers == shape.all_gpu_layers,
         verdict=Verdict.FITS if whole else Verdict.TIGHT,
@@ -377,14 +386,15 @@ def _plan(
     )
 
 
-def _prompt_cache_bytes(shape: ModelShape, context: int, slots: int, *, spare_bytes: int) -> int:
+def _prompt_cache_bytes(
+    shape: ModelShape, context: int, slots: int, checkpoints: int, *, spare_bytes: int
+) -> int:
     """Room in RAM for as many finished conversations as there are slots, in whole MiB, if it is to spare.
 
     An entry is what a slot holds of its context, in a windowed layer only the window, and the slot's checkpoints.
     """
     kept = sum(0 if layer.windowed else layer.cell_bytes * context for layer in shape.layers)
-    copies = 1 + context_checkpoints(context, pooled=False)
-    entry_bytes = kept + copies * _window_bytes(shape, cells=context)
+    entry_bytes = kept + (1 + checkpoints) * _window_bytes(shape, cells=context)
     if entry_bytes <= 0:
         return 0
     # An entry that is larger than the cache is not kept at all, so round up, with a little for its bookkeeping.
@@ -392,12 +402,12 @@ def _prompt_cache_bytes(shape: ModelShape, context: int, slots: int, *, spare_by
     return max(0, min(wanted, spare_bytes // MIB)) * MIB
 
 
-def _cache_bytes(shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, slots: int) -> int:
+def _cache_bytes(shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, ubatch: int, slots: int) -> int:
     """KV cache (f16) and recurrent state of these layers, one stream a slot (`kv_unified` off).
 
     A windowed layer keeps `GGML_PAD(min(n_ctx, n_swa + n_ubatch), 256)` cells (llama_kv_cache_iswa).
     """
-    windowed = min(cells, padded(shape.sliding_window + UBATCH_TOKENS)) if shape.sliding_window else cells
+    windowed = min(cells, padded(shape.sliding_window + ubatch)) if shape.sliding_window else cells
     each = sum(
         layer.cell_bytes * (windowed if layer.windowed else cells) + layer.state_bytes for layer in layers
     )
@@ -433,7 +443,7 @@ def _compute_bytes(shape: ModelShape, *, cells: int, ubatch: int, slots: int, po
     kv_width = max((max(layer.key_width, layer.value_width) for layer in shape.layers), default=0)
     mask = _F16 * ubatch * cells
     if shape.sliding_window and any(layer.windowed for layer in shape.layers):
-        mask += _F16 * ubatch * min(cells, padded(shape.sliding_window + UBATCH_TOKENS))
+        mask += _F16 * ubatch * min(cells, padded(shape.sliding_window + ubatch))
     attention = 4 * embd + 2 * shape.query_width + max(0, 2 * kv_width - embd)
     dense = 5 * embd + 3 * feed_forward
     experts = 5 * embd + shape.experts_used * embd

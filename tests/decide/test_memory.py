@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb.decide.memory import (
+    CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
     MIB,
     PROMPT_CACHE_LIMIT_BYTES,
@@ -81,8 +82,8 @@ TINY = ModelShape(
         (LLAMA_8B, 2048, 4, 1024 * MIB),
         (LLAMA_8B, 1000, 1, 128 * MIB),  # padded to 1024 cells
         (ENCODER, 2048, 4, 0),
-        # 5 full layers of 8192 cells and 29 windowed ones of 1024 + 512, 4 KiB a cell.
-        (GEMMA_4B, 8192, 1, (5 * 8192 + 29 * 1536) * 4096),
+        # 5 full layers of 8192 cells and 29 windowed ones of 1024 + 128, padded, 4 KiB a cell.
+        (GEMMA_4B, 8192, 1, (5 * 8192 + 29 * 1280) * 4096),
         (GEMMA_4B, 512, 1, 34 * 512 * 4096),
     ],
 )
@@ -97,7 +98,8 @@ def test_the_kv_cache_is_what_llama_cpp_logs(
 @pytest.mark.parametrize(
     ("shape", "context_length", "logged_mib"),
     [
-        # `CPU compute buffer size` of xllamacpp 2026.10 for synthetic models of these shapes.
+        # `CPU compute buffer size` of xllamacpp 2026.10 for synthetic models of these shapes, with `n_ubatch` 512; it
+        # logs a quarter with 128.
         ({"embd": 576, "ff": 1536, "kv": 192}, 2048, 16.64),  # SmolLM2
         ({"embd": 512, "ff": 4096, "kv": 128}, 1024, 30.02),
         ({"embd": 512, "ff": 8192, "kv": 128}, 1024, 54.02),
@@ -120,8 +122,10 @@ def test_the_compute_buffer_is_what_llama_cpp_logs(
         feed_forward_width=shape["ff"],
         experts_used=shape.get("experts", 0),
     )
-    needed = estimate(made, context_length=context_length).compute.ram_bytes
-    assert needed / MIB == pytest.approx(logged_mib, rel=0.02)
+    on_gpu = estimate(made, context_length=context_length, gpu_layers=made.all_gpu_layers).compute
+    assert on_gpu.vram_bytes / MIB == pytest.approx(logged_mib, rel=0.02)
+    on_cpu = estimate(made, context_length=context_length).compute
+    assert on_cpu.ram_bytes / MIB == pytest.approx(logged_mib / 4, rel=0.02)
 
 
 def test_the_parts_add_up() -> None:
@@ -178,12 +182,12 @@ def test_with_plenty_everything_fits_with_the_default_context() -> None:
     assert (plan.context_length, plan.gpu_layers, plan.verdict) == (DEFAULT_CONTEXT, 0, Verdict.FITS)
     assert plan.prompt_cache_bytes == PROMPT_CACHE_LIMIT_BYTES
     assert plan.estimate.prompt_cache_bytes == plan.prompt_cache_bytes
-    assert (plan.batch_tokens, plan.ubatch_tokens) == (UBATCH_TOKENS, UBATCH_TOKENS)
+    assert (plan.batch_tokens, plan.ubatch_tokens) == (CPU_UBATCH_TOKENS, CPU_UBATCH_TOKENS)
 
 
 def test_short_memory_halves_the_context_before_it_gives_up() -> None:
     contexts = []
-    for ram_gib in (12.0, 8.0, 6.0, 5.5, 5.2, 5.0):
+    for ram_gib in (12.0, 8.0, 6.0, 5.5, 5.2, 4.8):
         plan = plan_load(LLAMA_8B, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=int(ram_gib * GIB))
         contexts.append(plan.context_length if plan is not None else None)
     assert contexts == [8192, 4096, 2048, 1024, 512, None]
@@ -215,6 +219,20 @@ def test_a_gpu_takes_all_or_as_many_layers_as_fit() -> None:
     assert both is not None
     assert both[1] is Verdict.TIGHT
     assert plan(2, ram_gib=1) is None
+
+
+@pytest.mark.parametrize(
+    ("vram_gib", "gpu_layers", "expected"),
+    [(12, 33, UBATCH_TOKENS), (4, None, UBATCH_TOKENS), (0.25, 0, CPU_UBATCH_TOKENS)],
+)
+def test_batches_are_large_only_where_a_gpu_computes(
+    vram_gib: float, gpu_layers: int | None, expected: int
+) -> None:
+    vram = (int(vram_gib * GIB),)
+    plan = plan_load(LLAMA_8B, slots=1, wanted_context=8192, vram_bytes=vram, ram_bytes=32 * GIB)
+    assert plan is not None
+    assert gpu_layers in (None, plan.gpu_layers)
+    assert (plan.batch_tokens, plan.ubatch_tokens) == (expected, expected)
 
 
 def test_a_shorter_context_that_fits_the_gpu_beats_a_longer_that_does_not() -> None:
