@@ -321,7 +321,8 @@ class Dispatcher:
         if most_tokens is None:
             return True
         speed = self.speeds.of(node_id, call.model.id)
-        return speed.seconds(request.prompt_tokens, most_tokens) > LONG_S
+        # All of the prompt: whether a cache has it is only likely.
+        return speed.seconds(request.context_tokens, most_tokens) > LONG_S
 
     def _ask(self, call: Call, node: Node, held: _Held) -> Awaitable[Response]:
         """Send `call` to the engine of this host that is leased, or to another host, whose hop route leases one of its own."""

@@ -58,10 +58,12 @@ class NodeSpeed:
     def add(self, now: float, computed: int, usage: Usage, busy: float) -> None:
         """Learn from an answer; `computed`: the tokens of its prompt that no cache had."""
         step_ms = 0.0
-        if usage.completion_tokens and usage.decode_ms:
-            step_ms = usage.decode_ms / usage.completion_tokens
+        # llama.cpp's clock starts when it has the first token: of a single one there is nothing to learn.
+        steps = (usage.completion_tokens or 0) - 1
+        if steps > 0 and usage.decode_ms:
+            step_ms = usage.decode_ms / steps
             # All slots generate at the same time: the node does that many times what one gets.
-            self.decode.add(usage.completion_tokens * max(1.0, busy), usage.decode_ms / 1000)
+            self.decode.add(steps * max(1.0, busy), usage.decode_ms / 1000)
         if usage.prefill_ms and computed >= LEAST_PREFILL_TOKENS:
             self.prefill.add(computed, max(usage.prefill_ms - step_ms, usage.prefill_ms / 2) / 1000)
         self._tell(now)

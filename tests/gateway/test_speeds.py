@@ -23,7 +23,7 @@ def test_cached_tokens_are_not_prefilled() -> None:
     speeds = Speeds()
     speed = speeds.of("n", "m")
     assert (speed.prefill, speed.decode, speed.grade) == (None, None, None)
-    speeds.measured("n", "m", Request(), Usage(1000, 50, 800, 440.0, 2000.0), busy=1)
+    speeds.measured("n", "m", Request(), Usage(1000, 51, 800, 440.0, 2000.0), busy=1)
     assert (speed.prefill, speed.decode) == (500.0, 25.0)
     assert speed.grade is not None
     assert speeds.of("n", "m") is speed
@@ -32,7 +32,7 @@ def test_cached_tokens_are_not_prefilled() -> None:
 
 def test_all_slots_together_decode() -> None:
     speeds = Speeds()
-    speeds.measured("n", "m", Request(), Usage(10, 50, 0, 100.0, 5000.0), busy=3.5)
+    speeds.measured("n", "m", Request(), Usage(10, 51, 0, 100.0, 5000.0), busy=3.5)
     assert speeds.of("n", "m").decode == 35.0
 
 
@@ -40,13 +40,13 @@ def test_a_short_prompt_tells_no_speed() -> None:
     """A step of the engine takes its time, for one token or for thirty."""
     speeds = Speeds()
     for _ in range(100):
-        speeds.measured("n", "m", Request(), Usage(900, 20, 899, 15.0, 300.0), busy=1)
+        speeds.measured("n", "m", Request(), Usage(900, 21, 899, 15.0, 300.0), busy=1)
     assert speeds.of("n", "m").prefill is None
     assert speeds.of("n", "m").decode == pytest.approx(20 / 0.3)
-    speeds.measured("n", "m", Request(), Usage(100, 20, 0, 400.0, 300.0), busy=1)
+    speeds.measured("n", "m", Request(), Usage(100, 21, 0, 400.0, 300.0), busy=1)
     assert speeds.of("n", "m").prefill is None, "the first prompt after a load is slow"
     for _ in range(20):
-        speeds.measured("n", "m", Request(), Usage(100, 20, 0, 115.0, 300.0), busy=1)
+        speeds.measured("n", "m", Request(), Usage(100, 21, 0, 115.0, 300.0), busy=1)
     assert speeds.of("n", "m").prefill == pytest.approx(1000, rel=0.1)
 
 
@@ -55,7 +55,7 @@ def test_who_was_not_measured_for_long_is_tried_again() -> None:
     speeds = Speeds(clock=clock)
     for node, ms in (("fast", 1000.0), ("slow", 4000.0)):
         for _ in range(10):
-            speeds.measured(node, "m", Request(), Usage(1000, 10, 0, ms, ms), busy=1)
+            speeds.measured(node, "m", Request(), Usage(1000, 11, 0, ms, ms), busy=1)
     slow, fast = speeds.of("slow", "m"), speeds.of("fast", "m")
     known = fast.decode, fast.prefill
     assert slow.decode == 2.5
@@ -75,16 +75,16 @@ def test_who_was_not_measured_for_long_is_tried_again() -> None:
     assert slow.prefill == pytest.approx(fast.prefill)
     assert (fast.decode, fast.prefill) == known
     for _ in range(10):
-        speeds.measured("slow", "m", Request(), Usage(1000, 10, 0, 4000.0, 4000.0), busy=1)
+        speeds.measured("slow", "m", Request(), Usage(1000, 11, 0, 4000.0, 4000.0), busy=1)
     assert slow.decode == pytest.approx(2.5, rel=0.3)
 
 
 def test_a_speed_follows_what_is_measured_and_large_requests_count_more() -> None:
     speeds = Speeds()
     for prefill_ms in [1000.0] * 30 + [2000.0] * 30:
-        speeds.measured("n", "m", Request(), Usage(1000, 10, 0, prefill_ms, 100.0), busy=1)
+        speeds.measured("n", "m", Request(), Usage(1000, 11, 0, prefill_ms, 100.0), busy=1)
     assert speeds.of("n", "m").prefill == pytest.approx(500, rel=0.05)
-    speeds.measured("n", "m", Request(), Usage(40, 10, 0, 400.0, 100.0), busy=1)
+    speeds.measured("n", "m", Request(), Usage(40, 11, 0, 400.0, 100.0), busy=1)
     assert speeds.of("n", "m").prefill == pytest.approx(490, rel=0.05)
 
 
@@ -96,6 +96,7 @@ def test_a_speed_follows_what_is_measured_and_large_requests_count_more() -> Non
         Usage(10, 0, 10, 0.0, 0.0),
         Usage(10, 5, 10, 3.0, None),
         Usage(10, 1, 0, 0.0, 0.0),
+        Usage(10, 1, 10, 3.0, 0.004),
     ],
 )
 def test_an_answer_that_tells_nothing_teaches_nothing(usage: Usage) -> None:
