@@ -18,11 +18,11 @@ def own_addresses() -> list[str]:
     return sorted(found, key=lambda text: (ip_address(text).version, text))
 
 
-def base_urls(listen_host: str, port: int) -> tuple[str, ...]:
-    """Where a server that listens on `listen_host` may be reached, as `http://host:port`."""
+def base_urls(scheme: str, listen_host: str, port: int) -> tuple[str, ...]:
+    """Where a server that listens on `listen_host` may be reached, as `scheme://host:port`."""
     everywhere = listen_host in ("", "0.0.0.0", "::")  # noqa: S104  # compared, not bound
     hosts = own_addresses() if everywhere else [listen_host]
-    return tuple(base_url("http", host, port) for host in hosts)
+    return tuple(base_url(scheme, host, port) for host in hosts)
 
 
 def base_url(scheme: str, host: str, port: int) -> str:

@@ -32,7 +32,9 @@ from llb.api.people import Accounts
 from llb.api.requests import RequestLog, requests_blueprint
 from llb.api.reverse import reverse_blueprint
 from llb.api.system import system_blueprint
+from llb.api.tls import tls_blueprint
 from llb.catalog import load_catalog
+from llb.certificates import server_tls
 from llb.cluster.copies import Copies
 from llb.cluster.estimates import Estimates
 from llb.cluster.links import Links, local_link
@@ -93,6 +95,7 @@ class Appliance:
             local_node_id=lambda: self.agent.node_id,
             address_of=self._copied_at,
             ticket_secret_of=self._ticket_secret_of,
+            anchor_of=self._anchor_of,
         )
         self.registrations = Registrations(self.db, self.hub, self.view, self.copies)
         self.estimates = Estimates(self.db, self.hub, self.view, self.registrations)
@@ -121,8 +124,9 @@ class Appliance:
             pool=self.pool,
         )
         self.admission = Admission(config.max_queue, config.queue_timeout_s)
+        self.tls = server_tls(config)
         self.upstream = Upstream()
-        self.reach = Reach(self.upstream, self._hop_credential)
+        self.reach = Reach(self.upstream, self._hop_credential, tls_only=self.tls is not None)
         self.reach.ask_to_dial = self.links.ask_to_dial
         self.view.address_of = self.reach.address
         self.view.reach_of = self._reach_of
@@ -165,7 +169,9 @@ class Appliance:
                 exposed=self.guard.exposed,
                 port=lambda: self.port,
                 default_password=self.default_password,
+                tls=self.tls,
             ),
+            tls_blueprint(self.tls),
             reverse_blueprint(self.reach),
             openai_blueprint(inference),
             anthropic_blueprint(inference),
@@ -199,6 +205,8 @@ class Appliance:
         self._lock = await asyncio.to_thread(home.take, self.config.home, self.config.models_dir)
         try:
             await self.db.start()
+            if self.tls is not None:
+                await self.tls.start(self.db)
             await self.accounts.ensure_admin(self.config.admin_password)
             if self.guard.exposed and await self.default_password():
                 raise SetupError(
@@ -221,6 +229,8 @@ class Appliance:
         self.tasks.supervise(self._run_local_link(), "local-link")
         self.tasks.supervise(self.stats.run(), "hub-stats")
         self.tasks.supervise(self.members.keep(), "members")
+        if self.tls is not None:
+            self.tasks.supervise(self.tls.keep(), "tls")
         # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.joined.wait(), JOIN_WAIT_S)
@@ -268,6 +278,10 @@ class Appliance:
             return ""
         way = self.reach.way(node_id)
         return None if way is None else way.address
+
+    def _anchor_of(self, node_id: str) -> str:
+        node = self.view.nodes.get(node_id)
+        return "" if node is None else node.hello.anchor
 
     def _ticket_secret_of(self, node_id: str) -> str | None:
         return self._ticket_secret if node_id == self.agent.node_id else self._hop_credential(node_id)

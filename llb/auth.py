@@ -95,6 +95,17 @@ def new_join_token() -> str:
     return JOIN_MARK + secrets.token_urlsafe(24)
 
 
+def bound_token(token: str, fingerprint: str) -> str:
+    """A join token that also says by which certificate the llb is known that made it."""
+    return f"{token}.{fingerprint}"
+
+
+def split_token(token: str) -> tuple[str, str | None]:
+    """A join token, and the fingerprint in it, if there is one."""
+    bare, _, fingerprint = token.strip().partition(".")
+    return bare, fingerprint or None
+
+
 def new_node_credential() -> str:
     """By which a node and its balancer know each other, one for each direction."""
     return NODE_MARK + secrets.token_urlsafe(32)

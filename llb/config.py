@@ -23,6 +23,7 @@ DEFAULT_HUB = "https://huggingface.co"
 DEFAULT_HOST = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # where others have to reach a host
 DEFAULT_PORT = 8080
+TLS_AUTO, TLS_OFF = "auto", "off"
 DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
 
 
@@ -38,6 +39,9 @@ class Config:
     admin_password: str | None = None
     join: str | None = None  # base URL of the llb that this host lends itself to
     join_token: str | None = None
+    tls: str | None = None  # TLS_AUTO, TLS_OFF; None: as `--join` has it
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     name: str
     advertise: str | None = None  # base URL where others reach this host
     memory_limit_bytes: int | None = None
@@ -309,6 +313,23 @@ SETTINGS: tuple[Setting, ...] = (
         "--advertise",
         "URL",
     ),
+    Setting(
+        "tls",
+        "LLB_TLS",
+        _choice(TLS_AUTO, TLS_OFF),
+        "auto: speak TLS, with a certificate of this host's own making (default: off, auto where the llb to join has it)",
+        "--tls",
+        "HOW",
+    ),
+    Setting(
+        "tls_cert",
+        "LLB_TLS_CERT",
+        _path,
+        "speak TLS with this certificate (PEM, with those above it)",
+        "--tls-cert",
+        "FILE",
+    ),
+    Setting("tls_key", "LLB_TLS_KEY", _path, "the key of --tls-cert (PEM)", "--tls-key", "FILE"),
     Setting(
         "memory_limit_bytes",
         "LLB_MEMORY_LIMIT",

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
-from llb import __version__, auth, home, membership, portable
+from llb import __version__, auth, home, membership, portable, trust
 from llb.addresses import base_urls
 from llb.api.files import files_blueprint
 from llb.api.forward import forward_blueprint
@@ -18,7 +18,8 @@ from llb.api.hop import hop_blueprint
 from llb.api.identity import BalancerOnly
 from llb.api.lending import lending_blueprint
 from llb.api.passing import Ongoing
-from llb.cluster.join import Dialler, ask_to_join, knows_each_other, say_goodbye
+from llb.certificates import server_tls
+from llb.cluster.join import Dialler, anchor_of, ask_to_join, knows_each_other, say_goodbye
 from llb.cluster.spares import Served, Spares
 from llb.config import Config
 from llb.engine.pool import EnginePool
@@ -69,6 +70,7 @@ class JoinedHost:
         )
         self.agent.addresses = self._addresses
         self.agent.balancer_url = self.balancer_url
+        self.tls = server_tls(config)
         self.upstream = Upstream(impatient=True)
         self.ongoing = Ongoing()
         self.dialler: Dialler | None = None
@@ -87,7 +89,9 @@ class JoinedHost:
                 lambda: None if self.membership is None else self.membership.hop_credential,
             ),
             lending_blueprint(self.balancer_url, self, self.left),
-            forward_blueprint(self.balancer_url, self.upstream, self.ongoing),
+            forward_blueprint(
+                self.balancer_url, lambda: self.agent.balancer_anchor, self.upstream, self.ongoing
+            ),
         )
 
     async def start(self) -> None:
@@ -95,7 +99,11 @@ class JoinedHost:
         self._lock = await asyncio.to_thread(home.take, self.config.home, self.config.models_dir)
         try:
             await self.db.start()
+            if self.tls is not None:
+                await self.tls.start(self.db)
+                self.agent.anchor = self.tls.anchor
             self.membership = await self._belong()
+            self.agent.balancer_anchor = self.membership.anchor
             self.agent.node_id = self.membership.node_id
             await self.agent.start()
         except BaseException:
@@ -108,6 +116,8 @@ class JoinedHost:
         self.dialler.on_link = lambda stands: None if stands else spares.ask(0)
         self.dialled.supervise(spares.run(), "spares")
         self.tasks.supervise(self.dialler.run(), "link")
+        if self.tls is not None:
+            self.tasks.supervise(self.tls.keep(), "tls")
 
     async def drain(self, timeout_s: float) -> None:
         """End the link, so that the balancer sends nothing more, and let running answers end."""
@@ -150,12 +160,16 @@ class JoinedHost:
         known = membership.read(self.config.home)
         if known is not None and known.balancer_url == self.balancer_url:
             return known  # a token beside it is ignored, so that a service unit can keep it
-        if known is not None and await knows_each_other(self.balancer_url, known):
+        token, fingerprint = auth.split_token(self.config.join_token or "")
+        anchor = await anchor_of(self.balancer_url, fingerprint)
+        if anchor == trust.SYSTEM and known is not None:
+            anchor = known.anchor
+        if known is not None and await knows_each_other(self.balancer_url, known, anchor):
             # It is reached at another address than before, or by another name.
-            moved = structs.replace(known, balancer_url=self.balancer_url)
+            moved = structs.replace(known, balancer_url=self.balancer_url, anchor=anchor)
             await asyncio.to_thread(membership.write, self.config.home, moved)
             return moved
-        if self.config.join_token is None:
+        if not token:
             if known is not None:
                 raise SetupError(
                     f"This host lends itself to {known.balancer_url}: run 'llb leave' first, or give the token of "
@@ -165,7 +179,7 @@ class JoinedHost:
                 f"To join {self.balancer_url} a token is needed: 'llb join-token' makes one there; "
                 "give it with --token or LLB_JOIN_TOKEN."
             )
-        reply = await self._ask(self.config.join_token)
+        reply = await self._ask(token, anchor)
         if reply.name != self.config.name:
             log.warning(
                 "another node is called %s already: this one is called %s", self.config.name, reply.name
@@ -177,6 +191,7 @@ class JoinedHost:
             name=reply.name,
             credential=reply.credential,
             hop_credential=reply.hop_credential,
+            anchor=anchor,
         )
         await asyncio.to_thread(membership.write, self.config.home, joined)
         # Last: a token that was wrong must not cost the place it has.
@@ -186,7 +201,7 @@ class JoinedHost:
             )
         return joined
 
-    async def _ask(self, token: str) -> JoinReply:
+    async def _ask(self, token: str, anchor: str) -> JoinReply:
         request = JoinRequest(
             token=token,
             name=self.config.name,
@@ -194,7 +209,7 @@ class JoinedHost:
             version=__version__,
             cluster_id=await settings.get(self.db, "cluster_id") or "",
         )
-        return await ask_to_join(self.balancer_url, request)
+        return await ask_to_join(self.balancer_url, request, anchor)
 
     def _welcomed(self, welcome: Welcome) -> None:
         """Keep what the balancer calls this node: it may have been renamed."""
@@ -208,4 +223,4 @@ class JoinedHost:
     def _addresses(self) -> tuple[str, ...]:
         if self.config.advertise is not None:
             return (self.config.advertise,)
-        return base_urls(self.config.listen_host, self.port)
+        return base_urls("http" if self.tls is None else "https", self.config.listen_host, self.port)

@@ -22,6 +22,7 @@ class Membership(Struct, frozen=True, kw_only=True):
     name: str
     credential: str
     hop_credential: str
+    anchor: str = ""  # of the balancer, over TLS: what `llb.trust` takes
 
 
 def read(home: Path) -> Membership | None:

@@ -25,15 +25,18 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     host: str
     port: int
     token: str
+    tls: bool = False
+    anchor: str = ""  # by which its certificate is believed
 
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
+        scheme = "https" if self.tls else "http"
         if self.host in ("0.0.0.0", ""):  # noqa: S104  # compared, not bound
-            return f"http://127.0.0.1:{self.port}"
+            return f"{scheme}://127.0.0.1:{self.port}"
         if self.host == "::":
-            return f"http://[::1]:{self.port}"
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+            return f"{scheme}://[::1]:{self.port}"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def write(home: Path, info: RunInfo) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from contextlib import ExitStack
@@ -17,10 +18,11 @@ from typing import Any
 
 from sanic import Sanic
 
-from llb import __version__, logs, portable, runfile
+from llb import __version__, logs, portable, runfile, trust
 from llb.api.lingering import LingeringProtocol
 from llb.app import create_app, create_ollama_app
 from llb.appliance import Appliance
+from llb.certificates import ServerTls
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
 from llb.joined import JoinedHost
@@ -78,8 +80,9 @@ class _Door:
 
     _rewritten = False  # Sanic rewrites methods of its own for speed, which it can do once a process
 
-    def __init__(self, app: Sanic[Any, Any], sock: socket.socket) -> None:
+    def __init__(self, app: Sanic[Any, Any], sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         self.app = app
+        self._tls = tls
         self.port: int = sock.getsockname()[1]
         self._sock = sock
         self._server: Any = None
@@ -93,6 +96,7 @@ class _Door:
             backlog=BACKLOG,
             return_asyncio_server=True,
             access_log=False,
+            ssl=self._tls,
             protocol=LingeringProtocol,
             asyncio_server_kwargs={"start_serving": False},
         )
@@ -142,7 +146,8 @@ class Server:
     ) -> None:
         """Raises `SetupError`."""
         self.app = app
-        self._main = _Door(app, sock)
+        tls: ServerTls | None = app.ctx.llb.tls
+        self._main = _Door(app, sock, None if tls is None else tls.context)
         self.port = self._main.port
         self._doors = [self._main]
         self.ollama_port: int | None = None
@@ -211,7 +216,14 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     llb: Appliance | JoinedHost = app.ctx.llb
-    run_info = RunInfo(pid=os.getpid(), host=config.listen_host, port=server.port, token=llb.local_token)
+    run_info = RunInfo(
+        pid=os.getpid(),
+        host=config.listen_host,
+        port=server.port,
+        token=llb.local_token,
+        tls=llb.tls is not None,
+        anchor="" if llb.tls is None else llb.tls.anchor,
+    )
     joined = llb if isinstance(llb, JoinedHost) else None
     try:
         runfile.write(config.home, run_info)
@@ -281,6 +293,8 @@ def _greet(
         lines.append(
             f"This host lends itself to {member.balancer_url} as {member.name}; 'llb leave' ends that"
         )
+    if run_info.anchor:
+        lines.append(f"Its certificate's SHA-256 fingerprint: {trust.shown(run_info.anchor)}")
     if ollama_port is not None:
         whose = ", ".join(("this host", *config.ollama_allow))
         lines.append(f"As Ollama, without a key, on port {ollama_port}, to programs of {whose}")

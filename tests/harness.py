@@ -15,7 +15,7 @@ import msgspec
 import websockets.asyncio.client
 from sanic import Sanic
 
-from llb import membership
+from llb import membership, trust
 from llb.app import create_app
 from llb.appliance import Appliance
 from llb.config import make_config
@@ -61,12 +61,15 @@ class _Running(Generic[App]):
         self.app = app.ctx.llb
         self.port = server.port
         self.ollama_port = server.ollama_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        tls = self.app.tls
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+        self.trust = None if tls is None else trust.context(tls.anchor)
         self.http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.app.local_token}"},
             timeout=DEADLINE_S,
             trust_env=False,
+            verify=self.trust or True,
             event_hooks={"response": [self.conforms]},
         )
         return self
@@ -152,7 +155,11 @@ class Llb(_Running[Appliance]):
         """A reader of /ws/models with the local token."""
         headers = {"Authorization": f"Bearer {self.app.local_token}"}
         async with websockets.asyncio.client.connect(
-            f"ws://127.0.0.1:{self.port}/ws/models", additional_headers=headers, proxy=None, **kwargs
+            f"ws{self.url.removeprefix('http')}/ws/models",
+            additional_headers=headers,
+            proxy=None,
+            ssl=self.trust,
+            **kwargs,
         ) as reader:
             yield reader
 

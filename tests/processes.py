@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from llb import runfile
+from llb import runfile, trust
 from llb.runfile import RunInfo
 
 START_DEADLINE_S = 30.0
@@ -74,8 +74,8 @@ class LlbProcess:
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "llb", "--port", "0", *self._flags]
 
-    def _transport(self) -> httpx.BaseTransport:
-        return httpx.HTTPTransport(trust_env=False)
+    def _transport(self, info: RunInfo, /) -> httpx.BaseTransport:
+        return httpx.HTTPTransport(trust_env=False, verify=trust.context(info.anchor) if info.tls else True)
 
     def _follow(self, info: RunInfo) -> None:
         self.pid = info.pid
@@ -85,7 +85,7 @@ class LlbProcess:
             headers={"Authorization": f"Bearer {info.token}"},
             timeout=60,
             trust_env=False,
-            transport=self._transport(),
+            transport=self._transport(info),
         )
 
     def kill(self) -> None:

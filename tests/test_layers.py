@@ -19,7 +19,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"gateway"}),
     frozenset({"cluster"}),
     frozenset({"node"}),
-    frozenset({"engine"}),
+    frozenset({"engine", "certificates"}),
     frozenset({"auth", "store", "catalog", "hub", "gguf", "hardware"}),
     frozenset({"decide"}),
     frozenset(
@@ -36,6 +36,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "share",
             "tasks",
             "tickets",
+            "trust",
             "units",
             "wire",
         }

@@ -56,7 +56,7 @@ class Documented:
     text: str = ""
     body: type[Struct] | None = None
     reply: type[Struct] | None = None
-    plain_reply: bool = False  # text for programs, not JSON
+    text_type: str = ""  # of a reply that is text for programs, not JSON
     events: type[Struct] | None = None  # what a stream of it carries, one a line
     stream_type: str = "text/event-stream"
     messages: Any = None  # what a WebSocket sends

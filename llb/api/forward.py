@@ -3,6 +3,7 @@ leads there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
 from sanic import Blueprint, Request
@@ -37,7 +38,9 @@ EVERY_METHOD = (*METHODS, "HEAD")
 _IN_PATHS = "/%:@!$&'()*+,;=~"  # what may stand in a path as it is, and what is quoted already
 
 
-def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -> Blueprint:
+def forward_blueprint(
+    balancer_url: str, anchor: Callable[[], str], upstream: Upstream, ongoing: Ongoing
+) -> Blueprint:
     """`/v1/…`, `/api/chat` and its like, and everything that nothing else answers."""
     blueprint = Blueprint("forward")
     parts = urlsplit(balancer_url)
@@ -45,7 +48,12 @@ def forward_blueprint(balancer_url: str, upstream: Upstream, ongoing: Ongoing) -
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
 
     async def ask(request: Request, path: str) -> HTTPResponse | None:
-        target = Target(host, port, headers=(HOP, *forwarded(request, CREDENTIALS)), tls=tls)
+        target = Target(
+            host,
+            port,
+            headers=(HOP, *forwarded(request, CREDENTIALS)),
+            trust=anchor() if tls else None,
+        )
         own_id = (b"x-request-id", request_id(request).encode("ascii"))
         try:
             with ongoing.one():

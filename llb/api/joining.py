@@ -9,7 +9,7 @@ from sanic import Blueprint, Request, Websocket
 from sanic.exceptions import WebsocketClosed
 from sanic.response import HTTPResponse
 
-from llb import errors
+from llb import auth, errors, trust
 from llb.addresses import base_url, own_addresses
 from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
@@ -17,6 +17,7 @@ from llb.api.documented import Documented, Internal
 from llb.api.hop import is_nonce
 from llb.api.replies import body, no_content, reply
 from llb.api.times import to_iso
+from llb.certificates import ServerTls
 from llb.cluster.dialling import watch
 from llb.cluster.links import Links
 from llb.cluster.members import Members
@@ -39,6 +40,7 @@ def joining_blueprint(
     exposed: bool,
     port: Callable[[], int],
     default_password: Callable[[], Awaitable[bool]],
+    tls: ServerTls | None,
 ) -> Blueprint:
     """`/api/nodes/join-tokens`, `/api/nodes/join`, `/ws/nodes`. `exposed`: whether other hosts reach this one."""
     blueprint = Blueprint("joining")
@@ -58,10 +60,13 @@ def joining_blueprint(
             )
         made = await members.new_token(request.ctx.principal.label)
         await audit.note(request, "node.token", "")
-        command = f"python -m llb --join {shlex.quote(_own_url(request))} --token {made.token}"
+        token = made.token
+        if tls is not None and tls.anchor:
+            token = auth.bound_token(token, trust.fingerprint(tls.anchor))
+        command = f"python -m llb --join {shlex.quote(_own_url(request))} --token {token}"
         return reply(
             NewJoinToken(
-                token=made.token,
+                token=token,
                 expires_at=to_iso(made.expires_at),
                 command=command,
                 hint=None if exposed else ONLY_LOOPBACK,

@@ -18,7 +18,7 @@ def metrics_blueprint(metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/metrics", name="metrics")
     @requires(Scope.ADMIN, or_local=True)
-    @Documented("Figures for Prometheus", text="See docs/metrics.md.", plain_reply=True)
+    @Documented("Figures for Prometheus", text="See docs/metrics.md.", text_type="text/plain")
     async def read(_request: Request) -> HTTPResponse:
         return HTTPResponse(metrics.text(), content_type=CONTENT_TYPE_LATEST)
 

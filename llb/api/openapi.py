@@ -29,7 +29,6 @@ STREAMS = {
     "text/event-stream": "With `stream`: lines of `data: …`, each a JSON object.",
     "application/x-ndjson": "Unless `stream` is false: lines of JSON.",
 }
-PLAIN = "text/plain"
 ANSWERS = {
     101: "The connection is a WebSocket from here on.",
     200: "OK.",
@@ -66,6 +65,7 @@ TAG_OF = {
     "openapi": "System",
     "requests": "History",
     "system": "System",
+    "tls": "System",
 }
 ABOUT = """\
 One address for the local language models of a few machines.
@@ -249,8 +249,8 @@ def _reply(status: int, said: Documented, schemas: _Schemas) -> dict[str, Any]:
     if status in BODILESS:
         return {"description": ANSWERS[status], "headers": headers_of(status)}
     content: dict[str, Any] = {}
-    if said.plain_reply:
-        content[PLAIN] = {"schema": {"type": "string"}}
+    if said.text_type:
+        content[said.text_type] = {"schema": {"type": "string"}}
     if said.reply is not None:
         content[JSON] = {"schema": schemas.of(said.reply)}
     if said.events is not None:

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llb import __version__, membership, runfile
-from llb.cli.failure import Failure, Refused, Unreachable
+from llb import __version__, membership, runfile, trust
+from llb.cli.failure import Distrusted, Failure, Refused, Unreachable
+from llb.runfile import RunInfo
 from llb.wire import ErrorBody
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Target:
     url: str
     credential: str | None
     local: bool
+    anchor: str = ""  # by which it is believed over TLS
 
 
 def find(home: Path, url: str | None, key: str | None) -> Target:
@@ -53,7 +55,12 @@ def find(home: Path, url: str | None, key: str | None) -> Target:
         raise Unreachable(
             f"llb is not running on {home}: start it with 'llb', or name another host with --url."
         )
-    return Target(info.url, key or info.token, local=True)
+    return own(info, key)
+
+
+def own(info: RunInfo, key: str | None = None) -> Target:
+    """The server of this home, which runs."""
+    return Target(info.url, key or info.token, local=True, anchor=info.anchor)
 
 
 def refuse_lent(home: Path) -> None:
@@ -140,7 +147,7 @@ class Client:
             data = msgspec.json.encode(body)
         if self.target.credential:
             headers["Authorization"] = f"Bearer {_as_header(self.target.credential)}"
-        connection = self._connect(parts.scheme, parts.hostname or "", parts.port)
+        connection = _connection(parts.scheme, parts.hostname or "", parts.port, self.target.anchor)
         try:
             with self._spoken():
                 connection.connect()
@@ -163,7 +170,7 @@ class Client:
         try:
             yield
         except ssl.SSLCertVerificationError as error:
-            raise Unreachable(f"The certificate of {url} is not valid: {error.verify_message}.") from None
+            raise Distrusted(f"The certificate of {url} is not valid: {error.verify_message}.") from None
         except ssl.SSLError as error:
             raise Unreachable(f"{url} does not speak TLS as expected ({error.reason}): is it http?") from None
         except TimeoutError:
@@ -180,13 +187,6 @@ class Client:
             if isinstance(error, BrokenPipeError | ConnectionError):
                 raise Unreachable(f"{url} closed the connection.") from None
             raise Unreachable(f"{url} cannot be reached: {error.strerror or error}.") from None
-
-    @staticmethod
-    def _connect(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-        if scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
-        return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 
     def _refusal(self, status: int, body: bytes) -> Refused:
         try:
@@ -210,6 +210,13 @@ class Client:
                 f"{self.target.url} answers in a way that llb {__version__} does not understand: "
                 "is it llb, and of the same version?"
             ) from None
+
+
+def _connection(scheme: str, host: str, port: int | None, anchor: str) -> http.client.HTTPConnection:
+    if scheme == "https":
+        context = trust.context(anchor)
+        return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
+    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 
 
 def _as_header(credential: str) -> str:

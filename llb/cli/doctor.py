@@ -14,6 +14,7 @@ from llb.cli.checks import Finding, Level, bad, ok
 from llb.cli.checks import disk as disk_checks
 from llb.cli.checks import lending as lending_checks
 from llb.cli.checks import program as program_checks
+from llb.cli.checks import tls as tls_checks
 from llb.cli.checks import world as world_checks
 from llb.cli.main import home_of
 from llb.config import Config, load_config, make_config
@@ -54,6 +55,7 @@ def findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from disk_checks.models_dir(config)
     yield from program_checks.server(config, info)
     yield from lending_checks.lending(config, info)
+    yield from tls_checks.certificate(config, time.time())
     yield from disk_checks.database(config)
     catalog = program_checks.catalog(config)
     yield catalog.finding

@@ -22,6 +22,10 @@ class Unreachable(Failure):
     """No server, or none that answers."""
 
 
+class Distrusted(Unreachable):
+    """Something answers, with a certificate that nobody here believes."""
+
+
 def sentence(text: str) -> str:
     """`text` on one line, with a full stop."""
     line = " ".join(text.split())

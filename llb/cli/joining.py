@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from llb import membership, runfile
 from llb.cli import screen
-from llb.cli.client import Client, Target
+from llb.cli.client import Client, own
 from llb.cli.failure import Failure
 from llb.cli.main import home_of
 from llb.cli.models import client_of
@@ -41,7 +41,7 @@ def leave(options: argparse.Namespace) -> int:
         raise Failure("This host has not joined another llb.")
     running = runfile.running(home)
     if running is not None:
-        client = Client(lambda: Target(running.url, running.token, local=True))
+        client = Client(lambda: own(running))
         untold = client.post("/api/node/leave", {}, LeaveReply).untold
     else:
         # Here: it brings the engine's modules, which nothing else of the commands needs.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from llb import trust
 from llb.cli import screen
 from llb.cli.client import Client
 from llb.cli.failure import INTERRUPTED, Failure, Refused, Unreachable
@@ -145,6 +146,7 @@ def _connect(client: Client) -> Iterator[ClientConnection]:
             additional_headers=headers,
             open_timeout=CONNECT_TIMEOUT_S,
             proxy=None,
+            ssl=trust.context(target.anchor) if target.url.startswith("https:") else None,
         )
     except InvalidStatus as refused:
         if refused.response.status_code in (401, 403):

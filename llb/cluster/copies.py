@@ -36,14 +36,16 @@ class Copies:
         local_node_id: Callable[[], str],
         address_of: Callable[[str], str | None],
         ticket_secret_of: Callable[[str], str | None],
+        anchor_of: Callable[[str], str] = lambda _node_id: "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`address_of` is the base URL where the other nodes reach a node, empty for our own; `ticket_secret_of` is what only
-        the node and we know. None for one that cannot be copied from."""
+        the node and we know. None for one that cannot be copied from. `anchor_of`: by what a node is believed over TLS."""
         self._view = view
         self._local_node_id = local_node_id
         self._address_of = address_of
         self._ticket_secret_of = ticket_secret_of
+        self._anchor_of = anchor_of
         self._clock = clock
         self._blamed: dict[tuple[str, str], _Blamed] = {}  # by node and model
         self._heard: dict[tuple[str, str], tuple[ReplicaState, int]] = {}
@@ -71,6 +73,7 @@ class Copies:
                 node_name=self._view.nodes[source].hello.name,
                 address=ways[source][0],
                 tickets=self._tickets(ways[source][1], registration, source, node_id),
+                anchor=self._anchor_of(source),
             )
             for source in plan.get(node_id, ())[:MAX_SOURCES]
         )

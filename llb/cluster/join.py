@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
-from llb import auth
+from llb import auth, trust
 from llb.cluster.dialling import open_socket, watch
 from llb.cluster.sockets import MAX_MESSAGE_BYTES, SocketLink, from_balancer
 from llb.errors import SetupError
@@ -37,6 +38,7 @@ STEADY_S = 10.0  # a link that held for so long was good: the next pause is shor
 # With which an llb refuses; whatever else answers is none.
 _REFUSALS = frozenset({400, 401, 403, 409, 429, 503})
 _UNKNOWN_HOST = 421
+CERTIFICATE_PATH = "/api/tls/certificate"
 
 
 # --- asked once --------------------------------------------------------------------------------------
@@ -72,9 +74,43 @@ class _Answer:
             return None
 
 
-async def ask_to_join(url: str, request: JoinRequest) -> JoinReply:
+async def anchor_of(url: str, fingerprint: str | None) -> str:
+    """By what the llb at `url` is to be believed, if its certificate has this fingerprint. Raises `SetupError`.
+
+    Nothing is told to whoever answers before that is known.
+    """
+    if not url.startswith("https:"):
+        if fingerprint is None:
+            return trust.SYSTEM
+        raise SetupError(
+            f"The token is of an llb that speaks TLS: join it as https{url.removeprefix('http')}."
+        )
+    if fingerprint is None:
+        return trust.SYSTEM
+    try:
+        await asyncio.to_thread(_ask, "GET", url + CERTIFICATE_PATH)
+        return trust.SYSTEM  # so it may change its certificate as it likes
+    except _NoAnswer:
+        pass
+    answer = await _reached(url, "GET", CERTIFICATE_PATH, verify=trust.unverified())
+    try:
+        anchor = answer.body.decode("ascii")
+        if auth.same_token(trust.fingerprint(anchor), fingerprint):
+            trust.context(anchor)
+            return anchor
+    except ValueError:
+        pass
+    raise SetupError(
+        f"What answers at {url} is not the llb that made the token: its certificate is another one. Check the address, "
+        "and who is on the way; if the llb there has a new certificate, make a new token."
+    )
+
+
+async def ask_to_join(url: str, request: JoinRequest, anchor: str = trust.SYSTEM) -> JoinReply:
     """Be let in by the balancer at `url`. Raises `SetupError` with a sentence that says what to do."""
-    answer = await _reached(url, "POST", "/api/nodes/join", msgspec.json.encode(request))
+    answer = await _reached(
+        url, "POST", "/api/nodes/join", msgspec.json.encode(request), verify=trust.context(anchor)
+    )
     if answer.status == 201:
         try:
             return msgspec.json.decode(answer.body, type=JoinReply)
@@ -98,14 +134,14 @@ async def ask_to_join(url: str, request: JoinRequest) -> JoinReply:
     )
 
 
-async def knows_each_other(url: str, membership: Membership) -> bool:
+async def knows_each_other(url: str, membership: Membership, anchor: str = trust.SYSTEM) -> bool:
     """Whether the balancer of `membership` is what answers at `url`, by a proof that tells neither end a secret.
 
     Raises `SetupError` where nothing answers.
     """
     nonce = secrets.token_hex(16)
     query = urlencode({"node": membership.node_id, "nonce": nonce})
-    answer = await _reached(url, "GET", f"/api/nodes/proof?{query}")
+    answer = await _reached(url, "GET", f"/api/nodes/proof?{query}", verify=trust.context(anchor))
     try:
         shown = msgspec.json.decode(answer.body, type=_Proof).proof
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -118,7 +154,11 @@ async def say_goodbye(membership: Membership) -> str | None:
     headers = {"Authorization": f"Bearer {membership.credential}"}
     try:
         answer = await asyncio.to_thread(
-            _ask, "POST", f"{membership.balancer_url}/api/nodes/leave", headers=headers
+            _ask,
+            "POST",
+            f"{membership.balancer_url}/api/nodes/leave",
+            headers=headers,
+            verify=trust.context(membership.anchor),
         )
     except _NoAnswer as failure:
         return str(failure)
@@ -130,10 +170,12 @@ class _NoAnswer(Exception):
     """Nothing that can be read came back; the message says why, in a few words."""
 
 
-async def _reached(url: str, method: str, path: str, body: bytes = b"") -> _Answer:
+async def _reached(
+    url: str, method: str, path: str, body: bytes = b"", *, verify: ssl.SSLContext | None = None
+) -> _Answer:
     """What the llb at `url` answers; raises `SetupError` where nothing does."""
     try:
-        return await asyncio.to_thread(_ask, method, url + path, body)
+        return await asyncio.to_thread(_ask, method, url + path, body, verify=verify)
     except _NoAnswer as failure:
         raise SetupError(
             f"The llb at {url} cannot be reached ({failure}): check the address, and that it listens for other hosts "
@@ -142,7 +184,12 @@ async def _reached(url: str, method: str, path: str, body: bytes = b"") -> _Answ
 
 
 def _ask(
-    method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+    method: str,
+    url: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    verify: ssl.SSLContext | None = None,
 ) -> _Answer:
     """Blocking, within a deadline however slowly the other end speaks; raises `_NoAnswer`."""
     import httpx2  # here: what a host that has joined long ago does without
@@ -151,7 +198,9 @@ def _ask(
     given = {**headers, "Content-Type": "application/json"} if body else headers
     try:
         with (
-            httpx2.Client(timeout=ASK_TIMEOUT_S, trust_env=False) as client,
+            httpx2.Client(
+                timeout=ASK_TIMEOUT_S, trust_env=False, verify=verify or trust.context(trust.SYSTEM)
+            ) as client,
             client.stream(method, url, content=body, headers=given) as answer,
         ):
             read = b""
@@ -224,6 +273,9 @@ class Dialler:
                 _websocket_url(self._membership.balancer_url),
                 sock=sock,
                 additional_headers={"Authorization": f"Bearer {self._membership.credential}"},
+                ssl=trust.context(self._membership.anchor)
+                if self._membership.balancer_url.startswith("https:")
+                else None,
                 proxy=None,
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,

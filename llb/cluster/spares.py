@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
+from llb import trust
 from llb.cluster.dialling import open_socket
 from llb.membership import Membership
 
@@ -104,7 +105,9 @@ class Spares:
         url = urlsplit(self._membership.balancer_url)
         sock = await open_socket(self._membership.balancer_url)
         secure: dict[str, Any] = (
-            {"ssl": True, "server_hostname": url.hostname} if url.scheme == "https" else {}
+            {"ssl": trust.context(self._membership.anchor), "server_hostname": url.hostname}
+            if url.scheme == "https"
+            else {}
         )
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             transport, handshake = await asyncio.get_running_loop().create_connection(

@@ -194,7 +194,7 @@ class Origin(NamedTuple):
 
     host: str
     port: int
-    tls: bool = False
+    trust: str | None = None  # over TLS: whom to believe
 
 
 class Connection(asyncio.BufferedProtocol):

@@ -168,7 +168,11 @@ class _Gone:
 class Reach:
     """The way to each node whose link stands, and the requests along it."""
 
-    def __init__(self, upstream: Upstream, credential_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, upstream: Upstream, credential_of: Callable[[str], str | None], *, tls_only: bool = False
+    ) -> None:
+        """With `tls_only` a node that speaks no TLS is reached over the connections that it dials, which do."""
+        self._tls_only = tls_only
         self._upstream = upstream
         self._credential_of = credential_of
         self._searches: dict[str, _Search] = {}
@@ -249,7 +253,14 @@ class Reach:
             return
         search = self._searches[node_id] = _Search(
             self._upstream,
-            Finder(self._upstream, node_id, hello.name, credential),
+            Finder(
+                self._upstream,
+                node_id,
+                hello.name,
+                credential,
+                anchor=hello.anchor,
+                tls_only=self._tls_only,
+            ),
             hello,
             urls,
             self._tasks,

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
+from llb import trust
 from llb.gateway.connection import HOP_BY_HOP, Connection, Origin, Response
 from llb.gateway.faults import ConnectFailed, UpstreamClosed
 
@@ -42,11 +43,11 @@ class Target:
     api_key: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     via: str | None = None
-    tls: bool = False
+    trust: str | None = None  # over TLS: whom to believe, as `llb.trust` has it; None: no TLS
 
     @cached_property
     def origin(self) -> Origin:
-        return Origin(self.host, self.port, self.tls) if self.via is None else Origin(self.via, NOT_DIALLED)
+        return Origin(self.host, self.port, self.trust) if self.via is None else Origin(self.via, NOT_DIALLED)
 
     @cached_property
     def header_lines(self) -> bytes:
@@ -156,10 +157,12 @@ class Upstream:
                     lambda: Connection(origin, self._free, self._lost, impatient=self._impatient),
                     origin.host,
                     origin.port,
-                    ssl=tls_context() if origin.tls else None,
+                    ssl=None if origin.trust is None else trust.context(origin.trust),
                 )
         except TimeoutError:
             raise ConnectFailed("connect deadline passed", timed_out=True) from None
+        except ssl.SSLError as error:
+            raise ConnectFailed(f"no TLS with it ({error.reason or 'the connection ended'})") from None
         except OSError as error:
             # Not its own text: that names the address.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
@@ -223,12 +226,6 @@ class Upstream:
         if not idle:
             # Ports of engines are chosen anew at every load: an empty list must not stay for ever.
             del self._idle[connection.origin]
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """Whom this host trusts; reading the certificates takes long enough to do it once."""
-    return ssl.create_default_context()
 
 
 def request_head(

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from llb import auth
+from llb import auth, trust
 from llb.addresses import base_url
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.pulse import Pulse
@@ -48,7 +48,19 @@ class Way:
 class Finder:
     """Finds ways to one node."""
 
-    def __init__(self, upstream: Upstream, node_id: str, name: str, credential: str) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        node_id: str,
+        name: str,
+        credential: str,
+        *,
+        anchor: str = trust.SYSTEM,
+        tls_only: bool = False,
+    ) -> None:
+        """`anchor` is by what the node is believed over TLS; with `tls_only` it is dialled in no other way."""
+        self._anchor = anchor
+        self._tls_only = tls_only
         self._upstream = upstream
         self._node_id = node_id
         self._name = name
@@ -87,9 +99,15 @@ class Finder:
 
     async def _try(self, url: str) -> tuple[float, str, Target] | None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
+        tls = parts.scheme == "https"
+        if not parts.hostname or (self._tls_only and not tls):
             return None
-        target = Target(parts.hostname, parts.port or 80, api_key=self._credential)
+        target = Target(
+            parts.hostname,
+            parts.port or (443 if tls else 80),
+            api_key=self._credential,
+            trust=self._anchor if tls else None,
+        )
         answer_s = await self.measure(target)
         return None if answer_s is None else (answer_s, url, target)
 
@@ -98,7 +116,7 @@ class Finder:
         nonce = secrets.token_hex(16)
         try:
             response = await self._upstream.request(
-                Target(target.host, target.port, headers=target.headers, via=target.via),
+                replace(target, api_key=None),
                 b"GET",
                 f"/hop/proof?nonce={nonce}".encode("ascii"),
                 connect_timeout_s=connect_timeout_s,
@@ -135,5 +153,7 @@ def candidates(addresses: tuple[str, ...], observed: str | None) -> tuple[str, .
     if observed is not None:
         for url in addresses:
             parts = urlsplit(url)
-            found[base_url(parts.scheme, observed, parts.port or 80)] = None
+            found[
+                base_url(parts.scheme, observed, parts.port or (443 if parts.scheme == "https" else 80))
+            ] = None
     return tuple(found)

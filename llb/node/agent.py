@@ -81,12 +81,14 @@ class NodeAgent:
         self._db = db
         self._files = files
         self._machine = machine
-        self.balancer_url = ""  # where a joined host dials its balancer
+        self.balancer_url = ""  # where a joined host dials its balancer,
+        self.balancer_anchor = ""  # and by what it believes it over TLS
+        self.anchor = ""  # by what this node is believed
         self._keeper = Keeper(
             hub,
             files,
             pool,
-            Peers(lambda: self.balancer_url),
+            Peers(lambda: (self.balancer_url, self.balancer_anchor)),
             max_downloads=config.max_downloads,
             download_rate=config.download_rate,
             wanted=self._wanted,
@@ -215,6 +217,7 @@ class NodeAgent:
             version=__version__,
             platform=platform.platform(terse=True),
             addresses=self.addresses(),
+            anchor=self.anchor,
             hardware=facts.hardware,
             memory_budget_bytes=budget.total_bytes,
             vram_budget_bytes=sum(budget.vram_bytes),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llb import trust
 from llb.hub import HubError, HubUnreachable, describe
 from llb.node.fetch import Body, check_part
 from llb.node.timing import Timing
@@ -34,36 +35,40 @@ class CopyFailed(Exception):
 class Peers:
     """The HTTP client for other nodes: straight to them, no proxy, no redirect, no credential but the ticket."""
 
-    def __init__(self, balancer_url: Callable[[], str] = lambda: "") -> None:
-        """`balancer_url` is where a source without an address is found."""
-        self.balancer_url = balancer_url
+    def __init__(self, balancer: Callable[[], tuple[str, str]] = lambda: ("", "")) -> None:
+        """`balancer` is where a source without an address is found, and by what that is believed over TLS."""
+        self.balancer = balancer
         self._lock = threading.Lock()
-        self._client: httpx2.Client | None = None
+        self._clients: dict[str, httpx2.Client] = {}  # by whom they believe
         self._closed = False
 
-    def session(self) -> httpx2.Client:
-        """The shared client, built at the first call (20–50 ms, so call it in a thread). Raises `CopyFailed`."""
+    def session(self, anchor: str) -> httpx2.Client:
+        """The shared client for nodes with this anchor, built at the first call (20–50 ms, so call it in a thread). Raises
+        `CopyFailed`, and `ValueError` for an anchor that is none."""
         with self._lock:
             if self._closed:
                 raise CopyFailed("no node is asked any more, llb is stopping")
-            if self._client is None:
+            client = self._clients.get(anchor)
+            if client is None:
                 import httpx2
 
-                self._client = httpx2.Client(
+                client = self._clients[anchor] = httpx2.Client(
+                    verify=trust.context(anchor),
                     trust_env=False,
                     follow_redirects=False,
                     headers={"User-Agent": "llb"},
                     # A copy takes a connection for a long time, and one kept from before may be dead.
                     limits=httpx2.Limits(max_keepalive_connections=0),
                 )
-            return self._client
+            return client
 
     def close(self) -> None:
         """Ask nobody any more; idempotent. Copies that run are ended by their downloads."""
         with self._lock:
             self._closed = True
-            client, self._client = self._client, None
-        if client is not None:
+            clients = tuple(self._clients.values())
+            self._clients.clear()
+        for client in clients:
             client.close()
 
 
@@ -120,13 +125,13 @@ def open_copy(
         headers["Prefer"] = f"wait={max(1, int(timing.copy_silence_timeout_s))}"  # RFC 7240
     timeout = httpx2.Timeout(timing.copy_silence_timeout_s, connect=timing.copy_connect_timeout_s)
     try:
-        address = (source.address or copying.peers.balancer_url()).rstrip("/")
-        url = f"{address}/hop/files/{copying.model_id}/{spec.sha256}"
-        session = copying.peers.session()
+        address, anchor = (source.address, source.anchor) if source.address else copying.peers.balancer()
+        url = f"{address.rstrip('/')}/hop/files/{copying.model_id}/{spec.sha256}"
+        session = copying.peers.session(anchor)
         response = session.send(
             session.build_request("GET", url, headers=headers, timeout=timeout), stream=True
         )
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError) as error:
         # RuntimeError: the client was closed in this moment.
         raise CopyFailed(f"{who} cannot be reached: {describe(error)}") from error
     try:

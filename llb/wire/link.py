@@ -39,6 +39,7 @@ class CopySource(Struct, frozen=True, kw_only=True):
     node_name: str
     address: str
     tickets: dict[str, str]
+    anchor: str = ""  # by which it is believed over TLS
 
 
 class WantModel(Struct, frozen=True, kw_only=True):
@@ -122,7 +123,7 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     """A node with its whole state. `instance` is of this start of its process; `addresses` are the base URLs where it
-    believes to be reached."""
+    believes to be reached; `anchor` is the certificate (PEM) by which it is believed there over TLS."""
 
     protocol: int
     node_id: str
@@ -137,6 +138,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     slots_per_engine: int
     replicas: tuple[ReplicaReport, ...]
     instance: str = ""
+    anchor: str = ""
 
 
 def blank_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llb.gateway import upstream as upstream_module
+from llb import trust
+from llb.certificates import new_authority, new_certificate
 from llb.gateway.connection import HIGH_WATER_BYTES, MAX_HEADER_BYTES, Response, keep_alive_s
 from llb.gateway.faults import BadAnswer, ConnectFailed, UpstreamClosed, UpstreamTimeout
 from llb.gateway.upstream import Target, Upstream, request_head
@@ -577,46 +576,30 @@ async def test_abandoning_a_target(upstream: Upstream, begun_too: bool) -> None:
         begun.close()
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for `localhost` that nobody trusts, and its key, in one file."""
-    openssl, path = shutil.which("openssl"), tmp_path / "own.pem"
-    if openssl is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", path, "-out", tmp_path / "cert.pem",
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    path.write_text(path.read_text() + (tmp_path / "cert.pem").read_text())
-    return path
-
-
-async def test_a_target_that_speaks_tls(
-    upstream: Upstream, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_target_that_speaks_tls(upstream: Upstream, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
         await writer.drain()
         writer.close()
 
+    authority, stranger = new_authority(), new_authority()
+    path = tmp_path / "own.pem"
+    path.write_bytes(new_certificate(authority, ("localhost",))[0])
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    own.load_cert_chain(certificate)
+    own.load_cert_chain(path)
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=own)
     port = server.sockets[0].getsockname()[1]
 
-    async def get(host: str) -> bytes:
-        target = Target(host, port, tls=True)
+    async def get(host: str, whom: str = trust.SYSTEM) -> bytes:
+        target = Target(host, port, trust=whom)
         response = await upstream.request(target, b"GET", b"/", connect_timeout_s=5.0, header_timeout_s=5.0)
         return await read(response)
 
     async with server:
         with pytest.raises(ConnectFailed):  # nobody here trusts that certificate
             await get("localhost")
-        trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(upstream_module, "tls_context", lambda: trusting)
-        assert await get("localhost") == b"hi"
-        with pytest.raises(ConnectFailed):  # nor is it for this name
-            await get("127.0.0.1")
+        for host in ("localhost", "127.0.0.1"):  # who has the key may be called anything
+            assert await get(host, authority.certificate) == b"hi"
+        with pytest.raises(ConnectFailed):
+            await get("localhost", stranger.certificate)

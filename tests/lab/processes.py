@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from llb.runfile import RunInfo
 from tests.hub import HubProcess
 from tests.lab import owner
 from tests.lab.host import Host, Inside
@@ -39,7 +40,7 @@ class LabLlb(LlbProcess):
         core = cores[self.host.number % len(cores)]
         return self.host.command("taskset", "--cpu-list", str(core), *super()._command())
 
-    def _transport(self) -> httpx.BaseTransport:
+    def _transport(self, _info: RunInfo, /) -> httpx.BaseTransport:
         return Inside(self.host)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from llb import membership
 from llb.cli.checks import Finding, bad, ok, warn
-from llb.cli.client import Client, Target
-from llb.cli.failure import Failure
+from llb.cli.client import Client, Target, own
+from llb.cli.failure import Distrusted, Failure
 from llb.config import Config
 from llb.errors import SetupError
 from llb.membership import Membership
@@ -39,7 +39,7 @@ def lending(config: Config, info: RunInfo | None) -> Iterator[Finding]:
     if info is None:
         yield from _asleep(member, whom)
         return
-    client = Client(lambda: Target(info.url, info.token, local=True))
+    client = Client(lambda: own(info))
     try:
         problem = client.get("/api/node", LentView).problem
     except Failure:
@@ -51,7 +51,7 @@ def lending(config: Config, info: RunInfo | None) -> Iterator[Finding]:
 
 
 def _asleep(member: Membership, whom: str) -> Iterator[Finding]:
-    silent = _silent(member.balancer_url)
+    silent = _silent(member.balancer_url, member.anchor)
     if silent is None:
         yield ok("lending", f"{whom}, which answers; the link is dialled when llb runs here")
     else:
@@ -70,10 +70,13 @@ def _not_yet(url: str) -> Iterator[Finding]:
         )
 
 
-def _silent(url: str) -> str | None:
-    """Why nothing answers at `url`, None if something does."""
+def _silent(url: str, anchor: str | None = None) -> str | None:
+    """Why nothing answers at `url`, None if something does. Without an anchor the token is yet to say who is believed there."""
+    target = Target(url, None, local=False, anchor=anchor or "")
     try:
-        Client(lambda: Target(url, None, local=False)).ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
+        Client(lambda: target).ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
+    except Distrusted as failure:
+        return None if anchor is None else str(failure)
     except Failure as failure:
         return str(failure)
     return None

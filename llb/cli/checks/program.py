@@ -15,7 +15,7 @@ from llb import __version__, portable, runfile
 from llb.catalog import load_catalog
 from llb.cli import screen
 from llb.cli.checks import Finding, Level, bad, ok, warn
-from llb.cli.client import Client, Target
+from llb.cli.client import Client, own
 from llb.cli.failure import Failure
 from llb.config import Config
 from llb.errors import SetupError
@@ -63,7 +63,7 @@ def server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
     if info is None:
         yield _port(config)
         return
-    client = Client(lambda: Target(info.url, info.token, local=True))
+    client = Client(lambda: own(info))
     try:
         client.ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
         # A host that lends itself has none of the API but what is about itself.

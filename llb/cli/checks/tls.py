@@ -1,0 +1,71 @@
+"""The certificate that this host shows."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from llb.certificates import FILE_NAME, server_tls
+from llb.cli.checks import Finding, bad, ok, warn
+from llb.config import Config
+from llb.errors import SetupError
+
+ENDS_SOON_DAYS = 14.0
+DAY_S = 86_400.0
+
+
+def certificate(config: Config, now: float) -> Iterator[Finding]:
+    """Whether it can be used, and for how long. Nothing where the server speaks plain HTTP."""
+    try:
+        if server_tls(config) is None:
+            return
+    except SetupError as error:
+        yield bad("certificate", str(error), "give both flags, or neither")
+        return
+    if config.tls_cert is None or config.tls_key is None:
+        yield from _own_making(config.home / FILE_NAME)
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, lambda: "")
+        ends = _ends(config.tls_cert)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        yield bad(
+            "certificate",
+            f"{config.tls_cert} with the key {config.tls_key} cannot be used: {reason}",
+            "give a certificate and its key, both in PEM and without a password",
+        )
+        return
+    left_days = (ends.timestamp() - now) / DAY_S
+    until = f"{config.tls_cert}, good until {ends:%Y-%m-%d}"
+    if left_days <= 0:
+        yield bad(
+            "certificate",
+            f"{config.tls_cert} ended on {ends:%Y-%m-%d}",
+            "renew it: llb reads it anew by itself",
+        )
+    elif left_days < ENDS_SOON_DAYS:
+        yield warn("certificate", until, "renew it: llb reads it anew by itself")
+    else:
+        yield ok("certificate", until)
+
+
+def _own_making(path: Path) -> Iterator[Finding]:
+    if not path.exists():
+        yield ok("certificate", "is made at the start, signed by an authority of this host's own")
+        return
+    try:
+        yield ok(
+            "certificate",
+            f"of this host's own authority, good until {_ends(path):%Y-%m-%d}; renewed by itself before that",
+        )
+    except (OSError, ValueError) as error:
+        yield bad("certificate", f"{path} cannot be read: {error}", "restart llb: it is made at the start")
+
+
+def _ends(path: Path) -> datetime.datetime:
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc

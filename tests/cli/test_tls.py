@@ -1,0 +1,71 @@
+"""The commands of a host that speaks TLS, on it and from elsewhere; what the doctor says of its certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from llb.certificates import new_authority, new_certificate
+from llb.cli.checks import tls as tls_checks
+from llb.config import make_config
+from tests.cli.conftest import Host
+from tests.cli.test_doctor import findings, only
+
+DAY_S = 86_400.0
+
+
+def test_the_commands_believe_their_own_home(with_models: Host, tmp_path: Path) -> None:
+    with_models.env["LLB_TLS"] = "auto"
+    with_models.start()
+    assert with_models.url.startswith("https://127.0.0.1:")
+    assert len(with_models.json("models")["models"]) == 5
+    assert "tiny is ready" in with_models.run("pull", "tiny").stdout  # over HTTPS and the WebSocket
+    found = findings(with_models)
+    assert with_models.url in only(found, "server", "ok")["detail"]
+    assert "own authority" in only(found, "certificate", "ok")["detail"]
+    assert with_models.url in with_models.run("join-token").stdout
+
+
+def test_from_elsewhere_the_certificate_has_to_be_known(with_models: Host, tmp_path: Path) -> None:
+    with_models.start("--tls", "auto")
+    key = with_models.run("keys", "create", "there").stdout.split()[-1]
+    assert key.startswith("sk-")
+    elsewhere = Host(tmp_path / "elsewhere")
+    said = elsewhere.fail("--url", with_models.url, "--key", key, "models")
+    assert "certificate" in said
+    assert "is not valid" in said
+    known = tmp_path / "llb.pem"
+    known.write_text(
+        httpx.get(f"{with_models.url}/api/tls/certificate", trust_env=False, verify=False).text  # noqa: S501
+    )
+    elsewhere.env["SSL_CERT_FILE"] = str(known)
+    assert elsewhere.run("--url", with_models.url, "--key", key, "models").stdout
+
+
+def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
+    pem = new_certificate(new_authority(), ("localhost",))[0].decode()
+    key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
+    (tmp_path / "key.pem").write_text(key)
+    (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)
+    own = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    now = (tmp_path / "key.pem").stat().st_mtime
+
+    def level(at: float = now, /, **settings: Any) -> str | None:
+        found = [*tls_checks.certificate(make_config(home=tmp_path, **settings), at)]
+        return found[0].level.value if found else None
+
+    assert level() is None
+    assert level(tls="auto") == "ok"  # made at the start
+    assert level(**own) == "ok"
+    assert level(now + 390 * DAY_S, **own) == "warn"
+    assert level(now + 400 * DAY_S, **own) == "bad"
+    assert level(tls_cert=tmp_path / "cert.pem") == "bad"
+    assert level(tls_cert=tmp_path / "key.pem", tls_key=tmp_path / "key.pem") == "bad"
+    (tmp_path / "tls.pem").write_text("nonsense")
+    assert level(tls="auto") == "bad"
+
+
+def test_one_file_without_the_other(tmp_path: Path, host: Host) -> None:
+    assert "belong together" in host.fail("serve", "--tls-cert", str(tmp_path / "cert.pem"))

@@ -1,0 +1,350 @@
+"""Hosts that speak TLS with certificates of their own: who is believed, and what is told to whoever is not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import httpx2
+import openai
+import pytest
+
+from llb import auth, membership, trust
+from llb.certificates import Authority, ServerTls, new_authority, new_certificate
+from llb.config import make_config
+from llb.errors import SetupError
+from llb.wire import ReachWay, ReplicaState
+from tests.conftest import LlbMaker, NodeMaker
+from tests.harness import PASSWORD, JoinedLlb, Llb, eventually, write_catalog
+from tests.hub import HubStandIn
+
+HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+
+
+@pytest.fixture
+async def chatting(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+    """A balancer with TLS that offers nothing itself; the model `chat` can be pulled."""
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
+    return await make_llb(catalog=catalog, memory_limit_bytes=1, tls="auto").start()
+
+
+def anchor_of(host: Llb | JoinedLlb) -> str:
+    assert host.app.tls is not None
+    return host.app.tls.anchor
+
+
+# --- one host ----------------------------------------------------------------------------------------
+
+
+async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_llb: LlbMaker) -> None:
+    llb = await make_llb(tls="auto").start()
+    await llb.online()
+    shown = await llb.http.get("/api/tls/certificate")
+    assert (shown.text, shown.headers["content-type"]) == (anchor_of(llb), "application/x-pem-file")
+
+    answer = await llb.http.post(
+        "/api/auth/login", json={"username": "admin", "password": PASSWORD}, headers={"Authorization": ""}
+    )
+    assert answer.status_code == 200
+    assert "; Secure" in answer.headers["set-cookie"]
+
+    async with llb.events() as reader:
+        assert b"hello" in (await reader.recv(decode=False)).lower()
+
+    key = await llb.new_key("inference")
+    async with openai.AsyncOpenAI(
+        base_url=llb.url + "/v1", api_key=key, http_client=httpx2.AsyncClient(verify=llb.trust or True)
+    ) as client:
+        assert [model.id async for model in client.models.list()] == []
+
+    async with httpx.AsyncClient(trust_env=False) as stranger:
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await stranger.get(llb.url + "/health")
+        with pytest.raises(httpx.TransportError):
+            await stranger.get(llb.url.replace("https", "http") + "/health")
+
+
+async def test_it_is_the_same_host_after_a_restart_and_a_restore(make_llb: LlbMaker, tmp_path: Path) -> None:
+    llb = await make_llb(tls="auto").start()
+    before, key_before = anchor_of(llb), (llb.home / "tls.pem").read_bytes()
+    saved = tmp_path / "saved.db"
+    await llb.app.db.backup(saved)
+    assert (llb.home / "tls.pem").stat().st_mode & 0o777 == 0o600
+    await llb.stop()
+    await llb.start()
+    assert anchor_of(llb) == before
+    assert (llb.home / "tls.pem").read_bytes() != key_before  # signed anew, by the same authority
+    assert before.encode() not in saved.read_bytes()[:100]
+    assert b"tls_authority" in saved.read_bytes()
+
+
+async def test_a_plain_host_has_no_certificate(make_llb: LlbMaker) -> None:
+    llb = await make_llb().start()
+    answer = await llb.http.get("/api/tls/certificate")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_who_never_shakes_hands_delays_nobody(make_llb: LlbMaker) -> None:
+    llb = await make_llb(tls="auto").start()
+    silent = [await asyncio.open_connection("127.0.0.1", llb.port) for _ in range(20)]
+    assert (await llb.http.get("/health")).status_code == 200
+    for _, writer in silent:
+        writer.close()
+
+
+# --- a certificate of the owner's --------------------------------------------------------------------
+
+
+@dataclass
+class Pair:
+    """A certificate and its key as files."""
+
+    place: Path
+    authority: Authority = field(default_factory=new_authority)
+
+    def write(self) -> None:
+        pem = new_certificate(self.authority, ("localhost", "127.0.0.1"))[0].decode()
+        key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
+        (self.place / "key.pem").write_text(key)
+        (self.place / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)
+
+    @property
+    def settings(self) -> dict[str, Path]:
+        return {"tls_cert": self.place / "cert.pem", "tls_key": self.place / "key.pem"}
+
+
+async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
+    make_llb: LlbMaker, tmp_path: Path
+) -> None:
+    pair = Pair(tmp_path)
+    pair.write()
+    llb = await make_llb(**pair.settings).start()
+    ready = trust.context(pair.authority.certificate)
+
+    async def shown() -> bytes:
+        _, writer = await asyncio.open_connection("127.0.0.1", llb.port, ssl=ready)
+        found: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        writer.close()
+        return found.getpeercert(binary_form=True) or b""
+
+    before = await shown()
+    assert trust.fingerprint(anchor_of(llb)) == trust.fingerprint(ssl.DER_cert_to_PEM_cert(before))
+    tls = llb.app.tls
+    assert tls is not None
+    pair.write()
+    (tmp_path / "key.pem").rename(tmp_path / "away")
+    with pytest.raises(OSError, match="No such file"):
+        tls.renew()
+    assert await shown() == before  # half of a pair replaces nothing
+    (tmp_path / "away").rename(tmp_path / "key.pem")
+    tls.renew()
+    assert await shown() != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"tls_cert": Path("cert.pem")}, "belong together"),
+        ({"tls_cert": Path("missing.pem"), "tls_key": Path("key.pem")}, "No such file"),
+        ({"tls_cert": Path("cert.pem"), "tls_key": Path("other.pem")}, "KEY_VALUES_MISMATCH"),
+        ({"tls_cert": Path("key.pem"), "tls_key": Path("key.pem")}, "cannot be used"),
+    ],
+)
+async def test_a_certificate_that_cannot_be_used_is_told_in_a_sentence(
+    make_llb: LlbMaker, tmp_path: Path, settings: dict[str, Path], sentence: str
+) -> None:
+    pair = Pair(tmp_path)
+    pair.write()
+    (tmp_path / "key.pem").rename(tmp_path / "other.pem")
+    pair.write()
+    with pytest.raises(SetupError, match=sentence):
+        await make_llb(**{name: tmp_path / path for name, path in settings.items()}).start()
+
+
+def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ServerTls(make_config(home=tmp_path, tls="auto"))
+    tls._authority = new_authority()
+    tls._make(tls._authority)
+    first = (tmp_path / "tls.pem").read_bytes()
+    tls.renew()
+    assert (tmp_path / "tls.pem").read_bytes() == first
+    monkeypatch.setattr("llb.certificates.RENEW_BEFORE_DAYS", 400)
+    tls.renew()
+    second = (tmp_path / "tls.pem").read_bytes()
+    assert second != first
+    monkeypatch.undo()
+    monkeypatch.setattr("llb.certificates.own_addresses", lambda: ["192.0.2.7"])
+    tls.renew()
+    assert (tmp_path / "tls.pem").read_bytes() not in (first, second)
+
+
+# --- hosts that join ---------------------------------------------------------------------------------
+
+
+async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
+    chatting: Llb, make_node: NodeMaker, hub: HubStandIn
+) -> None:
+    node = await make_node(chatting, "garage").start()
+    await node.online()
+    assert node.url.startswith("https:")  # nobody had to say so
+    assert membership.read(node.home) == node.app.membership
+    assert node.app.agent.balancer_anchor == anchor_of(chatting)
+    way = chatting.app.reach.way(node.id)
+    assert way is not None
+    assert (way.kind, way.target.trust) == (ReachWay.DIRECT, anchor_of(node))
+
+    await chatting.pull("chat")
+    answer = await chatting.http.post("/v1/chat/completions", json=HELLO)
+    assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "garage")
+    # The node's own door leads back to the balancer over TLS, too.
+    key = await chatting.new_key("inference")
+    through = await node.http.post(
+        "/v1/chat/completions", json=HELLO, headers={"Authorization": f"Bearer {key}"}
+    )
+    assert through.status_code == 200
+
+    second = await make_node(chatting, "cellar").start()
+    await second.online()
+    copied = chatting.app.view.nodes[second.id].replicas
+
+    def ready() -> bool:
+        return "chat" in copied and copied["chat"].state is ReplicaState.READY
+
+    await eventually(ready)
+    assert len(hub.byte_requests("chat.gguf")) == 1  # the second one has it from the first
+
+
+async def test_a_node_that_speaks_no_tls_is_asked_over_the_connections_that_it_dials(
+    chatting: Llb, make_node: NodeMaker
+) -> None:
+    node = await make_node(chatting, "garage", tls="off").start()
+    await node.online()
+    way = chatting.app.reach.way(node.id)
+    assert way is not None
+    assert (way.kind, way.address) == (ReachWay.REVERSE, None)
+    await chatting.pull("chat")
+    assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
+
+
+async def test_an_llb_without_tls_takes_nodes_with_it(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+    llb = await make_llb(memory_limit_bytes=1).start()
+    node = await make_node(llb, "garage", tls="auto").start()
+    await node.online()
+    way = llb.app.reach.way(node.id)
+    assert way is not None
+    assert (way.kind, way.target.trust) == (ReachWay.DIRECT, anchor_of(node))
+
+
+# --- who is in between -------------------------------------------------------------------------------
+
+
+@dataclass
+class Impostor:
+    """Answers at an address with a certificate of its own; `heard` is all that anybody told it."""
+
+    port: int
+    heard: bytes = b""
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@asynccontextmanager
+async def impostor(place: Path, port: int = 0, *, certificate: str | None = None) -> AsyncIterator[Impostor]:
+    """`certificate` is what it says when it is asked for the one of the llb that it plays."""
+    (place / "impostor.pem").write_bytes(new_certificate(new_authority(), ("127.0.0.1",))[0])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "impostor.pem")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        state.heard += await reader.read(65_536)
+        body = (certificate or "").encode()
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+        )
+        writer.close()
+
+    def noted(loop: asyncio.AbstractEventLoop, _told: dict[str, object]) -> None:
+        state.met.set()  # a handshake that failed
+
+    asyncio.get_running_loop().set_exception_handler(noted)
+    server = await asyncio.start_server(answer, "127.0.0.1", port, ssl=context)
+    state = Impostor(server.sockets[0].getsockname()[1])
+    try:
+        yield state
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("tells", ["its own", "the real one"])
+async def test_the_token_is_not_told_to_somebody_with_another_certificate(
+    chatting: Llb, make_node: NodeMaker, tmp_path: Path, tells: str
+) -> None:
+    token = await chatting.new_token()
+    assert auth.split_token(token)[1] == trust.fingerprint(anchor_of(chatting))
+    certificate = anchor_of(chatting) if tells == "the real one" else new_authority().certificate
+    async with impostor(tmp_path, certificate=certificate) as between:
+        node = make_node(chatting, "garage", join=f"https://127.0.0.1:{between.port}", join_token=token)
+        sentence = "cannot be reached" if tells == "the real one" else "its certificate is another one"
+        with pytest.raises(SetupError, match=sentence):
+            await node.start()
+        assert between.heard.startswith(b"GET /api/tls/certificate ")
+        assert between.heard.count(b"HTTP/1.1") == 1
+        assert auth.split_token(token)[0].encode() not in between.heard
+    assert membership.read(tmp_path / "garage") is None
+
+
+async def test_a_token_with_a_fingerprint_is_not_told_without_tls(
+    chatting: Llb, make_node: NodeMaker
+) -> None:
+    plain = chatting.url.replace("https", "http")
+    with pytest.raises(SetupError, match=f"join it as {chatting.url}"):
+        await make_node(chatting, "garage", join=plain).start()
+
+
+async def test_a_joined_host_tells_nothing_to_who_took_its_balancers_place(
+    chatting: Llb, make_node: NodeMaker, tmp_path: Path
+) -> None:
+    node = await make_node(chatting, "garage").start()
+    await node.online()
+    port = chatting.port
+    await chatting.stop()
+    async with impostor(tmp_path, port) as between:
+        await eventually(lambda: "certificate" in (node.app.problem or ""))
+        assert between.heard == b""
+    await chatting.start(port)
+    await node.online()
+
+
+async def test_a_node_that_moves_to_another_address_knows_its_balancer(
+    chatting: Llb, make_node: NodeMaker
+) -> None:
+    node = await make_node(chatting, "garage").start()
+    await node.online()
+    await node.stop()
+    node.settings |= {"join": chatting.url.replace("127.0.0.1", "localhost"), "join_token": None}
+    await node.start()
+    await node.online()
+    assert node.app.membership is not None
+    assert node.app.membership.anchor == anchor_of(chatting)
+
+
+def test_what_is_no_anchor() -> None:
+    good = new_authority().certificate
+    trust.context(good)
+    assert trust.shown(good).count(":") == 31
+    for bad in (
+        "nonsense",
+        good + good,
+        good[:200],
+        "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----",
+        "é",
+    ):
+        with pytest.raises(ValueError, match="certificate"):
+            trust.context(bad)
