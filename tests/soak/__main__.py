@@ -1,0 +1,185 @@
+"""Two hosts, the real engine, mixed traffic and random faults: `python -m tests.soak --minutes 20 [--seed 1]`.
+
+Every round: half a minute of traffic, in which something is killed, frozen, cut off or restarted, and models come and go; then the
+traffic rests, and what must be so is looked at: registrations = wants = files with the right bytes, no slot taken, no request
+left, both nodes online. There the processes are measured: memory, threads, file descriptors, sockets, children. In the first quarter the
+balancer is killed and restarted too; after it, it lives on, and whether it grows is told by the slope of its figures. The
+node is restarted all the time. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.processes import LlbProcess, wait_until
+from tests.soak.site import SETTLE_S, SMALL, Site
+from tests.soak.traffic import Traffic
+from tests.soak.trend import trend
+
+ROUND_S = 30.0
+BALANCER_DIES_FOR = 0.25  # of the time
+SETTLED_AFTER = 0.2  # of what is left: caches fill, histories begin
+MEASURED = ("memory MB", "threads", "file descriptors", "sockets", "children")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A process at a moment when nothing was under way."""
+
+    at_h: float
+    figures: tuple[float, ...]  # as MEASURED
+
+    @classmethod
+    def of(cls, host: LlbProcess, began: float) -> Sample:
+        process = psutil.Process(host.pid)
+        return cls(
+            (time.monotonic() - began) / 3600,
+            (
+                process.memory_info().rss / 2**20,
+                process.num_threads(),
+                process.num_fds(),
+                len(process.net_connections("inet")),
+                len(process.children(recursive=True)),
+            ),
+        )
+
+
+class Soak:
+    def __init__(self, site: Site, traffic: Traffic, minutes: float, seed: int) -> None:
+        self.faults: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.samples: list[Sample] = []
+        self.rounds = 0
+        self._site = site
+        self._traffic = traffic
+        self._chance = random.Random(seed)
+        self._began = time.monotonic()
+        self._end = self._began + minutes * 60
+        self._balancer_dies_until = self._began + minutes * 60 * BALANCER_DIES_FOR
+
+    def run(self) -> None:
+        while time.monotonic() < self._end and not self.wrong:
+            self._round()
+            self.rounds += 1
+            print(f"round {self.rounds}: {sum(self._traffic.outcomes.values())} requests, "
+                  f"{sum(self.faults.values())} faults", flush=True)  # fmt: skip
+
+    def _round(self) -> None:
+        self._traffic.go_on()
+        until = time.monotonic() + ROUND_S
+        while time.monotonic() < until:
+            time.sleep(self._chance.uniform(1.0, 6.0))
+            self._fault()
+        self._site.hub.faults.clear()
+        self._traffic.pause()
+        try:
+            wait_until(lambda: self._traffic.resting, SETTLE_S)
+            self._site.settle()
+        except AssertionError as error:
+            self.wrong.append(str(error) or "requests that never end")
+        self.wrong += self._site.check_contents()
+        self.wrong += self._traffic.defects
+        if time.monotonic() > self._balancer_dies_until:
+            self.samples.append(Sample.of(self._site.balancer, self._began))
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def _fault(self) -> None:
+        site, chance = self._site, self._chance
+        host = chance.choice((site.balancer, site.node))
+        kinds: list[tuple[str, Callable[[], object]]] = [
+            ("an engine is killed", lambda: site.kill_engine(host)),
+            ("an engine hangs", lambda: site.freeze_engine(host, chance.uniform(0.2, 3.0))),
+            ("the node is killed", lambda: site.restart(site.node, kill=True)),
+            ("the node is restarted", lambda: site.restart(site.node, kill=False)),
+            ("a model is unloaded", lambda: site.balancer.http.post("/api/models/chat/unload")),
+            ("a model is pulled or deleted", self._pull_or_delete),
+            ("a model is pulled or deleted", self._pull_or_delete),
+            (
+                "the Hub drops connections",
+                lambda: site.hub.faults.drop(after=chance.randrange(1_000_000), times=3),
+            ),
+            ("the Hub is slow", lambda: site.hub.faults.throttle(2_000_000, total=True)),
+            ("the Hub refuses", lambda: site.hub.faults.fail(503, times=5)),
+            ("the Hub sends wrong bytes", lambda: site.hub.faults.corrupt(times=1)),
+        ]
+        if time.monotonic() < self._balancer_dies_until:
+            kinds += [
+                ("the balancer is killed", lambda: self._balancer(kill=True)),
+                ("the balancer is restarted", lambda: self._balancer(kill=False)),
+            ]
+        name, act = chance.choice(kinds)
+        act()
+        self.faults[name] += 1
+
+    def _balancer(self, *, kill: bool) -> None:
+        self._traffic.cut.set()
+        self._site.restart(self._site.balancer, kill=kill)
+        time.sleep(1.0)  # what was cut is noticed before it counts again
+        self._traffic.cut.clear()
+
+    def _pull_or_delete(self) -> None:
+        name = self._chance.choice(SMALL)
+        if self._chance.random() < 0.5:
+            self._site.balancer.register(name)
+        else:
+            self._site.balancer.http.delete(f"/api/models/{name}")
+
+
+def report(soak: Soak, traffic: Traffic, minutes: float, seed: int) -> str:
+    lines = [f"{minutes:g} minutes, seed {seed}: {soak.rounds} rounds, {sum(traffic.outcomes.values())} requests, "
+             f"{sum(soak.faults.values())} faults", "", "| what was asked | times |", "| --- | --- |"]  # fmt: skip
+    lines += [f"| {what} | {times} |" for what, times in sorted(traffic.outcomes.items())]
+    lines += ["", "| fault | times |", "| --- | --- |"]
+    lines += [f"| {what} | {times} |" for what, times in sorted(soak.faults.items())]
+    lines += ["", "| of the balancer, at rest | mean | an hour more | 95 % |", "| --- | --- | --- | --- |"]
+    settled = soak.samples[int(len(soak.samples) * SETTLED_AFTER) :]
+    for index, name in enumerate(MEASURED):
+        found = trend([sample.at_h for sample in settled], [sample.figures[index] for sample in settled])
+        if found is None:
+            lines.append(f"| {name} | too few samples | | |")
+            continue
+        lines.append(
+            f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.low:+.1f} to {found.high:+.1f} |"
+        )
+        if found.grows and minutes >= 15:  # in less a cache that fills looks like a leak
+            soak.wrong.append(f"{name} grow: {found.per_hour:+.1f} an hour")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, help="a file for the report, as Markdown")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llb-soak-") as name:
+        directory = Path(name)
+        with Site(directory) as site:
+            with Traffic(site.balancer.url, site.key, options.seed) as traffic:
+                soak = Soak(site, traffic, options.minutes, options.seed)
+                soak.run()
+            told = report(soak, traffic, options.minutes, options.seed)
+            if soak.wrong:
+                for host in site.hosts.values():
+                    print(f"--- {host.log.name}", *host.log.read_text().splitlines()[-60:], sep="\n")
+    print(told)
+    if options.report is not None:
+        options.report.write_text(told + "\n")
+    sys.exit("\n".join(soak.wrong) if soak.wrong else None)
+
+
+if __name__ == "__main__":
+    main()

