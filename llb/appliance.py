@@ -10,7 +10,7 @@ from typing import Any
 from llb import auth, home, portable
 from llb.api.accounts import accounts_blueprint
 from llb.api.anthropic import anthropic_blueprint
-from llb.api.audit import AuditLog, audit_blueprint
+from llb.api.audit import AuditLog, Refusals, audit_blueprint
 from llb.api.files import files_blueprint
 from llb.api.guard import Guard
 from llb.api.identity import Identity
@@ -89,6 +89,8 @@ class Appliance:
         self.quotas = Quotas()
         self.guard = Guard(config, self.identity, local_token=self.local_token)
         self.guard.limit_headers = self.quotas.headers
+        self.refusals = Refusals(self.db)
+        self.guard.on_refused = self.refusals.refused
 
         self.copies = Copies(
             self.view,
@@ -251,6 +253,7 @@ class Appliance:
         self.view.close()
         await self.hub.aclose()
         await self.identity.close()
+        await self.refusals.close()
         await self.history.close()
         await self.metrics.close()
         await self.db.close()

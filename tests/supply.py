@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.markers import Marker
 from packaging.utils import canonicalize_name
@@ -60,7 +61,7 @@ def pins(lock: Path) -> Iterator[Pin]:
 
 def licence_of(name: str) -> str:
     """As the package says itself: an SPDX expression, else its classifiers, else its own words."""
-    about = metadata.metadata(name)
+    about: Any = metadata.metadata(name)
     if (expression := about.get("License-Expression")) is not None:
         return str(expression)
     classified = [

@@ -30,6 +30,22 @@ class Access:
     unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
     media_types: tuple[str, ...] = _JSON_ONLY
 
+    @property
+    def who(self) -> str:
+        """Who may call, for a table."""
+        if self.public:
+            return "everybody"
+        if self.node:
+            return "a node"
+        if self.ticketed:
+            return "who has a ticket"
+        who = "any key or session" if self.scope is None else f"`{self.scope.value}`"
+        if not self.or_local:
+            return who
+        return f"{who}, or a program of this host" + (
+            " while it listens on loopback" if self.unless_exposed else ""
+        )
+
 
 class UndeclaredAccess(RuntimeError):
     """A route without a rule, or with two: a mistake in the code, found when the server starts."""

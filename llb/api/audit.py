@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sanic import Blueprint, Request
@@ -12,16 +14,21 @@ from llb.api.access import requires
 from llb.api.documented import Argument, Documented, up_to
 from llb.api.replies import number_argument, reply
 from llb.api.times import to_iso
-from llb.errors import LlbError
+from llb.auth import Principal
+from llb.errors import LlbError, PermissionDenied
 from llb.store import audit
 from llb.store.audit import AuditRecord
 from llb.store.database import Database
+from llb.tasks import TaskGroup
 from llb.wire import AuditEntry, AuditPage, Scope
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_TARGET_CHARS = 200
 MAX_ID = 2**63 - 1  # SQLite's integers end there
+REFUSED_EVERY_S = 60.0
+MAX_REFUSED = 1000  # remembered
+_ADMINISTRATIVE = (Scope.ADMIN, Scope.MODELS_WRITE)
 
 
 def audit_blueprint(db: Database) -> Blueprint:
@@ -61,6 +68,47 @@ def _view(record: AuditRecord) -> AuditEntry:
         address=record.address,
         result=record.result,
     )
+
+
+class Refusals:
+    """Notes that somebody with a credential was refused what only others may do. The one place where others could fill the
+    trail, so it is noted once a minute for each of them and route."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._noted: dict[tuple[str, str, str], float] = {}
+        self._tasks = TaskGroup("refusals")
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._tasks.close()
+
+    def refused(self, request: Request, principal: Principal, scope: Scope) -> None:
+        """To be told by the guard; writes in the background."""
+        if scope not in _ADMINISTRATIVE or request.route is None:
+            return
+        now = self._clock()
+        what = (principal.id, request.method, request.route.path)
+        if now - self._noted.get(what, -math.inf) < REFUSED_EVERY_S:
+            return
+        if len(self._noted) >= MAX_REFUSED:
+            self._noted.clear()
+        self._noted[what] = now
+        self._tasks.supervise(
+            self._note(principal.label, f"{request.method} {request.path}", request.ctx.peer.address), "note"
+        )
+
+    async def _note(self, actor: str, target: str, address: str) -> None:
+        async with self._db.write() as tx:
+            await audit.record(
+                tx,
+                actor=actor,
+                action="refused",
+                target=target[:MAX_TARGET_CHARS],
+                address=address,
+                result=PermissionDenied.code,
+            )
 
 
 class AuditLog:

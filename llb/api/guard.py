@@ -19,7 +19,7 @@ from llb.auth import Principal, PrincipalKind, allows
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, SetupError, UnsupportedMediaType
 from llb.runfile import TOKEN_PREFIX
-from llb.wire import KeyLimits, Role
+from llb.wire import KeyLimits, Role, Scope
 
 SESSION_COOKIE = "llb_session"
 
@@ -104,6 +104,7 @@ class Guard:
         self._identity = identity
         self._local_token = local_token
         self.limit_headers: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {}
+        self.on_refused: Callable[[Request, Principal, Scope], None] = lambda _request, _who, _scope: None
         self.exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
         self._any_origin = "*" in config.allowed_origins
         self._origins = frozenset(parse_origin(text) for text in config.allowed_origins if text != "*")
@@ -171,6 +172,7 @@ class Guard:
         if principal.must_change_password and not peer.is_local:
             raise PermissionDenied("While the password is the default one it works on the host itself only")
         if access.scope is not None and not allows(principal, access.scope):
+            self.on_refused(request, principal, access.scope)
             raise PermissionDenied(f"This needs the scope '{access.scope.value}'")
         return principal
 

@@ -71,8 +71,8 @@ ABOUT = """\
 One address for the local language models of a few machines.
 
 **Who may call.** Programs send an API key, as `Authorization: Bearer sk-…` or as `X-API-Key`; browsers have the session \
-cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`; `admin` includes all, `models:write` includes \
-`models:read`. Each operation names the scope it needs.
+cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`; `admin` includes all, \
+each other one stands for itself alone. Each operation names the scope it needs.
 
 **Errors** are always `{"error": {"message", "type", "code"}}`, in each dialect's own shape where it has one. `code` is \
 stable. `X-Request-ID` stands on every answer, and in the log. Where waiting helps, `Retry-After` says for how long.

@@ -125,4 +125,5 @@ export default {
   'audit.action.requests_clear': 'Cleared the history',
   'audit.action.database_backup': 'Backed the database up',
   'audit.action.database_restore': 'Restored the database',
+  'audit.action.refused': 'Was refused',
 };

@@ -125,4 +125,5 @@ export default {
   'audit.action.requests_clear': '履歴の消去',
   'audit.action.database_backup': 'データベースのバックアップ',
   'audit.action.database_restore': 'データベースの復元',
+  'audit.action.refused': '操作が拒否された',
 };
