@@ -7,6 +7,7 @@ from typing import Any
 
 from sanic import Sanic
 
+from llb.api.bodies import GuardedRequest
 from llb.api.dialects import install_errors
 from llb.api.keyless import KeylessGuard
 from llb.api.ollama import ERROR_SHAPES
@@ -55,7 +56,7 @@ def create_ollama_app(llb: Appliance) -> Sanic[Any, Any]:
 
 
 def _sanic(name: str) -> Sanic[Any, Any]:
-    app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
+    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, request_class=GuardedRequest)
     app.config.REQUEST_MAX_SIZE = MAX_BODY_BYTES
     app.config.RESPONSE_TIMEOUT = FOREVER_S
     app.config.KEEP_ALIVE_TIMEOUT = 75.0

@@ -15,6 +15,7 @@ from llb.wire import Scope
 
 H = TypeVar("H", bound=Callable[..., Any])
 _MARK = "__llb_access__"
+PUBLIC_BODY_BYTES = 64 * 1024
 _JSON_ONLY = ("application/json",)
 
 
@@ -29,6 +30,7 @@ class Access:
     or_local: bool = False
     unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
     media_types: tuple[str, ...] = _JSON_ONLY
+    max_body_bytes: int | None = None  # None: as many as anybody may send
 
     @property
     def who(self) -> str:
@@ -59,8 +61,8 @@ def _declare(handler: H, access: Access) -> H:
 
 
 def public(handler: H) -> H:
-    """Everybody may call; who it is, is not looked at."""
-    return _declare(handler, Access(public=True))
+    """Everybody may call, with little to say; who it is, is not looked at."""
+    return _declare(handler, Access(public=True, max_body_bytes=PUBLIC_BODY_BYTES))
 
 
 def passed_on(media_types: tuple[str, ...]) -> Callable[[H], H]:

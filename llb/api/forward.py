@@ -13,7 +13,7 @@ from llb import errors
 from llb.api.access import passed_on, public
 from llb.api.ollama import BODIES, PATHS, PULL
 from llb.api.passing import Ongoing, forwarded, pass_on
-from llb.api.replies import request_id
+from llb.api.replies import JSON, request_id
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.upstream import Target, Upstream
 
@@ -77,7 +77,7 @@ def forward_blueprint(
                 "This host lends itself to another llb, which does not answer at the moment"
             ) from None
 
-    @public
+    @passed_on((JSON,))
     async def infer(request: Request, path: str) -> HTTPResponse | None:
         return await ask(request, f"/v1/{path}")
 

@@ -113,6 +113,7 @@ class Guard:
 
     def install(self, app: Sanic[Any, Any]) -> None:
         """Stand before every route of `app`; a route that declares no access rule stops the start."""
+        app.ctx.guard = self
         app.register_middleware(self.before, "request", priority=1000)
         app.register_middleware(self.after, "response", priority=-1000)
         app.register_listener(self._declare_all, "before_server_start")
@@ -123,8 +124,14 @@ class Guard:
 
     # --- request -------------------------------------------------------------------------------------
 
+    async def check(self, request: Request) -> None:
+        """What `before` does, before the body is read: raises what it raises, and is not done twice."""
+        request.ctx.checked = await self.before(request) is None
+
     async def before(self, request: Request) -> HTTPResponse | None:
         """Refuse what may not pass, by raising; answers only a preflight itself."""
+        if getattr(request.ctx, "checked", False):
+            return None
         logs.of_request(request_id(request), trace_id(request))
         request.ctx.principal = None
         if request.method == "NONE":

@@ -62,13 +62,42 @@ async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: Llb) -> 
     assert (error["code"], str(MAX_BODY_BYTES) in error["message"]) == ("payload_too_large", True)
 
 
+@pytest.mark.parametrize(
+    ("path", "key", "content_type", "status"),
+    [
+        ("/v1/chat/completions", "sk-nobody", "application/json", 401),
+        ("/v1/chat/completions", "", "application/json", 401),
+        ("/v1/chat/completions", "", "text/plain", 415),
+        ("/api/auth/login", "", "application/json", 413),
+        ("/api/nodes/join", "", "application/json", 413),
+        ("/hop/v1/chat/completions", "llbn-nobody", "application/json", 404),
+        ("/nowhere", "", "application/json", 404),
+    ],
+)
+async def test_nobodys_body_is_waited_for(
+    llb: Llb, path: str, key: str, content_type: str, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {MAX_BODY_BYTES - 1}",
+        *([f"Authorization: Bearer {key}"] if key else []),
+    ]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    writer.close()
+    assert int(answer.split()[1]) == status
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_who_sends_all_of_it_first_still_reads_why(llb: Llb, chunked: bool) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 2**20 + 8):
             yield bytes(2**20)
 
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **llb.http.headers}
     if not chunked:
         headers["content-length"] = str(MAX_BODY_BYTES + 8 * 2**20)
     answer = await llb.http.post("/v1/chat/completions", content=body(), headers=headers)

@@ -98,6 +98,7 @@ export default {
   'audit.ok': 'Done',
   'audit.older': 'Older',
   'audit.result.invalid_credentials': 'Wrong name or password',
+  'audit.result.insufficient_permissions': 'Not allowed',
   'audit.result.refused_default_password_from_elsewhere': 'Refused: default password, from elsewhere',
   'audit.action.login': 'Logged in',
   'audit.action.logout': 'Logged out',

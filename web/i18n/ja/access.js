@@ -98,6 +98,7 @@ export default {
   'audit.ok': '完了',
   'audit.older': '以前の記録',
   'audit.result.invalid_credentials': '名前またはパスワードの誤り',
+  'audit.result.insufficient_permissions': '権限なし',
   'audit.result.refused_default_password_from_elsewhere': '拒否：初期パスワードでの外部からのログイン',
   'audit.action.login': 'ログイン',
   'audit.action.logout': 'ログアウト',

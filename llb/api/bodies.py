@@ -1,0 +1,37 @@
+"""Nobody's body is read before it is known whether they may send one, and of how many bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from sanic import Request
+from sanic.exceptions import PayloadTooLarge as SanicPayloadTooLarge
+from sanic.http import Http
+
+from llb.api.access import Access
+from llb.errors import PayloadTooLarge
+
+
+class Checking(Protocol):
+    """The guard of an app, as `app.ctx.guard`."""
+
+    async def check(self, request: Request) -> None: ...
+
+
+class GuardedRequest(Request[Any, Any]):
+    """Sanic reads the whole body before any middleware runs; this asks the guard first. Routes that read their body as a
+    stream are asked about in the middleware as ever."""
+
+    async def receive_body(self) -> None:
+        guard: Checking = self.app.ctx.guard
+        await guard.check(self)
+        access: Access | None = getattr(self.route.ctx, "access", None) if self.route is not None else None
+        limit_bytes = None if access is None else access.max_body_bytes
+        if limit_bytes is None:
+            await super().receive_body()  # type: ignore[no-untyped-call]
+            return
+        cast(Http, self.stream).request_max_size = limit_bytes
+        try:
+            await super().receive_body()  # type: ignore[no-untyped-call]
+        except SanicPayloadTooLarge:
+            raise PayloadTooLarge(f"Such a request has at most {limit_bytes} bytes") from None
