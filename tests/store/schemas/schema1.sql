@@ -1,0 +1,97 @@
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE api_keys (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        hash TEXT NOT NULL UNIQUE,
+        prefix TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        owner_id TEXT REFERENCES users (id) ON DELETE CASCADE,
+        expires_at REAL,
+        created_at REAL NOT NULL,
+        last_used_at REAL
+    );
+INSERT INTO "api_keys" VALUES('k1','laptop','ae077dd5124a2a43d52369b482b8c7a95b3c3d8e28a9e4e36e9895eeddf44c57','sk-0123456','["inference", "models:read"]','u1',NULL,1700000000.0,1700000001.0);
+CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        time REAL NOT NULL,
+        actor TEXT NOT NULL,
+        action TEXT NOT NULL,
+        target TEXT,
+        address TEXT,
+        result TEXT NOT NULL
+    );
+INSERT INTO "audit" VALUES(1,1700000000.0,'ann','login',NULL,'192.0.2.1','ok');
+CREATE TABLE file_facts (
+        sha256 TEXT PRIMARY KEY,
+        facts BLOB NOT NULL
+    ) WITHOUT ROWID
+    ;
+INSERT INTO "file_facts" VALUES('ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',X'7B7D');
+CREATE TABLE nodes (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        credential_hash TEXT UNIQUE,
+        tags TEXT NOT NULL DEFAULT '[]',
+        draining INTEGER NOT NULL DEFAULT 0 CHECK (draining IN (0, 1)),
+        created_at REAL NOT NULL,
+        removed_at REAL,
+        hello BLOB
+    );
+INSERT INTO "nodes" VALUES('n1','garage','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc','["gpu"]',1,1700000000.0,NULL,NULL);
+CREATE TABLE registrations (
+        model_id TEXT PRIMARY KEY,
+        attempt INTEGER NOT NULL,
+        replicas TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('active', 'deleting')),
+        entry TEXT NOT NULL,
+        resolved TEXT,
+        error TEXT,
+        created_at REAL NOT NULL,
+        created_by TEXT NOT NULL
+    );
+INSERT INTO "registrations" VALUES('tiny',2,'"all"','active','{"id":"tiny","name":"tiny","description":"","repo":"test/tiny","recommended_filename":"tiny.gguf","extra_filenames":[],"size_bytes":300000,"required_memory_bytes":64000000,"tags":[],"capabilities":["TextGeneration"],"quantization":null,"parameter_count":null,"format":"Gguf","engine":"llama.cpp","platforms":["Linux","Windows","MacOS"],"context_length":null,"sha256":null,"revision":null}',NULL,NULL,1700000000.0,'ann');
+CREATE TABLE replicas (
+        node_id TEXT NOT NULL,
+        model_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        error TEXT,
+        files TEXT NOT NULL,
+        last_used REAL,
+        pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)),
+        PRIMARY KEY (node_id, model_id)
+    ) WITHOUT ROWID
+    ;
+INSERT INTO "replicas" VALUES('n1','tiny',2,'ready',NULL,'[]',1700000003.0,1);
+CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        last_seen REAL NOT NULL,
+        address TEXT
+    );
+INSERT INTO "sessions" VALUES('s1','u1',1700000000.0,4000000000.0,1700000000.0,'192.0.2.1');
+CREATE TABLE settings (
+        key TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID
+    ;
+INSERT INTO "settings" VALUES('cluster_id','0123456789abcdef');
+INSERT INTO "settings" VALUES('node_id','fedcba9876543210');
+INSERT INTO "settings" VALUES('revision','0');
+CREATE TABLE users (
+        id TEXT PRIMARY KEY,
+        username TEXT NOT NULL UNIQUE COLLATE NOCASE,
+        password_hash TEXT NOT NULL,
+        role TEXT NOT NULL CHECK (role IN ('admin', 'user')),
+        must_change_password INTEGER NOT NULL CHECK (must_change_password IN (0, 1)),
+        created_at REAL NOT NULL
+    );
+INSERT INTO "users" VALUES('u1','ann','$argon2id$v=19$m=19456,t=2,p=1$MMhkCD8iCdjoroUHbA/6/w$4oOyYPwDRJGnfRQ9pHz8B+Q8QXH1T3VoflgHZdim6/g','admin',0,1700000000.0);
+CREATE INDEX sessions_by_user ON sessions (user_id);
+CREATE INDEX api_keys_by_owner ON api_keys (owner_id);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('audit',1);
+COMMIT;

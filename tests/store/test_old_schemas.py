@@ -1,0 +1,98 @@
+"""A database of every schema there has been, as it was written then: `schemas/schemaN.sql` are dumps, and never change."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llb.store import audit, keys, nodes, registrations, settings, users
+from llb.store.database import Database
+from llb.store.migrations import MIGRATIONS
+from llb.store.rescue import diagnose, restore
+from tests.conftest import LlbMaker
+
+SCHEMAS = Path(__file__).parent / "schemas"
+VERSIONS = range(1, len(MIGRATIONS) + 1)
+KEY = "sk-" + "0123456789abcdef" * 3
+# What a later schema added, with what it makes of an older row.
+ADDED: dict[str, dict[str, object]] = {
+    "api_keys": {"limits": None, "ceiling": None},
+    "nodes": {"hop_credential": None, "last_seen": None},
+    "registrations": {"pinned": 1},
+}
+
+
+def old_database(path: Path, version: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript((SCHEMAS / f"schema{version}.sql").read_text(encoding="utf-8"))
+
+
+def rows_of(path: Path) -> dict[str, list[dict[str, object]]]:
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        tables = [
+            row[0]
+            for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if not row[0].startswith("sqlite_")
+        ]
+        return {
+            name: [dict(row) for row in database.execute(f"SELECT * FROM {name}")]  # noqa: S608  # our own tables
+            for name in tables
+        }
+
+
+def test_there_is_a_dump_of_every_schema() -> None:
+    assert {path.name for path in SCHEMAS.iterdir()} == {f"schema{version}.sql" for version in VERSIONS}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_every_row_is_still_there(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "llb.db"
+    old_database(path, version)
+    before = rows_of(path)
+    db = await Database.open(path)
+    try:
+        user = await users.by_name(db, "ANN")
+        assert user is not None
+        assert user.id == "u1"
+        [key] = await keys.all_keys(db)
+        assert (key.name, key.owner_name, len(key.scopes)) == ("laptop", "ann", 2)
+        [node] = await nodes.all_nodes(db)
+        assert (node.name, node.draining, node.tags) == ("garage", True, ("gpu",))
+        [registration] = await registrations.all_registrations(db)
+        assert (registration.model_id, registration.attempt, registration.pinned) == ("tiny", 2, True)
+        assert await settings.get(db, "cluster_id") == "0123456789abcdef"
+        [act] = await audit.newest(db)
+        assert (act.actor, act.action) == ("ann", "login")
+    finally:
+        await db.close()
+    after = rows_of(path)
+    for table, rows in before.items():
+        assert after[table] == [{**ADDED.get(table, {}), **row} for row in rows], table
+    kept = tmp_path / f"llb-schema{version}.backup.db"
+    assert kept.exists() is (version < len(MIGRATIONS))
+    if kept.exists():
+        assert rows_of(kept) == before
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_backup_of_every_schema_can_be_restored(tmp_path: Path, version: int) -> None:
+    backup, path = tmp_path / "saved.db", tmp_path / "home" / "llb.db"
+    old_database(backup, version)
+    assert diagnose(backup) is None
+    assert restore(backup, path) is None
+    assert rows_of(path)["users"] == rows_of(backup)["users"]
+
+
+@pytest.mark.parametrize("version", [1, len(MIGRATIONS)])
+async def test_an_old_key_opens_the_new_llb(make_llb: LlbMaker, tmp_path: Path, version: int) -> None:
+    old_database(tmp_path / "home" / "llb.db", version)
+    llb = await make_llb().start()
+    answer = await llb.http.get("/api/models", headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200
+    nodes_now = (await llb.http.get("/api/nodes")).json()["nodes"]
+    assert {node["name"] for node in nodes_now} == {"attic", "garage"}
