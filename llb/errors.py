@@ -30,6 +30,7 @@ LlbError
 │   ├── ModelFailed           model_error
 │   ├── ModelLoading          model_loading
 │   ├── HubAway               hub_unreachable
+│   ├── DatabaseUnavailable   database_unavailable
 │   └── NoNodeAvailable       no_node_available
 ├── Overloaded
 │   ├── QueueFull             queue_full
@@ -303,6 +304,12 @@ class HubAway(Unavailable):
     """Hugging Face does not answer."""
 
     code = "hub_unreachable"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database of this host cannot be read or written at the moment; nothing was changed."""
+
+    code = "database_unavailable"
 
 
 class NoNodeAvailable(Unavailable):

@@ -26,6 +26,7 @@ EVERYWHERE = (
     errors.InvalidApiKey,
     errors.PayloadTooLarge,
     errors.UnknownHost,
+    errors.DatabaseUnavailable,
     errors.InternalError,
 )
 

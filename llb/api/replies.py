@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from sanic.exceptions import (
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.store.trouble import trouble_of
 
 T = TypeVar("T")
 
@@ -179,4 +181,6 @@ def translate(error: Exception) -> errors.LlbError:
         return errors.InvalidRequest("The request is incomplete or malformed")
     if isinstance(error, SanicException) and error.status_code < 500:
         return errors.InvalidRequest("The request is malformed")
+    if isinstance(error, sqlite3.Error) and (trouble := trouble_of(error)) is not None:
+        return errors.DatabaseUnavailable(f"{trouble}; nothing was changed. Try again when that is mended")
     return errors.InternalError("An internal error occurred; the log of this host has the details")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import platform
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,7 @@ from llb.node.timing import Timing
 from llb.store import replicas as store
 from llb.store.database import Database
 from llb.store.replicas import ReplicaRecord
+from llb.store.trouble import trouble_of
 from llb.tasks import TaskGroup
 from llb.wire import (
     PROTOCOL_VERSION,
@@ -52,6 +54,8 @@ HEARTBEAT_S = 5.0
 LOAD_TIMEOUT_S = 300.0  # a large model from a slow disk
 CLOCKS_APART_S = 60.0
 SWEEP_S = 3600.0
+# Between two attempts at noting what a replica is, where the disk does not take it.
+STORE_AGAIN_FIRST_S, STORE_AGAIN_S = 0.5, 30.0
 PARTIAL_KEEP_S = 7 * 86_400.0
 S = ReplicaState
 
@@ -311,11 +315,27 @@ class NodeAgent:
         return replica
 
     async def _persist(self, record: ReplicaRecord) -> None:
-        async with self._db.write() as tx:
-            if record.state is S.GONE:
-                await store.remove(tx, record.node_id, record.model_id)
-            else:
-                await store.put(tx, record)
+        """Write it down, however long the disk does not take it: what was not stored must not be told."""
+        pause_s = STORE_AGAIN_FIRST_S
+        while True:
+            try:
+                async with self._db.write() as tx:
+                    if record.state is S.GONE:
+                        await store.remove(tx, record.node_id, record.model_id)
+                    else:
+                        await store.put(tx, record)
+                return
+            except sqlite3.Error as error:
+                if (trouble := trouble_of(error)) is None:
+                    raise
+                log.error(
+                    "that %s is %s cannot be noted: %s; it is tried again",
+                    record.model_id,
+                    record.state,
+                    trouble,
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(STORE_AGAIN_S, pause_s * 2)
 
     async def _note(self, replica: Replica) -> None:
         """Write down what a replica is by the time it is written: a record made before could undo a later one."""

@@ -154,7 +154,8 @@ def report(soak: Soak, traffic: Traffic, minutes: float, seed: int) -> str:
         )
         if found.grows and minutes >= 15:  # in less a cache that fills looks like a leak
             soak.wrong.append(f"{name} grow: {found.per_hour:+.1f} an hour")
-    return "\n".join(lines)
+    memory = " ".join(f"{sample.figures[0]:.0f}" for sample in soak.samples)
+    return "\n".join([*lines, "", f"Memory at each rest, MB: {memory}"])
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ export default {
   'error.model_error': '{message}',
   'error.model_loading': 'The model could not be loaded in time. Try again in a moment.',
   'error.hub_unreachable': '{message}',
+  'error.database_unavailable': '{message}',
   'error.no_node_available': 'No node that has this model can be reached at the moment.',
   'error.queue_full': 'Too many requests are waiting. Try again in a moment.',
   'error.queue_timeout': 'The wait for a free slot was too long. Try again in a moment.',

@@ -26,6 +26,7 @@ export default {
   'error.model_error': 'モデルを取得できませんでした：{message}',
   'error.model_loading': 'モデルの読み込みが間に合いませんでした。少し待ってからやり直してください。',
   'error.hub_unreachable': 'Hub に接続できません：{message}',
+  'error.database_unavailable': 'データベースを利用できません：{message}',
   'error.no_node_available': 'このモデルを持つノードが現在利用できません。',
   'error.queue_full': '混み合っています。少し待ってからやり直してください。',
   'error.queue_timeout': '順番待ちが長くなりすぎました。少し待ってからやり直してください。',

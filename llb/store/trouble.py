@@ -1,0 +1,24 @@
+"""What is wrong with the disk under the database, in words."""
+
+from __future__ import annotations
+
+import sqlite3
+
+# By SQLite's primary result codes; https://sqlite.org/rescode.html. What is not here is a mistake of ours.
+_TROUBLE = {
+    sqlite3.SQLITE_FULL: "The disk of this host is full",
+    sqlite3.SQLITE_BUSY: "The database of this host is in use by another program",
+    sqlite3.SQLITE_LOCKED: "The database of this host is in use by another program",
+    sqlite3.SQLITE_READONLY: "The database of this host cannot be written",
+    sqlite3.SQLITE_IOERR: "The disk of this host does not work",
+    sqlite3.SQLITE_CANTOPEN: "The database of this host cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "The database of this host is damaged",
+    sqlite3.SQLITE_NOTADB: "The database of this host is damaged",
+    sqlite3.SQLITE_NOMEM: "This host has no memory left",
+}
+
+
+def trouble_of(error: sqlite3.Error) -> str | None:
+    """A clause for a person; None where the disk is not what failed."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else _TROUBLE.get(code & 0xFF)
