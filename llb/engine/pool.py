@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 LOAD_LEAST_S = 120.0
 LOAD_BYTES_PER_S = 20_000_000  # a slow disk; what takes longer hangs
 CHECK_S = 5.0
+# An engine that is at work is asked whether it is there as often as this; one that says nothing so many times in a row hangs.
+WATCH_S = 10.0
+WATCH_MISSES = 3
 PROGRESS_S = 0.5
 UNLOAD_GRACE_S = 30.0
 
@@ -46,6 +49,8 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
         planner: Planner | None = None,
         command: Sequence[str] | None = None,
+        watch_s: float = WATCH_S,
+        check_s: float = CHECK_S,
     ) -> None:
         self.on_change = on_change
         self._slots = slots
@@ -54,6 +59,9 @@ class EnginePool:
         self._clock = clock
         self._planner = planner if planner is not None else Planner(slots=slots, context=context)
         self._command = command
+        self._watch_s = watch_s
+        self._check_s = check_s
+        self._watching: asyncio.Task[None] | None = None
         self._tasks = TaskGroup("engines")
         self._served: dict[str, Served] = {}
         self._leaving: list[Served] = []  # withdrawn, but not gone yet
@@ -71,6 +79,8 @@ class EnginePool:
 
     def serve(self, model_id: str, files: EngineFiles) -> None:
         """This model may be loaded on demand from now on; a file that was refused before gets a new chance."""
+        if self._watching is None:
+            self._watching = self._tasks.supervise(self._watch(), "watch")
         engine = self._served.get(model_id)
         if engine is None:
             engine = self._served[model_id] = Served(
@@ -318,7 +328,27 @@ class EnginePool:
 
     def _suspected(self, engine: Served) -> None:
         if not self._closed and engine.leasable:
-            self._tasks.supervise(engine.process.check(deadline_s=CHECK_S), f"{engine.model_id}.check")
+            self._tasks.supervise(engine.process.check(deadline_s=self._check_s), f"{engine.model_id}.check")
+
+    async def _watch(self) -> None:
+        """End engines that hang: their requests would hold a slot, and their clients wait, for as long as an answer may take."""
+        missed: dict[tuple[str, int], int] = {}  # by model and generation
+        while True:
+            await asyncio.sleep(self._watch_s)
+            busy = [engine for engine in self._all() if engine.process.state is EngineState.BUSY]
+            asked = {(engine.model_id, engine.process.generation): engine.process for engine in busy}
+            answers = await asyncio.gather(
+                *(process.answers(deadline_s=self._check_s) for process in asked.values())
+            )
+            missed = {
+                which: missed.get(which, 0) + 1
+                for which, answered in zip(asked, answers, strict=True)
+                if not answered
+            }
+            for which, times in missed.items():
+                if times >= WATCH_MISSES:
+                    log.error("model %s: its engine hangs, and is ended", which[0])
+                    await asked[which].check(deadline_s=self._check_s)
 
     # --- what there is -------------------------------------------------------------------------------
 

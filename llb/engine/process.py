@@ -145,19 +145,24 @@ class EngineProcess:
 
     async def check(self, *, deadline_s: float) -> bool:
         """Whether it still answers; one that does not is killed and becomes FAILED."""
-        ready, generation = self.ready, self.generation
-        if self.state not in (EngineState.READY, EngineState.BUSY) or ready is None:
-            return False
-        try:
-            async with asyncio.timeout(deadline_s):
-                if await _healthy(ready.host, ready.port):
-                    return True
-        except (OSError, TimeoutError):
-            pass
+        generation = self.generation
+        if await self.answers(deadline_s=deadline_s):
+            return True
         if generation == self.generation and self.state in (EngineState.READY, EngineState.BUSY):
             self._blame = Failure(FailureKind.TIMEOUT, "the engine stopped answering")
             await self._kill()
         return False
+
+    async def answers(self, *, deadline_s: float) -> bool:
+        """Whether it is ready and says so within the deadline."""
+        ready = self.ready
+        if self.state not in (EngineState.READY, EngineState.BUSY) or ready is None:
+            return False
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await _healthy(ready.host, ready.port)
+        except (OSError, TimeoutError):
+            return False
 
     def acquire(self) -> int:
         """Count one request in; returns what `release` wants to know. Raises `IllegalMove` unless it is ready."""

@@ -87,7 +87,13 @@ class Rig:
         self.pools: list[EnginePool] = []
 
     def pool(
-        self, *worker: str, keep_alive_s: float = -1.0, ram_bytes: int = 10 * GB, models: str = "abc"
+        self,
+        *worker: str,
+        keep_alive_s: float = -1.0,
+        ram_bytes: int = 10 * GB,
+        models: str = "abc",
+        watch_s: float = 3600.0,
+        check_s: float = 5.0,
     ) -> EnginePool:
         pool = EnginePool(
             slots=2,
@@ -98,6 +104,8 @@ class Rig:
             clock=lambda: self.now,
             planner=self.planner,
             command=fake_worker("--journal", str(self.folder / "journal"), *worker),
+            watch_s=watch_s,
+            check_s=check_s,
         )
         self.pools.append(pool)
         for model_id in models:
@@ -536,6 +544,25 @@ async def test_a_sound_engine_that_is_reported_stays(rig: Rig) -> None:
     async with await pool.lease("a", deadline_s=WAIT_S) as lease:
         lease.report_broken()
         await eventually(lambda: not any("check" in task.get_name() for task in asyncio.all_tasks()))
+        assert state(pool) is EngineState.BUSY
+
+
+async def test_an_engine_that_hangs_at_work_is_ended(rig: Rig) -> None:
+    pool = rig.pool(watch_s=0.02, check_s=0.3)
+    lease = await pool.lease("a", deadline_s=WAIT_S)
+    os.kill(rig.pid(), signal.SIGSTOP)
+    await eventually(lambda: state(pool) is EngineState.FAILED)
+    assert "stopped answering" in (await error_of(pool)).message
+    lease.release()
+
+
+async def test_an_engine_that_hangs_for_a_moment_stays(rig: Rig) -> None:
+    pool = rig.pool(watch_s=0.02, check_s=5.0)
+    async with await pool.lease("a", deadline_s=WAIT_S):
+        os.kill(rig.pid(), signal.SIGSTOP)
+        await asyncio.sleep(0.2)
+        os.kill(rig.pid(), signal.SIGCONT)
+        await asyncio.sleep(0.2)
         assert state(pool) is EngineState.BUSY
 
 
