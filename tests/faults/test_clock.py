@@ -1,0 +1,110 @@
+"""The clock of the host jumps by a day, forth and back, while llb runs: after a flat battery, or when the network's time arrives."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ggufs import write_chat_model
+from tests.harness import PASSWORD, write_catalog
+from tests.hub import HubStandIn, tiny_gguf
+from tests.processes import LlbProcess
+
+DAY_S = 86_400
+SIZE = 3_000_000
+HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+# `python -m llb` whose wall clock is ahead by what a file says.
+LAUNCHER = """
+import sys, time
+real, path = time.time, sys.argv.pop(1)
+def shifted():
+    with open(path) as file:
+        return real() + float(file.read() or 0)
+time.time = shifted
+from llb.__main__ import main
+sys.exit(main())
+"""
+
+
+class Shifted(LlbProcess):
+    """An appliance with a clock that can be set."""
+
+    def shift(self, seconds: float) -> None:
+        self._clock.write_text(str(seconds))
+
+    def _command(self) -> list[str]:
+        self._clock = self.home.with_name("clock")
+        if not self._clock.exists():
+            self.shift(0)
+        return [sys.executable, "-c", LAUNCHER, str(self._clock), *super()._command()[3:]]
+
+
+@pytest.fixture
+def served(tmp_path: Path, hub: HubStandIn) -> Iterator[Shifted]:
+    chat = write_chat_model(tmp_path / "chat.gguf")
+    hub.add_repo("test/chat", {"chat.gguf": chat})
+    hub.add_repo("test/large", {"large.gguf": tiny_gguf(SIZE, seed="large")})
+    catalog = write_catalog(
+        tmp_path / "catalog.json",
+        {"id": "chat", "size_bytes": chat.stat().st_size},
+        {"id": "large", "size_bytes": SIZE},
+    )
+    llb = Shifted(
+        tmp_path / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD
+    )
+    with llb:
+        assert llb.register("chat").status_code == 202
+        llb.until_status("chat", "Ready")
+        yield llb
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None:
+    http = served.http
+    key = {"Authorization": f"Bearer {http.post('/api/keys', json={'name': 'k'}).json()['key']}"}
+    sign_in = {"username": "admin", "password": PASSWORD}
+    signed_in = http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""})
+    cookie = {"Authorization": "", "Cookie": f"llb_session={signed_in.cookies['llb_session']}"}
+    http.cookies.clear()
+    slow = hub.faults.throttle(500_000, file="large.gguf")
+    assert served.register("large").status_code == 202
+    served.until_status("large", "Downloading")
+
+    with http.stream(
+        "POST", "/v1/chat/completions", json={**HELLO, "max_tokens": 400, "stream": True}
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        served.shift(days * DAY_S)
+        assert [*lines][-2:] == ["data: [DONE]", ""]
+
+    assert http.post("/v1/chat/completions", json=HELLO, headers=key).status_code == 200
+    assert http.get("/api/auth/me", headers=cookie).status_code == 200
+    assert http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""}).status_code == 200
+    http.cookies.clear()
+    slow.clear()
+    assert served.until_status("large", "Ready")["error"] is None
+    [node] = http.get("/api/nodes").json()["nodes"]
+    assert node["status"] == "online"
+    noted = http.get("/api/requests?limit=10").json()["requests"]
+    assert len(noted) >= 2
+    served.shift(0)
+    assert http.post("/v1/chat/completions", json=HELLO, headers=key).status_code == 200
+    assert http.delete("/api/models/large").status_code == 204
+    served.until_status("large", "Available")
+
+
+def test_what_ends_at_a_time_ends_by_the_clock(served: Shifted) -> None:
+    http = served.http
+    ends = http.post("/api/keys", json={"name": "k", "expires_at": "2099-01-01T00:00:00Z"})
+    key = {"Authorization": f"Bearer {ends.json()['key']}"}
+    assert http.get("/v1/models", headers=key).status_code == 200
+    served.shift(80 * 365 * DAY_S)
+    answer = http.get("/v1/models", headers=key)
+    while answer.status_code == 200:  # it is remembered for a second
+        answer = http.get("/v1/models", headers=key)
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    served.shift(0)

@@ -1,0 +1,73 @@
+"""The power is cut: what was not synced is gone, wherever the writing had got to. Of the database everything committed is there."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llb.store.database import Database
+from llb.store.rescue import diagnose
+
+ROWS = 40
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_write_ahead_log_that_ends_anywhere(tmp_path: Path, seed: int) -> None:
+    """`synchronous = FULL` syncs the log at every commit: a cut can only lose the end that was being written, and may leave
+    rubbish behind it."""
+    chance = random.Random(seed)
+    path, cut = tmp_path / "llb.db", tmp_path / "cut"
+    cut.mkdir()
+    db = await Database.open(path)
+    ends: list[int] = []
+    log = path.with_name("llb.db-wal")
+    try:
+        for number in range(ROWS):
+            async with db.write() as tx:
+                await tx.execute("INSERT INTO settings VALUES (?, ?)", (f"row{number:02}", "x" * 500))
+            ends.append(log.stat().st_size)
+        at = chance.randint(ends[5], ends[-1])
+        shutil.copy(path, cut / path.name)
+        shutil.copy(log, cut / log.name)
+    finally:
+        await db.close()
+    with (cut / log.name).open("rb+") as file:
+        file.truncate(at)
+        if seed % 2:  # pages that were allocated and never written
+            file.seek(at)
+            file.write(chance.randbytes(3000))
+    committed = sum(end <= at for end in ends)
+    assert diagnose(cut / path.name) is None
+    again = await Database.open(cut / path.name)
+    try:
+        found = [
+            row["key"] for row in await again.fetch_all("SELECT key FROM settings WHERE key LIKE 'row%'")
+        ]
+        assert sorted(found) == [f"row{number:02}" for number in range(committed)]
+        async with again.write() as tx:
+            await tx.execute("INSERT INTO settings VALUES ('after', 'it')")
+    finally:
+        await again.close()
+
+
+async def test_every_commit_is_synced(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "llb.db")
+    try:
+        [(level,)] = await db._writer.execute_fetchall("PRAGMA synchronous")
+        assert level == 2  # FULL
+    finally:
+        await db.close()
+
+
+@pytest.mark.parametrize("name", ["llb-schema3.backup.db.partial", "llb.db.restoring", ".tls.pem.abcdef"])
+async def test_half_written_files_are_in_nobodys_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"half")
+    db = await Database.open(tmp_path / "llb.db")
+    await db.close()
+    with closing(sqlite3.connect(tmp_path / "llb.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
