@@ -564,7 +564,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SetupError(f"{path} cannot be read: {error}.") from None
     by_key = {setting.key: setting for setting in SETTINGS if setting.field != "home"}
     values: dict[str, Any] = {}

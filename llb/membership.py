@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from llb import portable
 from llb.errors import SetupError
+from llb.wire.reading import UNREADABLE
 
 FILE_NAME = "node.json"
 
@@ -32,7 +33,7 @@ def read(home: Path) -> Membership | None:
         return msgspec.json.decode(path.read_bytes(), type=Membership)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SetupError(
             f"{path} cannot be read ({reason}): remove it to let this host stand alone, or join again."

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from llb import portable
+from llb.wire.reading import UNREADABLE
 
 LOCK_NAME = "llb.lock"
 FILE_NAME = "run.json"
@@ -57,7 +58,7 @@ def running(home: Path) -> RunInfo | None:
         return None
     try:
         info = msgspec.json.decode((home / FILE_NAME).read_bytes(), type=RunInfo)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
     # Written by a server that was killed before, while the present one has not got that far yet.
     return info if info.pid == portable.lock_owner(home / LOCK_NAME) else None

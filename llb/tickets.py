@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.errors import InvalidTicket
+from llb.wire.reading import UNREADABLE
 
 HOUR_S = 3600
 # A clock that is behind its balancer's accepts a ticket for longer. One that is ahead accepts a new ticket at once as long
@@ -56,7 +57,7 @@ def verify(key: bytes, text: str, now: float) -> Ticket:
         raise InvalidTicket("The ticket is not valid here")
     try:
         ticket = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Ticket)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, *UNREADABLE):
         raise InvalidTicket("The ticket makes no sense") from None
     if ticket.expires_at + CLOCK_SKEW_S <= now:
         raise InvalidTicket("The ticket has expired")

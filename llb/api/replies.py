@@ -27,6 +27,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.store.trouble import trouble_of
+from llb.wire.reading import UNREADABLE
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ def decode(raw: bytes, kind: type[T]) -> T:
         found = re.search(r"(?:at `\$\.([^`]+)`|field `([^`]+)`)", text)
         param = next((group for group in found.groups() if group), None) if found else None
         raise errors.InvalidRequest(f"The request body is not valid: {text}", param=param) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         raise errors.InvalidRequest(
             f"The request body is not valid JSON: {reason}", code="invalid_json", param=None

@@ -20,6 +20,7 @@ from llb import __version__, membership, runfile, trust
 from llb.cli.failure import Distrusted, Failure, Refused, Unreachable
 from llb.runfile import RunInfo
 from llb.wire import ErrorBody
+from llb.wire.reading import UNREADABLE
 
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ class Client:
     def _refusal(self, status: int, body: bytes) -> Refused:
         try:
             error = msgspec.json.decode(body, type=ErrorBody).error
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             error = {}
         code = error.get("code")
         message = error.get("message")
@@ -205,7 +206,7 @@ class Client:
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise Failure(
                 f"{self.target.url} answers in a way that llb {__version__} does not understand: "
                 "is it llb, and of the same version?"

@@ -25,6 +25,7 @@ from llb.wire import (
     RegisterRequest,
     Resync,
 )
+from llb.wire.reading import UNREADABLE
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -111,7 +112,7 @@ def _states(client: Client, socket: ClientConnection, model_id: str) -> Iterator
             raise _Ended from None
         except msgspec.ValidationError:
             continue  # an event that a newer server has
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise Failure(f"{client.target.url} sent something that is no event.") from None
         if isinstance(event, HelloEvent | Resync):
             # What is not registered any more is in no snapshot: asked for, it is known to be gone.

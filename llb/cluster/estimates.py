@@ -16,6 +16,7 @@ from llb.hub import Hub
 from llb.store import file_facts
 from llb.store.database import Database
 from llb.wire import Capability, FileSpec, MemoryView, Model
+from llb.wire.reading import UNREADABLE
 
 FACTS_WAIT_S = 2.0
 POOLED = frozenset({Capability.EMBEDDING, Capability.RERANKING})
@@ -82,7 +83,7 @@ class Estimates:
         if kept is not None:
             try:
                 return msgspec.json.decode(kept, type=GgufFacts)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 pass  # written by another version: read anew
         facts = await self._fetch(spec)
         async with self._db.write() as tx:

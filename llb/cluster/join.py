@@ -24,6 +24,7 @@ from llb.errors import SetupError
 from llb.membership import Membership
 from llb.node.agent import NodeAgent
 from llb.wire import BalancerMessage, JoinReply, JoinRequest, NodeMessage, Welcome
+from llb.wire.reading import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class _Answer:
             return None
         try:
             return msgspec.json.decode(self.body, type=_ErrorBody).error.message
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
 
 
@@ -114,7 +115,7 @@ async def ask_to_join(url: str, request: JoinRequest, anchor: str = trust.SYSTEM
     if answer.status == 201:
         try:
             return msgspec.json.decode(answer.body, type=JoinReply)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             pass
     if answer.status == _UNKNOWN_HOST:
         raise SetupError(
@@ -144,7 +145,7 @@ async def knows_each_other(url: str, membership: Membership, anchor: str = trust
     answer = await _reached(url, "GET", f"/api/nodes/proof?{query}", verify=trust.context(anchor))
     try:
         shown = msgspec.json.decode(answer.body, type=_Proof).proof
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
     return auth.same_token(shown, auth.prove_balancer(membership.hop_credential, membership.node_id, nonce))
 

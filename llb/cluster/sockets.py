@@ -12,6 +12,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from llb.wire import PROTOCOL_VERSION, BalancerMessage, LinkClosed, NodeMessage, Refused, blank_hello
+from llb.wire.reading import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class SocketLink(Generic[Sent, Received]):
                 # The other end is of another version: what it says beyond ours is not for us.
                 log.info("a message of a link was not understood: %s", error)
                 continue
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except UNREADABLE:
                 log.warning("a link carried something that is no message; it is closed")
                 raise LinkClosed from None
             if isinstance(message, Refused):

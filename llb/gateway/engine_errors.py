@@ -17,6 +17,7 @@ from llb.errors import (
     PayloadTooLarge,
     revive,
 )
+from llb.wire.reading import UNREADABLE
 
 OF_NODE = b"x-llb-error"  # a header: the error is a node's own, not its engine's
 
@@ -66,7 +67,7 @@ def refusal(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) ->
         return translate_engine_error(status, body)
     try:
         told = msgspec.json.decode(body, type=_NodeBody).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return EngineFailed("The node answered something that makes no sense")
     wait = lines.get(b"retry-after", b"")
     return revive(told.code, told.message, {}, int(wait) if wait.isdigit() else None)
@@ -76,7 +77,7 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     """The contract's error for an answer with `status` ≥ 400; no path or address of the host is left in its message."""
     try:
         error = msgspec.json.decode(body, type=_Body).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         error = _Error()
     # It may repeat the request: cut it before the patterns, whose time grows with the square of its length.
     error.message = error.message[:MAX_ECHO_CHARS]

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from llb.wire import RequestText
+from llb.wire.reading import UNREADABLE
 
 LIMIT_BYTES = 32 * 1024  # of each
 DOCUMENT_BYTES = 256 * 1024  # an answer that is no stream is looked at when it is complete
@@ -68,7 +69,7 @@ def prompt_of(body: bytes) -> str:
             if bytes(raw):
                 texts += _turns(raw) or [_plain(raw)]
         texts += [text for text in (request.query, *request.documents) if text]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return ""
     return "\n\n".join(texts)
 
@@ -81,7 +82,7 @@ def _turns(raw: Raw) -> list[str]:
     """The input of Responses as turns; none where it is something else."""
     try:
         return _talk(msgspec.json.decode(raw, type=list[_Message]))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return []
 
 
@@ -211,7 +212,7 @@ class Transcript:
     def _take(self, event: bytes) -> None:
         try:
             answer = _decoder.decode(event)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return  # `[DONE]`, or a piece of an event that was too large to be passed on whole
         for piece in _said(answer):
             self._answer.append(piece)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
+from llb.wire.reading import UNREADABLE
+
 # Enough for the last events of a stream, and for the whole of most answers that are not streamed.
 TAIL_BYTES = 64 * 1024
 HEAD_BYTES = 4 * 1024
@@ -160,7 +162,7 @@ _decoder = msgspec.json.Decoder(_Event)
 def _decode(data: bytes) -> _Event | None:
     try:
         return _decoder.decode(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

@@ -18,6 +18,7 @@ from llb.gateway.faults import UpstreamFault
 from llb.gateway.pulse import Pulse
 from llb.gateway.upstream import Target, Upstream
 from llb.wire import ReachWay
+from llb.wire.reading import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Finder:
                 header_timeout_s=PROOF_TIMEOUT_S,
             )
             shown = msgspec.json.decode(await response.read(PROOF_BYTES, PROOF_TIMEOUT_S), type=_Proof).proof
-        except (UpstreamFault, msgspec.DecodeError, UnicodeError, ValueError):
+        except (UpstreamFault, *UNREADABLE, ValueError):
             return False
         if auth.same_token(shown, auth.prove(self._credential, self._node_id, nonce)):
             return True

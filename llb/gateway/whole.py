@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from llb.errors import EngineFailed
 from llb.gateway.engine_errors import translate_engine_error
+from llb.wire.reading import UNREADABLE
 
 _encode = msgspec.json.Encoder().encode
 _ABSENT = Raw()
@@ -35,7 +36,7 @@ class Whole(ABC):
             for line in lines:
                 if line.startswith(b"data:"):
                     self._take(line[5:].strip())
-        except (msgspec.DecodeError, UnicodeDecodeError, LookupError):
+        except (*UNREADABLE, LookupError):
             raise EngineFailed("The engine answered something that makes no sense") from None
 
     @abstractmethod
@@ -266,19 +267,19 @@ class WholeResponse(Whole):
 
     def __init__(self) -> None:
         super().__init__()
-        self._response: Raw = _NOTHING
+        self._document: dict[str, Raw] = {}
 
     def _take(self, event: bytes) -> None:
         told = msgspec.json.decode(event, type=_ResponseEvent)
         if told.type == "response.completed":
-            self._response = told.response
+            self._document = msgspec.json.decode(told.response, type=dict[str, Raw])
             self.complete = True
         elif not told.type.startswith("response."):
             _raise_if_failure(event)
         self.begun = self.begun or told.type not in _PRELUDE
 
     def document(self) -> bytes:
-        document = msgspec.json.decode(self._response, type=dict[str, Raw])
+        document = self._document
         # A stream's lacks this; where it has the other, both are the same moment.
         document["completed_at"] = document.get("created_at", _NULL)
         return _encode(document)
@@ -354,7 +355,7 @@ def _filled(block: dict[str, Any], pieces: list[_BlockDelta]) -> dict[str, Any]:
     if "input" in block:
         try:
             filled["input"] = msgspec.json.decode("".join(piece.partial_json for piece in pieces) or "{}")
-        except msgspec.DecodeError:  # the limit of tokens cut it off
+        except UNREADABLE:  # the limit of tokens cut it off
             filled["input"] = {}
     return filled
 

@@ -25,6 +25,7 @@ from llb.hub.answers import describe, refusal
 from llb.hub.cache import cached_file
 from llb.hub.errors import HubBadAnswer, HubError, HubUnreachable
 from llb.wire import HfStats
+from llb.wire.reading import UNREADABLE
 
 if TYPE_CHECKING:
     import httpx2
@@ -130,7 +131,7 @@ class Hub:
             body = _read(response, MAX_JSON_BYTES, CALL_DEADLINE_S)
         try:
             info = msgspec.json.decode(body, type=_ModelInfo)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise HubBadAnswer("The Hub answered something that makes no sense; check HF_ENDPOINT") from None
         return HfStats(downloads=info.downloads, stars=info.likes, last_modified=info.lastModified)
 

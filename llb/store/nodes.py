@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from llb.store.database import Database, Transaction
 from llb.wire import Hello
+from llb.wire.reading import UNREADABLE
 
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
@@ -107,6 +108,6 @@ def _hello(blob: bytes | None) -> Hello | None:
         return None
     try:
         return msgspec.json.decode(blob, type=Hello)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         # Written by another version of the protocol; the node says hello again when it comes.
         return None

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 from llb.errors import LlbError
 from llb.gateway.engine_errors import translate_engine_error
 from llb.gateway.usage import Timings
+from llb.wire.reading import UNREADABLE
 
 _NS_A_MS = 1_000_000
 
@@ -200,7 +201,7 @@ class Answer:
             return self._last()
         try:
             event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return b""  # nothing that an engine of ours says
         if event.error is not None:
             self._ended = True
@@ -245,7 +246,7 @@ class Answer:
         for call in self._calls.values():
             try:
                 arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 continue
             told.append(_ToldCall(_ToldFunction(call.function.name or "", arguments, len(told)), call.id))
         return told or None

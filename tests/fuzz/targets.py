@@ -1,0 +1,194 @@
+"""What reads others' bytes, each with examples of what it should get and what it may raise. Anything else is a defect."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llb import gguf, tickets, trust
+from llb.api.limits import check_limits
+from llb.api.peer import parse_host, parse_origin
+from llb.api.replies import decode
+from llb.catalog import load_catalog
+from llb.certificates import new_authority
+from llb.cluster.sockets import from_balancer, from_node
+from llb.config import load_config
+from llb.errors import InvalidRequest, InvalidTicket, LlbError, SetupError
+from llb.gateway.affinity import affinity_key, prompt_tokens
+from llb.gateway.engine_errors import refusal, translate_engine_error
+from llb.gateway.ollama import answered, asked
+from llb.gateway.ollama.answered import Answer, Clock, Shape
+from llb.gateway.transcript import Transcript, prompt_of
+from llb.gateway.usage import Edges
+from llb.gateway.watched import Prelude, watched
+from llb.gateway.whole import WHOLE
+from llb.wire import InferenceHead
+from llb.wire.reading import UNREADABLE
+from tests.fuzz.mutate import mutated
+from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
+from tests.harness import write_catalog
+
+CHAT = {
+    "model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}],
+    "stream": True, "max_tokens": 8, "n": 1, "logprobs": True, "keep_alive": "5m",
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "^a{1,3}$"}}},
+}  # fmt: skip
+SSE = (
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"created":1,"id":"c","model":"m","prompt_progress":{"total":9,"cache":0,"processed":0,"time_ms":0}}\n\n'
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"Hi","tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}],"created":1,"id":"c","model":"m"}\n\n'
+    b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":1,"id":"c","model":"m","usage":{"prompt_tokens":3,"completion_tokens":1},"timings":{"prompt_n":3,"predicted_n":1}}\n\n'
+    b"data: [DONE]\n\n",
+    b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"}}\n\nevent: response.in_progress\ndata: {"type":"response.in_progress","response":{"id":"r"},"prompt_progress":{"total":1}}\n\nevent: response.completed\ndata: {"type":"response.completed","response":{"id":"r","created_at":1,"output":[],"usage":{"input_tokens":1,"output_tokens":1}}}\n\n',
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[],"usage":{"input_tokens":1,"output_tokens":0}}}\n\nevent: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"f","input":{}}}\n\nevent: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{}"}}\n\nevent: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n',
+    b'data: {"error":{"code":500,"message":"no","type":"server_error"}}\n\n',
+)  # fmt: skip
+HELLO = {"type": "hello", "protocol": 1, "node_id": "n", "name": "x", "version": "1", "platform": "p", "addresses": [], "hardware": {"cpu": "c", "cpu_count": 1, "memory_total_bytes": 1}, "memory_budget_bytes": 1, "vram_budget_bytes": 0, "max_downloads": 1, "slots_per_engine": 1, "replicas": []}  # fmt: skip
+OLLAMA = {"model": "m", "messages": [{"role": "user", "content": "hi", "images": ["iVBOR"], "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}], "options": {"num_predict": 5, "stop": ["a"]}, "format": {"type": "object"}, "think": "high", "keep_alive": "5m"}  # fmt: skip
+CLOCK = Clock(lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda: 1.0, lambda: 0.0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`read` takes one case; it may raise `allowed` and nothing else."""
+
+    name: str
+    seeds: tuple[bytes, ...]
+    read: Callable[[bytes, random.Random], object]
+    allowed: tuple[type[Exception], ...] = ()
+
+    def case(self, chance: random.Random) -> bytes:
+        return mutated(chance, self.seeds)
+
+
+def _json(*documents: object) -> tuple[bytes, ...]:
+    return tuple(json.dumps(document).encode() for document in documents)
+
+
+def _pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
+    """As a network would cut them."""
+    at = 0
+    while at < len(data):
+        step = chance.choice((1, 7, 100, 5000))
+        yield data[at : at + step]
+        at += step
+
+
+def targets(directory: Path) -> tuple[Target, ...]:
+    chat = write_chat_model(directory / "chat.gguf", template=TOOL_TEMPLATE).read_bytes()
+    embedding = write_embedding_model(directory / "embed.gguf").read_bytes()
+    catalog_path = write_catalog(directory / "catalog.json", {"id": "tiny", "size_bytes": 300_000})
+    key = tickets.key_of("secret")
+    ticket = tickets.sign(
+        key, tickets.Ticket(sha256="a" * 64, from_node="a", to_node="b", expires_at=2_000_000_000)
+    )
+
+    def header(data: bytes, _chance: random.Random) -> None:
+        gguf.shape_of([gguf.read_header(io.BytesIO(data), file_size=len(data))])
+
+    def catalogue(data: bytes, _chance: random.Random) -> None:
+        path = directory / "fuzzed.json"
+        path.write_bytes(data)
+        load_catalog(path)
+
+    def config(data: bytes, _chance: random.Random) -> None:
+        home = Path(tempfile.mkdtemp(dir=directory))
+        (home / "llb.toml").write_bytes(data)
+        load_config({"home": str(home)}, {})
+
+    def body(data: bytes, _chance: random.Random) -> None:
+        head = decode(data, InferenceHead)
+        check_limits(head, data)
+        prompt_tokens(data)
+        affinity_key(head, None, "k")
+        prompt_of(data)
+        json.loads(watched(data, stream=False).decode("utf-8", "replace"))
+
+    def stream(data: bytes, chance: random.Random) -> None:
+        edges, prelude, transcript = Edges(), Prelude(), Transcript("x")
+        transcript.begin(b"text/event-stream")
+        for piece in _pieces(data, chance):
+            edges.add(piece)
+            transcript.add(piece)
+        prelude.take(data)
+        prelude.rest()
+        transcript.text()
+        edges.usage_of_stream()
+        edges.usage_of_document()
+
+    def whole(data: bytes, chance: random.Random) -> None:
+        gathered = chance.choice([*WHOLE.values()])()
+        for piece in _pieces(data, chance):
+            gathered.feed(piece)
+        if gathered.complete:
+            json.loads(gathered.document().decode("utf-8", "replace"))
+
+    def ollama_stream(data: bytes, chance: random.Random) -> None:
+        answer = Answer("m", chance.choice([*Shape]), CLOCK)
+        lines = b"".join(answer.feed(piece) for piece in _pieces(data, chance)) + answer.close()
+        for line in lines.splitlines():
+            json.loads(line)
+
+    def ollama_request(data: bytes, chance: random.Random) -> None:
+        kind, make = chance.choice(
+            ((asked.ChatRequest, asked.chat), (asked.GenerateRequest, asked.generate), (asked.EmbedRequest, asked.embed))
+        )  # fmt: skip
+        maker: Callable[[Any], asked.Question | None] = make
+        question = maker(decode(data, kind))
+        if question is not None:
+            question.body("m")
+
+    def engine_error(data: bytes, chance: random.Random) -> None:
+        status = chance.choice((400, 401, 404, 413, 500, 501, 503))
+        assert isinstance(translate_engine_error(status, data), LlbError)
+        assert isinstance(
+            refusal(status, [(b"x-llb-error", b"x"), (b"retry-after", data[:9])], data), LlbError
+        )
+
+    def origins(data: bytes, _chance: random.Random) -> None:
+        text = data.decode("latin-1")
+        parse_host(text)
+        parse_origin(text)
+
+    def link(data: bytes, _chance: random.Random) -> None:
+        from_node(data)
+
+    def want(data: bytes, _chance: random.Random) -> None:
+        from_balancer(data)
+
+    def proof(data: bytes, _chance: random.Random) -> None:
+        tickets.verify(key, data.decode("utf-8", "replace"), 1.0)
+
+    def anchor(data: bytes, _chance: random.Random) -> None:
+        text = data.decode("latin-1")
+        trust.fingerprint(text)
+        trust.context.__wrapped__(text)
+
+    def vectors(data: bytes, _chance: random.Random) -> None:
+        answered.embedded(data, "m", CLOCK)
+
+    wire_errors = UNREADABLE
+    return (
+        # A header is at the beginning; what is behind it is only counted.
+        Target("GGUF header", (chat[:6000], embedding[:6000], chat), header, (gguf.GgufError,)),
+        Target("catalogue", (catalog_path.read_bytes(),), catalogue, (SetupError,)),
+        Target("llb.toml", (b'port = 8080\nmemory_limit = "12GB"\nallowed_host = ["a", "b"]\nhistory_text = true\n',), config, (SetupError,)),
+        Target("request body", _json(CHAT, {"model": "m", "prompt": "x", "n_probs": 3}), body, (LlbError,)),
+        Target("engine's stream", SSE, stream),
+        Target("stream made whole", SSE, whole, (LlbError,)),
+        Target("stream as Ollama's lines", SSE, ollama_stream),
+        Target("Ollama's request", _json(OLLAMA, {"model": "m", "prompt": "x", "suffix": "y"}, {"model": "m", "input": ["a"]}), ollama_request, (InvalidRequest,)),
+        Target("engine's error", _json({"error": {"code": 400, "message": "'n' is /a/b wrong", "type": "x"}}, {"error": {"message": "m", "type": "exceed_context_size_error", "n_prompt_tokens": 5, "n_ctx": 4}}), engine_error),
+        Target("Host and Origin", (b"localhost:8080", b"http://[::1]:8080", b"null", b"https://a.example"), origins),
+        Target("node's message", _json(HELLO, {"type": "goodbye"}), link, wire_errors),
+        Target("balancer's message", _json({"type": "want", "revision": 1, "models": [], "deleted": []}, {"type": "dial", "spares": 3}), want, wire_errors),
+        Target("ticket", (ticket.encode(),), proof, (InvalidTicket,)),
+        Target("certificate of another host", (new_authority().certificate.encode(),), anchor, (ValueError,)),
+        Target("engine's vectors", _json({"data": [{"embedding": [0.5, 1e-3], "index": 0}], "usage": {"prompt_tokens": 1}}), vectors, (*wire_errors, ValueError)),
+    )  # fmt: skip

@@ -1,0 +1,28 @@
+"""Some hundred cases of each target, as `python -m tests.fuzz` runs a hundred thousand; and those that once were defects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.__main__ import defect
+from tests.fuzz.targets import Target, targets
+
+CASES = 150
+
+
+@pytest.fixture(scope="module")
+def all_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
+    return {target.name: target for target in targets(tmp_path_factory.mktemp("fuzz"))}
+
+
+def test_no_reader_is_upset(all_targets: dict[str, Target]) -> None:
+    found = [
+        f"{target.name}: {why}"
+        for target in all_targets.values()
+        for number in range(CASES)
+        if (why := defect(target, f"suite.{target.name}.{number}", measured=number % 50 == 0)) is not None
+    ]
+    assert found == []
+    assert Path(__file__).exists()
