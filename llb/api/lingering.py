@@ -43,3 +43,11 @@ class LingeringProtocol(WebSocketProtocol):
     """What the server's sockets speak."""
 
     HTTP_CLASS = LingeringHttp
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Sanic looks at the time limits of a connection every half minute, and so keeps all of one that has ended for as long:
+        20 kB each, which clients that connect anew for every request make many of."""
+        timer: asyncio.TimerHandle | None = self._callback_check_timeouts
+        if timer is not None:
+            timer.cancel()
+        super().connection_lost(error)  # type: ignore[no-untyped-call]
