@@ -57,8 +57,8 @@ EXAMPLES: tuple[Struct, ...] = (
     asked.NamedModel(model="llama-3.2-1b"),
     asked.PullRequest(model="llama-3.2-1b"),
     LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106  # an example
-    PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106
-    NewUser(username="ann", password="correct horse battery"),  # noqa: S106
+    PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106  # shown in the reference
+    NewUser(username="ann", password="correct horse battery"),  # noqa: S106  # shown in the reference
     UserPatch(role=Role.ADMIN),
     NewKey(name="laptop", scopes=(Scope.INFERENCE, Scope.MODELS_READ)),
     KeyPatch(limits=KeyLimitsPatch(requests_per_minute=60, concurrent=None)),

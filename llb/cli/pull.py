@@ -190,7 +190,7 @@ class Bar:
     def __init__(self, progress: object, model_id: str) -> None:
         from rich.progress import Progress
 
-        assert isinstance(progress, Progress)  # noqa: S101
+        assert isinstance(progress, Progress)  # noqa: S101  # for the type checker
         self._progress = progress
         self._task = progress.add_task(model_id, total=None, amount="", speed="", note="waiting to begin")
 

@@ -308,7 +308,7 @@ class Registrations:
                 if files is None:
                     self._view.waiting[model_id] = f"waiting for the network: {unreachable}"
                     self._view.refresh(model_id)
-                    wait_s = max(unreachable.retry_after_s or 0.0, pause_s * random.uniform(0.75, 1.25))  # noqa: S311
+                    wait_s = max(unreachable.retry_after_s or 0.0, pause_s * random.uniform(0.75, 1.25))  # noqa: S311  # nodes must not ask in step
                     await asyncio.sleep(min(wait_s, LONGEST_PAUSE_S))
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                     continue

@@ -29,6 +29,7 @@ from tests.soak.trend import trend
 ROUND_S = 30.0
 BALANCER_DIES_FOR = 0.25  # of the time
 SETTLED_AFTER = 0.2  # of what is left: caches fill, histories begin
+LEAKS_AFTER_MINUTES = 120  # in less, caches and an allocator that fill up look like a leak
 MEASURED = ("memory MB", "threads", "file descriptors", "sockets", "children")
 
 
@@ -152,7 +153,7 @@ def report(soak: Soak, traffic: Traffic, minutes: float, seed: int) -> str:
         lines.append(
             f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.low:+.1f} to {found.high:+.1f} |"
         )
-        if found.grows and minutes >= 15:  # in less a cache that fills looks like a leak
+        if found.grows and minutes >= LEAKS_AFTER_MINUTES:
             soak.wrong.append(f"{name} grow: {found.per_hour:+.1f} an hour")
     memory = " ".join(f"{sample.figures[0]:.0f}" for sample in soak.samples)
     return "\n".join([*lines, "", f"Memory at each rest, MB: {memory}"])
