@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from llb import portable, runfile
-from llb.cli import screen
+from llb.cli import saved_models, screen
 from llb.cli.failure import Failure
 from llb.cli.main import home_of
-from llb.config import make_config
+from llb.config import load_config, make_config
 from llb.store import audit, rescue
 from llb.store.database import Database
+from llb.store.replicas import FileFingerprint
 
 
 def database_path(home: Path) -> Path:
@@ -45,16 +46,21 @@ def backup(options: argparse.Namespace) -> int:
     require_database(home)
     _check_target(database_path(home), target, force=options.force)
 
-    async def work() -> None:
+    async def work() -> list[tuple[str, FileFingerprint]]:
         async with opened(home) as db:
             async with db.write() as tx:
                 await audit.record(tx, actor="local", action="database.backup", target=target.name)
             await db.backup(target)
+            return await saved_models.verified(db)
 
-    asyncio.run(work())
-    screen.say(
-        f"Saved to {target} ({screen.size(target.stat().st_size)}). Model files are not in it: they are fetched again."
-    )
+    files = asyncio.run(work())
+    said = f"Saved to {target} ({screen.size(target.stat().st_size)})."
+    if options.models is None:
+        screen.say(f"{said} Model files are not in it: they are fetched again.")
+        return 0
+    directory = Path(options.models).expanduser().absolute()
+    count, size_bytes = saved_models.copy(files, load_config({"home": str(home)}).models_dir, directory)
+    screen.say(f"{said} {count} model files copied to {directory} ({screen.size(size_bytes)}).")
     return 0
 
 
@@ -64,6 +70,9 @@ def restore(options: argparse.Namespace) -> int:
     path = database_path(home)
     if not source.is_file():
         raise Failure(f"There is no file {source}.")
+    models = None if options.models is None else Path(options.models).expanduser().absolute()
+    if models is not None and not models.is_dir():
+        raise Failure(f"There is no directory {models}.")
     if path.exists() and not screen.confirmed(
         f"Replace the database in {home}? The present one is kept beside it.", yes=options.yes
     ):
@@ -75,14 +84,19 @@ def restore(options: argparse.Namespace) -> int:
     try:
         kept = rescue.restore(source, path)
 
-        async def note() -> None:
-            async with opened(home) as db, db.write() as tx:
-                await audit.record(tx, actor="local", action="database.restore", target=source.name)
+        async def note() -> list[tuple[str, FileFingerprint]]:
+            async with opened(home) as db:
+                async with db.write() as tx:
+                    await audit.record(tx, actor="local", action="database.restore", target=source.name)
+                return await saved_models.verified(db)
 
-        asyncio.run(note())
+        files = asyncio.run(note())
+        count = 0
+        if models is not None:
+            count, _ = saved_models.copy(files, models, load_config({"home": str(home)}).models_dir)
     finally:
         lock.close()
-    screen.say(f"Restored from {source}.")
+    screen.say(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
     if kept is not None:
         screen.say(f"The previous database is kept as {kept}.")
     return 0

@@ -228,11 +228,12 @@ def _add_host_commands(commands: _Commands) -> None:
     )
     _add_settings(doctor, but="home")
     _add_json(doctor)
-    backup = _add(
-        commands, "backup", "save the database while everything runs on (not the models)", "database:backup"
-    )
+    backup = _add(commands, "backup", "save the database while everything runs on", "database:backup")
     backup.add_argument("file", metavar="FILE")
     backup.add_argument("--force", action="store_true", default=False, help="replace FILE if it exists")
+    backup.add_argument(
+        "--models", metavar="DIR", default=None, help="copy the verified model files there too"
+    )
     restore = _add(
         commands,
         "restore",
@@ -240,6 +241,9 @@ def _add_host_commands(commands: _Commands) -> None:
         "database:restore",
     )
     restore.add_argument("file", metavar="FILE")
+    restore.add_argument(
+        "--models", metavar="DIR", default=None, help="take model files from there, where 'backup' put them"
+    )
     _add_yes(restore)
     _add(commands, "version", "print the version", "main:version")
 

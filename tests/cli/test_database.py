@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Host
+from tests.cli.conftest import TINY_BYTES, Host, host_with_models
 from tests.harness import PASSWORD
+from tests.hub import HubStandIn
 
 
 @pytest.fixture
@@ -176,3 +177,45 @@ def test_a_restore_asks_at_a_terminal(filled: Host, tmp_path: Path) -> None:
         terminal.write("\n")
         assert terminal.wait() == 1
     assert key_names(filled) == ["first", "second"]
+
+
+def test_model_files_are_taken_along_if_asked_for(
+    with_models: Host, tmp_path: Path, models_hub: HubStandIn
+) -> None:
+    with_models.start()
+    with_models.run("pull", "tiny")
+    saved, files = tmp_path / "saved.db", tmp_path / "files"
+    assert "1 model files copied" in with_models.run("backup", str(saved), "--models", str(files)).stdout
+    assert (files / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES
+    again = with_models.run("backup", str(saved), "--models", str(files), "--force").stdout
+    assert "0 model files copied" in again
+    with_models.stop()
+
+    (tmp_path / "other").mkdir()
+    other = host_with_models(tmp_path / "other", models_hub)
+    told = other.run("restore", str(saved), "--models", str(files)).stdout
+    assert "with 1 model files" in told
+    asked = len(models_hub.byte_requests("tiny.gguf"))
+    other.start()
+    try:
+        [tiny] = [item for item in other.json("models")["models"] if item["model"]["id"] == "tiny"]
+        assert tiny["status"] == "Ready"
+        assert len(models_hub.byte_requests("tiny.gguf")) == asked  # nobody was asked for it again
+    finally:
+        other.stop()
+
+
+def test_a_file_that_was_changed_is_not_taken_along(with_models: Host, tmp_path: Path) -> None:
+    with_models.start()
+    with_models.run("pull", "tiny")
+    with_models.stop()
+    (with_models.home / "models" / "tiny" / "tiny.gguf").write_bytes(b"GGUF, but another")
+    told = with_models.run("backup", str(tmp_path / "saved.db"), "--models", str(tmp_path / "files")).stdout
+    assert "0 model files copied" in told
+    assert not (tmp_path / "files" / "tiny" / "tiny.gguf").exists()
+
+
+def test_places_that_cannot_be(filled: Host, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run("backup", str(saved))
+    assert "There is no directory" in filled.fail("restore", str(saved), "--models", str(tmp_path / "none"))
