@@ -1,34 +1,120 @@
-"""Keeps an engine from reaching out: llama.cpp fetches any image URL a request names, and has no switch against it."""
+"""What an engine is not allowed: it reads hostile files, runs their templates, and would fetch any image URL that a request names.
+
+Two filters of Linux that a process lays on itself and cannot take off again. `refuse_writes` before the model is loaded: no file can be
+made, changed, removed or run (Landlock; it holds for this thread and those that come of it). `give_up_rights` once the server listens:
+no internet socket, no other program, no look into other processes (seccomp; it holds for every thread).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import socket
 import struct
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+
+# --- Landlock: linux/landlock.h; the system calls have the same numbers everywhere -------------------
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_VERSION, _LANDLOCK_BENEATH = 1, 1
+_EXECUTE, _WRITE_FILE = 1 << 0, 1 << 1
+# Remove and make, of every kind; 13 and 14 came with the second and the third version of the interface.
+_CHANGE_DIRECTORIES = sum(1 << bit for bit in range(4, 13))
+_REFER, _TRUNCATE = 1 << 13, 1 << 14
+# Graphics drivers talk through devices, and keep what they have compiled.
+WRITABLE = ("/dev", "~/.nv", "~/.cache/nvidia", "~/.cache/mesa_shader_cache")
+
+
+def refuse_writes(writable: Sequence[str] = WRITABLE) -> bool:
+    """From now on this thread and those it starts cannot change or run a file but below `writable`. False where unsupported."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
+    if version < 1:
+        return False
+    handled = _EXECUTE | _WRITE_FILE | _CHANGE_DIRECTORIES
+    handled |= (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    attributes = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
+    ruleset = libc.syscall(_LANDLOCK_CREATE, attributes, 8, 0)
+    if ruleset < 0:
+        return False
+    try:
+        for name in writable:
+            with suppress(OSError):  # it is not there
+                _allow(libc, ruleset, Path(name).expanduser(), handled & ~_EXECUTE)
+        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            return False
+        return bool(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+    directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", access, directory), 12)
+        libc.syscall(_LANDLOCK_ADD, ruleset, _LANDLOCK_BENEATH, rule, 0)
+    finally:
+        os.close(directory)
+
+
+# --- seccomp -----------------------------------------------------------------------------------------
+
 _SECCOMP_SET_MODE_FILTER = 1  # linux/seccomp.h
 _SECCOMP_FILTER_FLAG_TSYNC = 1
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 
-# linux/bpf_common.h: load a 32-bit word at an offset of `struct seccomp_data`; jump if equal; return.
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+# linux/bpf_common.h: load a 32-bit word at an offset of `struct seccomp_data`; jump if equal, if greater or equal; return.
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _OFFSET_SYSCALL, _OFFSET_ARCH, _OFFSET_FIRST_ARGUMENT = 0, 4, 16
+_X32 = 0x40000000  # the other numbers of x86_64's system calls
 
-# machine: (AUDIT_ARCH, number of seccomp, number of socket), from linux/audit.h and asm/unistd.h
-_MACHINES = {"x86_64": (0xC000003E, 317, 41), "aarch64": (0xC00000B7, 277, 198)}
+
+@dataclass(frozen=True)
+class _Machine:
+    """AUDIT_ARCH of linux/audit.h, and numbers of asm/unistd.h. `refused`: execve, execveat, ptrace, process_vm_readv and
+    _writev, mount, umount2, pivot_root, chroot, unshare, setns, init_module, finit_module, kexec_load, bpf, keyctl, add_key,
+    request_key, userfaultfd, perf_event_open."""
+
+    arch: int
+    seccomp: int
+    socket: int
+    refused: tuple[int, ...]
+
+
+_MACHINES = {
+    "x86_64": _Machine(
+        0xC000003E,
+        317,
+        41,
+        (59, 322, 101, 310, 311, 165, 166, 155, 161, 272, 308, 175, 313, 246, 321, 250, 248, 249, 323, 298),
+    ),
+    "aarch64": _Machine(
+        0xC00000B7,
+        277,
+        198,
+        (221, 281, 117, 270, 271, 40, 39, 41, 51, 97, 268, 105, 273, 104, 280, 219, 217, 218, 282, 241),
+    ),
+}
 
 
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def refuse_new_connections() -> bool:
-    """From now on no thread of this process can make an internet socket; open ones go on. False where unsupported.
+def give_up_rights() -> bool:
+    """From now on no thread of this process can make an internet socket, run a program, or look into another process; what is open
+    goes on. False where unsupported.
 
     Call it once the server listens: accepting does not make a socket in the sense of the system call. Unix sockets stay
     possible, GPU drivers talk through them.
@@ -36,27 +122,37 @@ def refuse_new_connections() -> bool:
     machine = _MACHINES.get(platform.machine())
     if not sys.platform.startswith("linux") or machine is None or sys.maxsize < 2**32:
         return False
-    arch, seccomp_number, socket_number = machine
-    steps = [
+    code = ctypes.create_string_buffer(_filter(machine))
+    program = _Program(len(code) // 8, ctypes.cast(code, ctypes.c_void_p))
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            return False
+        done = libc.syscall(
+            machine.seccomp, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)
+        )
+    except (OSError, AttributeError):
+        return False
+    return bool(done == 0)
+
+
+def _filter(machine: _Machine) -> bytes:
+    """The program: refused are calls of another machine's kind, those of `machine.refused`, and internet sockets."""
+    checks: list[tuple[int, int]] = [(_JUMP_IF_AT_LEAST, _X32)]
+    checks += [(_JUMP_IF_EQUAL, number) for number in machine.refused]
+    steps: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _OFFSET_ARCH),
-        (_JUMP_IF_EQUAL, 0, 5, arch),
+        (_JUMP_IF_EQUAL, 0, len(checks) + 6, machine.arch),
         (_LOAD, 0, 0, _OFFSET_SYSCALL),
-        (_JUMP_IF_EQUAL, 0, 3, socket_number),
+    ]
+    # A jump counts the steps that it leaps over; the last one refuses, and the one before allows.
+    steps += [(jump, len(checks) - at + 4, 0, value) for at, (jump, value) in enumerate(checks)]
+    steps += [
+        (_JUMP_IF_EQUAL, 0, 3, machine.socket),
         (_LOAD, 0, 0, _OFFSET_FIRST_ARGUMENT),
         (_JUMP_IF_EQUAL, 2, 0, socket.AF_INET),
         (_JUMP_IF_EQUAL, 1, 0, socket.AF_INET6),
         (_RETURN, 0, 0, _RET_ALLOW),
         (_RETURN, 0, 0, _RET_ERRNO | errno.EACCES),
     ]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-    program = _Program(len(steps), ctypes.cast(code, ctypes.c_void_p))
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            return False
-        done = libc.syscall(
-            seccomp_number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)
-        )
-    except (OSError, AttributeError):
-        return False
-    return bool(done == 0)
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)

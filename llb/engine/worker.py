@@ -90,6 +90,7 @@ def main(arguments: list[str]) -> int:
     except msgspec.MsgspecError as error:
         sys.stderr.write(f"engine spec not understood: {error}\n")
         return EXIT_BAD_SPEC
+    sandbox.refuse_writes()
     xllamacpp = _llama()
 
     try:
@@ -98,7 +99,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_REFUSED
     ready = _describe(server.listening_address, spec)
-    sandbox.refuse_new_connections()
+    sandbox.give_up_rights()
     report.write(msgspec.json.encode(ready) + b"\n")
     report.flush()
     while sys.stdin.buffer.read(4096):
