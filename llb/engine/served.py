@@ -241,7 +241,8 @@ class Served:
             self._failures = 0
         self.retry_at = now + min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(self._failures, 16))
         self._failures += 1
-        if loading and failure.kind is FailureKind.CRASHED:
+        # A chat template that never ends is no crash, and would keep a core busy for as long as it is tried again.
+        if loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):
             self._load_crashes += 1
         if failure.kind is FailureKind.REFUSED:
             self.refused = failure.sentence

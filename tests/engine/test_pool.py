@@ -507,6 +507,20 @@ async def test_crashing_while_loading_is_held_against_the_file_in_the_end(rig: R
     )
 
 
+async def test_a_load_that_never_ends_is_held_against_the_file_in_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llb.engine.pool.LOAD_LEAST_S", 0.2)
+    monkeypatch.setattr("llb.engine.pool.LOAD_BYTES_PER_S", 10**15)
+    pool = rig.pool("--gate", str(rig.folder / "never"))
+    for _ in range(2):
+        assert isinstance(await error_of(pool), EngineFailed)
+        rig.now += 60
+    error = await error_of(pool)
+    assert isinstance(error, ModelFailed)
+    assert "3 times while loading" in error.message
+
+
 async def test_a_file_that_cannot_be_read(rig: Rig) -> None:
     pool = rig.pool()
     rig.planner.bad = "file missing"
