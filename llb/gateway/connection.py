@@ -57,6 +57,7 @@ class Response:
         "_complete",
         "_connection",
         "_fault",
+        "_on_heard",
         "_waiter",
         "buffered_bytes",
         "chunked",
@@ -82,6 +83,7 @@ class Response:
         self._waiter: asyncio.Future[bool] | None = None
         self._complete = False
         self._fault: UpstreamFault | None = None
+        self._on_heard: Callable[[], None] | None = None
 
     async def chunk(self, wait_s: float) -> bytes | None:
         """What has come since the last call; `b""` at the end, None after `wait_s` of silence. Raises `UpstreamFault`."""
@@ -109,6 +111,20 @@ class Response:
         """What has been taken was not yet part of the answer: its first byte is still to come."""
         self.first_byte_at = None
         self.received_bytes = 0
+
+    def await_hearing(self, on_heard: Callable[[], None]) -> None:
+        """Its head is not what is waited for: until `heard()` it counts as an answer that has not begun, which ends when its
+        host is gone. `on_heard` is called then, or when the answer ends before."""
+        if self._complete or self._fault is not None:
+            on_heard()
+        else:
+            self._on_heard = on_heard
+
+    def heard(self) -> None:
+        """From now on somebody has something of it."""
+        on_heard, self._on_heard = self._on_heard, None
+        if on_heard is not None:
+            on_heard()
 
     async def chunks(self, idle_timeout_s: float) -> AsyncIterator[bytes]:
         """The body as it comes; raises `UpstreamFault`."""
@@ -168,6 +184,11 @@ class Response:
     def waiting(self) -> bool:
         return self._waiter is not None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of it that somebody has, or could have had."""
+        return bool(self.status) and self._on_heard is None
+
     def wake(self, *, arrived: bool = True) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -179,6 +200,7 @@ class Response:
             self._complete = True
         elif self._fault is None:
             self._fault = fault
+        self.heard()
         self.wake()
 
     async def _wait(self, timeout_s: float) -> bool:
@@ -278,7 +300,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def asking(self) -> bool:
         """Whether a request is out whose answer has not begun."""
-        return self._response is not None and not self._response.status
+        return self._response is not None and not self._response.begun
 
     @property
     def socket(self) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from llb import portable
 from llb.gateway.connection import Connection
@@ -60,17 +58,15 @@ class Pulse:
         if self._waiting:
             self._upstream.abandon(self._target)
 
-    @contextmanager
-    def felt(self) -> Iterator[None]:
-        """Something waits for the host while the block runs."""
+    def feel(self) -> None:
+        """Something waits for the host, until `let_go()`."""
         self._waiting += 1
         if self._timer is None:
             self._beat()
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            self._close_if_done()
+
+    def let_go(self) -> None:
+        self._waiting -= 1
+        self._close_if_done()
 
     def retire(self) -> None:
         """Nothing more will be sent there; what waits is still cared for."""

@@ -212,26 +212,28 @@ class Reach:
         *,
         header_timeout_s: float,
     ) -> Response:
-        """A node's answer, once it has begun; the caller closes it. Raises `UpstreamFault`, within a second where the
-        node has gone."""
+        """A node's answer, once its head has come; the caller closes it, and says when somebody has `heard()` of it. Until
+        then it fails within a second where the node has gone: here, or when it is read. Raises `UpstreamFault`."""
         way = self.way(node_id)
         if way is None:
             raise ConnectFailed("there is no way to the node")
+        way.pulse.feel()
         try:
-            with way.pulse.felt():
-                response = await self._upstream.request(
-                    way.target,
-                    method,
-                    path,
-                    headers,
-                    body,
-                    connect_timeout_s=CONNECT_TIMEOUT_S,
-                    header_timeout_s=header_timeout_s,
-                )
-        except UpstreamFault as fault:
-            if not _only_slow(fault, way):
-                self._failed(node_id, way, f"a request to it failed ({fault})")
+            response = await self._upstream.request(
+                way.target,
+                method,
+                path,
+                headers,
+                body,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                header_timeout_s=header_timeout_s,
+            )
+        except BaseException as error:
+            way.pulse.let_go()
+            if isinstance(error, UpstreamFault) and not _only_slow(error, way):
+                self._failed(node_id, way, f"a request to it failed ({error})")
             raise
+        response.await_hearing(way.pulse.let_go)
         if response.status == 401 and any(name == b"www-authenticate" for name, _ in response.headers):
             response.close()
             self._failed(node_id, way, WRONG_CREDENTIAL)

@@ -144,6 +144,8 @@ async def _relay_events(
     prelude: Prelude | None,
 ) -> None:
     """Write whole events only: heartbeats and an error then always stand between events, never in one."""
+    if prelude is None:
+        response.heard()
     held = b""
     mid_event = False
     silent_s = 0.0
@@ -184,6 +186,7 @@ async def _relay_events(
             data = prelude.take(data)
             if prelude.over:
                 prelude = None
+                response.heard()
             else:
                 response.disregard()
                 if time.monotonic() - unheard_since >= heartbeat_s:
@@ -203,6 +206,7 @@ async def _relay_document(response: Response, sink: Sink, edges: Edges, idle_tim
         held.append(data)
         held_bytes += len(data)
         if held_bytes + edges.total_bytes > HOLD_BYTES:
+            response.heard()
             await _write(sink, edges, b"".join(held))
             held.clear()
             held_bytes = 0

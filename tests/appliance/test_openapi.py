@@ -162,6 +162,7 @@ async def test_each_operation(talking: Llb) -> None:
         "/api/auth/me",
     ):
         await ask("GET", path, 200)
+    await ask("GET", "/api/tls/certificate", 404)
     login = {"username": "admin", "password": PASSWORD}
     async with httpx.AsyncClient(
         base_url=llb.url, trust_env=False, event_hooks={"response": [llb.conforms]}

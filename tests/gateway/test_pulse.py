@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from urllib.parse import urlsplit
 
@@ -30,8 +30,17 @@ async def felt_node(upstream: Upstream) -> AsyncIterator[tuple[Node, Target, Pul
             await asyncio.wait([task])
 
 
+@contextmanager
+def felt(pulse: Pulse) -> Iterator[None]:
+    pulse.feel()
+    try:
+        yield
+    finally:
+        pulse.let_go()
+
+
 async def wait_at(upstream: Upstream, target: Target, pulse: Pulse) -> bytes:
-    with pulse.felt():
+    with felt(pulse):
         response = await upstream.request(target, b"POST", b"/ask", connect_timeout_s=5, header_timeout_s=60)
     return await response.read(1000, 60)
 
@@ -52,14 +61,14 @@ async def test_it_beats_while_something_waits_and_no_longer(upstream: Upstream) 
 
 async def test_two_that_wait_share_one_beat(upstream: Upstream) -> None:
     async with felt_node(upstream) as (there, _, pulse, _task):
-        with pulse.felt(), pulse.felt(), pulse.felt():
+        with felt(pulse), felt(pulse), felt(pulse):
             await there.until(lambda: len(there.beats) >= 3)
         assert there.beats[2] - there.beats[0] >= BEAT_EVERY_S
 
 
 async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Upstream) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
-        with pulse.felt():
+        with felt(pulse):
             begun = asyncio.ensure_future(
                 upstream.request(target, b"POST", b"/begun", connect_timeout_s=5, header_timeout_s=60)
             )

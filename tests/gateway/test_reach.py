@@ -10,6 +10,7 @@ import pytest
 from llb.cluster.links import SILENCE_S
 from llb.gateway.connection import Response
 from llb.gateway.faults import ConnectFailed, UpstreamClosed
+from llb.gateway.pulse import BEAT_EVERY_S
 from llb.gateway.reach import FIRST_PAUSE_S, Reach
 from llb.gateway.upstream import Upstream
 from llb.wire import ReachWay
@@ -58,12 +59,14 @@ class Site:
             self.reach.request(NODE_ID, b"POST", b"/hop/v1/x", body=b"{}", header_timeout_s=60)
         )
 
-    async def begun(self) -> Response:
+    async def begun(self, *, heard: bool = True) -> Response:
         """An answer that has begun, and is not complete."""
         asking = self.ask()
         await (await self.there.next()).begin()
         response = await asking
         assert await response.chunk(10) == b"data: begun\n\n"
+        if heard:
+            response.heard()
         return response
 
 
@@ -122,6 +125,51 @@ async def test_a_pulse_that_ends_takes_the_way_and_the_node_is_proved_again(site
         await waiting
     await site.until(lambda: site.ways == [ReachWay.DIRECT, ReachWay.NONE, ReachWay.DIRECT])
     assert len(site.there.proofs) > proofs
+
+
+async def test_what_nobody_has_heard_of_has_not_begun(site: Site) -> None:
+    """How far an engine is with a prompt, or an answer that is put together: it can be had of another node as well."""
+    await site.found()
+    unheard, heard = await site.begun(heard=False), await site.begun()
+    beats = len(site.there.beats)
+    await site.there.until(lambda: len(site.there.beats) > beats + 1)
+    site.there.cut()
+    with pytest.raises(UpstreamClosed):
+        await unheard.chunk(10)
+    assert await heard.chunk(0.2) is None
+    heard.close()
+
+
+async def test_what_was_heard_of_is_not_felt_for(site: Site) -> None:
+    await site.found()
+    response = await site.begun()
+    beats = len(site.there.beats)
+    await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+    assert len(site.there.beats) <= beats + 1
+    response.close()
+
+
+@pytest.mark.parametrize("end", ["read", "closed", "broken"])
+async def test_an_answer_that_ends_is_not_felt_for_either(site: Site, end: str) -> None:
+    await site.found()
+    asking = site.ask()
+    asked = await site.there.next()
+    if end == "read":
+        await asked.answer(b"{}")
+        assert await (await asking).read(100, 10) == b"{}"
+    else:
+        await asked.begin()
+        response = await asking
+        assert await response.chunk(10)
+        if end == "closed":
+            response.close()
+        else:
+            asked.die()
+            with pytest.raises(UpstreamClosed):
+                await response.chunk(10)
+    beats = len(site.there.beats)
+    await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+    assert len(site.there.beats) <= beats + 1
 
 
 async def test_a_request_that_breaks_before_its_answer_takes_the_way(site: Site) -> None:

@@ -6,8 +6,18 @@ import json
 import pytest
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
-from llb.gateway.relay import HEARTBEAT, HOLD_BYTES, MAX_EVENT_BYTES, Heartbeat, RelayResult, relay
+from llb.gateway.relay import (
+    HEARTBEAT,
+    HOLD_BYTES,
+    MAX_EVENT_BYTES,
+    Heartbeat,
+    RelayResult,
+    relay,
+    relay_whole,
+)
 from llb.gateway.upstream import Upstream
+from llb.gateway.watched import Prelude
+from llb.gateway.whole import WholeChat
 from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
@@ -89,6 +99,45 @@ async def test_a_stream_passes_through_byte_for_byte(upstream: Upstream) -> None
     assert result.first_byte_at <= result.ended_at
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (31, 3)
     assert upstream.idle_connections == 1
+
+
+@pytest.mark.parametrize("way", ["stream", "with a prelude", "whole"])
+async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: Upstream, way: str) -> None:
+    """Until then a node that has gone takes nothing along that another could not do as well."""
+    sink, heard = Sink(), asyncio.Event()
+    unheard: list[bool] = []
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.chunk(b'data: {"choices":[],"prompt_progress":{"processed":1}}\n\n')
+        if way == "stream":
+            await sink.until(1)
+        else:
+            await asyncio.sleep(0.05)  # what does not come has no event
+        unheard.append(not heard.is_set())
+        await exchange.chunk(b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n')
+        if way == "with a prelude":
+            await sink.until(1)
+        else:
+            await asyncio.sleep(0.05)
+        unheard.append(not heard.is_set())
+        await exchange.chunk(
+            b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+        )
+        await exchange.chunk(LAST)
+        await exchange.end()
+
+    async with engine(answer) as served:
+        response = await upstream.request(
+            served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
+        )
+        response.await_hearing(heard.set)
+        if way == "whole":
+            await relay_whole(response, sink, WholeChat())
+        else:
+            await relay(response, sink, prelude=Prelude() if way == "with a prelude" else None)
+    assert unheard == {"stream": [False, False], "with a prelude": [True, False], "whole": [True, True]}[way]
+    assert heard.is_set()
 
 
 async def test_a_stream_that_ends_without_a_blank_line(upstream: Upstream) -> None:

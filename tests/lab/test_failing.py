@@ -38,13 +38,14 @@ def cluster(make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("stream", "reading_s"), [(True, 0.0), (True, 1.0), (False, 1.0)])
 def test_a_request_that_waits_in_silence_moves_within_a_second(
-    cabled: Lan, cluster: Cluster, stream: bool
+    cabled: Lan, cluster: Cluster, stream: bool, reading_s: float
 ) -> None:
     with client_of(cluster) as client:
         asking = Asking(client, chat("smollm2", LONG, max_tokens=4, stream=stream))
         wait_until(lambda: busy(cluster))
+        time.sleep(reading_s)  # meanwhile its engine says how far it is with the prompt
         [name] = busy(cluster)
         [other] = {*NODES} - {name}
         cabled.cut(cluster.nodes[name].host)

@@ -98,6 +98,7 @@ def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: Cluster, w
         loading.wait()
         asking = Asking(client, chat("smollm2", 700, max_tokens=4))
         wait_until(lambda: busy(cluster) == [HIDDEN])
+        time.sleep(0.5)  # meanwhile its engine says how far it is with the prompt
         drain(cluster, BALANCER)
         if way == "kill -9":
             cluster.nodes[HIDDEN].kill()
