@@ -23,6 +23,15 @@ from llb.gateway.connection import Response
 from llb.gateway.engine_errors import refusal
 from llb.gateway.faults import UpstreamFault
 from llb.gateway.history import Tally
+from llb.gateway.opening import (
+    CHAT_PATH,
+    COUNT_PATH,
+    MESSAGES_PATH,
+    ChatOpening,
+    MessageOpening,
+    Opening,
+    read_count,
+)
 from llb.gateway.operations import Operation
 from llb.gateway.overdue import Overdue
 from llb.gateway.quotas import Quotas, Reserved
@@ -53,6 +62,7 @@ _OF_ONE_NODE = (
     errors.ResourceShort,
 )
 
+_CHAT_OPENING = ChatOpening()
 _JSON = (b"content-type", b"application/json")  # whatever the client calls it, its body was read as that
 _target_of = lru_cache(maxsize=256)(Target)  # an engine's is asked for again and again
 
@@ -300,16 +310,17 @@ class Dispatcher:
         tally.sent_at = time.monotonic()
         tally.loaded_s += tally.sent_at - placed_at
         try:
-            response = await self._ask(call, node, held)
+            body = watched(call.body, stream=call.stream) if held.watched else call.body
+            response = await self._ask(call, node, held.lease, call.path, body)
             if response.status < 400:
                 return response
             try:
-                body = await response.read(ERROR_BODY_BYTES, CONNECT_TIMEOUT_S)
+                refused = await response.read(ERROR_BODY_BYTES, CONNECT_TIMEOUT_S)
             finally:
                 response.close()
         except UpstreamFault as fault:
             raise as_error(fault) from fault
-        raise refusal(response.status, response.headers, body)
+        raise refusal(response.status, response.headers, refused)
 
     def _is_watched(self, call: Call, request: Request, node_id: str) -> bool:
         """Whether the engine is to notice at once that the client left; of a short answer it makes no difference."""
@@ -324,15 +335,15 @@ class Dispatcher:
         # All of the prompt: whether a cache has it is only likely.
         return speed.seconds(request.context_tokens, most_tokens) > LONG_S
 
-    def _ask(self, call: Call, node: Node, held: _Held) -> Awaitable[Response]:
-        """Send `call` to the engine of this host that is leased, or to another host, whose hop route leases one of its own."""
-        body = watched(call.body, stream=call.stream) if held.watched else call.body
-        lease = held.lease
+    def _ask(
+        self, call: Call, node: Node, lease: Lease | None, path: bytes, body: bytes
+    ) -> Awaitable[Response]:
+        """Ask the engine of this host that is leased, or another host, whose hop route leases one of its own."""
         if lease is not None:
             return self._upstream.request(
                 _target_of(lease.host, lease.port, lease.api_key),
                 b"POST",
-                call.path,
+                path,
                 (_JSON, *call.tally.trace),
                 body,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
@@ -345,7 +356,7 @@ class Dispatcher:
         return self._reach.request(
             node.id,
             b"POST",
-            b"/hop" + call.path + query.encode("ascii"),
+            b"/hop" + path + query.encode("ascii"),
             (_JSON, *call.tally.trace, own_id),
             body,
             header_timeout_s=REQUEST_LIMIT_S,
@@ -358,6 +369,7 @@ class Dispatcher:
         node, claim, tally = held.node, held.claim, call.tally
         assert node is not None  # noqa: S101  # it has answered
         whole = None if call.stream or not (held.watched and is_stream(response)) else WHOLE[call.path]()
+        opening = self._opening(call, node, held.lease)
         sink.begin(
             response.status,
             response.content_type if whole is None else _JSON[1],
@@ -366,10 +378,10 @@ class Dispatcher:
         )
         try:
             if whole is None:
-                prelude = Prelude() if held.watched else None
+                prelude = Prelude(opening) if held.watched else None
                 result = await relay(response, sink, write_error=call.error_event, prelude=prelude)
             else:
-                result = await relay_whole(response, sink, whole)
+                result = await relay_whole(response, sink, whole, opening=opening)
         finally:
             tally.first_byte_at = response.first_byte_at
             tally.received_bytes = response.received_bytes
@@ -382,6 +394,19 @@ class Dispatcher:
         if claim is not None:
             self.speeds.measured(node.id, call.model.id, request, result.usage, busy=claim.busy)
         return result
+
+    def _opening(self, call: Call, node: Node, lease: Lease | None) -> Opening | None:
+        if call.path == CHAT_PATH:
+            return _CHAT_OPENING
+        if call.path != MESSAGES_PATH:
+            return None
+
+        async def count() -> int:
+            async with self._counting:
+                response = await self._ask(call, node, lease, COUNT_PATH, call.body)
+                return await read_count(response, CONNECT_TIMEOUT_S)
+
+        return MessageOpening(call.model.id, call.tally.request_id, count)
 
     def _release(self, held: _Held) -> None:
         """Give back what was taken for one node, in the opposite order. Nothing here awaits or fails."""

@@ -15,6 +15,7 @@ import msgspec
 from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.connection import Response
 from llb.gateway.faults import ConnectFailed, UpstreamFault, UpstreamTimeout
+from llb.gateway.opening import Opening
 from llb.gateway.usage import Edges, Usage
 from llb.gateway.watched import Prelude
 from llb.gateway.whole import Whole
@@ -108,6 +109,7 @@ async def relay_whole(
     sink: Sink,
     whole: Whole,
     *,
+    opening: Opening | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_timeout_s: float = FIRST_TIMEOUT_S,
 ) -> RelayResult:
@@ -122,6 +124,10 @@ async def relay_whole(
             whole.feed(data)
         if not whole.complete:
             raise EngineFailed(_INCOMPLETE)
+        if opening is not None and whole.lacks_opening:
+            start = await opening.before(b"")
+            edges.add_first(start)
+            whole.feed(start)
     except UpstreamFault as fault:
         raise as_error(fault) from fault
     finally:
@@ -185,6 +191,8 @@ async def _relay_events(
         if prelude is not None:
             data = prelude.take(data)
             if prelude.over:
+                if prelude.opening is not None:
+                    data = await prelude.opening.before(data) + data
                 prelude = None
                 response.heard()
             else:

@@ -51,6 +51,10 @@ class Edges:
         while self._tail_bytes - len(tail[0]) >= TAIL_BYTES:
             self._tail_bytes -= len(tail.popleft())
 
+    def add_first(self, data: bytes) -> None:
+        """What should have come before all else."""
+        self._head = data + self._head
+
     @property
     def kept_bytes(self) -> int:
         return len(self._head) + self._tail_bytes

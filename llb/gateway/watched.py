@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from llb.gateway.opening import Opening
+
 _PROGRESS = b'"prompt_progress":'  # cannot stand inside a JSON string, whose quotes are escaped
 _ITS_VALUE = re.compile(rb',"prompt_progress":\{[^{}]*\}')
 # Responses: these stand before the first token, and without progress would come with it.
@@ -26,10 +28,11 @@ def watched(body: bytes, *, stream: bool) -> bytes:
 
 
 class Prelude:
-    """What an engine streams before the first token; the client is told nothing of it."""
+    """What an engine streams before the first token; the client is told nothing of it. `opening`: what has to follow."""
 
-    def __init__(self) -> None:
+    def __init__(self, opening: Opening | None = None) -> None:
         self.over = False
+        self.opening = opening
         self._held = b""
         self._told = False
 

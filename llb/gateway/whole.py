@@ -39,6 +39,11 @@ class Whole(ABC):
         except (*UNREADABLE, LookupError):
             raise EngineFailed("The engine answered something that makes no sense") from None
 
+    @property
+    def lacks_opening(self) -> bool:
+        """Whether the event is missing with which it should have begun; it can still be fed."""
+        return False
+
     @abstractmethod
     def document(self) -> bytes:
         """The answer, once it is `complete`."""
@@ -316,6 +321,8 @@ class WholeMessage(Whole):
     def __init__(self) -> None:
         super().__init__()
         self._message: dict[str, Any] = {}
+        self._end: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}  # the usage of what was written
         self._blocks: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[_BlockDelta]] = {}
 
@@ -326,14 +333,15 @@ class WholeMessage(Whole):
                 self._message = msgspec.json.decode(told.message, type=dict[str, Any])
                 self.begun = True
             case "content_block_start":
+                self.begun = True
                 self._blocks[told.index] = told.content_block
                 self._pieces[told.index] = []
             case "content_block_delta":
                 self._pieces[told.index].append(msgspec.json.decode(told.delta, type=_BlockDelta))
             case "message_delta":
                 end = msgspec.json.decode(told.delta, type=_MessageEnd)
-                self._message |= {"stop_reason": end.stop_reason, "stop_sequence": end.stop_sequence}
-                self._message["usage"] = {**self._message.get("usage", {}), **told.usage}
+                self._end = {"stop_reason": end.stop_reason, "stop_sequence": end.stop_sequence}
+                self._written = told.usage
             case "message_stop":
                 self.complete = True
             case "content_block_stop" | "ping":
@@ -343,7 +351,12 @@ class WholeMessage(Whole):
 
     def document(self) -> bytes:
         blocks = [_filled(block, self._pieces[index]) for index, block in sorted(self._blocks.items())]
-        return _encode({**self._message, "content": blocks})
+        usage = {**self._message.get("usage", {}), **self._written}
+        return _encode({**self._message, **self._end, "usage": usage, "content": blocks})
+
+    @property
+    def lacks_opening(self) -> bool:
+        return not self._message
 
 
 def _filled(block: dict[str, Any], pieces: list[_BlockDelta]) -> dict[str, Any]:

@@ -66,6 +66,35 @@ def test_a_streamed_message(served: Served, client: Anthropic) -> None:
     assert text["answer"] == block.text.strip("\n")
 
 
+@pytest.mark.parametrize("most_tokens", [8, 600])
+def test_an_answer_whose_first_token_is_no_whole_character(
+    served: Served, client: Anthropic, most_tokens: int
+) -> None:
+    """llama-server leaves out how such a stream begins; and long answers in one piece are streams to llb."""
+    asked: list[MessageParam] = [{"role": "user", "content": "Repeat: 🌟🌟🌟🌟🌟🌟"}]
+    surely = {"temperature": 0}
+    with client.messages.stream(
+        model="smollm2", messages=asked, max_tokens=most_tokens, extra_body=surely
+    ) as stream:
+        words = "".join(stream.text_stream)
+        streamed = stream.get_final_message()
+        request_id = stream.response.headers["request-id"]
+    whole = client.messages.create(model="smollm2", messages=asked, max_tokens=most_tokens, extra_body=surely)
+    counted = client.messages.count_tokens(model="smollm2", messages=asked)
+    [block] = whole.content
+    assert block.type == "text"
+    assert words.startswith("🌟")
+    assert block.text == words
+    for message in (streamed, whole):
+        assert (message.type, message.role, message.model) == ("message", "assistant", "smollm2")
+        assert message.id
+        cached = message.usage.cache_read_input_tokens or 0
+        assert message.usage.input_tokens + cached == counted.input_tokens
+    noted = served.last_request(request_id)
+    assert noted["prompt_tokens"] == counted.input_tokens
+    assert noted["completion_tokens"] == streamed.usage.output_tokens
+
+
 def test_counting_tokens(served: Served, client: Anthropic) -> None:
     counted = client.messages.count_tokens(model="smollm2", messages=ASKED, system="Be brief.")
     usage = client.messages.create(model="smollm2", messages=ASKED, system="Be brief.", max_tokens=1).usage

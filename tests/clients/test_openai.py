@@ -139,6 +139,20 @@ def test_responses(served: Served, client: OpenAI) -> None:
     assert text["answer"] == response.output_text.strip("\n")
 
 
+def test_a_streamed_chat_whose_first_token_is_no_whole_character(client: OpenAI) -> None:
+    """llama-server leaves out the role, which other clients of this dialect insist on."""
+    stream = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Repeat: 🌟🌟🌟🌟🌟🌟"}],
+        max_tokens=8,
+        temperature=0,
+        stream=True,
+    )
+    first, second, *_ = (chunk.choices[0].delta for chunk in stream if chunk.choices)
+    assert (first.role, first.content) == ("assistant", None)
+    assert (second.role, second.content) == (None, "🌟")
+
+
 def test_streamed_responses(served: Served, client: OpenAI) -> None:
     words: list[str] = []
     with client.responses.with_streaming_response.create(

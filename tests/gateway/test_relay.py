@@ -6,6 +6,9 @@ import json
 import pytest
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
+from llb.gateway.connection import Response
+from llb.gateway.faults import BadAnswer, UpstreamClosed
+from llb.gateway.opening import ChatOpening, MessageOpening, read_count
 from llb.gateway.relay import (
     HEARTBEAT,
     HOLD_BYTES,
@@ -17,7 +20,7 @@ from llb.gateway.relay import (
 )
 from llb.gateway.upstream import Upstream
 from llb.gateway.watched import Prelude
-from llb.gateway.whole import WholeChat
+from llb.gateway.whole import WholeChat, WholeMessage
 from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
@@ -53,12 +56,16 @@ class Sink:
             await self.wrote.wait()
 
 
+async def ask(upstream: Upstream, served: Engine) -> Response:
+    return await upstream.request(
+        served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
+    )
+
+
 async def run(
     upstream: Upstream, served: Engine, sink: Sink, *, heartbeat_s: float = 30, idle_timeout_s: float = 30
 ) -> RelayResult:
-    response = await upstream.request(
-        served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
-    )
+    response = await ask(upstream, served)
     return await relay(response, sink, heartbeat_s=heartbeat_s, idle_timeout_s=idle_timeout_s)
 
 
@@ -128,9 +135,7 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: Upstrea
         await exchange.end()
 
     async with engine(answer) as served:
-        response = await upstream.request(
-            served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
-        )
+        response = await ask(upstream, served)
         response.await_hearing(heard.set)
         if way == "whole":
             await relay_whole(response, sink, WholeChat())
@@ -138,6 +143,120 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: Upstrea
             await relay(response, sink, prelude=Prelude() if way == "with a prelude" else None)
     assert unheard == {"stream": [False, False], "with a prelude": [True, False], "whole": [True, True]}[way]
     assert heard.is_set()
+
+
+REST = (
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\xf0\x9f\x8c\x9f"}}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"1","role":"assistant","usage":'
+    b'{"cache_read_input_tokens":3,"input_tokens":2,"output_tokens":0}}}\n\n'
+)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("sent", [START + REST, REST], ids=["as it should", "without"])
+async def test_a_message_begins_with_its_start(upstream: Upstream, sent: bytes, whole: bool) -> None:
+    sink, counted = Sink(), 0
+
+    async def count() -> int:
+        nonlocal counted
+        counted += 1
+        return 31
+
+    opening = MessageOpening("chat", "007", count)
+    async with engine(stream(sent)) as served:
+        response = await ask(upstream, served)
+        if whole:
+            result = await relay_whole(response, sink, WholeMessage(), opening=opening)
+            message = json.loads(sink.got)
+            assert message["content"] == [{"type": "text", "text": "🌟"}]
+            assert message["stop_reason"] == "end_turn"
+        else:
+            result = await relay(response, sink, prelude=Prelude(opening))
+            assert sink.got.endswith(REST)
+            assert sink.got.count(b"message_start\n") == 1
+            message = json.loads(sink.got.split(b"\n")[1].removeprefix(b"data: "))["message"]
+    assert counted == (sent == REST)
+    assert message["id"] == ("msg_007" if counted else "1")
+    assert message["usage"]["input_tokens"] == (31 if counted else 2)
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (31 if counted else 5, 4)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
+    upstream: Upstream, whole: bool
+) -> None:
+    sink = Sink()
+
+    async def count() -> int:
+        raise UpstreamClosed(before_first_byte=True)
+
+    opening = MessageOpening("chat", "007", count)
+    async with engine(stream(REST)) as served:
+        response = await ask(upstream, served)
+        relaying = (
+            relay_whole(response, sink, WholeMessage(), opening=opening)
+            if whole
+            else relay(response, sink, prelude=Prelude(opening))
+        )
+        with pytest.raises(EngineFailed):
+            await relaying
+    assert sink.got == b""
+
+
+async def test_an_error_is_no_message_without_a_start(upstream: Upstream) -> None:
+    failed = b'event: error\ndata: {"type":"error","error":{"message":"No"}}\n\n'
+
+    async def count() -> int:
+        raise AssertionError("nothing is to be counted")
+
+    sink = Sink()
+    async with engine(stream(failed)) as served:
+        await relay(await ask(upstream, served), sink, prelude=Prelude(MessageOpening("chat", "007", count)))
+    assert sink.got == failed
+
+
+ROLE = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"id":"1"}\n\n'
+WORD = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\xf0\x9f\x8c\x9f"}}],"id":"1"}\n\n'
+ERROR = b'data: {"error":{"message":"No"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (ROLE + WORD + LAST, ROLE + WORD + LAST),
+        (WORD + LAST, ROLE + WORD + LAST),
+        (ERROR, ERROR),
+        (LAST, LAST),
+        (b": comment\n\n" + LAST, b": comment\n\n" + LAST),
+        (b"data: [DONE]\n\n", b"data: [DONE]\n\n"),
+    ],
+)
+async def test_a_chat_begins_with_its_role(upstream: Upstream, sent: bytes, expected: bytes) -> None:
+    sink = Sink()
+    async with engine(stream(sent)) as served:
+        await relay(await ask(upstream, served), sink, prelude=Prelude(ChatOpening()))
+    assert sink.got == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [(b'{"input_tokens":7}', 7), (b'{"input_tokens":"7"}', None), (b"No", None)]
+)
+async def test_reading_a_count(upstream: Upstream, body: bytes, expected: int | None) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with engine(answer) as served:
+        response = await ask(upstream, served)
+        if expected is None:
+            with pytest.raises(BadAnswer):
+                await read_count(response, 5)
+        else:
+            assert await read_count(response, 5) == expected
 
 
 async def test_a_stream_that_ends_without_a_blank_line(upstream: Upstream) -> None:
