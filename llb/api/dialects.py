@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
 from sanic import Request, Sanic
-from sanic.exceptions import MethodNotAllowed
+from sanic.constants import HTTP_METHODS
+from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.response import HTTPResponse
 
 from llb.api import anthropic, replies
@@ -40,9 +42,20 @@ def install_errors(app: Sanic[Any, Any], shapes: Shapes = MappingProxyType({})) 
             where = f"{request.method} {request.path}" if request is not None else "a request"
             log.error("%s failed", where, exc_info=error)
         answer = error_reply(translated, request, shapes)
-        if isinstance(error, MethodNotAllowed):
+        if isinstance(error, MethodNotAllowed) and request is not None:
             answer.status = 405
-            answer.headers.extend(error.headers or {})
+            methods = error.allowed_methods or _known_methods(app, request.path)
+            answer.headers["Allow"] = ", ".join(methods)
         return answer
 
     app.error_handler.add(Exception, handle)
+
+
+def _known_methods(app: Sanic[Any, Any], path: str) -> list[str]:
+    """Those of a path with something variable in it: for these Sanic does not say."""
+    known = []
+    for method in HTTP_METHODS:
+        with suppress(SanicException):
+            app.router.get(path, method, None)
+            known.append(str(method))
+    return known

@@ -180,13 +180,29 @@ async def test_registering_while_it_is_being_deleted(llb: Llb) -> None:
         ("GET", "/v1/models/tiny", 404, "model_not_registered"),
         ("GET", "/api/nodes/nothing", 404, "not_found"),
         ("GET", "/nowhere", 404, "not_found"),
-        ("PUT", "/api/models", 405, "method_not_allowed"),
     ],
 )
 async def test_what_is_not_there(llb: Llb, method: str, path: str, status: int, code: str) -> None:
     answer = await llb.http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/api/models", {"GET"}),
+        ("/api/models/tiny", {"GET", "PATCH", "DELETE"}),
+        ("/api/nodes/0/", {"GET", "PATCH", "DELETE"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["PUT", "TRACE"])
+async def test_a_method_that_an_address_does_not_know(
+    llb: Llb, method: str, path: str, methods: set[str]
+) -> None:
+    answer = await llb.http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert {*answer.headers["allow"].split(", ")} - {"HEAD", "OPTIONS"} == methods
 
 
 async def test_a_registration_survives_its_entry(make_llb: LlbMaker, tmp_path: Path) -> None:
