@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from llb.catalog import load_catalog
-from llb.decide.memory import required_bytes, uniform_shape, with_projector
 from llb.wire import Capability, Model
+from tests.shapes import required_bytes, uniform_shape, with_projector
 
 CONTEXT = 4096  # tokens of the one conversation that must fit
 POOLED_CONTEXT = 512  # tokens of the one text that must fit: a usual piece of a document

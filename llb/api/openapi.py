@@ -254,6 +254,7 @@ def _reply(status: int, said: Documented, schemas: _Schemas) -> dict[str, Any]:
     if said.reply is not None:
         content[JSON] = {"schema": schemas.of(said.reply)}
     if said.events is not None:
-        schema = {"type": "string", "description": STREAMS[said.stream_type]}
+        # No type: some tools take the schema for that of the whole text, others for that of an event.
+        schema = {"description": STREAMS[said.stream_type]}
         content[said.stream_type] = {"schema": schema, "x-llb-event": schemas.of(said.events)}
     return {"description": ANSWERS[status], "headers": headers_of(status), "content": content}

@@ -54,16 +54,12 @@ def victims(need: Memory, free: Memory, engines: Sequence[Loaded]) -> tuple[str,
     for engine in sorted(engines, key=lambda engine: (engine.last_used, engine.model_id)):
         if free.covers(need):
             break
-        short = need - free
-        helps = (short.ram_bytes > 0 and engine.memory.ram_bytes > 0) or (
-            short.vram_bytes > 0 and engine.memory.vram_bytes > 0
-        )
-        if engine.evictable and helps:
+        if engine.evictable:
             chosen.append(engine)
             free += engine.memory
     if not free.covers(need):
         return None
-    # One that was chosen early may be spared by a larger one chosen later.
+    # One may be spared whose memory is of the wrong kind, or small beside that of one chosen later.
     for engine in tuple(reversed(chosen)):
         if (free - engine.memory).covers(need):
             chosen.remove(engine)

@@ -68,4 +68,4 @@ def place(
         and (room.holds or (not room.draining and not room.away and room.disk_free_bytes >= size_bytes))
     ]
     able.sort(key=lambda room: (not room.ready, not room.holds, -room.budget_bytes, room.node_name))
-    return frozenset(room.node_id for room in (able if replicas is None else able[:replicas]))
+    return frozenset(room.node_id for room in able[:replicas])

@@ -29,10 +29,31 @@ def engine(
         (Memory(0, 5), Memory(-3, 5), [engine("ram", 9)], ()),
         (Memory(5), Memory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
         (Memory(5), Memory(0), [engine("b", 5), engine("a", 5)], ("a",)),
+        (Memory(6), Memory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)], ("a", "c")),
+        (Memory(0, 5), Memory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
     ],
 )  # fmt: skip
 def test_victims(need: Memory, free: Memory, engines: list[Loaded], expected: tuple[str, ...] | None) -> None:
     assert victims(need, free, engines) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "need", "covers"),
+    [
+        (Memory(5, 5), Memory(5, 5), True),
+        (Memory(5, 5), Memory(6, 5), False),
+        (Memory(5, 5), Memory(5, 6), False),
+        (Memory(0, 0), Memory(1, 0), False),
+        (Memory(0, 0), Memory(0, 1), False),
+        (Memory(-1, -1), Memory(0, 0), True),
+        (Memory(-1, 1), Memory(0, 1), True),
+        (Memory(1, -1), Memory(1, 0), True),
+    ],
+)
+def test_of_a_kind_that_is_not_needed_there_may_be_less_than_nothing(
+    free: Memory, need: Memory, covers: bool
+) -> None:
+    assert free.covers(need) is covers
 
 
 amounts = st.builds(Memory, st.integers(0, 20), st.integers(0, 20))

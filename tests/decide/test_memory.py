@@ -17,11 +17,9 @@ from llb.decide.memory import (
     ModelShape,
     estimate,
     plan_load,
-    required_bytes,
-    uniform_shape,
-    with_projector,
 )
 from llb.wire import Verdict
+from tests.shapes import required_bytes, uniform_shape, with_projector
 
 GIB = 2**30
 

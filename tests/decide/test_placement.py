@@ -35,6 +35,8 @@ def room(node_id: str, budget: int = 10 * GB, vram: int = 0, **changes: Any) -> 
         ([room("a", 30 * GB, vram=6 * GB)], Verdict.TIGHT, "a"),
         ([room("a", 30 * GB, vram=6 * GB), room("b", 9 * GB)], Verdict.FITS, "b"),
         ([room("a", 64 * GB), room("b", 12 * GB, vram=9 * GB)], Verdict.FITS, "b"),
+        ([room("a", 64 * GB, vram=9 * GB), room("b", 12 * GB, vram=10 * GB)], Verdict.FITS, "b"),
+        ([room("a", 12 * GB, vram=9 * GB), room("b", 64 * GB, vram=9 * GB)], Verdict.FITS, "b"),
     ],
 )
 def test_fit(rooms: list[Room], verdict: Verdict, node: str | None) -> None:
@@ -55,6 +57,12 @@ def test_every_node_that_it_fits_on_holds_it() -> None:
         room("draining", draining=True),
     ]
     assert place(2 * GB, 2 * GB, None, rooms) == {"fits", "has"}
+
+
+def test_what_is_just_enough_is_enough() -> None:
+    assert place(2 * GB, 3 * GB, None, [room("a", 2 * GB, disk_free_bytes=3 * GB)]) == {"a"}
+    assert place(2 * GB, 3 * GB, None, [room("a", 2 * GB - 1, disk_free_bytes=3 * GB)]) == set()
+    assert place(2 * GB, 3 * GB, None, [room("a", 2 * GB, disk_free_bytes=3 * GB - 1)]) == set()
 
 
 def test_n_replicas_go_to_the_roomiest_but_stay_where_they_are() -> None:

@@ -104,6 +104,10 @@ def test_the_smallest_expected_finish(candidates: list[Candidate], node_id: str)
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.4)], Request(1, 1), "cold"),
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=5.1)], Request(1, 1, ahead=1), None),
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=4.9)], Request(1, 1, ahead=1), "cold"),
+        # Half a second each: a slot every eighth of one.
+        ([node("a", 4, tokens=25), node("cold", loaded=False, load_s=0.2)], Request(1, 1), None),
+        # One slot is enough.
+        ([node("a", 4, tokens=500), node("cold", 3, loaded=False, load_s=2.4, tokens=1)], Request(1, 1), "cold"),
         # Two of them: twice as many slots.
         ([node("a", 4, tokens=500), node("b", 4, tokens=500), node("c", loaded=False, load_s=1.3)], Request(), None),
         # The estimate was wrong: it has waited for as long as the load takes.
@@ -128,6 +132,7 @@ def test_a_node_that_must_first_be_loaded(
     [
         ((4096, 8192), 5000, "b"),
         ((4096, 8192), 4096, "a"),
+        ((4096, 8192), 8192, "b"),
         ((4096, 4096), 5000, "a"),  # none is long enough: the engine will say so
         ((4096, None), 5000, "a"),  # none is known to be
         ((None, None), 5000, "a"),
@@ -203,6 +208,39 @@ def test_the_grade_follows_the_speed(first: float, then: float) -> None:
     known.measured(then, then)
     assert known.grade is not None
     assert abs(known.grade - speed(then, then).grade) <= GRADE_SLACK + 0.5  # type: ignore[operator]
+
+
+def shares(candidates: list[Candidate], request: Request) -> dict[str, float]:
+    """Which part of all keys goes to each node."""
+    owners = Counter(named(choose(candidates, replace(request, key=key))) for key in KEYS)
+    return {str(node_id): count / len(KEYS) for node_id, count in owners.items()}
+
+
+@pytest.mark.parametrize("request_", [Request(), Request(10, 10)])
+def test_keys_are_shared_out_among_two(request_: Request) -> None:
+    found = shares([node("a"), node("b")], request_)
+    assert found == {"a": pytest.approx(0.5, abs=0.05), "b": pytest.approx(0.5, abs=0.05)}
+
+
+def test_keys_are_shared_out_by_speed_and_who_was_not_measured_counts_as_the_fastest() -> None:
+    found = shares(
+        [node("slow"), node("fast", tokens_per_s=800.0), node("new", tokens_per_s=None)], Request()
+    )
+    assert found["slow"] == pytest.approx(1 / 17, abs=0.03)
+    assert found["fast"] == pytest.approx(8 / 17, abs=0.05)
+    assert found["new"] == pytest.approx(8 / 17, abs=0.05)
+
+
+def test_the_last_slot_is_for_its_keys_too() -> None:
+    found = shares([node("a", 3, tokens=300), node("b", 3, tokens=300)], Request(10, 10))
+    assert found["a"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_written() -> None:
+    known = Speed()
+    known.measured(None, 10.0)
+    assert known.seconds(200, 50) == 2.0 + 5.0
+    assert Speed().seconds(1, 1) == math.inf
 
 
 # --- whatever the cluster looks like -----------------------------------------------------------------

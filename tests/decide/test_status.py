@@ -57,6 +57,7 @@ def registration(**changes: Any) -> RegistrationFact:
         (registration(), [replica(S.READY, online=False)], ModelStatus.REGISTERED,
          "waiting for node attic to return"),
         (registration(), [replica(S.DOWNLOADING, online=False)], ModelStatus.REGISTERED, None),
+        (registration(), [replica(S.READY, online=False), replica(S.WANTED)], ModelStatus.REGISTERED, None),
     ],
 )  # fmt: skip
 def test_status(
@@ -64,6 +65,18 @@ def test_status(
 ) -> None:
     derived = derive(known, replicas)
     assert (derived.status, derived.error) == (status, error)
+
+
+def test_a_model_that_is_ready_or_has_not_begun_says_so_in_numbers() -> None:
+    ready = derive(registration(), [replica(S.READY), replica(S.READY)])
+    assert (ready.progress, ready.downloaded_bytes, ready.total_bytes, ready.available_nodes) == (
+        1,
+        100,
+        100,
+        2,
+    )
+    awaited = derive(registration(), [replica(S.WANTED)])
+    assert (awaited.progress, awaited.downloaded_bytes, awaited.total_bytes) == (0, None, None)
 
 
 def test_the_furthest_download_is_shown() -> None:

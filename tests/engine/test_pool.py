@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from llb.decide.eviction import Memory
-from llb.decide.memory import uniform_shape
 from llb.engine import process as process_module
 from llb.engine import served as served_module
 from llb.engine.plan import EngineFiles, EnginePlan, ModelFacts, Planner
@@ -21,6 +20,7 @@ from llb.hardware import Budget
 from llb.tasks import TaskGroup
 from llb.wire import EngineReport, EngineState
 from tests.engine.conftest import eventually, fake_worker
+from tests.shapes import uniform_shape
 
 GB = 10**9
 WAIT_S = 20.0

@@ -1,0 +1,71 @@
+"""Models by the numbers on their cards, for what has no file to read: the memory that a catalogue entry says it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llb.decide.memory import Layer, ModelShape, estimate
+
+
+def required_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
+    """What a model needs on a host without a GPU for one slot: the catalogue's `required_memory_bytes`."""
+    context = min(context_length, shape.context_length)
+    return estimate(shape, context_length=context, pooled=pooled).total_bytes
+
+
+def uniform_shape(
+    *,
+    size_bytes: int,
+    layers: int,
+    embedding_length: int,
+    heads: int,
+    kv_heads: int,
+    feed_forward_length: int,
+    vocabulary_size: int,
+    context_length: int,
+    head_length: int | None = None,
+    experts_used: int = 0,
+    sliding_window: int = 0,
+    window_period: int = 0,
+    encoder: bool = False,
+    projector_bytes: int = 0,
+) -> ModelShape:
+    """A shape from the numbers of a model card, for a model whose header was not read; all layers alike.
+
+    `size_bytes` is the size of the weights without the projector; of `window_period` layers all but the last use the
+    sliding window; `feed_forward_length` is of one expert where there are experts.
+    """
+    head_length = head_length or embedding_length // heads
+    # Which part of the file is the embeddings matters only for what may be offloaded: their share at 8 bits a number.
+    input_bytes = min(vocabulary_size * embedding_length, size_bytes // 2)
+    each, rest = divmod(size_bytes - input_bytes, layers)
+    return ModelShape(
+        layers=tuple(
+            Layer(
+                weight_bytes=each,
+                key_width=kv_heads * head_length,
+                value_width=kv_heads * head_length,
+                windowed=window_period > 0 and index % window_period < window_period - 1,
+            )
+            for index in range(layers)
+        ),
+        input_bytes=input_bytes,
+        output_bytes=0,
+        other_bytes=rest,
+        embedding_length=embedding_length,
+        query_width=heads * head_length,
+        feed_forward_width=feed_forward_length * max(1, experts_used),
+        gated=not encoder,
+        experts_used=experts_used,
+        vocabulary_size=vocabulary_size,
+        merges=vocabulary_size,
+        context_length=context_length,
+        sliding_window=sliding_window,
+        encoder=encoder,
+        projector_bytes=projector_bytes,
+    )
+
+
+def with_projector(shape: ModelShape, size_bytes: int) -> ModelShape:
+    """`shape` with the projector that lies in a file of its own."""
+    return replace(shape, projector_bytes=size_bytes)
