@@ -239,7 +239,10 @@ def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
 
 def _arguments(said: Documented, schemas: _Schemas) -> Iterator[dict[str, Any]]:
     for item in said.arguments:
-        yield {"name": item.name, "in": item.place, "description": item.text, "schema": schemas.of(item.kind)}
+        argument: dict[str, Any] = {"name": item.name, "in": item.place, "description": item.text}
+        if item.place == "query":
+            argument["allowEmptyValue"] = True  # as one that is not given: Sanic leaves it out
+        yield {**argument, "schema": schemas.of(item.kind)}
 
 
 # --- what comes back ---------------------------------------------------------------------------------

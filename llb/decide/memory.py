@@ -55,7 +55,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What of a model decides its memory. `gguf.shape_of` makes it from a header, `uniform_shape` from a few numbers."""
+    """What of a model decides its memory. `gguf.shape_of` makes it from a header."""
 
     layers: tuple[Layer, ...]
     input_bytes: int  # token embeddings: they stay in RAM whatever is offloaded

@@ -183,6 +183,37 @@ def test_with_plenty_everything_fits_with_the_default_context() -> None:
     assert (plan.batch_tokens, plan.ubatch_tokens) == (CPU_UBATCH_TOKENS, CPU_UBATCH_TOKENS)
 
 
+# A slot of 1024 tokens keeps 512 KiB, of the windows 128 KiB, and has 2 checkpoints of those: 896 KiB an entry.
+WINDOWED = replace(
+    TINY,
+    layers=(
+        *(Layer(weight_bytes=MIB, key_width=64, value_width=64),) * 2,
+        *(Layer(weight_bytes=MIB, key_width=64, value_width=64, windowed=True),) * 2,
+    ),
+    sliding_window=256,
+)
+
+
+@pytest.mark.parametrize(("slots", "mib"), [(1, 2), (3, 4), (8, 8)])
+def test_a_finished_conversation_of_every_slot_is_kept(slots: int, mib: int) -> None:
+    plan = plan_load(WINDOWED, slots=slots, wanted_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
+    assert plan is not None
+    assert plan.context_checkpoints == 2
+    assert plan.prompt_cache_bytes == mib * MIB
+
+
+@pytest.mark.parametrize(
+    ("spare_bytes", "mib"), [(0, 0), (MIB - 1, 0), (2 * MIB + 5, 2), (4 * MIB, 4), (GIB, 4)]
+)
+def test_what_is_kept_is_what_is_to_spare(spare_bytes: int, mib: int) -> None:
+    plan = plan_load(WINDOWED, slots=3, wanted_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
+    assert plan is not None
+    ram_bytes = plan.estimate.ram_bytes - plan.prompt_cache_bytes + spare_bytes
+    plan = plan_load(WINDOWED, slots=3, wanted_context=1024, vram_bytes=(), ram_bytes=ram_bytes)
+    assert plan is not None
+    assert (plan.context_length, plan.prompt_cache_bytes) == (1024, mib * MIB)
+
+
 def test_short_memory_halves_the_context_before_it_gives_up() -> None:
     contexts = []
     for ram_gib in (12.0, 8.0, 6.0, 5.5, 5.2, 4.8):
