@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, public, requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.api.guard import SESSION_COOKIE
 from llb.api.identity import SESSION_MAX_S

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
+from llb.api.blueprint import Blueprint
 from llb.api.inference import Dialect, Inference
 from llb.api.replies import error_headers, reply, request_id, status_of
 from llb.api.shapes_anthropic import MESSAGES, OVERLOADED_STATUS

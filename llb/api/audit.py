@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Argument, Documented, up_to
 from llb.api.replies import number_argument, reply
 from llb.api.times import to_iso

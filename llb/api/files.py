@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors, tickets
 from llb.api.access import ticketed
+from llb.api.blueprint import Blueprint
 from llb.api.replies import error_reply
 from llb.node.offers import Offers
 from llb.node.peers import VERIFIED_HEADER

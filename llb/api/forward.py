@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse, redirect
 
 from llb import errors
 from llb.api.access import passed_on, public
+from llb.api.blueprint import Blueprint
 from llb.api.ollama import BODIES, PATHS, PULL
 from llb.api.passing import Ongoing, forwarded, pass_on
 from llb.api.replies import JSON, request_id

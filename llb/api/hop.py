@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncIterable, Callable
 from typing import cast
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import auth, errors
 from llb.api.access import node_only, public
+from llb.api.blueprint import Blueprint
 from llb.api.passing import Ongoing, forwarded, pass_on
 from llb.api.replies import error_reply, no_content, reply
 from llb.gateway.engine_errors import OF_NODE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Awaitable, Callable
 
-from sanic import Blueprint, Request, Websocket
+from sanic import Request, Websocket
 from sanic.exceptions import WebsocketClosed
 from sanic.response import HTTPResponse
 
@@ -13,6 +13,7 @@ from llb import auth, errors, trust
 from llb.addresses import base_url, own_addresses
 from llb.api.access import node_only, public, requires
 from llb.api.audit import AuditLog
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented, Internal
 from llb.api.hop import is_nonce
 from llb.api.replies import body, no_content, reply

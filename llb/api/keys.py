@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from msgspec import structs
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import auth
 from llb.api.access import authenticated
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.api.identity import Identity
 from llb.api.keylimits import limits_target, of_changed_key, patched

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.access import public, requires
+from llb.api.blueprint import Blueprint
 from llb.api.replies import body, error_reply, reply
 from llb.errors import Conflict
 from llb.membership import Membership

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import msgspec
 from msgspec import structs
-from sanic import Blueprint, Request, Websocket
+from sanic import Request, Websocket
 from websockets.exceptions import ConnectionClosed
 
 from llb import __version__
 from llb.api.access import requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.cluster.view import ClusterView
 from llb.events import Bus, Overflow, Subscription

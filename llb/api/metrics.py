@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.gateway.metrics import Metrics
 from llb.wire import Scope

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Argument, Documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import body, no_content, number_argument, reply

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.access import requires
 from llb.api.audit import AuditLog
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.api.replies import body, no_content, reply
 from llb.auth import allows

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import cast
 
 import msgspec
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse, text
 
 from llb import errors
 from llb.api import shapes_ollama
 from llb.api.access import requires
 from llb.api.audit import AuditLog
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Internal
 from llb.api.inference import Dialect, StreamSink, keep_alive_s
 from llb.api.limits import check_limits

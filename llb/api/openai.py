@@ -7,10 +7,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.api.inference import Dialect, Inference
 from llb.api.replies import decode, error_body, reply

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from sanic import Blueprint, Request, Sanic
+from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 from sanic_routing import Route
 
 from llb import __version__
 from llb.api.access import Access, access_of, public
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented, declared
 from llb.api.examples import EXAMPLES, shown
 from llb.api.guard import SESSION_COOKIE

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import public
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Internal
 from llb.api.parts import Part
 from llb.errors import NotFound, SetupError

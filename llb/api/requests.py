@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from msgspec.structs import asdict
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import authenticated, requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import MOMENT, Argument, Documented, up_to
 from llb.api.packing import packed
 from llb.api.replies import no_content, number_argument, reply, request_id, status_of, translate

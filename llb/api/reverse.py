@@ -16,13 +16,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from sanic import Blueprint, Request, Sanic
+from sanic import Request, Sanic
 from sanic.http import Stage
 from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from llb import errors
 from llb.api.access import node_only
+from llb.api.blueprint import Blueprint
 from llb.cluster.spares import SWITCHED, UPGRADE
 
 TakeOver = Callable[[asyncio.Transport], None]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 
 from msgspec.structs import replace
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.access import public, requires
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.api.replies import reply
 from llb.auth import allows

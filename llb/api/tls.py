@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sanic import Blueprint, Request
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.access import public
+from llb.api.blueprint import Blueprint
 from llb.api.documented import Documented
 from llb.certificates import ServerTls
 from llb.errors import NotFound
