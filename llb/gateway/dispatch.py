@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0  # to an engine of this host
 REQUEST_LIMIT_S = 3600.0  # the longest that one answer may take, prefill included
 ERROR_BODY_BYTES = 256 * 1024
+COUNT_TIMEOUT_S = 10.0  # of a prompt that has just been read
 COUNTS_AT_ONCE = 4  # requests that take no slot, but a thread of their engine each
 # An answer in one piece that may take longer than this is asked for as a stream: a slot is free within a second of its leaving.
 LONG_S = 0.5
@@ -336,7 +337,13 @@ class Dispatcher:
         return speed.seconds(request.context_tokens, most_tokens) > LONG_S
 
     def _ask(
-        self, call: Call, node: Node, lease: Lease | None, path: bytes, body: bytes
+        self,
+        call: Call,
+        node: Node,
+        lease: Lease | None,
+        path: bytes,
+        body: bytes,
+        header_timeout_s: float = REQUEST_LIMIT_S,
     ) -> Awaitable[Response]:
         """Ask the engine of this host that is leased, or another host, whose hop route leases one of its own."""
         if lease is not None:
@@ -347,7 +354,7 @@ class Dispatcher:
                 (_JSON, *call.tally.trace),
                 body,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
-                header_timeout_s=REQUEST_LIMIT_S,
+                header_timeout_s=header_timeout_s,
             )
         query = f"?model={quote(call.model.id)}&load_s={self._load_timeout_s:g}"
         if call.keep_alive_s is not None:
@@ -359,7 +366,7 @@ class Dispatcher:
             b"/hop" + path + query.encode("ascii"),
             (_JSON, *call.tally.trace, own_id),
             body,
-            header_timeout_s=REQUEST_LIMIT_S,
+            header_timeout_s=header_timeout_s,
         )
 
     async def _relay(
@@ -403,8 +410,8 @@ class Dispatcher:
 
         async def count() -> int:
             async with self._counting:
-                response = await self._ask(call, node, lease, COUNT_PATH, call.body)
-                return await read_count(response, CONNECT_TIMEOUT_S)
+                response = await self._ask(call, node, lease, COUNT_PATH, call.body, COUNT_TIMEOUT_S)
+                return await read_count(response, COUNT_TIMEOUT_S)
 
         return MessageOpening(call.model.id, call.tally.request_id, count)
 

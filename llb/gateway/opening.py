@@ -66,9 +66,9 @@ class ChatOpening:
         if _ROLE in first or not first.startswith(b"data:"):
             return b""
         try:
-            chunk: dict[str, Any] = msgspec.json.decode(first[5:], type=dict[str, Any])
-            [choice] = chunk["choices"]
-        except (*UNREADABLE, LookupError, TypeError, ValueError):
+            chunk = msgspec.json.decode(first[5:], type=dict[str, Any])
+            [choice] = msgspec.convert(chunk.get("choices"), list[dict[str, Any]])
+        except (*UNREADABLE, ValueError):
             return b""  # an error, or the last piece of a stream without any other
         delta = {"role": "assistant", "content": None}
         begun = {**chunk, "choices": [{**choice, "finish_reason": None, "delta": delta}]}

@@ -65,6 +65,7 @@ class Pulse:
             self._beat()
 
     def let_go(self) -> None:
+        """One that waited does not any more."""
         self._waiting -= 1
         self._close_if_done()
 

@@ -322,7 +322,8 @@ class WholeMessage(Whole):
         super().__init__()
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
-        self._written: dict[str, Any] = {}  # the usage of what was written
+        self._prompt: dict[str, Any] = {}  # the usage of the prompt, and of what was written
+        self._written: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[_BlockDelta]] = {}
 
@@ -331,6 +332,7 @@ class WholeMessage(Whole):
         match told.type:
             case "message_start":
                 self._message = msgspec.json.decode(told.message, type=dict[str, Any])
+                self._prompt = msgspec.convert(self._message.get("usage", {}), dict[str, Any])
                 self.begun = True
             case "content_block_start":
                 self.begun = True
@@ -351,7 +353,7 @@ class WholeMessage(Whole):
 
     def document(self) -> bytes:
         blocks = [_filled(block, self._pieces[index]) for index, block in sorted(self._blocks.items())]
-        usage = {**self._message.get("usage", {}), **self._written}
+        usage = {**self._prompt, **self._written}
         return _encode({**self._message, **self._end, "usage": usage, "content": blocks})
 
     @property

@@ -30,6 +30,7 @@ def engine(
         (Memory(5), Memory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
         (Memory(5), Memory(0), [engine("b", 5), engine("a", 5)], ("a",)),
         (Memory(6), Memory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)], ("a", "c")),
+        (Memory(5), Memory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)], ("c",)),
         (Memory(0, 5), Memory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
     ],
 )  # fmt: skip

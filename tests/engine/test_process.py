@@ -18,7 +18,7 @@ from llb.engine.worker import EngineSpec
 from llb.errors import EngineFailed
 from llb.tasks import TaskGroup
 from llb.wire import EngineState
-from tests.engine.conftest import eventually, fake_worker
+from tests.engine.workers import eventually, fake_worker
 
 DEADLINE_S = 20.0
 

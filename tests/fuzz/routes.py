@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from llb.api.guard import SESSION_COOKIE
 from llb.wire import Scope
 from tests.ggufs import write_chat_model
 from tests.harness import write_catalog
@@ -35,27 +36,26 @@ CHECKS = (
 # To ask for a model that is not Ready is a 503 by contract, and so it would be after a pull of a model without weights.
 LEFT_OUT = ("models.register", "ollama.pull")
 NOBODY, USER, ADMIN, JUNK = "nobody", "a user's session", "an administrator's session", "an unknown key"
-ROLES = (NOBODY, JUNK, *(f"a key for {scope.value}" for scope in Scope), USER, ADMIN)
+KEY_FOR = "a key for "
+ROLES = (NOBODY, JUNK, *(KEY_FOR + scope.value for scope in Scope), USER, ADMIN)
 
 
 def credential(llb: LlbProcess, role: str) -> tuple[str, ...]:
     """The header with which `role` calls."""
-    match role:
-        case "nobody":
-            return ()
-        case "an unknown key":
-            return ("Authorization: Bearer sk-unknown",)
-        case "a user's session" | "an administrator's session":
-            name = "ann" if role == USER else "admin"
-            llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
-            answer = httpx.post(
-                f"{llb.url}/api/auth/login", json={"username": name, "password": PASSWORD}, trust_env=False
-            ).raise_for_status()
-            return (f"Cookie: llb_session={answer.cookies['llb_session']}", f"Origin: {llb.url}")
-        case _:
-            scope = role.removeprefix("a key for ")
-            made = llb.http.post("/api/keys", json={"name": scope, "scopes": [scope]}).raise_for_status()
-            return (f"Authorization: Bearer {made.json()['key']}",)
+    if role == NOBODY:
+        return ()
+    if role == JUNK:
+        return ("Authorization: Bearer sk-unknown",)
+    if role in (USER, ADMIN):
+        name = "ann" if role == USER else "admin"
+        llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
+        answer = httpx.post(
+            f"{llb.url}/api/auth/login", json={"username": name, "password": PASSWORD}, trust_env=False
+        ).raise_for_status()
+        return (f"Cookie: {SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}", f"Origin: {llb.url}")
+    scope = role.removeprefix(KEY_FOR)
+    made = llb.http.post("/api/keys", json={"name": scope, "scopes": [scope]}).raise_for_status()
+    return (f"Authorization: Bearer {made.json()['key']}",)
 
 
 def command(st: str, llb: LlbProcess, headers: Sequence[str], seconds: int, seed: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import random
@@ -25,6 +26,7 @@ from llb.gateway.affinity import affinity_key, prompt_tokens
 from llb.gateway.engine_errors import refusal, translate_engine_error
 from llb.gateway.ollama import answered, asked
 from llb.gateway.ollama.answered import Answer, Clock, Shape
+from llb.gateway.opening import ChatOpening, MessageOpening
 from llb.gateway.transcript import Transcript, prompt_of
 from llb.gateway.usage import Edges
 from llb.gateway.watched import Prelude, watched
@@ -110,6 +112,9 @@ def targets(directory: Path) -> tuple[Target, ...]:
         prompt_of(data)
         json.loads(watched(data, stream=False).decode("utf-8", "replace"))
 
+    async def three() -> int:
+        return 3
+
     def stream(data: bytes, chance: random.Random) -> None:
         edges, prelude, transcript = Edges(), Prelude(), Transcript("x")
         transcript.begin(b"text/event-stream")
@@ -118,6 +123,9 @@ def targets(directory: Path) -> tuple[Target, ...]:
             transcript.add(piece)
         prelude.take(data)
         prelude.rest()
+        for opening in (ChatOpening(), MessageOpening("m", "1", three)):
+            before = asyncio.run(opening.before(data))
+            assert before == b"" or before.endswith(b"\n\n")
         transcript.text()
         edges.usage_of_stream()
         edges.usage_of_document()

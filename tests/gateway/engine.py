@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from llb.gateway.connection import Response
 from llb.gateway.upstream import Target
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -124,3 +125,20 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
         await server.wait_closed()
+
+
+async def read(response: Response) -> bytes:
+    return await response.read(64 * 1024 * 1024, 10.0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds: what it asks about has no event of its own."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+async def say_hello(exchange: Exchange) -> None:
+    await exchange.json(b'{"hello":1}')

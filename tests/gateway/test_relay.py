@@ -233,6 +233,8 @@ ERROR = b'data: {"error":{"message":"No"}}\n\n'
         (ERROR, ERROR),
         (LAST, LAST),
         (b": comment\n\n" + LAST, b": comment\n\n" + LAST),
+        (b'data: {"choices":[7]}\n\n', b'data: {"choices":[7]}\n\n'),
+        (b'data: {"choices":null}\n\n', b'data: {"choices":null}\n\n'),
         (b"data: [DONE]\n\n", b"data: [DONE]\n\n"),
     ],
 )

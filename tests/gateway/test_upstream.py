@@ -2,18 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from llb import trust
-from llb.certificates import new_authority, new_certificate
 from llb.gateway.connection import HIGH_WATER_BYTES, MAX_HEADER_BYTES, Response, keep_alive_s
 from llb.gateway.faults import BadAnswer, ConnectFailed, UpstreamClosed, UpstreamTimeout
 from llb.gateway.upstream import Target, Upstream, request_head
-from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine
+from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
 
 
 async def ask(
@@ -28,23 +23,6 @@ async def ask(
         connect_timeout_s=5.0,
         header_timeout_s=header_timeout_s,
     )
-
-
-async def read(response: Response) -> bytes:
-    return await response.read(64 * 1024 * 1024, 10.0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds: what it asks about has no event of its own."""
-    for _ in range(100_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
-
-
-async def say_hello(exchange: Exchange) -> None:
-    await exchange.json(b'{"hello":1}')
 
 
 async def test_an_answer_with_a_length(upstream: Upstream) -> None:
@@ -469,137 +447,3 @@ async def test_a_dropped_target_keeps_no_connection(upstream: Upstream) -> None:
 )
 def test_we_leave_before_the_peer_does(value: bytes, kept_s: float) -> None:
     assert keep_alive_s(value) == kept_s
-
-
-# --- connections that the other end dials ------------------------------------------------------------
-
-DIALLED = Target("localhost", 80, via="node-1")
-
-
-async def adopt(upstream: Upstream, served: Engine) -> None:
-    """What the balancer does with a connection on which an engine listens, whoever dialled it."""
-    transport, _ = await asyncio.get_running_loop().create_connection(
-        asyncio.Protocol, served.target.host, served.target.port
-    )
-    upstream.adopt(DIALLED, transport)
-
-
-def get(upstream: Upstream, *, connect_timeout_s: float = 5.0) -> asyncio.Task[Response]:
-    return asyncio.ensure_future(
-        upstream.request(DIALLED, b"GET", b"/", connect_timeout_s=connect_timeout_s, header_timeout_s=10)
-    )
-
-
-async def test_requests_wait_in_turn_for_what_is_dialled(upstream: Upstream) -> None:
-    async with engine(say_hello) as served:
-        first, second = get(upstream), get(upstream)
-        await asyncio.sleep(0)
-        await adopt(upstream, served)
-        await read(await first)
-        await read(await second)  # over the same one, when it was free again
-        assert served.connections == 1
-        await read(await get(upstream))
-        assert served.connections == 1
-
-
-async def test_who_leaves_passes_its_connection_on(upstream: Upstream) -> None:
-    async with engine(say_hello) as served:
-        first, second = get(upstream), get(upstream)
-        await asyncio.sleep(0)
-        await adopt(upstream, served)
-        first.cancel()  # in the same turn of the loop in which it was given the connection
-        await asyncio.wait([first])
-        assert first.cancelled()
-        await read(await second)
-        assert served.connections == 1
-
-
-async def test_what_is_not_dialled_in_time(upstream: Upstream) -> None:
-    with pytest.raises(ConnectFailed) as caught:
-        await get(upstream, connect_timeout_s=0.05)
-    assert caught.value.timed_out
-    assert not upstream._awaited
-    async with engine(say_hello) as served:
-        await adopt(upstream, served)  # comes late, and is there for the next one
-        assert upstream.idle_connections == 1
-        await read(await get(upstream))
-
-
-async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: Upstream) -> None:
-    async with engine(say_hello) as served:
-        waiting = get(upstream)
-        await asyncio.sleep(0)
-        await adopt(upstream, served)
-        for connection in tuple(upstream._open):
-            connection.fail(UpstreamClosed(before_first_byte=True))
-        await adopt(upstream, served)
-        await read(await waiting)
-
-
-# --- a target that has gone --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("begun_too", [False, True])
-async def test_abandoning_a_target(upstream: Upstream, begun_too: bool) -> None:
-    async def answer(exchange: Exchange) -> None:
-        if exchange.path == "/hello":
-            await say_hello(exchange)
-            return
-        if exchange.path == "/begun":
-            await exchange.send(SSE_HEAD)
-            await exchange.chunk(b"data: 1\n\n")
-        await exchange.gone.wait()
-
-    async def request(served: Engine, path: bytes) -> Response:
-        return await upstream.request(served.target, b"GET", path, connect_timeout_s=5, header_timeout_s=10)
-
-    async with engine(answer) as served, engine(answer) as other:
-        begun = await request(served, b"/begun")
-        assert await begun.chunk(10) == b"data: 1\n\n"
-        waiting = asyncio.ensure_future(request(served, b"/waiting"))
-        elsewhere = asyncio.ensure_future(request(other, b"/waiting"))
-        await read(await request(served, b"/hello"))
-        await until(lambda: len(served.exchanges) == 3 and len(other.exchanges) == 1)
-        upstream.abandon(served.target, begun=begun_too)
-        with pytest.raises(UpstreamClosed) as caught:
-            await waiting
-        assert caught.value.before_first_byte
-        assert not caught.value.stale
-        assert upstream.idle_connections == 0
-        assert not elsewhere.done()
-        elsewhere.cancel()
-        if begun_too:
-            with pytest.raises(UpstreamClosed):
-                await begun.chunk(10)
-        else:
-            assert await begun.chunk(0.02) is None
-        begun.close()
-
-
-async def test_a_target_that_speaks_tls(upstream: Upstream, tmp_path: Path) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-        await writer.drain()
-        writer.close()
-
-    authority, stranger = new_authority(), new_authority()
-    path = tmp_path / "own.pem"
-    path.write_bytes(new_certificate(authority, ("localhost",))[0])
-    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    own.load_cert_chain(path)
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=own)
-    port = server.sockets[0].getsockname()[1]
-
-    async def get(host: str, whom: str = trust.SYSTEM) -> bytes:
-        target = Target(host, port, trust=whom)
-        response = await upstream.request(target, b"GET", b"/", connect_timeout_s=5.0, header_timeout_s=5.0)
-        return await read(response)
-
-    async with server:
-        with pytest.raises(ConnectFailed):  # nobody here trusts that certificate
-            await get("localhost")
-        for host in ("localhost", "127.0.0.1"):  # who has the key may be called anything
-            assert await get(host, authority.certificate) == b"hi"
-        with pytest.raises(ConnectFailed):
-            await get("localhost", stranger.certificate)

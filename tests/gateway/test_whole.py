@@ -275,6 +275,7 @@ def test_a_prompt_that_is_being_read_is_no_beginning(kind: type[Whole], before: 
         (b"nonsense", EngineFailed),
         (b'{"choices": 3, "type": 4}', EngineFailed),
         (b"[]", EngineFailed),
+        (b'{"type":"message_start","message":{"usage":7}}', EngineFailed),
     ],
 )
 def test_what_the_engine_says_in_place_of_an_answer(

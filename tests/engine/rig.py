@@ -1,0 +1,139 @@
+"""A pool over fake workers, and what tests do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llb.decide.eviction import Memory
+from llb.engine.plan import EngineFiles, EnginePlan, ModelFacts, Planner
+from llb.engine.pool import EnginePool
+from llb.engine.worker import EngineSpec
+from llb.errors import LlbError, ModelFailed
+from llb.hardware import Budget
+from llb.wire import EngineReport, EngineState
+from tests.engine.workers import fake_worker
+from tests.shapes import uniform_shape
+
+GB = 10**9
+WAIT_S = 20.0
+SOON_S = 0.2
+
+
+SHAPE = uniform_shape(
+    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8, vocabulary_size=8, context_length=8
+)  # fmt: skip
+
+
+class TablePlanner(Planner):
+    """Every model needs what this table says; `smaller` ones can do with half, at half the context."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=2, context=None)
+        self.needs: dict[str, Memory] = {}
+        self.smaller: set[str] = set()
+        self.inspected: list[Path] = []
+        self.bad: str | None = None
+        self.broken: list[EngineFiles] = []
+
+    def inspect(self, files: EngineFiles) -> ModelFacts:
+        self.inspected.append(files.model_path)
+        if self.bad is not None:
+            raise ModelFailed(self.bad)
+        if files in self.broken:
+            raise RuntimeError("a defect")
+        return ModelFacts(SHAPE)
+
+    def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
+        need, context_length = self.needs.get(model_id, Memory(GB)), 1024
+        free = Memory(room.ram_bytes, sum(room.vram_bytes))
+        if model_id in self.smaller and not free.covers(need):
+            need, context_length = Memory(need.ram_bytes // 2, need.vram_bytes // 2), 512
+        if not free.covers(need):
+            return None
+        spec = EngineSpec(
+            model_path=str(files.model_path),
+            alias=model_id,
+            context_length=context_length,
+            slots=self.slots,
+            gpu_layers=0,
+            batch_tokens=512,
+            ubatch_tokens=512,
+            prompt_cache_bytes=0,
+            threads=1,
+            api_key=f"key of {model_id}",
+        )
+        return EnginePlan(spec, need)
+
+    def least_bytes(self, files: EngineFiles, facts: ModelFacts) -> int:
+        return files.required_memory_bytes
+
+
+class Rig:
+    """A pool over fake workers, the planner, the clock, and what was announced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.planner = TablePlanner()
+        self.now = 1000.0
+        self.reports: list[EngineReport] = []
+        self.pools: list[EnginePool] = []
+
+    def pool(
+        self,
+        *worker: str,
+        keep_alive_s: float = -1.0,
+        ram_bytes: int = 10 * GB,
+        models: str = "abc",
+        watch_s: float = 3600.0,
+        check_s: float = 5.0,
+    ) -> EnginePool:
+        pool = EnginePool(
+            slots=2,
+            context=None,
+            keep_alive_s=keep_alive_s,
+            budget=Budget(ram_bytes),
+            on_change=self.reports.append,
+            clock=lambda: self.now,
+            planner=self.planner,
+            command=fake_worker("--journal", str(self.folder / "journal"), *worker),
+            watch_s=watch_s,
+            check_s=check_s,
+        )
+        self.pools.append(pool)
+        for model_id in models:
+            pool.serve(model_id, self.files(model_id))
+        return pool
+
+    def files(self, model_id: str) -> EngineFiles:
+        return EngineFiles(model_path=self.folder / f"{model_id}.gguf", required_memory_bytes=16 * GB)
+
+    @property
+    def loads(self) -> list[str]:
+        """The models that were loaded, in order."""
+        journal = self.folder / "journal"
+        return [line.split()[1] for line in journal.read_text().splitlines()] if journal.exists() else []
+
+    def pid(self, load: int = -1) -> int:
+        return int((self.folder / "journal").read_text().splitlines()[load].split()[0])
+
+    def states(self, model_id: str) -> list[EngineState]:
+        return [report.state for report in self.reports if report.model_id == model_id]
+
+
+def state(pool: EnginePool, model_id: str = "a") -> EngineState:
+    """STOPPED where the pool has nothing to report."""
+    states = {report.model_id: report.state for report in pool.reports()}
+    return states.get(model_id, EngineState.STOPPED)
+
+
+async def use(pool: EnginePool, model_id: str = "a", *, keep_alive_s: float | None = None) -> None:
+    async with await pool.lease(model_id, deadline_s=WAIT_S, keep_alive_s=keep_alive_s):
+        pass
+
+
+async def error_of(pool: EnginePool, model_id: str = "a", *, deadline_s: float = WAIT_S) -> LlbError:
+    with pytest.raises(LlbError) as caught:
+        await pool.lease(model_id, deadline_s=deadline_s)
+    return caught.value
