@@ -38,7 +38,7 @@ def cluster(make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize(("stream", "reading_s"), [(True, 0.0), (True, 1.0), (False, 1.0)])
+@pytest.mark.parametrize(("stream", "reading_s"), [(True, 0.0), (True, 1.0), (False, 0.0), (False, 1.0)])
 def test_a_request_that_waits_in_silence_moves_within_a_second(
     cabled: Lan, cluster: Cluster, stream: bool, reading_s: float
 ) -> None:
