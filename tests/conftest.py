@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import speedups
 from tests.ggufs import write_chat_model
 from tests.harness import JoinedLlb, Llb, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
@@ -18,6 +19,8 @@ TINY_BYTES = 300_000
 # A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+speedups.install()
 
 LlbMaker = Callable[..., Llb]
 NodeMaker = Callable[..., JoinedLlb]

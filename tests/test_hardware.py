@@ -21,6 +21,7 @@ from llb.hardware import (
     Machine,
     cgroup_memory_limit,
     cpu_count,
+    engine_command,
     engine_environment,
     physical_cores,
 )
@@ -269,7 +270,7 @@ async def test_a_missing_interpreter(nvml: Callable[..., FakeNvml]) -> None:
 
 
 async def test_the_real_engine_lists_its_processor() -> None:
-    host = Machine()
+    host = Machine(devices_command=engine_command("--devices"))
     facts = await host.probe()
     host.close()
     assert [device.kind for device in facts.devices][-1] == "cpu"

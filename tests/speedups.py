@@ -1,0 +1,109 @@
+"""Work that every appliance in a test process would repeat with the same result: done once, then shared.
+
+Installed by `tests/conftest.py` before the first test. Nothing here changes what the product does; each test of the
+work itself (the device probe, the page's files) asks for it with arguments of its own and gets the real one. A child
+process (`python -m llb`) does not import this module and does all of the work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx2
+from sanic.touchup.service import TouchUp
+
+from llb.api.page import Page
+from llb.hardware import Machine, engine_command, engine_environment
+from llb.share import share_path
+
+_installed = False
+
+
+def install() -> None:
+    """Idempotent."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    _share_tls_contexts()
+    _share_sanic_rewrite()
+    _share_device_probe()
+    _share_page()
+
+
+def _share_tls_contexts() -> None:
+    """The default TLS context of an HTTP client: loading the certificate authorities takes 40 ms of processor time."""
+    for transports in (httpx._transports.default, httpx2._transports.default):
+        make = transports.create_ssl_context
+        default: Callable[..., ssl.SSLContext] = functools.cache(make)
+
+        def create(
+            verify: Any = True,
+            cert: Any = None,
+            trust_env: bool = True,
+            make: Callable[..., ssl.SSLContext] = make,
+            default: Callable[..., ssl.SSLContext] = default,
+        ) -> ssl.SSLContext:
+            # An environment may name other authorities; a test that does so gets a context of its own.
+            if verify is True and cert is None and not trust_env:
+                return default(verify=True, cert=None, trust_env=False)
+            return make(verify=verify, cert=cert, trust_env=trust_env)
+
+        transports.create_ssl_context = create
+
+
+def _share_sanic_rewrite() -> None:
+    """Sanic compiles its own methods anew for each app in test mode, by the signals which that app has."""
+    rewrite = TouchUp.run
+    rewritten_for: list[frozenset[str]] = []
+
+    def run(app: Any) -> None:
+        signals = frozenset(signal.name for signal in app.signal_router.routes)
+        if rewritten_for != [signals]:
+            rewrite(app)
+            rewritten_for[:] = [signals]
+
+    TouchUp.run = run
+
+
+def _share_device_probe() -> None:
+    """The devices of this machine: a child process that loads llama.cpp. Later probes read what the first one said."""
+    make = Machine.__init__
+    answer = functools.cache(_device_answer)
+
+    def init(self: Machine, *, devices_command: Sequence[str] | None = None) -> None:
+        make(self, devices_command=devices_command or ("cat", str(answer())))
+
+    Machine.__init__ = init  # type: ignore[method-assign]
+
+
+def _device_answer() -> Path:
+    said = subprocess.run(
+        engine_command("--devices"), env=engine_environment(os.environ), capture_output=True, check=True
+    ).stdout
+    folder = tempfile.TemporaryDirectory(prefix="llb-tests-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "devices.json"
+    path.write_bytes(said)
+    return path
+
+
+def _share_page() -> None:
+    """The files of the shipped page: 170 of them, hashed together."""
+    load = Page.load
+    shipped = share_path("web")
+    load_shipped = functools.cache(lambda: load(shipped))
+
+    def load_once(directory: Path) -> Page:
+        return load_shipped() if directory == shipped else load(directory)
+
+    Page.load = load_once  # type: ignore[method-assign,assignment]
