@@ -15,11 +15,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import httpx
 import httpx2
 from sanic.touchup.service import TouchUp
+from sanic_routing import router
 
 from llb.api.page import Page
 from llb.hardware import Machine, engine_command, engine_environment
@@ -36,6 +38,7 @@ def install() -> None:
     _installed = True
     _share_tls_contexts()
     _share_sanic_rewrite()
+    _share_sanic_routes()
     _share_device_probe()
     _share_page()
 
@@ -73,6 +76,27 @@ def _share_sanic_rewrite() -> None:
             rewritten_for[:] = [signals]
 
     TouchUp.run = run
+
+
+def _share_sanic_routes() -> None:
+    """Sanic writes a function that finds a route, and compiles it, for each app."""
+    render = router.BaseRouter._render
+
+    @functools.cache
+    def compiled(source: str) -> CodeType:
+        return compile(source, "", "exec")
+
+    def render_once(self: Any, do_compile: bool = True, do_optimize: bool = False) -> None:
+        if do_optimize or not do_compile:
+            render(self, do_compile, do_optimize)
+            return
+        render(self, do_compile=False)
+        found: dict[str, Any] = {}
+        exec(compiled(self.find_route_src), vars(router), found)  # noqa: S102
+        self._find_route = found["find_route"]
+        self._matchers = found.get("matchers")
+
+    router.BaseRouter._render = render_once  # type: ignore[method-assign]
 
 
 def _share_device_probe() -> None:
