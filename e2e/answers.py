@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, Page, Route
 
+from e2e.conftest import async_fixture
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
 from tests.hub import HubStandIn
@@ -70,7 +71,7 @@ async def ask(page: Page, text: str) -> None:
     await page.get_by_role("button", name="Send").click()
 
 
-@pytest.fixture
+@async_fixture()
 async def talker(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
     """`chat` talks nonsense at once and is Ready; `seer`, which is not pulled, is said to see."""
     size = chat_gguf.stat().st_size

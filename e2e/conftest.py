@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from tests.conftest import catalog, chat_gguf, hub, llb, make_llb, make_node, smollm2
+from tests.conftest import (
+    LlbMaker,
+    NodeMaker,
+    appliances,
+    catalog,
+    chat_gguf,
+    hub,
+    joined_hosts,
+    online,
+    smollm2,
+)
 from tests.harness import PASSWORD, Llb
+from tests.hub import HubStandIn
 from tests.processes import wait_until
 
-__all__ = ["catalog", "chat_gguf", "hub", "llb", "make_llb", "make_node", "smollm2"]
+__all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
+
+# Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests here, and
+# all fixtures that await something, share the loop of the session; tests elsewhere have a loop each.
+async_fixture = functools.partial(pytest_asyncio.fixture, loop_scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    shared = pytest.mark.asyncio(loop_scope="session")
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and pytest_asyncio.is_async_test(item):
+            item.add_marker(shared, append=False)
+
 
 DEADLINE_MS = 15_000
 
@@ -63,12 +89,30 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
-@pytest.fixture
+@async_fixture(scope="session")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         connected = await playwright.chromium.connect_over_cdp(chromium)
         yield connected
         await connected.close()
+
+
+@async_fixture()
+async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
+    async with appliances(tmp_path / "home", hub, catalog) as make:
+        yield make
+
+
+@async_fixture()
+async def llb(make_llb: LlbMaker) -> Llb:
+    """A started appliance whose node is online."""
+    return await online(make_llb())
+
+
+@async_fixture()
+async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
+    async with joined_hosts(tmp_path) as make:
+        yield make
 
 
 # What a browser says of an answer that the test wants to see refused.
@@ -110,7 +154,7 @@ class Visitor:
 VisitorMaker = Callable[..., Awaitable[Visitor]]
 
 
-@pytest.fixture
+@async_fixture()
 async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
     """Makes visitors; `options` are those of a browser context. At the end none may have had a complaint."""
     made: list[Visitor] = []
@@ -131,7 +175,7 @@ async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
     assert [text for visitor in made for text in visitor.complaints] == []
 
 
-@pytest.fixture
+@async_fixture()
 async def visitor(visitors: VisitorMaker, llb: Llb) -> Visitor:
     """An administrator who is signed in, in English, at a desk."""
     return await visitors(llb)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorMaker, async_fixture
 from e2e.test_nodes import cluster
 from e2e.words import SOURCE, languages, say
 from tests.conftest import TINY_BYTES, LlbMaker
@@ -66,7 +66,7 @@ class Word(str):
 """
 
 
-@pytest.fixture
+@async_fixture()
 async def house(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
     """An appliance with a model in each status, one of them loaded and asked, a key, a person, and a history."""
     for name in ("coming", "waiting", "broken", "free"):
@@ -116,7 +116,7 @@ async def house(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: 
     return llb
 
 
-@pytest.fixture
+@async_fixture()
 async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[Llb]:
     """An appliance as it comes: nothing pulled, nothing asked, the default password."""
     async with Llb(tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic") as llb:

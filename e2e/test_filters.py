@@ -7,10 +7,10 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
-from e2e.conftest import Visitor
+from e2e.conftest import Visitor, async_fixture
 
 
-@pytest.fixture
+@async_fixture()
 async def page(visitor: Visitor) -> Page:
     return await visitor.open()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from e2e.conftest import VisitorMaker
+from e2e.conftest import VisitorMaker, async_fixture
 from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
 from llb.api.page import ADDRESSES
 from tests.conftest import LlbMaker
@@ -17,7 +17,7 @@ from tests.hub import HubStandIn
 PAGES = [address for address in ADDRESSES if address not in ("/", "/login")]
 
 
-@pytest.fixture
+@async_fixture()
 async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
     """The shipped catalogue, nothing pulled yet."""
     stock(hub, smollm2)

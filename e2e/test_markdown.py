@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Page, Request, expect
 
 from e2e.answers import answering, ask, log, says, talker
-from e2e.conftest import VisitorMaker
+from e2e.conftest import VisitorMaker, async_fixture
 from tests.harness import Llb
 
 __all__ = ["talker"]
@@ -53,7 +53,7 @@ FORBIDDEN = (
 )
 
 
-@pytest.fixture
+@async_fixture()
 async def page(talker: Llb, visitors: VisitorMaker) -> Page:
     return await (await visitors(talker)).open("/playground")
 

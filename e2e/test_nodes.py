@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorMaker, async_fixture
 from llb.node import agent
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
@@ -27,7 +27,7 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
+@async_fixture()
 async def talking(
     make_llb: LlbMaker,
     hub: HubStandIn,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from e2e.conftest import VisitorMaker
+from e2e.conftest import VisitorMaker, async_fixture
 from e2e.shop import CATALOG, SMOLLM2, SMOLLM2_NAME, card, entries, shoot, stock
 from e2e.test_nodes import node_of
 from llb.node import agent
@@ -21,7 +21,7 @@ from tests.hub.content import tiny_gguf
 NOMIC = "Nomic Embed Text v1.5"
 
 
-@pytest.fixture
+@async_fixture()
 async def attic(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Llb:
     """A balancer that nobody has joined yet; hearts beat quickly."""
     monkeypatch.setattr(agent, "HEARTBEAT_S", 0.2)
@@ -35,7 +35,7 @@ async def attic(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path, monkeypatch
     return llb
 
 
-@pytest.fixture
+@async_fixture()
 async def cellar(attic: Llb, make_node: NodeMaker) -> JoinedLlb:
     """A host that has joined the attic."""
     joined = await make_node(attic, "cellar").start()
@@ -60,7 +60,7 @@ async def press(node: Locator, name: str) -> None:
 # --- all of it, with the real model ------------------------------------------------------------------
 
 
-@pytest.fixture
+@async_fixture()
 async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
     """The shipped catalogue; SmolLM2 is the real one, Nomic Embed is as large as the real one."""
     stock(hub, smollm2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorMaker, async_fixture
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
 from tests.hub import HubStandIn
@@ -34,7 +34,7 @@ print("<b>code</b>")
 """
 
 
-@pytest.fixture
+@async_fixture()
 async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path) -> Llb:
     """SmolLM2 and a small model that talks nonsense, both Ready; the latter is said to see."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})

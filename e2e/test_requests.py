@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from e2e.conftest import VisitorMaker
+from e2e.conftest import VisitorMaker, async_fixture
 from llb.node import agent
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
@@ -21,7 +21,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 LONG = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 1500, "ignore_eos": True}
 
 
-@pytest.fixture
+@async_fixture()
 async def asked(
     make_llb: LlbMaker,
     hub: HubStandIn,

@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from e2e.answers import ENDS, answering, ask, box, delta, log, says, sse, talker
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorMaker, async_fixture
 from llb.engine.served import Served
 from llb.wire import EngineState
 from tests.conftest import LlbMaker
@@ -30,7 +30,7 @@ SYSTEM = 'It\'s a "test" of $HOME, `ls` and \\n.\nTwo lines.'
 QUESTION = "What's up?\n'quoted' ; exit 1 !x 日本語"
 
 
-@pytest.fixture
+@async_fixture()
 async def page(talker: Llb, visitors: VisitorMaker) -> Page:
     """The Playground, whose only model is Ready."""
     opened = await (await visitors(talker)).open("/playground")
@@ -53,7 +53,7 @@ def shelf(page: Page) -> Any:
 # --- what breaks -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@async_fixture()
 async def writer(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
     """SmolLM2, which writes for as long as one lets it."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, Page
 
+from e2e.conftest import async_fixture
 from llb.api.page import Page as Files
 from llb.share import share_path
 from tests.harness import Llb
@@ -17,7 +18,7 @@ LANGUAGES = sorted(path.stem for path in (share_path("web") / "vendor/highlight/
 VENDOR = f"/assets/{Files.load(share_path('web')).version}/vendor"
 
 
-@pytest.fixture
+@async_fixture()
 async def page(llb: Llb, browser: Browser) -> AsyncIterator[Page]:
     """A document of llb that has no scripts of its own; it is under the same policy as all others."""
     context = await browser.new_context()

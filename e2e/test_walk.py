@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, WebSocketRoute, expect
 
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorMaker, async_fixture
 from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
 from tests.conftest import TINY_BYTES, LlbMaker
 from tests.harness import PASSWORD, Llb
@@ -27,7 +27,7 @@ WATCH_PROGRESS = """() => {
 }"""
 
 
-@pytest.fixture
+@async_fixture()
 async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
     """The shipped catalogue; SmolLM2 can really be pulled."""
     stock(hub, smollm2)
@@ -281,6 +281,6 @@ async def tab_to(page: Page, role: str, name: str) -> None:
     raise AssertionError(f"Tab never reaches the {role} {name!r}")
 
 
-@pytest.fixture
+@async_fixture()
 async def visitor_of_shop(shop: Llb, visitors: VisitorMaker) -> Visitor:
     return await visitors(shop)

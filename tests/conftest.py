@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +61,19 @@ def catalog(tmp_path: Path) -> Path:
     )
 
 
-@pytest.fixture
-async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
+@asynccontextmanager
+async def appliances(home: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
     """Makes appliances on the same home (not started); all are stopped at the end."""
     made: list[Llb] = []
 
     def make(**settings: Any) -> Llb:
-        llb = Llb(
-            tmp_path / "home",
-            **{
-                "hub_endpoint": hub.url,
-                "catalog": catalog,
-                "admin_password": "correct horse battery",
-                "name": "attic",
-                **settings,
-            },
-        )
+        usual = {
+            "hub_endpoint": hub.url,
+            "catalog": catalog,
+            "admin_password": "correct horse battery",
+            "name": "attic",
+        }
+        llb = Llb(home, **{**usual, **settings})
         made.append(llb)
         return llb
 
@@ -84,24 +82,41 @@ async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncItera
         await llb.stop()
 
 
-@pytest.fixture
-async def llb(make_llb: LlbMaker) -> Llb:
-    """A started appliance whose node is online."""
-    started = await make_llb().start()
-    await started.online()
-    return started
-
-
-@pytest.fixture
-async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
-    """Makes hosts that lend themselves to an appliance (not started): `make_node(llb, "garage")`; all are stopped."""
+@asynccontextmanager
+async def joined_hosts(folder: Path) -> AsyncIterator[NodeMaker]:
+    """Makes hosts that join an appliance (not started): `make(llb, "garage")`; all are stopped at the end."""
     made: list[JoinedLlb] = []
 
     def make(balancer: Llb, name: str, /, **settings: Any) -> JoinedLlb:
-        node = JoinedLlb(balancer, tmp_path / name, **settings)
+        node = JoinedLlb(balancer, folder / name, **settings)
         made.append(node)
         return node
 
     yield make
     for node in made:
         await node.stop()
+
+
+async def online(llb: Llb) -> Llb:
+    """Start an appliance; returns when its node is online."""
+    await llb.start()
+    await llb.online()
+    return llb
+
+
+@pytest.fixture
+async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
+    async with appliances(tmp_path / "home", hub, catalog) as make:
+        yield make
+
+
+@pytest.fixture
+async def llb(make_llb: LlbMaker) -> Llb:
+    """A started appliance whose node is online."""
+    return await online(make_llb())
+
+
+@pytest.fixture
+async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
+    async with joined_hosts(tmp_path) as make:
+        yield make
