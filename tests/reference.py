@@ -27,6 +27,7 @@ class Reference:
         self.told = told
         self._left_out = frozenset(path for path in routes if "<" not in path) - told["paths"].keys()
         self._registry: Registry[Any] = Registry().with_resource(URN, DRAFT202012.create_resource(told))
+        self._validators: dict[int, tuple[dict[str, Any], Draft202012Validator]] = {}
         self._paths = [(re.compile(_pattern(path)), path) for path in told["paths"]]
 
     def operation(self, method: str, path: str) -> dict[str, Any] | None:
@@ -42,8 +43,16 @@ class Reference:
 
     def complaints(self, schema: dict[str, Any], value: object) -> list[str]:
         """What is wrong with `value`; `schema` is one of the document."""
-        validator = Draft202012Validator(_absolute(schema), registry=self._registry)
+        validator = self._validator(schema)
         return [f"{error.json_path}: {error.message[:300]}" for error in validator.iter_errors(value)]
+
+    def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
+        # Making one takes longer than most checks. The schema is kept beside it so that its id stays its own.
+        made = self._validators.get(id(schema))
+        if made is None:
+            validator = Draft202012Validator(_absolute(schema), registry=self._registry)
+            made = self._validators[id(schema)] = (schema, validator)
+        return made[1]
 
     def check(self, request: httpx.Request, answer: httpx.Response) -> None:
         """Fails where the document does not know this answer. The answer has been read, if it is JSON."""
