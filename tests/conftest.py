@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests import speedups
+from tests import prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import JoinedLlb, Llb, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 speedups.install()
+prefork.enable()
 
 LlbMaker = Callable[..., Llb]
 NodeMaker = Callable[..., JoinedLlb]

@@ -17,6 +17,7 @@ import httpx
 
 from llb import runfile, trust
 from llb.runfile import RunInfo
+from tests import prefork
 
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 20.0
@@ -54,7 +55,7 @@ class LlbProcess:
         """Start it; returns when it serves."""
         self.log = self.home.with_name(self.home.name + ".log")
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = prefork.Popen(
                 self._command(),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

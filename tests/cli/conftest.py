@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import prefork
 from tests.ggufs import write_chat_model
 from tests.harness import PASSWORD, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
@@ -27,8 +28,6 @@ from tests.hub import HubStandIn, tiny_gguf
 DEADLINE_S = 30.0
 ROOT = Path(__file__).parents[2]
 TINY_BYTES = 300_000
-
-_IN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Terminal:
@@ -38,14 +37,14 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")  # 40 rows, 160 columns
         python = sys.executable
-        self.process = subprocess.Popen(
-            [python, "-c", _IN_TERMINAL, python, "-m", "llb", *arguments],
+        self.process = prefork.Popen(
+            [python, "-m", "llb", *arguments],
+            terminal=True,
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env={**env, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
             cwd=ROOT,
-            start_new_session=True,
         )
         os.close(slave)
         self.seen = ""
@@ -110,12 +109,9 @@ class Host:
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """One command, not at a terminal; its exit status must be `status`, and no traceback may be shown."""
-        done = subprocess.run(
+        done = prefork.run(
             [sys.executable, "-m", "llb", *arguments],
             input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
             env={**self.env, **(env or {})},
             cwd=ROOT,
             timeout=DEADLINE_S * 2,
@@ -138,7 +134,7 @@ class Host:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that goes on; the caller ends it."""
-        return subprocess.Popen(
+        return prefork.Popen(
             [sys.executable, "-u", "-m", "llb", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -156,7 +152,7 @@ class Host:
     def start(self, *arguments: str) -> None:
         assert self._server is None
         with (self.home.parent / "server.log").open("a") as log:
-            self._server = subprocess.Popen(
+            self._server = prefork.Popen(
                 [sys.executable, "-m", "llb", "--port", "0", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

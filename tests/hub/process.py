@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests import prefork
+
 START_TIMEOUT_S = 20.0
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +25,7 @@ class HubProcess:
         self.url = ""
 
     def __enter__(self) -> HubProcess:
-        self._process = subprocess.Popen(
+        self._process = prefork.Popen(
             self._command(),
             env=self._environment(),
             stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ from types import TracebackType
 
 import msgspec
 
+from tests import prefork
 from tests.lab import owner
 from tests.lab.clients import WHOLE_S
 from tests.lab.host import Host
@@ -34,7 +35,7 @@ class Load:
         )  # fmt: skip
 
     def __enter__(self) -> Load:
-        self._process = subprocess.Popen(
+        self._process = prefork.Popen(
             self._command,
             env=environment(**{owner.VARIABLE: owner.mark()}),
             stdout=subprocess.PIPE,

@@ -1,0 +1,359 @@
+"""`python -m …` as a process of its own without the half second that its imports take.
+
+    with prefork.Popen([sys.executable, "-m", "llb", "models"], env=…, stdout=PIPE) as process: ...
+
+A template process (`python -m tests.prefork`, one for each test process) has imported what llb and the tests' programs
+import. It forks for each command: the child gets the environment, directory, files, session, terminal, network
+namespace and cores of that command, then runs the module as `python -m` does. It is a real process: with its own id,
+signals, exit status and memory.
+
+Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command line of
+another form also starts from nothing, and so does every child that the product starts (engines, the device probe).
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import ctypes
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).parent.parent
+MESSAGE_BYTES = 1 << 18
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_NETWORKS = Path("/run/netns")
+
+# What these import in turn is ready too. Nothing that reads the environment when it is imported, starts a thread or
+# loads llama.cpp: a child would inherit that.
+PRELOADED = (
+    "llb.cli",
+    "llb.cli.accounts",
+    "llb.cli.chat",
+    "llb.cli.database",
+    "llb.cli.doctor",
+    "llb.cli.joining",
+    "llb.cli.models",
+    "llb.cli.nodes",
+    "llb.cli.pull",
+    "llb.serve",
+    "rich.console",
+    "rich.progress",
+    "rich.table",
+    "tests.hub",
+    "tests.lab.clients",
+    "uvloop",
+    "websockets.sync.client",
+)
+
+
+# --- the side of the tests ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A command line that the template can run."""
+
+    module: str
+    arguments: list[str]
+    unbuffered: bool
+    network: str | None
+    cores: list[int] | None
+
+    @classmethod
+    def of(cls, command: Sequence[str]) -> _Form | None:
+        rest = [*command]
+        network = cores = None
+        if rest[:3] == ["ip", "netns", "exec"]:
+            network, rest = rest[3], rest[4:]
+        if rest[:2] == ["taskset", "--cpu-list"] and rest[2].isdecimal():
+            cores, rest = [int(rest[2])], rest[3:]
+        if rest[:1] != [sys.executable]:
+            return None
+        rest = rest[1:]
+        if unbuffered := rest[:1] == ["-u"]:
+            rest = rest[1:]
+        if rest[:1] != ["-m"]:
+            return None
+        return cls(rest[1], rest[2:], unbuffered, network, cores)
+
+
+class Popen(subprocess.Popen[Any]):
+    """As `subprocess.Popen`. `terminal`: standard input becomes the controlling terminal of a session of its own."""
+
+    def __init__(self, command: Sequence[str], *, terminal: bool = False, **options: Any) -> None:
+        self._terminal = terminal
+        self._form = _Form.of(command) if _enabled else None
+        self._reply: socket.socket | None = None
+        if self._form is None and terminal:
+            inner = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+            command, options["start_new_session"] = [sys.executable, "-c", inner, *command], True
+        super().__init__(command, **options)
+
+    def _execute_child(self, *arguments: Any) -> None:
+        if self._form is None:
+            super()._execute_child(*arguments)  # type: ignore[misc]
+            return
+        cwd, env, files, new_session = arguments[5], arguments[6], arguments[10:16], arguments[21]
+        form = self._form
+        order = {
+            "module": form.module,
+            "arguments": form.arguments,
+            "unbuffered": form.unbuffered,
+            "network": form.network,
+            "cores": form.cores,
+            "terminal": self._terminal,
+            "session": self._terminal or bool(new_session),
+            "cwd": os.fspath(cwd or Path.cwd()),
+            "env": dict(os.environ if env is None else env),
+        }
+        # The child's ends; -1 is a file that it shares with us.
+        given = [own if file == -1 else file for own, file in enumerate((files[0], files[3], files[5]))]
+        self.pid, self._reply = _template().start(order, given)
+        self._child_created = True
+        self._close_pipe_fds(*files)  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self._reply is None:
+            return super()._internal_poll(*_, **__)  # type: ignore[misc,no-any-return]
+        if self.returncode is None:
+            self._reply.setblocking(False)
+            with suppress(BlockingIOError):
+                self._learn_status()
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int:
+        if self._reply is None:
+            return super()._wait(timeout)  # type: ignore[misc,no-any-return]
+        if self.returncode is None:
+            self._reply.settimeout(timeout)
+            try:
+                self._learn_status()
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
+        return self.returncode
+
+    def _learn_status(self) -> None:
+        assert self._reply is not None
+        said = self._reply.recv(64)
+        self._reply.close()
+        self.returncode = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
+
+
+def run(
+    command: Sequence[str], *, input: str | None = None, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with `capture_output` and `text`."""
+    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    with Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    ) as process:
+        try:
+            out, err = process.communicate(input, timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+_enabled = False
+
+
+def enable() -> None:
+    global _enabled
+    _enabled = sys.platform.startswith("linux")
+
+
+class _Template:
+    """The template process and the way to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.prefork", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)} | _marked(),
+                start_new_session=True,  # Ctrl-C at the tests' terminal is the tests' to pass on
+            )
+        atexit.register(self.close)
+
+    def start(self, order: dict[str, Any], files: list[int]) -> tuple[int, socket.socket]:
+        """The id of the new process, and a socket that says its wait status when it has ended."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            sent = array.array("i", [theirs.fileno(), *files])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent.tobytes())]
+            with self._lock:
+                self._socket.sendmsg([json.dumps(order).encode("utf-8", "surrogateescape")], rights)
+        said = ours.recv(64)
+        if not said:
+            raise RuntimeError("the template process has ended")
+        return int(said), ours
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+def _marked() -> dict[str, str]:
+    from tests.lab import owner
+
+    return {owner.VARIABLE: owner.mark()}
+
+
+_templates: list[_Template] = []
+_templates_lock = threading.Lock()
+
+
+def _template() -> _Template:
+    with _templates_lock:
+        if not _templates:
+            _templates.append(_Template())
+        return _templates[0]
+
+
+# --- the template ------------------------------------------------------------------------------------
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each order until the tests have gone."""
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MESSAGE_BYTES)
+    for module in PRELOADED:
+        importlib.import_module(module)
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()
+    ready = selectors.DefaultSelector()
+    ready.register(control, selectors.EVENT_READ)
+    while True:
+        for key, _ in ready.select():
+            if key.fileobj is not control:
+                pid, reply = key.data
+                ready.unregister(key.fd)
+                os.close(key.fd)
+                with suppress(OSError):  # the tests may have forgotten it
+                    reply.send(b"%d" % os.waitpid(pid, 0)[1])
+                reply.close()
+                continue
+            message, files = _received(control)
+            if not message:
+                return
+            reply = socket.socket(fileno=files[0])
+            pid = os.fork()
+            if pid == 0:
+                _be(json.loads(message), files[1:])
+            for file in files[1:]:
+                os.close(file)
+            ready.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, reply))
+            reply.send(b"%d" % pid)
+
+
+def _received(control: socket.socket) -> tuple[bytes, list[int]]:
+    message, rights, _, _ = control.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * array.array("i").itemsize))
+    files = array.array("i")
+    for _, _, data in rights:
+        files.frombytes(data)
+    return message, [*files]
+
+
+def _be(order: dict[str, Any], files: list[int]) -> NoReturn:
+    """Become the process that was ordered, and end as it does."""
+    status = 1
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        os.closerange(3, 4096)
+        if order["session"]:
+            os.setsid()
+        if order["terminal"]:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if order["network"] is not None:
+            _enter(_NETWORKS / order["network"])
+        if order["cores"] is not None:
+            os.sched_setaffinity(0, order["cores"])
+        os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(order["env"])
+        gc.unfreeze()
+        _open_standard_files(unbuffered=order["unbuffered"])
+        sys.argv = [order["module"], *order["arguments"]]
+        status = _status_of(order["module"])
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _enter(network: Path) -> None:
+    fd = os.open(network, os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"setns {network}")
+    os.close(fd)
+
+
+def _open_standard_files(*, unbuffered: bool) -> None:
+    sys.stdin = open(0, encoding="utf-8", errors="strict", closefd=False)  # noqa: PTH123, SIM115
+    for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
+        lines = 1 if os.isatty(number) or name == "stderr" else -1
+        stream = open(number, "w", lines, encoding="utf-8", errors=errors, closefd=False)  # noqa: PTH123, SIM115
+        if unbuffered:
+            stream.reconfigure(write_through=True)
+        setattr(sys, name, stream)
+
+
+def _status_of(module: str) -> int:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # In place of what a shell may have made deaf.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Not this module's own `serve`: programs that import `tests.prefork` would have another one.
+    from tests import prefork
+
+    prefork.serve(socket.socket(fileno=int(sys.argv[1])))
