@@ -52,7 +52,14 @@ class Spares:
         self._stirred = asyncio.Event()
 
     def ask(self, spares: int) -> None:
+        """Keep this many. With 0, which also says that the link has ended, the idle ones are closed: after a cut cable
+        they look alive on this host for a long time, and would be counted while the balancer waits for new ones."""
         self._wanted = spares
+        if spares == 0:
+            idle = {connection for connection in self._connections if connection.idle}
+            self._connections -= idle
+            for connection in idle:
+                connection.abort()
         self._stirred.set()
 
     async def run(self) -> None:

@@ -269,6 +269,24 @@ def test_asked_for_none_it_dials_none(tell: Callable[[Story], None]) -> None:
     tell(story)
 
 
+def test_idle_connections_do_not_outlive_the_link_and_answers_do(tell: Callable[[Story], None]) -> None:
+    """Behind a cut cable the node's kernel thinks for a long time that they stand: they must not count afterwards."""
+
+    async def story(both: Pair) -> None:
+        both.spares.ask(2)
+        streaming = await both.ask("/stream")
+        await both.idle(2)
+        before = both.dialled_count
+        both.spares.ask(0)
+        both.spares.ask(2)
+        await eventually(lambda: both.dialled_count == before + 2)
+        await both.idle(2)
+        both.release.set()
+        assert (await streaming.read(1_000_000, 10)).endswith(b"data: 99\n\n")
+
+    tell(story)
+
+
 def test_a_balancer_that_refuses_is_asked_again(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
         both.expected = False
