@@ -11,6 +11,7 @@ llb: one address for the local language models of a few machines
                              (flags go to llb: see ./install.sh run --help)
   ./install.sh test [ARGS]   install what the tests need, then lint, type-check and run the whole suite
                              (arguments go to pytest and skip the checks)
+  ./install.sh test --fast   the same without the laboratory and the browser: under two minutes
   ./install.sh install       only install
   ./install.sh lock          lock the newest packages that pyproject.toml allows, with their hashes, licences and SBOM
 
@@ -127,17 +128,23 @@ install_iproute2() {
 }
 
 run_tests() {
-  install_chromium
-  install_iproute2
+  # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
+  local suite=(-n 2 --dist loadgroup)
+  if [ "${1:-}" = --fast ]; then
+    shift
+    suite+=(--ignore=tests/lab --ignore=e2e)
+  else
+    install_chromium
+    install_iproute2
+  fi
   if [ $# -gt 0 ]; then
-    exec .venv/bin/python -m pytest "$@"
+    [ "${#suite[@]}" -gt 3 ] || suite=()
+    exec .venv/bin/python -m pytest "${suite[@]}" "$@"
   fi
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   .venv/bin/mypy
-  # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave. What fails is tried once
-  # more and then told as a rerun: a deadline that a crowded core missed is no defect, one that is missed twice is.
-  exec .venv/bin/python -m pytest -n 2 --dist worksteal --reruns 1 -rR
+  exec .venv/bin/python -m pytest "${suite[@]}"
 }
 
 case "${1:-}" in

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.async_api import Locator, Page, Route
 
 from e2e.conftest import async_fixture

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.async_api import Page, Route, expect
 
 from e2e.conftest import Visitor, VisitorMaker, async_fixture

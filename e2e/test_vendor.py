@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
 from playwright.async_api import Browser, Page
 
 from e2e.conftest import async_fixture

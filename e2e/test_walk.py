@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from playwright.async_api import Page, WebSocketRoute, expect
 
 from e2e.conftest import Visitor, VisitorMaker, async_fixture

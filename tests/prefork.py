@@ -321,10 +321,10 @@ def _enter(network: Path) -> None:
 
 
 def _open_standard_files(*, unbuffered: bool) -> None:
-    sys.stdin = open(0, encoding="utf-8", errors="strict", closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = open(0, encoding="utf-8", errors="strict", closefd=False)  # noqa: SIM115
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         lines = 1 if os.isatty(number) or name == "stderr" else -1
-        stream = open(number, "w", lines, encoding="utf-8", errors=errors, closefd=False)  # noqa: PTH123, SIM115
+        stream = open(number, "w", lines, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
         if unbuffered:
             stream.reconfigure(write_through=True)
         setattr(sys, name, stream)
