@@ -113,14 +113,17 @@ def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: Cluster, w
 
 def test_it_is_found_again_after_a_cut(cabled: Lan, cluster: Cluster) -> None:
     host = cluster.nodes[HIDDEN].host
-    cabled.cut(host)
-    wait_until(lambda: cluster.node_views()[HIDDEN]["status"] == "offline", 10.0)
-    assert reach(cluster, HIDDEN) == "none"
-    time.sleep(4.0)  # by now connections of before would pause for long
-    cabled.mend(host)
-    mended_s = time.monotonic()
-    wait_until(lambda: reach(cluster, HIDDEN) == "reverse", 10.0)
     with client_of(cluster) as client:
+        loading = Asking(client, chat("smollm2", max_tokens=1))
+        loading.wait()
+        assert (loading.status, loading.node) == (200, HIDDEN)
+        cabled.cut(host)
+        wait_until(lambda: cluster.node_views()[HIDDEN]["status"] == "offline", 10.0)
+        assert reach(cluster, HIDDEN) == "none"
+        time.sleep(4.0)  # by now connections of before would pause for long
+        cabled.mend(host)
+        mended_s = time.monotonic()
+        wait_until(lambda: reach(cluster, HIDDEN) == "reverse", 10.0)
         asking = Asking(client, chat("smollm2", max_tokens=1))
         asking.wait()
     assert (asking.status, asking.node) == (200, HIDDEN)
