@@ -58,7 +58,7 @@ class _Running(Generic[App]):
             raise
         self._server = server
         self.sanic = app
-        self.app = app.ctx.llb
+        self.app: App = app.ctx.llb
         self.port = server.port
         self.ollama_port = server.ollama_port
         tls = self.app.tls
