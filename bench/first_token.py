@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llb.engine.plan import EngineFiles
 from llb.engine.pool import EnginePool
-from llb.hardware import Budget
+from llb.hardware import MemoryBudget
 from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path
 from tests.processes import LlbProcess
@@ -73,13 +73,15 @@ async def measure(rounds: int) -> None:
         hub.add_repo("test/smollm2", {"smollm2.gguf": model})
         folder = Path(name)
         catalog = write_catalog(folder / "c.json", {"id": "smollm2", "size_bytes": model.stat().st_size})
-        pool = EnginePool(slots=4, context=None, keep_alive_s=-1, budget=Budget(ram_bytes=4_000_000_000))
-        pool.serve("smollm2", EngineFiles(model_path=model))
+        pool = EnginePool(
+            slots=4, context=None, keep_alive_s=-1, budget=MemoryBudget(ram_bytes=4_000_000_000)
+        )
+        pool.add_model("smollm2", EngineFiles(model_path=model))
         with LlbProcess(folder / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url) as llb:
             llb.register("smollm2")
             llb.until_status("smollm2", "Ready")
             key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
-            lease = await pool.lease("smollm2", deadline_s=60)
+            lease = await pool.acquire_lease("smollm2", deadline_s=60)
             direct = Client(lease.host, lease.port, lease.api_key)
             through = Client("127.0.0.1", int(llb.url.rpartition(":")[2]), key)
             for client in (direct, through) * 5:

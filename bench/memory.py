@@ -26,9 +26,9 @@ from typing import Any
 import msgspec
 
 from llb import gguf
-from llb.decide.memory import MIB, LoadPlan, plan_load
-from llb.engine.worker import EngineKind, EngineSpec, Ready
+from llb.engine.worker import EngineKind, EngineSpec, WorkerReady
 from llb.hardware import engine_command, engine_environment
+from llb.policy.memory import MIB, LoadPlan, plan_load
 from tests.ggufs import write_chat_model, write_embedding_model
 
 TOLERANCE = 0.10
@@ -111,11 +111,11 @@ CASES: Sequence[Case] = (
 def run(case: Case, model: Path, context_length: int) -> Result:
     """Load `model` as planned with so many tokens per slot, fill it, and compare."""
     with model.open("rb") as file:
-        shape = gguf.shape_of([gguf.read_header(file, file_size=model.stat().st_size)])
+        shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
     plan = plan_load(
         shape,
         slots=case.slots,
-        wanted_context=context_length,
+        requested_context=context_length,
         vram_bytes=(),
         ram_bytes=PLENTY_BYTES,
         pooled=case.pooled,
@@ -131,7 +131,7 @@ def run(case: Case, model: Path, context_length: int) -> Result:
 
 
 @contextmanager
-def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]:
+def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
     """The product's worker with `spec`, once its model is loaded; it ends with its standard input."""
     with subprocess.Popen(
         engine_command(),
@@ -145,14 +145,14 @@ def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], Ready]]
         try:
             child.stdin.write(msgspec.json.encode(spec) + b"\n")
             child.stdin.flush()
-            yield child, msgspec.json.decode(child.stdout.readline(), type=Ready)
+            yield child, msgspec.json.decode(child.stdout.readline(), type=WorkerReady)
         finally:
             child.stdin.close()
 
 
 def engine(
     model: Path, plan: LoadPlan, *, pooled: bool
-) -> AbstractContextManager[tuple[subprocess.Popen[bytes], Ready]]:
+) -> AbstractContextManager[tuple[subprocess.Popen[bytes], WorkerReady]]:
     """A worker that has loaded `model` as planned."""
     return started(
         EngineSpec(
@@ -173,7 +173,7 @@ def engine(
     )
 
 
-def fill(ready: Ready, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
+def fill(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
     """Send one prompt of the whole context, of tokens that no other prompt begins with."""
     answer_tokens = 16
     tokens = random.Random(seed).choices(range(33, 127), k=plan.context_length - answer_tokens - 2)

@@ -160,7 +160,7 @@ async def progress_flood(browser: Browser, llb: Llb) -> list[str]:
     while (passed := loop.time() - began) < EVENTS_FOR_S:
         while sent < passed * EVENTS_A_SECOND:
             share = passed / EVENTS_FOR_S
-            llb.app.bus.publish(
+            llb.app.event_bus.publish(
                 ModelStatusChanged(
                     model_id=f"model-{sent % MOVING}",
                     status=ModelStatus.DOWNLOADING,

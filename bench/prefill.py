@@ -20,8 +20,8 @@ from pathlib import Path
 
 from bench.memory import API_KEY, LARGE, LONGEST_ANSWER_S, PLENTY_BYTES, chat, engine, smollm2
 from llb import gguf
-from llb.decide.memory import LoadPlan, plan_load
-from llb.engine.worker import Ready
+from llb.engine.worker import WorkerReady
+from llb.policy.memory import LoadPlan, plan_load
 
 CONTEXT = 2048
 PROMPT_TOKENS = 1536
@@ -33,13 +33,13 @@ MODELS: tuple[tuple[str, Callable[[Path], Path]], ...] = (
 
 def planned(model: Path) -> LoadPlan:
     with model.open("rb") as file:
-        shape = gguf.shape_of([gguf.read_header(file, file_size=model.stat().st_size)])
-    plan = plan_load(shape, slots=1, wanted_context=CONTEXT, vram_bytes=(), ram_bytes=PLENTY_BYTES)
+        shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
+    plan = plan_load(shape, slots=1, requested_context=CONTEXT, vram_bytes=(), ram_bytes=PLENTY_BYTES)
     assert plan is not None
     return plan
 
 
-def prompt_tokens_a_second(ready: Ready, chance: random.Random) -> float:
+def prompt_tokens_a_second(ready: WorkerReady, chance: random.Random) -> float:
     """Prefill one prompt of random tokens."""
     body = {"prompt": chance.choices(range(33, 127), k=PROMPT_TOKENS), "n_predict": 1, "cache_prompt": False}
     request = urllib.request.Request(

@@ -18,10 +18,10 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from llb import portable
-from llb.hub import Hub
-from llb.node.downloads import Download, RateLimiter
-from llb.units import parse_size
+from llb.base import platform_compat
+from llb.base.units import parse_size
+from llb.hub import HubClient
+from llb.node.download.file_download import BandwidthLimiter, FileDownload
 from llb.wire import FileSpec, HubSource
 from tests.hub import HubProcess, tiny_gguf
 
@@ -78,18 +78,18 @@ def curl(url: str, target: Path) -> float:
     return time.perf_counter() - began
 
 
-async def pull(hub: Hub, spec: FileSpec, directory: Path) -> float:
+async def pull(hub: HubClient, spec: FileSpec, directory: Path) -> float:
     """Seconds that a `Download` takes, sha256 and fsync included."""
     began = time.perf_counter()
-    download = Download(spec, directory, hub=hub, limiter=RateLimiter(None))
+    download = FileDownload(spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None))
     download.start()
     await download.wait()
     return time.perf_counter() - began
 
 
 async def measure(url: str, directory: Path, rounds: int) -> str:
-    hub = Hub(url)
-    facts = await hub.resolve(REPO, NAME)
+    hub = HubClient(url)
+    facts = await hub.resolve_file(REPO, NAME)
     spec = FileSpec(
         name=NAME,
         size_bytes=facts.size_bytes,
@@ -150,7 +150,7 @@ def main() -> None:
         catalog.write_text(json.dumps([entry | sizes]))
         with (
             HubProcess("--catalog", str(catalog), "--file", f"{NAME}={source}") as stand_in,
-            asyncio.Runner(loop_factory=portable.new_event_loop) as runner,
+            asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner,
         ):
             print(runner.run(measure(stand_in.url, Path(folder) / "models", options.rounds)))
 

@@ -28,9 +28,9 @@ from urllib.parse import urlsplit
 
 from bench.memory import started
 from bench.peers.site import real_model
-from llb.engine.plan import EngineFiles, Planner
+from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.worker import EngineSpec
-from llb.hardware import Budget
+from llb.hardware import MemoryBudget
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.processes import LlbProcess
@@ -216,8 +216,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     model = real_model()
-    files, planner = EngineFiles(model_path=model), Planner(slots=SLOTS, context=CONTEXT)
-    planned = planner.plan(MODEL, files, planner.inspect(files), Budget(ram_bytes=PLENTY_BYTES))
+    files, planner = EngineFiles(model_path=model), EnginePlanner(slots=SLOTS, context=CONTEXT)
+    planned = planner.plan_engine(
+        MODEL, files, planner.read_metadata(files), MemoryBudget(ram_bytes=PLENTY_BYTES)
+    )
     assert planned is not None
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-session-") as name:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from llb import runfile
+from llb.base import runfile
 from tests.hub import HubStandIn
 from tests.processes import ROOT, LlbProcess, environment
 
@@ -65,7 +65,7 @@ def main() -> None:
                 resident = psutil.Process(process.pid).memory_info().rss
             process.terminate()
             process.wait(20)
-            assert runfile.running(home) is None
+            assert runfile.find_running_server(home) is None
     print(
         f"start to first answered request: median {statistics.median(times):.3f} s of {rounds}"
         f" (min {min(times):.3f}, max {max(times):.3f}); goal < 0.6 s"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llb.share import share_path
+from llb.base.resources import resource_path
 
-WEB = share_path("web")
+WEB = resource_path("web")
 _SPACE = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _NAME = re.compile(r"#?[A-Za-z_$][\w$]*")
 _NUMBER = re.compile(r"(?:0[xob][\da-f_]+|\d[\d_]*(?:\.\d[\d_]*)?(?:e[+-]?\d+)?|\.\d+)n?", re.IGNORECASE)

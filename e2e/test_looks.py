@@ -9,12 +9,12 @@ from playwright.async_api import Page, expect
 
 from e2e.conftest import VisitorMaker, async_fixture
 from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
-from llb.api.page import ADDRESSES
+from llb.api.routes.page import PAGE_PATHS
 from tests.conftest import LlbMaker
 from tests.harness import Llb
 from tests.hub import HubStandIn
 
-PAGES = [address for address in ADDRESSES if address not in ("/", "/login")]
+PAGES = [address for address in PAGE_PATHS if address not in ("/", "/login")]
 
 
 @async_fixture()

@@ -36,7 +36,7 @@ async def talking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Llb:
     """An appliance that can load a model, and whose heart beats quickly."""
-    monkeypatch.setattr(agent, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(
         tmp_path / "nodes.json",

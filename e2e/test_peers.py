@@ -24,7 +24,7 @@ NOMIC = "Nomic Embed Text v1.5"
 @async_fixture()
 async def attic(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Llb:
     """A balancer that nobody has joined yet; hearts beat quickly."""
-    monkeypatch.setattr(agent, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.2)
     catalog = write_catalog(
         tmp_path / "peers.json",
         {"id": "tiny", "name": "Tiny", "size_bytes": TINY_BYTES},
@@ -286,7 +286,7 @@ async def test_a_model_that_fails_on_one_node_is_told_there(
     attic: Llb, cellar: JoinedLlb, hub: HubStandIn, visitors: VisitorMaker
 ) -> None:
     await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.derived("tiny").available_nodes == 2)
+    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     await cellar.stop()
     (cellar.home / "models" / "tiny" / "tiny.gguf").write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
     hub.faults.corrupt()
@@ -303,7 +303,7 @@ async def test_a_node_that_goes_stays_visible_and_comes_back(
     attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
 ) -> None:
     await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.derived("tiny").available_nodes == 2)
+    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     node = node_of(page, "cellar")
     await expect(node).to_contain_text("Online")
@@ -385,7 +385,7 @@ async def test_a_node_is_removed_after_a_question(
     attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
 ) -> None:
     await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.derived("tiny").available_nodes == 2)
+    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     await press(node_of(page, "cellar"), "Remove")
     dialog = page.get_by_role("dialog", name="Remove cellar?")

@@ -31,7 +31,7 @@ async def asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Llb:
     """An appliance whose heart beats quickly; `chat` answers at once, `smollm2` takes seconds."""
-    monkeypatch.setattr(agent, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     catalog = write_catalog(
@@ -175,7 +175,7 @@ async def test_what_a_chart_says_where_one_points(
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
     await expect(tile(page, "Requests answered")).to_contain_text("1")
-    monkeypatch.setattr(agent, "HEARTBEAT_S", 60.0)  # so that nothing else has the page drawn
+    monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 60.0)  # so that nothing else has the page drawn
     box = await page.get_by_role("img", name=re.compile("^Answers being written")).bounding_box()
     assert box is not None
     for name in ("Tokens per second", "Answers being written"):

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from e2e.conftest import Visitor, VisitorMaker
-from llb.auth import PASSWORD_MIN_LENGTH
+from llb.security.passwords import PASSWORD_MIN_LENGTH
 from tests.conftest import LlbMaker
 from tests.harness import PASSWORD, Llb
 

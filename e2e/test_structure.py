@@ -15,7 +15,7 @@ import pytest
 
 from e2e.javascript import WEB, Token, every, modules, read, runs
 from e2e.unit.bare import ORIGIN, bare_context
-from llb.api.page import ADDRESSES
+from llb.api.routes.page import PAGE_PATHS
 from llb.wire import Event, HelloEvent, Resync
 
 # A row may import itself and the rows before it. Whoever wants a word gets it through core/i18n.js.
@@ -348,7 +348,7 @@ def test_the_page_follows_every_event_that_the_server_tells(facts: dict[str, Any
 
 
 def test_every_address_of_the_page_is_answered_by_the_server(facts: dict[str, Any]) -> None:
-    assert {"/", *facts["routes"]} == set(ADDRESSES)
+    assert {"/", *facts["routes"]} == set(PAGE_PATHS)
 
 
 def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any]) -> None:

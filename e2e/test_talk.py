@@ -15,7 +15,7 @@ from playwright.async_api import Page, Route, expect
 
 from e2e.answers import ENDS, answering, ask, box, delta, log, says, sse, talker
 from e2e.conftest import Visitor, VisitorMaker, async_fixture
-from llb.engine.served import Served
+from llb.engine.model_engine import ModelEngine
 from llb.wire import EngineState
 from tests.conftest import LlbMaker
 from tests.harness import Llb, eventually, write_catalog
@@ -133,14 +133,14 @@ async def test_a_stream_that_does_not_say_its_end_is_no_answer(page: Page) -> No
 
 
 async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Llb) -> None:
-    def share(engine: Served) -> float | None:
+    def share(engine: ModelEngine) -> float | None:
         return 0.4 if engine.process.state is EngineState.STARTING else None
 
     def pids() -> list[int]:
-        return [engine.process.pid for engine in talker.app.pool._all() if engine.process.pid]
+        return [engine.process.pid for engine in talker.app.engine_pool._all_engines() if engine.process.pid]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Served, "progress", share)
+        patch.setattr(ModelEngine, "load_progress", share)
         await ask(page, "Hello")
         await eventually(pids)
         [pid] = pids()

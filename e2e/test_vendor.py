@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from playwright.async_api import Browser, Page
 
 from e2e.conftest import async_fixture
-from llb.api.page import Page as Files
-from llb.share import share_path
+from llb.api.routes.page import Page as Files
+from llb.base.resources import resource_path
 from tests.harness import Llb
 
-LANGUAGES = sorted(path.stem for path in (share_path("web") / "vendor/highlight/languages").glob("*.js"))
+LANGUAGES = sorted(path.stem for path in (resource_path("web") / "vendor/highlight/languages").glob("*.js"))
 
 
-VENDOR = f"/assets/{Files.load(share_path('web')).version}/vendor"
+VENDOR = f"/assets/{Files.load(resource_path('web')).version}/vendor"
 
 
 @async_fixture()

@@ -14,9 +14,9 @@ def main() -> int:
 
 def _serve(config: Config) -> int:
     # Imported here: no other command needs the server, and it takes longer to import than they take to run.
-    from llb import serve
+    from llb import server
 
-    return serve.run(config)
+    return server.run(config)
 
 
 if __name__ == "__main__":

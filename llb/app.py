@@ -7,28 +7,28 @@ from typing import Any
 
 from sanic import Sanic
 
-from llb.api.bodies import GuardedRequest
-from llb.api.dialects import install_errors
-from llb.api.keyless import KeylessGuard
-from llb.api.ollama import ERROR_SHAPES
-from llb.api.replies import MAX_BODY_BYTES, error_body
-from llb.api.reverse import DialledProtocol
-from llb.appliance import Appliance
-from llb.cluster.sockets import MAX_MESSAGE_BYTES
+from llb.api.inference.ollama import ERROR_BODY_BUILDERS
+from llb.api.internode.reverse_tunnel import TunnelProtocol
+from llb.api.middleware.body_limit import AuthorisedRequest
+from llb.api.middleware.error_handler import install_error_handler
+from llb.api.middleware.ollama_port_auth import OllamaPortAuth
+from llb.api.responses import MAX_BODY_BYTES, error_body
+from llb.balancer import Balancer
+from llb.cluster.link.websocket_link import MAX_MESSAGE_BYTES
 from llb.config import Config
-from llb.gateway.ollama.answered import error_body as ollama_error_body
-from llb.joined import JoinedHost
+from llb.gateway.dialects.ollama_response import error_body as ollama_error_body
+from llb.joined_node import JoinedNode
 
-FOREVER_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
+SANIC_RESPONSE_TIMEOUT_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
 
 
 def create_app(config: Config) -> Sanic[Any, Any]:
     """The app for `python -m llb`, and for embedding. `app.ctx.llb` is what it is made of. Raises `SetupError`."""
-    app = _sanic("llb")
-    llb = Appliance(config) if config.join is None else JoinedHost(config, partial(DialledProtocol, app))
+    app = _create_sanic("llb")
+    llb = Balancer(config) if config.join is None else JoinedNode(config, partial(TunnelProtocol, app))
     app.ctx.llb = llb
-    install_errors(app, ERROR_SHAPES)
-    llb.guard.install(app)
+    install_error_handler(app, ERROR_BODY_BUILDERS)
+    llb.auth_middleware.install(app)
     for blueprint in llb.blueprints():
         app.blueprint(blueprint)
 
@@ -43,22 +43,22 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     return app
 
 
-def create_ollama_app(llb: Appliance) -> Sanic[Any, Any]:
+def create_ollama_app(llb: Balancer) -> Sanic[Any, Any]:
     """The app of the port that asks for no key: Ollama's dialect and OpenAI's, nothing else of `llb`. It neither starts nor
     stops it. Raises `SetupError`."""
-    app = _sanic("llb-ollama")
+    app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
-    install_errors(app, {"/v1/": error_body, "/": ollama_error_body})
-    KeylessGuard(llb.config).install(app)
-    for blueprint in llb.keyless_blueprints():
+    install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
+    OllamaPortAuth(llb.config).install(app)
+    for blueprint in llb.ollama_port_blueprints():
         app.blueprint(blueprint)
     return app
 
 
-def _sanic(name: str) -> Sanic[Any, Any]:
-    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, request_class=GuardedRequest)
+def _create_sanic(name: str) -> Sanic[Any, Any]:
+    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, request_class=AuthorisedRequest)
     app.config.REQUEST_MAX_SIZE = MAX_BODY_BYTES
-    app.config.RESPONSE_TIMEOUT = FOREVER_S
+    app.config.RESPONSE_TIMEOUT = SANIC_RESPONSE_TIMEOUT_S
     app.config.KEEP_ALIVE_TIMEOUT = 75.0
     app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 5.0
     app.config.WEBSOCKET_MAX_SIZE = MAX_MESSAGE_BYTES

@@ -13,15 +13,15 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from llb.base.resources import resource_path
 from llb.errors import SetupError
-from llb.share import share_path
 from llb.wire import Capability, Model, Platform
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_MODELS = 10_000
-MAX_FILES = 256  # of one model
-MAX_TEXT = 1_000
-MAX_BYTES = 2**53 - 1  # the greatest whole number that every reader of JSON keeps exact
+MAX_FILES_PER_MODEL = 256  # of one model
+MAX_TEXT_CHARS = 1_000
+MAX_SAFE_INTEGER = 2**53 - 1  # the greatest whole number that every reader of JSON keeps exact
 
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,94}[a-z0-9])?")
 _REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -45,7 +45,7 @@ class Catalog:
     def __post_init__(self) -> None:
         by_id = {model.id: model for model in self.models}
         object.__setattr__(self, "_by_id", MappingProxyType(by_id))
-        object.__setattr__(self, "_by_name", MappingProxyType(unambiguous(self.models)))
+        object.__setattr__(self, "_by_name", MappingProxyType(index_by_name(self.models)))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.models)
@@ -57,7 +57,7 @@ class Catalog:
         """The model of that id, in any case of letters."""
         return self._by_id.get(model_id.lower())
 
-    def find(self, name: str) -> Model | None:
+    def find_by_name(self, name: str) -> Model | None:
         """The model that a client means by `name`: an id or `org/repo`, each also with `:quantization`, or `id:latest`.
 
         Case of letters does not matter. What two entries are called means neither.
@@ -65,7 +65,7 @@ class Catalog:
         return self._by_name.get(name.lower())
 
 
-def unambiguous(models: Iterable[Model]) -> dict[str, Model]:
+def index_by_name(models: Iterable[Model]) -> dict[str, Model]:
     """Every name, in small letters, that means one of `models`."""
     by_name: dict[str, Model] = {}
     shared: set[str] = set()
@@ -81,50 +81,52 @@ def unambiguous(models: Iterable[Model]) -> dict[str, Model]:
 
 def load_catalog(path: Path | None) -> Catalog:
     """The catalogue in `path` (None: the shipped one); raises `SetupError` that names the file, the entry and the rule."""
-    path = share_path("supported_models.json") if path is None else path
+    path = resource_path("supported_models.json") if path is None else path
     try:
-        return Catalog(_models(_json(_read(path))))
-    except _Broken as error:
+        return Catalog(_parse_models(_parse_json(_read_text(path))))
+    except _CatalogError as error:
         raise SetupError(f"{path}: {error}.") from None
 
 
-class _Broken(Exception):
+class _CatalogError(Exception):
     """What is wrong, as a clause without the file and the full stop."""
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise _Broken("the list of supported models does not exist") from None
+        raise _CatalogError("the list of supported models does not exist") from None
     except OSError as error:
-        raise _Broken(f"the list of supported models cannot be read: {error.strerror or error}") from None
+        raise _CatalogError(
+            f"the list of supported models cannot be read: {error.strerror or error}"
+        ) from None
     if len(content) > MAX_FILE_BYTES:
-        raise _Broken(f"the list of supported models is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        raise _CatalogError(f"the list of supported models is larger than {MAX_FILE_BYTES // 2**20} MiB")
     try:
         return content.decode("utf-8-sig")  # editors on Windows write the mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _Broken(f"line {line} is not UTF-8 text") from None
+        raise _CatalogError(f"line {line} is not UTF-8 text") from None
 
 
-def _json(text: str) -> list[Any]:
+def _parse_json(text: str) -> list[Any]:
     try:
         content = json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         what = error.msg[:1].lower() + error.msg[1:]
-        raise _Broken(f"not valid JSON at line {error.lineno}, column {error.colno}: {what}") from None
+        raise _CatalogError(f"not valid JSON at line {error.lineno}, column {error.colno}: {what}") from None
     except RecursionError:
-        raise _Broken("not valid JSON: nested too deeply") from None
+        raise _CatalogError("not valid JSON: nested too deeply") from None
     except ValueError:  # an integer of thousands of digits
-        raise _Broken("not valid JSON: a number is too long") from None
+        raise _CatalogError("not valid JSON: a number is too long") from None
     if not isinstance(content, list):
-        raise _Broken("must be a JSON array of models")
+        raise _CatalogError("must be a JSON array of models")
     if not content:
-        raise _Broken("must name at least one model")
+        raise _CatalogError("must name at least one model")
     if len(content) > MAX_MODELS:
-        raise _Broken(f"must not name more than {MAX_MODELS} models")
+        raise _CatalogError(f"must not name more than {MAX_MODELS} models")
     return content
 
 
@@ -133,47 +135,47 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Broken(f"{_entry(None, entry.get('id'))} has the field {_quoted(twice)} twice")
+        raise _CatalogError(f"{_entry_label(None, entry.get('id'))} has the field {_quote(twice)} twice")
     return entry
 
 
-def _models(entries: list[Any]) -> tuple[Model, ...]:
+def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
     models: list[Model] = []
     number_of: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        where = _entry(number, entry.get("id") if isinstance(entry, dict) else None)
+        where = _entry_label(number, entry.get("id") if isinstance(entry, dict) else None)
         try:
             model = msgspec.convert(entry, Model)
         except msgspec.ValidationError as error:
-            raise _Broken(f"{where}: {_type_rule(str(error))}") from None
+            raise _CatalogError(f"{where}: {_describe_type_error(str(error))}") from None
         except UnicodeEncodeError:  # a field name with half a surrogate pair
-            raise _Broken(f"{where}: a field name is not text") from None
-        for rule in _broken_rules(model):
-            raise _Broken(f"{where}: {rule}")
+            raise _CatalogError(f"{where}: a field name is not text") from None
+        for rule in _violations(model):
+            raise _CatalogError(f"{where}: {rule}")
         if model.id in number_of:
-            raise _Broken(f"{where}: id is already that of entry {number_of[model.id]}")
+            raise _CatalogError(f"{where}: id is already that of entry {number_of[model.id]}")
         number_of[model.id] = number
         models.append(model)
     return tuple(models)
 
 
-def _broken_rules(model: Model) -> Iterator[str]:
+def _violations(model: Model) -> Iterator[str]:
     """The rules that `model` breaks beyond the types, each as a clause."""
     if not _ID.fullmatch(model.id):
         yield "id must be lower-case letters, digits, '.' and '-', at most 96, with a letter or digit at both ends"
     if _WINDOWS_DEVICE.fullmatch(model.id):
         yield "id must not be the name of a Windows device"
     if not _is_text(model.name) or not model.name.strip():
-        yield f"name must be text of 1 to {MAX_TEXT} characters on one line"
+        yield f"name must be text of 1 to {MAX_TEXT_CHARS} characters on one line"
     if not _is_text(model.description):
-        yield f"description must be text of at most {MAX_TEXT} characters on one line"
+        yield f"description must be text of at most {MAX_TEXT_CHARS} characters on one line"
     if not _REPO.fullmatch(model.repo) or ".." in model.repo:
         yield "repo must be org/name, of letters, digits, '.', '_' and '-'"
-    yield from _broken_file_rules(model)
-    if not 0 < model.size_bytes <= MAX_BYTES:
-        yield f"size_bytes must be more than zero and at most {MAX_BYTES}"
-    if not model.size_bytes <= model.required_memory_bytes <= MAX_BYTES:
-        yield f"required_memory_bytes must be at least size_bytes and at most {MAX_BYTES}"
+    yield from _file_violations(model)
+    if not 0 < model.size_bytes <= MAX_SAFE_INTEGER:
+        yield f"size_bytes must be more than zero and at most {MAX_SAFE_INTEGER}"
+    if not model.size_bytes <= model.required_memory_bytes <= MAX_SAFE_INTEGER:
+        yield f"required_memory_bytes must be at least size_bytes and at most {MAX_SAFE_INTEGER}"
     if not all(_is_text(tag) and tag.strip() for tag in model.tags):
         yield "tags must be non-empty text"
     if not model.capabilities:
@@ -190,7 +192,7 @@ def _broken_rules(model: Model) -> Iterator[str]:
             yield f"{name} must be non-empty text"
     if model.quantization is not None and not _LABEL.fullmatch(model.quantization):
         yield "quantization must be at most 64 characters without blanks and ':'"
-    if model.context_length is not None and not 0 < model.context_length <= MAX_BYTES:
+    if model.context_length is not None and not 0 < model.context_length <= MAX_SAFE_INTEGER:
         yield "context_length must be more than zero"
     if model.sha256 is not None and not _SHA256.fullmatch(model.sha256):
         yield "sha256 must be 64 lower-case hexadecimal digits"
@@ -198,16 +200,16 @@ def _broken_rules(model: Model) -> Iterator[str]:
         yield "revision must be a commit, branch or tag"
 
 
-def _broken_file_rules(model: Model) -> Iterator[str]:
-    if len(model.filenames) > MAX_FILES:
-        yield f"extra_filenames must not name more than {MAX_FILES - 1} files"
+def _file_violations(model: Model) -> Iterator[str]:
+    if len(model.filenames) > MAX_FILES_PER_MODEL:
+        yield f"extra_filenames must not name more than {MAX_FILES_PER_MODEL - 1} files"
     seen: set[str] = set()
     for name in model.filenames:
         which = "recommended_filename" if not seen else "extra_filenames"
         if not _is_plain_filename(name):
-            yield f"{which} must be a plain file name that every system can write, not {_quoted(name)}"
+            yield f"{which} must be a plain file name that every system can write, not {_quote(name)}"
         if name.casefold() in seen:
-            yield f"{which} names {_quoted(name)} twice"
+            yield f"{which} names {_quote(name)} twice"
         seen.add(name.casefold())
 
 
@@ -225,44 +227,46 @@ def _is_plain_filename(name: str) -> bool:
 
 def _is_text(value: str) -> bool:
     """Whether `value` is short enough and free of control characters and lone surrogates."""
-    return len(value) <= MAX_TEXT and not any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
+    return len(value) <= MAX_TEXT_CHARS and not any(
+        unicodedata.category(char) in ("Cc", "Cs") for char in value
+    )
 
 
 # --- saying it -----------------------------------------------------------------------------------------
 
-_ALLOWED = {
+_ALLOWED_VALUES = {
     "capabilities": "an array of " + ", ".join(Capability),
     "platforms": "an array of " + ", ".join(Platform),
     "format": get_args(get_type_hints(Model)["format"])[0],
     "engine": get_args(get_type_hints(Model)["engine"])[0],
 }
-_JSON_WORDS = {"int": "a whole number", "str": "text", "array": "an array", "object": "an object"}
+_JSON_TYPE_NAMES = {"int": "a whole number", "str": "text", "array": "an array", "object": "an object"}
 
 
-def _entry(number: int | None, model_id: object) -> str:
+def _entry_label(number: int | None, model_id: object) -> str:
     place = "an entry" if number is None else f"entry {number}"
-    return f"{place} (id {_quoted(model_id)})" if isinstance(model_id, str) else place
+    return f"{place} (id {_quote(model_id)})" if isinstance(model_id, str) else place
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """`text` in quotes, shortened, on one line, and without what no terminal can write."""
     shown = "".join(char if _is_text(char) else char.encode("unicode_escape").decode() for char in text[:100])
     return f"'{shown}…'" if len(text) > 100 else f"'{shown}'"
 
 
-def _type_rule(message: str) -> str:
+def _describe_type_error(message: str) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.size_bytes`" as a rule of the named field."""
     text, _, place = message.partition(" - at `$.")
     place = place.rstrip("`")
     name = re.search(r"`(.+)`", text, re.DOTALL)
     if "unknown field" in text and name:
-        return f"has the unknown field {_quoted(name[1])}"
+        return f"has the unknown field {_quote(name[1])}"
     if "missing required field" in text and name:
         return f"lacks the required field {name[1]}"
     if not place:
         return "must be an object"
     field_name = place.split("[")[0]
-    if field_name in _ALLOWED:
-        return f"{field_name} must be {_ALLOWED[field_name]}"
+    if field_name in _ALLOWED_VALUES:
+        return f"{field_name} must be {_ALLOWED_VALUES[field_name]}"
     wanted = re.findall(r"`([^`]+)`", text)[0].split(" | ")[0]
-    return f"{place} must be {_JSON_WORDS.get(wanted, wanted)}"
+    return f"{place} must be {_JSON_TYPE_NAMES.get(wanted, wanted)}"

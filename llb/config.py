@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
+from llb.base.units import format_duration, format_size, parse_duration, parse_size
 from llb.errors import SetupError
-from llb.units import parse_duration, parse_size, show_duration, show_size
 from llb.wire import SettingView
 
-DEFAULT_HUB = "https://huggingface.co"
+DEFAULT_HUB_ENDPOINT = "https://huggingface.co"
 DEFAULT_HOST = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # where others have to reach a host
 DEFAULT_PORT = 8080
@@ -62,7 +62,7 @@ class Config:
     history_text: bool = False
     log_level: str = "info"
     log_format: str = "text"
-    hub_endpoint: str = DEFAULT_HUB
+    hub_endpoint: str = DEFAULT_HUB_ENDPOINT
     hub_token: str | None = None
 
     @property
@@ -86,7 +86,7 @@ class Config:
 # --- one value, from a text and back ----------------------------------------------------------------
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
+def _integer_between(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -99,7 +99,7 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _choice(*allowed: str) -> Callable[[str], str]:
+def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
             raise ValueError(f"is not one of {', '.join(allowed)}")
@@ -108,7 +108,7 @@ def _choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
-_SWITCH = {
+_SWITCH_VALUES = {
     "on": True,
     "true": True,
     "yes": True,
@@ -120,64 +120,64 @@ _SWITCH = {
 }
 
 
-def _switch(text: str) -> bool:
-    value = _SWITCH.get(text.lower())
+def _parse_switch(text: str) -> bool:
+    value = _SWITCH_VALUES.get(text.lower())
     if value is None:
         raise ValueError("is not on or off")
     return value
 
 
-def _show_switch(value: bool) -> str:
+def _format_switch(value: bool) -> str:
     return "on" if value else "off"
 
 
-def _positive_size(text: str) -> int:
+def _parse_positive_size(text: str) -> int:
     value = parse_size(text)
     if value <= 0:
         raise ValueError("must be more than zero")
     return value
 
 
-def _show_size(value: int | None) -> str | None:
-    return None if value is None else show_size(value)
+def _format_optional_size(value: int | None) -> str | None:
+    return None if value is None else format_size(value)
 
 
-def _rate(text: str) -> int | None:
-    return None if text in ("0", "unlimited") else _positive_size(text.removesuffix("/s"))
+def _parse_rate(text: str) -> int | None:
+    return None if text in ("0", "unlimited") else _parse_positive_size(text.removesuffix("/s"))
 
 
-def _show_rate(value: int | None) -> str:
-    return "unlimited" if value is None else f"{show_size(value)}/s"
+def _format_rate(value: int | None) -> str:
+    return "unlimited" if value is None else f"{format_size(value)}/s"
 
 
-def _positive_duration(text: str) -> float:
+def _parse_positive_duration(text: str) -> float:
     value = parse_duration(text)
     if value <= 0:
         raise ValueError("must be more than zero")
     return value
 
 
-def _show_secret(value: str | None) -> str:
+def _format_secret(value: str | None) -> str:
     return "not set" if value is None else "set"
 
 
-NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NODE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-def _name(text: str) -> str:
-    if not NODE_NAME.fullmatch(text):
+def _parse_node_name(text: str) -> str:
+    if not NODE_NAME_PATTERN.fullmatch(text):
         raise ValueError("must be letters, digits, '.', '_' or '-', at most 63")
     return text
 
 
-def _base_url(text: str) -> str:
+def _parse_base_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("is not a URL such as http://host:8080")
     return text.rstrip("/")
 
 
-def _llb_url(text: str) -> str:
+def _parse_llb_url(text: str) -> str:
     """Scheme, host and port of an llb; the host in lower case, so that one address is written in one way."""
     parts = urlsplit(text)
     try:
@@ -195,23 +195,23 @@ def _llb_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-def _show_url(value: str) -> str:
+def _format_url(value: str) -> str:
     """A URL without the name and the password that may stand in it."""
     parts = urlsplit(value)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _list(text: str) -> tuple[str, ...]:
+def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _show_list(values: tuple[str, ...]) -> str | None:
+def _format_list(values: tuple[str, ...]) -> str | None:
     return ", ".join(values) or None
 
 
-def _networks(text: str) -> tuple[str, ...]:
+def _parse_networks(text: str) -> tuple[str, ...]:
     networks = []
-    for part in _list(text):
+    for part in _parse_list(text):
         try:
             networks.append(str(ipaddress.ip_network(part, strict=False)))
         except ValueError:
@@ -219,7 +219,7 @@ def _networks(text: str) -> tuple[str, ...]:
     return tuple(networks)
 
 
-def _path(text: str) -> Path:
+def _parse_path(text: str) -> Path:
     if not text:
         raise ValueError("is empty")
     return Path(text).expanduser().absolute()
@@ -238,9 +238,9 @@ class Setting:
     help: str
     flag: str | None = None
     metavar: str = "TEXT"
-    repeat: bool = False  # the flag may be given several times
-    switch: bool = False  # the flag stands alone, and means "on"
-    show: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
+    is_repeatable: bool = False  # the flag may be given several times
+    is_switch: bool = False  # the flag stands alone, and means "on"
+    format_value: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
 
     @property
     def key(self) -> str:
@@ -256,39 +256,46 @@ SETTINGS: tuple[Setting, ...] = (
         "address to listen on (default: loopback, all interfaces once joined)",
         "--host",
         "ADDRESS",
-        show=lambda host: host or DEFAULT_HOST,
+        format_value=lambda host: host or DEFAULT_HOST,
     ),
     Setting(
         "port",
         "LLB_PORT",
-        _integer(0, 65535),
+        _integer_between(0, 65535),
         "port to listen on (default: 8080; 0: a free one)",
         "--port",
         "N",
     ),
     Setting(
-        "home", "LLB_HOME", _path, "where the data is (default: the user's data directory)", "--home", "DIR"
+        "home",
+        "LLB_HOME",
+        _parse_path,
+        "where the data is (default: the user's data directory)",
+        "--home",
+        "DIR",
     ),
     Setting(
         "models_dir",
         "LLB_MODELS_DIR",
-        _path,
+        _parse_path,
         "where model files are (default: models in home)",
         "--models-dir",
         "DIR",
     ),
-    Setting("catalog", "LLB_CATALOG", _path, "a list of supported models of your own", "--catalog", "FILE"),
+    Setting(
+        "catalog", "LLB_CATALOG", _parse_path, "a list of supported models of your own", "--catalog", "FILE"
+    ),
     Setting(
         "admin_password",
         "LLB_ADMIN_PASSWORD",
         str,
         "password of the user admin, in place of the default one",
-        show=_show_secret,
+        format_value=_format_secret,
     ),
     Setting(
         "join",
         "LLB_JOIN",
-        _llb_url,
+        _parse_llb_url,
         "lend this host to the llb at this address",
         "--join",
         "URL",
@@ -300,15 +307,20 @@ SETTINGS: tuple[Setting, ...] = (
         "token that lets this host join, once; '-' reads it from standard input",
         "--token",
         "TOKEN",
-        show=_show_secret,
+        format_value=_format_secret,
     ),
     Setting(
-        "name", "LLB_NODE_NAME", _name, "what others call this node (default: host name)", "--name", "NAME"
+        "name",
+        "LLB_NODE_NAME",
+        _parse_node_name,
+        "what others call this node (default: host name)",
+        "--name",
+        "NAME",
     ),
     Setting(
         "advertise",
         "LLB_ADVERTISE",
-        _llb_url,
+        _parse_llb_url,
         "where others reach this host (default: all its addresses, tried in turn)",
         "--advertise",
         "URL",
@@ -316,7 +328,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "tls",
         "LLB_TLS",
-        _choice(TLS_AUTO, TLS_OFF),
+        _one_of(TLS_AUTO, TLS_OFF),
         "auto: speak TLS, with a certificate of this host's own making (default: off, auto where the llb to join has it)",
         "--tls",
         "HOW",
@@ -324,35 +336,37 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "tls_cert",
         "LLB_TLS_CERT",
-        _path,
+        _parse_path,
         "speak TLS with this certificate (PEM, with those above it)",
         "--tls-cert",
         "FILE",
     ),
-    Setting("tls_key", "LLB_TLS_KEY", _path, "the key of --tls-cert (PEM)", "--tls-key", "FILE"),
+    Setting("tls_key", "LLB_TLS_KEY", _parse_path, "the key of --tls-cert (PEM)", "--tls-key", "FILE"),
     Setting(
         "memory_limit_bytes",
         "LLB_MEMORY_LIMIT",
-        _positive_size,
+        _parse_positive_size,
         "memory this node offers (default: VRAM + 80 %% of RAM)",
         "--memory-limit",
         "SIZE",
-        show=_show_size,
+        format_value=_format_optional_size,
     ),
     Setting(
         "disk_limit_bytes",
         "LLB_DISK_LIMIT",
-        _positive_size,
+        _parse_positive_size,
         "disk this node offers for models (default: free disk - 2 GB)",
         "--disk-limit",
         "SIZE",
-        show=_show_size,
+        format_value=_format_optional_size,
     ),
-    Setting("parallel", "LLB_PARALLEL", _integer(1, 64), "slots an engine (default: 4)", "--parallel", "N"),
+    Setting(
+        "parallel", "LLB_PARALLEL", _integer_between(1, 64), "slots an engine (default: 4)", "--parallel", "N"
+    ),
     Setting(
         "context",
         "LLB_CONTEXT",
-        _integer(128, 10_000_000),
+        _integer_between(128, 10_000_000),
         "context length a slot, in tokens (default: fitted to memory)",
         "--context",
         "N",
@@ -364,12 +378,12 @@ SETTINGS: tuple[Setting, ...] = (
         "unload an idle engine after this (default: 10m; -1 never, 0 at once)",
         "--keep-alive",
         "TIME",
-        show=show_duration,
+        format_value=format_duration,
     ),
     Setting(
         "max_queue",
         "LLB_MAX_QUEUE",
-        _integer(0, 1_000_000),
+        _integer_between(0, 1_000_000),
         "requests that may wait (default: 512)",
         "--max-queue",
         "N",
@@ -377,16 +391,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "queue_timeout_s",
         "LLB_QUEUE_TIMEOUT",
-        _positive_duration,
+        _parse_positive_duration,
         "how long a request may wait (default: 60s)",
         "--queue-timeout",
         "TIME",
-        show=show_duration,
+        format_value=format_duration,
     ),
     Setting(
         "max_downloads",
         "LLB_MAX_DOWNLOADS",
-        _integer(1, 16),
+        _integer_between(1, 16),
         "models downloaded at the same time (default: 2)",
         "--max-downloads",
         "N",
@@ -394,46 +408,46 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "download_rate",
         "LLB_DOWNLOAD_RATE",
-        _rate,
+        _parse_rate,
         "bytes a second for all downloads together (default: unlimited)",
         "--download-rate",
         "SIZE",
-        show=_show_rate,
+        format_value=_format_rate,
     ),
     Setting(
         "allowed_hosts",
         "LLB_ALLOWED_HOSTS",
-        _list,
+        _parse_list,
         "further host names this server is called by",
         "--allowed-host",
         "NAME",
-        repeat=True,
-        show=_show_list,
+        is_repeatable=True,
+        format_value=_format_list,
     ),
     Setting(
         "allowed_origins",
         "LLB_ALLOWED_ORIGINS",
-        _list,
+        _parse_list,
         "origins of other pages that may call with an API key",
         "--allowed-origin",
         "URL",
-        repeat=True,
-        show=_show_list,
+        is_repeatable=True,
+        format_value=_format_list,
     ),
     Setting(
         "trusted_proxies",
         "LLB_TRUSTED_PROXIES",
-        _list,
+        _parse_list,
         "addresses whose X-Forwarded-* headers count",
         "--trusted-proxy",
         "ADDRESS",
-        repeat=True,
-        show=_show_list,
+        is_repeatable=True,
+        format_value=_format_list,
     ),
     Setting(
         "ollama_port",
         "LLB_OLLAMA_PORT",
-        _integer(0, 65535),
+        _integer_between(0, 65535),
         "answer programs that only know Ollama on this port, without a key (default: off; Ollama's own: 11434)",
         "--ollama-port",
         "N",
@@ -441,17 +455,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "ollama_allow",
         "LLB_OLLAMA_ALLOW",
-        _networks,
+        _parse_networks,
         "network whose programs may use it too (default: this host's own only)",
         "--ollama-allow",
         "CIDR",
-        repeat=True,
-        show=_show_list,
+        is_repeatable=True,
+        format_value=_format_list,
     ),
     Setting(
         "history_days",
         "LLB_HISTORY_DAYS",
-        _integer(0, 365),
+        _integer_between(0, 365),
         "days that requests are kept (default: 7; 0: only totals of their use)",
         "--history-days",
         "N",
@@ -459,16 +473,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "history_text",
         "LLB_HISTORY_TEXT",
-        _switch,
+        _parse_switch,
         "keep the text of prompts and answers too (default: off)",
         "--history-text",
-        switch=True,
-        show=_show_switch,
+        is_switch=True,
+        format_value=_format_switch,
     ),
     Setting(
         "log_level",
         "LLB_LOG_LEVEL",
-        _choice("debug", "info", "warning", "error"),
+        _one_of("debug", "info", "warning", "error"),
         "debug, info, warning or error (default: info)",
         "--log-level",
         "LEVEL",
@@ -476,19 +490,25 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "log_format",
         "LLB_LOG_FORMAT",
-        _choice("text", "json"),
+        _one_of("text", "json"),
         "text or json (default: text)",
         "--log-format",
         "FORMAT",
     ),
     Setting(
-        "hub_endpoint", "HF_ENDPOINT", _base_url, "the Hub (default: the Hugging Face Hub)", show=_show_url
+        "hub_endpoint",
+        "HF_ENDPOINT",
+        _parse_base_url,
+        "the Hub (default: the Hugging Face Hub)",
+        format_value=_format_url,
     ),
-    Setting("hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub", show=_show_secret),
+    Setting(
+        "hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub", format_value=_format_secret
+    ),
 )
 
 # Environment variables that are not settings of the server: the command line's own.
-OTHER_ENV = frozenset({"LLB_URL", "LLB_API_KEY"})
+CLI_ENVIRONMENT = frozenset({"LLB_URL", "LLB_API_KEY"})
 _SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
 
 
@@ -500,26 +520,26 @@ def default_home() -> Path:
 def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | None = None) -> Config:
     """A `Config` from flag texts (by `Setting.field`) over `env` over `llb.toml`; raises `SetupError`."""
     env = os.environ if env is None else env
-    known = {setting.env for setting in SETTINGS} | OTHER_ENV
+    known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT
     for name in sorted(env):
         if name.startswith("LLB_") and name not in known:
             raise SetupError(f"Unknown setting {name} in the environment.")
 
     home_text = flags.get("home") or env.get("LLB_HOME")
-    home = _path(str(home_text)) if home_text else default_home()
-    values: dict[str, Any] = _from_file(home / "llb.toml")
+    home = _parse_path(str(home_text)) if home_text else default_home()
+    values: dict[str, Any] = _read_toml(home / "llb.toml")
     for setting in SETTINGS:
         if env.get(setting.env):
-            values[setting.field] = _value(setting, env[setting.env], setting.env)
+            values[setting.field] = _parse_value(setting, env[setting.env], setting.env)
         given = flags.get(setting.field)
         if given is not None:
             text = ",".join(given) if isinstance(given, list) else given
-            values[setting.field] = _value(setting, text, setting.flag or setting.env)
+            values[setting.field] = _parse_value(setting, text, setting.flag or setting.env)
     values["home"] = home
     if values.get("join") is None:
-        from llb import membership  # here: it brings asyncio, which most commands do without
+        from llb.base import node_identity
 
-        member = membership.read(home)
+        member = node_identity.read_membership(home)
         # Joined once, until it leaves: no flag has to repeat it.
         values["join"] = None if member is None else member.balancer_url
     return make_config(**values)
@@ -535,7 +555,7 @@ def make_config(*, home: Path, **values: Any) -> Config:
     return Config(home=home, **values)
 
 
-def settings_of(config: Config) -> tuple[SettingView, ...]:
+def effective_settings(config: Config) -> tuple[SettingView, ...]:
     """Every setting as it is in effect, as its flag takes it; None where llb finds out. No secret is in them."""
     usual = make_config(home=default_home(), models_dir=config.home / "models")
     return tuple(
@@ -543,23 +563,23 @@ def settings_of(config: Config) -> tuple[SettingView, ...]:
             name=setting.key,
             flag=setting.flag,
             environment=setting.env,
-            value=setting.show(value := getattr(config, setting.field)),
+            value=setting.format_value(value := getattr(config, setting.field)),
             is_default=value == getattr(usual, setting.field),
         )
         for setting in SETTINGS
     )
 
 
-def _value(setting: Setting, text: str, where: str) -> Any:
+def _parse_value(setting: Setting, text: str, source_name: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
         # A secret must not reach the screen, not even a misspelt one.
         shown = "its value" if setting.field in _SECRET_FIELDS else f"'{text}'"
-        raise SetupError(f"{where}: {shown} {error}.") from None
+        raise SetupError(f"{source_name}: {shown} {error}.") from None
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -572,8 +592,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         setting = by_key.get(key)
         if setting is None:
             raise SetupError(f"{path}: unknown setting '{key}'.")
-        if isinstance(raw, dict) or (isinstance(raw, bool) and not setting.switch):
+        if isinstance(raw, dict) or (isinstance(raw, bool) and not setting.is_switch):
             raise SetupError(f"{path}: '{key}' has the wrong type.")
         text = ",".join(map(str, raw)) if isinstance(raw, list) else str(raw)
-        values[setting.field] = _value(setting, text, f"{path}: {key}")
+        values[setting.field] = _parse_value(setting, text, f"{path}: {key}")
     return values

@@ -63,20 +63,20 @@ class LlbError(Exception):
         self.details = details
 
 
-def revive(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
+def error_from_code(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
     """The error of `code` that another llb raised, to be raised here; one that is not known here is an `InternalError`."""
-    kind = kinds().get(code, InternalError)
+    kind = error_classes_by_code().get(code, InternalError)
     error = kind.__new__(kind)
     LlbError.__init__(error, message, code=code, **details)
     error.retry_after_s = retry_after_s
     return error
 
 
-def kinds(kind: type[LlbError] = LlbError) -> dict[str, type[LlbError]]:
+def error_classes_by_code(root: type[LlbError] = LlbError) -> dict[str, type[LlbError]]:
     """`kind` and all that is below it in the tree, by their codes."""
-    found = {kind.code: kind}
-    for narrower in kind.__subclasses__():
-        found |= kinds(narrower)
+    found = {root.code: root}
+    for narrower in root.__subclasses__():
+        found |= error_classes_by_code(narrower)
     return found
 
 
@@ -123,7 +123,7 @@ class AlreadyRegistered(InvalidRequest):
         super().__init__(f"Model '{model_id}' is already registered")
 
 
-class ContextExceeded(InvalidRequest):
+class ContextLengthExceeded(InvalidRequest):
     """The prompt is longer than the context: `prompt_tokens`, `context_length`."""
 
     code = "context_length_exceeded"
@@ -154,7 +154,7 @@ class InvalidCredentials(InvalidRequest):
     code = "invalid_credentials"
 
 
-class InvalidTicket(InvalidRequest):
+class InvalidFileToken(InvalidRequest):
     """The ticket for a file is forged, for another file or too old."""
 
     code = "invalid_ticket"
@@ -184,13 +184,13 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
-class NotOffered(InvalidRequest):
+class UnsupportedOperation(InvalidRequest):
     """A dialect has it, and llb has not."""
 
     code = "not_offered"
 
 
-class NotArrived(InvalidRequest):
+class RangeNotAvailable(InvalidRequest):
     """That part of a file has not arrived here yet."""
 
     code = "not_arrived"
@@ -226,32 +226,32 @@ class RateLimited(LlbError):
         self.retry_after_s = retry_after_s
 
 
-class ResourceShort(LlbError):
+class InsufficientResources(LlbError):
     type = "resource_error"
 
 
-class InsufficientMemory(ResourceShort):
+class InsufficientMemory(InsufficientResources):
     """The model fits into no node's memory: `required_bytes`, `available_bytes`."""
 
     code = "insufficient_memory"
 
     def __init__(self, required_bytes: int, available_bytes: int) -> None:
         super().__init__(
-            f"Insufficient VRAM. Required: {gigabytes(required_bytes)}, Available: {gigabytes(available_bytes)}",
+            f"Insufficient VRAM. Required: {format_gigabytes(required_bytes)}, Available: {format_gigabytes(available_bytes)}",
             required_bytes=required_bytes,
             available_bytes=available_bytes,
         )
 
 
-class InsufficientStorage(ResourceShort):
+class InsufficientStorage(InsufficientResources):
     """The model fits onto no node's disk: `required_bytes`, `available_bytes`."""
 
     code = "insufficient_storage"
 
     def __init__(self, required_bytes: int, available_bytes: int) -> None:
         super().__init__(
-            f"Insufficient disk space. Required: {gigabytes(required_bytes)}, "
-            f"Available: {gigabytes(available_bytes)}",
+            f"Insufficient disk space. Required: {format_gigabytes(required_bytes)}, "
+            f"Available: {format_gigabytes(available_bytes)}",
             required_bytes=required_bytes,
             available_bytes=available_bytes,
         )
@@ -287,7 +287,7 @@ class ModelFailed(Unavailable):
     reason: str | None = None  # what the sentence goes on with, of a model whose files are of no use
 
     @classmethod
-    def unusable(cls, model_id: str, reason: str) -> Self:
+    def from_unusable_files(cls, model_id: str, reason: str) -> Self:
         """Its files lie there and no engine loads them."""
         error = cls(f"Model '{model_id}' cannot be used: {reason}")
         error.reason = reason
@@ -300,7 +300,7 @@ class ModelLoading(Unavailable):
     code = "model_loading"
 
 
-class HubAway(Unavailable):
+class HubUnavailable(Unavailable):
     """Hugging Face does not answer."""
 
     code = "hub_unreachable"
@@ -335,7 +335,7 @@ class QueueTimeout(Overloaded):
     code = "queue_timeout"
 
 
-class TooManyCopies(Overloaded):
+class TooManyPeerCopies(Overloaded):
     """As many files are being copied from this node as may be."""
 
     code = "too_many_copies"
@@ -367,7 +367,7 @@ class SetupError(Exception):
     """The process cannot start or a command cannot run; the message is one sentence that says what to do."""
 
 
-def gigabytes(size_bytes: int) -> str:
+def format_gigabytes(size_bytes: int) -> str:
     """`size_bytes` as the contract prints it: 10⁹ bytes, one decimal unless whole ("16GB", "7.5GB")."""
     tenths = round(size_bytes / 1e8)
     return f"{tenths // 10}GB" if tenths % 10 == 0 else f"{tenths / 10:.1f}GB"

@@ -15,19 +15,20 @@ import msgspec
 import websockets.asyncio.client
 from sanic import Sanic
 
-from llb import membership, trust
 from llb.app import create_app
-from llb.appliance import Appliance
+from llb.balancer import Balancer
+from llb.base import node_identity
 from llb.config import make_config
-from llb.joined import JoinedHost
-from llb.serve import Server, bind_ollama
+from llb.joined_node import JoinedNode
+from llb.security import tls_trust
+from llb.server import Server, bind_ollama_socket
 from llb.wire import NodeStatus
 from tests.reference import reference_of
 
 PASSWORD = "correct horse battery"
 DEADLINE_S = 30.0
 
-App = TypeVar("App", Appliance, JoinedHost)
+App = TypeVar("App", Balancer, JoinedNode)
 
 
 class _Running(Generic[App]):
@@ -47,7 +48,7 @@ class _Running(Generic[App]):
         app = create_app(config)
         sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
-        ollama_sock = bind_ollama(config)
+        ollama_sock = bind_ollama_socket(config)
         try:
             server = Server(app, sock, ollama_sock)
             await server.start()
@@ -63,7 +64,7 @@ class _Running(Generic[App]):
         self.ollama_port = server.ollama_port
         tls = self.app.tls
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-        self.trust = None if tls is None else trust.context(tls.anchor)
+        self.trust = None if tls is None else tls_trust.get_client_context(tls.anchor)
         self.http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.app.local_token}"},
@@ -76,7 +77,7 @@ class _Running(Generic[App]):
 
     async def conforms(self, answer: httpx.Response) -> None:
         """No test gets an answer that the reference of the API does not know."""
-        if not isinstance(self.app, Appliance):
+        if not isinstance(self.app, Balancer):
             return
         # What comes in chunks may be meant to be read as it comes.
         if "content-length" in answer.headers:
@@ -98,7 +99,7 @@ class _Running(Generic[App]):
         await self.stop()
 
 
-class Llb(_Running[Appliance]):
+class Llb(_Running[Balancer]):
     """A running appliance: a balancer with its own node."""
 
     async def new_token(self) -> str:
@@ -113,14 +114,14 @@ class Llb(_Running[Appliance]):
         """Wait until the local node has said hello."""
         await self.until(
             lambda: (
-                bool(self.app.view.online())
-                and all(node.heartbeat is not None for node in self.app.view.online())
+                bool(self.app.view.online_nodes())
+                and all(node.heartbeat is not None for node in self.app.view.online_nodes())
             )
         )
 
     async def until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
         """Wait until `condition` holds; it is looked at after every event of the appliance."""
-        with self.app.bus.subscribe(100_000) as events:
+        with self.app.event_bus.subscribe(100_000) as events:
             async with asyncio.timeout(deadline_s):
                 while not condition():
                     await events.get()
@@ -140,7 +141,7 @@ class Llb(_Running[Appliance]):
         await self.until_status(model_id, "Ready", deadline_s=deadline_s)
 
     async def until_status(self, model_id: str, *statuses: str, deadline_s: float = DEADLINE_S) -> None:
-        await self.until(lambda: self.app.view.derived(model_id).status.value in statuses, deadline_s)
+        await self.until(lambda: self.app.view.status_of(model_id).status.value in statuses, deadline_s)
 
     async def new_key(self, *scopes: str) -> str:
         body: dict[str, Any] = {"name": "test"}
@@ -164,7 +165,7 @@ class Llb(_Running[Appliance]):
             yield reader
 
 
-class JoinedLlb(_Running[JoinedHost]):
+class JoinedLlb(_Running[JoinedNode]):
     """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has none."""
 
     def __init__(self, balancer: Llb, home: Path, **settings: Any) -> None:
@@ -178,7 +179,7 @@ class JoinedLlb(_Running[JoinedHost]):
         self.balancer = balancer
 
     async def start(self, port: int = 0) -> Self:
-        joined = membership.read(self.home) is not None
+        joined = node_identity.read_membership(self.home) is not None
         if not joined and "join_token" not in self.settings:
             self.settings["join_token"] = await self.balancer.new_token()
         return await super().start(port)
@@ -190,12 +191,12 @@ class JoinedLlb(_Running[JoinedHost]):
 
     async def online(self) -> None:
         """Wait until the balancer has heard of it all that it says, and has found the way to it."""
-        view, reach = self.balancer.app.view, self.balancer.app.reach
+        view, reach = self.balancer.app.view, self.balancer.app.node_connections
 
         def there() -> bool:
             node = view.nodes.get(self.id)
-            heard = node is not None and node.online and node.heartbeat is not None
-            return heard and reach.way(self.id) is not None
+            heard = node is not None and node.is_online and node.heartbeat is not None
+            return heard and reach.route_of(self.id) is not None
 
         await eventually(there)
 

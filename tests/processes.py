@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
-from llb import runfile, trust
-from llb.runfile import RunInfo
+from llb.base import runfile
+from llb.base.runfile import RunInfo
+from llb.security import tls_trust
 from tests import prefork
 
 START_DEADLINE_S = 30.0
@@ -65,7 +66,7 @@ class LlbProcess:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_DEADLINE_S
-        while (info := runfile.running(self.home)) is None:
+        while (info := runfile.find_running_server(self.home)) is None:
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.005)
@@ -76,7 +77,9 @@ class LlbProcess:
         return [sys.executable, "-m", "llb", "--port", "0", *self._flags]
 
     def _transport(self, info: RunInfo, /) -> httpx.BaseTransport:
-        return httpx.HTTPTransport(trust_env=False, verify=trust.context(info.anchor) if info.tls else True)
+        return httpx.HTTPTransport(
+            trust_env=False, verify=tls_trust.get_client_context(info.anchor) if info.tls else True
+        )
 
     def _follow(self, info: RunInfo) -> None:
         self.pid = info.pid

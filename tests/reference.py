@@ -14,7 +14,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from sanic import Sanic
 
-from llb.api.openapi import document
+from llb.api.reference.openapi import build_document
 
 URN = "urn:llb"
 
@@ -80,7 +80,7 @@ def reference_of(app: Sanic[Any, Any]) -> Reference:
     """The reference of appliances: all of them have the same, so it is made once."""
     if not _made:
         routes = [f"/{route.path}" for route in app.router.routes]
-        _made.append(Reference(json.loads(msgspec.json.encode(document(app))), routes))
+        _made.append(Reference(json.loads(msgspec.json.encode(build_document(app))), routes))
     return _made[0]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llb.decide.memory import Layer, ModelShape, estimate
+from llb.policy.memory import Layer, ModelShape, estimate_memory
 
 
 def required_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
     """What a model needs on a host without a GPU for one slot: the catalogue's `required_memory_bytes`."""
     context = min(context_length, shape.context_length)
-    return estimate(shape, context_length=context, pooled=pooled).total_bytes
+    return estimate_memory(shape, context_length=context, pooled=pooled).total_bytes
 
 
 def uniform_shape(
@@ -45,7 +45,7 @@ def uniform_shape(
                 weight_bytes=each,
                 key_width=kv_heads * head_length,
                 value_width=kv_heads * head_length,
-                windowed=window_period > 0 and index % window_period < window_period - 1,
+                uses_sliding_window=window_period > 0 and index % window_period < window_period - 1,
             )
             for index in range(layers)
         ),
@@ -55,13 +55,13 @@ def uniform_shape(
         embedding_length=embedding_length,
         query_width=heads * head_length,
         feed_forward_width=feed_forward_length * max(1, experts_used),
-        gated=not encoder,
+        has_gated_ffn=not encoder,
         experts_used=experts_used,
         vocabulary_size=vocabulary_size,
-        merges=vocabulary_size,
+        merge_count=vocabulary_size,
         context_length=context_length,
         sliding_window=sliding_window,
-        encoder=encoder,
+        is_encoder=encoder,
         projector_bytes=projector_bytes,
     )
 

@@ -23,9 +23,9 @@ import httpx2
 from sanic.touchup.service import TouchUp
 from sanic_routing import router
 
-from llb.api.page import Page
-from llb.hardware import Machine, engine_command, engine_environment
-from llb.share import share_path
+from llb.api.routes.page import Page
+from llb.base.resources import resource_path
+from llb.hardware import HardwareProbe, engine_command, engine_environment
 
 _installed = False
 
@@ -101,13 +101,13 @@ def _share_sanic_routes() -> None:
 
 def _share_device_probe() -> None:
     """The devices of this machine: a child process that loads llama.cpp. Later probes read what the first one said."""
-    make = Machine.__init__
+    make = HardwareProbe.__init__
     answer = functools.cache(_device_answer)
 
-    def init(self: Machine, *, devices_command: Sequence[str] | None = None) -> None:
+    def init(self: HardwareProbe, *, devices_command: Sequence[str] | None = None) -> None:
         make(self, devices_command=devices_command or ("cat", str(answer())))
 
-    Machine.__init__ = init  # type: ignore[method-assign]
+    HardwareProbe.__init__ = init  # type: ignore[method-assign]
 
 
 def _device_answer() -> Path:
@@ -124,7 +124,7 @@ def _device_answer() -> Path:
 def _share_page() -> None:
     """The files of the shipped page: 170 of them, hashed together."""
     load = Page.load
-    shipped = share_path("web")
+    shipped = resource_path("web")
     load_shipped = functools.cache(lambda: load(shipped))
 
     def load_once(directory: Path) -> Page:

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llb import catalog as catalog_module
-from llb.catalog import MAX_BYTES, Catalog, load_catalog
+from llb.base.resources import resource_path
+from llb.catalog import MAX_SAFE_INTEGER, Catalog, load_catalog
 from llb.errors import SetupError
-from llb.share import share_path
 from llb.wire import Capability, Model, Platform
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "catalog.md"
@@ -103,7 +103,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         {"recommended_filename": "Model with spaces (1).gguf"},
         {"recommended_filename": "コンパクト.gguf"},
         {"required_memory_bytes": 1_000},
-        {"size_bytes": MAX_BYTES, "required_memory_bytes": MAX_BYTES},
+        {"size_bytes": MAX_SAFE_INTEGER, "required_memory_bytes": MAX_SAFE_INTEGER},
         {"sha256": None, "revision": None, "quantization": None, "context_length": None},
     ],
 )
@@ -181,14 +181,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"extra_filenames": [1]}, "extra_filenames[0] must be text"),
     ({"size_bytes": 0}, "size_bytes must be more than zero"),
     ({"size_bytes": -1}, "size_bytes must be more than zero"),
-    ({"size_bytes": MAX_BYTES + 1}, "size_bytes must be more than zero and at most"),
+    ({"size_bytes": MAX_SAFE_INTEGER + 1}, "size_bytes must be more than zero and at most"),
     ({"size_bytes": 10**30}, "size_bytes must be"),
     ({"size_bytes": "1GB"}, "size_bytes must be a whole number"),
     ({"size_bytes": 1.5}, "size_bytes must be a whole number"),
     ({"size_bytes": True}, "size_bytes must be a whole number"),
     ({"required_memory_bytes": 999}, "required_memory_bytes must be at least size_bytes"),
     (
-        {"required_memory_bytes": MAX_BYTES + 1},
+        {"required_memory_bytes": MAX_SAFE_INTEGER + 1},
         "required_memory_bytes must be at least size_bytes and at most",
     ),
     ({"tags": [""]}, "tags must be non-empty text"),
@@ -390,7 +390,7 @@ def catalog(tmp_path: Path) -> Catalog:
     ],
 )
 def test_find(catalog: Catalog, name: str, model_id: str | None) -> None:
-    found = catalog.find(name)
+    found = catalog.find_by_name(name)
     assert (found.id if found else None) == model_id
 
 
@@ -407,10 +407,10 @@ def test_a_name_that_two_have_means_neither() -> None:
         msgspec.convert(entry(id=model_id, repo="o/n", quantization="x"), Model) for model_id in ("b", "a")
     )
     catalog = Catalog(models)
-    assert catalog.find("o/n") is None
-    assert catalog.find("O/N:x") is None
-    assert catalog.find("a") is models[1]
-    assert catalog.find("a:X") is models[1]
+    assert catalog.find_by_name("o/n") is None
+    assert catalog.find_by_name("O/N:x") is None
+    assert catalog.find_by_name("a") is models[1]
+    assert catalog.find_by_name("a:X") is models[1]
 
 
 def test_the_catalogue_cannot_be_changed(catalog: Catalog) -> None:
@@ -425,7 +425,7 @@ def test_the_catalogue_cannot_be_changed(catalog: Catalog) -> None:
 
 def test_the_shipped_list() -> None:
     shipped = load_catalog(None)
-    assert shipped == load_catalog(share_path("supported_models.json"))
+    assert shipped == load_catalog(resource_path("supported_models.json"))
     assert len(shipped) >= 30
     assert shipped.models[0].id == "llama-3.2-1b"
     for model in shipped:

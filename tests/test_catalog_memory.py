@@ -154,10 +154,12 @@ def least_memory_bytes(model: Model, card: Card) -> int:
             layers[index] = replace(layer, key_width=0, value_width=0, state_bytes=card.state_bytes)
         elif index >= card.layers - card.shares_last:
             layers[index] = replace(layer, key_width=0, value_width=0)
-        elif card.global_head and not layer.windowed:
+        elif card.global_head and not layer.uses_sliding_window:
             width = card.kv_heads * card.global_head
             layers[index] = replace(layer, key_width=width, value_width=width)
-    shape = replace(with_projector(shape, projector_bytes), layers=tuple(layers), pools_last=card.pools_last)
+    shape = replace(
+        with_projector(shape, projector_bytes), layers=tuple(layers), uses_last_token_pooling=card.pools_last
+    )
     pooled = Capability.TEXT_GENERATION not in model.capabilities
     context_length = POOLED_CONTEXT if pooled else CONTEXT
     need_bytes = required_bytes(shape, context_length=context_length, pooled=pooled)

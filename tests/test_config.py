@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.config import SETTINGS, Config, load_config, make_config, settings_of
+from llb.config import SETTINGS, Config, effective_settings, load_config, make_config
 from llb.errors import SetupError
 
 
@@ -111,7 +111,7 @@ def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
         "history_text": "on",
     }
     config = load(tmp_path, dict(given))
-    shown = {view.name: view for view in settings_of(config)}
+    shown = {view.name: view for view in effective_settings(config)}
     assert list(shown) == [setting.key for setting in SETTINGS]
     for setting in SETTINGS:
         view = shown[setting.key]
@@ -132,7 +132,7 @@ def test_where_the_port_without_keys_listens(tmp_path: Path) -> None:
 
 
 def test_defaults_are_shown_as_such(tmp_path: Path) -> None:
-    shown = {view.name: view for view in settings_of(load(tmp_path))}
+    shown = {view.name: view for view in effective_settings(load(tmp_path))}
     assert {name for name, view in shown.items() if not view.is_default} == {"home"}
     values = {name: view.value for name, view in shown.items()}
     assert values["host"] == "127.0.0.1"
@@ -148,9 +148,9 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
         "HF_TOKEN": "s3cret2",
         "HF_ENDPOINT": "http://me:s3cret3@hub:1/x",
     }
-    shown = {view.name: view.value for view in settings_of(load(tmp_path, env=secrets))}
+    shown = {view.name: view.value for view in effective_settings(load(tmp_path, env=secrets))}
     assert "s3cret" not in repr(shown)
     assert (shown["llb_admin_password"], shown["hf_token"]) == ("set", "set")
     assert shown["hf_endpoint"] == "http://hub:1/x"
-    unset = {view.name: view for view in settings_of(load(tmp_path))}
+    unset = {view.name: view for view in effective_settings(load(tmp_path))}
     assert (unset["hf_token"].value, unset["hf_token"].is_default) == ("not set", True)

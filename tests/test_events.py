@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from llb.events import Bus, Overflow
+from llb.base.events import EventBus, SubscriptionOverflow
 
 
 async def test_every_reader_gets_every_event_in_order() -> None:
-    bus: Bus[int] = Bus()
+    bus: EventBus[int] = EventBus()
     with bus.subscribe() as one, bus.subscribe() as two:
         for number in range(5):
             bus.publish(number)
@@ -19,18 +19,18 @@ async def test_every_reader_gets_every_event_in_order() -> None:
 
 
 async def test_a_slow_reader_is_told_of_its_gap_once_and_goes_on() -> None:
-    bus: Bus[int] = Bus()
+    bus: EventBus[int] = EventBus()
     with bus.subscribe(limit=3) as reader:
         for number in range(10):
             bus.publish(number)
-        with pytest.raises(Overflow):
+        with pytest.raises(SubscriptionOverflow):
             await reader.get()
         bus.publish(10)
         assert await reader.get() == 10
 
 
 async def test_a_waiting_reader_wakes() -> None:
-    bus: Bus[str] = Bus()
+    bus: EventBus[str] = EventBus()
     with bus.subscribe() as reader:
         waiting = asyncio.ensure_future(reader.get())
         await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_a_waiting_reader_wakes() -> None:
 
 
 async def test_a_closed_reader_gets_nothing_more() -> None:
-    bus: Bus[int] = Bus()
+    bus: EventBus[int] = EventBus()
     with bus.subscribe() as reader:
         pass
     bus.publish(1)

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llb import gguf
-from llb.gguf import GgufError, GgufFacts, NeedMore
+from llb.gguf import GgufError, GgufMetadata, NeedMoreData
 from tests.ggufs import write_chat_model, write_embedding_model
 
 
-def facts_of(path: Path) -> GgufFacts:
+def facts_of(path: Path) -> GgufMetadata:
     with path.open("rb") as file:
-        return gguf.read_header(file, file_size=path.stat().st_size)
+        return gguf.read_metadata(file, file_size=path.stat().st_size)
 
 
 def text(value: bytes | str) -> bytes:
@@ -56,8 +56,8 @@ def header(
 LLAMA = key_text("general.architecture", "llama")
 
 
-def read(raw: bytes, *, file_size: int | None = None) -> GgufFacts:
-    return gguf.read_header(io.BytesIO(raw), file_size=len(raw) if file_size is None else file_size)
+def read(raw: bytes, *, file_size: int | None = None) -> GgufMetadata:
+    return gguf.read_metadata(io.BytesIO(raw), file_size=len(raw) if file_size is None else file_size)
 
 
 # --- what a header says ------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_a_mixture_counts_its_experts(tmp_path: Path) -> None:
     facts = facts_of(write_chat_model(tmp_path / "m.gguf", experts=4, experts_used=2, quantization="F16"))
     assert (facts.experts, facts.experts_used) == (4, 2)
     assert facts.expert_bytes == 2 * 3 * 4 * 64 * 128 * 2  # layers, matrices, experts, shape, F16
-    assert gguf.shape_of([facts]).feed_forward_width == 2 * 128
+    assert gguf.build_model_shape([facts]).feed_forward_width == 2 * 128
 
 
 def test_sliding_windows_follow_the_architecture(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_sliding_windows_follow_the_architecture(tmp_path: Path) -> None:
 def test_an_encoder_keeps_no_cache_and_says_how_it_pools(tmp_path: Path) -> None:
     facts = facts_of(write_embedding_model(tmp_path / "m.gguf"))
     assert (facts.architecture, facts.causal, facts.pooling) == ("bert", False, "mean")
-    assert gguf.shape_of([facts]).encoder
+    assert gguf.build_model_shape([facts]).is_encoder
 
 
 def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() -> None:
@@ -116,7 +116,7 @@ def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() 
         )
         + bytes(32768)
     )
-    layers = gguf.shape_of([facts]).layers
+    layers = gguf.build_model_shape([facts]).layers
     state_bytes = (3 * (128 + 2 * 16) + 16 * 128) * 4
     assert [(layer.key_width, layer.state_bytes) for layer in layers] == [
         (0, state_bytes),
@@ -145,7 +145,7 @@ def test_the_shards_of_a_split_model_add_up() -> None:
         )
     )
     assert (first.split_count, second.split_number, second.architecture) == (2, 1, None)
-    shape = gguf.shape_of([first, second])
+    shape = gguf.build_model_shape([first, second])
     assert [layer.weight_bytes for layer in shape.layers] == [16384, 16384]
     assert (shape.input_bytes, shape.output_bytes) == (25600, 25600)
 
@@ -154,7 +154,7 @@ def test_a_projector_is_told_from_a_model() -> None:
     projector = read(header(key_text("general.architecture", "clip"), tensors=(tensor("v.weight", (64,)),)))
     assert projector.is_projector
     with pytest.raises(GgufError, match="does not describe a language model"):
-        gguf.shape_of([projector])
+        gguf.build_model_shape([projector])
 
 
 # --- what is refused ---------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(GgufError, match="it is truncated"):
         gguf.check_complete(facts, facts.data_end - 1)
     with pytest.raises(GgufError, match="ends within its header"):
-        gguf.read_header(io.BytesIO(path.read_bytes()[:1000]), file_size=1000)
+        gguf.read_metadata(io.BytesIO(path.read_bytes()[:1000]), file_size=1000)
     assert facts.data_end <= size
 
 
@@ -228,8 +228,8 @@ def test_a_prefix_says_how_much_more_it_needs(tmp_path: Path) -> None:
     facts = None
     while facts is None:
         try:
-            facts = gguf.read_header(io.BytesIO(whole[: asked[-1]]), file_size=size)
-        except NeedMore as more:
+            facts = gguf.read_metadata(io.BytesIO(whole[: asked[-1]]), file_size=size)
+        except NeedMoreData as more:
             asked.append(more.size_bytes)
     assert asked == sorted(set(asked))
     assert asked[-1] <= size
@@ -288,10 +288,10 @@ def test_a_broken_header_never_does_more_than_be_refused(
     file_size = len(raw) if complete else 2**40
     tracemalloc.start()
     try:
-        facts = gguf.read_header(io.BytesIO(raw), file_size=file_size)
+        facts = gguf.read_metadata(io.BytesIO(raw), file_size=file_size)
         gguf.check_complete(facts, file_size)
-        gguf.shape_of([facts])
-    except (GgufError, NeedMore):
+        gguf.build_model_shape([facts])
+    except (GgufError, NeedMoreData):
         pass
     finally:
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -302,5 +302,5 @@ def test_a_broken_header_never_does_more_than_be_refused(
 @settings(max_examples=200, deadline=None)
 @given(raw=st.binary(max_size=400))
 def test_any_bytes_after_the_magic(raw: bytes) -> None:
-    with pytest.raises((GgufError, NeedMore)):
+    with pytest.raises((GgufError, NeedMoreData)):
         read(b"GGUF" + struct.pack("<I", 3) + raw, file_size=2**40)

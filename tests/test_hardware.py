@@ -15,25 +15,27 @@ import pytest
 
 from llb import hardware
 from llb.hardware import (
-    Budget,
-    Device,
-    Facts,
-    Machine,
-    cgroup_memory_limit,
+    ComputeDevice,
+    HardwareInfo,
+    HardwareProbe,
+    MemoryBudget,
+    cgroup_memory_limit_bytes,
     cpu_count,
     engine_command,
     engine_environment,
-    physical_cores,
+    physical_core_count,
 )
 from llb.wire import Hardware
 
 GB = 10**9
 
-CPU = Device(name="CPU", description="A Processor", kind="cpu", memory_total_bytes=GB, memory_free_bytes=GB)
+CPU = ComputeDevice(
+    name="CPU", description="A Processor", kind="cpu", memory_total_bytes=GB, memory_free_bytes=GB
+)
 
 
-def gpu(name: str = "CUDA0", size: int = 24 * GB, kind: str = "gpu", **more: str) -> Device:
-    return Device(
+def gpu(name: str = "CUDA0", size: int = 24 * GB, kind: str = "gpu", **more: str) -> ComputeDevice:
+    return ComputeDevice(
         name=name, description=name, kind=kind, memory_total_bytes=size, memory_free_bytes=size, **more
     )
 
@@ -109,12 +111,12 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
 
 
 @contextlib.asynccontextmanager
-async def machine(*devices: Device) -> AsyncIterator[Machine]:
+async def machine(*devices: ComputeDevice) -> AsyncIterator[HardwareProbe]:
     """A machine whose engine lists these devices."""
     answer = json.dumps(
         [{name: getattr(device, name) for name in device.__struct_fields__} for device in devices]
     )
-    made = Machine(devices_command=[sys.executable, "-I", "-S", "-c", f"print({answer!r})"])
+    made = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", f"print({answer!r})"])
     try:
         yield made
     finally:
@@ -134,11 +136,11 @@ async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., 
             "A GPU is present (NVIDIA GTX 1060), the installed engine is without it: "
             "install a GPU build of xllamacpp to use it.",
         )
-        meters = await host.meters()
+        meters = await host.measure_utilisation()
         assert (meters.gpu_usage, meters.gpu_memory_usage) == (0.5, 6 / 30)
         assert 0 < meters.memory_usage < 1
         fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 20 * GB)
-        await host.meters()
+        await host.measure_utilisation()
         assert host.hardware is not None
         assert [each.memory_free_bytes for each in host.hardware.gpus] == [4 * GB, 6 * GB]
 
@@ -151,7 +153,7 @@ async def test_a_gpu_beside_the_cpu_build(nvml: Callable[..., FakeNvml]) -> None
         "A GPU is present (NVIDIA RTX 4090), the installed engine is the CPU build: "
         "install a GPU build of xllamacpp to use it.",
     )
-    assert facts.budget().vram_bytes == ()
+    assert facts.memory_budget().vram_bytes == ()
 
 
 async def test_a_gpu_that_only_the_engine_knows(nvml: Callable[..., FakeNvml]) -> None:
@@ -159,7 +161,7 @@ async def test_a_gpu_that_only_the_engine_knows(nvml: Callable[..., FakeNvml]) -
     fake.init = fake.NVMLError_LibraryNotFound("NVML Shared Library Not Found")
     async with machine(CPU, gpu("Vulkan0", 16 * GB)) as host:
         facts = await host.probe()
-        meters = await host.meters()
+        meters = await host.measure_utilisation()
     assert [(each.name, each.usable) for each in facts.hardware.gpus] == [("Vulkan0", True)]
     assert facts.problems == ()
     assert meters.gpu_usage is None
@@ -169,7 +171,7 @@ async def test_a_broken_driver_is_told(nvml: Callable[..., FakeNvml]) -> None:
     nvml(TWO_GPUS, init=FakeNvml.NVMLError("Driver/library version mismatch"))
     async with machine(CPU) as host:
         facts = await host.probe()
-        assert (await host.meters()).gpu_usage is None
+        assert (await host.measure_utilisation()).gpu_usage is None
     assert facts.hardware.gpus == ()
     assert facts.problems == (
         "The NVIDIA driver does not work: Driver/library version mismatch. Reinstall it, or restart after an update.",
@@ -190,7 +192,7 @@ async def test_a_gpu_lost_before_the_probe_and_one_after(nvml: Callable[..., Fak
         assert facts.problems == ("GPU 1 does not answer: GPU is lost.",)
         assert len(facts.hardware.gpus) == 1
         fake.lost = {0, 1}
-        meters = await host.meters()
+        meters = await host.measure_utilisation()
         assert (meters.gpu_usage, meters.gpu_memory_usage) == (None, None)
         assert host.hardware is not None
         assert host.hardware.gpus[0].memory_free_bytes == 0
@@ -199,16 +201,16 @@ async def test_a_gpu_lost_before_the_probe_and_one_after(nvml: Callable[..., Fak
 async def test_a_driver_that_hangs_does_not_hold_the_meters(
     nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "METERS_DEADLINE_S", 0.05)
+    monkeypatch.setattr(hardware, "GPU_READ_TIMEOUT_S", 0.05)
     fake = nvml(TWO_GPUS)
     async with machine(CPU) as host:
         await host.probe()
         fake.hang = threading.Event()
         for _ in range(3):
-            assert (await host.meters()).gpu_usage is None
+            assert (await host.measure_utilisation()).gpu_usage is None
         fake.hang.set()
         async with asyncio.timeout(20):
-            while (await host.meters()).gpu_usage != 0.5:
+            while (await host.measure_utilisation()).gpu_usage != 0.5:
                 await asyncio.sleep(0.005)
 
 
@@ -231,7 +233,7 @@ async def test_close_shuts_the_library_once(nvml: Callable[..., FakeNvml]) -> No
 )
 async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], code: str, problem: str) -> None:
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
-    host = Machine(devices_command=[sys.executable, "-I", "-S", "-c", code])
+    host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", code])
     facts = await host.probe()
     host.close()
     assert facts.problems[0].startswith(problem)
@@ -242,9 +244,9 @@ async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], cod
 async def test_an_engine_that_never_answers(
     nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "DEVICES_DEADLINE_S", 0.2)
+    monkeypatch.setattr(hardware, "DEVICE_QUERY_TIMEOUT_S", 0.2)
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
-    host = Machine(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
+    host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
     facts = await host.probe()
     host.close()
     assert facts.problems == ("The engine could not be asked for its devices: no answer within 0 s.",)
@@ -253,7 +255,7 @@ async def test_an_engine_that_never_answers(
 
 async def test_a_probe_that_is_cancelled_leaves_no_child(nvml: Callable[..., FakeNvml]) -> None:
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
-    host = Machine(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
+    host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await host.probe()
@@ -263,14 +265,14 @@ async def test_a_probe_that_is_cancelled_leaves_no_child(nvml: Callable[..., Fak
 
 async def test_a_missing_interpreter(nvml: Callable[..., FakeNvml]) -> None:
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
-    host = Machine(devices_command=["/nonexistent"])
+    host = HardwareProbe(devices_command=["/nonexistent"])
     facts = await host.probe()
     host.close()
     assert "No such file" in facts.problems[0]
 
 
 async def test_the_real_engine_lists_its_processor() -> None:
-    host = Machine(devices_command=engine_command("--devices"))
+    host = HardwareProbe(devices_command=engine_command("--devices"))
     facts = await host.probe()
     host.close()
     assert [device.kind for device in facts.devices][-1] == "cpu"
@@ -280,38 +282,41 @@ async def test_the_real_engine_lists_its_processor() -> None:
 # --- the budget --------------------------------------------------------------------------------------
 
 
-def facts(*devices: Device, ram: int = 10 * GB) -> Facts:
-    return Facts(Hardware(cpu="x", cpu_count=1, memory_total_bytes=ram), devices)
+def facts(*devices: ComputeDevice, ram: int = 10 * GB) -> HardwareInfo:
+    return HardwareInfo(Hardware(cpu="x", cpu_count=1, memory_total_bytes=ram), devices)
 
 
 @pytest.mark.parametrize(
     ("devices", "limit", "budget"),
     [
-        ((CPU,), None, Budget(8 * GB)),
-        ((CPU,), 4 * GB, Budget(4 * GB)),
-        ((CPU,), 9 * GB, Budget(9 * GB)),
-        ((CPU,), 64 * GB, Budget(10 * GB)),
-        ((gpu(), CPU), None, Budget(8 * GB, (24 * GB,))),
-        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), None, Budget(8 * GB, (6 * GB, 8 * GB))),
-        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 16 * GB, Budget(2 * GB, (6 * GB, 8 * GB))),
-        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 10 * GB, Budget(0, (6 * GB, 4 * GB))),
-        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 5 * GB, Budget(0, (5 * GB,))),
-        ((gpu(size=5 * GB, kind="igpu"), CPU), None, Budget(3 * GB, (5 * GB,))),
-        ((gpu(size=24 * GB), gpu("Vulkan1", 5 * GB, "igpu"), CPU), None, Budget(8 * GB, (24 * GB,))),
+        ((CPU,), None, MemoryBudget(8 * GB)),
+        ((CPU,), 4 * GB, MemoryBudget(4 * GB)),
+        ((CPU,), 9 * GB, MemoryBudget(9 * GB)),
+        ((CPU,), 64 * GB, MemoryBudget(10 * GB)),
+        ((gpu(), CPU), None, MemoryBudget(8 * GB, (24 * GB,))),
+        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), None, MemoryBudget(8 * GB, (6 * GB, 8 * GB))),
+        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 16 * GB, MemoryBudget(2 * GB, (6 * GB, 8 * GB))),
+        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 10 * GB, MemoryBudget(0, (6 * GB, 4 * GB))),
+        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 5 * GB, MemoryBudget(0, (5 * GB,))),
+        ((gpu(size=5 * GB, kind="igpu"), CPU), None, MemoryBudget(3 * GB, (5 * GB,))),
+        ((gpu(size=24 * GB), gpu("Vulkan1", 5 * GB, "igpu"), CPU), None, MemoryBudget(8 * GB, (24 * GB,))),
     ],
 )
 def test_budget(
-    monkeypatch: pytest.MonkeyPatch, devices: tuple[Device, ...], limit: int | None, budget: Budget
+    monkeypatch: pytest.MonkeyPatch,
+    devices: tuple[ComputeDevice, ...],
+    limit: int | None,
+    budget: MemoryBudget,
 ) -> None:
-    monkeypatch.setattr(hardware, "_unified_memory", lambda: False)
-    assert facts(*devices).budget(limit) == budget
+    monkeypatch.setattr(hardware, "_has_unified_memory", lambda: False)
+    assert facts(*devices).memory_budget(limit) == budget
     assert budget.total_bytes <= (limit or 10**12)
 
 
 def test_memory_shared_with_the_gpu_is_promised_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_unified_memory", lambda: True)
-    assert facts(gpu("Metal", 7 * GB), CPU).budget() == Budget(1 * GB, (7 * GB,))
-    assert facts(gpu("Metal", 9 * GB), CPU).budget(4 * GB) == Budget(0, (4 * GB,))
+    monkeypatch.setattr(hardware, "_has_unified_memory", lambda: True)
+    assert facts(gpu("Metal", 7 * GB), CPU).memory_budget() == MemoryBudget(1 * GB, (7 * GB,))
+    assert facts(gpu("Metal", 9 * GB), CPU).memory_budget(4 * GB) == MemoryBudget(0, (4 * GB,))
 
 
 # --- containers --------------------------------------------------------------------------------------
@@ -346,13 +351,13 @@ def test_limits_of_containers(
 ) -> None:
     root = cgroup(tmp_path, files)
     (tmp_path / "membership").write_text(membership)
-    assert cgroup_memory_limit(root, tmp_path / "membership") == limit
+    assert cgroup_memory_limit_bytes(root, tmp_path / "membership") == limit
     unlimited = cpu_count(root, tmp_path / "no such file")
     assert cpu_count(root, tmp_path / "membership") == (cores or unlimited)
 
 
 def test_there_is_always_a_core() -> None:
-    assert 1 <= physical_cores() <= cpu_count() <= (psutil.cpu_count() or 1)
+    assert 1 <= physical_core_count() <= cpu_count() <= (psutil.cpu_count() or 1)
 
 
 def test_the_environment_of_a_child() -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from llb.hub import (
-    FileFacts,
-    Hub,
-    HubBadAnswer,
+    HubClient,
     HubError,
+    HubFileInfo,
+    HubForbidden,
     HubGated,
+    HubInvalidResponse,
     HubNotFound,
-    HubRefused,
+    HubStatsCache,
     HubUnreachable,
-    StatsCache,
-    cached_file,
+    find_cached_file,
 )
 from llb.wire import HfStats
 from tests.hub import HubStandIn, tiny_gguf
@@ -43,15 +43,15 @@ def standin() -> Iterator[HubStandIn]:
 
 
 @pytest.fixture
-async def hub(standin: HubStandIn) -> AsyncIterator[Hub]:
-    hub = Hub(standin.url + "/", None)
+async def hub(standin: HubStandIn) -> AsyncIterator[HubClient]:
+    hub = HubClient(standin.url + "/", None)
     yield hub
     await hub.aclose()
 
 
 @asynccontextmanager
-async def hub_with(standin: HubStandIn, token: str | None) -> AsyncIterator[Hub]:
-    hub = Hub(standin.url, token)
+async def hub_with(standin: HubStandIn, token: str | None) -> AsyncIterator[HubClient]:
+    hub = HubClient(standin.url, token)
     try:
         yield hub
     finally:
@@ -61,56 +61,60 @@ async def hub_with(standin: HubStandIn, token: str | None) -> AsyncIterator[Hub]
 # --- facts -------------------------------------------------------------------------------------------
 
 
-async def test_stats(hub: Hub) -> None:
-    assert await hub.stats(REPO) == HfStats(downloads=7, stars=3, last_modified="2026-01-01T00:00:00.000Z")
+async def test_stats(hub: HubClient) -> None:
+    assert await hub.fetch_stats(REPO) == HfStats(
+        downloads=7, stars=3, last_modified="2026-01-01T00:00:00.000Z"
+    )
 
 
-async def test_resolve_pins_commit_size_and_sha256(standin: HubStandIn, hub: Hub) -> None:
-    facts = await hub.resolve(REPO, FILE)
-    old = FileFacts(repo=REPO, filename=FILE, commit=facts.commit, size_bytes=len(DATA), sha256=SHA256)
+async def test_resolve_pins_commit_size_and_sha256(standin: HubStandIn, hub: HubClient) -> None:
+    facts = await hub.resolve_file(REPO, FILE)
+    old = HubFileInfo(repo=REPO, filename=FILE, commit=facts.commit, size_bytes=len(DATA), sha256=SHA256)
     assert facts == old
     new = standin.add_repo(REPO, {FILE: b"GGUF, other bytes"})
-    assert (await hub.resolve(REPO, FILE)).commit == new
-    assert await hub.resolve(REPO, FILE, old.commit) == old
+    assert (await hub.resolve_file(REPO, FILE)).commit == new
+    assert await hub.resolve_file(REPO, FILE, old.commit) == old
 
 
-async def test_another_commit_than_the_pinned_one_is_refused(standin: HubStandIn, hub: Hub) -> None:
+async def test_another_commit_than_the_pinned_one_is_refused(standin: HubStandIn, hub: HubClient) -> None:
     good = {"X-Repo-Commit": "a" * 40, "X-Linked-ETag": SHA256, "X-Linked-Size": "5"}
     standin.faults.answer(200, "", headers=good)
-    assert (await hub.resolve(REPO, FILE, "a" * 40)).commit == "a" * 40
-    with pytest.raises(HubBadAnswer, match="another commit"):
-        await hub.resolve(REPO, FILE, "b" * 40)
+    assert (await hub.resolve_file(REPO, FILE, "a" * 40)).commit == "a" * 40
+    with pytest.raises(HubInvalidResponse, match="another commit"):
+        await hub.resolve_file(REPO, FILE, "b" * 40)
 
 
-async def test_a_mirror_that_sends_the_bytes_itself_is_understood(standin: HubStandIn, hub: Hub) -> None:
+async def test_a_mirror_that_sends_the_bytes_itself_is_understood(
+    standin: HubStandIn, hub: HubClient
+) -> None:
     standin.faults.direct()
-    assert (await hub.resolve(REPO, FILE)).sha256 == SHA256
+    assert (await hub.resolve_file(REPO, FILE)).sha256 == SHA256
     standin.faults.omit_headers("X-Linked-ETag", "X-Linked-Size")
-    assert (await hub.resolve(REPO, FILE)).size_bytes == len(DATA)
+    assert (await hub.resolve_file(REPO, FILE)).size_bytes == len(DATA)
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 24), (100_000, 50_000), (299_990, 1000)])
-async def test_read_range(standin: HubStandIn, hub: Hub, start: int, length: int) -> None:
-    commit = (await hub.resolve(REPO, FILE)).commit
+async def test_read_range(standin: HubStandIn, hub: HubClient, start: int, length: int) -> None:
+    commit = (await hub.resolve_file(REPO, FILE)).commit
     assert await hub.read_range(REPO, commit, FILE, start, length) == DATA[start : start + length]
     assert [r.range for r in standin.byte_requests()] == [f"bytes={start}-{start + length - 1}"]
 
 
 async def test_read_range_of_a_server_without_ranges_reads_no_more_than_asked(
-    standin: HubStandIn, hub: Hub
+    standin: HubStandIn, hub: HubClient
 ) -> None:
-    commit = (await hub.resolve(REPO, FILE)).commit
+    commit = (await hub.resolve_file(REPO, FILE)).commit
     standin.faults.ignore_range()
     standin.faults.stall(after=50_000)
     assert await hub.read_range(REPO, commit, FILE, 0, 1000) == DATA[:1000]
-    with pytest.raises(HubBadAnswer, match="does not send parts"):
+    with pytest.raises(HubInvalidResponse, match="does not send parts"):
         await hub.read_range(REPO, commit, FILE, 10, 1000)
 
 
-async def test_read_range_refuses_a_wrong_part_and_too_much(standin: HubStandIn, hub: Hub) -> None:
-    commit = (await hub.resolve(REPO, FILE)).commit
+async def test_read_range_refuses_a_wrong_part_and_too_much(standin: HubStandIn, hub: HubClient) -> None:
+    commit = (await hub.resolve_file(REPO, FILE)).commit
     standin.faults.wrong_range(start=1)
-    with pytest.raises(HubBadAnswer, match="another part"):
+    with pytest.raises(HubInvalidResponse, match="another part"):
         await hub.read_range(REPO, commit, FILE, 10, 1000)
     with pytest.raises(ValueError, match="cannot read"):
         await hub.read_range(REPO, commit, FILE, 0, 1 << 40)
@@ -127,27 +131,27 @@ Spoil = Callable[[HubStandIn], object]
         (lambda s: s.remove_repo(REPO), HubNotFound, "no repository org/name"),
         (lambda s: s.remove_file(REPO, FILE), HubNotFound, "has no file sub dir/tiny.gguf"),
         (lambda s: s.set_gated(REPO), HubGated, "accept its licence on its page at the Hub and set HF_TOKEN"),
-        (lambda s: s.faults.fail(401), HubRefused, "set HF_TOKEN"),
-        (lambda s: s.faults.fail(403), HubRefused, "refuses access to org/name"),
+        (lambda s: s.faults.fail(401), HubForbidden, "set HF_TOKEN"),
+        (lambda s: s.faults.fail(403), HubForbidden, "refuses access to org/name"),
         (lambda s: s.faults.fail(404), HubNotFound, "does not have sub dir/tiny.gguf of org/name"),
-        (lambda s: s.faults.fail(418), HubBadAnswer, "answers 418"),
+        (lambda s: s.faults.fail(418), HubInvalidResponse, "answers 418"),
         (lambda s: s.faults.fail(500), HubUnreachable, "answers 500"),
         (lambda s: s.faults.fail(429), HubUnreachable, "answers 429"),
-        (lambda s: s.faults.html(), HubBadAnswer, "web page"),
-        (lambda s: s.faults.answer(200, "{"), HubBadAnswer, "lacks the commit"),
-        (lambda s: s.faults.answer(302, "", headers={"Location": "/org/name/resolve/main/x"}), HubBadAnswer, "more than 5"),
-        (lambda s: s.faults.answer(302, "", headers={"Location": "ftp://x/y"}), HubBadAnswer, "not a web address"),
-        (lambda s: s.faults.omit_headers("X-Repo-Commit"), HubBadAnswer, "lacks the commit"),
-        (lambda s: s.faults.omit_headers("X-Linked-Size", "Content-Length"), HubBadAnswer, "lacks the commit or the size"),
+        (lambda s: s.faults.html(), HubInvalidResponse, "web page"),
+        (lambda s: s.faults.answer(200, "{"), HubInvalidResponse, "lacks the commit"),
+        (lambda s: s.faults.answer(302, "", headers={"Location": "/org/name/resolve/main/x"}), HubInvalidResponse, "more than 5"),
+        (lambda s: s.faults.answer(302, "", headers={"Location": "ftp://x/y"}), HubInvalidResponse, "not a web address"),
+        (lambda s: s.faults.omit_headers("X-Repo-Commit"), HubInvalidResponse, "lacks the commit"),
+        (lambda s: s.faults.omit_headers("X-Linked-Size", "Content-Length"), HubInvalidResponse, "lacks the commit or the size"),
         (lambda s: s.refuse(), HubUnreachable, "the connection was refused"),
     ],
 )  # fmt: skip
 async def test_a_failure_is_named_for_a_person(
-    standin: HubStandIn, hub: Hub, spoil: Spoil, error: type[HubError], words: str
+    standin: HubStandIn, hub: HubClient, spoil: Spoil, error: type[HubError], words: str
 ) -> None:
     spoil(standin)
     with pytest.raises(error, match=words) as caught:
-        await hub.resolve(REPO, FILE)
+        await hub.resolve_file(REPO, FILE)
     assert caught.type is error
     assert not any(secret in str(caught.value) for secret in ("http:", "127.0.0.1", "Signature", "/tmp"))
 
@@ -156,13 +160,13 @@ async def test_a_failure_is_named_for_a_person(
     ("ask", "error", "words"),
     [
         (lambda h: h.resolve(REPO, FILE, "nothing"), HubNotFound, "no revision nothing of org/name"),
-        (lambda h: h.resolve(REPO, "README.md"), HubBadAnswer, "no sha256 for README.md"),
+        (lambda h: h.resolve(REPO, "README.md"), HubInvalidResponse, "no sha256 for README.md"),
         (lambda h: h.stats("org/nothing"), HubNotFound, "no repository org/nothing, or it is private"),
         (lambda h: h.read_range(REPO, "0" * 40, FILE, 0, 4), HubNotFound, "no revision 0000"),
     ],
 )
 async def test_what_is_missing_is_told_apart(
-    hub: Hub, ask: Callable[[Hub], Awaitable[object]], error: type[HubError], words: str
+    hub: HubClient, ask: Callable[[HubClient], Awaitable[object]], error: type[HubError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         await ask(hub)
@@ -173,14 +177,14 @@ async def test_gated_with_a_token_that_has_not_accepted(standin: HubStandIn) -> 
     standin.add_token("hf_stranger")
     async with hub_with(standin, "hf_stranger") as hub:
         with pytest.raises(HubGated, match="account of HF_TOKEN may not read it yet") as caught:
-            await hub.resolve(REPO, FILE)
+            await hub.resolve_file(REPO, FILE)
     assert "hf_stranger" not in str(caught.value)
 
 
 async def test_an_invalid_token_is_said_so(standin: HubStandIn) -> None:
     async with hub_with(standin, "hf_mistyped") as hub:
-        for ask in (hub.resolve(REPO, FILE), hub.stats(REPO)):
-            with pytest.raises(HubRefused, match="does not accept HF_TOKEN") as caught:
+        for ask in (hub.resolve_file(REPO, FILE), hub.fetch_stats(REPO)):
+            with pytest.raises(HubForbidden, match="does not accept HF_TOKEN") as caught:
                 await ask
             assert "hf_mistyped" not in str(caught.value)
 
@@ -188,7 +192,7 @@ async def test_an_invalid_token_is_said_so(standin: HubStandIn) -> None:
 async def test_a_missing_repository_with_a_token(standin: HubStandIn) -> None:
     async with hub_with(standin, TOKEN) as hub:
         with pytest.raises(HubNotFound, match="or HF_TOKEN may not see it"):
-            await hub.stats("org/nothing")
+            await hub.fetch_stats("org/nothing")
 
 
 @pytest.mark.parametrize(
@@ -203,33 +207,33 @@ async def test_a_missing_repository_with_a_token(standin: HubStandIn) -> None:
     ],
 )
 async def test_the_hub_says_when_to_come_again(
-    standin: HubStandIn, hub: Hub, headers: dict[str, str], seconds: float | None
+    standin: HubStandIn, hub: HubClient, headers: dict[str, str], seconds: float | None
 ) -> None:
     standin.faults.answer(429, "slow down", headers=headers)
     with pytest.raises(HubUnreachable) as caught:
-        await hub.stats(REPO)
+        await hub.fetch_stats(REPO)
     assert caught.value.retry_after_s == seconds
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"id": 5}', '{"id": "org/name", "downloads": "many"}', "\xff"])
-async def test_figures_that_make_no_sense(standin: HubStandIn, hub: Hub, body: str) -> None:
+async def test_figures_that_make_no_sense(standin: HubStandIn, hub: HubClient, body: str) -> None:
     standin.faults.answer(200, body, content_type="application/json")
-    with pytest.raises(HubBadAnswer, match="makes no sense"):
-        await hub.stats(REPO)
+    with pytest.raises(HubInvalidResponse, match="makes no sense"):
+        await hub.fetch_stats(REPO)
 
 
-async def test_an_answer_that_breaks_off_or_never_ends(standin: HubStandIn, hub: Hub) -> None:
-    commit = (await hub.resolve(REPO, FILE)).commit
+async def test_an_answer_that_breaks_off_or_never_ends(standin: HubStandIn, hub: HubClient) -> None:
+    commit = (await hub.resolve_file(REPO, FILE)).commit
     standin.faults.drop(after=5, times=1)
     with pytest.raises(HubUnreachable, match="the connection broke"):
         await hub.read_range(REPO, commit, FILE, 0, 1000)
     standin.faults.answer(200, " " * (2 << 20), on="api")
-    with pytest.raises(HubBadAnswer, match="longer than it may be"):
-        await hub.stats(REPO)
+    with pytest.raises(HubInvalidResponse, match="longer than it may be"):
+        await hub.fetch_stats(REPO)
 
 
-async def test_an_expired_link_is_worth_another_try(standin: HubStandIn, hub: Hub) -> None:
-    commit = (await hub.resolve(REPO, FILE)).commit
+async def test_an_expired_link_is_worth_another_try(standin: HubStandIn, hub: HubClient) -> None:
+    commit = (await hub.resolve_file(REPO, FILE)).commit
     standin.faults.expire_links(after_s=0, times=1)
     with pytest.raises(HubUnreachable, match="answers 403"):
         await hub.read_range(REPO, commit, FILE, 0, 4)
@@ -237,34 +241,36 @@ async def test_an_expired_link_is_worth_another_try(standin: HubStandIn, hub: Hu
 
 
 async def test_a_name_that_does_not_exist() -> None:
-    hub = Hub("http://no-such-host.invalid")
+    hub = HubClient("http://no-such-host.invalid")
     with pytest.raises(HubUnreachable, match="its name was not found"):
-        await hub.stats(REPO)
+        await hub.fetch_stats(REPO)
     await hub.aclose()
 
 
-async def test_silence_is_given_up_on(standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_given_up_on(
+    standin: HubStandIn, hub: HubClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llb.hub.client.REQUEST_TIMEOUT_S", 0.1)
     standin.faults.black_hole()
     with pytest.raises(HubUnreachable, match="did not answer in time"):
-        await hub.stats(REPO)
+        await hub.fetch_stats(REPO)
 
 
 async def test_a_call_has_a_deadline_of_its_own(
-    standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    standin: HubStandIn, hub: HubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llb.hub.client.CALL_DEADLINE_S", 0.1)
     standin.faults.black_hole()
     with pytest.raises(HubUnreachable, match="did not answer in time"):
-        await hub.stats(REPO)
+        await hub.fetch_stats(REPO)
 
 
-async def test_nothing_is_asked_after_the_end(hub: Hub) -> None:
-    await hub.stats(REPO)
+async def test_nothing_is_asked_after_the_end(hub: HubClient) -> None:
+    await hub.fetch_stats(REPO)
     await hub.aclose()
     await hub.aclose()
     with pytest.raises(HubUnreachable, match="stopping"):
-        await hub.stats(REPO)
+        await hub.fetch_stats(REPO)
 
 
 def test_a_black_hole_does_not_hold_up_the_exit_of_the_process(standin: HubStandIn) -> None:
@@ -294,7 +300,7 @@ def test_a_black_hole_does_not_hold_up_the_exit_of_the_process(standin: HubStand
 async def test_the_token_goes_to_its_own_origin_only(standin: HubStandIn) -> None:
     standin.set_gated(REPO)
     async with hub_with(standin, TOKEN) as hub:
-        facts = await hub.resolve(REPO, FILE)
+        facts = await hub.resolve_file(REPO, FILE)
         assert await hub.read_range(REPO, facts.commit, FILE, 0, 4) == b"GGUF"
         assert hub.auth_headers(hub.file_url(REPO, "main", FILE)) == {"Authorization": f"Bearer {TOKEN}"}
         for url in (standin.cdn_url, "http://127.0.0.1.evil.test/", hub.endpoint.replace("http", "https")):
@@ -310,18 +316,18 @@ async def test_a_redirect_of_the_endpoint_does_not_carry_the_token_away(standin:
         standin.faults.answer(307, "", headers=away)
         async with hub_with(standin, TOKEN) as hub:
             with pytest.raises(HubError):
-                await hub.resolve(REPO, FILE)
+                await hub.resolve_file(REPO, FILE)
         assert [r.authorization for r in elsewhere.requests] == [None]
 
 
 async def test_no_token_is_taken_from_the_users_home(
-    standin: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    standin: HubStandIn, hub: HubClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("hf_of_the_user")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
-    await hub.stats(REPO)
-    await hub.resolve(REPO, FILE)
+    await hub.fetch_stats(REPO)
+    await hub.resolve_file(REPO, FILE)
     assert {r.authorization for r in standin.requests} == {None}
 
 
@@ -329,9 +335,9 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     with HubStandIn() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "")
-        hub = Hub("http://hub.invalid")
+        hub = HubClient("http://hub.invalid")
         proxy.faults.answer(200, '{"id": "org/name", "likes": 5}', content_type="application/json")
-        assert (await hub.stats(REPO)).stars == 5
+        assert (await hub.fetch_stats(REPO)).stars == 5
         await hub.aclose()
 
 
@@ -345,7 +351,7 @@ def test_the_libraries_are_imported_only_when_needed() -> None:
 
 
 @asynccontextmanager
-async def running(cache: StatsCache) -> AsyncIterator[None]:
+async def running(cache: HubStatsCache) -> AsyncIterator[None]:
     task = asyncio.get_running_loop().create_task(cache.run())
     try:
         yield
@@ -359,16 +365,16 @@ Changes = asyncio.Queue[tuple[str, HfStats]]
 
 
 def cache_of(
-    hub: Hub, repos: list[str], *, interval_s: float = 3600.0, retry_s: float = 0.01
-) -> tuple[StatsCache, Changes]:
+    hub: HubClient, repos: list[str], *, interval_s: float = 3600.0, retry_s: float = 0.01
+) -> tuple[HubStatsCache, Changes]:
     changes: Changes = asyncio.Queue()
-    cache = StatsCache(
+    cache = HubStatsCache(
         hub,
         repos,
         lambda repo, stats: changes.put_nowait((repo, stats)),
         interval_s=interval_s,
         start_delay_s=0,
-        retry_s=retry_s,
+        initial_retry_delay_s=retry_s,
     )
     return cache, changes
 
@@ -377,7 +383,7 @@ async def take(changes: Changes, count: int) -> dict[str, HfStats]:
     return dict([await asyncio.wait_for(changes.get(), TIMEOUT_S) for _ in range(count)])
 
 
-async def test_figures_of_all_repositories_come_in(standin: HubStandIn, hub: Hub) -> None:
+async def test_figures_of_all_repositories_come_in(standin: HubStandIn, hub: HubClient) -> None:
     repos = [f"org/r{number}" for number in range(12)]
     for number, repo in enumerate(repos):
         standin.add_repo(repo, {FILE: DATA}, downloads=number)
@@ -390,7 +396,7 @@ async def test_figures_of_all_repositories_come_in(standin: HubStandIn, hub: Hub
 
 
 async def test_only_a_change_is_announced_and_known_figures_survive_an_absence(
-    standin: HubStandIn, hub: Hub
+    standin: HubStandIn, hub: HubClient
 ) -> None:
     cache, changes = cache_of(hub, [REPO], interval_s=0.02)
     async with running(cache):
@@ -408,7 +414,7 @@ async def test_only_a_change_is_announced_and_known_figures_survive_an_absence(
         assert (await take(changes, 1))[REPO].stars == 4
 
 
-async def test_an_absent_hub_is_asked_little_and_again(standin: HubStandIn, hub: Hub) -> None:
+async def test_an_absent_hub_is_asked_little_and_again(standin: HubStandIn, hub: HubClient) -> None:
     repos = [f"org/r{number}" for number in range(30)]
     for repo in repos:
         standin.add_repo(repo, {FILE: DATA}, downloads=1)
@@ -424,7 +430,9 @@ async def test_an_absent_hub_is_asked_little_and_again(standin: HubStandIn, hub:
     )  # it paused well before the thirtieth
 
 
-async def test_a_few_bad_repositories_do_not_keep_the_others_waiting(standin: HubStandIn, hub: Hub) -> None:
+async def test_a_few_bad_repositories_do_not_keep_the_others_waiting(
+    standin: HubStandIn, hub: HubClient
+) -> None:
     repos = [f"org/r{number}" for number in range(30)]
     bad = repos[::5]
     for repo in repos:
@@ -437,7 +445,7 @@ async def test_a_few_bad_repositories_do_not_keep_the_others_waiting(standin: Hu
 
 
 async def test_a_repository_that_always_fails_does_not_stop_the_refreshing(
-    standin: HubStandIn, hub: Hub
+    standin: HubStandIn, hub: HubClient
 ) -> None:
     standin.faults.fail(500, repo="org/bad")
     cache, changes = cache_of(hub, ["org/bad", REPO], interval_s=0.05)
@@ -447,7 +455,7 @@ async def test_a_repository_that_always_fails_does_not_stop_the_refreshing(
         assert (await take(changes, 1))[REPO].stars == 4
 
 
-async def test_the_hub_is_not_asked_again_before_it_wants_to_be(standin: HubStandIn, hub: Hub) -> None:
+async def test_the_hub_is_not_asked_again_before_it_wants_to_be(standin: HubStandIn, hub: HubClient) -> None:
     standin.faults.fail(429, retry_after_s=1, times=1)
     cache, changes = cache_of(hub, [REPO])
     async with running(cache):
@@ -456,7 +464,7 @@ async def test_the_hub_is_not_asked_again_before_it_wants_to_be(standin: HubStan
     assert second - first >= 1
 
 
-async def test_a_black_hole_does_not_hold_up_the_stop(standin: HubStandIn, hub: Hub) -> None:
+async def test_a_black_hole_does_not_hold_up_the_stop(standin: HubStandIn, hub: HubClient) -> None:
     fault = standin.faults.black_hole()
     cache, _ = cache_of(hub, [REPO, "org/b", "org/c"])
     async with running(cache):
@@ -475,14 +483,14 @@ def test_a_file_is_found_in_the_cache_by_sha256(
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
-    assert cached_file(SHA256) is None
+    assert find_cached_file(SHA256) is None
     blob = tmp_path / below / "models--org--name" / "blobs" / SHA256
     blob.parent.mkdir(parents=True)
     blob.write_bytes(DATA)
-    assert cached_file(SHA256) == blob
-    assert Hub().cached_file(SHA256) == blob
-    assert cached_file(hashlib.sha256(b"").hexdigest()) is None
-    assert cached_file("../" * 3 + "*") is None
+    assert find_cached_file(SHA256) == blob
+    assert HubClient().find_cached_file(SHA256) == blob
+    assert find_cached_file(hashlib.sha256(b"").hexdigest()) is None
+    assert find_cached_file("../" * 3 + "*") is None
 
 
 def test_the_cache_of_the_real_library_is_understood(
@@ -492,7 +500,7 @@ def test_the_cache_of_the_real_library_is_understood(
 
     hf_hub_download(REPO, FILE, endpoint=standin.url, token=False, cache_dir=tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    found = cached_file(SHA256)
+    found = find_cached_file(SHA256)
     assert found is not None
     assert found.read_bytes() == DATA
 
@@ -504,4 +512,4 @@ def test_a_link_to_nowhere_in_the_cache_is_not_a_file(
     folder = tmp_path / "models--org--name" / "blobs"
     folder.mkdir(parents=True)
     (folder / SHA256).symlink_to(tmp_path / "gone")
-    assert cached_file(SHA256) is None
+    assert find_cached_file(SHA256) is None

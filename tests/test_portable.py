@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llb import portable
+from llb.base import platform_compat
 
 HOLDER = """
 import sys
@@ -28,12 +28,12 @@ sys.stdin.read()
 
 
 def without_pwrite(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(portable, "_pwrite", None)
+    patch.setattr(platform_compat, "_pwrite", None)
 
 
 def with_short_writes(patch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
-    patch.setattr(portable, "_pwrite", lambda fd, data, offset: real(fd, data[:3], offset))
+    patch.setattr(platform_compat, "_pwrite", lambda fd, data, offset: real(fd, data[:3], offset))
 
 
 def unchanged(patch: pytest.MonkeyPatch) -> None:
@@ -43,14 +43,14 @@ def unchanged(patch: pytest.MonkeyPatch) -> None:
 def test_open_for_update_keeps_the_content_and_follows_no_link(tmp_path: Path) -> None:
     path, link = tmp_path / "file", tmp_path / "link"
     link.symlink_to(path)
-    fd = portable.open_for_update(path)
+    fd = platform_compat.open_for_update(path)
     os.write(fd, b"kept")
     os.close(fd)
-    os.close(portable.open_for_update(path))
+    os.close(platform_compat.open_for_update(path))
     assert path.read_bytes() == b"kept"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OSError, match="symbolic"):
-        portable.open_for_update(link)
+        platform_compat.open_for_update(link)
 
 
 @pytest.mark.parametrize("change", [unchanged, without_pwrite, with_short_writes])
@@ -62,8 +62,8 @@ def test_pwrite_writes_everything_at_its_offset(
     path.write_bytes(b"0123456789")
     fd = os.open(path, os.O_RDWR)
     try:
-        portable.pwrite(fd, memoryview(b"abcdefgh"), 8)
-        portable.pwrite(fd, b"XY", 2)
+        platform_compat.pwrite(fd, memoryview(b"abcdefgh"), 8)
+        platform_compat.pwrite(fd, b"XY", 2)
     finally:
         os.close(fd)
     assert path.read_bytes() == b"01XY4567abcdefgh"
@@ -83,7 +83,7 @@ def test_replace_durably_syncs_the_directory_after_the_rename(
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    portable.replace_durably(src, dst)
+    platform_compat.replace_durably(src, dst)
     assert seen == [(tmp_path.stat().st_ino, "new")]
     assert not src.exists()
 
@@ -98,20 +98,20 @@ def test_a_directory_that_cannot_be_synced_is_no_error(
         return fsync
 
     monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL))
-    portable.fsync_dir(tmp_path)
+    platform_compat.fsync_dir(tmp_path)
     monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
-        portable.fsync_dir(tmp_path)
-    monkeypatch.setattr(portable, "_o_directory", None)
-    portable.fsync_dir(tmp_path)
+        platform_compat.fsync_dir(tmp_path)
+    monkeypatch.setattr(platform_compat, "_o_directory", None)
+    platform_compat.fsync_dir(tmp_path)
 
 
 def test_private_dir_is_the_owners_alone_and_leaves_an_existing_one_as_it_is(tmp_path: Path) -> None:
     home = tmp_path / "a" / "home"
-    portable.private_dir(home)
+    platform_compat.make_private_dir(home)
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     home.chmod(0o750)
-    portable.private_dir(home)
+    platform_compat.make_private_dir(home)
     assert stat.S_IMODE(home.stat().st_mode) == 0o750
 
 
@@ -119,7 +119,7 @@ def test_write_private_replaces_and_leaves_nothing_beside_it(tmp_path: Path) -> 
     path = tmp_path / "node.json"
     path.write_bytes(b"old")
     path.chmod(0o644)
-    portable.write_private(path, b"secret")
+    platform_compat.write_private_file(path, b"secret")
     assert path.read_bytes() == b"secret"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
@@ -134,14 +134,14 @@ def test_write_private_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        portable.write_private(path, b"secret")
+        platform_compat.write_private_file(path, b"secret")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_free_disk_bytes_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
     stats = os.statvfs(tmp_path)
-    free = portable.free_disk_bytes(tmp_path / "models" / "x" / "y.gguf")
+    free = platform_compat.free_disk_bytes(tmp_path / "models" / "x" / "y.gguf")
     assert abs(free - stats.f_bavail * stats.f_frsize) < 256 * 2**20  # others write meanwhile
 
 
@@ -160,8 +160,8 @@ class Msvcrt(types.ModuleType):
 
 
 def as_on_windows(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(portable, "_fcntl", None)
-    patch.setattr(portable, "_msvcrt", Msvcrt("msvcrt"))
+    patch.setattr(platform_compat, "_fcntl", None)
+    patch.setattr(platform_compat, "_msvcrt", Msvcrt("msvcrt"))
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert portable.lock_file(path) is None
-        assert portable.lock_owner(path) == holder.pid
+        assert platform_compat.try_lock_file(path) is None
+        assert platform_compat.read_lock_owner(path) == holder.pid
         holder.kill()
-    lock = portable.lock_file(path)
+    lock = platform_compat.try_lock_file(path)
     assert lock is not None
-    assert portable.lock_owner(path) == os.getpid()
+    assert platform_compat.read_lock_owner(path) == os.getpid()
     lock.close()
     lock.close()
 
@@ -201,7 +201,7 @@ def test_a_lock_holds_against_another_process_and_opens_at_close(
             [sys.executable, "-c", script, str(path)], input="", capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    lock = portable.lock_file(path)
+    lock = platform_compat.try_lock_file(path)
     assert lock is not None
     assert other() == "refused"
     lock.close()
@@ -209,15 +209,15 @@ def test_a_lock_holds_against_another_process_and_opens_at_close(
 
 
 def test_the_owner_of_a_lock_nobody_ever_held_is_unknown(tmp_path: Path) -> None:
-    assert portable.lock_owner(tmp_path / "none") is None
+    assert platform_compat.read_lock_owner(tmp_path / "none") is None
     (tmp_path / "empty").touch()
-    assert portable.lock_owner(tmp_path / "empty") is None
+    assert platform_compat.read_lock_owner(tmp_path / "empty") is None
 
 
 def test_the_event_loop_is_uvloops_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_uvloop = portable.new_event_loop()
-    monkeypatch.setattr(portable, "_uvloop", None)
-    without = portable.new_event_loop()
+    with_uvloop = platform_compat.new_event_loop()
+    monkeypatch.setattr(platform_compat, "_uvloop", None)
+    without = platform_compat.new_event_loop()
     try:
         assert type(with_uvloop).__module__.startswith("uvloop")
         assert isinstance(without, asyncio.SelectorEventLoop)
@@ -227,7 +227,7 @@ def test_the_event_loop_is_uvloops_where_installed(monkeypatch: pytest.MonkeyPat
 
 
 def test_stop_signals_exist_here() -> None:
-    assert {signal.name for signal in portable.stop_signals()} == {"SIGINT", "SIGTERM"}
+    assert {signal.name for signal in platform_compat.stop_signals()} == {"SIGINT", "SIGTERM"}
 
 
 PARENT = """
@@ -263,7 +263,7 @@ def test_a_child_dies_with_its_killed_parent() -> None:
 
 def test_die_with_parent_elsewhere_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert portable.die_with_parent() is False
+    assert platform_compat.kill_with_parent() is False
 
 
 @pytest.fixture
@@ -277,9 +277,9 @@ def connected() -> Iterator[socket.socket]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="each kernel has its own option")
 def test_the_kernel_is_told_when_to_end_a_connection(connected: socket.socket) -> None:
-    assert portable.end_unacknowledged(connected, 0.35)
+    assert platform_compat.set_tcp_user_timeout(connected, 0.35)
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 350
-    portable.probe_when_idle(connected, after_s=5, every_s=4, times=3)
+    platform_compat.enable_tcp_keepalive(connected, idle_s=5, interval_s=4, probe_count=3)
     assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [5, 4, 3]
@@ -289,15 +289,15 @@ def test_elsewhere_connections_end_as_they_always_did(
     connected: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "sunos5")
-    assert not portable.end_unacknowledged(connected, 0.35)
+    assert not platform_compat.set_tcp_user_timeout(connected, 0.35)
     for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
         monkeypatch.delattr(socket, name, raising=False)
-    portable.probe_when_idle(connected, after_s=5, every_s=4, times=3)
+    platform_compat.enable_tcp_keepalive(connected, idle_s=5, interval_s=4, probe_count=3)
     assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 def test_a_kernel_that_refuses_the_option_is_no_failure(
     connected: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portable, "_GIVE_UP", {sys.platform: (9999, 1000)})
-    assert not portable.end_unacknowledged(connected, 0.35)
+    monkeypatch.setattr(platform_compat, "_TCP_USER_TIMEOUT", {sys.platform: (9999, 1000)})
+    assert not platform_compat.set_tcp_user_timeout(connected, 0.35)

@@ -7,25 +7,25 @@ import logging
 
 import pytest
 
-from llb import logs
-from llb.tasks import TaskGroup
+from llb.base import log_setup
+from llb.base.tasks import TaskSupervisor
 
 
 async def test_a_crash_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
 
     async def crash() -> None:
         raise ValueError("broken")
 
     with caplog.at_level(logging.ERROR):
-        await asyncio.wait([group.supervise(crash(), "one")])
+        await asyncio.wait([group.spawn(crash(), "one")])
     assert "task t.one crashed" in caplog.text
     assert group.crashes == {"t.one": 1}
     assert len(group) == 0
 
 
 async def test_close_ends_all_and_waits_for_their_cleanup() -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
     cleaned = asyncio.Event()
     running = asyncio.Event()
 
@@ -36,7 +36,7 @@ async def test_close_ends_all_and_waits_for_their_cleanup() -> None:
         finally:
             cleaned.set()
 
-    group.supervise(work(), "one")
+    group.spawn(work(), "one")
     await running.wait()
     await group.close()
     await group.close()
@@ -45,17 +45,17 @@ async def test_close_ends_all_and_waits_for_their_cleanup() -> None:
 
 
 async def test_a_closed_group_starts_nothing() -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
     await group.close()
 
     async def work() -> None: ...
 
     with pytest.raises(RuntimeError, match=r"t\.late"):
-        group.supervise(work(), "late")
+        group.spawn(work(), "late")
 
 
 async def test_what_must_be_finished_goes_on_without_its_caller() -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
     begun, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -63,7 +63,7 @@ async def test_what_must_be_finished_goes_on_without_its_caller() -> None:
         await go.wait()
         done.set()
 
-    caller = asyncio.ensure_future(group.finish(work(), "one"))
+    caller = asyncio.ensure_future(group.run_shielded(work(), "one"))
     await begun.wait()
     caller.cancel()
     await asyncio.wait([caller])
@@ -73,26 +73,26 @@ async def test_what_must_be_finished_goes_on_without_its_caller() -> None:
 
 
 async def test_its_errors_are_the_callers(caplog: pytest.LogCaptureFixture) -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
 
     async def work() -> None:
         raise ValueError("expected")
 
     with pytest.raises(ValueError, match="expected"):
-        await group.finish(work(), "one")
+        await group.run_shielded(work(), "one")
     assert caplog.text == ""
 
 
 async def test_what_goes_on_by_itself_is_not_logged_as_the_request_that_began_it() -> None:
-    group = TaskGroup("t")
+    group = TaskSupervisor("t")
 
     async def told() -> str | None:
-        return logs.request_id.get()
+        return log_setup.request_id.get()
 
-    token = logs.request_id.set("r1")
+    token = log_setup.request_id.set("r1")
     try:
-        assert await group.supervise(told(), "background") is None
-        assert await group.finish(told(), "of-the-request") == "r1"
-        assert logs.request_id.get() == "r1"
+        assert await group.spawn(told(), "background") is None
+        assert await group.run_shielded(told(), "of-the-request") == "r1"
+        assert log_setup.request_id.get() == "r1"
     finally:
-        logs.request_id.reset(token)
+        log_setup.request_id.reset(token)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.units import parse_duration, parse_size, show_duration, show_size
+from llb.base.units import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,12 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_a_size_is_shown_as_short_as_is_exact(size: int, text: str) -> None:
-    assert show_size(size) == text
+    assert format_size(size) == text
 
 
 @given(st.integers(0, 2**50) | st.integers(0, 5000).map(lambda number: number * 10**9))
 def test_a_size_comes_back_as_it_was(size: int) -> None:
-    assert parse_size(show_size(size)) == size
+    assert parse_size(format_size(size)) == size
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_what_is_no_duration(text: str) -> None:
     ],
 )
 def test_a_duration_is_shown_in_whole_units(seconds: float, text: str) -> None:
-    assert show_duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @given(st.integers(0, 10**9).map(float) | st.integers(0, 10**6).map(lambda number: number / 8))
 def test_a_duration_comes_back_as_it_was(seconds: float) -> None:
-    assert parse_duration(show_duration(seconds)) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds

@@ -7,12 +7,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from llb import cli, serve
+from llb import cli, server
 from llb.engine.pool import EnginePool
 
 if __name__ == "__main__":
     mock, core, *flags = sys.argv[1:]
     command = (sys.executable, "-m", "bench.gateway.worker", mock, core)
-    appliance: Any = import_module("llb.appliance")
+    appliance: Any = import_module("llb.balancer")
     appliance.EnginePool = partial(EnginePool, command=command)
-    sys.exit(cli.main(flags, serve=serve.run))
+    sys.exit(cli.main(flags, serve=server.run))

@@ -22,7 +22,7 @@ import psutil
 from bench.peers.site import real_model
 from llb.engine.plan import EngineFiles
 from llb.engine.pool import EnginePool
-from llb.hardware import Budget
+from llb.hardware import MemoryBudget
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.lab.host import Host
@@ -42,10 +42,12 @@ SETTLED_S = 30.0
 @asynccontextmanager
 async def own_engine() -> AsyncIterator[tuple[str, str]]:
     """An engine as llb starts it; its address and key."""
-    pool = EnginePool(slots=SLOTS, context=None, keep_alive_s=-1, budget=Budget(ram_bytes=4_000_000_000))
-    pool.serve(MODEL, EngineFiles(model_path=real_model()))
+    pool = EnginePool(
+        slots=SLOTS, context=None, keep_alive_s=-1, budget=MemoryBudget(ram_bytes=4_000_000_000)
+    )
+    pool.add_model(MODEL, EngineFiles(model_path=real_model()))
     try:
-        lease = await pool.lease(MODEL, deadline_s=60)
+        lease = await pool.acquire_lease(MODEL, deadline_s=60)
         yield f"http://{lease.host}:{lease.port}", lease.api_key or ""
         lease.release()
     finally:

@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from llb.engine.worker import EngineSpec, Ready
+from llb.engine.worker import EngineSpec, WorkerReady
 
 SLOTS = 4096  # enough for every connection of the measurement: the queue is measured elsewhere
 
@@ -19,7 +19,7 @@ def main(mock: str, core: int) -> None:
     child = subprocess.Popen([mock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
     port = int(child.stdout.readline())
-    ready = Ready(host="127.0.0.1", port=port, context_length=spec.context_length, slots=SLOTS)
+    ready = WorkerReady(host="127.0.0.1", port=port, context_length=spec.context_length, slots=SLOTS)
     sys.stdout.buffer.write(msgspec.json.encode(ready) + b"\n")
     sys.stdout.buffer.flush()
     while sys.stdin.buffer.read(4096):

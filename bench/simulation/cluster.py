@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from bench.simulation.engine import Engine, Job, Prompt
 from bench.simulation.policies import Policy
 from bench.simulation.sessions import Client, Session, Turn
-from llb.decide.routing import Request, hash_of
-from llb.gateway.slots import NodeSlots
-from llb.gateway.speeds import Speeds
-from llb.gateway.usage import Usage
+from llb.gateway.admission.model_queue import NodeSlots
+from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.stream.usage_parser import Usage
+from llb.policy.routing import RequestEstimate, hash64
 
 MODEL = "model"
 LENGTH = 1.1  # what the length of a body makes of its tokens
@@ -52,11 +52,15 @@ class Asking:
 class Node:
     """An engine, and what the balancer knows of it."""
 
-    def __init__(self, number: int, engine: Engine, speeds: Speeds) -> None:
+    def __init__(self, number: int, engine: Engine, speeds: PerformanceModel) -> None:
         node_id = f"node-{number}"
         self.engine = engine
         self.known = NodeSlots(
-            node_id, engine.slots, loaded=True, present=True, speed=speeds.of(node_id, MODEL)
+            node_id,
+            engine.slots,
+            loaded=True,
+            is_present=True,
+            throughput=speeds.throughput_of(node_id, MODEL),
         )
         self.version = 0  # of its next event: an older one is out of date
 
@@ -65,7 +69,7 @@ class Node:
 class Waiting:
     asking: Asking
     job: Job
-    request: Request
+    request: RequestEstimate
     together: int = 0
 
 
@@ -75,7 +79,7 @@ class Cluster:
     def __init__(self, engines: Iterable[Engine], policy: Policy) -> None:
         self.done: list[Job] = []
         self._policy = policy
-        self._speeds = Speeds(clock=lambda: 0.0)
+        self._speeds = PerformanceModel(clock=lambda: 0.0)
         self._nodes = {
             node.known.node_id: node
             for node in (Node(number, engine, self._speeds) for number, engine in enumerate(engines))
@@ -106,8 +110,8 @@ class Cluster:
 
     def _ask(self, asking: Asking, now: float) -> None:
         prompt, (session, turn) = asking.prompt(), asking.now
-        request = self._speeds.request(
-            MODEL, int(prompt.tokens * LENGTH), None, hash_of(b"%d" % session.number)
+        request = self._speeds.estimate_request(
+            MODEL, int(prompt.tokens * LENGTH), None, hash64(b"%d" % session.number)
         )
         self._line.append(Waiting(asking, Job(prompt, turn.answer_tokens, now), request))
 
@@ -119,8 +123,8 @@ class Cluster:
                 return
             self._line.popleft()
             node = self._nodes[chosen.node_id]
-            assert node.known.free > 0
-            node.known.take(waiting.request)
+            assert node.known.free_slots > 0
+            node.known.reserve(waiting.request)
             waiting.together = node.known.busy
             self._running[waiting.job] = waiting
             self._advance(node, now)
@@ -147,8 +151,10 @@ class Cluster:
             (job.ended - job.first_token) * 1000,
         )
         busy = (waiting.together + node.known.busy) / 2
-        self._speeds.measured(node.known.node_id, MODEL, waiting.request, usage, busy=busy)
-        node.known.give_back(waiting.request)
+        self._speeds.record_completion(
+            node.known.node_id, MODEL, waiting.request, usage, mean_busy_slots=busy
+        )
+        node.known.release(waiting.request)
         self.done.append(job)
         think_s = asking.now[1].think_s
         if asking.answered():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llb.decide.memory import UBATCH_TOKENS
+from llb.policy.memory import UBATCH_TOKENS
 
 SIMILAR = 0.1  # `slot_prompt_similarity`
 KEEPS_HALF = 0.5  # a slot that keeps less of its conversation saves it first

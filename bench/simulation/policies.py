@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llb.decide.routing import Candidate, Request, choose
+from llb.policy.routing import RequestEstimate, RoutingCandidate, select_node
 
 
 class Policy(ABC):
@@ -15,45 +15,47 @@ class Policy(ABC):
         self._chance = random.Random(1)
 
     @abstractmethod
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None: ...
+    def choose(
+        self, nodes: Sequence[RoutingCandidate], request: RequestEstimate
+    ) -> RoutingCandidate | None: ...
 
 
 class Llb(Policy):
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
-        return choose(nodes, request)
+    def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
+        return select_node(nodes, request)
 
 
 class Keyless(Policy):
     """llb's choice without the affinity key: the smallest expected finish."""
 
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
-        return choose(nodes, replace(request, key=None))
+    def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
+        return select_node(nodes, replace(request, affinity_key=None))
 
 
 class RoundRobin(Policy):
     _next = 0
 
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+    def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         for number in range(self._next, self._next + len(nodes)):
             node = nodes[number % len(nodes)]
-            if node.free > 0:
+            if node.free_slots > 0:
                 self._next = number + 1
                 return node
         return None
 
 
 class LeastConnections(Policy):
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
+    def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         least = min(node.busy for node in nodes)
-        free = [node for node in nodes if node.busy == least and node.free > 0]
+        free = [node for node in nodes if node.busy == least and node.free_slots > 0]
         return self._chance.choice(free) if free else None
 
 
 class TwoChoices(Policy):
     """The emptier of two random ones."""
 
-    def choose(self, nodes: Sequence[Candidate], request: Request) -> Candidate | None:
-        free = [node for node in nodes if node.free > 0]
+    def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
+        free = [node for node in nodes if node.free_slots > 0]
         two = self._chance.sample(free, min(2, len(free)))
         return min(two, key=lambda node: node.busy, default=None)
 

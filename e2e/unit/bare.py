@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from playwright.async_api import BrowserContext, Route, async_playwright
 
 from e2e.conftest import ARGUMENTS, chromium_path
-from llb.share import share_path
+from llb.base.resources import resource_path
 
 ORIGIN = "http://unit.localhost"
 UNIT = Path(__file__).parent
-FOLDERS = {"unit": UNIT, "web": share_path("web")}
+FOLDERS = {"unit": UNIT, "web": resource_path("web")}
 # As strict with markup as the product: a module that makes some without a policy fails here, too.
 HEADERS = {"Content-Security-Policy": "require-trusted-types-for 'script'; trusted-types llb dompurify"}
 

@@ -8,7 +8,7 @@ import sanic
 
 # `install_errors` gives every failure its shape. Without a word here Sanic reads and parses the source of each handler to guess
 # one: 80 ms of a start.
-ERROR_FORMAT = "json"
+SANIC_ERROR_FORMAT = "json"
 
 
 class Blueprint(sanic.Blueprint):
@@ -16,4 +16,4 @@ class Blueprint(sanic.Blueprint):
 
     def route(self, *arguments: Any, **settings: Any) -> Any:
         """As Sanic's."""
-        return super().route(*arguments, **{**settings, "error_format": ERROR_FORMAT})
+        return super().route(*arguments, **{**settings, "error_format": SANIC_ERROR_FORMAT})

@@ -11,23 +11,28 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from llb import auth
-from llb.api.identity import Identity
-from llb.api.keylimits import in_words, limits_target, of_changed_key, patched
-from llb.api.keyplan import key_view, plan_key
-from llb.api.people import FIRST_ADMIN, Accounts, user_view
-from llb.auth import Principal, PrincipalKind
-from llb.cli import screen
+from llb.accounts.authenticator import AccountAuthenticator
+from llb.accounts.key_policy import build_key, key_view
+from llb.accounts.limit_policy import (
+    apply_limits_patch,
+    describe_limits,
+    limits_audit_target,
+    limits_for_changed_key,
+)
+from llb.accounts.service import FIRST_ADMIN_USERNAME, AccountService, user_view
+from llb.base.units import parse_duration
+from llb.cli import output
 from llb.cli.client import refuse_lent
 from llb.cli.database import opened, require_database
-from llb.cli.failure import Failure
+from llb.cli.errors import Failure
 from llb.cli.main import home_of
 from llb.config import DEFAULT_PASSWORD
-from llb.store import audit, keys, users
+from llb.security import passwords, tokens
+from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
-from llb.store.keys import ApiKey
-from llb.store.users import User
-from llb.units import parse_duration
+from llb.store.tables import audit, keys, users
+from llb.store.tables.keys import ApiKey
+from llb.store.tables.users import User
 from llb.wire import KeyLimits, KeyLimitsPatch, KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
 HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
@@ -49,7 +54,7 @@ def create_key(options: argparse.Namespace) -> int:
     scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
     ends = None if options.expires is None else _end(options.expires)
     wish = NewKey(options.name, scopes, ends, KeyLimits(**_limits(options)))
-    new, record = plan_key(wish, HOST, time.time())
+    new, record = build_key(wish, HOST, time.time())
 
     async def work() -> None:
         async with opened(_home(options)) as db, db.write() as tx:
@@ -59,7 +64,7 @@ def create_key(options: argparse.Namespace) -> int:
             )
 
     asyncio.run(work())
-    screen.say(new.key)  # alone, so that $(llb keys create …) is the key
+    output.say(new.key)  # alone, so that $(llb keys create …) is the key
     return 0
 
 
@@ -73,13 +78,13 @@ def list_keys(options: argparse.Namespace) -> int:
 
     found = asyncio.run(work())
     if options.json:
-        screen.show_json(KeyList(tuple(key_view(key) for key in found)))
+        output.show_json(KeyList(tuple(key_view(key) for key in found)))
         return 0
     if not found:
-        screen.note("There are no keys yet: 'llb keys create NAME'.")
+        output.note("There are no keys yet: 'llb keys create NAME'.")
         return 0
     now = time.time()
-    screen.show_table(
+    output.show_table(
         ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES", "LIMITS"),
         [
             (
@@ -88,11 +93,11 @@ def list_keys(options: argparse.Namespace) -> int:
                 f"{key.prefix}…",
                 ", ".join(sorted(key.scopes)),
                 key.owner_name or "this host",
-                screen.moment(key.last_used_at),
+                output.moment(key.last_used_at),
                 "expired"
                 if key.expires_at is not None and key.expires_at <= now
-                else screen.moment(key.expires_at),
-                in_words(key.limits) or "none",
+                else output.moment(key.expires_at),
+                describe_limits(key.limits) or "none",
             )
             for key in found
         ],
@@ -110,13 +115,17 @@ def limit_key(options: argparse.Namespace) -> int:
     async def work() -> tuple[ApiKey, KeyLimits]:
         async with opened(_home(options)) as db, db.write() as tx:
             key = _meant(await keys.all_keys(tx), options.key_name)
-            limits, ceiling = of_changed_key(patched(key.limits, KeyLimitsPatch(**given)), key.ceiling, HOST)
+            limits, ceiling = limits_for_changed_key(
+                apply_limits_patch(key.limits, KeyLimitsPatch(**given)), key.ceiling, HOST
+            )
             await keys.set_limits(tx, key.id, limits, ceiling)
-            await audit.record(tx, actor=HOST.label, action="key.limits", target=limits_target(key, limits))
+            await audit.record(
+                tx, actor=HOST.label, action="key.limits", target=limits_audit_target(key, limits)
+            )
             return key, limits
 
     key, limits = asyncio.run(work())
-    screen.say(f"The limits of the key {limits_target(key, limits)}.")
+    output.say(f"The limits of the key {limits_audit_target(key, limits)}.")
     return 0
 
 
@@ -140,13 +149,13 @@ def revoke_key(options: argparse.Namespace) -> int:
             return key
 
     key = asyncio.run(work())
-    screen.say(f"The key {key.name} ({key.prefix}…) is revoked.")
+    output.say(f"The key {key.name} ({key.prefix}…) is revoked.")
     return 0
 
 
 def _meant(found: list[ApiKey], name: str) -> ApiKey:
     """The one key that `name` means: its id, the whole key, or the beginning of its shown prefix."""
-    whole = auth.hash_token(name)
+    whole = tokens.hash_token(name)
     exact = [key for key in found if name == key.id or whole == key.hash]
     begun = name.removesuffix("…")
     matches = exact or [
@@ -195,19 +204,19 @@ def list_users(options: argparse.Namespace) -> int:
 
     found = asyncio.run(work())
     if options.json:
-        screen.show_json(UserList(tuple(user_view(user) for user in found)))
+        output.show_json(UserList(tuple(user_view(user) for user in found)))
         return 0
     if not found:
-        screen.note("Nobody yet: the first start makes admin, and so does 'llb password'.")
+        output.note("Nobody yet: the first start makes admin, and so does 'llb password'.")
         return 0
-    screen.show_table(
+    output.show_table(
         ("NAME", "ROLE", "PASSWORD", "SINCE"),
         [
             (
                 user.username,
                 user.role,
                 f"still '{DEFAULT_PASSWORD}', change it" if user.must_change_password else "set",
-                screen.moment(user.created_at),
+                output.moment(user.created_at),
             )
             for user in found
         ],
@@ -232,15 +241,15 @@ def add_user(options: argparse.Namespace) -> int:
             await accounts.add_user(HOST, NewUser(options.name, password, Role(options.role)), None)
 
     asyncio.run(may_begin())  # before a password is asked for
-    asyncio.run(work(screen.new_password(options.name)))
-    screen.say(f"{options.name} may sign in now, as {options.role}.")
+    asyncio.run(work(output.new_password(options.name)))
+    output.say(f"{options.name} may sign in now, as {options.role}.")
     return 0
 
 
 def remove_user(options: argparse.Namespace) -> int:
     """`llb users remove NAME`"""
     require_database(_home(options))
-    if not screen.confirmed(f"Remove {options.name}, with all sessions and keys?", yes=options.yes):
+    if not output.confirmed(f"Remove {options.name}, with all sessions and keys?", yes=options.yes):
         raise Failure("Nobody was removed.")
 
     async def work() -> str:
@@ -250,7 +259,7 @@ def remove_user(options: argparse.Namespace) -> int:
             return user.username
 
     name = asyncio.run(work())
-    screen.say(f"{name} is removed.")
+    output.say(f"{name} is removed.")
     return 0
 
 
@@ -264,7 +273,7 @@ def set_role(options: argparse.Namespace) -> int:
             return await accounts.change_user(HOST, user.id, UserPatch(role=Role(options.role)), None)
 
     user = asyncio.run(work())
-    screen.say(f"{user.username} is {user.role} now.")
+    output.say(f"{user.username} is {user.role} now.")
     return 0
 
 
@@ -274,13 +283,13 @@ def set_password(options: argparse.Namespace) -> int:
     async def whose() -> str:
         async with opened(_home(options)) as db:
             found = await users.all_users(db)
-            if not found and options.name in (None, FIRST_ADMIN):
-                return FIRST_ADMIN
+            if not found and options.name in (None, FIRST_ADMIN_USERNAME):
+                return FIRST_ADMIN_USERNAME
             return (await _named(db, options.name or _only_admin(found))).username
 
     async def work(name: str, password: str) -> None:
         async with opened(_home(options)) as db:
-            accounts = Accounts(db, Identity(db))
+            accounts = AccountService(db, AccountAuthenticator(db))
             user = await users.by_name(db, name)
             if user is None:
                 # The first start, without the default password: better than changing it afterwards.
@@ -289,17 +298,17 @@ def set_password(options: argparse.Namespace) -> int:
                 await accounts.change_user(HOST, user.id, UserPatch(password=password), None)
 
     name = asyncio.run(whose())
-    password = screen.new_password(name)
-    auth.check_new_password(password)
+    password = output.new_password(name)
+    passwords.check_new_password(password)
     asyncio.run(work(name, password))
-    screen.say(f"The password of {name} is changed; all sessions of {name} have ended.")
+    output.say(f"The password of {name} is changed; all sessions of {name} have ended.")
     return 0
 
 
 def _only_admin(found: list[User]) -> str:
     """`admin`, or whoever is the only administrator."""
-    if any(user.username == FIRST_ADMIN for user in found):
-        return FIRST_ADMIN
+    if any(user.username == FIRST_ADMIN_USERNAME for user in found):
+        return FIRST_ADMIN_USERNAME
     admins = [user.username for user in found if user.role is Role.ADMIN]
     if len(admins) != 1:
         raise Failure("Say whose password: 'llb password USER'.")
@@ -314,9 +323,9 @@ async def _named(db: Database, name: str) -> User:
 
 
 @asynccontextmanager
-async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, Accounts]]:
+async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, AccountService]]:
     """The accounts of the home, with the first administrator in them as the first start would make it."""
     async with opened(_home(options)) as db:
-        accounts = Accounts(db, Identity(db))
+        accounts = AccountService(db, AccountAuthenticator(db))
         await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
         yield db, accounts

@@ -10,9 +10,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from llb.cli import screen
+from llb.cli import output
 from llb.cli.client import Client
-from llb.cli.failure import Failure, Refused
+from llb.cli.errors import Failure, Refused
 from llb.cli.models import client_of, known
 from llb.wire import ModelStatus
 
@@ -77,7 +77,7 @@ class Printer:
 
     def __init__(self) -> None:
         self.answer = ""
-        self._for_person = screen.is_tty(sys.stdout)
+        self._for_person = output.is_tty(sys.stdout)
         self._thinking = False
         self._first_at: float | None = None
         self._tokens = 0
@@ -109,10 +109,10 @@ class Printer:
             self._write("\n")
 
     def tell_speed(self) -> None:
-        if not screen.is_tty(sys.stderr) or not self._tokens or self._first_at is None:
+        if not output.is_tty(sys.stderr) or not self._tokens or self._first_at is None:
             return
         speed = self._per_second or self._tokens / max(1e-3, time.monotonic() - self._first_at)
-        screen.note(f"{self._tokens} tokens, {speed:.0f} tokens/s")
+        output.note(f"{self._tokens} tokens, {speed:.0f} tokens/s")
 
     def _think(self, thinking: bool) -> None:
         if thinking is not self._thinking:
@@ -123,36 +123,36 @@ class Printer:
         if self._first_at is None:
             self._first_at = time.monotonic()
         # To a file go the model's bytes; to a terminal nothing that could command it.
-        sys.stdout.write(screen.clean(text) if self._for_person else text)
+        sys.stdout.write(output.clean(text) if self._for_person else text)
         sys.stdout.flush()
 
 
 def _converse(talk: Conversation) -> int:
     with suppress(ImportError):
         import readline  # noqa: F401  # gives input() its editing and history
-    screen.note(HELP)
+    output.note(HELP)
     while True:
         try:
             text = input(">>> ").strip()
         except EOFError:
-            screen.say()
+            output.say()
             return 0
         except KeyboardInterrupt:
-            screen.note(f"\n{HELP}")
+            output.note(f"\n{HELP}")
             continue
         if text == "/bye":
             return 0
         if text == "/clear":
             talk.clear()
         elif text in ("/help", "/?"):
-            screen.note(HELP)
+            output.note(HELP)
         elif text:
             try:
                 talk.say(text)
             except KeyboardInterrupt:
-                screen.note("(stopped)")
+                output.note("(stopped)")
             except Failure as failure:
-                screen.note(str(failure))  # the conversation is worth more than one failed question
+                output.note(str(failure))  # the conversation is worth more than one failed question
 
 
 def _prompt(given: str | None) -> str | None:
@@ -161,7 +161,7 @@ def _prompt(given: str | None) -> str | None:
     parts = [part for part in (given, piped) if part]
     if parts:
         return "\n\n".join(parts)
-    if given is None and screen.is_tty(sys.stdin):
+    if given is None and output.is_tty(sys.stdin):
         return None
     raise Failure("There is nothing to say: give a PROMPT, or pipe one to standard input.")
 
@@ -189,7 +189,7 @@ def _require_ready(client: Client, model_id: str) -> None:
     if item.status is ModelStatus.ERROR:
         raise Failure(f"Model '{name}' could not be pulled: {item.error}; 'llb pull {name}' tries again.")
     if item.status is not ModelStatus.READY:
-        done = screen.per_cent(item.download_progress or 0.0)
+        done = output.per_cent(item.download_progress or 0.0)
         raise Failure(f"Model '{name}' is still downloading ({done} complete): 'llb pull {name}' follows it.")
 
 

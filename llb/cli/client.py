@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llb import __version__, membership, runfile, trust
-from llb.cli.failure import Distrusted, Failure, Refused, Unreachable
-from llb.runfile import RunInfo
+from llb import __version__
+from llb.base import node_identity, runfile
+from llb.base.runfile import RunInfo
+from llb.cli.errors import Distrusted, Failure, Refused, Unreachable
+from llb.security import tls_trust
 from llb.wire import ErrorBody
-from llb.wire.reading import UNREADABLE
+from llb.wire.decoding import DECODE_ERRORS
 
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ def find(home: Path, url: str | None, key: str | None) -> Target:
         return Target(_checked(url), key or os.environ.get("LLB_API_KEY") or None, local=False)
     refuse_lent(home)
     try:
-        info = runfile.running(home)
+        info = runfile.find_running_server(home)
     except PermissionError:
         raise Failure(
             f"{home} belongs to another user: run this as that user, or give --url and --key."
@@ -66,7 +68,7 @@ def own(info: RunInfo, key: str | None = None) -> Target:
 
 def refuse_lent(home: Path) -> None:
     """Raises `Failure` that names the llb to ask, on a host that lends itself to it."""
-    member = membership.read(home)
+    member = node_identity.read_membership(home)
     if member is not None:
         raise Failure(
             f"This host lends itself to {member.balancer_url}, which has the models, keys and people: run this there, or "
@@ -192,7 +194,7 @@ class Client:
     def _refusal(self, status: int, body: bytes) -> Refused:
         try:
             error = msgspec.json.decode(body, type=ErrorBody).error
-        except UNREADABLE:
+        except DECODE_ERRORS:
             error = {}
         code = error.get("code")
         message = error.get("message")
@@ -206,7 +208,7 @@ class Client:
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except UNREADABLE:
+        except DECODE_ERRORS:
             raise Failure(
                 f"{self.target.url} answers in a way that llb {__version__} does not understand: "
                 "is it llb, and of the same version?"
@@ -215,7 +217,7 @@ class Client:
 
 def _connection(scheme: str, host: str, port: int | None, anchor: str) -> http.client.HTTPConnection:
     if scheme == "https":
-        context = trust.context(anchor)
+        context = tls_trust.get_client_context(anchor)
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
     return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from llb import portable, runfile
-from llb.cli import saved_models, screen
-from llb.cli.failure import Failure
+from llb.base import platform_compat, runfile
+from llb.cli import model_backup, output
+from llb.cli.errors import Failure
 from llb.cli.main import home_of
 from llb.config import load_config, make_config
-from llb.store import audit, rescue
+from llb.store.backup import restore as restore_database
 from llb.store.database import Database
-from llb.store.replicas import FileFingerprint
+from llb.store.tables import audit
+from llb.store.tables.replicas import FileFingerprint
 
 
 def database_path(home: Path) -> Path:
@@ -51,16 +52,16 @@ def backup(options: argparse.Namespace) -> int:
             async with db.write() as tx:
                 await audit.record(tx, actor="local", action="database.backup", target=target.name)
             await db.backup(target)
-            return await saved_models.verified(db)
+            return await model_backup.verified(db)
 
     files = asyncio.run(work())
-    said = f"Saved to {target} ({screen.size(target.stat().st_size)})."
+    said = f"Saved to {target} ({output.size(target.stat().st_size)})."
     if options.models is None:
-        screen.say(f"{said} Model files are not in it: they are fetched again.")
+        output.say(f"{said} Model files are not in it: they are fetched again.")
         return 0
     directory = Path(options.models).expanduser().absolute()
-    count, size_bytes = saved_models.copy(files, load_config({"home": str(home)}).models_dir, directory)
-    screen.say(f"{said} {count} model files copied to {directory} ({screen.size(size_bytes)}).")
+    count, size_bytes = model_backup.copy(files, load_config({"home": str(home)}).models_dir, directory)
+    output.say(f"{said} {count} model files copied to {directory} ({output.size(size_bytes)}).")
     return 0
 
 
@@ -73,32 +74,32 @@ def restore(options: argparse.Namespace) -> int:
     models = None if options.models is None else Path(options.models).expanduser().absolute()
     if models is not None and not models.is_dir():
         raise Failure(f"There is no directory {models}.")
-    if path.exists() and not screen.confirmed(
+    if path.exists() and not output.confirmed(
         f"Replace the database in {home}? The present one is kept beside it.", yes=options.yes
     ):
         raise Failure("Nothing was restored.")
-    portable.private_dir(home)
-    lock = portable.lock_file(home / runfile.LOCK_NAME)
+    platform_compat.make_private_dir(home)
+    lock = platform_compat.try_lock_file(home / runfile.LOCK_NAME)
     if lock is None:
         raise Failure(f"llb is running on {home}: stop it first, then restore.")
     try:
-        kept = rescue.restore(source, path)
+        kept = restore_database(source, path)
 
         async def note() -> list[tuple[str, FileFingerprint]]:
             async with opened(home) as db:
                 async with db.write() as tx:
                     await audit.record(tx, actor="local", action="database.restore", target=source.name)
-                return await saved_models.verified(db)
+                return await model_backup.verified(db)
 
         files = asyncio.run(note())
         count = 0
         if models is not None:
-            count, _ = saved_models.copy(files, models, load_config({"home": str(home)}).models_dir)
+            count, _ = model_backup.copy(files, models, load_config({"home": str(home)}).models_dir)
     finally:
         lock.close()
-    screen.say(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
+    output.say(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
     if kept is not None:
-        screen.say(f"The previous database is kept as {kept}.")
+        output.say(f"The previous database is kept as {kept}.")
     return 0
 
 

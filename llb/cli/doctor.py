@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from llb import runfile
+from llb.base import runfile
+from llb.cli import output
 from llb.cli import parser as grammar
-from llb.cli import screen
 from llb.cli.checks import Finding, Level, bad, ok
+from llb.cli.checks import cluster as lending_checks
 from llb.cli.checks import disk as disk_checks
-from llb.cli.checks import lending as lending_checks
+from llb.cli.checks import network as world_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import tls as tls_checks
-from llb.cli.checks import world as world_checks
 from llb.cli.main import home_of
 from llb.config import Config, load_config, make_config
 from llb.errors import SetupError
@@ -32,14 +32,14 @@ def examine(options: argparse.Namespace) -> int:
             _show(finding)
     is_bad = any(finding.level is Level.BAD for finding in found)
     if options.json:
-        screen.show_json({"ok": not is_bad, "findings": found})
+        output.show_json({"ok": not is_bad, "findings": found})
         return int(is_bad)
     counts = {level: sum(finding.level is level for finding in found) for level in Level}
-    screen.say()
+    output.say()
     if not counts[Level.BAD] and not counts[Level.WARN]:
-        screen.say("Everything is well.")
+        output.say("Everything is well.")
     else:
-        screen.say(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well.")
+        output.say(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well.")
     return int(is_bad)
 
 
@@ -50,7 +50,7 @@ def findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield finding
     info = None
     with suppress(OSError):  # told by the check of the home
-        info = runfile.running(config.home)
+        info = runfile.find_running_server(config.home)
     yield from disk_checks.home(config)
     yield from disk_checks.models_dir(config)
     yield from program_checks.server(config, info)
@@ -84,12 +84,12 @@ def _show(finding: Finding) -> None:
     """One line, and the remedy below it."""
     from rich.text import Text
 
-    out = screen.console()
+    out = output.console()
     line = Text.assemble(
-        (f"{_MARKS[finding.level]:<5}", screen.style_of(_MARKS[finding.level])),
+        (f"{_MARKS[finding.level]:<5}", output.style_of(_MARKS[finding.level])),
         (f"{finding.check:<12}", "bold"),
-        screen.clean(finding.detail),
+        output.clean(finding.detail),
     )
     out.print(line, soft_wrap=True)
     if finding.remedy is not None:
-        out.print(Text(f"{'':<17}→ {screen.clean(finding.remedy)}", style="italic"), soft_wrap=True)
+        out.print(Text(f"{'':<17}→ {output.clean(finding.remedy)}", style="italic"), soft_wrap=True)

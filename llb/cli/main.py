@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llb import __version__
+from llb.cli import output
 from llb.cli import parser as grammar
-from llb.cli import screen
-from llb.cli.failure import INTERRUPTED, Failure, sentence
+from llb.cli.errors import INTERRUPTED, Failure, sentence
 from llb.config import Config, default_home, load_config
 from llb.errors import LlbError, SetupError
 
@@ -61,14 +61,14 @@ def _run(argv: Sequence[str], serve: Serve) -> int:
 def _with_token(config: Config) -> Config:
     if config.join is None:
         return config
-    from llb.cli.joining import with_token
+    from llb.cli.join import with_token
 
     return with_token(config)
 
 
 def _fail(text: str) -> int:
     sys.stdout.flush()
-    screen.note(sentence(text))
+    output.note(sentence(text))
     return 1
 
 
@@ -87,5 +87,5 @@ def home_of(options: argparse.Namespace) -> Path:
 
 
 def version(_options: argparse.Namespace) -> int:
-    screen.say(f"llb {__version__}")
+    output.say(f"llb {__version__}")
     return 0

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from llb.cli import output
 from llb.cli import parser as grammar
-from llb.cli import screen
 from llb.cli.client import Client, Target, find
-from llb.cli.failure import Failure, Refused
+from llb.cli.errors import Failure, Refused
 from llb.cli.main import home_of
 from llb.wire import (
     ModelList,
@@ -51,17 +51,17 @@ def show(options: argparse.Namespace) -> int:
     if options.pulled:
         found = tuple(item for item in found if item.status is not ModelStatus.AVAILABLE)
     if options.json:
-        screen.show_json(ModelList(found))
+        output.show_json(ModelList(found))
         return 0
     if not found:
-        screen.note("No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches.")
+        output.note("No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches.")
         return 0
-    screen.show_table(
+    output.show_table(
         ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"), [_model_row(item) for item in found], right=(2, 3)
     )
     for item in found:
         if item.error is not None:
-            screen.note(f"{item.model.id}: {item.error}")
+            output.note(f"{item.model.id}: {item.error}")
     return 0
 
 
@@ -74,13 +74,13 @@ def remove(options: argparse.Namespace) -> int:
         raise Failure(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
     pulling = item.status in (ModelStatus.DOWNLOADING, ModelStatus.REGISTERED)
     question = f"Cancel the pull of {model_id}?" if pulling else f"Remove {model_id} from every node?"
-    if not screen.confirmed(question, yes=options.yes):
+    if not output.confirmed(question, yes=options.yes):
         raise Failure("Nothing was removed.")
     client.delete(path_of(model_id))
     if pulling:
-        screen.say(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
+        output.say(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
     else:
-        screen.say(f"{model_id} is removed.")
+        output.say(f"{model_id} is removed.")
     return 0
 
 
@@ -91,9 +91,9 @@ def adopt(options: argparse.Namespace) -> int:
         raise Failure(f"There is no file {path}.")
     client = client_of(options)
     body = {"path": str(path), "model_id": options.model}
-    screen.note(f"Looking through {path.name} ({screen.size(path.stat().st_size)}) …")
+    output.note(f"Looking through {path.name} ({output.size(path.stat().st_size)}) …")
     answer = client.post("/api/models/import", body, RegisterReply, IMPORT_TIMEOUT_S)
-    screen.say(
+    output.say(
         f"{path.name} is adopted as {answer.model_id}; 'llb pull {answer.model_id}' shows when it is ready."
     )
     return 0
@@ -121,7 +121,7 @@ def unknown_model(client: Client, model_id: str) -> str:
 def status_words(item: ModelWithStatus) -> str:
     """The status, with how far it is."""
     if item.status is ModelStatus.DOWNLOADING:
-        return f"{item.status} {screen.per_cent(item.download_progress)}"
+        return f"{item.status} {output.per_cent(item.download_progress)}"
     loaded = any(replica.engine is not None for replica in item.replicas)
     return f"{item.status} (loaded)" if loaded else str(item.status)
 
@@ -131,8 +131,8 @@ def _model_row(item: ModelWithStatus) -> tuple[str, ...]:
     return (
         model.id,
         model.name if item.supported else f"{model.name} (no longer listed)",
-        screen.size(item.total_bytes or model.size_bytes),
-        screen.size(model.required_memory_bytes),
+        output.size(item.total_bytes or model.size_bytes),
+        output.size(model.required_memory_bytes),
         status_words(item),
         "too large" if fit.verdict is Verdict.TOO_LARGE else _FIT[fit.verdict],
     )

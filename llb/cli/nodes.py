@@ -8,9 +8,9 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from llb.cli import screen
+from llb.cli import output
 from llb.cli.client import Client
-from llb.cli.failure import Failure
+from llb.cli.errors import Failure
 from llb.cli.models import client_of
 from llb.wire import NodeList, NodeStatus, NodeView, ReachView, ReplicaState
 
@@ -21,9 +21,9 @@ def show(options: argparse.Namespace) -> int:
     """`llb nodes`"""
     listed = client_of(options).get("/api/nodes", NodeList)
     if options.json:
-        screen.show_json(listed)
+        output.show_json(listed)
         return 0
-    screen.show_table(
+    output.show_table(
         ("NAME", "STATUS", "WAY", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
         [row(node, time.time()) for node in listed.nodes],
         right=(6, 7, 8, 9),
@@ -37,10 +37,10 @@ def drain(options: argparse.Namespace) -> int:
     node = _meant(client, options.node)
     _change(client, node, {"draining": not options.off})
     if options.off:
-        screen.say(f"{node.name} gets requests again.")
+        output.say(f"{node.name} gets requests again.")
     else:
-        screen.say(f"{node.name} gets no new requests; those that it is answering go on.")
-        screen.note(f"'llb nodes drain {node.name} --off' takes it back.")
+        output.say(f"{node.name} gets no new requests; those that it is answering go on.")
+        output.note(f"'llb nodes drain {node.name} --off' takes it back.")
     return 0
 
 
@@ -49,7 +49,7 @@ def rename(options: argparse.Namespace) -> int:
     client = client_of(options)
     node = _meant(client, options.node)
     _change(client, node, {"name": options.new_name})
-    screen.say(f"{node.name} is called {options.new_name} now.")
+    output.say(f"{node.name} is called {options.new_name} now.")
     return 0
 
 
@@ -58,11 +58,11 @@ def remove(options: argparse.Namespace) -> int:
     client = client_of(options)
     node = _meant(client, options.node)
     question = f"Remove {node.name}? Its model files stay there; to come back it needs a new join token."
-    if not screen.confirmed(question, yes=options.yes):
+    if not output.confirmed(question, yes=options.yes):
         raise Failure("Nothing was removed.")
     client.delete(_path(node))
-    screen.say(f"{node.name} is removed; its model files are where they were.")
-    screen.note("'llb leave' on that host lets it stand alone.")
+    output.say(f"{node.name} is removed; its model files are where they were.")
+    output.note("'llb leave' on that host lets it stand alone.")
     return 0
 
 
@@ -91,7 +91,7 @@ def row(node: NodeView, now: float) -> tuple[str, ...]:
     heard = node.status is not NodeStatus.JOINING
     online = node.status is NodeStatus.ONLINE
     gpus = ", ".join(gpu.name if gpu.usable else f"{gpu.name} (not usable)" for gpu in hardware.gpus)
-    used = f"{screen.per_cent(node.meters.memory_usage)} of {screen.size(hardware.memory_total_bytes)}"
+    used = f"{output.per_cent(node.meters.memory_usage)} of {output.size(hardware.memory_total_bytes)}"
     return (
         node.name,
         _status(node, now),
@@ -99,8 +99,8 @@ def row(node: NodeView, now: float) -> tuple[str, ...]:
         f"{hardware.cpu_count} × {hardware.cpu}" if heard else NOTHING,
         gpus or NOTHING,
         used if online else NOTHING,
-        screen.size(node.memory_budget_bytes) if heard else NOTHING,
-        screen.size(node.disk_free_bytes) if online else NOTHING,
+        output.size(node.memory_budget_bytes) if heard else NOTHING,
+        output.size(node.disk_free_bytes) if online else NOTHING,
         str(sum(replica.state is ReplicaState.READY for replica in node.replicas)),
         f"{node.active_requests}/{node.slots}" if online else NOTHING,
     )
@@ -109,7 +109,7 @@ def row(node: NodeView, now: float) -> tuple[str, ...]:
 def _status(node: NodeView, now: float) -> str:
     """ "online", "online (draining)", "offline (2 h 5 min, draining)" """
     details = [
-        *([screen.span(now - node.last_seen)] if node.status is NodeStatus.OFFLINE else []),
+        *([output.span(now - node.last_seen)] if node.status is NodeStatus.OFFLINE else []),
         *(["draining"] if node.draining else []),
     ]
     return f"{node.status} ({', '.join(details)})" if details else str(node.status)

@@ -287,7 +287,7 @@ def _add_settings(parser: argparse.ArgumentParser, but: str | None = None) -> No
 
 def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
     assert setting.flag is not None  # noqa: S101  # asked by the callers
-    if setting.switch:
+    if setting.is_switch:
         parser.add_argument(
             setting.flag,
             dest=_dest(setting),
@@ -303,7 +303,7 @@ def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
         metavar=setting.metavar,
         help=setting.help,
         default=argparse.SUPPRESS,
-        action="append" if setting.repeat else "store",
+        action="append" if setting.is_repeatable else "store",
         type=_checked(setting),
     )
 

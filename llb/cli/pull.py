@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from llb import trust
-from llb.cli import screen
+from llb.cli import output
 from llb.cli.client import Client
-from llb.cli.failure import INTERRUPTED, Failure, Refused, Unreachable
+from llb.cli.errors import INTERRUPTED, Failure, Refused, Unreachable
 from llb.cli.models import client_of, known, path_of, unknown_model
+from llb.security import tls_trust
 from llb.wire import (
     Event,
     HelloEvent,
@@ -25,7 +25,7 @@ from llb.wire import (
     RegisterRequest,
     Resync,
 )
-from llb.wire.reading import UNREADABLE
+from llb.wire.decoding import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -51,13 +51,13 @@ def pull(options: argparse.Namespace) -> int:
         with _watcher(model_id) as watcher:
             last = follow(client, model_id, watcher)
     except KeyboardInterrupt:
-        screen.note(f"\nThe pull of {model_id} goes on without this command; 'llb rm {model_id}' cancels it.")
+        output.note(f"\nThe pull of {model_id} goes on without this command; 'llb rm {model_id}' cancels it.")
         return INTERRUPTED
     if last.status is ModelStatus.ERROR:
         raise Failure(f"The pull of {model_id} failed: {last.error or 'the log of the server says why'}")
     if last.status is ModelStatus.AVAILABLE:
         raise Failure(f"The pull of {model_id} was cancelled.")
-    screen.say(f"{model_id} is ready ({screen.size(last.total_bytes)}): llb chat {model_id}")
+    output.say(f"{model_id} is ready ({output.size(last.total_bytes)}): llb chat {model_id}")
     return 0
 
 
@@ -112,7 +112,7 @@ def _states(client: Client, socket: ClientConnection, model_id: str) -> Iterator
             raise _Ended from None
         except msgspec.ValidationError:
             continue  # an event that a newer server has
-        except UNREADABLE:
+        except DECODE_ERRORS:
             raise Failure(f"{client.target.url} sent something that is no event.") from None
         if isinstance(event, HelloEvent | Resync):
             # What is not registered any more is in no snapshot: asked for, it is known to be gone.
@@ -147,7 +147,7 @@ def _connect(client: Client) -> Iterator[ClientConnection]:
             additional_headers=headers,
             open_timeout=CONNECT_TIMEOUT_S,
             proxy=None,
-            ssl=trust.context(target.anchor) if target.url.startswith("https:") else None,
+            ssl=tls_trust.get_client_context(target.anchor) if target.url.startswith("https:") else None,
         )
     except InvalidStatus as refused:
         if refused.response.status_code in (401, 403):
@@ -166,7 +166,7 @@ def _connect(client: Client) -> Iterator[ClientConnection]:
 
 @contextlib.contextmanager
 def _watcher(model_id: str) -> Iterator[Watcher]:
-    out = screen.console()
+    out = output.console()
     if not out.is_terminal:
         yield Lines(model_id)
         return
@@ -200,9 +200,9 @@ class Bar:
             self._task,
             total=total or None,
             completed=done,
-            amount=f"{screen.size(done)} of {screen.size(total)}" if total else "",
+            amount=f"{output.size(done)} of {output.size(total)}" if total else "",
             speed=_speed(now),
-            note=screen.clean(now.error or _stage(now)),
+            note=output.clean(now.error or _stage(now)),
         )
 
     def message(self, text: str) -> None:
@@ -234,20 +234,20 @@ class Lines:
         elif now.status is ModelStatus.REGISTERED:
             self.message("registered")
         else:
-            amount = f"{screen.size(now.downloaded_bytes)} of {screen.size(now.total_bytes)}"
+            amount = f"{output.size(now.downloaded_bytes)} of {output.size(now.total_bytes)}"
             details = ", ".join(part for part in (amount, _speed(now)) if part)
-            self.message(f"{screen.per_cent(progress)} ({details})")
+            self.message(f"{output.per_cent(progress)} ({details})")
 
     def message(self, text: str) -> None:
-        screen.say(f"{self._model_id}: {text}")
+        output.say(f"{self._model_id}: {text}")
 
 
 def _speed(now: ModelStatusChanged) -> str:
     if not now.bytes_per_second:
         return ""
-    speed = f"{screen.size(now.bytes_per_second)}/s"
+    speed = f"{output.size(now.bytes_per_second)}/s"
     left = (now.total_bytes or 0) - (now.downloaded_bytes or 0)
-    return f"{speed}, {screen.span(left / now.bytes_per_second)} left" if left > 0 else speed
+    return f"{speed}, {output.span(left / now.bytes_per_second)} left" if left > 0 else speed
 
 
 def _stage(now: ModelStatusChanged) -> str:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from llb import __version__, auth, errors
+from llb import __version__, errors
 from llb.cluster.view import ClusterView
-from llb.config import NODE_NAME
-from llb.store import join_tokens, nodes
+from llb.config import NODE_NAME_PATTERN
+from llb.security import tokens
 from llb.store.database import Database
-from llb.store.join_tokens import Spent
-from llb.store.nodes import NodeRecord
+from llb.store.tables import join_tokens, nodes
+from llb.store.tables.join_tokens import Spent
+from llb.store.tables.nodes import NodeRecord
 from llb.wire import (
-    OLDEST_PROTOCOL,
+    MIN_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     Hello,
     JoinReply,
@@ -32,12 +33,14 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-TOKEN_LIFE_S = 3600.0
-SEEN_EVERY_S = 60.0  # how exact the time is at which a node was last seen, once the balancer was killed
-SETTLE_S = 1.0  # changes that come together are written together
-NAME_MAX_LENGTH = 63
+JOIN_TOKEN_TTL_S = 3600.0
+LAST_SEEN_INTERVAL_S = (
+    60.0  # how exact the time is at which a node was last seen, once the balancer was killed
+)
+FLUSH_DELAY_S = 1.0  # changes that come together are written together
+NODE_NAME_MAX_LENGTH = 63
 
-_REFUSALS = {
+_TOKEN_REJECTION_MESSAGES = {
     Spent.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
     Spent.USED: "The join token was used already: each lets one host in; make a new one with 'llb join-token'",
     Spent.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
@@ -45,7 +48,7 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True)
-class JoinToken:
+class IssuedJoinToken:
     """`token` is shown once; `expires_at` is unix seconds."""
 
     token: str
@@ -60,61 +63,65 @@ class Members:
         self._view = view
         self._clock = clock
         self._records: dict[str, NodeRecord] = {}
-        self._by_credential: dict[str, str] = {}
+        self._id_by_credential_hash: dict[str, str] = {}
         self._lock = asyncio.Lock()
-        self._outdated = asyncio.Event()  # nodes hold something else than is written down
-        self._local_id = ""
+        self._flush_needed = asyncio.Event()  # nodes hold something else than is written down
+        self._local_node_id = ""
         self._cluster_id = ""
-        self.on_removed: Callable[[str], None] = lambda _node_id: None
-        self.on_changed: Callable[[str], None] = lambda _node_id: None
+        self.on_node_removed: Callable[[str], None] = lambda _node_id: None
+        self.on_node_updated: Callable[[str], None] = lambda _node_id: None
 
-    async def start(self, cluster_id: str, local_id: str, local_name: str) -> None:
+    async def start(self, cluster_id: str, local_node_id: str, local_node_name: str) -> None:
         """Load them; those that joined are shown as offline until they say hello."""
-        self._cluster_id, self._local_id = cluster_id, local_id
+        self._cluster_id, self._local_node_id = cluster_id, local_node_id
         for record in await nodes.all_nodes(self._db):
-            self._take(record)
-            if record.id != local_id:
-                self._view.remember(record)
-        name = self._free_name(local_name, but=local_id)
-        if name != local_name:
-            log.warning("a node that joined is called %s already: this host is called %s", local_name, name)
+            self._cache_record(record)
+            if record.id != local_node_id:
+                self._view.restore_offline(record)
+        name = self._make_unique_name(local_node_name, except_node_id=local_node_id)
+        if name != local_node_name:
+            log.warning(
+                "a node that joined is called %s already: this host is called %s", local_node_name, name
+            )
         async with self._db.write() as tx:
-            self._take(await nodes.ensure_local(tx, local_id, name))
+            self._cache_record(await nodes.ensure_local(tx, local_node_id, name))
 
     async def close(self) -> None:
         """Write down what is known by now; idempotent."""
-        if self._local_id:
-            await self.note()
+        if self._local_node_id:
+            await self.flush()
 
-    def get(self, node_id: str) -> NodeRecord | None:
+    def get_record(self, node_id: str) -> NodeRecord | None:
         return self._records.get(node_id)
 
-    def in_order(self) -> tuple[str, ...]:
+    def list_node_ids(self) -> tuple[str, ...]:
         """The ids of all nodes, in the order in which they came: this host's first."""
         return tuple(self._records)
 
-    def of_credential(self, credential: str) -> NodeRecord | None:
+    def find_by_credential(self, credential: str) -> NodeRecord | None:
         """The node that presents `credential`; None for one that is unknown or was removed."""
-        node_id = self._by_credential.get(auth.hash_token(credential))
+        node_id = self._id_by_credential_hash.get(tokens.hash_token(credential))
         return None if node_id is None else self._records.get(node_id)
 
-    def prove(self, node_id: str, nonce: str) -> str | None:
+    def answer_challenge(self, node_id: str, nonce: str) -> str | None:
         """What shows a node that this is its balancer; None for a node that does not belong here."""
         record = self._records.get(node_id)
         if record is None or record.hop_credential is None:
             return None
-        return auth.prove_balancer(record.hop_credential, node_id, nonce)
+        return tokens.balancer_challenge_response(record.hop_credential, node_id, nonce)
 
     # --- joining ------------------------------------------------------------------------------------
 
-    async def new_token(self, by: str) -> JoinToken:
+    async def create_join_token(self, created_by: str) -> IssuedJoinToken:
         """A token that lets one host join within the hour."""
-        token, now = auth.new_join_token(), self._clock()
+        token, now = tokens.new_join_token(), self._clock()
         async with self._db.write() as tx:
-            await join_tokens.add(tx, auth.hash_token(token), by=by, now=now, expires_at=now + TOKEN_LIFE_S)
-        return JoinToken(token, now + TOKEN_LIFE_S)
+            await join_tokens.add(
+                tx, tokens.hash_token(token), by=created_by, now=now, expires_at=now + JOIN_TOKEN_TTL_S
+            )
+        return IssuedJoinToken(token, now + JOIN_TOKEN_TTL_S)
 
-    async def join(self, request: JoinRequest) -> JoinReply:
+    async def admit_node(self, request: JoinRequest) -> JoinReply:
         """Take a host in. Raises `Conflict` for one that cannot be a node here, `InvalidJoinToken`.
 
         It gets an id that no node ever had: what the host knows of another life of its own is not confused with this one.
@@ -123,25 +130,25 @@ class Members:
             raise errors.Conflict(
                 "This is the very llb that it was to join, or a copy of its home directory: a host cannot join itself"
             )
-        if (refusal := protocol_refusal(request.protocol, request.version)) is not None:
+        if (refusal := protocol_incompatibility(request.protocol, request.version)) is not None:
             raise errors.Conflict(refusal, code="protocol_not_supported")
         async with self._lock:
-            credential, hop_credential = auth.new_node_credential(), auth.new_node_credential()
+            credential, hop_credential = tokens.new_node_credential(), tokens.new_node_credential()
             record = NodeRecord(
-                id=auth.new_id(),
-                name=self._free_name(request.name),
-                credential_hash=auth.hash_token(credential),
+                id=tokens.new_random_id(),
+                name=self._make_unique_name(request.name),
+                credential_hash=tokens.hash_token(credential),
                 hop_credential=hop_credential,
                 created_at=self._clock(),
             )
             async with self._db.write() as tx:
-                spent = await join_tokens.consume(tx, auth.hash_token(request.token), self._clock())
+                spent = await join_tokens.consume(tx, tokens.hash_token(request.token), self._clock())
                 if spent is None:
                     await nodes.put(tx, record)
             if spent is not None:
-                raise errors.InvalidJoinToken(_REFUSALS[spent])
-            self._take(record)
-            self._view.remember(record)
+                raise errors.InvalidJoinToken(_TOKEN_REJECTION_MESSAGES[spent])
+            self._cache_record(record)
+            self._view.restore_offline(record)
         return JoinReply(
             node_id=record.id,
             name=record.name,
@@ -152,56 +159,56 @@ class Members:
             version=__version__,
         )
 
-    def _free_name(self, wanted: str, but: str | None = None) -> str:
+    def _make_unique_name(self, preferred_name: str, except_node_id: str | None = None) -> str:
         """`wanted`, or `wanted-2` and so on where another node than `but` is called so."""
-        taken = {record.name.casefold() for record in self._records.values() if record.id != but}
-        name, number = wanted[:NAME_MAX_LENGTH], 2
+        taken = {record.name.casefold() for record in self._records.values() if record.id != except_node_id}
+        name, number = preferred_name[:NODE_NAME_MAX_LENGTH], 2
         while name.casefold() in taken:
             ending = f"-{number}"
-            name, number = wanted[: NAME_MAX_LENGTH - len(ending)] + ending, number + 1
+            name, number = preferred_name[: NODE_NAME_MAX_LENGTH - len(ending)] + ending, number + 1
         return name
 
     # --- afterwards ---------------------------------------------------------------------------------
 
-    async def heard(self, hello: Hello) -> NodeRecord | None:
+    async def record_hello(self, hello: Hello) -> NodeRecord | None:
         """A node said hello: keep what it says of itself, to show it while it is away. None for one that was removed.
 
         It is called as it was told when it joined, or was renamed here since; unless it now says another name than before.
         """
         async with self._lock:
             record = self._records.get(hello.node_id)
-            if record is None or record.id == self._local_id:
+            if record is None or record.id == self._local_node_id:
                 return record
             name = record.name
             renamed = record.hello is not None and record.hello.name != hello.name
-            if renamed and NODE_NAME.fullmatch(hello.name):
-                name = self._free_name(hello.name, but=record.id)
+            if renamed and NODE_NAME_PATTERN.fullmatch(hello.name):
+                name = self._make_unique_name(hello.name, except_node_id=record.id)
                 log.info("node %s is called %s now", record.name, name)
             record = structs.replace(record, name=name, hello=hello, last_seen=self._clock())
             async with self._db.write() as tx:
                 await nodes.put(tx, record)
-            self._take(record)
+            self._cache_record(record)
         return record
 
-    def replica_changed(self, node_id: str, report: ReplicaReport) -> None:
+    def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         """A node told of a replica: what it holds is to be known too when both return from a power cut, the balancer first."""
         record = self._records.get(node_id)
         if record is not None and record.hello is not None:
             kept = {held.model_id: held.state for held in record.hello.replicas}
             if kept.get(report.model_id, ReplicaState.GONE) is not report.state:
-                self._outdated.set()
+                self._flush_needed.set()
 
-    async def keep(self) -> None:
+    async def run_flush_loop(self) -> None:
         """Write down, for as long as this runs, what each node holds and when it was last seen."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._outdated.wait(), SEEN_EVERY_S)
-                await asyncio.sleep(SETTLE_S)
-            await self.note()
+                await asyncio.wait_for(self._flush_needed.wait(), LAST_SEEN_INTERVAL_S)
+                await asyncio.sleep(FLUSH_DELAY_S)
+            await self.flush()
 
-    async def note(self) -> None:
+    async def flush(self) -> None:
         """Write down what each node that has joined holds now, and when it was last seen."""
-        self._outdated.clear()
+        self._flush_needed.clear()
         async with self._lock:
             changed = [
                 structs.replace(
@@ -224,15 +231,15 @@ class Members:
                 log.warning("what the nodes hold could not be written: %s", error)
                 return
             for record in changed:
-                self._take(record)
+                self._cache_record(record)
 
-    async def change(self, node_id: str, patch: NodePatch) -> None:
+    async def update_node(self, node_id: str, patch: NodePatch) -> None:
         """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` for a name that is taken."""
         async with self._lock:
-            record = self._known(node_id)
+            record = self._require_record(node_id)
             name = record.name if patch.name is None else patch.name
             if name != record.name:
-                if node_id == self._local_id:
+                if node_id == self._local_node_id:
                     raise errors.Conflict("This host's own name is set with --name, when it is started")
                 if any(
                     other.id != node_id and other.name.casefold() == name.casefold()
@@ -247,42 +254,42 @@ class Members:
             )
             async with self._db.write() as tx:
                 await nodes.put(tx, record)
-            self._take(record)
-        self._view.node_changed(record)
-        self.on_changed(node_id)
+            self._cache_record(record)
+        self._view.update_node(record)
+        self.on_node_updated(node_id)
 
-    async def remove(self, node_id: str) -> None:
+    async def remove_node(self, node_id: str) -> None:
         """A node no longer belongs here; its files stay on its disk. Raises `NotFound`, `Conflict` for this host."""
-        if node_id == self._local_id:
+        if node_id == self._local_node_id:
             raise errors.Conflict("This host cannot be removed from itself; drain it to send it no requests")
         async with self._lock:
-            record = self._known(node_id)
+            record = self._require_record(node_id)
             async with self._db.write() as tx:
                 await nodes.mark_removed(tx, node_id)
             del self._records[node_id]
-            self._by_credential.pop(record.credential_hash or "", None)
-        self._view.remove(node_id)
-        self.on_removed(node_id)
+            self._id_by_credential_hash.pop(record.credential_hash or "", None)
+        self._view.remove_node(node_id)
+        self.on_node_removed(node_id)
 
-    def _known(self, node_id: str) -> NodeRecord:
+    def _require_record(self, node_id: str) -> NodeRecord:
         record = self._records.get(node_id)
         if record is None:
             raise errors.NotFound("There is no such node")
         return record
 
-    def _take(self, record: NodeRecord) -> None:
+    def _cache_record(self, record: NodeRecord) -> None:
         self._records[record.id] = record
         if record.credential_hash is not None:
-            self._by_credential[record.credential_hash] = record.id
+            self._id_by_credential_hash[record.credential_hash] = record.id
 
 
-def protocol_refusal(protocol: int, version: str) -> str | None:
+def protocol_incompatibility(protocol: int, version: str) -> str | None:
     """Why a node that speaks `protocol` cannot be understood, None if it can."""
     if protocol > PROTOCOL_VERSION:
         return (
             f"This node runs llb {version}, which is newer than the balancer's {__version__}: "
             "upgrade the balancer first"
         )
-    if protocol < OLDEST_PROTOCOL:
+    if protocol < MIN_PROTOCOL_VERSION:
         return f"This node runs llb {version}, which is too old for the balancer's {__version__}: upgrade it"
     return None

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from llb.catalog import Catalog, unambiguous
-from llb.cluster.changes import Changes
-from llb.decide import placement, status
-from llb.events import Bus
-from llb.store.nodes import NodeRecord
-from llb.store.registrations import Registration
+from llb.base.events import EventBus
+from llb.catalog import Catalog, index_by_name
+from llb.cluster.change_publisher import ChangePublisher
+from llb.policy import placement, status
+from llb.store.tables.nodes import NodeRecord
+from llb.store.tables.registrations import Registration
 from llb.wire import (
     EngineReport,
     EngineState,
@@ -37,10 +37,10 @@ from llb.wire import (
     ReplicaReport,
     ReplicaState,
     ReplicaView,
-    blank_hello,
+    placeholder_hello,
 )
 
-CLAIM_S = 600.0  # how long a node that went away is waited for before another one takes over what only it was to hold
+FAILOVER_GRACE_S = 600.0  # how long a node that went away is waited for before another one takes over what only it was to hold
 
 
 @dataclass
@@ -53,20 +53,20 @@ class Node:
     draining: bool = False
     tags: tuple[str, ...] = ()
     last_seen: float = field(default_factory=time.time)
-    away_since: float | None = None  # by the view's clock; None while it is online
+    offline_since: float | None = None  # by the view's clock; None while it is online
     heartbeat: Heartbeat | None = None
     metrics: MetricsUpdated | None = None  # what was told at its last heartbeat
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
     engines: dict[str, EngineReport] = field(default_factory=dict)
 
     @property
-    def online(self) -> bool:
+    def is_online(self) -> bool:
         return self.status is NodeStatus.ONLINE
 
     @property
     def slots(self) -> int:
         """How many requests its loaded engines answer at the same time."""
-        return sum(engine.slots for engine in self.engines.values() if engine.state in _SERVING)
+        return sum(engine.slots for engine in self.engines.values() if engine.state in _SERVING_STATES)
 
 
 class ClusterView:
@@ -75,36 +75,38 @@ class ClusterView:
     def __init__(
         self,
         catalog: Catalog,
-        bus: Bus[Event],
-        stats_of: Callable[[str], HfStats | None],
+        event_bus: EventBus[Event],
+        hub_stats_of: Callable[[str], HfStats | None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.catalog = catalog
         self.nodes: dict[str, Node] = {}
         self.registrations: Mapping[str, Registration] = {}
-        self.waiting: dict[str, str] = {}  # model id → what its resolution waits for
-        self.placed: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
-        self.active_requests: Callable[[str], int] = lambda _node_id: 0
-        self.traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
+        self.waiting_reasons: dict[str, str] = {}  # model id → what its resolution waits for
+        self.assigned_nodes_of: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
+        self.active_requests_of: Callable[[str], int] = lambda _node_id: 0
+        self.collect_traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
         self.address_of: Callable[[str], str | None] = lambda _node_id: None
-        self.reach_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way=ReachWay.NONE)
+        self.reach_view_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way=ReachWay.NONE)
         self.on_node_changed: Callable[[Node], None] = lambda _node: None
-        self._bus = bus
-        self._stats_of = stats_of
+        self._event_bus = event_bus
+        self._hub_stats_of = hub_stats_of
         self._clock = clock
-        self._model_changes: Changes[ModelStatusChanged] = Changes(
-            self.status_event,
-            bus.publish,
-            state_of=lambda event: (event.status, event.error, event.available_nodes),
+        self._model_publisher: ChangePublisher[ModelStatusChanged] = ChangePublisher(
+            self.build_status_event,
+            event_bus.publish,
+            urgent_part_of=lambda event: (event.status, event.error, event.available_nodes),
         )
-        self._node_changes: Changes[NodeStatusChanged] = Changes(
-            lambda node_id: self.node_event(self.nodes[node_id]), bus.publish, state_of=_without_figures
+        self._node_publisher: ChangePublisher[NodeStatusChanged] = ChangePublisher(
+            lambda node_id: self.build_node_event(self.nodes[node_id]),
+            event_bus.publish,
+            urgent_part_of=_urgent_part,
         )
 
     # --- what comes in ------------------------------------------------------------------------------
 
-    def hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
+    def on_hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
         """A node is there, with its whole state; what was known of it before is replaced.
 
         But its heartbeat: until the next one comes, which is soon, its room is what it was.
@@ -114,22 +116,22 @@ class ClusterView:
         node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags, heartbeat=heartbeat)
         self.nodes[node.id] = node
         for report in hello.replicas:
-            self._take(node, report)
-        self._node_changes.look(node.id)
+            self._apply_replica_report(node, report)
+        self._node_publisher.publish_if_changed(node.id)
         self.on_node_changed(node)
         for model_id in {*node.replicas, *(before.replicas if before else ())}:
-            self.refresh(model_id)
+            self.publish_model_status(model_id)
         return node
 
-    def beat(self, node_id: str, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, node_id: str, heartbeat: Heartbeat) -> None:
         node = self.nodes[node_id]
         node.heartbeat = heartbeat
         node.last_seen = time.time()
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
-        self._node_changes.look(node_id)
+        self._node_publisher.publish_if_changed(node_id)
         self.on_node_changed(node)
         meters = heartbeat.meters
-        requests, tokens_per_second = self.traffic(node_id)
+        requests, tokens_per_second = self.collect_traffic(node_id)
         node.metrics = MetricsUpdated(
             node_id=node_id,
             cpu_usage=meters.cpu_usage,
@@ -140,16 +142,16 @@ class ClusterView:
             disk_free_bytes=heartbeat.disk_free_bytes,
             slots=node.slots,
             request_count=requests,
-            active_requests=self.active_requests(node_id),
+            active_requests=self.active_requests_of(node_id),
             tokens_per_second=tokens_per_second,
         )
-        self._bus.publish(node.metrics)
+        self._event_bus.publish(node.metrics)
         for model_id in self.registrations:
-            self.refresh(model_id)  # its memory and disk decide what can be placed
+            self.publish_model_status(model_id)  # its memory and disk decide what can be placed
 
-    def remember(self, record: NodeRecord) -> None:
+    def restore_offline(self, record: NodeRecord) -> None:
         """A node that belongs here and has not said hello yet: shown as it was when it last did."""
-        hello = record.hello or blank_hello(record.id)
+        hello = record.hello or placeholder_hello(record.id)
         self.nodes[record.id] = Node(
             id=record.id,
             hello=structs.replace(hello, name=record.name),
@@ -157,65 +159,65 @@ class ClusterView:
             draining=record.draining,
             tags=record.tags,
             last_seen=record.last_seen or record.created_at,
-            away_since=self._clock(),
+            offline_since=self._clock(),
             replicas={report.model_id: structs.replace(report, engine=None) for report in hello.replicas},
         )
-        self._node_changes.look(record.id)
+        self._node_publisher.publish_if_changed(record.id)
 
-    def node_changed(self, record: NodeRecord) -> None:
+    def update_node(self, record: NodeRecord) -> None:
         """A node was renamed, tagged, or is to be drained or no longer."""
         node = self.nodes.get(record.id)
         if node is None:
             return
         node.hello = structs.replace(node.hello, name=record.name)
         node.tags, node.draining = record.tags, record.draining
-        self._node_changes.look(record.id)
+        self._node_publisher.publish_if_changed(record.id)
         self.on_node_changed(node)
         for model_id in node.replicas:
-            self.refresh(model_id)
+            self.publish_model_status(model_id)
 
-    def remove(self, node_id: str) -> None:
+    def remove_node(self, node_id: str) -> None:
         """A node no longer belongs here."""
         node = self.nodes.get(node_id)
         if node is None:
             return
         node.status = NodeStatus.REMOVED
-        self._node_changes.look(node_id)
+        self._node_publisher.publish_if_changed(node_id)
         self.on_node_changed(node)
         del self.nodes[node_id]
-        self._node_changes.forget(node_id)
+        self._node_publisher.forget(node_id)
         for model_id in node.replicas:
-            self.refresh(model_id)
+            self.publish_model_status(model_id)
 
-    def reach_changed(self, node_id: str) -> None:
+    def on_route_changed(self, node_id: str) -> None:
         """The way to a node was found, or lost."""
         node = self.nodes.get(node_id)
         if node is not None:
-            self._node_changes.look(node_id)
+            self._node_publisher.publish_if_changed(node_id)
             self.on_node_changed(node)
 
-    def replica(self, node_id: str, report: ReplicaReport) -> None:
+    def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
         node.last_seen = time.time()
-        self._take(node, report)
-        self._node_changes.look(node_id)
+        self._apply_replica_report(node, report)
+        self._node_publisher.publish_if_changed(node_id)
         self.on_node_changed(node)
-        self.refresh(report.model_id)
+        self.publish_model_status(report.model_id)
 
-    def offline(self, node_id: str) -> None:
+    def mark_offline(self, node_id: str) -> None:
         """The link to a node has ended: what it holds cannot be used until it says hello again."""
         node = self.nodes.get(node_id)
-        if node is not None and node.online:
+        if node is not None and node.is_online:
             node.status = NodeStatus.OFFLINE
-            node.away_since = self._clock()
+            node.offline_since = self._clock()
             node.engines.clear()  # what it has in memory, it tells when it is back
-            self._node_changes.look(node_id)
+            self._node_publisher.publish_if_changed(node_id)
             self.on_node_changed(node)
             for model_id in node.replicas:
-                self.refresh(model_id)
+                self.publish_model_status(model_id)
 
     @staticmethod
-    def _take(node: Node, report: ReplicaReport) -> None:
+    def _apply_replica_report(node: Node, report: ReplicaReport) -> None:
         if report.engine is not None:
             node.engines[report.model_id] = report.engine
         else:
@@ -225,49 +227,52 @@ class ClusterView:
         else:
             node.replicas[report.model_id] = report
 
-    def registration_changed(self, model_id: str) -> None:
+    def on_registration_changed(self, model_id: str) -> None:
         """A registration was made, resolved or marked as deleted."""
-        for node in self.online():
+        for node in self.online_nodes():
             self.on_node_changed(node)
-        self.refresh(model_id)
+        self.publish_model_status(model_id)
 
     # --- what follows -------------------------------------------------------------------------------
 
-    def derived(self, model_id: str) -> status.Derived:
+    def status_of(self, model_id: str) -> status.DerivedStatus:
         """A model's status and numbers as they are at this moment."""
         registration = self.registrations.get(model_id)
         if registration is None or not registration.active:
-            return status.derive(None, ())
-        placed = self.placed(model_id)
-        fact = status.RegistrationFact(
+            return status.derive_status(None, ())
+        placed = self.assigned_nodes_of(model_id)
+        fact = status.RegistrationSnapshot(
             attempt=registration.attempt,
             resolved=registration.resolved is not None,
-            placed=any(self.nodes[node_id].online for node_id in placed),
-            reachable=bool(self.online()),
+            has_assigned_node=any(self.nodes[node_id].is_online for node_id in placed),
+            has_online_node=bool(self.online_nodes()),
             error=registration.error,
-            waiting=self.waiting.get(model_id),
+            waiting_reason=self.waiting_reasons.get(model_id),
         )
-        return status.derive(
+        return status.derive_status(
             fact,
             [
-                status.ReplicaFact(
-                    node_name=node.hello.name, online=node.online, wanted=node.id in placed, report=report
+                status.ReplicaSnapshot(
+                    node_name=node.hello.name,
+                    online=node.is_online,
+                    assigned=node.id in placed,
+                    report=report,
                 )
-                for node, report in self.holders(model_id)
+                for node, report in self.replicas_of(model_id)
             ],
         )
 
-    def refresh(self, model_id: str) -> None:
+    def publish_model_status(self, model_id: str) -> None:
         """Publish the model's status if it differs from what was published; progress alone is coalesced."""
-        if model_id in self._model_changes or self.derived(model_id).status is not ModelStatus.AVAILABLE:
-            self._model_changes.look(model_id)
+        if model_id in self._model_publisher or self.status_of(model_id).status is not ModelStatus.AVAILABLE:
+            self._model_publisher.publish_if_changed(model_id)
 
     def close(self) -> None:
-        self._model_changes.close()
-        self._node_changes.close()
+        self._model_publisher.close()
+        self._node_publisher.close()
 
-    def status_event(self, model_id: str) -> ModelStatusChanged:
-        now = self.derived(model_id)
+    def build_status_event(self, model_id: str) -> ModelStatusChanged:
+        now = self.status_of(model_id)
         return ModelStatusChanged(
             model_id=model_id,
             status=now.status,
@@ -280,51 +285,51 @@ class ClusterView:
             error=now.error,
         )
 
-    def node_event(self, node: Node) -> NodeStatusChanged:
+    def build_node_event(self, node: Node) -> NodeStatusChanged:
         return NodeStatusChanged(
             node_id=node.id,
             name=node.hello.name,
             status=node.status,
             draining=node.draining,
             tags=node.tags,
-            reach=self.reach_of(node.id),
+            reach=self.reach_view_of(node.id),
             models=tuple(
-                _node_model(report, node.engines.get(model_id))
+                _build_node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
             ),
         )
 
     # --- questions ----------------------------------------------------------------------------------
 
-    def holders(self, model_id: str) -> Iterator[tuple[Node, ReplicaReport]]:
+    def replicas_of(self, model_id: str) -> Iterator[tuple[Node, ReplicaReport]]:
         """Every node that says something of this model, online or not."""
         for node in self.nodes.values():
             report = node.replicas.get(model_id)
             if report is not None:
                 yield node, report
 
-    def name_of(self, node_id: str) -> str:
+    def node_name_of(self, node_id: str) -> str:
         """What a node is called; its id where it does not belong here any more."""
         node = self.nodes.get(node_id)
         return node_id if node is None else node.hello.name
 
-    def online(self) -> list[Node]:
-        return [node for node in self.nodes.values() if node.online]
+    def online_nodes(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.is_online]
 
-    def rooms(self, model_id: str | None = None) -> list[placement.Room]:
+    def node_capacities(self, model_id: str | None = None) -> list[placement.NodeCapacity]:
         """What the online nodes offer, as placement wants it; a node's disk is known from its first heartbeat on."""
-        return [_room(node, model_id) for node in self.online() if node.heartbeat is not None]
+        return [_node_capacity(node, model_id) for node in self.online_nodes() if node.heartbeat is not None]
 
-    def away(self, model_id: str) -> list[placement.Room]:
+    def offline_capacities(self, model_id: str) -> list[placement.NodeCapacity]:
         """The nodes that hold a model and went offline only a short time ago, or have not come back since the start."""
         now = self._clock()
         return [
-            _room(node, model_id)
-            for node, _ in self.holders(model_id)
-            if node.away_since is not None and now - node.away_since < CLAIM_S
+            _node_capacity(node, model_id)
+            for node, _ in self.replicas_of(model_id)
+            if node.offline_since is not None and now - node.offline_since < FAILOVER_GRACE_S
         ]
 
-    def model(self, model_id: str) -> Model | None:
+    def get_model(self, model_id: str) -> Model | None:
         """The model of this id: the catalogue's entry, else the registered one whose entry has left it."""
         known = self.catalog.get(model_id)
         if known is not None:
@@ -332,15 +337,15 @@ class ClusterView:
         registration = self.registrations.get(model_id)
         return registration.entry if registration is not None and registration.active else None
 
-    def find(self, name: str) -> Model | None:
+    def find_model(self, name: str) -> Model | None:
         """The model that a program means by `name`: an id, or what `Catalog.find` knows besides. Registered ones that the
         catalogue no longer has come after its own."""
-        known = self.catalog.find(name)
-        if known is None and len(models := self.models()) > len(self.catalog):
-            known = unambiguous(models).get(name.lower())
+        known = self.catalog.find_by_name(name)
+        if known is None and len(models := self.list_models()) > len(self.catalog):
+            known = index_by_name(models).get(name.lower())
         return known
 
-    def models(self) -> list[Model]:
+    def list_models(self) -> list[Model]:
         """All models in catalogue order, then the registered ones that the catalogue no longer has."""
         listed = {model.id for model in self.catalog.models}
         left = [
@@ -350,15 +355,15 @@ class ClusterView:
         ]
         return [*self.catalog.models, *left]
 
-    def describe(self, model: Model, *, paths: bool) -> ModelWithStatus:
+    def describe_model(self, model: Model, *, include_paths: bool) -> ModelWithStatus:
         """One model as the API shows it; where its files are only with `paths`."""
-        now = self.derived(model.id)
+        now = self.status_of(model.id)
         registered = model.id in self.registrations
         return ModelWithStatus(
             model=model,
             status=now.status,
             supported=self.catalog.get(model.id) is not None,
-            hf_stats=self._stats_of(model.repo),
+            hf_stats=self._hub_stats_of(model.repo),
             download_progress=now.progress,
             downloaded_bytes=now.downloaded_bytes,
             total_bytes=now.total_bytes,
@@ -373,19 +378,19 @@ class ClusterView:
                     state=report.state,
                     progress=report.progress,
                     error=report.error,
-                    path=report.path if paths else None,
+                    path=report.path if include_paths else None,
                     engine=node.engines.get(model.id),
                     last_used=report.last_used,
                 )
-                for node, report in self.holders(model.id)
+                for node, report in self.replicas_of(model.id)
             )
             if registered
             else (),
-            fit=placement.fit(model.required_memory_bytes, self.rooms(model.id)),
+            fit=placement.check_fit(model.required_memory_bytes, self.node_capacities(model.id)),
             error=now.error,
         )
 
-    def node_view(self, node: Node, *, paths: bool, addresses: bool = False) -> NodeView:
+    def describe_node(self, node: Node, *, include_paths: bool, include_addresses: bool = False) -> NodeView:
         """One node as the API shows it; where its files are only with `paths`, where it is only with `addresses`."""
         hello, beat = node.hello, node.heartbeat
         return NodeView(
@@ -393,63 +398,64 @@ class ClusterView:
             name=hello.name,
             status=node.status,
             draining=node.draining,
-            address=self.address_of(node.id) if addresses else None,  # the local node has none
-            reach=self.reach_of(node.id),
+            address=self.address_of(node.id) if include_addresses else None,  # the local node has none
+            reach=self.reach_view_of(node.id),
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,
             hardware=beat.hardware if beat else hello.hardware,
-            meters=beat.meters if beat else _NO_METERS,
+            meters=beat.meters if beat else _EMPTY_METERS,
             memory_budget_bytes=hello.memory_budget_bytes,
             memory_used_bytes=beat.memory_used_bytes if beat else 0,
             disk_free_bytes=beat.disk_free_bytes if beat else 0,
             max_downloads=hello.max_downloads,
-            active_requests=self.active_requests(node.id),
+            active_requests=self.active_requests_of(node.id),
             slots=node.slots,
             engines=tuple(node.engines.values()),
             replicas=tuple(
-                report if paths else structs.replace(report, path=None) for report in node.replicas.values()
+                report if include_paths else structs.replace(report, path=None)
+                for report in node.replicas.values()
             ),
             last_seen=node.last_seen,
         )
 
 
-_SERVING = (EngineState.READY, EngineState.BUSY)
-_COMING = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
-_NO_METERS = Meters()
+_SERVING_STATES = (EngineState.READY, EngineState.BUSY)
+_DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
+_EMPTY_METERS = Meters()
 
 
-def _room(node: Node, model_id: str | None) -> placement.Room:
+def _node_capacity(node: Node, model_id: str | None) -> placement.NodeCapacity:
     report = None if model_id is None else node.replicas.get(model_id)
-    return placement.Room(
+    return placement.NodeCapacity(
         node_id=node.id,
         node_name=node.hello.name,
         budget_bytes=node.hello.memory_budget_bytes,
         vram_bytes=node.hello.vram_budget_bytes,
         disk_free_bytes=0 if node.heartbeat is None else node.heartbeat.disk_free_bytes,
         draining=node.draining,
-        holds=report is not None,
-        ready=report is not None and report.state is ReplicaState.READY,
-        away=not node.online,
+        has_files=report is not None,
+        has_all_files=report is not None and report.state is ReplicaState.READY,
+        is_briefly_offline=not node.is_online,
     )
 
 
-def _node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
+def _build_node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
     """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
     if engine is None:
-        return NodeModel(report.model_id, report.state.value, download=_download(report))
+        return NodeModel(report.model_id, report.state.value, download=_build_replica_download(report))
     ready = report.state is ReplicaState.READY
     return NodeModel(
         report.model_id,
         engine.state.value if ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
-        download=_download(report),
+        download=_build_replica_download(report),
     )
 
 
-def _download(report: ReplicaReport) -> ReplicaDownload | None:
-    if report.state not in _COMING:
+def _build_replica_download(report: ReplicaReport) -> ReplicaDownload | None:
+    if report.state not in _DOWNLOADING_STATES:
         return None
     return ReplicaDownload(
         downloaded_bytes=report.downloaded_bytes,
@@ -459,7 +465,7 @@ def _download(report: ReplicaReport) -> ReplicaDownload | None:
     )
 
 
-def _without_figures(event: NodeStatusChanged) -> object:
+def _urgent_part(event: NodeStatusChanged) -> object:
     """What of an event must not wait."""
     return (
         structs.replace(event, models=(), reach=None),

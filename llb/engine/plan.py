@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llb import gguf
-from llb.decide import memory
-from llb.decide.eviction import Memory
-from llb.decide.memory import ModelShape
-from llb.engine.worker import EngineKind, EngineSpec, Pooling
+from llb.engine.worker import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
-from llb.hardware import Budget, physical_cores
+from llb.hardware import MemoryBudget, physical_core_count
+from llb.policy import memory
+from llb.policy.eviction import Memory
+from llb.policy.memory import ModelShape
 from llb.wire import Capability
 
-KEY_BYTES = 24
+API_KEY_BYTES = 24
 
 
-def kind_of(capabilities: Collection[Capability]) -> EngineKind:
+def engine_kind_of(capabilities: Collection[Capability]) -> EngineKind:
     """What an engine is started for: one that embeds or reranks writes no text."""
     if Capability.RERANKING in capabilities:
         return EngineKind.RERANKING
@@ -39,7 +39,7 @@ class EngineFiles:
 
     @property
     def kind(self) -> EngineKind:
-        return kind_of(self.capabilities)
+        return engine_kind_of(self.capabilities)
 
 
 @dataclass(frozen=True)
@@ -51,56 +51,58 @@ class EnginePlan:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelMetadata:
     """What the headers of a model's files say: its shape, and which of them is a projector."""
 
     shape: ModelShape
     projector_path: Path | None = None
-    names_pooling: bool = False
+    declares_pooling: bool = False
 
 
-class Planner:
+class EnginePlanner:
     """Plans loads with `slots` an engine; `context` is the context length a slot, None: what fits, up to a default."""
 
     def __init__(self, *, slots: int, context: int | None) -> None:
         self.slots = slots
         self.context = context
 
-    def inspect(self, files: EngineFiles) -> ModelFacts:
+    def read_metadata(self, files: EngineFiles) -> ModelMetadata:
         """Read the headers (blocking); raises `ModelFailed` for files that llama.cpp could not load."""
         paths = (files.model_path, *files.extra_paths)
         try:
-            facts = [_read(path) for path in paths]
-            shape = gguf.shape_of(facts)
+            facts = [_read_gguf_metadata(path) for path in paths]
+            shape = gguf.build_model_shape(facts)
         except OSError as error:
             raise ModelFailed(f"its file cannot be read: {error.strerror}") from None
         except gguf.GgufError as refused:
             raise ModelFailed(f"its file cannot be used: {refused}") from None
         projectors = [path for path, each in zip(paths, facts, strict=True) if each.is_projector]
-        return ModelFacts(
+        return ModelMetadata(
             shape,
             projector_path=projectors[0] if projectors else None,
-            names_pooling=any(each.pooling not in (None, "none") for each in facts),
+            declares_pooling=any(each.pooling not in (None, "none") for each in facts),
         )
 
-    def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
+    def plan_engine(
+        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
+    ) -> EnginePlan | None:
         """The best way to load within `room`, None if there is none."""
         kind = files.kind
         load = memory.plan_load(
-            facts.shape,
+            metadata.shape,
             slots=self.slots,
-            wanted_context=self.context,
-            vram_bytes=room.vram_bytes,
-            ram_bytes=room.ram_bytes,
+            requested_context=self.context,
+            vram_bytes=budget.vram_bytes,
+            ram_bytes=budget.ram_bytes,
             pooled=kind is not EngineKind.CHAT,
         )
         if load is None:
             return None
         # A model made to embed says how it pools; one that was not is averaged, as most are trained to be.
-        pooling = Pooling.MEAN if kind is EngineKind.EMBEDDING and not facts.names_pooling else None
+        pooling = PoolingType.MEAN if kind is EngineKind.EMBEDDING and not metadata.declares_pooling else None
         spec = EngineSpec(
             model_path=str(files.model_path),
-            projector_path=str(facts.projector_path) if facts.projector_path is not None else None,
+            projector_path=str(metadata.projector_path) if metadata.projector_path is not None else None,
             alias=model_id,
             kind=kind,
             pooling=pooling,
@@ -112,24 +114,24 @@ class Planner:
             prompt_cache_bytes=load.prompt_cache_bytes,
             context_checkpoints=load.context_checkpoints,
             mmap=load.mmap,
-            threads=physical_cores(),
-            api_key=secrets.token_urlsafe(KEY_BYTES),
+            threads=physical_core_count(),
+            api_key=secrets.token_urlsafe(API_KEY_BYTES),
         )
         return EnginePlan(spec, load.memory)
 
-    def least_bytes(self, files: EngineFiles, facts: ModelFacts) -> int:
+    def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
         """The least memory with which this model could be loaded at all."""
-        return memory.estimate(
-            facts.shape,
-            context_length=memory.SMALLEST_CONTEXT,
+        return memory.estimate_memory(
+            metadata.shape,
+            context_length=memory.MIN_CONTEXT,
             slots=self.slots,
             pooled=files.kind is not EngineKind.CHAT,
         ).total_bytes
 
 
-def _read(path: Path) -> gguf.GgufFacts:
+def _read_gguf_metadata(path: Path) -> gguf.GgufMetadata:
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
-        facts = gguf.read_header(file, file_size=size_bytes)
+        facts = gguf.read_metadata(file, file_size=size_bytes)
     gguf.check_complete(facts, size_bytes)
     return facts

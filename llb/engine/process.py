@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import psutil
 
-from llb.engine.failure import Failure, FailureKind, explain
-from llb.engine.worker import EngineSpec, Ready
+from llb.base.tasks import TaskSupervisor
+from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
+from llb.engine.worker import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import engine_command, engine_environment
-from llb.tasks import TaskGroup
 from llb.wire import EngineState
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 STOP_EOF_S = 2.0  # the worker exits at once when its stdin ends
 STOP_TERM_S = 3.0
 STOP_KILL_S = 10.0  # a process in an uninterruptible read of a dead disk may take that long
-DRAIN_LOG_S = 1.0
-LOG_LINES = 200
-LOG_LINE_CHARS = 1000
+LOG_DRAIN_TIMEOUT_S = 1.0
+MAX_LOG_LINES = 200
+MAX_LOG_LINE_CHARS = 1000
 
-MOVES: Mapping[EngineState, frozenset[EngineState]] = {
+TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     EngineState.STOPPED: frozenset({EngineState.STARTING}),
     EngineState.STARTING: frozenset({EngineState.READY, EngineState.STOPPING, EngineState.FAILED}),
     EngineState.READY: frozenset({EngineState.BUSY, EngineState.STOPPING, EngineState.FAILED}),
@@ -36,10 +36,10 @@ MOVES: Mapping[EngineState, frozenset[EngineState]] = {
     EngineState.STOPPING: frozenset({EngineState.STOPPED}),
     EngineState.FAILED: frozenset({EngineState.STARTING}),
 }
-ALIVE = frozenset({EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING})
+LIVE_STATES = frozenset({EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING})
 
 
-class IllegalMove(RuntimeError):
+class IllegalEngineTransition(RuntimeError):
     """A lifecycle was asked to make a move that its table does not have: a defect of the caller."""
 
 
@@ -50,36 +50,38 @@ class EngineProcess:
         self,
         name: str,
         *,
-        tasks: TaskGroup,
-        on_move: Callable[[EngineState, EngineState], None] = lambda old, new: None,
+        tasks: TaskSupervisor,
+        on_transition: Callable[[EngineState, EngineState], None] = lambda old, new: None,
         command: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.state = EngineState.STOPPED
         self.spec: EngineSpec | None = None
-        self.ready: Ready | None = None
-        self.failure: Failure | None = None  # why it is FAILED
-        self.busy = 0
+        self.ready: WorkerReady | None = None
+        self.failure: FailureDiagnosis | None = None  # why it is FAILED
+        self.active_requests = 0
         self.generation = 0  # counts the children; a lease of an earlier one must not count for a later one
         self._command = tuple(command) if command is not None else engine_command()
         self._tasks = tasks
-        self._on_move = on_move
+        self._on_transition = on_transition
         self._child: asyncio.subprocess.Process | None = None
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._blame: Failure | None = None  # why we ended it, where the exit status would only tell how
-        self._begun = asyncio.Event()  # ready, or ended before
-        self._ended = asyncio.Event()
-        self._ended.set()
+        self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self._failure_cause: FailureDiagnosis | None = (
+            None  # why we ended it, where the exit status would only tell how
+        )
+        self._started = asyncio.Event()  # ready, or ended before
+        self._exited = asyncio.Event()
+        self._exited.set()
 
     # --- what it is ----------------------------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        return self.state in ALIVE
+    def is_alive(self) -> bool:
+        return self.state in LIVE_STATES
 
     @property
     def pid(self) -> int | None:
-        return self._child.pid if self._child is not None and not self._ended.is_set() else None
+        return self._child.pid if self._child is not None and not self._exited.is_set() else None
 
     @property
     def log_lines(self) -> tuple[str, ...]:
@@ -97,34 +99,38 @@ class EngineProcess:
 
     # --- its life ------------------------------------------------------------------------------------
 
-    async def start(self, spec: EngineSpec, *, deadline_s: float) -> Ready:
+    async def start(self, spec: EngineSpec, *, deadline_s: float) -> WorkerReady:
         """Run a child until it says ready; raises `EngineFailed` with the reason (see `failure`), `IllegalMove`."""
-        self._begin(spec)
+        self._reset_for_start(spec)
         try:
             child = await self._spawn()
             self._child = child
-            self._tasks.supervise(self._follow(child), f"{self.name}.follow")
-            await self._tell(child, spec)
+            self._tasks.spawn(self._monitor(child), f"{self.name}.follow")
+            await self._send_spec(child, spec)
             if self.state is EngineState.STOPPING:
-                await self._end(child, politely=False)
+                await self._terminate(child, graceful=False)
             async with asyncio.timeout(deadline_s):
-                await self._begun.wait()
+                await self._started.wait()
         except TimeoutError:
-            self._blame = Failure(FailureKind.TIMEOUT, f"the model was not loaded within {deadline_s:.0f} s")
+            self._failure_cause = FailureDiagnosis(
+                FailureKind.TIMEOUT, f"the model was not loaded within {deadline_s:.0f} s"
+            )
             await self._kill()
         except OSError as error:
-            self._blame = Failure(FailureKind.CRASHED, f"the engine could not be started: {error.strerror}")
-            self._settle(None)
+            self._failure_cause = FailureDiagnosis(
+                FailureKind.CRASHED, f"the engine could not be started: {error.strerror}"
+            )
+            self._on_exit(None)
         except asyncio.CancelledError:
-            self._blame = Failure(FailureKind.CRASHED, "loading was given up")
+            self._failure_cause = FailureDiagnosis(FailureKind.CRASHED, "loading was given up")
             if self._child is not None:
-                self._send(self._child.kill)
+                self._send_signal(self._child.kill)
             else:
-                self._settle(None)
+                self._on_exit(None)
             raise
         if self.ready is None or self.state not in (EngineState.READY, EngineState.BUSY):
             raise EngineFailed(
-                self.failure.sentence if self.failure else "the engine was stopped while loading"
+                self.failure.message if self.failure else "the engine was stopped while loading"
             )
         return self.ready
 
@@ -134,68 +140,68 @@ class EngineProcess:
             return
         loading = self.state is EngineState.STARTING
         if self.state is not EngineState.STOPPING:
-            self._move(EngineState.STOPPING)
+            self._transition(EngineState.STOPPING)
         if self._child is not None:
-            await self._end(self._child, politely=not loading)
-        await self._wait_ended(STOP_KILL_S)
+            await self._terminate(self._child, graceful=not loading)
+        await self._require_exit(STOP_KILL_S)
 
     async def exited(self) -> None:
         """Wait until there is no child; at once if there is none."""
-        await self._ended.wait()
+        await self._exited.wait()
 
-    async def check(self, *, deadline_s: float) -> bool:
+    async def kill_if_unresponsive(self, *, deadline_s: float) -> bool:
         """Whether it still answers; one that does not is killed and becomes FAILED."""
         generation = self.generation
-        if await self.answers(deadline_s=deadline_s):
+        if await self.is_responsive(deadline_s=deadline_s):
             return True
         if generation == self.generation and self.state in (EngineState.READY, EngineState.BUSY):
-            self._blame = Failure(FailureKind.TIMEOUT, "the engine stopped answering")
+            self._failure_cause = FailureDiagnosis(FailureKind.TIMEOUT, "the engine stopped answering")
             await self._kill()
         return False
 
-    async def answers(self, *, deadline_s: float) -> bool:
+    async def is_responsive(self, *, deadline_s: float) -> bool:
         """Whether it is ready and says so within the deadline."""
         ready = self.ready
         if self.state not in (EngineState.READY, EngineState.BUSY) or ready is None:
             return False
         try:
             async with asyncio.timeout(deadline_s):
-                return await _healthy(ready.host, ready.port)
+                return await _probe_health(ready.host, ready.port)
         except (OSError, TimeoutError):
             return False
 
-    def acquire(self) -> int:
+    def begin_request(self) -> int:
         """Count one request in; returns what `release` wants to know. Raises `IllegalMove` unless it is ready."""
         if self.state is not EngineState.BUSY:
-            self._move(EngineState.BUSY)
-        self.busy += 1
+            self._transition(EngineState.BUSY)
+        self.active_requests += 1
         return self.generation
 
-    def release(self, generation: int) -> None:
+    def end_request(self, generation: int) -> None:
         """Count one request out; nothing if the child that served it is gone."""
-        if generation != self.generation or self.busy == 0:
+        if generation != self.generation or self.active_requests == 0:
             return
-        self.busy -= 1
-        if self.busy == 0 and self.state is EngineState.BUSY:
-            self._move(EngineState.READY)
+        self.active_requests -= 1
+        if self.active_requests == 0 and self.state is EngineState.BUSY:
+            self._transition(EngineState.READY)
 
     # --- within --------------------------------------------------------------------------------------
 
-    def _move(self, new: EngineState) -> None:
+    def _transition(self, new_state: EngineState) -> None:
         old = self.state
-        if new not in MOVES[old]:
-            raise IllegalMove(f"engine {self.name}: {old} → {new}")
-        self.state = new
-        log.debug("engine %s: %s → %s", self.name, old, new)
-        self._on_move(old, new)
+        if new_state not in TRANSITIONS[old]:
+            raise IllegalEngineTransition(f"engine {self.name}: {old} → {new_state}")
+        self.state = new_state
+        log.debug("engine %s: %s → %s", self.name, old, new_state)
+        self._on_transition(old, new_state)
 
-    def _begin(self, spec: EngineSpec) -> None:
-        self._move(EngineState.STARTING)
+    def _reset_for_start(self, spec: EngineSpec) -> None:
+        self._transition(EngineState.STARTING)
         self.generation += 1
-        self.spec, self.ready, self.failure, self._blame = spec, None, None, None
+        self.spec, self.ready, self.failure, self._failure_cause = spec, None, None, None
         self._log.clear()
-        self._begun.clear()
-        self._ended.clear()
+        self._started.clear()
+        self._exited.clear()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -208,101 +214,107 @@ class EngineProcess:
             start_new_session=True,
         )
 
-    async def _tell(self, child: asyncio.subprocess.Process, spec: EngineSpec) -> None:
+    async def _send_spec(self, child: asyncio.subprocess.Process, spec: EngineSpec) -> None:
         if child.stdin is None:
             raise RuntimeError("engines are started with a pipe as stdin")
         with contextlib.suppress(ConnectionError):  # it is gone already: following it will say why
             child.stdin.write(msgspec.json.encode(spec) + b"\n")
             await child.stdin.drain()
 
-    async def _follow(self, child: asyncio.subprocess.Process) -> None:
+    async def _monitor(self, child: asyncio.subprocess.Process) -> None:
         """Read what the child says until it ends, then settle its state: the only place that sees it end."""
         if child.stdout is None or child.stderr is None:
             raise RuntimeError("engines are started with pipes")
-        reading = self._tasks.supervise(self._keep_log(child.stderr), f"{self.name}.log")
+        reading = self._tasks.spawn(self._collect_log(child.stderr), f"{self.name}.log")
         try:
             await self._read_ready(child.stdout)
             returncode = await child.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reading, DRAIN_LOG_S)
+                await asyncio.wait_for(reading, LOG_DRAIN_TIMEOUT_S)
         except BaseException:
-            self._send(child.kill)
+            self._send_signal(child.kill)
             raise
-        self._settle(returncode)
+        self._on_exit(returncode)
 
     async def _read_ready(self, stdout: asyncio.StreamReader) -> None:
         """Take the first line as the child's report, and read the rest to its end."""
         try:
             line = await stdout.readline()
             if line and self.state is EngineState.STARTING:
-                self.ready = msgspec.json.decode(line, type=Ready)
-                self._move(EngineState.READY)
-                self._begun.set()
+                self.ready = msgspec.json.decode(line, type=WorkerReady)
+                self._transition(EngineState.READY)
+                self._started.set()
         except (ValueError, msgspec.MsgspecError):
-            self._blame = Failure(FailureKind.CRASHED, "the engine's report was not understood")
+            self._failure_cause = FailureDiagnosis(
+                FailureKind.CRASHED, "the engine's report was not understood"
+            )
             if self._child is not None:
-                self._send(self._child.kill)
+                self._send_signal(self._child.kill)
         while await stdout.read(4096):
             pass
 
-    async def _keep_log(self, stderr: asyncio.StreamReader) -> None:
+    async def _collect_log(self, stderr: asyncio.StreamReader) -> None:
         rest = b""
         while chunk := await stderr.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
-            self._log.extend(line.decode(errors="replace")[:LOG_LINE_CHARS] for line in lines if line.strip())
-            rest = rest[-LOG_LINE_CHARS:]
+            self._log.extend(
+                line.decode(errors="replace")[:MAX_LOG_LINE_CHARS] for line in lines if line.strip()
+            )
+            rest = rest[-MAX_LOG_LINE_CHARS:]
         if rest.strip():
             self._log.append(rest.decode(errors="replace"))
 
-    def _settle(self, returncode: int | None) -> None:
+    def _on_exit(self, returncode: int | None) -> None:
         """The child is gone: be STOPPED if that was asked for, else FAILED with the reason."""
         was_ready = self.ready is not None
-        self.busy = 0
+        self.active_requests = 0
         self._child = None
-        self._ended.set()
+        self._exited.set()
         if self.state is EngineState.STOPPING:
-            self._move(EngineState.STOPPED)
+            self._transition(EngineState.STOPPED)
         else:
-            self.failure = self._blame or explain(returncode or 0, self._log, ready=was_ready)
-            log.warning("engine %s failed: %s", self.name, self.failure.sentence)
-            self._move(EngineState.FAILED)
-        self._begun.set()
+            self.failure = self._failure_cause or diagnose_exit(
+                returncode or 0, self._log, was_ready=was_ready
+            )
+            log.warning("engine %s failed: %s", self.name, self.failure.message)
+            self._transition(EngineState.FAILED)
+        self._started.set()
 
-    async def _end(self, child: asyncio.subprocess.Process, *, politely: bool = True) -> None:
+    async def _terminate(self, child: asyncio.subprocess.Process, *, graceful: bool = True) -> None:
         """Close its stdin, then SIGTERM, then SIGKILL, each with its deadline."""
         if child.stdin is not None:
             child.stdin.close()
         # While it loads, the worker cannot see its stdin end: llama.cpp holds the interpreter.
         steps = [(STOP_TERM_S, child.terminate), (STOP_KILL_S, child.kill)]
-        if politely and await self._ended_within(STOP_EOF_S):
+        if graceful and await self._exits_within(STOP_EOF_S):
             return
         for patience_s, signal_child in steps:
-            self._send(signal_child)
-            if await self._ended_within(patience_s):
+            self._send_signal(signal_child)
+            if await self._exits_within(patience_s):
                 return
 
     @staticmethod
-    def _send(signal_child: Callable[[], None]) -> None:
+    def _send_signal(signal_child: Callable[[], None]) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal_child()
 
     async def _kill(self) -> None:
         if self._child is not None:
-            self._send(self._child.kill)
-        await self._wait_ended(STOP_KILL_S)
+            self._send_signal(self._child.kill)
+        await self._require_exit(STOP_KILL_S)
 
-    async def _ended_within(self, timeout_s: float) -> bool:
+    async def _exits_within(self, timeout_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._ended.wait()
-        return self._ended.is_set()
+                await self._exited.wait()
+        return self._exited.is_set()
 
-    async def _wait_ended(self, timeout_s: float) -> None:
-        if not await self._ended_within(timeout_s):
+    async def _require_exit(self, timeout_s: float) -> None:
+        if not await self._exits_within(timeout_s):
             raise EngineFailed("the engine does not end, not even when killed; its memory is not back")
 
 
-async def _healthy(host: str, port: int) -> bool:
+async def _probe_health(host: str, port: int) -> bool:
     """Whether a llama.cpp server answers `/health` there with 200; raises OSError."""
     reader, writer = await asyncio.open_connection(host, port)
     try:

@@ -27,13 +27,13 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION, _LANDLOCK_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE = 1 << 0, 1 << 1
 # Remove and make, of every kind; 13 and 14 came with the second and the third version of the interface.
-_CHANGE_DIRECTORIES = sum(1 << bit for bit in range(4, 13))
+_MODIFY_DIRECTORIES = sum(1 << bit for bit in range(4, 13))
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 # Graphics drivers talk through devices, and keep what they have compiled.
-WRITABLE = ("/dev", "~/.nv", "~/.cache/nvidia", "~/.cache/mesa_shader_cache")
+WRITABLE_PATHS = ("/dev", "~/.nv", "~/.cache/nvidia", "~/.cache/mesa_shader_cache")
 
 
-def refuse_writes(writable: Sequence[str] = WRITABLE) -> bool:
+def apply_landlock(writable_paths: Sequence[str] = WRITABLE_PATHS) -> bool:
     """From now on this thread and those it starts cannot change or run a file but below `writable`. False where unsupported."""
     if not sys.platform.startswith("linux"):
         return False
@@ -41,16 +41,16 @@ def refuse_writes(writable: Sequence[str] = WRITABLE) -> bool:
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return False
-    handled = _EXECUTE | _WRITE_FILE | _CHANGE_DIRECTORIES
+    handled = _EXECUTE | _WRITE_FILE | _MODIFY_DIRECTORIES
     handled |= (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
     attributes = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
     ruleset = libc.syscall(_LANDLOCK_CREATE, attributes, 8, 0)
     if ruleset < 0:
         return False
     try:
-        for name in writable:
+        for name in writable_paths:
             with suppress(OSError):  # it is not there
-                _allow(libc, ruleset, Path(name).expanduser(), handled & ~_EXECUTE)
+                _add_path_rule(libc, ruleset, Path(name).expanduser(), handled & ~_EXECUTE)
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             return False
         return bool(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0)
@@ -58,7 +58,7 @@ def refuse_writes(writable: Sequence[str] = WRITABLE) -> bool:
         os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+def _add_path_rule(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
     directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         rule = ctypes.create_string_buffer(struct.pack("=Qi", access, directory), 12)
@@ -81,7 +81,7 @@ _X32 = 0x40000000  # the other numbers of x86_64's system calls
 
 
 @dataclass(frozen=True)
-class _Machine:
+class _SyscallTable:
     """AUDIT_ARCH of linux/audit.h, and numbers of asm/unistd.h. `refused`: execve, execveat, ptrace, process_vm_readv and
     _writev, mount, umount2, pivot_root, chroot, unshare, setns, init_module, finit_module, kexec_load, bpf, keyctl, add_key,
     request_key, userfaultfd, perf_event_open."""
@@ -89,17 +89,17 @@ class _Machine:
     arch: int
     seccomp: int
     socket: int
-    refused: tuple[int, ...]
+    denied: tuple[int, ...]
 
 
-_MACHINES = {
-    "x86_64": _Machine(
+_SYSCALL_TABLES = {
+    "x86_64": _SyscallTable(
         0xC000003E,
         317,
         41,
         (59, 322, 101, 310, 311, 165, 166, 155, 161, 272, 308, 175, 313, 246, 321, 250, 248, 249, 323, 298),
     ),
-    "aarch64": _Machine(
+    "aarch64": _SyscallTable(
         0xC00000B7,
         277,
         198,
@@ -108,22 +108,22 @@ _MACHINES = {
 }
 
 
-class _Program(ctypes.Structure):
+class _BpfProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def give_up_rights() -> bool:
+def apply_seccomp() -> bool:
     """From now on no thread of this process can make an internet socket, run a program, or look into another process; what is open
     goes on. False where unsupported.
 
     Call it once the server listens: accepting does not make a socket in the sense of the system call. Unix sockets stay
     possible, GPU drivers talk through them.
     """
-    machine = _MACHINES.get(platform.machine())
+    machine = _SYSCALL_TABLES.get(platform.machine())
     if not sys.platform.startswith("linux") or machine is None or sys.maxsize < 2**32:
         return False
-    code = ctypes.create_string_buffer(_filter(machine))
-    program = _Program(len(code) // 8, ctypes.cast(code, ctypes.c_void_p))
+    code = ctypes.create_string_buffer(_build_bpf_filter(machine))
+    program = _BpfProgram(len(code) // 8, ctypes.cast(code, ctypes.c_void_p))
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
@@ -136,19 +136,19 @@ def give_up_rights() -> bool:
     return bool(done == 0)
 
 
-def _filter(machine: _Machine) -> bytes:
+def _build_bpf_filter(table: _SyscallTable) -> bytes:
     """The program: refused are calls of another machine's kind, those of `machine.refused`, and internet sockets."""
     checks: list[tuple[int, int]] = [(_JUMP_IF_AT_LEAST, _X32)]
-    checks += [(_JUMP_IF_EQUAL, number) for number in machine.refused]
+    checks += [(_JUMP_IF_EQUAL, number) for number in table.denied]
     steps: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _OFFSET_ARCH),
-        (_JUMP_IF_EQUAL, 0, len(checks) + 6, machine.arch),
+        (_JUMP_IF_EQUAL, 0, len(checks) + 6, table.arch),
         (_LOAD, 0, 0, _OFFSET_SYSCALL),
     ]
     # A jump counts the steps that it leaps over; the last one refuses, and the one before allows.
     steps += [(jump, len(checks) - at + 4, 0, value) for at, (jump, value) in enumerate(checks)]
     steps += [
-        (_JUMP_IF_EQUAL, 0, 3, machine.socket),
+        (_JUMP_IF_EQUAL, 0, 3, table.socket),
         (_LOAD, 0, 0, _OFFSET_FIRST_ARGUMENT),
         (_JUMP_IF_EQUAL, 2, 0, socket.AF_INET),
         (_JUMP_IF_EQUAL, 1, 0, socket.AF_INET6),

@@ -18,17 +18,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llb import portable
+from llb.base import platform_compat
 from llb.engine import sandbox
 
 EXIT_BAD_SPEC = 2
-EXIT_REFUSED = 3
+EXIT_LOAD_REJECTED = 3
 
-LOG_WARNINGS = (
+LLAMA_LOG_VERBOSITY = (
     3  # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 what happened, 4 everything about the model
 )
-SPARE_HTTP_THREADS = 4  # beside one a slot: health checks and tokenizing must not wait for generation
-ASK_OWN_SERVER_S = 10.0
+EXTRA_HTTP_THREADS = 4  # beside one a slot: health checks and tokenizing must not wait for generation
+PROPS_TIMEOUT_S = 10.0
 
 
 class EngineKind(StrEnum):
@@ -37,7 +37,7 @@ class EngineKind(StrEnum):
     RERANKING = "reranking"
 
 
-class Pooling(StrEnum):
+class PoolingType(StrEnum):
     """How an embedding model makes one vector out of its tokens' vectors."""
 
     MEAN = "mean"
@@ -53,7 +53,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     projector_path: str | None = None
     alias: str
     kind: EngineKind = EngineKind.CHAT
-    pooling: Pooling | None = None  # None: what the file says
+    pooling: PoolingType | None = None  # None: what the file says
     context_length: int
     slots: int
     gpu_layers: int
@@ -66,7 +66,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):
     """An engine that answers: where, and what llama.cpp made of the spec (it caps the context at the model's own)."""
 
     host: str
@@ -77,12 +77,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(arguments: list[str]) -> int:
     """Run as the child process; returns its exit status."""
-    portable.die_with_parent()
+    platform_compat.kill_with_parent()
     # Ctrl-C in a terminal reaches the whole process group on systems where we could not leave it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    report = _take_stdout()
+    report = _redirect_stdout()
     if arguments == ["--devices"]:
-        report.write(msgspec.json.encode(devices()) + b"\n")
+        report.write(msgspec.json.encode(list_devices()) + b"\n")
         report.flush()
         return 0
     try:
@@ -90,16 +90,16 @@ def main(arguments: list[str]) -> int:
     except msgspec.MsgspecError as error:
         sys.stderr.write(f"engine spec not understood: {error}\n")
         return EXIT_BAD_SPEC
-    sandbox.refuse_writes()
-    xllamacpp = _llama()
+    sandbox.apply_landlock()
+    xllamacpp = _import_xllamacpp()
 
     try:
-        server = xllamacpp.Server(parameters(spec))
+        server = xllamacpp.Server(build_llama_params(spec))
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_REFUSED
-    ready = _describe(server.listening_address, spec)
-    sandbox.give_up_rights()
+        return EXIT_LOAD_REJECTED
+    ready = _query_server_props(server.listening_address, spec)
+    sandbox.apply_seccomp()
     report.write(msgspec.json.encode(ready) + b"\n")
     report.flush()
     while sys.stdin.buffer.read(4096):
@@ -108,9 +108,9 @@ def main(arguments: list[str]) -> int:
     os._exit(0)
 
 
-def parameters(spec: EngineSpec) -> Any:
+def build_llama_params(spec: EngineSpec) -> Any:
     """`spec` as xllamacpp's CommonParams: loopback, own key, no page, no cross-origin, nothing fetched."""
-    xllamacpp = _llama()
+    xllamacpp = _import_xllamacpp()
 
     params = xllamacpp.CommonParams()
     params.hostnames = ["127.0.0.1"]
@@ -124,8 +124,8 @@ def parameters(spec: EngineSpec) -> Any:
     params.endpoint_metrics = False
     params.offline = True
     params.sse_ping_interval = -1  # heartbeats are the gateway's; a ping would pass for the first token
-    params.n_threads_http = spec.slots + SPARE_HTTP_THREADS
-    params.verbosity = LOG_WARNINGS
+    params.n_threads_http = spec.slots + EXTRA_HTTP_THREADS
+    params.verbosity = LLAMA_LOG_VERBOSITY
 
     params.model.path = spec.model_path
     params.model_alias = {spec.alias}
@@ -153,15 +153,15 @@ def parameters(spec: EngineSpec) -> Any:
 
     if spec.kind is not EngineKind.CHAT:
         params.embedding = True
-    pooling = Pooling.RANK if spec.kind is EngineKind.RERANKING else spec.pooling
+    pooling = PoolingType.RANK if spec.kind is EngineKind.RERANKING else spec.pooling
     if pooling is not None:
         params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
     return params
 
 
-def devices() -> list[dict[str, object]]:
+def list_devices() -> list[dict[str, object]]:
     """What llama.cpp can compute on: name, description, kind (cpu, gpu, igpu, accel), memory in bytes."""
-    xllamacpp = _llama()
+    xllamacpp = _import_xllamacpp()
 
     return [
         {
@@ -176,26 +176,26 @@ def devices() -> list[dict[str, object]]:
     ]
 
 
-def _llama() -> Any:
+def _import_xllamacpp() -> Any:
     """The xllamacpp module: 34 MB of shared library, so only once there is something to do for it."""
     return importlib.import_module("xllamacpp")
 
 
-def _describe(address: str, spec: EngineSpec) -> Ready:
+def _query_server_props(address: str, spec: EngineSpec) -> WorkerReady:
     """Ask the started server what context it really gives a slot."""
     where = urlsplit(address)
     host, port = where.hostname or "127.0.0.1", where.port or 0
-    connection = http.client.HTTPConnection(host, port, timeout=ASK_OWN_SERVER_S)
+    connection = http.client.HTTPConnection(host, port, timeout=PROPS_TIMEOUT_S)
     try:
         connection.request("GET", "/props", headers={"Authorization": f"Bearer {spec.api_key}"})
         props = msgspec.json.decode(connection.getresponse().read())
     finally:
         connection.close()
     context_length = int(props["default_generation_settings"]["n_ctx"])
-    return Ready(host=host, port=port, context_length=context_length, slots=int(props["total_slots"]))
+    return WorkerReady(host=host, port=port, context_length=context_length, slots=int(props["total_slots"]))
 
 
-def _take_stdout() -> BinaryIO:
+def _redirect_stdout() -> BinaryIO:
     """Keep stdout for our one line; whatever a library prints goes to stderr from now on."""
     report = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,17 +1,17 @@
 """GGUF: a model file's header → typed facts → the shape that `decide.memory` reckons with."""
 
-from llb.gguf.facts import Block, GgufFacts, check_complete, read_header
-from llb.gguf.header import MAX_HEADER_BYTES, PREFIX_BYTES, GgufError, NeedMore
-from llb.gguf.shape import shape_of
+from llb.gguf.header import INITIAL_READ_BYTES, MAX_HEADER_BYTES, GgufError, NeedMoreData
+from llb.gguf.metadata import GgufBlock, GgufMetadata, check_complete, read_metadata
+from llb.gguf.shape import build_model_shape
 
 __all__ = [
+    "INITIAL_READ_BYTES",
     "MAX_HEADER_BYTES",
-    "PREFIX_BYTES",
-    "Block",
+    "GgufBlock",
     "GgufError",
-    "GgufFacts",
-    "NeedMore",
+    "GgufMetadata",
+    "NeedMoreData",
+    "build_model_shape",
     "check_complete",
-    "read_header",
-    "shape_of",
+    "read_metadata",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llb.decide.memory import Layer, ModelShape
-from llb.gguf.facts import GgufFacts
 from llb.gguf.header import GgufError
+from llb.gguf.metadata import GgufMetadata
+from llb.policy.memory import Layer, ModelShape
 
 
-def shape_of(files: Sequence[GgufFacts]) -> ModelShape:
+def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
     """The shape of one model from all its files (shards, a projector). Raises `GgufError` if they are not a model."""
     shards = [facts for facts in files if not facts.is_projector]
     head = next((facts for facts in shards if facts.layers), None)
@@ -31,7 +31,7 @@ def shape_of(files: Sequence[GgufFacts]) -> ModelShape:
                 weight_bytes=sum(part.size_bytes for part in parts),
                 key_width=heads * (head.key_length_windowed if windowed else head.key_length),
                 value_width=heads * (head.value_length_windowed if windowed else head.value_length),
-                windowed=windowed,
+                uses_sliding_window=windowed,
                 state_bytes=head.state_bytes if recurrent else 0,
             )
         )
@@ -47,14 +47,14 @@ def shape_of(files: Sequence[GgufFacts]) -> ModelShape:
             head.feed_forward_length if not head.experts or head.experts_used == 0 else 0,
             head.experts_used * (head.expert_feed_forward_length or head.feed_forward_length),
         ),
-        gated=head.gated,
+        has_gated_ffn=head.gated,
         experts_used=head.experts_used,
         vocabulary_size=head.vocabulary_size,
-        merges=head.merges,
+        merge_count=head.merges,
         context_length=head.context_length,
         sliding_window=head.sliding_window if any(head.windowed) else 0,
-        encoder=not head.causal,
-        pools_last=head.causal and head.pooling == "last",
-        repacked=sum(facts.repacked_bytes for facts in shards) * 20 > weights,
+        is_encoder=not head.causal,
+        uses_last_token_pooling=head.causal and head.pooling == "last",
+        has_repacked_weights=sum(facts.repacked_bytes for facts in shards) * 20 > weights,
         projector_bytes=sum(facts.data_end for facts in files if facts.is_projector),
     )

@@ -1,21 +1,21 @@
 """The Hugging Face Hub: facts about files and repositories, and the figures of all models."""
 
-from llb.hub.answers import describe
-from llb.hub.cache import cached_file
-from llb.hub.client import FileFacts, Hub
-from llb.hub.errors import HubBadAnswer, HubError, HubGated, HubNotFound, HubRefused, HubUnreachable
-from llb.hub.stats import StatsCache
+from llb.hub.cache import find_cached_file
+from llb.hub.client import HubClient, HubFileInfo
+from llb.hub.error_mapping import describe_network_error
+from llb.hub.errors import HubError, HubForbidden, HubGated, HubInvalidResponse, HubNotFound, HubUnreachable
+from llb.hub.stats import HubStatsCache
 
 __all__ = [
-    "FileFacts",
-    "Hub",
-    "HubBadAnswer",
+    "HubClient",
     "HubError",
+    "HubFileInfo",
+    "HubForbidden",
     "HubGated",
+    "HubInvalidResponse",
     "HubNotFound",
-    "HubRefused",
+    "HubStatsCache",
     "HubUnreachable",
-    "StatsCache",
-    "cached_file",
-    "describe",
+    "describe_network_error",
+    "find_cached_file",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def cached_file(sha256: str) -> Path | None:
+def find_cached_file(sha256: str) -> Path | None:
     """A file of that sha256 in the user's Hugging Face cache, by its name there (not verified), or None."""
     if _SHA256.fullmatch(sha256) is None:
         return None

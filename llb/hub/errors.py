@@ -31,9 +31,9 @@ class HubGated(HubError):
     pass
 
 
-class HubRefused(HubError):
+class HubForbidden(HubError):
     pass
 
 
-class HubBadAnswer(HubError):
+class HubInvalidResponse(HubError):
     pass

@@ -7,19 +7,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from llb.hub.client import Hub
+from llb.hub.client import HubClient
 from llb.hub.errors import HubError, HubUnreachable
 from llb.wire import HfStats
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 600.0
+REFRESH_INTERVAL_S = 600.0
 START_DELAY_S = 1.0  # the first request of a user goes before the figures of a list
-FIRST_RETRY_S = 15.0
-CONCURRENCY = 4
+INITIAL_RETRY_DELAY_S = 15.0
+MAX_CONCURRENT_REQUESTS = 4
 
 
-class StatsCache:
+class HubStatsCache:
     """The figures of many repositories in memory: known ones stay when the Hub is away.
 
     `run()` is to be supervised by its owner; `on_change` is called in the loop, and only when a figure is new.
@@ -27,22 +27,22 @@ class StatsCache:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: HubClient,
         repos: Sequence[str],
         on_change: Callable[[str, HfStats], None],
         *,
-        interval_s: float = INTERVAL_S,
+        interval_s: float = REFRESH_INTERVAL_S,
         start_delay_s: float = START_DELAY_S,
-        retry_s: float = FIRST_RETRY_S,
+        initial_retry_delay_s: float = INITIAL_RETRY_DELAY_S,
     ) -> None:
         self._hub = hub
         self._repos = tuple(dict.fromkeys(repos))
         self._on_change = on_change
         self._interval_s = interval_s
         self._start_delay_s = start_delay_s
-        self._retry_s = retry_s
+        self._initial_retry_delay_s = initial_retry_delay_s
         self._stats: dict[str, HfStats] = {}
-        self._away = False
+        self._is_unreachable = False
         self._retry_after_s = 0.0
 
     def get(self, repo: str) -> HfStats | None:
@@ -55,7 +55,7 @@ class StatsCache:
         while True:
             due = time.monotonic() + self._interval_s
             pending = list(self._repos)
-            retry_s = self._retry_s
+            retry_s = self._initial_retry_delay_s
             while pending := await self._refresh(pending):
                 pause_s = max(retry_s, self._retry_after_s)
                 if time.monotonic() + pause_s >= due:
@@ -73,31 +73,31 @@ class StatsCache:
 
         async def work() -> None:
             nonlocal misses
-            while waiting and misses < CONCURRENCY:
+            while waiting and misses < MAX_CONCURRENT_REQUESTS:
                 repo = waiting.pop()
                 try:
-                    stats = await self._hub.stats(repo)
+                    stats = await self._hub.fetch_stats(repo)
                 except HubUnreachable as error:
                     misses += 1
                     missed.append(repo)
-                    self._note_away(error)
+                    self._record_unreachable(error)
                 except HubError as error:
                     log.info("no figures for %s: %s", repo, error)
                 else:
                     misses = 0
-                    self._away = False
+                    self._is_unreachable = False
                     if self._stats.get(repo) != stats:
                         self._stats[repo] = stats
                         self._on_change(repo, stats)
 
         async with asyncio.TaskGroup() as workers:
-            for _ in range(CONCURRENCY):
+            for _ in range(MAX_CONCURRENT_REQUESTS):
                 workers.create_task(work())
         # Those that failed go last, so that one bad repository does not keep the others waiting.
         return [*reversed(waiting), *missed]
 
-    def _note_away(self, error: HubUnreachable) -> None:
+    def _record_unreachable(self, error: HubUnreachable) -> None:
         self._retry_after_s = max(self._retry_after_s, error.retry_after_s or 0.0)
-        if not self._away:
+        if not self._is_unreachable:
             log.info("figures of the models are not refreshed: %s", error)
-        self._away = True
+        self._is_unreachable = True

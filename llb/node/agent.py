@@ -14,25 +14,25 @@ from functools import partial
 from pathlib import Path
 
 from llb import __version__, errors
+from llb.base.tasks import TaskSupervisor
 from llb.config import Config
 from llb.engine.pool import EnginePool, Lease
-from llb.hardware import Facts, Machine
-from llb.hub import Hub
+from llb.hardware import HardwareInfo, HardwareProbe
+from llb.hub import HubClient
+from llb.node.download.peer_fetch import PeerClient
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
-from llb.node.keeper import DISK_RESERVE_BYTES, Keeper
-from llb.node.offers import Offers
-from llb.node.peers import Peers
 from llb.node.replica import Replica
-from llb.node.shared import SharedFile
-from llb.node.timing import Timing
-from llb.store import replicas as store
+from llb.node.replica_worker import DISK_RESERVE_BYTES, ReplicaWorker
+from llb.node.sharing.growing_file import GrowingFile
+from llb.node.sharing.peer_file_server import PeerFileServer
 from llb.store.database import Database
-from llb.store.replicas import ReplicaRecord
-from llb.store.trouble import trouble_of
-from llb.tasks import TaskGroup
+from llb.store.sqlite_errors import trouble_of
+from llb.store.tables import replicas as store
+from llb.store.tables.replicas import ReplicaRecord
 from llb.wire import (
     PROTOCOL_VERSION,
-    Dial,
+    DesiredState,
     Drain,
     EngineReport,
     EngineState,
@@ -40,23 +40,23 @@ from llb.wire import (
     Heartbeat,
     Hello,
     LinkClosed,
+    LinkRejected,
     NodeLink,
     NodeMessage,
-    Refused,
+    OpenTunnels,
     ReplicaState,
-    Want,
     Welcome,
 )
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_INTERVAL_S = 5.0
 LOAD_TIMEOUT_S = 300.0  # a large model from a slow disk
-CLOCKS_APART_S = 60.0
-SWEEP_S = 3600.0
+CLOCK_SKEW_WARNING_S = 60.0
+PARTIAL_SWEEP_INTERVAL_S = 3600.0
 # Between two attempts at noting what a replica is, where the disk does not take it.
-STORE_AGAIN_FIRST_S, STORE_AGAIN_S = 0.5, 30.0
-PARTIAL_KEEP_S = 7 * 86_400.0
+STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S = 0.5, 30.0
+PARTIAL_MAX_AGE_S = 7 * 86_400.0
 S = ReplicaState
 
 
@@ -68,59 +68,63 @@ class NodeAgent:
         *,
         config: Config,
         db: Database,
-        hub: Hub,
+        hub: HubClient,
         files: ModelFiles,
-        machine: Machine,
-        pool: EnginePool,
-        timing: Timing | None = None,
+        hardware_probe: HardwareProbe,
+        engine_pool: EnginePool,
+        timeouts: DownloadTimeouts | None = None,
     ) -> None:
         self.node_id = ""  # told at the start: it is kept in the database
-        self.addresses: Callable[[], tuple[str, ...]] = (
+        self.get_addresses: Callable[[], tuple[str, ...]] = (
             tuple  # base URLs where this node believes to be reached
         )
         self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
-        self.on_dial: Callable[[int], None] = lambda _spares: None  # the balancer cannot dial this node
-        self.pool = pool
+        self.on_tunnels_requested: Callable[[int], None] = lambda _spares: (
+            None
+        )  # the balancer cannot dial this node
+        self.engine_pool = engine_pool
         self._config = config
         self._db = db
         self._files = files
-        self._machine = machine
+        self._hardware_probe = hardware_probe
         self.balancer_url = ""  # where a joined host dials its balancer,
         self.balancer_anchor = ""  # and by what it believes it over TLS
         self.anchor = ""  # by what this node is believed
-        self._keeper = Keeper(
+        self._replica_worker = ReplicaWorker(
             hub,
             files,
-            pool,
-            Peers(lambda: (self.balancer_url, self.balancer_anchor)),
+            engine_pool,
+            PeerClient(lambda: (self.balancer_url, self.balancer_anchor)),
             max_downloads=config.max_downloads,
             download_rate=config.download_rate,
-            wanted=self._wanted,
-            announce=self._announce,
-            blame=self._say,
-            timing=timing,
-            lent=config.join is not None,
+            get_wanted_model_ids=self._wanted_model_ids,
+            on_replica_changed=self._report_replica,
+            on_bad_source=self._enqueue_message,
+            timeouts=timeouts,
+            keeps_existing_files=config.join is not None,
         )
-        self.offers = Offers(self._shared)
+        self.peer_file_server = PeerFileServer(self._find_growing_file)
         self._replicas: dict[str, Replica] = {}
         self._instance = secrets.token_hex(8)
         self._revision = -1
-        self._last_used: dict[str, float] = {}  # as it is stored
-        self._tasks = TaskGroup("agent")
-        self.joined = asyncio.Event()  # a balancer has said what it wants: what lies here is being served
+        self._stored_last_used: dict[str, float] = {}  # as it is stored
+        self._tasks = TaskSupervisor("agent")
+        self.desired_state_received = (
+            asyncio.Event()
+        )  # a balancer has said what it wants: what lies here is being served
         self._outbox: asyncio.Queue[NodeMessage] | None = None
-        self._facts: Facts | None = None
-        pool.on_change = self._engine_changed
+        self._hardware_info: HardwareInfo | None = None
+        engine_pool.on_engine_changed = self._on_engine_changed
 
     # --- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Load what this node held when it last ran, and look whether it is still so."""
         for record in await store.all_of_node(self._db, self.node_id):
-            replica = self._take_up(record)
+            replica = self._create_replica(record)
             if replica.state is S.READY:
-                await self._keeper.check(replica)
-        self._tasks.supervise(self._sweep(), "sweep")
+                await self._replica_worker.check_files(replica)
+        self._tasks.spawn(self._sweep_partials(), "sweep")
 
     async def close(self) -> None:
         """Stop downloads and engines; what has arrived stays where it is."""
@@ -128,195 +132,201 @@ class NodeAgent:
         try:
             await self._store_last_used()
         finally:
-            self.offers.close()
-            self._keeper.close()
-            await self.pool.close()
-            self._machine.close()
+            self.peer_file_server.close()
+            self._replica_worker.close()
+            await self.engine_pool.close()
+            self._hardware_probe.close()
 
-    async def run(self, link: NodeLink) -> None:
+    async def run_link(self, link: NodeLink) -> None:
         """Speak with the balancer over `link` until it ends."""
-        if self._facts is None:
-            self._facts = await self._machine.probe()
-            self.pool.set_budget(self._facts.budget(self._config.memory_limit_bytes))
+        if self._hardware_info is None:
+            self._hardware_info = await self._hardware_probe.probe()
+            self.engine_pool.set_budget(self._hardware_info.memory_budget(self._config.memory_limit_bytes))
         self._outbox = asyncio.Queue()
         self._revision = -1  # messages overtake each other on different links only
         try:
             # Right behind the hello: what a node has room for is not known before.
-            heartbeat = await self._heartbeat(self._facts)
-            await link.send(self._hello(self._facts))
+            heartbeat = await self._build_heartbeat(self._hardware_info)
+            await link.send(self._build_hello(self._hardware_info))
             await link.send(heartbeat)
             async with asyncio.TaskGroup() as both_ways:
-                both_ways.create_task(self._speak(link, self._outbox), name="agent.speak")
-                both_ways.create_task(self._beat(link, self._facts), name="agent.beat")
-                both_ways.create_task(self._listen(link), name="agent.listen")
+                both_ways.create_task(self._send_messages(link, self._outbox), name="agent.speak")
+                both_ways.create_task(self._send_heartbeats(link, self._hardware_info), name="agent.beat")
+                both_ways.create_task(self._receive_messages(link), name="agent.listen")
         except* LinkClosed:
             pass
         finally:
             self._outbox = None
             await link.close()
 
-    async def _speak(self, link: NodeLink, outbox: asyncio.Queue[NodeMessage]) -> None:
+    async def _send_messages(self, link: NodeLink, outbox: asyncio.Queue[NodeMessage]) -> None:
         while True:
             await link.send(await outbox.get())
 
-    async def _beat(self, link: NodeLink, facts: Facts) -> None:
+    async def _send_heartbeats(self, link: NodeLink, hardware_info: HardwareInfo) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             for replica in list(self._replicas.values()):
-                if replica.state is S.READY and not replica.lock.locked():
-                    await self._keeper.check(replica)
+                if replica.state is S.READY and not replica.files_lock.locked():
+                    await self._replica_worker.check_files(replica)
             await self._store_last_used()
-            await link.send(await self._heartbeat(facts))
+            await link.send(await self._build_heartbeat(hardware_info))
 
-    async def _listen(self, link: NodeLink) -> None:
+    async def _receive_messages(self, link: NodeLink) -> None:
         while True:
             message = await link.receive()
             match message:
-                case Want():
-                    self.joined.set()
+                case DesiredState():
+                    self.desired_state_received.set()
                     self._reconcile(message)
                 case Welcome():
-                    self._compare_clocks(message)
+                    self._check_clock_skew(message)
                     self.on_welcome(message)
-                case Dial():
-                    self.on_dial(message.spares)
-                case Drain() | Refused():
+                case OpenTunnels():
+                    self.on_tunnels_requested(message.spares)
+                case Drain() | LinkRejected():
                     pass  # the balancer alone decides what a draining node is asked; the link says who refused it
 
     @staticmethod
-    def _compare_clocks(welcome: Welcome) -> None:
+    def _check_clock_skew(welcome: Welcome) -> None:
         apart_s = abs(time.time() - welcome.time)
-        if welcome.time and apart_s > CLOCKS_APART_S:
+        if welcome.time and apart_s > CLOCK_SKEW_WARNING_S:
             log.warning(
                 "the clocks of this host and of its balancer are %.0f s apart: set both by the network (NTP), or "
                 "copies between nodes may be refused",
                 apart_s,
             )
 
-    async def _sweep(self) -> None:
+    async def _sweep_partials(self) -> None:
         """Partials that nobody came back for are removed after a week."""
         while True:
             try:
-                await asyncio.to_thread(self._files.sweep_partials, PARTIAL_KEEP_S, self._wanted())
+                await asyncio.to_thread(
+                    self._files.remove_old_partials, PARTIAL_MAX_AGE_S, self._wanted_model_ids()
+                )
             except OSError as error:
                 log.warning("old partial downloads were not removed: %s", error)
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(PARTIAL_SWEEP_INTERVAL_S)
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def hardware_problems(self) -> tuple[str, ...]:
         """What is wrong with this host, as sentences; empty until it was looked at."""
-        return self._facts.problems if self._facts is not None else ()
+        return self._hardware_info.problems if self._hardware_info is not None else ()
 
-    def _wanted(self) -> frozenset[str]:
-        return frozenset(replica.model_id for replica in self._replicas.values() if replica.want is not None)
+    def _wanted_model_ids(self) -> frozenset[str]:
+        return frozenset(
+            replica.model_id for replica in self._replicas.values() if replica.desired_model is not None
+        )
 
     # --- what it says -------------------------------------------------------------------------------
 
-    def _hello(self, facts: Facts) -> Hello:
-        budget = facts.budget(self._config.memory_limit_bytes)
+    def _build_hello(self, hardware_info: HardwareInfo) -> Hello:
+        budget = hardware_info.memory_budget(self._config.memory_limit_bytes)
         return Hello(
             protocol=PROTOCOL_VERSION,
             node_id=self.node_id,
             name=self._config.name,
             version=__version__,
             platform=platform.platform(terse=True),
-            addresses=self.addresses(),
+            addresses=self.get_addresses(),
             anchor=self.anchor,
-            hardware=facts.hardware,
+            hardware=hardware_info.hardware,
             memory_budget_bytes=budget.total_bytes,
             vram_budget_bytes=sum(budget.vram_bytes),
             max_downloads=self._config.max_downloads,
             slots_per_engine=self._config.parallel,
-            replicas=tuple(replica.report() for replica in self._replicas.values()),
+            replicas=tuple(replica.to_report() for replica in self._replicas.values()),
             instance=self._instance,
         )
 
-    async def _heartbeat(self, facts: Facts) -> Heartbeat:
+    async def _build_heartbeat(self, hardware_info: HardwareInfo) -> Heartbeat:
         return Heartbeat(
-            hardware=self._machine.hardware or facts.hardware,
-            meters=await self._machine.meters(),
-            memory_used_bytes=self.pool.memory_used_bytes,
-            disk_free_bytes=await asyncio.to_thread(self._disk_offered_bytes),
-            engines=self.pool.reports(),
+            hardware=self._hardware_probe.hardware or hardware_info.hardware,
+            meters=await self._hardware_probe.measure_utilisation(),
+            memory_used_bytes=self.engine_pool.memory_used_bytes,
+            disk_free_bytes=await asyncio.to_thread(self._available_disk_bytes),
+            engines=self.engine_pool.engine_reports(),
         )
 
-    def _disk_offered_bytes(self) -> int:
+    def _available_disk_bytes(self) -> int:
         """Bytes that further models may take: free disk less the reserve, within `--disk-limit`."""
-        free = max(0, self._files.free_bytes() - DISK_RESERVE_BYTES)
+        free = max(0, self._files.free_disk_bytes() - DISK_RESERVE_BYTES)
         if self._config.disk_limit_bytes is not None:
             free = min(free, max(0, self._config.disk_limit_bytes - self._files.disk_used_bytes()))
         return free
 
-    def _announce(self, replica: Replica) -> None:
+    def _report_replica(self, replica: Replica) -> None:
         if replica.state is S.GONE and self._replicas.get(replica.model_id) is replica:
             del self._replicas[replica.model_id]
-        self._say(replica.report())
+        self._enqueue_message(replica.to_report())
 
-    def _say(self, message: NodeMessage) -> None:
+    def _enqueue_message(self, message: NodeMessage) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(message)
 
-    def _engine_changed(self, report: EngineReport) -> None:
+    def _on_engine_changed(self, report: EngineReport) -> None:
         replica = self._replicas.get(report.model_id)
         if replica is not None:
             replica.engine = None if report.state is EngineState.STOPPED else report
-            self._announce(replica)
+            self._report_replica(replica)
 
     # --- what it is told ----------------------------------------------------------------------------
 
-    def _reconcile(self, want: Want) -> None:
+    def _reconcile(self, desired_state: DesiredState) -> None:
         """Turn every replica to what the balancer wants of it now."""
-        if want.revision < self._revision:
+        if desired_state.revision < self._revision:
             return  # overtaken on its way
-        self._revision = want.revision
-        wanted = {model.model_id: model for model in want.models}
+        self._revision = desired_state.revision
+        wanted = {model.model_id: model for model in desired_state.models}
         for model_id, model in wanted.items():
             replica = self._replicas.get(model_id)
             if replica is None or replica.state is S.GONE:  # gone, and it is just being noted
-                replica = self._take_up(
+                replica = self._create_replica(
                     ReplicaRecord(
                         node_id=self.node_id, model_id=model_id, attempt=model.attempt, state=S.WANTED
                     )
                 )
-            if not model.same_work(replica.want):
-                replica.want, replica.leaving = model, False
-                self._turn(replica, partial(self._keeper.hold, replica, model))
-            elif replica.want != model:
-                replica.want = model
-                self._keeper.look_again(replica)
+            if not model.is_same_download(replica.desired_model):
+                replica.desired_model, replica.is_deleting = model, False
+                self._replace_work(replica, partial(self._replica_worker.ensure_replica, replica, model))
+            elif replica.desired_model != model:
+                replica.desired_model = model
+                self._replica_worker.on_sources_changed(replica)
             if model.pinned is not None and model.pinned != replica.pinned:
                 replica.pinned = model.pinned
-                self.pool.pin(model_id, model.pinned)
-                self._tasks.supervise(self._note(replica), f"pin.{model_id}")
+                self.engine_pool.set_pinned(model_id, model.pinned)
+                self._tasks.spawn(self._persist_replica(replica), f"pin.{model_id}")
         for model_id in set(self._replicas) - set(wanted):
             replica = self._replicas[model_id]
-            if model_id in want.deleted:
-                if not replica.leaving or replica.task is None or replica.task.done():
-                    replica.leaving = True
-                    self._turn(replica, partial(self._keeper.drop, replica))
-            elif replica.want is not None:
-                self._turn(replica, partial(self._keeper.rest, replica))
-            replica.want = None
+            if model_id in desired_state.deleted:
+                if not replica.is_deleting or replica.current_task is None or replica.current_task.done():
+                    replica.is_deleting = True
+                    self._replace_work(replica, partial(self._replica_worker.remove_replica, replica))
+            elif replica.desired_model is not None:
+                self._replace_work(replica, partial(self._replica_worker.stop_serving, replica))
+            replica.desired_model = None
 
-    def _turn(self, replica: Replica, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    def _replace_work(self, replica: Replica, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """End what is done with a replica now and do `work` instead; the lock keeps their order."""
-        if replica.task is not None:
-            replica.task.cancel()
+        if replica.current_task is not None:
+            replica.current_task.cancel()
 
         async def take_over() -> None:
-            async with replica.lock:
+            async with replica.files_lock:
                 await work()
 
-        replica.task = self._tasks.supervise(take_over(), f"replica.{replica.model_id}")
+        replica.current_task = self._tasks.spawn(take_over(), f"replica.{replica.model_id}")
 
-    def _take_up(self, record: ReplicaRecord) -> Replica:
-        replica = Replica(record, self._files.directory(record.model_id), self._persist, self._announce)
+    def _create_replica(self, record: ReplicaRecord) -> Replica:
+        replica = Replica(
+            record, self._files.model_directory(record.model_id), self._persist, self._report_replica
+        )
         self._replicas[record.model_id] = replica
         return replica
 
     async def _persist(self, record: ReplicaRecord) -> None:
         """Write it down, however long the disk does not take it: what was not stored must not be told."""
-        pause_s = STORE_AGAIN_FIRST_S
+        pause_s = STORE_BACKOFF_INITIAL_S
         while True:
             try:
                 async with self._db.write() as tx:
@@ -335,15 +345,15 @@ class NodeAgent:
                     trouble,
                 )
             await asyncio.sleep(pause_s)
-            pause_s = min(STORE_AGAIN_S, pause_s * 2)
+            pause_s = min(STORE_BACKOFF_MAX_S, pause_s * 2)
 
-    async def _note(self, replica: Replica) -> None:
+    async def _persist_replica(self, replica: Replica) -> None:
         """Write down what a replica is by the time it is written: a record made before could undo a later one."""
-        await self._persist(replica.record())
+        await self._persist(replica.to_record())
 
     # --- what it is used for ------------------------------------------------------------------------
 
-    async def lease(self, model_id: str, *, deadline_s: float, keep_alive_s: float | None) -> Lease:
+    async def acquire_lease(self, model_id: str, *, deadline_s: float, keep_alive_s: float | None) -> Lease:
         """An engine with this model in memory, loaded if need be; release it after use.
 
         Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
@@ -352,28 +362,34 @@ class NodeAgent:
         if replica is None or replica.state is not S.READY:
             raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
         replica.last_used = time.time()
-        if replica.engine is None and not await self._keeper.check(replica):
-            raise errors.ModelFailed.unusable(model_id, replica.error or "")
+        if replica.engine is None and not await self._replica_worker.check_files(replica):
+            raise errors.ModelFailed.from_unusable_files(model_id, replica.error or "")
         try:
-            return await self.pool.lease(model_id, deadline_s=deadline_s, keep_alive_s=keep_alive_s)
+            return await self.engine_pool.acquire_lease(
+                model_id, deadline_s=deadline_s, keep_alive_s=keep_alive_s
+            )
         except errors.ModelFailed as refused:
-            await self._keeper.refuse(replica, refused.reason or refused.message)
+            await self._replica_worker.mark_unusable(replica, refused.reason or refused.message)
             raise
 
-    def _shared(self, model_id: str, sha256: str) -> SharedFile | None:
+    def _find_growing_file(self, model_id: str, sha256: str) -> GrowingFile | None:
         replica = self._replicas.get(model_id)
-        return replica.shared(sha256) if replica is not None and replica.want is not None else None
+        return (
+            replica.find_growing_file(sha256)
+            if replica is not None and replica.desired_model is not None
+            else None
+        )
 
-    async def load(self, model_id: str) -> None:
+    async def load_model(self, model_id: str) -> None:
         """Have the model in memory, without a request for it. Raises as `lease` does."""
-        async with await self.lease(model_id, deadline_s=LOAD_TIMEOUT_S, keep_alive_s=None):
+        async with await self.acquire_lease(model_id, deadline_s=LOAD_TIMEOUT_S, keep_alive_s=None):
             pass
 
-    async def adopt(self, model_id: str, source: Path, spec: FileSpec) -> bool:
+    async def import_file(self, model_id: str, source: Path, spec: FileSpec) -> bool:
         """Put a file of this host in place as `spec`; False if it is not that file. Raises `InvalidRequest`."""
         cancelled = threading.Event()
         try:
-            return await asyncio.to_thread(self._files.adopt, model_id, source, spec, cancelled)
+            return await asyncio.to_thread(self._files.import_file, model_id, source, spec, cancelled)
         except OSError as error:
             raise errors.InvalidRequest(
                 f"{source.name} cannot be read: {error.strerror}", param="path"
@@ -381,19 +397,20 @@ class NodeAgent:
         finally:
             cancelled.set()
 
-    async def unload(self, model_id: str) -> None:
+    async def unload_model(self, model_id: str) -> None:
         """Free a model's memory once its running requests have ended. Raises `ModelNotRegistered`."""
         if model_id not in self._replicas:
             raise errors.ModelNotRegistered(model_id)
-        await self.pool.unload(model_id)
+        await self.engine_pool.unload(model_id)
 
     async def _store_last_used(self) -> None:
         used = {
             replica.model_id: replica.last_used
             for replica in self._replicas.values()
-            if replica.last_used is not None and replica.last_used != self._last_used.get(replica.model_id)
+            if replica.last_used is not None
+            and replica.last_used != self._stored_last_used.get(replica.model_id)
         }
         if used:
             async with self._db.write() as tx:
                 await store.touch(tx, self.node_id, used)
-            self._last_used |= used
+            self._stored_last_used |= used

@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from llb.node.downloads import Download
-from llb.node.files import Fingerprint
-from llb.node.shared import SharedFile
-from llb.store.replicas import FileFingerprint, ReplicaRecord
-from llb.wire import EngineReport, FileSpec, ReplicaReport, ReplicaState, WantModel
+from llb.node.download.file_download import FileDownload
+from llb.node.files import FileStamp
+from llb.node.sharing.growing_file import GrowingFile
+from llb.store.tables.replicas import FileFingerprint, ReplicaRecord
+from llb.wire import DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
 
 S = ReplicaState
 
 # DESIGN §4. A replica whose files already lie on the disk goes from wanted to verifying without a download.
-MOVES: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
+TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
     {
         S.WANTED: frozenset({S.DOWNLOADING, S.VERIFYING, S.ERROR, S.DELETING}),
         S.DOWNLOADING: frozenset({S.VERIFYING, S.ERROR, S.DELETING}),
@@ -29,24 +29,26 @@ MOVES: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
 )
 
 # The time of change of a file that is expected but was not seen whole yet.
-UNVERIFIED = -1
+UNVERIFIED_MTIME_NS = -1
 
 
-def expected(files: tuple[FileSpec, ...], found: Collection[FileSpec] = ()) -> tuple[FileFingerprint, ...]:
+def expected_fingerprints(
+    files: tuple[FileSpec, ...], existing: Collection[FileSpec] = ()
+) -> tuple[FileFingerprint, ...]:
     """What is to be fetched, remembered so that a later process knows whose files these are; `found` lie there already."""
     return tuple(
         FileFingerprint(
             name=spec.name,
             size_bytes=spec.size_bytes,
-            mtime_ns=UNVERIFIED,
+            mtime_ns=UNVERIFIED_MTIME_NS,
             sha256=spec.sha256,
-            found=spec in found,
+            found=spec in existing,
         )
         for spec in files
     )
 
 
-class IllegalMove(Exception):
+class IllegalReplicaTransition(Exception):
     """A lifecycle was asked for a step that its transition table does not have."""
 
 
@@ -58,74 +60,74 @@ class Replica:
         record: ReplicaRecord,
         directory: Path,
         persist: Callable[[ReplicaRecord], Awaitable[None]],
-        announce: Callable[[Replica], None],
+        on_changed: Callable[[Replica], None],
     ) -> None:
         self.model_id = record.model_id
         self.directory = directory
-        self.want: WantModel | None = None  # what the balancer asks for; None until it has spoken
+        self.desired_model: DesiredModel | None = None  # what the balancer asks for; None until it has spoken
         self.attempt = record.attempt
         self.error = record.error
         self.last_used = record.last_used
         self.pinned = record.pinned
         self.files = record.files
-        self.downloaded_bytes = self.total_bytes if self.complete else 0
+        self.downloaded_bytes = self.total_bytes if self.is_complete else 0
         self.bytes_per_second = 0.0
-        self.waiting: str | None = None
-        self.downloads: dict[str, Download] = {}  # of this fetch, by sha256; the ended ones too
+        self.waiting_reason: str | None = None
+        self.downloads: dict[str, FileDownload] = {}  # of this fetch, by sha256; the ended ones too
         self.engine: EngineReport | None = None
-        self.leaving = False  # the balancer wants it deleted
-        self.lock = asyncio.Lock()  # held by whatever works on the files
-        self.task: asyncio.Task[None] | None = None
+        self.is_deleting = False  # the balancer wants it deleted
+        self.files_lock = asyncio.Lock()  # held by whatever works on the files
+        self.current_task: asyncio.Task[None] | None = None
         self._node_id = record.node_id
         self._state = record.state
         self._persist = persist
-        self._announce = announce
+        self._on_changed = on_changed
 
     @property
     def state(self) -> ReplicaState:
         return self._state
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """All files are there and were verified."""
-        return bool(self.files) and all(file.mtime_ns != UNVERIFIED for file in self.files)
+        return bool(self.files) and all(file.mtime_ns != UNVERIFIED_MTIME_NS for file in self.files)
 
     @property
     def total_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
-    async def move(
+    async def transition(
         self,
-        state: ReplicaState,
+        new_state: ReplicaState,
         *,
         error: str | None = None,
         files: tuple[FileFingerprint, ...] | None = None,
     ) -> None:
         """Go to `state`: checked, stored, then told. `files` replaces what is known of its files, if given."""
-        if state not in MOVES[self._state]:
-            raise IllegalMove(f"replica {self.model_id}: {self._state} → {state}")
+        if new_state not in TRANSITIONS[self._state]:
+            raise IllegalReplicaTransition(f"replica {self.model_id}: {self._state} → {new_state}")
         if files is not None:
             self.files = files
         self.error = error
-        self.waiting = None
-        if state is not S.DOWNLOADING:
+        self.waiting_reason = None
+        if new_state is not S.DOWNLOADING:
             self.bytes_per_second = 0.0
-        self._state = state
-        await self._persist(self.record())
-        self._announce(self)
+        self._state = new_state
+        await self._persist(self.to_record())
+        self._on_changed(self)
 
-    def shared(self, sha256: str) -> SharedFile | None:
+    def find_growing_file(self, sha256: str) -> GrowingFile | None:
         """The file of this content for others to read, whole or as far as it is; None if it is not to be had here."""
         if sha256 in self.downloads:
-            return self.downloads[sha256].shared
+            return self.downloads[sha256].growing_file
         if self._state is S.READY:
             for file in self.files:
                 if file.sha256 == sha256:
-                    mark = Fingerprint(file.size_bytes, file.mtime_ns)
-                    return SharedFile(self.directory / file.name, file.size_bytes, mark)
+                    mark = FileStamp(file.size_bytes, file.mtime_ns)
+                    return GrowingFile(self.directory / file.name, file.size_bytes, mark)
         return None
 
-    def record(self) -> ReplicaRecord:
+    def to_record(self) -> ReplicaRecord:
         return ReplicaRecord(
             node_id=self._node_id,
             model_id=self.model_id,
@@ -137,7 +139,7 @@ class Replica:
             pinned=self.pinned,
         )
 
-    def report(self) -> ReplicaReport:
+    def to_report(self) -> ReplicaReport:
         total = self.total_bytes
         return ReplicaReport(
             model_id=self.model_id,
@@ -146,8 +148,8 @@ class Replica:
             downloaded_bytes=total if self._state is S.READY else min(self.downloaded_bytes, total),
             total_bytes=total,
             bytes_per_second=self.bytes_per_second,
-            error=self.error or self.waiting,
-            path=str(self.directory / self.files[0].name) if self.complete else None,
+            error=self.error or self.waiting_reason,
+            path=str(self.directory / self.files[0].name) if self.is_complete else None,
             engine=self.engine,
             last_used=self.last_used,
         )

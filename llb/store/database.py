@@ -13,7 +13,7 @@ import aiosqlite
 
 from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration
-from llb.store.setup import BUSY_TIMEOUT_S, prepare, save_copy
+from llb.store.schema import BUSY_TIMEOUT_S, prepare, save_copy
 
 T = TypeVar("T")
 Parameters = Sequence[Any]

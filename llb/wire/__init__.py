@@ -2,47 +2,8 @@
 
 from __future__ import annotations
 
-from llb.wire.events import (
-    Event,
-    HelloEvent,
-    MetricsUpdated,
-    ModelStatsUpdated,
-    ModelStatusChanged,
-    NodeModel,
-    NodeStatusChanged,
-    ReplicaDownload,
-    Resync,
-)
-from llb.wire.inference import ErrorBody, InferenceHead, ModelObject, ModelObjects
-from llb.wire.joining import JoinReply, JoinRequest, LeaveReply, LentView, NewJoinToken, NodePatch
-from llb.wire.link import (
-    OLDEST_PROTOCOL,
-    PROTOCOL_VERSION,
-    BalancerLink,
-    BalancerMessage,
-    Blame,
-    CopySource,
-    Dial,
-    Drain,
-    FileSpec,
-    Heartbeat,
-    Hello,
-    HubSource,
-    Link,
-    LinkClosed,
-    NodeLink,
-    NodeMessage,
-    Refused,
-    ReplicaReport,
-    Want,
-    WantModel,
-    Welcome,
-    blank_hello,
-)
-from llb.wire.models import Capability, Model, Platform
-from llb.wire.nodes import EngineReport, Gpu, Hardware, Meters
-from llb.wire.people import (
-    OLLAMA_PORT,
+from llb.wire.accounts import (
+    OLLAMA_PORT_KEY_ID,
     AuditEntry,
     AuditPage,
     KeyLimits,
@@ -63,6 +24,45 @@ from llb.wire.people import (
     UserPatch,
     UserView,
 )
+from llb.wire.events import (
+    Event,
+    HelloEvent,
+    MetricsUpdated,
+    ModelStatsUpdated,
+    ModelStatusChanged,
+    NodeModel,
+    NodeStatusChanged,
+    ReplicaDownload,
+    Resync,
+)
+from llb.wire.inference import ErrorBody, InferenceFields, ModelObject, ModelObjects
+from llb.wire.join import JoinReply, JoinRequest, LeaveReply, NewJoinToken, NodePatch, NodeStatusView
+from llb.wire.link import (
+    MIN_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    BadSourceReport,
+    BalancerLink,
+    BalancerMessage,
+    DesiredModel,
+    DesiredState,
+    Drain,
+    FileSpec,
+    Heartbeat,
+    Hello,
+    HubSource,
+    Link,
+    LinkClosed,
+    LinkRejected,
+    NodeLink,
+    NodeMessage,
+    OpenTunnels,
+    PeerSource,
+    ReplicaReport,
+    Welcome,
+    placeholder_hello,
+)
+from llb.wire.models import Capability, Model, Platform
+from llb.wire.nodes import EngineReport, Gpu, Hardware, Meters
 from llb.wire.requests import (
     RequestDetail,
     RequestPage,
@@ -92,17 +92,17 @@ from llb.wire.views import (
 )
 
 __all__ = [
-    "OLDEST_PROTOCOL",
-    "OLLAMA_PORT",
+    "MIN_PROTOCOL_VERSION",
+    "OLLAMA_PORT_KEY_ID",
     "PROTOCOL_VERSION",
     "AuditEntry",
     "AuditPage",
+    "BadSourceReport",
     "BalancerLink",
     "BalancerMessage",
-    "Blame",
     "Capability",
-    "CopySource",
-    "Dial",
+    "DesiredModel",
+    "DesiredState",
     "Drain",
     "EngineReport",
     "EngineState",
@@ -118,7 +118,7 @@ __all__ = [
     "HfStats",
     "HubSource",
     "ImportRequest",
-    "InferenceHead",
+    "InferenceFields",
     "JoinReply",
     "JoinRequest",
     "KeyLimits",
@@ -127,9 +127,9 @@ __all__ = [
     "KeyPatch",
     "KeyView",
     "LeaveReply",
-    "LentView",
     "Link",
     "LinkClosed",
+    "LinkRejected",
     "Liveness",
     "LoginReply",
     "LoginRequest",
@@ -157,13 +157,15 @@ __all__ = [
     "NodePatch",
     "NodeStatus",
     "NodeStatusChanged",
+    "NodeStatusView",
     "NodeView",
+    "OpenTunnels",
     "PasswordRequest",
+    "PeerSource",
     "Platform",
     "ReachView",
     "ReachWay",
     "Readiness",
-    "Refused",
     "RegisterReply",
     "RegisterRequest",
     "ReplicaDownload",
@@ -187,8 +189,6 @@ __all__ = [
     "UserPatch",
     "UserView",
     "Verdict",
-    "Want",
-    "WantModel",
     "Welcome",
-    "blank_hello",
+    "placeholder_hello",
 ]

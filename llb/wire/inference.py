@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Raw, Struct, field
 
 
-class InferenceHead(Struct, frozen=True):
+class InferenceFields(Struct, frozen=True):
     """The fields of a request body that the gateway looks at; the rest is skipped, not parsed into objects."""
 
     model: str

@@ -12,7 +12,7 @@ from llb.wire.states import ReplicaState
 
 # Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
-OLDEST_PROTOCOL = 1
+MIN_PROTOCOL_VERSION = 1
 
 
 class HubSource(Struct, frozen=True, tag="hub", tag_field="type"):
@@ -31,7 +31,7 @@ class FileSpec(Struct, frozen=True, kw_only=True):
     sources: tuple[HubSource, ...]
 
 
-class CopySource(Struct, frozen=True, kw_only=True):
+class PeerSource(Struct, frozen=True, kw_only=True):
     """A node to copy a model's files from. `address` is its base URL, empty for the balancer's own node: that is where
     the reader dials its balancer. `tickets` is what may be read there, by the file's sha256."""
 
@@ -42,7 +42,7 @@ class CopySource(Struct, frozen=True, kw_only=True):
     anchor: str = ""  # by which it is believed over TLS
 
 
-class WantModel(Struct, frozen=True, kw_only=True):
+class DesiredModel(Struct, frozen=True, kw_only=True):
     """A model that a node is to hold; a greater `attempt` than before means: try again.
 
     `copies`, best first, are the nodes to copy it from; without any the Hub is asked at once. `pinned`: its engine stays in
@@ -55,24 +55,24 @@ class WantModel(Struct, frozen=True, kw_only=True):
     required_memory_bytes: int
     capabilities: tuple[Capability, ...]
     context_length: int | None = None
-    copies: tuple[CopySource, ...] = ()
+    copies: tuple[PeerSource, ...] = ()
     pinned: bool | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
-    def same_work(self, other: WantModel | None) -> bool:
+    def is_same_download(self, other: DesiredModel | None) -> bool:
         """Whether `other` asks for the same files; from whom they may be copied makes no difference."""
         return other is not None and structs.replace(self, copies=other.copies, pinned=other.pinned) == other
 
 
-class Want(Struct, frozen=True, kw_only=True, tag="want"):
+class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
     """The whole desired state of one node. What it does not mention stays on disk and is not served."""
 
     cluster_id: str
     revision: int
-    models: tuple[WantModel, ...]
+    models: tuple[DesiredModel, ...]
     deleted: tuple[str, ...] = ()
 
 
@@ -90,13 +90,13 @@ class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
     draining: bool
 
 
-class Dial(Struct, frozen=True, kw_only=True, tag="dial"):
+class OpenTunnels(Struct, frozen=True, kw_only=True, tag="dial"):
     """The node cannot be dialled: it keeps so many connections ready that it has dialled itself (`GET /hop/dial`)."""
 
     spares: int
 
 
-class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
+class LinkRejected(Struct, frozen=True, kw_only=True, tag="refused"):
     """The last word to a node that is sent away, as a sentence for its operator."""
 
     message: str
@@ -141,7 +141,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     anchor: str = ""
 
 
-def blank_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:
+def placeholder_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:
     """What there is to say of a node that has not said a word that is understood."""
     return Hello(
         protocol=protocol,
@@ -167,7 +167,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     engines: tuple[EngineReport, ...] = ()
 
 
-class Blame(Struct, frozen=True, kw_only=True, tag="blame"):
+class BadSourceReport(Struct, frozen=True, kw_only=True, tag="blame"):
     """A file that was copied from the node `node_id` had the wrong sha256."""
 
     model_id: str
@@ -175,8 +175,8 @@ class Blame(Struct, frozen=True, kw_only=True, tag="blame"):
     node_id: str
 
 
-NodeMessage = Hello | Heartbeat | ReplicaReport | Blame
-BalancerMessage = Welcome | Want | Drain | Dial | Refused
+NodeMessage = Hello | Heartbeat | ReplicaReport | BadSourceReport
+BalancerMessage = Welcome | DesiredState | Drain | OpenTunnels | LinkRejected
 
 
 Out = TypeVar("Out", contravariant=True)

@@ -13,20 +13,20 @@ from typing import Any
 from sanic import Blueprint, Request, Sanic, Websocket
 from sanic.response import HTTPResponse
 
-from llb import auth
-from llb.api.access import authenticated, node_only, public, requires
-from llb.api.accounts import accounts_blueprint
-from llb.api.audit import audit_blueprint
-from llb.api.dialects import install_errors
-from llb.api.guard import Guard
-from llb.api.identity import Identity
-from llb.api.keys import keys_blueprint
-from llb.api.people import Accounts
-from llb.api.replies import reply
+from llb.accounts.authenticator import AccountAuthenticator
+from llb.accounts.service import AccountService
+from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.api.middleware.error_handler import install_error_handler
+from llb.api.middleware.route_policy import authenticated, node_only, public, requires_scope
+from llb.api.responses import json_response
+from llb.api.routes.accounts import accounts_blueprint
+from llb.api.routes.audit import audit_blueprint
+from llb.api.routes.keys import keys_blueprint
 from llb.config import make_config
 from llb.errors import SetupError
-from llb.store import audit, keys
+from llb.security import permissions, tokens
 from llb.store.database import Database
+from llb.store.tables import audit, keys
 from llb.wire import NewUser, Role, Scope
 
 Sanic.test_mode = True
@@ -69,9 +69,9 @@ class Door:
     """The server under test. `call` sends exactly the headers it is given, after Host."""
 
     db: Database
-    identity: Identity
-    accounts: Accounts
-    guard: Guard
+    identity: AccountAuthenticator
+    accounts: AccountService
+    guard: AuthMiddleware
     port: int
     local_token: str
     seen: list[Request] = field(default_factory=list)
@@ -120,16 +120,16 @@ class Door:
 
     async def add_user(self, username: str, role: Role = Role.USER) -> None:
         """Somebody with the password `PASSWORD`."""
-        actor = auth.Principal(kind=auth.PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
+        actor = permissions.Principal(kind=permissions.PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
         await self.accounts.add_user(actor, NewUser(username, PASSWORD, role), "127.0.0.1")
 
     async def key(
         self, *scopes: Scope, owner_id: str | None = None, expires_at: float | None = None
     ) -> tuple[str, str]:
         """The Authorization header of a new key, made as on the host."""
-        new = auth.new_api_key()
+        new = tokens.new_api_key()
         record = keys.ApiKey(
-            id=auth.new_id(),
+            id=tokens.new_random_id(),
             name="test",
             hash=new.hash,
             prefix=new.prefix,
@@ -152,7 +152,7 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
     async def answer(request: Request) -> HTTPResponse:
         seen.append(request)
         principal = request.ctx.principal
-        return reply({"kind": None if principal is None else principal.kind.value})
+        return json_response({"kind": None if principal is None else principal.kind.value})
 
     @app.route("/open", methods=["GET", "POST"])
     @public
@@ -165,12 +165,12 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
         return await answer(request)
 
     @app.route("/infer", methods=["GET", "POST"])
-    @requires(Scope.INFERENCE)
+    @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> HTTPResponse:
         return await answer(request)
 
     @app.route("/write", methods=["GET", "POST"])
-    @requires(Scope.MODELS_WRITE)
+    @requires_scope(Scope.MODELS_WRITE)
     async def write(request: Request) -> HTTPResponse:
         return await answer(request)
 
@@ -180,12 +180,12 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
         return await answer(request)
 
     @app.get("/metrics")
-    @requires(Scope.ADMIN, or_local=True)
+    @requires_scope(Scope.ADMIN, or_local_program=True)
     async def metrics(request: Request) -> HTTPResponse:
         return await answer(request)
 
     @app.post("/upload")
-    @requires(Scope.INFERENCE, media_types=("multipart/form-data",))
+    @requires_scope(Scope.INFERENCE, media_types=("multipart/form-data",))
     async def upload(request: Request) -> HTTPResponse:
         return await answer(request)
 
@@ -194,7 +194,7 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
     async def crash(_: Request) -> HTTPResponse:
         raise ZeroDivisionError
 
-    @requires(Scope.MODELS_READ, or_local=True, unless_exposed=True)
+    @requires_scope(Scope.MODELS_READ, or_local_program=True, unless_exposed=True)
     async def live(request: Request, ws: Websocket) -> None:
         seen.append(request)
         await ws.send("hello")
@@ -211,10 +211,10 @@ class DoorKeeper:
 
     async def __aenter__(self) -> Door:
         db = Database(self._config.database_path)
-        identity = Identity(db, node_of={NODE_CREDENTIAL: "garage"}.get)
-        local_token = auth.new_local_token()
-        guard = Guard(self._config, identity, local_token=local_token)
-        accounts = Accounts(db, identity)
+        identity = AccountAuthenticator(db, node_id_of={NODE_CREDENTIAL: "garage"}.get)
+        local_token = tokens.new_local_token()
+        guard = AuthMiddleware(self._config, identity, local_token=local_token)
+        accounts = AccountService(db, identity)
         await db.start()
         try:
             await accounts.ensure_admin(self._config.admin_password)
@@ -223,7 +223,7 @@ class DoorKeeper:
             raise
 
         app: Sanic[Any, Any] = Sanic(f"door{next(_names)}", configure_logging=False)
-        install_errors(app)
+        install_error_handler(app)
         guard.install(app)
         app.blueprint(accounts_blueprint(db, accounts))
         app.blueprint(keys_blueprint(db, identity))

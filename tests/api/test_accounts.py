@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from llb import auth
-from llb.api.identity import SESSION_IDLE_S, SESSION_MAX_S, Identity
+from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
 from llb.errors import InvalidApiKey, SetupError
-from llb.store import keys, sessions, users
+from llb.security import login_rate_limiter, permissions, tokens
+from llb.store.tables import keys, sessions, users
 from llb.wire import Role, Scope
 from tests.api.door import PASSWORD, Answer, Door, DoorKeeper
 
@@ -111,12 +111,15 @@ async def test_a_session_outlives_a_restart(tmp_path: Path) -> None:
 async def test_a_session_ends_by_idleness_and_by_age(door: Door) -> None:
     _, cookie = await door.log_in()
     token = cookie.removeprefix("llb_session=")
-    session = await sessions.get(door.db, auth.hash_token(token))
+    session = await sessions.get(door.db, tokens.hash_token(token))
     assert session is not None
     now = session.created_at
 
     async def lives(after_s: float) -> bool:
-        return await Identity(door.db, clock=lambda: now + after_s).of_session(token) is not None
+        return (
+            await AccountAuthenticator(door.db, clock=lambda: now + after_s).authenticate_session(token)
+            is not None
+        )
 
     assert await lives(SESSION_IDLE_S - 1)
     assert not await lives(SESSION_IDLE_S + 1)
@@ -136,7 +139,9 @@ async def test_guessing_is_slowed_down(door: Door) -> None:
 
 async def test_guesses_at_the_same_time_are_counted_too(door: Door) -> None:
     answers = await asyncio.gather(*(_try(door, "admin", f"wrong {number}") for number in range(20)))
-    assert [answer.status for answer in answers].count(401) == auth.Throttle.FREE_ATTEMPTS
+    assert [answer.status for answer in answers].count(
+        401
+    ) == login_rate_limiter.LoginRateLimiter.FREE_ATTEMPTS
 
 
 # --- password ----------------------------------------------------------------------------------------
@@ -377,47 +382,47 @@ async def test_the_audit_trail_over_http_is_paged(door: Door) -> None:
 
 async def test_the_last_use_is_written_once_a_minute(door: Door) -> None:
     now = 1000.0
-    identity = Identity(door.db, clock=lambda: now)
+    identity = AccountAuthenticator(door.db, clock=lambda: now)
     key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
 
     async def last_use() -> float | None:
         await identity.flush()
-        stored = await keys.by_hash(door.db, auth.hash_token(key))
+        stored = await keys.by_hash(door.db, tokens.hash_token(key))
         assert stored is not None
         return stored.last_used_at
 
-    await identity.of_key(key)
+    await identity.authenticate_key(key)
     assert await last_use() == 1000.0
     now += 30
-    await identity.of_key(key)
+    await identity.authenticate_key(key)
     assert await last_use() == 1000.0
     now += 31
-    await identity.of_key(key)
+    await identity.authenticate_key(key)
     assert await last_use() == 1061.0
 
 
 async def test_a_change_by_another_process_is_seen_within_a_second(door: Door) -> None:
     now = 1000.0
-    identity = Identity(door.db, clock=lambda: now)
+    identity = AccountAuthenticator(door.db, clock=lambda: now)
     key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
-    principal = await identity.of_key(key)
+    principal = await identity.authenticate_key(key)
     async with door.db.write() as tx:  # behind its back, as the command line does it
         await keys.remove(tx, principal.id)
-    assert (await identity.of_key(key)).id == principal.id
+    assert (await identity.authenticate_key(key)).id == principal.id
     now += 1.0
     with pytest.raises(InvalidApiKey):
-        await identity.of_key(key)
+        await identity.authenticate_key(key)
 
 
 async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(door: Door) -> None:
-    identity = Identity(door.db, clock=lambda: 1000.0)
-    principal = auth.Principal(kind=auth.PrincipalKind.KEY, id="k", role=Role.ADMIN)
+    identity = AccountAuthenticator(door.db, clock=lambda: 1000.0)
+    principal = permissions.Principal(kind=permissions.PrincipalKind.KEY, id="k", role=Role.ADMIN)
 
-    async def read_before(_: str) -> auth.Principal | None:
-        identity.forget()  # revoked while the answer was on its way
+    async def read_before(_: str) -> permissions.Principal | None:
+        identity.clear_cache()  # revoked while the answer was on its way
         return principal
 
-    async def read_after(_: str) -> auth.Principal | None:
+    async def read_after(_: str) -> permissions.Principal | None:
         return None
 
     assert await identity._look_up("hash", read_before) is principal

@@ -10,9 +10,14 @@ from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
 from llb import errors
-from llb.api.access import requires
-from llb.api.anthropic import is_spoken, message_error, message_status, retouched
-from llb.api.openai import responses_error_event
+from llb.api.inference.anthropic import (
+    anthropic_error_body,
+    anthropic_http_status_of,
+    is_anthropic_path,
+    rewrite_error_event,
+)
+from llb.api.inference.openai import responses_error_event
+from llb.api.middleware.route_policy import requires_scope
 from llb.wire import Scope
 from tests.api.door import DoorKeeper
 
@@ -35,8 +40,8 @@ from tests.api.door import DoorKeeper
     ],
 )
 def test_kinds_of_messages_errors(error: errors.LlbError, status: int, kind: str) -> None:
-    assert message_status(error) == status
-    body = message_error(error, "id")
+    assert anthropic_http_status_of(error) == status
+    body = anthropic_error_body(error, "id")
     assert (body["type"], body["request_id"]) == ("error", "id")
     assert (body["error"]["type"], body["error"]["code"]) == (kind, error.code)
     assert body["error"]["message"] == error.message
@@ -44,22 +49,24 @@ def test_kinds_of_messages_errors(error: errors.LlbError, status: int, kind: str
 
 def test_which_paths_speak_it() -> None:
     spoken = ("/v1/messages", "/v1/messages/", "/v1/messages/count_tokens", "/v1/messages/batches")
-    assert all(map(is_spoken, spoken))
-    assert not any(map(is_spoken, ("/v1/messagesx", "/v1/models", "/api/v1/messages", "/hop/v1/messages")))
+    assert all(map(is_anthropic_path, spoken))
+    assert not any(
+        map(is_anthropic_path, ("/v1/messagesx", "/v1/models", "/api/v1/messages", "/hop/v1/messages"))
+    )
 
 
 def test_the_engines_error_event_becomes_one_of_the_dialect() -> None:
     delta = b'event: content_block_delta\ndata: {"delta":{"text":"event: error\\n"}}\n\n'
     own = b'event: error\ndata: {"code":500,"message":"Compute error at /a/b/c","type":"server_error"}\n\n'
-    assert retouched(delta, own_id="id") == delta
+    assert rewrite_error_event(delta, request_id="id") == delta
     for before in (b"", delta):
-        said = retouched(before + own, own_id="id")
+        said = rewrite_error_event(before + own, request_id="id")
         assert said.startswith(before + b"event: error\ndata: ")
         assert said.endswith(b"\n\n")
         told = json.loads(said.removeprefix(before).partition(b"data: ")[2])
         assert (told["type"], told["error"]["type"], told["request_id"]) == ("error", "api_error", "id")
         assert "/a/b" not in told["error"]["message"]
-        assert retouched(said, own_id="id") == said
+        assert rewrite_error_event(said, request_id="id") == said
 
 
 def test_an_error_in_a_stream_of_responses() -> None:
@@ -74,7 +81,7 @@ async def test_what_the_guard_refuses_has_the_shape_of_its_path(tmp_path: Path) 
     blueprint = Blueprint("messages")
 
     @blueprint.post("/v1/messages")
-    @requires(Scope.INFERENCE)
+    @requires_scope(Scope.INFERENCE)
     async def messages(_: Request) -> HTTPResponse:
         raise ZeroDivisionError
 

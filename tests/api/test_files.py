@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from llb.api.files import files_blueprint
-from llb.node.files import fingerprint_of
-from llb.node.offers import Offers
-from llb.node.partial import Partial
-from llb.node.shared import SharedFile
-from llb.tickets import CLOCK_SKEW_S, Ticket, expiry, key_of, sign
+from llb.api.internode.peer_files import peer_files_blueprint
+from llb.node.download.partial_file import PartialFile
+from llb.node.files import file_stamp_of
+from llb.node.sharing.growing_file import GrowingFile
+from llb.node.sharing.peer_file_server import PeerFileServer
+from llb.security.file_token import CLOCK_SKEW_S, FileToken, derive_key, expiry_of, sign
 from tests.api.door import PASSWORD, Answer, Door, DoorKeeper
 from tests.harness import eventually
 
 SECRET = "what this node and its balancer know"
-KEY = key_of(SECRET)
+KEY = derive_key(SECRET)
 CONTENT = b"GGUF" + os.urandom(3_000_000)
 WHOLE, ARRIVING = "aa" * 32, "bb" * 32
 
 
-def ticket(sha256: str = WHOLE, **changes: object) -> Ticket:
-    made = Ticket(sha256=sha256, from_node="here", to_node="there", expires_at=expiry(time.time()))
+def ticket(sha256: str = WHOLE, **changes: object) -> FileToken:
+    made = FileToken(sha256=sha256, from_node="here", to_node="there", expires_at=expiry_of(time.time()))
     return structs.replace(made, **changes)
 
 
@@ -37,9 +37,9 @@ class Shop:
     """A server that offers one whole file and one that arrives."""
 
     door: Door
-    offers: Offers
-    partial: Partial
-    whole: SharedFile
+    offers: PeerFileServer
+    partial: PartialFile
+    whole: GrowingFile
     path: Path
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
@@ -70,12 +70,12 @@ class Shop:
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     path = tmp_path / "whole.gguf"
     path.write_bytes(CONTENT)
-    whole = SharedFile(path, len(CONTENT), fingerprint_of(path.stat()))
-    partial = Partial(tmp_path / "arriving.partial", len(CONTENT))
+    whole = GrowingFile(path, len(CONTENT), file_stamp_of(path.stat()))
+    partial = PartialFile(tmp_path / "arriving.partial", len(CONTENT))
     partial.open()
-    files = {("tiny", WHOLE): whole, ("tiny", ARRIVING): partial.shared}
-    offers = Offers(lambda model_id, sha256: files.get((model_id, sha256)), max_copies=2)
-    blueprint = files_blueprint(offers, lambda: "here", lambda: SECRET)
+    files = {("tiny", WHOLE): whole, ("tiny", ARRIVING): partial.growing_file}
+    offers = PeerFileServer(lambda model_id, sha256: files.get((model_id, sha256)), max_peer_copies=2)
+    blueprint = peer_files_blueprint(offers, lambda: "here", lambda: SECRET)
     async with DoorKeeper(tmp_path / "home", blueprint, admin_password=PASSWORD) as door:
         shop = Shop(door, offers, partial, whole, path)
         yield shop
@@ -178,7 +178,7 @@ async def test_who_would_rather_wait_gets_it_when_it_is_here(shop: Shop) -> None
 
 
 async def test_there_is_nothing_to_wait_for_in_a_download_that_has_ended(shop: Shop) -> None:
-    shop.partial.shared.end()
+    shop.partial.growing_file.close()
     answer = await shop.get(("Range", "bytes=0-"), ("Prefer", "wait=4"), sha256=ARRIVING)
     assert answer.status == 416
 
@@ -191,11 +191,11 @@ async def test_a_copy_is_cut_when_its_download_does_not_go_on(shop: Shop, how: s
     await shop.append(CONTENT[:1000])
     _, reader = await shop.open(ARRIVING, "Range: bytes=0-")
     assert await reader.readexactly(1000) == CONTENT[:1000]
-    await asyncio.to_thread(shop.partial.discard if how == "began anew" else shop.partial.shared.end)
+    await asyncio.to_thread(shop.partial.discard if how == "began anew" else shop.partial.growing_file.close)
     await shop.append(b"GGUF other bytes")
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(reader.readexactly(1), 5)
-    await eventually(lambda: shop.offers.running == 0)
+    await eventually(lambda: shop.offers.active_copies == 0)
 
 
 async def test_a_whole_file_that_was_changed_is_not_sent(shop: Shop) -> None:
@@ -209,13 +209,13 @@ async def test_a_whole_file_that_was_changed_is_not_sent(shop: Shop) -> None:
 async def test_no_more_copies_run_than_may(shop: Shop) -> None:
     for _ in range(2):
         await shop.open(ARRIVING, "Range: bytes=0-", "Prefer: wait=4")
-    assert shop.offers.running == 2
+    assert shop.offers.active_copies == 2
     answer = await shop.get()
     assert (answer.status, answer.code) == (503, "too_many_copies")
     assert answer.header("Retry-After") is not None
     for writer in shop.writers:
         writer.close()
-    await eventually(lambda: shop.offers.running == 0)
+    await eventually(lambda: shop.offers.active_copies == 0)
     assert (await shop.get()).status == 200
 
 

@@ -11,10 +11,10 @@ import pytest
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from llb.api.access import UndeclaredAccess, access_of, access_table, public
-from llb.auth import hash_token
+from llb.api.middleware.route_policy import RoutePolicyError, public, route_policy_of, route_policy_table
 from llb.errors import SetupError
-from llb.store import keys
+from llb.security.tokens import hash_token
+from llb.store.tables import keys
 from llb.wire import Scope
 from tests.api.door import NODE_CREDENTIAL, PASSWORD, Door, DoorKeeper
 
@@ -479,7 +479,7 @@ async def test_our_own_headers_from_outside_never_arrive(door: Door) -> None:
 
 async def test_every_route_of_the_app_has_exactly_one_rule(door: Door) -> None:
     app = next(iter(Sanic._app_registry.values()))
-    table = {(method, path): access for method, path, access in access_table(app)}
+    table = {(method, path): access for method, path, access in route_policy_table(app)}
     assert table["POST", "/api/auth/login"].public
     assert table["GET", "/api/users"].scope is Scope.ADMIN
     assert not table["GET", "/api/keys"].public
@@ -494,9 +494,9 @@ def test_a_route_without_a_rule_and_one_with_two_are_mistakes() -> None:
     try:
         app.add_route(handler, "/forgotten")
         app.finalize()
-        with pytest.raises(UndeclaredAccess, match="/forgotten"):
-            access_of(app.router.routes[0])
+        with pytest.raises(RoutePolicyError, match="/forgotten"):
+            route_policy_of(app.router.routes[0])
     finally:
         Sanic.unregister_app(app)
-    with pytest.raises(UndeclaredAccess, match="twice"):
+    with pytest.raises(RoutePolicyError, match="twice"):
         public(public(handler))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llb.store import keys
+from llb.store.tables import keys
 from llb.wire import KeyLimits
 from tests.api.door import Answer, Door
 
@@ -57,16 +57,16 @@ async def test_without_limits_nothing_is_limited(door: Door) -> None:
     admin = await door.log_in()
     made = await make(door, admin)
     assert made.json["limits"] == NONE
-    key = await door.identity.of_key(made.json["key"])
+    key = await door.identity.authenticate_key(made.json["key"])
     assert key.limits is None
 
 
 async def test_a_change_counts_at_once(door: Door) -> None:
     admin = await door.log_in()
     made = await make(door, admin)
-    assert (await door.identity.of_key(made.json["key"])).limits is None
+    assert (await door.identity.authenticate_key(made.json["key"])).limits is None
     await change(door, admin, made.json["id"], {"concurrent": 1})
-    assert (await door.identity.of_key(made.json["key"])).limits == KeyLimits(concurrent=1)
+    assert (await door.identity.authenticate_key(made.json["key"])).limits == KeyLimits(concurrent=1)
 
 
 @pytest.mark.parametrize(

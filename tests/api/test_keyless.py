@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llb.api.access import access_table
+from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_ollama_app
 from llb.wire import Scope
 from tests.conftest import LlbMaker
@@ -148,11 +148,11 @@ async def test_nothing_but_the_dialects_is_there(open_llb: Llb) -> None:
     ):
         assert (await call(open_llb, "GET", path))[0] == 404
     app = create_ollama_app(open_llb.app)
-    table = [access for *_, access in access_table(app)]
+    table = [access for *_, access in route_policy_table(app)]
     app.unregister_app(app)
     assert table
     assert {access.scope for access in table} == {Scope.INFERENCE, Scope.MODELS_WRITE}
-    assert not [access for access in table if access.public or access.node or access.ticketed]
+    assert not [access for access in table if access.public or access.node_only or access.requires_file_token]
 
 
 async def test_it_gives_the_right_to_infer_and_no_other(open_llb: Llb) -> None:

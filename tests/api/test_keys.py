@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from llb.api.times import from_iso, to_iso
+from llb.api.timestamps import from_iso, to_iso
 from llb.errors import InvalidRequest
-from llb.store import keys, users
+from llb.store.tables import keys, users
 from llb.wire import Scope
 from tests.api.door import Answer, Door
 

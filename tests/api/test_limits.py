@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from llb.api.limits import check_limits
+from llb.api.inference.request_validation import validate_request
 from llb.errors import InvalidRequest
-from llb.wire import InferenceHead
+from llb.wire import InferenceFields
 
 FAR = "http://127.0.0.1/x.png"
 NEAR = "data:image/png;base64,AAAA"
@@ -18,7 +18,7 @@ NEAR = "data:image/png;base64,AAAA"
 
 def check(**fields: Any) -> None:
     body = json.dumps({"model": "m", **fields}).encode()
-    check_limits(msgspec.json.decode(body, type=InferenceHead), body)
+    validate_request(msgspec.json.decode(body, type=InferenceFields), body)
 
 
 def said(*parts: dict[str, Any]) -> list[dict[str, Any]]:

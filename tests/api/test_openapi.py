@@ -18,21 +18,21 @@ from sanic.response import HTTPResponse
 from sanic_routing import Route
 
 from llb import errors
-from llb.api.access import public
-from llb.api.documented import Documented, Undocumented, declared
-from llb.api.examples import EXAMPLES
-from llb.api.openapi import TAG_OF, TAGS, document
-from llb.api.shapes import INFERENCE
-from llb.api.shapes_anthropic import MESSAGES
+from llb.api.middleware.route_policy import public
+from llb.api.reference.examples import EXAMPLES
+from llb.api.reference.openapi import TAG_BY_BLUEPRINT, TAG_DESCRIPTIONS, build_document
+from llb.api.reference.operation import ApiOperation, UndocumentedRoute, operation_of
+from llb.api.reference.schemas import INFERENCE_OPERATIONS
+from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS
 from llb.app import create_app
 from llb.config import make_config
-from llb.wire import InferenceHead
+from llb.wire import InferenceFields
 from tests.reference import Reference
 
 ROOT = Path(__file__).parent.parent.parent
 API_MD = (ROOT / "docs/api.md").read_text("utf-8")
 App = Sanic[Any, Any]
-SHARED = (*INFERENCE.values(), *MESSAGES.values())  # those of one handler
+SHARED = (*INFERENCE_OPERATIONS.values(), *MESSAGES_OPERATIONS.values())  # those of one handler
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,13 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> App:
 
 @pytest.fixture(scope="module")
 def reference(app: App) -> Reference:
-    return Reference(json.loads(msgspec.json.encode(document(app))))
+    return Reference(json.loads(msgspec.json.encode(build_document(app))))
 
 
-def documented(app: App) -> list[tuple[Route, Documented]]:
-    return [(route, said) for route in app.router.routes if isinstance(said := declared(route), Documented)]
+def documented(app: App) -> list[tuple[Route, ApiOperation]]:
+    return [
+        (route, said) for route in app.router.routes if isinstance(said := operation_of(route), ApiOperation)
+    ]
 
 
 def test_a_route_that_says_nothing_of_itself_is_found() -> None:
@@ -62,24 +64,24 @@ def test_a_route_that_says_nothing_of_itself_is_found() -> None:
     async def new(_request: Request) -> HTTPResponse:
         return HTTPResponse()
 
-    with pytest.raises(Undocumented, match="/new"):
-        document(bare)
+    with pytest.raises(UndocumentedRoute, match="/new"):
+        build_document(bare)
 
 
 def test_every_blueprint_has_a_tag_and_every_tag_an_operation(app: App) -> None:
-    assert {route.name.split(".")[-2] for route, _ in documented(app)} == set(TAG_OF)
-    assert set(TAG_OF.values()) == set(TAGS)
+    assert {route.name.split(".")[-2] for route, _ in documented(app)} == set(TAG_BY_BLUEPRINT)
+    assert set(TAG_BY_BLUEPRINT.values()) == set(TAG_DESCRIPTIONS)
 
 
 def test_every_error_says_what_it_means(reference: Reference) -> None:
-    for code, kind in errors.kinds().items():
+    for code, kind in errors.error_classes_by_code().items():
         assert vars(kind).get("__doc__"), f"{kind.__name__} has no docstring"
         assert code in reference.told["components"]["schemas"]["Error"]["x-llb-codes"]
 
 
 def test_nothing_that_llb_looks_at_in_a_body_is_left_out() -> None:
     told = {name for said in SHARED if said.body for name in said.body.__struct_fields__}
-    assert set(InferenceHead.__struct_fields__) <= told
+    assert set(InferenceFields.__struct_fields__) <= told
 
 
 # --- what the handlers do ----------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def test_the_arguments_are_the_ones_that_are_read(app: App) -> None:
                     and "." not in named.value
                 ):
                     read.add(named.value)
-        assert read == {item.name for item in said.arguments if item.place == "query"}, route.path
+        assert read == {item.name for item in said.parameters if item.location == "query"}, route.path
 
 
 # --- what is written elsewhere -----------------------------------------------------------------------

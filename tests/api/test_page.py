@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llb.api.page import ADDRESSES, Page, page_blueprint
+from llb.api.routes.page import PAGE_PATHS, Page, page_blueprint
+from llb.base.resources import resource_path
 from llb.errors import SetupError
-from llb.share import share_path
 from tests.api.door import PASSWORD, Door, DoorKeeper
 from tests.conftest import LlbMaker
 from tests.harness import write_catalog
@@ -88,7 +88,7 @@ def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
 # --- the page's own addresses ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", PAGE_PATHS)
 async def test_every_address_of_the_page_is_the_page(door: Door, version: str, address: str) -> None:
     answer = await door.call("GET", address)
     assert answer.status == 200
@@ -241,7 +241,7 @@ def test_without_its_files_the_start_says_so(tmp_path: Path) -> None:
 
 
 def test_the_shipped_page_can_be_served() -> None:
-    page = Page.load(share_path("web"))
+    page = Page.load(resource_path("web"))
     assert page.index.content.startswith(b"<!doctype html>")
     assert b"{{" not in page.index.content
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sanic.response import HTTPResponse
 
-from llb.api.replies import Passed
+from llb.api.responses import PassthroughResponse
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from llb.api.replies import Passed
 )
 def test_headers_as_sanic_writes_them(headers: dict[str, str]) -> None:
     for _ in range(2):  # made, and remembered
-        passed = Passed(headers=headers, content_type="application/json").processed_headers
+        passed = PassthroughResponse(headers=headers, content_type="application/json").processed_headers
         assert [*passed] == [
             *HTTPResponse(headers=headers, content_type="application/json").processed_headers
         ]

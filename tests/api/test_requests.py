@@ -14,15 +14,15 @@ from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
 from llb import errors
-from llb.api.access import access_table, requires
-from llb.api.requests import MAX_TOTALS, RequestLog, requests_blueprint
+from llb.api.middleware.route_policy import requires_scope, route_policy_table
+from llb.api.routes.requests import MAX_USAGE_ROWS, RequestRecorder, requests_blueprint
+from llb.base.events import EventBus
 from llb.catalog import load_catalog
 from llb.cluster.view import ClusterView
-from llb.events import Bus
-from llb.gateway.history import History
-from llb.store import history, keys, nodes, usage, users
+from llb.gateway.observability.request_log import RequestLog
 from llb.store.database import Database
-from llb.store.history import US, RequestRecord
+from llb.store.tables import keys, nodes, request_history, usage, users
+from llb.store.tables.request_history import US, RequestRow
 from llb.wire import RequestText, Scope
 from tests.api.door import PASSWORD, Door, DoorKeeper
 
@@ -43,22 +43,22 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def kept(db: Database) -> AsyncIterator[History]:
-    started = History(db, days=7, text=True)
+async def kept(db: Database) -> AsyncIterator[RequestLog]:
+    started = RequestLog(db, retention_days=7, keeps_text=True)
     started.start()
     yield started
     await started.close()
 
 
 @pytest.fixture
-async def door(tmp_path: Path, db: Database, kept: History) -> AsyncIterator[Door]:
-    view = ClusterView(load_catalog(None), Bus(), lambda _: None)
+async def door(tmp_path: Path, db: Database, kept: RequestLog) -> AsyncIterator[Door]:
+    view = ClusterView(load_catalog(None), EventBus(), lambda _: None)
     blueprint = requests_blueprint(db, kept, view)
 
     @blueprint.post("/v1/probe")
-    @requires(Scope.INFERENCE)
+    @requires_scope(Scope.INFERENCE)
     async def probe(request: Request) -> HTTPResponse | None:
-        with RequestLog(kept).note(request) as tally:
+        with RequestRecorder(kept).record(request) as tally:
             raise _FAILURES[request.args["as"][0]](tally)
 
     async with DoorKeeper(tmp_path, blueprint, admin_password=PASSWORD) as opened:
@@ -78,20 +78,20 @@ _FAILURES: dict[str, Any] = {
 }
 
 
-async def keep(db: Database, *records: RequestRecord) -> None:
+async def keep(db: Database, *records: RequestRow) -> None:
     async with db.write() as tx:
-        await history.add(tx, records)
+        await request_history.add(tx, records)
         await usage.add(tx, records)
 
 
-def at(seconds: float, **changes: Any) -> RequestRecord:
+def at(seconds: float, **changes: Any) -> RequestRow:
     plain: dict[str, Any] = {
         "id": int(seconds * US), "request_id": "r", "key_id": None, "user_id": None, "model": "llama-3.2-1b", "node_id": "n",
         "endpoint": "/v1/chat/completions", "stream": True, "status": 200, "error_code": None,
         "prompt_tokens": 31, "cached_tokens": 30, "completion_tokens": 3, "queue_ms": 0, "ttft_ms": 20,
         "duration_ms": 100,
     }  # fmt: skip
-    return RequestRecord(**{**plain, **changes})
+    return RequestRow(**{**plain, **changes})
 
 
 async def listed(door: Door, credential: Credential, **query: Any) -> list[int]:
@@ -203,7 +203,7 @@ async def test_one_request_with_its_text(door: Door, db: Database) -> None:
     text = RequestText(prompt="user: hi", answer="Hello", answer_truncated=True)
     await keep(db, at(NOON, has_text=True), at(NOON + 1))
     async with db.write() as tx:
-        await history.add_texts(tx, [(NOON * US, text)])
+        await request_history.add_texts(tx, [(NOON * US, text)])
     admin = await door.log_in()
     told = (await door.call("GET", f"/api/requests/{NOON * US}", admin)).json
     assert told["text"] == {
@@ -225,7 +225,7 @@ async def test_a_request_that_is_not_there(door: Door, record_id: str) -> None:
     assert (answer.status, answer.code) == (404, "not_found")
 
 
-async def test_an_admin_may_clear_the_history(door: Door, db: Database, kept: History) -> None:
+async def test_an_admin_may_clear_the_history(door: Door, db: Database, kept: RequestLog) -> None:
     await door.add_user("bob")
     await keep(db, at(NOON))
     refused = await door.call("DELETE", "/api/requests", await door.log_in("bob"))
@@ -285,7 +285,7 @@ async def test_everybody_sees_their_own(door: Door, db: Database) -> None:
 
 async def test_the_rules_stand_at_the_routes(door: Door) -> None:
     app = next(iter(Sanic._app_registry.values()))
-    table = {(method, path): access for method, path, access in access_table(app)}
+    table = {(method, path): access for method, path, access in route_policy_table(app)}
     assert table["DELETE", "/api/requests"].scope is Scope.ADMIN
     for method, path in (
         ("GET", "/api/requests"),
@@ -382,12 +382,12 @@ async def test_by_default_the_last_hours_or_days(
 
 
 async def test_of_too_many_totals_the_newest_are_told(door: Door, db: Database) -> None:
-    await keep(db, *(at(NOON, id=NOON * US + number, model=f"m{number}") for number in range(MAX_TOTALS)))
+    await keep(db, *(at(NOON, id=NOON * US + number, model=f"m{number}") for number in range(MAX_USAGE_ROWS)))
     await keep(db, at(NOON + HOUR_S))
     span = "from=2027-01-15T12:00:00Z&to=2027-01-16"
     answer = await door.call("GET", f"/api/usage?{span}", await door.log_in())
     assert answer.json["truncated"]
-    assert len(answer.json["usage"]) == MAX_TOTALS
+    assert len(answer.json["usage"]) == MAX_USAGE_ROWS
     assert answer.json["usage"][-1]["key"] == "llama-3.2-1b"
 
 
@@ -404,7 +404,7 @@ async def test_of_too_many_totals_the_newest_are_told(door: Door, db: Database) 
     ],
 )
 async def test_how_a_request_failed(
-    door: Door, db: Database, kept: History, failure: str, status: int, code: str
+    door: Door, db: Database, kept: RequestLog, failure: str, status: int, code: str
 ) -> None:
     key = await door.key(Scope.INFERENCE)
     path = f"/v1/probe?{urlencode({'as': failure})}"
@@ -413,7 +413,7 @@ async def test_how_a_request_failed(
     except asyncio.IncompleteReadError:
         assert code == "client_closed"
     await kept.flush()
-    [record] = await history.page(db, history.Whose())
+    [record] = await request_history.page(db, request_history.Whose())
     assert (record.status, record.error_code) == (status, code)
     assert (record.endpoint, record.request_id) == ("/v1/probe", "mine")
     assert record.key_id == (await keys.all_keys(db))[0].id

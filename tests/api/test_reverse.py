@@ -16,23 +16,23 @@ import uvloop
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from llb.api.dialects import install_errors
-from llb.api.replies import no_content, reply
-from llb.api.reverse import DialledProtocol, reverse_blueprint
-from llb.auth import Principal, PrincipalKind
-from llb.cluster.spares import Spares
-from llb.gateway.connection import Response
-from llb.gateway.faults import ConnectFailed, UpstreamClosed
-from llb.gateway.upstream import Target, Upstream
-from llb.gateway.ways import dialled_by
-from llb.membership import Membership
+from llb.api.internode.reverse_tunnel import TunnelProtocol, reverse_tunnel_blueprint
+from llb.api.middleware.error_handler import install_error_handler
+from llb.api.responses import json_response, no_content
+from llb.base.node_identity import Membership
+from llb.cluster.join.tunnel_pool import TunnelPool
+from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
+from llb.gateway.nodes.route_discovery import tunnel_target
+from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Role
 from tests.harness import eventually
 
 Sanic.test_mode = True
 _names = itertools.count()
 NODE_ID = "node-1"
-TARGET = dialled_by(NODE_ID, "credential")
+TARGET = tunnel_target(NODE_ID, "credential")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.SelectorEventLoop,
@@ -43,22 +43,24 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 class Pair:
     """The node and its balancer. `cancelled` counts the node's handlers that saw their client leave."""
 
-    upstream: Upstream
-    spares: Spares
+    upstream: HttpClient
+    spares: TunnelPool
     expected: bool = True
     dialled_count: int = 0
     cancelled: int = 0
     going: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def expects(self, node_id: str) -> bool:
+    def expects_tunnel(self, node_id: str) -> bool:
         return self.expected and node_id == NODE_ID
 
-    def dialled(self, node_id: str, transport: asyncio.Transport) -> None:
+    def accept_tunnel(self, node_id: str, transport: asyncio.Transport) -> None:
         self.dialled_count += 1
-        self.upstream.adopt(dialled_by(node_id), transport)
+        self.upstream.adopt_connection(tunnel_target(node_id), transport)
 
-    async def ask(self, path: str, body: bytes = b"{}", *, connect_timeout_s: float = 5.0) -> Response:
+    async def ask(
+        self, path: str, body: bytes = b"{}", *, connect_timeout_s: float = 5.0
+    ) -> UpstreamResponse:
         return await self.upstream.request(
             TARGET,
             b"POST",
@@ -75,7 +77,7 @@ class Pair:
 
 @asynccontextmanager
 async def served(app: Sanic[Any, Any]) -> AsyncIterator[tuple[int, Any]]:
-    install_errors(app)
+    install_error_handler(app)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     server: Any = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
@@ -108,7 +110,7 @@ async def pair() -> AsyncIterator[Pair]:
     @node.post("/echo")
     async def echo(request: Request) -> HTTPResponse:
         assert request.headers["host"].startswith("localhost")
-        return reply({"length": len(request.body)})
+        return json_response({"length": len(request.body)})
 
     @node.post("/stream")
     async def stream(request: Request) -> HTTPResponse | None:
@@ -139,9 +141,9 @@ async def pair() -> AsyncIterator[Pair]:
             both.going -= 1
         return no_content()
 
-    upstream = Upstream()
+    upstream = HttpClient()
     relay = _Late()
-    balancer.blueprint(reverse_blueprint(relay))
+    balancer.blueprint(reverse_tunnel_blueprint(relay))
     async with served(balancer) as (port, _), served(node):
         membership = Membership(
             balancer_url=f"http://127.0.0.1:{port}",
@@ -151,7 +153,7 @@ async def pair() -> AsyncIterator[Pair]:
             credential="credential",
             hop_credential="",
         )
-        both = relay.to = Pair(upstream, Spares(membership, partial(DialledProtocol, node)))
+        both = relay.to = Pair(upstream, TunnelPool(membership, partial(TunnelProtocol, node)))
         running = asyncio.ensure_future(both.spares.run())
         try:
             yield both
@@ -166,11 +168,11 @@ class _Late:
 
     to: Pair
 
-    def expects(self, node_id: str) -> bool:
-        return self.to.expects(node_id)
+    def expects_tunnel(self, node_id: str) -> bool:
+        return self.to.expects_tunnel(node_id)
 
-    def dialled(self, node_id: str, transport: asyncio.Transport) -> None:
-        self.to.dialled(node_id, transport)
+    def accept_tunnel(self, node_id: str, transport: asyncio.Transport) -> None:
+        self.to.accept_tunnel(node_id, transport)
 
 
 Story = Callable[[Pair], Awaitable[None]]
@@ -193,7 +195,7 @@ def tell(request: pytest.FixtureRequest) -> Callable[[Story], None]:
 
 def test_requests_travel_over_what_the_node_dialled(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
-        both.spares.ask(2)
+        both.spares.set_min_idle(2)
         await both.idle(2)
         for size in (2, 300_000, 2, 2):
             response = await both.ask("/echo", b"x" * size)
@@ -206,7 +208,7 @@ def test_requests_travel_over_what_the_node_dialled(tell: Callable[[Story], None
 
 def test_what_is_used_is_replaced(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
-        both.spares.ask(2)
+        both.spares.set_min_idle(2)
         answers = await asyncio.gather(*(both.ask("/stream") for _ in range(20)))
         assert both.going == 20
         await both.idle(2)
@@ -222,7 +224,7 @@ def test_what_is_used_is_replaced(tell: Callable[[Story], None]) -> None:
 
 def test_a_client_that_leaves_ends_its_request(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
-        both.spares.ask(1)
+        both.spares.set_min_idle(1)
         streaming = await both.ask("/stream")
         waiting = asyncio.ensure_future(both.ask("/silent"))
         await eventually(lambda: both.going == 2)
@@ -236,17 +238,17 @@ def test_a_client_that_leaves_ends_its_request(tell: Callable[[Story], None]) ->
 
 def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
-        both.spares.ask(1)
+        both.spares.set_min_idle(1)
         streaming = await both.ask("/stream")
-        assert await streaming.chunk(10) == b"data: first\n\n"
+        assert await streaming.read_chunk(10) == b"data: first\n\n"
         waiting = asyncio.ensure_future(both.ask("/silent"))
         await eventually(lambda: both.going == 2)
         await both.idle(1)
-        both.spares.ask(0)
+        both.spares.set_min_idle(0)
         for connection in tuple(both.spares._connections):
             connection.abort()
         with pytest.raises(UpstreamClosed):
-            await streaming.chunk(10)
+            await streaming.read_chunk(10)
         with pytest.raises(UpstreamClosed):
             await waiting
         await both.idle(0)
@@ -256,14 +258,14 @@ def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -
 
 def test_asked_for_none_it_dials_none(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
-        both.spares.ask(2)
+        both.spares.set_min_idle(2)
         await both.idle(2)
-        both.spares.ask(0)
-        both.upstream.drop(TARGET)
+        both.spares.set_min_idle(0)
+        both.upstream.close_idle(TARGET)
         await eventually(lambda: both.upstream.open_connections == 0)
-        with pytest.raises(ConnectFailed) as caught:
+        with pytest.raises(ConnectError) as caught:
             await both.ask("/echo", connect_timeout_s=0.2)
-        assert caught.value.timed_out
+        assert caught.value.is_timeout
         assert both.dialled_count == 2
 
     tell(story)
@@ -273,12 +275,12 @@ def test_idle_connections_do_not_outlive_the_link_and_answers_do(tell: Callable[
     """Behind a cut cable the node's kernel thinks for a long time that they stand: they must not count afterwards."""
 
     async def story(both: Pair) -> None:
-        both.spares.ask(2)
+        both.spares.set_min_idle(2)
         streaming = await both.ask("/stream")
         await both.idle(2)
         before = both.dialled_count
-        both.spares.ask(0)
-        both.spares.ask(2)
+        both.spares.set_min_idle(0)
+        both.spares.set_min_idle(2)
         await eventually(lambda: both.dialled_count == before + 2)
         await both.idle(2)
         both.release.set()
@@ -290,8 +292,8 @@ def test_idle_connections_do_not_outlive_the_link_and_answers_do(tell: Callable[
 def test_a_balancer_that_refuses_is_asked_again(tell: Callable[[Story], None]) -> None:
     async def story(both: Pair) -> None:
         both.expected = False
-        both.spares.ask(1)
-        with pytest.raises(ConnectFailed):
+        both.spares.set_min_idle(1)
+        with pytest.raises(ConnectError):
             await both.ask("/echo", connect_timeout_s=0.3)
         assert both.dialled_count == 0
         both.expected = True
@@ -304,7 +306,7 @@ def test_nothing_is_closed_or_written_behind_the_back_of_its_new_owner(tell: Cal
     """Sanic's own task of the request that dialled has long ended when the connection is used."""
 
     async def story(both: Pair) -> None:
-        both.spares.ask(1)
+        both.spares.set_min_idle(1)
         await both.idle(1)
         tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
         assert sum("connection_task" in name for name in tasks) == 1  # the node's end, which serves
@@ -317,7 +319,7 @@ async def test_an_ordinary_request_to_the_route_is_refused() -> None:
     async with pair() as both:
         port = int(both.spares._membership.balancer_url.rpartition(":")[2])
         response = await both.upstream.request(
-            Target("127.0.0.1", port, api_key="credential"),
+            UpstreamTarget("127.0.0.1", port, api_key="credential"),
             b"GET",
             b"/hop/dial",
             connect_timeout_s=5,

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from llb import logs
-from llb.api.traces import MAX_STATE_CHARS, NO_TRACE, trace_headers
+from llb.api.middleware.trace_context import MAX_TRACESTATE_CHARS, NO_TRACE, trace_headers_of
+from llb.base import log_setup
 from tests.api.door import Door
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -18,7 +18,7 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 @pytest.mark.parametrize("parent", [PARENT, f"cc-{TRACE}-00f067aa0ba902b7-01-what-will-be"])
 async def test_a_trace_goes_on_as_it_came(door: Door, parent: str) -> None:
     await door.call("GET", "/any", await door.key(), ("Traceparent", parent), ("TraceState", "a=1"))
-    assert trace_headers(door.seen[0]) == ((b"traceparent", parent.encode()), (b"tracestate", b"a=1"))
+    assert trace_headers_of(door.seen[0]) == ((b"traceparent", parent.encode()), (b"tracestate", b"a=1"))
 
 
 @pytest.mark.parametrize(
@@ -37,21 +37,21 @@ async def test_a_trace_goes_on_as_it_came(door: Door, parent: str) -> None:
 )
 async def test_what_is_no_trace_goes_nowhere(door: Door, parent: str) -> None:
     await door.call("GET", "/any", await door.key(), ("traceparent", parent), ("tracestate", "a=1"))
-    assert trace_headers(door.seen[0]) == NO_TRACE
+    assert trace_headers_of(door.seen[0]) == NO_TRACE
 
 
 async def test_a_state_that_is_none_is_left_out(door: Door) -> None:
     key = await door.key()
-    for state in ("a=" + "1" * MAX_STATE_CHARS, "a=ü"):
+    for state in ("a=" + "1" * MAX_TRACESTATE_CHARS, "a=ü"):
         await door.call("GET", "/any", key, ("traceparent", PARENT), ("tracestate", state))
     await door.call("GET", "/any", key, ("tracestate", "a=1"))
     await door.call("GET", "/any", key, ("traceparent", PARENT), ("traceparent", PARENT))
     only = ((b"traceparent", PARENT.encode()),)
-    assert [trace_headers(request) for request in door.seen] == [only, only, NO_TRACE, NO_TRACE]
+    assert [trace_headers_of(request) for request in door.seen] == [only, only, NO_TRACE, NO_TRACE]
 
 
 async def test_every_line_of_a_request_carries_its_ids(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.handler.setFormatter(logs.JsonFormatter())
+    caplog.handler.setFormatter(log_setup.JsonFormatter())
     with caplog.at_level(logging.ERROR):
         await door.call("GET", "/crash", ("X-Request-ID", "mine.1"), ("traceparent", PARENT))
         await door.call("GET", "/crash", ("X-Request-ID", "mine.2"))
@@ -64,9 +64,9 @@ async def test_every_line_of_a_request_carries_its_ids(door: Door, caplog: pytes
 
 def test_lines_as_text() -> None:
     record = logging.LogRecord("llb", logging.INFO, "", 0, "hello", (), None)
-    logs.of_request("r1", "t1")
+    log_setup.bind_request("r1", "t1")
     try:
-        assert logs.TextFormatter().format(record).endswith("llb: hello [r1 t1]")
+        assert log_setup.TextFormatter().format(record).endswith("llb: hello [r1 t1]")
     finally:
-        logs.of_request(None)
-    assert logs.TextFormatter().format(record).endswith("llb: hello")
+        log_setup.bind_request(None)
+    assert log_setup.TextFormatter().format(record).endswith("llb: hello")

@@ -17,11 +17,11 @@ import pytest
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from llb import auth
-from llb.api.access import Access, access_table
+from llb.api.middleware.route_policy import RoutePolicy, route_policy_table
 from llb.app import create_app, create_ollama_app
 from llb.config import make_config
-from llb.store import keys
+from llb.security import tokens
+from llb.store.tables import keys
 from llb.wire import Scope
 from tests import harness
 from tests.conftest import LlbMaker
@@ -46,15 +46,15 @@ class Caller:
     page: bool = False  # a page of this very origin
     ambiguous: bool = False  # it shows two credentials
 
-    def expected(self, access: Access) -> int:
+    def expected(self, access: RoutePolicy) -> int:
         if self.ambiguous:
             return 401
-        if access.public or access.ticketed:
+        if access.public or access.requires_file_token:
             return LET_IN
-        if access.node:
+        if access.node_only:
             return LET_IN if self.node else 403 if self.page else 401
         if self.grants is None:
-            alone = access.or_local and not self.shows_something and not self.page
+            alone = access.or_local_program and not self.shows_something and not self.page
             return LET_IN if alone else 401
         return LET_IN if access.scope is None or access.scope in self.grants else 403
 
@@ -75,7 +75,7 @@ async def llb(make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch) -> Llb:
     monkeypatch.setattr(harness, "create_app", stopped)
     llb = await make_llb().start()
     llb.http.headers["x-really"] = "yes"
-    llb.app.identity._node_of = lambda credential: "garage" if credential == NODE else None
+    llb.app.authenticator._node_id_of = lambda credential: "garage" if credential == NODE else None
     return llb
 
 
@@ -99,9 +99,9 @@ async def callers(llb: Llb) -> list[Caller]:
     admin, ann = await session("admin"), await session("ann")
     revoked = await llb.http.post("/api/keys", json={"name": "gone"})
     await llb.http.delete(f"/api/keys/{revoked.json()['id']}")
-    expired = auth.new_api_key()
+    expired = tokens.new_api_key()
     record = keys.ApiKey(
-        id=auth.new_id(),
+        id=tokens.new_random_id(),
         name="old",
         hash=expired.hash,
         prefix=expired.prefix,
@@ -149,7 +149,7 @@ async def test_every_route_with_every_credential(llb: Llb) -> None:
     count = 0
     people = await callers(llb)
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in access_table(llb.sanic):
+        for method, path, access in route_policy_table(llb.sanic):
             headers = {} if method in ("GET", "HEAD", "OPTIONS") else {"Content-Type": access.media_types[0]}
             if path.startswith("/ws/"):
                 headers |= {
@@ -185,14 +185,14 @@ async def test_every_route_with_every_credential(llb: Llb) -> None:
 async def test_a_cookie_never_counts_for_another_page(llb: Llb, foreign: dict[str, str]) -> None:
     [admin] = [caller for caller in await callers(llb) if caller.name == "an administrator's session"]
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in access_table(llb.sanic):
+        for method, path, access in route_policy_table(llb.sanic):
             if access.public and method in ("GET", "HEAD"):
                 continue
             headers = {"Content-Type": access.media_types[0], **admin.headers, **foreign}
             if path.startswith("/ws/"):
                 headers |= {"Connection": "Upgrade", "Upgrade": "websocket"}
             answer = await client.request(method, asked(path), headers=headers)
-            if method == "OPTIONS" or access.ticketed:
+            if method == "OPTIONS" or access.requires_file_token:
                 continue
             assert answer.status_code in (401, 403), (method, path, answer.status_code)
 
@@ -202,9 +202,9 @@ async def test_a_cookie_never_counts_for_another_page(llb: Llb, foreign: dict[st
 
 def rows(app: Sanic[Any, Any]) -> Iterator[str]:
     by_rule: dict[tuple[str, str], list[str]] = {}
-    for method, path, access in access_table(app):
+    for method, path, access in route_policy_table(app):
         if method not in ("OPTIONS", "HEAD"):
-            by_rule.setdefault((path, access.who), []).append(method)
+            by_rule.setdefault((path, access.allowed_callers), []).append(method)
     for (path, who), methods in sorted(by_rule.items()):
         yield f"| `{', '.join(sorted(methods))}` | `{path}` | {who} |"
 

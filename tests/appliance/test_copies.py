@@ -15,16 +15,16 @@ async def test_a_joined_host_copies_from_its_balancer_and_is_copied_from(
     balancer = await make_llb().start()
     await balancer.online()
     await balancer.pull("tiny")
-    view, reach = balancer.app.view, balancer.app.reach
+    view, reach = balancer.app.view, balancer.app.node_connections
     async with JoinedLlb(balancer, tmp_path / "cellar") as cellar:
-        await balancer.until(lambda: view.derived("tiny").available_nodes == 2)
+        await balancer.until(lambda: view.status_of("tiny").available_nodes == 2)
         assert (cellar.home / "models" / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES
-        await eventually(lambda: reach.way(cellar.id) is not None)
+        await eventually(lambda: reach.route_of(cellar.id) is not None)
         (balancer.home / "models" / "tiny" / "tiny.gguf").unlink()  # so that cellar alone can give it
         agent = balancer.app.agent
-        assert not await agent._keeper.check(agent._replicas["tiny"])
-        await balancer.until(lambda: view.derived("tiny").available_nodes == 1)
+        assert not await agent._replica_worker.check_files(agent._replicas["tiny"])
+        await balancer.until(lambda: view.status_of("tiny").available_nodes == 1)
         async with JoinedLlb(balancer, tmp_path / "loft") as loft:
-            await balancer.until(lambda: view.derived("tiny").available_nodes == 2)
+            await balancer.until(lambda: view.status_of("tiny").available_nodes == 2)
             assert (loft.home / "models" / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES
     assert hub.bytes_sent == TINY_BYTES

@@ -54,7 +54,7 @@ async def ask(llb: Llb, **change: Any) -> httpx.Response:
 async def test_a_full_house(chatting: Llb) -> None:
     """A slot is not what a token count waits for."""
     assert (await ask(chatting)).status_code == 200
-    async with chatting.app.admission.claim("chat", key_id="somebody"):
+    async with chatting.app.admission.reserve_slot("chat", key_id="somebody"):
         refused = await ask(chatting)
         assert error_of(refused) == (529, "overloaded_error", "queue_full")
         assert int(refused.headers["retry-after"]) > 0
@@ -88,7 +88,7 @@ async def test_a_stream_that_breaks_says_so_in_its_own_way(
     chatting: Llb, path: str, body: dict[str, Any]
 ) -> None:
     assert (await ask(chatting)).status_code == 200
-    [pid] = [engine.process.pid for engine in chatting.app.pool._all() if engine.process.pid]
+    [pid] = [engine.process.pid for engine in chatting.app.engine_pool._all_engines() if engine.process.pid]
     async with chatting.http.stream("POST", path, json=body) as answer:
         lines = answer.aiter_lines()
         await anext(lines)

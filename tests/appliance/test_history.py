@@ -157,7 +157,7 @@ async def test_what_finds_no_slot_is_noted(make_chatting: LlbMaker) -> None:
         chunks = first.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="smollm2", max_tokens=1))
-        await eventually(lambda: llb.app.admission.snapshot()[0].waiting)
+        await eventually(lambda: llb.app.admission.snapshot()[0].queued)
         assert (await ask(llb, model="smollm2")).json()["error"]["code"] == "queue_full"
         assert (await waiting).json()["error"]["code"] == "queue_timeout"
     _, running, timed_out, full = await noted(llb, 4)
@@ -177,10 +177,10 @@ async def test_clients_that_leave_are_noted(make_chatting: LlbMaker) -> None:
         chunks = reader.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="smollm2"))
-        await eventually(lambda: llb.app.admission.snapshot()[0].waiting)
+        await eventually(lambda: llb.app.admission.snapshot()[0].queued)
         waiting.cancel()
         await asyncio.wait({waiting})
-        await eventually(lambda: not llb.app.admission.snapshot()[0].waiting)
+        await eventually(lambda: not llb.app.admission.snapshot()[0].queued)
     _, in_stream, in_queue = await noted(llb, 3)
     assert (in_stream["status"], in_stream["error_code"]) == (200, "client_closed")
     assert 0 < in_stream["ttft_ms"] <= in_stream["duration_ms"]
@@ -192,7 +192,7 @@ async def test_clients_that_leave_are_noted(make_chatting: LlbMaker) -> None:
 async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: LlbMaker) -> None:
     llb = await start_chatting(make_chatting(), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
-    [pid] = [engine.process.pid for engine in llb.app.pool._all() if engine.process.pid]
+    [pid] = [engine.process.pid for engine in llb.app.engine_pool._all_engines() if engine.process.pid]
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = answer.aiter_lines()

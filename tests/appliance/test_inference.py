@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llb.decide.routing import Speed
+from llb.policy.routing import Throughput
 from tests.conftest import LlbMaker
 from tests.ggufs import write_embedding_model
 from tests.harness import Llb, eventually, write_catalog
@@ -126,7 +126,7 @@ async def test_a_chat_model_does_not_embed(talking: Llb) -> None:
 async def test_concurrent_first_requests_cause_one_load(talking: Llb) -> None:
     answers = await asyncio.gather(*(chat(talking, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
-    [engine] = talking.app.pool.reports()
+    [engine] = talking.app.engine_pool.engine_reports()
     assert engine.model_id == "smollm2"
     node = (await talking.http.get("/api/nodes")).json()["nodes"][0]
     assert node["slots"] == 4
@@ -152,13 +152,13 @@ async def test_a_client_that_leaves_frees_its_slot(talking: Llb) -> None:
         await anext(answer.aiter_bytes())
         assert busy_slots(talking) == 1
     await eventually(lambda: not busy_slots(talking))
-    upstream = talking.app.upstream
+    upstream = talking.app.http_client
     await eventually(lambda: upstream.open_connections == upstream.idle_connections)
 
 
 async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: Llb) -> None:
     await chat(talking, max_tokens=1)
-    [pid] = [engine.process.pid for engine in talking.app.pool._all() if engine.process.pid]
+    [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
     stream = talking.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -198,7 +198,7 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
         rest = [line async for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     await talking.until(lambda: "smollm2" not in talking.app.view.registrations)
-    assert talking.app.pool.reports() == ()
+    assert talking.app.engine_pool.engine_reports() == ()
     assert not (talking.home / "models" / "smollm2").exists()
 
 
@@ -206,9 +206,9 @@ async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
     await chat(talking, max_tokens=1)
     assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
     assert (await talking.http.get("/api/models/smollm2")).json()["pinned"]
-    await talking.until(lambda: talking.app.pool.reports()[0].pinned)
+    await talking.until(lambda: talking.app.engine_pool.engine_reports()[0].pinned)
     assert (await talking.http.post("/api/models/smollm2/unload")).status_code == 204
-    assert talking.app.pool.memory_used_bytes == 0
+    assert talking.app.engine_pool.memory_used_bytes == 0
     assert (await chat(talking, max_tokens=1)).status_code == 200
     answer = await talking.http.post("/api/models/absent/unload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
@@ -217,27 +217,27 @@ async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
 async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
     await chat(talking, max_tokens=5)
     node = talking.app.agent.node_id
-    requests, _ = talking.app.view.traffic(node)
+    requests, _ = talking.app.view.collect_traffic(node)
     assert requests == 1
     await chat(talking, max_tokens=5)
-    requests, tokens_per_second = talking.app.view.traffic(node)
+    requests, tokens_per_second = talking.app.view.collect_traffic(node)
     assert requests == 2
     assert tokens_per_second > 0
 
 
 async def test_what_an_engine_does_is_measured(talking: Llb) -> None:
-    node_id, speeds = talking.app.agent.node_id, talking.app.dispatcher.speeds
+    node_id, speeds = talking.app.agent.node_id, talking.app.dispatcher.performance
 
     def load_s() -> float:
-        return speeds.load_s(node_id, "smollm2", size_bytes=None, progress=None)
+        return speeds.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)
 
-    speed, unknown_s = speeds.of(node_id, "smollm2"), load_s()
-    assert speed == Speed()
+    speed, unknown_s = speeds.throughput_of(node_id, "smollm2"), load_s()
+    assert speed == Throughput()
     body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8}
     assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
     assert speed.grade is not None
     assert 0 < load_s() < unknown_s
-    whole = speeds.request("smollm2", 1000, None, None).prompt_tokens
+    whole = speeds.estimate_request("smollm2", 1000, None, None).prompt_tokens
     for _ in range(5):  # the prompt is in the cache: less of it is to be computed
         assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
-    assert speeds.request("smollm2", 1000, None, None).prompt_tokens < whole
+    assert speeds.estimate_request("smollm2", 1000, None, None).prompt_tokens < whole

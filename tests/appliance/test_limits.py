@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llb.gateway.quotas import BYTES_PER_STREAMED_TOKEN
+from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
 from tests.conftest import LlbMaker
 from tests.harness import DEADLINE_S, Llb, eventually, write_catalog
 from tests.hub import HubStandIn
@@ -41,8 +41,8 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 
 def left(llb: Llb, key_id: str, what: str) -> int:
-    known = llb.app.quotas._quotas[key_id]
-    return int(llb.app.quotas.headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
+    known = llb.app.rate_limiter._rate_limits[key_id]
+    return int(llb.app.rate_limiter.rate_limit_headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
 
 
 async def test_requests_are_counted_told_and_refused(chat: Llb) -> None:
@@ -101,18 +101,20 @@ async def test_tokens_are_those_that_were_used(chat: Llb) -> None:
 
 async def test_who_leaves_holds_nothing(chat: Llb) -> None:
     key_id, client = await limited(chat, concurrent=1, tokens_per_minute=1_000_000)
-    quota = chat.app.quotas
+    quota = chat.app.rate_limiter
     async with client:
         for stream in (True, False):
             asking = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
-            await eventually(lambda: key_id in quota._quotas and quota._quotas[key_id].active == 1)
+            await eventually(
+                lambda: key_id in quota._rate_limits and quota._rate_limits[key_id].active_requests == 1
+            )
             refused = await ask(client)
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
             assert "at the same time" in refused.json()["error"]["message"]
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            await eventually(lambda: quota._quotas[key_id].active == 0)
+            await eventually(lambda: quota._rate_limits[key_id].active_requests == 0)
         assert (await ask(client)).status_code == 200
 
 
@@ -123,7 +125,7 @@ async def test_a_key_without_limits_is_told_nothing(chat: Llb) -> None:
         answer = await ask(client)
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
-    assert not chat.app.quotas._quotas
+    assert not chat.app.rate_limiter._rate_limits
 
 
 async def test_a_token_of_a_stream_has_about_as_many_bytes_as_are_charged_for_one(chat: Llb) -> None:

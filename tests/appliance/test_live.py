@@ -152,7 +152,7 @@ async def test_a_slow_reader_is_told_to_begin_anew(llb: Llb) -> None:
         assert (await anext(messages(reader)))["type"] == "Hello"
         # Far more than a socket's buffers and the feed's queue take while the reader sleeps.
         for number in range(40_000):
-            llb.app.bus.publish(
+            llb.app.event_bus.publish(
                 ModelStatusChanged(model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 40_000)
             )
             if number % 500 == 0:
@@ -171,8 +171,8 @@ async def test_a_slow_reader_is_told_to_begin_anew(llb: Llb) -> None:
 async def test_a_reader_that_leaves_is_forgotten(llb: Llb) -> None:
     async with llb.events() as reader:
         await anext(messages(reader))
-        assert len(llb.app.bus._readers) == 1
-    await eventually(lambda: not llb.app.bus._readers)
+        assert len(llb.app.event_bus._subscriptions) == 1
+    await eventually(lambda: not llb.app.event_bus._subscriptions)
 
 
 async def test_progress_is_told_at_most_four_times_a_second(llb: Llb, hub: HubStandIn) -> None:

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llb.auth import Principal, PrincipalKind
-from llb.gateway.history import Tally
-from llb.gateway.metrics import Metrics
+from llb.gateway.observability.metrics import Metrics
+from llb.gateway.observability.request_log import RequestRecord
+from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import ReplicaReport, ReplicaState, Role
 from tests.conftest import LlbMaker
 from tests.harness import Llb, eventually, write_catalog
@@ -94,7 +94,7 @@ async def test_what_was_asked_is_counted(
 async def test_a_download_and_the_loop_are_seen(llb: Llb, hub: HubStandIn) -> None:
     hub.faults.stall(after=150_000)
     assert (await llb.register("tiny")).status_code == 202
-    await llb.until(lambda: (llb.app.view.derived("tiny").downloaded_bytes or 0) == 150_000)
+    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
     now = await samples(llb)
     [node] = [
         value
@@ -132,9 +132,9 @@ async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
         (None, 0.00001, "queue_full"),
         (None, 0.0, "rate_limit_exceeded"),
     ):
-        tally = Tally(1, "r", principal, "/v1/chat/completions", 0.0)
+        tally = RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0)
         tally.model_id, tally.node_id, tally.queued_s, tally.error_code = "m", node_id, queued_s, error
-        llb_metrics.ended([tally])
+        llb_metrics.record_requests([tally])
     sample = llb_metrics.registry.get_sample_value
     assert sample("llb_queue_wait_seconds_count", {"model": "m"}) == 3
     assert sample("llb_queue_wait_seconds_sum", {"model": "m"}) == 63
@@ -145,7 +145,7 @@ async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
 
 async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> None:
     def told(state: ReplicaState, arrived: int, node_id: str = "n") -> None:
-        llb_metrics.replica(
+        llb_metrics.record_replica(
             node_id, ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
         )
 
@@ -172,13 +172,13 @@ async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> 
 
 async def test_the_replicas_of_a_removed_node_are_followed_no_longer(llb_metrics: Metrics) -> None:
     def told(state: ReplicaState, arrived: int) -> None:
-        llb_metrics.replica(
+        llb_metrics.record_replica(
             "n", ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
         )
 
     told(ReplicaState.DOWNLOADING, 0)
     told(ReplicaState.DOWNLOADING, 500)
-    llb_metrics.node_removed("n")
+    llb_metrics.forget_node("n")
     told(ReplicaState.READY, 900)  # it joined again: this is where it stands
     sample = llb_metrics.registry.get_sample_value
     assert sample("llb_downloaded_bytes_total", {"node": "n"}) == 500
@@ -207,7 +207,7 @@ def documented() -> dict[str, set[str]]:
 
 
 def test_every_metric_is_documented(llb_metrics: Metrics) -> None:
-    families = families_of(llb_metrics.text().decode())
+    families = families_of(llb_metrics.render().decode())
     assert {name for name in families if not name.startswith("process_")} == documented().keys()
 
 
@@ -234,7 +234,7 @@ METRIC = re.compile(r"\b(?:llb|gen_ai_server|process)_[a-z_]+\b(?!\s*[=!])")
 
 
 def test_the_dashboard_queries_what_there_is(llb_metrics: Metrics) -> None:
-    families = families_of(llb_metrics.text().decode())
+    families = families_of(llb_metrics.render().decode())
     labels = documented()
     asked = set()
     for query in queries():

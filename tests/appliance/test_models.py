@@ -94,7 +94,7 @@ async def test_a_model_that_is_too_large_is_refused_as_the_seed_says(
 async def test_a_model_that_is_still_coming_answers_503_with_the_per_cent(llb: Llb, hub: HubStandIn) -> None:
     stall = hub.faults.stall(after=135_000)
     await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.derived("tiny").downloaded_bytes or 0) == 135_000)
+    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 135_000)
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert answer.status_code == 503
     assert answer.json() == {
@@ -152,7 +152,7 @@ async def test_delete_while_downloading_keeps_the_partial_and_a_later_pull_goes_
 ) -> None:
     stall = hub.faults.stall(after=200_000)
     await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.derived("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
     await llb.until(lambda: "tiny" not in llb.app.view.registrations)
     [partial] = (llb.home / "models" / "tiny").iterdir()
@@ -237,8 +237,8 @@ async def test_a_model_of_several_files_is_all_or_nothing(
     await llb.online()
     stall = hub.faults.stall(after=50_000, file="two-mmproj.gguf")
     await llb.register("two")
-    await llb.until(lambda: (llb.app.view.derived("two").downloaded_bytes or 0) == 150_000)
-    assert llb.app.view.derived("two").progress == 0.5
+    await llb.until(lambda: (llb.app.view.status_of("two").downloaded_bytes or 0) == 150_000)
+    assert llb.app.view.status_of("two").progress == 0.5
     await llb.http.delete("/api/models/two")
     await llb.until(lambda: "two" not in llb.app.view.registrations)
     names = sorted(path.suffix for path in (llb.home / "models" / "two").iterdir())

@@ -13,8 +13,9 @@ import httpx
 import ollama
 import pytest
 
-from llb.api.ollama import NOT_OFFERED
-from llb.gateway import dispatch, relay
+from llb.api.inference.ollama import UNSUPPORTED_ROUTES
+from llb.gateway import dispatcher
+from llb.gateway.stream import relay
 from tests.conftest import LlbMaker
 from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import Llb, eventually, write_catalog
@@ -174,7 +175,7 @@ async def test_what_is_there_and_what_is_loaded(talking: Llb, keyless: ollama.As
     assert shown.capabilities == ["completion", "tools"]
     assert (await keyless.ps()).models == []
     assert (await keyless.generate("smollm2")).done_reason == "load"
-    await eventually(lambda: any(node.engines for node in talking.app.view.online()))
+    await eventually(lambda: any(node.engines for node in talking.app.view.online_nodes()))
     [running] = (await keyless.ps()).models
     assert (running.model, running.context_length) == ("smollm2:latest", 2048)
     assert (running.size or 0) > 10**8
@@ -186,7 +187,7 @@ async def test_what_is_there_and_what_is_loaded(talking: Llb, keyless: ollama.As
 
 async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollama.AsyncClient) -> None:
     assert (await keyed.chat("smollm2")).done_reason == "load"
-    assert talking.app.pool.reports()
+    assert talking.app.engine_pool.engine_reports()
     with pytest.raises(ollama.ResponseError) as refused:
         await keyed.generate("smollm2", keep_alive=0)
     assert (refused.value.status_code, refused.value.error) == (
@@ -195,7 +196,7 @@ async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollam
     )
     async with client(talking.url, await talking.new_key("inference", "models:write")) as owner:
         assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"
-    assert talking.app.pool.memory_used_bytes == 0
+    assert talking.app.engine_pool.memory_used_bytes == 0
 
 
 REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
@@ -223,7 +224,7 @@ async def test_refusals_are_a_sentence(talking: Llb) -> None:
 
 
 async def test_what_ollama_keeps_and_llb_does_not(talking: Llb) -> None:
-    for path, method in NOT_OFFERED:
+    for path, method in UNSUPPORTED_ROUTES:
         answer = await talking.http.request(
             method, path.replace("<digest:str>", "sha256:00"), json={"model": "x"}
         )
@@ -280,7 +281,7 @@ async def test_an_engine_that_dies_ends_the_stream_with_an_error(
 ) -> None:
     stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
-    [pid] = [engine.process.pid for engine in talking.app.pool._all() if engine.process.pid]
+    [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ollama.ResponseError, match="engine"):
         async for _ in stream:
@@ -300,8 +301,8 @@ async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
     talking: Llb, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blank before a line is no line, and a proxy sees that something comes."""
-    usual = relay.Heartbeat
-    monkeypatch.setattr(dispatch, "Heartbeat", lambda sink: usual(sink, every_s=0.01))
+    usual = relay.SseKeepalive
+    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: usual(sink, interval_s=0.01))
     body = {"model": "smollm2", "messages": QUESTION, "options": FEW}  # it has to be loaded first
     async with httpx.AsyncClient(trust_env=False) as plain:
         answer = await plain.post(f"http://127.0.0.1:{talking.ollama_port}/api/chat", json=body)

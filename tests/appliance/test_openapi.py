@@ -15,8 +15,8 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from llb.api.shapes import INFERENCE
-from llb.api.shapes_anthropic import MESSAGES
+from llb.api.reference.schemas import INFERENCE_OPERATIONS
+from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS
 from tests.conftest import TINY_BYTES, LlbMaker
 from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import PASSWORD, Llb, write_catalog
@@ -202,7 +202,7 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("GET", "/v1/models", 200)
     await ask("GET", "/v1/models/chat", 200)
     await ask("GET", "/v1/models/te/st", 404)
-    for path in sorted({*INFERENCE, *MESSAGES}):
+    for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
     for path in ("/api/version", "/api/tags", "/api/ps"):
         await ask("GET", path, 200)

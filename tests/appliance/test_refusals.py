@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llb.api import lingering
-from llb.api.replies import MAX_BODY_BYTES
+from llb.api.middleware import http_protocol
+from llb.api.responses import MAX_BODY_BYTES
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
 from tests.hub import HubStandIn
@@ -106,7 +106,7 @@ async def test_who_sends_all_of_it_first_still_reads_why(llb: Llb, chunked: bool
 
 
 async def test_who_never_ends_is_cut_off(llb: Llb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "LINGER_S", 0.1)
+    monkeypatch.setattr(http_protocol, "LINGER_TIMEOUT_S", 0.1)
     _, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
@@ -145,4 +145,4 @@ async def test_a_crowd_is_refused_at_once(
     took = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
     assert len(took) == len(refused)
     assert statistics.median(took) < 50
-    assert [(queue.waiting, queue.nodes[0].busy) for queue in llb.app.admission.snapshot()] == [(0, 0)]
+    assert [(queue.queued, queue.nodes[0].busy) for queue in llb.app.admission.snapshot()] == [(0, 0)]

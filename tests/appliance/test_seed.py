@@ -160,11 +160,11 @@ async def test_the_listener_prints_every_step_of_a_pull(llb: Llb, tmp_path: Path
 async def test_on_its_own_port_where_that_is_free(make_llb: LlbMaker) -> None:
     """`localhost:8080` is the default: the same snippets then run without a change."""
     from llb.config import make_config
-    from llb.serve import bind
+    from llb.server import bind_main_socket
 
     config = make_config(home=Path("unused"))
     assert (config.listen_host, config.port) == ("127.0.0.1", 8080)
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", 8080)) == 0
     if not taken:
-        bind(config).close()
+        bind_main_socket(config).close()

@@ -52,7 +52,7 @@ async def test_the_network_never_ends_a_pull(llb: Llb, hub: HubStandIn) -> None:
     answer = await llb.register("tiny")
     assert answer.status_code == 202
     await llb.until(
-        lambda: (llb.app.view.derived("tiny").error or "").startswith("waiting for the network: ")
+        lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] == "Registered"
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
@@ -66,7 +66,7 @@ async def test_a_connection_lost_in_mid_pull_says_what_it_waits_for(llb: Llb, hu
     hub.faults.drop(after=100_000, times=1)
     await llb.register("tiny")
     await llb.until(
-        lambda: (llb.app.view.derived("tiny").error or "").startswith("waiting for the network: ")
+        lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] in ("Downloading", "Ready")
     await llb.until_status("tiny", "Ready")
@@ -155,7 +155,7 @@ async def test_a_pull_goes_on_after_a_restart(make_llb: LlbMaker, hub: HubStandI
     llb = await make_llb().start()
     await llb.online()
     await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.derived("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     await llb.stop()
     stall.clear()
     hub.forget_requests()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llb import portable, runfile
-from llb.runfile import RunInfo
+from llb.base import platform_compat, runfile
+from llb.base.runfile import RunInfo
 from tests.cli.conftest import Host
 
 
@@ -57,8 +57,10 @@ def squatter() -> Iterator[Squatter]:
 
 def leave_behind(host: Host, squatter: Squatter, pid: int) -> None:
     """What a server that was killed leaves; somebody else has its port since."""
-    portable.private_dir(host.home)
-    runfile.write(host.home, RunInfo(pid=pid, host="127.0.0.1", port=squatter.port, token="llb-local-secret"))
+    platform_compat.make_private_dir(host.home)
+    runfile.write_run_info(
+        host.home, RunInfo(pid=pid, host="127.0.0.1", port=squatter.port, token="llb-local-secret")
+    )
 
 
 def test_a_program_that_merely_has_the_port_is_told_nothing(host: Host, squatter: Squatter) -> None:
@@ -71,7 +73,7 @@ def test_a_program_that_merely_has_the_port_is_told_nothing(host: Host, squatter
 
 def test_nor_while_another_server_of_the_home_is_starting(host: Host, squatter: Squatter) -> None:
     leave_behind(host, squatter, pid=os.getpid() + 1)
-    lock = portable.lock_file(host.home / runfile.LOCK_NAME)
+    lock = platform_compat.try_lock_file(host.home / runfile.LOCK_NAME)
     assert lock is not None
     try:
         assert host.fail("models").startswith("llb is not running on ")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llb import portable, runfile
+from llb.base import platform_compat, runfile
 from tests.cli.conftest import TINY_BYTES, Host
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
@@ -93,13 +93,13 @@ def test_a_port_that_is_taken(host: Host) -> None:
 
 
 def test_a_server_that_does_not_answer(host: Host) -> None:
-    portable.private_dir(host.home)
-    lock = portable.lock_file(host.home / runfile.LOCK_NAME)
+    platform_compat.make_private_dir(host.home)
+    lock = platform_compat.try_lock_file(host.home / runfile.LOCK_NAME)
     assert lock is not None
     with contextlib.closing(lock), socket.create_server(("127.0.0.1", 0)) as silent:
         assert "starting or stopping" in only(findings(host), "server", "warn")["remedy"]
         info = runfile.RunInfo(pid=os.getpid(), host="127.0.0.1", port=silent.getsockname()[1], token="t")
-        runfile.write(host.home, info)
+        runfile.write_run_info(host.home, info)
         finding = only(findings(host, status=1), "server", "bad")
     assert f"process {os.getpid()} runs on this home but does not answer" in finding["detail"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llb.cli.parser import build
-from llb.config import OTHER_ENV, SETTINGS, Setting
+from llb.config import CLI_ENVIRONMENT, SETTINGS, Setting
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = (DOCS / "commands.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_no_other_command_is_documented() -> None:
 
 
 def test_flags_of_all_commands_are_explained() -> None:
-    for flag in ("--home", "--url", "--key", *OTHER_ENV):
+    for flag in ("--home", "--url", "--key", *CLI_ENVIRONMENT):
         assert f"`{flag}" in COMMANDS
 
 
@@ -65,7 +65,7 @@ def test_every_setting_is_documented(setting: Setting) -> None:
         line for line in SETTINGS_PAGE.splitlines() if line.startswith("|") and f"| `{setting.env}` |" in line
     ]
     _, flag, _, key, *_ = (cell.strip() for cell in row.split("|"))
-    written = setting.flag if setting.switch else f"{setting.flag} {setting.metavar}"
+    written = setting.flag if setting.is_switch else f"{setting.flag} {setting.metavar}"
     assert flag == (f"`{written}`" if setting.flag else "–")
     assert key == (f"`{setting.key}`" if setting.field != "home" else "–")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llb import runfile
+from llb.base import runfile
 from tests.cli.conftest import DEADLINE_S, Host, host_with_models
 from tests.cli.test_doctor import findings, only
 from tests.hub import HubStandIn
@@ -228,7 +228,7 @@ def test_what_is_kept_of_joining_and_makes_no_sense(garage: Host) -> None:
 
 def alone(host: Host) -> runfile.RunInfo | None:
     """The host's server, once it goes on alone."""
-    info = runfile.running(host.home)
+    info = runfile.find_running_server(host.home)
     return info if info is not None and not (host.home / "node.json").exists() else None
 
 
@@ -245,7 +245,7 @@ def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
     lend(garage, attic)
     attic.run("pull", "tiny")
     wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
-    was = runfile.running(garage.home)
+    was = runfile.find_running_server(garage.home)
     done = garage.run("leave")
     assert done.stdout == f"This host has left {attic.url}; its model files are where they were.\n"
     assert done.stderr == ""

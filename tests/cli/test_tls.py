@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
-from llb.certificates import new_authority, new_certificate
 from llb.cli.checks import tls as tls_checks
 from llb.config import make_config
+from llb.security.certificates import create_authority, issue_certificate
 from tests.cli.conftest import Host
 from tests.cli.test_doctor import findings, only
 
@@ -45,7 +45,7 @@ def test_from_elsewhere_the_certificate_has_to_be_known(with_models: Host, tmp_p
 
 
 def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
-    pem = new_certificate(new_authority(), ("localhost",))[0].decode()
+    pem = issue_certificate(create_authority(), ("localhost",))[0].decode()
     key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
     (tmp_path / "key.pem").write_text(key)
     (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from llb.base.events import EventBus
 from llb.catalog import load_catalog
-from llb.cluster.copies import MAX_SOURCES, Copies
+from llb.cluster.peer_sources import MAX_PEER_SOURCES, PeerSources
 from llb.cluster.view import ClusterView
-from llb.events import Bus
-from llb.store.registrations import Registration
-from llb.tickets import HOUR_S, key_of, verify
-from llb.wire import Blame, Event, FileSpec, ReplicaReport, ReplicaState
+from llb.security.file_token import HOUR_S, derive_key, verify
+from llb.store.tables.registrations import Registration
+from llb.wire import BadSourceReport, Event, FileSpec, ReplicaReport, ReplicaState
 from tests.cluster.test_view import HELLO
 
 S = ReplicaState
@@ -26,42 +26,44 @@ class Board:
     """Copies over a view that the test fills; every node can be dialled unless it is in `hidden`."""
 
     view: ClusterView
-    copies: Copies
+    copies: PeerSources
     registration: Registration
     hidden: set[str]
     now: list[float]
 
     def add(self, *names: str) -> None:
         for name in names:
-            self.view.hello(structs.replace(HELLO, node_id=name, name=f"the {name}"))
+            self.view.on_hello(structs.replace(HELLO, node_id=name, name=f"the {name}"))
 
     def says(self, node_id: str, state: ReplicaState, attempt: int = 1) -> bool:
         report = ReplicaReport(model_id="tiny", attempt=attempt, state=state)
-        self.view.replica(node_id, report)
-        return self.copies.heard(node_id, report)
+        self.view.on_replica_report(node_id, report)
+        return self.copies.record_replica_report(node_id, report)
 
     def blame(self, by: str, node_id: str) -> bool:
-        return self.copies.blame(by, Blame(model_id="tiny", sha256="aa" * 32, node_id=node_id))
+        return self.copies.record_bad_source(
+            by, BadSourceReport(model_id="tiny", sha256="aa" * 32, node_id=node_id)
+        )
 
     def of(self, node_id: str) -> list[str]:
         placed = frozenset(self.view.nodes)
-        return [each.node_id for each in self.copies.sources(node_id, self.registration, placed)]
+        return [each.node_id for each in self.copies.sources_for(node_id, self.registration, placed)]
 
 
 @pytest.fixture
 def board(catalog: Path) -> Board:
-    bus: Bus[Event] = Bus()
+    bus: EventBus[Event] = EventBus()
     models = load_catalog(catalog)
     view = ClusterView(models, bus, lambda _repo: None)
     entry = models.get("tiny")
     assert entry is not None
     hidden: set[str] = set()
     now = [1_800_000_000.0]
-    copies = Copies(
+    copies = PeerSources(
         view,
-        local_node_id=lambda: "local",
+        get_local_node_id=lambda: "local",
         address_of=lambda node_id: None if node_id in hidden else f"http://{node_id}:8080",
-        ticket_secret_of=lambda node_id: f"the secret of {node_id}",
+        file_token_secret_of=lambda node_id: f"the secret of {node_id}",
         clock=lambda: now[0],
     )
     registration = Registration(model_id="tiny", entry=entry, resolved=FILES, created_at=0.0, created_by="t")
@@ -70,22 +72,22 @@ def board(catalog: Path) -> Board:
 
 async def test_each_source_is_named_with_a_ticket_for_each_file(board: Board) -> None:
     board.add("local", "cellar")
-    [source] = board.copies.sources("cellar", board.registration, frozenset({"local", "cellar"}))
+    [source] = board.copies.sources_for("cellar", board.registration, frozenset({"local", "cellar"}))
     assert (source.node_name, source.address) == ("the local", "http://local:8080")
     assert set(source.tickets) == {file.sha256 for file in FILES}
     for sha256, text in source.tickets.items():
-        ticket = verify(key_of("the secret of local"), text, board.now[0])
+        ticket = verify(derive_key("the secret of local"), text, board.now[0])
         assert (ticket.sha256, ticket.from_node, ticket.to_node) == (sha256, "local", "cellar")
 
 
 async def test_the_same_is_said_for_an_hour(board: Board) -> None:
     board.add("local", "cellar")
     placed = frozenset({"local", "cellar"})
-    first = board.copies.sources("cellar", board.registration, placed)
+    first = board.copies.sources_for("cellar", board.registration, placed)
     board.now[0] += HOUR_S - 1
-    assert board.copies.sources("cellar", board.registration, placed) == first
+    assert board.copies.sources_for("cellar", board.registration, placed) == first
     board.now[0] += 1
-    assert board.copies.sources("cellar", board.registration, placed) != first
+    assert board.copies.sources_for("cellar", board.registration, placed) != first
 
 
 async def test_who_has_it_is_told_of_nobody(board: Board) -> None:
@@ -96,17 +98,17 @@ async def test_who_has_it_is_told_of_nobody(board: Board) -> None:
 
 async def test_nodes_that_are_not_to_hold_it_are_copied_from_only_if_they_have_it(board: Board) -> None:
     board.add("local", "cellar", "loft")
-    sources = board.copies.sources("loft", board.registration, frozenset({"loft"}))
+    sources = board.copies.sources_for("loft", board.registration, frozenset({"loft"}))
     assert sources == ()
     board.says("cellar", S.READY)
-    [source] = board.copies.sources("loft", board.registration, frozenset({"loft"}))
+    [source] = board.copies.sources_for("loft", board.registration, frozenset({"loft"}))
     assert source.node_id == "cellar"
 
 
 async def test_a_node_that_is_away_is_no_source(board: Board) -> None:
     board.add("local", "cellar", "loft")
     assert board.of("loft") == ["cellar", "local"]
-    board.view.offline("cellar")
+    board.view.mark_offline("cellar")
     assert board.of("loft") == ["local"]
 
 
@@ -129,7 +131,7 @@ async def test_no_more_sources_are_named_than_are_ever_asked(board: Board) -> No
     names = [f"n{number}" for number in range(9)]
     board.add("local", *names)
     assert board.of("n8") == ["n7", "local", "n0", "n1"]
-    assert len(board.of("n8")) == MAX_SOURCES
+    assert len(board.of("n8")) == MAX_PEER_SOURCES
 
 
 async def test_where_only_oneself_can_be_dialled_the_hub_is_taken(board: Board) -> None:

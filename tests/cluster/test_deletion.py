@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from llb.hardware import Facts, Machine
+from llb.hardware import HardwareInfo, HardwareProbe
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
-from llb.store.replicas import ReplicaRecord
-from llb.wire import ReplicaState, Want
+from llb.store.tables.replicas import ReplicaRecord
+from llb.wire import DesiredState, ReplicaState
 from tests.conftest import LlbMaker
 from tests.harness import Llb, eventually
 from tests.hub import HubStandIn
@@ -24,13 +24,13 @@ def may_look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Until it is set, nodes that start do not get so far as to say hello."""
     gate = asyncio.Event()
     gate.set()
-    probe = Machine.probe
+    probe = HardwareProbe.probe
 
-    async def held(self: Machine) -> Facts:
+    async def held(self: HardwareProbe) -> HardwareInfo:
         await gate.wait()
         return await probe(self)
 
-    monkeypatch.setattr(Machine, "probe", held)
+    monkeypatch.setattr(HardwareProbe, "probe", held)
     return gate
 
 
@@ -67,9 +67,9 @@ async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello
 async def test_a_model_that_rests_can_be_deleted(llb: Llb) -> None:
     await llb.pull("tiny")
     agent = llb.app.agent
-    nothing_wanted = Want(cluster_id="", revision=agent._revision, models=())
+    nothing_wanted = DesiredState(cluster_id="", revision=agent._revision, models=())
     agent._reconcile(nothing_wanted)
-    await eventually(lambda: (task := agent._replicas["tiny"].task) is not None and task.done())
+    await eventually(lambda: (task := agent._replicas["tiny"].current_task) is not None and task.done())
     await llb.http.delete("/api/models/tiny")
     await llb.until(lambda: "tiny" not in llb.app.view.registrations)
     assert not (llb.home / "models" / "tiny").exists()
@@ -91,7 +91,9 @@ async def test_registering_at_the_very_end_of_a_deletion(llb: Llb, monkeypatch: 
     await at_the_end.wait()
     before = llb.app.agent._replicas["tiny"]
     assert (await llb.register("tiny")).status_code == 202
-    await eventually(lambda: before.want is not None or llb.app.agent._replicas["tiny"] is not before)
+    await eventually(
+        lambda: before.desired_model is not None or llb.app.agent._replicas["tiny"] is not before
+    )
     go_on.set()
     await llb.until_status("tiny", "Ready")
     assert not llb.app.agent._tasks.crashes
@@ -101,7 +103,7 @@ async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
     llb: Llb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, ended = threading.Event(), threading.Event()
-    remove = ModelFiles.remove
+    remove = ModelFiles.remove_files
 
     def slow(self: ModelFiles, model_id: str, filenames: Sequence[str]) -> None:
         began.set()
@@ -110,7 +112,7 @@ async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
         ended.set()
 
     await llb.pull("tiny")
-    monkeypatch.setattr(ModelFiles, "remove", slow)
+    monkeypatch.setattr(ModelFiles, "remove_files", slow)
     await llb.http.delete("/api/models/tiny")
     await eventually(began.is_set)
     assert (await llb.register("tiny")).status_code == 202

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from msgspec import structs
 
+from llb.base.events import EventBus
 from llb.catalog import load_catalog
-from llb.cluster.changes import INTERVAL_S
+from llb.cluster.change_publisher import MIN_PUBLISH_INTERVAL_S
 from llb.cluster.view import ClusterView
-from llb.events import Bus
-from llb.store.registrations import Registration
+from llb.store.tables.registrations import Registration
 from llb.wire import (
     EngineReport,
     EngineState,
@@ -48,14 +48,14 @@ BEAT = Heartbeat(hardware=HARDWARE, meters=Meters(), memory_used_bytes=0, disk_f
 
 
 def make_view(catalog: Path) -> ClusterView:
-    bus: Bus[Event] = Bus()
+    bus: EventBus[Event] = EventBus()
     return ClusterView(load_catalog(catalog), bus, lambda _repo: None)
 
 
 def listen(view: ClusterView) -> list[Event]:
     """What the view publishes from now on."""
     heard: list[Event] = []
-    view._bus.listen(heard.append)
+    view._event_bus.listen(heard.append)
     return heard
 
 
@@ -92,66 +92,68 @@ def downloading(downloaded_bytes: int) -> ReplicaReport:
 
 async def test_a_node_offers_nothing_before_its_disk_is_known(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
-    assert view.rooms("tiny") == []  # rather than a node with a full disk
-    view.beat("n1", BEAT)
-    assert [room.disk_free_bytes for room in view.rooms("tiny")] == [50_000_000_000]
+    view.on_hello(HELLO)
+    assert view.node_capacities("tiny") == []  # rather than a node with a full disk
+    view.on_heartbeat("n1", BEAT)
+    assert [room.disk_free_bytes for room in view.node_capacities("tiny")] == [50_000_000_000]
 
 
 async def test_an_engine_that_stopped_is_no_longer_shown(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
-    view.replica("n1", ready(EngineState.STOPPING))
-    assert [engine.state for engine in view.node_view(view.nodes["n1"], paths=False).engines] == ["stopping"]
-    view.replica("n1", ready(None))
-    assert view.node_view(view.nodes["n1"], paths=False).engines == ()
+    view.on_hello(HELLO)
+    view.on_replica_report("n1", ready(EngineState.STOPPING))
+    assert [engine.state for engine in view.describe_node(view.nodes["n1"], include_paths=False).engines] == [
+        "stopping"
+    ]
+    view.on_replica_report("n1", ready(None))
+    assert view.describe_node(view.nodes["n1"], include_paths=False).engines == ()
 
 
 async def test_an_engine_that_comes_changes_or_goes_is_told_at_once(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
+    view.on_hello(HELLO)
     heard = listen(view)
-    view.replica("n1", ready(None))
+    view.on_replica_report("n1", ready(None))
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
     for state in (EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING):
-        view.replica("n1", ready(state))
+        view.on_replica_report("n1", ready(state))
         assert told_of_tiny(heard) == [NodeModel("tiny", state.value, engine=state)]
-    view.replica("n1", ready(None))
+    view.on_replica_report("n1", ready(None))
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
-    view.replica("n1", ready(None))
+    view.on_replica_report("n1", ready(None))
     assert told_of_tiny(heard) == []
 
 
 async def test_a_heartbeat_that_knows_better_of_an_engine_is_believed(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
-    view.replica("n1", ready(EngineState.READY))
+    view.on_hello(HELLO)
+    view.on_replica_report("n1", ready(EngineState.READY))
     heard = listen(view)
-    view.beat("n1", BEAT)
+    view.on_heartbeat("n1", BEAT)
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
-    view.beat("n1", structs.replace(BEAT, engines=(engine(EngineState.BUSY),)))
+    view.on_heartbeat("n1", structs.replace(BEAT, engines=(engine(EngineState.BUSY),)))
     assert told_of_tiny(heard) == [NodeModel("tiny", "busy", engine=EngineState.BUSY)]
 
 
 async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
+    view.on_hello(HELLO)
     heard = listen(view)
     for percent in range(100):
-        view.replica("n1", ready(EngineState.STARTING, percent / 100))
+        view.on_replica_report("n1", ready(EngineState.STARTING, percent / 100))
     assert [model.engine_progress for model in told_of_tiny(heard)] == [0.0]
-    await asyncio.sleep(INTERVAL_S * 1.5)
+    await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
     assert [model.engine_progress for model in told_of_tiny(heard)] == [0.99]
-    view.replica("n1", ready(EngineState.STARTING, 0.995))
-    view.replica("n1", ready(EngineState.READY))
+    view.on_replica_report("n1", ready(EngineState.STARTING, 0.995))
+    view.on_replica_report("n1", ready(EngineState.READY))
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready", engine=EngineState.READY)]
-    await asyncio.sleep(INTERVAL_S * 1.5)
+    await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
     assert heard == []  # what waited to be told was overtaken
 
 
 async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_not(catalog: Path) -> None:
     view = make_view(catalog)
-    view.hello(HELLO)
+    view.on_hello(HELLO)
     heard = listen(view)
 
     def told() -> list[tuple[str, int | None, str | None]]:
@@ -163,28 +165,28 @@ async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_
         ]
 
     for downloaded_bytes in range(0, 1000, 10):
-        view.replica("n1", downloading(downloaded_bytes))
+        view.on_replica_report("n1", downloading(downloaded_bytes))
     assert told() == [("downloading", 0, None)]
-    await asyncio.sleep(INTERVAL_S * 1.5)
+    await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
     assert told() == [("downloading", 990, None)]
-    view.replica("n1", structs.replace(downloading(995), error="waiting for the network"))
+    view.on_replica_report("n1", structs.replace(downloading(995), error="waiting for the network"))
     assert told() == [("downloading", 995, "waiting for the network")]
-    view.replica("n1", structs.replace(downloading(1000), state=ReplicaState.VERIFYING))
-    view.replica("n1", ready(None))
+    view.on_replica_report("n1", structs.replace(downloading(1000), state=ReplicaState.VERIFYING))
+    view.on_replica_report("n1", ready(None))
     assert told() == [("verifying", 1000, None), ("ready", None, None)]
 
 
 async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
     view = make_view(catalog)
-    node = view.hello(HELLO)
+    node = view.on_hello(HELLO)
     assert view.nodes["n1"].metrics is None
     heard = listen(view)
     engines = (engine(EngineState.READY), structs.replace(engine(EngineState.STARTING), model_id="other"))
-    view.beat("n1", structs.replace(BEAT, memory_used_bytes=7, engines=engines))
+    view.on_heartbeat("n1", structs.replace(BEAT, memory_used_bytes=7, engines=engines))
     [told] = [event for event in heard if isinstance(event, MetricsUpdated)]
     assert (told.memory_used_bytes, told.disk_free_bytes, told.slots) == (7, 50_000_000_000, 4)
     assert told == node.metrics
-    shown = view.node_view(node, paths=False)
+    shown = view.describe_node(node, include_paths=False)
     assert (shown.memory_used_bytes, shown.disk_free_bytes, shown.slots) == (7, 50_000_000_000, 4)
 
 
@@ -195,9 +197,9 @@ async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(catal
     view.registrations = {
         "tiny": Registration(model_id="tiny", entry=entry, resolved=(), created_at=0.0, created_by="test")
     }
-    view.placed = lambda _model_id: frozenset({"n1", "n2"})
-    view.hello(HELLO)
-    view.hello(structs.replace(HELLO, node_id="n2", name="cellar"))
+    view.assigned_nodes_of = lambda _model_id: frozenset({"n1", "n2"})
+    view.on_hello(HELLO)
+    view.on_hello(structs.replace(HELLO, node_id="n2", name="cellar"))
     heard = listen(view)
 
     def statuses() -> list[tuple[ModelStatus, float | None, int]]:
@@ -205,30 +207,30 @@ async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(catal
         heard.clear()
         return [(event.status, event.eta_seconds, event.available_nodes) for event in events]
 
-    view.replica("n1", downloading(400))
+    view.on_replica_report("n1", downloading(400))
     assert statuses() == [(ModelStatus.DOWNLOADING, 6.0, 0)]
-    view.replica("n1", ready(None))
-    view.replica("n2", ready(None))
+    view.on_replica_report("n1", ready(None))
+    view.on_replica_report("n2", ready(None))
     assert statuses() == [(ModelStatus.READY, None, 1), (ModelStatus.READY, None, 2)]
-    view.offline("n1")
+    view.mark_offline("n1")
     assert statuses() == [(ModelStatus.READY, None, 1)]
 
 
 async def test_a_node_that_is_away_has_nothing_in_memory_that_could_be_used(catalog: Path) -> None:
     view = make_view(catalog)
-    node = view.hello(HELLO)
-    view.replica("n1", ready(EngineState.READY))
+    node = view.on_hello(HELLO)
+    view.on_replica_report("n1", ready(EngineState.READY))
     heard = listen(view)
-    view.offline("n1")
+    view.mark_offline("n1")
     assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
-    assert view.node_view(node, paths=False).engines == ()
+    assert view.describe_node(node, include_paths=False).engines == ()
 
 
 async def test_a_model_that_has_left_the_catalogue_is_found_after_those_that_stand_in_it(
     catalog: Path,
 ) -> None:
     view = make_view(catalog)
-    tiny = view.model("tiny")
+    tiny = view.get_model("tiny")
     assert tiny is not None
     left = structs.replace(tiny, id="left", repo="Old/Left", quantization="Q8_0")
     namesake = structs.replace(tiny, id="namesake")
@@ -237,7 +239,7 @@ async def test_a_model_that_has_left_the_catalogue_is_found_after_those_that_sta
         for entry in (left, namesake)
     }
     for name in ("left", "LEFT:latest", "old/left", "left:q8_0", "Old/Left:Q8_0"):
-        assert view.find(name) is left
-    assert view.find("test/tiny") is tiny
-    assert view.find("namesake") is namesake
-    assert view.find("old/other") is None
+        assert view.find_model(name) is left
+    assert view.find_model("test/tiny") is tiny
+    assert view.find_model("namesake") is namesake
+    assert view.find_model("old/other") is None

@@ -14,40 +14,40 @@ from typing import Any
 from sanic import Request, Sanic
 from sanic.response import BaseHTTPResponse
 
-from llb import auth
-from llb.api.dialects import install_errors
-from llb.api.files import files_blueprint
-from llb.api.guard import Guard
-from llb.api.identity import Identity
+from llb.accounts.authenticator import AccountAuthenticator
+from llb.api.internode.peer_files import peer_files_blueprint
+from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.api.middleware.error_handler import install_error_handler
+from llb.base.events import EventBus
+from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
-from llb.cluster.copies import Copies
-from llb.cluster.links import Links, local_link
+from llb.cluster.link.link_server import LinkServer, create_local_link
+from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.config import make_config
 from llb.engine.pool import EnginePool
-from llb.events import Bus
-from llb.hardware import Machine
-from llb.hub import Hub
+from llb.hardware import HardwareProbe
+from llb.hub import HubClient
 from llb.node.agent import NodeAgent
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
 from llb.node.replica import Replica
-from llb.node.timing import Timing
+from llb.security import tokens
 from llb.store.database import Database
-from llb.store.nodes import NodeRecord
-from llb.tasks import TaskGroup
+from llb.store.tables.nodes import NodeRecord
 from llb.wire import Event, Hello, ReplicaState
 from tests.harness import eventually
 from tests.hub import HubStandIn
 
 _names = itertools.count()
 # As patient as the product with nodes that send, and quick where a test would only wait.
-TIMING = Timing(
-    backoff_first_s=0.05,
+TIMING = DownloadTimeouts(
+    backoff_initial_s=0.05,
     backoff_max_s=0.2,
-    copy_pause_first_s=0.02,
-    copy_pause_max_s=0.1,
-    copy_silence_timeout_s=2.0,
+    peer_backoff_initial_s=0.02,
+    peer_backoff_max_s=0.1,
+    peer_read_timeout_s=2.0,
 )
 
 
@@ -62,17 +62,19 @@ class Asked:
 class Host:
     """One node: an agent on a home of its own, and a server for its files. It may be stopped and started again."""
 
-    def __init__(self, cluster: Cluster, name: str, home: Path, timing: Timing, **settings: Any) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, home: Path, timing: DownloadTimeouts, **settings: Any
+    ) -> None:
         self.name = name
         self.home = home
         self.asked: list[Asked] = []
-        self.secret = auth.new_session_token()
+        self.secret = tokens.new_session_token()
         self.dialable = True
         self._cluster = cluster
         self._timing = timing
         self._config = make_config(home=home, name=name, hub_endpoint=cluster.hub_endpoint, **settings)
         self._port = 0
-        self._tasks: TaskGroup | None = None
+        self._tasks: TaskSupervisor | None = None
 
     @property
     def address(self) -> str | None:
@@ -83,33 +85,38 @@ class Host:
         config.models_dir.mkdir(parents=True, exist_ok=True)
         self._db = Database(config.database_path)
         await self._db.start()
-        self._hub = Hub(config.hub_endpoint)
+        self._hub = HubClient(config.hub_endpoint)
         self.agent = NodeAgent(
             config=config,
             db=self._db,
             hub=self._hub,
             files=ModelFiles(config.models_dir),
-            machine=Machine(),
-            pool=EnginePool(slots=1, context=None, keep_alive_s=0),
-            timing=self._timing,
+            hardware_probe=HardwareProbe(),
+            engine_pool=EnginePool(slots=1, context=None, keep_alive_s=0),
+            timeouts=self._timing,
         )
         self.agent.node_id = self.name
         await self.agent.start()
         await self._serve()
-        self._tasks = TaskGroup(self.name)
-        node_end, balancer_end = local_link()
-        self._tasks.supervise(
-            self._cluster.links.serve(balancer_end, node_id=self.name, silence_s=None), "balancer"
+        self._tasks = TaskSupervisor(self.name)
+        node_end, balancer_end = create_local_link()
+        self._tasks.spawn(
+            self._cluster.links.serve_link(balancer_end, node_id=self.name, silence_timeout_s=None),
+            "balancer",
         )
-        self._tasks.supervise(self.agent.run(node_end), "node")
+        self._tasks.spawn(self.agent.run_link(node_end), "node")
         return self
 
     async def _serve(self) -> None:
         Sanic.test_mode = True
         app: Sanic[Any, Any] = Sanic(f"host{next(_names)}", configure_logging=False)
-        install_errors(app)
-        Guard(self._config, Identity(self._db), local_token=auth.new_local_token()).install(app)
-        app.blueprint(files_blueprint(self.agent.offers, lambda: self.name, lambda: self.secret))
+        install_error_handler(app)
+        AuthMiddleware(
+            self._config, AccountAuthenticator(self._db), local_token=tokens.new_local_token()
+        ).install(app)
+        app.blueprint(
+            peer_files_blueprint(self.agent.peer_file_server, lambda: self.name, lambda: self.secret)
+        )
 
         async def note(request: Request, response: BaseHTTPResponse) -> None:
             self.asked.append(Asked(response.status, request.headers.get("range")))
@@ -172,7 +179,9 @@ class Host:
         """From whom it is told to copy the model."""
         replica = self.replica(model_id)
         return (
-            [] if replica is None or replica.want is None else [each.node_id for each in replica.want.copies]
+            []
+            if replica is None or replica.desired_model is None
+            else [each.node_id for each in replica.desired_model.copies]
         )
 
 
@@ -182,27 +191,27 @@ class Cluster:
     def __init__(self, directory: Path, hub: HubStandIn, catalog: Path) -> None:
         self.hub_endpoint = hub.url
         self.hosts: dict[str, Host] = {}
-        self.bus: Bus[Event] = Bus()
+        self.bus: EventBus[Event] = EventBus()
         self._directory = directory
         self._db = Database(directory / "balancer.db")
-        self._hub = Hub(hub.url)
+        self._hub = HubClient(hub.url)
         self.view = ClusterView(load_catalog(catalog), self.bus, lambda _repo: None)
-        self.copies = Copies(
+        self.copies = PeerSources(
             self.view,
-            local_node_id=lambda: next(iter(self.hosts)),
+            get_local_node_id=lambda: next(iter(self.hosts)),
             address_of=lambda node_id: self.hosts[node_id].address,
-            ticket_secret_of=lambda node_id: self.hosts[node_id].secret,
+            file_token_secret_of=lambda node_id: self.hosts[node_id].secret,
         )
         self.registrations = Registrations(self._db, self._hub, self.view, self.copies)
-        self.links = Links(
+        self.links = LinkServer(
             self.view,
-            self.registrations.want,
-            record_of=self._record,
-            on_hello=lambda hello, _observed: self.registrations.node_heard(hello),
-            on_replica=self.registrations.replica_changed,
-            on_blame=self.registrations.blamed,
+            self.registrations.desired_state_of,
+            record_hello=self._record,
+            on_hello=lambda hello, _observed: self.registrations.on_hello(hello),
+            on_replica_report=self.registrations.on_replica_report,
+            on_bad_source=self.registrations.on_bad_source,
         )
-        self.registrations.on_want_changed = self.links.want_changed
+        self.registrations.on_desired_state_changed = self.links.push_desired_state
 
     async def _record(self, hello: Hello) -> NodeRecord:
         return NodeRecord(id=hello.node_id, name=hello.name, created_at=0.0)
@@ -220,7 +229,7 @@ class Cluster:
         await self._hub.aclose()
         await self._db.close()
 
-    async def add(self, *names: str, timing: Timing = TIMING, **settings: Any) -> tuple[Host, ...]:
+    async def add(self, *names: str, timing: DownloadTimeouts = TIMING, **settings: Any) -> tuple[Host, ...]:
         """More hosts, which are online when this returns, and joined in this order."""
         added = []
         for name in names:
@@ -233,12 +242,12 @@ class Cluster:
     async def online(self, host: Host) -> None:
         def known() -> bool:
             node = self.view.nodes.get(host.name)
-            return node is not None and node.online and node.heartbeat is not None
+            return node is not None and node.is_online and node.heartbeat is not None
 
         await eventually(known)
 
     async def register(self, model_id: str) -> None:
-        await self.registrations.register(model_id, replicas="all", by="test")
+        await self.registrations.register(model_id, replicas="all", created_by="test")
 
     async def ready(self, model_id: str, *hosts: Host) -> None:
         """Wait until these hosts (without any: all) have the model."""

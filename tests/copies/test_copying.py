@@ -103,7 +103,7 @@ async def test_a_want_that_names_other_sources_disturbs_no_copy(cluster: Cluster
     before = copies_of(cellar)
     hour_later = cluster.copies._clock() + 3600
     cluster.copies._clock = lambda: hour_later
-    cluster.registrations.on_want_changed()
+    cluster.registrations.on_desired_state_changed()
     await eventually(lambda: copies_of(cellar) != before)
     stall.clear()
     await cluster.ready("big")
@@ -112,7 +112,7 @@ async def test_a_want_that_names_other_sources_disturbs_no_copy(cluster: Cluster
 
 def copies_of(host: Host) -> object:
     replica = host.replica("big")
-    return replica is not None and replica.want is not None and replica.want.copies
+    return replica is not None and replica.desired_model is not None and replica.desired_model.copies
 
 
 # --- stopping and starting ---------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def copies_of(host: Host) -> object:
 
 async def test_a_copy_is_cancelled_at_once_and_its_partial_kept(cluster: Cluster, hub: HubStandIn) -> None:
     hub.faults.stall(after=HALF, on="bytes")
-    timing = replace(TIMING, silence_timeout_s=60.0, copy_silence_timeout_s=60.0)
+    timing = replace(TIMING, read_timeout_s=60.0, peer_read_timeout_s=60.0)
     hosts = await cluster.add("attic", "cellar", "loft", timing=timing)
     await cluster.register("big")
     await eventually(lambda: all(host.has_bytes("big") == HALF for host in hosts))

@@ -51,7 +51,7 @@ async def test_a_source_that_hangs_is_left_for_the_hub_and_comes_back_to_by_itse
     cluster: Cluster, hub: HubStandIn
 ) -> None:
     hub.faults.stall(after=HALF, on="bytes", times=1)  # one connection says nothing any more
-    timing = replace(TIMING, copy_silence_timeout_s=0.5, copy_patience_s=1.0, silence_timeout_s=4.0)
+    timing = replace(TIMING, peer_read_timeout_s=0.5, hub_fallback_delay_s=1.0, read_timeout_s=4.0)
     attic, cellar = await cluster.add("attic", "cellar", timing=timing)
     await cluster.register("big")
     await cluster.ready("big")
@@ -68,10 +68,10 @@ async def test_who_took_the_hub_in_place_of_a_node_looks_whether_it_can_be_copie
     await cluster.register("big")
     await cluster.ready("big")
     attic.dialable = False
-    (cellar,) = await cluster.add("cellar", timing=replace(TIMING, copy_look_s=0.1))
+    (cellar,) = await cluster.add("cellar", timing=replace(TIMING, first_peer_recheck_s=0.1))
     await eventually(lambda: cellar.has_bytes("big") > 0)
     attic.dialable = True
-    cluster.registrations.on_want_changed()
+    cluster.registrations.on_desired_state_changed()
     await cluster.ready("big")
     assert_complete(cellar)
     assert len(attic.served()) == 1
@@ -91,7 +91,7 @@ async def test_a_source_with_a_bad_disk_is_blamed_and_costs_nobody_the_model(
         await cluster.ready("big")
     assert_complete(cellar, loft)
     # Loft may have followed cellar, which passed on in good faith what it was sent.
-    assert set(cluster.copies._blamed) == {("attic", "big")}
+    assert set(cluster.copies._bad_sources) == {("attic", "big")}
     assert len(hub.byte_requests()) <= 3
     assert [record.message for record in caplog.records if "wrong bytes" in record.message] == [
         "node cellar was sent wrong bytes of model big by node attic: nobody copies it from there until it was "
@@ -116,13 +116,13 @@ async def test_a_node_that_passed_on_wrong_bytes_in_good_faith_is_not_blamed(
     cellar, loft = await cluster.add("cellar", "loft")
     await eventually(lambda: cellar.waits("big") and loft.waits("big"))
     attic.dialable = True
-    cluster.registrations.on_want_changed()  # both begin at the same moment: cellar with attic, loft with cellar
-    await eventually(lambda: bool(cluster.copies._blamed))
+    cluster.registrations.on_desired_state_changed()  # both begin at the same moment: cellar with attic, loft with cellar
+    await eventually(lambda: bool(cluster.copies._bad_sources))
     hub.listen()
     await cluster.ready("big")
     assert_complete(cellar, loft)
     assert cellar.served()
-    assert set(cluster.copies._blamed) == {("attic", "big")}
+    assert set(cluster.copies._bad_sources) == {("attic", "big")}
     assert len(hub.byte_requests()) == 2
 
 

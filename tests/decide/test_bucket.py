@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.decide.bucket import MINUTE_S, Bucket
+from llb.policy.token_bucket import MINUTE_S, TokenBucket
 
 SLACK = 1e-3
 
@@ -14,59 +14,59 @@ asked = st.lists(st.tuples(passing, st.floats(0, 20_000, allow_nan=False)), max_
 
 
 def test_a_minute_s_worth_at_once_then_evenly() -> None:
-    bucket = Bucket(60, 100.0)
+    bucket = TokenBucket(60, 100.0)
     for _ in range(60):
         assert bucket.wait_s(1, 100.0) == 0
-        bucket.take(1, 100.0)
+        bucket.consume(1, 100.0)
     assert bucket.wait_s(1, 100.0) == pytest.approx(1.0)
-    assert bucket.full_in_s(100.0) == pytest.approx(60.0)
+    assert bucket.time_to_full_s(100.0) == pytest.approx(60.0)
     assert bucket.wait_s(1, 101.0) == 0
-    assert bucket.left(130.0) == pytest.approx(30)
-    assert bucket.left(1000.0) == 60
+    assert bucket.available(130.0) == pytest.approx(30)
+    assert bucket.available(1000.0) == 60
 
 
 def test_what_was_taken_too_much_is_paid_back() -> None:
-    bucket = Bucket(60, 0.0)
-    bucket.take(90, 0.0)
-    assert bucket.left(0.0) == -30
+    bucket = TokenBucket(60, 0.0)
+    bucket.consume(90, 0.0)
+    assert bucket.available(0.0) == -30
     assert bucket.wait_s(1, 0.0) == pytest.approx(31.0)
 
 
 def test_more_than_a_minute_s_worth_waits_for_a_full_bucket() -> None:
-    bucket = Bucket(60, 0.0)
+    bucket = TokenBucket(60, 0.0)
     assert bucket.wait_s(1000, 0.0) == 0
-    bucket.take(1, 0.0)
+    bucket.consume(1, 0.0)
     assert bucket.wait_s(1000, 0.0) == pytest.approx(1.0)
 
 
 def test_another_allowance_forgets_nothing() -> None:
-    bucket = Bucket(60, 0.0)
-    bucket.take(50, 0.0)
-    bucket.resize(100, 0.0)
-    assert bucket.left(0.0) == 50
-    bucket.resize(20, 0.0)
-    assert bucket.left(0.0) == -30
+    bucket = TokenBucket(60, 0.0)
+    bucket.consume(50, 0.0)
+    bucket.set_rate(100, 0.0)
+    assert bucket.available(0.0) == 50
+    bucket.set_rate(20, 0.0)
+    assert bucket.available(0.0) == -30
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
-    bucket = Bucket(60, 100.0)
-    bucket.take(60, 100.0)
-    assert bucket.left(50.0) == 0
-    assert bucket.left(100.0) == 0
-    assert bucket.left(101.0) == pytest.approx(1)
+    bucket = TokenBucket(60, 100.0)
+    bucket.consume(60, 100.0)
+    assert bucket.available(50.0) == 0
+    assert bucket.available(100.0) == 0
+    assert bucket.available(101.0) == pytest.approx(1)
 
 
 @given(rates, asked)
 def test_in_no_span_is_more_let_through_than_a_minute_s_worth_and_the_rate(
     rate: int, script: list[tuple[float, float]]
 ) -> None:
-    bucket, now = Bucket(rate, 0.0), 0.0
+    bucket, now = TokenBucket(rate, 0.0), 0.0
     taken: list[tuple[float, float]] = []
     for pass_s, wish in script:
         now += pass_s
         amount = min(wish, rate)
         if bucket.wait_s(amount, now) == 0:
-            bucket.take(amount, now)
+            bucket.consume(amount, now)
             taken.append((now, amount))
     for first, (since, _) in enumerate(taken):
         total = 0.0
@@ -79,13 +79,13 @@ def test_in_no_span_is_more_let_through_than_a_minute_s_worth_and_the_rate(
 def test_who_waits_as_long_as_told_gets_it(
     rate: int, script: list[tuple[float, float]], amount: float
 ) -> None:
-    bucket, now = Bucket(rate, 0.0), 0.0
+    bucket, now = TokenBucket(rate, 0.0), 0.0
     for pass_s, taken in script:
         now += pass_s
-        bucket.take(taken, now)
-        assert bucket.left(now) <= rate
-    wait_s, full_s = bucket.wait_s(amount, now), bucket.full_in_s(now)
+        bucket.consume(taken, now)
+        assert bucket.available(now) <= rate
+    wait_s, full_s = bucket.wait_s(amount, now), bucket.time_to_full_s(now)
     if wait_s:
         assert bucket.wait_s(amount, now + wait_s * 0.99 - SLACK) > 0
     assert bucket.wait_s(amount, now + wait_s + SLACK) == 0
-    assert bucket.full_in_s(now + max(wait_s, full_s) + 2 * SLACK) == pytest.approx(0)
+    assert bucket.time_to_full_s(now + max(wait_s, full_s) + 2 * SLACK) == pytest.approx(0)

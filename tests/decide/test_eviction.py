@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.decide.eviction import Loaded, Memory, victims
+from llb.policy.eviction import LoadedEngine, Memory, select_victims
 
 
 def engine(
     name: str, ram: int, vram: int = 0, *, used: float = 0.0, busy: bool = False, pinned: bool = False
-) -> Loaded:
-    return Loaded(name, Memory(ram, vram), busy, pinned, used)
+) -> LoadedEngine:
+    return LoadedEngine(name, Memory(ram, vram), busy, pinned, used)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,10 @@ def engine(
         (Memory(0, 5), Memory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
     ],
 )  # fmt: skip
-def test_victims(need: Memory, free: Memory, engines: list[Loaded], expected: tuple[str, ...] | None) -> None:
-    assert victims(need, free, engines) == expected
+def test_victims(
+    need: Memory, free: Memory, engines: list[LoadedEngine], expected: tuple[str, ...] | None
+) -> None:
+    assert select_victims(need, free, engines) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,19 +61,22 @@ def test_of_a_kind_that_is_not_needed_there_may_be_less_than_nothing(
 
 amounts = st.builds(Memory, st.integers(0, 20), st.integers(0, 20))
 fleets = st.lists(
-    st.builds(Loaded, st.uuids().map(str), amounts, st.booleans(), st.booleans(), st.floats(0, 9)), max_size=6
+    st.builds(LoadedEngine, st.uuids().map(str), amounts, st.booleans(), st.booleans(), st.floats(0, 9)),
+    max_size=6,
 )
 
 
 @given(amounts, amounts, fleets)
-def test_it_makes_room_and_takes_no_more_than_needed(need: Memory, free: Memory, fleet: list[Loaded]) -> None:
-    chosen = victims(need, free, fleet)
-    everything = sum((each.memory for each in fleet if each.evictable), free)
+def test_it_makes_room_and_takes_no_more_than_needed(
+    need: Memory, free: Memory, fleet: list[LoadedEngine]
+) -> None:
+    chosen = select_victims(need, free, fleet)
+    everything = sum((each.memory for each in fleet if each.is_evictable), free)
     if chosen is None:
         assert not everything.covers(need)
         return
     taken = [each for each in fleet if each.model_id in chosen]
-    assert all(each.evictable for each in taken)
+    assert all(each.is_evictable for each in taken)
     freed = sum((each.memory for each in taken), free)
     assert freed.covers(need)
     for spared in taken:

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.decide.memory import (
+from llb.policy.memory import (
     CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
     MIB,
+    MIN_CONTEXT,
     PROMPT_CACHE_LIMIT_BYTES,
-    SMALLEST_CONTEXT,
     UBATCH_TOKENS,
     Layer,
     ModelShape,
-    estimate,
+    estimate_memory,
     plan_load,
 )
 from llb.wire import Verdict
@@ -88,7 +88,7 @@ TINY = ModelShape(
 def test_the_kv_cache_is_what_llama_cpp_logs(
     shape: ModelShape, context_length: int, slots: int, expected_bytes: int
 ) -> None:
-    needed = estimate(shape, context_length=context_length, slots=slots)
+    needed = estimate_memory(shape, context_length=context_length, slots=slots)
     assert needed.kv_cache.ram_bytes == expected_bytes
     assert needed.kv_cache.vram_bytes == 0
 
@@ -120,14 +120,14 @@ def test_the_compute_buffer_is_what_llama_cpp_logs(
         feed_forward_width=shape["ff"],
         experts_used=shape.get("experts", 0),
     )
-    on_gpu = estimate(made, context_length=context_length, gpu_layers=made.all_gpu_layers).compute
+    on_gpu = estimate_memory(made, context_length=context_length, gpu_layers=made.max_gpu_layers).compute
     assert on_gpu.vram_bytes / MIB == pytest.approx(logged_mib, rel=0.02)
-    on_cpu = estimate(made, context_length=context_length).compute
+    on_cpu = estimate_memory(made, context_length=context_length).compute
     assert on_cpu.ram_bytes / MIB == pytest.approx(logged_mib / 4, rel=0.02)
 
 
 def test_the_parts_add_up() -> None:
-    needed = estimate(GEMMA_4B, context_length=4096, slots=2, prompt_cache_bytes=64 * MIB)
+    needed = estimate_memory(GEMMA_4B, context_length=4096, slots=2, prompt_cache_bytes=64 * MIB)
     parts = (needed.weights, needed.kv_cache, needed.compute, needed.overhead)
     extra = needed.output_bytes + needed.checkpoint_bytes + needed.prompt_cache_bytes
     assert needed.ram_bytes == sum(part.ram_bytes for part in parts) + extra
@@ -136,20 +136,20 @@ def test_the_parts_add_up() -> None:
 
 
 def test_offloading_moves_weights_and_cache_to_the_gpu() -> None:
-    nothing = estimate(LLAMA_8B, context_length=8192)
-    half = estimate(LLAMA_8B, context_length=8192, gpu_layers=17)
-    everything = estimate(LLAMA_8B, context_length=8192, gpu_layers=LLAMA_8B.all_gpu_layers)
+    nothing = estimate_memory(LLAMA_8B, context_length=8192)
+    half = estimate_memory(LLAMA_8B, context_length=8192, gpu_layers=17)
+    everything = estimate_memory(LLAMA_8B, context_length=8192, gpu_layers=LLAMA_8B.max_gpu_layers)
     assert nothing.vram_bytes == 0
     assert half.kv_cache.vram_bytes == half.kv_cache.ram_bytes == 512 * MIB  # the output and 16 layers
     assert everything.kv_cache.ram_bytes == 0
     assert everything.weights.ram_bytes == LLAMA_8B.input_bytes + LLAMA_8B.other_bytes
     # The tied output is there a second time.
     assert everything.weights.vram_bytes == LLAMA_8B.weight_bytes - LLAMA_8B.other_bytes
-    assert everything == estimate(LLAMA_8B, context_length=8192, gpu_layers=999)
+    assert everything == estimate_memory(LLAMA_8B, context_length=8192, gpu_layers=999)
 
 
 def test_an_engine_for_vectors_keeps_the_logits_of_all_tokens() -> None:
-    needed = estimate(ENCODER, context_length=1024, pooled=True)
+    needed = estimate_memory(ENCODER, context_length=1024, pooled=True)
     assert needed.output_bytes == 1024 * (30_522 + 768) * 4
 
 
@@ -161,11 +161,15 @@ def test_an_engine_for_vectors_keeps_the_logits_of_all_tokens() -> None:
 )
 def test_more_never_needs_less(context: int, slots: int, gpu_layers: int, pooled: bool) -> None:
     for shape in (LLAMA_8B, GEMMA_4B, ENCODER):
-        small = estimate(shape, context_length=context, slots=slots, gpu_layers=gpu_layers, pooled=pooled)
-        longer = estimate(
+        small = estimate_memory(
+            shape, context_length=context, slots=slots, gpu_layers=gpu_layers, pooled=pooled
+        )
+        longer = estimate_memory(
             shape, context_length=2 * context, slots=slots, gpu_layers=gpu_layers, pooled=pooled
         )
-        wider = estimate(shape, context_length=context, slots=slots + 1, gpu_layers=gpu_layers, pooled=pooled)
+        wider = estimate_memory(
+            shape, context_length=context, slots=slots + 1, gpu_layers=gpu_layers, pooled=pooled
+        )
         assert min(small.ram_bytes, small.vram_bytes) >= 0
         assert longer.total_bytes >= small.total_bytes
         assert wider.total_bytes > small.total_bytes
@@ -175,7 +179,7 @@ def test_more_never_needs_less(context: int, slots: int, gpu_layers: int, pooled
 
 
 def test_with_plenty_everything_fits_with_the_default_context() -> None:
-    plan = plan_load(LLAMA_8B, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=64 * GIB)
+    plan = plan_load(LLAMA_8B, slots=4, requested_context=None, vram_bytes=(), ram_bytes=64 * GIB)
     assert plan is not None
     assert (plan.context_length, plan.gpu_layers, plan.verdict) == (DEFAULT_CONTEXT, 0, Verdict.FITS)
     assert plan.prompt_cache_bytes == PROMPT_CACHE_LIMIT_BYTES
@@ -188,7 +192,7 @@ WINDOWED = replace(
     TINY,
     layers=(
         *(Layer(weight_bytes=MIB, key_width=64, value_width=64),) * 2,
-        *(Layer(weight_bytes=MIB, key_width=64, value_width=64, windowed=True),) * 2,
+        *(Layer(weight_bytes=MIB, key_width=64, value_width=64, uses_sliding_window=True),) * 2,
     ),
     sliding_window=256,
 )
@@ -196,7 +200,7 @@ WINDOWED = replace(
 
 @pytest.mark.parametrize(("slots", "mib"), [(1, 2), (3, 4), (8, 8)])
 def test_a_finished_conversation_of_every_slot_is_kept(slots: int, mib: int) -> None:
-    plan = plan_load(WINDOWED, slots=slots, wanted_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
+    plan = plan_load(WINDOWED, slots=slots, requested_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
     assert plan is not None
     assert plan.context_checkpoints == 2
     assert plan.prompt_cache_bytes == mib * MIB
@@ -206,10 +210,10 @@ def test_a_finished_conversation_of_every_slot_is_kept(slots: int, mib: int) -> 
     ("spare_bytes", "mib"), [(0, 0), (MIB - 1, 0), (2 * MIB + 5, 2), (4 * MIB, 4), (GIB, 4)]
 )
 def test_what_is_kept_is_what_is_to_spare(spare_bytes: int, mib: int) -> None:
-    plan = plan_load(WINDOWED, slots=3, wanted_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
+    plan = plan_load(WINDOWED, slots=3, requested_context=1024, vram_bytes=(), ram_bytes=8 * GIB)
     assert plan is not None
     ram_bytes = plan.estimate.ram_bytes - plan.prompt_cache_bytes + spare_bytes
-    plan = plan_load(WINDOWED, slots=3, wanted_context=1024, vram_bytes=(), ram_bytes=ram_bytes)
+    plan = plan_load(WINDOWED, slots=3, requested_context=1024, vram_bytes=(), ram_bytes=ram_bytes)
     assert plan is not None
     assert (plan.context_length, plan.prompt_cache_bytes) == (1024, mib * MIB)
 
@@ -217,7 +221,9 @@ def test_what_is_kept_is_what_is_to_spare(spare_bytes: int, mib: int) -> None:
 def test_short_memory_halves_the_context_before_it_gives_up() -> None:
     contexts = []
     for ram_gib in (12.0, 8.0, 6.0, 5.5, 5.2, 4.8):
-        plan = plan_load(LLAMA_8B, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=int(ram_gib * GIB))
+        plan = plan_load(
+            LLAMA_8B, slots=4, requested_context=None, vram_bytes=(), ram_bytes=int(ram_gib * GIB)
+        )
         contexts.append(plan.context_length if plan is not None else None)
     assert contexts == [8192, 4096, 2048, 1024, 512, None]
 
@@ -226,7 +232,7 @@ def test_short_memory_halves_the_context_before_it_gives_up() -> None:
     ("wanted", "expected"), [(4096, 4096), (100_000, 32768), (300, 300), (None, DEFAULT_CONTEXT)]
 )
 def test_the_wish_is_honoured_up_to_the_trained_context(wanted: int | None, expected: int) -> None:
-    plan = plan_load(TINY, slots=1, wanted_context=wanted, vram_bytes=(), ram_bytes=8 * GIB)
+    plan = plan_load(TINY, slots=1, requested_context=wanted, vram_bytes=(), ram_bytes=8 * GIB)
     assert plan is not None
     assert plan.context_length == expected
 
@@ -234,7 +240,7 @@ def test_the_wish_is_honoured_up_to_the_trained_context(wanted: int | None, expe
 def test_a_gpu_takes_all_or_as_many_layers_as_fit() -> None:
     def plan(*vram_gib: float, ram_gib: int = 32) -> tuple[int, Verdict] | None:
         vram = tuple(int(each * GIB) for each in vram_gib)
-        made = plan_load(LLAMA_8B, slots=1, wanted_context=8192, vram_bytes=vram, ram_bytes=ram_gib * GIB)
+        made = plan_load(LLAMA_8B, slots=1, requested_context=8192, vram_bytes=vram, ram_bytes=ram_gib * GIB)
         return (made.gpu_layers, made.verdict) if made else None
 
     assert plan(12) == (33, Verdict.FITS)
@@ -258,40 +264,40 @@ def test_batches_are_large_only_where_a_gpu_computes(
     vram_gib: float, gpu_layers: int | None, expected: int
 ) -> None:
     vram = (int(vram_gib * GIB),)
-    plan = plan_load(LLAMA_8B, slots=1, wanted_context=8192, vram_bytes=vram, ram_bytes=32 * GIB)
+    plan = plan_load(LLAMA_8B, slots=1, requested_context=8192, vram_bytes=vram, ram_bytes=32 * GIB)
     assert plan is not None
     assert gpu_layers in (None, plan.gpu_layers)
     assert (plan.batch_tokens, plan.ubatch_tokens) == (expected, expected)
 
 
 def test_a_shorter_context_that_fits_the_gpu_beats_a_longer_that_does_not() -> None:
-    plan = plan_load(LLAMA_8B, slots=4, wanted_context=None, vram_bytes=(8 * GIB,), ram_bytes=64 * GIB)
+    plan = plan_load(LLAMA_8B, slots=4, requested_context=None, vram_bytes=(8 * GIB,), ram_bytes=64 * GIB)
     assert plan is not None
     assert (plan.gpu_layers, plan.verdict) == (33, Verdict.FITS)
-    assert SMALLEST_CONTEXT <= plan.context_length < DEFAULT_CONTEXT
+    assert MIN_CONTEXT <= plan.context_length < DEFAULT_CONTEXT
 
 
 def test_an_input_that_may_not_be_split_is_one_batch() -> None:
-    plan = plan_load(ENCODER, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=8 * GIB, pooled=True)
+    plan = plan_load(ENCODER, slots=4, requested_context=None, vram_bytes=(), ram_bytes=8 * GIB, pooled=True)
     assert plan is not None
     assert plan.context_length == plan.ubatch_tokens == plan.batch_tokens == 2048
     assert plan.prompt_cache_bytes == 0
     wide = replace(ENCODER, vocabulary_size=250_002, context_length=8192)
-    plan = plan_load(wide, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=64 * GIB, pooled=True)
+    plan = plan_load(wide, slots=4, requested_context=None, vram_bytes=(), ram_bytes=64 * GIB, pooled=True)
     assert plan is not None
     assert plan.context_length == 1024  # a quarter of a GB for every 256 tokens of a large vocabulary
-    decoder = replace(TINY, pools_last=True)
-    plan = plan_load(decoder, slots=4, wanted_context=None, vram_bytes=(), ram_bytes=8 * GIB, pooled=True)
+    decoder = replace(TINY, uses_last_token_pooling=True)
+    plan = plan_load(decoder, slots=4, requested_context=None, vram_bytes=(), ram_bytes=8 * GIB, pooled=True)
     assert plan is not None
     assert (plan.context_length, plan.batch_tokens) == (8192, UBATCH_TOKENS)
 
 
 def test_weights_that_are_copied_anyway_are_not_mapped_too() -> None:
-    repacked = replace(TINY, repacked=True)
-    plan = plan_load(repacked, slots=1, wanted_context=512, vram_bytes=(), ram_bytes=GIB)
+    repacked = replace(TINY, has_repacked_weights=True)
+    plan = plan_load(repacked, slots=1, requested_context=512, vram_bytes=(), ram_bytes=GIB)
     assert plan is not None
     assert not plan.mmap
-    plan = plan_load(repacked, slots=1, wanted_context=512, vram_bytes=(GIB,), ram_bytes=GIB)
+    plan = plan_load(repacked, slots=1, requested_context=512, vram_bytes=(GIB,), ram_bytes=GIB)
     assert plan is not None
     assert plan.mmap  # the copy is on the GPU
 
@@ -306,16 +312,16 @@ def test_weights_that_are_copied_anyway_are_not_mapped_too() -> None:
 def test_a_plan_stays_within_the_memory_it_was_given(
     ram_bytes: int, vram_bytes: tuple[int, ...], slots: int, wanted: int | None, shape: ModelShape
 ) -> None:
-    plan = plan_load(shape, slots=slots, wanted_context=wanted, vram_bytes=vram_bytes, ram_bytes=ram_bytes)
+    plan = plan_load(shape, slots=slots, requested_context=wanted, vram_bytes=vram_bytes, ram_bytes=ram_bytes)
     if plan is None:
-        least = estimate(shape, context_length=min(wanted or SMALLEST_CONTEXT, SMALLEST_CONTEXT), slots=slots)
+        least = estimate_memory(shape, context_length=min(wanted or MIN_CONTEXT, MIN_CONTEXT), slots=slots)
         assert least.ram_bytes > ram_bytes
         return
     assert plan.estimate.ram_bytes <= ram_bytes
     assert plan.estimate.vram_bytes <= sum(vram_bytes)
-    assert min(wanted or SMALLEST_CONTEXT, SMALLEST_CONTEXT) <= plan.context_length <= shape.context_length
+    assert min(wanted or MIN_CONTEXT, MIN_CONTEXT) <= plan.context_length <= shape.context_length
     assert plan.verdict is (
-        Verdict.FITS if not vram_bytes or plan.gpu_layers == shape.all_gpu_layers else Verdict.TIGHT
+        Verdict.FITS if not vram_bytes or plan.gpu_layers == shape.max_gpu_layers else Verdict.TIGHT
     )
 
 

@@ -9,30 +9,30 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llb.decide.routing import (
-    BOUND,
-    GRADE_SLACK,
-    PLACES,
-    Candidate,
-    Request,
-    Speed,
-    choose,
-    expected_wait_s,
-    hash_of,
-    order,
+from llb.policy.routing import (
+    GRADE_HYSTERESIS,
+    LOAD_BOUND_FACTOR,
+    RING_POSITIONS,
+    RequestEstimate,
+    RoutingCandidate,
+    Throughput,
+    estimate_wait_s,
+    hash64,
+    rank_nodes,
+    select_node,
 )
 
 UNHURRIED = settings(deadline=None)  # a busy machine is no failure
-KEYS = [hash_of(b"%d" % number) for number in range(2000)]
+KEYS = [hash64(b"%d" % number) for number in range(2000)]
 
 
-def named(chosen: Candidate | None) -> str | None:
+def named(chosen: RoutingCandidate | None) -> str | None:
     return chosen.node_id if chosen is not None else None
 
 
-def speed(prefill: float, decode: float) -> Speed:
-    known = Speed()
-    known.measured(prefill, decode)
+def speed(prefill: float, decode: float) -> Throughput:
+    known = Throughput()
+    known.update(prefill, decode)
     return known
 
 
@@ -46,8 +46,8 @@ def node(
     tokens: int = 0,
     context_length: int | None = None,
     tokens_per_s: float | None = 100.0,
-) -> Candidate:
-    return Candidate(
+) -> RoutingCandidate:
+    return RoutingCandidate(
         node_id,
         slots,
         busy,
@@ -56,7 +56,7 @@ def node(
         prompt_tokens=tokens,
         completion_tokens=tokens,
         context_length=context_length,
-        speed=speed(tokens_per_s, tokens_per_s) if tokens_per_s is not None else Speed(),
+        throughput=speed(tokens_per_s, tokens_per_s) if tokens_per_s is not None else Throughput(),
     )
 
 
@@ -64,17 +64,17 @@ def node(
     ("candidates", "node_id"),
     [
         ([], None),
-        ([Candidate("a", 2, 2)], None),
-        ([Candidate("a", 0, 0)], None),
-        ([Candidate("a", 2, 1), Candidate("b", 2, 0)], "b"),
-        ([Candidate("a", 2, 1), Candidate("b", 8, 3)], "b"),
-        ([Candidate("a", 2, 0, loaded=False), Candidate("b", 2, 1)], "b"),
-        ([Candidate("a", 2, 0, loaded=False), Candidate("b", 2, 2)], "a"),
-        ([Candidate("b", 2, 1), Candidate("a", 4, 2)], "a"),
+        ([RoutingCandidate("a", 2, 2)], None),
+        ([RoutingCandidate("a", 0, 0)], None),
+        ([RoutingCandidate("a", 2, 1), RoutingCandidate("b", 2, 0)], "b"),
+        ([RoutingCandidate("a", 2, 1), RoutingCandidate("b", 8, 3)], "b"),
+        ([RoutingCandidate("a", 2, 0, loaded=False), RoutingCandidate("b", 2, 1)], "b"),
+        ([RoutingCandidate("a", 2, 0, loaded=False), RoutingCandidate("b", 2, 2)], "a"),
+        ([RoutingCandidate("b", 2, 1), RoutingCandidate("a", 4, 2)], "a"),
     ],
 )
-def test_with_nothing_known_of_the_request(candidates: list[Candidate], node_id: str | None) -> None:
-    assert named(choose(candidates)) == node_id
+def test_with_nothing_known_of_the_request(candidates: list[RoutingCandidate], node_id: str | None) -> None:
+    assert named(select_node(candidates)) == node_id
 
 
 @pytest.mark.parametrize(
@@ -90,41 +90,41 @@ def test_with_nothing_known_of_the_request(candidates: list[Candidate], node_id:
         ([node("new", 1, tokens_per_s=None, tokens=500), node("slow", tokens_per_s=50.0)], "slow"),
     ],
 )
-def test_the_smallest_expected_finish(candidates: list[Candidate], node_id: str) -> None:
-    assert named(choose(candidates, Request(100, 100))) == node_id
+def test_the_smallest_expected_finish(candidates: list[RoutingCandidate], node_id: str) -> None:
+    assert named(select_node(candidates, RequestEstimate(100, 100))) == node_id
 
 
 @pytest.mark.parametrize(
     ("candidates", "request_", "node_id"),
     [
         # A loaded one has a slot: nobody else is even considered.
-        ([node("a", 3, tokens=9000), node("cold", loaded=False, load_s=0.1)], Request(1, 1), "a"),
+        ([node("a", 3, tokens=9000), node("cold", loaded=False, load_s=0.1)], RequestEstimate(1, 1), "a"),
         # Four requests of 2.5 s each: a slot every 2.5 s.
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.6)], Request(1, 1), None),
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.4)], Request(1, 1), "cold"),
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=5.1)], Request(1, 1, ahead=1), None),
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=4.9)], Request(1, 1, ahead=1), "cold"),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.6)], RequestEstimate(1, 1), None),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.4)], RequestEstimate(1, 1), "cold"),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=5.1)], RequestEstimate(1, 1, requests_ahead=1), None),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=4.9)], RequestEstimate(1, 1, requests_ahead=1), "cold"),
         # Half a second each: a slot every eighth of one.
-        ([node("a", 4, tokens=25), node("cold", loaded=False, load_s=0.2)], Request(1, 1), None),
+        ([node("a", 4, tokens=25), node("cold", loaded=False, load_s=0.2)], RequestEstimate(1, 1), None),
         # One slot is enough.
-        ([node("a", 4, tokens=500), node("cold", 3, loaded=False, load_s=2.4, tokens=1)], Request(1, 1), "cold"),
+        ([node("a", 4, tokens=500), node("cold", 3, loaded=False, load_s=2.4, tokens=1)], RequestEstimate(1, 1), "cold"),
         # Two of them: twice as many slots.
-        ([node("a", 4, tokens=500), node("b", 4, tokens=500), node("c", loaded=False, load_s=1.3)], Request(), None),
+        ([node("a", 4, tokens=500), node("b", 4, tokens=500), node("c", loaded=False, load_s=1.3)], RequestEstimate(), None),
         # The estimate was wrong: it has waited for as long as the load takes.
-        ([node("a", 4, tokens=500), node("cold", loaded=False)], Request(1, 1, waited_s=9.9), None),
-        ([node("a", 4, tokens=500), node("cold", loaded=False)], Request(1, 1, waited_s=10.0), "cold"),
+        ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=9.9), None),
+        ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=10.0), "cold"),
         # Nothing is loaded: the one that answers first, but one that is being loaded for somebody before all others.
-        ([node("a", loaded=False, load_s=9.0), node("b", loaded=False, load_s=3.0)], Request(1, 1), "b"),
-        ([node("a", 1, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], Request(), "a"),
-        ([node("a", 4, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], Request(), "b"),
+        ([node("a", loaded=False, load_s=9.0), node("b", loaded=False, load_s=3.0)], RequestEstimate(1, 1), "b"),
+        ([node("a", 1, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "a"),
+        ([node("a", 4, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "b"),
         ([node("a", loaded=False, load_s=5.0), node("b", loaded=False, load_s=5.0, tokens_per_s=500.0)],
-         Request(100, 100), "b"),
+         RequestEstimate(100, 100), "b"),
     ],
 )  # fmt: skip
 def test_a_node_that_must_first_be_loaded(
-    candidates: list[Candidate], request_: Request, node_id: str | None
+    candidates: list[RoutingCandidate], request_: RequestEstimate, node_id: str | None
 ) -> None:
-    assert named(choose(candidates, request_)) == node_id
+    assert named(select_node(candidates, request_)) == node_id
 
 
 @pytest.mark.parametrize(
@@ -143,20 +143,20 @@ def test_a_context_that_is_too_short(
     contexts: tuple[int | None, int | None], tokens: int, chosen: str
 ) -> None:
     candidates = [node("a", context_length=contexts[0]), node("b", context_length=contexts[1])]
-    assert named(choose(candidates, Request(context_tokens=tokens))) == chosen
+    assert named(select_node(candidates, RequestEstimate(context_tokens=tokens))) == chosen
 
 
 def test_a_longer_context_is_waited_for() -> None:
     candidates = [node("short", context_length=4096), node("long", 4, context_length=8192, tokens=100)]
-    assert choose(candidates, Request(context_tokens=5000)) is None
+    assert select_node(candidates, RequestEstimate(context_tokens=5000)) is None
 
 
 # --- the ring ----------------------------------------------------------------------------------------
 
 
-def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = PLACES) -> list[str]:
+def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = RING_POSITIONS) -> list[str]:
     """Whose each of the first places of the ring is."""
-    return [node_ids[order(tuple(node_ids), tuple(grades), place)[0]] for place in range(places)]
+    return [node_ids[rank_nodes(tuple(node_ids), tuple(grades), place)[0]] for place in range(places)]
 
 
 rings = st.lists(
@@ -180,15 +180,15 @@ def test_a_node_more_or_less_moves_at_most_two_shares(count: int) -> None:
     node_ids = [f"node-{number}" for number in range(count)]
     owners = Counter(firsts(node_ids, [0] * count))
     assert len(owners) == count
-    assert max(owners.values()) / PLACES <= 2 / count
+    assert max(owners.values()) / RING_POSITIONS <= 2 / count
 
 
 def test_places_in_proportion_to_the_speed() -> None:
     candidates = [node("a"), node("b", tokens_per_s=200.0), node("c", tokens_per_s=400.0)]
-    grades = [candidate.speed.grade for candidate in candidates]
+    grades = [candidate.throughput.grade for candidate in candidates]
     owners = Counter(firsts("abc", [grade for grade in grades if grade is not None]))
     for node_id, share in (("a", 1 / 7), ("b", 2 / 7), ("c", 4 / 7)):
-        assert owners[node_id] / PLACES == pytest.approx(share, abs=0.05)
+        assert owners[node_id] / RING_POSITIONS == pytest.approx(share, abs=0.05)
 
 
 @UNHURRIED
@@ -197,7 +197,7 @@ def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[fl
     known = speed(tokens_per_s, tokens_per_s)
     before = known.grade
     for part in wavering:
-        known.measured(tokens_per_s * (1 + part), tokens_per_s * (1 + part))
+        known.update(tokens_per_s * (1 + part), tokens_per_s * (1 + part))
         assert known.grade == before
 
 
@@ -205,26 +205,26 @@ def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[fl
 @given(st.floats(0.1, 10_000), st.floats(0.1, 10_000))
 def test_the_grade_follows_the_speed(first: float, then: float) -> None:
     known = speed(first, first)
-    known.measured(then, then)
+    known.update(then, then)
     assert known.grade is not None
-    assert abs(known.grade - speed(then, then).grade) <= GRADE_SLACK + 0.5  # type: ignore[operator]
+    assert abs(known.grade - speed(then, then).grade) <= GRADE_HYSTERESIS + 0.5  # type: ignore[operator]
 
 
-def shares(candidates: list[Candidate], request: Request) -> dict[str, float]:
+def shares(candidates: list[RoutingCandidate], request: RequestEstimate) -> dict[str, float]:
     """Which part of all keys goes to each node."""
-    owners = Counter(named(choose(candidates, replace(request, key=key))) for key in KEYS)
+    owners = Counter(named(select_node(candidates, replace(request, affinity_key=key))) for key in KEYS)
     return {str(node_id): count / len(KEYS) for node_id, count in owners.items()}
 
 
-@pytest.mark.parametrize("request_", [Request(), Request(10, 10)])
-def test_keys_are_shared_out_among_two(request_: Request) -> None:
+@pytest.mark.parametrize("request_", [RequestEstimate(), RequestEstimate(10, 10)])
+def test_keys_are_shared_out_among_two(request_: RequestEstimate) -> None:
     found = shares([node("a"), node("b")], request_)
     assert found == {"a": pytest.approx(0.5, abs=0.05), "b": pytest.approx(0.5, abs=0.05)}
 
 
 def test_keys_are_shared_out_by_speed_and_who_was_not_measured_counts_as_the_fastest() -> None:
     found = shares(
-        [node("slow"), node("fast", tokens_per_s=800.0), node("new", tokens_per_s=None)], Request()
+        [node("slow"), node("fast", tokens_per_s=800.0), node("new", tokens_per_s=None)], RequestEstimate()
     )
     assert found["slow"] == pytest.approx(1 / 17, abs=0.03)
     assert found["fast"] == pytest.approx(8 / 17, abs=0.05)
@@ -232,32 +232,32 @@ def test_keys_are_shared_out_by_speed_and_who_was_not_measured_counts_as_the_fas
 
 
 def test_the_last_slot_is_for_its_keys_too() -> None:
-    found = shares([node("a", 3, tokens=300), node("b", 3, tokens=300)], Request(10, 10))
+    found = shares([node("a", 3, tokens=300), node("b", 3, tokens=300)], RequestEstimate(10, 10))
     assert found["a"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_written() -> None:
-    known = Speed()
-    known.measured(None, 10.0)
-    assert known.seconds(200, 50) == 2.0 + 5.0
-    assert Speed().seconds(1, 1) == math.inf
+    known = Throughput()
+    known.update(None, 10.0)
+    assert known.estimate_duration_s(200, 50) == 2.0 + 5.0
+    assert Throughput().estimate_duration_s(1, 1) == math.inf
 
 
 # --- whatever the cluster looks like -----------------------------------------------------------------
 
 speeds = st.one_of(
-    st.builds(Speed), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)), st.builds(Speed, st.floats(1, 5000))
+    st.builds(Throughput), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)), st.builds(Throughput, st.floats(1, 5000))
 )  # fmt: skip
 
 
 @st.composite
-def candidates_of(draw: st.DrawFn, *, measured: bool = False, loaded: bool = False) -> list[Candidate]:
+def candidates_of(draw: st.DrawFn, *, measured: bool = False, loaded: bool = False) -> list[RoutingCandidate]:
     names = draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
     found = []
     for name in names:
         slots, busy = draw(st.integers(0, 8)), draw(st.integers(0, 8))
         found.append(
-            Candidate(
+            RoutingCandidate(
                 name,
                 slots,
                 busy,
@@ -266,14 +266,16 @@ def candidates_of(draw: st.DrawFn, *, measured: bool = False, loaded: bool = Fal
                 prompt_tokens=busy * draw(st.integers(0, 4000)),
                 completion_tokens=busy * draw(st.integers(0, 500)),
                 context_length=draw(st.sampled_from([None, 2048, 8192])),
-                speed=draw(st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)) if measured else speeds),
+                throughput=draw(
+                    st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)) if measured else speeds
+                ),
             )
         )
     return found
 
 
 requests = st.builds(
-    Request,
+    RequestEstimate,
     st.integers(0, 8000),
     st.integers(0, 1000),
     st.integers(0, 10_000),
@@ -283,72 +285,77 @@ requests = st.builds(
 )
 
 
-def fits(candidate: Candidate, request: Request) -> bool:
+def fits(candidate: RoutingCandidate, request: RequestEstimate) -> bool:
     return candidate.context_length is None or candidate.context_length >= request.context_tokens
 
 
-def finish_s(candidate: Candidate, request: Request) -> float:
-    assert candidate.speed.prefill is not None
-    assert candidate.speed.decode is not None
-    return (candidate.prompt_tokens + request.prompt_tokens) / candidate.speed.prefill + (
+def finish_s(candidate: RoutingCandidate, request: RequestEstimate) -> float:
+    assert candidate.throughput.prefill_tokens_per_s is not None
+    assert candidate.throughput.decode_tokens_per_s is not None
+    return (candidate.prompt_tokens + request.prompt_tokens) / candidate.throughput.prefill_tokens_per_s + (
         candidate.completion_tokens + request.completion_tokens
-    ) / candidate.speed.decode
+    ) / candidate.throughput.decode_tokens_per_s
 
 
 @UNHURRIED
 @given(candidates_of(), requests)
 def test_a_choice_has_a_free_slot_and_a_loaded_one_is_never_left_waiting(
-    candidates: list[Candidate], request: Request
+    candidates: list[RoutingCandidate], request: RequestEstimate
 ) -> None:
-    chosen = choose(candidates, request)
-    assert chosen is None or (chosen in candidates and chosen.free > 0)
-    ready = [node for node in candidates if node.loaded and node.free > 0 and fits(node, request)]
+    chosen = select_node(candidates, request)
+    assert chosen is None or (chosen in candidates and chosen.free_slots > 0)
+    ready = [node for node in candidates if node.loaded and node.free_slots > 0 and fits(node, request)]
     if ready:
         assert chosen is not None
         assert chosen.loaded
     elif chosen is None:
-        cold = [node for node in candidates if not node.loaded and node.free > 0 and fits(node, request)]
+        cold = [
+            node for node in candidates if not node.loaded and node.free_slots > 0 and fits(node, request)
+        ]
         assert not cold or request.waited_s < max(node.load_s for node in cold)
 
 
 @UNHURRIED
 @given(candidates_of(), requests, st.randoms())
 def test_the_choice_does_not_depend_on_the_order(
-    candidates: list[Candidate], request: Request, chance: object
+    candidates: list[RoutingCandidate], request: RequestEstimate, chance: object
 ) -> None:
-    shuffled = sorted(candidates, key=lambda node: hash_of(f"{node.node_id}{chance}".encode()))
-    assert choose(candidates, request) is choose(shuffled, request)
+    shuffled = sorted(candidates, key=lambda node: hash64(f"{node.node_id}{chance}".encode()))
+    assert select_node(candidates, request) is select_node(shuffled, request)
 
 
 @UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests)
-def test_the_load_is_bounded(candidates: list[Candidate], request: Request) -> None:
+def test_the_load_is_bounded(candidates: list[RoutingCandidate], request: RequestEstimate) -> None:
     """A key's node has at most 1.25 of the mean work with the request; where none has, it is the soonest."""
-    assume(request.key is not None)
-    chosen = choose(candidates, request)
+    assume(request.affinity_key is not None)
+    chosen = select_node(candidates, request)
     assume(chosen is not None and len(candidates) > 1)
     assert chosen is not None
     eligible = [node for node in candidates if fits(node, request)]
     eligible = eligible if any(node.context_length for node in eligible) else candidates
     finishes = [finish_s(node, request) for node in eligible]
-    soonest = min(finish_s(node, request) for node in eligible if node.free > 0)
-    bound = BOUND * sum(finishes) / len(finishes)
+    soonest = min(finish_s(node, request) for node in eligible if node.free_slots > 0)
+    bound = LOAD_BOUND_FACTOR * sum(finishes) / len(finishes)
     assert finish_s(chosen, request) <= max(bound, soonest) * (1 + 1e-9)
 
 
 @UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests, st.data())
 def test_a_faster_node_is_not_less_preferred(
-    candidates: list[Candidate], request: Request, data: st.DataObject
+    candidates: list[RoutingCandidate], request: RequestEstimate, data: st.DataObject
 ) -> None:
-    chosen = choose(candidates, request)
+    chosen = select_node(candidates, request)
     assume(chosen is not None)
     assert chosen is not None
-    assert chosen.speed.prefill is not None
-    assert chosen.speed.decode is not None
+    assert chosen.throughput.prefill_tokens_per_s is not None
+    assert chosen.throughput.decode_tokens_per_s is not None
     factors = data.draw(st.tuples(st.floats(1, 20), st.floats(1, 20)))
-    chosen.speed.measured(chosen.speed.prefill * factors[0], chosen.speed.decode * factors[1])
-    assert choose(candidates, request) is chosen
+    chosen.throughput.update(
+        chosen.throughput.prefill_tokens_per_s * factors[0],
+        chosen.throughput.decode_tokens_per_s * factors[1],
+    )
+    assert select_node(candidates, request) is chosen
 
 
 @UNHURRIED
@@ -357,23 +364,23 @@ def test_a_conversation_stays_while_the_cluster_is_balanced(
     count: int, busy: int, key: int, tokens: int
 ) -> None:
     candidates = [node(f"node-{number}", busy, tokens=busy * 100) for number in range(count)]
-    home = choose(candidates, Request(tokens, 100, key=key))
+    home = select_node(candidates, RequestEstimate(tokens, 100, affinity_key=key))
     assert home is not None
-    assert choose(candidates, Request(tokens * 2, 50, key=key)) is home
+    assert select_node(candidates, RequestEstimate(tokens * 2, 50, affinity_key=key)) is home
 
 
 def test_who_must_leave_the_nodes_of_its_key_goes_to_the_next() -> None:
     candidates = [node(f"node-{number}", 1, tokens=200) for number in range(6)]
     for key in KEYS[:200]:
-        preferred = [candidates[index] for index in order(
-            tuple(node.node_id for node in candidates), (0,) * 6, key % PLACES)]  # fmt: skip
+        preferred = [candidates[index] for index in rank_nodes(
+            tuple(node.node_id for node in candidates), (0,) * 6, key % RING_POSITIONS)]  # fmt: skip
         first, second, third = preferred[:3]
-        request = Request(100, 100, key=key)
-        assert choose(candidates, request) is first
+        request = RequestEstimate(100, 100, affinity_key=key)
+        assert select_node(candidates, request) is first
         crowded = [replace(node, busy=3, prompt_tokens=900) if node is first else node for node in candidates]
-        assert named(choose(crowded, request)) == second.node_id
+        assert named(select_node(crowded, request)) == second.node_id
         full = [replace(node, busy=4) if node in (first, second) else node for node in candidates]
-        assert named(choose(full, request)) == third.node_id
+        assert named(select_node(full, request)) == third.node_id
 
 
 def test_keys_move_no_more_than_they_must() -> None:
@@ -382,13 +389,15 @@ def test_keys_move_no_more_than_they_must() -> None:
     moved = [
         key
         for key in KEYS
-        if named(choose(before, Request(100, 100, key=key))) != named(choose(after, Request(100, 100, key=key)))
+        if named(select_node(before, RequestEstimate(100, 100, affinity_key=key))) != named(select_node(after, RequestEstimate(100, 100, affinity_key=key)))
     ]  # fmt: skip
     assert 0 < len(moved) / len(KEYS) <= 2 / 9
-    assert {named(choose(after, Request(100, 100, key=key))) for key in moved} == {"another"}
+    assert {named(select_node(after, RequestEstimate(100, 100, affinity_key=key))) for key in moved} == {
+        "another"
+    }
 
 
 def test_nothing_is_known_of_how_long_a_wait_is() -> None:
-    assert expected_wait_s([], 0) == math.inf
-    assert expected_wait_s([node("a", 4)], 3) == math.inf
-    assert expected_wait_s([node("a", 4, tokens=200)], 3) == pytest.approx(4 * 4.0 / 4)
+    assert estimate_wait_s([], 0) == math.inf
+    assert estimate_wait_s([node("a", 4)], 3) == math.inf
+    assert estimate_wait_s([node("a", 4, tokens=200)], 3) == pytest.approx(4 * 4.0 / 4)

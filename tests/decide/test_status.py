@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.decide.status import RegistrationFact, ReplicaFact, derive
+from llb.policy.status import RegistrationSnapshot, ReplicaSnapshot, derive_status
 from llb.wire import ModelStatus, ReplicaReport, ReplicaState
 
 S = ReplicaState
@@ -16,17 +16,17 @@ S = ReplicaState
 
 def replica(
     state: ReplicaState, *, online: bool = True, wanted: bool = True, attempt: int = 1, **report: Any
-) -> ReplicaFact:
-    return ReplicaFact(
+) -> ReplicaSnapshot:
+    return ReplicaSnapshot(
         node_name="attic",
         online=online,
-        wanted=wanted,
+        assigned=wanted,
         report=ReplicaReport(model_id="m", attempt=attempt, state=state, total_bytes=100, **report),
     )
 
 
-def registration(**changes: Any) -> RegistrationFact:
-    return RegistrationFact(**{"attempt": 1, "resolved": True, "placed": True, **changes})
+def registration(**changes: Any) -> RegistrationSnapshot:
+    return RegistrationSnapshot(**{"attempt": 1, "resolved": True, "placed": True, **changes})
 
 
 @pytest.mark.parametrize(
@@ -61,26 +61,29 @@ def registration(**changes: Any) -> RegistrationFact:
     ],
 )  # fmt: skip
 def test_status(
-    known: RegistrationFact | None, replicas: list[ReplicaFact], status: ModelStatus, error: str | None
+    known: RegistrationSnapshot | None,
+    replicas: list[ReplicaSnapshot],
+    status: ModelStatus,
+    error: str | None,
 ) -> None:
-    derived = derive(known, replicas)
+    derived = derive_status(known, replicas)
     assert (derived.status, derived.error) == (status, error)
 
 
 def test_a_model_that_is_ready_or_has_not_begun_says_so_in_numbers() -> None:
-    ready = derive(registration(), [replica(S.READY), replica(S.READY)])
+    ready = derive_status(registration(), [replica(S.READY), replica(S.READY)])
     assert (ready.progress, ready.downloaded_bytes, ready.total_bytes, ready.available_nodes) == (
         1,
         100,
         100,
         2,
     )
-    awaited = derive(registration(), [replica(S.WANTED)])
+    awaited = derive_status(registration(), [replica(S.WANTED)])
     assert (awaited.progress, awaited.downloaded_bytes, awaited.total_bytes) == (0, None, None)
 
 
 def test_the_furthest_download_is_shown() -> None:
-    derived = derive(
+    derived = derive_status(
         registration(),
         [
             replica(S.DOWNLOADING, downloaded_bytes=20, bytes_per_second=1.0),
@@ -93,7 +96,7 @@ def test_the_furthest_download_is_shown() -> None:
 
 
 def test_ready_counts_the_nodes_that_can_answer() -> None:
-    derived = derive(
+    derived = derive_status(
         registration(),
         [
             replica(S.READY),
@@ -118,11 +121,11 @@ facts = st.builds(
 
 
 @given(st.lists(facts, max_size=5), st.booleans())
-def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaFact], resolved: bool) -> None:
-    placed = any(fact.online and fact.wanted for fact in replicas)
-    derived = derive(registration(resolved=resolved, placed=placed), replicas)
+def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaSnapshot], resolved: bool) -> None:
+    placed = any(fact.online and fact.assigned for fact in replicas)
+    derived = derive_status(registration(resolved=resolved, placed=placed), replicas)
     usable = any(
-        fact.online and fact.report.state is S.READY and (fact.wanted or not resolved) for fact in replicas
+        fact.online and fact.report.state is S.READY and (fact.assigned or not resolved) for fact in replicas
     )
     assert (derived.status is ModelStatus.READY) == usable == (derived.available_nodes > 0)
     assert derived.progress is None or 0 <= derived.progress <= 1

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from llb.tasks import TaskGroup
+from llb.base.tasks import TaskSupervisor
 from llb.wire import EngineState
 from tests.engine.rig import Rig
 
 
 @pytest.fixture
-async def tasks() -> AsyncIterator[TaskGroup]:
+async def tasks() -> AsyncIterator[TaskSupervisor]:
     """A task group; the test fails if a task of it crashed."""
-    group = TaskGroup("test")
+    group = TaskSupervisor("test")
     yield group
     await group.close()
     assert not group.crashes
@@ -27,5 +27,5 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     for pool in made.pools:
         await pool.close()
         assert not pool._tasks.crashes
-        assert {report.state for report in pool.reports()} <= {EngineState.FAILED}
+        assert {report.state for report in pool.engine_reports()} <= {EngineState.FAILED}
         assert pool.memory_used_bytes == 0

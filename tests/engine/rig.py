@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llb.decide.eviction import Memory
-from llb.engine.plan import EngineFiles, EnginePlan, ModelFacts, Planner
+from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.pool import EnginePool
 from llb.engine.worker import EngineSpec
 from llb.errors import LlbError, ModelFailed
-from llb.hardware import Budget
+from llb.hardware import MemoryBudget
+from llb.policy.eviction import Memory
 from llb.wire import EngineReport, EngineState
 from tests.engine.workers import fake_worker
 from tests.shapes import uniform_shape
@@ -26,7 +26,7 @@ SHAPE = uniform_shape(
 )  # fmt: skip
 
 
-class TablePlanner(Planner):
+class TablePlanner(EnginePlanner):
     """Every model needs what this table says; `smaller` ones can do with half, at half the context."""
 
     def __init__(self) -> None:
@@ -37,17 +37,19 @@ class TablePlanner(Planner):
         self.bad: str | None = None
         self.broken: list[EngineFiles] = []
 
-    def inspect(self, files: EngineFiles) -> ModelFacts:
+    def read_metadata(self, files: EngineFiles) -> ModelMetadata:
         self.inspected.append(files.model_path)
         if self.bad is not None:
             raise ModelFailed(self.bad)
         if files in self.broken:
             raise RuntimeError("a defect")
-        return ModelFacts(SHAPE)
+        return ModelMetadata(SHAPE)
 
-    def plan(self, model_id: str, files: EngineFiles, facts: ModelFacts, room: Budget) -> EnginePlan | None:
+    def plan_engine(
+        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
+    ) -> EnginePlan | None:
         need, context_length = self.needs.get(model_id, Memory(GB)), 1024
-        free = Memory(room.ram_bytes, sum(room.vram_bytes))
+        free = Memory(budget.ram_bytes, sum(budget.vram_bytes))
         if model_id in self.smaller and not free.covers(need):
             need, context_length = Memory(need.ram_bytes // 2, need.vram_bytes // 2), 512
         if not free.covers(need):
@@ -66,7 +68,7 @@ class TablePlanner(Planner):
         )
         return EnginePlan(spec, need)
 
-    def least_bytes(self, files: EngineFiles, facts: ModelFacts) -> int:
+    def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
         return files.required_memory_bytes
 
 
@@ -93,17 +95,17 @@ class Rig:
             slots=2,
             context=None,
             keep_alive_s=keep_alive_s,
-            budget=Budget(ram_bytes),
-            on_change=self.reports.append,
+            budget=MemoryBudget(ram_bytes),
+            on_engine_changed=self.reports.append,
             clock=lambda: self.now,
             planner=self.planner,
             command=fake_worker("--journal", str(self.folder / "journal"), *worker),
-            watch_s=watch_s,
-            check_s=check_s,
+            watchdog_interval_s=watch_s,
+            health_check_timeout_s=check_s,
         )
         self.pools.append(pool)
         for model_id in models:
-            pool.serve(model_id, self.files(model_id))
+            pool.add_model(model_id, self.files(model_id))
         return pool
 
     def files(self, model_id: str) -> EngineFiles:
@@ -124,16 +126,16 @@ class Rig:
 
 def state(pool: EnginePool, model_id: str = "a") -> EngineState:
     """STOPPED where the pool has nothing to report."""
-    states = {report.model_id: report.state for report in pool.reports()}
+    states = {report.model_id: report.state for report in pool.engine_reports()}
     return states.get(model_id, EngineState.STOPPED)
 
 
 async def use(pool: EnginePool, model_id: str = "a", *, keep_alive_s: float | None = None) -> None:
-    async with await pool.lease(model_id, deadline_s=WAIT_S, keep_alive_s=keep_alive_s):
+    async with await pool.acquire_lease(model_id, deadline_s=WAIT_S, keep_alive_s=keep_alive_s):
         pass
 
 
 async def error_of(pool: EnginePool, model_id: str = "a", *, deadline_s: float = WAIT_S) -> LlbError:
     with pytest.raises(LlbError) as caught:
-        await pool.lease(model_id, deadline_s=deadline_s)
+        await pool.acquire_lease(model_id, deadline_s=deadline_s)
     return caught.value

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llb.engine.plan import EngineFiles, Planner
+from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
-from llb.engine.worker import EngineKind, EngineSpec, Pooling, Ready
+from llb.engine.worker import EngineKind, EngineSpec, PoolingType, WorkerReady
 from llb.errors import InsufficientMemory, ModelFailed
-from llb.hardware import Budget, physical_cores
+from llb.hardware import MemoryBudget, physical_core_count
 from llb.wire import Capability, EngineReport
 from tests.engine.test_worker import ask
 from tests.ggufs import write_chat_model, write_embedding_model
@@ -18,11 +18,11 @@ from tests.ggufs import write_chat_model, write_embedding_model
 GB = 10**9
 
 
-def plan(files: EngineFiles, *, context: int | None = None, budget: Budget | None = None) -> EngineSpec:
-    planner = Planner(slots=2, context=context)
-    planned = planner.plan("m", files, planner.inspect(files), budget or Budget(8 * GB))
+def plan(files: EngineFiles, *, context: int | None = None, budget: MemoryBudget | None = None) -> EngineSpec:
+    planner = EnginePlanner(slots=2, context=context)
+    planned = planner.plan_engine("m", files, planner.read_metadata(files), budget or MemoryBudget(8 * GB))
     assert planned is not None
-    assert 0 < planned.memory.total_bytes <= (budget or Budget(8 * GB)).total_bytes
+    assert 0 < planned.memory.total_bytes <= (budget or MemoryBudget(8 * GB)).total_bytes
     return planned.spec
 
 
@@ -30,7 +30,7 @@ def test_a_chat_model(tmp_path: Path) -> None:
     spec = plan(EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf", context=4096)), context=1024)
     assert (spec.kind, spec.pooling, spec.alias) == (EngineKind.CHAT, None, "m")
     assert (spec.context_length, spec.slots, spec.gpu_layers) == (1024, 2, 0)
-    assert spec.threads == physical_cores()
+    assert spec.threads == physical_core_count()
     assert spec.projector_path is None
 
 
@@ -46,14 +46,14 @@ def test_an_embedding_model_pools_as_its_file_says_or_by_the_mean(tmp_path: Path
     told = EngineFiles(model_path=write_embedding_model(tmp_path / "e.gguf"), capabilities=embedding)
     untold = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf"), capabilities=embedding)
     assert (plan(told).kind, plan(told).pooling) == (EngineKind.EMBEDDING, None)
-    assert plan(untold).pooling is Pooling.MEAN
+    assert plan(untold).pooling is PoolingType.MEAN
     # An encoder reads an input in one piece: the batch must hold a whole context.
     assert plan(told).ubatch_tokens >= plan(told).context_length
 
 
 def test_a_gpu_with_room_takes_all_layers(tmp_path: Path) -> None:
     files = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf", layers=4))
-    assert plan(files, budget=Budget(8 * GB, (8 * GB,))).gpu_layers == 5
+    assert plan(files, budget=MemoryBudget(8 * GB, (8 * GB,))).gpu_layers == 5
 
 
 @pytest.mark.parametrize(
@@ -68,42 +68,44 @@ def test_files_that_cannot_be_loaded(tmp_path: Path, content: bytes | None, mess
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelFailed) as caught:
-        Planner(slots=2, context=None).inspect(EngineFiles(model_path=path))
+        EnginePlanner(slots=2, context=None).read_metadata(EngineFiles(model_path=path))
     assert caught.value.message.startswith(message)
     assert str(tmp_path) not in caught.value.message
 
 
 async def test_the_pool_runs_real_engines(tmp_path: Path) -> None:
     reports: list[EngineReport] = []
-    pool = EnginePool(slots=2, context=512, keep_alive_s=-1, budget=Budget(8 * GB), on_change=reports.append)
+    pool = EnginePool(
+        slots=2, context=512, keep_alive_s=-1, budget=MemoryBudget(8 * GB), on_engine_changed=reports.append
+    )
     chat = write_chat_model(tmp_path / "chat.gguf")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(chat.read_bytes()[:-2000])
-    pool.serve("chat", EngineFiles(model_path=chat))
-    pool.serve("cut", EngineFiles(model_path=cut))
-    pool.serve(
+    pool.add_model("chat", EngineFiles(model_path=chat))
+    pool.add_model("cut", EngineFiles(model_path=cut))
+    pool.add_model(
         "vectors",
         EngineFiles(
             model_path=write_embedding_model(tmp_path / "e.gguf"), capabilities=(Capability.EMBEDDING,)
         ),
     )
     try:
-        async with await pool.lease("chat", deadline_s=60) as lease:
-            where = Ready(host=lease.host, port=lease.port, context_length=0, slots=0)
+        async with await pool.acquire_lease("chat", deadline_s=60) as lease:
+            where = WorkerReady(host=lease.host, port=lease.port, context_length=0, slots=0)
             key = {"Authorization": f"Bearer {lease.api_key}"}
             reply = ask(where, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, key)
             assert (reply.status, reply.json()["model"]) == (200, "chat")
-        async with await pool.lease("vectors", deadline_s=60) as lease:
-            where = Ready(host=lease.host, port=lease.port, context_length=0, slots=0)
+        async with await pool.acquire_lease("vectors", deadline_s=60) as lease:
+            where = WorkerReady(host=lease.host, port=lease.port, context_length=0, slots=0)
             key = {"Authorization": f"Bearer {lease.api_key}"}
             assert ask(where, "POST", "/v1/embeddings", {"input": "a"}, key).status == 200
         with pytest.raises(ModelFailed, match="truncated"):
-            await pool.lease("cut", deadline_s=60)
-        assert {report.model_id for report in pool.reports()} == {"chat", "vectors"}
+            await pool.acquire_lease("cut", deadline_s=60)
+        assert {report.model_id for report in pool.engine_reports()} == {"chat", "vectors"}
         await pool.unload("chat")
         await pool.unload("vectors")
-        pool.set_budget(Budget(1_000_000))
+        pool.set_budget(MemoryBudget(1_000_000))
         with pytest.raises(InsufficientMemory, match="Insufficient VRAM"):
-            await pool.lease("chat", deadline_s=60)
+            await pool.acquire_lease("chat", deadline_s=60)
     finally:
         await pool.close()

@@ -6,12 +6,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llb.decide.eviction import Memory
+from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
 from llb.engine.pool import EnginePool, Lease
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
-from llb.hardware import Budget
-from llb.tasks import TaskGroup
+from llb.hardware import MemoryBudget
+from llb.policy.eviction import Memory
 from llb.wire import EngineReport, EngineState
 from tests.engine.rig import GB, SOON_S, WAIT_S, Rig, error_of, state, use
 from tests.engine.workers import eventually, fake_worker
@@ -21,20 +21,20 @@ from tests.engine.workers import eventually, fake_worker
 
 async def test_a_request_loads_the_model_and_holds_it(rig: Rig) -> None:
     pool = rig.pool()
-    assert (pool.reports(), pool.memory_used_bytes) == ((), 0)
-    lease = await pool.lease("a", deadline_s=WAIT_S)
+    assert (pool.engine_reports(), pool.memory_used_bytes) == ((), 0)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     assert (lease.host, lease.slots, lease.context_length, lease.api_key) == (
         "127.0.0.1",
         2,
         1024,
         "key of a",
     )
-    (report,) = pool.reports()
+    (report,) = pool.engine_reports()
     assert (report.state, report.busy, report.slots, report.memory_bytes) == ("busy", 1, 2, GB)
     assert pool.memory_used_bytes == GB
     lease.release()
     lease.release()
-    assert pool.reports()[0].busy == 0
+    assert pool.engine_reports()[0].busy == 0
     await use(pool)
     assert rig.loads == ["a"]
     assert rig.states("a") == ["stopped", "starting", "ready", "busy", "ready", "busy", "ready"]
@@ -42,8 +42,8 @@ async def test_a_request_loads_the_model_and_holds_it(rig: Rig) -> None:
 
 async def test_concurrent_first_requests_load_once(rig: Rig) -> None:
     pool = rig.pool()
-    leases = await asyncio.gather(*(pool.lease("a", deadline_s=WAIT_S) for _ in range(20)))
-    assert pool.reports()[0].busy == 20
+    leases = await asyncio.gather(*(pool.acquire_lease("a", deadline_s=WAIT_S) for _ in range(20)))
+    assert pool.engine_reports()[0].busy == 20
     assert len({lease.port for lease in leases}) == 1
     assert rig.loads == ["a"]
     assert rig.planner.inspected == [rig.folder / "a.gguf"]
@@ -52,24 +52,24 @@ async def test_concurrent_first_requests_load_once(rig: Rig) -> None:
     assert state(pool) is EngineState.READY
 
 
-async def test_a_caller_that_leaves_does_not_end_the_load_of_others(rig: Rig, tasks: TaskGroup) -> None:
+async def test_a_caller_that_leaves_does_not_end_the_load_of_others(rig: Rig, tasks: TaskSupervisor) -> None:
     gate = rig.folder / "gate"
     pool = rig.pool("--gate", str(gate))
-    leaving = tasks.supervise(pool.lease("a", deadline_s=WAIT_S), "leaving")
-    staying = tasks.supervise(pool.lease("a", deadline_s=WAIT_S), "staying")
+    leaving = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving")
+    staying = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "staying")
     await eventually(lambda: rig.loads)
     leaving.cancel()
     gate.touch()
     lease = await staying
     assert leaving.cancelled()
-    assert (rig.loads, pool.reports()[0].busy) == (["a"], 1)
+    assert (rig.loads, pool.engine_reports()[0].busy) == (["a"], 1)
     lease.release()
 
 
-async def test_when_all_have_left_the_load_ends_and_idles_out(rig: Rig, tasks: TaskGroup) -> None:
+async def test_when_all_have_left_the_load_ends_and_idles_out(rig: Rig, tasks: TaskSupervisor) -> None:
     gate = rig.folder / "gate"
     pool = rig.pool("--gate", str(gate), keep_alive_s=0)
-    leaving = tasks.supervise(pool.lease("a", deadline_s=WAIT_S), "leaving")
+    leaving = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving")
     await eventually(lambda: rig.loads)
     leaving.cancel()
     gate.touch()
@@ -79,7 +79,7 @@ async def test_when_all_have_left_the_load_ends_and_idles_out(rig: Rig, tasks: T
 
 @pytest.mark.parametrize("before_it_is_told", [True, False])
 async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
-    rig: Rig, tasks: TaskGroup, before_it_is_told: bool
+    rig: Rig, tasks: TaskSupervisor, before_it_is_told: bool
 ) -> None:
     pool = rig.pool()
     waiting: list[asyncio.Task[Lease]] = []
@@ -90,11 +90,11 @@ async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
         elif report.state is EngineState.BUSY:
             asyncio.get_running_loop().call_soon(waiting[0].cancel)
 
-    pool.on_change = leave_when_let_in
-    waiting.append(tasks.supervise(pool.lease("a", deadline_s=WAIT_S), "leaving"))
+    pool.on_engine_changed = leave_when_let_in
+    waiting.append(tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving"))
     await asyncio.wait(waiting)
     assert waiting[0].cancelled()
-    assert [(report.state, report.busy) for report in pool.reports()] == [("ready", 0)]
+    assert [(report.state, report.busy) for report in pool.engine_reports()] == [("ready", 0)]
 
 
 async def test_a_load_longer_than_the_callers_patience(rig: Rig) -> None:
@@ -117,10 +117,10 @@ async def test_a_model_that_is_not_served(rig: Rig) -> None:
 async def test_nothing_is_loaded_before_the_budget_is_known(rig: Rig) -> None:
     pool = rig.pool(models="")
     pool._budget = None
-    pool.serve("a", rig.files("a"))
+    pool.add_model("a", rig.files("a"))
     assert isinstance(await error_of(pool, deadline_s=SOON_S), ModelLoading)
     assert rig.loads == []
-    pool.set_budget(Budget(GB))
+    pool.set_budget(MemoryBudget(GB))
     await use(pool)
 
 
@@ -129,9 +129,9 @@ async def test_nothing_is_loaded_before_the_budget_is_known(rig: Rig) -> None:
 
 async def test_idle_engines_unload(rig: Rig) -> None:
     pool = rig.pool(keep_alive_s=60)
-    lease = await pool.lease("a", deadline_s=WAIT_S)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     rig.now += 100
-    pool._look()
+    pool._schedule()
     await use(pool, "b")
     assert state(pool) is EngineState.BUSY
     lease.release()
@@ -139,7 +139,7 @@ async def test_idle_engines_unload(rig: Rig) -> None:
     await use(pool, "b")
     assert state(pool) is EngineState.READY
     rig.now += 1
-    pool._look()
+    pool._schedule()
     await eventually(lambda: state(pool) is EngineState.STOPPED)
     assert state(pool, "b") is EngineState.READY
     await use(pool)
@@ -148,10 +148,10 @@ async def test_idle_engines_unload(rig: Rig) -> None:
 
 async def test_the_timer_unloads_without_any_request(rig: Rig, tmp_path: Path) -> None:
     pool = EnginePool(
-        slots=2, context=None, keep_alive_s=0.05, budget=Budget(GB), planner=rig.planner, command=fake_worker()
+        slots=2, context=None, keep_alive_s=0.05, budget=MemoryBudget(GB), planner=rig.planner, command=fake_worker()
     )  # fmt: skip
     rig.pools.append(pool)
-    pool.serve("a", rig.files("a"))
+    pool.add_model("a", rig.files("a"))
     await use(pool)
     await eventually(lambda: state(pool) is EngineState.STOPPED)
 
@@ -172,22 +172,22 @@ async def test_a_request_says_how_long_the_engine_stays(rig: Rig, keep_alive_s: 
 
 async def test_a_pinned_engine_stays_until_it_is_unpinned(rig: Rig) -> None:
     pool = rig.pool(keep_alive_s=60)
-    pool.pin("a", True)
+    pool.set_pinned("a", True)
     await use(pool)
-    assert pool.reports()[0].pinned
+    assert pool.engine_reports()[0].pinned
     rig.now += 10_000
     await use(pool, "b")
     assert state(pool) is EngineState.READY
-    pool.pin("a", False)
+    pool.set_pinned("a", False)
     await eventually(lambda: state(pool) is EngineState.STOPPED)
 
 
 async def test_pinning_before_serving(rig: Rig) -> None:
     pool = rig.pool(models="")
-    pool.pin("a", True)
-    pool.serve("a", rig.files("a"))
+    pool.set_pinned("a", True)
+    pool.add_model("a", rig.files("a"))
     await use(pool)
-    assert pool.reports()[0].pinned
+    assert pool.engine_reports()[0].pinned
 
 
 # --- memory ------------------------------------------------------------------------------------------
@@ -218,16 +218,16 @@ async def test_memory_has_returned_before_the_next_load_begins(
         if report.model_id == "b" and report.state is EngineState.STARTING:
             alive_at_start.append(psutil.pid_exists(stubborn))
 
-    pool.on_change = watch
+    pool.on_engine_changed = watch
     await use(pool, "b")
     assert alive_at_start == [False]
 
 
 async def test_busy_and_pinned_engines_are_never_evicted(rig: Rig) -> None:
     pool = rig.pool(ram_bytes=2 * GB)
-    pool.pin("b", True)
+    pool.set_pinned("b", True)
     await use(pool, "b")
-    busy = await pool.lease("a", deadline_s=WAIT_S)
+    busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
     error = await error_of(pool, "c", deadline_s=SOON_S)
     assert isinstance(error, ModelLoading)
     assert error.message == "Model 'c' is not loaded yet: it needs 1GB of memory, and models in use hold it"
@@ -237,21 +237,21 @@ async def test_busy_and_pinned_engines_are_never_evicted(rig: Rig) -> None:
     assert (state(pool, "a"), state(pool, "b")) == (EngineState.STOPPED, EngineState.READY)
 
 
-async def test_a_waiting_load_begins_when_a_request_ends(rig: Rig, tasks: TaskGroup) -> None:
+async def test_a_waiting_load_begins_when_a_request_ends(rig: Rig, tasks: TaskSupervisor) -> None:
     pool = rig.pool(ram_bytes=GB)
-    busy = await pool.lease("a", deadline_s=WAIT_S)
-    waiting = tasks.supervise(pool.lease("b", deadline_s=WAIT_S), "waiting")
+    busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    waiting = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "waiting")
     await eventually(lambda: rig.planner.inspected[-1].name == "b.gguf")
     busy.release()
     (await waiting).release()
     assert rig.loads == ["a", "b"]
 
 
-async def test_small_models_pass_one_that_waits_for_busy_engines(rig: Rig, tasks: TaskGroup) -> None:
+async def test_small_models_pass_one_that_waits_for_busy_engines(rig: Rig, tasks: TaskSupervisor) -> None:
     rig.planner.needs = {"b": Memory(2 * GB)}
     pool = rig.pool(ram_bytes=2 * GB)
-    busy = await pool.lease("a", deadline_s=WAIT_S)
-    waiting = tasks.supervise(pool.lease("b", deadline_s=WAIT_S), "waiting")
+    busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    waiting = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "waiting")
     await use(pool, "c")
     assert rig.loads == ["a", "c"]
     busy.release()
@@ -260,13 +260,13 @@ async def test_small_models_pass_one_that_waits_for_busy_engines(rig: Rig, tasks
 
 
 async def test_memory_freed_for_one_is_not_taken_by_another(
-    rig: Rig, tasks: TaskGroup, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, tasks: TaskSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "STOP_EOF_S", 0.2)
     rig.planner.needs = {"a": Memory(GB), "b": Memory(2 * GB), "c": Memory(GB)}
     pool = rig.pool("--ignore-eof", ram_bytes=2 * GB)
     await use(pool, "a")
-    large = tasks.supervise(pool.lease("b", deadline_s=WAIT_S), "large")
+    large = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "large")
     await eventually(lambda: state(pool, "a") is EngineState.STOPPING)
     assert isinstance(await error_of(pool, "c", deadline_s=SOON_S / 4), ModelLoading)
     (await large).release()
@@ -277,7 +277,10 @@ async def test_a_smaller_context_rather_than_waiting(rig: Rig) -> None:
     rig.planner.needs = {"b": Memory(2 * GB)}
     rig.planner.smaller = {"b"}
     pool = rig.pool(ram_bytes=2 * GB)
-    async with await pool.lease("a", deadline_s=WAIT_S), await pool.lease("b", deadline_s=WAIT_S) as lease:
+    async with (
+        await pool.acquire_lease("a", deadline_s=WAIT_S),
+        await pool.acquire_lease("b", deadline_s=WAIT_S) as lease,
+    ):
         assert lease.context_length == 512
 
 
@@ -286,7 +289,7 @@ async def test_the_whole_context_rather_than_an_idle_neighbour(rig: Rig) -> None
     rig.planner.smaller = {"b"}
     pool = rig.pool(ram_bytes=2 * GB)
     await use(pool, "a")
-    async with await pool.lease("b", deadline_s=WAIT_S) as lease:
+    async with await pool.acquire_lease("b", deadline_s=WAIT_S) as lease:
         assert lease.context_length == 1024
     assert state(pool, "a") is EngineState.STOPPED
 
@@ -301,44 +304,44 @@ async def test_what_can_never_fit_is_refused_at_once(rig: Rig) -> None:
 # --- leaving -----------------------------------------------------------------------------------------
 
 
-async def test_withdraw_waits_for_running_requests(rig: Rig, tasks: TaskGroup) -> None:
+async def test_withdraw_waits_for_running_requests(rig: Rig, tasks: TaskSupervisor) -> None:
     pool = rig.pool()
-    lease = await pool.lease("a", deadline_s=WAIT_S)
-    leaving = tasks.supervise(pool.withdraw("a", grace_s=WAIT_S), "leaving")
-    await eventually(lambda: not pool._served.get("a"))
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    leaving = tasks.spawn(pool.remove_model("a", grace_s=WAIT_S), "leaving")
+    await eventually(lambda: not pool._engines.get("a"))
     assert isinstance(await error_of(pool), NoNodeAvailable)
-    assert [report.state for report in pool.reports()] == ["busy"]
+    assert [report.state for report in pool.engine_reports()] == ["busy"]
     lease.release()
     await leaving
-    assert (pool.reports(), pool.memory_used_bytes) == ((), 0)
-    await pool.withdraw("a", grace_s=0)
+    assert (pool.engine_reports(), pool.memory_used_bytes) == ((), 0)
+    await pool.remove_model("a", grace_s=0)
 
 
 async def test_withdraw_cuts_what_does_not_end(rig: Rig) -> None:
     pool = rig.pool()
-    lease = await pool.lease("a", deadline_s=WAIT_S)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     pid = rig.pid()
-    await pool.withdraw("a", grace_s=0)
+    await pool.remove_model("a", grace_s=0)
     assert not psutil.pid_exists(pid)
     lease.release()
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_withdraw_while_it_loads(rig: Rig, tasks: TaskGroup, begun: bool) -> None:
+async def test_withdraw_while_it_loads(rig: Rig, tasks: TaskSupervisor, begun: bool) -> None:
     pool = rig.pool("--gate", str(rig.folder / "never"))
-    refused = tasks.supervise(error_of(pool), "waiting")
-    await eventually(lambda: rig.loads if begun else pool._served["a"].plan)
-    await pool.withdraw("a", grace_s=WAIT_S)
+    refused = tasks.spawn(error_of(pool), "waiting")
+    await eventually(lambda: rig.loads if begun else pool._engines["a"].plan)
+    await pool.remove_model("a", grace_s=WAIT_S)
     assert isinstance(await refused, NoNodeAvailable)
     assert pool.memory_used_bytes == 0
 
 
-async def test_served_again_while_it_leaves(rig: Rig, tasks: TaskGroup) -> None:
+async def test_served_again_while_it_leaves(rig: Rig, tasks: TaskSupervisor) -> None:
     pool = rig.pool()
-    lease = await pool.lease("a", deadline_s=WAIT_S)
-    leaving = tasks.supervise(pool.withdraw("a", grace_s=WAIT_S), "leaving")
-    await eventually(lambda: not pool._served.get("a"))
-    pool.serve("a", rig.files("a"))
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    leaving = tasks.spawn(pool.remove_model("a", grace_s=WAIT_S), "leaving")
+    await eventually(lambda: not pool._engines.get("a"))
+    pool.add_model("a", rig.files("a"))
     await use(pool)
     assert pool.memory_used_bytes == 2 * GB
     lease.release()
@@ -357,12 +360,12 @@ async def test_unload_frees_the_memory_and_the_next_request_loads(rig: Rig) -> N
     assert rig.loads == ["a", "a"]
 
 
-async def test_close_leaves_nothing(rig: Rig, tasks: TaskGroup) -> None:
+async def test_close_leaves_nothing(rig: Rig, tasks: TaskSupervisor) -> None:
     pool = rig.pool("--gate", str(rig.folder / "gate"))
     (rig.folder / "gate").touch()
-    lease = await pool.lease("a", deadline_s=WAIT_S)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     (rig.folder / "gate").unlink()
-    refused = tasks.supervise(error_of(pool, "b"), "waiting")
+    refused = tasks.spawn(error_of(pool, "b"), "waiting")
     await eventually(lambda: rig.loads == ["a", "b"])
     pids = [rig.pid(0), rig.pid(1)]
     await pool.close()

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from llb.engine import served as served_module
+from llb.engine import model_engine as served_module
 from llb.errors import EngineFailed, ModelFailed
 from llb.wire import EngineState
 from tests.engine.rig import WAIT_S, Rig, error_of, state, use
@@ -24,10 +24,10 @@ async def test_a_crash_rests_then_the_next_request_loads_again(rig: Rig) -> None
     assert isinstance(error, EngineFailed)
     assert error.message == "Model 'a': the engine was killed (out of memory?); it is tried again in 1 s"
     assert error.retry_after_s == 1
-    assert pool.reports()[0].error == "the engine was killed (out of memory?)"
+    assert pool.engine_reports()[0].error == "the engine was killed (out of memory?)"
     rig.now += 1
     await use(pool)
-    assert pool.reports()[0].error is None
+    assert pool.engine_reports()[0].error is None
     assert rig.loads == ["a", "a"]
 
 
@@ -45,9 +45,9 @@ async def test_the_back_off_grows_and_a_good_run_resets_it(rig: Rig) -> None:
 
 
 async def test_a_pinned_engine_comes_back_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_module, "BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr(served_module, "BACKOFF_INITIAL_S", 0.0)
     pool = rig.pool()
-    pool.pin("a", True)
+    pool.set_pinned("a", True)
     await use(pool)
     os.kill(rig.pid(), signal.SIGKILL)
     await eventually(lambda: rig.loads == ["a", "a"])
@@ -63,7 +63,7 @@ async def test_a_file_the_engine_refuses_is_tried_once(rig: Rig) -> None:
     assert rig.loads == ["a"]
     assert rig.reports[-1].error == "refused by the engine: this one is not liked"
     await use(pool, "b")
-    pool.serve("a", rig.files("a"))
+    pool.add_model("a", rig.files("a"))
     await error_of(pool)
     assert rig.loads == ["a", "b", "a"]
 
@@ -83,8 +83,8 @@ async def test_crashing_while_loading_is_held_against_the_file_in_the_end(rig: R
 async def test_a_load_that_never_ends_is_held_against_the_file_in_the_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llb.engine.pool.LOAD_LEAST_S", 0.2)
-    monkeypatch.setattr("llb.engine.pool.LOAD_BYTES_PER_S", 10**15)
+    monkeypatch.setattr("llb.engine.pool.MIN_LOAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("llb.engine.pool.MIN_LOAD_BYTES_PER_S", 10**15)
     pool = rig.pool("--gate", str(rig.folder / "never"))
     for _ in range(2):
         assert isinstance(await error_of(pool), EngineFailed)
@@ -102,7 +102,7 @@ async def test_a_file_that_cannot_be_read(rig: Rig) -> None:
     assert error.message == "Model 'a' cannot be used: file missing"
     assert rig.loads == []
     rig.planner.bad = None
-    pool.serve("a", rig.files("a"))
+    pool.add_model("a", rig.files("a"))
     await use(pool)
 
 
@@ -118,25 +118,25 @@ async def test_a_defect_of_ours_is_told_and_not_repeated(rig: Rig) -> None:
 
 async def test_a_broken_engine_that_is_reported_is_looked_at(rig: Rig) -> None:
     pool = rig.pool("--unhealthy")
-    lease = await pool.lease("a", deadline_s=WAIT_S)
-    lease.report_broken()
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    lease.report_suspected_failure()
     await eventually(lambda: state(pool) is EngineState.FAILED)
-    lease.report_broken()
+    lease.report_suspected_failure()
     lease.release()
     assert "stopped answering" in (await error_of(pool)).message
 
 
 async def test_a_sound_engine_that_is_reported_stays(rig: Rig) -> None:
     pool = rig.pool()
-    async with await pool.lease("a", deadline_s=WAIT_S) as lease:
-        lease.report_broken()
+    async with await pool.acquire_lease("a", deadline_s=WAIT_S) as lease:
+        lease.report_suspected_failure()
         await eventually(lambda: not any("check" in task.get_name() for task in asyncio.all_tasks()))
         assert state(pool) is EngineState.BUSY
 
 
 async def test_an_engine_that_hangs_at_work_is_ended(rig: Rig) -> None:
     pool = rig.pool(watch_s=0.02, check_s=0.3)
-    lease = await pool.lease("a", deadline_s=WAIT_S)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     os.kill(rig.pid(), signal.SIGSTOP)
     await eventually(lambda: state(pool) is EngineState.FAILED)
     assert "stopped answering" in (await error_of(pool)).message
@@ -145,7 +145,7 @@ async def test_an_engine_that_hangs_at_work_is_ended(rig: Rig) -> None:
 
 async def test_an_engine_that_hangs_for_a_moment_stays(rig: Rig) -> None:
     pool = rig.pool(watch_s=0.02, check_s=5.0)
-    async with await pool.lease("a", deadline_s=WAIT_S):
+    async with await pool.acquire_lease("a", deadline_s=WAIT_S):
         os.kill(rig.pid(), signal.SIGSTOP)
         await asyncio.sleep(0.2)
         os.kill(rig.pid(), signal.SIGCONT)

@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
+from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
-from llb.engine.failure import FailureKind
-from llb.engine.process import MOVES, EngineProcess, IllegalMove
+from llb.engine.diagnosis import FailureKind
+from llb.engine.process import TRANSITIONS, EngineProcess, IllegalEngineTransition
 from llb.engine.worker import EngineSpec
 from llb.errors import EngineFailed
-from llb.tasks import TaskGroup
 from llb.wire import EngineState
 from tests.engine.workers import eventually, fake_worker
 
@@ -40,13 +40,13 @@ def spec(**changes: Any) -> EngineSpec:
 
 
 @pytest.fixture
-def make(tasks: TaskGroup) -> Callable[..., EngineProcess]:
+def make(tasks: TaskSupervisor) -> Callable[..., EngineProcess]:
     def make(*arguments: str, moves: list[EngineState] | None = None) -> EngineProcess:
         return EngineProcess(
             "m",
             tasks=tasks,
             command=fake_worker(*arguments),
-            on_move=lambda old, new: moves.append(new) if moves is not None else None,
+            on_transition=lambda old, new: moves.append(new) if moves is not None else None,
         )
 
     return make
@@ -60,10 +60,10 @@ async def test_a_life(make: Callable[..., EngineProcess]) -> None:
     assert engine.pid is not None
     assert engine.rss_bytes() > 1_000_000
     pid = engine.pid
-    first, second = engine.acquire(), engine.acquire()
-    engine.release(first)
-    assert (engine.state, engine.busy) == (EngineState.BUSY, 1)
-    engine.release(second)
+    first, second = engine.begin_request(), engine.begin_request()
+    engine.end_request(first)
+    assert (engine.state, engine.active_requests) == (EngineState.BUSY, 1)
+    engine.end_request(second)
     await engine.stop()
     await engine.stop()
     await engine.exited()
@@ -75,12 +75,12 @@ async def test_a_life(make: Callable[..., EngineProcess]) -> None:
 async def test_it_starts_again_and_old_leases_do_not_count(make: Callable[..., EngineProcess]) -> None:
     engine = make()
     await engine.start(spec(), deadline_s=DEADLINE_S)
-    old = engine.acquire()
+    old = engine.begin_request()
     await engine.stop()
     await engine.start(spec(), deadline_s=DEADLINE_S)
-    engine.acquire()
-    engine.release(old)
-    assert (engine.state, engine.busy) == (EngineState.BUSY, 1)
+    engine.begin_request()
+    engine.end_request(old)
+    assert (engine.state, engine.active_requests) == (EngineState.BUSY, 1)
     await engine.stop()
 
 
@@ -91,27 +91,27 @@ async def test_only_the_moves_of_the_table(
 ) -> None:
     engine = make()
     engine.state = old
-    if new in MOVES[old]:
-        engine._move(new)
+    if new in TRANSITIONS[old]:
+        engine._transition(new)
         assert engine.state is new
     else:
-        with pytest.raises(IllegalMove):
-            engine._move(new)
+        with pytest.raises(IllegalEngineTransition):
+            engine._transition(new)
         assert engine.state is old
 
 
 async def test_starting_twice_is_illegal(make: Callable[..., EngineProcess]) -> None:
     engine = make()
     await engine.start(spec(), deadline_s=DEADLINE_S)
-    with pytest.raises(IllegalMove):
+    with pytest.raises(IllegalEngineTransition):
         await engine.start(spec(), deadline_s=DEADLINE_S)
     assert engine.state is EngineState.READY
     await engine.stop()
 
 
 async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess]) -> None:
-    with pytest.raises(IllegalMove):
-        make().acquire()
+    with pytest.raises(IllegalEngineTransition):
+        make().begin_request()
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess])
     [
         (["--log", "0.00.121.635 E llama_model_load: error loading model: unknown model architecture: 'xyz'",
           "--log", "0.00.121.672 E llama_model_load_from_file_impl: failed to load model", "--exit", "3"],
-         FailureKind.REFUSED, "refused by the engine: unknown model architecture: 'xyz'"),
+         FailureKind.REJECTED, "refused by the engine: unknown model architecture: 'xyz'"),
         (["--log", "0.00.012.904 E gguf_init_from_file: failed to open GGUF file '/home/a/models/x y/m.gguf' (No such file)",
           "--exit", "3"],
-         FailureKind.REFUSED, "refused by the engine: failed to open GGUF file"),
+         FailureKind.REJECTED, "refused by the engine: failed to open GGUF file"),
         (["--log", "0.07.683.315 E ggml_aligned_malloc: insufficient memory (attempted to allocate 878906.25 MB)",
           "--exit", "3"],
          FailureKind.MEMORY, "the engine ran out of memory: insufficient memory (attempted to allocate 878906.25 MB)"),
@@ -144,14 +144,14 @@ async def test_why_it_did_not_start(
     assert engine.state is EngineState.FAILED
     assert engine.failure is not None
     assert engine.failure.kind is kind
-    assert engine.failure.sentence.startswith(words)
-    assert caught.value.message == engine.failure.sentence
-    assert "/home" not in engine.failure.sentence
-    assert "/build" not in engine.failure.sentence
+    assert engine.failure.message.startswith(words)
+    assert caught.value.message == engine.failure.message
+    assert "/home" not in engine.failure.message
+    assert "/build" not in engine.failure.message
     assert engine.pid is None
 
 
-async def test_a_command_that_does_not_exist(tasks: TaskGroup) -> None:
+async def test_a_command_that_does_not_exist(tasks: TaskSupervisor) -> None:
     engine = EngineProcess("m", tasks=tasks, command=["/nonexistent/worker"])
     with pytest.raises(EngineFailed, match="could not be started: No such file"):
         await engine.start(spec(), deadline_s=DEADLINE_S)
@@ -171,21 +171,23 @@ async def test_a_load_that_takes_too_long_is_killed(
 
 
 async def test_stop_while_loading(
-    make: Callable[..., EngineProcess], tasks: TaskGroup, tmp_path: Path
+    make: Callable[..., EngineProcess], tasks: TaskSupervisor, tmp_path: Path
 ) -> None:
     engine = make("--gate", str(tmp_path / "never"), "--journal", str(tmp_path / "journal"))
-    loading = tasks.supervise(_refused(engine), "loading")
+    loading = tasks.spawn(_refused(engine), "loading")
     await eventually((tmp_path / "journal").exists)
     await engine.stop()
     assert await loading == "the engine was stopped while loading"
     assert engine.state is EngineState.STOPPED
 
 
-async def test_stop_before_the_child_exists(make: Callable[..., EngineProcess], tasks: TaskGroup) -> None:
+async def test_stop_before_the_child_exists(
+    make: Callable[..., EngineProcess], tasks: TaskSupervisor
+) -> None:
     engine = make()
-    loading = tasks.supervise(_refused(engine), "loading")
+    loading = tasks.spawn(_refused(engine), "loading")
     await asyncio.sleep(0)
-    assert engine.alive
+    assert engine.is_alive
     await engine.stop()
     assert await loading == "the engine was stopped while loading"
     assert engine.state is EngineState.STOPPED
@@ -193,11 +195,11 @@ async def test_stop_before_the_child_exists(make: Callable[..., EngineProcess], 
 
 
 async def test_giving_up_a_load_leaves_no_process(
-    make: Callable[..., EngineProcess], tasks: TaskGroup, tmp_path: Path
+    make: Callable[..., EngineProcess], tasks: TaskSupervisor, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     engine = make("--gate", str(tmp_path / "never"), "--journal", str(journal))
-    loading = tasks.supervise(_refused(engine), "loading")
+    loading = tasks.spawn(_refused(engine), "loading")
     await eventually(lambda: journal.exists() and journal.read_text())
     pid = int(journal.read_text().split()[0])
     loading.cancel()
@@ -231,15 +233,15 @@ async def test_death_while_busy(make: Callable[..., EngineProcess]) -> None:
     moves: list[EngineState] = []
     engine = make(moves=moves)
     await engine.start(spec(), deadline_s=DEADLINE_S)
-    lease = engine.acquire()
+    lease = engine.begin_request()
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
     await engine.exited()
     assert moves[-1] is EngineState.FAILED
-    assert engine.busy == 0
-    engine.release(lease)
+    assert engine.active_requests == 0
+    engine.end_request(lease)
     assert engine.failure is not None
-    assert engine.failure.sentence == "the engine was killed (out of memory?)"
+    assert engine.failure.message == "the engine was killed (out of memory?)"
     await engine.start(spec(), deadline_s=DEADLINE_S)
     assert not engine.failure
     await engine.stop()
@@ -249,11 +251,11 @@ async def test_a_check_kills_what_does_not_answer(make: Callable[..., EngineProc
     well, ill = make(), make("--unhealthy")
     for engine in (well, ill):
         await engine.start(spec(), deadline_s=DEADLINE_S)
-    assert await well.check(deadline_s=DEADLINE_S)
-    assert not await ill.check(deadline_s=DEADLINE_S)
+    assert await well.kill_if_unresponsive(deadline_s=DEADLINE_S)
+    assert not await ill.kill_if_unresponsive(deadline_s=DEADLINE_S)
     assert (well.state, ill.state) == (EngineState.READY, EngineState.FAILED)
     assert ill.failure is not None
-    assert ill.failure.sentence == "the engine stopped answering"
+    assert ill.failure.message == "the engine stopped answering"
     await well.stop()
 
 

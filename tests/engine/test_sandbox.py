@@ -128,8 +128,8 @@ def test_an_engine_changes_no_file_runs_no_program_and_looks_into_nobody(tmp_pat
 
 
 def test_every_jump_of_the_filter_leads_somewhere() -> None:
-    for machine in sandbox._MACHINES.values():
-        program = sandbox._filter(machine)
+    for machine in sandbox._SYSCALL_TABLES.values():
+        program = sandbox._build_bpf_filter(machine)
         steps = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
         refuse = len(steps) - 1
         assert steps[refuse][0] == sandbox._RETURN
@@ -139,7 +139,7 @@ def test_every_jump_of_the_filter_leads_somewhere() -> None:
             for at, (code, when_true, _, value) in enumerate(steps)
             if code == sandbox._JUMP_IF_EQUAL and at + 1 + when_true == refuse
         }
-        assert refused == {*machine.refused, socket.AF_INET, socket.AF_INET6}
+        assert refused == {*machine.denied, socket.AF_INET, socket.AF_INET6}
         for at, (code, when_true, when_false, _) in enumerate(steps):
             if code in (sandbox._JUMP_IF_EQUAL, sandbox._JUMP_IF_AT_LEAST):
                 assert max(at + 1 + when_true, at + 1 + when_false) <= refuse

@@ -16,12 +16,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from llb.engine.failure import FailureKind
+from llb.base.tasks import TaskSupervisor
+from llb.engine.diagnosis import FailureKind
 from llb.engine.process import EngineProcess
-from llb.engine.worker import EngineKind, EngineSpec, Ready
+from llb.engine.worker import EngineKind, EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import engine_command, engine_environment
-from llb.tasks import TaskGroup
 from llb.wire import EngineState
 from tests.engine.test_process import spec
 from tests.ggufs import write_chat_model, write_embedding_model
@@ -39,7 +39,9 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def ask(engine: Ready, method: str, path: str, body: object = None, headers: dict[str, str] = KEY) -> Reply:
+def ask(
+    engine: WorkerReady, method: str, path: str, body: object = None, headers: dict[str, str] = KEY
+) -> Reply:
     connection = http.client.HTTPConnection(engine.host, engine.port, timeout=30)
     try:
         text = None if body is None else json.dumps(body)
@@ -54,7 +56,7 @@ class Running:
     """Engines of this test session's worker, each stopped at its end."""
 
     def __init__(self) -> None:
-        self.tasks = TaskGroup("engines")
+        self.tasks = TaskSupervisor("engines")
         self.engines: list[EngineProcess] = []
 
     async def start(self, wanted: EngineSpec) -> EngineProcess:
@@ -165,7 +167,7 @@ async def refusal(running: Running, wanted: EngineSpec) -> tuple[FailureKind, st
     failure = running.engines[-1].failure
     assert running.engines[-1].state is EngineState.FAILED
     assert failure is not None
-    return failure.kind, failure.sentence
+    return failure.kind, failure.message
 
 
 async def test_why_llama_cpp_refuses_a_file(running: Running, tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ async def test_why_llama_cpp_refuses_a_file(running: Running, tmp_path: Path) ->
     sentences = {}
     for path in (other, cut, page, tmp_path / "none.gguf"):
         kind, sentences[path.name] = await refusal(running, spec(model_path=str(path)))
-        assert kind is FailureKind.REFUSED
+        assert kind is FailureKind.REJECTED
     assert sentences["other.gguf"] == "refused by the engine: unknown model architecture: 'blorp'"
     assert "not within the file bounds, model is corrupted or incomplete" in sentences["cut.gguf"]
     assert "invalid magic characters: '<htm', expected 'GGUF'" in sentences["page.gguf"]
@@ -188,14 +190,14 @@ async def test_why_llama_cpp_refuses_a_file(running: Running, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the address space with a shell's ulimit")
-async def test_an_allocation_that_fails_is_not_the_files_fault(tasks: TaskGroup, smollm2: Path) -> None:
+async def test_an_allocation_that_fails_is_not_the_files_fault(tasks: TaskSupervisor, smollm2: Path) -> None:
     limited = ("/bin/sh", "-c", 'ulimit -v 1500000; exec "$@"', "sh", *engine_command())
     engine = EngineProcess("m", tasks=tasks, command=limited)
     with pytest.raises(EngineFailed):
         await engine.start(spec(model_path=str(smollm2), context_length=40_000), deadline_s=DEADLINE_S)
     assert engine.failure is not None
     assert engine.failure.kind is FailureKind.MEMORY
-    assert engine.failure.sentence.startswith("the engine ran out of memory: ")
+    assert engine.failure.message.startswith("the engine ran out of memory: ")
 
 
 def run_worker(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]:

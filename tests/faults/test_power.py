@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llb.store.backup import diagnose
 from llb.store.database import Database
-from llb.store.rescue import diagnose
 
 ROWS = 40
 

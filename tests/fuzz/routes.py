@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from llb.api.guard import SESSION_COOKIE
+from llb.api.middleware.auth_middleware import SESSION_COOKIE
 from llb.wire import Scope
 from tests.ggufs import write_chat_model
 from tests.harness import write_catalog

@@ -13,26 +13,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llb import gguf, tickets, trust
-from llb.api.limits import check_limits
-from llb.api.peer import parse_host, parse_origin
-from llb.api.replies import decode
+from llb import gguf
+from llb.api.inference.request_validation import validate_request
+from llb.api.middleware.client_info import parse_host, parse_origin
+from llb.api.responses import decode_json
 from llb.catalog import load_catalog
-from llb.certificates import new_authority
-from llb.cluster.sockets import from_balancer, from_node
+from llb.cluster.link.websocket_link import decode_balancer_message, decode_node_message
 from llb.config import load_config
-from llb.errors import InvalidRequest, InvalidTicket, LlbError, SetupError
-from llb.gateway.affinity import affinity_key, prompt_tokens
-from llb.gateway.engine_errors import refusal, translate_engine_error
-from llb.gateway.ollama import answered, asked
-from llb.gateway.ollama.answered import Answer, Clock, Shape
-from llb.gateway.opening import ChatOpening, MessageOpening
-from llb.gateway.transcript import Transcript, prompt_of
-from llb.gateway.usage import Edges
-from llb.gateway.watched import Prelude, watched
-from llb.gateway.whole import WHOLE
-from llb.wire import InferenceHead
-from llb.wire.reading import UNREADABLE
+from llb.errors import InvalidFileToken, InvalidRequest, LlbError, SetupError
+from llb.gateway.dialects import ollama_request, ollama_response
+from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
+from llb.gateway.http.engine_errors import error_from_engine_response, translate_engine_error
+from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
+from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
+from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent
+from llb.gateway.stream.transcript import Transcript, extract_prompt
+from llb.gateway.stream.usage_parser import UsageParser
+from llb.security import file_token, tls_trust
+from llb.security.certificates import create_authority
+from llb.wire import InferenceFields
+from llb.wire.decoding import DECODE_ERRORS
 from tests.fuzz.mutate import mutated
 from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import write_catalog
@@ -53,7 +54,7 @@ SSE = (
 )  # fmt: skip
 HELLO = {"type": "hello", "protocol": 1, "node_id": "n", "name": "x", "version": "1", "platform": "p", "addresses": [], "hardware": {"cpu": "c", "cpu_count": 1, "memory_total_bytes": 1}, "memory_budget_bytes": 1, "vram_budget_bytes": 0, "max_downloads": 1, "slots_per_engine": 1, "replicas": []}  # fmt: skip
 OLLAMA = {"model": "m", "messages": [{"role": "user", "content": "hi", "images": ["iVBOR"], "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}], "options": {"num_predict": 5, "stop": ["a"]}, "format": {"type": "object"}, "think": "high", "keep_alive": "5m"}  # fmt: skip
-CLOCK = Clock(lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda: 1.0, lambda: 0.0)
+CLOCK = RequestClock(lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda: 1.0, lambda: 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ def targets(directory: Path) -> tuple[Target, ...]:
     chat = write_chat_model(directory / "chat.gguf", template=TOOL_TEMPLATE).read_bytes()
     embedding = write_embedding_model(directory / "embed.gguf").read_bytes()
     catalog_path = write_catalog(directory / "catalog.json", {"id": "tiny", "size_bytes": 300_000})
-    key = tickets.key_of("secret")
-    ticket = tickets.sign(
-        key, tickets.Ticket(sha256="a" * 64, from_node="a", to_node="b", expires_at=2_000_000_000)
+    key = file_token.derive_key("secret")
+    ticket = file_token.sign(
+        key, file_token.FileToken(sha256="a" * 64, from_node="a", to_node="b", expires_at=2_000_000_000)
     )
 
     def header(data: bytes, _chance: random.Random) -> None:
-        gguf.shape_of([gguf.read_header(io.BytesIO(data), file_size=len(data))])
+        gguf.build_model_shape([gguf.read_metadata(io.BytesIO(data), file_size=len(data))])
 
     def catalogue(data: bytes, _chance: random.Random) -> None:
         path = directory / "fuzzed.json"
@@ -105,58 +106,59 @@ def targets(directory: Path) -> tuple[Target, ...]:
         load_config({"home": str(home)}, {})
 
     def body(data: bytes, _chance: random.Random) -> None:
-        head = decode(data, InferenceHead)
-        check_limits(head, data)
-        prompt_tokens(data)
-        affinity_key(head, None, "k")
-        prompt_of(data)
-        json.loads(watched(data, stream=False).decode("utf-8", "replace"))
+        head = decode_json(data, InferenceFields)
+        validate_request(head, data)
+        estimate_prompt_tokens(data)
+        compute_affinity_key(head, None, "k")
+        extract_prompt(data)
+        json.loads(request_progress(data, stream=False).decode("utf-8", "replace"))
 
     async def three() -> int:
         return 3
 
     def stream(data: bytes, chance: random.Random) -> None:
-        edges, prelude, transcript = Edges(), Prelude(), Transcript("x")
-        transcript.begin(b"text/event-stream")
+        edges, prelude, transcript = UsageParser(), ProgressFilter(), Transcript("x")
+        transcript.set_content_type(b"text/event-stream")
         for piece in _pieces(data, chance):
-            edges.add(piece)
-            transcript.add(piece)
-        prelude.take(data)
-        prelude.rest()
-        for opening in (ChatOpening(), MessageOpening("m", "1", three)):
-            before = asyncio.run(opening.before(data))
+            edges.feed(piece)
+            transcript.feed(piece)
+        prelude.filter_events(data)
+        prelude.flush()
+        for opening in (ChatStartEvent(), MessagesStartEvent("m", "1", three)):
+            before = asyncio.run(opening.missing_prefix(data))
             assert before == b"" or before.endswith(b"\n\n")
-        transcript.text()
-        edges.usage_of_stream()
-        edges.usage_of_document()
+        transcript.build_text()
+        edges.parse_stream()
+        edges.parse_document()
 
     def whole(data: bytes, chance: random.Random) -> None:
-        gathered = chance.choice([*WHOLE.values()])()
+        gathered = chance.choice([*AGGREGATOR_OF_PATH.values()])()
         for piece in _pieces(data, chance):
             gathered.feed(piece)
-        if gathered.complete:
+        if gathered.is_complete:
             json.loads(gathered.document().decode("utf-8", "replace"))
 
     def ollama_stream(data: bytes, chance: random.Random) -> None:
-        answer = Answer("m", chance.choice([*Shape]), CLOCK)
-        lines = b"".join(answer.feed(piece) for piece in _pieces(data, chance)) + answer.close()
+        answer = ResponseTranslator("m", chance.choice([*ResponseShape]), CLOCK)
+        lines = b"".join(answer.feed(piece) for piece in _pieces(data, chance)) + answer.finish()
         for line in lines.splitlines():
             json.loads(line)
 
-    def ollama_request(data: bytes, chance: random.Random) -> None:
+    def translate_ollama_request(data: bytes, chance: random.Random) -> None:
         kind, make = chance.choice(
-            ((asked.ChatRequest, asked.chat), (asked.GenerateRequest, asked.generate), (asked.EmbedRequest, asked.embed))
+            ((ollama_request.ChatRequest, ollama_request.translate_chat), (ollama_request.GenerateRequest, ollama_request.translate_generate), (ollama_request.EmbedRequest, ollama_request.translate_embed))
         )  # fmt: skip
-        maker: Callable[[Any], asked.Question | None] = make
-        question = maker(decode(data, kind))
+        maker: Callable[[Any], ollama_request.EngineRequest | None] = make
+        question = maker(decode_json(data, kind))
         if question is not None:
-            question.body("m")
+            question.encode_body("m")
 
     def engine_error(data: bytes, chance: random.Random) -> None:
         status = chance.choice((400, 401, 404, 413, 500, 501, 503))
         assert isinstance(translate_engine_error(status, data), LlbError)
         assert isinstance(
-            refusal(status, [(b"x-llb-error", b"x"), (b"retry-after", data[:9])], data), LlbError
+            error_from_engine_response(status, [(b"x-llb-error", b"x"), (b"retry-after", data[:9])], data),
+            LlbError,
         )
 
     def origins(data: bytes, _chance: random.Random) -> None:
@@ -165,23 +167,23 @@ def targets(directory: Path) -> tuple[Target, ...]:
         parse_origin(text)
 
     def link(data: bytes, _chance: random.Random) -> None:
-        from_node(data)
+        decode_node_message(data)
 
     def want(data: bytes, _chance: random.Random) -> None:
-        from_balancer(data)
+        decode_balancer_message(data)
 
     def proof(data: bytes, _chance: random.Random) -> None:
-        tickets.verify(key, data.decode("utf-8", "replace"), 1.0)
+        file_token.verify(key, data.decode("utf-8", "replace"), 1.0)
 
     def anchor(data: bytes, _chance: random.Random) -> None:
         text = data.decode("latin-1")
-        trust.fingerprint(text)
-        trust.context.__wrapped__(text)
+        tls_trust.certificate_fingerprint(text)
+        tls_trust.get_client_context.__wrapped__(text)
 
     def vectors(data: bytes, _chance: random.Random) -> None:
-        answered.embedded(data, "m", CLOCK)
+        ollama_response.translate_embeddings(data, "m", CLOCK)
 
-    wire_errors = UNREADABLE
+    wire_errors = DECODE_ERRORS
     return (
         # A header is at the beginning; what is behind it is only counted.
         Target("GGUF header", (chat[:6000], embedding[:6000], chat), header, (gguf.GgufError,)),
@@ -191,12 +193,12 @@ def targets(directory: Path) -> tuple[Target, ...]:
         Target("engine's stream", SSE, stream),
         Target("stream made whole", SSE, whole, (LlbError,)),
         Target("stream as Ollama's lines", SSE, ollama_stream),
-        Target("Ollama's request", _json(OLLAMA, {"model": "m", "prompt": "x", "suffix": "y"}, {"model": "m", "input": ["a"]}), ollama_request, (InvalidRequest,)),
+        Target("Ollama's request", _json(OLLAMA, {"model": "m", "prompt": "x", "suffix": "y"}, {"model": "m", "input": ["a"]}), translate_ollama_request, (InvalidRequest,)),
         Target("engine's error", _json({"error": {"code": 400, "message": "'n' is /a/b wrong", "type": "x"}}, {"error": {"message": "m", "type": "exceed_context_size_error", "n_prompt_tokens": 5, "n_ctx": 4}}), engine_error),
         Target("Host and Origin", (b"localhost:8080", b"http://[::1]:8080", b"null", b"https://a.example"), origins),
         Target("node's message", _json(HELLO, {"type": "goodbye"}), link, wire_errors),
         Target("balancer's message", _json({"type": "want", "revision": 1, "models": [], "deleted": []}, {"type": "dial", "spares": 3}), want, wire_errors),
-        Target("ticket", (ticket.encode(),), proof, (InvalidTicket,)),
-        Target("certificate of another host", (new_authority().certificate.encode(),), anchor, (ValueError,)),
+        Target("ticket", (ticket.encode(),), proof, (InvalidFileToken,)),
+        Target("certificate of another host", (create_authority().certificate.encode(),), anchor, (ValueError,)),
         Target("engine's vectors", _json({"data": [{"embedding": [0.5, 1e-3], "index": 0}], "usage": {"prompt_tokens": 1}}), vectors, (*wire_errors, ValueError)),
     )  # fmt: skip

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llb.gateway.upstream import Upstream
+from llb.gateway.http.client import HttpClient
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    client = Upstream()
+async def upstream() -> AsyncIterator[HttpClient]:
+    client = HttpClient()
     yield client
     await client.close()

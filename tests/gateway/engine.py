@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from llb.gateway.connection import Response
-from llb.gateway.upstream import Target
+from llb.gateway.http.client import UpstreamTarget
+from llb.gateway.http.connection import UpstreamResponse
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -50,7 +50,7 @@ Answer = Callable[[Exchange], Awaitable[None]]
 
 @dataclass
 class Engine:
-    target: Target
+    target: UpstreamTarget
     exchanges: list[Exchange] = field(default_factory=list)
     connections: int = 0
     open: int = 0
@@ -116,7 +116,7 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
 
     server = await asyncio.start_server(serve, host, 0)
     port: int = server.sockets[0].getsockname()[1]
-    state = Engine(Target(host, port, api_key="sk-engine"))
+    state = Engine(UpstreamTarget(host, port, api_key="sk-engine"))
     try:
         yield state
     finally:
@@ -127,7 +127,7 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
         await server.wait_closed()
 
 
-async def read(response: Response) -> bytes:
+async def read(response: UpstreamResponse) -> bytes:
     return await response.read(64 * 1024 * 1024, 10.0)
 
 

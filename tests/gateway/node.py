@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from llb import auth
+from llb.security import tokens
 from llb.wire import Hardware, Hello
 from tests.gateway.engine import SSE_HEAD
 
@@ -143,7 +143,7 @@ async def _serve(state: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
         asked = Asked(url.path, headers, writer)
         if url.path == "/hop/proof":
             await state.note(state.proofs, headers)
-            shown = auth.prove(state.credential, state.id, parse_qs(url.query)["nonce"][0])
+            shown = tokens.challenge_response(state.credential, state.id, parse_qs(url.query)["nonce"][0])
             await asked.answer(b'{"proof":"%b"}' % shown.encode())
         elif url.path == "/hop/pulse":
             await state.note(state.pulses, writer)

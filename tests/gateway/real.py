@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from llb.gateway.connection import Response
-from llb.gateway.upstream import Target, Upstream
+from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.connection import UpstreamResponse
 
 KEY = "sk-real"
 # The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.
@@ -28,7 +28,7 @@ os._exit(0)
 
 
 class RealEngine:
-    def __init__(self, target: Target, log: asyncio.StreamReader) -> None:
+    def __init__(self, target: UpstreamTarget, log: asyncio.StreamReader) -> None:
         self.target = target
         self._log = log
 
@@ -54,7 +54,7 @@ async def real_engine(model: Path, *, slots: int = 1) -> AsyncIterator[RealEngin
     try:
         async with asyncio.timeout(60):
             address = (await child.stdout.readline()).decode().strip()
-        yield RealEngine(Target("127.0.0.1", int(address.rpartition(":")[2]), KEY), child.stderr)
+        yield RealEngine(UpstreamTarget("127.0.0.1", int(address.rpartition(":")[2]), KEY), child.stderr)
     finally:
         child.stdin.close()
         try:
@@ -66,8 +66,8 @@ async def real_engine(model: Path, *, slots: int = 1) -> AsyncIterator[RealEngin
 
 
 async def ask(
-    upstream: Upstream, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
-) -> Response:
+    upstream: HttpClient, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
+) -> UpstreamResponse:
     return await upstream.request(
         engine.target,
         b"POST",

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from llb.decide import routing
-from llb.decide.routing import Candidate, Request, Speed
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
-from llb.gateway.admission import MAX_WAITING_BYTES, Admission, ModelAdmission, SlotCount
-from llb.gateway.slots import Choose
+from llb.gateway.admission.controller import (
+    MAX_QUEUED_BYTES,
+    AdmissionController,
+    ModelQueueSnapshot,
+    NodeSlotUsage,
+)
+from llb.gateway.admission.model_queue import NodeSelector
+from llb.policy import routing
+from llb.policy.routing import RequestEstimate, RoutingCandidate, Throughput
 
 
 class Clock:
@@ -24,12 +29,12 @@ class Holder:
 
     def __init__(
         self,
-        admission: Admission,
+        admission: AdmissionController,
         key_id: str = "k",
         *,
         exclude: frozenset[str] = frozenset(),
-        choose: Choose = routing.choose,
-        request: Request | None = None,
+        choose: NodeSelector = routing.select_node,
+        request: RequestEstimate | None = None,
         timeout_s: float | None = None,
         order: list[Holder] | None = None,
         body_bytes: int = 0,
@@ -38,11 +43,11 @@ class Holder:
         self.queued_ms: int | None = None
         self.enough = asyncio.Event()
         self.held = asyncio.Event()
-        self._claim = admission.claim(
+        self._claim = admission.reserve_slot(
             "m",
             key_id=key_id,
             request=request,
-            choose=choose,
+            select_node=choose,
             exclude=exclude,
             timeout_s=timeout_s,
             body_bytes=body_bytes,
@@ -68,17 +73,17 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def state(admission: Admission) -> ModelAdmission:
+def state(admission: AdmissionController) -> ModelQueueSnapshot:
     (only,) = admission.snapshot()
     return only
 
 
 async def test_a_free_slot_is_had_at_once() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 2)
-    async with admission.claim("m", key_id="k") as claim:
+    async with admission.reserve_slot("m", key_id="k") as claim:
         assert (claim.node_id, claim.queued_ms) == ("a", 0)
-        assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 2, 1),))
+        assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 2, 1),))
         claim.release()
         claim.release()
         assert state(admission).nodes[0].busy == 0
@@ -86,7 +91,7 @@ async def test_a_free_slot_is_had_at_once() -> None:
 
 
 async def test_the_emptier_node_and_the_loaded_one() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1, loaded=False)
     admission.set_capacity("b", "m", 2)
     admission.set_capacity("c", "m", 4)
@@ -99,22 +104,22 @@ async def test_the_emptier_node_and_the_loaded_one() -> None:
 
 async def test_a_waiter_gets_the_slot_that_is_given_back() -> None:
     clock = Clock()
-    admission = Admission(8, 60, clock=clock)
+    admission = AdmissionController(8, 60, clock=clock)
     admission.set_capacity("a", "m", 1)
     first, second = Holder(admission), Holder(admission)
     await settle()
     assert not second.held.is_set()
-    assert state(admission).waiting == 1
+    assert state(admission).queued == 1
     clock.now = 1.5
     await first.finish()
     await second.held.wait()
     assert (second.node_id, second.queued_ms) == ("a", 1500)
     await second.finish()
-    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
 async def test_keys_take_turns() -> None:
-    admission = Admission(99, 60)
+    admission = AdmissionController(99, 60)
     admission.set_capacity("a", "m", 1)
     order: list[Holder] = []
     running = Holder(admission)
@@ -129,22 +134,22 @@ async def test_keys_take_turns() -> None:
 
 
 async def test_the_queue_has_an_end() -> None:
-    admission = Admission(2, 60)
+    admission = AdmissionController(2, 60)
     admission.set_capacity("a", "m", 1)
     holders = [Holder(admission) for _ in range(3)]
     await settle()
     with pytest.raises(QueueFull) as caught:
         await Holder(admission).task
     assert caught.value.retry_after_s == 2
-    assert state(admission).waiting == 2
+    assert state(admission).queued == 2
     for holder in holders:
         await holder.finish()
 
 
 async def test_what_waits_has_bounded_bodies() -> None:
-    admission = Admission(100, 60)
+    admission = AdmissionController(100, 60)
     admission.set_capacity("a", "m", 1)
-    third = MAX_WAITING_BYTES // 3
+    third = MAX_QUEUED_BYTES // 3
     holders = [Holder(admission, body_bytes=third) for _ in range(4)]  # one of them has the slot
     await settle()
     with pytest.raises(QueueFull, match="too large together"):
@@ -153,20 +158,20 @@ async def test_what_waits_has_bounded_bodies() -> None:
     await holders[0].finish()
     late = Holder(admission, body_bytes=third)
     await settle()
-    assert state(admission).waiting == 4
+    assert state(admission).queued == 4
     for holder in (*holders[1:], small, late):
         await holder.finish()
 
 
 async def test_waiting_has_a_deadline() -> None:
-    admission = Admission(8, 0.02)
+    admission = AdmissionController(8, 0.02)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
     await holder.held.wait()
     with pytest.raises(QueueTimeout) as caught:
         await Holder(admission).task
     assert caught.value.retry_after_s is not None
-    assert state(admission).waiting == 0
+    assert state(admission).queued == 0
     patient = Holder(admission, timeout_s=60)
     await settle()
     await holder.finish()
@@ -176,7 +181,7 @@ async def test_waiting_has_a_deadline() -> None:
 
 async def test_retry_after_follows_the_drain_rate() -> None:
     clock = Clock()
-    admission = Admission(4, 60, clock=clock)
+    admission = AdmissionController(4, 60, clock=clock)
     admission.set_capacity("a", "m", 1)
 
     async def refused() -> int:
@@ -205,7 +210,7 @@ async def test_retry_after_follows_the_drain_rate() -> None:
 
 
 async def test_a_cancelled_waiter_leaves_the_line() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
     await settle()
@@ -214,11 +219,11 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
     await third.held.wait()
     assert second.task.cancelled()
     await third.finish()
-    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
 async def test_a_slot_granted_to_a_cancelled_waiter_is_passed_on() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
     await settle()
@@ -228,11 +233,11 @@ async def test_a_slot_granted_to_a_cancelled_waiter_is_passed_on() -> None:
     assert second.node_id is None
     await first.finish()
     await third.finish()
-    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 2, 0),))
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 2, 0),))
 
 
 async def test_a_tried_node_is_left_out_without_holding_up_the_others() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
     first, second = Holder(admission), Holder(admission)
@@ -251,7 +256,7 @@ async def test_a_tried_node_is_left_out_without_holding_up_the_others() -> None:
 
 
 async def test_nobody_waits_for_what_cannot_come() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     with pytest.raises(NoNodeAvailable):
         await Holder(admission).task
     admission.set_capacity("a", "m", 1)
@@ -263,33 +268,33 @@ async def test_nobody_waits_for_what_cannot_come() -> None:
     hopeless = Holder(admission, exclude=frozenset({"a"}))
     hopeful = Holder(admission)
     await settle()
-    admission.remove("b")
+    admission.remove_node("b")
     with pytest.raises(NoNodeAvailable):
         await hopeless.task
     for holder in (*holders, hopeful):
         await holder.finish()
-    admission.remove("a", "m")
+    admission.remove_node("a", "m")
     assert admission.snapshot() == ()
 
 
 async def test_a_node_that_pauses_is_waited_for() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 0)
     holder = Holder(admission)
     await settle()
-    assert state(admission).waiting == 1
+    assert state(admission).queued == 1
     admission.set_capacity("a", "m", 1)
     await holder.held.wait()
     await holder.finish()
 
 
 async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
     await settle()
-    admission.remove("a")
-    assert state(admission).nodes == (SlotCount("a", 0, 1),)
+    admission.remove_node("a")
+    assert state(admission).nodes == (NodeSlotUsage("a", 0, 1),)
     admission.set_capacity("a", "m", 1)
     waiter = Holder(admission)
     await settle()
@@ -300,7 +305,7 @@ async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
 
 
 async def test_fewer_slots_than_are_busy() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 2)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
     await settle()
@@ -314,12 +319,12 @@ async def test_fewer_slots_than_are_busy() -> None:
 
 
 async def test_a_choice_may_wait_and_is_asked_again() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
 
-    def only_b(candidates: Sequence[Candidate], _request: Request) -> Candidate | None:
-        return next((node for node in candidates if node.node_id == "b" and node.free), None)
+    def only_b(candidates: Sequence[RoutingCandidate], _request: RequestEstimate) -> RoutingCandidate | None:
+        return next((node for node in candidates if node.node_id == "b" and node.free_slots), None)
 
     first, second = Holder(admission, choose=only_b), Holder(admission, choose=only_b)
     await settle()
@@ -329,13 +334,13 @@ async def test_a_choice_may_wait_and_is_asked_again() -> None:
     await second.finish()
 
 
-def work(seconds: int) -> Request:
+def work(seconds: int) -> RequestEstimate:
     """A request of so many seconds on a node that nothing is known of."""
-    return Request(completion_tokens=seconds * 20)
+    return RequestEstimate(completion_tokens=seconds * 20)
 
 
 async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=5.0)
     running = Holder(admission, request=work(4))
@@ -354,10 +359,10 @@ async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
 
 
 async def test_who_has_waited_as_long_as_a_load_takes_waits_no_longer() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=0.05)
-    running = Holder(admission, request=Request(prompt_tokens=1))
+    running = Holder(admission, request=RequestEstimate(prompt_tokens=1))
     await settle()
     waiter = Holder(admission, request=work(1))
     await settle()
@@ -371,14 +376,14 @@ async def test_who_has_waited_as_long_as_a_load_takes_waits_no_longer() -> None:
 
 
 async def test_when_the_loaded_node_leaves_the_other_is_loaded_at_once() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=50.0)
     running, waiter = Holder(admission, request=work(4)), Holder(admission, request=work(1))
     await settle()
     assert running.held.is_set()
     assert not waiter.held.is_set()
-    admission.remove("a")
+    admission.remove_node("a")
     await waiter.held.wait()
     assert waiter.node_id == "b"
     await running.finish()
@@ -386,7 +391,7 @@ async def test_when_the_loaded_node_leaves_the_other_is_loaded_at_once() -> None
 
 
 async def test_a_node_that_has_become_loaded_is_used() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=50.0)
     running, waiter = Holder(admission, request=work(4)), Holder(admission, request=work(1))
@@ -400,24 +405,24 @@ async def test_a_node_that_has_become_loaded_is_used() -> None:
 
 
 async def test_a_conversation_goes_where_it_was_while_there_is_room() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     for node_id in "abcd":
         admission.set_capacity(node_id, "m", 2)
     homes = []
     for _ in range(3):
-        holder = Holder(admission, request=Request(10, 10, key=12345))
+        holder = Holder(admission, request=RequestEstimate(10, 10, affinity_key=12345))
         await holder.held.wait()
         homes.append(holder.node_id)
         await holder.finish()
     assert len(set(homes)) == 1
-    assert admission.choices("m") == 4
+    assert admission.serving_node_count("m") == 4
 
 
 async def test_a_broken_choice_harms_its_own_request_only() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
 
-    def broken(candidates: Sequence[Candidate], _request: Request) -> Candidate | None:
+    def broken(candidates: Sequence[RoutingCandidate], _request: RequestEstimate) -> RoutingCandidate | None:
         raise ZeroDivisionError
 
     first = Holder(admission)
@@ -429,19 +434,19 @@ async def test_a_broken_choice_harms_its_own_request_only() -> None:
     with pytest.raises(ZeroDivisionError):
         await second.task
     await third.finish()
-    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
 async def test_a_choice_outside_the_candidates_is_refused() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     with pytest.raises(ValueError, match="not a candidate"):
-        await Holder(admission, choose=lambda *_: Candidate("b", 1, 0)).task
+        await Holder(admission, choose=lambda *_: RoutingCandidate("b", 1, 0)).task
     assert state(admission).nodes[0].busy == 0
 
 
 async def test_closing_wakes_everybody() -> None:
-    admission = Admission(8, 60)
+    admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
     await settle()
@@ -455,23 +460,23 @@ async def test_closing_wakes_everybody() -> None:
     with pytest.raises(NoNodeAvailable):
         await Holder(admission).task
     await holder.finish()
-    assert state(admission) == ModelAdmission("m", 0, (SlotCount("a", 1, 0),))
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
 # --- a line that does not end ------------------------------------------------------------------------
 
 
-def short(admission: Admission) -> Holder:
+def short(admission: AdmissionController) -> Holder:
     """A request of 0.2 s."""
-    return Holder(admission, request=Request(prompt_tokens=100, completion_tokens=100))
+    return Holder(admission, request=RequestEstimate(prompt_tokens=100, completion_tokens=100))
 
 
 async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
     """Each of them waits for less than the load takes."""
     clock, wanted = Clock(), list[tuple[str, str]]()
-    admission = Admission(8, 60, clock=clock)
-    admission.on_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
-    admission.set_capacity("warm", "m", 1, speed=Speed(1000.0, 1000.0))
+    admission = AdmissionController(8, 60, clock=clock)
+    admission.on_load_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission.set_capacity("warm", "m", 1, throughput=Throughput(1000.0, 1000.0))
     admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
     holders = [short(admission), short(admission)]
     await settle()
@@ -493,9 +498,9 @@ async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
 
 async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
     clock, wanted = Clock(), list[tuple[str, str]]()
-    admission = Admission(8, 60, clock=clock)
-    admission.on_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
-    admission.set_capacity("warm", "m", 1, speed=Speed(1000.0, 1000.0))
+    admission = AdmissionController(8, 60, clock=clock)
+    admission.on_load_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission.set_capacity("warm", "m", 1, throughput=Throughput(1000.0, 1000.0))
     admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
     for _ in range(5):
         first, second = short(admission), short(admission)
@@ -509,21 +514,21 @@ async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
 
 
 async def test_what_takes_no_slot_goes_where_the_model_is_loaded() -> None:
-    admission = Admission(0, 60)
+    admission = AdmissionController(0, 60)
     with pytest.raises(NoNodeAvailable):
-        admission.visit("m")
+        admission.select_node_without_slot("m")
     admission.set_capacity("slow", "m", 1, loaded=False, load_s=9.0)
     admission.set_capacity("quick", "m", 1, loaded=False, load_s=3.0)
     admission.set_capacity("unreached", "m", 0)
-    assert admission.visit("m") == "quick"
+    assert admission.select_node_without_slot("m") == "quick"
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
-    async with admission.claim("m", key_id="k") as claim:
+    async with admission.reserve_slot("m", key_id="k") as claim:
         other = "b" if claim.node_id == "a" else "a"
-        assert admission.visit("m") == other
-        assert admission.visit("m", frozenset({other})) == claim.node_id
+        assert admission.select_node_without_slot("m") == other
+        assert admission.select_node_without_slot("m", frozenset({other})) == claim.node_id
     with pytest.raises(NoNodeAvailable):
-        admission.visit("m", frozenset({"a", "b", "slow", "quick"}))
+        admission.select_node_without_slot("m", frozenset({"a", "b", "slow", "quick"}))
     admission.close()
     with pytest.raises(NoNodeAvailable, match="stopping"):
-        admission.visit("m")
+        admission.select_node_without_slot("m")

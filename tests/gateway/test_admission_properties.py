@@ -12,10 +12,10 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.decide.routing import Candidate, Request, choose
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
-from llb.gateway.admission import Admission
-from llb.gateway.slots import Choose
+from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.admission.model_queue import NodeSelector
+from llb.policy.routing import RequestEstimate, RoutingCandidate, select_node
 
 NODES = ("a", "b", "c")
 MAX_QUEUE = 6
@@ -84,7 +84,7 @@ class Requests:
 
     def __init__(self, loop: SteppedLoop) -> None:
         self.loop = loop
-        self.admission = Admission(MAX_QUEUE, QUEUE_TIMEOUT_S, clock=loop.time)
+        self.admission = AdmissionController(MAX_QUEUE, QUEUE_TIMEOUT_S, clock=loop.time)
         self.capacity: dict[str, int] = {}
         self.unloaded: set[str] = set()
         self.held: Counter[str] = Counter()
@@ -96,12 +96,12 @@ class Requests:
         self.tasks: list[asyncio.Task[None]] = []
 
     def choose(
-        self, claim: Claim, number: int, candidates: Sequence[Candidate], request: Request
-    ) -> Candidate | None:
+        self, claim: Claim, number: int, candidates: Sequence[RoutingCandidate], request: RequestEstimate
+    ) -> RoutingCandidate | None:
         for candidate in candidates:
             assert candidate.slots == self.capacity[candidate.node_id]
             assert self.held[candidate.node_id] <= candidate.busy
-        chosen = choose(candidates, request)
+        chosen = select_node(candidates, request)
         if chosen is not None and chosen.loaded:
             # Who takes a node that must first be loaded overtakes nobody: those before did not want it. The order is that of the grants: who was granted one after waiting runs a turn of the loop later.
             self.granted.append((claim, number))
@@ -111,11 +111,11 @@ class Requests:
         self.waiting[number] = claim
         self.began[number] = self.loop.time()
         try:
-            async with self.admission.claim(
+            async with self.admission.reserve_slot(
                 "m",
                 key_id=claim.key_id,
-                request=Request(claim.tokens, claim.tokens),
-                choose=partial(self.choose, claim, number),
+                request=RequestEstimate(claim.tokens, claim.tokens),
+                select_node=partial(self.choose, claim, number),
                 exclude=claim.exclude,
                 body_bytes=claim.tokens,
             ) as taken:
@@ -152,7 +152,7 @@ class Requests:
                     unheld[index % len(unheld)].cancel()
             case Resize(node_id, None):
                 self.capacity.pop(node_id, None)
-                self.admission.remove(node_id)
+                self.admission.remove_node(node_id)
             case Resize(node_id, slots, loaded) if slots is not None:
                 self.capacity[node_id] = slots
                 (self.unloaded.discard if loaded else self.unloaded.add)(node_id)
@@ -168,8 +168,8 @@ class Requests:
         busy = {node.node_id: node.busy for node in queue.nodes} if queue is not None else {}
         assert +Counter(busy) == +self.held
         self.check_tokens()
-        assert self.admission._waiting_bytes() == sum(claim.tokens for claim in self.waiting.values())
-        assert (queue.waiting if queue is not None else 0) == len(self.waiting) <= MAX_QUEUE
+        assert self.admission._queued_bytes() == sum(claim.tokens for claim in self.waiting.values())
+        assert (queue.queued if queue is not None else 0) == len(self.waiting) <= MAX_QUEUE
         for number, claim in self.waiting.items():
             waits_since = self.began[number]
             for node_id, slots in self.capacity.items():
@@ -182,7 +182,7 @@ class Requests:
         """Each node has the tokens of the requests that it has, seen through the eyes of one more request."""
         seen: list[tuple[str, int, int]] = []
 
-        def look(candidates: Sequence[Candidate], _request: Request) -> None:
+        def look(candidates: Sequence[RoutingCandidate], _request: RequestEstimate) -> None:
             seen.extend((node.node_id, node.prompt_tokens, node.completion_tokens) for node in candidates)
 
         task = self.loop.create_task(self.look(look))
@@ -192,9 +192,9 @@ class Requests:
         for node_id, prompt_tokens, completion_tokens in seen:
             assert prompt_tokens == completion_tokens == self.tokens[node_id]
 
-    async def look(self, choose: Choose) -> None:
+    async def look(self, choose: NodeSelector) -> None:
         with suppress(QueueFull, NoNodeAvailable):
-            async with self.admission.claim("m", key_id="look", choose=choose):
+            async with self.admission.reserve_slot("m", key_id="look", select_node=choose):
                 raise AssertionError("a look takes no slot")
 
     def check_order(self) -> None:
@@ -217,10 +217,10 @@ class Requests:
                 task.result()
         assert not +self.held
         for queue in self.admission.snapshot():
-            assert queue.waiting == 0
+            assert queue.queued == 0
             assert all(node.busy == 0 for node in queue.nodes)
         for node_id in NODES:
-            self.admission.remove(node_id)
+            self.admission.remove_node(node_id)
         assert self.admission.snapshot() == ()
 
 

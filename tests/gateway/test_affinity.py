@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.gateway.affinity import LONG_BODY_BYTES, PICTURE_TOKENS, affinity_key, prompt_tokens
-from llb.wire import InferenceHead
+from llb.gateway.routing.affinity import (
+    IMAGE_SCAN_ABOVE_BYTES,
+    MAX_IMAGE_PROMPT_TOKENS,
+    compute_affinity_key,
+    estimate_prompt_tokens,
+)
+from llb.wire import InferenceFields
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 BILLED = "x-anthropic-billing-header: cc_version=2.1.101.e51; cc_entrypoint=cli; "
@@ -21,7 +26,7 @@ NEXT = {"role": "user", "content": "What is a ring?"}
 
 def key(session: str | None = None, caller_id: str = "caller", **body: Any) -> int | None:
     data = json.dumps({"model": "m", **body}).encode()
-    return affinity_key(msgspec.json.decode(data, type=InferenceHead), session, caller_id)
+    return compute_affinity_key(msgspec.json.decode(data, type=InferenceFields), session, caller_id)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +92,9 @@ def test_whatever_stands_in_a_body(body: dict[str, Any]) -> None:
 
 
 def test_the_length_of_a_prompt() -> None:
-    assert prompt_tokens(b"word" * 100) == 100
-    picture = base64.b64encode(bytes(LONG_BODY_BYTES)).decode()
+    assert estimate_prompt_tokens(b"word" * 100) == 100
+    picture = base64.b64encode(bytes(IMAGE_SCAN_ABOVE_BYTES)).decode()
     body = json.dumps(
         {"messages": [{"role": "user", "content": [{"image_url": f"data:image/png;base64,{picture}"}]}]}
     )
-    assert prompt_tokens(body.encode()) == PICTURE_TOKENS
+    assert estimate_prompt_tokens(body.encode()) == MAX_IMAGE_PROMPT_TOKENS

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from llb.errors import (
-    ContextExceeded,
+    ContextLengthExceeded,
     EngineFailed,
     InvalidRequest,
     LlbError,
     ModelLoading,
     PayloadTooLarge,
 )
-from llb.gateway.engine_errors import MAX_MESSAGE_CHARS, translate_engine_error
+from llb.gateway.http.engine_errors import MAX_MESSAGE_CHARS, translate_engine_error
 
 
 def said(message: str, type_: str, **fields: int) -> bytes:
@@ -29,7 +29,7 @@ def test_a_prompt_longer_than_the_context() -> None:
         n_ctx=512,
     )
     error = translate_engine_error(400, body)
-    assert isinstance(error, ContextExceeded)
+    assert isinstance(error, ContextLengthExceeded)
     assert error.details == {"prompt_tokens": 1531, "context_length": 512}
     assert "1531" in error.message
     assert "512" in error.message
@@ -38,7 +38,7 @@ def test_a_prompt_longer_than_the_context() -> None:
 def test_a_text_longer_than_a_batch() -> None:
     said_so = "input (4003 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
     error = translate_engine_error(500, said(said_so, "server_error"))
-    assert isinstance(error, ContextExceeded)
+    assert isinstance(error, ContextLengthExceeded)
     assert error.details == {"prompt_tokens": 4003, "context_length": 512}
 
 

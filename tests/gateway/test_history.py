@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from llb.auth import Principal, PrincipalKind
-from llb.gateway import history as module
-from llb.gateway.history import History, Tally
-from llb.gateway.transcript import Transcript
-from llb.gateway.usage import Usage
-from llb.store import history, usage
+from llb.gateway.observability import request_log as module
+from llb.gateway.observability.request_log import RequestLog, RequestRecord
+from llb.gateway.stream.transcript import Transcript
+from llb.gateway.stream.usage_parser import Usage
+from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database, Transaction
-from llb.store.history import US, RequestRecord, Whose
+from llb.store.tables import request_history, usage
+from llb.store.tables.request_history import US, RequestRow, Whose
 from llb.wire import Role, UsageBucket, UsageBy
 
 KEY = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER, user_id="u")
@@ -35,8 +35,8 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def running(db: Database, **settings: Any) -> AsyncIterator[History]:
-    kept = History(db, **{"days": 7, "text": False, **settings})
+async def running(db: Database, **settings: Any) -> AsyncIterator[RequestLog]:
+    kept = RequestLog(db, **{"days": 7, "text": False, **settings})
     kept.start()
     try:
         yield kept
@@ -44,18 +44,18 @@ async def running(db: Database, **settings: Any) -> AsyncIterator[History]:
         await kept.close()
 
 
-def ended(kept: History, principal: Principal = KEY, **learnt: Any) -> Tally:
+def ended(kept: RequestLog, principal: Principal = KEY, **learnt: Any) -> RequestRecord:
     """A request that came and ended."""
-    tally = kept.begin(principal, "/v1/chat/completions", "r")
+    tally = kept.open_record(principal, "/v1/chat/completions", "r")
     for name, value in {"asked": "m", "model_id": "m", "status": 200, **learnt}.items():
         setattr(tally, name, value)
-    kept.end(tally)
+    kept.close_record(tally)
     return tally
 
 
-async def rows(db: Database) -> list[RequestRecord]:
+async def rows(db: Database) -> list[RequestRow]:
     """Oldest first."""
-    return [*reversed(await history.page(db, Whose(), limit=100_000))]
+    return [*reversed(await request_history.page(db, Whose(), limit=100_000))]
 
 
 async def counted(db: Database, bucket: UsageBucket = UsageBucket.DAY) -> dict[str | None, int]:
@@ -74,9 +74,9 @@ async def until_written(db: Database, count: int) -> None:
 # --- one request -------------------------------------------------------------------------------------
 
 
-def record(**learnt: Any) -> RequestRecord:
+def record(**learnt: Any) -> RequestRow:
     known = {"status": 200, "ended_at": 100.75, **learnt}
-    return Tally(7, "r", known.pop("principal", KEY), "/v1/chat/completions", 100.0, **known).record()
+    return RequestRecord(7, "r", known.pop("principal", KEY), "/v1/chat/completions", 100.0, **known).to_row()
 
 
 def test_what_is_kept_of_a_request() -> None:
@@ -84,7 +84,7 @@ def test_what_is_kept_of_a_request() -> None:
         asked="M:latest", model_id="m", stream=True, queued_s=0.0204, node_id="n", sent_at=100.1,
         first_byte_at=100.25, usage=Usage(31, 3, 30, 100.0, 22.5), error_code="engine_failed",
     )  # fmt: skip
-    assert kept == RequestRecord(
+    assert kept == RequestRow(
         id=7, request_id="r", key_id="k", user_id="u", model="m", node_id="n", endpoint="/v1/chat/completions",
         stream=True, status=200, error_code="engine_failed", prompt_tokens=31, cached_tokens=30,
         completion_tokens=3, queue_ms=20, ttft_ms=250, duration_ms=750,
@@ -98,7 +98,7 @@ def test_a_session_has_no_key() -> None:
 
 def test_of_a_model_that_is_none_the_name_is_kept_that_was_asked_for() -> None:
     assert record(asked="gpt-9").model == "gpt-9"
-    assert record(asked="x" * 5000).model == "x" * module.MAX_ASKED_CHARS
+    assert record(asked="x" * 5000).model == "x" * module.MAX_MODEL_NAME_CHARS
     assert record().model is None
 
 
@@ -148,13 +148,13 @@ async def test_what_has_ended_is_on_disk_after_the_stop(db: Database) -> None:
             ended(kept)
     assert len(await rows(db)) == 3
     await kept.close()
-    await History(db, days=7, text=False).close()  # one that was never started
+    await RequestLog(db, retention_days=7, keeps_text=False).close()  # one that was never started
 
 
 async def test_ids_are_the_order_of_arrival(db: Database) -> None:
     times = iter((50.0, 50.0, 50.0, 49.9, 60.0, 20.0))
     async with running(db, clock=lambda: next(times)) as kept:
-        tallies = [kept.begin(KEY, "/", "r") for _ in range(6)]
+        tallies = [kept.open_record(KEY, "/", "r") for _ in range(6)]
     *near, later, set_back = [tally.id for tally in tallies]
     assert near == [50 * US, 50 * US + 1, 50 * US + 2, 50 * US + 3]
     assert (later, set_back) == (60 * US, 20 * US)
@@ -170,7 +170,7 @@ async def test_a_made_up_model_is_in_no_total(db: Database) -> None:
 
 async def test_without_days_there_are_totals_only(db: Database) -> None:
     async with running(db, days=0, text=True) as kept:
-        assert not kept.text
+        assert not kept.keeps_text
         ended(kept)
     assert await rows(db) == []
     assert await counted(db) == {"m": 1}
@@ -181,10 +181,10 @@ async def test_text_is_kept_with_its_request(db: Database) -> None:
         with_text = ended(kept, transcript=Transcript("user: hi"))
         without = ended(kept, transcript=Transcript(""))
     assert [row.has_text for row in await rows(db)] == [True, False]
-    text = await history.text_of(db, with_text.id)
+    text = await request_history.text_of(db, with_text.id)
     assert text is not None
     assert text.prompt == "user: hi"
-    assert await history.text_of(db, without.id) is None
+    assert await request_history.text_of(db, without.id) is None
 
 
 async def test_a_flush_goes_on_when_its_caller_leaves(db: Database) -> None:
@@ -254,7 +254,7 @@ class Disk:
 
 @pytest.fixture
 async def disk(db: Database, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(module, "RETRY_AFTER_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY_S", 0.01)
     full = Disk(db)
     await full.fill()
     return full
@@ -277,13 +277,13 @@ async def test_a_full_disk_delays_and_loses_nothing(
         await disk.empty()
         await until_written(db, 2000)
     assert await counted(db) == {"m": 2000}
-    assert kept.lost == 0
+    assert kept.dropped_requests == 0
 
 
 async def test_what_waits_is_bounded_and_the_newest_stay(
     db: Database, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 1000)
+    monkeypatch.setattr(module, "MAX_PENDING", 1000)
     async with running(db) as kept:
         tallies = [ended(kept) for _ in range(1200)]
         await kept.flush()
@@ -291,7 +291,7 @@ async def test_what_waits_is_bounded_and_the_newest_stay(
         await disk.empty()
         await until_written(db, 1000)
         assert [row.id for row in await rows(db)] == [tally.id for tally in tallies[-1000:]]
-        assert kept.lost == 500
+        assert kept.dropped_requests == 500
     assert said(caplog, "the history lacks 200 requests") == 1  # and the others are told of a minute later
 
 
@@ -312,7 +312,7 @@ async def test_what_cannot_be_written_at_all_does_not_hold_up_the_rest(
         await kept.flush()
         ended(kept)
     assert [row.prompt_tokens for row in await rows(db)] == [None]
-    assert kept.lost == 1
+    assert kept.dropped_requests == 1
     assert said(caplog, "1 requests could not be noted") == 1
 
 
@@ -320,7 +320,7 @@ async def test_what_cannot_be_written_at_all_does_not_hold_up_the_rest(
 
 
 async def test_what_is_too_old_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PRUNE_STEP", 2)
+    monkeypatch.setattr(module, "PRUNE_BATCH_SIZE", 2)
     now = 100 * DAY_S
     async with running(db, clock=lambda: now) as kept:
         for age in (36, 9, 8, 7.5, 7.01, 6.99, 0):
@@ -359,7 +359,7 @@ async def test_it_goes_by_itself(db: Database, monkeypatch: pytest.MonkeyPatch) 
     async with running(db) as kept:
         ended(kept)
     assert len(await rows(db)) == 1
-    monkeypatch.setattr(module, "PRUNE_EVERY_S", 0.01)
+    monkeypatch.setattr(module, "PRUNE_INTERVAL_S", 0.01)
     async with running(db, days=0):
         async with asyncio.timeout(30):
             while await rows(db):

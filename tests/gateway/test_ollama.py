@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.api.replies import decode
+from llb.api.responses import decode_json
 from llb.errors import InvalidRequest, QueueFull
-from llb.gateway.ollama import answered, asked
-from llb.gateway.ollama.answered import Answer, Clock, Shape
-from llb.gateway.relay import error_event
-from llb.wire import InferenceHead
+from llb.gateway.dialects import ollama_request, ollama_response
+from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
+from llb.gateway.stream.relay import format_error_event
+from llb.wire import InferenceFields
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 5, tzinfo=UTC)
-CLOCK = Clock(now=lambda: NOW, total_s=lambda: 2.5, load_s=lambda: 0.25)
+CLOCK = RequestClock(now=lambda: NOW, total_s=lambda: 2.5, load_s=lambda: 0.25)
 
 
 def sse(*events: object) -> bytes:
@@ -47,10 +47,10 @@ COUNTS = {
 }
 
 
-def lines(*pieces: bytes, shape: Shape = Shape.CHAT) -> list[dict[str, Any]]:
+def lines(*pieces: bytes, shape: ResponseShape = ResponseShape.CHAT) -> list[dict[str, Any]]:
     """What a client reads of a stream that comes in these pieces."""
-    answer = Answer("m:latest", shape, CLOCK)
-    text = b"".join([*map(answer.feed, pieces), answer.close()])
+    answer = ResponseTranslator("m:latest", shape, CLOCK)
+    text = b"".join([*map(answer.feed, pieces), answer.finish()])
     assert text.endswith(b"\n")
     return [json.loads(line) for line in text.decode().splitlines()]
 
@@ -86,7 +86,7 @@ def test_a_stream_becomes_a_line_a_piece_and_a_last_one_that_counts() -> None:
 def test_a_completion_becomes_lines_of_generate() -> None:
     told = lines(
         sse({"choices": [{"text": "a", "finish_reason": None}]}, {"choices": [{"text": "", "finish_reason": "stop"}]}, USAGE) + DONE,
-        shape=Shape.GENERATE,
+        shape=ResponseShape.GENERATE,
     )  # fmt: skip
     assert [line["response"] for line in told] == ["a", ""]
     assert told[-1]["done_reason"] == "stop"
@@ -121,13 +121,15 @@ def test_a_document_becomes_one_line() -> None:
         "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": "{}"}}] * 2,
     }
     document = {**USAGE, "choices": [{"message": message, "finish_reason": "stop"}]}
-    told = json.loads(Answer("m", Shape.CHAT, CLOCK).document(json.dumps(document).encode()))
+    told = json.loads(
+        ResponseTranslator("m", ResponseShape.CHAT, CLOCK).translate_document(json.dumps(document).encode())
+    )
     assert told["message"]["content"] == "Hello"
     assert told["message"]["thinking"] == "Hm."
     assert [call["function"]["index"] for call in told["message"]["tool_calls"]] == [0, 1]
     assert COUNTS.items() <= told.items()
     told = json.loads(
-        Answer("m", Shape.GENERATE, CLOCK).document(
+        ResponseTranslator("m", ResponseShape.GENERATE, CLOCK).translate_document(
             b'{"choices": [{"text": "x"}], "timings": {"prompt_n": 2}}'
         )
     )
@@ -136,7 +138,7 @@ def test_a_document_becomes_one_line() -> None:
 
 def test_an_error_is_the_last_line() -> None:
     begun = sse(delta(content="a"))
-    [_, last] = lines(begun + error_event(QueueFull("The queue is full")) + begun + DONE)
+    [_, last] = lines(begun + format_error_event(QueueFull("The queue is full")) + begun + DONE)
     assert last == {"error": "The queue is full"}
     inside = {"error": {"code": 500, "message": "cannot read /srv/models/x/y.gguf", "type": "server_error"}}
     [_, last] = lines(begun + sse(inside) + DONE)
@@ -150,10 +152,13 @@ def test_what_ends_a_line_elsewhere_ends_none_here() -> None:
 
 def test_vectors_are_passed_on_as_they_are() -> None:
     found = b'{"data": [{"index": 1, "embedding": [3]}, {"index": 0, "embedding": [1.50, 2e-3]}], "usage": {"prompt_tokens": 7}}'
-    told = answered.embedded(found, "m", CLOCK)
+    told = ollama_response.translate_embeddings(found, "m", CLOCK)
     assert b"[[1.50, 2e-3],[3]]" in told
     assert json.loads(told)["prompt_eval_count"] == 7
-    assert answered.old_embedded(b'{"data": [{"embedding": [1.0]}]}') == b'{"embedding":[1.0]}'
+    assert (
+        ollama_response.translate_legacy_embedding(b'{"data": [{"embedding": [1.0]}]}')
+        == b'{"embedding":[1.0]}'
+    )
 
 
 words = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -184,8 +189,10 @@ def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return stream, [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
-@given(cut_streams(), st.sampled_from(Shape))
-def test_however_a_stream_is_cut_its_lines_are_the_same(cut: tuple[bytes, list[bytes]], shape: Shape) -> None:
+@given(cut_streams(), st.sampled_from(ResponseShape))
+def test_however_a_stream_is_cut_its_lines_are_the_same(
+    cut: tuple[bytes, list[bytes]], shape: ResponseShape
+) -> None:
     whole, pieces = cut
     told = lines(whole, shape=shape)
     assert lines(*pieces, shape=shape) == told
@@ -198,16 +205,18 @@ def test_however_a_stream_is_cut_its_lines_are_the_same(cut: tuple[bytes, list[b
 
 def chat(**body: Any) -> dict[str, Any]:
     wish = msgspec.convert(
-        {"model": "m", "messages": [{"role": "user", "content": "x"}], **body}, asked.ChatRequest
+        {"model": "m", "messages": [{"role": "user", "content": "x"}], **body}, ollama_request.ChatRequest
     )
-    question = asked.chat(wish)
+    question = ollama_request.translate_chat(wish)
     assert question is not None
     assert question.path == "/v1/chat/completions"
     return question.document
 
 
-def generate(**body: Any) -> asked.Question | None:
-    return asked.generate(msgspec.convert({"model": "m", **body}, asked.GenerateRequest))
+def generate(**body: Any) -> ollama_request.EngineRequest | None:
+    return ollama_request.translate_generate(
+        msgspec.convert({"model": "m", **body}, ollama_request.GenerateRequest)
+    )
 
 
 def test_a_chat_streams_unless_it_says_otherwise() -> None:
@@ -217,7 +226,7 @@ def test_a_chat_streams_unless_it_says_otherwise() -> None:
         "stream_options": {"include_usage": True},
     }
     assert chat(stream=False)["stream"] is False
-    assert asked.chat(asked.ChatRequest(model="m", messages=[])) is None
+    assert ollama_request.translate_chat(ollama_request.ChatRequest(model="m", messages=[])) is None
 
 
 def test_options_that_an_engine_has_are_passed_on_and_others_ignored() -> None:
@@ -294,9 +303,9 @@ def test_what_cannot_be_done_is_refused(body: dict[str, Any]) -> None:
 
 
 def test_models_may_be_called_by_their_old_field() -> None:
-    assert asked.NamedModel(name="m").asked == "m"
+    assert ollama_request.NamedModel(name="m").requested_model == "m"
     with pytest.raises(InvalidRequest):
-        _ = asked.NamedModel().asked
+        _ = ollama_request.NamedModel().requested_model
 
 
 values = st.recursive(
@@ -308,7 +317,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=6,
 )
-OPTIONS = st.dictionaries(st.sampled_from(asked.Options.__struct_fields__), values, max_size=4)
+OPTIONS = st.dictionaries(st.sampled_from(ollama_request.Options.__struct_fields__), values, max_size=4)
 
 
 @given(
@@ -323,12 +332,12 @@ OPTIONS = st.dictionaries(st.sampled_from(asked.Options.__struct_fields__), valu
 def test_whatever_is_asked_is_translated_or_refused(body: dict[str, Any]) -> None:
     """Nothing that a client sends becomes an error of ours."""
     translations: list[tuple[Any, Any]] = [
-        (asked.ChatRequest, asked.chat),
-        (asked.GenerateRequest, asked.generate),
-        (asked.EmbedRequest, asked.embed),
+        (ollama_request.ChatRequest, ollama_request.translate_chat),
+        (ollama_request.GenerateRequest, ollama_request.translate_generate),
+        (ollama_request.EmbedRequest, ollama_request.translate_embed),
     ]
     for kind, translate in translations:
         with contextlib.suppress(InvalidRequest):
-            question = translate(decode(json.dumps(body).encode(), kind))
+            question = translate(decode_json(json.dumps(body).encode(), kind))
             if question is not None:
-                decode(question.body("m"), InferenceHead)
+                decode_json(question.body("m"), InferenceFields)

@@ -10,17 +10,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llb.gateway.faults import UpstreamClosed
-from llb.gateway.pulse import BEAT_EVERY_S, UNACKNOWLEDGED_S, Pulse
-from llb.gateway.upstream import Target, Upstream
+from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.upstream_errors import UpstreamClosed
+from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S, TCP_USER_TIMEOUT_S, LivenessProbe
 from tests.gateway.node import Node, node
 
 
 @asynccontextmanager
-async def felt_node(upstream: Upstream) -> AsyncIterator[tuple[Node, Target, Pulse, asyncio.Task[None]]]:
+async def felt_node(
+    upstream: HttpClient,
+) -> AsyncIterator[tuple[Node, UpstreamTarget, LivenessProbe, asyncio.Task[None]]]:
     async with node() as there:
-        target = Target("127.0.0.1", urlsplit(there.url).port or 0)
-        pulse = await Pulse.open(upstream, target, connect_timeout_s=5)
+        target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
+        pulse = await LivenessProbe.open(upstream, target, connect_timeout_s=5)
         task = asyncio.ensure_future(pulse.run())
         await there.until(lambda: bool(there.pulses))
         try:
@@ -31,42 +33,42 @@ async def felt_node(upstream: Upstream) -> AsyncIterator[tuple[Node, Target, Pul
 
 
 @contextmanager
-def felt(pulse: Pulse) -> Iterator[None]:
-    pulse.feel()
+def felt(pulse: LivenessProbe) -> Iterator[None]:
+    pulse.begin_wait()
     try:
         yield
     finally:
-        pulse.let_go()
+        pulse.end_wait()
 
 
-async def wait_at(upstream: Upstream, target: Target, pulse: Pulse) -> bytes:
+async def wait_at(upstream: HttpClient, target: UpstreamTarget, pulse: LivenessProbe) -> bytes:
     with felt(pulse):
         response = await upstream.request(target, b"POST", b"/ask", connect_timeout_s=5, header_timeout_s=60)
     return await response.read(1000, 60)
 
 
-async def test_it_beats_while_something_waits_and_no_longer(upstream: Upstream) -> None:
+async def test_it_beats_while_something_waits_and_no_longer(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, _):
         assert there.beats == []
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
         asked = await there.next()
         await there.until(lambda: len(there.beats) >= 4)
-        assert all(later - earlier >= BEAT_EVERY_S / 2 for earlier, later in pairwise(there.beats))
+        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(there.beats))
         await asked.answer(b"{}")
         assert await waiting == b"{}"
         count = len(there.beats)
-        await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+        await asyncio.sleep(3 * PROBE_INTERVAL_S)  # what does not come has no event
         assert len(there.beats) <= count + 1
 
 
-async def test_two_that_wait_share_one_beat(upstream: Upstream) -> None:
+async def test_two_that_wait_share_one_beat(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, _, pulse, _task):
         with felt(pulse), felt(pulse), felt(pulse):
             await there.until(lambda: len(there.beats) >= 3)
-        assert there.beats[2] - there.beats[0] >= BEAT_EVERY_S
+        assert there.beats[2] - there.beats[0] >= PROBE_INTERVAL_S
 
 
-async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Upstream) -> None:
+async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
         with felt(pulse):
             begun = asyncio.ensure_future(
@@ -81,14 +83,14 @@ async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Upst
         with pytest.raises(UpstreamClosed) as caught:
             await waiting
         assert caught.value.before_first_byte
-        assert not caught.value.stale  # it is not sent to the same host once more
+        assert not caught.value.is_stale  # it is not sent to the same host once more
         await task
-        assert await response.chunk(10) == b"data: begun\n\n"
+        assert await response.read_chunk(10) == b"data: begun\n\n"
         await first.send(b"0\r\n\r\n")
-        assert await response.chunk(10) == b""
+        assert await response.read_chunk(10) == b""
 
 
-async def test_a_retired_one_goes_on_until_nothing_waits(upstream: Upstream) -> None:
+async def test_a_retired_one_goes_on_until_nothing_waits(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
         asked = await there.next()
@@ -101,7 +103,7 @@ async def test_a_retired_one_goes_on_until_nothing_waits(upstream: Upstream) -> 
         await task
 
 
-async def test_a_retired_one_still_notices(upstream: Upstream) -> None:
+async def test_a_retired_one_still_notices(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
         await there.next()
@@ -112,7 +114,7 @@ async def test_a_retired_one_still_notices(upstream: Upstream) -> None:
         await task
 
 
-async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: Upstream) -> None:
+async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (_there, _target, pulse, task):
         pulse.retire()
         await task
@@ -120,12 +122,12 @@ async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: Upstr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other kernels count differently")
-async def test_the_kernel_is_told_when_to_give_up(upstream: Upstream) -> None:
+async def test_the_kernel_is_told_when_to_give_up(upstream: HttpClient) -> None:
     async with node() as there:
-        target = Target("127.0.0.1", urlsplit(there.url).port or 0)
-        connection = await upstream.open(target, connect_timeout_s=5)
-        connection.rest()  # into the pool, and out of it again as a pulse
-        await Pulse.open(upstream, target, connect_timeout_s=5)
+        target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
+        connection = await upstream.open_connection(target, connect_timeout_s=5)
+        connection.return_to_pool()  # into the pool, and out of it again as a pulse
+        await LivenessProbe.open(upstream, target, connect_timeout_s=5)
         sock = connection.socket
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_S * 1000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_S * 1000
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.auth import Principal, PrincipalKind
-from llb.decide.bucket import MINUTE_S
 from llb.errors import EngineFailed, RateLimited
-from llb.gateway.history import Tally
-from llb.gateway.quotas import (
+from llb.gateway.admission.rate_limiter import (
     BYTES_PER_STREAMED_TOKEN,
-    FORGET_ABOVE,
-    Quotas,
-    Reserved,
-    as_go_duration,
-    used_tokens,
+    EVICT_ABOVE_KEYS,
+    ApiKeyRateLimiter,
+    TokenReservation,
+    charged_tokens,
+    format_go_duration,
 )
-from llb.gateway.usage import Usage
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.usage_parser import Usage
+from llb.policy.token_bucket import MINUTE_S
+from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import KeyLimits, Role
 
 SLACK = 1e-3
@@ -35,15 +35,15 @@ class Clock:
         return self.now
 
 
-def tally_of(key_id: str = "k", *, stream: bool = True) -> Tally:
+def tally_of(key_id: str = "k", *, stream: bool = True) -> RequestRecord:
     principal = Principal(kind=PrincipalKind.KEY, id=key_id, role=Role.USER)
-    return Tally(1, "r", principal, "/v1/chat/completions", 0.0, stream=stream)
+    return RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0, stream=stream)
 
 
 @dataclass
 class Running:
-    tally: Tally
-    reserved: Reserved
+    tally: RequestRecord
+    reserved: TokenReservation
     hold: AbstractContextManager[None]
 
     def end(self, used: int | None, error: BaseException | None = None) -> None:
@@ -62,13 +62,13 @@ class Key:
 
     def __init__(self, limits: KeyLimits) -> None:
         self.clock = Clock()
-        self.quotas = Quotas(clock=self.clock)
+        self.quotas = ApiKeyRateLimiter(clock=self.clock)
         self.limits = limits
         self.running: list[Running] = []
 
     def begin(self, prompt: int = 10, answer: int = 90, *, stream: bool = True) -> Running:
-        tally, reserved = tally_of(stream=stream), Reserved(prompt, answer)
-        hold = self.quotas.hold(tally, self.limits, reserved)
+        tally, reserved = tally_of(stream=stream), TokenReservation(prompt, answer)
+        hold = self.quotas.limit_request(tally, self.limits, reserved)
         hold.__enter__()
         running = Running(tally, reserved, hold)
         self.running.append(running)
@@ -81,7 +81,7 @@ class Key:
 
     @property
     def headers(self) -> dict[str, str]:
-        return self.quotas.headers("k", self.limits)
+        return self.quotas.rate_limit_headers("k", self.limits)
 
 
 def test_requests_a_minute() -> None:
@@ -183,7 +183,7 @@ def test_what_a_request_is_charged(
     tally.sent_at = 1.0 if sent else None
     tally.usage = Usage(*tokens)
     tally.received_bytes = answer_bytes
-    assert used_tokens(tally, Reserved(10, 90), client_left=left) == charged
+    assert charged_tokens(tally, TokenReservation(10, 90), client_left=left) == charged
 
 
 @pytest.mark.parametrize(
@@ -191,19 +191,22 @@ def test_what_a_request_is_charged(
     [(0, "0s"), (0.0171, "18ms"), (1, "1s"), (8.64, "8.64s"), (60, "1m0s"), (359.9995, "6m0s")],
 )
 def test_spans_as_openai_writes_them(seconds: float, text: str) -> None:
-    assert as_go_duration(seconds) == text
+    assert format_go_duration(seconds) == text
 
 
 def test_keys_that_have_nothing_to_remember_are_forgotten() -> None:
     clock = Clock()
-    quotas = Quotas(clock=clock)
+    quotas = ApiKeyRateLimiter(clock=clock)
     limits = KeyLimits(requests_per_minute=1)
-    for number in range(2 * FORGET_ABOVE):
-        with quotas.hold(tally_of(str(number)), limits, Reserved(1, 1)):
+    for number in range(2 * EVICT_ABOVE_KEYS):
+        with quotas.limit_request(tally_of(str(number)), limits, TokenReservation(1, 1)):
             pass
         clock.now += 0.5
-    assert len(quotas._quotas) < 1.2 * FORGET_ABOVE
-    with pytest.raises(RateLimited), quotas.hold(tally_of(str(number)), limits, Reserved(1, 1)):
+    assert len(quotas._rate_limits) < 1.2 * EVICT_ABOVE_KEYS
+    with (
+        pytest.raises(RateLimited),
+        quotas.limit_request(tally_of(str(number)), limits, TokenReservation(1, 1)),
+    ):
         pass
 
 
@@ -244,7 +247,7 @@ def test_nothing_is_dodged_and_nothing_held_for_ever(
         if running is None:
             continue
         # An answer is never longer than was reserved: what was asked for is its limit.
-        tokens = running.reserved.tokens * share // 100
+        tokens = running.reserved.total_tokens * share // 100
         match what:
             case "end":
                 running.end(tokens)
@@ -273,7 +276,7 @@ def test_nothing_is_dodged_and_nothing_held_for_ever(
     for running in key.running:
         running.end(None, asyncio.CancelledError())
     key.clock.now += 1_000_000
-    assert key.quotas._quota("k", limits, key.clock.now).is_idle(key.clock.now)
+    assert key.quotas._rate_limit_of("k", limits, key.clock.now).is_idle(key.clock.now)
     for name, value in key.headers.items():
         if "remaining" in name:
             assert value == key.headers[name.replace("remaining", "limit")]

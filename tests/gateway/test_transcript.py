@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llb.gateway.transcript import DOCUMENT_BYTES, LIMIT_BYTES, Transcript, prompt_of
+from llb.gateway.stream.transcript import MAX_DOCUMENT_BYTES, MAX_TEXT_BYTES, Transcript, extract_prompt
 from llb.wire import RequestText
 
 SSE, JSON = b"text/event-stream", b"application/json; charset=utf-8"
@@ -61,12 +61,12 @@ SSE, JSON = b"text/event-stream", b"application/json; charset=utf-8"
     ],
 )  # fmt: skip
 def test_prompts(body: Any, prompt: str) -> None:
-    assert prompt_of(json.dumps(body).encode()) == prompt
+    assert extract_prompt(json.dumps(body).encode()) == prompt
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100_000])
 def test_what_is_no_request_has_no_prompt(body: bytes) -> None:
-    assert prompt_of(body) == ""
+    assert extract_prompt(body) == ""
 
 
 def event(**choice: Any) -> bytes:
@@ -75,10 +75,10 @@ def event(**choice: Any) -> bytes:
 
 def text(content_type: bytes, *parts: bytes, prompt: str = "") -> RequestText | None:
     transcript = Transcript(prompt)
-    transcript.begin(content_type)
+    transcript.set_content_type(content_type)
     for part in parts:
-        transcript.add(part)
-    return transcript.text()
+        transcript.feed(part)
+    return transcript.build_text()
 
 
 def answer(content_type: bytes, *parts: bytes) -> str | None:
@@ -185,38 +185,38 @@ def test_a_streamed_completion() -> None:
 
 def test_of_a_long_prompt_the_end_is_kept_and_of_a_long_answer_the_beginning() -> None:
     kept = text(
-        SSE, *[event(delta={"content": "é" * 1000})] * 100, prompt="x" + "é" * LIMIT_BYTES + "the question"
+        SSE, *[event(delta={"content": "é" * 1000})] * 100, prompt="x" + "é" * MAX_TEXT_BYTES + "the question"
     )
     assert kept is not None
     assert kept.prompt is not None
     assert kept.answer is not None
     assert kept.prompt.endswith("ééthe question")
-    assert kept.answer == "é" * (LIMIT_BYTES // 2)
-    assert LIMIT_BYTES - 2 < len(kept.prompt.encode()) <= LIMIT_BYTES
+    assert kept.answer == "é" * (MAX_TEXT_BYTES // 2)
+    assert MAX_TEXT_BYTES - 2 < len(kept.prompt.encode()) <= MAX_TEXT_BYTES
     assert (kept.prompt_truncated, kept.answer_truncated) == (True, True)
 
 
 def test_what_fits_is_not_called_truncated() -> None:
-    kept = text(SSE, event(delta={"content": "y" * LIMIT_BYTES}), prompt="x" * LIMIT_BYTES)
-    assert kept == RequestText(prompt="x" * LIMIT_BYTES, answer="y" * LIMIT_BYTES)
+    kept = text(SSE, event(delta={"content": "y" * MAX_TEXT_BYTES}), prompt="x" * MAX_TEXT_BYTES)
+    assert kept == RequestText(prompt="x" * MAX_TEXT_BYTES, answer="y" * MAX_TEXT_BYTES)
 
 
 def test_memory_stays_flat() -> None:
     transcript = Transcript("x" * 10_000_000)
-    transcript.begin(SSE)
+    transcript.set_content_type(SSE)
     for _ in range(1000):
-        transcript.add(event(delta={"content": "y" * 1000}))
-    assert len(transcript._prompt) == LIMIT_BYTES
-    assert transcript._answer_bytes < LIMIT_BYTES + 2000
+        transcript.feed(event(delta={"content": "y" * 1000}))
+    assert len(transcript._prompt) == MAX_TEXT_BYTES
+    assert transcript._answer_bytes < MAX_TEXT_BYTES + 2000
 
     transcript = Transcript("")
-    transcript.begin(JSON)
+    transcript.set_content_type(JSON)
     for _ in range(1000):
-        transcript.add(b"z" * 1000)
-    assert len(transcript._document) < DOCUMENT_BYTES + 2000
-    assert transcript.text() == RequestText(answer_truncated=True)
+        transcript.feed(b"z" * 1000)
+    assert len(transcript._document) < MAX_DOCUMENT_BYTES + 2000
+    assert transcript.build_text() == RequestText(answer_truncated=True)
 
 
 def test_where_nothing_was_said_there_is_no_text() -> None:
     assert text(JSON) is None
-    assert Transcript("").text() is None
+    assert Transcript("").build_text() is None

@@ -5,15 +5,20 @@ import socket
 
 import pytest
 
-from llb.gateway.connection import HIGH_WATER_BYTES, MAX_HEADER_BYTES, Response, keep_alive_s
-from llb.gateway.faults import BadAnswer, ConnectFailed, UpstreamClosed, UpstreamTimeout
-from llb.gateway.upstream import Target, Upstream, request_head
+from llb.gateway.http.client import HttpClient, UpstreamTarget, build_request_head
+from llb.gateway.http.connection import (
+    HIGH_WATER_BYTES,
+    MAX_HEADER_BYTES,
+    UpstreamResponse,
+    parse_keepalive_expiry_s,
+)
+from llb.gateway.http.upstream_errors import ConnectError, InvalidResponse, UpstreamClosed, UpstreamTimeout
 from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
 
 
 async def ask(
-    upstream: Upstream, served: Engine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
-) -> Response:
+    upstream: HttpClient, served: Engine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
+) -> UpstreamResponse:
     return await upstream.request(
         served.target,
         b"POST",
@@ -25,7 +30,7 @@ async def ask(
     )
 
 
-async def test_an_answer_with_a_length(upstream: Upstream) -> None:
+async def test_an_answer_with_a_length(upstream: HttpClient) -> None:
     async with engine(say_hello) as served:
         response = await ask(upstream, served, b'{"model":"m"}')
         assert response.status == 200
@@ -39,7 +44,7 @@ async def test_an_answer_with_a_length(upstream: Upstream) -> None:
     assert headers["host"] == f"127.0.0.1:{served.target.port}"
 
 
-async def test_a_connection_is_used_again_and_abreast(upstream: Upstream) -> None:
+async def test_a_connection_is_used_again_and_abreast(upstream: HttpClient) -> None:
     together = asyncio.Barrier(2)
 
     async def answer(exchange: Exchange) -> None:
@@ -64,7 +69,7 @@ async def test_a_connection_is_used_again_and_abreast(upstream: Upstream) -> Non
         assert upstream.idle_connections == 2
 
 
-async def test_chunks_in_odd_splits(upstream: Upstream) -> None:
+async def test_chunks_in_odd_splits(upstream: HttpClient) -> None:
     parts = [b"data: one\n\n", b"x" * 70_000, b"\r\n\r\n0\r\n", b"end"]
     wire = SSE_HEAD + b"".join(b"%x;ext=1\r\n%b\r\n" % (len(part), part) for part in parts)
     wire += b"0\r\nTrailer: yes\r\n\r\n"
@@ -83,7 +88,7 @@ async def test_chunks_in_odd_splits(upstream: Upstream) -> None:
         assert served.connections == 1
 
 
-async def test_interim_answers_are_skipped(upstream: Upstream) -> None:
+async def test_interim_answers_are_skipped(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 103 Early Hints\r\nContent-Type: text/plain\r\nLink: x\r\n\r\n")
         await exchange.json(b"{}")
@@ -95,7 +100,7 @@ async def test_interim_answers_are_skipped(upstream: Upstream) -> None:
         assert b"link" not in [name for name, _ in response.headers]
 
 
-async def test_a_body_that_ends_with_its_connection(upstream: Upstream) -> None:
+async def test_a_body_that_ends_with_its_connection(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it")
         exchange.writer.write_eof()
@@ -106,7 +111,7 @@ async def test_a_body_that_ends_with_its_connection(upstream: Upstream) -> None:
         assert upstream.idle_connections == 0
 
 
-async def test_hop_by_hop_headers_end_here(upstream: Upstream) -> None:
+async def test_hop_by_hop_headers_end_here(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nKeep-Alive: timeout=5\r\nX-Kept: yes\r\n"
@@ -148,15 +153,15 @@ async def test_hop_by_hop_headers_end_here(upstream: Upstream) -> None:
 )
 def test_nothing_breaks_out_of_its_line(path: bytes, header: tuple[bytes, bytes]) -> None:
     with pytest.raises(ValueError, match="line break"):
-        request_head(Target("127.0.0.1", 1), b"POST", path, [header], 0)
+        build_request_head(UpstreamTarget("127.0.0.1", 1), b"POST", path, [header], 0)
 
 
 def test_an_ipv6_target_is_named_in_brackets() -> None:
-    head = request_head(Target("::1", 81, headers=((b"x-hop", b"1"),)), b"GET", b"/", [], 0)
+    head = build_request_head(UpstreamTarget("::1", 81, headers=((b"x-hop", b"1"),)), b"GET", b"/", [], 0)
     assert head == b"GET / HTTP/1.1\r\nHost: [::1]:81\r\nx-hop: 1\r\n\r\n"
 
 
-async def test_a_kept_connection_that_the_peer_closed_is_replaced(upstream: Upstream) -> None:
+async def test_a_kept_connection_that_the_peer_closed_is_replaced(upstream: HttpClient) -> None:
     """The close is not seen before the next request is sent: the peer hangs up on reading it."""
 
     async def answer(exchange: Exchange) -> None:
@@ -171,7 +176,7 @@ async def test_a_kept_connection_that_the_peer_closed_is_replaced(upstream: Upst
         assert [exchange.connection for exchange in served.exchanges] == [1, 1, 2]
 
 
-async def test_a_fresh_connection_is_not_tried_twice(upstream: Upstream) -> None:
+async def test_a_fresh_connection_is_not_tried_twice(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         exchange.die()
 
@@ -182,7 +187,7 @@ async def test_a_fresh_connection_is_not_tried_twice(upstream: Upstream) -> None
         assert len(served.exchanges) == 1
 
 
-async def test_an_answer_that_began_is_never_asked_for_again(upstream: Upstream) -> None:
+async def test_an_answer_that_began_is_never_asked_for_again(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         if len(served.exchanges) == 2:
             await exchange.send(b"HTTP/1.1 2")
@@ -198,7 +203,7 @@ async def test_an_answer_that_began_is_never_asked_for_again(upstream: Upstream)
         assert len(served.exchanges) == 2
 
 
-async def test_an_idle_connection_closed_by_the_peer_leaves_the_pool(upstream: Upstream) -> None:
+async def test_an_idle_connection_closed_by_the_peer_leaves_the_pool(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.json(b"{}")
         exchange.hang_up = True
@@ -210,35 +215,35 @@ async def test_an_idle_connection_closed_by_the_peer_leaves_the_pool(upstream: U
         assert upstream.idle_connections == 0
 
 
-async def test_nobody_listens(upstream: Upstream) -> None:
+async def test_nobody_listens(upstream: HttpClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ConnectFailed) as caught:
+    with pytest.raises(ConnectError) as caught:
         await upstream.request(
-            Target("127.0.0.1", port), b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
+            UpstreamTarget("127.0.0.1", port), b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
         )
-    assert not caught.value.timed_out
+    assert not caught.value.is_timeout
     assert str(port) not in str(caught.value)
 
 
-async def test_a_black_hole_costs_the_connect_deadline(upstream: Upstream) -> None:
+async def test_a_black_hole_costs_the_connect_deadline(upstream: HttpClient) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        target = Target("127.0.0.1", listener.getsockname()[1])
+        target = UpstreamTarget("127.0.0.1", listener.getsockname()[1])
         # Nobody accepts: once the backlog is full the kernel leaves further attempts without an answer.
         fillers = [socket.socket() for _ in range(3)]
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         try:
-            with pytest.raises(ConnectFailed) as caught:
+            with pytest.raises(ConnectError) as caught:
                 await upstream.request(target, b"GET", b"/", connect_timeout_s=0.1, header_timeout_s=5)
         finally:
             for filler in fillers:
                 filler.close()
-    assert caught.value.timed_out
+    assert caught.value.is_timeout
 
 
-async def test_header_and_idle_deadlines(upstream: Upstream) -> None:
+async def test_header_and_idle_deadlines(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.path == "/mute":
             await exchange.gone.wait()
@@ -254,7 +259,7 @@ async def test_header_and_idle_deadlines(upstream: Upstream) -> None:
             )
         assert caught.value.stage == "header"
         response = await ask(upstream, served)
-        chunks = response.chunks(0.05)
+        chunks = response.iter_chunks(0.05)
         assert await anext(chunks) == b"data: 1\n\n"
         with pytest.raises(UpstreamTimeout) as caught:
             await anext(chunks)
@@ -262,7 +267,7 @@ async def test_header_and_idle_deadlines(upstream: Upstream) -> None:
         await served.until_open(0)
 
 
-async def test_silence_is_reported_and_the_answer_goes_on(upstream: Upstream) -> None:
+async def test_silence_is_reported_and_the_answer_goes_on(upstream: HttpClient) -> None:
     more = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -273,12 +278,12 @@ async def test_silence_is_reported_and_the_answer_goes_on(upstream: Upstream) ->
 
     async with engine(answer) as served:
         response = await ask(upstream, served)
-        assert await response.chunk(0.02) is None
-        assert await response.chunk(0.02) is None
+        assert await response.read_chunk(0.02) is None
+        assert await response.read_chunk(0.02) is None
         more.set()
-        assert await response.chunk(10) == b"late"
-        assert await response.chunk(10) == b""
-        assert await response.chunk(10) == b""
+        assert await response.read_chunk(10) == b"late"
+        assert await response.read_chunk(10) == b""
+        assert await response.read_chunk(10) == b""
 
 
 @pytest.mark.parametrize(
@@ -291,18 +296,18 @@ async def test_silence_is_reported_and_the_answer_goes_on(upstream: Upstream) ->
     ],
     ids=["not http", "two framings", "endless head", "upgrade"],
 )
-async def test_a_bad_answer_closes_the_connection(upstream: Upstream, wire: bytes) -> None:
+async def test_a_bad_answer_closes_the_connection(upstream: HttpClient, wire: bytes) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(wire)
         await exchange.gone.wait()
 
     async with engine(answer) as served:
-        with pytest.raises(BadAnswer):
+        with pytest.raises(InvalidResponse):
             await ask(upstream, served)
         await served.until_open(0)
 
 
-async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: Upstream) -> None:
+async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
         await exchange.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
@@ -313,18 +318,18 @@ async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: Upst
             assert served.connections == number
 
 
-async def test_an_answer_larger_than_allowed(upstream: Upstream) -> None:
+async def test_an_answer_larger_than_allowed(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.json(b"x" * 100_000)
 
     async with engine(answer) as served:
         response = await ask(upstream, served)
-        with pytest.raises(BadAnswer):
+        with pytest.raises(InvalidResponse):
             await response.read(1000, 10)
 
 
 @pytest.mark.parametrize("stage", ["head", "body"])
-async def test_leaving_closes_the_connection_at_once(upstream: Upstream, stage: str) -> None:
+async def test_leaving_closes_the_connection_at_once(upstream: HttpClient, stage: str) -> None:
     """This is what frees the slot of an engine whose client has gone: in prefill no head has come yet."""
     asked = asyncio.Event()
 
@@ -340,8 +345,8 @@ async def test_leaving_closes_the_connection_at_once(upstream: Upstream, stage: 
         async def client() -> None:
             response = await ask(upstream, served)
             try:
-                await response.chunk(10)
-                await response.chunk(10)
+                await response.read_chunk(10)
+                await response.read_chunk(10)
             finally:
                 response.close()
                 response.close()
@@ -356,7 +361,7 @@ async def test_leaving_closes_the_connection_at_once(upstream: Upstream, stage: 
         assert upstream.idle_connections == 0
 
 
-async def test_cancelling_after_the_whole_answer_came_spares_the_next_user(upstream: Upstream) -> None:
+async def test_cancelling_after_the_whole_answer_came_spares_the_next_user(upstream: HttpClient) -> None:
     """The connection is in the pool again while the first task has not run: its end must not abort the second."""
     release = asyncio.Event()
 
@@ -375,7 +380,7 @@ async def test_cancelling_after_the_whole_answer_came_spares_the_next_user(upstr
         assert await read(await second) == b"{}"
 
 
-async def test_a_slow_reader_pauses_the_engine(upstream: Upstream) -> None:
+async def test_a_slow_reader_pauses_the_engine(upstream: HttpClient) -> None:
     """64 MB are on offer; what has been read here stays bounded by the buffer and one read of the loop."""
     total_bytes = 64 * 1024 * 1024
     piece = b"x" * 65536
@@ -397,20 +402,20 @@ async def test_a_slow_reader_pauses_the_engine(upstream: Upstream) -> None:
 
     async with engine(answer) as served:
         response = await ask(upstream, served)
-        assert await response.chunk(10)
+        assert await response.read_chunk(10)
         await stuck.wait()
         assert response.buffered_bytes <= HIGH_WATER_BYTES + 256 * 1024
         assert sent_bytes < total_bytes / 2
         received_bytes = 0
         most_bytes = 0
-        async for data in response.chunks(10):
+        async for data in response.iter_chunks(10):
             received_bytes += len(data)
             most_bytes = max(most_bytes, len(data))
         assert received_bytes > total_bytes - HIGH_WATER_BYTES - 512 * 1024
         assert most_bytes <= HIGH_WATER_BYTES + 256 * 1024
 
 
-async def test_closing_the_client_ends_what_runs(upstream: Upstream) -> None:
+async def test_closing_the_client_ends_what_runs(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.gone.wait()
 
@@ -422,15 +427,15 @@ async def test_closing_the_client_ends_what_runs(upstream: Upstream) -> None:
         await upstream.close()
         with pytest.raises(UpstreamClosed):
             await task
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             await ask(upstream, served)
         await served.until_open(0)
 
 
-async def test_a_dropped_target_keeps_no_connection(upstream: Upstream) -> None:
+async def test_a_dropped_target_keeps_no_connection(upstream: HttpClient) -> None:
     async with engine(say_hello) as served:
         await read(await ask(upstream, served))
-        upstream.drop(served.target)
+        upstream.close_idle(served.target)
         await served.until_open(0)
         assert upstream.idle_connections == 0
 
@@ -446,4 +451,4 @@ async def test_a_dropped_target_keeps_no_connection(upstream: Upstream) -> None:
     ],
 )
 def test_we_leave_before_the_peer_does(value: bytes, kept_s: float) -> None:
-    assert keep_alive_s(value) == kept_s
+    assert parse_keepalive_expiry_s(value) == kept_s

@@ -8,33 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from llb import trust
-from llb.certificates import new_authority, new_certificate
-from llb.gateway.connection import Response
-from llb.gateway.faults import ConnectFailed, UpstreamClosed
-from llb.gateway.upstream import Target, Upstream
+from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
+from llb.security import tls_trust
+from llb.security.certificates import create_authority, issue_certificate
 from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
 
 # --- connections that the other end dials ------------------------------------------------------------
 
-DIALLED = Target("localhost", 80, via="node-1")
+DIALLED = UpstreamTarget("localhost", 80, tunnel_id="node-1")
 
 
-async def adopt(upstream: Upstream, served: Engine) -> None:
+async def adopt(upstream: HttpClient, served: Engine) -> None:
     """What the balancer does with a connection on which an engine listens, whoever dialled it."""
     transport, _ = await asyncio.get_running_loop().create_connection(
         asyncio.Protocol, served.target.host, served.target.port
     )
-    upstream.adopt(DIALLED, transport)
+    upstream.adopt_connection(DIALLED, transport)
 
 
-def get(upstream: Upstream, *, connect_timeout_s: float = 5.0) -> asyncio.Task[Response]:
+def get(upstream: HttpClient, *, connect_timeout_s: float = 5.0) -> asyncio.Task[UpstreamResponse]:
     return asyncio.ensure_future(
         upstream.request(DIALLED, b"GET", b"/", connect_timeout_s=connect_timeout_s, header_timeout_s=10)
     )
 
 
-async def test_requests_wait_in_turn_for_what_is_dialled(upstream: Upstream) -> None:
+async def test_requests_wait_in_turn_for_what_is_dialled(upstream: HttpClient) -> None:
     async with engine(say_hello) as served:
         first, second = get(upstream), get(upstream)
         await asyncio.sleep(0)
@@ -46,7 +46,7 @@ async def test_requests_wait_in_turn_for_what_is_dialled(upstream: Upstream) -> 
         assert served.connections == 1
 
 
-async def test_who_leaves_passes_its_connection_on(upstream: Upstream) -> None:
+async def test_who_leaves_passes_its_connection_on(upstream: HttpClient) -> None:
     async with engine(say_hello) as served:
         first, second = get(upstream), get(upstream)
         await asyncio.sleep(0)
@@ -58,24 +58,24 @@ async def test_who_leaves_passes_its_connection_on(upstream: Upstream) -> None:
         assert served.connections == 1
 
 
-async def test_what_is_not_dialled_in_time(upstream: Upstream) -> None:
-    with pytest.raises(ConnectFailed) as caught:
+async def test_what_is_not_dialled_in_time(upstream: HttpClient) -> None:
+    with pytest.raises(ConnectError) as caught:
         await get(upstream, connect_timeout_s=0.05)
-    assert caught.value.timed_out
-    assert not upstream._awaited
+    assert caught.value.is_timeout
+    assert not upstream._tunnel_waiters
     async with engine(say_hello) as served:
         await adopt(upstream, served)  # comes late, and is there for the next one
         assert upstream.idle_connections == 1
         await read(await get(upstream))
 
 
-async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: Upstream) -> None:
+async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: HttpClient) -> None:
     async with engine(say_hello) as served:
         waiting = get(upstream)
         await asyncio.sleep(0)
         await adopt(upstream, served)
-        for connection in tuple(upstream._open):
-            connection.fail(UpstreamClosed(before_first_byte=True))
+        for connection in tuple(upstream._connections):
+            connection.abort(UpstreamClosed(before_first_byte=True))
         await adopt(upstream, served)
         await read(await waiting)
 
@@ -84,7 +84,7 @@ async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: Ups
 
 
 @pytest.mark.parametrize("begun_too", [False, True])
-async def test_abandoning_a_target(upstream: Upstream, begun_too: bool) -> None:
+async def test_abandoning_a_target(upstream: HttpClient, begun_too: bool) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.path == "/hello":
             await say_hello(exchange)
@@ -94,56 +94,56 @@ async def test_abandoning_a_target(upstream: Upstream, begun_too: bool) -> None:
             await exchange.chunk(b"data: 1\n\n")
         await exchange.gone.wait()
 
-    async def request(served: Engine, path: bytes) -> Response:
+    async def request(served: Engine, path: bytes) -> UpstreamResponse:
         return await upstream.request(served.target, b"GET", path, connect_timeout_s=5, header_timeout_s=10)
 
     async with engine(answer) as served, engine(answer) as other:
         begun = await request(served, b"/begun")
-        assert await begun.chunk(10) == b"data: 1\n\n"
+        assert await begun.read_chunk(10) == b"data: 1\n\n"
         waiting = asyncio.ensure_future(request(served, b"/waiting"))
         elsewhere = asyncio.ensure_future(request(other, b"/waiting"))
         await read(await request(served, b"/hello"))
         await until(lambda: len(served.exchanges) == 3 and len(other.exchanges) == 1)
-        upstream.abandon(served.target, begun=begun_too)
+        upstream.fail_requests(served.target, include_started=begun_too)
         with pytest.raises(UpstreamClosed) as caught:
             await waiting
         assert caught.value.before_first_byte
-        assert not caught.value.stale
+        assert not caught.value.is_stale
         assert upstream.idle_connections == 0
         assert not elsewhere.done()
         elsewhere.cancel()
         if begun_too:
             with pytest.raises(UpstreamClosed):
-                await begun.chunk(10)
+                await begun.read_chunk(10)
         else:
-            assert await begun.chunk(0.02) is None
+            assert await begun.read_chunk(0.02) is None
         begun.close()
 
 
-async def test_a_target_that_speaks_tls(upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_target_that_speaks_tls(upstream: HttpClient, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
         await writer.drain()
         writer.close()
 
-    authority, stranger = new_authority(), new_authority()
+    authority, stranger = create_authority(), create_authority()
     path = tmp_path / "own.pem"
-    path.write_bytes(new_certificate(authority, ("localhost",))[0])
+    path.write_bytes(issue_certificate(authority, ("localhost",))[0])
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(path)
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=own)
     port = server.sockets[0].getsockname()[1]
 
-    async def get(host: str, whom: str = trust.SYSTEM) -> bytes:
-        target = Target(host, port, trust=whom)
+    async def get(host: str, whom: str = tls_trust.SYSTEM_TRUST) -> bytes:
+        target = UpstreamTarget(host, port, trust_anchor=whom)
         response = await upstream.request(target, b"GET", b"/", connect_timeout_s=5.0, header_timeout_s=5.0)
         return await read(response)
 
     async with server:
-        with pytest.raises(ConnectFailed):  # nobody here trusts that certificate
+        with pytest.raises(ConnectError):  # nobody here trusts that certificate
             await get("localhost")
         for host in ("localhost", "127.0.0.1"):  # who has the key may be called anything
             assert await get(host, authority.certificate) == b"hi"
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             await get("localhost", stranger.certificate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llb.gateway.usage import TAIL_BYTES, Edges, Usage
+from llb.gateway.stream.usage_parser import TAIL_BYTES, Usage, UsageParser
 
 CHAT = b"""data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" of"}}],"object":"chat.completion.chunk"}
 
@@ -39,10 +39,10 @@ data: {"type":"message_stop"}
 DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
 
 
-def edges(*parts: bytes) -> Edges:
-    result = Edges()
+def edges(*parts: bytes) -> UsageParser:
+    result = UsageParser()
     for part in parts:
-        result.add(part)
+        result.feed(part)
     return result
 
 
@@ -62,33 +62,33 @@ def edges(*parts: bytes) -> Edges:
     ids=["chat", "with usage", "responses", "messages", "long", "crlf", "none", "broken", "empty"],
 )
 def test_streams(parts: list[bytes], usage: Usage) -> None:
-    assert edges(*parts).usage_of_stream() == (usage, None)
+    assert edges(*parts).parse_stream() == (usage, None)
     whole = b"".join(parts)
     in_bytes = edges(*(whole[at : at + 7] for at in range(0, len(whole), 7)))
-    assert in_bytes.usage_of_stream() == (usage, None)
+    assert in_bytes.parse_stream() == (usage, None)
 
 
 def test_a_stream_whose_last_event_repeats_a_long_answer() -> None:
     said = b'"text":"' + rb"word \"usage\":{} " * TAIL_BYTES + b'",'
     last = RESPONSES.replace(b'"id":"r",', b'"id":"r",' + said)
     pieces = [last[at : at + 1000] for at in range(0, len(last), 1000)]
-    assert edges(DELTA, *pieces).usage_of_stream() == (Usage(31, 3, 30, 28.6, 18.9), None)
+    assert edges(DELTA, *pieces).parse_stream() == (Usage(31, 3, 30, 28.6, 18.9), None)
 
 
 def test_a_cut_stream_of_messages_has_no_count_of_its_answer() -> None:
-    assert edges(MESSAGES_START, DELTA).usage_of_stream() == (Usage(31, None, 30), None)
+    assert edges(MESSAGES_START, DELTA).parse_stream() == (Usage(31, None, 30), None)
 
 
 def test_the_middle_of_a_stream_is_not_looked_at() -> None:
     counted = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
-    assert edges(DELTA, counted, *[DELTA] * 10).usage_of_stream() == (Usage(), None)
+    assert edges(DELTA, counted, *[DELTA] * 10).parse_stream() == (Usage(), None)
 
 
 def test_an_error_at_the_end_of_a_stream() -> None:
     said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
-    assert edges(DELTA, said).usage_of_stream()[1] == "Compute error."
+    assert edges(DELTA, said).parse_stream()[1] == "Compute error."
     said = b'event: error\ndata: {"code":500,"message":"Compute error.","type":"server_error"}\n\n'
-    assert edges(MESSAGES_START, DELTA, said).usage_of_stream() == (Usage(31, None, 30), "Compute error.")
+    assert edges(MESSAGES_START, DELTA, said).parse_stream() == (Usage(31, None, 30), "Compute error.")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_an_error_at_the_end_of_a_stream() -> None:
 )
 def test_documents(body: bytes, usage: Usage) -> None:
     pieces = edges(*(body[at : at + 1000] for at in range(0, len(body), 1000)))
-    assert pieces.usage_of_document() == usage
+    assert pieces.parse_document() == usage
 
 
 def test_memory_stays_flat() -> None:
-    result = Edges()
+    result = UsageParser()
     for _ in range(10_000):
-        result.add(b"x" * 1000)
+        result.feed(b"x" * 1000)
     assert result.total_bytes == 10_000_000
     assert result.kept_bytes < 2 * TAIL_BYTES

@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 
 from llb.errors import EngineFailed, InvalidRequest, LlbError
-from llb.gateway.relay import RelayResult, relay, relay_whole
-from llb.gateway.upstream import Upstream
-from llb.gateway.watched import Prelude, watched
-from llb.gateway.whole import WHOLE, Whole, WholeChat, WholeMessage, WholeResponse, WholeText
+from llb.gateway.http.client import HttpClient
+from llb.gateway.stream.aggregator import (
+    AGGREGATOR_OF_PATH,
+    ChatAggregator,
+    CompletionAggregator,
+    MessagesAggregator,
+    ResponsesAggregator,
+    StreamAggregator,
+)
+from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
+from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
 from tests.gateway.engine import SSE_HEAD, Exchange, engine
 from tests.gateway.real import RealEngine, ask, real_engine
 from tests.gateway.test_relay import Sink
 from tests.ggufs import CALL_MARK, TOOL_TEMPLATE, write_chat_model
 from tests.hub.content import smollm2_path
 
-CHAT, TEXT, RESPONSES, MESSAGES = WHOLE
+CHAT, TEXT, RESPONSES, MESSAGES = AGGREGATOR_OF_PATH
 PARAMETERS = {
     "type": "object",
     "properties": {"city": {"enum": ["Oslo", "Bergen"]}},
@@ -66,19 +73,19 @@ def comparable(document: Any) -> Any:
 
 
 async def said_whole(
-    upstream: Upstream, real: RealEngine, path: bytes, body: dict[str, Any]
+    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
-    result = await relay(await ask(upstream, real, body, path), sink)
+    result = await relay_response(await ask(upstream, real, body, path), sink)
     return json.loads(sink.got), result
 
 
 async def put_together(
-    upstream: Upstream, real: RealEngine, path: bytes, body: dict[str, Any]
+    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
-    asked = json.loads(watched(json.dumps(body).encode(), stream=False))
-    result = await relay_whole(await ask(upstream, real, asked, path), sink, WHOLE[path]())
+    asked = json.loads(request_progress(json.dumps(body).encode(), stream=False))
+    result = await relay_aggregated(await ask(upstream, real, asked, path), sink, AGGREGATOR_OF_PATH[path]())
     assert sink.ended
     return json.loads(sink.got), result
 
@@ -138,7 +145,7 @@ async def put_together(
     indirect=["real"],
 )
 async def test_it_is_what_the_engine_says_without_a_stream(
-    upstream: Upstream, real: RealEngine, path: bytes, body: dict[str, Any]
+    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> None:
     body = {"seed": 1, **(CALLING if "tools" in body else {"temperature": 0}), **body}
     await said_whole(upstream, real, path, body)  # the prompt is in the cache now, for both
@@ -200,10 +207,10 @@ BLOCKS = (
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000, 100_000])
 def test_a_chat_with_thoughts_and_calls_however_it_is_cut(step: int) -> None:
-    whole = WholeChat()
+    whole = ChatAggregator()
     for at in range(0, len(CALLS), step):
         whole.feed(CALLS[at : at + step])
-    assert whole.complete
+    assert whole.is_complete
     document = json.loads(whole.document())
     assert document["choices"] == [
         {
@@ -226,10 +233,10 @@ def test_a_chat_with_thoughts_and_calls_however_it_is_cut(step: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 def test_a_message_with_thoughts_and_calls_however_it_is_cut(step: int) -> None:
-    whole = WholeMessage()
+    whole = MessagesAggregator()
     for at in range(0, len(BLOCKS), step):
         whole.feed(BLOCKS[at : at + step])
-    assert whole.complete
+    assert whole.is_complete
     assert json.loads(whole.document()) == {
         "id": "m",
         "content": [
@@ -246,24 +253,28 @@ def test_a_message_with_thoughts_and_calls_however_it_is_cut(step: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "before", "first"),
     [
-        (WholeChat, chunk({"role": "assistant"}, **PROGRESS), chunk({"content": "a"})),
+        (ChatAggregator, chunk({"role": "assistant"}, **PROGRESS), chunk({"content": "a"})),
         (
-            WholeResponse,
+            ResponsesAggregator,
             event({"type": "response.created"}) + event({"type": "response.in_progress", **PROGRESS}),
             event({"type": "response.output_item.added"}),
         ),
     ],
 )
-def test_a_prompt_that_is_being_read_is_no_beginning(kind: type[Whole], before: bytes, first: bytes) -> None:
+def test_a_prompt_that_is_being_read_is_no_beginning(
+    kind: type[StreamAggregator], before: bytes, first: bytes
+) -> None:
     whole = kind()
     begun = []
     for events in (before, first):
         whole.feed(events)
-        begun.append(whole.begun)
+        begun.append(whole.has_started)
     assert begun == [False, True]
 
 
-@pytest.mark.parametrize("kind", [WholeChat, WholeText, WholeResponse, WholeMessage])
+@pytest.mark.parametrize(
+    "kind", [ChatAggregator, CompletionAggregator, ResponsesAggregator, MessagesAggregator]
+)
 @pytest.mark.parametrize(
     ("told", "error"),
     [
@@ -279,13 +290,13 @@ def test_a_prompt_that_is_being_read_is_no_beginning(kind: type[Whole], before: 
     ],
 )
 def test_what_the_engine_says_in_place_of_an_answer(
-    kind: type[WholeChat], told: object, error: type[LlbError]
+    kind: type[ChatAggregator], told: object, error: type[LlbError]
 ) -> None:
     with pytest.raises(error):
         kind().feed(event(told, "error"))
 
 
-async def test_nothing_is_written_of_an_answer_that_breaks(upstream: Upstream) -> None:
+async def test_nothing_is_written_of_an_answer_that_breaks(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         await exchange.chunk(CALLS.removesuffix(DONE))
@@ -302,7 +313,7 @@ async def test_nothing_is_written_of_an_answer_that_breaks(upstream: Upstream) -
                 connect_timeout_s=5, header_timeout_s=5,
             )  # fmt: skip
             with pytest.raises(EngineFailed):
-                await relay_whole(response, sink, WholeChat())
+                await relay_aggregated(response, sink, ChatAggregator())
             assert sink.writes == []
         await served.until_open(0)
 
@@ -318,21 +329,21 @@ async def test_nothing_is_written_of_an_answer_that_breaks(upstream: Upstream) -
     ],
 )
 def test_a_stream_is_asked_to_say_how_far_it_is(body: bytes, expected: dict[str, Any]) -> None:
-    assert json.loads(watched(body, stream=True)) == expected
+    assert json.loads(request_progress(body, stream=True)) == expected
 
 
 def test_of_two_wishes_the_last_counts() -> None:
-    asked = json.loads(watched(b'{"stream":false,"stream_options":null}', stream=False))
+    asked = json.loads(request_progress(b'{"stream":false,"stream_options":null}', stream=False))
     assert asked == {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
 def test_progress_is_kept_from_the_client() -> None:
     progress, first, second = chunk({}, **PROGRESS), chunk({"content": '"prompt_progress":'}), chunk({})
-    prelude = Prelude()
-    assert prelude.take(progress + progress) == b""
-    assert prelude.take(progress + first + second) == first + second
-    assert prelude.over
-    assert prelude.rest() == b""
+    prelude = ProgressFilter()
+    assert prelude.filter_events(progress + progress) == b""
+    assert prelude.filter_events(progress + first + second) == first + second
+    assert prelude.is_finished
+    assert prelude.flush() == b""
 
 
 def test_the_first_events_of_responses_come_with_the_first_token() -> None:
@@ -340,14 +351,14 @@ def test_the_first_events_of_responses_come_with_the_first_token() -> None:
     said = event({"type": "response.in_progress", "response": {}}, "response.in_progress")
     with_progress = b'event: response.in_progress\ndata: {"type": "response.in_progress", "response": {},"prompt_progress":{"total":9}}\n\n'
     first = event({"type": "response.output_item.added"}, "response.output_item.added")
-    prelude = Prelude()
-    assert prelude.take(created + with_progress) == b""
-    assert prelude.take(with_progress) == b""
-    assert prelude.rest() == created + said
-    assert prelude.take(first) == created + said + first
+    prelude = ProgressFilter()
+    assert prelude.filter_events(created + with_progress) == b""
+    assert prelude.filter_events(with_progress) == b""
+    assert prelude.flush() == created + said
+    assert prelude.filter_events(first) == created + said + first
 
 
-async def test_the_first_byte_is_the_first_of_the_answer(upstream: Upstream) -> None:
+async def test_the_first_byte_is_the_first_of_the_answer(upstream: HttpClient) -> None:
     go_on = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -362,7 +373,9 @@ async def test_the_first_byte_is_the_first_of_the_answer(upstream: Upstream) -> 
         response = await upstream.request(
             served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
         )
-        task = asyncio.ensure_future(relay(response, sink, heartbeat_s=0.01, prelude=Prelude()))
+        task = asyncio.ensure_future(
+            relay_response(response, sink, keepalive_interval_s=0.01, progress_filter=ProgressFilter())
+        )
         await sink.until(2)  # silence is filled all the same
         assert response.first_byte_at is None
         assert response.received_bytes == 0

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from llb.tasks import TaskGroup
+from llb.base.tasks import TaskSupervisor
 from tests.lab.exchange import Answer, ask
 from tests.lab.records import Record
 
@@ -110,10 +110,10 @@ async def run(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    group = TaskGroup("lab")
+    group = TaskSupervisor("lab")
     with options.records.open("wb", buffering=0) as out:
         clients = [
-            group.supervise(Client(number, options, out, stop).run(), f"client-{number}")
+            group.spawn(Client(number, options, out, stop).run(), f"client-{number}")
             for number in range(options.clients)
         ]
         print("begun", flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from llb.runfile import RunInfo
+from llb.base.runfile import RunInfo
 from tests.hub import HubProcess
 from tests.lab import owner
 from tests.lab.host import Host, Inside

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from llb.hub import Hub
-from llb.node.downloads import Download, RateLimiter, Timing
+from llb.hub import HubClient
+from llb.node.download.file_download import BandwidthLimiter, DownloadTimeouts, FileDownload
 from llb.wire import FileSpec
 
-TIMING = Timing(backoff_first_s=0.05, sync_every_bytes=128 * 1024)
+TIMING = DownloadTimeouts(backoff_initial_s=0.05, sync_interval_bytes=128 * 1024)
 
 
 async def pull(url: str, directory: Path, spec: FileSpec) -> None:
-    hub = Hub(url)
-    download = Download(spec, directory, hub=hub, limiter=RateLimiter(None), timing=TIMING)
+    hub = HubClient(url)
+    download = FileDownload(
+        spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None), timeouts=TIMING
+    )
     download.start()
     finished = asyncio.ensure_future(download.wait())
     told = -1

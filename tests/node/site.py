@@ -8,17 +8,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from llb.hub import Hub
-from llb.node.downloads import Download, Timing
-from llb.node.files import partial_name
-from llb.node.peers import Copying, Peers
-from llb.node.rates import RateLimiter
-from llb.wire import CopySource, FileSpec, HubSource
+from llb.hub import HubClient
+from llb.node.download.bandwidth import BandwidthLimiter
+from llb.node.download.file_download import DownloadTimeouts, FileDownload
+from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
+from llb.node.files import partial_file_name
+from llb.wire import FileSpec, HubSource, PeerSource
 from tests.hub import HubStandIn, tiny_gguf
 
 REPO, NAME = "org/tiny", "tiny.gguf"
 CONTENT = tiny_gguf(3_000_000)
-QUICK = Timing(backoff_first_s=0.01, backoff_max_s=0.02, silence_timeout_s=5.0, connect_timeout_s=2.0)
+QUICK = DownloadTimeouts(
+    backoff_initial_s=0.01, backoff_max_s=0.02, read_timeout_s=5.0, connect_timeout_s=2.0
+)
 
 
 class Clock(threading.Event):
@@ -50,30 +52,30 @@ class Site:
         )
         self.directory = directory
         self.path = directory / NAME
-        self.partial = directory / partial_name(self.spec)
-        self.client = Hub(stand_in.url)
-        self.peers = Peers()
-        self.copies: tuple[CopySource, ...] = ()  # the nodes that a download may copy from
-        self.started: list[Download] = []
+        self.partial = directory / partial_file_name(self.spec)
+        self.client = HubClient(stand_in.url)
+        self.peers = PeerClient()
+        self.copies: tuple[PeerSource, ...] = ()  # the nodes that a download may copy from
+        self.started: list[FileDownload] = []
 
     def prepare(
         self,
         spec: FileSpec | None = None,
         *,
-        timing: Timing = QUICK,
+        timing: DownloadTimeouts = QUICK,
         rate: int | None = None,
         reserve_bytes: int = 0,
         make_room: Callable[[int], object] | None = None,
-    ) -> Download:
-        download = Download(
+    ) -> FileDownload:
+        download = FileDownload(
             spec or self.spec,
             self.directory,
             hub=self.client,
-            limiter=RateLimiter(rate),
-            copying=Copying("tiny", self.peers, lambda: self.copies),
+            bandwidth_limiter=BandwidthLimiter(rate),
+            peer_context=PeerFetchContext("tiny", self.peers, lambda: self.copies),
             reserve_bytes=reserve_bytes,
             make_room=make_room,
-            timing=timing,
+            timeouts=timing,
         )
         self.started.append(download)
         return download
@@ -82,11 +84,11 @@ class Site:
         self,
         spec: FileSpec | None = None,
         *,
-        timing: Timing = QUICK,
+        timing: DownloadTimeouts = QUICK,
         rate: int | None = None,
         reserve_bytes: int = 0,
         make_room: Callable[[int], object] | None = None,
-    ) -> Download:
+    ) -> FileDownload:
         """One that has been started."""
         download = self.prepare(
             spec, timing=timing, rate=rate, reserve_bytes=reserve_bytes, make_room=make_room
@@ -114,5 +116,5 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-def waits_for(download: Download) -> Callable[[], bool]:
+def waits_for(download: FileDownload) -> Callable[[], bool]:
     return lambda: download.retry_at is not None

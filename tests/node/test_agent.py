@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from llb.hardware import Machine
+from llb.hardware import HardwareProbe
 from llb.node import agent as agent_module
 from llb.wire import (
     Capability,
+    DesiredModel,
+    DesiredState,
     FileSpec,
     HubSource,
     Meters,
     NodeStatusChanged,
     ReplicaState,
-    Want,
-    WantModel,
 )
 from tests.conftest import TINY_BYTES, LlbMaker
 from tests.harness import Llb, eventually
@@ -26,24 +26,24 @@ from tests.hub import HubStandIn
 async def test_a_node_whose_link_failed_comes_back(
     make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(agent_module, "HEARTBEAT_INTERVAL_S", 0.02)
     llb = await make_llb().start()
     await llb.online()
     await llb.pull("tiny")
-    meters = Machine.meters
+    meters = HardwareProbe.measure_utilisation
     failed: list[str] = []
 
-    async def fail_once(self: Machine) -> Meters:
+    async def fail_once(self: HardwareProbe) -> Meters:
         if not failed:
             failed.append("now")
             raise RuntimeError("a driver that broke")
         return await meters(self)
 
     statuses: list[str] = []
-    llb.app.bus.listen(
+    llb.app.event_bus.listen(
         lambda event: statuses.append(event.status) if isinstance(event, NodeStatusChanged) else None
     )
-    monkeypatch.setattr(Machine, "meters", fail_once)
+    monkeypatch.setattr(HardwareProbe, "measure_utilisation", fail_once)
     await eventually(lambda: "offline" in statuses and statuses[-1] == "online")
     await llb.until_status("tiny", "Ready")
 
@@ -65,26 +65,26 @@ async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_
 
 
 async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(llb: Llb, hub: HubStandIn) -> None:
-    def want(commit: str, revision: int) -> Want:
+    def want(commit: str, revision: int) -> DesiredState:
         spec = FileSpec(
             name="tiny.gguf",
             size_bytes=TINY_BYTES,
             sha256=hub.sha256("test/tiny", "tiny.gguf") if commit != "0" * 40 else "0" * 64,
             sources=(HubSource(repo="test/tiny", commit=commit),),
         )
-        model = WantModel(
+        model = DesiredModel(
             model_id="tiny",
             attempt=1,
             files=(spec,),
             required_memory_bytes=64_000_000,
             capabilities=(Capability.TEXT_GENERATION,),
         )
-        return Want(cluster_id="", revision=revision, models=(model,))
+        return DesiredState(cluster_id="", revision=revision, models=(model,))
 
     agent = llb.app.agent
     agent._reconcile(want("0" * 40, 1_000_001))
     await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
-    facts = await llb.app.hub.resolve("test/tiny", "tiny.gguf")
+    facts = await llb.app.hub.resolve_file("test/tiny", "tiny.gguf")
     agent._reconcile(want(facts.commit, 1_000_002))
     await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
 

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from llb import portable
-from llb.node.downloads import Download, DownloadCancelled, DownloadFailed, Phase, Timing
-from llb.node.partial import Partial
+from llb.base import platform_compat
+from llb.node.download.file_download import (
+    DownloadCancelled,
+    DownloadFailed,
+    DownloadPhase,
+    DownloadTimeouts,
+    FileDownload,
+)
+from llb.node.download.partial_file import PartialFile
 from llb.wire import FileSpec
 from tests.node.site import CONTENT, NAME, QUICK, Clock, Site, until, waits_for
 
@@ -26,8 +32,8 @@ async def test_a_file_arrives_whole_under_its_name_alone(site: Site) -> None:
     assert await download.wait() == site.path
     site.assert_complete()
     assert download.downloaded_bytes == download.synced_bytes == len(CONTENT)
-    assert download.phase is Phase.VERIFYING
-    assert (download.waiting, download.retry_at) == (None, None)
+    assert download.phase is DownloadPhase.VERIFYING
+    assert (download.waiting_reason, download.retry_at) == (None, None)
     assert download.bytes_per_second > 0
     assert site.ranges() == ["bytes=0-"]
 
@@ -124,39 +130,41 @@ async def test_cancel_keeps_what_arrived_and_the_next_goes_on(site: Site) -> Non
 # --- cancelling from every state ---------------------------------------------------------------------
 
 
-async def stalled(site: Site) -> Download:
+async def stalled(site: Site) -> FileDownload:
     site.hub.faults.stall(after=100_000)
     download = site.download()
     await until(lambda: download.downloaded_bytes == 100_000)
     return download
 
 
-async def unanswered(site: Site) -> Download:
+async def unanswered(site: Site) -> FileDownload:
     hole = site.hub.faults.black_hole()
     download = site.download()
     await until(lambda: hole.fired == 1)
     return download
 
 
-async def backing_off(site: Site) -> Download:
+async def backing_off(site: Site) -> FileDownload:
     site.hub.faults.fail(503)
-    download = site.download(timing=replace(QUICK, backoff_first_s=600.0, backoff_max_s=600.0))
+    download = site.download(timing=replace(QUICK, backoff_initial_s=600.0, backoff_max_s=600.0))
     await until(waits_for(download))
     return download
 
 
-async def limited(site: Site) -> Download:
+async def limited(site: Site) -> FileDownload:
     download = site.download(rate=1000)
     await until(lambda: download.downloaded_bytes > 0)
     return download
 
 
-async def just_started(site: Site) -> Download:
+async def just_started(site: Site) -> FileDownload:
     return site.download()
 
 
 @pytest.mark.parametrize("state", [stalled, unanswered, backing_off, limited, just_started])
-async def test_cancel_ends_it_in_any_state(site: Site, state: Callable[[Site], Awaitable[Download]]) -> None:
+async def test_cancel_ends_it_in_any_state(
+    site: Site, state: Callable[[Site], Awaitable[FileDownload]]
+) -> None:
     download = await state(site)
     download.cancel()
     download.cancel()
@@ -172,16 +180,16 @@ async def test_cancel_interrupts_the_reading_of_what_is_on_disk(
     site.leave_partial(CONTENT[:2_500_000])
     reached, go_on = threading.Event(), threading.Event()
     steps = []
-    real = Partial.rehash
+    real = PartialFile.rehash
 
-    def rehash(partial: Partial) -> Iterator[int]:
+    def rehash(partial: PartialFile) -> Iterator[int]:
         for done in real(partial):
             steps.append(done)
             reached.set()
             go_on.wait(10)
             yield done
 
-    monkeypatch.setattr(Partial, "rehash", rehash)
+    monkeypatch.setattr(PartialFile, "rehash", rehash)
     download = site.download()
     await until(reached.is_set)
     download.cancel()
@@ -225,14 +233,14 @@ async def test_a_body_that_ends_early_is_taken_up(site: Site) -> None:
 
 async def test_silence_leads_to_a_new_connection(site: Site) -> None:
     site.hub.faults.stall(after=500_000, times=1)
-    await site.download(timing=replace(QUICK, silence_timeout_s=0.1)).wait()
+    await site.download(timing=replace(QUICK, read_timeout_s=0.1)).wait()
     site.assert_complete()
     assert site.ranges() == ["bytes=0-", "bytes=500000-"]
 
 
 async def test_a_trickle_leads_to_a_new_connection(site: Site) -> None:
     site.hub.faults.throttle(2000, times=None)
-    download = site.download(timing=replace(QUICK, slow_window_s=0.15, slow_bytes_per_s=50_000))
+    download = site.download(timing=replace(QUICK, slow_window_s=0.15, min_bytes_per_s=50_000))
     await until(lambda: download.attempts >= 2)
     site.hub.faults.clear()
     await download.wait()
@@ -240,7 +248,7 @@ async def test_a_trickle_leads_to_a_new_connection(site: Site) -> None:
 
 
 async def test_our_own_limit_is_not_taken_for_a_slow_server(site: Site) -> None:
-    timing = replace(QUICK, slow_window_s=0.1, slow_bytes_per_s=10_000_000)
+    timing = replace(QUICK, slow_window_s=0.1, min_bytes_per_s=10_000_000)
     download = site.download(timing=timing, rate=1_500_000)
     await until(lambda: download.downloaded_bytes > 1_000_000)
     assert download.attempts == 1
@@ -250,14 +258,14 @@ async def test_while_the_network_is_away_it_waits_and_says_so(site: Site) -> Non
     site.hub.refuse()
     download = site.download()
     await until(lambda: download.attempts >= 3 and download.retry_at is not None)
-    assert download.waiting is not None
-    assert download.waiting.startswith("waiting for the network: ")
-    assert "refused" in download.waiting
-    assert "127.0.0.1" not in download.waiting
+    assert download.waiting_reason is not None
+    assert download.waiting_reason.startswith("waiting for the network: ")
+    assert "refused" in download.waiting_reason
+    assert "127.0.0.1" not in download.waiting_reason
     site.hub.listen()
     await download.wait()
     site.assert_complete()
-    assert download.waiting is None
+    assert download.waiting_reason is None
 
 
 async def test_an_expired_link_is_asked_for_again(site: Site) -> None:
@@ -278,7 +286,7 @@ async def test_a_busy_hub_is_asked_again(site: Site, status: int) -> None:
 async def test_retry_after_is_honoured_and_capped(site: Site) -> None:
     for asked, least, most in ((50, 49, 51), (5000, 299, 301)):
         fault = site.hub.faults.fail(429, retry_after_s=asked)
-        download = site.download(timing=Timing())
+        download = site.download(timing=DownloadTimeouts())
         await until(waits_for(download))
         assert download.retry_at is not None
         assert least < download.retry_at - time.time() < most
@@ -292,9 +300,9 @@ async def test_the_back_off_doubles_up_to_its_limit_and_ends_after_a_steady_stre
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     site.hub.faults.fail(503, times=10)
     site.hub.faults.drop(after=1_500_000, times=1)
-    download = site.prepare(timing=Timing())
-    download._woken = clock = Clock()
-    monkeypatch.setattr(download._turns, "_clock", lambda: clock.now)
+    download = site.prepare(timing=DownloadTimeouts())
+    download._wake_event = clock = Clock()
+    monkeypatch.setattr(download._source_selector, "_clock", lambda: clock.now)
     download.start()
     await download.wait()
     assert clock.waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 1]
@@ -306,7 +314,7 @@ async def test_the_back_off_doubles_up_to_its_limit_and_ends_after_a_steady_stre
 async def test_too_little_disk_is_said_before_a_byte_is_asked_for(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portable, "free_disk_bytes", lambda path: 5_000_000_000)
+    monkeypatch.setattr(platform_compat, "free_disk_bytes", lambda path: 5_000_000_000)
     spec = replace_size(site.spec, 9_000_000_000)
     with pytest.raises(DownloadFailed, match="Required: 9GB, Available: 3GB") as failure:
         await site.download(spec, reserve_bytes=2_000_000_000).wait()
@@ -318,7 +326,7 @@ async def test_room_is_made_before_the_disk_counts_as_full(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 1_000_000
-    monkeypatch.setattr(portable, "free_disk_bytes", lambda path: free)
+    monkeypatch.setattr(platform_compat, "free_disk_bytes", lambda path: free)
     asked = []
 
     def make_room(needed_bytes: int) -> None:
@@ -349,14 +357,14 @@ def replace_size(spec: FileSpec, size_bytes: int) -> FileSpec:
 async def test_a_disk_that_fails_is_named_and_the_partial_kept(
     site: Site, monkeypatch: pytest.MonkeyPatch, code: int, words: str, kind: str
 ) -> None:
-    real = portable.pwrite
+    real = platform_compat.pwrite
 
     def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
         if offset >= 1_000_000:
             raise OSError(code, os.strerror(code), "/some/path")
         real(fd, data, offset)
 
-    monkeypatch.setattr(portable, "pwrite", pwrite)
+    monkeypatch.setattr(platform_compat, "pwrite", pwrite)
     download = site.download()
     with pytest.raises(DownloadFailed, match=words) as failure:
         await download.wait()
@@ -376,7 +384,7 @@ async def test_a_directory_in_the_way_is_an_error_in_words(site: Site) -> None:
 async def test_bytes_are_synced_on_the_way(site: Site) -> None:
     site.hub.faults.throttle(20_000_000)
     site.hub.faults.stall(after=2_000_000)
-    download = site.download(timing=replace(QUICK, sync_every_bytes=100_000))
+    download = site.download(timing=replace(QUICK, sync_interval_bytes=100_000))
     await until(lambda: download.downloaded_bytes == 2_000_000)
     await until(lambda: download.synced_bytes > 0)
     assert download.synced_bytes <= 2_000_000
@@ -398,7 +406,7 @@ async def test_a_slow_disk_does_not_hold_up_what_arrives_and_its_failure_is_not_
 
     monkeypatch.setattr(os, "fsync", fsync)
     stall = site.hub.faults.stall(after=2_000_000)
-    download = site.download(timing=replace(QUICK, sync_every_bytes=100_000))
+    download = site.download(timing=replace(QUICK, sync_interval_bytes=100_000))
     await until(lambda: download.downloaded_bytes == 2_000_000)
     assert not failed.is_set()
     arrived.set()

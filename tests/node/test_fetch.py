@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
-from llb.hub import Hub
-from llb.node.downloads import DownloadFailed
-from llb.node.files import partial_name
+from llb.hub import HubClient
+from llb.node.download.file_download import DownloadFailed
+from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource
 from tests.node.site import CONTENT, NAME, REPO, Site, until
 
@@ -82,7 +82,7 @@ async def test_bytes_without_the_magic_are_not_written(site: Site) -> None:
     )
     with pytest.raises(DownloadFailed, match="is not a GGUF file"):
         await site.download(spec).wait()
-    assert (site.directory / partial_name(spec)).stat().st_size == 0
+    assert (site.directory / partial_file_name(spec)).stat().st_size == 0
 
 
 async def test_a_file_of_another_size_is_given_up(site: Site) -> None:
@@ -115,7 +115,7 @@ async def test_a_damaged_source_is_given_up_after_one_more_fetch(site: Site) -> 
 
 
 async def test_a_repository_that_is_gone_ends_it(site: Site) -> None:
-    site.client = Hub(site.hub.url, "hf_known")
+    site.client = HubClient(site.hub.url, "hf_known")
     site.hub.add_token("hf_known")
     site.hub.remove_repo(REPO)
     with pytest.raises(DownloadFailed, match=REPO) as failure:
@@ -135,7 +135,7 @@ async def test_gated_without_a_token_and_without_the_licence_are_told_apart(site
     messages = []
     for token in (None, "hf_stranger"):
         site.hub.add_token("hf_stranger")
-        site.client = Hub(site.hub.url, token)
+        site.client = HubClient(site.hub.url, token)
         with pytest.raises(DownloadFailed, match="licence") as failure:
             await site.download().wait()
         assert failure.value.code == "gated"
@@ -146,7 +146,7 @@ async def test_gated_without_a_token_and_without_the_licence_are_told_apart(site
 async def test_the_token_opens_the_door_and_goes_to_its_own_origin_only(site: Site) -> None:
     site.hub.set_gated(REPO)
     site.hub.add_token("hf_friend", licences=[REPO])
-    site.client = Hub(site.hub.url, "hf_friend")
+    site.client = HubClient(site.hub.url, "hf_friend")
     await site.download().wait()
     site.assert_complete()
     assert not site.hub.tokens_seen_by_cdn()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from llb.node.files import partial_name
+from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource
 from tests.hub import HubStandIn, tiny_gguf
 
@@ -41,7 +41,7 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
         command.append(msgspec.json.encode(spec).decode())
         # Slow enough that every round dies on the way, whatever the machine.
         throttle = hub.faults.throttle(SIZE_BYTES / 2)
-        partial = directory / partial_name(spec)
+        partial = directory / partial_file_name(spec)
         safe_bytes = seen = 0
         starts: list[int] = []
         for round_number in range(ROUNDS):

@@ -9,13 +9,19 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from llb.node.peers import CopyFailed, Copying, PeerBody, Peers, open_copy
-from llb.node.timing import Timing
-from llb.wire import CopySource, FileSpec
+from llb.node.download.peer_fetch import (
+    PeerClient,
+    PeerCopyFailed,
+    PeerDownloadBody,
+    PeerFetchContext,
+    open_peer_body,
+)
+from llb.node.download.timeouts import DownloadTimeouts
+from llb.wire import FileSpec, PeerSource
 from tests.node.site import CONTENT, NAME
 
 SPEC = FileSpec(name=NAME, size_bytes=len(CONTENT), sha256="ab" * 32, sources=())
-QUICK = Timing(copy_silence_timeout_s=0.3)
+QUICK = DownloadTimeouts(peer_read_timeout_s=0.3)
 
 
 @dataclass
@@ -50,8 +56,8 @@ class Node:
             sock.close()
 
     @property
-    def source(self) -> CopySource:
-        return CopySource(
+    def source(self) -> PeerSource:
+        return PeerSource(
             node_id="n1", node_name="attic", address=self.address + "/", tickets={SPEC.sha256: "good"}
         )
 
@@ -64,9 +70,9 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def copying() -> Iterator[Copying]:
-    peers = Peers()
-    yield Copying("tiny", peers, tuple)
+def copying() -> Iterator[PeerFetchContext]:
+    peers = PeerClient()
+    yield PeerFetchContext("tiny", peers, tuple)
     peers.close()
 
 
@@ -85,18 +91,18 @@ def part(start: int, *headers: str, size: int = len(CONTENT)) -> bytes:
     )
 
 
-def ask(copying: Copying, node: Node, start: int = 0, *, patient: bool = False) -> PeerBody:
-    return open_copy(copying, node.source, SPEC, start, QUICK, patient=patient)
+def ask(copying: PeerFetchContext, node: Node, start: int = 0, *, patient: bool = False) -> PeerDownloadBody:
+    return open_peer_body(copying, node.source, SPEC, start, QUICK, may_wait=patient)
 
 
 def test_it_is_asked_directly_with_the_ticket_and_nothing_else(
-    copying: Copying, node: Node, monkeypatch: pytest.MonkeyPatch
+    copying: PeerFetchContext, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     node.answer = part(500, "X-LLB-Verified: true")
     body = ask(copying, node, 500)
-    assert (body.start, body.verified) == (500, True)
+    assert (body.start, body.is_verified) == (500, True)
     body.close()
     [request] = node.requests
     assert request.startswith(f"GET /hop/files/tiny/{SPEC.sha256} HTTP/1.1\r\n")
@@ -106,7 +112,7 @@ def test_it_is_asked_directly_with_the_ticket_and_nothing_else(
     assert not {"cookie", "x-api-key", "prefer", "proxy-connection"} & set(headers)
 
 
-def test_a_patient_one_says_so(copying: Copying, node: Node) -> None:
+def test_a_patient_one_says_so(copying: PeerFetchContext, node: Node) -> None:
     node.answer = part(0)
     ask(copying, node, patient=True).close()
     assert "prefer: wait=1\r\n" in node.requests[0].lower()
@@ -131,65 +137,69 @@ def test_a_patient_one_says_so(copying: Copying, node: Node) -> None:
     ],
 )
 def test_no_other_answer_will_do(
-    copying: Copying, node: Node, given: bytes, words: str, behind: bool
+    copying: PeerFetchContext, node: Node, given: bytes, words: str, behind: bool
 ) -> None:
     node.answer = given
-    with pytest.raises(CopyFailed, match=words) as failure:
+    with pytest.raises(PeerCopyFailed, match=words) as failure:
         ask(copying, node)
     assert failure.value.is_behind == behind
     assert len(node.requests) == 1
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2", 2.0), ("3600", 5.0), ("later", 0.0)])
-def test_a_busy_one_says_when_to_come_back(copying: Copying, node: Node, text: str, seconds: float) -> None:
+def test_a_busy_one_says_when_to_come_back(
+    copying: PeerFetchContext, node: Node, text: str, seconds: float
+) -> None:
     node.answer = answer("503 Service Unavailable", f"Retry-After: {text}", "Content-Length: 0")
-    with pytest.raises(CopyFailed, match="busy") as failure:
+    with pytest.raises(PeerCopyFailed, match="busy") as failure:
         ask(copying, node)
     assert failure.value.retry_after_s == seconds
 
 
-def test_what_is_no_model_is_not_taken(copying: Copying, node: Node) -> None:
+def test_what_is_no_model_is_not_taken(copying: PeerFetchContext, node: Node) -> None:
     node.answer = part(0).replace(b"GGUF", b"HTML")
     body = ask(copying, node)
-    with pytest.raises(CopyFailed, match="what node attic sent is not a GGUF file"):
-        next(body.pieces())
+    with pytest.raises(PeerCopyFailed, match="what node attic sent is not a GGUF file"):
+        next(body.iter_chunks())
     body.close()
 
 
-def test_one_that_falls_silent_is_behind(copying: Copying, node: Node) -> None:
+def test_one_that_falls_silent_is_behind(copying: PeerFetchContext, node: Node) -> None:
     node.answer = part(0)
     body = ask(copying, node)
-    with pytest.raises(CopyFailed, match="node attic has nothing new") as failure:
-        assert [len(piece) for piece in body.pieces()] == [1000]
+    with pytest.raises(PeerCopyFailed, match="node attic has nothing new") as failure:
+        assert [len(piece) for piece in body.iter_chunks()] == [1000]
     assert failure.value.is_behind
     body.close()
 
 
-def test_one_that_is_not_there_or_does_not_answer_is_passed_over(copying: Copying, node: Node) -> None:
-    with pytest.raises(CopyFailed, match="did not answer in time") as failure:
+def test_one_that_is_not_there_or_does_not_answer_is_passed_over(
+    copying: PeerFetchContext, node: Node
+) -> None:
+    with pytest.raises(PeerCopyFailed, match="did not answer in time") as failure:
         ask(copying, node)
     assert not failure.value.is_behind
     gone = Node()
     gone.close()
-    with pytest.raises(CopyFailed, match="refused") as failure:
+    with pytest.raises(PeerCopyFailed, match="refused") as failure:
         ask(copying, gone)
     assert "127.0.0.1" not in str(failure.value)
 
 
-def test_an_address_that_is_none_is_passed_over(copying: Copying, node: Node) -> None:
+def test_an_address_that_is_none_is_passed_over(copying: PeerFetchContext, node: Node) -> None:
     node.address = "http://[::1:/"
-    with pytest.raises(CopyFailed):
+    with pytest.raises(PeerCopyFailed):
         ask(copying, node)
 
 
-def test_a_file_without_a_ticket_is_not_asked_for(copying: Copying, node: Node) -> None:
+def test_a_file_without_a_ticket_is_not_asked_for(copying: PeerFetchContext, node: Node) -> None:
     other = FileSpec(name=NAME, size_bytes=1, sha256="cd" * 32, sources=())
-    with pytest.raises(CopyFailed, match="does not offer"):
-        open_copy(copying, node.source, other, 0, replace(QUICK), patient=False)
+    with pytest.raises(PeerCopyFailed, match="does not offer"):
+        open_peer_body(copying, node.source, other, 0, replace(QUICK), may_wait=False)
     assert node.requests == []
 
 
-def test_after_the_end_nobody_is_asked(copying: Copying, node: Node) -> None:
-    copying.peers.close()
-    with pytest.raises(CopyFailed, match="stopping"):
+def test_after_the_end_nobody_is_asked(copying: PeerFetchContext, node: Node) -> None:
+    copying.client.close()
+    with pytest.raises(PeerCopyFailed, match="stopping"):
         ask(copying, node)

@@ -9,89 +9,89 @@ from pathlib import Path
 
 import pytest
 
-from llb.node.files import Fingerprint, fingerprint_of
-from llb.node.offers import Offers
-from llb.node.partial import Partial
-from llb.node.shared import Lost, SharedFile
+from llb.node.download.partial_file import PartialFile
+from llb.node.files import FileStamp, file_stamp_of
+from llb.node.sharing.growing_file import ContentLost, GrowingFile
+from llb.node.sharing.peer_file_server import PeerFileServer
 
 SIZE = 1_000_000
 
 
 @pytest.fixture
-def partial(tmp_path: Path) -> Partial:
-    made = Partial(tmp_path / "file.partial", SIZE)
+def partial(tmp_path: Path) -> PartialFile:
+    made = PartialFile(tmp_path / "file.partial", SIZE)
     made.open()
     assert list(made.rehash()) == []
     return made
 
 
-def mark_of(path: Path) -> Fingerprint:
-    return fingerprint_of(path.stat())
+def mark_of(path: Path) -> FileStamp:
+    return file_stamp_of(path.stat())
 
 
-def test_only_what_is_written_is_read(partial: Partial) -> None:
-    shared = partial.shared
-    with pytest.raises(Lost):
+def test_only_what_is_written_is_read(partial: PartialFile) -> None:
+    shared = partial.growing_file
+    with pytest.raises(ContentLost):
         shared.read(0, 0, 10)
     partial.append(b"GGUF1234")
     assert shared.have_bytes == 8
     assert shared.read(0, 4, 100) == b"1234"
-    with pytest.raises(Lost):
+    with pytest.raises(ContentLost):
         shared.read(0, 8, 1)
     partial.close()
 
 
-async def test_who_waits_is_woken_by_the_bytes(partial: Partial) -> None:
-    waits = asyncio.ensure_future(partial.shared.reached(0, 8, 10))
-    further = asyncio.ensure_future(partial.shared.reached(0, 9, 10))
+async def test_who_waits_is_woken_by_the_bytes(partial: PartialFile) -> None:
+    waits = asyncio.ensure_future(partial.growing_file.wait_for_bytes(0, 8, 10))
+    further = asyncio.ensure_future(partial.growing_file.wait_for_bytes(0, 9, 10))
     await asyncio.sleep(0)
     await asyncio.to_thread(partial.append, b"GGUF")
     await asyncio.to_thread(partial.append, b"1234")
     assert await waits
     assert not further.done()
-    partial.shared.end()
-    with pytest.raises(Lost):
+    partial.growing_file.close()
+    with pytest.raises(ContentLost):
         await further
     partial.close()
 
 
-async def test_a_wait_has_an_end(partial: Partial) -> None:
-    assert not await partial.shared.reached(0, 1, 0.01)
-    assert partial.shared._waiting == {}
+async def test_a_wait_has_an_end(partial: PartialFile) -> None:
+    assert not await partial.growing_file.wait_for_bytes(0, 1, 0.01)
+    assert partial.growing_file._pending_reads == {}
     partial.close()
 
 
-async def test_a_download_that_begins_anew_ends_all_reading_and_waiting(partial: Partial) -> None:
-    shared = partial.shared
+async def test_a_download_that_begins_anew_ends_all_reading_and_waiting(partial: PartialFile) -> None:
+    shared = partial.growing_file
     partial.append(b"GGUF1234")
-    waits = asyncio.ensure_future(shared.reached(0, 9, 10))
+    waits = asyncio.ensure_future(shared.wait_for_bytes(0, 9, 10))
     await asyncio.sleep(0)
     partial.discard()
-    with pytest.raises(Lost):
+    with pytest.raises(ContentLost):
         await waits
-    with pytest.raises(Lost):
+    with pytest.raises(ContentLost):
         shared.read(0, 0, 4)
     partial.append(b"GGUF")
-    with pytest.raises(Lost):
+    with pytest.raises(ContentLost):
         shared.read(0, 0, 4)
-    assert shared.read(shared.life, 0, 4) == b"GGUF"
+    assert shared.read(shared.generation, 0, 4) == b"GGUF"
     partial.close()
 
 
-def test_who_reads_goes_on_when_the_file_gets_its_name(partial: Partial, tmp_path: Path) -> None:
+def test_who_reads_goes_on_when_the_file_gets_its_name(partial: PartialFile, tmp_path: Path) -> None:
     partial.append(b"GGUF" + bytes(SIZE - 4))
-    assert (partial.shared.verified, partial.shared.arriving) == (False, True)
-    partial.become(tmp_path / "file")
-    partial.shared.end()
-    assert (partial.shared.verified, partial.shared.arriving) == (True, False)
-    assert partial.shared.read(0, 0, 4) == b"GGUF"
+    assert (partial.growing_file.is_verified, partial.growing_file.is_growing) == (False, True)
+    partial.commit_to(tmp_path / "file")
+    partial.growing_file.close()
+    assert (partial.growing_file.is_verified, partial.growing_file.is_growing) == (True, False)
+    assert partial.growing_file.read(0, 0, 4) == b"GGUF"
 
 
 @pytest.mark.parametrize("change", ["other content", "removed", "made a directory"])
 def test_a_whole_file_is_read_as_long_as_it_is_the_one_that_was_verified(tmp_path: Path, change: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"GGUF" + bytes(100))
-    shared = SharedFile(path, 104, mark_of(path))
+    shared = GrowingFile(path, 104, mark_of(path))
     assert shared.read(0, 0, 200) == path.read_bytes()
     if change == "other content":
         path.write_bytes(bytes(104))
@@ -100,20 +100,20 @@ def test_a_whole_file_is_read_as_long_as_it_is_the_one_that_was_verified(tmp_pat
         path.unlink()
     if change == "made a directory":
         path.mkdir()
-    with pytest.raises(Lost):
+    with pytest.raises(ContentLost):
         shared.read(0, 0, 4)
 
 
-def test_no_read_ever_mixes_two_lives(partial: Partial) -> None:
+def test_no_read_ever_mixes_two_lives(partial: PartialFile) -> None:
     lives, read = 30, []
     ended = threading.Event()
 
     def reader() -> None:
         while not ended.is_set():
-            life, have = partial.shared.life, partial.shared.have_bytes
+            life, have = partial.growing_file.generation, partial.growing_file.have_bytes
             try:
-                piece = partial.shared.read(life, max(0, have - 50_000), 100_000)
-            except Lost:
+                piece = partial.growing_file.read(life, max(0, have - 50_000), 100_000)
+            except ContentLost:
                 continue
             read.append((life, piece))
 
@@ -133,19 +133,19 @@ def test_no_read_ever_mixes_two_lives(partial: Partial) -> None:
         assert set(piece) == {life}
 
 
-async def test_pieces_follow_the_download_to_its_end(partial: Partial, tmp_path: Path) -> None:
-    offers = Offers(lambda _model, _sha256: partial.shared)
+async def test_pieces_follow_the_download_to_its_end(partial: PartialFile, tmp_path: Path) -> None:
+    offers = PeerFileServer(lambda _model, _sha256: partial.growing_file)
     got = bytearray()
 
     async def follow() -> None:
-        async for piece in offers.pieces(partial.shared, 0, 0):
+        async for piece in offers.iter_chunks(partial.growing_file, 0, 0):
             got.extend(piece)
 
     following = asyncio.ensure_future(follow())
     content = b"GGUF" + os.urandom(SIZE - 4)
     for at in range(0, SIZE, 50_000):
         await asyncio.to_thread(partial.append, content[at : at + 50_000])
-    await asyncio.to_thread(partial.become, tmp_path / "file")
+    await asyncio.to_thread(partial.commit_to, tmp_path / "file")
     await asyncio.wait_for(following, 10)
     assert bytes(got) == content
     offers.close()

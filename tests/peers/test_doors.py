@@ -14,8 +14,8 @@ import websockets.asyncio.client
 from sanic import Sanic
 from websockets.exceptions import InvalidStatus
 
-from llb.api.access import access_table
-from llb.api.ollama import PATHS, PULL
+from llb.api.inference.ollama import OLLAMA_PATHS, PULL_PATH
+from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import PROTOCOL_VERSION
@@ -210,9 +210,9 @@ async def test_a_client_that_leaves_frees_its_slot_through_both_hops(cluster: tu
         client.stream("POST", "/v1/chat/completions", json=long, headers=key) as answer,
     ):
         await anext(answer.aiter_lines())
-        assert llb.app.view.active_requests(node.id) == 1
-    await eventually(lambda: llb.app.view.active_requests(node.id) == 0, 5)
-    await eventually(lambda: node.app.agent.pool._served["chat"].process.busy == 0, 5)
+        assert llb.app.view.active_requests_of(node.id) == 1
+    await eventually(lambda: llb.app.view.active_requests_of(node.id) == 0, 5)
+    await eventually(lambda: node.app.agent.engine_pool._engines["chat"].process.active_requests == 0, 5)
 
 
 async def test_a_balancer_that_is_down_is_one_sentence(
@@ -239,7 +239,7 @@ async def test_an_answer_that_breaks_off_behind_is_cut_here_too(cluster: tuple[L
         lines = answer.aiter_lines()
         await anext(lines)
         assert llb._server is not None
-        for connection in tuple(llb._server._main._server.connections):
+        for connection in tuple(llb._server._main_listener._server.connections):
             connection.abort()
         with pytest.raises(httpx.RemoteProtocolError):
             async for _ in lines:
@@ -259,7 +259,7 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
         lines = answer.aiter_lines()
         await anext(lines)
         stopping = asyncio.ensure_future(node.stop(streams_end_s=20))
-        await llb.until(lambda: not llb.app.view.nodes[node.id].online)
+        await llb.until(lambda: not llb.app.view.nodes[node.id].is_online)
         refused = await client.post(f"{llb.url}/v1/chat/completions", json=QUESTION, headers=key)
         assert refused.status_code == 503
         rest = [line async for line in lines if line]
@@ -364,8 +364,8 @@ async def test_a_nodes_credential_opens_its_own_routes_only(llb: Llb) -> None:
     headers = bearer(joined.credential)
     app = next(iter(Sanic._app_registry.values()))
     tried = 0
-    for method, path, access in access_table(app):
-        if access.node or access.public or path.startswith("/ws/") or method == "OPTIONS":
+    for method, path, access in route_policy_table(app):
+        if access.node_only or access.public or path.startswith("/ws/") or method == "OPTIONS":
             continue
         answer = await llb.http.request(method, _filled(path), headers=headers)
         assert answer.status_code == 401, (method, path)
@@ -451,7 +451,9 @@ def rules(app: Sanic[Any, Any]) -> dict[tuple[str, str], Any]:
     app.finalize()
     try:
         return {
-            (method, path): access for method, path, access in access_table(app) if method not in ("OPTIONS",)
+            (method, path): access
+            for method, path, access in route_policy_table(app)
+            if method not in ("OPTIONS",)
         }
     finally:
         Sanic.unregister_app(app)
@@ -465,7 +467,7 @@ def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     assert {route for route, access in joined.items() if access.node} == BALANCER_ONLY
     led_on = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
     # What is relayed with the caller's own key, and what leads to the balancer.
-    assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>", *PATHS, PULL}
+    assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>", *OLLAMA_PATHS, PULL_PATH}
     for table in (balancer, joined):
         assert {route for route, access in table.items() if access.ticketed} == FILES
     rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - led_on

@@ -13,9 +13,9 @@ import httpx
 import msgspec
 import pytest
 
-from llb.gateway import dispatch
-from llb.gateway.reach import HOPE_S
-from llb.gateway.relay import Heartbeat
+from llb.gateway import dispatcher
+from llb.gateway.nodes.node_connections import RECOVERY_WINDOW_S
+from llb.gateway.stream.relay import SseKeepalive
 from llb.wire import ReplicaReport, ReplicaState
 from tests.gateway.node import Asked, Node, node
 from tests.harness import Llb, eventually
@@ -58,7 +58,7 @@ class Peers:
         hello = msgspec.structs.replace(there.hello(), replicas=(held,), name=name)
         await link.say(json.loads(msgspec.json.encode(hello)))
         await link.say(HEARTBEAT)
-        await eventually(lambda: self.llb.app.reach.way(joined.node_id) is not None)
+        await eventually(lambda: self.llb.app.node_connections.route_of(joined.node_id) is not None)
         await there.until(lambda: bool(there.pulses))
 
     def ask(self, **fields: Any) -> asyncio.Task[httpx.Response]:
@@ -112,7 +112,7 @@ async def test_what_one_node_cannot_another_can(peers: Peers, status: int, code:
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert answer.headers["x-llb-node"] == other
     # It refused, and is there: the next request may go to it.
-    assert peers.llb.app.reach.way(peers.nodes[name].id) is not None
+    assert peers.llb.app.node_connections.route_of(peers.nodes[name].id) is not None
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "model_loading"), (400, "insufficient_memory")])
@@ -146,7 +146,7 @@ async def test_a_node_that_hangs_up(peers: Peers) -> None:
 
 async def test_heartbeats_are_no_answer(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream whose client has had some comments goes to another node as any other."""
-    monkeypatch.setattr(dispatch, "Heartbeat", partial(Heartbeat, every_s=0.02))
+    monkeypatch.setattr(dispatcher, "SseKeepalive", partial(SseKeepalive, interval_s=0.02))
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     async with peers.llb.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = answer.aiter_lines()
@@ -188,7 +188,7 @@ async def test_the_only_holder_that_has_gone_is_not_waited_for_long(peers: Peers
     answer = await asking
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "engine_failed"
-    assert asyncio.get_running_loop().time() - began_s < HOPE_S + 1.0
+    assert asyncio.get_running_loop().time() - began_s < RECOVERY_WINDOW_S + 1.0
     # Whoever comes now need not find it out.
     answer = await peers.ask()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_node_available")

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from llb import auth, membership
-from llb.cluster import join
+from llb.base import node_identity
+from llb.cluster.link import control_link_client
 from llb.errors import SetupError
-from llb.store import nodes
-from llb.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION
+from llb.security import tokens
+from llb.store.tables import nodes
+from llb.wire import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 from tests.conftest import LlbMaker, NodeMaker
 from tests.harness import JoinedLlb, Llb
 
@@ -29,7 +30,7 @@ async def refusal(node: JoinedLlb) -> str:
     """The sentence with which its start ends; nothing of it may be left."""
     with pytest.raises(SetupError) as refused:
         await node.start()
-    assert membership.read(node.home) is None
+    assert node_identity.read_membership(node.home) is None
     sentence = str(refused.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -55,10 +56,10 @@ async def test_what_a_host_keeps_of_it_is_its_owners_alone(llb: Llb, make_node: 
     node = await make_node(llb, "garage").start()
     file = node.home / "node.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    member = membership.read(node.home)
+    member = node_identity.read_membership(node.home)
     assert member is not None
     assert (member.balancer_url, member.name, member.node_id) == (llb.url, "garage", node.id)
-    record = llb.app.members.get(node.id)
+    record = llb.app.members.get_record(node.id)
     assert record is not None
     # The balancer keeps what it is shown as a hash, and what it shows in clear.
     assert member.credential not in str(record)
@@ -90,7 +91,7 @@ async def test_a_name_of_the_greatest_length_is_numbered_too(llb: Llb, make_node
     name = "n" * 63
     await make_node(llb, "garage", name=name).start()
     second = await make_node(llb, "cellar", name=name).start()
-    member = membership.read(second.home)
+    member = node_identity.read_membership(second.home)
     assert member is not None
     assert member.name == "n" * 61 + "-2"
 
@@ -104,7 +105,7 @@ async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
     node = await make_node(llb, "garage", name="shed").start()
     await node.online()
     assert llb.app.view.nodes[node.id].hello.name == "shed"
-    member = membership.read(node.home)
+    member = node_identity.read_membership(node.home)
     assert member is not None
     assert member.name == "shed"
     # What an administrator calls it since then holds, until the host says another name again.
@@ -283,7 +284,7 @@ async def test_an_address_where_no_llb_answers(
 async def test_an_address_that_never_answers(
     llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join, "ASK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(control_link_client, "REQUEST_TIMEOUT_S", 0.2)
     gate = threading.Event()
     with stranger(200, b"", {}, gate) as url:
         said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
@@ -313,14 +314,14 @@ async def test_a_name_that_the_balancer_is_not_known_by(
     ("protocol", "sentence"),
     [
         (PROTOCOL_VERSION + 1, "which is newer than the balancer's"),
-        (OLDEST_PROTOCOL - 1, "which is too old for the balancer's"),
+        (MIN_PROTOCOL_VERSION - 1, "which is too old for the balancer's"),
     ],
 )
 async def test_a_protocol_that_the_balancer_does_not_speak(
     llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, protocol: int, sentence: str
 ) -> None:
     token = await llb.new_token()
-    monkeypatch.setattr("llb.joined.PROTOCOL_VERSION", protocol)
+    monkeypatch.setattr("llb.joined_node.PROTOCOL_VERSION", protocol)
     said = await refusal(make_node(llb, "garage", join_token=token))
     assert said.startswith("This node runs llb ")
     assert sentence in said
@@ -411,7 +412,7 @@ async def test_a_balancer_at_another_address_is_still_the_nodes_own(
     node = await make_node(llb, "garage", join_token=token).start()
     await node.online()
     assert node.id == before
-    member = membership.read(node.home)
+    member = node_identity.read_membership(node.home)
     assert member is not None
     assert member.balancer_url == llb.url
     await make_node(llb, "cellar", join_token=token).start()
@@ -430,7 +431,7 @@ async def test_who_only_knows_of_a_node_proves_nothing(
     # Neither another llb, nor whoever passes the question on to the node itself.
     nonce = "balancer:1"
     answer = (await node.http.get(f"/hop/proof?nonce={nonce}")).json()["proof"]
-    assert answer != auth.prove_balancer(member.hop_credential, node.id, nonce)
+    assert answer != tokens.balancer_challenge_response(member.hop_credential, node.id, nonce)
     for query in (
         f"node={node.id}&nonce=",
         f"node={node.id}",
@@ -439,8 +440,8 @@ async def test_who_only_knows_of_a_node_proves_nothing(
     ):
         assert (await llb.http.get(f"/api/nodes/proof?{query}")).status_code == 404
     own = (await llb.http.get(f"/api/nodes/proof?node={node.id}&nonce=1")).json()["proof"]
-    assert own == auth.prove_balancer(member.hop_credential, node.id, "1")
+    assert own == tokens.balancer_challenge_response(member.hop_credential, node.id, "1")
     async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
-        assert not await join.knows_each_other(other.url, member)
+        assert not await control_link_client.is_same_balancer(other.url, member)
         with stranger(200, b'{"proof": "x"}', {}) as url:
-            assert not await join.knows_each_other(url, member)
+            assert not await control_link_client.is_same_balancer(url, member)

@@ -41,7 +41,7 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     node = await make_node(llb, "garage").start()
     await node.online()
     await llb.pull("tiny")
-    await eventually(lambda: llb.app.view.derived("tiny").available_nodes == 2)
+    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
     port = llb.port
     await llb.stop()
     await until_reason(node, "the balancer cannot be reached")
@@ -51,7 +51,7 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     assert shown["name"] == "garage"
     await node.online()
     assert await reason(node) is None
-    await eventually(lambda: llb.app.view.derived("tiny").available_nodes == 2)
+    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
 
 
 async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_there(
@@ -76,7 +76,7 @@ async def test_when_a_node_was_last_seen_survives_a_restart(make_llb: LlbMaker, 
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
     await node.online()
-    created = llb.app.members.get(node.id)
+    created = llb.app.members.get_record(node.id)
     await node.stop()
     await llb.stop()
     llb = await make_llb().start()
@@ -93,18 +93,18 @@ async def test_a_link_that_breaks_costs_no_engine(
     node = await make_node(llb, "garage").start()
     await node.online()
     await llb.pull("chat")
-    await eventually(lambda: llb.app.view.derived("chat").available_nodes == 2)
-    lease = await node.app.agent.lease("chat", deadline_s=20, keep_alive_s=None)
+    await eventually(lambda: llb.app.view.status_of("chat").available_nodes == 2)
+    lease = await node.app.agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None)
     async with lease:
         pass
-    before = node.app.agent.pool._served["chat"].process
+    before = node.app.agent.engine_pool._engines["chat"].process
     view = llb.app.view
     first = view.nodes[node.id]
-    await llb.app.links._sessions[node.id].end.close()
+    await llb.app.link_server._sessions[node.id].link.close()
     await eventually(lambda: view.nodes[node.id] is not first)
     await node.online()
     await eventually(lambda: "chat" in view.nodes[node.id].engines)
-    assert node.app.agent.pool._served["chat"].process is before
+    assert node.app.agent.engine_pool._engines["chat"].process is before
     assert before.state is EngineState.READY
 
 
@@ -129,7 +129,7 @@ async def test_a_defect_costs_the_link_and_never_the_node(
 async def test_clocks_that_are_apart_are_told_of(
     llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llb.cluster.links.time", SimpleNamespace(time=lambda: time.time() - 3600))
+    monkeypatch.setattr("llb.cluster.link.link_server.time", SimpleNamespace(time=lambda: time.time() - 3600))
     node = await make_node(llb, "garage").start()
     await node.online()
     assert "the clocks of this host and of its balancer are 3600 s apart: set both by the network (NTP)" in (
@@ -146,14 +146,14 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
     node = await make_node(llb, "garage").start()
     await node.online()
     await llb.pull("tiny")
-    await eventually(lambda: llb.app.view.derived("tiny").available_nodes == 2)
+    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
     member = node.app.membership
     assert member is not None
     assert (await llb.http.delete(f"/api/nodes/{node.id}")).status_code == 204
     await until_reason(node, "this node was removed by the balancer: run 'llb leave'")
     assert node.id not in llb.app.view.nodes
-    assert llb.app.view.derived("tiny").available_nodes == 1
-    assert llb.app.reach.way(node.id) is None
+    assert llb.app.view.status_of("tiny").available_nodes == 1
+    assert llb.app.node_connections.route_of(node.id) is None
     # Its files are its own.
     assert (node.home / "models" / "tiny" / "tiny.gguf").is_file()
     with pytest.raises(InvalidStatus) as refused:
@@ -178,7 +178,7 @@ async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
     assert second.id == first.id
     await until_reason(second, "another host is connected as this node: one home directory is a copy")
     assert llb.app.view.nodes[first.id] is node
-    assert node.online
+    assert node.is_online
     assert await reason(first) is None
     # Once the first is gone the second may be the node: a home that was moved, not copied.
     await first.stop()
@@ -255,7 +255,7 @@ async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_
     async with dial(llb, joined.credential) as relic:
         await relic.say({**OLD_HELLO, "node_id": joined.node_id, "replicas": [held]})
         await relic.hear("welcome")
-        llb.app.links.want_changed()
+        llb.app.link_server.push_desired_state()
         await relic.say(HEARTBEAT)
         first = await relic.hear("want")
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
@@ -281,7 +281,7 @@ async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more
         await new.introduce(joined.node_id, instance="one")
         assert time.monotonic() - began < 3
         await old.ended()
-        assert llb.app.view.nodes[joined.node_id].online
+        assert llb.app.view.nodes[joined.node_id].is_online
         await new.say({"type": "replica", "model_id": "tiny", "attempt": 1, "state": "wanted"})
         await llb.until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
 

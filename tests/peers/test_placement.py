@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.cluster.view import CLAIM_S
+from llb.cluster.view import FAILOVER_GRACE_S
 from llb.wire import EngineState, NodeStatus, ReplicaState
 from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
 from tests.harness import JoinedLlb, Llb, eventually, write_catalog
@@ -19,17 +19,17 @@ GB = 1_000_000_000
 
 def holders(llb: Llb, model_id: str) -> set[str]:
     """The names of the online nodes that have a model and are to have it."""
-    placed = llb.app.view.placed(model_id)
+    placed = llb.app.view.assigned_nodes_of(model_id)
     return {
         node.hello.name
-        for node, report in llb.app.view.holders(model_id)
-        if node.online and report.state is ReplicaState.READY and node.id in placed
+        for node, report in llb.app.view.replicas_of(model_id)
+        if node.is_online and report.state is ReplicaState.READY and node.id in placed
     }
 
 
 async def until_held(llb: Llb, model_id: str, *names: str) -> None:
     await eventually(lambda: holders(llb, model_id) == set(names))
-    assert llb.app.view.derived(model_id).available_nodes == len(names)
+    assert llb.app.view.status_of(model_id).available_nodes == len(names)
 
 
 async def online(*nodes: JoinedLlb) -> None:
@@ -70,7 +70,7 @@ async def test_n_replicas_go_to_the_roomiest_and_the_next_takes_over_from_one_th
     await until_held(llb, "tiny", "cellar")
     # One that is roomier still does not make gigabytes travel.
     await online(make_node(llb, "late", memory_limit_bytes=5 * GB))
-    assert llb.app.view.placed("tiny") == {
+    assert llb.app.view.assigned_nodes_of("tiny") == {
         node.id for node in llb.app.view.nodes.values() if node.hello.name == "cellar"
     }
 
@@ -126,11 +126,11 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     hub.forget_requests()
     await garage.stop()
     await garage.until_status(NodeStatus.OFFLINE)
-    now = CLAIM_S - 1
-    llb.app.links.want_changed()
+    now = FAILOVER_GRACE_S - 1
+    llb.app.link_server.push_desired_state()
     shown = await llb.model("tiny")
     assert (shown["status"], shown["error"]) == ("Registered", "waiting for node garage to return")
-    assert llb.app.view.placed("tiny") == {garage.id}
+    assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
     await garage.start()
     await garage.online()
     await until_held(llb, "tiny", "garage")
@@ -138,8 +138,8 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     # After that another one takes over, and what the first one has lies there unused.
     await garage.stop()
     await garage.until_status(NodeStatus.OFFLINE)
-    now += CLAIM_S
-    llb.app.links.want_changed()
+    now += FAILOVER_GRACE_S
+    llb.app.link_server.push_desired_state()
     await until_held(llb, "tiny", "attic")
     await garage.start()
     await garage.online()
@@ -160,7 +160,7 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
     hub.forget_requests()
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     await llb.online()
-    assert llb.app.view.placed("tiny") == {garage.id}
+    assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
     assert hub.byte_requests() == []
 
 
@@ -297,17 +297,17 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     assert (await llb.http.patch("/api/models/chat", json={"pinned": True})).status_code == 200
     await llb.until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
     for agent in agents:
-        async with await agent.lease("chat", deadline_s=20, keep_alive_s=None):
+        async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
             pass
     await llb.http.patch("/api/models/chat", json={"pinned": False})
     assert (await llb.http.post("/api/models/chat/unload")).status_code == 204
-    assert all(agent.pool._served["chat"].process.state is EngineState.STOPPED for agent in agents)
+    assert all(agent.engine_pool._engines["chat"].process.state is EngineState.STOPPED for agent in agents)
     # One that cannot be asked is named, and the others have done it.
     for agent in agents:
-        async with await agent.lease("chat", deadline_s=20, keep_alive_s=None):
+        async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
             pass
-    llb.app.reach.lost(nodes[0].id)
+    llb.app.node_connections.disconnect_node(nodes[0].id)
     answer = await llb.http.post("/api/models/chat/unload")
     assert (answer.status_code, answer.json()["error"]["message"]) == (502, "Node 'garage' cannot be reached")
-    states = [agent.pool._served["chat"].process.state for agent in agents]
+    states = [agent.engine_pool._engines["chat"].process.state for agent in agents]
     assert states == [EngineState.STOPPED, EngineState.READY, EngineState.STOPPED]

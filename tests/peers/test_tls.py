@@ -14,10 +14,11 @@ import httpx2
 import openai
 import pytest
 
-from llb import auth, membership, trust
-from llb.certificates import Authority, ServerTls, new_authority, new_certificate
+from llb.base import node_identity
 from llb.config import make_config
 from llb.errors import SetupError
+from llb.security import tls_trust, tokens
+from llb.security.certificates import CertificateAuthority, ServerTls, create_authority, issue_certificate
 from llb.wire import ReachWay, ReplicaState
 from tests.conftest import LlbMaker, NodeMaker
 from tests.harness import PASSWORD, JoinedLlb, Llb, eventually, write_catalog
@@ -106,10 +107,10 @@ class Pair:
     """A certificate and its key as files."""
 
     place: Path
-    authority: Authority = field(default_factory=new_authority)
+    authority: CertificateAuthority = field(default_factory=create_authority)
 
     def write(self) -> None:
-        pem = new_certificate(self.authority, ("localhost", "127.0.0.1"))[0].decode()
+        pem = issue_certificate(self.authority, ("localhost", "127.0.0.1"))[0].decode()
         key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
         (self.place / "key.pem").write_text(key)
         (self.place / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)
@@ -125,7 +126,7 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
     pair = Pair(tmp_path)
     pair.write()
     llb = await make_llb(**pair.settings).start()
-    ready = trust.context(pair.authority.certificate)
+    ready = tls_trust.get_client_context(pair.authority.certificate)
 
     async def shown() -> bytes:
         _, writer = await asyncio.open_connection("127.0.0.1", llb.port, ssl=ready)
@@ -134,16 +135,18 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
         return found.getpeercert(binary_form=True) or b""
 
     before = await shown()
-    assert trust.fingerprint(anchor_of(llb)) == trust.fingerprint(ssl.DER_cert_to_PEM_cert(before))
+    assert tls_trust.certificate_fingerprint(anchor_of(llb)) == tls_trust.certificate_fingerprint(
+        ssl.DER_cert_to_PEM_cert(before)
+    )
     tls = llb.app.tls
     assert tls is not None
     pair.write()
     (tmp_path / "key.pem").rename(tmp_path / "away")
     with pytest.raises(OSError, match="No such file"):
-        tls.renew()
+        tls.renew_if_needed()
     assert await shown() == before  # half of a pair replaces nothing
     (tmp_path / "away").rename(tmp_path / "key.pem")
-    tls.renew()
+    tls.renew_if_needed()
     assert await shown() != before
 
 
@@ -171,18 +174,18 @@ def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = ServerTls(make_config(home=tmp_path, tls="auto"))
-    tls._authority = new_authority()
-    tls._make(tls._authority)
+    tls._authority = create_authority()
+    tls._issue_certificate(tls._authority)
     first = (tmp_path / "tls.pem").read_bytes()
-    tls.renew()
+    tls.renew_if_needed()
     assert (tmp_path / "tls.pem").read_bytes() == first
-    monkeypatch.setattr("llb.certificates.RENEW_BEFORE_DAYS", 400)
-    tls.renew()
+    monkeypatch.setattr("llb.security.certificates.RENEW_BEFORE_DAYS", 400)
+    tls.renew_if_needed()
     second = (tmp_path / "tls.pem").read_bytes()
     assert second != first
     monkeypatch.undo()
-    monkeypatch.setattr("llb.certificates.own_addresses", lambda: ["192.0.2.7"])
-    tls.renew()
+    monkeypatch.setattr("llb.security.certificates.own_addresses", lambda: ["192.0.2.7"])
+    tls.renew_if_needed()
     assert (tmp_path / "tls.pem").read_bytes() not in (first, second)
 
 
@@ -195,11 +198,11 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
     node = await make_node(chatting, "garage").start()
     await node.online()
     assert node.url.startswith("https:")  # nobody had to say so
-    assert membership.read(node.home) == node.app.membership
+    assert node_identity.read_membership(node.home) == node.app.membership
     assert node.app.agent.balancer_anchor == anchor_of(chatting)
-    way = chatting.app.reach.way(node.id)
+    way = chatting.app.node_connections.route_of(node.id)
     assert way is not None
-    assert (way.kind, way.target.trust) == (ReachWay.DIRECT, anchor_of(node))
+    assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 
     await chatting.pull("chat")
     answer = await chatting.http.post("/v1/chat/completions", json=HELLO)
@@ -227,9 +230,9 @@ async def test_a_node_that_speaks_no_tls_is_asked_over_the_connections_that_it_d
 ) -> None:
     node = await make_node(chatting, "garage", tls="off").start()
     await node.online()
-    way = chatting.app.reach.way(node.id)
+    way = chatting.app.node_connections.route_of(node.id)
     assert way is not None
-    assert (way.kind, way.address) == (ReachWay.REVERSE, None)
+    assert (way.kind, way.base_url) == (ReachWay.REVERSE, None)
     await chatting.pull("chat")
     assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
 
@@ -238,9 +241,9 @@ async def test_an_llb_without_tls_takes_nodes_with_it(make_llb: LlbMaker, make_n
     llb = await make_llb(memory_limit_bytes=1).start()
     node = await make_node(llb, "garage", tls="auto").start()
     await node.online()
-    way = llb.app.reach.way(node.id)
+    way = llb.app.node_connections.route_of(node.id)
     assert way is not None
-    assert (way.kind, way.target.trust) == (ReachWay.DIRECT, anchor_of(node))
+    assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 
 
 # --- who is in between -------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ class Impostor:
 @asynccontextmanager
 async def impostor(place: Path, port: int = 0, *, certificate: str | None = None) -> AsyncIterator[Impostor]:
     """`certificate` is what it says when it is asked for the one of the llb that it plays."""
-    (place / "impostor.pem").write_bytes(new_certificate(new_authority(), ("127.0.0.1",))[0])
+    (place / "impostor.pem").write_bytes(issue_certificate(create_authority(), ("127.0.0.1",))[0])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(place / "impostor.pem")
 
@@ -287,8 +290,8 @@ async def test_the_token_is_not_told_to_somebody_with_another_certificate(
     chatting: Llb, make_node: NodeMaker, tmp_path: Path, tells: str
 ) -> None:
     token = await chatting.new_token()
-    assert auth.split_token(token)[1] == trust.fingerprint(anchor_of(chatting))
-    certificate = anchor_of(chatting) if tells == "the real one" else new_authority().certificate
+    assert tokens.split_join_token(token)[1] == tls_trust.certificate_fingerprint(anchor_of(chatting))
+    certificate = anchor_of(chatting) if tells == "the real one" else create_authority().certificate
     async with impostor(tmp_path, certificate=certificate) as between:
         node = make_node(chatting, "garage", join=f"https://127.0.0.1:{between.port}", join_token=token)
         sentence = "cannot be reached" if tells == "the real one" else "its certificate is another one"
@@ -296,8 +299,8 @@ async def test_the_token_is_not_told_to_somebody_with_another_certificate(
             await node.start()
         assert between.heard.startswith(b"GET /api/tls/certificate ")
         assert between.heard.count(b"HTTP/1.1") == 1
-        assert auth.split_token(token)[0].encode() not in between.heard
-    assert membership.read(tmp_path / "garage") is None
+        assert tokens.split_join_token(token)[0].encode() not in between.heard
+    assert node_identity.read_membership(tmp_path / "garage") is None
 
 
 async def test_a_token_with_a_fingerprint_is_not_told_without_tls(
@@ -336,9 +339,9 @@ async def test_a_node_that_moves_to_another_address_knows_its_balancer(
 
 
 def test_what_is_no_anchor() -> None:
-    good = new_authority().certificate
-    trust.context(good)
-    assert trust.shown(good).count(":") == 31
+    good = create_authority().certificate
+    tls_trust.get_client_context(good)
+    assert tls_trust.display_fingerprint(good).count(":") == 31
     for bad in (
         "nonsense",
         good + good,
@@ -347,4 +350,4 @@ def test_what_is_no_anchor() -> None:
         "é",
     ):
         with pytest.raises(ValueError, match="certificate"):
-            trust.context(bad)
+            tls_trust.get_client_context(bad)

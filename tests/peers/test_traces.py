@@ -8,7 +8,7 @@ import logging
 import httpx
 import pytest
 
-from llb import logs
+from llb.base import log_setup
 from tests.api.test_traces import PARENT, TRACE
 from tests.harness import JoinedLlb, Llb
 
@@ -19,7 +19,7 @@ async def test_a_log_line_of_any_host_and_the_history_meet(
     cluster: tuple[Llb, JoinedLlb], caplog: pytest.LogCaptureFixture
 ) -> None:
     llb, node = cluster
-    caplog.handler.setFormatter(logs.JsonFormatter())
+    caplog.handler.setFormatter(log_setup.JsonFormatter())
     headers = {
         "Authorization": f"Bearer {await llb.new_key()}",
         "X-Request-ID": "my-id.1",
@@ -35,7 +35,7 @@ async def test_a_log_line_of_any_host_and_the_history_meet(
     assert answer.headers["x-request-id"] == "my-id.1"
     lines = [json.loads(line) for line in caplog.text.splitlines()]
     of_it = [(line["logger"], line["trace_id"]) for line in lines if line.get("request_id") == "my-id.1"]
-    assert of_it == [("llb.api.hop", TRACE), ("llb.api.requests", TRACE)]
+    assert of_it == [("llb.api.internode.node_api", TRACE), ("llb.api.routes.requests", TRACE)]
 
     found = await llb.http.get("/api/requests", params={"request_id": "my-id.1"})
     assert [(row["request_id"], row["status"]) for row in found.json()["requests"]] == [("my-id.1", 200)]

@@ -36,7 +36,7 @@ async def node(balancer: Llb, make_node: NodeMaker) -> JoinedLlb:
     node = await make_node(balancer, "cellar", advertise=NOWHERE).start()
     await node.online()
     await balancer.pull("chat")
-    await eventually(lambda: balancer.app.view.derived("chat").available_nodes == 2)
+    await eventually(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
     own = balancer.app.agent.node_id
     (await balancer.http.patch(f"/api/nodes/{own}", json={"draining": True})).raise_for_status()
     return node
@@ -69,7 +69,7 @@ async def test_it_is_asked_and_answers(balancer: Llb, node: JoinedLlb) -> None:
 async def test_it_loads_a_model_without_a_request(balancer: Llb, node: JoinedLlb) -> None:
     nodes = balancer.app.view.nodes
     for node_id in nodes:
-        balancer.app.hands.warm(node_id, "chat")
+        balancer.app.node_commands.preload(node_id, "chat")
 
     def loaded() -> bool:
         return all(
@@ -85,9 +85,9 @@ async def test_a_client_that_leaves_frees_its_slot(balancer: Llb, node: JoinedLl
     endless = BODY | {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
     async with balancer.http.stream("POST", "/v1/chat/completions", json=endless) as answer:
         await anext(answer.aiter_lines())
-        pool = node.app.agent.pool
-        assert [report.busy for report in pool.reports()] == [1]
-    await eventually(lambda: [report.busy for report in pool.reports()] == [0], deadline_s=1.0)
+        pool = node.app.agent.engine_pool
+        assert [report.busy for report in pool.engine_reports()] == [1]
+    await eventually(lambda: [report.busy for report in pool.engine_reports()] == [0], deadline_s=1.0)
 
 
 async def test_it_is_found_again_when_either_was_away(
@@ -105,7 +105,7 @@ async def test_it_is_found_again_when_either_was_away(
     node.balancer = balancer = await make_llb(**settings).start(port)
     await node.online()
     assert await reach(balancer, node) == "reverse"
-    await eventually(lambda: balancer.app.view.derived("chat").available_nodes == 2)
+    await eventually(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert answer.headers["x-llb-node"] == "cellar"
 

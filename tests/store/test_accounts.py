@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from llb.errors import Conflict, NotFound
-from llb.store import audit, keys, sessions, users
 from llb.store.database import Database
+from llb.store.tables import audit, keys, sessions, users
 from llb.wire import Role, Scope
 
 

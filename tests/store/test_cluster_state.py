@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from llb.store import file_facts, nodes, registrations, replicas
 from llb.store.database import Database
-from llb.store.registrations import Registration, RegistrationState
+from llb.store.tables import header_cache, nodes, registrations, replicas
+from llb.store.tables.registrations import Registration, RegistrationState
 from llb.wire import FileSpec, Hardware, Hello, HubSource, Model, ReplicaState
 
 ENTRY = Model(
@@ -151,7 +151,7 @@ async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Datab
 
 async def test_file_facts_by_sha256(db: Database) -> None:
     async with db.write() as tx:
-        await file_facts.put(tx, "ab", b"one")
-        await file_facts.put(tx, "ab", b"two")
-    assert await file_facts.get(db, "ab") == b"two"
-    assert await file_facts.get(db, "cd") is None
+        await header_cache.put(tx, "ab", b"one")
+        await header_cache.put(tx, "ab", b"two")
+    assert await header_cache.get(db, "ab") == b"two"
+    assert await header_cache.get(db, "cd") is None

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from llb.errors import SetupError
-from llb.store import settings
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS
-from llb.store.setup import prepare
+from llb.store.schema import prepare
+from llb.store.tables import settings
 
 
 def _raw(path: Path) -> sqlite3.Connection:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from llb.store import history, keys, nodes, usage, users
 from llb.store.database import Database
-from llb.store.history import US, RequestRecord, Wanted, Whose
 from llb.store.migrations import MIGRATIONS, migrate
+from llb.store.tables import keys, nodes, request_history, usage, users
+from llb.store.tables.request_history import US, RequestRow, Wanted, Whose
 from llb.wire import RequestText, Role, Scope, UsageBucket, UsageBy
 
 EVERYBODY = Whose()
@@ -23,7 +23,7 @@ NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
 _ids = itertools.count(NOON * US)
 
 
-def request(**changes: Any) -> RequestRecord:
+def request(**changes: Any) -> RequestRow:
     """A request that went well; each comes a microsecond after the one before."""
     plain: dict[str, Any] = {
         "id": next(_ids),
@@ -43,26 +43,26 @@ def request(**changes: Any) -> RequestRecord:
         "ttft_ms": 20,
         "duration_ms": 100,
     }
-    return RequestRecord(**{**plain, **changes})
+    return RequestRow(**{**plain, **changes})
 
 
-def at(seconds: float, **changes: Any) -> RequestRecord:
+def at(seconds: float, **changes: Any) -> RequestRow:
     return request(id=int(seconds * US), **changes)
 
 
-def failed(**changes: Any) -> RequestRecord:
+def failed(**changes: Any) -> RequestRow:
     counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "node_id"))
     return request(status=503, error_code="queue_full", **{**counts, **changes})
 
 
-async def keep(db: Database, *records: RequestRecord) -> None:
+async def keep(db: Database, *records: RequestRow) -> None:
     async with db.write() as tx:
-        await history.add(tx, records)
+        await request_history.add(tx, records)
         await usage.add(tx, records)
 
 
-async def ids(db: Database, wanted: Wanted = history.ANY, whose: Whose = EVERYBODY) -> list[int]:
-    return [record.id for record in await history.page(db, whose, wanted)]
+async def ids(db: Database, wanted: Wanted = request_history.ANY, whose: Whose = EVERYBODY) -> list[int]:
+    return [record.id for record in await request_history.page(db, whose, wanted)]
 
 
 async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
@@ -84,9 +84,9 @@ async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
 async def test_what_was_kept_is_read_back(db: Database) -> None:
     good, bad = request(has_text=True), failed(key_id=None, user_id=None, model=None, stream=False)
     await keep(db, good, bad)
-    assert await history.page(db, EVERYBODY) == [bad, good]
-    assert await history.get(db, EVERYBODY, good.id) == good
-    assert await history.get(db, EVERYBODY, good.id - 1) is None
+    assert await request_history.page(db, EVERYBODY) == [bad, good]
+    assert await request_history.get(db, EVERYBODY, good.id) == good
+    assert await request_history.get(db, EVERYBODY, good.id - 1) is None
 
 
 async def test_a_request_whose_id_is_taken_breaks_nothing(db: Database) -> None:
@@ -98,9 +98,9 @@ async def test_a_request_whose_id_is_taken_breaks_nothing(db: Database) -> None:
 async def test_pages_newest_first(db: Database) -> None:
     records = [request() for _ in range(5)]
     await keep(db, *records)
-    page = await history.page(db, EVERYBODY, limit=2)
+    page = await request_history.page(db, EVERYBODY, limit=2)
     assert page == [records[4], records[3]]
-    rest = await history.page(db, EVERYBODY, before_id=page[-1].id)
+    rest = await request_history.page(db, EVERYBODY, before_id=page[-1].id)
     assert rest == [records[2], records[1], records[0]]
 
 
@@ -137,8 +137,8 @@ async def test_whose_requests_they_are(db: Database) -> None:
     assert await ids(db, whose=ann) == [key.id, session.id]
     assert await ids(db, Wanted(key_id="x"), ann) == []
     assert await ids(db, whose=Whose(key_id="x")) == [other.id]
-    assert await history.get(db, ann, key.id) == key
-    assert await history.get(db, ann, other.id) is None
+    assert await request_history.get(db, ann, key.id) == key
+    assert await request_history.get(db, ann, other.id) is None
 
 
 @pytest.mark.parametrize("whose", [EVERYBODY, Whose(user_id="u"), Whose(key_id="k")])
@@ -152,7 +152,7 @@ async def test_no_page_reads_the_whole_table(
         name: "x" for name, is_given in zip(("key_id", "model", "node_id"), given, strict=True) if is_given
     }
     wanted = Wanted(**values, failed=failed, since=1.0, until=2.0)
-    query, parameters = history.page_query(whose, wanted, limit=10, before_id=cursor)
+    query, parameters = request_history.page_query(whose, wanted, limit=10, before_id=cursor)
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     [step] = [detail for detail in plan if "requests" in detail]
     assert step.startswith("SEARCH requests USING")
@@ -165,11 +165,13 @@ async def test_no_page_reads_the_whole_table(
 
 
 async def test_of_several_filters_the_most_selective_is_searched(db: Database) -> None:
-    query, parameters = history.page_query(EVERYBODY, Wanted(node_id="n", model="m", key_id="k"), limit=10)
+    query, parameters = request_history.page_query(
+        EVERYBODY, Wanted(node_id="n", model="m", key_id="k"), limit=10
+    )
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     assert plan[0].startswith("SEARCH requests USING INDEX requests_by_key_id")
     wanted = Wanted(key_id="k", request_id="r")
-    query, parameters = history.page_query(Whose(user_id="u"), wanted, limit=10)
+    query, parameters = request_history.page_query(Whose(user_id="u"), wanted, limit=10)
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     assert plan[0].startswith("SEARCH requests USING INDEX requests_by_request_id")
 
@@ -193,7 +195,7 @@ async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -
     await keep(db, request())
 
     async def names() -> tuple[str | None, ...]:
-        [record] = await history.page(db, EVERYBODY)
+        [record] = await request_history.page(db, EVERYBODY)
         [used] = await usage.totals(
             db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.DAY, since=0, until=2**40, limit=9
         )
@@ -231,9 +233,9 @@ async def test_a_name_goes_with_the_last_total_that_needs_it(db: Database) -> No
 TEXT = RequestText(prompt="user: hi", prompt_truncated=True, answer="hello")
 
 
-async def keep_text(db: Database, *records: RequestRecord) -> None:
+async def keep_text(db: Database, *records: RequestRow) -> None:
     async with db.write() as tx:
-        await history.add_texts(tx, [(record.id, TEXT) for record in records])
+        await request_history.add_texts(tx, [(record.id, TEXT) for record in records])
 
 
 async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Database) -> None:
@@ -243,11 +245,11 @@ async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Databa
     removed = []
     for _ in range(3):
         async with db.write() as tx:
-            removed.append(await history.prune(tx, before_id=records[3].id, limit=2))
+            removed.append(await request_history.prune(tx, before_id=records[3].id, limit=2))
     assert removed == [2, 1, 0]
     assert await ids(db) == [records[4].id, records[3].id]
-    assert await history.text_of(db, records[3].id) == TEXT
-    assert await history.text_of(db, records[2].id) is None
+    assert await request_history.text_of(db, records[3].id) == TEXT
+    assert await request_history.text_of(db, records[2].id) is None
     assert [count for _, _, count in await totals(db)] == [5]
 
 
@@ -256,30 +258,30 @@ async def test_texts_can_go_before_their_requests(db: Database) -> None:
     await keep(db, *records)
     await keep_text(db, *records)
     async with db.write() as tx:
-        assert await history.prune_texts(tx, before_id=records[2].id, limit=10) == 2
-        assert await history.prune_texts(tx, before_id=records[2].id, limit=10) == 0
-    assert [record.has_text for record in await history.page(db, EVERYBODY)] == [True, False, False]
-    assert await history.text_of(db, records[1].id) is None
+        assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 2
+        assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 0
+    assert [record.has_text for record in await request_history.page(db, EVERYBODY)] == [True, False, False]
+    assert await request_history.text_of(db, records[1].id) is None
 
 
 async def test_where_too_many_begin(db: Database) -> None:
     records = [request(has_text=number % 2 == 0) for number in range(5)]
     async with db.write() as tx:
-        assert await history.first_kept(tx, 2) == 0
-        await history.add(tx, records)
-        assert await history.first_kept(tx, 5) == 0
-        assert await history.first_kept(tx, 2) == records[3].id
-        assert await history.first_kept_text(tx, 3) == 0
-        assert await history.first_kept_text(tx, 2) == records[2].id
+        assert await request_history.first_kept(tx, 2) == 0
+        await request_history.add(tx, records)
+        assert await request_history.first_kept(tx, 5) == 0
+        assert await request_history.first_kept(tx, 2) == records[3].id
+        assert await request_history.first_kept_text(tx, 3) == 0
+        assert await request_history.first_kept_text(tx, 2) == records[2].id
 
 
 async def test_clearing_leaves_the_totals(db: Database) -> None:
     await keep(db, record := request(has_text=True))
     await keep_text(db, record)
     async with db.write() as tx:
-        await history.clear(tx)
+        await request_history.clear(tx)
     assert await ids(db) == []
-    assert await history.text_of(db, record.id) is None
+    assert await request_history.text_of(db, record.id) is None
     assert await totals(db) == [(NOON, "m", 1)]
 
 
@@ -364,7 +366,7 @@ async def test_an_older_database_gets_its_history(tmp_path: Path) -> None:
         await keep(db, request())
         async with db.write() as tx:
             await keys.remove(tx, "k")
-        [record] = await history.page(db, EVERYBODY)
+        [record] = await request_history.page(db, EVERYBODY)
         assert (record.key_name, record.username) == ("laptop", "ann")
     finally:
         await db.close()

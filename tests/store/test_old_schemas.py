@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llb.store import audit, keys, nodes, registrations, settings, users
+from llb.store.backup import diagnose, restore
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS
-from llb.store.rescue import diagnose, restore
+from llb.store.tables import audit, keys, nodes, registrations, settings, users
 from tests.conftest import LlbMaker
 
 SCHEMAS = Path(__file__).parent / "schemas"

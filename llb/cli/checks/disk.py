@@ -10,14 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from llb import portable
-from llb.cli import screen
+from llb.base import platform_compat
+from llb.cli import output
 from llb.cli.checks import Finding, bad, ok, warn
-from llb.cli.checks.lending import member_of
+from llb.cli.checks.cluster import member_of
 from llb.config import DEFAULT_PASSWORD, Config
-from llb.node.files import ModelFiles, UnsafeName
-from llb.store import registrations, replicas, rescue, settings, users
-from llb.store.replicas import ReplicaRecord
+from llb.node.files import ModelFiles, UnsafeFileName
+from llb.store import backup
+from llb.store.tables import registrations, replicas, settings, users
+from llb.store.tables.replicas import ReplicaRecord
 from llb.wire import ReplicaState
 
 LITTLE_HOME_BYTES = 100_000_000
@@ -47,15 +48,15 @@ def home(config: Config) -> Iterator[Finding]:
         )
     elif os.name == "posix" and status.st_mode & 0o077:
         yield warn("home", f"{path} can be looked into by other users of this host", f"chmod 700 {path}")
-    free = portable.free_disk_bytes(path)
+    free = platform_compat.free_disk_bytes(path)
     if free < LITTLE_HOME_BYTES:
         yield bad(
             "home",
-            f"only {screen.size(free)} of disk are free at {path}",
+            f"only {output.size(free)} of disk are free at {path}",
             "make room: llb cannot keep its records",
         )
     else:
-        yield ok("home", f"{path}, {screen.size(free)} free")
+        yield ok("home", f"{path}, {output.size(free)} free")
 
 
 def models_dir(config: Config) -> Iterator[Finding]:
@@ -64,16 +65,16 @@ def models_dir(config: Config) -> Iterator[Finding]:
     if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
         yield bad("models dir", f"{path} cannot be written to", _give(path))
         return
-    free = portable.free_disk_bytes(path)
+    free = platform_compat.free_disk_bytes(path)
     files = ModelFiles(path)
     try:
-        used, partials = files.disk_used_bytes(), files.partials()
+        used, partials = files.disk_used_bytes(), files.list_partials()
     except OSError as error:
         yield bad("models dir", f"{path} cannot be read: {error.strerror}", _give(path))
         return
-    detail = f"{path}, {screen.size(used)} used, {screen.size(free)} free"
+    detail = f"{path}, {output.size(used)} used, {output.size(free)} free"
     if partials:
-        detail += f", {len(partials)} unfinished ({screen.size(sum(each.size_bytes for each in partials))})"
+        detail += f", {len(partials)} unfinished ({output.size(sum(each.size_bytes for each in partials))})"
     if free < LITTLE_MODELS_BYTES:
         yield warn(
             "models dir", detail, "remove models ('llb rm'), or choose a larger disk with --models-dir"
@@ -87,11 +88,11 @@ def database(config: Config) -> Iterator[Finding]:
     if not path.exists():
         yield ok("database", "is made at the first start")
         return
-    fault = rescue.diagnose(path)
+    fault = backup.diagnose(path)
     if fault is not None:
         yield bad("database", f"{path}: {fault}", "put a backup in its place: llb restore FILE")
         return
-    yield ok("database", f"intact, {screen.size(path.stat().st_size)}")
+    yield ok("database", f"intact, {output.size(path.stat().st_size)}")
     if config.join is not None:
         return  # no accounts while it lends itself
     try:
@@ -141,27 +142,27 @@ def model_files(config: Config) -> Iterator[Finding]:
 def _fault(files: ModelFiles, replica: ReplicaRecord) -> str | None:
     for expected in replica.files:
         try:
-            found = files.fingerprint(replica.model_id, expected.name)
-        except (OSError, UnsafeName) as error:
+            found = files.get_file_stamp(replica.model_id, expected.name)
+        except (OSError, UnsafeFileName) as error:
             return f"{expected.name} cannot be looked at: {error}"
         if found is None:
             return f"{expected.name} is missing"
         if found.size_bytes != expected.size_bytes:
-            return f"{expected.name} has {screen.size(found.size_bytes)} instead of {screen.size(expected.size_bytes)}"
+            return f"{expected.name} has {output.size(found.size_bytes)} instead of {output.size(expected.size_bytes)}"
         if found.mtime_ns != expected.mtime_ns:
             return f"{expected.name} was changed after it was verified"
     return None
 
 
 async def _default_password(path: Path) -> bool:
-    async with rescue.look(path) as reading:
+    async with backup.look(path) as reading:
         return await users.default_password_in_use(reading)
 
 
 async def _models(config: Config) -> tuple[list[ReplicaRecord], dict[str, str]]:
     """The replicas of this node, and why each model that could not be fetched could not."""
     member = member_of(config)
-    async with rescue.look(config.database_path) as reading:
+    async with backup.look(config.database_path) as reading:
         node_id = await settings.get(reading, "node_id") if member is None else member.node_id
         held = [] if node_id is None else await replicas.all_of_node(reading, node_id)
         wished = await registrations.all_registrations(reading) if member is None else []

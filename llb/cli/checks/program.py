@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from llb import __version__, portable, runfile
+from llb import __version__
+from llb.base import platform_compat, runfile
+from llb.base.runfile import RunInfo
 from llb.catalog import load_catalog
-from llb.cli import screen
+from llb.cli import output
 from llb.cli.checks import Finding, Level, bad, ok, warn
 from llb.cli.client import Client, own
-from llb.cli.failure import Failure
+from llb.cli.errors import Failure
 from llb.config import Config
 from llb.errors import SetupError
-from llb.hardware import Machine
-from llb.runfile import RunInfo
+from llb.hardware import HardwareProbe
 from llb.wire import Model
 
 OLDEST_PYTHON = (3, 11)
@@ -90,7 +91,7 @@ def _port(config: Config) -> Finding:
     if lock.exists() and _is_held(config):
         return warn(
             "server",
-            f"process {portable.lock_owner(lock) or 'unknown'} holds this home but does not serve",
+            f"process {platform_compat.read_lock_owner(lock) or 'unknown'} holds this home but does not serve",
             "it is starting or stopping: ask again in a few seconds",
         )
     host, port = config.listen_host, config.port
@@ -99,7 +100,7 @@ def _port(config: Config) -> Finding:
     except OSError:
         return bad("server", f"'{host}' is not an address of this host", "correct --host")
     with socket.socket(family, socket.SOCK_STREAM) as sock:
-        portable.allow_quick_rebind(sock)
+        platform_compat.set_reuse_address(sock)
         try:
             sock.bind((host, port))
         except OSError as error:
@@ -119,7 +120,7 @@ def _port(config: Config) -> Finding:
 
 def _is_held(config: Config) -> bool:
     try:
-        lock = portable.lock_file(config.home / runfile.LOCK_NAME)
+        lock = platform_compat.try_lock_file(config.home / runfile.LOCK_NAME)
     except OSError:
         return False
     if lock is not None:
@@ -153,7 +154,7 @@ def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
     """What llama.cpp can compute on here, and which models that is enough for."""
 
     async def probe() -> Iterator[Finding]:
-        machine = Machine()
+        machine = HardwareProbe()
         try:
             facts = await machine.probe()
         finally:
@@ -175,15 +176,15 @@ def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
         ]  # each says its remedy
         hardware = facts.hardware
         for gpu in hardware.gpus:
-            detail = f"{gpu.name}, {screen.size(gpu.memory_free_bytes)} of {screen.size(gpu.memory_total_bytes)} free"
+            detail = f"{gpu.name}, {output.size(gpu.memory_free_bytes)} of {output.size(gpu.memory_total_bytes)} free"
             found.append(ok("gpu", detail if gpu.usable else f"{detail}; not usable by this engine"))
         if not hardware.gpus:
             found.append(ok("gpu", "none: models run on the processor"))
-        budget = facts.budget(config.memory_limit_bytes).total_bytes
+        budget = facts.memory_budget(config.memory_limit_bytes).total_bytes
         fitting = [model for model in models if model.required_memory_bytes <= budget]
         detail = (
-            f"{screen.size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
-            f"{screen.size(budget)} for models"
+            f"{output.size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
+            f"{output.size(budget)} for models"
         )
         if not models:
             found.append(ok("memory", detail))
@@ -198,7 +199,7 @@ def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
                 bad(
                     "memory",
                     f"{detail}: no model fits",
-                    f"the smallest, {smallest.id}, needs {screen.size(smallest.required_memory_bytes)}: "
+                    f"the smallest, {smallest.id}, needs {output.size(smallest.required_memory_bytes)}: "
                     "raise --memory-limit, or use a host with more memory",
                 )
             )

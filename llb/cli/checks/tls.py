@@ -7,10 +7,10 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from llb.certificates import FILE_NAME, server_tls
 from llb.cli.checks import Finding, bad, ok, warn
 from llb.config import Config
 from llb.errors import SetupError
+from llb.security.certificates import TLS_FILE_NAME, create_server_tls
 
 ENDS_SOON_DAYS = 14.0
 DAY_S = 86_400.0
@@ -19,13 +19,13 @@ DAY_S = 86_400.0
 def certificate(config: Config, now: float) -> Iterator[Finding]:
     """Whether it can be used, and for how long. Nothing where the server speaks plain HTTP."""
     try:
-        if server_tls(config) is None:
+        if create_server_tls(config) is None:
             return
     except SetupError as error:
         yield bad("certificate", str(error), "give both flags, or neither")
         return
     if config.tls_cert is None or config.tls_key is None:
-        yield from _own_making(config.home / FILE_NAME)
+        yield from _own_making(config.home / TLS_FILE_NAME)
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, lambda: "")

@@ -1,0 +1,258 @@
+"""Accounts without HTTP: the routes and the commands on the host both stand on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
+from llb.api.timestamps import to_iso
+from llb.config import DEFAULT_PASSWORD
+from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
+from llb.security import passwords, tokens
+from llb.security.login_rate_limiter import LoginRateLimiter
+from llb.security.permissions import Principal
+from llb.store.database import Database, Transaction
+from llb.store.tables import audit, sessions, users
+from llb.store.tables.users import User
+from llb.wire import NewUser, Role, UserPatch, UserView
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FIRST_ADMIN_USERNAME = "admin"
+USERNAME_MAX_LENGTH = 64
+MAX_CONCURRENT_HASHES = 2  # each takes 19 MiB and a core; more would only make everybody wait longer
+
+
+class AccountService:
+    """Signing in and out, and the people who may."""
+
+    def __init__(
+        self,
+        db: Database,
+        authenticator: AccountAuthenticator,
+        login_rate_limiter: LoginRateLimiter | None = None,
+    ) -> None:
+        self._db = db
+        self._authenticator = authenticator
+        self._login_rate_limiter = LoginRateLimiter() if login_rate_limiter is None else login_rate_limiter
+        self._hash_semaphore = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
+
+    async def ensure_admin(self, password: str | None) -> None:
+        """At the first start, make the user `admin`; later, replace the default password where one is given now.
+
+        Raises `SetupError` for a password that breaks the rules.
+        """
+        is_default = password is None or password == DEFAULT_PASSWORD
+        known = await users.all_users(self._db)
+        careless = [user for user in known if user.must_change_password]
+        if known and (is_default or not careless):
+            return
+        if password is not None and not is_default:
+            try:
+                passwords.check_new_password(password)
+            except InvalidRequest as error:
+                raise SetupError(f"LLB_ADMIN_PASSWORD: {error.message}.") from None
+            if known:
+                await self._replace_default_passwords(careless, password)
+                return
+        user = await self._new_user(
+            FIRST_ADMIN_USERNAME, password or DEFAULT_PASSWORD, Role.ADMIN, is_default=is_default
+        )
+        async with self._db.write() as tx:
+            # Looked at again: the command line may have made somebody while the password was hashed.
+            if not await users.all_users(tx):
+                await users.add(tx, user)
+                await audit.record(tx, actor="system", action="user.create", target=user.username)
+
+    async def _replace_default_passwords(self, default_users: list[User], password: str) -> None:
+        new_hash = await self._hash_in_thread(passwords.hash_password, password)
+        async with self._db.write() as tx:
+            for user in default_users:
+                await users.set_password(tx, user.id, new_hash)
+                await sessions.remove_of_user(tx, user.id)
+                await audit.record(tx, actor="system", action="password", target=user.username)
+
+    async def log_in(
+        self, username: str, password: str, *, address: str, is_local: bool, replaced_token: str | None
+    ) -> tuple[str, User, float]:
+        """A new session's token, its user and its end; ends the session of the token `replaces`.
+
+        Raises `InvalidCredentials`, `RateLimited`, and `PermissionDenied` for the default password from elsewhere.
+        """
+        user = await self._verify_credentials(username, password, address, "login")
+        if user.must_change_password and not is_local:
+            await self._record_audit(
+                user.username, "login", address, "refused: default password from elsewhere"
+            )
+            raise PermissionDenied("While the password is the default one it works on the host itself only")
+        new_hash = None
+        if passwords.needs_rehash(user.password_hash):
+            new_hash = await self._hash_in_thread(passwords.hash_password, password)
+        token, now = tokens.new_session_token(), time.time()
+        async with self._db.write() as tx:
+            if new_hash is not None:
+                await users.rehash_password(tx, user.id, user.password_hash, new_hash)
+            await sessions.remove_expired(tx, now=now, idle_s=SESSION_IDLE_S)
+            if replaced_token is not None:
+                await sessions.remove(tx, tokens.hash_token(replaced_token))
+            await self._add_session(tx, token, user, now, address)
+            await audit.record(tx, actor=user.username, action="login", address=address)
+        self._authenticator.clear_cache()
+        return token, user, now + SESSION_MAX_S
+
+    async def log_out(self, principal: Principal, address: str) -> None:
+        async with self._db.write() as tx:
+            await sessions.remove(tx, principal.id)
+            await audit.record(tx, actor=principal.label, action="logout", address=address)
+        self._authenticator.clear_cache()
+
+    async def change_password(
+        self, principal: Principal, current_password: str, new_password: str, address: str
+    ) -> tuple[str, User, float]:
+        """Set one's own password, end all one's sessions and begin a new one; as `log_in`."""
+        if principal.username is None:
+            raise PermissionDenied("Only a person has a password")
+        user = await self._verify_credentials(principal.username, current_password, address, "password")
+        passwords.check_new_password(new_password)
+        new_hash = await self._hash_in_thread(passwords.hash_password, new_password)
+        token, now = tokens.new_session_token(), time.time()
+        async with self._db.write() as tx:
+            await users.set_password(tx, user.id, new_hash)
+            await sessions.remove_of_user(tx, user.id)
+            await self._add_session(tx, token, user, now, address)
+            await audit.record(
+                tx, actor=user.username, action="password", target=user.username, address=address
+            )
+        self._authenticator.clear_cache()
+        changed = await users.get(self._db, user.id)
+        return token, changed or user, now + SESSION_MAX_S
+
+    async def add_user(self, actor: Principal, new_user: NewUser, address: str | None) -> User:
+        """Raises `Conflict` for a taken name, `PermissionDenied` while the default password is in use."""
+        _check_username(new_user.username)
+        passwords.check_new_password(new_user.password, "password")
+        await self._require_no_default_password()
+        user = await self._new_user(new_user.username, new_user.password, new_user.role)
+        async with self._db.write() as tx:
+            await users.add(tx, user)
+            await audit.record(
+                tx, actor=actor.label, action="user.create", target=user.username, address=address
+            )
+        return user
+
+    async def change_user(
+        self, actor: Principal, user_id: str, patch: UserPatch, address: str | None
+    ) -> User:
+        """Raises `NotFound`, `Conflict` for the last admin, `PermissionDenied` for one's own password."""
+        new_hash = None
+        if patch.password is not None:
+            if actor.user_id == user_id:
+                # Otherwise whoever finds an open session could keep the account.
+                raise PermissionDenied("Change your own password with the one you have")
+            passwords.check_new_password(patch.password, "password")
+            new_hash = await self._hash_in_thread(passwords.hash_password, patch.password)
+        async with self._db.write() as tx:
+            if patch.role is not None:
+                await users.set_role(tx, user_id, patch.role)
+            if new_hash is not None:
+                await users.set_password(tx, user_id, new_hash)
+                await sessions.remove_of_user(tx, user_id)
+            user = await users.get(tx, user_id)
+            if user is None:
+                raise NotFound("There is no such user")
+            changed = [name for name in ("role", "password") if getattr(patch, name) is not None]
+            action = "user.change " + "+".join(changed) if changed else "user.change"
+            await audit.record(tx, actor=actor.label, action=action, target=user.username, address=address)
+        self._authenticator.clear_cache()
+        return user
+
+    async def remove_user(self, actor: Principal, user_id: str, address: str | None) -> None:
+        """Ends the user's sessions and keys too. Raises `NotFound`, `Conflict` for the last admin."""
+        async with self._db.write() as tx:
+            user = await users.get(tx, user_id)
+            await users.remove(tx, user_id)
+            await audit.record(
+                tx,
+                actor=actor.label,
+                action="user.delete",
+                target=None if user is None else user.username,
+                address=address,
+            )
+        self._authenticator.clear_cache()
+
+    async def _verify_credentials(self, username: str, password: str, address: str, action: str) -> User:
+        """The user whose name and password these are; counts and notes what fails."""
+        if len(username) > USERNAME_MAX_LENGTH or len(password) > passwords.PASSWORD_MAX_LENGTH:
+            raise InvalidCredentials("The user name or the password is wrong")
+        self._login_rate_limiter.record_attempt(username, address)
+        user = await users.by_name(self._db, username)
+        password_hash = None if user is None else user.password_hash
+        verified = await self._hash_in_thread(passwords.verify_password, password, password_hash)
+        if user is None or not verified:
+            # A name nobody has is not written down: people type passwords there.
+            await self._record_audit(
+                "unknown" if user is None else user.username, action, address, "invalid_credentials"
+            )
+            raise InvalidCredentials("The user name or the password is wrong")
+        self._login_rate_limiter.record_success(username, address)
+        return user
+
+    async def _require_no_default_password(self) -> None:
+        if await users.default_password_in_use(self._db):
+            raise PermissionDenied("Change the default password first; until then nobody else can be let in")
+
+    async def _new_user(self, username: str, password: str, role: Role, *, is_default: bool = False) -> User:
+        return User(
+            id=tokens.new_random_id(),
+            username=username,
+            password_hash=await self._hash_in_thread(passwords.hash_password, password),
+            role=role,
+            must_change_password=is_default,
+            created_at=time.time(),
+        )
+
+    async def _add_session(self, tx: Transaction, token: str, user: User, now: float, address: str) -> None:
+        await sessions.add(
+            tx,
+            session_id=tokens.hash_token(token),
+            user_id=user.id,
+            now=now,
+            expires_at=now + SESSION_MAX_S,
+            address=address,
+        )
+
+    async def _record_audit(self, actor: str, action: str, address: str, result: str) -> None:
+        async with self._db.write() as tx:
+            await audit.record(tx, actor=actor, action=action, address=address, result=result)
+
+    async def _hash_in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._hash_semaphore:
+            return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _check_username(username: str) -> None:
+    """Raises `InvalidRequest`; what prints and has no blank at its ends is a name, in every language."""
+    if (
+        not (0 < len(username) <= USERNAME_MAX_LENGTH)
+        or not username.isprintable()
+        or username != username.strip()
+    ):
+        raise InvalidRequest(
+            f"A user name has 1 to {USERNAME_MAX_LENGTH} printable characters, and no blank at its ends",
+            param="username",
+        )
+
+
+def user_view(user: User) -> UserView:
+    """A person as the API and the commands show them."""
+    return UserView(
+        id=user.id,
+        username=user.username,
+        role=user.role,
+        must_change_password=user.must_change_password,
+        created_at=to_iso(user.created_at),
+    )

@@ -1,0 +1,98 @@
+"""OpenAI's dialect: chats, completions, Responses, embeddings, and the reranking that others have added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from llb.api.blueprint import Blueprint
+from llb.api.inference.handler import DialectHooks, InferenceHandler
+from llb.api.middleware.route_policy import requires_scope
+from llb.api.reference.operation import ApiOperation
+from llb.api.reference.schemas import INFERENCE_OPERATIONS, READINESS_ERRORS
+from llb.api.responses import decode_json, error_body, json_response
+from llb.errors import LlbError
+from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
+
+OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
+RESPONSES_PATHS = ("/v1/responses", "/v1/responses/input_tokens")
+
+
+def openai_blueprint(handler: InferenceHandler) -> Blueprint:
+    """`/v1` as OpenAI's clients call it."""
+    blueprint = Blueprint("openai")
+    dispatcher = handler.dispatcher
+
+    @blueprint.get("/v1/models", name="models")
+    @requires_scope(Scope.INFERENCE)
+    @ApiOperation("List the Ready models", response=ModelObjects)
+    async def list_models(_request: Request) -> HTTPResponse:
+        ready = dispatcher.ready_models()
+        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
+
+    @blueprint.get("/v1/models/<model_id:path>", name="model")
+    @requires_scope(Scope.INFERENCE)
+    @ApiOperation("Show a Ready model", response=ModelObject, errors=READINESS_ERRORS)
+    async def get_model(_request: Request, model_id: str) -> HTTPResponse:
+        model = dispatcher.resolve_model(unquote(model_id))  # clients write the slash of `org/repo` as %2F
+        dispatcher.require_ready(model)
+        return json_response(ModelObject(id=model.id))
+
+    @requires_scope(Scope.INFERENCE)
+    async def infer(request: Request) -> None:
+        await handler.handle(request, _DEFAULT_HOOKS)
+
+    @requires_scope(Scope.INFERENCE)
+    async def respond(request: Request) -> None:
+        await handler.handle(request, _RESPONSES_HOOKS)
+
+    for path in OPENAI_PATHS:
+        blueprint.add_route(
+            infer, path, methods=["POST"], name=_route_name(path), ctx_documented=INFERENCE_OPERATIONS[path]
+        )
+    for path in RESPONSES_PATHS:
+        blueprint.add_route(
+            respond, path, methods=["POST"], name=_route_name(path), ctx_documented=INFERENCE_OPERATIONS[path]
+        )
+    return blueprint
+
+
+def _route_name(path: str) -> str:
+    return path.removeprefix("/v1/").replace("/", "_")
+
+
+# --- Responses ---------------------------------------------------------------------------------------
+
+
+def responses_error_event(error: LlbError) -> bytes:
+    """An error inside a stream of Responses: `error` is what the official client looks for."""
+    body = {
+        "type": "error",
+        "sequence_number": 0,
+        "code": error.code,
+        "message": error.message,
+        "param": None,
+        **error_body(error),
+    }
+    return b"event: error\ndata: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def response_format_of(fields: InferenceFields) -> Mapping[str, Any]:
+    """The form of the answer (`text.format`) as a chat asks for it: of Responses the engine does not know it."""
+    if not fields.text:
+        return {}
+    match decode_json(bytes(fields.text), dict[str, Any] | None):  # type: ignore[arg-type]  # a type to msgspec
+        case {"format": {"type": "json_schema", **schema}}:
+            return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        case {"format": {"type": "json_object"}}:
+            return {"response_format": {"type": "json_object"}}
+    return {}
+
+
+_DEFAULT_HOOKS = DialectHooks()
+_RESPONSES_HOOKS = DialectHooks(format_error_event=responses_error_event, extra_fields=response_format_of)

@@ -1,0 +1,164 @@
+"""The routes of signing in and out, and of the people who may."""
+
+from __future__ import annotations
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from llb.accounts.authenticator import SESSION_MAX_S
+from llb.accounts.service import AccountService, user_view
+from llb.api.blueprint import Blueprint
+from llb.api.middleware.auth_middleware import SESSION_COOKIE
+from llb.api.middleware.route_policy import authenticated, public, requires_scope
+from llb.api.reference.operation import ApiOperation
+from llb.api.responses import json_response, no_content, parse_body
+from llb.api.timestamps import to_iso
+from llb.errors import Conflict, InvalidCredentials, NotFound, PermissionDenied, RateLimited
+from llb.security.permissions import Principal, PrincipalKind
+from llb.store.database import Database
+from llb.store.tables import users
+from llb.store.tables.users import User
+from llb.wire import (
+    LoginReply,
+    LoginRequest,
+    Me,
+    NewUser,
+    PasswordRequest,
+    Scope,
+    UserList,
+    UserPatch,
+    UserView,
+)
+
+
+def accounts_blueprint(db: Database, account_service: AccountService) -> Blueprint:
+    """`/api/auth/*` and `/api/users`."""
+    blueprint = Blueprint("accounts")
+
+    @blueprint.post("/api/auth/login")
+    @public
+    @ApiOperation(
+        "Sign in",
+        description="Answers with the session cookie, for browsers. Programs use an API key.",
+        body=LoginRequest,
+        response=LoginReply,
+        errors=(InvalidCredentials, PermissionDenied, RateLimited),
+    )
+    async def log_in(request: Request) -> HTTPResponse:
+        given = parse_body(request, LoginRequest)
+        signed_in = await account_service.log_in(
+            given.username,
+            given.password,
+            address=request.ctx.peer.address,
+            is_local=request.ctx.peer.is_local,
+            replaced_token=request.cookies.get(SESSION_COOKIE),
+        )
+        return _session_response(request, *signed_in)
+
+    @blueprint.post("/api/auth/logout")
+    @authenticated
+    @ApiOperation("Sign out", description="Ends the session. A key stays what it is.", status=204)
+    async def log_out(request: Request) -> HTTPResponse:
+        principal: Principal = request.ctx.principal
+        response = no_content()
+        if principal.kind is PrincipalKind.SESSION:
+            await account_service.log_out(principal, request.ctx.peer.address)
+            _set_session_cookie(request, response, "", 0)
+        return response
+
+    @blueprint.get("/api/auth/me")
+    @authenticated
+    @ApiOperation("Whose credential this is", response=Me)
+    async def me(request: Request) -> HTTPResponse:
+        principal: Principal = request.ctx.principal
+        user = None if principal.user_id is None else await users.get(db, principal.user_id)
+        return json_response(
+            Me(
+                kind=principal.kind.value,
+                user=None if user is None else user_view(user),
+                scopes=tuple(sorted(principal.granted_scopes)),
+                expires_at=to_iso(principal.expires_at),
+            )
+        )
+
+    @blueprint.post("/api/auth/password")
+    @authenticated
+    @ApiOperation(
+        "Change one's own password",
+        description="For a session only. All sessions end; the answer brings the cookie of a new one.",
+        body=PasswordRequest,
+        response=LoginReply,
+        errors=(InvalidCredentials, PermissionDenied, RateLimited),
+    )
+    async def change_password(request: Request) -> HTTPResponse:
+        principal: Principal = request.ctx.principal
+        if principal.kind is not PrincipalKind.SESSION:
+            raise PermissionDenied("Sign in to change your password")
+        given = parse_body(request, PasswordRequest)
+        signed_in = await account_service.change_password(
+            principal, given.current_password, given.new_password, request.ctx.peer.address
+        )
+        return _session_response(request, *signed_in)
+
+    @blueprint.get("/api/users")
+    @requires_scope(Scope.ADMIN)
+    @ApiOperation("List people", response=UserList)
+    async def list_users(_: Request) -> HTTPResponse:
+        return json_response(UserList(tuple(user_view(user) for user in await users.all_users(db))))
+
+    @blueprint.post("/api/users")
+    @requires_scope(Scope.ADMIN)
+    @ApiOperation("Add somebody", body=NewUser, response=UserView, status=201, errors=(Conflict,))
+    async def add_user(request: Request) -> HTTPResponse:
+        user = await account_service.add_user(
+            request.ctx.principal, parse_body(request, NewUser), request.ctx.peer.address
+        )
+        return json_response(user_view(user), 201)
+
+    @blueprint.patch("/api/users/<user_id:str>")
+    @requires_scope(Scope.ADMIN)
+    @ApiOperation(
+        "Change somebody's role or password",
+        description="What is left out stays. A new password ends that person's sessions.",
+        body=UserPatch,
+        response=UserView,
+        errors=(NotFound, Conflict),
+    )
+    async def change_user(request: Request, user_id: str) -> HTTPResponse:
+        patch = parse_body(request, UserPatch)
+        user = await account_service.change_user(
+            request.ctx.principal, user_id, patch, request.ctx.peer.address
+        )
+        return json_response(user_view(user))
+
+    @blueprint.delete("/api/users/<user_id:str>")
+    @requires_scope(Scope.ADMIN)
+    @ApiOperation(
+        "Remove somebody",
+        description="Their sessions and keys end too.",
+        status=204,
+        errors=(NotFound, Conflict),
+    )
+    async def remove_user(request: Request, user_id: str) -> HTTPResponse:
+        await account_service.remove_user(request.ctx.principal, user_id, request.ctx.peer.address)
+        return no_content()
+
+    return blueprint
+
+
+def _session_response(request: Request, token: str, user: User, expires_at: float) -> HTTPResponse:
+    response = json_response(LoginReply(expires_at=to_iso(expires_at), user=user_view(user)))
+    _set_session_cookie(request, response, token, int(SESSION_MAX_S))
+    return response
+
+
+def _set_session_cookie(request: Request, response: HTTPResponse, value: str, max_age_s: int) -> None:
+    response.add_cookie(
+        SESSION_COOKIE,
+        value,
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        secure=request.ctx.peer.scheme == "https",
+        max_age=max_age_s,
+    )

@@ -1,0 +1,351 @@
+"""The composition root of a balancer with its own node: what it is made of, and in which order it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from llb.accounts.authenticator import AccountAuthenticator
+from llb.accounts.service import AccountService
+from llb.api.inference.anthropic import anthropic_blueprint
+from llb.api.inference.handler import InferenceHandler
+from llb.api.inference.ollama import ollama_blueprint, ollama_root_blueprint
+from llb.api.inference.ollama_models import OllamaModels
+from llb.api.inference.ollama_pull import PullFollower
+from llb.api.inference.openai import openai_blueprint
+from llb.api.internode.peer_files import peer_files_blueprint
+from llb.api.internode.reverse_tunnel import reverse_tunnel_blueprint
+from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.api.reference.openapi import openapi_blueprint
+from llb.api.routes.accounts import accounts_blueprint
+from llb.api.routes.audit import AuditLog, DeniedRequestAudit, audit_blueprint
+from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
+from llb.api.routes.keys import keys_blueprint
+from llb.api.routes.metrics import metrics_blueprint
+from llb.api.routes.model_import import model_import_blueprint
+from llb.api.routes.models import models_blueprint
+from llb.api.routes.node_join import node_join_blueprint
+from llb.api.routes.nodes import nodes_blueprint
+from llb.api.routes.page import page_blueprint
+from llb.api.routes.requests import RequestRecorder, requests_blueprint
+from llb.api.routes.system import system_blueprint
+from llb.api.routes.tls import tls_blueprint
+from llb.base import data_dir, platform_compat
+from llb.base.events import EventBus
+from llb.base.tasks import TaskSupervisor
+from llb.catalog import load_catalog
+from llb.cluster.link.link_server import LinkServer, create_local_link
+from llb.cluster.members import Members
+from llb.cluster.memory_estimates import MemoryEstimates
+from llb.cluster.peer_sources import PeerSources
+from llb.cluster.registrations import Registrations
+from llb.cluster.view import ClusterView
+from llb.config import Config
+from llb.engine.pool import EnginePool
+from llb.errors import SetupError
+from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
+from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.http.client import HttpClient
+from llb.gateway.nodes.node_commands import NodeCommands
+from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.observability.metrics import Metrics
+from llb.gateway.observability.request_log import RequestLog
+from llb.hardware import HardwareProbe
+from llb.hub import HubClient, HubStatsCache
+from llb.node.agent import NodeAgent
+from llb.node.files import ModelFiles
+from llb.security import tokens
+from llb.security.certificates import create_server_tls
+from llb.store.database import Database
+from llb.store.tables import settings, users
+from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
+
+log = logging.getLogger(__name__)
+
+LOCAL_LINK_RETRY_DELAY_S = 1.0  # before a local link that failed begins anew
+LOCAL_JOIN_TIMEOUT_S = 2.0
+
+
+class Balancer:
+    """Everything of one process: balancer and local node. `start()` and `stop()` are Sanic's to call."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises `SetupError` for a catalogue or a setting that cannot be used."""
+        self.config = config
+        self.port = config.port  # the one that was bound, once it is
+        self.catalog = load_catalog(config.catalog)
+        self.local_token = tokens.new_local_token()
+        self.event_bus: EventBus[Event] = EventBus()
+        self.db = Database(config.database_path)
+        self.hub = HubClient(config.hub_endpoint, config.hub_token)
+        self.hub_stats = HubStatsCache(
+            self.hub, [model.repo for model in self.catalog], self._on_stats_changed
+        )
+
+        self.view = ClusterView(self.catalog, self.event_bus, self.hub_stats.get)
+        self.members = Members(self.db, self.view)
+        self.authenticator = AccountAuthenticator(self.db, node_id_of=self._node_id_of)
+        self.accounts = AccountService(self.db, self.authenticator)
+        self.rate_limiter = ApiKeyRateLimiter()
+        self.auth_middleware = AuthMiddleware(config, self.authenticator, local_token=self.local_token)
+        self.auth_middleware.rate_limit_headers_of = self.rate_limiter.rate_limit_headers
+        self.denied_requests = DeniedRequestAudit(self.db)
+        self.auth_middleware.on_access_denied = self.denied_requests.record_denial
+
+        self.peer_sources = PeerSources(
+            self.view,
+            get_local_node_id=lambda: self.agent.node_id,
+            address_of=self._peer_address_of,
+            file_token_secret_of=self._file_token_secret_of,
+            anchor_of=self._anchor_of,
+        )
+        self.registrations = Registrations(self.db, self.hub, self.view, self.peer_sources)
+        self.memory_estimates = MemoryEstimates(self.db, self.hub, self.view, self.registrations)
+        self.link_server = LinkServer(
+            self.view,
+            self.registrations.desired_state_of,
+            record_hello=self.members.record_hello,
+            on_hello=self._on_hello,
+            on_replica_report=self._on_replica_report,
+            on_bad_source=self.registrations.on_bad_source,
+        )
+        self.registrations.on_desired_state_changed = self.link_server.push_desired_state
+        self.members.on_node_updated = lambda _node_id: self.link_server.push_desired_state()
+        self.members.on_node_removed = self._on_node_removed
+
+        self.hardware_probe = HardwareProbe()
+        self.engine_pool = EnginePool(
+            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
+        )
+        self.agent = NodeAgent(
+            config=config,
+            db=self.db,
+            hub=self.hub,
+            files=ModelFiles(config.models_dir),
+            hardware_probe=self.hardware_probe,
+            engine_pool=self.engine_pool,
+        )
+        self.admission = AdmissionController(config.max_queue, config.queue_timeout_s)
+        self.tls = create_server_tls(config)
+        self.http_client = HttpClient()
+        self.node_connections = NodeConnections(
+            self.http_client, self._hop_credential_of, tls_only=self.tls is not None
+        )
+        self.node_connections.on_tunnels_wanted = self.link_server.request_tunnels
+        self.view.address_of = self.node_connections.base_url_of
+        self.view.reach_view_of = self._reach_view_of
+        self.dispatcher = Dispatcher(
+            self.view,
+            self.admission,
+            self.http_client,
+            self.agent,
+            self.node_connections,
+            self.rate_limiter,
+            load_timeout_s=config.queue_timeout_s,
+        )
+        self.node_commands = NodeCommands(self.view, self.agent, self.node_connections)
+        self.admission.on_load_wanted = self.node_commands.preload
+        self.history = RequestLog(self.db, retention_days=config.history_days, keeps_text=config.history_text)
+        self.metrics = Metrics(self.view, self.admission)
+        self.history.on_requests_ended = self.metrics.record_requests
+        self.dispatcher.performance.on_load_ended = self.metrics.record_load
+        self.event_feed = EventFeed(self.event_bus, self.view)
+        self.tasks = TaskSupervisor("llb")
+        self._data_dir_lock: platform_compat.FileLock | None = None
+        self._file_token_secret: str | None = None  # of the local node; kept in the database
+
+    def blueprints(self) -> tuple[Any, ...]:
+        """The API, a resource a line."""
+        audit = AuditLog(self.db)
+        inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history))
+        return (
+            accounts_blueprint(self.db, self.accounts),
+            keys_blueprint(self.db, self.authenticator),
+            audit_blueprint(self.db),
+            models_blueprint(self.view, self.registrations, self.memory_estimates, self.node_commands, audit),
+            model_import_blueprint(self.view, self.registrations, self.agent, audit),
+            nodes_blueprint(self.view, self.members, audit),
+            node_join_blueprint(
+                self.config,
+                self.members,
+                self.link_server,
+                audit,
+                is_exposed=self.auth_middleware.is_exposed,
+                get_port=lambda: self.port,
+                uses_default_password=self.uses_default_password,
+                tls=self.tls,
+            ),
+            tls_blueprint(self.tls),
+            reverse_tunnel_blueprint(self.node_connections),
+            openai_blueprint(inference),
+            anthropic_blueprint(inference),
+            self._ollama_blueprint(audit),
+            requests_blueprint(self.db, self.history, self.view),
+            event_stream_blueprint(self.event_feed),
+            metrics_blueprint(self.metrics),
+            peer_files_blueprint(
+                self.agent.peer_file_server, lambda: self.agent.node_id, lambda: self._file_token_secret
+            ),
+            system_blueprint(self.config, self.view, lambda: self.agent.hardware_problems),
+            openapi_blueprint(),
+            page_blueprint(),
+        )
+
+    def ollama_port_blueprints(self) -> tuple[Any, ...]:
+        """What the port answers that asks for no key."""
+        return (
+            self._ollama_blueprint(AuditLog(self.db)),
+            openai_blueprint(InferenceHandler(self.dispatcher, RequestRecorder(self.history))),
+            ollama_root_blueprint(),
+        )
+
+    def _ollama_blueprint(self, audit: AuditLog) -> Any:
+        models = OllamaModels(
+            self.view, self.dispatcher, self.memory_estimates, keep_alive_s=self.config.keep_alive_s
+        )
+        puller = PullFollower(self.view, self.event_bus, self.registrations, audit)
+        return ollama_blueprint(
+            self.dispatcher, RequestRecorder(self.history), self.node_commands, models, puller, audit
+        )
+
+    async def start(self) -> None:
+        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the network."""
+        self._data_dir_lock = await asyncio.to_thread(
+            data_dir.acquire_lock, self.config.home, self.config.models_dir
+        )
+        try:
+            await self.db.start()
+            if self.tls is not None:
+                await self.tls.start(self.db)
+            await self.accounts.ensure_admin(self.config.admin_password)
+            if self.auth_middleware.is_exposed and await self.uses_default_password():
+                raise SetupError(
+                    f"Listening on {self.config.listen_host} with the default password would let anybody in: "
+                    "set LLB_ADMIN_PASSWORD, or change it with 'llb password'."
+                )
+            self.authenticator.start()
+            self.history.start()
+            self.metrics.start()
+            cluster_id = await settings.ensure(self.db, "cluster_id", tokens.new_random_id)
+            self.agent.node_id = await settings.ensure(self.db, "node_id", tokens.new_random_id)
+            self._file_token_secret = await settings.ensure(
+                self.db, "ticket_secret", tokens.new_session_token
+            )
+            await self.members.start(cluster_id, self.agent.node_id, self.config.name)
+            self.link_server.cluster_id = cluster_id
+            await self.registrations.start(cluster_id)
+            await self.agent.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.tasks.spawn(self._run_local_link(), "local-link")
+        self.tasks.spawn(self.hub_stats.run(), "hub-stats")
+        self.tasks.spawn(self.members.run_flush_loop(), "members")
+        if self.tls is not None:
+            self.tasks.spawn(self.tls.run_renewal(), "tls")
+        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.agent.desired_state_received.wait(), LOCAL_JOIN_TIMEOUT_S)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new requests and let running answers end."""
+        await self.dispatcher.drain(timeout_s)
+
+    async def stop(self) -> None:
+        """The start in reverse; idempotent."""
+        await self.dispatcher.close()
+        await self.node_commands.close()
+        await self.node_connections.close()
+        await self.tasks.close()
+        await self.agent.close()
+        await self.registrations.close()
+        await self.members.close()
+        self.view.close()
+        await self.hub.aclose()
+        await self.authenticator.close()
+        await self.denied_requests.close()
+        await self.history.close()
+        await self.metrics.close()
+        await self.db.close()
+        if self._data_dir_lock is not None:
+            self._data_dir_lock.close()
+            self._data_dir_lock = None
+
+    async def uses_default_password(self) -> bool:
+        """Whether the administrator still has the default password."""
+        return await users.default_password_in_use(self.db)
+
+    def _node_id_of(self, credential: str) -> str | None:
+        record = self.members.find_by_credential(credential)
+        return None if record is None else record.id
+
+    def _reach_view_of(self, node_id: str) -> ReachView:
+        return (
+            ReachView(way=ReachWay.LOCAL)
+            if node_id == self.agent.node_id
+            else self.node_connections.reach_view_of(node_id)
+        )
+
+    def _hop_credential_of(self, node_id: str) -> str | None:
+        record = self.members.get_record(node_id)
+        return None if record is None else record.hop_credential
+
+    def _peer_address_of(self, node_id: str) -> str | None:
+        if node_id == self.agent.node_id:
+            return ""
+        way = self.node_connections.route_of(node_id)
+        return None if way is None else way.base_url
+
+    def _anchor_of(self, node_id: str) -> str:
+        node = self.view.nodes.get(node_id)
+        return "" if node is None else node.hello.anchor
+
+    def _file_token_secret_of(self, node_id: str) -> str | None:
+        return self._file_token_secret if node_id == self.agent.node_id else self._hop_credential_of(node_id)
+
+    def _on_hello(self, hello: Hello, observed: str | None) -> None:
+        self.registrations.on_hello(hello)
+        for report in hello.replicas:
+            self.metrics.record_replica(hello.node_id, report)
+        if hello.node_id != self.agent.node_id:
+            self.node_connections.connect_node(hello, observed)
+
+    def _on_node_removed(self, node_id: str) -> None:
+        self.node_connections.disconnect_node(node_id)
+        self.registrations.on_node_removed(node_id)
+        self.metrics.forget_node(node_id)
+        self.tasks.spawn(self.link_server.disconnect_removed_node(node_id), f"drop.{node_id}")
+        self.link_server.push_desired_state()  # others take over what only it was to hold
+
+    def _on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
+        self.metrics.record_replica(node_id, report)
+        self.members.on_replica_report(node_id, report)
+        self.registrations.on_replica_report(node_id, report)
+
+    async def _run_local_link(self) -> None:
+        """The local node speaks with its balancer as a joined one does, over a link inside the process.
+
+        A failure at either end costs the link, never the node: both begin anew with their whole state.
+        """
+        while True:
+            node_end, balancer_end = create_local_link()
+            try:
+                async with asyncio.TaskGroup() as both_ends:
+                    both_ends.create_task(
+                        self.link_server.serve_link(
+                            balancer_end, node_id=self.agent.node_id, silence_timeout_s=None
+                        ),
+                        name="llb.local-link.balancer",
+                    )
+                    both_ends.create_task(self.agent.run_link(node_end), name="llb.local-link.node")
+            except* Exception as failed:
+                log.error("the link to the local node failed and begins anew", exc_info=failed)
+            await asyncio.sleep(LOCAL_LINK_RETRY_DELAY_S)
+
+    def _on_stats_changed(self, repo: str, stats: HfStats) -> None:
+        for model in self.catalog:
+            if model.repo == repo:
+                self.event_bus.publish(ModelStatsUpdated(model_id=model.id, hf_stats=stats))

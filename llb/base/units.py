@@ -1,0 +1,67 @@
+"""Sizes and times as people write them: "8GB", "10m". What is shown can be given back."""
+
+from __future__ import annotations
+
+import re
+
+_SIZE_PATTERN = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_BYTES_PER_UNIT = {
+    "TB": 10**12,
+    "TiB": 2**40,
+    "GB": 10**9,
+    "GiB": 2**30,
+    "MB": 10**6,
+    "MiB": 2**20,
+    "KB": 10**3,
+    "KiB": 2**10,
+    "B": 1,
+}
+_BYTES_PER_UPPER_UNIT = {unit.upper(): size_bytes for unit, size_bytes in _BYTES_PER_UNIT.items()}
+_NUMBER_PATTERN = re.compile(r"\d+(?:\.\d+)?")
+_DURATION_PATTERN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_DURATION_PART_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS_PER_UNIT = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "8GB", "512MiB" or a plain number; raises ValueError."""
+    match = _SIZE_PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("is not a size such as 8GB")
+    return int(float(match[1]) * _BYTES_PER_UPPER_UNIT[(match[2] or "B").upper()])
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest text that `parse_size` makes exactly these bytes of."""
+    texts = (_format_number(size_bytes / factor) + unit for unit, factor in _BYTES_PER_UNIT.items())
+    return min((text for text in texts if parse_size(text) == size_bytes), key=len, default=str(size_bytes))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "10m", "1h30m" (as Go's programs write it), "90" or "-1" (never); raises ValueError."""
+    text = text.strip()
+    length = text.removeprefix("-")
+    if _NUMBER_PATTERN.fullmatch(length):
+        seconds = float(length)
+    elif _DURATION_PATTERN.fullmatch(length):
+        seconds = sum(
+            float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _DURATION_PART_PATTERN.findall(length)
+        )
+    else:
+        raise ValueError("is not a duration such as 10m")
+    return -1.0 if text.startswith("-") else seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The largest unit that goes into it a whole number of times; "-1" is never, "0" at once."""
+    if seconds <= 0:
+        return "0" if seconds == 0 else "-1"
+    for unit, length_s in _SECONDS_PER_UNIT.items():
+        if round(seconds / length_s) * length_s == seconds:
+            return f"{round(seconds / length_s)}{unit}"
+    return f"{_format_number(seconds)}s"
+
+
+def _format_number(number: float) -> str:
+    """At most three decimals, and none that say nothing."""
+    return f"{number:.3f}".rstrip("0").rstrip(".")

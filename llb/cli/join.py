@@ -1,0 +1,73 @@
+"""Lending hosts to each other: `llb join-token`, `llb leave`, and the token of a host that is to join."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import sys
+from dataclasses import replace
+
+from llb.base import node_identity, runfile
+from llb.cli import output
+from llb.cli.client import Client, own
+from llb.cli.errors import Failure
+from llb.cli.main import home_of
+from llb.cli.models import client_of
+from llb.config import Config
+from llb.wire import LeaveReply, NewJoinToken
+
+FROM_INPUT = "-"
+
+
+def join_token(options: argparse.Namespace) -> int:
+    """`llb join-token`: the command for the other host, alone on standard output."""
+    made = client_of(options).post("/api/nodes/join-tokens", {}, NewJoinToken)
+    if options.json:
+        output.show_json(made)
+        return 0
+    output.say(made.command)
+    output.note("Run this on the host that is to join; it works once, within the hour.")
+    if made.hint is not None:
+        output.note(made.hint + ".")
+    return 0
+
+
+def leave(options: argparse.Namespace) -> int:
+    """`llb leave`: works with a running server, which then goes on alone, and without one."""
+    home = home_of(options)
+    member = node_identity.read_membership(home)
+    if member is None:
+        raise Failure("This host has not joined another llb.")
+    running = runfile.find_running_server(home)
+    if running is not None:
+        client = Client(lambda: own(running))
+        untold = client.post("/api/node/leave", {}, LeaveReply).untold
+    else:
+        # Here: it brings the engine's modules, which nothing else of the commands needs.
+        from llb.cluster.link.control_link_client import notify_leave
+
+        untold = asyncio.run(notify_leave(member))
+        node_identity.remove_membership(home)
+    output.say(f"This host has left {member.balancer_url}; its model files are where they were.")
+    if untold is not None:
+        output.note(f"That llb could not be told ({untold}): remove the node {member.name} there.")
+    return 0
+
+
+def with_token(config: Config) -> Config:
+    """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal.
+
+    A host that belongs to that llb already needs none, and is not asked.
+    """
+    known = node_identity.read_membership(config.home)
+    if config.join is None or (known is not None and known.balancer_url == config.join):
+        return config
+    if config.join_token == FROM_INPUT:
+        return replace(config, join_token=sys.stdin.readline().strip() or None)
+    if config.join_token is None and known is None and output.is_tty(sys.stdin):
+        try:
+            return replace(config, join_token=getpass.getpass("Join token: ").strip() or None)
+        except EOFError:
+            raise Failure("No token was given; nothing was changed.") from None
+    return config

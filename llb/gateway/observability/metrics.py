@@ -1,0 +1,223 @@
+"""What Prometheus may read: what requests, loads and downloads took, counted as they end, and how the cluster stands when it is
+asked (`standing`).
+
+Names are OpenTelemetry's for generative AI where it has one. No user, key or address is in a label; a model name is one of
+the catalogue's, so that whoever makes up names cannot make up series.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.process_collector import ProcessCollector
+
+from llb.base.tasks import TaskSupervisor
+from llb.cluster.view import ClusterView
+from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.observability.state_collector import StateCollector
+from llb.wire import ReplicaReport, ReplicaState
+
+# The buckets that OpenTelemetry's conventions for generative AI recommend, in seconds.
+DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+FIRST_TOKEN_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
+)  # fmt: skip
+TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+LOAD_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+LAG_INTERVAL_S = 0.25
+SERIES_CACHE_SIZE = 1024
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that says when it began
+
+_OPERATION_OF_ENDPOINT = {
+    **OPERATION_OF_PATH,
+    "/api/chat": Operation.CHAT,
+    "/api/generate": Operation.COMPLETION,
+    "/api/embed": Operation.EMBEDDINGS,
+    "/api/embeddings": Operation.EMBEDDINGS,
+}
+_QUEUE_EXIT_ERRORS = ("queue_timeout", "client_closed")  # whoever was refused at once did not wait
+_DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
+
+
+class Metrics:
+    """One registry of this process. `ended` is told of requests in batches; `text()` is what is read."""
+
+    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        labels = ("gen_ai_operation_name", "gen_ai_request_model")
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "Time from the arrival of a request to the end of its answer",
+            (*labels, "error_type"),
+            buckets=DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Time from the arrival of a request to its first token",
+            labels,
+            buckets=FIRST_TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Time the engine took for each token after the first",
+            labels,
+            buckets=TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "llb_tokens",
+            "Tokens of prompts (those that were in the cache too), from the cache, and of answers",
+            ("model", "type"),
+            registry=self.registry,
+        )
+        self._queue_wait = Histogram(
+            "llb_queue_wait_seconds",
+            "Time a request waited for a slot",
+            ("model",),
+            buckets=DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._overhead = Histogram(
+            "llb_relay_overhead_seconds",
+            "Time from the arrival of a request to its sending, the wait for a slot and for a load not counted",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._loop_lag = Histogram(
+            "llb_event_loop_lag_seconds",
+            "How late the event loop wakes up",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._load_duration = Histogram(
+            "llb_engine_load_seconds",
+            "Time until a node had a model in memory",
+            ("node", "model"),
+            buckets=LOAD_BUCKETS,
+            registry=self.registry,
+        )
+        self._failed_loads = Counter(
+            "llb_engine_load_failures",
+            "Loads that ended with an engine that failed",
+            ("node", "model"),
+            registry=self.registry,
+        )
+        self._downloads = Counter(
+            "llb_downloads",
+            "Replicas that were fetched and verified (ready), or could not be (error)",
+            ("node", "outcome"),
+            registry=self.registry,
+        )
+        self._downloaded_bytes = Counter(
+            "llb_downloaded_bytes",
+            "Bytes of model files that arrived, from the Hub or from other nodes",
+            ("node",),
+            registry=self.registry,
+        )
+        # A series is found by its labels' values again and again.
+        self._duration_of = lru_cache(SERIES_CACHE_SIZE)(self._duration.labels)
+        self._first_token_of = lru_cache(SERIES_CACHE_SIZE)(self._first_token.labels)
+        self._per_token_of = lru_cache(SERIES_CACHE_SIZE)(self._per_token.labels)
+        self._tokens_of = lru_cache(SERIES_CACHE_SIZE)(self._tokens.labels)
+        self._queue_wait_of = lru_cache(SERIES_CACHE_SIZE)(self._queue_wait.labels)
+        self._view = view
+        self._last_reports: dict[tuple[str, str], ReplicaReport] = {}  # as each was last told of
+        self.registry.register(StateCollector(view, admission))
+        ProcessCollector(registry=self.registry)
+        self._tasks = TaskSupervisor("metrics")
+
+    def start(self) -> None:
+        self._tasks.spawn(self._measure_loop_lag(), "lag")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def record_requests(self, records: Iterable[RequestRecord]) -> None:
+        """Count requests that have ended."""
+        for tally in records:
+            self._record_request(tally)
+
+    def record_load(self, node_id: str, model_id: str, took_s: float, failed: bool) -> None:
+        """Count a load that has ended."""
+        labels = (self._view.node_name_of(node_id), model_id)
+        if failed:
+            self._failed_loads.labels(*labels).inc()
+        else:
+            self._load_duration.labels(*labels).observe(took_s)
+
+    def record_replica(self, node_id: str, report: ReplicaReport) -> None:
+        """Count what this report of a replica adds to the one before; the first tells only where it stands."""
+        key = (node_id, report.model_id)
+        before = self._last_reports.get(key)
+        if report.state is ReplicaState.GONE:
+            self._last_reports.pop(key, None)
+        else:
+            self._last_reports[key] = report
+        if before is None or before.state not in _DOWNLOADING_STATES:
+            return
+        name = self._view.node_name_of(node_id)
+        # Fewer than before: they were thrown away, and come again.
+        self._downloaded_bytes.labels(name).inc(max(0, report.downloaded_bytes - before.downloaded_bytes))
+        if report.state in (ReplicaState.READY, ReplicaState.ERROR):
+            self._downloads.labels(name, report.state.value).inc()
+
+    def forget_node(self, node_id: str) -> None:
+        """Its replicas are no longer followed; what was counted stays."""
+        for key in [key for key in self._last_reports if key[0] == node_id]:
+            del self._last_reports[key]
+
+    def render(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _record_request(self, record: RequestRecord) -> None:
+        model = record.model_id or ""
+        operation = _OPERATION_OF_ENDPOINT.get(record.endpoint, record.endpoint.removeprefix("/v1/"))
+        usage = record.usage
+        self._duration_of(operation, model, record.error_code or "").observe(
+            record.ended_at - record.started_at
+        )
+        if record.node_id is not None or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
+            self._queue_wait_of(model).observe(record.queued_s)
+        if record.node_id is None:
+            return
+        if (ttft_s := record.ttft_s()) is not None:
+            self._first_token_of(operation, model).observe(ttft_s)
+        if usage.decode_ms is not None and (usage.completion_tokens or 0) > 1:
+            self._per_token_of(operation, model).observe(
+                usage.decode_ms / 1000 / ((usage.completion_tokens or 0) - 1)
+            )
+        for kind, tokens in (
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+        ):
+            if tokens:
+                self._tokens_of(model, kind).inc(tokens)
+        if record.sent_at is not None:
+            self._overhead.observe(
+                max(0.0, record.sent_at - record.started_at - record.queued_s - record.load_s)
+            )
+
+    async def _measure_loop_lag(self) -> None:
+        while True:
+            due = time.monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self._loop_lag.observe(max(0.0, time.monotonic() - due))

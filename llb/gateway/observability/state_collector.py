@@ -1,0 +1,97 @@
+"""How queues, slots, nodes, engines and replicas stand when Prometheus asks."""
+
+from __future__ import annotations
+
+from collections import Counter as Tallied
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llb import __version__
+from llb.cluster.view import ClusterView
+from llb.gateway.admission.controller import AdmissionController
+from llb.wire import EngineState, NodeStatus, ReplicaState
+
+
+class StateCollector(Collector):
+    """Looks when it is asked; nothing is kept."""
+
+    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+        self._view = view
+        self._admission = admission
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("llb_build_info", "The version that runs", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+        yield from self._collect_queues()
+        yield from self._collect_nodes()
+        yield from self._collect_replicas()
+
+    def _collect_queues(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("llb_queue_depth", "Requests that wait for a slot", labels=("model",))
+        slots = GaugeMetricFamily("llb_slots", "Slots for requests", labels=("node", "model"))
+        busy = GaugeMetricFamily("llb_slots_busy", "Slots in use", labels=("node", "model"))
+        for queue in self._admission.snapshot():
+            depth.add_metric((queue.model_id,), queue.queued)
+            for count in queue.nodes:
+                labels = (self._view.node_name_of(count.node_id), queue.model_id)
+                slots.add_metric(labels, count.slots)
+                busy.add_metric(labels, count.busy)
+        yield from (depth, slots, busy)
+
+    def _collect_nodes(self) -> Iterator[Metric]:
+        by_node = ("node",)
+        status = GaugeMetricFamily(
+            "llb_node_status", "1 for the status a node has", labels=("node", "status")
+        )
+        draining = GaugeMetricFamily(
+            "llb_node_draining", "Whether a node gets no new requests", labels=by_node
+        )
+        budget = GaugeMetricFamily("llb_node_memory_budget_bytes", "Memory a node offers", labels=by_node)
+        used = GaugeMetricFamily("llb_node_memory_used_bytes", "Memory its engines use", labels=by_node)
+        disk = GaugeMetricFamily("llb_node_disk_free_bytes", "Disk a node offers", labels=by_node)
+        active = GaugeMetricFamily("llb_node_active_requests", "Requests at a node", labels=by_node)
+        cpu = GaugeMetricFamily(
+            "llb_node_cpu_usage", "Share of a node's processors in use, 0-1", labels=by_node
+        )
+        memory = GaugeMetricFamily("llb_node_memory_usage", "Share of its memory in use, 0-1", labels=by_node)
+        gpu = GaugeMetricFamily("llb_node_gpu_usage", "Share of its GPUs in use, 0-1", labels=by_node)
+        engines = GaugeMetricFamily("llb_engines", "Engines of a node by state", labels=("node", "state"))
+        for node in self._view.nodes.values():
+            name = node.hello.name
+            for each in NodeStatus:
+                status.add_metric((name, each.value), node.status is each)
+            draining.add_metric((name,), node.draining)
+            budget.add_metric((name,), node.hello.memory_budget_bytes)
+            active.add_metric((name,), self._view.active_requests_of(node.id))
+            if node.heartbeat is not None and node.is_online:
+                used.add_metric((name,), node.heartbeat.memory_used_bytes)
+                disk.add_metric((name,), node.heartbeat.disk_free_bytes)
+                meters = node.heartbeat.meters
+                cpu.add_metric((name,), meters.cpu_usage)
+                memory.add_metric((name,), meters.memory_usage)
+                if meters.gpu_usage is not None:
+                    gpu.add_metric((name,), meters.gpu_usage)
+            states = Tallied(engine.state for engine in node.engines.values()) if node.is_online else {}
+            for state in EngineState:
+                engines.add_metric((name, state.value), states.get(state, 0))
+        yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engines)
+
+    def _collect_replicas(self) -> Iterator[Metric]:
+        replicas = GaugeMetricFamily("llb_replicas", "Replicas on a node by state", labels=("node", "state"))
+        progress = GaugeMetricFamily(
+            "llb_download_progress", "Share of a replica that has arrived, 0-1", labels=("node", "model")
+        )
+        for node in self._view.nodes.values():
+            states = Tallied(report.state for report in node.replicas.values())
+            for state in ReplicaState:
+                replicas.add_metric((node.hello.name, state.value), states.get(state, 0))
+            for model_id, report in node.replicas.items():
+                if report.state in (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING):
+                    progress.add_metric((node.hello.name, model_id), report.progress)
+        yield from (replicas, progress)

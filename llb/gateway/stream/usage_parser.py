@@ -1,0 +1,236 @@
+"""Token counts of an answer, read from its first and last bytes; what lies between is never parsed."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Struct
+
+from llb.wire.decoding import DECODE_ERRORS
+
+# Enough for the last events of a stream, and for the whole of most answers that are not streamed.
+TAIL_BYTES = 64 * 1024
+HEAD_BYTES = 4 * 1024
+# Counts stand in the last event or a few before it (`[DONE]`, an empty `message_stop`).
+MAX_TAIL_EVENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request cost: tokens (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+
+
+class UsageParser:
+    """The first and the last bytes of a body that passes through."""
+
+    __slots__ = ("_head", "_tail", "_tail_bytes", "total_bytes")
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._head = b""
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        size_bytes = len(data)
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[:HEAD_BYTES]
+        self.total_bytes += size_bytes
+        self._tail_bytes += size_bytes
+        tail = self._tail
+        tail.append(data)
+        while self._tail_bytes - len(tail[0]) >= TAIL_BYTES:
+            self._tail_bytes -= len(tail.popleft())
+
+    def prepend(self, data: bytes) -> None:
+        """What should have come before all else."""
+        self._head = data + self._head
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._head) + self._tail_bytes
+
+    @property
+    def ends_at_event(self) -> bool:
+        return not self._tail or self._tail[-1].endswith((b"\n\n", b"\r\n\r\n"))
+
+    def parse_stream(self) -> tuple[Usage, str | None]:
+        """Counts of an SSE stream, and the message of the engine's error where its last event is one."""
+        counts = _UsageAccumulator()
+        error: str | None = None
+        tail = b"".join(self._tail)
+        lines = tail.splitlines()
+        events = (event for line in reversed(lines) if (event := _decode_event_line(line)) is not None)
+        whole = False
+        for _, event in zip(range(MAX_TAIL_EVENTS), events, strict=False):
+            whole = True
+            error = event.error_message or error
+            counts.add_event(event)
+            if counts.is_complete:
+                break
+        if not counts.is_complete:
+            # Anthropic's dialect counts the prompt in its first event.
+            for line in self._head.splitlines():
+                if (event := _decode_event_line(line)) is not None:
+                    counts.add_event(event)
+                    break
+        if not whole:
+            # The last event of Responses repeats the answer: of a long one only its end was kept.
+            counts.add_event(_decode_truncated(tail))
+        return counts.build_usage(), error
+
+    def parse_document(self) -> Usage:
+        """Counts of a JSON answer."""
+        counts = _UsageAccumulator()
+        tail = b"".join(self._tail)
+        if self._tail_bytes == self.total_bytes:
+            if (answer := _decode(tail)) is not None:
+                counts.add_event(answer)
+        elif (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
+            # A large embedding: llama.cpp writes `usage` before `data`.
+            counts.prompt_tokens = int(match[1])
+        else:  # a long answer: it stands before its counts
+            counts.add_event(_decode_truncated(tail))
+        return counts.build_usage()
+
+
+# These cannot stand inside a JSON string, whose quotes are escaped.
+_PROMPT_TOKENS_PATTERN = re.compile(rb'"prompt_tokens":\s*(\d+)')
+_USAGE_PATTERN = re.compile(rb'"usage":\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
+_TIMINGS_PATTERN = re.compile(rb'"timings":\s*\{[^{}]*\}')
+
+
+class _TokenDetails(Struct):
+    cached_tokens: int | None = None
+
+
+class _UsageFields(Struct):
+    """`usage` as OpenAI's chat (`prompt_tokens`), its Responses and Anthropic (`input_tokens`) write it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _TokenDetails | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _TokenDetails | None = None
+    cache_read_input_tokens: int | None = None  # Anthropic: not part of input_tokens
+
+
+class EngineTimings(Struct):
+    """llama.cpp's own: `prompt_n` counts only what was not in the cache."""
+
+    cache_n: int = 0
+    prompt_n: int | None = None
+    prompt_ms: float | None = None
+    predicted_n: int | None = None
+    predicted_ms: float | None = None
+
+
+class _NestedUsage(Struct):
+    usage: _UsageFields | None = None
+
+
+class _Error(Struct):
+    message: str = ""
+
+
+class _Event(Struct):
+    """The fields of an answer, or of one event of it, that count."""
+
+    usage: _UsageFields | None = None
+    timings: EngineTimings | None = None
+    response: _NestedUsage | None = None  # Responses: response.completed
+    message: _NestedUsage | str | None = None  # Anthropic: message_start; its error is only this text
+    error: _Error | None = None
+
+    @property
+    def error_message(self) -> str | None:
+        """What the engine says went wrong, where it says so."""
+        if self.error is not None:
+            return self.error.message
+        return self.message if isinstance(self.message, str) else None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+def _decode(data: bytes) -> _Event | None:
+    try:
+        return _decoder.decode(data)
+    except DECODE_ERRORS:
+        return None
+
+
+def _decode_event_line(line: bytes) -> _Event | None:
+    return _decode(line[5:]) if line.startswith(b"data:") else None
+
+
+def _decode_truncated(tail: bytes) -> _Event:
+    """The counts in a JSON text whose beginning is missing."""
+    parts = [
+        match[0]
+        for pattern, name in ((_USAGE_PATTERN, b'"usage"'), (_TIMINGS_PATTERN, b'"timings"'))
+        if (match := pattern.match(tail, tail.rfind(name))) is not None
+    ]
+    return _decode(b"{" + b",".join(parts) + b"}") or _Event()
+
+
+class _UsageAccumulator:
+    """Gathers counts from several places; the first place that has one wins."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.prefill_ms: float | None = None
+        self.decode_ms: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.prompt_tokens is not None and self.completion_tokens is not None
+
+    def add_event(self, event: _Event) -> None:
+        for part in (event, event.response):
+            if part is not None and part.usage is not None:
+                self._add_usage(part.usage)
+        if isinstance(event.message, _NestedUsage) and (begun := event.message.usage) is not None:
+            begun.output_tokens = None  # it has only begun
+            self._add_usage(begun)
+        if event.timings is not None:
+            self._add_timings(event.timings)
+
+    def _add_usage(self, usage: _UsageFields) -> None:
+        prompt, details = usage.prompt_tokens, usage.prompt_tokens_details
+        if prompt is None and usage.input_tokens is not None:
+            prompt, details = (
+                usage.input_tokens + (usage.cache_read_input_tokens or 0),
+                usage.input_tokens_details,
+            )
+        cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+        completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+        self._fill_missing(prompt, completion, cached)
+
+    def _add_timings(self, timings: EngineTimings) -> None:
+        if timings.prompt_n is not None:
+            self._fill_missing(timings.cache_n + timings.prompt_n, timings.predicted_n, timings.cache_n)
+        self.prefill_ms = self.prefill_ms if self.prefill_ms is not None else timings.prompt_ms
+        self.decode_ms = self.decode_ms if self.decode_ms is not None else timings.predicted_ms
+
+    def _fill_missing(self, prompt: int | None, completion: int | None, cached: int | None) -> None:
+        self.prompt_tokens = prompt if self.prompt_tokens is None else self.prompt_tokens
+        self.completion_tokens = completion if self.completion_tokens is None else self.completion_tokens
+        self.cached_tokens = cached if self.cached_tokens is None else self.cached_tokens
+
+    def build_usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.prefill_ms, self.decode_ms
+        )

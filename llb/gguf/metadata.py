@@ -1,0 +1,244 @@
+"""What llb wants to know of a GGUF file, from its header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from llb.gguf.header import MAX_LAYERS, GgufError, GgufHeader, HeaderKeys, TensorInfo, parse_header
+
+# What x86 kernels want in another order (ggml_repack_get_optimal_repack_type; each was tried).
+_REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+
+# llama_ftype → the name that people use.
+_FILE_TYPES: Final[Mapping[int, str]] = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0",
+}  # fmt: skip
+
+# `set_swa_pattern(n)` where the file does not say it: of n layers the first n - 1 use the window.
+_WINDOW_PERIODS: Final[Mapping[str, int]] = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4,
+    "llama4": 4, "smallthinker": 4, "afmoe": 4, "plamo3": 8,
+}  # fmt: skip
+_UNKNOWN_FILE_TYPE = 2**63 - 1
+_POOLING_TYPES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+_BLOCK_TENSOR = re.compile(r"blk\.(\d{1,4})\.(.+)")
+_INPUT_TENSORS = ("token_embd", "token_types", "position_embd", "per_layer_token_embd", "altup_")
+_OUTPUT_TENSORS = ("output", "cls", "rope_")
+
+
+@dataclass(frozen=True, slots=True)
+class GgufBlock:
+    """One repeating layer, as its tensors in one file tell it."""
+
+    size_bytes: int = 0
+    expert_bytes: int = 0
+    attention: bool = False
+    recurrent: bool = False  # Mamba, RWKV or a short convolution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufMetadata:
+    """What llb wants to know of one file. Counts are 0 and texts None where the file does not say."""
+
+    version: int
+    architecture: str | None
+    name: str | None
+    quantization: str | None
+    parameters: int
+    data_start: int
+    data_end: int  # the least size of a complete file
+    input_bytes: int
+    output_bytes: int
+    other_bytes: int
+    blocks: Mapping[int, GgufBlock]
+    repacked_bytes: int
+    tensor_types: Mapping[str, int]  # bytes of each
+    layers: int
+    embedding_length: int
+    heads: tuple[int, ...]  # one a layer
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    key_length_windowed: int
+    value_length_windowed: int
+    feed_forward_length: int
+    gated: bool
+    vocabulary_size: int
+    merges: int
+    context_length: int
+    experts: int
+    experts_used: int
+    expert_feed_forward_length: int
+    sliding_window: int
+    windowed: tuple[bool, ...]
+    shared_kv_layers: int
+    state_bytes: int  # recurrent state of one layer and slot
+    rope_freq_base: float | None
+    rope_scaling: str | None
+    causal: bool
+    pooling: str | None
+    has_chat_template: bool
+    split_number: int
+    split_count: int
+    is_projector: bool
+
+    @property
+    def tensor_bytes(self) -> int:
+        blocks = sum(block.size_bytes for block in self.blocks.values())
+        return self.input_bytes + self.output_bytes + self.other_bytes + blocks
+
+    @property
+    def expert_bytes(self) -> int:
+        return sum(block.expert_bytes for block in self.blocks.values())
+
+
+def read_metadata(data: BinaryIO, *, file_size: int) -> GgufMetadata:
+    """The facts in a header; `data` begins at the file's first byte and may end before the file does.
+
+    Raises `NeedMore` if it ends before the header does, `GgufError` if this is no header that llama.cpp could load.
+    """
+    return _build_metadata(parse_header(data, file_size=file_size))
+
+
+def check_complete(metadata: GgufMetadata, file_size: int) -> None:
+    """Raises `GgufError` if tensors lie beyond the end of a file of this size."""
+    if metadata.data_end > file_size:
+        raise GgufError(f"it is truncated: it has {file_size} bytes, its tensors need {metadata.data_end}")
+
+
+@dataclass(slots=True)
+class _TensorTotals:
+    """What the tensor infos add up to."""
+
+    parameter_count: int = 0
+    data_bytes: int = 0  # of the tensor data, from its start
+    input_bytes: int = 0
+    output_bytes: int = 0
+    other_bytes: int = 0
+    repacked_bytes: int = 0
+    vocabulary_size: int = 0
+    has_gated_ffn: bool = False
+    blocks: dict[int, GgufBlock] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+
+    def add(self, tensor: TensorInfo) -> None:
+        self.parameter_count += tensor.element_count
+        self.data_bytes = max(self.data_bytes, tensor.offset + tensor.size_bytes)
+        self.types[tensor.type] = self.types.get(tensor.type, 0) + tensor.size_bytes
+        if tensor.name == "token_embd.weight" and len(tensor.shape) == 2:
+            self.vocabulary_size = tensor.shape[1]
+        repacked = tensor.type in _REPACKED_TYPES and len(tensor.shape) > 1
+        self._add_bytes(tensor.name, tensor.size_bytes, repacked=repacked)
+
+    def _add_bytes(self, name: str, size_bytes: int, *, repacked: bool) -> None:
+        if (match := _BLOCK_TENSOR.fullmatch(name)) is not None:
+            index, part = int(match[1]), match[2]
+            before = self.blocks.get(index, GgufBlock())
+            self.has_gated_ffn = self.has_gated_ffn or part.startswith(("ffn_gate", "ffn_up_gate"))
+            self.blocks[index] = GgufBlock(
+                size_bytes=before.size_bytes + size_bytes,
+                expert_bytes=before.expert_bytes + (size_bytes if "_exps" in part else 0),
+                attention=before.attention or part.startswith(("attn_k", "attn_v", "attn_qkv")),
+                recurrent=before.recurrent or part.startswith(("ssm_", "time_mix_", "shortconv")),
+            )
+            self.repacked_bytes += size_bytes if repacked else 0
+        elif name.startswith(_INPUT_TENSORS):
+            self.input_bytes += size_bytes
+        elif name.startswith(_OUTPUT_TENSORS):
+            self.output_bytes += size_bytes
+        else:
+            self.other_bytes += size_bytes
+
+
+def _build_metadata(header: GgufHeader) -> GgufMetadata:
+    keys, tensors = header.keys, _TensorTotals()
+    for tensor in header.tensors:
+        tensors.add(tensor)
+    architecture = keys.get_text("general.architecture")
+    if architecture is None and not keys.get_int("split.count"):
+        raise GgufError("it does not say its architecture")
+    arch = f"{architecture}."
+    layers = keys.get_size(arch + "block_count")
+    if layers > MAX_LAYERS:
+        raise GgufError(f"it claims {layers} layers")
+    embedding_length = keys.get_size(arch + "embedding_length")
+    heads = keys.get_per_layer(arch + "attention.head_count", layers, default=0)
+    kv_key = arch + "attention.head_count_kv"
+    kv_heads = keys.get_per_layer(kv_key, layers, default=0) if kv_key in keys else heads
+    head_length = embedding_length // max(max(heads, default=1), 1)
+    key_length = keys.get_size(arch + "attention.key_length", default=head_length)
+    value_length = keys.get_size(arch + "attention.value_length", default=head_length)
+    sliding_window = keys.get_size(arch + "attention.sliding_window")
+    pooling_key = arch + "pooling_type"
+    file_type = keys.get_int("general.file_type", default=_UNKNOWN_FILE_TYPE)
+    return GgufMetadata(
+        version=header.version,
+        architecture=architecture,
+        name=keys.get_text("general.name"),
+        quantization=_FILE_TYPES.get(file_type & ~1024) if file_type != _UNKNOWN_FILE_TYPE else None,
+        parameters=tensors.parameter_count,
+        data_start=header.data_start,
+        data_end=header.data_start + tensors.data_bytes if tensors.data_bytes else 0,
+        input_bytes=tensors.input_bytes,
+        output_bytes=tensors.output_bytes,
+        other_bytes=tensors.other_bytes,
+        blocks=tensors.blocks,
+        repacked_bytes=tensors.repacked_bytes,
+        tensor_types=tensors.types,
+        layers=layers,
+        embedding_length=embedding_length,
+        heads=heads,
+        kv_heads=kv_heads,
+        key_length=key_length,
+        value_length=value_length,
+        key_length_windowed=keys.get_size(arch + "attention.key_length_swa", default=key_length),
+        value_length_windowed=keys.get_size(arch + "attention.value_length_swa", default=value_length),
+        feed_forward_length=max(
+            keys.get_per_layer(arch + "feed_forward_length", layers, default=0), default=0
+        ),
+        gated=tensors.has_gated_ffn,
+        vocabulary_size=tensors.vocabulary_size or keys.lengths.get("tokenizer.ggml.tokens", 0),
+        merges=keys.lengths.get("tokenizer.ggml.merges", 0),
+        context_length=keys.get_size(arch + "context_length"),
+        experts=keys.get_size(arch + "expert_count"),
+        experts_used=keys.get_size(arch + "expert_used_count"),
+        expert_feed_forward_length=keys.get_size(arch + "expert_feed_forward_length"),
+        sliding_window=sliding_window,
+        windowed=_windowed_layers(keys, arch, layers) if sliding_window else (False,) * layers,
+        shared_kv_layers=keys.get_size(arch + "attention.shared_kv_layers"),
+        state_bytes=_recurrent_state_bytes(keys, arch, embedding_length),
+        rope_freq_base=keys.get_float(arch + "rope.freq_base"),
+        rope_scaling=keys.get_text(arch + "rope.scaling.type"),
+        causal=keys.get_int(arch + "attention.causal", default=1) == 1,
+        pooling=_POOLING_TYPES.get(keys.get_int(pooling_key)) if pooling_key in keys else None,
+        has_chat_template="tokenizer.chat_template" in keys,
+        split_number=keys.get_int("split.no"),
+        split_count=keys.get_int("split.count"),
+        is_projector=architecture == "clip" or keys.get_text("general.type") == "mmproj",
+    )
+
+
+def _windowed_layers(keys: HeaderKeys, arch: str, layer_count: int) -> tuple[bool, ...]:
+    """Which layers use the sliding window: from the file, else from what llama.cpp knows of the architecture."""
+    key = arch + "attention.sliding_window_pattern"
+    if key in keys.lists:
+        return tuple(bool(value) for value in keys.get_per_layer(key, layer_count, default=0))
+    period = keys.get_size(key, default=_WINDOW_PERIODS.get(arch.removesuffix("."), 0))
+    return tuple(period > 0 and index % period < period - 1 for index in range(layer_count))
+
+
+def _recurrent_state_bytes(keys: HeaderKeys, arch: str, embedding_length: int) -> int:
+    """f32 state of one recurrent layer for one slot (`llama_hparams::n_embd_r` + `n_embd_s`)."""
+    if cache := keys.get_size(arch + "shortconv.l_cache"):
+        return embedding_length * max(0, cache - 1) * 4
+    if head_size := keys.get_size(arch + "wkv.head_size"):
+        return embedding_length * (keys.get_size(arch + "token_shift_count", default=2) + head_size) * 4
+    inner, state = keys.get_size(arch + "ssm.inner_size"), keys.get_size(arch + "ssm.state_size")
+    groups, kernel = keys.get_size(arch + "ssm.group_count"), keys.get_size(arch + "ssm.conv_kernel")
+    return (max(0, kernel - 1) * (inner + 2 * groups * state) + state * inner) * 4

@@ -1,0 +1,242 @@
+"""The composition root of a host that lends itself to another llb: a node, its link, and a door that leads on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import structs
+
+from llb import __version__
+from llb.accounts.authenticator import BalancerAuthenticator
+from llb.api.internode.node_api import node_api_blueprint
+from llb.api.internode.node_status import node_status_blueprint
+from llb.api.internode.peer_files import peer_files_blueprint
+from llb.api.internode.proxy import InFlightCounter
+from llb.api.internode.public_proxy import public_proxy_blueprint
+from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.base import data_dir, node_identity, platform_compat
+from llb.base.net_addresses import build_base_urls
+from llb.base.node_identity import Membership
+from llb.base.tasks import TaskSupervisor
+from llb.cluster.join.tunnel_pool import TunnelConnection, TunnelPool
+from llb.cluster.link.control_link_client import (
+    ControlLinkClient,
+    determine_trust_anchor,
+    is_same_balancer,
+    notify_leave,
+    request_join,
+)
+from llb.config import Config
+from llb.engine.pool import EnginePool
+from llb.errors import SetupError
+from llb.gateway.http.client import HttpClient
+from llb.hardware import HardwareProbe
+from llb.hub import HubClient
+from llb.node.agent import NodeAgent
+from llb.node.files import ModelFiles
+from llb.security import tls_trust, tokens
+from llb.security.certificates import create_server_tls
+from llb.store.database import Database
+from llb.store.tables import settings
+from llb.wire import PROTOCOL_VERSION, JoinReply, JoinRequest, LeaveReply, Welcome
+
+log = logging.getLogger(__name__)
+
+
+class JoinedNode:
+    """Everything of a process that is a node alone. `start()` and `stop()` are Sanic's to call."""
+
+    def __init__(
+        self, config: Config, make_tunnel_protocol: Callable[[Callable[[], None]], TunnelConnection]
+    ) -> None:
+        """`serve` makes the server's end of a connection that this host has dialled."""
+        assert config.join is not None  # noqa: S101  # create_app asked
+        self.config = config
+        self.balancer_url: str = config.join
+        self.port = config.port  # the one that was bound, once it is
+        self.local_token = tokens.new_local_token()
+        self.membership: Membership | None = None
+        self.left_cluster = asyncio.Event()
+        self.db = Database(config.database_path)
+        self.hub = HubClient(config.hub_endpoint, config.hub_token)
+        self.auth_middleware = AuthMiddleware(
+            config,
+            BalancerAuthenticator(
+                lambda: None if self.membership is None else self.membership.hop_credential
+            ),
+            local_token=self.local_token,
+        )
+        self.engine_pool = EnginePool(
+            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
+        )
+        self.agent = NodeAgent(
+            config=config,
+            db=self.db,
+            hub=self.hub,
+            files=ModelFiles(config.models_dir),
+            hardware_probe=HardwareProbe(),
+            engine_pool=self.engine_pool,
+        )
+        self.agent.get_addresses = self._advertised_addresses
+        self.agent.balancer_url = self.balancer_url
+        self.tls = create_server_tls(config)
+        self.http_client = HttpClient(fail_fast=True)
+        self.in_flight = InFlightCounter()
+        self.link_client: ControlLinkClient | None = None
+        self._make_tunnel_protocol = make_tunnel_protocol
+        self.tasks = TaskSupervisor("joined")
+        self.tunnel_tasks = TaskSupervisor(
+            "dialled"
+        )  # answers travel over its connections: it ends after them
+        self._data_dir_lock: platform_compat.FileLock | None = None
+
+    def blueprints(self) -> tuple[Any, ...]:
+        """What a node answers: its balancer, the command line on this host, and everybody by leading on."""
+        return (
+            node_api_blueprint(self.agent, self.http_client, self.in_flight, lambda: self.membership),
+            peer_files_blueprint(
+                self.agent.peer_file_server,
+                lambda: self.agent.node_id,
+                lambda: None if self.membership is None else self.membership.hop_credential,
+            ),
+            node_status_blueprint(self.balancer_url, self, self.left_cluster),
+            public_proxy_blueprint(
+                self.balancer_url, lambda: self.agent.balancer_anchor, self.http_client, self.in_flight
+            ),
+        )
+
+    async def start(self) -> None:
+        """Home, database, membership (asked for with the token where there is none yet), node, link."""
+        self._data_dir_lock = await asyncio.to_thread(
+            data_dir.acquire_lock, self.config.home, self.config.models_dir
+        )
+        try:
+            await self.db.start()
+            if self.tls is not None:
+                await self.tls.start(self.db)
+                self.agent.anchor = self.tls.anchor
+            self.membership = await self._ensure_joined()
+            self.agent.balancer_anchor = self.membership.anchor
+            self.agent.node_id = self.membership.node_id
+            await self.agent.start()
+        except BaseException:
+            await self.stop()
+            raise
+        spares = TunnelPool(self.membership, self._make_tunnel_protocol)
+        self.agent.on_tunnels_requested = spares.set_min_idle
+        self.link_client = ControlLinkClient(self.membership, self.agent)
+        self.link_client.on_welcome = self._on_welcome
+        self.link_client.on_link_changed = lambda stands: None if stands else spares.set_min_idle(0)
+        self.tunnel_tasks.spawn(spares.run(), "spares")
+        self.tasks.spawn(self.link_client.run(), "link")
+        if self.tls is not None:
+            self.tasks.spawn(self.tls.run_renewal(), "tls")
+
+    async def drain(self, timeout_s: float) -> None:
+        """End the link, so that the balancer sends nothing more, and let running answers end."""
+        await self.tasks.close()
+        await self.in_flight.wait_idle(timeout_s)
+
+    async def stop(self) -> None:
+        """The start in reverse; idempotent."""
+        await self.tasks.close()
+        await self.tunnel_tasks.close()
+        await self.http_client.close()
+        await self.agent.close()
+        await self.hub.aclose()
+        await self.db.close()
+        if self._data_dir_lock is not None:
+            self._data_dir_lock.close()
+            self._data_dir_lock = None
+
+    async def uses_default_password(self) -> bool:
+        """A joined host has no accounts."""
+        return False
+
+    async def leave(self) -> LeaveReply:
+        """Belong to nobody any more. The balancer is told if it can be reached; the files stay."""
+        member, self.membership = self.membership, None
+        if member is None:
+            return LeaveReply()
+        # First: or the balancer would say on the link what is known here, that this node was removed.
+        await self.tasks.close()
+        untold = await notify_leave(member)
+        await asyncio.to_thread(node_identity.remove_membership, self.config.home)
+        return LeaveReply(untold=untold)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the link does not stand, as a sentence; None while it does."""
+        return "it is starting" if self.link_client is None else self.link_client.problem
+
+    async def _ensure_joined(self) -> Membership:
+        known = node_identity.read_membership(self.config.home)
+        if known is not None and known.balancer_url == self.balancer_url:
+            return known  # a token beside it is ignored, so that a service unit can keep it
+        token, fingerprint = tokens.split_join_token(self.config.join_token or "")
+        anchor = await determine_trust_anchor(self.balancer_url, fingerprint)
+        if anchor == tls_trust.SYSTEM_TRUST and known is not None:
+            anchor = known.anchor
+        if known is not None and await is_same_balancer(self.balancer_url, known, anchor):
+            # It is reached at another address than before, or by another name.
+            moved = structs.replace(known, balancer_url=self.balancer_url, anchor=anchor)
+            await asyncio.to_thread(node_identity.write_membership, self.config.home, moved)
+            return moved
+        if not token:
+            if known is not None:
+                raise SetupError(
+                    f"This host lends itself to {known.balancer_url}: run 'llb leave' first, or give the token of "
+                    f"{self.balancer_url} with --token."
+                )
+            raise SetupError(
+                f"To join {self.balancer_url} a token is needed: 'llb join-token' makes one there; "
+                "give it with --token or LLB_JOIN_TOKEN."
+            )
+        reply = await self._request_join(token, anchor)
+        if reply.name != self.config.name:
+            log.warning(
+                "another node is called %s already: this one is called %s", self.config.name, reply.name
+            )
+        joined = Membership(
+            balancer_url=self.balancer_url,
+            cluster_id=reply.cluster_id,
+            node_id=reply.node_id,
+            name=reply.name,
+            credential=reply.credential,
+            hop_credential=reply.hop_credential,
+            anchor=anchor,
+        )
+        await asyncio.to_thread(node_identity.write_membership, self.config.home, joined)
+        # Last: a token that was wrong must not cost the place it has.
+        if known is not None and (untold := await notify_leave(known)) is not None:
+            log.warning(
+                "%s was not told that this node left (%s): remove it there", known.balancer_url, untold
+            )
+        return joined
+
+    async def _request_join(self, token: str, anchor: str) -> JoinReply:
+        request = JoinRequest(
+            token=token,
+            name=self.config.name,
+            protocol=PROTOCOL_VERSION,
+            version=__version__,
+            cluster_id=await settings.get(self.db, "cluster_id") or "",
+        )
+        return await request_join(self.balancer_url, request, anchor)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        """Keep what the balancer calls this node: it may have been renamed."""
+        member = self.membership
+        if member is None or not welcome.name or welcome.name == member.name:
+            return
+        log.warning("this node is called %s now", welcome.name)
+        self.membership = structs.replace(member, name=welcome.name)
+        node_identity.write_membership(self.config.home, self.membership)
+
+    def _advertised_addresses(self) -> tuple[str, ...]:
+        if self.config.advertise is not None:
+            return (self.config.advertise,)
+        return build_base_urls("http" if self.tls is None else "https", self.config.listen_host, self.port)

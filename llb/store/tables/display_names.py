@@ -1,0 +1,15 @@
+"""SQL for what a key, a person or a node is called now, or was called last; `{id}` is the column that holds its id."""
+
+from __future__ import annotations
+
+from llb.wire import OLLAMA_PORT_KEY_ID
+
+KEY_NAME = f"""coalesce(
+    (SELECT name FROM api_keys WHERE api_keys.id = {{id}}),
+    (SELECT name FROM former_names WHERE former_names.id = {{id}}),
+    iif({{id}} = '{OLLAMA_PORT_KEY_ID}', '{OLLAMA_PORT_KEY_ID}', NULL))"""  # noqa: S608  # a constant
+USERNAME = """coalesce(
+    (SELECT username FROM users WHERE users.id = {id}),
+    (SELECT name FROM former_names WHERE former_names.id = {id}))"""
+# A removed node keeps its row.
+NODE_NAME = "(SELECT name FROM nodes WHERE nodes.id = {id})"
