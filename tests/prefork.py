@@ -159,15 +159,15 @@ class Popen(subprocess.Popen[Any]):
 
 
 def run(
-    command: Sequence[str], *, input: str | None = None, timeout: float | None = None, **options: Any
+    command: Sequence[str], *, given: str | None = None, timeout: float | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run` with `capture_output` and `text`."""
-    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    """As `subprocess.run` with `capture_output` and `text`; `given` is what standard input says."""
+    stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
     with Popen(
         command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     ) as process:
         try:
-            out, err = process.communicate(input, timeout)
+            out, err = process.communicate(given, timeout)
         except BaseException:
             process.kill()
             raise
@@ -353,7 +353,4 @@ def _status_of(module: str) -> int:
 if __name__ == "__main__":
     # In place of what a shell may have made deaf.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Not this module's own `serve`: programs that import `tests.prefork` would have another one.
-    from tests import prefork
-
-    prefork.serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -92,6 +92,10 @@ class LlbProcess:
             transport=self._transport(info),
         )
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9, as an out-of-memory killer does it."""
         self._end(signal.SIGKILL)

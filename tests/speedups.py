@@ -45,7 +45,8 @@ def install() -> None:
 
 def _share_tls_contexts() -> None:
     """The default TLS context of an HTTP client: loading the certificate authorities takes 40 ms of processor time."""
-    for transports in (httpx._transports.default, httpx2._transports.default):
+    modules: tuple[Any, ...] = (httpx._transports.default, httpx2._transports.default)
+    for transports in modules:
         make = transports.create_ssl_context
         default: Callable[..., ssl.SSLContext] = functools.cache(make)
 
@@ -66,7 +67,7 @@ def _share_tls_contexts() -> None:
 
 def _share_sanic_rewrite() -> None:
     """Sanic compiles its own methods anew for each app in test mode, by the signals which that app has."""
-    rewrite = TouchUp.run
+    rewrite: Any = TouchUp.run
     rewritten_for: list[frozenset[str]] = []
 
     def run(app: Any) -> None:
@@ -75,7 +76,7 @@ def _share_sanic_rewrite() -> None:
             rewrite(app)
             rewritten_for[:] = [signals]
 
-    TouchUp.run = run
+    TouchUp.run = run  # type: ignore[method-assign]
 
 
 def _share_sanic_routes() -> None:
@@ -130,4 +131,4 @@ def _share_page() -> None:
     def load_once(directory: Path) -> Page:
         return load_shipped() if directory == shipped else load(directory)
 
-    Page.load = load_once  # type: ignore[method-assign,assignment]
+    Page.load = load_once  # type: ignore[method-assign]

@@ -111,7 +111,7 @@ class Host:
         """One command, not at a terminal; its exit status must be `status`, and no traceback may be shown."""
         done = prefork.run(
             [sys.executable, "-m", "llb", *arguments],
-            input=stdin,
+            given=stdin,
             env={**self.env, **(env or {})},
             cwd=ROOT,
             timeout=DEADLINE_S * 2,

@@ -95,6 +95,25 @@ class Cluster:
             for process in self.processes.values():
                 self.lan.slow(process.host, up_bytes_per_s=bytes_per_s, down_bytes_per_s=bytes_per_s)
 
+    def restore(self, ways: Mapping[str, str]) -> None:
+        """Undo what a test has done: every cable is whole, every process runs, each node is reached in its way and idle."""
+        if self.lan.has_cables:
+            for host in self.lan.hosts.values():
+                self.lan.mend(host)
+        for process in self.processes.values():
+            if not process.running:
+                process.start()
+        self.until_online(*self.nodes)
+
+        def quiet() -> bool:
+            views = self.node_views()
+            return all(views[name]["reach"]["way"] == way for name, way in ways.items()) and not any(
+                view["active_requests"] or any(engine["busy"] for engine in view["engines"])
+                for view in views.values()
+            )
+
+        _until(quiet, 30.0, self.node_views)
+
     # --- what its balancer says ---------------------------------------------------------------------
 
     def node_views(self) -> dict[str, dict[str, Any]]:

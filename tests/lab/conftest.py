@@ -29,6 +29,10 @@ def lan() -> Iterator[Lan]:
 @pytest.fixture
 def cabled(lan: Lan) -> Lan:
     """The network, where cables can be cut and slowed; a test is skipped where they cannot."""
+    return with_cables(lan)
+
+
+def with_cables(lan: Lan) -> Lan:
     if not lan.has_cables:
         pytest.skip(f"loopback addresses cannot be cut off or slowed: {namespaces.missing()}")
     return lan
@@ -48,10 +52,18 @@ def make_cluster(lan: Lan, tmp_path: Path) -> Iterator[ClusterMaker]:
         yield make
 
 
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Cluster]:
+    """A cluster without nodes that knows the real model `smollm2`, for all tests of a module."""
+    with open_lan() as lan, Cluster(lan, tmp_path_factory.mktemp("cluster"), {"smollm2": smollm2}) as cluster:
+        yield cluster
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    folder = item.funcargs.get("tmp_path")
+    shared = item.funcargs.get("shared_cluster")
+    folder = shared.folder if isinstance(shared, Cluster) else item.funcargs.get("tmp_path")
     if report.failed and isinstance(folder, Path):
         for path in sorted(folder.glob("*.log")):
             lines = path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]

@@ -7,27 +7,37 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.lab import Lan
 from tests.lab.asking import Asking, busy, chat, client_of, drain
 from tests.lab.cluster import BALANCER, Cluster
-from tests.lab.conftest import ClusterMaker
+from tests.lab.conftest import with_cables
 from tests.processes import wait_until
+
+# One cluster for all of them, so one worker; and no other test that measures the real engine beside it.
+pytestmark = pytest.mark.xdist_group("engines")
 
 NODES = ("cellar", "garage")
 LONG = 700  # tokens that one core needs seconds for
 AT_MOST_S = 1.0
 
 
+@pytest.fixture(scope="module")
+def three_hosts(shared_cluster: Cluster) -> Cluster:
+    for name in NODES:
+        shared_cluster.join(name)
+    shared_cluster.balancer.register("smollm2")
+    shared_cluster.until_held("smollm2", nodes=3)
+    return shared_cluster
+
+
 @pytest.fixture
-def cluster(make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
+def cluster(three_hosts: Cluster) -> Cluster:
     """Three hosts with the real model loaded, of which the balancer's own takes no requests."""
-    cluster = make_cluster({"smollm2": smollm2}, nodes=NODES)
-    cluster.balancer.register("smollm2")
-    cluster.until_held("smollm2", nodes=3)
+    cluster = three_hosts
+    cluster.restore(dict.fromkeys(NODES, "direct"))
     with client_of(cluster) as client:
         for name in NODES:
             drain(cluster, *({BALANCER, *NODES} - {name}))
@@ -36,6 +46,11 @@ def cluster(make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
             assert (loading.status, loading.node) == (200, name)
     drain(cluster, BALANCER)
     return cluster
+
+
+@pytest.fixture
+def cabled(three_hosts: Cluster) -> Lan:
+    return with_cables(three_hosts.lan)
 
 
 @pytest.mark.parametrize(("stream", "reading_s"), [(True, 0.0), (True, 1.0), (False, 0.0), (False, 1.0)])

@@ -11,9 +11,12 @@ import pytest
 from tests.lab import Lan
 from tests.lab.asking import Asking, busy, chat, client_of, drain
 from tests.lab.cluster import BALANCER, Cluster
-from tests.lab.conftest import ClusterMaker
+from tests.lab.conftest import ClusterMaker, with_cables
 from tests.lab.records import summarize
 from tests.processes import wait_until
+
+# One cluster for nearly all of them, so one worker; and no other test that measures the real engine beside it.
+pytestmark = pytest.mark.xdist_group("engines")
 
 HIDDEN, OPEN = "cellar", "garage"
 AT_MOST_S = 1.0
@@ -23,16 +26,27 @@ def reach(cluster: Cluster, name: str) -> str:
     return str(cluster.node_views()[name]["reach"]["way"])
 
 
+@pytest.fixture(scope="module")
+def three_hosts(shared_cluster: Cluster) -> Cluster:
+    with_cables(shared_cluster.lan)
+    shared_cluster.join(OPEN)
+    shared_cluster.join(HIDDEN, "--host", "127.0.0.1")
+    shared_cluster.balancer.register("smollm2")
+    shared_cluster.until_held("smollm2", nodes=3)
+    return shared_cluster
+
+
 @pytest.fixture
-def cluster(cabled: Lan, make_cluster: ClusterMaker, smollm2: Path) -> Cluster:
+def cluster(three_hosts: Cluster) -> Cluster:
     """The hidden node beside one that can be dialled, the real model on both; the balancer's own takes no requests."""
-    cluster = make_cluster({"smollm2": smollm2}, nodes=(OPEN,))
-    cluster.join(HIDDEN, "--host", "127.0.0.1")
-    cluster.balancer.register("smollm2")
-    cluster.until_held("smollm2", nodes=3)
-    wait_until(lambda: reach(cluster, HIDDEN) == "reverse")
-    drain(cluster, BALANCER, OPEN)
-    return cluster
+    three_hosts.restore({HIDDEN: "reverse", OPEN: "direct"})
+    drain(three_hosts, BALANCER, OPEN)
+    return three_hosts
+
+
+@pytest.fixture
+def cabled(three_hosts: Cluster) -> Lan:
+    return three_hosts.lan
 
 
 def test_it_answers_streams_and_is_shown_as_what_it_is(cluster: Cluster) -> None:
@@ -130,9 +144,8 @@ def test_it_is_found_again_after_a_cut(cabled: Lan, cluster: Cluster) -> None:
     assert time.monotonic() - mended_s < 10.0
 
 
-def test_a_dead_port_that_it_names_is_no_way(
-    cabled: Lan, make_cluster: ClusterMaker, chat_gguf: Path
-) -> None:
+def test_a_dead_port_that_it_names_is_no_way(lan: Lan, make_cluster: ClusterMaker, chat_gguf: Path) -> None:
+    with_cables(lan)
     cluster = make_cluster({"chat": chat_gguf})
     cluster.join(HIDDEN, "--advertise", "http://10.77.0.200:9")  # nobody has that address: packets vanish
     wait_until(lambda: reach(cluster, HIDDEN) == "reverse")
