@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from tests.lab.host import Inside
 from tests.processes import wait_until
 
 DEADLINE_S = 90.0
+_prompts = itertools.count()
 
 
 class Asking:
@@ -80,8 +82,9 @@ def client_of(cluster: Cluster, at: str | None = None) -> Iterator[httpx.Client]
 
 
 def chat(model: str, words: int = 1, **fields: Any) -> dict[str, Any]:
-    """A body whose prompt has about so many tokens."""
-    return {"model": model, "messages": [{"role": "user", "content": "word " * words}], **fields}
+    """A body whose prompt has about so many tokens, and is in no engine's cache."""
+    content = f"{next(_prompts)} " + "word " * words
+    return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 
 def drain(cluster: Cluster, *names: str) -> None:
