@@ -91,10 +91,10 @@ def test_ollamas_port_is_told_and_named_where_it_is_taken(tmp_path: Path) -> Non
     flags = ("--ollama-port", "0", "--ollama-allow", "10.0.0.0/8", "--ollama-allow", "192.168.0.0/16")
     process = LlbProcess(tmp_path / "home", *flags)
     with process:
-        told = re.search(
-            r"without a key, on port (\d+), to programs of this host, 10.0.0.0/8, 192",
-            process.log.read_text(),
-        )
+        pattern = r"without a key, on port (\d+), to programs of this host, 10.0.0.0/8, 192"
+        # It is told just after the run file says that the server is there.
+        wait_until(lambda: re.search(pattern, process.log.read_text()))
+        told = re.search(pattern, process.log.read_text())
         assert told is not None
         answer = httpx.get(f"http://127.0.0.1:{told[1]}/api/version", trust_env=False)
         assert answer.json().keys() == {"version"}
