@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 
 import httpx
 import pytest
@@ -42,9 +43,8 @@ def cluster(three_hosts: Cluster) -> Cluster:
     with client_of(cluster) as client:
         for name in NODES:
             drain(cluster, *({BALANCER, *NODES} - {name}))
-            wait_until(
-                lambda name=name: answers(client) == name
-            )  # its link may still break of the cut before
+            # Its link may still break because of the cut before.
+            wait_until(partial(_answered_by, client, name))
     drain(cluster, BALANCER)
     return cluster
 
