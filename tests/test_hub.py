@@ -159,9 +159,9 @@ async def test_a_failure_is_named_for_a_person(
 @pytest.mark.parametrize(
     ("ask", "error", "words"),
     [
-        (lambda h: h.resolve(REPO, FILE, "nothing"), HubNotFound, "no revision nothing of org/name"),
-        (lambda h: h.resolve(REPO, "README.md"), HubInvalidResponse, "no sha256 for README.md"),
-        (lambda h: h.stats("org/nothing"), HubNotFound, "no repository org/nothing, or it is private"),
+        (lambda h: h.resolve_file(REPO, FILE, "nothing"), HubNotFound, "no revision nothing of org/name"),
+        (lambda h: h.resolve_file(REPO, "README.md"), HubInvalidResponse, "no sha256 for README.md"),
+        (lambda h: h.fetch_stats("org/nothing"), HubNotFound, "no repository org/nothing, or it is private"),
         (lambda h: h.read_range(REPO, "0" * 40, FILE, 0, 4), HubNotFound, "no revision 0000"),
     ],
 )
@@ -277,9 +277,9 @@ def test_a_black_hole_does_not_hold_up_the_exit_of_the_process(standin: HubStand
     fault = standin.faults.black_hole()
     program = (
         "import asyncio, sys\n"
-        "from llb.hub import Hub\n"
+        "from llb.hub import HubClient\n"
         "async def main():\n"
-        "    task = asyncio.create_task(Hub(sys.argv[1]).stats('org/name'))\n"
+        "    task = asyncio.create_task(HubClient(sys.argv[1]).fetch_stats('org/name'))\n"
         "    await asyncio.to_thread(sys.stdin.readline)\n"
         "    task.cancel()\n"
         "asyncio.run(main())\n"

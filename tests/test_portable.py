@@ -20,8 +20,8 @@ from llb.base import platform_compat
 HOLDER = """
 import sys
 from pathlib import Path
-from llb import portable
-lock = portable.lock_file(Path(sys.argv[1]))
+from llb.base import platform_compat
+lock = platform_compat.lock_file(Path(sys.argv[1]))
 print("held" if lock else "refused", flush=True)
 sys.stdin.read()
 """
@@ -193,7 +193,7 @@ def test_a_lock_holds_against_another_process_and_opens_at_close(
         script = HOLDER.replace(
             "lock =",
             "from tests.test_portable import Msvcrt\n"
-            "portable._fcntl, portable._msvcrt = None, Msvcrt('msvcrt')\nlock =",
+            "platform_compat._fcntl, platform_compat._msvcrt = None, Msvcrt('msvcrt')\nlock =",
         )
 
     def other() -> str:
@@ -238,8 +238,8 @@ sys.stdin.read()
 """
 CHILD = """
 import os, signal, sys, time
-from llb import portable
-assert portable.die_with_parent()
+from llb.base import platform_compat
+assert platform_compat.die_with_parent()
 print(os.getpid(), flush=True)
 signal.pause()
 """

@@ -53,7 +53,7 @@ def test_every_node_that_it_fits_on_holds_it() -> None:
         room("fits"),
         room("small", 1 * GB),
         room("full", disk_free_bytes=0),
-        room("has", disk_free_bytes=0, holds=True),
+        room("has", disk_free_bytes=0, has_files=True),
         room("draining", draining=True),
     ]
     assert place_replicas(2 * GB, 2 * GB, None, rooms) == {"fits", "has"}
@@ -66,21 +66,21 @@ def test_what_is_just_enough_is_enough() -> None:
 
 
 def test_n_replicas_go_to_the_roomiest_but_stay_where_they_are() -> None:
-    rooms = [room("a", 5 * GB, holds=True), room("b", 20 * GB), room("c", 30 * GB)]
+    rooms = [room("a", 5 * GB, has_files=True), room("b", 20 * GB), room("c", 30 * GB)]
     assert place_replicas(2 * GB, 2 * GB, 1, rooms) == {"a"}
     assert place_replicas(2 * GB, 2 * GB, 2, rooms) == {"a", "c"}
 
 
 def test_a_node_that_is_away_keeps_what_it_holds_and_gets_nothing_new() -> None:
-    away = room("a", 5 * GB, holds=True, ready=True, away=True)
-    rooms = [away, room("b", 20 * GB), room("c", 9 * GB, away=True)]
+    away = room("a", 5 * GB, has_files=True, has_all_files=True, is_briefly_offline=True)
+    rooms = [away, room("b", 20 * GB), room("c", 9 * GB, is_briefly_offline=True)]
     assert place_replicas(2 * GB, 2 * GB, 1, rooms) == {"a"}
     assert place_replicas(2 * GB, 2 * GB, 2, rooms) == {"a", "b"}
     assert place_replicas(2 * GB, 2 * GB, 3, rooms) == {"a", "b"}
 
 
 def test_who_has_all_of_a_model_comes_before_who_fetches_it() -> None:
-    rooms = [room("fetching", 20 * GB, holds=True), room("has", 5 * GB, holds=True, ready=True)]
+    rooms = [room("fetching", 20 * GB, has_files=True), room("has", 5 * GB, has_files=True, has_all_files=True)]
     assert place_replicas(2 * GB, 2 * GB, 1, rooms) == {"has"}
 
 
@@ -91,9 +91,9 @@ rooms_of_any_size = st.lists(
         st.integers(0, 20 * GB),
         disk_free_bytes=st.integers(0, 20 * GB),
         draining=st.booleans(),
-        holds=st.booleans(),
-        ready=st.booleans(),
-        away=st.booleans(),
+        has_files=st.booleans(),
+        has_all_files=st.booleans(),
+        is_briefly_offline=st.booleans(),
     ),
     max_size=6,
     unique_by=lambda each: each.node_id,

@@ -15,7 +15,7 @@ from llb.policy.distribution import ReplicaHolder, assign_peer_sources
 
 def holder(node_id: str, **facts: Any) -> ReplicaHolder:
     return ReplicaHolder(
-        **{"node_id": node_id, "joined": ord(node_id), "ready": False, "dialable": True, **facts}
+        **{"node_id": node_id, "join_order": ord(node_id), "is_ready": False, "is_reachable": True, **facts}
     )
 
 
@@ -25,32 +25,32 @@ def test_one_node_takes_the_hub_and_the_others_make_a_chain() -> None:
 
 
 def test_the_balancers_own_node_comes_first() -> None:
-    assert assign_peer_sources([holder("a"), holder("z", local=True)]) == {"z": (), "a": ("z",)}
+    assert assign_peer_sources([holder("a"), holder("z", is_local=True)]) == {"z": (), "a": ("z",)}
 
 
 def test_who_has_it_comes_before_all_and_needs_nobody() -> None:
-    found = assign_peer_sources([holder("a", local=True), holder("b"), holder("c", ready=True)])
+    found = assign_peer_sources([holder("a", is_local=True), holder("b"), holder("c", is_ready=True)])
     assert found == {"a": ("c",), "b": ("a", "c")}
 
 
 def test_two_that_have_it_share_the_work() -> None:
     found = assign_peer_sources(
-        [holder("a", ready=True), holder("b", ready=True), holder("c"), holder("d"), holder("e")]
+        [holder("a", is_ready=True), holder("b", is_ready=True), holder("c"), holder("d"), holder("e")]
     )
     assert [found[node_id][0] for node_id in "cde"] == ["a", "b", "c"]
 
 
 def test_who_cannot_be_dialled_copies_and_is_not_copied_from() -> None:
-    found = assign_peer_sources([holder("a", dialable=False), holder("b"), holder("c", dialable=False)])
+    found = assign_peer_sources([holder("a", is_reachable=False), holder("b"), holder("c", is_reachable=False)])
     assert found == {"b": (), "a": ("b",), "c": ("b",)}
 
 
 def test_where_nobody_can_be_dialled_everybody_takes_the_hub() -> None:
-    assert assign_peer_sources([holder("a", dialable=False), holder("b", dialable=False)]) == {
+    assert assign_peer_sources([holder("a", is_reachable=False), holder("b", is_reachable=False)]) == {
         "a": (),
         "b": (),
     }
-    assert assign_peer_sources([holder("a", dialable=False, ready=True), holder("b")]) == {"b": ()}
+    assert assign_peer_sources([holder("a", is_reachable=False, is_ready=True), holder("b")]) == {"b": ()}
 
 
 @pytest.mark.parametrize("fact", ["failed", "blamed"])
@@ -125,7 +125,7 @@ def test_there_is_one_seeder_unless_nobody_can_be_copied_from(holders: list[Repl
 def test_a_node_changes_nothing_for_those_before_it(
     holders: list[ReplicaHolder], fact: dict[str, bool]
 ) -> None:
-    newcomer = ReplicaHolder(node_id="late", join_order=len(holders), **{**fact, "ready": False})
+    newcomer = ReplicaHolder(node_id="late", join_order=len(holders), **{**fact, "is_ready": False})
     before, after = assign_peer_sources(holders), assign_peer_sources([*holders, newcomer])
     in_order = list(after)
     for node_id in in_order[: in_order.index("late")]:

@@ -26,7 +26,7 @@ def replica(
 
 
 def registration(**changes: Any) -> RegistrationSnapshot:
-    return RegistrationSnapshot(**{"attempt": 1, "resolved": True, "placed": True, **changes})
+    return RegistrationSnapshot(**{"attempt": 1, "resolved": True, "has_assigned_node": True, **changes})
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def registration(**changes: Any) -> RegistrationSnapshot:
         (None, [], ModelStatus.AVAILABLE, None),
         (None, [replica(S.READY)], ModelStatus.AVAILABLE, None),
         (registration(), [], ModelStatus.REGISTERED, None),
-        (registration(resolved=False, waiting="waiting for the network: x"), [], ModelStatus.REGISTERED,
+        (registration(resolved=False, waiting_reason="waiting for the network: x"), [], ModelStatus.REGISTERED,
          "waiting for the network: x"),
-        (registration(placed=False), [], ModelStatus.REGISTERED, "waiting for a node with enough memory and disk"),
-        (registration(placed=False, reachable=False), [], ModelStatus.REGISTERED, "waiting for a node to be online"),
+        (registration(has_assigned_node=False), [], ModelStatus.REGISTERED, "waiting for a node with enough memory and disk"),
+        (registration(has_assigned_node=False, has_online_node=False), [], ModelStatus.REGISTERED, "waiting for a node to be online"),
         (registration(error="gated"), [], ModelStatus.ERROR, "gated"),
         (registration(), [replica(S.WANTED)], ModelStatus.REGISTERED, None),
         (registration(), [replica(S.DOWNLOADING)], ModelStatus.DOWNLOADING, None),
@@ -51,7 +51,7 @@ def registration(**changes: Any) -> RegistrationSnapshot:
         (registration(), [replica(S.ERROR, error="disk")], ModelStatus.ERROR, "disk"),
         (registration(), [replica(S.WANTED), replica(S.ERROR, error="disk")], ModelStatus.REGISTERED, None),
         (registration(attempt=2), [replica(S.ERROR, error="old")], ModelStatus.REGISTERED, None),
-        (registration(placed=False), [replica(S.READY, wanted=False)], ModelStatus.REGISTERED,
+        (registration(has_assigned_node=False), [replica(S.READY, wanted=False)], ModelStatus.REGISTERED,
          "waiting for a node with enough memory and disk"),
         (registration(), [replica(S.READY, wanted=False), replica(S.DOWNLOADING)], ModelStatus.DOWNLOADING, None),
         (registration(), [replica(S.READY, online=False)], ModelStatus.REGISTERED,
@@ -123,7 +123,7 @@ facts = st.builds(
 @given(st.lists(facts, max_size=5), st.booleans())
 def test_what_can_be_used_is_never_hidden(replicas: list[ReplicaSnapshot], resolved: bool) -> None:
     placed = any(fact.online and fact.assigned for fact in replicas)
-    derived = derive_status(registration(resolved=resolved, placed=placed), replicas)
+    derived = derive_status(registration(resolved=resolved, has_assigned_node=placed), replicas)
     usable = any(
         fact.online and fact.report.state is S.READY and (fact.assigned or not resolved) for fact in replicas
     )

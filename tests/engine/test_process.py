@@ -283,10 +283,10 @@ async def test_the_real_worker_dies_with_its_parent(smollm2: Path, tmp_path: Pat
     script.write_text(
         "import asyncio, sys\n"
         "from llb.engine.process import EngineProcess\n"
-        "from llb.tasks import TaskGroup\n"
+        "from llb.base.tasks import TaskSupervisor\n"
         "from tests.engine.test_process import spec\n"
         "async def main():\n"
-        "    engine = EngineProcess('m', tasks=TaskGroup('t'))\n"
+        "    engine = EngineProcess('m', tasks=TaskSupervisor('t'))\n"
         "    await engine.start(spec(model_path=sys.argv[1]), deadline_s=60)\n"
         "    print(engine.pid, flush=True)\n"
         "    await asyncio.sleep(3600)\n"

@@ -36,7 +36,7 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def running(db: Database, **settings: Any) -> AsyncIterator[RequestLog]:
-    kept = RequestLog(db, **{"days": 7, "text": False, **settings})
+    kept = RequestLog(db, **{"retention_days": 7, "keeps_text": False, **settings})
     kept.start()
     try:
         yield kept
@@ -47,7 +47,7 @@ async def running(db: Database, **settings: Any) -> AsyncIterator[RequestLog]:
 def ended(kept: RequestLog, principal: Principal = KEY, **learnt: Any) -> RequestRecord:
     """A request that came and ended."""
     tally = kept.open_record(principal, "/v1/chat/completions", "r")
-    for name, value in {"asked": "m", "model_id": "m", "status": 200, **learnt}.items():
+    for name, value in {"requested_model": "m", "model_id": "m", "status": 200, **learnt}.items():
         setattr(tally, name, value)
     kept.close_record(tally)
     return tally
@@ -81,7 +81,7 @@ def record(**learnt: Any) -> RequestRow:
 
 def test_what_is_kept_of_a_request() -> None:
     kept = record(
-        asked="M:latest", model_id="m", stream=True, queued_s=0.0204, node_id="n", sent_at=100.1,
+        requested_model="M:latest", model_id="m", stream=True, queued_s=0.0204, node_id="n", sent_at=100.1,
         first_byte_at=100.25, usage=Usage(31, 3, 30, 100.0, 22.5), error_code="engine_failed",
     )  # fmt: skip
     assert kept == RequestRow(
@@ -97,8 +97,8 @@ def test_a_session_has_no_key() -> None:
 
 
 def test_of_a_model_that_is_none_the_name_is_kept_that_was_asked_for() -> None:
-    assert record(asked="gpt-9").model == "gpt-9"
-    assert record(asked="x" * 5000).model == "x" * module.MAX_MODEL_NAME_CHARS
+    assert record(requested_model="gpt-9").model == "gpt-9"
+    assert record(requested_model="x" * 5000).model == "x" * module.MAX_MODEL_NAME_CHARS
     assert record().model is None
 
 
@@ -162,14 +162,14 @@ async def test_ids_are_the_order_of_arrival(db: Database) -> None:
 
 async def test_a_made_up_model_is_in_no_total(db: Database) -> None:
     async with running(db) as kept:
-        ended(kept, asked="nonsense", model_id=None, status=404, error_code="model_not_found")
+        ended(kept, requested_model="nonsense", model_id=None, status=404, error_code="model_not_found")
         ended(kept)
     assert [row.model for row in await rows(db)] == ["nonsense", "m"]
     assert await counted(db) == {None: 1, "m": 1}
 
 
 async def test_without_days_there_are_totals_only(db: Database) -> None:
-    async with running(db, days=0, text=True) as kept:
+    async with running(db, retention_days=0, keeps_text=True) as kept:
         assert not kept.keeps_text
         ended(kept)
     assert await rows(db) == []
@@ -177,7 +177,7 @@ async def test_without_days_there_are_totals_only(db: Database) -> None:
 
 
 async def test_text_is_kept_with_its_request(db: Database) -> None:
-    async with running(db, text=True) as kept:
+    async with running(db, keeps_text=True) as kept:
         with_text = ended(kept, transcript=Transcript("user: hi"))
         without = ended(kept, transcript=Transcript(""))
     assert [row.has_text for row in await rows(db)] == [True, False]
@@ -203,17 +203,17 @@ async def test_kill_9_loses_nothing_that_was_written(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from llb.auth import Principal, PrincipalKind\n"
-        "from llb.gateway.history import History\n"
+        "from llb.security.permissions import Principal, PrincipalKind\n"
+        "from llb.gateway.observability.request_log import RequestLog\n"
         "from llb.store.database import Database\n"
         "from llb.wire import Role\n"
         "async def main():\n"
-        "    kept = History(await Database.open(Path(sys.argv[1])), days=7, text=False)\n"
+        "    kept = RequestLog(await Database.open(Path(sys.argv[1])), retention_days=7, keeps_text=False)\n"
         "    kept.start()\n"
         "    def ended():\n"
-        "        tally = kept.begin(Principal(kind=PrincipalKind.KEY, id='k', role=Role.USER), '/', 'r')\n"
+        "        tally = kept.open_record(Principal(kind=PrincipalKind.KEY, id='k', role=Role.USER), '/', 'r')\n"
         "        tally.status = 200\n"
-        "        kept.end(tally)\n"
+        "        kept.close_record(tally)\n"
         "    for _ in range(100): ended()\n"
         "    await kept.flush()\n"
         "    for _ in range(100): ended()\n"
@@ -346,7 +346,7 @@ async def test_what_is_too_old_goes(db: Database, monkeypatch: pytest.MonkeyPatc
 async def test_what_is_too_much_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REQUESTS", 5)
     monkeypatch.setattr(module, "MAX_TEXTS", 2)
-    async with running(db, text=True) as kept:
+    async with running(db, keeps_text=True) as kept:
         tallies = [ended(kept, transcript=Transcript("x")) for _ in range(8)]
         await kept.flush()
         await kept.prune()
@@ -360,7 +360,7 @@ async def test_it_goes_by_itself(db: Database, monkeypatch: pytest.MonkeyPatch) 
         ended(kept)
     assert len(await rows(db)) == 1
     monkeypatch.setattr(module, "PRUNE_INTERVAL_S", 0.01)
-    async with running(db, days=0):
+    async with running(db, retention_days=0):
         async with asyncio.timeout(30):
             while await rows(db):
                 await asyncio.sleep(0.01)

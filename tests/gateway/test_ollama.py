@@ -340,4 +340,4 @@ def test_whatever_is_asked_is_translated_or_refused(body: dict[str, Any]) -> Non
         with contextlib.suppress(InvalidRequest):
             question = translate(decode_json(json.dumps(body).encode(), kind))
             if question is not None:
-                decode_json(question.body("m"), InferenceFields)
+                decode_json(question.encode_body("m"), InferenceFields)

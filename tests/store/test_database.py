@@ -188,7 +188,7 @@ async def test_another_process_may_write_while_this_one_is_open(db: Database) ->
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from llb.store import settings\n"
+        "from llb.store.tables import settings\n"
         "from llb.store.database import Database\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]))\n"
@@ -229,7 +229,7 @@ async def test_kill_9_loses_nothing_that_was_committed(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from llb.store import settings\n"
+        "from llb.store.tables import settings\n"
         "from llb.store.database import Database\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]))\n"

@@ -272,7 +272,9 @@ class OllamaHandler:
                 await self._unload(request, record, body)
                 return _ok_response(record, answer.translate_empty("unload"))
             model = self._dispatcher.resolve_model(body.model)
-            engine_request = ollama_request.build_load_request(is_embedding=Capability.EMBEDDING in model.capabilities)
+            engine_request = ollama_request.build_load_request(
+                is_embedding=Capability.EMBEDDING in model.capabilities
+            )
             _, headers = await self.complete(request, record, body, engine_request)
             return _ok_response(record, answer.translate_empty("load"), headers)
         if not body.wants_stream:
