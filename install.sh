@@ -93,7 +93,7 @@ lock() {
   "${compile[@]}" --extra build --output-file requirements.lock
   "${compile[@]}" --extra build --extra test --constraint requirements.lock --output-file requirements-test.lock
   install_into_venv test
-  .venv/bin/python -m tests.supply >docs/licences.md
+  .venv/bin/python -m tests.licences >docs/licences.md
   "$tools/bin/uv" venv --quiet --python .venv/bin/python "$tools/run"
   "$tools/bin/uv" pip install --quiet --system-certs --python "$tools/run/bin/python" --require-hashes --requirement requirements.lock
   "$tools/bin/cyclonedx-py" environment "$tools/run/bin/python" --pyproject pyproject.toml --output-reproducible \

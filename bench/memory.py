@@ -1,4 +1,4 @@
-"""The estimate of `llb.decide.memory` against what a real engine takes: `python -m bench.memory`.
+"""The estimate of `llb.policy.memory` against what a real engine takes: `python -m bench.memory`.
 
 Each model is started by the product's own worker as the product would plan it, and every slot is filled twice with
 different prompts of the whole context (the second round moves the first into the prompt cache). Measured is the peak of

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.memory import started
-from bench.peers.site import real_model
+from bench.peers.cluster_fixture import real_model
 from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.worker import EngineSpec
 from llb.hardware import MemoryBudget

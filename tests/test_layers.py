@@ -1,56 +1,52 @@
-"""The imports of the package point down, never up and never sideways: DESIGN's "rooms"."""
+"""Structure of the package: imports point down, no import circles, small rooms, wiring in the composition roots only."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "llb"
 
-# From the top; a row may import the rows below it. `docs/design.md` shows the same list.
+# From the top. A room may import the rooms of lower rows. `docs/design.md` shows the same table.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
-    frozenset({"cli", "serve"}),
+    frozenset({"cli", "server"}),
     frozenset({"app"}),
-    frozenset({"appliance", "joined"}),
+    frozenset({"balancer", "joined_node"}),
     frozenset({"api"}),
     frozenset({"gateway"}),
     frozenset({"cluster"}),
     frozenset({"node"}),
-    frozenset({"engine", "certificates"}),
-    frozenset({"auth", "store", "catalog", "hub", "gguf", "hardware"}),
-    frozenset({"decide"}),
-    frozenset(
-        {
-            "addresses",
-            "config",
-            "errors",
-            "events",
-            "home",
-            "logs",
-            "membership",
-            "portable",
-            "runfile",
-            "share",
-            "tasks",
-            "tickets",
-            "trust",
-            "units",
-            "wire",
-        }
-    ),
+    frozenset({"engine"}),
+    frozenset({"accounts"}),
+    frozenset({"security"}),
+    frozenset({"store", "hub", "gguf", "catalog", "hardware"}),
+    frozenset({"policy", "config"}),
+    frozenset({"base"}),
+    frozenset({"errors", "wire"}),
 )
-# The lowest row is what everything stands on; inside it some stand on others, without a circle.
-GROUND = ROWS[-1]
-SANIC_ROOMS = frozenset({"serve", "app", "api"})
+SANIC_ROOMS = frozenset({"server", "app", "api"})
+MAX_MODULES_PER_FOLDER = 14
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
 def room_of(path: Path) -> str:
-    """The room (module or package directly under `llb`) that a file belongs to."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    """The module or package directly under `llb` that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(path: Path) -> list[tuple[int, str]]:
@@ -66,44 +62,61 @@ def imports_of(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_imports_point_down(path: Path) -> None:
     room = room_of(path)
-    assert room in ROW_OF, f"{room} stands in no row: add it to ROWS and to docs/design.md"
+    assert room in ROW_OF, f"{room} is in no row: add it to ROWS and to docs/design.md"
     for line, name in imports_of(path):
         if not name.startswith("llb."):
             continue
         target = name.split(".")[1]
         if target not in ROW_OF or target == room:
             continue  # a name of llb/__init__.py, or the room itself
-        both_ground = room in GROUND and target in GROUND
-        assert ROW_OF[target] > ROW_OF[room] or both_ground, f"{path}:{line}: {room} imports {target}"
+        assert ROW_OF[target] > ROW_OF[room], f"{path}:{line}: {room} imports {target}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_edge_knows_sanic(path: Path) -> None:
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_only_the_edge_imports_sanic(path: Path) -> None:
     if room_of(path) not in SANIC_ROOMS:
         assert not [name for _, name in imports_of(path) if name.split(".")[0] in ("sanic", "sanic_routing")]
 
 
-def test_the_ground_has_no_circle() -> None:
-    below: dict[str, set[str]] = {
-        room: {
-            name.split(".")[1]
-            for path in FILES
-            if room_of(path) == room
-            for _, name in imports_of(path)
-            if name.startswith("llb.") and name.split(".")[1] in GROUND
-        }
-        - {room}
-        for room in GROUND
+def test_modules_import_each_other_without_a_circle() -> None:
+    modules = {module_of(path): path for path in FILES}
+    imports = {
+        module: {name for _, name in imports_of(path) if name in modules and name != module}
+        for module, path in modules.items()
     }
-    while below:
-        free = [room for room, targets in below.items() if not targets & below.keys()]
-        assert free, f"imports in a circle: {sorted(below)}"
-        for room in free:
-            del below[room]
+    # `from llb.wire import X` names the package and `llb.wire.X`; a package imports what it re-exports.
+    while imports:
+        leaves = [module for module, targets in imports.items() if not targets & imports.keys()]
+        assert leaves, f"import circle among {sorted(imports)}"
+        for module in leaves:
+            del imports[module]
+
+
+def test_folders_are_small() -> None:
+    folders = {path.parent for path in FILES}
+    for folder in folders:
+        modules = [path for path in folder.glob("*.py") if not path.stem.startswith("__")]
+        if folder.name != "migrations":
+            assert len(modules) <= MAX_MODULES_PER_FOLDER, f"{relative(folder)} has {len(modules)} modules"
+
+
+def planted_callbacks(path: Path) -> Iterator[tuple[int, str]]:
+    """Assignments of a callable to an attribute of another object: wiring that does not show."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            if not isinstance(target, ast.Attribute) or ast.unparse(target.value) in ("self", "cls"):
+                continue
+            is_callback_name = target.attr.startswith("on_") or target.attr.endswith("_of")
+            if is_callback_name or isinstance(node.value, ast.Lambda):
+                yield node.lineno, ast.unparse(target)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_callbacks_are_constructor_arguments(path: Path) -> None:
+    """Who is told of what shows where the object is made; see docs/design.md, "Wiring"."""
+    assert not [*planted_callbacks(path)]

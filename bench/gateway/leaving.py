@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.peers.site import real_model
+from bench.peers.cluster_fixture import real_model
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.processes import LlbProcess, wait_until

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.peers.site import real_model
+from bench.peers.cluster_fixture import real_model
 from llb.engine.plan import EngineFiles
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget

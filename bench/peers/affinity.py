@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import httpx
 from msgspec import Struct
 
+from bench.peers.cluster_fixture import hold, real_model, site
 from bench.peers.hop import only
-from bench.peers.site import hold, real_model, site
 from tests.lab.cluster import Cluster
 from tests.lab.host import Inside
 

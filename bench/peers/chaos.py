@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.peers.site import NODES, site
+from bench.peers.cluster_fixture import NODES, site
 from tests.hub import tiny_gguf
 from tests.lab.cluster import BALANCER, Cluster
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.first_token import Client
-from bench.peers.site import chat_models
+from bench.peers.cluster_fixture import chat_models
 from tests.lab import open_lan
 from tests.lab.cluster import BALANCER, Cluster
 

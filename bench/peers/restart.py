@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bench.peers.site import chat_models, hold, site
+from bench.peers.cluster_fixture import chat_models, hold, site
 from tests.lab.cluster import Cluster
 from tests.lab.load import Load
 from tests.lab.records import Summary, summarize

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.peers.site import NODES, real_model, site
+from bench.peers.cluster_fixture import NODES, real_model, site
 from tests.lab.cluster import Cluster
 
 HUB_RATE, CABLE_RATE = "10MB", 12_000_000

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from bench.peers.cluster_fixture import hold, real_model, site
 from bench.peers.hop import only
-from bench.peers.site import hold, real_model, site
 from tests.lab.cluster import BALANCER, Cluster
 from tests.lab.processes import LabLlb
 from tests.lab.records import Summary, summarize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llb.accounts.limit_policy import UNLIMITED, limits_for_new_key
-from llb.api.timestamps import from_iso, to_iso
+from llb.base.timestamps import from_iso, to_iso
 from llb.errors import InvalidRequest, PermissionDenied
 from llb.security import permissions, tokens
 from llb.security.permissions import Principal, PrincipalKind

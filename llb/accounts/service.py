@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
-from llb.api.timestamps import to_iso
+from llb.base.timestamps import to_iso
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
 from llb.security import passwords, tokens

@@ -12,7 +12,7 @@ SANIC_ERROR_FORMAT = "json"
 
 
 class Blueprint(sanic.Blueprint):
-    """Routes that leave the shape of their errors to `llb.api.dialects`."""
+    """Routes that leave the shape of their errors to `llb.api.middleware.error_handler`."""
 
     def route(self, *arguments: Any, **settings: Any) -> Any:
         """As Sanic's."""

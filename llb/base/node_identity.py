@@ -23,7 +23,7 @@ class Membership(Struct, frozen=True, kw_only=True):
     name: str
     credential: str
     hop_credential: str
-    anchor: str = ""  # of the balancer, over TLS: what `llb.trust` takes
+    anchor: str = ""  # of the balancer, over TLS: what `llb.security.tls_trust` takes
 
 
 def read_membership(home: Path) -> Membership | None:

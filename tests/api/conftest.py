@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.door import PASSWORD, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, Door, DoorKeeper
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from llb.base.tasks import TaskSupervisor
 from llb.wire import EngineState
-from tests.engine.rig import Rig
+from tests.engine.pool_fixture import Rig
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from llb.engine import model_engine as served_module
 from llb.errors import EngineFailed, ModelFailed
 from llb.wire import EngineState
-from tests.engine.rig import WAIT_S, Rig, error_of, state, use
+from tests.engine.pool_fixture import WAIT_S, Rig, error_of, state, use
 from tests.engine.workers import eventually
 
 

@@ -20,8 +20,8 @@ from tests.hub.content import Content
 from tests.hub.faults import Fault, Faults
 from tests.hub.http import Answer, Connection, Incoming, PeerGone
 from tests.hub.record import Journal, Request
+from tests.hub.repositories import Shelf
 from tests.hub.sending import Sender
-from tests.hub.shelf import Shelf
 
 LINK_LIFETIME_S = 3600.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers.chaos import FOREIGN, HUB_RATE, Chaos, models, steps, wrong_files
-from bench.peers.site import NODES
+from bench.peers.cluster_fixture import NODES
 from tests.lab.cluster import BALANCER
 from tests.lab.conftest import ClusterMaker
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.cluster_fixture import NODES, hold
 from bench.peers.failover import WAYS, fail
-from bench.peers.site import NODES, hold
 from tests.lab import Lan
 from tests.lab.conftest import ClusterMaker
 

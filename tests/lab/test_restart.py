@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.peers.cluster_fixture import NODES, hold
 from bench.peers.restart import WAYS, restart, verdict
-from bench.peers.site import NODES, hold
 from tests.lab.conftest import ClusterMaker
 from tests.lab.records import summarize
 

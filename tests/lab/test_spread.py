@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.peers.site import NODES
+from bench.peers.cluster_fixture import NODES
 from bench.peers.spread import HUB_RATE, spread
 from tests.hub import tiny_gguf
 from tests.lab.conftest import ClusterMaker

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubStandIn
-from tests.node.site import Site
+from tests.node.replica_fixture import Site
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from tests.processes import LlbProcess, wait_until
-from tests.soak.site import SETTLE_S, SMALL, Site
+from tests.soak.cluster_fixture import SETTLE_S, SMALL, Site
 from tests.soak.traffic import Traffic
 from tests.soak.trend import trend
 

@@ -13,7 +13,7 @@ import httpx
 import websockets.asyncio.client
 from websockets.exceptions import WebSocketException
 
-from tests.soak.site import CHAT, REAL
+from tests.soak.cluster_fixture import CHAT, REAL
 
 CLIENTS = 12
 REQUEST_TIMEOUT_S = 120.0

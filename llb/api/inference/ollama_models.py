@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llb.api.timestamps import to_iso
+from llb.base.timestamps import to_iso
 from llb.cluster.memory_estimates import MemoryEstimates
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.dispatcher import Dispatcher

@@ -1,5 +1,5 @@
 """What a route tells its callers of itself, written at the handler beside its access rule: `@Documented(…)`, or
-`@Internal(why)` where no client has any business. `api/openapi.py` makes the reference of it."""
+`@Internal(why)` where no client has any business. `api/reference/openapi.py` makes the reference of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As `shapes`, of what answers in Ollama's dialect; what is asked stands in `gateway/ollama/asked.py`."""
+"""As `shapes`, of what answers in Ollama's dialect; what is asked stands in `gateway/dialects/ollama_request.py`."""
 
 from __future__ import annotations
 

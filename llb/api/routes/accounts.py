@@ -12,7 +12,7 @@ from llb.api.middleware.auth_middleware import SESSION_COOKIE
 from llb.api.middleware.route_policy import authenticated, public, requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.responses import json_response, no_content, parse_body
-from llb.api.timestamps import to_iso
+from llb.base.timestamps import to_iso
 from llb.errors import Conflict, InvalidCredentials, NotFound, PermissionDenied, RateLimited
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database

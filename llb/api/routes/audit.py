@@ -14,8 +14,8 @@ from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.responses import int_query_param, json_response
-from llb.api.timestamps import to_iso
 from llb.base.tasks import TaskSupervisor
+from llb.base.timestamps import to_iso
 from llb.errors import LlbError, PermissionDenied
 from llb.security.permissions import Principal
 from llb.store.database import Database

@@ -15,7 +15,7 @@ from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import authenticated
 from llb.api.reference.operation import ApiOperation
 from llb.api.responses import json_response, no_content, parse_body
-from llb.api.timestamps import to_iso
+from llb.base.timestamps import to_iso
 from llb.errors import NotFound, PermissionDenied
 from llb.security import permissions
 from llb.security.permissions import Principal, PrincipalKind, has_scope

@@ -16,8 +16,8 @@ from llb.api.middleware.route_policy import node_only, public, requires_scope
 from llb.api.reference.operation import ApiOperation, InternalRoute
 from llb.api.responses import json_response, no_content, parse_body
 from llb.api.routes.audit import AuditLog
-from llb.api.timestamps import to_iso
 from llb.base.net_addresses import build_base_url, list_host_addresses
+from llb.base.timestamps import to_iso
 from llb.cluster.join.dial import enable_dead_peer_detection
 from llb.cluster.link.link_server import LinkServer
 from llb.cluster.link.websocket_link import WebSocketLink, decode_node_message

@@ -28,7 +28,7 @@ from llb.api.responses import (
     request_id_of,
     to_llb_error,
 )
-from llb.api.timestamps import from_iso, to_iso
+from llb.base.timestamps import from_iso, to_iso
 from llb.cluster.view import ClusterView
 from llb.errors import InvalidRequest, LlbError, NotFound
 from llb.gateway.observability.request_log import RequestLog, RequestRecord

@@ -43,7 +43,9 @@ class UpstreamTarget:
     api_key: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     tunnel_id: str | None = None
-    trust_anchor: str | None = None  # over TLS: whom to believe, as `llb.trust` has it; None: no TLS
+    trust_anchor: str | None = (
+        None  # over TLS: whom to believe, as `llb.security.tls_trust` has it; None: no TLS
+    )
 
     @cached_property
     def pool_key(self) -> PoolKey:

@@ -1,0 +1,429 @@
+"""Signing in and out, sessions, users, and the default password."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
+from llb.errors import InvalidApiKey, SetupError
+from llb.security import login_rate_limiter, permissions, tokens
+from llb.store.tables import keys, sessions, users
+from llb.wire import Role, Scope
+from tests.api.http_server import PASSWORD, Answer, Door, DoorKeeper
+
+NEW_PASSWORD = "another good one"
+ELSEWHERE = ("X-Forwarded-For", "203.0.113.9")  # no longer local, whoever says so
+
+
+async def _try(door: Door, username: str, password: str, *headers: tuple[str, str]) -> Answer:
+    return await door.call(
+        "POST", "/api/auth/login", *headers, json_body={"username": username, "password": password}
+    )
+
+
+async def _user_id(door: Door, username: str) -> str:
+    user = await users.by_name(door.db, username)
+    assert user is not None
+    return user.id
+
+
+# --- in and out --------------------------------------------------------------------------------------
+
+
+async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(door: Door) -> None:
+    answer = await _try(door, "admin", PASSWORD)
+    assert answer.status == 200
+    assert answer.json["user"] == {
+        "id": await _user_id(door, "admin"),
+        "username": "admin",
+        "role": "admin",
+        "must_change_password": False,
+        "created_at": answer.json["user"]["created_at"],
+    }
+    assert answer.json["expires_at"].endswith("Z")
+    [cookie] = answer.all("set-cookie")
+    assert cookie.startswith("llb_session=")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    assert "Secure" not in cookie  # plain HTTP: the browser would never send it back
+    assert PASSWORD.encode() not in answer.body
+
+    me = await door.call("GET", "/api/auth/me", ("Cookie", answer.cookie))
+    assert me.json["user"]["username"] == "admin"
+    assert me.json["kind"] == "session"
+    assert set(me.json["scopes"]) == {scope.value for scope in Scope}
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [("admin", "wrong"), ("nobody", PASSWORD), ("admin", ""), ("x" * 5000, PASSWORD), ("admin", "x" * 5000)],
+)
+async def test_a_wrong_name_and_a_wrong_password_sound_the_same(
+    door: Door, username: str, password: str
+) -> None:
+    answer = await _try(door, username, password)
+    assert (answer.status, answer.code) == (401, "invalid_credentials")
+    assert answer.json["error"]["message"] == "The user name or the password is wrong"
+    assert answer.all("set-cookie") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "invalid_json"),
+        (b'{"username": "admin"}', "invalid_request"),
+        (b'{"username": 1, "password": "x"}', "invalid_request"),
+        (b'{"username": "\\ud800", "password": "\\ud800"}', "invalid_json"),
+    ],
+)
+async def test_a_login_that_is_none(door: Door, body: bytes, code: str) -> None:
+    answer = await door.call("POST", "/api/auth/login", ("Content-Type", "application/json"), body=body)
+    assert (answer.status, answer.code) == (400, code)
+
+
+async def test_logout_ends_the_session_at_once_and_only_that(door: Door) -> None:
+    one, two = await door.log_in(), await door.log_in()
+    answer = await door.call("POST", "/api/auth/logout", one)
+    assert answer.status == 204
+    assert "max-age=0" in str(answer.header("set-cookie")).lower()
+    assert (await door.call("GET", "/any", one)).status == 401
+    assert (await door.call("GET", "/any", two)).status == 200
+
+
+async def test_login_ends_the_session_it_replaces(door: Door) -> None:
+    first = await door.log_in()
+    answer = await _try(door, "admin", PASSWORD, first)
+    assert answer.cookie != first[1]
+    assert (await door.call("GET", "/any", first)).status == 401
+    assert (await door.call("GET", "/any", ("Cookie", answer.cookie))).status == 200
+
+
+async def test_a_session_outlives_a_restart(tmp_path: Path) -> None:
+    async with DoorKeeper(tmp_path, admin_password=PASSWORD) as door:
+        session = await door.log_in()
+    async with DoorKeeper(tmp_path) as door:
+        assert (await door.call("GET", "/any", session)).status == 200
+
+
+async def test_a_session_ends_by_idleness_and_by_age(door: Door) -> None:
+    _, cookie = await door.log_in()
+    token = cookie.removeprefix("llb_session=")
+    session = await sessions.get(door.db, tokens.hash_token(token))
+    assert session is not None
+    now = session.created_at
+
+    async def lives(after_s: float) -> bool:
+        return (
+            await AccountAuthenticator(door.db, clock=lambda: now + after_s).authenticate_session(token)
+            is not None
+        )
+
+    assert await lives(SESSION_IDLE_S - 1)
+    assert not await lives(SESSION_IDLE_S + 1)
+    async with door.db.write() as tx:
+        await sessions.touch(tx, {session.id: now + SESSION_MAX_S - 10})
+    assert await lives(SESSION_MAX_S - 1)
+    assert not await lives(SESSION_MAX_S + 1)
+
+
+async def test_guessing_is_slowed_down(door: Door) -> None:
+    statuses = [(await _try(door, "admin", f"wrong {number}")).status for number in range(8)]
+    assert statuses[:5] == [401] * 5
+    refused = await _try(door, "admin", PASSWORD)
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert int(str(refused.header("retry-after"))) >= 1
+
+
+async def test_guesses_at_the_same_time_are_counted_too(door: Door) -> None:
+    answers = await asyncio.gather(*(_try(door, "admin", f"wrong {number}") for number in range(20)))
+    assert [answer.status for answer in answers].count(
+        401
+    ) == login_rate_limiter.LoginRateLimiter.FREE_ATTEMPTS
+
+
+# --- password ----------------------------------------------------------------------------------------
+
+
+async def _change(door: Door, session: tuple[str, str], current: str, new: str) -> Answer:
+    return await door.call(
+        "POST", "/api/auth/password", session, json_body={"current_password": current, "new_password": new}
+    )
+
+
+async def test_a_new_password_ends_every_other_session(door: Door) -> None:
+    mine, other = await door.log_in(), await door.log_in()
+    answer = await _change(door, mine, PASSWORD, NEW_PASSWORD)
+    assert answer.status == 200
+    fresh = ("Cookie", answer.cookie)
+    assert (await door.call("GET", "/any", fresh)).status == 200
+    for old in (mine, other):
+        assert (await door.call("GET", "/any", old)).status == 401
+    assert (await _try(door, "admin", PASSWORD)).status == 401
+    assert (await _try(door, "admin", NEW_PASSWORD)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("current", "new", "status"),
+    [("wrong", NEW_PASSWORD, 401), (PASSWORD, "short", 400), (PASSWORD, "test", 400), (PASSWORD, "", 400)],
+)
+async def test_a_password_that_may_not_be(door: Door, current: str, new: str, status: int) -> None:
+    session = await door.log_in()
+    assert (await _change(door, session, current, new)).status == status
+    assert (await door.call("GET", "/any", session)).status == 200
+    assert (await _try(door, "admin", PASSWORD)).status == 200
+
+
+async def test_a_key_changes_no_password(door: Door) -> None:
+    key = await door.key(Scope.ADMIN, owner_id=await _user_id(door, "admin"))
+    assert (await _change(door, key, PASSWORD, NEW_PASSWORD)).status == 403
+
+
+# --- the first start and the default password --------------------------------------------------------
+
+
+async def test_the_first_password_counts_at_the_first_start_only(tmp_path: Path) -> None:
+    async with DoorKeeper(tmp_path, admin_password=PASSWORD) as door:
+        assert not await users.default_password_in_use(door.db)
+    async with DoorKeeper(tmp_path, admin_password=NEW_PASSWORD) as door:
+        assert (await _try(door, "admin", NEW_PASSWORD)).status == 401
+        assert (await _try(door, "admin", PASSWORD)).status == 200
+        assert len(await users.all_users(door.db)) == 1
+
+
+async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
+    """As the sentence says that refuses to listen with it."""
+    async with DoorKeeper(tmp_path) as door:
+        session = ("Cookie", (await _try(door, "admin", "test")).cookie)
+    with pytest.raises(SetupError, match="LLB_ADMIN_PASSWORD"):
+        await DoorKeeper(tmp_path, admin_password="short").__aenter__()
+    async with DoorKeeper(tmp_path, admin_password=NEW_PASSWORD) as door:
+        assert not await users.default_password_in_use(door.db)
+        assert (await _try(door, "admin", "test")).status == 401
+        assert (await _try(door, "admin", NEW_PASSWORD, ELSEWHERE)).status == 200
+        assert (await door.call("GET", "/any", session)).status == 401
+
+
+async def test_a_bad_first_password_stops_the_start(tmp_path: Path) -> None:
+    keeper = DoorKeeper(tmp_path, admin_password="short")
+    with pytest.raises(SetupError, match=r"LLB_ADMIN_PASSWORD: .*at least 8") as caught:
+        await keeper.__aenter__()
+    assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{}, {"admin_password": "test"}])
+async def test_the_default_password_works_on_the_host_only(tmp_path: Path, given: dict[str, Any]) -> None:
+    async with DoorKeeper(tmp_path, **given) as door:
+        login = await _try(door, "admin", "test")
+        assert login.status == 200
+        assert login.json["user"]["must_change_password"] is True
+        session = ("Cookie", login.cookie)
+        assert (await door.call("GET", "/any", session)).status == 200
+
+        for far in ([ELSEWHERE], [("Via", "1.1 proxy")]):
+            refused = await _try(door, "admin", "test", *far)
+            assert (refused.status, refused.code) == (403, "insufficient_permissions")
+            assert refused.all("set-cookie") == []
+            assert (await door.call("GET", "/any", session, *far)).status == 403
+        refused = await door.call("GET", "/any", session, host="192.168.1.5")
+        assert refused.status == 403
+
+        new = {"username": "bob", "password": PASSWORD}
+        local = ("Authorization", f"Bearer {door.local_token}")
+        for credential in (session, local):
+            assert (await door.call("POST", "/api/users", credential, json_body=new)).status == 403
+        made = await door.call("POST", "/api/keys", session, json_body={"name": "seed"})
+        assert made.status == 201
+
+        changed = await _change(door, session, "test", PASSWORD)
+        assert changed.json["user"]["must_change_password"] is False
+        assert (await _try(door, "admin", PASSWORD, ELSEWHERE)).status == 200
+        session = ("Cookie", changed.cookie)
+        assert (await door.call("GET", "/any", session, ELSEWHERE)).status == 200
+        assert (await door.call("POST", "/api/users", session, json_body=new)).status == 201
+
+
+# --- users -------------------------------------------------------------------------------------------
+
+
+async def test_an_admin_makes_changes_and_removes_users(door: Door) -> None:
+    admin = await door.log_in()
+    made = await door.call(
+        "POST", "/api/users", admin, json_body={"username": "ベティ", "password": PASSWORD}
+    )
+    assert made.status == 201
+    assert made.json["role"] == "user"
+    assert "password" not in made.json
+    betty = await door.log_in("ベティ")
+
+    path = f"/api/users/{made.json['id']}"
+    assert (await door.call("GET", "/write", betty)).status == 403
+    promoted = await door.call("PATCH", path, admin, json_body={"role": "admin"})
+    assert promoted.json["role"] == "admin"
+    assert (await door.call("GET", "/write", betty)).status == 200
+
+    assert (await door.call("PATCH", path, admin, json_body={"password": NEW_PASSWORD})).status == 200
+    assert (await door.call("GET", "/any", betty)).status == 401
+    betty = ("Cookie", (await _try(door, "ベティ", NEW_PASSWORD)).cookie)
+
+    listed = (await door.call("GET", "/api/users", admin)).json["users"]
+    assert [user["username"] for user in listed] == ["admin", "ベティ"]
+    assert "hash" not in str(listed)
+
+    assert (await door.call("DELETE", path, admin)).status == 204
+    assert (await door.call("GET", "/any", betty)).status == 401
+    assert (await door.call("DELETE", path, admin)).status == 404
+    assert (await door.call("PATCH", path, admin, json_body={"role": "user"})).status == 404
+    assert (await door.call("PATCH", path, admin, json_body={})).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"username": "ADMIN", "password": PASSWORD}, 409),
+        ({"username": "", "password": PASSWORD}, 400),
+        ({"username": " bob", "password": PASSWORD}, 400),
+        ({"username": "b\nob", "password": PASSWORD}, 400),
+        ({"username": "x" * 65, "password": PASSWORD}, 400),
+        ({"username": "bob", "password": "short"}, 400),
+        ({"username": "bob", "password": PASSWORD, "role": "king"}, 400),
+    ],
+)
+async def test_a_user_that_cannot_be(door: Door, body: dict[str, str], status: int) -> None:
+    assert (await door.call("POST", "/api/users", await door.log_in(), json_body=body)).status == status
+    assert len(await users.all_users(door.db)) == 1
+
+
+async def test_the_last_admin_stays(door: Door) -> None:
+    admin = await door.log_in()
+    path = f"/api/users/{await _user_id(door, 'admin')}"
+    for answer in (
+        await door.call("DELETE", path, admin),
+        await door.call("PATCH", path, admin, json_body={"role": "user"}),
+    ):
+        assert (answer.status, answer.code) == (409, "conflict")
+    assert (await door.call("GET", "/api/users", admin)).status == 200
+
+
+async def test_an_open_session_is_not_enough_to_take_over_its_account(door: Door) -> None:
+    path = f"/api/users/{await _user_id(door, 'admin')}"
+    answer = await door.call("PATCH", path, await door.log_in(), json_body={"password": NEW_PASSWORD})
+    assert answer.status == 403
+    assert (await _try(door, "admin", PASSWORD)).status == 200
+
+
+async def test_a_user_sees_neither_users_nor_the_audit_trail(door: Door) -> None:
+    await door.add_user("bob")
+    bob = await door.log_in("bob")
+    for method, path in (
+        ("GET", "/api/users"),
+        ("POST", "/api/users"),
+        ("DELETE", "/api/users/x"),
+        ("PATCH", "/api/users/x"),
+        ("GET", "/api/audit"),
+    ):
+        assert (await door.call(method, path, bob)).status == 403
+    assert (await door.call("GET", "/infer", bob)).status == 200
+    me = (await door.call("GET", "/api/auth/me", bob)).json
+    assert set(me["scopes"]) == {"inference", "models:read"}
+
+
+async def test_a_demoted_owners_key_can_do_less_at_once(door: Door) -> None:
+    await door.add_user("bob", Role.ADMIN)
+    bob_id = await _user_id(door, "bob")
+    key = await door.key(Scope.ADMIN, owner_id=bob_id)
+    assert (await door.call("GET", "/write", key)).status == 200
+    admin = await door.log_in()
+    await door.call("PATCH", f"/api/users/{bob_id}", admin, json_body={"role": "user"})
+    assert (await door.call("GET", "/write", key)).status == 403
+    assert (await door.call("GET", "/infer", key)).status == 200
+    await door.call("DELETE", f"/api/users/{bob_id}", admin)
+    assert (await door.call("GET", "/infer", key)).status == 401
+
+
+# --- audit -------------------------------------------------------------------------------------------
+
+
+async def test_every_act_is_noted_with_who_from_where_and_how_it_ended(door: Door) -> None:
+    await _try(door, "admin", "wrong")
+    await _try(door, "my-password-by-mistake", "x")
+    admin = await door.log_in()
+    made = await door.call("POST", "/api/users", admin, json_body={"username": "bob", "password": PASSWORD})
+    await door.call("DELETE", f"/api/users/{made.json['id']}", admin)
+    await door.call("POST", "/api/auth/logout", admin)
+    assert await door.audited() == [
+        ("system", "user.create", "admin", "ok"),
+        ("admin", "login", None, "invalid_credentials"),
+        ("unknown", "login", None, "invalid_credentials"),
+        ("admin", "login", None, "ok"),
+        ("admin", "user.create", "bob", "ok"),
+        ("admin", "user.delete", "bob", "ok"),
+        ("admin", "logout", None, "ok"),
+    ]
+
+
+async def test_the_audit_trail_over_http_is_paged(door: Door) -> None:
+    admin = await door.log_in()
+    first = (await door.call("GET", "/api/audit?limit=1", admin)).json
+    [entry] = first["entries"]
+    assert (entry["actor"], entry["action"], entry["address"]) == ("admin", "login", "127.0.0.1")
+    assert entry["time"].endswith("Z")
+    rest = (await door.call("GET", f"/api/audit?before={first['next_cursor']}", admin)).json
+    assert [item["action"] for item in rest["entries"]] == ["user.create"]
+    assert rest["next_cursor"] is None
+    for wrong in ("limit=0", "limit=x", "limit=1001", "before=-1", f"before={2**63}", "limit=%D9%A3"):
+        assert (await door.call("GET", f"/api/audit?{wrong}", admin)).status == 400
+
+
+# --- what is remembered ------------------------------------------------------------------------------
+
+
+async def test_the_last_use_is_written_once_a_minute(door: Door) -> None:
+    now = 1000.0
+    identity = AccountAuthenticator(door.db, clock=lambda: now)
+    key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
+
+    async def last_use() -> float | None:
+        await identity.flush()
+        stored = await keys.by_hash(door.db, tokens.hash_token(key))
+        assert stored is not None
+        return stored.last_used_at
+
+    await identity.authenticate_key(key)
+    assert await last_use() == 1000.0
+    now += 30
+    await identity.authenticate_key(key)
+    assert await last_use() == 1000.0
+    now += 31
+    await identity.authenticate_key(key)
+    assert await last_use() == 1061.0
+
+
+async def test_a_change_by_another_process_is_seen_within_a_second(door: Door) -> None:
+    now = 1000.0
+    identity = AccountAuthenticator(door.db, clock=lambda: now)
+    key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
+    principal = await identity.authenticate_key(key)
+    async with door.db.write() as tx:  # behind its back, as the command line does it
+        await keys.remove(tx, principal.id)
+    assert (await identity.authenticate_key(key)).id == principal.id
+    now += 1.0
+    with pytest.raises(InvalidApiKey):
+        await identity.authenticate_key(key)
+
+
+async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(door: Door) -> None:
+    identity = AccountAuthenticator(door.db, clock=lambda: 1000.0)
+    principal = permissions.Principal(kind=permissions.PrincipalKind.KEY, id="k", role=Role.ADMIN)
+
+    async def read_before(_: str) -> permissions.Principal | None:
+        identity.clear_cache()  # revoked while the answer was on its way
+        return principal
+
+    async def read_after(_: str) -> permissions.Principal | None:
+        return None
+
+    assert await identity._look_up("hash", read_before) is principal
+    assert await identity._look_up("hash", read_after) is None

@@ -1,0 +1,258 @@
+"""The page over HTTP: its addresses, the version in the address of every asset, caching and compression."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llb.api.routes.page import PAGE_PATHS, Page, page_blueprint
+from llb.base.resources import resource_path
+from llb.errors import SetupError
+from tests.api.http_server import PASSWORD, Door, DoorKeeper
+from tests.conftest import LlbMaker
+from tests.harness import write_catalog
+
+FILES = {
+    "index.html": "<script src='{{assets}}/main.js'></script><link href='{{assets}}/icon.svg'>",
+    "main.js": "import './core/router.js';\n" * 50,
+    "core/router.js": "// ünïcode\n",
+    "styles/page.css": "body { margin: 0 }\n" * 50,
+    "icon.svg": "<svg xmlns='http://www.w3.org/2000/svg'></svg>",
+    "i18n/en.json": "{}",
+    "app.webmanifest": "{}",
+    "vendor/LICENSE.txt": "Permission is hereby granted\n",
+    "icon.png": "\x89PNG" + "a" * 500,
+    "font.woff2": "wOF2" + "a" * 500,
+    "vendor/renew.py": "print('no')",
+    "serve.sh": "echo no",
+    "notes.md": "no",
+    ".hidden.js": "no",
+    ".git/config.txt": "no",
+    "other/index.html": "no",
+}
+CONTENT_TYPES = {
+    "main.js": "text/javascript; charset=utf-8",
+    "core/router.js": "text/javascript; charset=utf-8",
+    "styles/page.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml; charset=utf-8",
+    "i18n/en.json": "application/json",
+    "app.webmanifest": "application/manifest+json",
+    "vendor/LICENSE.txt": "text/plain; charset=utf-8",
+    "icon.png": "image/png",
+    "font.woff2": "font/woff2",
+}
+GZIP = ("Accept-Encoding", "br, gzip;q=0.8, *;q=0.1")
+
+
+def write_web(directory: Path, **changes: str) -> Path:
+    for name, text in {**FILES, **changes}.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Path:
+    return write_web(tmp_path / "web")
+
+
+@pytest.fixture
+def version(web: Path) -> str:
+    return Page.load(web).version
+
+
+@pytest.fixture
+async def door(tmp_path: Path, web: Path) -> AsyncIterator[Door]:
+    """A server with the page, and nobody signed in."""
+    async with DoorKeeper(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as opened:
+        yield opened
+
+
+def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
+    sheets = {
+        "styles/all.css": "/* all */\n@import './page.css';\n",
+        "styles/page.css": "body { margin: 0 }\n",
+    }
+    page = Page.load(write_web(tmp_path / "web", **sheets))
+    assert page.assets["styles/all.css"].content == b"/* all */\nbody { margin: 0 }\n\n"
+    (tmp_path / "web/styles/page.css").unlink()
+    with pytest.raises(SetupError, match=r"styles/all\.css imports styles/page\.css"):
+        Page.load(tmp_path / "web")
+
+
+# --- the page's own addresses ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", PAGE_PATHS)
+async def test_every_address_of_the_page_is_the_page(door: Door, version: str, address: str) -> None:
+    answer = await door.call("GET", address)
+    assert answer.status == 200
+    assert answer.header("content-type") == "text/html; charset=utf-8"
+    assert answer.header("cache-control") == "no-cache"
+    assert answer.header("vary") == "Accept-Encoding"
+    assert answer.header("etag") == f'"{version}"'
+    assert "frame-ancestors 'none'" in str(answer.header("content-security-policy"))
+    assert answer.body.decode() == FILES["index.html"].replace("{{assets}}", f"/assets/{version}")
+
+
+async def test_an_address_that_is_not_the_pages_is_an_error(door: Door) -> None:
+    for address in ("/index.html", "/main.js", "/models/remote", "/favicon.ico", "/assets", "/web/main.js"):
+        answer = await door.call("GET", address)
+        assert (answer.status, answer.code) == (404, "not_found")
+    assert (await door.call("POST", "/login", json_body={})).status == 405
+
+
+async def test_who_has_the_page_is_not_sent_it_again(door: Door, version: str) -> None:
+    plain, packed = f'"{version}"', f'"{version}-gzip"'
+    assert (await door.call("GET", "/", GZIP)).header("etag") == packed
+    for held, also in ((plain, ()), (f'"old", W/{plain}', ()), ("*", ()), (packed, (GZIP,))):
+        answer = await door.call("GET", "/", ("If-None-Match", held), *also)
+        assert (answer.status, answer.body) == (304, b"")
+        assert answer.header("etag") == (packed if also else plain)
+        assert answer.header("cache-control") == "no-cache"
+    for held in ('"old"', packed, version, ""):
+        assert (await door.call("GET", "/", ("If-None-Match", held))).status == 200
+
+
+# --- assets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTENT_TYPES)
+async def test_an_asset_is_kept_for_good(door: Door, version: str, name: str) -> None:
+    answer = await door.call("GET", f"/assets/{version}/{name}")
+    assert answer.status == 200
+    assert answer.header("content-type") == CONTENT_TYPES[name]
+    assert answer.header("cache-control") == "public, max-age=31536000, immutable"
+    assert answer.header("vary") == "Accept-Encoding"
+    assert answer.header("content-encoding") is None
+    assert answer.header("x-content-type-options") == "nosniff"
+    assert answer.header("content-security-policy")
+    assert answer.body == FILES[name].encode()
+
+
+async def test_only_files_of_the_page_are_assets(door: Door, web: Path, version: str) -> None:
+    assert set(Page.load(web).assets) == set(CONTENT_TYPES)
+    for name in (
+        "index.html",
+        "vendor/renew.py",
+        "serve.sh",
+        ".hidden.js",
+        ".git/config.txt",
+        "core",
+        "",
+        "no.js",
+    ):
+        answer = await door.call("GET", f"/assets/{version}/{name}")
+        assert (answer.status, answer.code) == (404, "not_found")
+        assert answer.header("cache-control") == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../home/llb.db",
+        "..%2fhome%2fllb.db",
+        "%2e%2e/home/llb.db",
+        "core/../main.js",
+        "core%2frouter.js",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "..\\home\\llb.db",
+        "main.js%00",
+        "main.js/",
+        "./main.js",
+        "MAIN.JS",
+    ],
+)
+async def test_no_way_leads_out(door: Door, version: str, path: str) -> None:
+    answer = await door.call("GET", f"/assets/{version}/{path}")
+    assert answer.status in (400, 404)
+    assert answer.json["error"]["type"] == "invalid_request_error"
+
+
+async def test_another_version_is_gone(door: Door, tmp_path: Path, version: str) -> None:
+    for other in ("0" * 12, version.upper(), "latest", version[:-1]):
+        answer = await door.call("GET", f"/assets/{other}/main.js")
+        assert (answer.status, answer.code) == (404, "not_found")
+    seen = {version}
+    for number, change in enumerate(({"main.js": ""}, {"index.html": ""}, {"new.css": ""})):
+        seen.add(Page.load(write_web(tmp_path / f"web{number}", **change)).version)
+    assert len(seen) == 4
+    assert Page.load(write_web(tmp_path / "web-same", **{"serve.sh": "not served"})).version == version
+    assert all(re.fullmatch(r"[0-9a-f]{12}", each) for each in seen)
+
+
+# --- how it travels ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "main.js", "styles/page.css"])
+async def test_text_travels_compressed_to_whoever_takes_it(
+    tmp_path: Path, web: Path, version: str, path: str
+) -> None:
+    (web / "index.html").write_text(FILES["main.js"])
+    async with DoorKeeper(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as door:
+        version = Page.load(web).version
+        address = path if path == "/" else f"/assets/{version}/{path}"
+        plain = await door.call("GET", address)
+        for _ in range(2):
+            packed = await door.call("GET", address, GZIP)
+            assert packed.header("content-encoding") == "gzip"
+            assert packed.header("vary") == "Accept-Encoding"
+            assert packed.header("content-length") == str(len(packed.body))
+            assert packed.header("content-type") == plain.header("content-type")
+            assert len(packed.body) < len(plain.body)
+            assert gzip.decompress(packed.body) == plain.body
+        for refused in ("", "br", "gzip;q=0", "gzip; q=0.00", "deflate, xgzip"):
+            assert (await door.call("GET", address, ("Accept-Encoding", refused))).body == plain.body
+
+
+async def test_what_gzip_does_not_make_smaller_travels_as_it_is(door: Door, version: str) -> None:
+    for name in ("core/router.js", "icon.png", "font.woff2"):
+        answer = await door.call("GET", f"/assets/{version}/{name}", GZIP)
+        assert answer.header("content-encoding") is None
+        assert answer.body == FILES[name].encode()
+
+
+async def test_head_says_the_same_without_the_content(door: Door, version: str) -> None:
+    varying = {"x-request-id", "date"}
+    for address in ("/", "/nodes", f"/assets/{version}/main.js"):
+        for also in ((), (GZIP,)):
+            got, head = await door.call("GET", address, *also), await door.call("HEAD", address, *also)
+            assert (head.status, head.body) == (200, b"")
+            assert [pair for pair in head.headers if pair[0] not in varying] == [
+                pair for pair in got.headers if pair[0] not in varying
+            ]
+
+
+# --- what there is to serve --------------------------------------------------------------------------
+
+
+def test_without_its_files_the_start_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"The files of the page in .* cannot be read: No such file"):
+        page_blueprint(tmp_path / "nowhere")
+    (tmp_path / "main.js").write_text("")
+    with pytest.raises(SetupError, match="install llb again"):
+        page_blueprint(tmp_path)
+
+
+def test_the_shipped_page_can_be_served() -> None:
+    page = Page.load(resource_path("web"))
+    assert page.index.content.startswith(b"<!doctype html>")
+    assert b"{{" not in page.index.content
+
+
+async def test_long_lists_are_compressed_for_whom_it_suits(make_llb: LlbMaker, tmp_path: Path) -> None:
+    entries = [{"id": f"model-{number}", "size_bytes": 1000} for number in range(200)]
+    llb = await make_llb(catalog=write_catalog(tmp_path / "long.json", *entries)).start()
+    packed = await llb.http.get("/api/models", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["vary"] == "Accept-Encoding"
+    assert int(packed.headers["content-length"]) < len(packed.content) / 10
+    plain = await llb.http.get("/api/models", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.json() == packed.json()

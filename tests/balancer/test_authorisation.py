@@ -1,0 +1,260 @@
+"""Every route, asked with every kind of credential at a real socket: what the guard answers is what the table of rules says.
+
+The table is the code's (`llb.api.middleware.route_policy.access_table`); docs/security.md shows it, so that a change of it is seen in a review.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sanic import Request, Sanic
+from sanic.response import HTTPResponse
+
+from llb.api.middleware.route_policy import RoutePolicy, route_policy_table
+from llb.app import create_app, create_ollama_app
+from llb.config import make_config
+from llb.security import tokens
+from llb.store.tables import keys
+from llb.wire import Scope
+from tests import harness
+from tests.conftest import LlbMaker
+from tests.harness import PASSWORD, Llb
+
+LET_IN = 299  # by a middleware behind the guard: no handler runs, so nothing is changed by being asked
+NODE = "llbn-of-a-node"
+ALL = frozenset(Scope)
+READING = frozenset({Scope.INFERENCE, Scope.MODELS_READ})
+DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with a credential: what it grants (None: nobody is behind it), and what else counts."""
+
+    name: str
+    headers: dict[str, str] = field(default_factory=dict)
+    grants: frozenset[Scope] | None = None
+    shows_something: bool = True  # a credential, good or bad
+    node: bool = False
+    page: bool = False  # a page of this very origin
+    ambiguous: bool = False  # it shows two credentials
+
+    def expected(self, access: RoutePolicy) -> int:
+        if self.ambiguous:
+            return 401
+        if access.public or access.requires_file_token:
+            return LET_IN
+        if access.node_only:
+            return LET_IN if self.node else 403 if self.page else 401
+        if self.grants is None:
+            alone = access.or_local_program and not self.shows_something and not self.page
+            return LET_IN if alone else 401
+        return LET_IN if access.scope is None or access.scope in self.grants else 403
+
+
+@pytest.fixture
+async def llb(make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch) -> Llb:
+    """An appliance behind whose guard nothing happens."""
+
+    def stopped(config: Any) -> Sanic[Any, Any]:
+        app = create_app(config)
+
+        async def stop(request: Request) -> HTTPResponse | None:
+            return None if request.headers.get("x-really") else HTTPResponse(status=LET_IN)
+
+        app.register_middleware(stop, "request", priority=1)
+        return app
+
+    monkeypatch.setattr(harness, "create_app", stopped)
+    llb = await make_llb().start()
+    llb.http.headers["x-really"] = "yes"
+    llb.app.authenticator._node_id_of = lambda credential: "garage" if credential == NODE else None
+    return llb
+
+
+async def callers(llb: Llb) -> list[Caller]:
+    async def key(scope: Scope) -> str:
+        answer = await llb.http.post("/api/keys", json={"name": "k", "scopes": [scope]})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["key"])
+
+    async def session(name: str) -> str:
+        answer = await llb.http.post(
+            "/api/auth/login", json={"username": name, "password": PASSWORD}, headers={"Authorization": ""}
+        )
+        llb.http.cookies.clear()  # signing in replaces the session that one has
+        return f"llb_session={answer.cookies['llb_session']}"
+
+    def bearer(token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+    await llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
+    admin, ann = await session("admin"), await session("ann")
+    revoked = await llb.http.post("/api/keys", json={"name": "gone"})
+    await llb.http.delete(f"/api/keys/{revoked.json()['id']}")
+    expired = tokens.new_api_key()
+    record = keys.ApiKey(
+        id=tokens.new_random_id(),
+        name="old",
+        hash=expired.hash,
+        prefix=expired.prefix,
+        scopes=ALL,
+        owner_id=None,
+        expires_at=2.0,
+        created_at=1.0,
+    )
+    async with llb.app.db.write() as tx:
+        await keys.add(tx, record)
+    found = [
+        Caller("nobody", shows_something=False),
+        Caller(
+            "a page without a session", {"Sec-Fetch-Site": "same-origin"}, shows_something=False, page=True
+        ),
+        Caller("an unknown key", bearer("sk-unknown")),
+        Caller("no key at all as Bearer", bearer("x")),
+        Caller("an unknown key beside a good cookie", {**bearer("sk-unknown"), "Cookie": admin}),
+        Caller("two keys", {**bearer("sk-a"), "X-API-Key": "sk-b"}, ambiguous=True),
+        Caller("a revoked key", bearer(revoked.json()["key"])),
+        Caller("an expired key", bearer(expired.key)),
+        Caller("the local token", bearer(llb.app.local_token), ALL),
+        Caller("an administrator's session", {"Cookie": admin}, ALL),
+        Caller("somebody's session", {"Cookie": ann}, READING),
+        Caller("an ended session", {"Cookie": "llb_session=ended"}, shows_something=False),
+        Caller("a node", bearer(NODE), node=True),
+        Caller("a node that is none", bearer("llbn-nobody")),
+    ]
+    for scope in Scope:
+        token = await key(scope)
+        grants = ALL if scope is Scope.ADMIN else frozenset({scope})
+        found += [
+            Caller(f"a key for {scope.value}", bearer(token), grants),
+            Caller(f"the same as X-API-Key ({scope.value})", {"X-API-Key": token}, grants),
+        ]
+    return found
+
+
+def asked(path: str) -> str:
+    return re.sub(r"<\w+(:\w+)?>", "1", path)
+
+
+async def test_every_route_with_every_credential(llb: Llb) -> None:
+    wrong: list[str] = []
+    count = 0
+    people = await callers(llb)
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
+        for method, path, access in route_policy_table(llb.sanic):
+            headers = {} if method in ("GET", "HEAD", "OPTIONS") else {"Content-Type": access.media_types[0]}
+            if path.startswith("/ws/"):
+                headers |= {
+                    "Connection": "Upgrade",
+                    "Upgrade": "websocket",
+                    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+                    "Sec-WebSocket-Version": "13",
+                }
+            for caller in people:
+                answer = await client.request(method, asked(path), headers={**headers, **caller.headers})
+                count += 1
+                if answer.status_code != caller.expected(access):
+                    wrong.append(
+                        f"{method} {path}: {caller.name}: {answer.status_code}, not {caller.expected(access)}"
+                    )
+                elif answer.status_code in (401, 403) and method != "HEAD":
+                    assert "error" in answer.json(), (method, path)
+    assert wrong == []
+    assert count > 1000
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},  # another port of the same host
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=lambda foreign: " ".join(foreign.values()),
+)
+async def test_a_cookie_never_counts_for_another_page(llb: Llb, foreign: dict[str, str]) -> None:
+    [admin] = [caller for caller in await callers(llb) if caller.name == "an administrator's session"]
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
+        for method, path, access in route_policy_table(llb.sanic):
+            if access.public and method in ("GET", "HEAD"):
+                continue
+            headers = {"Content-Type": access.media_types[0], **admin.headers, **foreign}
+            if path.startswith("/ws/"):
+                headers |= {"Connection": "Upgrade", "Upgrade": "websocket"}
+            answer = await client.request(method, asked(path), headers=headers)
+            if method == "OPTIONS" or access.requires_file_token:
+                continue
+            assert answer.status_code in (401, 403), (method, path, answer.status_code)
+
+
+# --- the table that people read ----------------------------------------------------------------------
+
+
+def rows(app: Sanic[Any, Any]) -> Iterator[str]:
+    by_rule: dict[tuple[str, str], list[str]] = {}
+    for method, path, access in route_policy_table(app):
+        if method not in ("OPTIONS", "HEAD"):
+            by_rule.setdefault((path, access.allowed_callers), []).append(method)
+    for (path, who), methods in sorted(by_rule.items()):
+        yield f"| `{', '.join(sorted(methods))}` | `{path}` | {who} |"
+
+
+def test_the_document_shows_the_table(tmp_path: Path) -> None:
+    Sanic.test_mode = True
+    config = make_config(home=tmp_path)
+    apps = {
+        "a balancer": create_app(config),
+        "the port without keys": None,
+        "a host that has joined": create_app(make_config(home=tmp_path, join="http://127.0.0.1:9")),
+    }
+    balancer = apps["a balancer"]
+    assert balancer is not None
+    apps["the port without keys"] = create_ollama_app(balancer.ctx.llb)
+    told = DOCUMENT.read_text(encoding="utf-8")
+    for name, app in apps.items():
+        assert app is not None
+        app.finalize()
+        table = "\n".join(rows(app))
+        Sanic.unregister_app(app)
+        assert table in told, f"of {name} docs/security.md has to say:\n{table}"
+
+
+# --- what is written down ----------------------------------------------------------------------------
+
+
+async def test_somebody_who_was_refused_stands_in_the_trail_once(make_llb: LlbMaker) -> None:
+    llb = await make_llb().start()
+    key = {"Authorization": f"Bearer {await llb.new_key('inference')}"}
+    for _ in range(3):
+        assert (await llb.http.get("/api/users", headers=key)).status_code == 403
+    assert (await llb.http.get("/api/models", headers=key)).status_code == 403  # reading is no act
+    assert (await llb.http.delete("/api/models/tiny", headers=key)).status_code == 403
+    assert (
+        await llb.http.get("/api/users", headers={"Authorization": "Bearer sk-nobody"})
+    ).status_code == 401
+
+    async def refused() -> list[tuple[str, str, str, str]]:
+        entries = (await llb.http.get("/api/audit")).json()["entries"]
+        return [
+            (entry["actor"], entry["target"], entry["address"], entry["result"])
+            for entry in reversed(entries)
+            if entry["action"] == "refused"
+        ]
+
+    async with asyncio.timeout(30):
+        while len(await refused()) < 2:
+            await asyncio.sleep(0.01)
+    assert await refused() == [
+        ("key test", "GET /api/users", "127.0.0.1", "insufficient_permissions"),
+        ("key test", "DELETE /api/models/tiny", "127.0.0.1", "insufficient_permissions"),
+    ]

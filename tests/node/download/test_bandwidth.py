@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llb.node.download.bandwidth import BandwidthLimiter, TransferRate
+from tests.node.replica_fixture import Clock
+
+
+def test_a_limit_is_shared_and_idle_time_is_not_saved_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    limiter = BandwidthLimiter(1000, burst_s=0.0)
+    assert [limiter.acquire(500, clock) for _ in range(4)] == [0.5] * 4
+    clock.now += 3600
+    assert limiter.acquire(500, clock) == 0.5
+    assert BandwidthLimiter(None).acquire(10**12, clock) == 0.0
+
+
+def test_speed_settles_at_the_truth_and_falls_when_nothing_comes() -> None:
+    speed = TransferRate(window_s=3.0)
+    assert speed.bytes_per_second(0.0) == 0.0
+    for tick in range(1, 101):
+        speed.record_bytes(100_000, tick * 0.1)
+    assert speed.bytes_per_second(10.0) == pytest.approx(1_000_000, rel=0.05)
+    assert speed.bytes_per_second(13.0) < 500_000
+    assert speed.bytes_per_second(100.0) < 1

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import write_catalog
+from tests.hub import HubStandIn, tiny_gguf
+from tests.peer_copy.cluster import Cluster
+
+CONTENT = tiny_gguf(6_000_000)
+SHARDS = {f"many-{number}.gguf": tiny_gguf(1_500_000, seed=f"shard {number}") for number in (1, 2, 3)}
+
+
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    with HubStandIn() as stand_in:
+        stand_in.add_repo("test/big", {"big.gguf": CONTENT})
+        stand_in.add_repo("test/many", SHARDS)
+        yield stand_in
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, hub: HubStandIn) -> AsyncIterator[Cluster]:
+    """A balancer without any node, on a Hub that has `big` (one file) and `many` (three)."""
+    first, *more = SHARDS
+    catalog = write_catalog(
+        tmp_path / "catalog.json",
+        {"id": "big", "size_bytes": len(CONTENT)},
+        {
+            "id": "many",
+            "size_bytes": sum(map(len, SHARDS.values())),
+            "recommended_filename": first,
+            "extra_filenames": more,
+        },
+    )
+    made = await Cluster(tmp_path, hub, catalog).start()
+    yield made
+    hub.faults.clear()
+    await made.stop()

@@ -1,0 +1,72 @@
+"""What is installed is what is locked, and what is locked is what pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import metadata
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.licences import LOCK, ROOT, TEST_LOCK, Pin, licences, pins
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def by_name(found: list[Pin]) -> dict[str, list[Pin]]:
+    named: dict[str, list[Pin]] = {}
+    for pin in found:
+        named.setdefault(pin.name, []).append(pin)
+    return named
+
+
+@pytest.mark.parametrize("lock", [LOCK, TEST_LOCK], ids=lambda lock: lock.name)
+def test_every_package_is_locked_with_its_hashes(lock: object) -> None:
+    found = [*pins(LOCK if lock == LOCK else TEST_LOCK)]
+    assert len(found) > 40
+    assert [pin for pin in found if not pin.hashes] == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "asked"),
+    [
+        (LOCK, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["build"]]),
+        (TEST_LOCK, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]),
+    ],
+    ids=["run", "test"],
+)
+def test_the_locks_go_with_what_is_asked_for(lock: object, asked: list[str]) -> None:
+    found = by_name([*pins(LOCK if lock == LOCK else TEST_LOCK)])
+    for text in asked:
+        requirement = Requirement(text)
+        locked = found.get(canonicalize_name(requirement.name))
+        assert locked is not None, f"{requirement.name} is not locked: ./install.sh lock"
+        assert all(requirement.specifier.contains(pin.version, prereleases=True) for pin in locked), text
+
+
+def test_both_locks_have_the_same_versions() -> None:
+    tests = by_name([*pins(TEST_LOCK)])
+    for name, locked in by_name([*pins(LOCK)]).items():
+        assert {pin.version for pin in locked} <= {pin.version for pin in tests[name]}, name
+
+
+def test_what_is_tested_is_what_is_locked() -> None:
+    for pin in pins(TEST_LOCK):
+        if pin.applies:
+            assert metadata.version(pin.name) == pin.version, (
+                f"{pin.name}: ./install.sh lock, or install anew"
+            )
+
+
+def test_the_licences_are_told() -> None:
+    assert (ROOT / "docs" / "licences.md").read_text(encoding="utf-8") == licences()
+    assert "not said" not in licences()
+
+
+def test_the_bill_of_materials_is_of_the_lock() -> None:
+    bill = json.loads((ROOT / "docs" / "sbom.cdx.json").read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    told = {(canonicalize_name(part["name"]), part["version"]) for part in bill["components"]}
+    assert told == {(pin.name, pin.version) for pin in pins(LOCK) if pin.applies}
