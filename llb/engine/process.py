@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import psutil
 
+from llb.base.lifecycle import check_transition
 from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
 from llb.engine.worker import EngineSpec, WorkerReady
@@ -37,10 +38,6 @@ TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     EngineState.FAILED: frozenset({EngineState.STARTING}),
 }
 LIVE_STATES = frozenset({EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING})
-
-
-class IllegalEngineTransition(RuntimeError):
-    """A lifecycle was asked to make a move that its table does not have: a defect of the caller."""
 
 
 class EngineProcess:
@@ -189,8 +186,7 @@ class EngineProcess:
 
     def _transition(self, new_state: EngineState) -> None:
         old = self.state
-        if new_state not in TRANSITIONS[old]:
-            raise IllegalEngineTransition(f"engine {self.name}: {old} → {new_state}")
+        check_transition(TRANSITIONS, old, new_state, subject=f"engine {self.name}")
         self.state = new_state
         log.debug("engine %s: %s → %s", self.name, old, new_state)
         self._on_transition(old, new_state)

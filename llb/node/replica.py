@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from llb.base.lifecycle import check_transition
 from llb.node.download.file_download import FileDownload
 from llb.node.files import FileStamp
 from llb.node.sharing.growing_file import GrowingFile
@@ -46,10 +47,6 @@ def expected_fingerprints(
         )
         for spec in files
     )
-
-
-class IllegalReplicaTransition(Exception):
-    """A lifecycle was asked for a step that its transition table does not have."""
 
 
 class Replica:
@@ -104,8 +101,7 @@ class Replica:
         files: tuple[FileFingerprint, ...] | None = None,
     ) -> None:
         """Go to `state`: checked, stored, then told. `files` replaces what is known of its files, if given."""
-        if new_state not in TRANSITIONS[self._state]:
-            raise IllegalReplicaTransition(f"replica {self.model_id}: {self._state} → {new_state}")
+        check_transition(TRANSITIONS, self._state, new_state, subject=f"replica {self.model_id}")
         if files is not None:
             self.files = files
         self.error = error

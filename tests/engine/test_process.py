@@ -11,10 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+from llb.base.lifecycle import IllegalTransition
 from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
 from llb.engine.diagnosis import FailureKind
-from llb.engine.process import TRANSITIONS, EngineProcess, IllegalEngineTransition
+from llb.engine.process import TRANSITIONS, EngineProcess
 from llb.engine.worker import EngineSpec
 from llb.errors import EngineFailed
 from llb.wire import EngineState
@@ -95,7 +96,7 @@ async def test_only_the_moves_of_the_table(
         engine._transition(new)
         assert engine.state is new
     else:
-        with pytest.raises(IllegalEngineTransition):
+        with pytest.raises(IllegalTransition):
             engine._transition(new)
         assert engine.state is old
 
@@ -103,14 +104,14 @@ async def test_only_the_moves_of_the_table(
 async def test_starting_twice_is_illegal(make: Callable[..., EngineProcess]) -> None:
     engine = make()
     await engine.start(spec(), deadline_s=DEADLINE_S)
-    with pytest.raises(IllegalEngineTransition):
+    with pytest.raises(IllegalTransition):
         await engine.start(spec(), deadline_s=DEADLINE_S)
     assert engine.state is EngineState.READY
     await engine.stop()
 
 
 async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess]) -> None:
-    with pytest.raises(IllegalEngineTransition):
+    with pytest.raises(IllegalTransition):
         make().begin_request()
 
 
