@@ -21,8 +21,8 @@ from llb.gateway.admission.deadlines import DeadlineTimer
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
 from llb.gateway.engine_routes import Operation
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.connection import UpstreamResponse
 from llb.gateway.http.engine_errors import error_from_engine_response
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.request_log import RequestRecord

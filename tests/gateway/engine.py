@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llb.gateway.http.client import UpstreamTarget
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 

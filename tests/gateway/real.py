@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 
 KEY = "sk-real"
 # The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.

@@ -11,7 +11,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.responses import PassthroughResponse
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 
 IDLE_TIMEOUT_S = 3600.0  # whoever asked has deadlines of its own, and this connection ends with theirs

@@ -1,4 +1,4 @@
-"""The upstream client: one keep-alive pool for every target that a request can be sent to."""
+"""HTTP client for engines and nodes, with a keep-alive connection pool per origin."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey, UpstreamResponse
+from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.security import tls_trust
 
-# Idle connections kept per origin; admission bounds how many can be in use.
+# Idle connections kept per origin; admission bounds the number in use.
 MAX_IDLE_PER_POOL_KEY = 128
-# Those that a node has dialled are spares: less than its own patience, so that we leave first.
+# Lifetime of an idle tunnel (dialled by the node): shorter than the node's own, so that this side closes
+# first.
 TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
-TUNNEL_PORT = 0  # in place of the port, in an origin whose connections the other end dials
-# Framing and routing are this client's own business, and a caller's credentials never travel to an engine.
+# Port in the pool key of tunnels
+TUNNEL_PORT = 0
+# Framing and routing belong to this client, and a caller's credentials must never reach an engine.
 NON_FORWARDED_HEADERS = HOP_BY_HOP_HEADERS | {
     b"authorization",
     b"content-length",
@@ -33,9 +36,10 @@ NON_FORWARDED_HEADERS = HOP_BY_HOP_HEADERS | {
 
 @dataclass(frozen=True)
 class UpstreamTarget:
-    """Where a request can be sent. `headers` go with every request; `api_key` becomes a Bearer credential.
+    """Server that requests are sent to, with the headers and the Bearer credential of every request.
 
-    With `via` nobody is dialled: the connections are those that the other end has dialled under that name.
+    With `tunnel_id` nothing is dialled: requests use the connections that the other end has dialled
+    under that name.
     """
 
     host: str
@@ -43,17 +47,14 @@ class UpstreamTarget:
     api_key: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     tunnel_id: str | None = None
-    trust_anchor: str | None = (
-        None  # over TLS: whom to believe, as `llb.security.tls_trust` has it; None: no TLS
-    )
+    # for TLS, see `llb.security.tls_trust`; None without TLS
+    trust_anchor: str | None = None
 
     @cached_property
     def pool_key(self) -> PoolKey:
-        return (
-            PoolKey(self.host, self.port, self.trust_anchor)
-            if self.tunnel_id is None
-            else PoolKey(self.tunnel_id, TUNNEL_PORT)
-        )
+        if self.tunnel_id is not None:
+            return PoolKey(self.tunnel_id, TUNNEL_PORT)
+        return PoolKey(self.host, self.port, self.trust_anchor)
 
     @cached_property
     def header_lines(self) -> bytes:
@@ -66,9 +67,9 @@ class UpstreamTarget:
 
 
 class HttpClient:
-    """Sends requests to targets over pooled connections. One for the whole process.
+    """Client that sends requests to targets over pooled connections. One serves the whole process.
 
-    `impatient`: a host that has vanished fails what waits for it within two seconds, with the kernel's help.
+    With `fail_fast` the kernel fails requests that wait for a vanished host within two seconds.
     """
 
     def __init__(self, *, fail_fast: bool = False) -> None:
@@ -89,24 +90,27 @@ class HttpClient:
         connect_timeout_s: float,
         header_timeout_s: float,
     ) -> UpstreamResponse:
-        """The answer, once its head has come (any method but HEAD); the caller closes it. Raises `UpstreamFault`."""
+        """Return the response once its head is complete; the caller closes it. Any method but HEAD.
+
+        Raises `TransportError`.
+        """
         head = build_request_head(target, method, path, headers, len(body))
-        kept = self._pop_idle(target.pool_key)
-        if kept is not None:
+        idle = self._pop_idle(target.pool_key)
+        if idle is not None:
             try:
-                return await kept.send_request(head, body, header_timeout_s)
-            except UpstreamClosed as fault:
-                if not fault.is_stale:
+                return await idle.send_request(head, body, header_timeout_s)
+            except UpstreamClosed as error:
+                if not error.is_stale:
                     raise
         connection = await self._connect(target.pool_key, connect_timeout_s)
         return await connection.send_request(head, body, header_timeout_s)
 
     async def open_connection(self, target: UpstreamTarget, *, connect_timeout_s: float) -> Connection:
-        """A connection of its own, for whoever keeps an exchange going by hand. Raises `UpstreamFault`."""
+        """Return a connection for an exchange that the caller drives. Raises `TransportError`."""
         return self._pop_idle(target.pool_key) or await self._connect(target.pool_key, connect_timeout_s)
 
     def adopt_connection(self, target: UpstreamTarget, transport: asyncio.Transport) -> None:
-        """Take over a connection that the other end has dialled: from now on requests to `target` can use it."""
+        """Add a connection that the other end has dialled to the pool of `target`."""
         connection = Connection(
             target.pool_key,
             self._release_connection,
@@ -119,12 +123,12 @@ class HttpClient:
         connection.return_to_pool()
 
     def close_idle(self, target: UpstreamTarget) -> None:
-        """Forget the idle connections of a target that is gone."""
+        """Close the idle connections of a target that is gone."""
         for connection in self._idle_pools.pop(target.pool_key, ()):
             connection.abort(UpstreamClosed(before_first_byte=True))
 
     def fail_requests(self, target: UpstreamTarget, *, include_started: bool = False) -> None:
-        """A target is not there any more: fail the requests that wait for it, with `begun` also answers under way."""
+        """Fail the requests that wait for a lost target; with `include_started` also running responses."""
         self.close_idle(target)
         for connection in tuple(self._connections):
             if connection.pool_key == target.pool_key and (
@@ -133,7 +137,7 @@ class HttpClient:
                 connection.abort(UpstreamClosed(before_first_byte=connection.is_awaiting_response))
 
     async def close(self) -> None:
-        """Abort every connection, also those in use; no request can be made afterwards."""
+        """Abort every connection, including those in use; later requests fail."""
         self._is_closed = True
         for connection in tuple(self._connections):
             connection.abort(UpstreamClosed(before_first_byte=False))
@@ -148,7 +152,7 @@ class HttpClient:
         return sum(len(idle) for idle in self._idle_pools.values())
 
     def _pop_idle(self, pool_key: PoolKey) -> Connection | None:
-        """The most recently used idle connection that the peer has not given up."""
+        """Return the most recently used idle connection that the peer has not closed."""
         idle = self._idle_pools.get(pool_key)
         if not idle:
             return None
@@ -180,15 +184,16 @@ class HttpClient:
                     else tls_trust.get_client_context(pool_key.trust_anchor),
                 )
         except TimeoutError:
-            raise ConnectError("connect deadline passed", is_timeout=True) from None
+            raise ConnectError("connect timeout", is_timeout=True) from None
         except ssl.SSLError as error:
-            raise ConnectError(f"no TLS with it ({error.reason or 'the connection ended'})") from None
+            raise ConnectError(f"TLS handshake failed ({error.reason or 'connection closed'})") from None
         except OSError as error:
-            # Not its own text: that names the address.
+            # The error's own text would name the address.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
             raise ConnectError(reason) from None
-        if connection.is_closed:  # accepted and closed at once; `_lost` knows nothing of it
-            raise ConnectError("closed as soon as it was open")
+        if connection.is_closed:
+            # Accepted and closed at once, before `_discard_connection` could know the connection.
+            raise ConnectError("the peer closed the connection at once")
         self._connections.add(connection)
         if self._is_closed:
             connection.abort(UpstreamClosed(before_first_byte=True))
@@ -196,7 +201,7 @@ class HttpClient:
         return connection
 
     async def _wait_for_tunnel(self, pool_key: PoolKey, timeout_s: float) -> Connection:
-        """The next connection that the other end dials, or that becomes free."""
+        """Return the next tunnel that the other end dials or that becomes idle."""
         try:
             async with asyncio.timeout(timeout_s):
                 while (connection := await self._next_tunnel(pool_key)).is_closed:
@@ -206,19 +211,20 @@ class HttpClient:
             raise ConnectError("the node did not dial in time", is_timeout=True) from None
 
     async def _next_tunnel(self, pool_key: PoolKey) -> Connection:
-        line = self._tunnel_waiters.setdefault(pool_key, deque())
-        awaited: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        line.append(awaited)
+        waiters = self._tunnel_waiters.setdefault(pool_key, deque())
+        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)
         try:
-            return await awaited
+            return await waiter
         except asyncio.CancelledError:
-            if not awaited.cancelled():  # it came in the same turn of the loop: to whoever is next
-                self._release_connection(awaited.result())
+            if not waiter.cancelled():
+                # The tunnel arrived in the same iteration of the loop: pass it to the next waiter.
+                self._release_connection(waiter.result())
             raise
         finally:
-            if awaited in line:
-                line.remove(awaited)
-            if not line and self._tunnel_waiters.get(pool_key) is line:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters and self._tunnel_waiters.get(pool_key) is waiters:
                 del self._tunnel_waiters[pool_key]
 
     def _raise_if_closed(self) -> None:
@@ -226,9 +232,9 @@ class HttpClient:
             raise ConnectError("the client is closed")
 
     def _release_connection(self, connection: Connection) -> None:
-        for awaited in self._tunnel_waiters.get(connection.pool_key, ()):
-            if not awaited.done():
-                awaited.set_result(connection)
+        for waiter in self._tunnel_waiters.get(connection.pool_key, ()):
+            if not waiter.done():
+                waiter.set_result(connection)
                 return
         idle = self._idle_pools.setdefault(connection.pool_key, [])
         if self._is_closed or len(idle) >= MAX_IDLE_PER_POOL_KEY:
@@ -244,7 +250,7 @@ class HttpClient:
         if connection in idle:
             idle.remove(connection)
         if not idle:
-            # Ports of engines are chosen anew at every load: an empty list must not stay for ever.
+            # Every load of an engine takes a new port: empty pools would accumulate.
             del self._idle_pools[connection.pool_key]
 
 
@@ -255,7 +261,10 @@ def build_request_head(
     headers: Sequence[tuple[bytes, bytes]],
     body_bytes: int,
 ) -> bytes:
-    """The bytes before the body; raises ValueError where a name or value would break out of its line."""
+    """Return the request line and the headers.
+
+    Raises ValueError if a name or value would break out of its line.
+    """
     lines = [b"%b %b HTTP/1.1\r\n" % (method, path), target.header_lines]
     for name, value in headers:
         if name.lower() not in NON_FORWARDED_HEADERS:
@@ -264,7 +273,8 @@ def build_request_head(
         lines.append(b"Content-Length: %d\r\n" % body_bytes)
     lines.append(b"\r\n")
     head = b"".join(lines)
-    expected = len(lines) + len(target.headers) + (target.api_key is not None)  # with its Host line
-    if head.count(b"\r") != expected or head.count(b"\n") != expected or path.count(b" "):
-        raise ValueError("a line break or space where none may be in the head of a request")
+    # The target's lines count as one in `lines`, which stands for its Host header.
+    line_count = len(lines) + len(target.headers) + (target.api_key is not None)
+    if head.count(b"\r") != line_count or head.count(b"\n") != line_count or path.count(b" "):
+        raise ValueError("unexpected line break or space in the request head")
     return head

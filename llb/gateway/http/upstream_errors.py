@@ -1,10 +1,10 @@
-"""What can go wrong between this process and a target, below HTTP.
+"""Errors of an exchange with an upstream server, below HTTP.
 
-UpstreamFault
-├── ConnectFailed    nothing was sent: the request may go to another target
-├── UpstreamClosed   the peer went away; `before_first_byte` tells whether an answer had begun
-├── UpstreamTimeout  `stage`: "header" (no answer began) or "idle" (it stopped in the middle)
-└── BadAnswer        what came is not HTTP, or more than was allowed
+TransportError
+├── ConnectError     nothing was sent: the request may go to another target
+├── UpstreamClosed   the peer closed; `before_first_byte`: before the response started
+├── UpstreamTimeout  `stage`: "header" (no response started) or "idle" (it stopped in the middle)
+└── InvalidResponse  not HTTP, or larger than allowed
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 
 
 class TransportError(Exception):
-    """The exchange with a target failed below HTTP."""
+    """Failure of an exchange below HTTP."""
 
 
 class ConnectError(TransportError):
-    """No connection within the deadline; nothing was sent."""
+    """No connection could be made; nothing was sent."""
 
     def __init__(self, reason: str, *, is_timeout: bool = False) -> None:
         super().__init__(reason)
@@ -25,23 +25,24 @@ class ConnectError(TransportError):
 
 
 class UpstreamClosed(TransportError):
-    """The connection ended before the answer did."""
+    """The connection closed before the end of the response."""
 
     def __init__(self, *, before_first_byte: bool, is_stale: bool = False) -> None:
         super().__init__(
-            "closed before its answer" if before_first_byte else "closed in the middle of its answer"
+            "closed before the response" if before_first_byte else "closed in the middle of the response"
         )
         self.before_first_byte = before_first_byte
-        self.is_stale = is_stale  # a kept connection that the peer had already given up: safe to send again
+        # The peer had already closed this reused connection: the request is safe to send again.
+        self.is_stale = is_stale
 
 
 class UpstreamTimeout(TransportError):
-    """Nothing came within the deadline of this stage."""
+    """No bytes arrived within the deadline of this stage."""
 
     def __init__(self, stage: Literal["header", "idle"]) -> None:
-        super().__init__(f"{stage} deadline passed")
+        super().__init__(f"{stage} timeout")
         self.stage: Literal["header", "idle"] = stage
 
 
 class InvalidResponse(TransportError):
-    """The peer does not speak HTTP/1.1 as it should, or its answer is larger than allowed."""
+    """The peer's response is not valid HTTP/1.1, or larger than allowed."""

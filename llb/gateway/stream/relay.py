@@ -14,7 +14,7 @@ import msgspec
 
 from llb.base.tasks import TaskSupervisor
 from llb.errors import EngineFailed, EngineTimeout, LlbError
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.stream.aggregator import StreamAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter

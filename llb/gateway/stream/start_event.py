@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import InvalidResponse
 from llb.wire.decoding import DECODE_ERRORS
 

@@ -22,7 +22,7 @@ from llb.api.responses import json_response, no_content
 from llb.base.node_identity import Membership
 from llb.cluster.join.tunnel_pool import TunnelPool
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.gateway.nodes.route_discovery import tunnel_target
 from llb.security.permissions import Principal, PrincipalKind

@@ -6,12 +6,8 @@ import socket
 import pytest
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget, build_request_head
-from llb.gateway.http.connection import (
-    HIGH_WATER_BYTES,
-    MAX_HEADER_BYTES,
-    UpstreamResponse,
-    parse_keepalive_expiry_s,
-)
+from llb.gateway.http.connection import MAX_HEADER_BYTES, parse_keepalive_expiry_s
+from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, InvalidResponse, UpstreamClosed, UpstreamTimeout
 from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.security import tls_trust
 from llb.security.certificates import create_authority, issue_certificate

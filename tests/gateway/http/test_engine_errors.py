@@ -102,9 +102,9 @@ def test_kinds(status: int, body: bytes, kind: type[LlbError]) -> None:
 
 def test_what_a_model_cannot_do() -> None:
     embeddings = said("This server does not support embeddings. Start it with `--embeddings`", "x")
-    assert translate_engine_error(501, embeddings).message == "This model does not do embeddings"
+    assert translate_engine_error(501, embeddings).message == "This model does not support embeddings"
     reranking = said("This server does not support reranking. Start it with `--reranking`", "x")
-    assert translate_engine_error(501, reranking).message == "This model does not do reranking"
+    assert translate_engine_error(501, reranking).message == "This model does not support reranking"
 
 
 @pytest.mark.parametrize(

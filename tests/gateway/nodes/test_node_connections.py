@@ -9,7 +9,7 @@ import pytest
 
 from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
 from llb.gateway.http.client import HttpClient
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S
 from llb.gateway.nodes.node_connections import MIN_BACKOFF_S, NodeConnections

@@ -7,7 +7,7 @@ import pytest
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.http.client import HttpClient
-from llb.gateway.http.connection import UpstreamResponse
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import InvalidResponse, UpstreamClosed
 from llb.gateway.stream.aggregator import ChatAggregator, MessagesAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter

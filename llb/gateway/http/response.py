@@ -1,0 +1,198 @@
+"""Response of an upstream HTTP server, read as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from llb.gateway.http.upstream_errors import InvalidResponse, TransportError, UpstreamClosed, UpstreamTimeout
+
+# Reading pauses above this. One read of the event loop (at most 256 KiB) may come on top of it.
+HIGH_WATER_BYTES = 32 * 1024
+
+
+class ResponseConnection(Protocol):
+    """The part of a connection that its current response uses."""
+
+    def create_read_waiter(self, timeout_s: float) -> asyncio.Future[bool]: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self, error: TransportError) -> None: ...
+
+
+class UpstreamResponse:
+    """One response. Its body is read once, in order; call `close()` unless it was read to its end."""
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_error",
+        "_is_complete",
+        "_on_started",
+        "_read_waiter",
+        "buffered_bytes",
+        "chunked",
+        "content_length",
+        "content_type",
+        "first_byte_at",
+        "headers",
+        "received_bytes",
+        "status",
+    )
+
+    def __init__(self, connection: ResponseConnection) -> None:
+        # 0 until the head is complete
+        self.status = 0
+        # end-to-end headers, names in lower case
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.content_type = b""
+        self.content_length: int | None = None
+        self.chunked = False
+        # of the body; time.monotonic()
+        self.first_byte_at: float | None = None
+        # received, and not yet read by the caller
+        self.buffered_bytes = 0
+        # of the body, in total
+        self.received_bytes = 0
+        self._connection = connection
+        self._chunks: list[bytes] = []
+        self._read_waiter: asyncio.Future[bool] | None = None
+        self._is_complete = False
+        self._error: TransportError | None = None
+        self._on_started: Callable[[], None] | None = None
+
+    async def read_chunk(self, wait_s: float) -> bytes | None:
+        """Return the bytes received since the last call, `b""` at the end, None after `wait_s` of silence.
+
+        Raises `TransportError`.
+        """
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._is_complete:
+                return b""
+            # `_wait_for_data` inlined: its coroutine would cost once for every chunk of every stream.
+            waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
+            try:
+                if not await waiter:
+                    return None
+            finally:
+                self._read_waiter = None
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered_bytes = 0
+        if not self._is_complete:
+            self._connection.resume_reading()
+        return data
+
+    def reset_started(self) -> None:
+        """Exclude the bytes read so far from `first_byte_at` and `received_bytes`."""
+        self.first_byte_at = None
+        self.received_bytes = 0
+
+    def defer_started(self, on_started: Callable[[], None]) -> None:
+        """Count as not started until `mark_started()`, so that the response fails when its host is lost.
+
+        `on_started` is called then, or when the response ends before.
+        """
+        if self._is_complete or self._error is not None:
+            on_started()
+        else:
+            self._on_started = on_started
+
+    def mark_started(self) -> None:
+        """Record that the client has received some of the answer; idempotent."""
+        on_started, self._on_started = self._on_started, None
+        if on_started is not None:
+            on_started()
+
+    async def iter_chunks(self, idle_timeout_s: float) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives. Raises `TransportError`."""
+        while (data := await self.read_chunk(idle_timeout_s)) != b"":
+            if data is None:
+                error = UpstreamTimeout("idle")
+                self.close(error)
+                raise error
+            yield data
+
+    async def read(self, limit_bytes: int, idle_timeout_s: float) -> bytes:
+        """Return the whole body. Raises `TransportError`; `InvalidResponse` if it exceeds `limit_bytes`."""
+        chunks: list[bytes] = []
+        size_bytes = 0
+        async for data in self.iter_chunks(idle_timeout_s):
+            chunks.append(data)
+            size_bytes += len(data)
+            if size_bytes > limit_bytes:
+                self.close()
+                raise InvalidResponse(f"the response is larger than {limit_bytes} bytes")
+        return b"".join(chunks)
+
+    def close(self, error: TransportError | None = None) -> None:
+        """End the exchange now.
+
+        Closing an unfinished response closes its connection, which frees the engine's slot.
+        """
+        # A complete response has returned its connection to the pool; another request may be using it by now.
+        if not self._is_complete and self._error is None:
+            self._connection.abort(error or UpstreamClosed(before_first_byte=not self.status))
+        self._chunks.clear()
+        self.buffered_bytes = 0
+
+    # --- called by the connection ---
+
+    async def wait_for_head(self, timeout_s: float) -> None:
+        """Wait for the status and the headers. Raises `TransportError`."""
+        deadline = time.monotonic() + timeout_s
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise UpstreamTimeout("header")
+            await self._wait_for_data(left_s)
+
+    def append_chunk(self, data: bytes) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+        self._chunks.append(data)
+        size_bytes = len(data)
+        self.buffered_bytes += size_bytes
+        self.received_bytes += size_bytes
+
+    @property
+    def is_buffer_full(self) -> bool:
+        return self.buffered_bytes > HIGH_WATER_BYTES
+
+    @property
+    def has_reader(self) -> bool:
+        return self._read_waiter is not None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the client has received some of the answer, or may have."""
+        return bool(self.status) and self._on_started is None
+
+    def wake_reader(self, *, has_data: bool = True) -> None:
+        waiter = self._read_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(has_data)
+
+    def finish(self, error: TransportError | None) -> None:
+        """End the body: the response is complete, or failed with `error`."""
+        if error is None:
+            self._is_complete = True
+        elif self._error is None:
+            self._error = error
+        self.mark_started()
+        self.wake_reader()
+
+    async def _wait_for_data(self, timeout_s: float) -> bool:
+        waiter = self._read_waiter = self._connection.create_read_waiter(timeout_s)
+        try:
+            return await waiter
+        finally:
+            self._read_waiter = None
