@@ -28,17 +28,23 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
     blueprint = Blueprint("openai")
     dispatcher = handler.dispatcher
 
+    def model_list_response() -> HTTPResponse:
+        ready = dispatcher.ready_models()
+        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
+
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)
     @ApiOperation("List the Ready models", response=ModelObjects)
     async def list_models(_request: Request) -> HTTPResponse:
-        ready = dispatcher.ready_models()
-        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
+        return model_list_response()
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires_scope(Scope.INFERENCE)
     @ApiOperation("Show a Ready model", response=ModelObject, errors=READINESS_ERRORS)
     async def get_model(_request: Request, model_id: str) -> HTTPResponse:
+        if not model_id:
+            # `/v1/models/`: for Sanic an empty path is a value of a path parameter, not a trailing slash.
+            return model_list_response()
         model = dispatcher.resolve_model(unquote(model_id))  # clients write the slash of `org/repo` as %2F
         dispatcher.require_ready(model)
         return json_response(ModelObject(id=model.id))

@@ -1,0 +1,38 @@
+"""OpenAI's model list, and the trailing slash that clients add to a list."""
+
+from __future__ import annotations
+
+import pytest
+
+from llb.api.middleware.route_policy import route_policy_table
+from llb.app import create_ollama_app
+from tests.conftest import LlbMaker
+from tests.harness import Llb
+
+
+@pytest.fixture
+async def empty_llb(make_llb: LlbMaker) -> Llb:
+    """A balancer without a model."""
+    return await make_llb().start()
+
+
+async def test_a_trailing_slash_makes_no_difference_to_a_list(empty_llb: Llb) -> None:
+    """Every GET route of the inference dialects that has no parameter: `/v1/models`, `/api/tags`, ..."""
+    app = create_ollama_app(empty_llb.app)
+    paths = [
+        path
+        for method, path, _ in route_policy_table(app)
+        if method == "GET" and "<" not in path and path != "/"
+    ]
+    app.unregister_app(app)
+    assert {"/v1/models", "/api/tags", "/api/ps", "/api/version"} <= set(paths)
+    for path in paths:
+        plain, slashed = await empty_llb.http.get(path), await empty_llb.http.get(f"{path}/")
+        assert plain.status_code == 200
+        assert (slashed.status_code, slashed.json()) == (200, plain.json()), path
+
+
+async def test_an_unknown_model_is_not_the_list(empty_llb: Llb) -> None:
+    for path in ("/v1/models/nothing", "/v1/models/nothing/", "/v1/models//"):
+        answer = await empty_llb.http.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), path
