@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from llb import gguf
-from llb.engine.worker import EngineKind, EngineSpec, WorkerReady
+from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
 from llb.hardware import engine_command, engine_environment
 from llb.policy.memory import MIB, LoadPlan, plan_load
 from tests.ggufs import write_chat_model, write_embedding_model

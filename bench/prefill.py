@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.memory import API_KEY, LARGE, LONGEST_ANSWER_S, PLENTY_BYTES, chat, engine, smollm2
 from llb import gguf
-from llb.engine.worker import WorkerReady
+from llb.engine.spec import WorkerReady
 from llb.policy.memory import LoadPlan, plan_load
 
 CONTEXT = 2048

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from bench.memory import started
 from bench.peers.cluster_fixture import real_model
 from llb.engine.plan import EngineFiles, EnginePlanner
-from llb.engine.worker import EngineSpec
+from llb.engine.spec import EngineSpec
 from llb.hardware import MemoryBudget
 from tests.harness import write_catalog
 from tests.hub import HubStandIn

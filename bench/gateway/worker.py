@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from llb.engine.worker import EngineSpec, WorkerReady
+from llb.engine.spec import EngineSpec, WorkerReady
 
 SLOTS = 4096  # enough for every connection of the measurement: the queue is measured elsewhere
 

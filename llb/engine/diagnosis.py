@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llb.engine.worker import EXIT_BAD_SPEC, EXIT_LOAD_REJECTED
+from llb.engine.spec import EXIT_BAD_SPEC, EXIT_LOAD_REJECTED
 
 
 class FailureKind(StrEnum):

@@ -11,7 +11,8 @@ from llb.engine.diagnosis import FailureKind
 from llb.engine.plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
-from llb.policy.eviction import LoadedEngine, Memory
+from llb.policy.eviction import LoadedEngine
+from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
 
 BACKOFF_INITIAL_S = 1.0

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llb import gguf
-from llb.engine.worker import EngineKind, EngineSpec, PoolingType
+from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import MemoryBudget, physical_core_count
 from llb.policy import memory
-from llb.policy.eviction import Memory
-from llb.policy.memory import ModelShape
+from llb.policy.memory import Memory, ModelShape
 from llb.wire import Capability
 
 API_KEY_BYTES = 24

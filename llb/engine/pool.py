@@ -18,7 +18,8 @@ from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner
 from llb.engine.process import EngineProcess
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import MemoryBudget
-from llb.policy.eviction import Memory, select_victims
+from llb.policy.eviction import select_victims
+from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
 
 __all__ = ["EngineFiles", "EnginePool", "Lease"]

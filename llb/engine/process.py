@@ -15,7 +15,7 @@ import psutil
 from llb.base.lifecycle import check_transition
 from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
-from llb.engine.worker import EngineSpec, WorkerReady
+from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import engine_command, engine_environment
 from llb.wire import EngineState

@@ -12,7 +12,6 @@ import importlib
 import os
 import signal
 import sys
-from enum import StrEnum
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -20,59 +19,20 @@ import msgspec
 
 from llb.base import platform_compat
 from llb.engine import sandbox
-
-EXIT_BAD_SPEC = 2
-EXIT_LOAD_REJECTED = 3
+from llb.engine.spec import (
+    EXIT_BAD_SPEC,
+    EXIT_LOAD_REJECTED,
+    EngineKind,
+    EngineSpec,
+    PoolingType,
+    WorkerReady,
+)
 
 LLAMA_LOG_VERBOSITY = (
     3  # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 what happened, 4 everything about the model
 )
 EXTRA_HTTP_THREADS = 4  # beside one a slot: health checks and tokenizing must not wait for generation
 PROPS_TIMEOUT_S = 10.0
-
-
-class EngineKind(StrEnum):
-    CHAT = "chat"
-    EMBEDDING = "embedding"
-    RERANKING = "reranking"
-
-
-class PoolingType(StrEnum):
-    """How an embedding model makes one vector out of its tokens' vectors."""
-
-    MEAN = "mean"
-    CLS = "cls"
-    LAST = "last"
-    RANK = "rank"
-
-
-class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What one engine is to run. `context_length` is in tokens per slot; `gpu_layers` 0 keeps all in RAM."""
-
-    model_path: str
-    projector_path: str | None = None
-    alias: str
-    kind: EngineKind = EngineKind.CHAT
-    pooling: PoolingType | None = None  # None: what the file says
-    context_length: int
-    slots: int
-    gpu_layers: int
-    batch_tokens: int
-    ubatch_tokens: int
-    prompt_cache_bytes: int
-    context_checkpoints: int = 0
-    mmap: bool = True
-    threads: int
-    api_key: str
-
-
-class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that answers: where, and what llama.cpp made of the spec (it caps the context at the model's own)."""
-
-    host: str
-    port: int
-    context_length: int
-    slots: int
 
 
 def main(arguments: list[str]) -> int:

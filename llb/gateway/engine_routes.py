@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from llb.engine.plan import engine_kind_of
-from llb.engine.worker import EngineKind
+from llb.engine.spec import EngineKind
 from llb.errors import InvalidRequest
 from llb.wire import Model
 

@@ -5,29 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """An amount of both kinds of memory. Negative where more is promised than there is."""
-
-    ram_bytes: int = 0
-    vram_bytes: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        return self.ram_bytes + self.vram_bytes
-
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(self.ram_bytes + other.ram_bytes, self.vram_bytes + other.vram_bytes)
-
-    def __sub__(self, other: Memory) -> Memory:
-        return Memory(self.ram_bytes - other.ram_bytes, self.vram_bytes - other.vram_bytes)
-
-    def covers(self, required: Memory) -> bool:
-        """Whether `need` fits; of a kind that is not needed there may be less than nothing."""
-        return (required.ram_bytes <= 0 or required.ram_bytes <= self.ram_bytes) and (
-            required.vram_bytes <= 0 or required.vram_bytes <= self.vram_bytes
-        )
+from llb.policy.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from llb.policy.eviction import Memory
 from llb.wire import Verdict
 
 MIB = 2**20
@@ -36,6 +35,30 @@ GPU_DEVICE_BYTES = 512 * MIB  # per device: the runtime's context and its kernel
 GPU_HOST_BYTES = 256 * MIB  # what a GPU runtime maps into the process
 
 _F16, _F32 = 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An amount of both kinds of memory. Negative where more is promised than there is."""
+
+    ram_bytes: int = 0
+    vram_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return self.ram_bytes + self.vram_bytes
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.ram_bytes + other.ram_bytes, self.vram_bytes + other.vram_bytes)
+
+    def __sub__(self, other: Memory) -> Memory:
+        return Memory(self.ram_bytes - other.ram_bytes, self.vram_bytes - other.vram_bytes)
+
+    def covers(self, required: Memory) -> bool:
+        """Whether `need` fits; of a kind that is not needed there may be less than nothing."""
+        return (required.ram_bytes <= 0 or required.ram_bytes <= self.ram_bytes) and (
+            required.vram_bytes <= 0 or required.vram_bytes <= self.vram_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ import pytest
 
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.pool import EnginePool
-from llb.engine.worker import EngineSpec
+from llb.engine.spec import EngineSpec
 from llb.errors import LlbError, ModelFailed
 from llb.hardware import MemoryBudget
-from llb.policy.eviction import Memory
+from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
 from tests.engine.workers import fake_worker
 from tests.shapes import uniform_shape

@@ -8,7 +8,7 @@ import pytest
 
 from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
-from llb.engine.worker import EngineKind, EngineSpec, PoolingType, WorkerReady
+from llb.engine.spec import EngineKind, EngineSpec, PoolingType, WorkerReady
 from llb.errors import InsufficientMemory, ModelFailed
 from llb.hardware import MemoryBudget, physical_core_count
 from llb.wire import Capability, EngineReport

@@ -11,7 +11,7 @@ from llb.engine import process as process_module
 from llb.engine.pool import EnginePool, Lease
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
-from llb.policy.eviction import Memory
+from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
 from tests.engine.pool_fixture import GB, SOON_S, WAIT_S, Rig, error_of, state, use
 from tests.engine.workers import eventually, fake_worker

@@ -16,7 +16,7 @@ from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
 from llb.engine.diagnosis import FailureKind
 from llb.engine.process import TRANSITIONS, EngineProcess
-from llb.engine.worker import EngineSpec
+from llb.engine.spec import EngineSpec
 from llb.errors import EngineFailed
 from llb.wire import EngineState
 from tests.engine.workers import eventually, fake_worker

@@ -19,7 +19,7 @@ import pytest_asyncio
 from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureKind
 from llb.engine.process import EngineProcess
-from llb.engine.worker import EngineKind, EngineSpec, WorkerReady
+from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import engine_command, engine_environment
 from llb.wire import EngineState

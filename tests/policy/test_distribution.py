@@ -55,7 +55,7 @@ def test_where_nobody_can_be_dialled_everybody_takes_the_hub() -> None:
     assert assign_peer_sources([holder("a", is_reachable=False, is_ready=True), holder("b")]) == {"b": ()}
 
 
-@pytest.mark.parametrize("fact", ["failed", "blamed"])
+@pytest.mark.parametrize("fact", ["has_failed", "sent_bad_data"])
 def test_nobody_waits_for_a_node_that_has_failed_or_sent_wrong_bytes(fact: str) -> None:
     found = assign_peer_sources([holder("a", **{fact: True}), holder("b"), holder("c")])
     assert found == {"b": (), "c": ("b",), "a": ("c", "b")}
@@ -63,7 +63,7 @@ def test_nobody_waits_for_a_node_that_has_failed_or_sent_wrong_bytes(fact: str) 
 
 # --- whatever the nodes are --------------------------------------------------------------------------
 
-FACTS = st.fixed_dictionaries({name: st.booleans() for name in ("ready", "dialable", "failed", "blamed")})
+FACTS = st.fixed_dictionaries({name: st.booleans() for name in ("is_ready", "is_reachable", "has_failed", "sent_bad_data")})
 
 
 @st.composite

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.policy.eviction import LoadedEngine, Memory, select_victims
+from llb.policy.eviction import LoadedEngine, select_victims
+from llb.policy.memory import Memory
 
 
 def engine(
