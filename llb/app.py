@@ -12,7 +12,8 @@ from llb.api.internode.reverse_tunnel import TunnelProtocol
 from llb.api.middleware.body_limit import AuthorisedRequest
 from llb.api.middleware.error_handler import install_error_handler
 from llb.api.middleware.ollama_port_auth import OllamaPortAuth
-from llb.api.responses import MAX_BODY_BYTES, error_body
+from llb.api.request_body import MAX_BODY_BYTES
+from llb.api.responses import error_body
 from llb.balancer import Balancer
 from llb.cluster.link.websocket_link import MAX_MESSAGE_BYTES
 from llb.config import Config

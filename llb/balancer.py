@@ -9,6 +9,7 @@ from typing import Any
 
 from llb.accounts.authenticator import AccountAuthenticator
 from llb.accounts.service import AccountService
+from llb.api.audit_log import AuditLog, DeniedRequestAudit
 from llb.api.inference.anthropic import anthropic_blueprint
 from llb.api.inference.handler import InferenceHandler
 from llb.api.inference.ollama import ollama_blueprint, ollama_root_blueprint
@@ -19,8 +20,9 @@ from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.reverse_tunnel import reverse_tunnel_blueprint
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.reference.openapi import openapi_blueprint
+from llb.api.request_recorder import RequestRecorder
 from llb.api.routes.accounts import accounts_blueprint
-from llb.api.routes.audit import AuditLog, DeniedRequestAudit, audit_blueprint
+from llb.api.routes.audit import audit_blueprint
 from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
 from llb.api.routes.keys import keys_blueprint
 from llb.api.routes.metrics import metrics_blueprint
@@ -29,7 +31,7 @@ from llb.api.routes.models import models_blueprint
 from llb.api.routes.node_join import node_join_blueprint
 from llb.api.routes.nodes import nodes_blueprint
 from llb.api.routes.page import page_blueprint
-from llb.api.routes.requests import RequestRecorder, requests_blueprint
+from llb.api.routes.requests import requests_blueprint
 from llb.api.routes.system import system_blueprint
 from llb.api.routes.tls import tls_blueprint
 from llb.base import data_dir, platform_compat

@@ -27,6 +27,7 @@ CACHE_TTL_S = 1.0  # how long a change by another process (the command line) may
 LAST_USED_INTERVAL_S = 60.0
 FLUSH_DELAY_S = 1.0
 MAX_CACHED = 10_000
+DEFAULT_LOGIN_LOCAL_ONLY = "The default password works on the host itself only; change it first"
 
 
 class Authenticator(Protocol):

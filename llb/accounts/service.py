@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
+from llb.accounts.authenticator import (
+    DEFAULT_LOGIN_LOCAL_ONLY,
+    SESSION_IDLE_S,
+    SESSION_MAX_S,
+    AccountAuthenticator,
+)
 from llb.base.timestamps import to_iso
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
@@ -88,7 +93,7 @@ class AccountService:
             await self._record_audit(
                 user.username, "login", address, "refused: default password from elsewhere"
             )
-            raise PermissionDenied("While the password is the default one it works on the host itself only")
+            raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY)
         new_hash = None
         if passwords.needs_rehash(user.password_hash):
             new_hash = await self._hash_in_thread(passwords.hash_password, password)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llb.api.middleware import http_protocol
-from llb.api.responses import MAX_BODY_BYTES
+from llb.api.request_body import MAX_BODY_BYTES
 from tests.conftest import LlbMaker
 from tests.harness import Llb, write_catalog
 from tests.hub import HubStandIn

@@ -16,7 +16,7 @@ from typing import Any
 from llb import gguf
 from llb.api.inference.request_validation import validate_request
 from llb.api.middleware.client_info import parse_host, parse_origin
-from llb.api.responses import decode_json
+from llb.api.request_body import decode_json
 from llb.catalog import load_catalog
 from llb.cluster.link.websocket_link import decode_balancer_message, decode_node_message
 from llb.config import load_config

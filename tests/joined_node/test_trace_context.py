@@ -35,7 +35,7 @@ async def test_a_log_line_of_any_host_and_the_history_meet(
     assert answer.headers["x-request-id"] == "my-id.1"
     lines = [json.loads(line) for line in caplog.text.splitlines()]
     of_it = [(line["logger"], line["trace_id"]) for line in lines if line.get("request_id") == "my-id.1"]
-    assert of_it == [("llb.api.internode.node_api", TRACE), ("llb.api.routes.requests", TRACE)]
+    assert of_it == [("llb.api.internode.node_api", TRACE), ("llb.api.request_recorder", TRACE)]
 
     found = await llb.http.get("/api/requests", params={"request_id": "my-id.1"})
     assert [(row["request_id"], row["status"]) for row in found.json()["requests"]] == [("my-id.1", 200)]

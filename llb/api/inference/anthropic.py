@@ -10,10 +10,12 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.blueprint import Blueprint
+from llb.api.error_mapping import http_status_of
 from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS, OVERLOADED_STATUS
-from llb.api.responses import error_headers, http_status_of, json_response, request_id_of
+from llb.api.request_id import request_id_of
+from llb.api.responses import error_headers, json_response
 from llb.errors import EngineFailed, LlbError, Overloaded
 from llb.wire import Scope
 

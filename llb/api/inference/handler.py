@@ -13,10 +13,12 @@ from sanic.http import Http
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.api.error_mapping import http_status_of
 from llb.api.inference.request_validation import validate_request
 from llb.api.reference.schemas import SESSION_HEADER
-from llb.api.responses import PassthroughResponse, decode_json, http_status_of
-from llb.api.routes.requests import RequestRecorder
+from llb.api.request_body import decode_json
+from llb.api.request_recorder import RequestRecorder
+from llb.api.responses import PassthroughResponse
 from llb.base.units import parse_duration
 from llb.gateway.dispatcher import Dispatcher, InferenceCall
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability

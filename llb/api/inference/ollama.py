@@ -12,6 +12,7 @@ from sanic import Request
 from sanic.response import HTTPResponse, text
 
 from llb import errors
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.inference.handler import DialectHooks, ResponseSink, parse_keep_alive
 from llb.api.inference.ollama_models import OllamaModels
@@ -21,9 +22,9 @@ from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference import schemas_ollama
 from llb.api.reference.operation import InternalRoute
 from llb.api.reference.schemas import SESSION_HEADER
-from llb.api.responses import JSON, decode_json, json_response, parse_body
-from llb.api.routes.audit import AuditLog
-from llb.api.routes.requests import RequestRecorder
+from llb.api.request_body import decode_json, parse_body
+from llb.api.request_recorder import RequestRecorder
+from llb.api.responses import JSON, json_response
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_request import EngineRequest, ModelRequest, TextRequest
 from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from sanic import Request
 
-from llb.api.routes.audit import AuditLog
+from llb.api.audit_log import AuditLog
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView

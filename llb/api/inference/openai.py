@@ -15,7 +15,8 @@ from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.reference.schemas import INFERENCE_OPERATIONS, READINESS_ERRORS
-from llb.api.responses import decode_json, error_body, json_response
+from llb.api.request_body import decode_json
+from llb.api.responses import error_body, json_response
 from llb.errors import LlbError
 from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
 

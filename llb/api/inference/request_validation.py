@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llb.api.responses import decode_json
+from llb.api.request_body import decode_json
 from llb.errors import InvalidRequest
 from llb.wire import InferenceFields
 

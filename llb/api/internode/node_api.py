@@ -13,6 +13,7 @@ from llb import errors
 from llb.api.blueprint import Blueprint
 from llb.api.internode.proxy import InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import node_only, public
+from llb.api.query_params import float_query_param
 from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
 from llb.gateway.http.client import HttpClient, UpstreamTarget
@@ -74,8 +75,8 @@ def node_api_blueprint(
         model_id = request.args.get("model") or ""
         async with await agent.acquire_lease(
             model_id,
-            deadline_s=_float_query_param(request, "load_s") or 60.0,
-            keep_alive_s=_float_query_param(request, "keep_alive_s"),
+            deadline_s=float_query_param(request, "load_s") or 60.0,
+            keep_alive_s=float_query_param(request, "keep_alive_s"),
         ) as lease:
             try:
                 response = await http_client.request(
@@ -110,11 +111,3 @@ def node_api_blueprint(
 
 def is_valid_nonce(text: str) -> bool:
     return 0 < len(text) <= NONCE_MAX_CHARS
-
-
-def _float_query_param(request: Request, name: str) -> float | None:
-    text = request.args.get(name)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        raise errors.InvalidRequest(f"{name} is not a number", param=name) from None

@@ -11,7 +11,8 @@ from sanic.response import HTTPResponse
 from llb import __version__
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import public, requires_scope
-from llb.api.responses import error_response, json_response, parse_body
+from llb.api.request_body import parse_body
+from llb.api.responses import error_response, json_response
 from llb.base.node_identity import Membership
 from llb.errors import Conflict
 from llb.wire import JoinRequest, LeaveReply, Liveness, NodeStatusView, Readiness, Scope

@@ -14,7 +14,8 @@ from llb.api.blueprint import Blueprint
 from llb.api.inference.ollama import JSON_LIKE_MEDIA_TYPES, OLLAMA_PATHS, PULL_PATH
 from llb.api.internode.proxy import InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import proxied, public
-from llb.api.responses import JSON, request_id_of
+from llb.api.request_id import request_id_of
+from llb.api.responses import JSON
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import TransportError
 

@@ -13,7 +13,7 @@ from llb.errors import PayloadTooLarge
 
 
 class RequestAuthoriser(Protocol):
-    """The guard of an app, as `app.ctx.guard`."""
+    """The guard of an app, as `app.ctx.auth_middleware`."""
 
     async def authorise_early(self, request: Request) -> None: ...
 
@@ -23,10 +23,10 @@ class AuthorisedRequest(Request[Any, Any]):
     stream are asked about in the middleware as ever."""
 
     async def receive_body(self) -> None:
-        guard: RequestAuthoriser = self.app.ctx.guard
+        guard: RequestAuthoriser = self.app.ctx.auth_middleware
         await guard.authorise_early(self)
         access: RoutePolicy | None = (
-            getattr(self.route.ctx, "access", None) if self.route is not None else None
+            getattr(self.route.ctx, "policy", None) if self.route is not None else None
         )
         limit_bytes = None if access is None else access.max_body_bytes
         if limit_bytes is None:

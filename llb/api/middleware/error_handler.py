@@ -14,8 +14,10 @@ from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.response import HTTPResponse
 
 from llb.api import responses
+from llb.api.error_mapping import to_llb_error
 from llb.api.inference import anthropic
-from llb.api.responses import ErrorBodyBuilder, error_body, request_id_of, to_llb_error
+from llb.api.request_id import request_id_of
+from llb.api.responses import ErrorBodyBuilder, error_body
 from llb.errors import InternalError, LlbError
 
 ErrorBodyBuilders = Mapping[str, ErrorBodyBuilder]

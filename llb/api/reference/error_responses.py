@@ -7,9 +7,10 @@ from typing import Any
 from sanic_routing import Route
 
 from llb import errors
+from llb.api.error_mapping import http_status_of_type
 from llb.api.middleware.route_policy import route_policy_of
 from llb.api.reference.operation import ApiOperation, ErrorFormat
-from llb.api.responses import JSON, http_status_of_type
+from llb.api.responses import JSON
 from llb.errors import LlbError
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})

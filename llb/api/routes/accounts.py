@@ -11,7 +11,8 @@ from llb.api.blueprint import Blueprint
 from llb.api.middleware.auth_middleware import SESSION_COOKIE
 from llb.api.middleware.route_policy import authenticated, public, requires_scope
 from llb.api.reference.operation import ApiOperation
-from llb.api.responses import json_response, no_content, parse_body
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response, no_content
 from llb.base.timestamps import to_iso
 from llb.errors import Conflict, InvalidCredentials, NotFound, PermissionDenied, RateLimited
 from llb.security.permissions import Principal, PrincipalKind
@@ -49,8 +50,8 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         signed_in = await account_service.log_in(
             given.username,
             given.password,
-            address=request.ctx.peer.address,
-            is_local=request.ctx.peer.is_local,
+            address=request.ctx.client.address,
+            is_local=request.ctx.client.is_local,
             replaced_token=request.cookies.get(SESSION_COOKIE),
         )
         return _session_response(request, *signed_in)
@@ -62,7 +63,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         principal: Principal = request.ctx.principal
         response = no_content()
         if principal.kind is PrincipalKind.SESSION:
-            await account_service.log_out(principal, request.ctx.peer.address)
+            await account_service.log_out(principal, request.ctx.client.address)
             _set_session_cookie(request, response, "", 0)
         return response
 
@@ -96,7 +97,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
             raise PermissionDenied("Sign in to change your password")
         given = parse_body(request, PasswordRequest)
         signed_in = await account_service.change_password(
-            principal, given.current_password, given.new_password, request.ctx.peer.address
+            principal, given.current_password, given.new_password, request.ctx.client.address
         )
         return _session_response(request, *signed_in)
 
@@ -111,7 +112,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @ApiOperation("Add somebody", body=NewUser, response=UserView, status=201, errors=(Conflict,))
     async def add_user(request: Request) -> HTTPResponse:
         user = await account_service.add_user(
-            request.ctx.principal, parse_body(request, NewUser), request.ctx.peer.address
+            request.ctx.principal, parse_body(request, NewUser), request.ctx.client.address
         )
         return json_response(user_view(user), 201)
 
@@ -127,7 +128,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     async def change_user(request: Request, user_id: str) -> HTTPResponse:
         patch = parse_body(request, UserPatch)
         user = await account_service.change_user(
-            request.ctx.principal, user_id, patch, request.ctx.peer.address
+            request.ctx.principal, user_id, patch, request.ctx.client.address
         )
         return json_response(user_view(user))
 
@@ -140,7 +141,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         errors=(NotFound, Conflict),
     )
     async def remove_user(request: Request, user_id: str) -> HTTPResponse:
-        await account_service.remove_user(request.ctx.principal, user_id, request.ctx.peer.address)
+        await account_service.remove_user(request.ctx.principal, user_id, request.ctx.client.address)
         return no_content()
 
     return blueprint
@@ -159,6 +160,6 @@ def _set_session_cookie(request: Request, response: HTTPResponse, value: str, ma
         path="/",
         httponly=True,
         samesite="Strict",
-        secure=request.ctx.peer.scheme == "https",
+        secure=request.ctx.client.scheme == "https",
         max_age=max_age_s,
     )

@@ -14,7 +14,8 @@ from llb.accounts.limit_policy import apply_limits_patch, limits_audit_target, l
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import authenticated
 from llb.api.reference.operation import ApiOperation
-from llb.api.responses import json_response, no_content, parse_body
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response, no_content
 from llb.base.timestamps import to_iso
 from llb.errors import NotFound, PermissionDenied
 from llb.security import permissions
@@ -57,7 +58,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
                 actor=principal.label,
                 action="key.create",
                 target=f"{record.name} ({record.prefix}…)",
-                address=request.ctx.peer.address,
+                address=request.ctx.client.address,
             )
         made = NewKeyReply(
             id=record.id,
@@ -93,7 +94,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
                 actor=principal.label,
                 action="key.limits",
                 target=limits_audit_target(key, limits),
-                address=request.ctx.peer.address,
+                address=request.ctx.client.address,
             )
         authenticator.clear_cache()
         return json_response(key_view(structs.replace(key, limits=limits, ceiling=ceiling)))
@@ -111,7 +112,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
                 actor=principal.label,
                 action="key.delete",
                 target=f"{key.name} ({key.prefix}…)",
-                address=request.ctx.peer.address,
+                address=request.ctx.client.address,
             )
         authenticator.clear_cache()
         return no_content()

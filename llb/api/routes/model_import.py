@@ -8,11 +8,12 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import InternalRoute
-from llb.api.responses import json_response, parse_body
-from llb.api.routes.audit import AuditLog
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.node.agent import NodeAgent

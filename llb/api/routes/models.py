@@ -6,12 +6,14 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import requires_scope
+from llb.api.query_params import int_query_param
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
-from llb.api.responses import int_query_param, json_response, no_content, parse_body
-from llb.api.routes.audit import AuditLog
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response, no_content
 from llb.cluster.memory_estimates import MemoryEstimates
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView

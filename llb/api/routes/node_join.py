@@ -10,12 +10,13 @@ from sanic.exceptions import WebsocketClosed
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.internode.node_api import is_valid_nonce
 from llb.api.middleware.route_policy import node_only, public, requires_scope
 from llb.api.reference.operation import ApiOperation, InternalRoute
-from llb.api.responses import json_response, no_content, parse_body
-from llb.api.routes.audit import AuditLog
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response, no_content
 from llb.base.net_addresses import build_base_url, list_host_addresses
 from llb.base.timestamps import to_iso
 from llb.cluster.join.dial import enable_dead_peer_detection
@@ -81,8 +82,8 @@ def node_join_blueprint(
         """What other hosts call this one: as configured, as the caller called it, or its first address."""
         if config.advertise is not None:
             return config.advertise
-        scheme, host, own_port = request.ctx.peer.origin
-        if request.ctx.peer.on_loopback and is_exposed and (addresses := list_host_addresses()):
+        scheme, host, own_port = request.ctx.client.origin
+        if request.ctx.client.on_loopback and is_exposed and (addresses := list_host_addresses()):
             host, own_port = addresses[0], get_port()
         return build_base_url(scheme, host, own_port)
 
@@ -129,7 +130,7 @@ def node_join_blueprint(
             socket, decode_node_message, closed_errors=(WebsocketClosed,)
         )
         await link_server.serve_link(
-            end, node_id=request.ctx.principal.id, observed_address=request.ctx.peer.address
+            end, node_id=request.ctx.principal.id, observed_address=request.ctx.client.address
         )
 
     blueprint.add_websocket_route(link, "/ws/nodes", name="link")

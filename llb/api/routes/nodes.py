@@ -8,11 +8,12 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
-from llb.api.responses import json_response, no_content, parse_body
-from llb.api.routes.audit import AuditLog
+from llb.api.request_body import parse_body
+from llb.api.responses import json_response, no_content
 from llb.cluster.members import Members
 from llb.cluster.view import ClusterView
 from llb.config import NODE_NAME_PATTERN

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import asdict
 from sanic import Request
@@ -18,20 +15,13 @@ from sanic.response import HTTPResponse
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import authenticated, requires_scope
-from llb.api.middleware.trace_context import trace_headers_of
+from llb.api.query_params import MAX_ROW_ID, enum_query_param, int_query_param, time_query_param
 from llb.api.reference.operation import DATE_TIME, ApiOperation, RequestParameter, positive_int_up_to
-from llb.api.responses import (
-    http_status_of,
-    int_query_param,
-    json_response,
-    no_content,
-    request_id_of,
-    to_llb_error,
-)
-from llb.base.timestamps import from_iso, to_iso
+from llb.api.responses import json_response, no_content
+from llb.base.timestamps import to_iso
 from llb.cluster.view import ClusterView
-from llb.errors import InvalidRequest, LlbError, NotFound
-from llb.gateway.observability.request_log import RequestLog, RequestRecord
+from llb.errors import NotFound
+from llb.gateway.observability.request_log import RequestLog
 from llb.security.permissions import Principal, has_scope, scopes_of_role
 from llb.store.database import Database
 from llb.store.tables import audit, request_history, usage
@@ -48,78 +38,20 @@ from llb.wire import (
     UsageView,
 )
 
-log = logging.getLogger(__name__)
-
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_USAGE_ROWS = 10_000
 DEFAULT_BUCKET_COUNT = {UsageBucket.HOUR: 24, UsageBucket.DAY: 7}
-CLIENT_CLOSED_STATUS, CLIENT_CLOSED_CODE = 499, "client_closed"  # as nginx calls it
 FLUSH_TIMEOUT_S = 1.0
-_MAX_ROW_ID = 2**63 - 1  # SQLite's integers end there
 
 _TIME_RANGE_PARAMETERS = (
     RequestParameter("from", DATE_TIME, "Not what came before. ISO 8601, in UTC where it names no zone."),
     RequestParameter("to", DATE_TIME, "Only what came before."),
 )
 
-EnumT = TypeVar("EnumT", bound=StrEnum)
-
 
 class Outcome(StrEnum):
     OK = "ok"
     ERROR = "error"
-
-
-class RequestRecorder:
-    """Notes every inference request, however it ends."""
-
-    def __init__(self, request_log: RequestLog) -> None:
-        self.keeps_text = request_log.keeps_text
-        self._request_log = request_log
-
-    def record(
-        self, request: Request, http_status_of: Callable[[LlbError], int] = http_status_of
-    ) -> RequestRecording:
-        """What is known of `request`, kept when the block ends. An error that leaves it is answered with `status_of`."""
-        tally = self._request_log.open_record(
-            request.ctx.principal, request.path.rstrip("/"), request_id_of(request)
-        )
-        tally.trace_headers = trace_headers_of(request)
-        return RequestRecording(self._request_log, tally, http_status_of)
-
-
-class RequestRecording:
-    """Writes into the tally how the block ended. A class, not a generator: every request goes through it."""
-
-    __slots__ = ("_http_status_of", "_record", "_request_log")
-
-    def __init__(
-        self, request_log: RequestLog, record: RequestRecord, http_status_of: Callable[[LlbError], int]
-    ) -> None:
-        self._request_log = request_log
-        self._record = record
-        self._http_status_of = http_status_of
-
-    def __enter__(self) -> RequestRecord:
-        return self._record
-
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        tally = self._record
-        if isinstance(
-            failure, asyncio.CancelledError
-        ):  # what Sanic does to whoever serves a client that left
-            tally.status = tally.status or CLIENT_CLOSED_STATUS
-            tally.error_code = CLIENT_CLOSED_CODE
-        elif isinstance(failure, Exception):
-            error = to_llb_error(failure)
-            tally.status = tally.status or self._http_status_of(error)
-            tally.error_code = error.code
-        self._request_log.close_record(tally)
-        if log.isEnabledFor(logging.DEBUG):
-            outcome = tally.error_code or "done"
-            log.debug("%s %s: %s, %s", tally.endpoint, tally.requested_model, tally.status, outcome)
 
 
 def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView) -> Blueprint:
@@ -137,7 +69,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
                 "limit", positive_int_up_to(MAX_LIMIT), f"How many; {DEFAULT_LIMIT} by default."
             ),
             RequestParameter(
-                "before", positive_int_up_to(_MAX_ROW_ID), "The `next_cursor` of the page before."
+                "before", positive_int_up_to(MAX_ROW_ID), "The `next_cursor` of the page before."
             ),
             RequestParameter("model", str, "The id of a model."),
             RequestParameter("key", str, "The id of a key."),
@@ -149,7 +81,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     )
     async def list_requests(request: Request) -> HTTPResponse:
         limit = int_query_param(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
-        outcome = _enum_query_param(request, "status", Outcome)
+        outcome = enum_query_param(request, "status", Outcome)
         await _flush_briefly(request_log)
         records = await request_history.page(
             db,
@@ -160,11 +92,11 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
                 model=request.args.get("model"),
                 node_id=request.args.get("node"),
                 failed=None if outcome is None else outcome is Outcome.ERROR,
-                since=_time_query_param(request, "from"),
-                until=_time_query_param(request, "to"),
+                since=time_query_param(request, "from"),
+                until=time_query_param(request, "to"),
             ),
             limit=limit,
-            before_id=int_query_param(request, "before", _MAX_ROW_ID),
+            before_id=int_query_param(request, "before", MAX_ROW_ID),
         )
         page = RequestPage(
             requests=tuple(RequestView(**_request_fields(record)) for record in records),
@@ -181,7 +113,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     )
     async def get_request(request: Request, record_id: int) -> HTTPResponse:
         record = None
-        if record_id < _MAX_ROW_ID:
+        if record_id < MAX_ROW_ID:
             record = await request_history.get(db, _visible_to(request.ctx.principal), record_id)
         # Whose request it is, is nobody else's business: others' look as if they were not there.
         if record is None:
@@ -200,7 +132,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
                 tx,
                 actor=request.ctx.principal.label,
                 action="requests.clear",
-                address=request.ctx.peer.address,
+                address=request.ctx.client.address,
             )
         return no_content()
 
@@ -217,8 +149,8 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         ),
     )
     async def get_usage(request: Request) -> HTTPResponse:
-        by = _enum_query_param(request, "by", UsageBy) or UsageBy.MODEL
-        bucket = _enum_query_param(request, "bucket", UsageBucket) or UsageBucket.HOUR
+        by = enum_query_param(request, "by", UsageBy) or UsageBy.MODEL
+        bucket = enum_query_param(request, "bucket", UsageBucket) or UsageBucket.HOUR
         since, until = _time_range(request, bucket)
         await _flush_briefly(request_log)
         records = await usage.totals(
@@ -260,26 +192,10 @@ def _visible_to(principal: Principal) -> Whose:
     return Whose(key_id=principal.id)
 
 
-def _enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> EnumT | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    try:
-        return enum_type(text)
-    except ValueError:
-        raise InvalidRequest(f"{name} is not one of {', '.join(enum_type)}", param=name) from None
-
-
-def _time_query_param(request: Request, name: str) -> float | None:
-    """Unix seconds; there was nothing before 0."""
-    text = request.args.get(name)
-    return None if text is None else max(0.0, from_iso(text, name))
-
-
 def _time_range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
     """From the begin of an hour or day on, and until when, in unix seconds; by default until now."""
     width_s = WIDTH_S[bucket]
-    since, until = _time_query_param(request, "from"), _time_query_param(request, "to")
+    since, until = time_query_param(request, "from"), time_query_param(request, "to")
     until = time.time() if until is None else until
     since = max(0.0, until - (DEFAULT_BUCKET_COUNT[bucket] - 1) * width_s) if since is None else since
     return since // width_s * width_s, until

@@ -393,7 +393,7 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
         ("X-Forwarded-Host", "llm.example"),
     )
     await door.call("GET", "/open", *forwarded)
-    peer = door.seen[-1].ctx.peer
+    peer = door.seen[-1].ctx.client
     assert (peer.address, peer.scheme, peer.origin[1], peer.is_local) == (
         "127.0.0.1",
         "http",
@@ -409,7 +409,7 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
     )
     async with proxied as behind:
         await behind.call("GET", "/open", *forwarded)
-        peer = behind.seen[-1].ctx.peer
+        peer = behind.seen[-1].ctx.client
         assert peer.address == "198.51.100.7"  # what is left of it, the client may have written
         assert peer.origin == ("https", "llm.example", 443)
         assert not peer.is_local

@@ -15,7 +15,8 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.middleware.route_policy import requires_scope, route_policy_table
-from llb.api.routes.requests import MAX_USAGE_ROWS, RequestRecorder, requests_blueprint
+from llb.api.request_recorder import RequestRecorder
+from llb.api.routes.requests import MAX_USAGE_ROWS, requests_blueprint
 from llb.base.events import EventBus
 from llb.catalog import load_catalog
 from llb.cluster.view import ClusterView

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.api.responses import decode_json
+from llb.api.request_body import decode_json
 from llb.errors import InvalidRequest, QueueFull
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator

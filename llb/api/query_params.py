@@ -1,0 +1,52 @@
+"""Query parameters: optional numbers, enumerations and times, each checked by its type."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+from sanic import Request
+
+from llb.base.timestamps import from_iso
+from llb.errors import InvalidRequest
+
+EnumT = TypeVar("EnumT", bound=StrEnum)
+
+# The largest integer of SQLite, and so of a page cursor.
+MAX_ROW_ID = 2**63 - 1
+
+
+def int_query_param(request: Request, name: str, maximum: int) -> int | None:
+    """Return a whole number from 1 to `maximum`, None without the parameter; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= maximum):
+        raise InvalidRequest(f"{name} must be a whole number from 1 to {maximum}", param=name)
+    return int(text)
+
+
+def float_query_param(request: Request, name: str) -> float | None:
+    """Return a number, None without the parameter; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a number", param=name) from None
+
+
+def enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> EnumT | None:
+    """Return a member of `enum_type`, None without the parameter; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        return enum_type(text)
+    except ValueError:
+        raise InvalidRequest(f"{name} must be one of {', '.join(enum_type)}", param=name) from None
+
+
+def time_query_param(request: Request, name: str) -> float | None:
+    """Return a time in Unix seconds, at least 0, None without the parameter; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    return None if text is None else max(0.0, from_iso(text, name))

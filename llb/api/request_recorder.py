@@ -1,0 +1,81 @@
+"""Request recorder: one record in the request log for every inference request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from types import TracebackType
+
+from sanic import Request
+
+from llb.api.error_mapping import http_status_of, to_llb_error
+from llb.api.middleware.trace_context import trace_headers_of
+from llb.api.request_id import request_id_of
+from llb.errors import LlbError
+from llb.gateway.observability.request_log import RequestLog, RequestRecord
+
+log = logging.getLogger(__name__)
+
+# The status that nginx gives to a request whose client closed the connection.
+CLIENT_CLOSED_STATUS, CLIENT_CLOSED_CODE = 499, "client_closed"
+
+
+class RequestRecorder:
+    """Records every inference request, however it ends."""
+
+    def __init__(self, request_log: RequestLog) -> None:
+        self.keeps_text = request_log.keeps_text
+        self._request_log = request_log
+
+    def record(
+        self, request: Request, http_status_of: Callable[[LlbError], int] = http_status_of
+    ) -> RequestRecording:
+        """Open the record of `request`, which closes when the block ends.
+
+        An error that leaves the block is recorded with the status that `http_status_of` gives it.
+        """
+        record = self._request_log.open_record(
+            request.ctx.principal, request.path.rstrip("/"), request_id_of(request)
+        )
+        record.trace_headers = trace_headers_of(request)
+        return RequestRecording(self._request_log, record, http_status_of)
+
+
+class RequestRecording:
+    """Context manager that closes a request record with its outcome.
+
+    A class rather than a generator: every inference request passes through it.
+    """
+
+    __slots__ = ("_http_status_of", "_record", "_request_log")
+
+    def __init__(
+        self, request_log: RequestLog, record: RequestRecord, http_status_of: Callable[[LlbError], int]
+    ) -> None:
+        self._request_log = request_log
+        self._record = record
+        self._http_status_of = http_status_of
+
+    def __enter__(self) -> RequestRecord:
+        return self._record
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        record = self._record
+        # Sanic cancels the handler of a client that closed the connection.
+        if isinstance(error, asyncio.CancelledError):
+            record.status = record.status or CLIENT_CLOSED_STATUS
+            record.error_code = CLIENT_CLOSED_CODE
+        elif isinstance(error, Exception):
+            llb_error = to_llb_error(error)
+            record.status = record.status or self._http_status_of(llb_error)
+            record.error_code = llb_error.code
+        self._request_log.close_record(record)
+        if log.isEnabledFor(logging.DEBUG):
+            outcome = record.error_code or "done"
+            log.debug("%s %s: %s, %s", record.endpoint, record.requested_model, record.status, outcome)
