@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from llb.accounts.authenticator import AccountAuthenticator
@@ -41,20 +41,24 @@ from llb.catalog import load_catalog
 from llb.cluster.link.link_server import LinkServer, create_local_link
 from llb.cluster.members import Members
 from llb.cluster.memory_estimates import MemoryEstimates
+from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.config import Config
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
+from llb.gateway.admission.capacity_sync import CapacitySync
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
+from llb.gateway.attempt import AttemptContext
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.http.client import HttpClient
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestLog
+from llb.gateway.routing.performance_model import PerformanceModel
 from llb.hardware import HardwareProbe
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
@@ -87,15 +91,32 @@ class Balancer:
             self.hub, [model.repo for model in self.catalog], self._on_stats_changed
         )
 
-        self.view = ClusterView(self.catalog, self.event_bus, self.hub_stats.get)
+        self.tls = create_server_tls(config)
+        self.http_client = HttpClient()
+        self.node_connections = NodeConnections(
+            self.http_client, self._hop_credential_of, tls_only=self.tls is not None
+        )
+        self.traffic = NodeTraffic()
+        self.view = ClusterView(
+            self.catalog,
+            self.event_bus,
+            self.hub_stats.get,
+            address_of=self.node_connections.base_url_of,
+            reach_view_of=self._reach_view_of,
+            traffic=self.traffic,
+        )
         self.members = Members(self.db, self.view)
         self.authenticator = AccountAuthenticator(self.db, node_id_of=self._node_id_of)
         self.accounts = AccountService(self.db, self.authenticator)
         self.rate_limiter = ApiKeyRateLimiter()
-        self.auth_middleware = AuthMiddleware(config, self.authenticator, local_token=self.local_token)
-        self.auth_middleware.rate_limit_headers_of = self.rate_limiter.rate_limit_headers
         self.denied_requests = DeniedRequestAudit(self.db)
-        self.auth_middleware.on_access_denied = self.denied_requests.record_denial
+        self.auth_middleware = AuthMiddleware(
+            config,
+            self.authenticator,
+            local_token=self.local_token,
+            rate_limit_headers_of=self.rate_limiter.rate_limit_headers,
+            on_access_denied=self.denied_requests.record_denial,
+        )
 
         self.peer_sources = PeerSources(
             self.view,
@@ -114,11 +135,7 @@ class Balancer:
             on_replica_report=self._on_replica_report,
             on_bad_source=self.registrations.on_bad_source,
         )
-        self.registrations.on_desired_state_changed = self.link_server.push_desired_state
-        self.members.on_node_updated = lambda _node_id: self.link_server.push_desired_state()
-        self.members.on_node_removed = self._on_node_removed
 
-        self.hardware_probe = HardwareProbe()
         self.engine_pool = EnginePool(
             slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
         )
@@ -127,37 +144,56 @@ class Balancer:
             db=self.db,
             hub=self.hub,
             files=ModelFiles(config.models_dir),
-            hardware_probe=self.hardware_probe,
+            hardware_probe=HardwareProbe(),
             engine_pool=self.engine_pool,
         )
-        self.admission = AdmissionController(config.max_queue, config.queue_timeout_s)
-        self.tls = create_server_tls(config)
-        self.http_client = HttpClient()
-        self.node_connections = NodeConnections(
-            self.http_client, self._hop_credential_of, tls_only=self.tls is not None
-        )
-        self.node_connections.on_tunnels_wanted = self.link_server.request_tunnels
-        self.view.address_of = self.node_connections.base_url_of
-        self.view.reach_view_of = self._reach_view_of
-        self.dispatcher = Dispatcher(
-            self.view,
-            self.admission,
-            self.http_client,
-            self.agent,
-            self.node_connections,
-            self.rate_limiter,
-            load_timeout_s=config.queue_timeout_s,
-        )
         self.node_commands = NodeCommands(self.view, self.agent, self.node_connections)
-        self.admission.on_load_wanted = self.node_commands.preload
-        self.history = RequestLog(self.db, retention_days=config.history_days, keeps_text=config.history_text)
+        self.admission = AdmissionController(
+            config.max_queue, config.queue_timeout_s, on_load_wanted=self.node_commands.preload
+        )
         self.metrics = Metrics(self.view, self.admission)
-        self.history.on_requests_ended = self.metrics.record_requests
-        self.dispatcher.performance.on_load_ended = self.metrics.record_load
+        self.performance = PerformanceModel(on_load_ended=self.metrics.record_load)
+        self.capacity_sync = CapacitySync(
+            self.view, self.admission, self.performance, self.node_connections, self.agent
+        )
+        self.dispatcher = Dispatcher(
+            AttemptContext(
+                view=self.view,
+                admission=self.admission,
+                http_client=self.http_client,
+                agent=self.agent,
+                node_connections=self.node_connections,
+                performance=self.performance,
+                traffic=self.traffic,
+                load_timeout_s=config.queue_timeout_s,
+            ),
+            self.rate_limiter,
+        )
+        self.history = RequestLog(
+            self.db,
+            retention_days=config.history_days,
+            keeps_text=config.history_text,
+            on_requests_ended=self.metrics.record_requests,
+        )
         self.event_feed = EventFeed(self.event_bus, self.view)
         self.tasks = TaskSupervisor("llb")
         self._data_dir_lock: platform_compat.FileLock | None = None
-        self._file_token_secret: str | None = None  # of the local node; kept in the database
+        # Secret of the local node's file tokens; kept in the database.
+        self._file_token_secret: str | None = None
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        """Who is told of what. The order of the lines is the order of the calls."""
+        self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
+        self.registrations.desired_state_changed.subscribe(self.link_server.push_desired_state)
+        self.members.node_updated.subscribe(lambda _node_id: self.link_server.push_desired_state())
+        self.members.node_removed.subscribe(self.node_connections.disconnect_node)
+        self.members.node_removed.subscribe(self.registrations.on_node_removed)
+        self.members.node_removed.subscribe(self.metrics.forget_node)
+        self.members.node_removed.subscribe(self._disconnect_removed_node)
+        self.view.node_changed.subscribe(self.capacity_sync.sync_node)
+        self.node_connections.route_changed.subscribe(self.view.on_route_changed)
+        self.node_connections.tunnels_wanted.subscribe(self.link_server.request_tunnels)
 
     def blueprints(self) -> tuple[Any, ...]:
         """The API, a resource a line."""
@@ -232,14 +268,14 @@ class Balancer:
             self.history.start()
             self.metrics.start()
             cluster_id = await settings.ensure(self.db, "cluster_id", tokens.new_random_id)
-            self.agent.node_id = await settings.ensure(self.db, "node_id", tokens.new_random_id)
+            node_id = await settings.ensure(self.db, "node_id", tokens.new_random_id)
             self._file_token_secret = await settings.ensure(
                 self.db, "ticket_secret", tokens.new_session_token
             )
-            await self.members.start(cluster_id, self.agent.node_id, self.config.name)
-            self.link_server.cluster_id = cluster_id
+            await self.members.start(cluster_id, node_id, self.config.name)
+            self.link_server.start(cluster_id)
             await self.registrations.start(cluster_id)
-            await self.agent.start()
+            await self.agent.start(node_id)
         except BaseException:
             await self.stop()
             raise
@@ -257,24 +293,28 @@ class Balancer:
         await self.dispatcher.drain(timeout_s)
 
     async def stop(self) -> None:
-        """The start in reverse; idempotent."""
-        await self.dispatcher.close()
-        await self.node_commands.close()
-        await self.node_connections.close()
-        await self.tasks.close()
-        await self.agent.close()
-        await self.registrations.close()
-        await self.members.close()
-        self.view.close()
-        await self.hub.aclose()
-        await self.authenticator.close()
-        await self.denied_requests.close()
-        await self.history.close()
-        await self.metrics.close()
-        await self.db.close()
-        if self._data_dir_lock is not None:
-            self._data_dir_lock.close()
-            self._data_dir_lock = None
+        """Stop in the reverse order of the start; idempotent. A part that fails to stop does not keep the others."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._release_data_dir)
+            stack.push_async_callback(self.db.close)
+            stack.push_async_callback(self.metrics.close)
+            stack.push_async_callback(self.history.close)
+            stack.push_async_callback(self.denied_requests.close)
+            stack.push_async_callback(self.authenticator.close)
+            stack.push_async_callback(self.hub.aclose)
+            stack.callback(self.view.close)
+            stack.push_async_callback(self.members.close)
+            stack.push_async_callback(self.registrations.close)
+            stack.push_async_callback(self.agent.close)
+            stack.push_async_callback(self.tasks.close)
+            stack.push_async_callback(self.node_connections.close)
+            stack.push_async_callback(self.node_commands.close)
+            stack.push_async_callback(self.dispatcher.close)
+
+    def _release_data_dir(self) -> None:
+        lock, self._data_dir_lock = self._data_dir_lock, None
+        if lock is not None:
+            lock.close()
 
     async def uses_default_password(self) -> bool:
         """Whether the administrator still has the default password."""
@@ -315,12 +355,10 @@ class Balancer:
         if hello.node_id != self.agent.node_id:
             self.node_connections.connect_node(hello, observed)
 
-    def _on_node_removed(self, node_id: str) -> None:
-        self.node_connections.disconnect_node(node_id)
-        self.registrations.on_node_removed(node_id)
-        self.metrics.forget_node(node_id)
-        self.tasks.spawn(self.link_server.disconnect_removed_node(node_id), f"drop.{node_id}")
-        self.link_server.push_desired_state()  # others take over what only it was to hold
+    def _disconnect_removed_node(self, node_id: str) -> None:
+        self.tasks.spawn(self.link_server.disconnect_removed_node(node_id), f"disconnect.{node_id}")
+        # The other nodes take over what only this one was to hold.
+        self.link_server.push_desired_state()
 
     def _on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         self.metrics.record_replica(node_id, report)

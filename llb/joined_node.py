@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from msgspec import structs
@@ -79,18 +80,17 @@ class JoinedNode:
             files=ModelFiles(config.models_dir),
             hardware_probe=HardwareProbe(),
             engine_pool=self.engine_pool,
+            get_addresses=self._advertised_addresses,
         )
-        self.agent.get_addresses = self._advertised_addresses
-        self.agent.balancer_url = self.balancer_url
+        self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         self.tls = create_server_tls(config)
         self.http_client = HttpClient(fail_fast=True)
         self.in_flight = InFlightCounter()
         self.link_client: ControlLinkClient | None = None
         self._make_tunnel_protocol = make_tunnel_protocol
         self.tasks = TaskSupervisor("joined")
-        self.tunnel_tasks = TaskSupervisor(
-            "dialled"
-        )  # answers travel over its connections: it ends after them
+        # Answers travel over the tunnels: they end after the link.
+        self.tunnel_tasks = TaskSupervisor("tunnels")
         self._data_dir_lock: platform_compat.FileLock | None = None
 
     def blueprints(self) -> tuple[Any, ...]:
@@ -117,20 +117,25 @@ class JoinedNode:
             await self.db.start()
             if self.tls is not None:
                 await self.tls.start(self.db)
-                self.agent.anchor = self.tls.anchor
             self.membership = await self._ensure_joined()
-            self.agent.balancer_anchor = self.membership.anchor
-            self.agent.node_id = self.membership.node_id
-            await self.agent.start()
+            await self.agent.start(
+                self.membership.node_id,
+                anchor="" if self.tls is None else self.tls.anchor,
+                balancer_anchor=self.membership.anchor,
+            )
         except BaseException:
             await self.stop()
             raise
-        spares = TunnelPool(self.membership, self._make_tunnel_protocol)
-        self.agent.on_tunnels_requested = spares.set_min_idle
-        self.link_client = ControlLinkClient(self.membership, self.agent)
-        self.link_client.on_welcome = self._on_welcome
-        self.link_client.on_link_changed = lambda stands: None if stands else spares.set_min_idle(0)
-        self.tunnel_tasks.spawn(spares.run(), "spares")
+        tunnel_pool = TunnelPool(self.membership, self._make_tunnel_protocol)
+        link_client = self.link_client = ControlLinkClient(self.membership, self.agent)
+        self.agent.welcomed.subscribe(link_client.on_welcome)
+        self.agent.welcomed.subscribe(self._on_welcome)
+        self.agent.tunnels_requested.subscribe(tunnel_pool.set_min_idle)
+        # Without a link nobody asks for tunnels; the idle ones are closed.
+        link_client.link_changed.subscribe(
+            lambda is_connected: None if is_connected else tunnel_pool.set_min_idle(0)
+        )
+        self.tunnel_tasks.spawn(tunnel_pool.run(), "tunnel-pool")
         self.tasks.spawn(self.link_client.run(), "link")
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
@@ -141,16 +146,20 @@ class JoinedNode:
         await self.in_flight.wait_idle(timeout_s)
 
     async def stop(self) -> None:
-        """The start in reverse; idempotent."""
-        await self.tasks.close()
-        await self.tunnel_tasks.close()
-        await self.http_client.close()
-        await self.agent.close()
-        await self.hub.aclose()
-        await self.db.close()
-        if self._data_dir_lock is not None:
-            self._data_dir_lock.close()
-            self._data_dir_lock = None
+        """Stop in the reverse order of the start; idempotent. A part that fails to stop does not keep the others."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._release_data_dir)
+            stack.push_async_callback(self.db.close)
+            stack.push_async_callback(self.hub.aclose)
+            stack.push_async_callback(self.agent.close)
+            stack.push_async_callback(self.http_client.close)
+            stack.push_async_callback(self.tunnel_tasks.close)
+            stack.push_async_callback(self.tasks.close)
+
+    def _release_data_dir(self) -> None:
+        lock, self._data_dir_lock = self._data_dir_lock, None
+        if lock is not None:
+            lock.close()
 
     async def uses_default_password(self) -> bool:
         """A joined host has no accounts."""

@@ -1,4 +1,4 @@
-"""The event bus: what changed, told to everyone who follows. In-process, synchronous, bounded per reader."""
+"""Event bus with a bounded queue per reader, and topics whose handlers run at once. Both in-process and synchronous."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
 E = TypeVar("E")
+Args = TypeVarTuple("Args")
 
 DEFAULT_QUEUE_LIMIT = 256
 
@@ -63,11 +64,8 @@ class EventBus(Generic[E]):
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription[E]] = []
-        self._listeners: list[Callable[[E], None]] = []
 
     def publish(self, event: E) -> None:
-        for listener in self._listeners:
-            listener(event)
         for reader in tuple(self._subscriptions):
             reader.put(event)
 
@@ -76,10 +74,23 @@ class EventBus(Generic[E]):
         self._subscriptions.append(reader)
         return reader
 
-    def listen(self, listener: Callable[[E], None]) -> None:
-        """Call `listener` at once for every event; it must be quick and must not raise."""
-        self._listeners.append(listener)
-
     def unsubscribe(self, subscription: Subscription[E]) -> None:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+
+
+class Topic(Generic[*Args]):
+    """Typed event of one component. Composition roots subscribe; handlers run within `publish`, in that order.
+
+    A handler must be quick and must not raise: it runs in the publisher's step.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: list[Callable[[*Args], object]] = []
+
+    def subscribe(self, handler: Callable[[*Args], object]) -> None:
+        self._handlers.append(handler)
+
+    def publish(self, *event: *Args) -> None:
+        for handler in self._handlers:
+            handler(*event)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from llb import __version__, errors
+from llb.base.events import Topic
 from llb.cluster.view import ClusterView
 from llb.config import NODE_NAME_PATTERN
 from llb.security import tokens
@@ -68,8 +69,8 @@ class Members:
         self._flush_needed = asyncio.Event()  # nodes hold something else than is written down
         self._local_node_id = ""
         self._cluster_id = ""
-        self.on_node_removed: Callable[[str], None] = lambda _node_id: None
-        self.on_node_updated: Callable[[str], None] = lambda _node_id: None
+        self.node_removed: Topic[str] = Topic()
+        self.node_updated: Topic[str] = Topic()
 
     async def start(self, cluster_id: str, local_node_id: str, local_node_name: str) -> None:
         """Load them; those that joined are shown as offline until they say hello."""
@@ -256,7 +257,7 @@ class Members:
                 await nodes.put(tx, record)
             self._cache_record(record)
         self._view.update_node(record)
-        self.on_node_updated(node_id)
+        self.node_updated.publish(node_id)
 
     async def remove_node(self, node_id: str) -> None:
         """A node no longer belongs here; its files stay on its disk. Raises `NotFound`, `Conflict` for this host."""
@@ -269,7 +270,7 @@ class Members:
             del self._records[node_id]
             self._id_by_credential_hash.pop(record.credential_hash or "", None)
         self._view.remove_node(node_id)
-        self.on_node_removed(node_id)
+        self.node_removed.publish(node_id)
 
     def _require_record(self, node_id: str) -> NodeRecord:
         record = self._records.get(node_id)

@@ -7,12 +7,12 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from msgspec import structs
 
 from llb import errors, hub
+from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.view import ClusterView
@@ -59,7 +59,7 @@ class Registrations:
         self._hub = hub_client
         self._view = view
         self._peer_sources = peer_sources
-        self._registrations: dict[str, Registration] = {}
+        self._registrations = view.registrations
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolve_tasks: dict[str, asyncio.Task[None]] = {}
         self._unreported_nodes: set[str] = set()  # nodes that have not yet said what they hold
@@ -69,9 +69,7 @@ class Registrations:
         self._tasks = TaskSupervisor("registrations")
         self._revision = 0
         self.cluster_id = cluster_id
-        self.on_desired_state_changed: Callable[[], None] = lambda: None
-        view.registrations = self._registrations
-        view.assigned_nodes_of = self.assigned_nodes_of
+        self.desired_state_changed: Topic[()] = Topic()
 
     async def start(self, cluster_id: str) -> None:
         """Load what is stored and go on resolving what was not resolved."""
@@ -195,24 +193,13 @@ class Registrations:
 
     # --- what nodes should hold ---------------------------------------------------------------------
 
-    def assigned_nodes_of(self, model_id: str) -> frozenset[str]:
-        """The ids of the nodes that are to hold this model, those that are away for a short time included."""
-        registration = self._registrations.get(model_id)
-        if registration is None or not registration.active:
-            return frozenset()
-        model = registration.entry
-        size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
-        rooms = self._view.node_capacities(model_id)
-        if registration.replicas == "all":
-            return placement.place_replicas(model.required_memory_bytes, size_bytes, None, rooms)
-        rooms += self._view.offline_capacities(model_id)
-        return placement.place_replicas(model.required_memory_bytes, size_bytes, registration.replicas, rooms)
-
     def desired_state_of(self, node_id: str) -> DesiredState:
         """The whole desired state of one node, to be sent to it: what it is told to hold, a tombstone remembers."""
         wanted = []
         for model_id, registration in self._registrations.items():
-            if registration.resolved is None or node_id not in (placed := self.assigned_nodes_of(model_id)):
+            if registration.resolved is None or node_id not in (
+                placed := self._view.assigned_nodes_of(model_id)
+            ):
                 continue
             self._possible_holders.setdefault(model_id, set()).add(node_id)
             model = registration.entry
@@ -241,12 +228,12 @@ class Registrations:
             self._possible_holders.get(report.model_id, set()).discard(node_id)
             self._schedule_tombstone_removal(report.model_id)
         if self._peer_sources.record_replica_report(node_id, report):
-            self.on_desired_state_changed()
+            self.desired_state_changed.publish()
 
     def on_bad_source(self, node_id: str, bad_source: BadSourceReport) -> None:
         """A node was sent wrong bytes by another, which nobody shall copy from for now."""
         if self._peer_sources.record_bad_source(node_id, bad_source):
-            self.on_desired_state_changed()
+            self.desired_state_changed.publish()
 
     def on_hello(self, hello: Hello) -> None:
         """A node said all that it holds: tombstones that waited for nothing else are taken away."""
@@ -290,7 +277,7 @@ class Registrations:
                     self._revision = await store.revision(tx)
                 del self._registrations[model_id]
                 self._possible_holders.pop(model_id, None)
-                self.on_desired_state_changed()
+                self.desired_state_changed.publish()
 
     # --- resolving: what exactly the nodes are to fetch ---------------------------------------------
 
@@ -372,7 +359,7 @@ class Registrations:
             self._revision = await store.revision(tx)
         self._registrations[registration.model_id] = registration
         self._view.on_registration_changed(registration.model_id)
-        self.on_desired_state_changed()
+        self.desired_state_changed.publish()
 
 
 def _file_specs_from_catalog(model: Model) -> tuple[FileSpec, ...] | None:

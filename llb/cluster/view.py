@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from llb.base.events import EventBus
+from llb.base.events import EventBus, Topic
 from llb.catalog import Catalog, index_by_name
 from llb.cluster.change_publisher import ChangePublisher
+from llb.cluster.node_traffic import NodeTraffic
 from llb.policy import placement, status
 from llb.store.tables.nodes import NodeRecord
 from llb.store.tables.registrations import Registration
@@ -78,18 +79,20 @@ class ClusterView:
         event_bus: EventBus[Event],
         hub_stats_of: Callable[[str], HfStats | None],
         *,
+        address_of: Callable[[str], str | None] = lambda _node_id: None,
+        reach_view_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way=ReachWay.NONE),
+        traffic: NodeTraffic | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.catalog = catalog
         self.nodes: dict[str, Node] = {}
-        self.registrations: Mapping[str, Registration] = {}
+        # `Registrations` alone writes it.
+        self.registrations: dict[str, Registration] = {}
         self.waiting_reasons: dict[str, str] = {}  # model id → what its resolution waits for
-        self.assigned_nodes_of: Callable[[str], frozenset[str]] = lambda _model_id: frozenset()
-        self.active_requests_of: Callable[[str], int] = lambda _node_id: 0
-        self.collect_traffic: Callable[[str], tuple[int, float]] = lambda _node_id: (0, 0.0)
-        self.address_of: Callable[[str], str | None] = lambda _node_id: None
-        self.reach_view_of: Callable[[str], ReachView] = lambda _node_id: ReachView(way=ReachWay.NONE)
-        self.on_node_changed: Callable[[Node], None] = lambda _node: None
+        self.node_changed: Topic[Node] = Topic()
+        self.traffic = NodeTraffic() if traffic is None else traffic
+        self._address_of = address_of
+        self._reach_view_of = reach_view_of
         self._event_bus = event_bus
         self._hub_stats_of = hub_stats_of
         self._clock = clock
@@ -118,7 +121,7 @@ class ClusterView:
         for report in hello.replicas:
             self._apply_replica_report(node, report)
         self._node_publisher.publish_if_changed(node.id)
-        self.on_node_changed(node)
+        self.node_changed.publish(node)
         for model_id in {*node.replicas, *(before.replicas if before else ())}:
             self.publish_model_status(model_id)
         return node
@@ -129,9 +132,9 @@ class ClusterView:
         node.last_seen = time.time()
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
         self._node_publisher.publish_if_changed(node_id)
-        self.on_node_changed(node)
+        self.node_changed.publish(node)
         meters = heartbeat.meters
-        requests, tokens_per_second = self.collect_traffic(node_id)
+        requests, tokens_per_second = self.traffic.sample(node_id)
         node.metrics = MetricsUpdated(
             node_id=node_id,
             cpu_usage=meters.cpu_usage,
@@ -142,7 +145,7 @@ class ClusterView:
             disk_free_bytes=heartbeat.disk_free_bytes,
             slots=node.slots,
             request_count=requests,
-            active_requests=self.active_requests_of(node_id),
+            active_requests=self.traffic.active_requests(node_id),
             tokens_per_second=tokens_per_second,
         )
         self._event_bus.publish(node.metrics)
@@ -172,7 +175,7 @@ class ClusterView:
         node.hello = structs.replace(node.hello, name=record.name)
         node.tags, node.draining = record.tags, record.draining
         self._node_publisher.publish_if_changed(record.id)
-        self.on_node_changed(node)
+        self.node_changed.publish(node)
         for model_id in node.replicas:
             self.publish_model_status(model_id)
 
@@ -183,7 +186,7 @@ class ClusterView:
             return
         node.status = NodeStatus.REMOVED
         self._node_publisher.publish_if_changed(node_id)
-        self.on_node_changed(node)
+        self.node_changed.publish(node)
         del self.nodes[node_id]
         self._node_publisher.forget(node_id)
         for model_id in node.replicas:
@@ -194,14 +197,14 @@ class ClusterView:
         node = self.nodes.get(node_id)
         if node is not None:
             self._node_publisher.publish_if_changed(node_id)
-            self.on_node_changed(node)
+            self.node_changed.publish(node)
 
     def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         node = self.nodes[node_id]
         node.last_seen = time.time()
         self._apply_replica_report(node, report)
         self._node_publisher.publish_if_changed(node_id)
-        self.on_node_changed(node)
+        self.node_changed.publish(node)
         self.publish_model_status(report.model_id)
 
     def mark_offline(self, node_id: str) -> None:
@@ -212,7 +215,7 @@ class ClusterView:
             node.offline_since = self._clock()
             node.engines.clear()  # what it has in memory, it tells when it is back
             self._node_publisher.publish_if_changed(node_id)
-            self.on_node_changed(node)
+            self.node_changed.publish(node)
             for model_id in node.replicas:
                 self.publish_model_status(model_id)
 
@@ -230,7 +233,7 @@ class ClusterView:
     def on_registration_changed(self, model_id: str) -> None:
         """A registration was made, resolved or marked as deleted."""
         for node in self.online_nodes():
-            self.on_node_changed(node)
+            self.node_changed.publish(node)
         self.publish_model_status(model_id)
 
     # --- what follows -------------------------------------------------------------------------------
@@ -292,7 +295,7 @@ class ClusterView:
             status=node.status,
             draining=node.draining,
             tags=node.tags,
-            reach=self.reach_view_of(node.id),
+            reach=self._reach_view_of(node.id),
             models=tuple(
                 _build_node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
@@ -328,6 +331,21 @@ class ClusterView:
             for node, _ in self.replicas_of(model_id)
             if node.offline_since is not None and now - node.offline_since < FAILOVER_GRACE_S
         ]
+
+    def assigned_nodes_of(self, model_id: str) -> frozenset[str]:
+        """Ids of the nodes that are to hold this model, those that went offline a short time ago included."""
+        registration = self.registrations.get(model_id)
+        if registration is None or not registration.active:
+            return frozenset()
+        model = registration.entry
+        size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
+        capacities = self.node_capacities(model_id)
+        if registration.replicas == "all":
+            return placement.place_replicas(model.required_memory_bytes, size_bytes, None, capacities)
+        capacities += self.offline_capacities(model_id)
+        return placement.place_replicas(
+            model.required_memory_bytes, size_bytes, registration.replicas, capacities
+        )
 
     def get_model(self, model_id: str) -> Model | None:
         """The model of this id: the catalogue's entry, else the registered one whose entry has left it."""
@@ -398,8 +416,8 @@ class ClusterView:
             name=hello.name,
             status=node.status,
             draining=node.draining,
-            address=self.address_of(node.id) if include_addresses else None,  # the local node has none
-            reach=self.reach_view_of(node.id),
+            address=self._address_of(node.id) if include_addresses else None,  # the local node has none
+            reach=self._reach_view_of(node.id),
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,
@@ -409,7 +427,7 @@ class ClusterView:
             memory_used_bytes=beat.memory_used_bytes if beat else 0,
             disk_free_bytes=beat.disk_free_bytes if beat else 0,
             max_downloads=hello.max_downloads,
-            active_requests=self.active_requests_of(node.id),
+            active_requests=self.traffic.active_requests(node.id),
             slots=node.slots,
             engines=tuple(node.engines.values()),
             replicas=tuple(

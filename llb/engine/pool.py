@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.engine.model_engine import Lease, LeaseRequest, ModelEngine
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner
@@ -46,14 +47,13 @@ class EnginePool:
         context: int | None,
         keep_alive_s: float,
         budget: MemoryBudget | None = None,
-        on_engine_changed: Callable[[EngineReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
         planner: EnginePlanner | None = None,
         command: Sequence[str] | None = None,
         watchdog_interval_s: float = WATCHDOG_INTERVAL_S,
         health_check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S,
     ) -> None:
-        self.on_engine_changed = on_engine_changed
+        self.engine_changed: Topic[EngineReport] = Topic()
         self._slots = slots
         self._keep_alive_s = keep_alive_s
         self._budget = budget
@@ -371,7 +371,7 @@ class EnginePool:
         self._schedule()
 
     def _publish_report(self, engine: ModelEngine) -> None:
-        self.on_engine_changed(engine.report(self._slots))
+        self.engine_changed.publish(engine.report(self._slots))
 
     def _all_engines(self) -> Iterator[ModelEngine]:
         yield from self._engines.values()

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from llb import __version__, errors
+from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
 from llb.engine.pool import EnginePool, Lease
@@ -72,29 +73,27 @@ class NodeAgent:
         files: ModelFiles,
         hardware_probe: HardwareProbe,
         engine_pool: EnginePool,
+        get_addresses: Callable[[], tuple[str, ...]] = tuple,
         timeouts: DownloadTimeouts | None = None,
     ) -> None:
-        self.node_id = ""  # told at the start: it is kept in the database
-        self.get_addresses: Callable[[], tuple[str, ...]] = (
-            tuple  # base URLs where this node believes to be reached
-        )
-        self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
-        self.on_tunnels_requested: Callable[[int], None] = lambda _spares: (
-            None
-        )  # the balancer cannot dial this node
+        # The id is kept in the database, the trust anchors by TLS and by the membership: known at the start.
+        self.node_id = ""
+        self.balancer_anchor = ""
+        self._anchor = ""
+        self._get_addresses = get_addresses
+        self.welcomed: Topic[Welcome] = Topic()
+        # The balancer cannot dial this node: number of idle tunnels that it wants.
+        self.tunnels_requested: Topic[int] = Topic()
         self.engine_pool = engine_pool
         self._config = config
         self._db = db
         self._files = files
         self._hardware_probe = hardware_probe
-        self.balancer_url = ""  # where a joined host dials its balancer,
-        self.balancer_anchor = ""  # and by what it believes it over TLS
-        self.anchor = ""  # by what this node is believed
         self._replica_worker = ReplicaWorker(
             hub,
             files,
             engine_pool,
-            PeerClient(lambda: (self.balancer_url, self.balancer_anchor)),
+            PeerClient(lambda: (config.join or "", self.balancer_anchor)),
             max_downloads=config.max_downloads,
             download_rate=config.download_rate,
             get_wanted_model_ids=self._wanted_model_ids,
@@ -114,12 +113,15 @@ class NodeAgent:
         )  # a balancer has said what it wants: what lies here is being served
         self._outbox: asyncio.Queue[NodeMessage] | None = None
         self._hardware_info: HardwareInfo | None = None
-        engine_pool.on_engine_changed = self._on_engine_changed
 
     # --- life ---------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Load what this node held when it last ran, and look whether it is still so."""
+    async def start(self, node_id: str, *, anchor: str = "", balancer_anchor: str = "") -> None:
+        """Load the replicas that this node held when it last ran, and check their files.
+
+        `anchor` is the trust anchor of this host's TLS certificate, `balancer_anchor` that of its balancer.
+        """
+        self.node_id, self._anchor, self.balancer_anchor = node_id, anchor, balancer_anchor
         for record in await store.all_of_node(self._db, self.node_id):
             replica = self._create_replica(record)
             if replica.state is S.READY:
@@ -181,9 +183,9 @@ class NodeAgent:
                     self._reconcile(message)
                 case Welcome():
                     self._check_clock_skew(message)
-                    self.on_welcome(message)
+                    self.welcomed.publish(message)
                 case OpenTunnels():
-                    self.on_tunnels_requested(message.spares)
+                    self.tunnels_requested.publish(message.spares)
                 case Drain() | LinkRejected():
                     pass  # the balancer alone decides what a draining node is asked; the link says who refused it
 
@@ -228,8 +230,8 @@ class NodeAgent:
             name=self._config.name,
             version=__version__,
             platform=platform.platform(terse=True),
-            addresses=self.get_addresses(),
-            anchor=self.anchor,
+            addresses=self._get_addresses(),
+            anchor=self._anchor,
             hardware=hardware_info.hardware,
             memory_budget_bytes=budget.total_bytes,
             vram_budget_bytes=sum(budget.vram_bytes),
@@ -264,7 +266,7 @@ class NodeAgent:
         if self._outbox is not None:
             self._outbox.put_nowait(message)
 
-    def _on_engine_changed(self, report: EngineReport) -> None:
+    def on_engine_changed(self, report: EngineReport) -> None:
         replica = self._replicas.get(report.model_id)
         if replica is not None:
             replica.engine = None if report.state is EngineState.STOPPED else report

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
 
 API_KEY_PREFIX = "sk-"
-JOIN_TOKEN_PREFIX = "llbj-"
+JOIN_TOKEN_PREFIX = "llbj-"  # noqa: S105  # a prefix, no secret
 NODE_CREDENTIAL_PREFIX = "llbn-"
 _SHOWN_KEY_CHARS = len(API_KEY_PREFIX) + 7
 

@@ -217,10 +217,10 @@ async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
 async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
     await chat(talking, max_tokens=5)
     node = talking.app.agent.node_id
-    requests, _ = talking.app.view.collect_traffic(node)
+    requests, _ = talking.app.view.traffic.sample(node)
     assert requests == 1
     await chat(talking, max_tokens=5)
-    requests, tokens_per_second = talking.app.view.collect_traffic(node)
+    requests, tokens_per_second = talking.app.view.traffic.sample(node)
     assert requests == 2
     assert tokens_per_second > 0
 

@@ -15,7 +15,7 @@ import pytest
 
 from llb.api.inference.ollama import UNSUPPORTED_ROUTES
 from llb.gateway import dispatcher
-from llb.gateway.stream import relay
+from llb.gateway.stream import keepalive
 from tests.conftest import LlbMaker
 from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import Llb, eventually, write_catalog
@@ -301,7 +301,7 @@ async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
     talking: Llb, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blank before a line is no line, and a proxy sees that something comes."""
-    usual = relay.SseKeepalive
+    usual = keepalive.SseKeepalive
     monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: usual(sink, interval_s=0.01))
     body = {"model": "smollm2", "messages": QUESTION, "options": FEW}  # it has to be loaded first
     async with httpx.AsyncClient(trust_env=False) as plain:

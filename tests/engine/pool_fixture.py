@@ -96,13 +96,13 @@ class Rig:
             context=None,
             keep_alive_s=keep_alive_s,
             budget=MemoryBudget(ram_bytes),
-            on_engine_changed=self.reports.append,
             clock=lambda: self.now,
             planner=self.planner,
             command=fake_worker("--journal", str(self.folder / "journal"), *worker),
             watchdog_interval_s=watch_s,
             health_check_timeout_s=check_s,
         )
+        pool.engine_changed.subscribe(self.reports.append)
         self.pools.append(pool)
         for model_id in models:
             pool.add_model(model_id, self.files(model_id))

@@ -75,9 +75,8 @@ def test_files_that_cannot_be_loaded(tmp_path: Path, content: bytes | None, mess
 
 async def test_the_pool_runs_real_engines(tmp_path: Path) -> None:
     reports: list[EngineReport] = []
-    pool = EnginePool(
-        slots=2, context=512, keep_alive_s=-1, budget=MemoryBudget(8 * GB), on_engine_changed=reports.append
-    )
+    pool = EnginePool(slots=2, context=512, keep_alive_s=-1, budget=MemoryBudget(8 * GB))
+    pool.engine_changed.subscribe(reports.append)
     chat = write_chat_model(tmp_path / "chat.gguf")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(chat.read_bytes()[:-2000])

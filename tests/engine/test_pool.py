@@ -90,7 +90,7 @@ async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
         elif report.state is EngineState.BUSY:
             asyncio.get_running_loop().call_soon(waiting[0].cancel)
 
-    pool.on_engine_changed = leave_when_let_in
+    pool.engine_changed.subscribe(leave_when_let_in)
     waiting.append(tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving"))
     await asyncio.wait(waiting)
     assert waiting[0].cancelled()
@@ -218,7 +218,7 @@ async def test_memory_has_returned_before_the_next_load_begins(
         if report.model_id == "b" and report.state is EngineState.STARTING:
             alive_at_start.append(psutil.pid_exists(stubborn))
 
-    pool.on_engine_changed = watch
+    pool.engine_changed.subscribe(watch)
     await use(pool, "b")
     assert alive_at_start == [False]
 

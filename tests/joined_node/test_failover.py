@@ -15,7 +15,7 @@ import pytest
 
 from llb.gateway import dispatcher
 from llb.gateway.nodes.node_connections import RECOVERY_WINDOW_S
-from llb.gateway.stream.relay import SseKeepalive
+from llb.gateway.stream.keepalive import SseKeepalive
 from llb.wire import ReplicaReport, ReplicaState
 from tests.gateway.node import Asked, Node, node
 from tests.harness import Llb, eventually

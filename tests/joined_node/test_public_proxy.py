@@ -210,8 +210,8 @@ async def test_a_client_that_leaves_frees_its_slot_through_both_hops(cluster: tu
         client.stream("POST", "/v1/chat/completions", json=long, headers=key) as answer,
     ):
         await anext(answer.aiter_lines())
-        assert llb.app.view.active_requests_of(node.id) == 1
-    await eventually(lambda: llb.app.view.active_requests_of(node.id) == 0, 5)
+        assert llb.app.view.traffic.active_requests(node.id) == 1
+    await eventually(lambda: llb.app.view.traffic.active_requests(node.id) == 0, 5)
     await eventually(lambda: node.app.agent.engine_pool._engines["chat"].process.active_requests == 0, 5)
 
 

@@ -39,12 +39,13 @@ async def test_a_node_whose_link_failed_comes_back(
             raise RuntimeError("a driver that broke")
         return await meters(self)
 
-    statuses: list[str] = []
-    llb.app.event_bus.listen(
-        lambda event: statuses.append(event.status) if isinstance(event, NodeStatusChanged) else None
-    )
+    events = llb.app.event_bus.subscribe(10_000)._queue
+
+    def statuses() -> list[str]:
+        return [event.status for event in events if isinstance(event, NodeStatusChanged)]
+
     monkeypatch.setattr(HardwareProbe, "measure_utilisation", fail_once)
-    await eventually(lambda: "offline" in statuses and statuses[-1] == "online")
+    await eventually(lambda: "offline" in statuses() and statuses()[-1] == "online")
     await llb.until_status("tiny", "Ready")
 
 

@@ -95,8 +95,8 @@ class Host:
             engine_pool=EnginePool(slots=1, context=None, keep_alive_s=0),
             timeouts=self._timing,
         )
-        self.agent.node_id = self.name
-        await self.agent.start()
+        self.agent.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
+        await self.agent.start(self.name)
         await self._serve()
         self._tasks = TaskSupervisor(self.name)
         node_end, balancer_end = create_local_link()
@@ -211,7 +211,7 @@ class Cluster:
             on_replica_report=self.registrations.on_replica_report,
             on_bad_source=self.registrations.on_bad_source,
         )
-        self.registrations.on_desired_state_changed = self.links.push_desired_state
+        self.registrations.desired_state_changed.subscribe(self.links.push_desired_state)
 
     async def _record(self, hello: Hello) -> NodeRecord:
         return NodeRecord(id=hello.node_id, name=hello.name, created_at=0.0)

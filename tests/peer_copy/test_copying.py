@@ -103,7 +103,7 @@ async def test_a_want_that_names_other_sources_disturbs_no_copy(cluster: Cluster
     before = copies_of(cellar)
     hour_later = cluster.copies._clock() + 3600
     cluster.copies._clock = lambda: hour_later
-    cluster.registrations.on_desired_state_changed()
+    cluster.registrations.desired_state_changed.publish()
     await eventually(lambda: copies_of(cellar) != before)
     stall.clear()
     await cluster.ready("big")

@@ -71,7 +71,7 @@ async def test_who_took_the_hub_in_place_of_a_node_looks_whether_it_can_be_copie
     (cellar,) = await cluster.add("cellar", timing=replace(TIMING, first_peer_recheck_s=0.1))
     await eventually(lambda: cellar.has_bytes("big") > 0)
     attic.dialable = True
-    cluster.registrations.on_desired_state_changed()
+    cluster.registrations.desired_state_changed.publish()
     await cluster.ready("big")
     assert_complete(cellar)
     assert len(attic.served()) == 1
@@ -116,7 +116,7 @@ async def test_a_node_that_passed_on_wrong_bytes_in_good_faith_is_not_blamed(
     cellar, loft = await cluster.add("cellar", "loft")
     await eventually(lambda: cellar.waits("big") and loft.waits("big"))
     attic.dialable = True
-    cluster.registrations.on_desired_state_changed()  # both begin at the same moment: cellar with attic, loft with cellar
+    cluster.registrations.desired_state_changed.publish()  # both begin at the same moment: cellar with attic, loft with cellar
     await eventually(lambda: bool(cluster.copies._bad_sources))
     hub.listen()
     await cluster.ready("big")

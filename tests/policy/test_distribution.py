@@ -63,7 +63,9 @@ def test_nobody_waits_for_a_node_that_has_failed_or_sent_wrong_bytes(fact: str) 
 
 # --- whatever the nodes are --------------------------------------------------------------------------
 
-FACTS = st.fixed_dictionaries({name: st.booleans() for name in ("is_ready", "is_reachable", "has_failed", "sent_bad_data")})
+FACTS = st.fixed_dictionaries(
+    {name: st.booleans() for name in ("is_ready", "is_reachable", "has_failed", "sent_bad_data")}
+)
 
 
 @st.composite

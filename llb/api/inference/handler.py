@@ -20,10 +20,11 @@ from llb.api.request_body import decode_json
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import PassthroughResponse
 from llb.base.units import parse_duration
-from llb.gateway.dispatcher import Dispatcher, InferenceCall
+from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
+from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
-from llb.gateway.stream.relay import format_error_event
+from llb.gateway.stream.sse import format_error_event
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 from llb.wire import InferenceFields
 
@@ -141,10 +142,10 @@ def _build_call(
     head = decode_json(body, InferenceFields)
     record.requested_model, record.stream = head.model, head.stream and operation.generates_text
     validate_request(head, body)
-    model = dispatcher.resolve_model(head.model)
+    model = dispatcher.readiness.resolve_model(head.model)
     record.model_id = model.id
     require_capability(model, operation)
-    dispatcher.require_ready(model)
+    dispatcher.readiness.require_ready(model)
     added = hooks.extra_fields(head) if hooks.extra_fields is not None else {}
     if head.model != model.id or added:
         # Rare. The engine repeats the name it was called by: replies carry the catalogue's id.

@@ -28,11 +28,12 @@ from llb.api.responses import JSON, json_response
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_request import EngineRequest, ModelRequest, TextRequest
 from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
-from llb.gateway.dispatcher import Dispatcher, InferenceCall
+from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
+from llb.gateway.inference_call import InferenceCall
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.observability.request_log import RequestRecord
-from llb.gateway.stream.relay import SSE_KEEPALIVE
+from llb.gateway.stream.sse import SSE_KEEPALIVE
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 from llb.security.permissions import has_scope
 from llb.wire import Capability, InferenceFields, Scope
@@ -155,8 +156,10 @@ def ollama_blueprint(
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
     @schemas_ollama.SHOW_OPERATION
     async def show(request: Request) -> HTTPResponse:
-        model = dispatcher.resolve_model(parse_body(request, ollama_request.NamedModel).requested_model)
-        dispatcher.require_ready(model)
+        model = dispatcher.readiness.resolve_model(
+            parse_body(request, ollama_request.NamedModel).requested_model
+        )
+        dispatcher.readiness.require_ready(model)
         return json_response(await models.show(model))
 
     @blueprint.post("/api/chat", name="chat")
@@ -206,7 +209,7 @@ def ollama_blueprint(
     @schemas_ollama.PULL_OPERATION
     async def pull(request: Request) -> HTTPResponse | None:
         wish = parse_body(request, ollama_request.PullRequest)
-        model = dispatcher.resolve_model(wish.requested_model)
+        model = dispatcher.readiness.resolve_model(wish.requested_model)
         await pull_follower.start_pull(request, model)
         if wish.stream is False:
             return await _final_pull_response(pull_follower.follow(model))
@@ -272,7 +275,7 @@ class OllamaHandler:
             if parse_keep_alive(body.keep_alive) == 0:
                 await self._unload(request, record, body)
                 return _ok_response(record, answer.translate_empty("unload"))
-            model = self._dispatcher.resolve_model(body.model)
+            model = self._dispatcher.readiness.resolve_model(body.model)
             engine_request = ollama_request.build_load_request(
                 is_embedding=Capability.EMBEDDING in model.capabilities
             )
@@ -309,7 +312,7 @@ class OllamaHandler:
                 f"To unload a model the scope '{Scope.MODELS_WRITE.value}' is needed"
             )
         record.requested_model = body.model
-        model = self._dispatcher.resolve_model(body.model)
+        model = self._dispatcher.readiness.resolve_model(body.model)
         record.model_id = model.id
         async with self._audit_log.recording(request, "model.unload", model.id):
             await self._node_commands.unload(model.id)
@@ -325,14 +328,14 @@ class OllamaHandler:
         record.requested_model = body.model
         if not body.model:
             raise errors.InvalidRequest("model is required", param="model")
-        model = self._dispatcher.resolve_model(body.model)
+        model = self._dispatcher.readiness.resolve_model(body.model)
         record.model_id = model.id
         operation = OPERATION_OF_PATH[engine_request.path]
         require_capability(model, operation)
         translated = engine_request.encode_body(model.id)
         head = decode_json(translated, InferenceFields)
         validate_request(head, translated)
-        self._dispatcher.require_ready(model)
+        self._dispatcher.readiness.require_ready(model)
         if self._recorder.keeps_text:
             record.transcript = Transcript(extract_prompt(translated))
         return InferenceCall(

@@ -43,7 +43,7 @@ class OllamaModels:
         """The Ready models."""
         return [
             {**self._base_entry(model), "modified_at": self._modified_at(model), "size": model.size_bytes}
-            for model in self._dispatcher.ready_models()
+            for model in self._dispatcher.readiness.ready_models()
         ]
 
     async def show(self, model: Model) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
     dispatcher = handler.dispatcher
 
     def model_list_response() -> HTTPResponse:
-        ready = dispatcher.ready_models()
+        ready = dispatcher.readiness.ready_models()
         return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
 
     @blueprint.get("/v1/models", name="models")
@@ -46,8 +46,10 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
         if not model_id:
             # `/v1/models/`: for Sanic an empty path is a value of a path parameter, not a trailing slash.
             return model_list_response()
-        model = dispatcher.resolve_model(unquote(model_id))  # clients write the slash of `org/repo` as %2F
-        dispatcher.require_ready(model)
+        model = dispatcher.readiness.resolve_model(
+            unquote(model_id)
+        )  # clients write the slash of `org/repo` as %2F
+        dispatcher.readiness.require_ready(model)
         return json_response(ModelObject(id=model.id))
 
     @requires_scope(Scope.INFERENCE)

@@ -35,16 +35,24 @@ class AuthMiddleware:
     It leaves `request.ctx.client`, `.credential` and `.principal` to the handlers.
     """
 
-    def __init__(self, config: Config, authenticator: Authenticator, *, local_token: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        authenticator: Authenticator,
+        *,
+        local_token: str,
+        rate_limit_headers_of: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {},
+        on_access_denied: Callable[[Request, Principal, Scope], None] = lambda _request, _principal, _scope: (
+            None
+        ),
+    ) -> None:
         """Raises `SetupError` for an invalid allowed host, allowed origin or trusted proxy."""
         self._client_resolver = ClientInfoResolver(config)
         self._cors = CorsPolicy(config)
         self._authenticator = authenticator
         self._local_token = local_token
-        self.rate_limit_headers_of: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {}
-        self.on_access_denied: Callable[[Request, Principal, Scope], None] = lambda _request, _who, _scope: (
-            None
-        )
+        self._rate_limit_headers_of = rate_limit_headers_of
+        self._on_access_denied = on_access_denied
         self.is_exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
 
     def install(self, app: Sanic[Any, Any]) -> None:
@@ -95,7 +103,7 @@ class AuthMiddleware:
         # A request whose headers could not be parsed never reached `on_request`.
         principal: Principal | None = getattr(request.ctx, "principal", None)
         if principal is not None and principal.limits is not None:
-            response.headers.update(self.rate_limit_headers_of(principal.id, principal.limits))
+            response.headers.update(self._rate_limit_headers_of(principal.id, principal.limits))
         self._cors.add_headers(request, response)
 
     async def _authorise(
@@ -122,7 +130,7 @@ class AuthMiddleware:
         if principal.must_change_password and not client.is_local:
             raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY)
         if policy.scope is not None and not has_scope(principal, policy.scope):
-            self.on_access_denied(request, principal, policy.scope)
+            self._on_access_denied(request, principal, policy.scope)
             raise PermissionDenied(f"This needs the scope '{policy.scope.value}'")
         return principal
 

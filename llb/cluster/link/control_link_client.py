@@ -8,7 +8,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlencode, urlsplit
@@ -17,6 +17,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
+from llb.base.events import Topic
 from llb.base.node_identity import Membership
 from llb.cluster.join.dial import connect_socket, enable_dead_peer_detection
 from llb.cluster.link.websocket_link import MAX_MESSAGE_BYTES, WebSocketLink, decode_balancer_message
@@ -249,11 +250,10 @@ class ControlLinkClient:
 
     def __init__(self, membership: Membership, agent: NodeAgent) -> None:
         self.problem: str | None = "the balancer has not answered yet"
-        self.on_link_changed: Callable[[bool], None] = lambda _stands: None
-        self.on_welcome: Callable[[Welcome], None] = lambda _welcome: None
+        # True when the link is established, False when it has ended.
+        self.link_changed: Topic[bool] = Topic()
         self._membership = membership
         self._agent = agent
-        agent.on_welcome = self._on_welcome
 
     async def run(self) -> None:
         """Dial, serve, and dial again, until cancelled."""
@@ -298,11 +298,11 @@ class ControlLinkClient:
                 link: WebSocketLink[NodeMessage, BalancerMessage] = WebSocketLink(
                     socket, decode_balancer_message
                 )
-                self.on_link_changed(True)
+                self.link_changed.publish(True)
                 try:
                     await self._agent.run_link(link)
                 finally:
-                    self.on_link_changed(False)
+                    self.link_changed.publish(False)
         except InvalidStatus as answer:
             return self._handle_rejection(answer.response.status_code)
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
@@ -344,10 +344,10 @@ class ControlLinkClient:
             log.log(level, "no link to %s: %s; it is tried again", self._membership.balancer_url, problem)
         return is_rejected
 
-    def _on_welcome(self, welcome: Welcome) -> None:
+    def on_welcome(self, _welcome: Welcome) -> None:
+        """The balancer has accepted this node."""
         self.problem = None
-        log.info("the link to %s stands", self._membership.balancer_url)
-        self.on_welcome(welcome)
+        log.info("connected to %s", self._membership.balancer_url)
 
 
 def _websocket_url(url: str) -> str:

@@ -71,7 +71,7 @@ class LinkServer:
         on_replica_report: Callable[[str, ReplicaReport], None],
         on_bad_source: Callable[[str, BadSourceReport], None],
     ) -> None:
-        self.cluster_id = ""  # told at the start: it is kept in the database
+        self._cluster_id = ""
         self._view = view
         self._desired_state_of = desired_state_of
         self._record_hello = record_hello
@@ -79,6 +79,10 @@ class LinkServer:
         self._on_replica_report = on_replica_report
         self._on_bad_source = on_bad_source
         self._sessions: dict[str, _LinkSession] = {}
+
+    def start(self, cluster_id: str) -> None:
+        """`cluster_id` is kept in the database, so it is known only now."""
+        self._cluster_id = cluster_id
 
     def push_desired_state(self) -> None:
         """Wake the senders: some node is to hold something else than before."""
@@ -176,7 +180,7 @@ class LinkServer:
         await session.link.send(
             Welcome(
                 protocol=PROTOCOL_VERSION,
-                cluster_id=self.cluster_id,
+                cluster_id=self._cluster_id,
                 node_id=hello.node_id,
                 name=record.name,
                 time=time.time(),

@@ -31,10 +31,9 @@ class CapacitySync:
         self._node_connections = node_connections
         self._agent = agent
         self._served_models: dict[str, set[str]] = {}
-        view.on_node_changed = self._sync_node
-        node_connections.on_route_changed = view.on_route_changed
 
-    def _sync_node(self, node: Node) -> None:
+    def sync_node(self, node: Node) -> None:
+        """Tell admission what a node can take, after the node or the route to it has changed."""
         self._performance.track_loads(node.id, node.engines if node.is_online else {})
         self._performance.raise_stale_throughput(node.id)
         if not node.is_online:

@@ -152,12 +152,15 @@ class AdmissionController:
     """The slots of every (node, model) and a bounded queue per model."""
 
     def __init__(
-        self, max_queue: int, queue_timeout_s: float, *, clock: Callable[[], float] = time.monotonic
+        self,
+        max_queue: int,
+        queue_timeout_s: float,
+        *,
+        on_load_wanted: Callable[[str, str], None] = lambda _node_id, _model_id: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self.on_load_wanted: Callable[[str, str], None] = lambda _node_id, _model_id: (
-            None
-        )  # a load would shorten a line
+        self._on_load_wanted = on_load_wanted
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._queues: dict[str, ModelQueue] = {}
@@ -214,7 +217,7 @@ class AdmissionController:
         queue = self._queues.get(model_id)
         if queue is None:
             queue = self._queues[model_id] = ModelQueue(
-                model_id, self.clock, lambda wanted: self.on_load_wanted(wanted, model_id)
+                model_id, self.clock, lambda wanted: self._on_load_wanted(wanted, model_id)
             )
         queue.set_node(
             node_id, slots, loaded=loaded, load_s=load_s, context_length=context_length, throughput=throughput

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from llb.errors import LlbError
 from llb.gateway.http.engine_errors import translate_engine_error
+from llb.gateway.stream.sse import DataLineReader
 from llb.gateway.stream.usage_parser import EngineTimings
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -165,7 +166,7 @@ class ResponseTranslator:
         self._requested_model = requested_model
         self._shape = shape
         self._clock = clock
-        self._partial_line = b""
+        self._lines = DataLineReader()
         self._tool_calls: dict[int, _ToolCall] = {}
         self._finish_reason: str | None = None
         self._usage = _Usage()
@@ -174,14 +175,11 @@ class ResponseTranslator:
 
     def feed(self, data: bytes) -> bytes:
         """The lines that follow from these bytes, perhaps none."""
-        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
-        return b"".join(
-            self._translate_event(line[5:].strip()) for line in lines if line.startswith(b"data:")
-        )
+        return b"".join(map(self._translate_event, self._lines.feed(data)))
 
     def finish(self) -> bytes:
         """The last line, where the stream has not brought it."""
-        last = self.feed(b"\n") if self._partial_line else b""
+        last = self.feed(b"\n") if self._lines.has_partial_line else b""
         return last + self._last_lines()
 
     def translate_document(self, body: bytes) -> bytes:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
 from llb.gateway.http.client import HttpClient, UpstreamTarget
@@ -190,8 +191,9 @@ class NodeConnections:
         self._monitors: dict[str, _RouteMonitor] = {}
         self._disconnected: dict[str, _DisconnectedNode] = {}
         self._tasks = TaskSupervisor("reach")
-        self.on_tunnels_wanted: Callable[[str, int], None] = lambda _node_id, _spares: None
-        self.on_route_changed: Callable[[str], None] = lambda _node_id: None
+        # Node id, number of idle tunnels to keep.
+        self.tunnels_wanted: Topic[str, int] = Topic()
+        self.route_changed: Topic[str] = Topic()
 
     def route_of(self, node_id: str) -> NodeRoute | None:
         search = self._monitors.get(node_id)
@@ -278,11 +280,11 @@ class NodeConnections:
             hello,
             urls,
             self._tasks,
-            on_tunnels_wanted=lambda spares: self.on_tunnels_wanted(node_id, spares),
-            on_route_changed=lambda: self.on_route_changed(node_id),
+            on_tunnels_wanted=lambda spares: self.tunnels_wanted.publish(node_id, spares),
+            on_route_changed=lambda: self.route_changed.publish(node_id),
         )
         search.targets |= asked_at
-        self.on_route_changed(node_id)
+        self.route_changed.publish(node_id)
 
     def disconnect_node(self, node_id: str, silent_s: float = 0.0) -> None:
         """The node's link has ended, `silent_s` after it was last heard; or the node was removed."""

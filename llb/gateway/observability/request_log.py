@@ -104,12 +104,18 @@ class RequestLog:
     """The requests of the last `days` days, with their text if `text`, and totals of all. Never makes a request wait."""
 
     def __init__(
-        self, db: Database, *, retention_days: int, keeps_text: bool, clock: Callable[[], float] = time.time
+        self,
+        db: Database,
+        *,
+        retention_days: int,
+        keeps_text: bool,
+        on_requests_ended: Callable[[Sequence[RequestRecord]], None] = lambda _ended: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.retention_days = retention_days
         self.keeps_text = keeps_text and retention_days > 0
         self.dropped_requests = 0  # requests that could not be noted
-        self.on_requests_ended: Callable[[Sequence[RequestRecord]], None] = lambda _ended: None
+        self._on_requests_ended = on_requests_ended
         self._db = db
         self._clock = clock
         self._tasks = TaskSupervisor("history")
@@ -185,7 +191,7 @@ class RequestLog:
             self._has_pending.clear()
             ended = list(self._pending)
             self._pending.clear()
-            self.on_requests_ended([tally for tally in ended if not tally.is_reported])
+            self._on_requests_ended([tally for tally in ended if not tally.is_reported])
             for tally in ended:
                 tally.is_reported = True
             for start in range(0, len(ended), BATCH_SIZE):

@@ -68,7 +68,7 @@ class StateCollector(Collector):
                 status.add_metric((name, each.value), node.status is each)
             draining.add_metric((name,), node.draining)
             budget.add_metric((name,), node.hello.memory_budget_bytes)
-            active.add_metric((name,), self._view.active_requests_of(node.id))
+            active.add_metric((name,), self._view.traffic.active_requests(node.id))
             if node.heartbeat is not None and node.is_online:
                 used.add_metric((name,), node.heartbeat.memory_used_bytes)
                 disk.add_metric((name,), node.heartbeat.disk_free_bytes)

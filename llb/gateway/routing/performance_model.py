@@ -108,10 +108,15 @@ class ModelPerformance:
 class PerformanceModel:
     """What is measured lives as long as the process, also while a node is away."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.on_load_ended: Callable[[str, str, float, bool], None] = (
-            lambda _node_id, _model_id, _took_s, _failed: None
-        )
+    def __init__(
+        self,
+        *,
+        on_load_ended: Callable[[str, str, float, bool], None] = (
+            lambda _node_id, _model_id, _duration_s, _has_failed: None
+        ),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_load_ended = on_load_ended
         self._clock = clock
         self._nodes: defaultdict[tuple[str, str], NodePerformance] = defaultdict(
             lambda: NodePerformance(clock())
@@ -191,9 +196,9 @@ class PerformanceModel:
                     node = self._nodes[node_id, model_id]
                     before_s = took_s if node.load_s is None else node.load_s
                     node.load_s = before_s + LOAD_EWMA_WEIGHT * (took_s - before_s)
-                    self.on_load_ended(node_id, model_id, took_s, False)
+                    self._on_load_ended(node_id, model_id, took_s, False)
                 elif report is not None and report.state is EngineState.FAILED:
-                    self.on_load_ended(node_id, model_id, took_s, True)
+                    self._on_load_ended(node_id, model_id, took_s, True)
         for model_id, report in reports.items():
             if report.state is EngineState.STARTING:
                 self._load_started_at.setdefault((node_id, model_id), self._clock())

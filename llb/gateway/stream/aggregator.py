@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from llb.errors import EngineFailed
 from llb.gateway.http.engine_errors import translate_engine_error
+from llb.gateway.stream.sse import DataLineReader
 from llb.wire.decoding import DECODE_ERRORS
 
 _encode = msgspec.json.Encoder().encode
@@ -27,15 +28,13 @@ class StreamAggregator(ABC):
     def __init__(self) -> None:
         self.has_started = False  # its first token has come
         self.is_complete = False
-        self._partial_line = b""
+        self._lines = DataLineReader()
 
     def feed(self, data: bytes) -> None:
         """Raises `LlbError` where the engine says that it failed, or what cannot be read."""
-        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         try:
-            for line in lines:
-                if line.startswith(b"data:"):
-                    self._add_event(line[5:].strip())
+            for event in self._lines.feed(data):
+                self._add_event(event)
         except (*DECODE_ERRORS, LookupError):
             raise EngineFailed("The engine answered something that makes no sense") from None
 

@@ -11,13 +11,15 @@ from msgspec import Struct
 
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import InvalidResponse
+from llb.gateway.stream.sse import format_event
 from llb.wire.decoding import DECODE_ERRORS
 
 CHAT_PATH = b"/v1/chat/completions"
 MESSAGES_PATH = b"/v1/messages"
 COUNT_TOKENS_PATH = MESSAGES_PATH + b"/count_tokens"
 MAX_COUNT_RESPONSE_BYTES = 4096
-_MESSAGE_START_EVENT = b"event: message_start\n"
+_MESSAGE_START = b"message_start"
+_MESSAGE_START_EVENT = b"event: " + _MESSAGE_START + b"\n"
 _ERROR_EVENT = b"event: error\n"
 _ROLE_FIELD = b'"role":'  # cannot stand inside a JSON string, whose quotes are escaped
 
@@ -54,7 +56,7 @@ class MessagesStartEvent:
             "usage": usage,
         }
         event = {"type": "message_start", "message": message}
-        return _MESSAGE_START_EVENT + b"data: " + msgspec.json.encode(event) + b"\n\n"
+        return format_event(msgspec.json.encode(event), _MESSAGE_START)
 
 
 class ChatStartEvent:
@@ -73,7 +75,7 @@ class ChatStartEvent:
         delta = {"role": "assistant", "content": None}
         begun = {**chunk, "choices": [{**choice, "finish_reason": None, "delta": delta}]}
         begun.pop("timings", None)
-        return b"data: " + msgspec.json.encode(begun) + b"\n\n"
+        return format_event(msgspec.json.encode(begun))
 
 
 class _TokenCount(Struct):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw, Struct
 
+from llb.gateway.stream.sse import iter_data
 from llb.wire import RequestText
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -190,9 +191,8 @@ class Transcript:
             if len(self._document) <= MAX_DOCUMENT_BYTES:
                 self._document += data
         elif self._answer_bytes <= MAX_TEXT_BYTES:
-            for line in data.splitlines():
-                if line.startswith(b"data:"):
-                    self._add_event(line[5:])
+            for event in iter_data(data):
+                self._add_event(event)
 
     def build_text(self) -> RequestText | None:
         """All of it, once the answer is complete; None where there was none."""

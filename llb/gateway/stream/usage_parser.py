@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
+from llb.gateway.stream.sse import parse_data_line
 from llb.wire.decoding import DECODE_ERRORS
 
 # Enough for the last events of a stream, and for the whole of most answers that are not streamed.
@@ -171,7 +172,8 @@ def _decode(data: bytes) -> _Event | None:
 
 
 def _decode_event_line(line: bytes) -> _Event | None:
-    return _decode(line[5:]) if line.startswith(b"data:") else None
+    data = parse_data_line(line)
+    return None if data is None else _decode(data)
 
 
 def _decode_truncated(tail: bytes) -> _Event:

@@ -474,8 +474,9 @@ def short(admission: AdmissionController) -> Holder:
 async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
     """Each of them waits for less than the load takes."""
     clock, wanted = Clock(), list[tuple[str, str]]()
-    admission = AdmissionController(8, 60, clock=clock)
-    admission.on_load_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission = AdmissionController(
+        8, 60, on_load_wanted=lambda node_id, model_id: wanted.append((node_id, model_id)), clock=clock
+    )
     admission.set_capacity("warm", "m", 1, throughput=Throughput(1000.0, 1000.0))
     admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
     holders = [short(admission), short(admission)]
@@ -498,8 +499,9 @@ async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
 
 async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
     clock, wanted = Clock(), list[tuple[str, str]]()
-    admission = AdmissionController(8, 60, clock=clock)
-    admission.on_load_wanted = lambda node_id, model_id: wanted.append((node_id, model_id))
+    admission = AdmissionController(
+        8, 60, on_load_wanted=lambda node_id, model_id: wanted.append((node_id, model_id)), clock=clock
+    )
     admission.set_capacity("warm", "m", 1, throughput=Throughput(1000.0, 1000.0))
     admission.set_capacity("cold", "m", 1, loaded=False, load_s=3.0)
     for _ in range(5):

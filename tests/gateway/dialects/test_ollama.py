@@ -16,7 +16,7 @@ from llb.api.request_body import decode_json
 from llb.errors import InvalidRequest, QueueFull
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
-from llb.gateway.stream.relay import format_error_event
+from llb.gateway.stream.sse import format_error_event
 from llb.wire import InferenceFields
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 5, tzinfo=UTC)

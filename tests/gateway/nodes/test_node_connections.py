@@ -29,8 +29,8 @@ class Site:
         self.dials: list[int] = []
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        reach.on_route_changed = self._note
-        reach.on_tunnels_wanted = lambda _node_id, spares: self.dials.append(spares)
+        reach.route_changed.subscribe(self._note)
+        reach.tunnels_wanted.subscribe(lambda _node_id, spares: self.dials.append(spares))
 
     def _note(self, node_id: str) -> None:
         way = self.reach.reach_view_of(node_id).way

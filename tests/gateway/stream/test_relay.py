@@ -11,15 +11,9 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import InvalidResponse, UpstreamClosed
 from llb.gateway.stream.aggregator import ChatAggregator, MessagesAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter
-from llb.gateway.stream.relay import (
-    MAX_EVENT_BYTES,
-    MAX_HELD_BYTES,
-    SSE_KEEPALIVE,
-    RelayResult,
-    SseKeepalive,
-    relay_aggregated,
-    relay_response,
-)
+from llb.gateway.stream.keepalive import SseKeepalive
+from llb.gateway.stream.relay import MAX_HELD_BYTES, RelayResult, relay_aggregated, relay_response
+from llb.gateway.stream.sse import MAX_EVENT_BYTES, SSE_KEEPALIVE
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent, read_token_count
 from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
 

@@ -1,0 +1,282 @@
+"""One attempt to have a request answered by one node: slot, lease, request, relay. It gives back what it took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import quote
+
+from llb import errors
+from llb.cluster.node_traffic import NodeTraffic
+from llb.cluster.view import ClusterView, Node
+from llb.engine.model_engine import Lease
+from llb.gateway.admission.controller import AdmissionController, SlotReservation
+from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.engine_errors import error_from_engine_response
+from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.upstream_errors import TransportError
+from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
+from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
+from llb.gateway.stream.relay import (
+    RelayResult,
+    error_from_transport_error,
+    is_event_stream,
+    relay_aggregated,
+    relay_response,
+)
+from llb.gateway.stream.start_event import (
+    CHAT_PATH,
+    COUNT_TOKENS_PATH,
+    MESSAGES_PATH,
+    ChatStartEvent,
+    MessagesStartEvent,
+    StartEvent,
+    read_token_count,
+)
+from llb.node.agent import NodeAgent
+from llb.policy.routing import RequestEstimate
+
+# Connecting to an engine of this host.
+ENGINE_CONNECT_TIMEOUT_S = 5.0
+# The longest that one answer may take, prefill included.
+MAX_REQUEST_DURATION_S = 3600.0
+MAX_ERROR_BODY_BYTES = 256 * 1024
+TOKEN_COUNT_TIMEOUT_S = 10.0
+# Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
+MAX_CONCURRENT_TOKEN_COUNTS = 4
+# A document that may take longer than this is requested as a stream: llama-server notices a client that left a
+# document only after a second, a client that left a stream at the next token.
+AGGREGATE_ABOVE_S = 0.5
+
+_CHAT_START_EVENT = ChatStartEvent()
+# The body was read as JSON, whatever content type the client gave it.
+_JSON_HEADER = (b"content-type", b"application/json")
+# The target of an engine is needed again at every request.
+_engine_target = lru_cache(maxsize=256)(UpstreamTarget)
+
+
+@dataclass(frozen=True)
+class AttemptContext:
+    """What every attempt of a process uses."""
+
+    view: ClusterView
+    admission: AdmissionController
+    http_client: HttpClient
+    agent: NodeAgent
+    node_connections: NodeConnections
+    performance: PerformanceModel
+    traffic: NodeTraffic
+    load_timeout_s: float
+    token_count_permits: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
+    )
+
+
+class Attempt:
+    """Owns the slot reservation, the engine lease and the token-count permit of one attempt.
+
+    Flat fields instead of a stack of context managers, which took a tenth of a request's time.
+    """
+
+    __slots__ = (
+        "_call",
+        "_context",
+        "_estimate",
+        "_has_token_count_permit",
+        "_lease",
+        "_reservation",
+        "_streams_progress",
+        "node",
+    )
+
+    def __init__(self, context: AttemptContext, call: InferenceCall, estimate: RequestEstimate) -> None:
+        self.node: Node | None = None
+        self._context = context
+        self._call = call
+        self._estimate = estimate
+        # None for a request that takes no slot.
+        self._reservation: SlotReservation | None = None
+        # None for a node other than this host.
+        self._lease: Lease | None = None
+        self._has_token_count_permit = False
+        # The engine streams its progress, whether the client wants a stream or not.
+        self._streams_progress = False
+
+    async def open(self, excluded: frozenset[str]) -> UpstreamResponse:
+        """Reserve a slot, lease the engine and send the request; returns once the head of an answer has come.
+
+        Raises what the node or the route to it says, and `NoNodeAvailable`, `QueueFull` or `QueueTimeout` while
+        no node outside `excluded` can be used.
+        """
+        call, context = self._call, self._context
+        record = call.record
+        node_id = await self._reserve(excluded)
+        placed_at = time.monotonic()
+        node = self.node = context.view.nodes[node_id]
+        record.node_id = node_id
+        context.traffic.begin_request(node_id)
+        if node_id == context.agent.node_id:
+            self._lease = await context.agent.acquire_lease(
+                call.model.id, deadline_s=context.load_timeout_s, keep_alive_s=call.keep_alive_s
+            )
+        if self._reservation is None:
+            await context.token_count_permits.acquire()
+            self._has_token_count_permit = True
+        self._streams_progress = self._should_stream_progress(node_id)
+        record.sent_at = time.monotonic()
+        record.load_s += record.sent_at - placed_at
+        try:
+            body = request_progress(call.body, stream=call.stream) if self._streams_progress else call.body
+            response = await self._request_engine(node, call.path, body, MAX_REQUEST_DURATION_S)
+            if response.status < 400:
+                return response
+            try:
+                error_body = await response.read(MAX_ERROR_BODY_BYTES, ENGINE_CONNECT_TIMEOUT_S)
+            finally:
+                response.close()
+        except TransportError as failure:
+            raise error_from_transport_error(failure) from failure
+        raise error_from_engine_response(response.status, response.headers, error_body)
+
+    async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
+        """Pass the answer on and record its outcome."""
+        call, context, node, record = self._call, self._context, self.node, self._call.record
+        assert node is not None  # noqa: S101  # it has answered
+        aggregator = None
+        if not call.stream and self._streams_progress and is_event_stream(response):
+            aggregator = AGGREGATOR_OF_PATH[call.path]()
+        start_event = self._create_start_event(node)
+        sink.start_response(
+            response.status,
+            response.content_type if aggregator is None else _JSON_HEADER[1],
+            node_name=node.hello.name,
+            queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
+        )
+        try:
+            if aggregator is None:
+                result = await relay_response(
+                    response,
+                    sink,
+                    format_error_event=call.format_error_event,
+                    progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
+                )
+            else:
+                result = await relay_aggregated(response, sink, aggregator, start_event=start_event)
+        finally:
+            record.first_byte_at = response.first_byte_at
+            record.received_bytes = response.received_bytes
+        record.usage = result.usage
+        record.error_code = None if result.error is None else result.error.code
+        context.traffic.record_answer(node.id, result.usage.completion_tokens or 0)
+        if self._reservation is not None:
+            context.performance.record_completion(
+                node.id,
+                call.model.id,
+                self._estimate,
+                result.usage,
+                mean_busy_slots=self._reservation.mean_busy_slots,
+            )
+        return result
+
+    def report_failure(self, error: errors.LlbError) -> None:
+        """Let the engine of this host be checked, after it has failed this request."""
+        if self._lease is not None and isinstance(error, errors.UpstreamError):
+            target = _engine_target(self._lease.host, self._lease.port, self._lease.api_key)
+            self._context.http_client.close_idle(target)
+            self._lease.report_suspected_failure()
+
+    def release(self) -> None:
+        """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
+        if self._has_token_count_permit:
+            self._context.token_count_permits.release()
+        if self._lease is not None:
+            self._lease.release()
+        if self.node is not None:
+            self._context.traffic.end_request(self.node.id)
+        if self._reservation is not None:
+            self._reservation.release()
+
+    async def _reserve(self, excluded: frozenset[str]) -> str:
+        """Id of the node that the request goes to; with a slot reserved there if the request needs one."""
+        call, admission = self._call, self._context.admission
+        queued_at = time.monotonic()
+        try:
+            if not call.operation.needs_slot:
+                return admission.select_node_without_slot(call.model.id, excluded)
+            self._reservation = await admission.reserve_slot(
+                call.model.id,
+                key_id=call.key_id,
+                request=self._estimate,
+                exclude=excluded,
+                body_bytes=len(call.body),
+            ).acquire()
+            return self._reservation.node_id
+        finally:
+            call.record.queued_s += time.monotonic() - queued_at
+
+    def _should_stream_progress(self, node_id: str) -> bool:
+        """Whether the engine must notice at once that the client left. For a short answer it makes no difference."""
+        call = self._call
+        if not call.operation.generates_text:
+            return False
+        if call.stream:
+            # A client that names the field wants to see the progress itself, or not.
+            return call.head.return_progress is None
+        max_tokens = call.max_completion_tokens
+        if max_tokens is None:
+            return True
+        throughput = self._context.performance.throughput_of(node_id, call.model.id)
+        # The whole prompt: a cache hit is only likely.
+        return throughput.estimate_duration_s(self._estimate.context_tokens, max_tokens) > AGGREGATE_ABOVE_S
+
+    def _request_engine(
+        self, node: Node, path: bytes, body: bytes, header_timeout_s: float
+    ) -> Awaitable[UpstreamResponse]:
+        """Ask the leased engine of this host, or another host, whose hop route leases one of its own."""
+        call, context, lease = self._call, self._context, self._lease
+        headers = (_JSON_HEADER, *call.record.trace_headers)
+        if lease is not None:
+            return context.http_client.request(
+                _engine_target(lease.host, lease.port, lease.api_key),
+                b"POST",
+                path,
+                headers,
+                body,
+                connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
+                header_timeout_s=header_timeout_s,
+            )
+        query = f"?model={quote(call.model.id)}&load_s={context.load_timeout_s:g}"
+        if call.keep_alive_s is not None:
+            query += f"&keep_alive_s={call.keep_alive_s:g}"
+        # For the log of that host.
+        request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
+        return context.node_connections.request(
+            node.id,
+            b"POST",
+            b"/hop" + path + query.encode("ascii"),
+            (*headers, request_id),
+            body,
+            header_timeout_s=header_timeout_s,
+        )
+
+    def _create_start_event(self, node: Node) -> StartEvent | None:
+        call = self._call
+        if call.path == CHAT_PATH:
+            return _CHAT_START_EVENT
+        if call.path != MESSAGES_PATH:
+            return None
+
+        async def count_tokens() -> int:
+            async with self._context.token_count_permits:
+                response = await self._request_engine(
+                    node, COUNT_TOKENS_PATH, call.body, TOKEN_COUNT_TIMEOUT_S
+                )
+                return await read_token_count(response, TOKEN_COUNT_TIMEOUT_S)
+
+        return MessagesStartEvent(call.model.id, call.record.request_id, count_tokens)

@@ -1,0 +1,52 @@
+"""One inference request as its route hands it to the dispatcher, and the client that receives the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from llb import errors
+from llb.gateway.engine_routes import Operation
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.sse import format_error_event
+from llb.wire import InferenceFields, Model
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCall:
+    """What the client asked for. The outcome is written into `record`."""
+
+    record: RequestRecord
+    model: Model
+    # Path of the engine's route, and the body as it is passed on.
+    path: bytes
+    body: bytes
+    head: InferenceFields
+    operation: Operation
+    stream: bool
+    key_id: str
+    # Name that the client gave to the conversation.
+    session: str | None = None
+    keep_alive_s: float | None = None
+    # Writes an error into a stream, in the client's dialect.
+    format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
+
+    @property
+    def max_completion_tokens(self) -> int | None:
+        """Longest answer that the client accepts, in tokens; None for no limit."""
+        if not self.operation.generates_text:
+            return 0
+        head = self.head
+        limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
+        return min([limit for limit in limits if limit is not None], default=None)
+
+
+class ClientSink(Protocol):
+    """The client: `start_response` is called once, then `write` with the bytes of the answer."""
+
+    started: bool
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None: ...

@@ -1,0 +1,61 @@
+"""Readiness of models: which model a name means, and why it cannot answer now."""
+
+from __future__ import annotations
+
+from llb import errors
+from llb.cluster.view import ClusterView
+from llb.gateway.admission.controller import AdmissionController
+from llb.wire import Model, ModelStatus, ReplicaState
+
+ETA_UNKNOWN_RETRY_S = 5
+MAX_DOWNLOAD_RETRY_S = 60
+
+
+class ModelReadiness:
+    """Resolves the models that programs ask for, and refuses those that are not Ready."""
+
+    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+        self._view = view
+        self._admission = admission
+
+    def ready_models(self) -> list[Model]:
+        return [
+            model
+            for model in self._view.list_models()
+            if self._view.status_of(model.id).status is ModelStatus.READY
+        ]
+
+    def resolve_model(self, name: str) -> Model:
+        """Return the model that `name` means, in any state; raises `ModelNotFound`."""
+        model = self._view.find_model(name)
+        if model is None:
+            raise errors.ModelNotFound(name)
+        return model
+
+    def require_ready(self, model: Model) -> None:
+        """Raise what the contract says of every status but Ready."""
+        if self._admission.serving_node_count(model.id):
+            # A node serves it. Deriving the status would look at all nodes, for every request.
+            return
+        now = self._view.status_of(model.id)
+        match now.status:
+            case ModelStatus.READY:
+                return
+            case ModelStatus.AVAILABLE:
+                raise errors.ModelNotRegistered(model.id)
+            case ModelStatus.DOWNLOADING:
+                retry_after_s = ETA_UNKNOWN_RETRY_S
+                if now.eta_s is not None:
+                    retry_after_s = max(1, min(MAX_DOWNLOAD_RETRY_S, round(now.eta_s)))
+                raise errors.ModelDownloading(model.id, now.progress or 0.0, retry_after_s=retry_after_s)
+            case ModelStatus.ERROR:
+                raise errors.ModelFailed(
+                    f"Model '{model.id}' cannot be used: {now.error}. Pull it again to retry"
+                )
+            case ModelStatus.REGISTERED:
+                if any(report.state is ReplicaState.READY for _, report in self._view.replicas_of(model.id)):
+                    raise errors.NoNodeAvailable(
+                        f"Model '{model.id}': {now.error or 'its nodes are offline'}"
+                    )
+                reason = now.error or "waiting for its download to begin"
+                raise errors.ModelPending(f"Model '{model.id}' is registered: {reason}")

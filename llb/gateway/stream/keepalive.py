@@ -1,0 +1,75 @@
+"""SSE keep-alive: comments that keep proxies and clients from giving up on a silent stream."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
+
+from llb.base.tasks import TaskSupervisor
+from llb.gateway.stream.sse import SSE_KEEPALIVE
+
+SSE_KEEPALIVE_INTERVAL_S = 15.0
+
+
+class BodySink(Protocol):
+    """Receiver of the client's bytes. `write` returns when the client can take more and raises when it has gone.
+
+    Nothing follows a write that is marked as the `last`.
+    """
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
+
+
+class SseKeepalive:
+    """Writes SSE comments while the block runs longer than `interval_s`: a queue, a model load, a long prompt.
+
+    Nothing else may write to the sink inside the block. `has_written` says that the client has received bytes.
+    """
+
+    def __init__(self, sink: BodySink, interval_s: float = SSE_KEEPALIVE_INTERVAL_S) -> None:
+        self.has_written = False
+        self._sink = sink
+        self._interval_s = interval_s
+        self._stop = asyncio.Event()
+        self._tasks = TaskSupervisor("sse-keepalive")
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+
+    async def __aenter__(self) -> SseKeepalive:
+        # Most blocks end long before the first comment. Until then this is a timer, not a task.
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._stop.set()
+            try:
+                if not isinstance(error, asyncio.CancelledError):
+                    # A comment that is being written is written to its end.
+                    await self._task
+            finally:
+                await self._tasks.close()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _start(self) -> None:
+        self._task = self._tasks.spawn(self._write_comments(), "comments")
+
+    async def _write_comments(self) -> None:
+        while not self._stop.is_set():
+            self.has_written = True
+            try:
+                await self._sink.write(SSE_KEEPALIVE)
+            except Exception as error:
+                # The client has gone. The end of the block raises it.
+                self._error = error
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._interval_s)

@@ -1,0 +1,97 @@
+"""Server-Sent Events: framing, data lines, keep-alive comments and error events. The one place that splits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from llb.errors import LlbError
+
+SSE_KEEPALIVE = b": heartbeat\n\n"
+# A longer event is passed on in pieces.
+MAX_EVENT_BYTES = 256 * 1024
+_DATA = b"data:"
+
+
+def format_event(data: bytes, name: bytes = b"") -> bytes:
+    """One event with `data`, a single line, and its `name` if it has one."""
+    return (b"event: " + name + b"\n" if name else b"") + _DATA + b" " + data + b"\n\n"
+
+
+def format_error_event(error: LlbError) -> bytes:
+    """An error inside a stream, in OpenAI's shape."""
+    body = {"error": {"message": error.message, "type": error.type, "code": error.code, **error.details}}
+    return format_event(msgspec.json.encode(body))
+
+
+def parse_data_line(line: bytes) -> bytes | None:
+    """The value of a `data:` line, None for any other line."""
+    return line[len(_DATA) :].strip() if line.startswith(_DATA) else None
+
+
+def iter_data(events: bytes) -> Iterator[bytes]:
+    """Values of the `data:` lines in `events`, which holds whole lines."""
+    for line in events.splitlines():
+        if line.startswith(_DATA):
+            yield line[len(_DATA) :].strip()
+
+
+class DataLineReader:
+    """Reads the `data:` lines of a stream that arrives in pieces of any size."""
+
+    __slots__ = ("_partial_line",)
+
+    def __init__(self) -> None:
+        self._partial_line = b""
+
+    @property
+    def has_partial_line(self) -> bool:
+        return bool(self._partial_line)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Values of the `data:` lines that end in `data`."""
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        return [value for line in lines if (value := parse_data_line(line)) is not None]
+
+
+class SseFramer:
+    """Cuts a byte stream at event boundaries, so that a comment or an error can stand between two events.
+
+    An event over `MAX_EVENT_BYTES` is passed on in pieces; `is_mid_event` is true in between.
+    """
+
+    __slots__ = ("_held", "is_mid_event")
+
+    def __init__(self) -> None:
+        self.is_mid_event = False
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events that `data` completes; empty while none is complete."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        if data.endswith((b"\n\n", b"\r\n\r\n")):
+            self.is_mid_event = False
+            return data
+        end = _last_event_end(data)
+        if end:
+            self._held = data[end:]
+            self.is_mid_event = False
+            return data[:end]
+        if not self.is_mid_event and len(data) <= MAX_EVENT_BYTES:
+            self._held = data
+            return b""
+        self.is_mid_event = True
+        return data
+
+    def flush(self) -> bytes:
+        """The bytes after the last event boundary, at the end of the stream."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _last_event_end(data: bytes) -> int:
+    """Offset after the last whole event in `data`, 0 if there is none."""
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
