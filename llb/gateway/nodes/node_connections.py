@@ -12,7 +12,8 @@ from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.connection import PoolKey, UpstreamResponse
+from llb.gateway.http.connection import PoolKey
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.nodes.route_discovery import (
     NODE_CONNECT_TIMEOUT_S,
