@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from urllib.parse import SplitResult
 
 import psutil
 
@@ -27,6 +28,11 @@ def build_base_urls(scheme: str, listen_host: str, port: int) -> tuple[str, ...]
 
 def build_base_url(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def port_of_url(parts: SplitResult) -> int:
+    """Return the port of an `http` or `https` URL, the scheme's default if it names none."""
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _is_routable(text: str) -> bool:

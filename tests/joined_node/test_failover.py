@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from llb.gateway import dispatcher
-from llb.gateway.nodes.node_connections import RECOVERY_WINDOW_S
+from llb.gateway.nodes.route_monitor import RECOVERY_WINDOW_S
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.wire import ReplicaReport, ReplicaState
 from tests.gateway.node import Asked, Node, node

@@ -1,4 +1,4 @@
-"""Feels whether a host is still there while requests wait for it: a silent engine and a pulled cable look alike otherwise."""
+"""Liveness probe: detection of a vanished host while requests wait for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.connection import Connection
 from llb.gateway.http.upstream_errors import TransportError, UpstreamClosed
 
-# With the first repetition of the kernel (0.2 to 0.3 s) a host that vanishes is found out within 0.8 s.
+# With the kernel's first retransmission (0.2 to 0.3 s) a vanished host is detected within 0.8 s.
 PROBE_INTERVAL_S = 0.1
 TCP_USER_TIMEOUT_S = 0.35
-# While nothing waits: so that the next request need not find it out.
+# While no request waits, so that the next one need not detect the loss itself.
 TCP_KEEPALIVE_IDLE_S, TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 1, 1, 2
 NO_TIMEOUT_S = 365 * 86_400.0
-# Blanks before a JSON value that never comes.
+# The body is blanks before a JSON value that never comes.
 PROBE_HEAD = (
     b"POST /hop/pulse HTTP/1.1\r\n%bContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -23,10 +23,10 @@ PROBE_CHUNK = b"1\r\n \r\n"
 
 
 class LivenessProbe:
-    """A request on a connection of its own whose body never ends: a byte every 0.1 s while something waits.
+    """Request with an endless body on a connection of its own: a byte every 0.1 s while other requests wait.
 
-    What counts is that the other kernel acknowledges it, not that a program there finds the time to read: a host that is
-    busy is not taken for one that has gone.
+    A silent engine and a pulled cable look alike without it. The acknowledgement of the other kernel counts,
+    not whether a program there has time to read: a busy host must not be taken for a lost one.
     """
 
     def __init__(self, http_client: HttpClient, target: UpstreamTarget, connection: Connection) -> None:
@@ -42,7 +42,7 @@ class LivenessProbe:
     async def open(
         cls, http_client: HttpClient, target: UpstreamTarget, *, connect_timeout_s: float
     ) -> LivenessProbe:
-        """Raises `UpstreamFault`."""
+        """Connect a probe to `target`. Raises `TransportError`."""
         connection = await http_client.open_connection(target, connect_timeout_s=connect_timeout_s)
         sock = connection.socket
         platform_compat.set_tcp_user_timeout(sock, TCP_USER_TIMEOUT_S)
@@ -55,12 +55,13 @@ class LivenessProbe:
         return cls(http_client, target, connection)
 
     async def run(self) -> None:
-        """Until the host or its program is gone: then the requests that wait there have failed. Or until it was retired."""
+        """Wait until the probe is retired or its target is lost; then fail the requests that still wait."""
         try:
             response = await self._connection.send_request(
                 PROBE_HEAD % self._target.header_lines, b"", NO_TIMEOUT_S
             )
-            response.close()  # an answer is its end too
+            # The node never responds while it is well.
+            response.close()
         except TransportError:
             pass
         finally:
@@ -70,18 +71,18 @@ class LivenessProbe:
             self._http_client.fail_requests(self._target)
 
     def begin_wait(self) -> None:
-        """Something waits for the host, until `let_go()`."""
+        """Probe the host for one more waiting request, until `end_wait()`."""
         self._pending_requests += 1
         if self._timer is None:
             self._send_chunk()
 
     def end_wait(self) -> None:
-        """One that waited does not any more."""
+        """Stop probing for one request."""
         self._pending_requests -= 1
         self._close_if_done()
 
     def retire(self) -> None:
-        """Nothing more will be sent there; what waits is still cared for."""
+        """Close the probe as soon as no request waits; no new ones will come."""
         self._is_retired = True
         self._close_if_done()
 

@@ -1,10 +1,12 @@
-"""Where joined nodes are reached, and requests to them. A way that fails is left alone, and proved before it is used again."""
+"""Connections to joined nodes: a route to each, and the requests over it.
+
+A route that fails is dropped at once, and verified before it is used again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,157 +24,19 @@ from llb.gateway.nodes.route_discovery import (
     candidate_urls,
     tunnel_target,
 )
+from llb.gateway.nodes.route_monitor import RouteMonitor
 from llb.wire import Hello, ReachView, ReachWay
 
 log = logging.getLogger(__name__)
 
-MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 8.0  # whoever comes back is to be used within ten seconds
-RECOVERY_WINDOW_S = 4.0  # so long a node without a way is one that is just being looked for: by then its link says if it is gone
-STABLE_AFTER_S = 30.0  # a way that held for so long was good: the next pause is short again
-# At what a way costs, and whether a node that dials could be dialled: soon at first, its network may just be coming up.
-MIN_RECHECK_INTERVAL_S, MAX_RECHECK_INTERVAL_S = 1.0, 60.0
-IDLE_TUNNELS = 4  # connections that a node which cannot be dialled keeps ready
 WRONG_CREDENTIAL_REASON = (
-    "it does not take this balancer's credential: its node.json was replaced; let it leave and join again"
+    "it rejects this balancer's credential because its node.json was replaced: run leave and join on it again"
 )
-
-
-class _RouteMonitor:
-    """Looks for the way to one node, and for another when it fails, for as long as the node's link stands."""
-
-    def __init__(
-        self,
-        http_client: HttpClient,
-        discovery: RouteDiscovery,
-        hello: Hello,
-        urls: tuple[str, ...],
-        tasks: TaskSupervisor,
-        *,
-        on_tunnels_wanted: Callable[[int], None],
-        on_route_changed: Callable[[], None],
-    ) -> None:
-        self.instance = hello.instance
-        self.urls = urls
-        self.route: NodeRoute | None = None
-        self.targets: dict[
-            PoolKey, UpstreamTarget
-        ] = {}  # at which this process of the node was asked, by origin
-        self._node_name = hello.name
-        self._tasks = tasks
-        self._task = tasks.spawn(self._run(), f"search.{hello.name}")
-        self._is_recovery_expected = True  # that a way is found in a moment
-        self._recovery_timer = self._start_recovery_timer()
-        self._http_client = http_client
-        self._discovery = discovery
-        self._on_tunnels_wanted = on_tunnels_wanted
-        self._on_route_changed = on_route_changed
-
-    def stop(self) -> None:
-        """Look no more. The requests that wait are still cared for by their way's pulse."""
-        self._task.cancel()
-        self._drop_route()
-        self._recovery_timer.cancel()
-
-    @property
-    def may_recover(self) -> bool:
-        """Whether the node is there, or is hoped to be found in a moment."""
-        return self.route is not None or self._is_recovery_expected
-
-    def mark_failed(self, route: NodeRoute, reason: str) -> None:
-        """`way` is not to be used any more, if it still is."""
-        if self.route is route:
-            log.warning("node %s is left alone: %s", self._node_name, reason)
-            self._drop_route()
-
-    async def _run(self) -> None:
-        pause_s, said = MIN_BACKOFF_S, False
-        while True:
-            way = await self._find_route()
-            if way is not None:
-                said, began = False, time.monotonic()
-                self._use_route(way)
-                await self._monitor_route()
-                if time.monotonic() - began > STABLE_AFTER_S:
-                    pause_s = MIN_BACKOFF_S
-            elif not said:
-                said = True
-                log.warning(
-                    "node %s is reached at none of %s",
-                    self._node_name,
-                    ", ".join(self.urls) or "its addresses",
-                )
-            await asyncio.sleep(pause_s)
-            pause_s = min(MAX_BACKOFF_S, pause_s * 2)
-
-    def _drop_route(self) -> None:
-        way, self.route = self.route, None
-        if way is not None:
-            way.liveness_probe.retire()
-            self._http_client.close_idle(way.target)
-            way.lost_event.set()
-            self._recovery_timer.cancel()
-            self._recovery_timer = self._start_recovery_timer()
-            self._on_route_changed()
-
-    def _start_recovery_timer(self) -> asyncio.TimerHandle:
-        self._is_recovery_expected = True
-        return asyncio.get_running_loop().call_later(RECOVERY_WINDOW_S, self._give_up_recovery)
-
-    def _give_up_recovery(self) -> None:
-        self._is_recovery_expected = False
-        self._on_route_changed()
-
-    async def _find_route(self) -> NodeRoute | None:
-        way = await self._discovery.find_direct(self.urls)
-        if way is not None:
-            self._on_tunnels_wanted(0)
-            return way
-        self._on_tunnels_wanted(IDLE_TUNNELS)
-        return await self._discovery.find_tunnel()
-
-    def _use_route(self, route: NodeRoute) -> None:
-        before, self.route = self.route, route
-        if before is not None:
-            before.liveness_probe.retire()
-            self._http_client.close_idle(before.target)
-        self.targets[route.target.pool_key] = route.target
-        self._tasks.spawn(self._run_probe(route), f"pulse.{self._node_name}")
-        log.info(
-            "node %s is reached %s, and answers within %.1f ms",
-            self._node_name,
-            f"at {route.base_url}" if route.base_url is not None else "over connections that it dials itself",
-            route.latency_s * 1000,
-        )
-        self._on_route_changed()
-
-    async def _run_probe(self, route: NodeRoute) -> None:
-        await route.liveness_probe.run()
-        self.mark_failed(route, "it has gone")
-
-    async def _monitor_route(self) -> None:
-        pause_s = MIN_RECHECK_INTERVAL_S
-        while (way := self.route) is not None:
-            try:
-                async with asyncio.timeout(
-                    MAX_RECHECK_INTERVAL_S if way.kind is ReachWay.DIRECT else pause_s
-                ):
-                    await way.lost_event.wait()
-            except TimeoutError:
-                pause_s = min(MAX_RECHECK_INTERVAL_S, pause_s * 2)
-                await self._recheck_route(way)
-
-    async def _recheck_route(self, route: NodeRoute) -> None:
-        better = None if route.kind is ReachWay.DIRECT else await self._discovery.find_direct(self.urls)
-        if better is not None:
-            self._use_route(better)
-            self._on_tunnels_wanted(0)
-        elif (answer_s := await self._discovery.measure_latency(route.target)) is not None:
-            route.latency_s = answer_s
 
 
 @dataclass(frozen=True)
 class _DisconnectedNode:
-    """A node whose link has ended: the answers that it had begun may go on until it was silent for too long."""
+    """Node whose control link has ended: its responses may continue until it was silent for too long."""
 
     instance: str
     targets: dict[PoolKey, UpstreamTarget]
@@ -180,42 +44,43 @@ class _DisconnectedNode:
 
 
 class NodeConnections:
-    """The way to each node whose link stands, and the requests along it."""
+    """Routes to every node whose control link is up, and requests over them."""
 
     def __init__(
         self, http_client: HttpClient, credential_of: Callable[[str], str | None], *, tls_only: bool = False
     ) -> None:
-        """With `tls_only` a node that speaks no TLS is reached over the connections that it dials, which do."""
+        """With `tls_only` a node without TLS is reached over the tunnels that it dials, which have it."""
         self._tls_only = tls_only
         self._http_client = http_client
         self._credential_of = credential_of
-        self._monitors: dict[str, _RouteMonitor] = {}
+        self._monitors: dict[str, RouteMonitor] = {}
         self._disconnected: dict[str, _DisconnectedNode] = {}
-        self._tasks = TaskSupervisor("reach")
-        # Node id, number of idle tunnels to keep.
+        self._tasks = TaskSupervisor("node_connections")
+        # Node id, number of idle tunnels to keep
         self.tunnels_wanted: Topic[str, int] = Topic()
         self.route_changed: Topic[str] = Topic()
 
     def route_of(self, node_id: str) -> NodeRoute | None:
-        search = self._monitors.get(node_id)
-        return None if search is None else search.route
+        """Return the route in use, or None."""
+        monitor = self._monitors.get(node_id)
+        return None if monitor is None else monitor.route
 
     def may_recover(self, node_id: str) -> bool:
-        """Whether a node has a way, or is likely to have one in a moment."""
-        search = self._monitors.get(node_id)
-        return search is not None and search.may_recover
+        """Whether a node has a route, or is expected to have one soon."""
+        monitor = self._monitors.get(node_id)
+        return monitor is not None and monitor.may_recover
 
     def base_url_of(self, node_id: str) -> str | None:
-        """The base URL at which a node is dialled."""
-        way = self.route_of(node_id)
-        return None if way is None else way.base_url
+        """Return the base URL that a node is dialled at, or None."""
+        route = self.route_of(node_id)
+        return None if route is None else route.base_url
 
     def reach_view_of(self, node_id: str) -> ReachView:
-        """How a node is reached, as the API shows it."""
-        way = self.route_of(node_id)
-        if way is None:
+        """Return the API's view of the route to a node."""
+        route = self.route_of(node_id)
+        if route is None:
             return ReachView(way=ReachWay.NONE)
-        return ReachView(way=way.kind, answer_ms=round(way.latency_s * 1000, 1))
+        return ReachView(way=route.kind, answer_ms=round(route.latency_s * 1000, 1))
 
     async def request(
         self,
@@ -227,15 +92,18 @@ class NodeConnections:
         *,
         header_timeout_s: float,
     ) -> UpstreamResponse:
-        """A node's answer, once its head has come; the caller closes it, and says when somebody has `heard()` of it. Until
-        then it fails within a second where the node has gone: here, or when it is read. Raises `UpstreamFault`."""
-        way = self.route_of(node_id)
-        if way is None:
-            raise ConnectError("there is no way to the node")
-        way.liveness_probe.begin_wait()
+        """Return a node's response once its head is complete; the caller closes it.
+
+        Until the caller calls `mark_started()` the response fails within a second after the node was lost.
+        Raises `TransportError`.
+        """
+        route = self.route_of(node_id)
+        if route is None:
+            raise ConnectError("no route to the node")
+        route.liveness_probe.begin_wait()
         try:
             response = await self._http_client.request(
-                way.target,
+                route.target,
                 method,
                 path,
                 headers,
@@ -244,31 +112,35 @@ class NodeConnections:
                 header_timeout_s=header_timeout_s,
             )
         except BaseException as error:
-            way.liveness_probe.end_wait()
-            if isinstance(error, TransportError) and not _is_only_slow(error, way):
-                self._mark_failed(node_id, way, f"a request to it failed ({error})")
+            route.liveness_probe.end_wait()
+            if isinstance(error, TransportError) and not _may_be_only_slow(error, route):
+                self._mark_failed(node_id, route, f"a request failed ({error})")
             raise
-        response.defer_started(way.liveness_probe.end_wait)
+        response.defer_started(route.liveness_probe.end_wait)
         if response.status == 401 and any(name == b"www-authenticate" for name, _ in response.headers):
             response.close()
-            self._mark_failed(node_id, way, WRONG_CREDENTIAL_REASON)
+            self._mark_failed(node_id, route, WRONG_CREDENTIAL_REASON)
             raise ConnectError("the node does not know its balancer")
         return response
 
-    # --- what is heard of nodes ---------------------------------------------------------------------
+    # --- events of nodes ----------------------------------------------------------------------------
 
     def connect_node(self, hello: Hello, observed_address: str | None) -> None:
-        """A node is there: find the best of its addresses, and of the one from which it dialled."""
+        """Start the search for a route to a node that has linked up, unless its current route is still good.
+
+        Candidates are the node's own addresses and `observed_address`, from which it dialled.
+        """
         node_id, urls = hello.node_id, candidate_urls(hello.addresses, observed_address)
-        before = self._monitors.get(node_id)
-        same = before is not None and (before.instance, before.urls) == (hello.instance, urls)
-        if same and self.base_url_of(node_id) is not None:
-            return  # only its link is new
-        asked_at = self._take_previous_targets(node_id, hello.instance)
+        previous = self._monitors.get(node_id)
+        is_same = previous is not None and (previous.instance, previous.urls) == (hello.instance, urls)
+        if is_same and self.base_url_of(node_id) is not None:
+            # Only its control link is new.
+            return
+        previous_targets = self._stop_previous(node_id, hello.instance)
         credential = self._credential_of(node_id)
         if credential is None:
             return
-        search = self._monitors[node_id] = _RouteMonitor(
+        monitor = self._monitors[node_id] = RouteMonitor(
             self._http_client,
             RouteDiscovery(
                 self._http_client,
@@ -281,54 +153,63 @@ class NodeConnections:
             hello,
             urls,
             self._tasks,
-            on_tunnels_wanted=lambda spares: self.tunnels_wanted.publish(node_id, spares),
+            on_tunnels_wanted=lambda count: self.tunnels_wanted.publish(node_id, count),
             on_route_changed=lambda: self.route_changed.publish(node_id),
         )
-        search.targets |= asked_at
+        monitor.targets |= previous_targets
+        monitor.start()
         self.route_changed.publish(node_id)
 
     def disconnect_node(self, node_id: str, silent_s: float = 0.0) -> None:
-        """The node's link has ended, `silent_s` after it was last heard; or the node was removed."""
-        search = self._monitors.pop(node_id, None)
-        if search is not None:
-            search.stop()
-            end = asyncio.get_running_loop().call_later(
+        """Stop the search for a node that was removed, or whose link ended.
+
+        `silent_s` is the time since the node's last message.
+        """
+        monitor = self._monitors.pop(node_id, None)
+        if monitor is not None:
+            monitor.stop()
+            expiry_timer = asyncio.get_running_loop().call_later(
                 max(0.0, SILENCE_TIMEOUT_S - silent_s), self._expire_disconnected, node_id
             )
-            self._disconnected[node_id] = _DisconnectedNode(search.instance, search.targets, end)
+            self._disconnected[node_id] = _DisconnectedNode(monitor.instance, monitor.targets, expiry_timer)
 
     def accept_tunnel(self, node_id: str, transport: asyncio.Transport) -> None:
-        """Take a connection that a node has dialled."""
+        """Add a connection that a node has dialled to the pool."""
         self._http_client.adopt_connection(tunnel_target(node_id), transport)
 
     def expects_tunnel(self, node_id: str) -> bool:
-        """Whether the node's link stands, so that it may dial."""
+        """Whether the node may dial tunnels: its control link is up."""
         return node_id in self._monitors
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Stop every search; idempotent."""
         for node_id in tuple(self._monitors):
             self.disconnect_node(node_id)
-        for gone in self._disconnected.values():
-            gone.expiry_timer.cancel()
+        for disconnected in self._disconnected.values():
+            disconnected.expiry_timer.cancel()
         await self._tasks.close()
 
     def _mark_failed(self, node_id: str, route: NodeRoute, reason: str) -> None:
-        search = self._monitors.get(node_id)
-        if search is not None:
-            search.mark_failed(route, reason)
+        monitor = self._monitors.get(node_id)
+        if monitor is not None:
+            monitor.mark_failed(route, reason)
 
-    def _take_previous_targets(self, node_id: str, instance: str) -> dict[PoolKey, UpstreamTarget]:
-        """Where this process of the node has been asked before. What another one was answering has ended with it."""
-        search, gone = self._monitors.pop(node_id, None), self._disconnected.pop(node_id, None)
-        if search is not None:
-            search.stop()
-        if gone is not None:
-            gone.expiry_timer.cancel()
-        before = search or gone
-        if before is None or before.instance == instance:
-            return {} if before is None else before.targets
-        self._fail_requests(before.targets)
+    def _stop_previous(self, node_id: str, instance: str) -> dict[PoolKey, UpstreamTarget]:
+        """Stop the node's previous monitor, and return its targets if the node's process is the same one.
+
+        Responses of an earlier process have ended with it: their requests fail.
+        """
+        monitor, disconnected = self._monitors.pop(node_id, None), self._disconnected.pop(node_id, None)
+        if monitor is not None:
+            monitor.stop()
+        if disconnected is not None:
+            disconnected.expiry_timer.cancel()
+        previous = monitor or disconnected
+        if previous is None:
+            return {}
+        if previous.instance == instance:
+            return previous.targets
+        self._fail_requests(previous.targets)
         return {}
 
     def _expire_disconnected(self, node_id: str) -> None:
@@ -339,8 +220,8 @@ class NodeConnections:
             self._http_client.fail_requests(target, include_started=True)
 
 
-def _is_only_slow(error: TransportError, route: NodeRoute) -> bool:
-    """Whether the node may well be there: it is its program that has to answer, or to dial in time."""
+def _may_be_only_slow(error: TransportError, route: NodeRoute) -> bool:
+    """Whether the host may be fine, and only its program slow to respond or to dial a tunnel."""
     if isinstance(error, ConnectError):
         return error.is_timeout and route.kind is ReachWay.REVERSE
     return isinstance(error, UpstreamTimeout)

@@ -1,4 +1,4 @@
-"""A way to a joined node: who answers at an address shows that it is the node, and a pulse tells when it has gone."""
+"""Route discovery: how a joined node is reached, over an address of its own or over tunnels that it dials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from llb.base.net_addresses import build_base_url
+from llb.base.net_addresses import build_base_url, port_of_url
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.nodes.liveness_probe import LivenessProbe
@@ -22,13 +22,13 @@ from llb.wire.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
-NODE_CONNECT_TIMEOUT_S = (
-    0.8  # longer, and a host that is switched off would delay a request by more than a second
-)
-TUNNEL_TIMEOUT_S = 1.0  # a node that is asked to dial; what comes later is found by the next look
+# A longer timeout would let a host that is switched off delay a request by more than a second.
+NODE_CONNECT_TIMEOUT_S = 0.8
+# For the first tunnel of a node; a later one is found by the next search.
+TUNNEL_TIMEOUT_S = 1.0
 PROOF_TIMEOUT_S = 2.0
 MAX_PROOF_BYTES = 4096
-# Requests over a connection that the node has dialled are not from its own host, although they may look so.
+# Requests over a tunnel do not come from the node's own host, although their source address says so.
 TUNNEL_HEADERS = ((b"x-llb-hop", b"1"),)
 
 
@@ -38,18 +38,20 @@ class _Proof(Struct):
 
 @dataclass(eq=False)
 class NodeRoute:
-    """How a node is reached. `answer_s`: how long it takes to answer a small request there, as last measured."""
+    """Verified route to a node."""
 
     kind: ReachWay
-    base_url: str | None  # its base URL, where it is dialled
+    # None for a tunnel
+    base_url: str | None
     target: UpstreamTarget
+    # of a small request, as last measured
     latency_s: float
     liveness_probe: LivenessProbe
     lost_event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class RouteDiscovery:
-    """Finds ways to one node."""
+    """Search for routes to one node."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class RouteDiscovery:
         trust_anchor: str = tls_trust.SYSTEM_TRUST,
         tls_only: bool = False,
     ) -> None:
-        """`anchor` is by what the node is believed over TLS; with `tls_only` it is dialled in no other way."""
+        """With `tls_only` the node is dialled over TLS only, and verified by `trust_anchor`."""
         self._trust_anchor = trust_anchor
         self._tls_only = tls_only
         self._http_client = http_client
@@ -71,36 +73,34 @@ class RouteDiscovery:
         self._unverified_hosts: set[str] = set()
 
     async def find_direct(self, urls: tuple[str, ...]) -> NodeRoute | None:
-        """The quickest of the addresses at which the node is found."""
-        found = [answer for answer in await asyncio.gather(*(self._try_url(url) for url in urls)) if answer]
-        for answer_s, url, target in sorted(found, key=lambda answer: answer[0]):
-            if (pulse := await self._open_probe(target)) is not None:
-                return NodeRoute(ReachWay.DIRECT, url, target, answer_s, pulse)
+        """Return the route of lowest latency among `urls`, or None."""
+        attempts = await asyncio.gather(*(self._try_url(url) for url in urls))
+        reachable = [attempt for attempt in attempts if attempt is not None]
+        for latency_s, url, target in sorted(reachable, key=lambda attempt: attempt[0]):
+            if (probe := await self._open_probe(target)) is not None:
+                return NodeRoute(ReachWay.DIRECT, url, target, latency_s, probe)
         return None
 
     async def find_tunnel(self) -> NodeRoute | None:
-        """Over the connections that the node has dialled, or is about to dial."""
+        """Return the route over the tunnels that the node has dialled or is about to dial, or None."""
         target = tunnel_target(self._node_id, self._credential)
-        answer_s = await self.measure_latency(target, TUNNEL_TIMEOUT_S)
-        pulse = None if answer_s is None else await self._open_probe(target)
-        return (
-            None
-            if answer_s is None or pulse is None
-            else NodeRoute(ReachWay.REVERSE, None, target, answer_s, pulse)
-        )
+        latency_s = await self.measure_latency(target, TUNNEL_TIMEOUT_S)
+        if latency_s is None or (probe := await self._open_probe(target)) is None:
+            return None
+        return NodeRoute(ReachWay.REVERSE, None, target, latency_s, probe)
 
     async def measure_latency(
         self, target: UpstreamTarget, connect_timeout_s: float = NODE_CONNECT_TIMEOUT_S
     ) -> float | None:
-        """How long the node takes to answer at `target`, on a connection that stands; None if it is not the node."""
-        shortest_s: float | None = None
-        for _ in range(2):  # the first one may have to connect, and wakes whoever sleeps
-            began = time.monotonic()
+        """Return the node's latency at `target` in seconds, without the connect; None if it is not there."""
+        latencies_s: list[float] = []
+        # The first request may have to connect, and wakes hosts from power saving.
+        for _ in range(2):
+            started_at = time.monotonic()
             if not await self._verify_identity(target, connect_timeout_s):
                 return None
-            answer_s = time.monotonic() - began
-            shortest_s = answer_s if shortest_s is None else min(answer_s, shortest_s)
-        return shortest_s
+            latencies_s.append(time.monotonic() - started_at)
+        return min(latencies_s)
 
     async def _try_url(self, url: str) -> tuple[float, str, UpstreamTarget] | None:
         parts = urlsplit(url)
@@ -109,15 +109,15 @@ class RouteDiscovery:
             return None
         target = UpstreamTarget(
             parts.hostname,
-            parts.port or (443 if tls else 80),
+            port_of_url(parts),
             api_key=self._credential,
             trust_anchor=self._trust_anchor if tls else None,
         )
-        answer_s = await self.measure_latency(target)
-        return None if answer_s is None else (answer_s, url, target)
+        latency_s = await self.measure_latency(target)
+        return None if latency_s is None else (latency_s, url, target)
 
     async def _verify_identity(self, target: UpstreamTarget, connect_timeout_s: float) -> bool:
-        """Whether the node is at `target`. Nobody is shown a credential before."""
+        """Whether the node is at `target`. The credential is not sent: the node proves that it knows it."""
         nonce = secrets.token_hex(16)
         try:
             response = await self._http_client.request(
@@ -127,21 +127,17 @@ class RouteDiscovery:
                 connect_timeout_s=connect_timeout_s,
                 header_timeout_s=PROOF_TIMEOUT_S,
             )
-            shown = msgspec.json.decode(
+            proof = msgspec.json.decode(
                 await response.read(MAX_PROOF_BYTES, PROOF_TIMEOUT_S), type=_Proof
             ).proof
         except (TransportError, *DECODE_ERRORS, ValueError):
             return False
-        if tokens.tokens_equal(shown, tokens.challenge_response(self._credential, self._node_id, nonce)):
+        if tokens.tokens_equal(proof, tokens.challenge_response(self._credential, self._node_id, nonce)):
             return True
-        where = target.host if target.tunnel_id is None else "a connection of its own"
-        if where not in self._unverified_hosts:
-            self._unverified_hosts.add(where)
-            log.warning(
-                "what answers at %s is not the node %s, or it has forgotten that it joined",
-                where,
-                self._node_name,
-            )
+        host = target.host if target.tunnel_id is None else "the other end of its tunnel"
+        if host not in self._unverified_hosts:
+            self._unverified_hosts.add(host)
+            log.warning("%s is not the node %s, or has lost its membership", host, self._node_name)
         return False
 
     async def _open_probe(self, target: UpstreamTarget) -> LivenessProbe | None:
@@ -154,19 +150,15 @@ class RouteDiscovery:
 
 
 def tunnel_target(node_id: str, credential: str | None = None) -> UpstreamTarget:
-    """The target of requests over the connections that a node has dialled."""
+    """Return the target of requests over the tunnels that a node has dialled."""
     return UpstreamTarget("localhost", 80, api_key=credential, headers=TUNNEL_HEADERS, tunnel_id=node_id)
 
 
 def candidate_urls(addresses: tuple[str, ...], observed_address: str | None) -> tuple[str, ...]:
-    """Where to look for a node: what it says, and where it dialled from with the ports that it says."""
-    found = dict.fromkeys(addresses)
+    """Return the URLs to try: the node's own, then the observed address with the ports of those."""
+    urls = dict.fromkeys(addresses)
     if observed_address is not None:
         for url in addresses:
             parts = urlsplit(url)
-            found[
-                build_base_url(
-                    parts.scheme, observed_address, parts.port or (443 if parts.scheme == "https" else 80)
-                )
-            ] = None
-    return tuple(found)
+            urls[build_base_url(parts.scheme, observed_address, port_of_url(parts))] = None
+    return tuple(urls)

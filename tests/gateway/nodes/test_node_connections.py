@@ -12,7 +12,8 @@ from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S
-from llb.gateway.nodes.node_connections import MIN_BACKOFF_S, NodeConnections
+from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.nodes.route_monitor import MIN_BACKOFF_S
 from llb.wire import ReachWay
 from tests.gateway.node import CREDENTIAL, NODE_ID, Node, node
 
