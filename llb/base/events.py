@@ -1,4 +1,4 @@
-"""Event bus with a bounded queue per reader, and topics whose handlers run at once. Both in-process and synchronous."""
+"""Events within the process: a bus with a bounded queue per subscriber, and topics with synchronous handlers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DEFAULT_QUEUE_LIMIT = 256
 
 
 class Subscription(Generic[E]):
-    """One reader's queue. After an overflow `get()` raises `Overflow` once and the queue starts empty again."""
+    """Queue of one subscriber; a context manager that unsubscribes at its end.
+
+    After an overflow `get()` raises `SubscriptionOverflow` once, and the queue starts empty again.
+    """
 
     def __init__(self, bus: EventBus[E], limit: int) -> None:
         self._bus = bus
@@ -26,7 +29,7 @@ class Subscription(Generic[E]):
 
     def put(self, event: E) -> None:
         if len(self._queue) >= self._limit:
-            # A gap the reader cannot see would be a lie: throw all away and make it begin anew.
+            # A silent gap would leave the subscriber with a wrong picture: it has to start from a snapshot.
             self._overflowed = True
             self._queue.clear()
         if not self._overflowed:
@@ -34,7 +37,7 @@ class Subscription(Generic[E]):
         self._wake.set()
 
     async def get(self) -> E:
-        """The next event; raises `Overflow` when the reader was too slow and must take a snapshot."""
+        """Return the next event. Raises `SubscriptionOverflow` when events were dropped."""
         while not self._queue and not self._overflowed:
             self._wake.clear()
             await self._wake.wait()
@@ -56,23 +59,24 @@ class Subscription(Generic[E]):
 
 
 class SubscriptionOverflow(Exception):
-    """More events waited for a reader than its limit; it must take a new snapshot."""
+    """Events were dropped because the queue was full; the subscriber needs a new snapshot."""
 
 
 class EventBus(Generic[E]):
-    """Publishes each event to every subscription, in order, without ever blocking the publisher."""
+    """Delivers each event to every subscription, in order, and never blocks the publisher."""
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription[E]] = []
 
     def publish(self, event: E) -> None:
-        for reader in tuple(self._subscriptions):
-            reader.put(event)
+        for subscription in tuple(self._subscriptions):
+            subscription.put(event)
 
     def subscribe(self, limit: int = DEFAULT_QUEUE_LIMIT) -> Subscription[E]:
-        reader = Subscription(self, limit)
-        self._subscriptions.append(reader)
-        return reader
+        """Open a subscription that holds at most `limit` events that were not read yet."""
+        subscription = Subscription(self, limit)
+        self._subscriptions.append(subscription)
+        return subscription
 
     def unsubscribe(self, subscription: Subscription[E]) -> None:
         if subscription in self._subscriptions:
@@ -80,9 +84,9 @@ class EventBus(Generic[E]):
 
 
 class Topic(Generic[*Args]):
-    """Typed event of one component. Composition roots subscribe; handlers run within `publish`, in that order.
+    """Event of one component; `publish` calls the handlers in the order of their subscription.
 
-    A handler must be quick and must not raise: it runs in the publisher's step.
+    A handler must be quick and must not raise, because it runs inside the publisher.
     """
 
     def __init__(self) -> None:

@@ -15,6 +15,6 @@ class IllegalTransition(RuntimeError):
 def check_transition(
     transitions: Mapping[State, frozenset[State]], old_state: State, new_state: State, *, subject: str
 ) -> None:
-    """Raises `IllegalTransition`, with `subject` in its message, unless the table allows the change."""
+    """Raise `IllegalTransition`, with `subject` in its message, unless the table allows the change."""
     if new_state not in transitions[old_state]:
         raise IllegalTransition(f"{subject}: {old_state} → {new_state}")

@@ -1,4 +1,4 @@
-"""The log: one line an event on standard error, as text or JSON, with the id of the request it belongs to, and of its trace."""
+"""Logging: one line per record on standard error, as text or JSON, with the request id and the trace id."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
 def bind_request(current_request_id: str | None, current_trace_id: str | None = None) -> None:
-    """What is logged from here on, in this context, belongs to that request; None: to none."""
+    """Attach these ids to all log records of the current context; None for a context without a request."""
     request_id.set(current_request_id)
     trace_id.set(current_trace_id)
 
 
 class TextFormatter(logging.Formatter):
+    """Formats a record as one line of text, in UTC."""
+
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        ids = [known for known in (request_id.get(), trace_id.get()) if known]
+        ids = [value for value in (request_id.get(), trace_id.get()) if value]
         return f"{text} [{' '.join(ids)}]" if ids else text
 
 
 class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object."""
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -39,17 +43,16 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (current := request_id.get()) is not None:
-            entry["request_id"] = current
-        if (trace := trace_id.get()) is not None:
-            entry["trace_id"] = trace
+        for name, value in (("request_id", request_id.get()), ("trace_id", trace_id.get())):
+            if value is not None:
+                entry[name] = value
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(entry).decode()
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Send every log of the process to standard error in this form; replaces what was installed before."""
+    """Send all logs of the process to standard error in `log_format`, in place of the handlers set before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
@@ -59,6 +62,6 @@ def configure_logging(level: str, log_format: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # Sanic tells of every start and stop of its worker, and its libraries of every request they make.
+    # Sanic logs each start and stop of its worker, and the libraries log each request that they make.
     for name in ("sanic.root", "sanic.server", "httpx2", "httpcore2", "websockets", "asyncio", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""To which llb this host lends itself: `node.json` in its home, for its owner only (0600)."""
+"""Node identity: the membership of this host in a cluster, in `node.json` of its home (mode 0600)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ NODE_FILE_NAME = "node.json"
 
 
 class Membership(Struct, frozen=True, kw_only=True):
-    """`credential` is what this node shows its balancer, `hop_credential` what the balancer shows it."""
+    """Membership of a cluster, written when this host joins.
+
+    `credential` authenticates this node to its balancer, `hop_credential` the balancer to this node.
+    """
 
     balancer_url: str
     cluster_id: str
@@ -23,11 +26,12 @@ class Membership(Struct, frozen=True, kw_only=True):
     name: str
     credential: str
     hop_credential: str
-    anchor: str = ""  # of the balancer, over TLS: what `llb.security.tls_trust` takes
+    # The balancer's trust anchor over TLS, see `llb.security.tls_trust`.
+    anchor: str = ""
 
 
 def read_membership(home: Path) -> Membership | None:
-    """None where this host stands alone. Raises `SetupError` for a file that makes no sense."""
+    """Return the membership, None for a host that has not joined. Raises `SetupError` for a broken file."""
     path = home / NODE_FILE_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Membership)
@@ -36,7 +40,7 @@ def read_membership(home: Path) -> Membership | None:
     except (OSError, *DECODE_ERRORS) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SetupError(
-            f"{path} cannot be read ({reason}): remove it to let this host stand alone, or join again."
+            f"{path} cannot be read ({reason}): remove it to run this host on its own, or join again."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What differs between operating systems, in one place. Where Unix is missing, a working fallback stands in."""
+"""Differences between operating systems: files, locks, processes and sockets, with a fallback for each."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ _uvloop = _import_optional("uvloop")
 _pwrite = getattr(os, "pwrite", None)
 _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 
-_FICLONE = 0x40049409  # linux/fs.h
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# How each kernel is told to give up on data that nobody acknowledges: the option, and how many of its units are a second.
-_TCP_USER_TIMEOUT = {
-    "linux": (18, 1000),  # TCP_USER_TIMEOUT, linux/tcp.h
-    "darwin": (0x80, 1),  # TCP_RXT_CONNDROPTIME, netinet/tcp.h
-    "win32": (14, 1000),  # TCP_MAXRTMS, ws2ipdef.h
-}
-# Beyond any content: Windows forbids others to read a locked range, and the owner's pid must stay readable.
+# linux/fs.h and linux/prctl.h
+_FICLONE = 0x40049409
+_PR_SET_PDEATHSIG = 1
+# Socket option that limits how long sent data may stay unacknowledged, and its units per second: TCP_USER_TIMEOUT of
+# linux/tcp.h, TCP_RXT_CONNDROPTIME of netinet/tcp.h, TCP_MAXRTMS of ws2ipdef.h.
+_TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 1000)}
+# Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
 
 
@@ -45,7 +43,7 @@ _MSVCRT_LOCK_OFFSET = 1 << 20
 
 
 def open_for_update(path: Path) -> int:
-    """A descriptor to read and write `path`, made (0600) if missing; never through a symbolic link. Raises OSError."""
+    """Open `path` to read and write, created with 0600 if missing, never through a symbolic link. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o600)
 
@@ -64,7 +62,10 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def clone_file(src: Path, dst: Path) -> bool:
-    """Make `dst`, which must not exist, share `src`'s blocks (copy on write); False where that cannot be done."""
+    """Create `dst` as a copy-on-write clone of `src`; False where the file system cannot.
+
+    Raises FileExistsError if `dst` exists.
+    """
     if _fcntl is None or not sys.platform.startswith("linux"):
         return False
     with src.open("rb") as reader, dst.open("xb") as writer:
@@ -78,14 +79,14 @@ def clone_file(src: Path, dst: Path) -> bool:
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the names in directory `path` durable; where directories cannot be synced, nothing."""
+    """Make the entries of directory `path` durable; no effect where directories cannot be synced."""
     if _o_directory is None:
         return
     fd = os.open(path, os.O_RDONLY | _o_directory)
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems refuse to sync a directory; they are as durable as they get.
+        # Some network file systems refuse to sync a directory.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -93,20 +94,21 @@ def fsync_dir(path: Path) -> None:
 
 
 def replace_durably(src: Path, dst: Path) -> None:
-    """Rename `src` over `dst` atomically, and let the rename survive a power cut. The caller synced `src`'s bytes."""
+    """Rename `src` over `dst`, atomically and durably; the content of `src` must be synced already."""
     src.replace(dst)
     fsync_dir(dst.parent)
 
 
 def make_private_dir(path: Path) -> None:
-    """Make `path` and its parents exist; a new `path` is its owner's alone, an existing one keeps its mode."""
+    """Create `path` (0700) and its parents where missing; an existing directory keeps its mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_private_file(path: Path, data: bytes) -> None:
-    """Replace `path` by a file with `data` that only its owner can read (0600): atomically and durably."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp creates with 0600
+    """Write `data` to `path` with mode 0600, atomically and durably. Raises OSError."""
+    # mkstemp creates the file with 0600.
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
@@ -119,33 +121,33 @@ def write_private_file(path: Path, data: bytes) -> None:
 
 
 def free_disk_bytes(path: Path) -> int:
-    """Bytes this user may still write where `path` is, or would be once it is made. Raises OSError."""
-    here = path.absolute()
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    return shutil.disk_usage(here).free
+    """Return the free bytes of the disk that holds `path`, or will hold it once created. Raises OSError."""
+    ancestor = path.absolute()
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    return shutil.disk_usage(ancestor).free
 
 
 # --- locks -------------------------------------------------------------------------------------------
 
 
 class FileLock:
-    """An exclusive lock of a file, held until `close()` or the end of the process, however it ends."""
+    """Exclusive lock of a file, held until `close()` or the end of the process."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd: int | None = fd
 
     def close(self) -> None:
-        """Release it; idempotent. The file stays: unlinking it would let two processes lock two files."""
+        """Release the lock; idempotent. The file stays: without it, two processes could lock two files."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def try_lock_file(path: Path) -> FileLock | None:
-    """Lock `path` (made if missing, 0600) without waiting; None while another process holds it. Raises OSError."""
-    # Descriptors that Python opens are not inherited: no engine started by us can keep the lock alive.
+    """Lock `path` (created with 0600 if missing) without waiting; None while it is locked. Raises OSError."""
+    # Child processes do not inherit descriptors that Python opens, so no engine can keep the lock alive.
     fd = open_for_update(path)
     try:
         if not _try_lock(fd):
@@ -161,7 +163,7 @@ def try_lock_file(path: Path) -> FileLock | None:
 
 
 def read_lock_owner(path: Path) -> int | None:
-    """The process id that the last holder of `path`'s lock wrote, for messages to people; None if unknown."""
+    """Return the process id that the last holder of the lock wrote, for messages; None if unknown."""
     try:
         return int(path.read_bytes()[:20])
     except (OSError, ValueError):
@@ -186,7 +188,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop: uvloop's where it is installed, else asyncio's own."""
+    """Create an event loop: uvloop's where it is installed, else asyncio's own."""
     if _uvloop is not None:
         loop: asyncio.AbstractEventLoop = _uvloop.new_event_loop()
         return loop
@@ -194,15 +196,15 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask this process to stop."""
+    """Return the signals that ask this process to stop."""
     names = ("SIGINT", "SIGBREAK") if sys.platform == "win32" else ("SIGINT", "SIGTERM")
     return tuple(getattr(signal, name) for name in names)
 
 
 def kill_with_parent() -> bool:
-    """Have the kernel kill this process when the thread that started it ends; False where no kernel offers it.
+    """Have the kernel kill this process when its parent ends; False where the kernel does not offer that.
 
-    Start such a child from a thread that lives as long as the process: the signal follows the thread.
+    The signal follows the thread that started the child, so that thread must live as long as the parent.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -214,7 +216,10 @@ def kill_with_parent() -> bool:
 
 
 def set_reuse_address(sock: socket.socket) -> None:
-    """Let a restarted server take its port back at once. On Windows that option would let others take it: not there."""
+    """Let a restarted server bind its port at once.
+
+    Not on Windows, where the option would let another process bind a port in use.
+    """
     if sys.platform != "win32":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
@@ -223,10 +228,11 @@ def set_reuse_address(sock: socket.socket) -> None:
 
 
 def set_tcp_user_timeout(sock: Any, timeout_s: float) -> bool:
-    """Have the kernel end a TCP connection when what was sent over it is not acknowledged for `after_s`; False where it
-    cannot. The other kernel acknowledges, however busy the program behind it is, until its buffer is full.
+    """Have the kernel end a TCP connection whose sent data stays unacknowledged for `timeout_s`.
 
-    Linux counts from its first repetition on, 0.2 to 0.3 s after the sending where answers come at once.
+    Returns False where the kernel cannot. The peer's kernel acknowledges, however busy its program is, until
+    its receive buffer is full. Linux counts from its first retransmission on: 0.2 to 0.3 s after the data was
+    sent, on a network with a short round trip.
     """
     option, units = _TCP_USER_TIMEOUT.get(sys.platform, (None, 0))
     if option is None:
@@ -239,8 +245,10 @@ def set_tcp_user_timeout(sock: Any, timeout_s: float) -> bool:
 
 
 def enable_tcp_keepalive(sock: Any, *, idle_s: int, interval_s: int, probe_count: int) -> None:
-    """Have the kernel ask a silent TCP peer after `after_s` whether it is there, and end the connection when `times` of
-    its questions got no answer (Linux: or when `end_unacknowledged` says so)."""
+    """Have the kernel probe a TCP peer that was silent for `idle_s`, every `interval_s` seconds.
+
+    The connection ends after `probe_count` unanswered probes, on Linux also after the TCP user timeout.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
     for name, value in ((idle, idle_s), ("TCP_KEEPINTVL", interval_s), ("TCP_KEEPCNT", probe_count)):

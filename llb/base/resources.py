@@ -1,4 +1,4 @@
-"""Where the data files that ship with the program lie."""
+"""Data files that ship with the program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def resource_path(name: str) -> Path:
-    """The shipped file or directory `name`: inside an installed wheel, else at the top of the checkout."""
+    """Return the path of a shipped file or directory: in the installed wheel, else at the top of the checkout."""
     installed = _PACKAGE / "_share" / name
     return installed if installed.exists() else _PACKAGE.parent / name

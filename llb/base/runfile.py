@@ -1,7 +1,7 @@
-"""How a command finds the server of its own home: `run.json`, readable by the owner only, beside the home's lock.
+"""Run file: address and token of the server that runs on a home, in `run.json` (mode 0600).
 
-The server writes it after it has bound its port and while it holds the lock. A command trusts it only while the
-lock is held, so that a program which merely answers on the port is never handed the token.
+The server writes the file once its port is bound, and holds the lock of its home as long as it runs. A command
+trusts the file only while the lock is held, so that it never sends the token to another program on the port.
 """
 
 from __future__ import annotations
@@ -12,32 +12,30 @@ import msgspec
 from msgspec import Struct
 
 from llb.base import platform_compat
+from llb.base.net_addresses import build_base_url
 from llb.wire.decoding import DECODE_ERRORS
 
 LOCK_NAME = "llb.lock"
 RUN_FILE_NAME = "run.json"
-LOCAL_TOKEN_PREFIX = "llb-local-"  # noqa: S105  # the form of a token, not one
+LOCAL_TOKEN_PREFIX = "llb-local-"  # noqa: S105
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """A running server: where it listens, and the token that makes a local caller its administrator."""
+    """Running server: its address, and the token that makes a local caller its administrator."""
 
     pid: int
     host: str
     port: int
     token: str
     tls: bool = False
-    anchor: str = ""  # by which its certificate is believed
+    # Trust anchor of the server's certificate.
+    anchor: str = ""
 
     @property
     def url(self) -> str:
-        """Where this machine reaches it."""
-        scheme = "https" if self.tls else "http"
-        if self.host in ("0.0.0.0", ""):  # noqa: S104  # compared, not bound
-            return f"{scheme}://127.0.0.1:{self.port}"
-        if self.host == "::":
-            return f"{scheme}://[::1]:{self.port}"
-        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """Base URL by which this host reaches the server."""
+        loopback = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return build_base_url("https" if self.tls else "http", loopback.get(self.host, self.host), self.port)
 
 
 def write_run_info(home: Path, info: RunInfo) -> None:
@@ -49,7 +47,7 @@ def remove_run_info(home: Path) -> None:
 
 
 def find_running_server(home: Path) -> RunInfo | None:
-    """The server that runs on this home now, None if none does."""
+    """Return the server that runs on this home, None if none does."""
     if not (home / LOCK_NAME).exists():
         return None
     lock = platform_compat.try_lock_file(home / LOCK_NAME)
@@ -60,5 +58,5 @@ def find_running_server(home: Path) -> RunInfo | None:
         info = msgspec.json.decode((home / RUN_FILE_NAME).read_bytes(), type=RunInfo)
     except (OSError, *DECODE_ERRORS):
         return None
-    # Written by a server that was killed before, while the present one has not got that far yet.
+    # Another pid: a server that was killed left the file, and the present one has not written its own yet.
     return info if info.pid == platform_compat.read_lock_owner(home / LOCK_NAME) else None

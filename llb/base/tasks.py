@@ -1,10 +1,9 @@
-"""Background tasks: named, logged when they crash, awaited at stop. The only place that creates tasks."""
+"""Supervised background tasks: named, logged when they crash, awaited at stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
@@ -17,11 +16,10 @@ T = TypeVar("T")
 
 
 class TaskSupervisor:
-    """Owns the background tasks of one component; `close()` is idempotent and leaves none running."""
+    """Owner of the background tasks of one component; `close()` is idempotent and leaves none running."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.crashes: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -29,9 +27,9 @@ class TaskSupervisor:
         return len(self._tasks)
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run `coro` as a task named `group.name`; a crash is logged and counted, never silent.
+        """Run `coro` as a task with the supervisor's name before its own; a crash is logged.
 
-        What it logs is its own: it does not carry the id of the request that happened to start it.
+        Its log records do not carry the id of the request that happened to start it.
         """
         context = copy_context()
         context.run(log_setup.bind_request, None)
@@ -41,14 +39,17 @@ class TaskSupervisor:
         full_name = f"{self.name}.{name}"
         if self._closed:
             coro.close()
-            raise RuntimeError(f"task {full_name} started after its group was closed")
+            raise RuntimeError(f"task {full_name} started after its supervisor was closed")
         task = asyncio.get_running_loop().create_task(coro, name=full_name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._on_done, context=context)
         return task
 
     async def run_shielded(self, coro: Coroutine[Any, Any, T], name: str) -> T:
-        """Await `coro`, which goes on to its end even if the caller is cancelled meanwhile; its errors are the caller's."""
+        """Await `coro`, which runs to its end even when the caller is cancelled.
+
+        Its errors reach the caller and are not logged as crashes.
+        """
 
         async def guarded() -> T | Exception:
             try:
@@ -64,11 +65,10 @@ class TaskSupervisor:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.crashes[task.get_name()] += 1
             log.error("task %s crashed", task.get_name(), exc_info=error)
 
     async def close(self) -> None:
-        """Cancel what runs and wait until it has ended."""
+        """Cancel all tasks and wait until they have ended."""
         self._closed = True
         current = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not current]

@@ -1,4 +1,4 @@
-"""Times at the API's edge: unix seconds inside, ISO 8601 in UTC with a 'Z' outside."""
+"""Timestamps of the API: Unix seconds inside the process, ISO 8601 in UTC with a 'Z' outside."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def to_iso(seconds: float) -> str: ...
 @overload
 def to_iso(seconds: None) -> None: ...
 def to_iso(seconds: float | None) -> str | None:
+    """Return Unix seconds as ISO 8601, in milliseconds and UTC; None stays None."""
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -20,10 +21,10 @@ def to_iso(seconds: float | None) -> str | None:
 
 
 def from_iso(text: str, param: str) -> float:
-    """Unix seconds of an ISO 8601 time, UTC where it names no zone; raises `InvalidRequest` that names `param`."""
+    """Return the Unix seconds of an ISO 8601 time, in UTC without a zone. Raises `InvalidRequest` for `param`."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"{param} is not a time such as 2027-01-31T12:00:00Z", param=param) from None
+        raise InvalidRequest(f"{param} must be a time such as 2027-01-31T12:00:00Z", param=param) from None

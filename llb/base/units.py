@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: "8GB", "10m". What is shown can be given back."""
+"""Sizes and durations as text, such as "8GB" and "10m"; each formatted text can be parsed again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS_PER_UNIT = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001
 
 
 def parse_size(text: str) -> int:
-    """Bytes from "8GB", "512MiB" or a plain number; raises ValueError."""
+    """Return the bytes of "8GB", "512MiB" or a plain number. Raises ValueError."""
     match = _SIZE_PATTERN.fullmatch(text.strip())
     if match is None:
         raise ValueError("is not a size such as 8GB")
@@ -32,13 +32,13 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest text that `parse_size` makes exactly these bytes of."""
+    """Return the shortest text that `parse_size` turns into exactly `size_bytes`."""
     texts = (_format_number(size_bytes / factor) + unit for unit, factor in _BYTES_PER_UNIT.items())
     return min((text for text in texts if parse_size(text) == size_bytes), key=len, default=str(size_bytes))
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from "10m", "1h30m" (as Go's programs write it), "90" or "-1" (never); raises ValueError."""
+    """Return the seconds of "10m", "1h30m", "90" or "-1" (never), as Go writes durations. Raises ValueError."""
     text = text.strip()
     length = text.removeprefix("-")
     if _NUMBER_PATTERN.fullmatch(length):
@@ -53,7 +53,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The largest unit that goes into it a whole number of times; "-1" is never, "0" at once."""
+    """Return `seconds` in the largest unit that divides them; "-1" for never, "0" for at once."""
     if seconds <= 0:
         return "0" if seconds == 0 else "-1"
     for unit, length_s in _SECONDS_PER_UNIT.items():
@@ -63,5 +63,5 @@ def format_duration(seconds: float) -> str:
 
 
 def _format_number(number: float) -> str:
-    """At most three decimals, and none that say nothing."""
+    """Return `number` with at most three decimals and no trailing zeros."""
     return f"{number:.3f}".rstrip("0").rstrip(".")

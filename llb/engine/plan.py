@@ -34,7 +34,6 @@ class EngineFiles:
     model_path: Path
     extra_paths: tuple[Path, ...] = ()
     capabilities: tuple[Capability, ...] = (Capability.TEXT_GENERATION,)
-    required_memory_bytes: int = 0
 
     @property
     def kind(self) -> EngineKind:

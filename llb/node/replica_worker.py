@@ -191,7 +191,6 @@ class ReplicaWorker:
                 model_path=paths[0],
                 extra_paths=tuple(paths[1:]),
                 capabilities=desired_model.capabilities,
-                required_memory_bytes=desired_model.required_memory_bytes,
             ),
         )
         self._engine_pool.set_pinned(replica.model_id, replica.pinned)

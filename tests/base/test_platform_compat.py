@@ -21,7 +21,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from llb.base import platform_compat
-lock = platform_compat.lock_file(Path(sys.argv[1]))
+lock = platform_compat.try_lock_file(Path(sys.argv[1]))
 print("held" if lock else "refused", flush=True)
 sys.stdin.read()
 """
@@ -239,7 +239,7 @@ sys.stdin.read()
 CHILD = """
 import os, signal, sys, time
 from llb.base import platform_compat
-assert platform_compat.die_with_parent()
+assert platform_compat.kill_with_parent()
 print(os.getpid(), flush=True)
 signal.pause()
 """
@@ -261,7 +261,7 @@ def test_a_child_dies_with_its_killed_parent() -> None:
         os.close(child)
 
 
-def test_die_with_parent_elsewhere_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_with_parent_elsewhere_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert platform_compat.kill_with_parent() is False
 

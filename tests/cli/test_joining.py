@@ -220,7 +220,7 @@ def test_what_is_kept_of_joining_and_makes_no_sense(garage: Host) -> None:
     for command in ((), ("models",), ("leave",)):
         said = garage.fail(*command)
         assert said.startswith(f"{garage.home / 'node.json'} cannot be read")
-        assert "remove it to let this host stand alone" in said
+        assert "remove it to run this host on its own" in said
 
 
 # --- leaving -----------------------------------------------------------------------------------------

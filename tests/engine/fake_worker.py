@@ -1,4 +1,4 @@
-"""A real process that stands in for the engine, and misbehaves on demand: see the arguments below."""
+"""Fake engine worker: a real process that misbehaves on demand, see the arguments below."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def report(spec: dict[str, object], *, healthy: bool) -> None:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -1,4 +1,4 @@
-"""A pool over fake workers, and what tests do with it."""
+"""Engine pools over fake workers, and helpers of their tests."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.shapes import uniform_shape
 GB = 10**9
 WAIT_S = 20.0
 SOON_S = 0.2
+MIN_MEMORY_BYTES = 16 * GB
 
 
 SHAPE = uniform_shape(
@@ -27,32 +28,32 @@ SHAPE = uniform_shape(
 
 
 class TablePlanner(EnginePlanner):
-    """Every model needs what this table says; `smaller` ones can do with half, at half the context."""
+    """Plans from a table of required memory; `shrinkable` models also fit into half of it, at half the context."""
 
     def __init__(self) -> None:
         super().__init__(slots=2, context=None)
-        self.needs: dict[str, Memory] = {}
-        self.smaller: set[str] = set()
+        self.required: dict[str, Memory] = {}
+        self.shrinkable: set[str] = set()
         self.inspected: list[Path] = []
-        self.bad: str | None = None
-        self.broken: list[EngineFiles] = []
+        self.rejection: str | None = None
+        self.defective: list[EngineFiles] = []
 
     def read_metadata(self, files: EngineFiles) -> ModelMetadata:
         self.inspected.append(files.model_path)
-        if self.bad is not None:
-            raise ModelFailed(self.bad)
-        if files in self.broken:
+        if self.rejection is not None:
+            raise ModelFailed(self.rejection)
+        if files in self.defective:
             raise RuntimeError("a defect")
         return ModelMetadata(SHAPE)
 
     def plan_engine(
         self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
     ) -> EnginePlan | None:
-        need, context_length = self.needs.get(model_id, Memory(GB)), 1024
+        required, context_length = self.required.get(model_id, Memory(GB)), 1024
         free = Memory(budget.ram_bytes, sum(budget.vram_bytes))
-        if model_id in self.smaller and not free.covers(need):
-            need, context_length = Memory(need.ram_bytes // 2, need.vram_bytes // 2), 512
-        if not free.covers(need):
+        if model_id in self.shrinkable and not free.covers(required):
+            required, context_length = Memory(required.ram_bytes // 2, required.vram_bytes // 2), 512
+        if not free.covers(required):
             return None
         spec = EngineSpec(
             model_path=str(files.model_path),
@@ -66,14 +67,14 @@ class TablePlanner(EnginePlanner):
             threads=1,
             api_key=f"key of {model_id}",
         )
-        return EnginePlan(spec, need)
+        return EnginePlan(spec, required)
 
     def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
-        return files.required_memory_bytes
+        return MIN_MEMORY_BYTES
 
 
-class Rig:
-    """A pool over fake workers, the planner, the clock, and what was announced."""
+class PoolFixture:
+    """Makes pools over fake workers with one planner and clock, and collects their engine reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,11 +110,11 @@ class Rig:
         return pool
 
     def files(self, model_id: str) -> EngineFiles:
-        return EngineFiles(model_path=self.folder / f"{model_id}.gguf", required_memory_bytes=16 * GB)
+        return EngineFiles(model_path=self.folder / f"{model_id}.gguf")
 
     @property
     def loads(self) -> list[str]:
-        """The models that were loaded, in order."""
+        """Ids of the loaded models, in order."""
         journal = self.folder / "journal"
         return [line.split()[1] for line in journal.read_text().splitlines()] if journal.exists() else []
 
@@ -125,7 +126,7 @@ class Rig:
 
 
 def state(pool: EnginePool, model_id: str = "a") -> EngineState:
-    """STOPPED where the pool has nothing to report."""
+    """Return the state of an engine, STOPPED if the pool does not report it."""
     states = {report.model_id: report.state for report in pool.engine_reports()}
     return states.get(model_id, EngineState.STOPPED)
 

@@ -13,14 +13,14 @@ from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
 from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
-from tests.engine.pool_fixture import GB, SOON_S, WAIT_S, Rig, error_of, state, use
+from tests.engine.pool_fixture import GB, SOON_S, WAIT_S, PoolFixture, error_of, state, use
 from tests.engine.workers import eventually, fake_worker
 
 # --- on demand ---------------------------------------------------------------------------------------
 
 
-async def test_a_request_loads_the_model_and_holds_it(rig: Rig) -> None:
-    pool = rig.pool()
+async def test_a_request_loads_the_model_and_holds_it(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool()
     assert (pool.engine_reports(), pool.memory_used_bytes) == ((), 0)
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     assert (lease.host, lease.slots, lease.context_length, lease.api_key) == (
@@ -36,52 +36,56 @@ async def test_a_request_loads_the_model_and_holds_it(rig: Rig) -> None:
     lease.release()
     assert pool.engine_reports()[0].busy == 0
     await use(pool)
-    assert rig.loads == ["a"]
-    assert rig.states("a") == ["stopped", "starting", "ready", "busy", "ready", "busy", "ready"]
+    assert pool_fixture.loads == ["a"]
+    assert pool_fixture.states("a") == ["stopped", "starting", "ready", "busy", "ready", "busy", "ready"]
 
 
-async def test_concurrent_first_requests_load_once(rig: Rig) -> None:
-    pool = rig.pool()
+async def test_concurrent_first_requests_load_once(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool()
     leases = await asyncio.gather(*(pool.acquire_lease("a", deadline_s=WAIT_S) for _ in range(20)))
     assert pool.engine_reports()[0].busy == 20
     assert len({lease.port for lease in leases}) == 1
-    assert rig.loads == ["a"]
-    assert rig.planner.inspected == [rig.folder / "a.gguf"]
+    assert pool_fixture.loads == ["a"]
+    assert pool_fixture.planner.inspected == [pool_fixture.folder / "a.gguf"]
     for lease in leases:
         lease.release()
     assert state(pool) is EngineState.READY
 
 
-async def test_a_caller_that_leaves_does_not_end_the_load_of_others(rig: Rig, tasks: TaskSupervisor) -> None:
-    gate = rig.folder / "gate"
-    pool = rig.pool("--gate", str(gate))
+async def test_a_caller_that_leaves_does_not_end_the_load_of_others(
+    pool_fixture: PoolFixture, tasks: TaskSupervisor
+) -> None:
+    gate = pool_fixture.folder / "gate"
+    pool = pool_fixture.pool("--gate", str(gate))
     leaving = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving")
     staying = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "staying")
-    await eventually(lambda: rig.loads)
+    await eventually(lambda: pool_fixture.loads)
     leaving.cancel()
     gate.touch()
     lease = await staying
     assert leaving.cancelled()
-    assert (rig.loads, pool.engine_reports()[0].busy) == (["a"], 1)
+    assert (pool_fixture.loads, pool.engine_reports()[0].busy) == (["a"], 1)
     lease.release()
 
 
-async def test_when_all_have_left_the_load_ends_and_idles_out(rig: Rig, tasks: TaskSupervisor) -> None:
-    gate = rig.folder / "gate"
-    pool = rig.pool("--gate", str(gate), keep_alive_s=0)
+async def test_when_all_have_left_the_load_ends_and_idles_out(
+    pool_fixture: PoolFixture, tasks: TaskSupervisor
+) -> None:
+    gate = pool_fixture.folder / "gate"
+    pool = pool_fixture.pool("--gate", str(gate), keep_alive_s=0)
     leaving = tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving")
-    await eventually(lambda: rig.loads)
+    await eventually(lambda: pool_fixture.loads)
     leaving.cancel()
     gate.touch()
-    await eventually(lambda: EngineState.READY in rig.states("a"))
+    await eventually(lambda: EngineState.READY in pool_fixture.states("a"))
     await eventually(lambda: state(pool) is EngineState.STOPPED)
 
 
 @pytest.mark.parametrize("before_it_is_told", [True, False])
 async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
-    rig: Rig, tasks: TaskSupervisor, before_it_is_told: bool
+    pool_fixture: PoolFixture, tasks: TaskSupervisor, before_it_is_told: bool
 ) -> None:
-    pool = rig.pool()
+    pool = pool_fixture.pool()
     waiting: list[asyncio.Task[Lease]] = []
 
     def leave_when_let_in(report: EngineReport) -> None:
@@ -97,9 +101,9 @@ async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
     assert [(report.state, report.busy) for report in pool.engine_reports()] == [("ready", 0)]
 
 
-async def test_a_load_longer_than_the_callers_patience(rig: Rig) -> None:
-    gate = rig.folder / "gate"
-    pool = rig.pool("--gate", str(gate))
+async def test_a_load_longer_than_the_callers_patience(pool_fixture: PoolFixture) -> None:
+    gate = pool_fixture.folder / "gate"
+    pool = pool_fixture.pool("--gate", str(gate))
     error = await error_of(pool, deadline_s=SOON_S)
     assert isinstance(error, ModelLoading)
     assert error.message == "Model 'a' is still being loaded"
@@ -107,19 +111,19 @@ async def test_a_load_longer_than_the_callers_patience(rig: Rig) -> None:
     assert 0 <= error.details["loading"]["progress"] < 1
     gate.touch()
     await use(pool)
-    assert rig.loads == ["a"]
+    assert pool_fixture.loads == ["a"]
 
 
-async def test_a_model_that_is_not_served(rig: Rig) -> None:
-    assert isinstance(await error_of(rig.pool(), "z"), NoNodeAvailable)
+async def test_a_model_that_is_not_served(pool_fixture: PoolFixture) -> None:
+    assert isinstance(await error_of(pool_fixture.pool(), "z"), NoNodeAvailable)
 
 
-async def test_nothing_is_loaded_before_the_budget_is_known(rig: Rig) -> None:
-    pool = rig.pool(models="")
+async def test_nothing_is_loaded_before_the_budget_is_known(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(models="")
     pool._budget = None
-    pool.add_model("a", rig.files("a"))
+    pool.add_model("a", pool_fixture.files("a"))
     assert isinstance(await error_of(pool, deadline_s=SOON_S), ModelLoading)
-    assert rig.loads == []
+    assert pool_fixture.loads == []
     pool.set_budget(MemoryBudget(GB))
     await use(pool)
 
@@ -127,65 +131,67 @@ async def test_nothing_is_loaded_before_the_budget_is_known(rig: Rig) -> None:
 # --- idle --------------------------------------------------------------------------------------------
 
 
-async def test_idle_engines_unload(rig: Rig) -> None:
-    pool = rig.pool(keep_alive_s=60)
+async def test_idle_engines_unload(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(keep_alive_s=60)
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
-    rig.now += 100
+    pool_fixture.now += 100
     pool._schedule()
     await use(pool, "b")
     assert state(pool) is EngineState.BUSY
     lease.release()
-    rig.now += 59
+    pool_fixture.now += 59
     await use(pool, "b")
     assert state(pool) is EngineState.READY
-    rig.now += 1
+    pool_fixture.now += 1
     pool._schedule()
     await eventually(lambda: state(pool) is EngineState.STOPPED)
     assert state(pool, "b") is EngineState.READY
     await use(pool)
-    assert rig.loads == ["a", "b", "a"]
+    assert pool_fixture.loads == ["a", "b", "a"]
 
 
-async def test_the_timer_unloads_without_any_request(rig: Rig, tmp_path: Path) -> None:
+async def test_the_timer_unloads_without_any_request(pool_fixture: PoolFixture, tmp_path: Path) -> None:
     pool = EnginePool(
-        slots=2, context=None, keep_alive_s=0.05, budget=MemoryBudget(GB), planner=rig.planner, command=fake_worker()
+        slots=2, context=None, keep_alive_s=0.05, budget=MemoryBudget(GB), planner=pool_fixture.planner, command=fake_worker()
     )  # fmt: skip
-    rig.pools.append(pool)
-    pool.add_model("a", rig.files("a"))
+    pool_fixture.pools.append(pool)
+    pool.add_model("a", pool_fixture.files("a"))
     await use(pool)
     await eventually(lambda: state(pool) is EngineState.STOPPED)
 
 
 @pytest.mark.parametrize(("keep_alive_s", "unloads"), [(0.0, True), (-1.0, False)])
-async def test_a_request_says_how_long_the_engine_stays(rig: Rig, keep_alive_s: float, unloads: bool) -> None:
-    pool = rig.pool(keep_alive_s=60)
+async def test_a_request_says_how_long_the_engine_stays(
+    pool_fixture: PoolFixture, keep_alive_s: float, unloads: bool
+) -> None:
+    pool = pool_fixture.pool(keep_alive_s=60)
     await use(pool, keep_alive_s=keep_alive_s)
     if unloads:
         await eventually(lambda: state(pool) is EngineState.STOPPED)
         await use(pool)  # the next load has the default again
-        rig.now += 59
+        pool_fixture.now += 59
     else:
-        rig.now += 10_000
+        pool_fixture.now += 10_000
     await use(pool, "b")
     assert state(pool) is EngineState.READY
 
 
-async def test_a_pinned_engine_stays_until_it_is_unpinned(rig: Rig) -> None:
-    pool = rig.pool(keep_alive_s=60)
+async def test_a_pinned_engine_stays_until_it_is_unpinned(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(keep_alive_s=60)
     pool.set_pinned("a", True)
     await use(pool)
     assert pool.engine_reports()[0].pinned
-    rig.now += 10_000
+    pool_fixture.now += 10_000
     await use(pool, "b")
     assert state(pool) is EngineState.READY
     pool.set_pinned("a", False)
     await eventually(lambda: state(pool) is EngineState.STOPPED)
 
 
-async def test_pinning_before_serving(rig: Rig) -> None:
-    pool = rig.pool(models="")
+async def test_pinning_before_serving(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(models="")
     pool.set_pinned("a", True)
-    pool.add_model("a", rig.files("a"))
+    pool.add_model("a", pool_fixture.files("a"))
     await use(pool)
     assert pool.engine_reports()[0].pinned
 
@@ -193,12 +199,12 @@ async def test_pinning_before_serving(rig: Rig) -> None:
 # --- memory ------------------------------------------------------------------------------------------
 
 
-async def test_the_least_recently_used_makes_room(rig: Rig) -> None:
-    pool = rig.pool(ram_bytes=2 * GB)
+async def test_the_least_recently_used_makes_room(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(ram_bytes=2 * GB)
     for model_id in "ab":
-        rig.now += 1
+        pool_fixture.now += 1
         await use(pool, model_id)
-    rig.now += 1
+    pool_fixture.now += 1
     await use(pool, "a")
     await use(pool, "c")
     assert (state(pool, "a"), state(pool, "b")) == (EngineState.READY, EngineState.STOPPED)
@@ -206,12 +212,12 @@ async def test_the_least_recently_used_makes_room(rig: Rig) -> None:
 
 
 async def test_memory_has_returned_before_the_next_load_begins(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    pool_fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "STOP_EOF_S", 0.2)
-    pool = rig.pool("--ignore-eof", ram_bytes=GB)
+    pool = pool_fixture.pool("--ignore-eof", ram_bytes=GB)
     await use(pool)
-    stubborn = rig.pid()
+    stubborn = pool_fixture.pid()
     alive_at_start: list[bool] = []
 
     def watch(report: EngineReport) -> None:
@@ -223,8 +229,8 @@ async def test_memory_has_returned_before_the_next_load_begins(
     assert alive_at_start == [False]
 
 
-async def test_busy_and_pinned_engines_are_never_evicted(rig: Rig) -> None:
-    pool = rig.pool(ram_bytes=2 * GB)
+async def test_busy_and_pinned_engines_are_never_evicted(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(ram_bytes=2 * GB)
     pool.set_pinned("b", True)
     await use(pool, "b")
     busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
@@ -237,46 +243,50 @@ async def test_busy_and_pinned_engines_are_never_evicted(rig: Rig) -> None:
     assert (state(pool, "a"), state(pool, "b")) == (EngineState.STOPPED, EngineState.READY)
 
 
-async def test_a_waiting_load_begins_when_a_request_ends(rig: Rig, tasks: TaskSupervisor) -> None:
-    pool = rig.pool(ram_bytes=GB)
+async def test_a_waiting_load_begins_when_a_request_ends(
+    pool_fixture: PoolFixture, tasks: TaskSupervisor
+) -> None:
+    pool = pool_fixture.pool(ram_bytes=GB)
     busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
     waiting = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "waiting")
-    await eventually(lambda: rig.planner.inspected[-1].name == "b.gguf")
+    await eventually(lambda: pool_fixture.planner.inspected[-1].name == "b.gguf")
     busy.release()
     (await waiting).release()
-    assert rig.loads == ["a", "b"]
+    assert pool_fixture.loads == ["a", "b"]
 
 
-async def test_small_models_pass_one_that_waits_for_busy_engines(rig: Rig, tasks: TaskSupervisor) -> None:
-    rig.planner.needs = {"b": Memory(2 * GB)}
-    pool = rig.pool(ram_bytes=2 * GB)
+async def test_small_models_pass_one_that_waits_for_busy_engines(
+    pool_fixture: PoolFixture, tasks: TaskSupervisor
+) -> None:
+    pool_fixture.planner.required = {"b": Memory(2 * GB)}
+    pool = pool_fixture.pool(ram_bytes=2 * GB)
     busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
     waiting = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "waiting")
     await use(pool, "c")
-    assert rig.loads == ["a", "c"]
+    assert pool_fixture.loads == ["a", "c"]
     busy.release()
     (await waiting).release()
     assert (state(pool, "a"), state(pool, "c")) == (EngineState.STOPPED, EngineState.STOPPED)
 
 
 async def test_memory_freed_for_one_is_not_taken_by_another(
-    rig: Rig, tasks: TaskSupervisor, monkeypatch: pytest.MonkeyPatch
+    pool_fixture: PoolFixture, tasks: TaskSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "STOP_EOF_S", 0.2)
-    rig.planner.needs = {"a": Memory(GB), "b": Memory(2 * GB), "c": Memory(GB)}
-    pool = rig.pool("--ignore-eof", ram_bytes=2 * GB)
+    pool_fixture.planner.required = {"a": Memory(GB), "b": Memory(2 * GB), "c": Memory(GB)}
+    pool = pool_fixture.pool("--ignore-eof", ram_bytes=2 * GB)
     await use(pool, "a")
     large = tasks.spawn(pool.acquire_lease("b", deadline_s=WAIT_S), "large")
     await eventually(lambda: state(pool, "a") is EngineState.STOPPING)
     assert isinstance(await error_of(pool, "c", deadline_s=SOON_S / 4), ModelLoading)
     (await large).release()
-    assert rig.loads == ["a", "b"]
+    assert pool_fixture.loads == ["a", "b"]
 
 
-async def test_a_smaller_context_rather_than_waiting(rig: Rig) -> None:
-    rig.planner.needs = {"b": Memory(2 * GB)}
-    rig.planner.smaller = {"b"}
-    pool = rig.pool(ram_bytes=2 * GB)
+async def test_a_smaller_context_rather_than_waiting(pool_fixture: PoolFixture) -> None:
+    pool_fixture.planner.required = {"b": Memory(2 * GB)}
+    pool_fixture.planner.shrinkable = {"b"}
+    pool = pool_fixture.pool(ram_bytes=2 * GB)
     async with (
         await pool.acquire_lease("a", deadline_s=WAIT_S),
         await pool.acquire_lease("b", deadline_s=WAIT_S) as lease,
@@ -284,19 +294,19 @@ async def test_a_smaller_context_rather_than_waiting(rig: Rig) -> None:
         assert lease.context_length == 512
 
 
-async def test_the_whole_context_rather_than_an_idle_neighbour(rig: Rig) -> None:
-    rig.planner.needs = {"b": Memory(2 * GB)}
-    rig.planner.smaller = {"b"}
-    pool = rig.pool(ram_bytes=2 * GB)
+async def test_the_whole_context_rather_than_an_idle_neighbour(pool_fixture: PoolFixture) -> None:
+    pool_fixture.planner.required = {"b": Memory(2 * GB)}
+    pool_fixture.planner.shrinkable = {"b"}
+    pool = pool_fixture.pool(ram_bytes=2 * GB)
     await use(pool, "a")
     async with await pool.acquire_lease("b", deadline_s=WAIT_S) as lease:
         assert lease.context_length == 1024
     assert state(pool, "a") is EngineState.STOPPED
 
 
-async def test_what_can_never_fit_is_refused_at_once(rig: Rig) -> None:
-    rig.planner.needs = {"a": Memory(16 * GB)}
-    error = await error_of(rig.pool(ram_bytes=8 * GB))
+async def test_what_can_never_fit_is_refused_at_once(pool_fixture: PoolFixture) -> None:
+    pool_fixture.planner.required = {"a": Memory(16 * GB)}
+    error = await error_of(pool_fixture.pool(ram_bytes=8 * GB))
     assert isinstance(error, InsufficientMemory)
     assert error.message == "Insufficient VRAM. Required: 16GB, Available: 8GB"
 
@@ -304,8 +314,8 @@ async def test_what_can_never_fit_is_refused_at_once(rig: Rig) -> None:
 # --- leaving -----------------------------------------------------------------------------------------
 
 
-async def test_withdraw_waits_for_running_requests(rig: Rig, tasks: TaskSupervisor) -> None:
-    pool = rig.pool()
+async def test_withdraw_waits_for_running_requests(pool_fixture: PoolFixture, tasks: TaskSupervisor) -> None:
+    pool = pool_fixture.pool()
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     leaving = tasks.spawn(pool.remove_model("a", grace_s=WAIT_S), "leaving")
     await eventually(lambda: not pool._engines.get("a"))
@@ -317,31 +327,31 @@ async def test_withdraw_waits_for_running_requests(rig: Rig, tasks: TaskSupervis
     await pool.remove_model("a", grace_s=0)
 
 
-async def test_withdraw_cuts_what_does_not_end(rig: Rig) -> None:
-    pool = rig.pool()
+async def test_withdraw_cuts_what_does_not_end(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool()
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
-    pid = rig.pid()
+    pid = pool_fixture.pid()
     await pool.remove_model("a", grace_s=0)
     assert not psutil.pid_exists(pid)
     lease.release()
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_withdraw_while_it_loads(rig: Rig, tasks: TaskSupervisor, begun: bool) -> None:
-    pool = rig.pool("--gate", str(rig.folder / "never"))
+async def test_withdraw_while_it_loads(pool_fixture: PoolFixture, tasks: TaskSupervisor, begun: bool) -> None:
+    pool = pool_fixture.pool("--gate", str(pool_fixture.folder / "never"))
     refused = tasks.spawn(error_of(pool), "waiting")
-    await eventually(lambda: rig.loads if begun else pool._engines["a"].plan)
+    await eventually(lambda: pool_fixture.loads if begun else pool._engines["a"].plan)
     await pool.remove_model("a", grace_s=WAIT_S)
     assert isinstance(await refused, NoNodeAvailable)
     assert pool.memory_used_bytes == 0
 
 
-async def test_served_again_while_it_leaves(rig: Rig, tasks: TaskSupervisor) -> None:
-    pool = rig.pool()
+async def test_served_again_while_it_leaves(pool_fixture: PoolFixture, tasks: TaskSupervisor) -> None:
+    pool = pool_fixture.pool()
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     leaving = tasks.spawn(pool.remove_model("a", grace_s=WAIT_S), "leaving")
     await eventually(lambda: not pool._engines.get("a"))
-    pool.add_model("a", rig.files("a"))
+    pool.add_model("a", pool_fixture.files("a"))
     await use(pool)
     assert pool.memory_used_bytes == 2 * GB
     lease.release()
@@ -349,25 +359,25 @@ async def test_served_again_while_it_leaves(rig: Rig, tasks: TaskSupervisor) -> 
     assert (pool.memory_used_bytes, state(pool)) == (GB, EngineState.READY)
 
 
-async def test_unload_frees_the_memory_and_the_next_request_loads(rig: Rig) -> None:
-    pool = rig.pool()
+async def test_unload_frees_the_memory_and_the_next_request_loads(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool()
     await use(pool)
     await pool.unload("a")
     assert pool.memory_used_bytes == 0
     await pool.unload("a")
     await pool.unload("z")
     await use(pool)
-    assert rig.loads == ["a", "a"]
+    assert pool_fixture.loads == ["a", "a"]
 
 
-async def test_close_leaves_nothing(rig: Rig, tasks: TaskSupervisor) -> None:
-    pool = rig.pool("--gate", str(rig.folder / "gate"))
-    (rig.folder / "gate").touch()
+async def test_close_leaves_nothing(pool_fixture: PoolFixture, tasks: TaskSupervisor) -> None:
+    pool = pool_fixture.pool("--gate", str(pool_fixture.folder / "gate"))
+    (pool_fixture.folder / "gate").touch()
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
-    (rig.folder / "gate").unlink()
+    (pool_fixture.folder / "gate").unlink()
     refused = tasks.spawn(error_of(pool, "b"), "waiting")
-    await eventually(lambda: rig.loads == ["a", "b"])
-    pids = [rig.pid(0), rig.pid(1)]
+    await eventually(lambda: pool_fixture.loads == ["a", "b"])
+    pids = [pool_fixture.pid(0), pool_fixture.pid(1)]
     await pool.close()
     await pool.close()
     assert isinstance(await refused, NoNodeAvailable)

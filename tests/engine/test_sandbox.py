@@ -31,7 +31,7 @@ thread = threading.Thread(target=elsewhere)
 thread.start()
 client = socket.create_connection(("127.0.0.1", port))
 print("before", connect(port))
-print("supported", sandbox.give_up_rights())
+print("supported", sandbox.apply_seccomp())
 print("after", connect(port))
 go.set(); thread.join()
 print("thread", *answers)
@@ -47,7 +47,7 @@ from llb.engine import sandbox
 
 folder, allowed = Path(sys.argv[1]), Path(sys.argv[2])
 kept = open(folder / "open", "w")
-print("supported", sandbox.refuse_writes([str(allowed), "/dev", "/not/there"]))
+print("supported", sandbox.apply_landlock([str(allowed), "/dev", "/not/there"]))
 def attempt(what, act):
     try:
         act()
@@ -65,7 +65,7 @@ attempt("allowed", lambda: (allowed / "new").write_text("x"))
 attempt("device", lambda: open("/dev/null", "w").close())
 attempt("open before", lambda: (kept.write("x"), kept.flush()))
 attempt("run", lambda: subprocess.run(["/bin/true"], check=True))
-print("supported", sandbox.give_up_rights())
+print("supported", sandbox.apply_seccomp())
 attempt("run again", lambda: subprocess.run(["/bin/true"], check=True))
 libc = ctypes.CDLL(None, use_errno=True)
 def look_into_the_parent():
