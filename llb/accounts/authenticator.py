@@ -1,4 +1,4 @@
-"""From a credential to the principal behind it. Remembers for a second, so that a key costs no query a request."""
+"""Authenticators: from a credential to its principal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from llb.wire import Role
 
 log = logging.getLogger(__name__)
 
-SESSION_IDLE_S = 30 * 86_400.0  # a session ends when it was not used for this long,
-SESSION_MAX_S = 90 * 86_400.0  # and this long after it began, used or not
-CACHE_TTL_S = 1.0  # how long a change by another process (the command line) may go unseen
+# A session ends after this time without use.
+SESSION_IDLE_S = 30 * 86_400.0
+# A session ends at this age even if it is in use.
+SESSION_MAX_S = 90 * 86_400.0
+# The cache saves one query per request. A change by another process (a command) takes effect after this time.
+CACHE_TTL_S = 1.0
 LAST_USED_INTERVAL_S = 60.0
 FLUSH_DELAY_S = 1.0
 MAX_CACHED = 10_000
@@ -31,31 +34,35 @@ DEFAULT_LOGIN_LOCAL_ONLY = "The default password works on the host itself only; 
 
 
 class Authenticator(Protocol):
-    """Whose credential it is. A balancer has accounts and nodes; a host that joined knows its balancer alone."""
+    """Finds the principal of a credential."""
 
     async def authenticate_key(self, key: str) -> Principal:
-        """Raises `InvalidApiKey`."""
+        """Return the principal of an API key; raises `InvalidApiKey`."""
         ...
 
-    async def authenticate_session(self, token: str) -> Principal | None: ...
+    async def authenticate_session(self, token: str) -> Principal | None:
+        """Return the principal of a session; None for an unknown or ended one."""
+        ...
 
-    def authenticate_node(self, credential: str) -> Principal | None: ...
+    def authenticate_node(self, credential: str) -> Principal | None:
+        """Return the node with this credential; None for an unknown one."""
+        ...
 
 
 class BalancerAuthenticator:
-    """The credentials that a joined host knows: its balancer's."""
+    """Authenticator of a joined node, which knows only the credential of its balancer."""
 
     def __init__(self, get_hop_credential: Callable[[], str | None]) -> None:
         self._get_hop_credential = get_hop_credential
 
     async def authenticate_key(self, key: str) -> Principal:
-        raise InvalidApiKey("This host lends itself to another llb, and has no accounts of its own")
+        raise InvalidApiKey("This host is a node of another llb and has no accounts of its own")
 
     async def authenticate_session(self, token: str) -> Principal | None:
         return None
 
     def authenticate_node(self, credential: str) -> Principal | None:
-        """The balancer, by what it was given when this host joined."""
+        """Return the balancer, by the credential that it received when this host joined."""
         expected = self._get_hop_credential()
         if expected is None or not tokens.tokens_equal(credential, expected):
             return None
@@ -72,7 +79,10 @@ class _CachedPrincipal:
 
 
 class AccountAuthenticator:
-    """Answers who a key or a session is, and notes, batched, when each was last used."""
+    """Authenticator of a balancer: API keys, sessions and nodes.
+
+    It also records when each key and session was last used, in batches.
+    """
 
     def __init__(
         self,
@@ -81,7 +91,7 @@ class AccountAuthenticator:
         node_id_of: Callable[[str], str | None] = lambda _credential: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`node_of` tells the id of the node that has a credential."""
+        """`node_id_of` returns the id of the node with a credential."""
         self._db = db
         self._node_id_of = node_id_of
         self._clock = clock
@@ -96,20 +106,21 @@ class AccountAuthenticator:
         self._dirty = asyncio.Event()
 
     def start(self) -> None:
+        """Start to write the times of last use."""
         self._tasks.spawn(self._flush_forever(), "flush")
 
     async def close(self) -> None:
-        """Stop, and write what is still to be noted; idempotent."""
+        """Stop, and write the pending times of last use; idempotent."""
         await self._tasks.close()
         await self.flush()
 
     def clear_cache(self) -> None:
-        """Look everything up anew: this process changed a user, a key or a session."""
+        """Forget all principals, after this process changed a user, a key or a session."""
         self._cache_generation += 1
         self._cache.clear()
 
     async def authenticate_key(self, key: str) -> Principal:
-        """Whose `key` it is; raises `InvalidApiKey` for an unknown, expired or revoked one."""
+        """Return the principal of a key; raises `InvalidApiKey` for an unknown, expired or revoked one."""
         principal = await self._look_up(tokens.hash_token(key), self._find_key)
         if principal is None:
             raise InvalidApiKey("The API key is not valid: unknown or revoked")
@@ -118,33 +129,31 @@ class AccountAuthenticator:
         return principal
 
     async def authenticate_session(self, token: str) -> Principal | None:
-        """Whose session it is; None when it has ended."""
+        """Return the principal of a session; None for an unknown or ended one."""
         principal = await self._look_up(tokens.hash_token(token), self._find_session)
         if principal is None or (principal.expires_at or 0.0) <= self._clock():
             return None
         return principal
 
     def authenticate_node(self, credential: str) -> Principal | None:
-        """The node that presents `credential`; None when there is none, or it was removed."""
+        """Return the node with this credential; None for an unknown or removed one."""
         node_id = self._node_id_of(credential)
         return None if node_id is None else Principal(kind=PrincipalKind.NODE, id=node_id, role=Role.USER)
 
     async def flush(self) -> None:
-        """Write the times of last use that are not written yet."""
+        """Write the pending times of last use."""
         self._dirty.clear()
-        touched, self._pending_last_used = (
-            self._pending_last_used,
-            {kind: {} for kind in self._pending_last_used},
-        )
-        if not any(touched.values()):
+        pending = self._pending_last_used
+        self._pending_last_used = {kind: {} for kind in pending}
+        if not any(pending.values()):
             return
         try:
             async with self._db.write() as tx:
-                await keys.touch(tx, touched[PrincipalKind.KEY])
-                await sessions.touch(tx, touched[PrincipalKind.SESSION])
+                await keys.touch(tx, pending[PrincipalKind.KEY])
+                await sessions.touch(tx, pending[PrincipalKind.SESSION])
         except sqlite3.Error as error:
-            # Nobody should be locked out because a full disk cannot take the time of last use.
-            log.warning("the time of last use could not be written: %s", error)
+            # A full disk must not lock users out.
+            log.warning("could not write the times of last use: %s", error)
 
     async def _flush_forever(self) -> None:
         while True:
@@ -154,13 +163,13 @@ class AccountAuthenticator:
 
     async def _look_up(self, token_hash: str, lookup: PrincipalLookup) -> Principal | None:
         now = self._clock()
-        remembered = self._cache.get(token_hash)
-        if remembered is not None and 0 <= now - remembered.cached_at < CACHE_TTL_S:
-            principal: Principal | None = remembered.principal
+        cached = self._cache.get(token_hash)
+        if cached is not None and 0 <= now - cached.cached_at < CACHE_TTL_S:
+            principal: Principal | None = cached.principal
         else:
             generation = self._cache_generation
             principal = await lookup(token_hash)
-            # A revocation that ran meanwhile must not be undone by what was read before it.
+            # A lookup that began before a revocation must not put the revoked key back into the cache.
             if principal is not None and generation == self._cache_generation:
                 if len(self._cache) >= MAX_CACHED:
                     self._cache.clear()
@@ -186,7 +195,7 @@ class AccountAuthenticator:
             kind=PrincipalKind.KEY,
             id=key.id,
             name=key.name,
-            # A key made on the host has no owner: its scopes alone count.
+            # A key created by a command has no owner, so only its scopes limit it.
             role=Role.ADMIN if key.owner_role is None else key.owner_role,
             scopes=key.scopes,
             user_id=key.owner_id,

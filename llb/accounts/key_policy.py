@@ -1,4 +1,4 @@
-"""Which key somebody may make, without HTTP: the route and the command on the host both stand on it."""
+"""Key policy: the API key that a principal may create. Used by the route and by the command."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEY_NAME_MAX_LENGTH = 64
 
 
 def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApiKey, ApiKey]:
-    """The key that `maker` may have for `wish`: never more than the maker can do, nor longer, nor less limited than a key
-    that makes it.
+    """Build the key that `creator` requests: the secret, and the record to store.
 
-    Raises `InvalidRequest` or `PermissionDenied`.
+    The key has at most the scopes of its creator. A key that another key created also expires no later than
+    that one, and has no higher limits. Raises `InvalidRequest` or `PermissionDenied`.
     """
     if not (0 < len(requested.name) <= KEY_NAME_MAX_LENGTH) or not requested.name.isprintable():
         raise InvalidRequest(
@@ -26,23 +26,23 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         )
     if requested.scopes is not None and not requested.scopes:
         raise InvalidRequest(
-            "A key without any scope could do nothing; leave scopes out for all", param="scopes"
+            "A key needs at least one scope; omit scopes to give it all of yours", param="scopes"
         )
     scopes = _all_scopes_of(creator) if requested.scopes is None else frozenset(requested.scopes)
     if missing := permissions.expand_scopes(scopes) - creator.granted_scopes:
-        raise PermissionDenied(f"You cannot give the scope '{min(missing).value}', which you do not have")
+        raise PermissionDenied(f"You cannot grant the scope '{min(missing).value}': you do not have it")
     expires_at = None if requested.expires_at is None else from_iso(requested.expires_at, "expires_at")
     if expires_at is not None and expires_at <= now:
         raise InvalidRequest("expires_at is in the past", param="expires_at")
     if creator.kind is PrincipalKind.KEY and creator.expires_at is not None:
         expires_at = creator.expires_at if expires_at is None else min(expires_at, creator.expires_at)
     limits, ceiling = limits_for_new_key(requested.limits or UNLIMITED, creator)
-    new = tokens.new_api_key()
+    new_key = tokens.new_api_key()
     record = ApiKey(
         id=tokens.new_random_id(),
         name=requested.name,
-        hash=new.hash,
-        prefix=new.prefix,
+        hash=new_key.hash,
+        prefix=new_key.prefix,
         scopes=scopes,
         owner_id=creator.user_id,
         expires_at=expires_at,
@@ -50,16 +50,16 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         limits=limits,
         ceiling=ceiling,
     )
-    return new, record
+    return new_key, record
 
 
 def _all_scopes_of(creator: Principal) -> frozenset[Scope]:
-    grants = creator.granted_scopes
-    return frozenset({Scope.ADMIN}) if Scope.ADMIN in grants else grants
+    granted = creator.granted_scopes
+    return frozenset({Scope.ADMIN}) if Scope.ADMIN in granted else granted
 
 
 def key_view(key: ApiKey) -> KeyView:
-    """A key as the API and the commands show it: never the secret itself."""
+    """Return the view of a key for the API and the commands, without the secret."""
     return KeyView(
         id=key.id,
         name=key.name,

@@ -1,7 +1,7 @@
-"""How much a key may ask for, and who may say so, without HTTP: the routes and the commands on the host stand on it.
+"""Limit policy: the limits of an API key, and who may set them. Used by the routes and by the commands.
 
-A key has its limits, and the ceiling that an admin has set, if one has: its owner may lower the limits, and raise them again up to
-the ceiling. A key that has limits can give itself and others no looser ones.
+A key has limits, and a ceiling that an administrator may set: the owner may lower the limits, and raise them
+again up to the ceiling. A limited key can give neither itself nor other keys higher limits.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _LIMIT_DESCRIPTIONS = {
 
 
 def validate_limits(limits: KeyLimits) -> None:
-    """Raises `InvalidRequest`, whose `param` names the field."""
+    """Raise `InvalidRequest`, whose `param` names the field, for a limit out of range."""
     for name, value in asdict(limits).items():
         if value is not None and not 1 <= value <= MAX_LIMIT_VALUE:
             raise InvalidRequest(
-                f"{name} is a whole number from 1 to {MAX_LIMIT_VALUE}, or null for no limit",
+                f"{name} must be a whole number from 1 to {MAX_LIMIT_VALUE}, or null for no limit",
                 param=f"limits.{name}",
             )
 
 
 def apply_limits_patch(limits: KeyLimits, patch: KeyLimitsPatch | None) -> KeyLimits:
-    """`limits` with what the patch names; None takes all away. Raises `InvalidRequest`."""
-    given = (
+    """Return `limits` with the fields of `patch`, without any limit for None; raises `InvalidRequest`."""
+    changes = (
         {} if patch is None else {name: value for name, value in asdict(patch).items() if value is not UNSET}
     )
-    changed = KeyLimits(**({} if patch is None else asdict(limits)) | given)
+    changed = KeyLimits(**({} if patch is None else asdict(limits)) | changes)
     validate_limits(changed)
     return changed
 
 
 def strictest_limits(one: KeyLimits, other: KeyLimits) -> KeyLimits:
-    """Of each limit the lower one."""
+    """Return the lower of each limit."""
     others = asdict(other)
     return KeyLimits(
         **{
@@ -55,7 +55,7 @@ def strictest_limits(one: KeyLimits, other: KeyLimits) -> KeyLimits:
 
 
 def limits_for_new_key(requested: KeyLimits, creator: Principal) -> tuple[KeyLimits, KeyLimits]:
-    """Limits and ceiling of a key that `maker` makes: of a key with limits no looser ones. Raises `InvalidRequest`."""
+    """Return limits and ceiling of a key that `creator` creates, within its own; raises `InvalidRequest`."""
     validate_limits(requested)
     bound = creator.limits or UNLIMITED
     limits = strictest_limits(requested, bound)
@@ -65,7 +65,7 @@ def limits_for_new_key(requested: KeyLimits, creator: Principal) -> tuple[KeyLim
 def limits_for_changed_key(
     requested: KeyLimits, ceiling: KeyLimits, actor: Principal
 ) -> tuple[KeyLimits, KeyLimits]:
-    """Limits and ceiling of a key whose limits `by` changes. Raises `PermissionDenied` for looser ones than they may set."""
+    """Return limits and ceiling of a key that `actor` changes; raises `PermissionDenied`."""
     is_admin = has_scope(actor, Scope.ADMIN)
     bound = actor.limits or UNLIMITED
     if not is_admin:
@@ -76,12 +76,17 @@ def limits_for_changed_key(
 
 
 def describe_limits(limits: KeyLimits) -> str:
-    """For people: `60 requests a minute, 2 at the same time`; empty for none."""
+    """Describe limits: `60 requests a minute, 2 at the same time`; empty without any."""
     return ", ".join(
         _LIMIT_DESCRIPTIONS[name].format(value) for name, value in asdict(limits).items() if value is not None
     )
 
 
+def key_audit_target(key: ApiKey) -> str:
+    """Return the audit trail's name of a key: its name and the beginning of the key itself."""
+    return f"{key.name} ({key.prefix}…)"
+
+
 def limits_audit_target(key: ApiKey, limits: KeyLimits) -> str:
-    """How the audit trail calls a change of a key's limits."""
-    return f"{key.name} ({key.prefix}…): {describe_limits(limits) or 'no limits'}"
+    """Return the audit trail's description of a change of a key's limits."""
+    return f"{key_audit_target(key)}: {describe_limits(limits) or 'no limits'}"

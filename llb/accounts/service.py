@@ -1,4 +1,4 @@
-"""Accounts without HTTP: the routes and the commands on the host both stand on it."""
+"""Account service: sign-in, sessions, passwords and users. Used by the routes and by the commands."""
 
 from __future__ import annotations
 
@@ -29,46 +29,42 @@ T = TypeVar("T")
 
 FIRST_ADMIN_USERNAME = "admin"
 USERNAME_MAX_LENGTH = 64
-MAX_CONCURRENT_HASHES = 2  # each takes 19 MiB and a core; more would only make everybody wait longer
+# Each hash takes 19 MiB and a core; more at once would only make all of them slower.
+MAX_CONCURRENT_HASHES = 2
 
 
 class AccountService:
-    """Signing in and out, and the people who may."""
+    """Signs users in and out, and manages them."""
 
-    def __init__(
-        self,
-        db: Database,
-        authenticator: AccountAuthenticator,
-        login_rate_limiter: LoginRateLimiter | None = None,
-    ) -> None:
+    def __init__(self, db: Database, authenticator: AccountAuthenticator) -> None:
         self._db = db
         self._authenticator = authenticator
-        self._login_rate_limiter = LoginRateLimiter() if login_rate_limiter is None else login_rate_limiter
+        self._login_rate_limiter = LoginRateLimiter()
         self._hash_semaphore = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
 
     async def ensure_admin(self, password: str | None) -> None:
-        """At the first start, make the user `admin`; later, replace the default password where one is given now.
+        """Create the user `admin` at the first start; later, replace default passwords by `password`.
 
         Raises `SetupError` for a password that breaks the rules.
         """
         is_default = password is None or password == DEFAULT_PASSWORD
-        known = await users.all_users(self._db)
-        careless = [user for user in known if user.must_change_password]
-        if known and (is_default or not careless):
+        existing_users = await users.all_users(self._db)
+        default_users = [user for user in existing_users if user.must_change_password]
+        if existing_users and (is_default or not default_users):
             return
         if password is not None and not is_default:
             try:
                 passwords.check_new_password(password)
             except InvalidRequest as error:
                 raise SetupError(f"LLB_ADMIN_PASSWORD: {error.message}.") from None
-            if known:
-                await self._replace_default_passwords(careless, password)
+            if existing_users:
+                await self._replace_default_passwords(default_users, password)
                 return
         user = await self._new_user(
             FIRST_ADMIN_USERNAME, password or DEFAULT_PASSWORD, Role.ADMIN, is_default=is_default
         )
         async with self._db.write() as tx:
-            # Looked at again: the command line may have made somebody while the password was hashed.
+            # A command may have added a user while the password was hashed.
             if not await users.all_users(tx):
                 await users.add(tx, user)
                 await audit.record(tx, actor="system", action="user.create", target=user.username)
@@ -84,9 +80,10 @@ class AccountService:
     async def log_in(
         self, username: str, password: str, *, address: str, is_local: bool, replaced_token: str | None
     ) -> tuple[str, User, float]:
-        """A new session's token, its user and its end; ends the session of the token `replaces`.
+        """Start a session; returns its token, its user and its end in Unix seconds.
 
-        Raises `InvalidCredentials`, `RateLimited`, and `PermissionDenied` for the default password from elsewhere.
+        The session of `replaced_token` ends. Raises `InvalidCredentials`, `RateLimited`, and
+        `PermissionDenied` for the default password from another host.
         """
         user = await self._verify_credentials(username, password, address, "login")
         if user.must_change_password and not is_local:
@@ -110,6 +107,7 @@ class AccountService:
         return token, user, now + SESSION_MAX_S
 
     async def log_out(self, principal: Principal, address: str) -> None:
+        """End the session of `principal`."""
         async with self._db.write() as tx:
             await sessions.remove(tx, principal.id)
             await audit.record(tx, actor=principal.label, action="logout", address=address)
@@ -118,9 +116,9 @@ class AccountService:
     async def change_password(
         self, principal: Principal, current_password: str, new_password: str, address: str
     ) -> tuple[str, User, float]:
-        """Set one's own password, end all one's sessions and begin a new one; as `log_in`."""
+        """Change the password of `principal`, end its sessions and start a new one; as `log_in`."""
         if principal.username is None:
-            raise PermissionDenied("Only a person has a password")
+            raise PermissionDenied("Only a user has a password")
         user = await self._verify_credentials(principal.username, current_password, address, "password")
         passwords.check_new_password(new_password)
         new_hash = await self._hash_in_thread(passwords.hash_password, new_password)
@@ -133,11 +131,11 @@ class AccountService:
                 tx, actor=user.username, action="password", target=user.username, address=address
             )
         self._authenticator.clear_cache()
-        changed = await users.get(self._db, user.id)
-        return token, changed or user, now + SESSION_MAX_S
+        changed_user = await users.get(self._db, user.id)
+        return token, changed_user or user, now + SESSION_MAX_S
 
     async def add_user(self, actor: Principal, new_user: NewUser, address: str | None) -> User:
-        """Raises `Conflict` for a taken name, `PermissionDenied` while the default password is in use."""
+        """Add a user; raises `Conflict` for a taken name, `PermissionDenied` with a default password in use."""
         _check_username(new_user.username)
         passwords.check_new_password(new_user.password, "password")
         await self._require_no_default_password()
@@ -152,12 +150,16 @@ class AccountService:
     async def change_user(
         self, actor: Principal, user_id: str, patch: UserPatch, address: str | None
     ) -> User:
-        """Raises `NotFound`, `Conflict` for the last admin, `PermissionDenied` for one's own password."""
+        """Change a user's role or password.
+
+        Raises `NotFound`, `Conflict` for the last administrator, and `PermissionDenied` for the actor's own
+        password.
+        """
         new_hash = None
         if patch.password is not None:
             if actor.user_id == user_id:
-                # Otherwise whoever finds an open session could keep the account.
-                raise PermissionDenied("Change your own password with the one you have")
+                # Otherwise somebody at an unlocked browser could take over the account.
+                raise PermissionDenied("Change your own password with your current one")
             passwords.check_new_password(patch.password, "password")
             new_hash = await self._hash_in_thread(passwords.hash_password, patch.password)
         async with self._db.write() as tx:
@@ -176,7 +178,7 @@ class AccountService:
         return user
 
     async def remove_user(self, actor: Principal, user_id: str, address: str | None) -> None:
-        """Ends the user's sessions and keys too. Raises `NotFound`, `Conflict` for the last admin."""
+        """Remove a user with all sessions and keys; raises `NotFound`, `Conflict` for the last admin."""
         async with self._db.write() as tx:
             user = await users.get(tx, user_id)
             await users.remove(tx, user_id)
@@ -190,7 +192,7 @@ class AccountService:
         self._authenticator.clear_cache()
 
     async def _verify_credentials(self, username: str, password: str, address: str, action: str) -> User:
-        """The user whose name and password these are; counts and notes what fails."""
+        """Return the user with this name and password; limits the rate of attempts and audits failures."""
         if len(username) > USERNAME_MAX_LENGTH or len(password) > passwords.PASSWORD_MAX_LENGTH:
             raise InvalidCredentials("The user name or the password is wrong")
         self._login_rate_limiter.record_attempt(username, address)
@@ -198,7 +200,7 @@ class AccountService:
         password_hash = None if user is None else user.password_hash
         verified = await self._hash_in_thread(passwords.verify_password, password, password_hash)
         if user is None or not verified:
-            # A name nobody has is not written down: people type passwords there.
+            # An unknown name is not recorded: people type passwords into that field by mistake.
             await self._record_audit(
                 "unknown" if user is None else user.username, action, address, "invalid_credentials"
             )
@@ -208,7 +210,9 @@ class AccountService:
 
     async def _require_no_default_password(self) -> None:
         if await users.default_password_in_use(self._db):
-            raise PermissionDenied("Change the default password first; until then nobody else can be let in")
+            raise PermissionDenied(
+                "Change the default password first; no user can be added while it is in use"
+            )
 
     async def _new_user(self, username: str, password: str, role: Role, *, is_default: bool = False) -> User:
         return User(
@@ -240,20 +244,20 @@ class AccountService:
 
 
 def _check_username(username: str) -> None:
-    """Raises `InvalidRequest`; what prints and has no blank at its ends is a name, in every language."""
+    """Raise `InvalidRequest` for an invalid name; printable characters of every language are valid."""
     if (
         not (0 < len(username) <= USERNAME_MAX_LENGTH)
         or not username.isprintable()
         or username != username.strip()
     ):
         raise InvalidRequest(
-            f"A user name has 1 to {USERNAME_MAX_LENGTH} printable characters, and no blank at its ends",
+            f"A user name has 1 to {USERNAME_MAX_LENGTH} printable characters, without spaces at its ends",
             param="username",
         )
 
 
 def user_view(user: User) -> UserView:
-    """A person as the API and the commands show them."""
+    """Return the view of a user for the API and the commands."""
     return UserView(
         id=user.id,
         username=user.username,

@@ -1,4 +1,4 @@
-"""Sanic's blueprint, as every module of routes here uses it."""
+"""Blueprint: the base of every module of routes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import sanic
 
-# `install_errors` gives every failure its shape. Without a word here Sanic reads and parses the source of each handler to guess
-# one: 80 ms of a start.
+# `install_error_handler` formats every error. Without an explicit format Sanic reads and parses the source of
+# each handler to guess one, which takes 80 ms of a start.
 SANIC_ERROR_FORMAT = "json"
 
 
 class Blueprint(sanic.Blueprint):
-    """Routes that leave the shape of their errors to `llb.api.middleware.error_handler`."""
+    """Sanic blueprint whose routes leave the format of errors to `llb.api.middleware.error_handler`."""
 
-    def route(self, *arguments: Any, **settings: Any) -> Any:
-        """As Sanic's."""
-        return super().route(*arguments, **{**settings, "error_format": SANIC_ERROR_FORMAT})
+    def route(self, *args: Any, **kwargs: Any) -> Any:
+        """Declare a route, as Sanic's `route` does."""
+        return super().route(*args, **{**kwargs, "error_format": SANIC_ERROR_FORMAT})

@@ -1,4 +1,4 @@
-"""Contents that stay the same for as long as the process runs: compressed once, and not sent to whoever has them."""
+"""Static content: compressed once, and answered with 304 where the client holds it already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMPRESSED_CONTENT_TYPES = frozenset({"image/png", "font/woff2"})
 
 
 class StaticContent:
-    """One such content, and its compressed form once somebody has asked for it."""
+    """Content that stays the same while the process runs, with its compressed form once requested."""
 
     def __init__(self, content: bytes, content_type: str) -> None:
         self.content = content
@@ -23,7 +23,7 @@ class StaticContent:
         self._gzip_lock = asyncio.Lock()
 
     async def compress(self) -> bytes | None:
-        """The content after gzip, None where that makes it no smaller."""
+        """Return the content compressed with gzip, None where that is no smaller."""
         if self.content_type in _COMPRESSED_CONTENT_TYPES:
             return None
         async with self._gzip_lock:
@@ -32,25 +32,25 @@ class StaticContent:
         return self._gzipped if len(self._gzipped) < len(self.content) else None
 
     async def encode_for(self, request: Request) -> tuple[bytes, dict[str, str]]:
-        """The bytes to send to this client and the headers that say how they are encoded."""
+        """Return the bytes for this client, and the headers that describe their encoding."""
         headers = {"Vary": "Accept-Encoding"}
-        packed = await self.compress() if accepts_gzip(request) else None
-        if packed is None:
+        compressed = await self.compress() if accepts_gzip(request) else None
+        if compressed is None:
             return self.content, headers
-        return packed, {**headers, "Content-Encoding": "gzip"}
+        return compressed, {**headers, "Content-Encoding": "gzip"}
 
     async def conditional_response(self, request: Request, version: str) -> HTTPResponse:
-        """The content, or 304 for a client that holds this `version` of it. It is to ask each time."""
+        """Return the content, or 304 for a client that holds this `version`; clients revalidate each time."""
         body, headers = await self.encode_for(request)
-        # A strong tag names the bytes that travel, so the compressed form has its own.
-        tag = f'"{version}-gzip"' if "Content-Encoding" in headers else f'"{version}"'
-        headers |= {"Cache-Control": "no-cache", "ETag": tag}
-        if _matches_etag(request, tag):
+        # A strong ETag identifies the bytes on the wire, so the compressed form has its own.
+        etag = f'"{version}-gzip"' if "Content-Encoding" in headers else f'"{version}"'
+        headers |= {"Cache-Control": "no-cache", "ETag": etag}
+        if _matches_etag(request, etag):
             return HTTPResponse(status=304, headers=headers)
         return HTTPResponse(body, headers=headers, content_type=self.content_type)
 
 
 def _matches_etag(request: Request, etag: str) -> bool:
-    """Whether the client says that it holds the content of this tag already."""
+    """Whether the client sent `If-None-Match` with this ETag."""
     given = ",".join(request.headers.getall("if-none-match", []))
     return etag in {item.strip().removeprefix("W/") for item in given.split(",")} or given.strip() == "*"

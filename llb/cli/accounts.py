@@ -16,6 +16,7 @@ from llb.accounts.key_policy import build_key, key_view
 from llb.accounts.limit_policy import (
     apply_limits_patch,
     describe_limits,
+    key_audit_target,
     limits_audit_target,
     limits_for_changed_key,
 )
@@ -59,9 +60,7 @@ def create_key(options: argparse.Namespace) -> int:
     async def work() -> None:
         async with opened(_home(options)) as db, db.write() as tx:
             await keys.add(tx, record)
-            await audit.record(
-                tx, actor=HOST.label, action="key.create", target=f"{record.name} ({record.prefix}…)"
-            )
+            await audit.record(tx, actor=HOST.label, action="key.create", target=key_audit_target(record))
 
     asyncio.run(work())
     output.say(new.key)  # alone, so that $(llb keys create …) is the key
@@ -143,9 +142,7 @@ def revoke_key(options: argparse.Namespace) -> int:
         async with opened(_home(options)) as db, db.write() as tx:
             key = _meant(await keys.all_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
-            await audit.record(
-                tx, actor=HOST.label, action="key.delete", target=f"{key.name} ({key.prefix}…)"
-            )
+            await audit.record(tx, actor=HOST.label, action="key.delete", target=key_audit_target(key))
             return key
 
     key = asyncio.run(work())

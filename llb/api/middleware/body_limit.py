@@ -1,4 +1,4 @@
-"""Nobody's body is read before it is known whether they may send one, and of how many bytes."""
+"""Body limit: a request is authorised before its body is read, and the route limits the size of the body."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from llb.errors import PayloadTooLarge
 
 
 class RequestAuthoriser(Protocol):
-    """The guard of an app, as `app.ctx.auth_middleware`."""
+    """What this module needs of `AuthMiddleware`, which is at `app.ctx.auth_middleware`."""
 
     async def authorise_early(self, request: Request) -> None: ...
 
 
 class AuthorisedRequest(Request[Any, Any]):
-    """Sanic reads the whole body before any middleware runs; this asks the guard first. Routes that read their body as a
-    stream are asked about in the middleware as ever."""
+    """Request that is authorised before its body is read.
+
+    Sanic reads the whole body before any middleware runs. Routes that read their body as a stream are
+    authorised in the middleware, as usual.
+    """
 
     async def receive_body(self) -> None:
-        guard: RequestAuthoriser = self.app.ctx.auth_middleware
-        await guard.authorise_early(self)
-        access: RoutePolicy | None = (
+        authoriser: RequestAuthoriser = self.app.ctx.auth_middleware
+        await authoriser.authorise_early(self)
+        policy: RoutePolicy | None = (
             getattr(self.route.ctx, "policy", None) if self.route is not None else None
         )
-        limit_bytes = None if access is None else access.max_body_bytes
+        limit_bytes = None if policy is None else policy.max_body_bytes
         if limit_bytes is None:
             await super().receive_body()  # type: ignore[no-untyped-call]
             return
@@ -36,4 +39,4 @@ class AuthorisedRequest(Request[Any, Any]):
         try:
             await super().receive_body()  # type: ignore[no-untyped-call]
         except SanicPayloadTooLarge:
-            raise PayloadTooLarge(f"Such a request has at most {limit_bytes} bytes") from None
+            raise PayloadTooLarge(f"The body of this request is larger than {limit_bytes} bytes") from None

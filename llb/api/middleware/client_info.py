@@ -1,4 +1,7 @@
-"""Where a request comes from and how this server was called. The only place that looks at peers and forwarding headers."""
+"""Client information: where a request comes from, and by which name it called this server.
+
+The only module that reads peer addresses and forwarding headers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from sanic import Request
 from llb.config import Config
 from llb.errors import InvalidRequest, SetupError, UnknownHost
 
-WebOrigin = tuple[str, str, int]  # scheme, host, port
+# Scheme, host, port.
+WebOrigin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FORWARDING_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-llb-hop"})
@@ -23,7 +27,7 @@ _HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P
 
 @dataclass(frozen=True)
 class HostHeader:
-    """A Host header: `port` None means the scheme's own."""
+    """A parsed Host header; `port` None means the default of the scheme."""
 
     name: str
     port: int | None
@@ -33,21 +37,25 @@ class HostHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientInfo:
-    """Who is at the other end. `is_local`: a program on this host that called it by a loopback name, with nothing between."""
+    """The client of a request.
+
+    `origin` is the one of this server, as the client called it.
+    """
 
     address: str
     scheme: str
     origin: WebOrigin
+    # A program of this host that called by a loopback name, with no proxy in between.
     is_local: bool
-    on_loopback: (
-        bool  # as `is_local`, but perhaps a trusted proxy of this host that says nothing of its client
-    )
-    is_forwarded: bool = False  # a header says that something stands between
+    # As `is_local`, or a trusted proxy of this host that says nothing about its client.
+    on_loopback: bool
+    # A header says that a proxy forwarded the request.
+    is_forwarded: bool = False
 
 
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> HostHeader | None:
-    """The parts of a Host header; None when it is none."""
+    """Parse a Host header; None where it is not valid."""
     match = _HOST_PATTERN.fullmatch(text)
     if match is None:
         return None
@@ -63,7 +71,7 @@ def parse_host(text: str) -> HostHeader | None:
 
 @lru_cache(maxsize=1024)
 def parse_origin(text: str) -> WebOrigin | None:
-    """Scheme, host and port of an Origin header; None for `null` and what is no web page."""
+    """Parse an Origin header; None for `null` and for schemes other than HTTP."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -77,27 +85,27 @@ def parse_origin(text: str) -> WebOrigin | None:
 
 @lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is this host's own loopback, IPv4 mapped into IPv6 too."""
+    """Whether an IP address is a loopback one, also as IPv4 mapped into IPv6."""
     ip = parse_ip_address(address)
     return ip is not None and ip.is_loopback
 
 
 @lru_cache(maxsize=4096)
 def parse_ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address, IPv4 mapped into IPv6 as what it is; None for what is none."""
+    """Parse an IP address, with IPv4 mapped into IPv6 as IPv4; None where it is not valid."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # The mapped form is the same host; Python 3.11 does not call ::ffff:127.0.0.1 a loopback.
+    # The mapped form is the same host. Python 3.11 does not count ::ffff:127.0.0.1 as loopback.
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
 class ClientInfoResolver:
-    """The names this server is called by and the proxies it believes."""
+    """Determines the client of a request, with the names of this server and its trusted proxies."""
 
     def __init__(self, config: Config) -> None:
-        """Raises `SetupError` for a name or an address that cannot be one."""
+        """Raises `SetupError` for an invalid allowed host or trusted proxy."""
         own = socket.gethostname().lower()
         self._own_hostnames = {own, own.partition(".")[0], own.partition(".")[0] + ".local"}
         self._own_hostnames.update(_parse_allowed_host(text).name for text in config.allowed_hosts)
@@ -106,7 +114,7 @@ class ClientInfoResolver:
         self._trusted_proxies = tuple(_parse_trusted_proxy(text) for text in config.trusted_proxies)
 
     def resolve(self, request: Request) -> ClientInfo:
-        """Who calls and how; raises `UnknownHost` for a name that is not this server's (this stops DNS rebinding)."""
+        """Return the client of `request`; raises `UnknownHost` for a name that is not this server's."""
         host = self._host_of(request)
         peer_address = request.conn_info.client_ip if request.conn_info is not None else ""
         forwarded = _is_forwarded(tuple(request.headers))
@@ -123,11 +131,10 @@ class ClientInfoResolver:
             address = self._forwarded_client_address(request, peer_address)
             scheme = _last_header_value(request, "x-forwarded-proto") or scheme
             if scheme not in _DEFAULT_PORTS:
-                raise InvalidRequest("X-Forwarded-Proto is neither http nor https")
-            if (outer := _last_header_value(request, "x-forwarded-host")) is not None:
-                host = _require_host(outer)
-        if not (host.is_ip_address or host.is_loopback or host.name in self._own_hostnames):
-            raise UnknownHost("This server is not known by that name; allow it with --allowed-host")
+                raise InvalidRequest("X-Forwarded-Proto must be http or https")
+            if (forwarded_host := _last_header_value(request, "x-forwarded-host")) is not None:
+                host = _require_host(forwarded_host)
+        self._check_host(host)
         return ClientInfo(
             address=address,
             scheme=scheme,
@@ -136,6 +143,11 @@ class ClientInfoResolver:
             on_loopback=on_loopback,
             is_forwarded=forwarded,
         )
+
+    def _check_host(self, host: HostHeader) -> None:
+        """Raise `UnknownHost` for a foreign name: this stops DNS rebinding."""
+        if not (host.is_ip_address or host.is_loopback or host.name in self._own_hostnames):
+            raise UnknownHost("This server is not known by that name; allow it with --allowed-host")
 
     def _host_of(self, request: Request) -> HostHeader:
         given = request.headers.getall("host", [])
@@ -148,7 +160,7 @@ class ClientInfoResolver:
         return ip is not None and any(ip in network for network in self._trusted_proxies)
 
     def _forwarded_client_address(self, request: Request, peer_address: str) -> str:
-        """The last address that no trusted proxy has; what is further left, the client may have invented."""
+        """Return the last address that is not a trusted proxy; the client may have invented earlier ones."""
         hops = [
             hop.strip() for line in request.headers.getall("x-forwarded-for", []) for hop in line.split(",")
         ]
@@ -170,11 +182,12 @@ def _require_host(text: str) -> HostHeader:
 
 @lru_cache(maxsize=4096)
 def _format_ip_address(address: str) -> str:
-    """An IP address as it is shown, IPv4 mapped into IPv6 as what it is."""
+    """Format an IP address, with IPv4 mapped into IPv6 as IPv4."""
     return str(parse_ip_address(address) or address)
 
 
-@lru_cache(maxsize=1024)  # a client sends the same names again and again
+# Cached, because a client sends the same names in every request.
+@lru_cache(maxsize=1024)
 def _is_forwarded(names: tuple[str, ...]) -> bool:
     return any(
         name.lower() in _FORWARDING_HEADERS or name.lower().startswith("x-forwarded-") for name in names

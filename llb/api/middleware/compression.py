@@ -1,4 +1,4 @@
-"""Compression of what is sent to browsers: the page's parts, and long lists."""
+"""Gzip compression of responses: the page's files, and long lists."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import gzip
 from sanic import Request
 from sanic.response import HTTPResponse
 
-MIN_COMPRESS_BYTES = 2000  # below that a packet is a packet
-_COMPRESS_IN_THREAD_BYTES = 64_000  # a millisecond of work
+# A smaller body fits into one or two packets anyway.
+MIN_COMPRESS_BYTES = 2000
+# About one millisecond of compression.
+_COMPRESS_IN_THREAD_BYTES = 64_000
 
 
 def accepts_gzip(request: Request) -> bool:
-    """Whether the client says that it understands gzip."""
+    """Whether the client accepts gzip."""
     for item in ",".join(request.headers.getall("accept-encoding", [])).lower().split(","):
         coding, _, weight = item.replace(" ", "").partition(";q=")
         if coding == "gzip":
@@ -22,7 +24,11 @@ def accepts_gzip(request: Request) -> bool:
 
 
 async def compress_response(request: Request, response: HTTPResponse) -> HTTPResponse:
-    """`response`, compressed where that is worth it. Not for what holds a secret beside something a stranger chose."""
+    """Compress the body of `response` where that pays, and return it.
+
+    Not for a body that holds a secret beside text from another person: its compressed length would reveal the
+    secret (BREACH).
+    """
     body = response.body or b""
     response.headers["Vary"] = "Accept-Encoding"
     if len(body) >= MIN_COMPRESS_BYTES and accepts_gzip(request):

@@ -1,4 +1,4 @@
-"""Cross-origin requests: protection against request forgery (CSRF), and the CORS headers of allowed origins."""
+"""Cross-origin requests: protection against forgery (CSRF), and the CORS headers of allowed origins."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class CorsPolicy:
         """
         if can_change_state(request) and not (has_credential and self.is_allowed(request)):
             raise OriginNotAllowed(
-                "A page of another origin may not do this; behind a reverse proxy, name it with --trusted-proxy"
+                "A page of another origin may not do this; if llb is behind a reverse proxy, name it with "
+                "--trusted-proxy"
             )
 
     def preflight_response(self, request: Request) -> HTTPResponse:

@@ -1,4 +1,4 @@
-"""Every failure in the shape that its caller's client knows, by the path: what the guard refuses has it too."""
+"""Error handler: every error in the format of the dialect that its path belongs to."""
 
 from __future__ import annotations
 
@@ -28,43 +28,42 @@ log = logging.getLogger(__name__)
 def error_response_for_path(
     error: LlbError, request: Request | None, body_builders: ErrorBodyBuilders
 ) -> HTTPResponse:
-    """`error` as the answer to `request`."""
+    """Return the response to `request`, in the format that the clients of its path expect."""
     if request is None:
         return responses.error_response(error)
     if anthropic.is_anthropic_path(request.path):
         return anthropic.anthropic_error_response(error, request_id_of(request))
-    shape = next(
-        (shape for start, shape in body_builders.items() if request.path.startswith(start)), error_body
+    build_body = next(
+        (builder for prefix, builder in body_builders.items() if request.path.startswith(prefix)), error_body
     )
-    return responses.error_response(error, shape)
+    return responses.error_response(error, build_body)
 
 
 def install_error_handler(
     app: Sanic[Any, Any], body_builders: ErrorBodyBuilders = MappingProxyType({})
 ) -> None:
-    """Give every failure of `app` an answer of the contract, or the body of the first of `shapes` with whose key its path
-    begins."""
+    """Answer the errors of `app`, with the body builder for the prefix of the path where there is one."""
 
     async def handle(request: Request | None, error: Exception) -> HTTPResponse:
-        translated = to_llb_error(error)
-        if isinstance(translated, InternalError):
-            where = f"{request.method} {request.path}" if request is not None else "a request"
-            log.error("%s failed", where, exc_info=error)
-        answer = error_response_for_path(translated, request, body_builders)
+        llb_error = to_llb_error(error)
+        if isinstance(llb_error, InternalError):
+            target = f"{request.method} {request.path}" if request is not None else "a request"
+            log.error("%s failed", target, exc_info=error)
+        response = error_response_for_path(llb_error, request, body_builders)
         if isinstance(error, MethodNotAllowed) and request is not None:
-            answer.status = 405
+            response.status = 405
             methods = error.allowed_methods or _allowed_methods(app, request.path)
-            answer.headers["Allow"] = ", ".join(methods)
-        return answer
+            response.headers["Allow"] = ", ".join(methods)
+        return response
 
     app.error_handler.add(Exception, handle)
 
 
 def _allowed_methods(app: Sanic[Any, Any], path: str) -> list[str]:
-    """Those of a path with something variable in it: for these Sanic does not say."""
-    known = []
+    """Return the methods of a path with parameters, for which Sanic's error does not list them."""
+    allowed = []
     for method in HTTP_METHODS:
         with suppress(SanicException):
             app.router.get(path, method, None)
-            known.append(str(method))
-    return known
+            allowed.append(str(method))
+    return allowed

@@ -1,7 +1,8 @@
-"""Closing a connection whose client still sends: what it sends is read and thrown away for a while.
+"""HTTP protocol of the server: Sanic's, with a lingering close.
 
-A socket that is closed with bytes unread is reset, and with that the client loses the answer that says why it was refused: a
-program that sends its whole body before it reads would see a broken connection in place of `413`.
+A socket that is closed with unread bytes is reset, and the client loses the response that says why its
+request was refused: a program that sends its whole body before it reads would see a broken connection
+instead of `413`. So the server reads and discards what the client still sends, for a while.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from contextlib import suppress
 from sanic.http import Http
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-LINGER_TIMEOUT_S = 5.0  # altogether, whatever still comes
+# In all, however much the client still sends.
+LINGER_TIMEOUT_S = 5.0
 
 
 class LingeringHttp(Http):
-    """Sanic's HTTP/1.1, but for the end of a connection."""
+    """Sanic's HTTP/1.1 with a lingering close."""
 
     __slots__ = ()
 
@@ -26,12 +28,12 @@ class LingeringHttp(Http):
             await self._linger()
 
     async def _linger(self) -> None:
-        """Wait until the client has closed too (which cancels this), at most `LINGER_S`."""
+        """Discard input until the client closes too, which cancels this, at most for `LINGER_TIMEOUT_S`."""
         transport = self.protocol.transport
         if transport is None or transport.is_closing():
             return
         if transport.can_write_eof():
-            transport.write_eof()  # that was all that it gets
+            transport.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_TIMEOUT_S):
                 while True:
@@ -40,13 +42,16 @@ class LingeringHttp(Http):
 
 
 class LingeringProtocol(WebSocketProtocol):
-    """What the server's sockets speak."""
+    """Protocol of the server's connections: HTTP and WebSocket."""
 
     HTTP_CLASS = LingeringHttp
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Sanic looks at the time limits of a connection every half minute, and so keeps all of one that has ended for as long:
-        20 kB each, which clients that connect anew for every request make many of."""
+        """Cancel the connection's timer.
+
+        Sanic checks the time limits of a connection every 30 s, and keeps a closed one in memory until then:
+        20 kB each, which is much when clients open a connection for every request.
+        """
         timer: asyncio.TimerHandle | None = self._callback_check_timeouts
         if timer is not None:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""Who may call the port that asks for no key: programs of this host, and of the networks that were named. Never a page."""
+"""Authorisation on the Ollama port, which needs no key: by network address, and never for a web page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llb.errors import OriginNotAllowed, PermissionDenied
 from llb.security.permissions import Principal, PrincipalKind, has_scope
 from llb.wire import OLLAMA_PORT_KEY_ID, Role, Scope
 
-# Counted as one key of everybody's. None is asked for, and none counts: programs that have to send one send any.
+# All requests are recorded under one key. A key that a client sends is ignored: some programs must send one.
 _ANONYMOUS = Principal(
     kind=PrincipalKind.KEY,
     id=OLLAMA_PORT_KEY_ID,
@@ -27,11 +27,15 @@ _ANONYMOUS = Principal(
 
 
 class OllamaPortAuth(AuthMiddleware):
-    """The rules of Host and Origin hold as everywhere; what takes the place of a credential is where a request comes from."""
+    """Authorises requests by their network address in place of a credential.
+
+    The rules for Host and Origin are those of `AuthMiddleware`.
+    """
 
     def __init__(self, config: Config) -> None:
-        """Raises `SetupError` as `Guard` does."""
-        # Origins and proxies are allowed for who brings a key: here they would open the door to anybody behind them.
+        """Raises `SetupError` as `AuthMiddleware` does."""
+        # Allowed origins and trusted proxies assume that clients send a key. Here they would let in anyone
+        # behind them.
         stricter = dataclasses.replace(config, allowed_origins=(), trusted_proxies=())
         super().__init__(stricter, BalancerAuthenticator(lambda: None), local_token="")
         self._allowed_networks = tuple(
@@ -48,14 +52,16 @@ class OllamaPortAuth(AuthMiddleware):
         cross_origin: bool,
     ) -> Principal:
         if cross_origin:
-            raise OriginNotAllowed("No web page may use this port")
+            raise OriginNotAllowed("A web page may not use this port")
         if not (client.is_local or self._is_in_allowed_network(client)):
             raise PermissionDenied(
-                "This port answers programs of its own host, called by a loopback name, and the networks of --ollama-allow"
+                "This port serves programs of this host that call it by a loopback name, "
+                "and the networks of --ollama-allow"
             )
         if policy.scope is not None and not has_scope(_ANONYMOUS, policy.scope):
             raise PermissionDenied(
-                f"This port needs no key and gives no right to '{policy.scope.value}': use llb's page, or its usual port"
+                f"This port needs no key and does not grant '{policy.scope.value}': "
+                "use the page of llb, or its main port"
             )
         return _ANONYMOUS
 

@@ -1,5 +1,8 @@
-"""What a route asks of its caller, written at the handler: one of `@public`, `@passed_on(media_types)`, `@authenticated`,
-`@requires(scope)`, `@node_only`, `@ticketed`."""
+"""Route policy: who may call a route, declared at its handler.
+
+Each handler has exactly one of `@public`, `@proxied(media_types)`, `@authenticated`,
+`@requires_scope(scope)`, `@node_only` and `@requires_file_token`.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +17,39 @@ from sanic_routing import Route
 from llb.wire import Scope
 
 H = TypeVar("H", bound=Callable[..., Any])
-_POLICY_ATTRIBUTE = "__llb_access__"
+_POLICY_ATTRIBUTE = "__llb_route_policy__"
 PUBLIC_BODY_BYTES = 64 * 1024
 _JSON_MEDIA_TYPES = ("application/json",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutePolicy:
-    """A route's rule. `scope` None: every valid credential will do; `or_local`: so will none, on this host itself."""
+    """Who may call a route, and with what kind of body."""
 
     public: bool = False
-    node_only: bool = False  # a node, or the balancer of this one: nobody else's credential opens it
-    requires_file_token: bool = False  # the handler looks at the ticket; no other credential counts
+    # Only the credential of a node, or on a joined node that of its balancer.
+    node_only: bool = False
+    # The handler verifies the token; no other credential counts.
+    requires_file_token: bool = False
+    # None: any valid credential.
     scope: Scope | None = None
+    # A program of this host needs no credential.
     or_local_program: bool = False
-    unless_exposed: bool = False  # `or_local` ends when the server listens beyond loopback
+    # `or_local_program` does not apply while the server listens beyond loopback.
+    unless_exposed: bool = False
     media_types: tuple[str, ...] = _JSON_MEDIA_TYPES
-    max_body_bytes: int | None = None  # None: as many as anybody may send
+    # None: the server's limit.
+    max_body_bytes: int | None = None
 
     @property
     def allowed_callers(self) -> str:
-        """Who may call, for a table."""
+        """The callers in words, for the table in docs/security.md."""
         if self.public:
             return "everybody"
         if self.node_only:
             return "a node"
         if self.requires_file_token:
-            return "who has a ticket"
+            return "a file token"
         who = "any key or session" if self.scope is None else f"`{self.scope.value}`"
         if not self.or_local_program:
             return who
@@ -50,38 +59,38 @@ class RoutePolicy:
 
 
 class RoutePolicyError(RuntimeError):
-    """A route without a rule, or with two: a mistake in the code, found when the server starts."""
+    """A route without a policy, or with two: a programming error, found at start."""
 
 
 def _attach_policy(handler: H, policy: RoutePolicy) -> H:
     if hasattr(handler, _POLICY_ATTRIBUTE):
-        raise RoutePolicyError(f"{handler!r} declares its access twice")
+        raise RoutePolicyError(f"{handler!r} declares two route policies")
     setattr(handler, _POLICY_ATTRIBUTE, policy)
     return handler
 
 
 def public(handler: H) -> H:
-    """Everybody may call, with little to say; who it is, is not looked at."""
+    """Let everybody call, with a small body; credentials are ignored."""
     return _attach_policy(handler, RoutePolicy(public=True, max_body_bytes=PUBLIC_BODY_BYTES))
 
 
 def proxied(media_types: tuple[str, ...]) -> Callable[[H], H]:
-    """Everybody may call with such a body: the host that the request is passed on to decides."""
+    """Let everybody call with these media types: the host that receives the forwarded request decides."""
     return lambda handler: _attach_policy(handler, RoutePolicy(public=True, media_types=media_types))
 
 
 def authenticated(handler: H) -> H:
-    """Every valid key or session may call; the handler says what it may see."""
+    """Let every valid key or session call; the handler decides what it may see."""
     return _attach_policy(handler, RoutePolicy())
 
 
 def node_only(handler: H) -> H:
-    """The other end of a link may call, by the credential that was given when the node joined."""
+    """Let the other end of a link call, with the credential issued when the node joined."""
     return _attach_policy(handler, RoutePolicy(node_only=True))
 
 
 def requires_file_token(handler: H) -> H:
-    """Whoever brings a ticket may call: no key and no session counts, and the handler checks `request.ctx.credential`."""
+    """Let requests with a file token call, which the handler verifies: `request.ctx.credential`."""
     return _attach_policy(handler, RoutePolicy(requires_file_token=True))
 
 
@@ -92,21 +101,24 @@ def requires_scope(
     unless_exposed: bool = False,
     media_types: tuple[str, ...] = _JSON_MEDIA_TYPES,
 ) -> Callable[[H], H]:
-    """Callers must hold `scope`. With `or_local` a local program without any credential may call too (principal None)."""
-    access = RoutePolicy(
+    """Require `scope`.
+
+    With `or_local_program`, a program of this host without any credential may call too (principal None).
+    """
+    policy = RoutePolicy(
         scope=scope, or_local_program=or_local_program, unless_exposed=unless_exposed, media_types=media_types
     )
-    return lambda handler: _attach_policy(handler, access)
+    return lambda handler: _attach_policy(handler, policy)
 
 
 def decorator_mark_of(route: Route, name: str) -> Any:
-    """What a decorator left on the handler of `route` under `name`; None without it."""
+    """Return the attribute `name` that a decorator set on the handler of `route`; None without it."""
     handler: Any = route.handler
     while handler is not None:
         if (mark := getattr(handler, name, None)) is not None:
             return mark
         if isinstance(handler, functools.partial):
-            # A WebSocket's handler is the first argument of a partial of Sanic's own.
+            # Sanic wraps the handler of a WebSocket as the first argument of a partial.
             handler = handler.args[0] if handler.args else handler.func
         else:
             handler = getattr(handler, "__wrapped__", None)
@@ -114,18 +126,18 @@ def decorator_mark_of(route: Route, name: str) -> Any:
 
 
 def route_policy_of(route: Route) -> RoutePolicy:
-    """The rule of `route`; raises `UndeclaredAccess`."""
-    access = decorator_mark_of(route, _POLICY_ATTRIBUTE)
-    if isinstance(access, RoutePolicy):
-        return access
+    """Return the policy of `route`; raises `RoutePolicyError` without one."""
+    policy = decorator_mark_of(route, _POLICY_ATTRIBUTE)
+    if isinstance(policy, RoutePolicy):
+        return policy
     if getattr(route.extra, "static", False):
         return RoutePolicy(public=True)
-    raise RoutePolicyError(f"the route {sorted(route.methods)} /{route.path} declares no access rule")
+    raise RoutePolicyError(f"the route {sorted(route.methods)} /{route.path} declares no route policy")
 
 
 def route_policy_table(app: Sanic[Any, Any]) -> Iterator[tuple[str, str, RoutePolicy]]:
-    """Method, path and rule of every route of `app`; raises `UndeclaredAccess` where one has none."""
+    """Yield method, path and policy of every route of `app`; raises `RoutePolicyError` where one has none."""
     for route in app.router.routes:
-        access = route_policy_of(route)
+        policy = route_policy_of(route)
         for method in sorted(route.methods):
-            yield method, f"/{route.path}", access
+            yield method, f"/{route.path}", policy

@@ -1,7 +1,7 @@
-"""W3C Trace Context: a caller's `traceparent` goes on to the engine, unchanged.
+"""W3C Trace Context: the client's `traceparent`, forwarded unchanged to the engine and written into the log.
 
-llb reports no spans of its own. A parent id that it made up would be a span that nobody can show, so it passes the caller's on as
-proxies do (Trace Context, section 3.4), and writes the trace into its log.
+llb reports no spans. A parent id of its own would name a span that no tracing system has, so it forwards the
+client's, as a proxy may (Trace Context, section 3.4).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import re
 
 from sanic import Request
 
-MAX_TRACESTATE_CHARS = 512  # what everybody has to pass on
-# Of a later version the beginning is the same, and more may follow.
+# The length that every participant must forward.
+MAX_TRACESTATE_CHARS = 512
+# A later version starts with the same fields, and more may follow.
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
 )
@@ -21,7 +22,7 @@ NO_TRACE: TraceHeaders = ()
 
 
 def trace_headers_of(request: Request) -> TraceHeaders:
-    """What of the caller's trace is passed on; nothing of one that is not as the standard has it."""
+    """Return the trace headers to forward; none where `traceparent` is not valid."""
     if trace_id_of(request) is None:
         return NO_TRACE
     headers: TraceHeaders = ((b"traceparent", request.headers["traceparent"].encode("latin-1")),)
@@ -32,7 +33,7 @@ def trace_headers_of(request: Request) -> TraceHeaders:
 
 
 def trace_id_of(request: Request) -> str | None:
-    """The id of the caller's trace, 32 hexadecimal digits; None without a `traceparent` that is one."""
+    """Return the trace id, 32 hexadecimal digits; None without a valid `traceparent`."""
     given = request.headers.getall("traceparent", None)
     if given is None or len(given) > 1:
         return None

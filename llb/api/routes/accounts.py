@@ -1,4 +1,4 @@
-"""The routes of signing in and out, and of the people who may."""
+"""Account routes: sign in and out, change the password, manage users."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @public
     @ApiOperation(
         "Sign in",
-        description="Answers with the session cookie, for browsers. Programs use an API key.",
+        description="The response sets the session cookie, for browsers. Programs use an API key.",
         body=LoginRequest,
         response=LoginReply,
         errors=(InvalidCredentials, PermissionDenied, RateLimited),
     )
     async def log_in(request: Request) -> HTTPResponse:
-        given = parse_body(request, LoginRequest)
-        signed_in = await account_service.log_in(
-            given.username,
-            given.password,
+        body = parse_body(request, LoginRequest)
+        session = await account_service.log_in(
+            body.username,
+            body.password,
             address=request.ctx.client.address,
             is_local=request.ctx.client.is_local,
             replaced_token=request.cookies.get(SESSION_COOKIE),
         )
-        return _session_response(request, *signed_in)
+        return _session_response(request, *session)
 
     @blueprint.post("/api/auth/logout")
     @authenticated
-    @ApiOperation("Sign out", description="Ends the session. A key stays what it is.", status=204)
+    @ApiOperation("Sign out", description="Ends the session. An API key stays valid.", status=204)
     async def log_out(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         response = no_content()
@@ -69,7 +69,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
 
     @blueprint.get("/api/auth/me")
     @authenticated
-    @ApiOperation("Whose credential this is", response=Me)
+    @ApiOperation("Show the user and the scopes of the credential", response=Me)
     async def me(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         user = None if principal.user_id is None else await users.get(db, principal.user_id)
@@ -85,8 +85,8 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @blueprint.post("/api/auth/password")
     @authenticated
     @ApiOperation(
-        "Change one's own password",
-        description="For a session only. All sessions end; the answer brings the cookie of a new one.",
+        "Change your own password",
+        description="Needs a session. All your sessions end; the response sets the cookie of a new one.",
         body=PasswordRequest,
         response=LoginReply,
         errors=(InvalidCredentials, PermissionDenied, RateLimited),
@@ -95,21 +95,21 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         principal: Principal = request.ctx.principal
         if principal.kind is not PrincipalKind.SESSION:
             raise PermissionDenied("Sign in to change your password")
-        given = parse_body(request, PasswordRequest)
-        signed_in = await account_service.change_password(
-            principal, given.current_password, given.new_password, request.ctx.client.address
+        body = parse_body(request, PasswordRequest)
+        session = await account_service.change_password(
+            principal, body.current_password, body.new_password, request.ctx.client.address
         )
-        return _session_response(request, *signed_in)
+        return _session_response(request, *session)
 
     @blueprint.get("/api/users")
     @requires_scope(Scope.ADMIN)
-    @ApiOperation("List people", response=UserList)
+    @ApiOperation("List users", response=UserList)
     async def list_users(_: Request) -> HTTPResponse:
         return json_response(UserList(tuple(user_view(user) for user in await users.all_users(db))))
 
     @blueprint.post("/api/users")
     @requires_scope(Scope.ADMIN)
-    @ApiOperation("Add somebody", body=NewUser, response=UserView, status=201, errors=(Conflict,))
+    @ApiOperation("Add a user", body=NewUser, response=UserView, status=201, errors=(Conflict,))
     async def add_user(request: Request) -> HTTPResponse:
         user = await account_service.add_user(
             request.ctx.principal, parse_body(request, NewUser), request.ctx.client.address
@@ -119,8 +119,8 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @blueprint.patch("/api/users/<user_id:str>")
     @requires_scope(Scope.ADMIN)
     @ApiOperation(
-        "Change somebody's role or password",
-        description="What is left out stays. A new password ends that person's sessions.",
+        "Change the role or the password of a user",
+        description="Omitted fields stay. A new password ends the sessions of the user.",
         body=UserPatch,
         response=UserView,
         errors=(NotFound, Conflict),
@@ -135,8 +135,8 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @blueprint.delete("/api/users/<user_id:str>")
     @requires_scope(Scope.ADMIN)
     @ApiOperation(
-        "Remove somebody",
-        description="Their sessions and keys end too.",
+        "Remove a user",
+        description="The sessions and the API keys of the user end too.",
         status=204,
         errors=(NotFound, Conflict),
     )

@@ -21,7 +21,7 @@ MAX_LIMIT = 1000
 
 
 def audit_blueprint(db: Database) -> Blueprint:
-    """`GET /api/audit?limit=&before=`."""
+    """`/api/audit`."""
     blueprint = Blueprint("audit")
 
     @blueprint.get("/api/audit")

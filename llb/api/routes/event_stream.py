@@ -1,4 +1,4 @@
-"""`/ws/models`: a snapshot, then every change, to any number of readers, none of which can hold up another."""
+"""Event stream: a snapshot and then every change, over WebSocket; a slow subscriber delays no other."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.view import ClusterView
 from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
 
-MAX_QUEUED_EVENTS = 256  # messages that may wait for a slow reader
-SEND_TIMEOUT_S = 30.0  # a reader that takes nothing for so long is cut off
+# Events queued for one slow subscriber; beyond that it gets a new snapshot.
+MAX_QUEUED_EVENTS = 256
+# A subscriber that receives nothing for this long is disconnected.
+SEND_TIMEOUT_S = 30.0
 _encoder = msgspec.json.Encoder()
 
 
 class EventFeed:
-    """Turns the bus into messages. Their `seq` grows over all readers, so it grows for each."""
+    """Sends the events of the bus to subscribers.
+
+    One counter numbers the messages of all subscribers, so `seq` grows for each of them.
+    """
 
     def __init__(self, event_bus: EventBus[Event], view: ClusterView) -> None:
         self._event_bus = event_bus
@@ -33,10 +38,10 @@ class EventFeed:
         self._seq = itertools.count(1)
 
     async def serve_subscriber(self, socket: Websocket, *, status_only: bool) -> None:
-        """Serve one reader until it goes away. `only_status`: model states alone, without their errors."""
+        """Serve one subscriber until it disconnects; with `status_only`, model states without errors."""
         await self._send_message(socket, HelloEvent(seq=next(self._seq), version=__version__))
         while True:
-            # Subscribed in the same turn of the loop as the snapshot: no event is missed, none comes twice.
+            # The snapshot follows in the same turn of the event loop: no event is missed or sent twice.
             with self._event_bus.subscribe(MAX_QUEUED_EVENTS) as events:
                 try:
                     await self._send_events(socket, events, status_only)
@@ -52,11 +57,11 @@ class EventFeed:
             await self._send_event(socket, await subscription.get(), status_only)
 
     def _snapshot(self) -> Iterator[Event]:
-        """What is now. Made whole before the first await, so that nothing changes while it is made."""
+        """Return the current state; built without an await, so that nothing changes meanwhile."""
         models = [
             self._view.build_status_event(model_id)
-            for model_id, known in self._view.registrations.items()
-            if known.active
+            for model_id, registration in self._view.registrations.items()
+            if registration.active
         ]
         nodes = [self._view.build_node_event(node) for node in self._view.nodes.values()]
         metrics = [node.metrics for node in self._view.online_nodes() if node.metrics is not None]
@@ -82,34 +87,35 @@ def event_stream_blueprint(event_feed: EventFeed) -> Blueprint:
     @ApiOperation(
         "Follow every change (WebSocket)",
         description=(
-            "Begins with `Hello` and everything as it is, then tells what happens; after `Resync`, which a slow reader "
-            "gets, everything comes again. What a reader says is ignored. A program of the host itself needs no "
-            "credential while llb listens on loopback only, and hears `ModelStatusChanged` alone, without `error`."
+            "Starts with `Hello` and a snapshot, then sends every change. A slow subscriber gets `Resync` "
+            "and a new snapshot. Messages of the subscriber are ignored. While llb listens on loopback only, "
+            "a program of this host needs no credential, and then gets only `ModelStatusChanged`, without "
+            "`error`."
         ),
         status=101,
         websocket_message=HelloEvent | Event | Resync,
     )
     async def models(request: Request, socket: Websocket) -> None:
-        reading = asyncio.ensure_future(_discard_incoming(socket))
-        following = asyncio.ensure_future(
+        receiver = asyncio.ensure_future(_discard_incoming(socket))
+        sender = asyncio.ensure_future(
             event_feed.serve_subscriber(socket, status_only=request.ctx.principal is None)
         )
         try:
-            await asyncio.wait((reading, following), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((receiver, sender), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reading, following):
+            for task in (receiver, sender):
                 task.cancel()
-            ends = await asyncio.gather(reading, following, return_exceptions=True)
-        for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, (ConnectionClosed, TimeoutError)):
-                raise end
+            results = await asyncio.gather(receiver, sender, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, (ConnectionClosed, TimeoutError)):
+                raise result
 
     blueprint.add_websocket_route(models, "/ws/models", name="models")
     return blueprint
 
 
 async def _discard_incoming(socket: Websocket) -> None:
-    """Take and ignore what a reader says; ends when it has gone."""
+    """Discard what the subscriber sends; return when it has disconnected."""
     try:
         while await socket.recv() is not None:
             pass

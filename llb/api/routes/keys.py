@@ -1,4 +1,4 @@
-"""API keys: made, listed, limited, revoked."""
+"""API key routes: create, list, limit, revoke."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from sanic.response import HTTPResponse
 
 from llb.accounts.authenticator import AccountAuthenticator
 from llb.accounts.key_policy import build_key, key_view
-from llb.accounts.limit_policy import apply_limits_patch, limits_audit_target, limits_for_changed_key
+from llb.accounts.limit_policy import (
+    apply_limits_patch,
+    key_audit_target,
+    limits_audit_target,
+    limits_for_changed_key,
+)
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import authenticated
 from llb.api.reference.operation import ApiOperation
@@ -27,12 +32,12 @@ from llb.wire import KeyList, KeyPatch, KeyView, NewKey, NewKeyReply, Scope
 
 
 def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Blueprint:
-    """`/api/keys`. Everybody has their own keys; an admin sees, limits and revokes all."""
+    """`/api/keys`. Users manage their own keys, administrators all keys."""
     blueprint = Blueprint("keys")
 
     @blueprint.get("/api/keys")
     @authenticated
-    @ApiOperation("List API keys", description="One's own; all of them for `admin`.", response=KeyList)
+    @ApiOperation("List API keys", description="Your own; with the scope `admin`, all.", response=KeyList)
     async def list_keys(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
         visible = [key for key in await keys.all_keys(db) if _can_manage(principal, key)]
@@ -41,8 +46,8 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
     @blueprint.post("/api/keys")
     @authenticated
     @ApiOperation(
-        "Make an API key",
-        description="The answer is the only place where the key itself is told. It may do no more than whoever makes it.",
+        "Create an API key",
+        description="Only this response contains the key itself. The key gets at most your own scopes.",
         body=NewKey,
         response=NewKeyReply,
         status=201,
@@ -50,32 +55,32 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
     )
     async def make_key(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
-        new, record = build_key(parse_body(request, NewKey), principal, time.time())
+        new_key, record = build_key(parse_body(request, NewKey), principal, time.time())
         async with db.write() as tx:
             await keys.add(tx, record)
             await audit.record(
                 tx,
                 actor=principal.label,
                 action="key.create",
-                target=f"{record.name} ({record.prefix}…)",
+                target=key_audit_target(record),
                 address=request.ctx.client.address,
             )
-        made = NewKeyReply(
+        reply = NewKeyReply(
             id=record.id,
             name=record.name,
-            key=new.key,
+            key=new_key.key,
             prefix=record.prefix,
             scopes=tuple(sorted(record.scopes)),
             expires_at=to_iso(record.expires_at),
             limits=record.limits,
         )
-        return json_response(made, 201)
+        return json_response(reply, 201)
 
     @blueprint.patch("/api/keys/<key_id:str>")
     @authenticated
     @ApiOperation(
         "Change the limits of an API key",
-        description="What is not named stays; `null` takes a limit away. See docs/api.md.",
+        description="Omitted limits stay; `null` removes a limit. See docs/api.md.",
         body=KeyPatch,
         response=KeyView,
         errors=(NotFound, PermissionDenied),
@@ -111,7 +116,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
                 tx,
                 actor=principal.label,
                 action="key.delete",
-                target=f"{key.name} ({key.prefix}…)",
+                target=key_audit_target(key),
                 address=request.ctx.client.address,
             )
         authenticator.clear_cache()
@@ -121,20 +126,20 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
 
 
 async def _get_managed_key(tx: Transaction, principal: Principal, key_id: str) -> ApiKey:
-    """Raises `NotFound`. Whose key it is, is nobody else's business: others' look as if they were not there."""
+    """Return a key; raises `NotFound` also for a key of another user, so that its existence stays hidden."""
     key = await keys.get(tx, key_id)
     if key is None or not _can_manage(principal, key):
-        raise NotFound("There is no such key")
+        raise NotFound("There is no such API key")
     return key
 
 
 def _can_manage(principal: Principal, key: ApiKey) -> bool:
     if has_scope(principal, Scope.ADMIN):
         return True
-    is_itself = principal.kind is PrincipalKind.KEY and principal.id == key.id
+    is_same_key = principal.kind is PrincipalKind.KEY and principal.id == key.id
     is_own = principal.user_id is not None and principal.user_id == key.owner_id
-    # A lesser key must not revoke its owner's greater ones.
-    return is_itself or (
+    # A key with fewer rights than another key of its owner must not revoke that one.
+    return is_same_key or (
         is_own
         and principal.granted_scopes
         >= permissions.expand_scopes(key.scopes) & permissions.scopes_of_role(principal.role)

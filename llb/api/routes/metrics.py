@@ -1,4 +1,4 @@
-"""`/metrics`, for Prometheus."""
+"""Metrics route, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from llb.wire import Scope
 
 
 def metrics_blueprint(metrics: Metrics) -> Blueprint:
-    """Readable with an admin's key, or without one by a program on this host."""
+    """`/metrics`; a program of this host needs no key."""
     blueprint = Blueprint("metrics")
 
     @blueprint.get("/metrics", name="metrics")
     @requires_scope(Scope.ADMIN, or_local_program=True)
-    @ApiOperation("Figures for Prometheus", description="See docs/metrics.md.", text_media_type="text/plain")
+    @ApiOperation(
+        "Metrics in the format of Prometheus",
+        description="See docs/metrics.md.",
+        text_media_type="text/plain",
+    )
     async def read(_request: Request) -> HTTPResponse:
         return HTTPResponse(metrics.render(), content_type=CONTENT_TYPE_LATEST)
 

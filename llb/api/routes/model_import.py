@@ -1,4 +1,4 @@
-"""`llb import FILE`: adopts a file that already lies on this host as (part of) a model, by its sha256."""
+"""Model import route: `llb import FILE` adopts a file of this host as a file of a model, by its SHA-256."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from llb.wire import ImportRequest, Model, Scope
 def model_import_blueprint(
     view: ClusterView, registrations: Registrations, agent: NodeAgent, audit_log: AuditLog
 ) -> Blueprint:
-    """`POST /api/models/import`, for the commands of this host alone: it names a path of this host."""
+    """`/api/models/import`, only for commands of this host: the request names a path on it."""
     blueprint = Blueprint("imports")
 
     @blueprint.post("/api/models/import", name="import")
     @requires_scope(Scope.ADMIN)
-    @InternalRoute("a command of this host")
+    @InternalRoute("command of this host")
     async def import_file(request: Request) -> HTTPResponse:
         if request.ctx.principal.kind is not PrincipalKind.LOCAL:
-            raise errors.PermissionDenied("Files are imported with 'llb import' on the host itself")
-        wish = parse_body(request, ImportRequest)
-        path = Path(wish.path)
-        model = _find_model(view, path, wish.model_id)
+            raise errors.PermissionDenied("Import files with 'llb import' on the host itself")
+        body = parse_body(request, ImportRequest)
+        path = Path(body.path)
+        model = _find_model(view, path, body.model_id)
         async with audit_log.recording(request, "model.import", model.id):
             registrations.check_not_registered(model.id)
             registrations.check_capacity(model)
             files = await registrations.resolve_files(model)
             for spec in files:
                 if await agent.import_file(model.id, path, spec):
-                    answer = await registrations.register(
+                    reply = await registrations.register(
                         model.id, replicas="all", created_by=request.ctx.principal.label
                     )
-                    return json_response(answer, 202)
+                    return json_response(reply, 202)
             raise errors.InvalidRequest(
-                f"{path.name} is not a file of model '{model.id}': its size or its sha256 differs",
+                f"{path.name} is not a file of model '{model.id}': its size or its SHA-256 differs",
                 param="path",
             )
 
@@ -55,7 +55,7 @@ def model_import_blueprint(
 
 
 def _find_model(view: ClusterView, path: Path, model_id: str | None) -> Model:
-    """The model that is meant: the named one, else the only one with a file of that name."""
+    """Return the named model, or else the only model that has a file of this name."""
     if model_id is not None:
         named = view.get_model(model_id)
         if named is None:

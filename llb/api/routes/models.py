@@ -1,4 +1,4 @@
-"""The catalogue with its states, and the wish to hold a model."""
+"""Model routes: the catalogue with its states, registration, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from llb.wire import (
     Scope,
 )
 
-MAX_CONTEXT_LENGTH, MAX_SLOTS = 10_000_000, 64  # of an estimate
+# Bounds of a memory estimate.
+MAX_CONTEXT_LENGTH, MAX_SLOTS = 10_000_000, 64
 
 
 def models_blueprint(
@@ -48,21 +49,21 @@ def models_blueprint(
     @blueprint.get("/api/models", name="list")
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation(
-        "List the catalogue with its states",
-        description="Only what passes all filters. Upper and lower case are one.",
+        "List the models of the catalogue with their states",
+        description="Lists the models that match all filters. Filters ignore case.",
         response=ModelList,
         parameters=(
             RequestParameter("status", str, f"One of {', '.join(ModelStatus)}."),
             RequestParameter("capability", str, f"One of {', '.join(Capability)}."),
-            RequestParameter("tag", str, "One of its tags."),
+            RequestParameter("tag", str, "A tag of the model."),
             RequestParameter(
-                "q", str, "Words that all stand in its id, name, description, repository or tags."
+                "q", str, "Words that must all occur in its id, name, description, repository or tags."
             ),
         ),
     )
     async def list_models(request: Request) -> HTTPResponse:
-        paths = has_scope(request.ctx.principal, Scope.MODELS_WRITE)
-        found = [view.describe_model(model, include_paths=paths) for model in view.list_models()]
+        include_paths = has_scope(request.ctx.principal, Scope.MODELS_WRITE)
+        found = [view.describe_model(model, include_paths=include_paths) for model in view.list_models()]
         return await compress_response(
             request,
             json_response(ModelList(tuple(item for item in found if _matches_filters(item, request)))),
@@ -72,18 +73,18 @@ def models_blueprint(
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation("Show a model", response=ModelWithStatus, errors=(errors.ModelNotFound,))
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
-        paths = has_scope(request.ctx.principal, Scope.MODELS_WRITE)
-        return json_response(view.describe_model(_require_model(view, model_id), include_paths=paths))
+        include_paths = has_scope(request.ctx.principal, Scope.MODELS_WRITE)
+        return json_response(view.describe_model(_require_model(view, model_id), include_paths=include_paths))
 
     @blueprint.get("/api/models/<model_id:str>/memory", name="memory")
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation(
         "Estimate the memory a model needs",
-        description="From the header of its file, pulled or not; the first time that is read from the Hub.",
+        description="Computed from the header of its file, which is read from the Hub if necessary.",
         response=MemoryView,
         parameters=(
-            RequestParameter("context_length", positive_int_up_to(MAX_CONTEXT_LENGTH), "Tokens a slot."),
-            RequestParameter("slots", positive_int_up_to(MAX_SLOTS), "Requests at once; 1 by default."),
+            RequestParameter("context_length", positive_int_up_to(MAX_CONTEXT_LENGTH), "Tokens per slot."),
+            RequestParameter("slots", positive_int_up_to(MAX_SLOTS), "Concurrent requests; 1 by default."),
         ),
         errors=(errors.ModelNotFound, errors.HubUnavailable),
     )
@@ -99,8 +100,8 @@ def models_blueprint(
     @blueprint.post("/api/models/register", name="register")
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
-        "Pull a model, or try again",
-        description="Answers at once; the files come in the background. Follow `/ws/models`, or ask for the model.",
+        "Pull a model, or retry a failed pull",
+        description="Responds at once and downloads in the background. Follow `/ws/models`, or poll.",
         body=RegisterRequest,
         response=RegisterReply,
         status=202,
@@ -112,35 +113,35 @@ def models_blueprint(
         ),
     )
     async def register(request: Request) -> HTTPResponse:
-        wish = parse_body(request, RegisterRequest)
-        if wish.replicas != "all" and wish.replicas < 1:
+        body = parse_body(request, RegisterRequest)
+        if body.replicas != "all" and body.replicas < 1:
             raise errors.InvalidRequest('replicas must be at least 1, or "all"', param="replicas")
-        async with audit_log.recording(request, "model.register", wish.model_id):
-            answer = await registrations.register(
-                wish.model_id, replicas=wish.replicas, created_by=request.ctx.principal.label
+        async with audit_log.recording(request, "model.register", body.model_id):
+            reply = await registrations.register(
+                body.model_id, replicas=body.replicas, created_by=request.ctx.principal.label
             )
-        return json_response(answer, 202)
+        return json_response(reply, 202)
 
     @blueprint.patch("/api/models/<model_id:str>", name="change")
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
-        "Keep a model in memory, or no longer",
+        "Pin a model in memory, or unpin it",
         body=ModelPatch,
         response=ModelWithStatus,
         errors=(errors.ModelNotFound, errors.ModelNotRegistered, errors.EngineFailed),
     )
     async def change(request: Request, model_id: str) -> HTTPResponse:
-        wish = parse_body(request, ModelPatch)
+        body = parse_body(request, ModelPatch)
         model = _require_model(view, model_id)
-        async with audit_log.recording(request, "model.pin" if wish.pinned else "model.unpin", model.id):
-            await registrations.set_pinned(model.id, wish.pinned)
+        async with audit_log.recording(request, "model.pin" if body.pinned else "model.unpin", model.id):
+            await registrations.set_pinned(model.id, body.pinned)
         return json_response(view.describe_model(model, include_paths=True))
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
-        "Free the memory of a model",
-        description="Running answers end first. The next request loads it again.",
+        "Unload a model from memory",
+        description="Running replys end first. The next request loads it again.",
         status=204,
         errors=(errors.ModelNotFound, errors.ModelNotRegistered, errors.EngineFailed),
     )
@@ -153,7 +154,7 @@ def models_blueprint(
     @blueprint.delete("/api/models/<model_id:str>", name="delete")
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
-        "Cancel a pull, or delete a model's files",
+        "Cancel a pull, or delete the files of a model",
         status=204,
         errors=(errors.ModelNotFound, errors.ModelNotRegistered),
     )
@@ -173,7 +174,7 @@ def _require_model(view: ClusterView, model_id: str) -> Model:
 
 
 def _matches_filters(item: ModelWithStatus, request: Request) -> bool:
-    """Whether a model passes the filters of the query: `status`, `capability`, `tag`, `q`."""
+    """Whether a model matches the query parameters `status`, `capability`, `tag` and `q`."""
     status = request.args.get("status")
     capability = request.args.get("capability")
     tag = request.args.get("tag")
@@ -182,7 +183,7 @@ def _matches_filters(item: ModelWithStatus, request: Request) -> bool:
     text = " ".join((model.id, model.name, model.description, model.repo, *model.tags)).lower()
     return (
         (status is None or item.status.lower() == status.lower())
-        and (capability is None or capability.lower() in (each.lower() for each in model.capabilities))
-        and (tag is None or tag.lower() in (each.lower() for each in model.tags))
+        and (capability is None or capability.lower() in (name.lower() for name in model.capabilities))
+        and (tag is None or tag.lower() in (name.lower() for name in model.tags))
         and all(word in text for word in words)
     )

@@ -1,9 +1,9 @@
-"""The page: `web/` as it lies on the disk, at addresses that change with its content.
+"""Page routes: the files of `web/`, at addresses that change with their content.
 
-The page's own addresses get `index.html`, which is asked for anew each time. All else is an asset under
-`/assets/<version>/`, where the version is one hash over everything: modules that import each other by relative paths
-stay together, browsers keep them for good, and an upgrade is seen at once. There is no build step; only the style
-sheets that one of them imports are put in their place, since a browser would ask for them one round trip later.
+The addresses of the page serve `index.html`, which browsers revalidate each time. Every other file is an
+asset under `/assets/<version>/`, where the version is one hash of all files: modules that import each other by
+relative paths stay consistent, browsers cache them for ever, and an upgrade takes effect at once. There is no
+build step, except that imported style sheets are inlined: a browser would request them one round trip later.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ PAGE_PATHS = (
     "/docs",
 )
 INDEX_FILE = "index.html"
-ASSETS_PLACEHOLDER = b"{{assets}}"  # in index.html, for the address of the assets
+# Stands in index.html for the address of the assets.
+ASSETS_PLACEHOLDER = b"{{assets}}"
 
 _HTML_CONTENT_TYPE = "text/html; charset=utf-8"
 _CONTENT_TYPES = {
@@ -57,15 +58,16 @@ _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True)
 class Page:
-    """Every file of the page that is served, in memory."""
+    """The files of the page, in memory."""
 
     version: str
     index: StaticContent
-    assets: Mapping[str, StaticContent]  # by their path below `web/`
+    # By path below `web/`.
+    assets: Mapping[str, StaticContent]
 
     @classmethod
     def load(cls, directory: Path) -> Page:
-        """Read each file once; raises `SetupError` when there is no page."""
+        """Read the files of the page; raises `SetupError` where they cannot be read."""
         try:
             index = (directory / INDEX_FILE).read_bytes()
             contents = {
@@ -75,7 +77,7 @@ class Page:
             }
         except OSError as error:
             raise SetupError(
-                f"The files of the page in {directory} cannot be read: {error.strerror}; install llb again."
+                f"Cannot read the files of the page in {directory}: {error.strerror}; install llb again."
             ) from None
         for name in [name for name in contents if name.endswith(".css")]:
             contents[name] = _inline_css_imports(name, contents)
@@ -97,45 +99,45 @@ def _is_hidden(path: Path, directory: Path) -> bool:
 
 
 def _inline_css_imports(name: str, contents: Mapping[str, bytes]) -> bytes:
-    """The style sheet with those beside it that it imports; raises `SetupError` where one is not there."""
+    """Return the style sheet with its imports inlined; raises `SetupError` for a missing one."""
 
-    def imported(match: re.Match[bytes]) -> bytes:
-        beside = Path(name).with_name(match[1].decode()).as_posix()
-        if beside not in contents:
-            raise SetupError(f"The page's {name} imports {beside}, which is missing; install llb again.")
-        return contents[beside]
+    def read_import(match: re.Match[bytes]) -> bytes:
+        imported = Path(name).with_name(match[1].decode()).as_posix()
+        if imported not in contents:
+            raise SetupError(f"The page's {name} imports {imported}, which is missing; install llb again.")
+        return contents[imported]
 
-    return _CSS_IMPORT.sub(imported, contents[name])
+    return _CSS_IMPORT.sub(read_import, contents[name])
 
 
 def _content_hash(contents: Mapping[str, bytes]) -> str:
-    """12 hexadecimal digits that differ when a name or a content does."""
-    whole = hashlib.sha256()
+    """Return 12 hexadecimal digits that depend on every name and content."""
+    digest = hashlib.sha256()
     for name, content in contents.items():
-        whole.update(f"{name}\0{len(content)}\0".encode())
-        whole.update(content)
-    return whole.hexdigest()[:12]
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
 
 
 def page_blueprint(directory: Path | None = None) -> Blueprint:
-    """The page's own addresses and `/assets/<version>/<path>`, from `directory` (None: the shipped page). Raises `SetupError`."""
+    """`PAGE_PATHS` and `/assets/<version>/<path>`, from `directory` or else as shipped; raises `SetupError`."""
     blueprint = Blueprint("page")
     page = Page.load(resource_path("web") if directory is None else directory)
 
     @public
-    @InternalRoute("the page")
+    @InternalRoute("page")
     async def index(request: Request) -> HTTPResponse:
         return await page.index.conditional_response(request, page.version)
 
     @public
-    @InternalRoute("the page")
+    @InternalRoute("page")
     async def asset(request: Request, version: str, path: str) -> HTTPResponse:
-        part = page.assets.get(path) if version == page.version else None
-        if part is None:
-            raise NotFound("The page has no such file, or another version of it")
-        body, headers = await part.encode_for(request)
+        content = page.assets.get(path) if version == page.version else None
+        if content is None:
+            raise NotFound("This version of the page has no such file")
+        body, headers = await content.encode_for(request)
         headers["Cache-Control"] = _IMMUTABLE_CACHE_CONTROL
-        return HTTPResponse(body, headers=headers, content_type=part.content_type)
+        return HTTPResponse(body, headers=headers, content_type=content.content_type)
 
     for number, address in enumerate(PAGE_PATHS):
         blueprint.add_route(index, address, methods=_METHODS, name=f"index{number}")

@@ -1,4 +1,4 @@
-"""Who asked what of the models, and how it went."""
+"""Request log routes: the history of inference requests, and usage totals."""
 
 from __future__ import annotations
 
@@ -41,41 +41,44 @@ from llb.wire import (
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_USAGE_ROWS = 10_000
 DEFAULT_BUCKET_COUNT = {UsageBucket.HOUR: 24, UsageBucket.DAY: 7}
+# A slow disk delays a response by at most this.
 FLUSH_TIMEOUT_S = 1.0
 
 _TIME_RANGE_PARAMETERS = (
-    RequestParameter("from", DATE_TIME, "Not what came before. ISO 8601, in UTC where it names no zone."),
-    RequestParameter("to", DATE_TIME, "Only what came before."),
+    RequestParameter("from", DATE_TIME, "From this time on. ISO 8601, in UTC without a time zone."),
+    RequestParameter("to", DATE_TIME, "Before this time."),
 )
 
 
 class Outcome(StrEnum):
+    """Value of the `status` filter."""
+
     OK = "ok"
     ERROR = "error"
 
 
 def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView) -> Blueprint:
-    """`/api/requests` and `/api/usage`. Everybody sees their own; an admin sees all."""
+    """`/api/requests` and `/api/usage`. Users see their own requests, administrators all."""
     blueprint = Blueprint("requests")
 
     @blueprint.get("/api/requests", name="list")
     @authenticated
     @ApiOperation(
         "List inference requests",
-        description="Newest first. One's own; all of them for `admin`.",
+        description="Newest first. Your own; with the scope `admin`, all.",
         response=RequestPage,
         parameters=(
             RequestParameter(
-                "limit", positive_int_up_to(MAX_LIMIT), f"How many; {DEFAULT_LIMIT} by default."
+                "limit", positive_int_up_to(MAX_LIMIT), f"Requests of a page; {DEFAULT_LIMIT} by default."
             ),
             RequestParameter(
-                "before", positive_int_up_to(MAX_ROW_ID), "The `next_cursor` of the page before."
+                "before", positive_int_up_to(MAX_ROW_ID), "The `next_cursor` of the previous page."
             ),
             RequestParameter("model", str, "The id of a model."),
             RequestParameter("key", str, "The id of a key."),
             RequestParameter("node", str, "The id of a node."),
             RequestParameter("request_id", str, "The `X-Request-ID` of a request."),
-            RequestParameter("status", Outcome, "How they ended."),
+            RequestParameter("status", Outcome, "The outcome."),
             *_TIME_RANGE_PARAMETERS,
         ),
     )
@@ -109,13 +112,13 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     @blueprint.get("/api/requests/<record_id:int>", name="get")
     @authenticated
     @ApiOperation(
-        "Show a request, with its text where it was kept", response=RequestDetail, errors=(NotFound,)
+        "Show a request, with its text if that was kept", response=RequestDetail, errors=(NotFound,)
     )
     async def get_request(request: Request, record_id: int) -> HTTPResponse:
         record = None
         if record_id < MAX_ROW_ID:
             record = await request_history.get(db, _visible_to(request.ctx.principal), record_id)
-        # Whose request it is, is nobody else's business: others' look as if they were not there.
+        # A request of another user looks like a missing one, so that its existence stays hidden.
         if record is None:
             raise NotFound("There is no such request in the history")
         text = await request_history.text_of(db, record_id) if record.has_text else None
@@ -123,7 +126,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
 
     @blueprint.delete("/api/requests", name="clear")
     @requires_scope(Scope.ADMIN)
-    @ApiOperation("Forget all requests and their text", description="The totals stay.", status=204)
+    @ApiOperation("Delete all requests and their text", description="The usage totals stay.", status=204)
     async def clear_requests(request: Request) -> HTTPResponse:
         await request_log.flush()
         async with db.write() as tx:
@@ -139,12 +142,12 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     @blueprint.get("/api/usage", name="usage")
     @authenticated
     @ApiOperation(
-        "Totals by hour or day",
-        description="Of one's own requests; of all for `admin`. Oldest first; hours and days are those of UTC.",
+        "Show usage totals by hour or day",
+        description="Of your requests; with the scope `admin`, of all. Oldest first. Periods are in UTC.",
         response=UsageReport,
         parameters=(
-            RequestParameter("by", UsageBy, "What is summed up; `model` by default."),
-            RequestParameter("bucket", UsageBucket, "How wide; `hour` by default."),
+            RequestParameter("by", UsageBy, "Grouping of the totals; `model` by default."),
+            RequestParameter("bucket", UsageBucket, "Period of one total; `hour` by default."),
             *_TIME_RANGE_PARAMETERS,
         ),
     )
@@ -177,14 +180,17 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
 
 
 async def _flush_briefly(request_log: RequestLog) -> None:
-    """Have what has ended written before it is asked for; a disk that does not take it is not waited for long."""
+    """Write the requests that have ended; gives up after `FLUSH_TIMEOUT_S`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FLUSH_TIMEOUT_S):
             await request_log.flush()
 
 
 def _visible_to(principal: Principal) -> Whose:
-    """Whose requests it may see. A key that may do less than its owner sees its own only: it is in others' hands."""
+    """Return the owner of the requests that `principal` may see.
+
+    A key with fewer rights than its owner sees only its own requests: somebody else may hold it.
+    """
     if has_scope(principal, Scope.ADMIN):
         return Whose()
     if principal.user_id is not None and principal.granted_scopes >= scopes_of_role(principal.role):
@@ -193,7 +199,7 @@ def _visible_to(principal: Principal) -> Whose:
 
 
 def _time_range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
-    """From the begin of an hour or day on, and until when, in unix seconds; by default until now."""
+    """Return start, rounded down to an hour or a day, and end in Unix seconds; by default until now."""
     width_s = WIDTH_S[bucket]
     since, until = time_query_param(request, "from"), time_query_param(request, "to")
     until = time.time() if until is None else until

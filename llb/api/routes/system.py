@@ -1,4 +1,4 @@
-"""Whether this process is alive and ready, and what it is."""
+"""System routes: liveness, readiness, and facts about this process."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from llb.wire import Liveness, Readiness, Scope, SystemView
 def system_blueprint(
     config: Config, view: ClusterView, get_problems: Callable[[], tuple[str, ...]]
 ) -> Blueprint:
-    """`/health`, `/readyz`, `/api/system`. `problems` are the host's, as sentences."""
+    """`/health`, `/readyz`, `/api/system`. `get_problems` returns the problems of the host, as sentences."""
     blueprint = Blueprint("system")
     started_at = time.time()
     settings = effective_settings(config)
 
     @blueprint.get("/health", name="health")
     @public
-    @ApiOperation("Whether this process is alive", response=Liveness)
+    @ApiOperation("Check that the process is alive", response=Liveness)
     async def health(_request: Request) -> HTTPResponse:
         return json_response(Liveness())
 
     @blueprint.get("/readyz", name="ready")
     @public
     @ApiOperation(
-        "Whether requests can be served",
-        description="503 as long as no node is online.",
+        "Check that requests can be served",
+        description="503 while no node is online.",
         response=Readiness,
         extra_statuses=(503,),
     )
@@ -49,9 +49,9 @@ def system_blueprint(
 
     @blueprint.get("/api/system", name="system")
     @requires_scope(Scope.MODELS_READ)
-    @ApiOperation("What this process is", response=SystemView)
+    @ApiOperation("Show version, uptime and settings", response=SystemView)
     async def system(request: Request) -> HTTPResponse:
-        told = SystemView(
+        system_view = SystemView(
             version=__version__,
             name=config.name,
             started_at=started_at,
@@ -62,7 +62,9 @@ def system_blueprint(
             problems=get_problems(),
         )
         if has_scope(request.ctx.principal, Scope.ADMIN):
-            told = replace(told, home=str(config.home), models_dir=str(config.models_dir), settings=settings)
-        return json_response(told)
+            system_view = replace(
+                system_view, home=str(config.home), models_dir=str(config.models_dir), settings=settings
+            )
+        return json_response(system_view)
 
     return blueprint

@@ -1,4 +1,4 @@
-"""By what this host is known over TLS, for whoever wants to keep it: a node that joins, a browser's store, another program."""
+"""TLS route: the certificate that a joining node, a browser or another program has to trust."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def tls_blueprint(server_tls: ServerTls | None) -> Blueprint:
     @blueprint.get("/api/tls/certificate", name="certificate")
     @public
     @ApiOperation(
-        "The certificate by which this llb is known",
-        description="In PEM: with `--tls auto` that of its own authority, else its own. No secret. Compare its fingerprint with the one "
-        "that llb printed when it started.",
+        "Get the certificate to trust",
+        description="In PEM. With `--tls auto` it is the certificate of llb's own authority, otherwise that "
+        "of the server. It is not secret. Compare its fingerprint with the one that llb printed at start.",
         text_media_type=PEM_MEDIA_TYPE,
         errors=(NotFound,),
     )
     async def certificate(_request: Request) -> HTTPResponse:
         if server_tls is None or not server_tls.anchor:
-            raise NotFound("This llb speaks no TLS")
+            raise NotFound("This llb does not use TLS")
         return HTTPResponse(server_tls.anchor, content_type=PEM_MEDIA_TYPE)
 
     return blueprint

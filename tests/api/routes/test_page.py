@@ -233,7 +233,7 @@ async def test_head_says_the_same_without_the_content(door: Door, version: str) 
 
 
 def test_without_its_files_the_start_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"The files of the page in .* cannot be read: No such file"):
+    with pytest.raises(SetupError, match=r"Cannot read the files of the page in .*: No such file"):
         page_blueprint(tmp_path / "nowhere")
     (tmp_path / "main.js").write_text("")
     with pytest.raises(SetupError, match="install llb again"):
