@@ -135,7 +135,7 @@ class AccountService:
         return token, changed_user or user, now + SESSION_MAX_S
 
     async def add_user(self, actor: Principal, new_user: NewUser, address: str | None) -> User:
-        """Add a user; raises `Conflict` for a taken name, `PermissionDenied` with a default password in use."""
+        """Add a user; raises `Conflict` for a taken name, `PermissionDenied` (default password in use)."""
         _check_username(new_user.username)
         passwords.check_new_password(new_user.password, "password")
         await self._require_no_default_password()

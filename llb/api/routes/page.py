@@ -1,9 +1,10 @@
 """Page routes: the files of `web/`, at addresses that change with their content.
 
 The addresses of the page serve `index.html`, which browsers revalidate each time. Every other file is an
-asset under `/assets/<version>/`, where the version is one hash of all files: modules that import each other by
-relative paths stay consistent, browsers cache them for ever, and an upgrade takes effect at once. There is no
-build step, except that imported style sheets are inlined: a browser would request them one round trip later.
+asset under `/assets/<version>/`, where the version is one hash of all files: modules that import each other
+by relative paths stay consistent, browsers cache them for ever, and an upgrade takes effect at once. There is
+no build step, except that imported style sheets are inlined: a browser would request them one round trip
+later.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _content_hash(contents: Mapping[str, bytes]) -> str:
 
 
 def page_blueprint(directory: Path | None = None) -> Blueprint:
-    """`PAGE_PATHS` and `/assets/<version>/<path>`, from `directory` or else as shipped; raises `SetupError`."""
+    """`PAGE_PATHS` and `/assets/<version>/<path>`, from `directory` or as shipped; raises `SetupError`."""
     blueprint = Blueprint("page")
     page = Page.load(resource_path("web") if directory is None else directory)
 

@@ -498,5 +498,5 @@ def test_a_route_without_a_rule_and_one_with_two_are_mistakes() -> None:
             route_policy_of(app.router.routes[0])
     finally:
         Sanic.unregister_app(app)
-    with pytest.raises(RoutePolicyError, match="twice"):
+    with pytest.raises(RoutePolicyError, match="two route policies"):
         public(public(handler))
