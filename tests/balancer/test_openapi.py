@@ -15,8 +15,8 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from llb.api.reference.schemas import INFERENCE_OPERATIONS
-from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS
+from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
+from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
 from tests.conftest import TINY_BYTES, LlbMaker
 from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import PASSWORD, Llb, write_catalog

@@ -13,7 +13,7 @@ from llb.api.blueprint import Blueprint
 from llb.api.error_mapping import http_status_of
 from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
-from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS, OVERLOADED_STATUS
+from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS, OVERLOADED_STATUS
 from llb.api.request_id import request_id_of
 from llb.api.responses import error_headers, json_response
 from llb.errors import EngineFailed, LlbError, Overloaded
@@ -57,7 +57,7 @@ def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
             path,
             methods=["POST"],
             name=path.rpartition("/")[2],
-            ctx_documented=MESSAGES_OPERATIONS[path],
+            ctx_operation=MESSAGES_OPERATIONS[path],
         )
     return blueprint
 

@@ -15,7 +15,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.error_mapping import http_status_of
 from llb.api.inference.request_validation import validate_request
-from llb.api.reference.schemas import SESSION_HEADER
+from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import decode_json
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import PassthroughResponse

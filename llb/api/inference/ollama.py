@@ -19,9 +19,9 @@ from llb.api.inference.ollama_models import OllamaModels
 from llb.api.inference.ollama_pull import PullFollower, PullStatus
 from llb.api.inference.request_validation import validate_request
 from llb.api.middleware.route_policy import requires_scope
-from llb.api.reference import schemas_ollama
 from llb.api.reference.operation import InternalRoute
-from llb.api.reference.schemas import SESSION_HEADER
+from llb.api.reference.schemas import ollama as schemas
+from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import decode_json, parse_body
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import JSON, json_response
@@ -137,24 +137,24 @@ def ollama_blueprint(
     talk = OllamaHandler(dispatcher, recorder, node_commands, audit_log)
 
     @requires_scope(Scope.INFERENCE)
-    @schemas_ollama.VERSION_OPERATION
+    @schemas.VERSION_OPERATION
     async def version(_request: Request) -> HTTPResponse:
         return json_response({"version": OLLAMA_VERSION})
 
     @requires_scope(Scope.INFERENCE)
-    @schemas_ollama.TAGS_OPERATION
+    @schemas.TAGS_OPERATION
     async def tags(_request: Request) -> HTTPResponse:
         return json_response({"models": models.list_ready()})
 
     @blueprint.get("/api/ps", name="ps")
     @requires_scope(Scope.INFERENCE)
-    @schemas_ollama.RUNNING_OPERATION
+    @schemas.RUNNING_OPERATION
     async def running(_request: Request) -> HTTPResponse:
         return json_response({"models": models.list_loaded()})
 
     @blueprint.post("/api/show", name="show")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.SHOW_OPERATION
+    @schemas.SHOW_OPERATION
     async def show(request: Request) -> HTTPResponse:
         model = dispatcher.readiness.resolve_model(
             parse_body(request, ollama_request.NamedModel).requested_model
@@ -164,7 +164,7 @@ def ollama_blueprint(
 
     @blueprint.post("/api/chat", name="chat")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.CHAT_OPERATION
+    @schemas.CHAT_OPERATION
     async def chat(request: Request) -> HTTPResponse | None:
         with recorder.record(request) as tally:
             wish = parse_body(request, ollama_request.ChatRequest)
@@ -174,7 +174,7 @@ def ollama_blueprint(
 
     @blueprint.post("/api/generate", name="generate")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.GENERATE_OPERATION
+    @schemas.GENERATE_OPERATION
     async def generate(request: Request) -> HTTPResponse | None:
         with recorder.record(request) as tally:
             wish = parse_body(request, ollama_request.GenerateRequest)
@@ -184,7 +184,7 @@ def ollama_blueprint(
 
     @blueprint.post("/api/embed", name="embed")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.EMBED_OPERATION
+    @schemas.EMBED_OPERATION
     async def embed(request: Request) -> HTTPResponse:
         with recorder.record(request) as tally:
             wish = parse_body(request, ollama_request.EmbedRequest)
@@ -195,7 +195,7 @@ def ollama_blueprint(
 
     @blueprint.post("/api/embeddings", name="embeddings")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.LEGACY_EMBED_OPERATION
+    @schemas.LEGACY_EMBED_OPERATION
     async def embeddings(request: Request) -> HTTPResponse:
         with recorder.record(request) as tally:
             wish = parse_body(request, ollama_request.OldEmbedRequest)
@@ -206,7 +206,7 @@ def ollama_blueprint(
 
     @blueprint.post(PULL_PATH, name="pull")
     @requires_scope(Scope.MODELS_WRITE, media_types=JSON_LIKE_MEDIA_TYPES)
-    @schemas_ollama.PULL_OPERATION
+    @schemas.PULL_OPERATION
     async def pull(request: Request) -> HTTPResponse | None:
         wish = parse_body(request, ollama_request.PullRequest)
         model = dispatcher.readiness.resolve_model(wish.requested_model)

@@ -14,7 +14,8 @@ from llb.api.blueprint import Blueprint
 from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
-from llb.api.reference.schemas import INFERENCE_OPERATIONS, READINESS_ERRORS
+from llb.api.reference.schemas.common import READINESS_ERRORS
+from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.request_body import decode_json
 from llb.api.responses import error_body, json_response
 from llb.errors import LlbError
@@ -62,11 +63,11 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
 
     for path in OPENAI_PATHS:
         blueprint.add_route(
-            infer, path, methods=["POST"], name=_route_name(path), ctx_documented=INFERENCE_OPERATIONS[path]
+            infer, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
         )
     for path in RESPONSES_PATHS:
         blueprint.add_route(
-            respond, path, methods=["POST"], name=_route_name(path), ctx_documented=INFERENCE_OPERATIONS[path]
+            respond, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
         )
     return blueprint
 

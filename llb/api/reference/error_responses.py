@@ -1,4 +1,4 @@
-"""What an operation may be refused with: by the door, by the code around every route, and by itself."""
+"""Error responses of an operation: those of the middleware, of request parsing and of the operation itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from llb.api.responses import JSON
 from llb.errors import LlbError
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
-RETRY_AFTER_STATUSES = (429, 503, 529)  # statuses that may bring Retry-After
+# Statuses whose responses may carry Retry-After.
+RETRY_AFTER_STATUSES = (429, 503, 529)
 
-# Codes that are not a class's own.
+# Codes without an error class of their own.
 EXTRA_ERROR_CODES = {
-    "invalid_json": (errors.InvalidRequest, 400, "The body is not JSON."),
-    "method_not_allowed": (errors.InvalidRequest, 405, "This address does not know that method."),
+    "invalid_json": (errors.InvalidRequest, 400, "The request body is not JSON."),
+    "method_not_allowed": (errors.InvalidRequest, 405, "The path does not support that method."),
 }
-# What any request may be answered, whatever it asks for.
+# Errors of every operation.
 COMMON_ERRORS = (
     errors.InvalidRequest,
     errors.InvalidApiKey,
@@ -33,46 +34,46 @@ COMMON_ERRORS = (
 
 
 def error_codes_of(route: Route, method: str, operation: ApiOperation) -> dict[int, list[str]]:
-    """The codes that this operation may be refused with, by status."""
-    kinds: list[type[LlbError]] = [*COMMON_ERRORS, *operation.errors]
-    variants = []
+    """Return the error codes of an operation by HTTP status."""
+    error_types: list[type[LlbError]] = [*COMMON_ERRORS, *operation.errors]
     if not route_policy_of(route).public:
-        kinds.append(errors.PermissionDenied)
+        error_types.append(errors.PermissionDenied)
     if route.params:
-        kinds.append(errors.NotFound)
+        error_types.append(errors.NotFound)
     if method not in SAFE_METHODS or operation.websocket_message is not None:
-        kinds.append(errors.OriginNotAllowed)
+        error_types.append(errors.OriginNotAllowed)
     if method not in SAFE_METHODS:
-        kinds.append(errors.UnsupportedMediaType)
+        error_types.append(errors.UnsupportedMediaType)
+    codes_by_status: dict[int, set[str]] = {}
+    for error_type in error_types:
+        status = _http_status_of(error_type, operation.error_format)
+        codes_by_status.setdefault(status, set()).add(error_type.code)
     if operation.body is not None:
-        variants.append("invalid_json")
-    found: dict[int, set[str]] = {}
-    for kind in kinds:
-        found.setdefault(_http_status_of(kind, operation.error_format), set()).add(kind.code)
-    for code in variants:
-        found.setdefault(EXTRA_ERROR_CODES[code][1], set()).add(code)
-    return {status: sorted(codes) for status, codes in sorted(found.items())}
+        _, status, _ = EXTRA_ERROR_CODES["invalid_json"]
+        codes_by_status.setdefault(status, set()).add("invalid_json")
+    return {status: sorted(codes) for status, codes in sorted(codes_by_status.items())}
 
 
 def _http_status_of(error_type: type[LlbError], error_format: ErrorFormat | None) -> int:
-    own = () if error_format is None else error_format.status_overrides
+    overrides = () if error_format is None else error_format.status_overrides
     return next(
-        (status for broad, status in own if issubclass(error_type, broad)), http_status_of_type(error_type)
+        (status for base, status in overrides if issubclass(error_type, base)),
+        http_status_of_type(error_type),
     )
 
 
 def error_response_object(
     status: int, codes: list[str], error_format: ErrorFormat | None, schema: dict[str, Any]
 ) -> dict[str, Any]:
-    """The response with `status` and one of `codes`; `shape` is the schema of the body."""
-    kinds = errors.error_classes_by_code()
+    """Return the OpenAPI response with `status` and any of `codes`; `schema` is that of the body."""
+    classes = errors.error_classes_by_code()
     texts = [
-        EXTRA_ERROR_CODES[code][2] if code in EXTRA_ERROR_CODES else _description_of(kinds[code])
+        EXTRA_ERROR_CODES[code][2] if code in EXTRA_ERROR_CODES else _description_of(classes[code])
         for code in codes
     ]
     if error_format is None or error_format.has_llb_code:
-        told = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
-        schema = {"allOf": [schema, told]}
+        code_schema = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+        schema = {"allOf": [schema, code_schema]}
     return {
         "description": "\n".join(f"- `{code}`: {text}" for code, text in zip(codes, texts, strict=True)),
         "headers": response_headers_of(status),
@@ -82,16 +83,19 @@ def error_response_object(
 
 
 def response_headers_of(status: int) -> dict[str, Any]:
-    """What stands on an answer with `status`."""
-    told = {
-        "X-Request-ID": {"description": "Names this request, in the log too.", "schema": {"type": "string"}}
+    """Return the OpenAPI headers of a response with `status`."""
+    headers = {
+        "X-Request-ID": {
+            "description": "The id of the request, which the log also shows.",
+            "schema": {"type": "string"},
+        }
     }
     if status in RETRY_AFTER_STATUSES:
-        told["Retry-After"] = {
-            "description": "Seconds after which it is worth another try; absent where waiting does not help.",
+        headers["Retry-After"] = {
+            "description": "Seconds to wait before a retry; absent where waiting does not help.",
             "schema": {"type": "integer"},
         }
-    return told
+    return headers
 
 
 def _description_of(error_type: type[LlbError]) -> str:
@@ -99,23 +103,26 @@ def _description_of(error_type: type[LlbError]) -> str:
 
 
 def error_schema() -> dict[str, Any]:
-    """Every error's body, with all codes there are, and what they mean and which status they have."""
-    kinds = {code: kind for code, kind in errors.error_classes_by_code().items() if _description_of(kind)}
-    meanings = {
-        code: {"status": http_status_of_type(kind), "type": kind.type, "text": _description_of(kind)}
-        for code, kind in kinds.items()
+    """Return the schema of llb's error body, with the status, type and description of every code."""
+    classes = {code: cls for code, cls in errors.error_classes_by_code().items() if _description_of(cls)}
+    codes = {
+        code: {"status": http_status_of_type(cls), "type": cls.type, "text": _description_of(cls)}
+        for code, cls in classes.items()
     } | {
-        code: {"status": status, "type": kind.type, "text": text}
-        for code, (kind, status, text) in EXTRA_ERROR_CODES.items()
+        code: {"status": status, "type": cls.type, "text": text}
+        for code, (cls, status, text) in EXTRA_ERROR_CODES.items()
     }
     inner = {
         "type": "object",
         "required": ["message", "type", "code"],
         "properties": {
-            "message": {"type": "string", "description": "One sentence for a person."},
-            "type": {"enum": sorted({kind.type for kind in kinds.values()})},
-            "code": {"enum": sorted(meanings)},
-            "param": {"type": ["string", "null"], "description": "The field that is meant, where it is one."},
+            "message": {"type": "string", "description": "One sentence for people to read."},
+            "type": {"enum": sorted({cls.type for cls in classes.values()})},
+            "code": {"enum": sorted(codes)},
+            "param": {
+                "type": ["string", "null"],
+                "description": "The request field that caused the error, if any.",
+            },
         },
         "additionalProperties": True,
     }
@@ -133,5 +140,5 @@ def error_schema() -> dict[str, Any]:
                 }
             }
         ],
-        "x-llb-codes": dict(sorted(meanings.items())),
+        "x-llb-codes": dict(sorted(codes.items())),
     }

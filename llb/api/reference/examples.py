@@ -1,4 +1,4 @@
-"""Examples for the reference of the API, as typed as what they show; `docs/api.md` has the longer ones too."""
+"""Examples in the API reference. They are instances of the documented types; `docs/api.md` repeats the longer ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from llb.api.reference.schemas import (
+from llb.api.reference.schemas.anthropic import MessagesRequest, Turn
+from llb.api.reference.schemas.openai import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
@@ -14,7 +15,6 @@ from llb.api.reference.schemas import (
     RerankRequest,
     ResponsesRequest,
 )
-from llb.api.reference.schemas_anthropic import MessagesRequest, Turn
 from llb.gateway.dialects import ollama_request
 from llb.wire import (
     KeyLimitsPatch,
@@ -39,6 +39,7 @@ from llb.wire import (
     UserPatch,
 )
 
+# The passwords are examples, not secrets.
 EXAMPLES: tuple[Struct, ...] = (
     ChatCompletionRequest(
         model="llama-3.2-1b", messages=[ChatMessage(role="user", content="Say hello.")], max_tokens=64
@@ -61,9 +62,9 @@ EXAMPLES: tuple[Struct, ...] = (
     ollama_request.OldEmbedRequest(model="nomic-embed-text-v1.5", prompt="a text"),
     ollama_request.NamedModel(model="llama-3.2-1b"),
     ollama_request.PullRequest(model="llama-3.2-1b"),
-    LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106  # an example
-    PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106  # shown in the reference
-    NewUser(username="ann", password="correct horse battery"),  # noqa: S106  # shown in the reference
+    LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106
+    PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106
+    NewUser(username="ann", password="correct horse battery"),  # noqa: S106
     UserPatch(role=Role.ADMIN),
     NewKey(name="laptop", scopes=(Scope.INFERENCE, Scope.MODELS_READ)),
     KeyPatch(limits=KeyLimitsPatch(requests_per_minute=60, concurrent=None)),
@@ -129,10 +130,10 @@ EXAMPLES: tuple[Struct, ...] = (
 
 
 def without_defaults(value: Any) -> Any:
-    """As JSON, without what has its default."""
+    """Return `value` as JSON data, without fields that have their default."""
     if isinstance(value, Struct):
-        given = ((each, getattr(value, each.name)) for each in structs.fields(value))
-        return {each.encode_name: without_defaults(item) for each, item in given if item != each.default}
+        fields = ((field, getattr(value, field.name)) for field in structs.fields(value))
+        return {field.encode_name: without_defaults(item) for field, item in fields if item != field.default}
     if isinstance(value, list | tuple):
         return [without_defaults(item) for item in value]
     return to_builtins(value)

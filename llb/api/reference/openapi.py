@@ -1,5 +1,7 @@
-"""`/api/openapi.json`: the reference of the API (OpenAPI 3.1), made of the routes, their access rules, what they say of
-themselves, and the types of `wire`. Made when it is first asked for; nothing of it is of this host, so everybody may read it."""
+"""OpenAPI 3.1 document at `/api/openapi.json`, generated from the routes, their policies and operations.
+
+It is generated for the first request. It contains nothing about this host, so it is public.
+"""
 
 from __future__ import annotations
 
@@ -26,36 +28,35 @@ from llb.api.reference.error_responses import (
 )
 from llb.api.reference.examples import EXAMPLES, without_defaults
 from llb.api.reference.operation import ApiOperation, operation_of
-from llb.api.reference.schemas import ExtensibleObject, Reference
+from llb.api.reference.schemas.common import ExtensibleObject
 from llb.api.responses import JSON
 from llb.api.static_content import StaticContent
 
 ERROR_SCHEMA_REF = {"$ref": "#/components/schemas/Error"}
 STREAM_DESCRIPTIONS = {
-    "text/event-stream": "With `stream`: lines of `data: …`, each a JSON object.",
-    "application/x-ndjson": "Unless `stream` is false: lines of JSON.",
+    "text/event-stream": "With `stream`: lines of `data: …`, each with a JSON object.",
+    "application/x-ndjson": "Unless `stream` is false: one JSON object a line.",
 }
 STATUS_DESCRIPTIONS = {
-    101: "The connection is a WebSocket from here on.",
+    101: "The connection becomes a WebSocket.",
     200: "OK.",
-    201: "Made.",
-    202: "Accepted; the rest happens in the background.",
+    201: "Created.",
+    202: "Accepted; the work continues in the background.",
     204: "Done.",
-    304: "As you have it already.",
-    503: "Not now.",
+    304: "Not modified.",
+    503: "Not available now.",
 }
 BODILESS_STATUSES = (101, 204, 304)
 
 TAG_DESCRIPTIONS = {
-    "Inference": "What programs ask models. Bodies pass through to the engine; see the fields that llb itself heeds.",
-    "Ollama": "For programs that only know Ollama: its dialect, with llb's keys.",
-    "Models": "The catalogue with its states; pulling and deleting.",
-    "Nodes": "The hosts that hold models.",
-    "History": "Who asked what, how it went, and what it came to.",
-    "Accounts": "Signing in, people, API keys, the audit trail.",
-    "System": "Health, figures, and this reference.",
+    "Inference": "Requests to models. Bodies pass through to the engine; llb itself reads the listed fields.",
+    "Ollama": "Ollama's dialect, with llb's API keys, for programs that support nothing else.",
+    "Models": "The model catalogue, its states, and pulling and deleting models.",
+    "Nodes": "The hosts that run models.",
+    "History": "The request log and usage.",
+    "Accounts": "Sign-in, users, API keys and the audit trail.",
+    "System": "Health, metrics and this reference.",
 }
-# By blueprint.
 TAG_BY_BLUEPRINT = {
     "accounts": "Accounts",
     "anthropic": "Inference",
@@ -74,56 +75,81 @@ TAG_BY_BLUEPRINT = {
     "tls": "System",
 }
 API_DESCRIPTION = """\
-One address for the local language models of a few machines.
+A single address for the local language models of several machines.
 
-**Who may call.** Programs send an API key, as `Authorization: Bearer sk-…` or as `X-API-Key`; browsers have the session \
-cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`; `admin` includes all, \
-each other one stands for itself alone. Each operation names the scope it needs.
+**Authentication.** Programs send an API key, as `Authorization: Bearer sk-…` or as `X-API-Key`; browsers \
+send the session cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`. \
+`admin` includes all others; no other scope includes another. Each operation names the scope it needs.
 
-**Errors** are always `{"error": {"message", "type", "code"}}`, in each dialect's own shape where it has one. `code` is \
-stable. `X-Request-ID` stands on every answer, and in the log. Where waiting helps, `Retry-After` says for how long.
+**Errors** are always `{"error": {"message", "type", "code"}}`, except in dialects with a format of their own. \
+`code` is stable. Every response has an `X-Request-ID`, which the log also shows. \
+Where waiting helps, `Retry-After` says how long.
 
-**Fields** may be added to answers, never renamed: ignore what you do not know.
+**Fields** may be added to responses but are never renamed: ignore the ones you do not know.
 
-What hosts say to each other (`/hop`, `/ws/nodes`, joining) and what only commands on the host itself may ask is not in \
-here: it changes with the version.\
+The protocol between hosts (`/hop`, `/ws/nodes`, joining) and the routes for commands on the host itself \
+are not documented here: they change between versions.\
 """
 SECURITY_SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer sk-…`."},
-    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, as Anthropic's clients send it."},
-    "session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE, "description": "What signing in gives a browser."},
-}  # fmt: skip
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key: `Authorization: Bearer sk-…`.",
+    },
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "An API key, as Anthropic's clients send it.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIE,
+        "description": "The session cookie that a browser gets by signing in.",
+    },
+}
 
 _PATH_PARAMETER = re.compile(r"<(\w+)(?::\w+)?>")
 
 
+class Reference(ExtensibleObject, frozen=True, kw_only=True):
+    """An OpenAPI document."""
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]
+
+
 def openapi_blueprint() -> Blueprint:
-    """`/api/openapi.json`."""
+    """Routes of `/api/openapi.json`."""
     blueprint = Blueprint("openapi")
-    making = asyncio.Lock()
-    made: list[tuple[StaticContent, str]] = []
+    generation_lock = asyncio.Lock()
+    generated: tuple[StaticContent, str] | None = None
 
     @blueprint.get("/api/openapi.json", name="document")
     @public
     @ApiOperation(
         "This reference",
-        description="OpenAPI 3.1; the page at `/docs` shows it.",
+        description="OpenAPI 3.1, displayed by the page at `/docs`.",
         response=Reference,
         extra_statuses=(304,),
     )
     async def read(request: Request) -> HTTPResponse:
-        async with making:
-            if not made:
-                content = msgspec.json.encode(await asyncio.to_thread(build_document, request.app))
-                made.append((StaticContent(content, JSON), hashlib.sha256(content).hexdigest()[:12]))
-        part, version = made[0]
-        return await part.conditional_response(request, version)
+        nonlocal generated
+        async with generation_lock:
+            if generated is None:
+                encoded = msgspec.json.encode(await asyncio.to_thread(build_document, request.app))
+                generated = StaticContent(encoded, JSON), hashlib.sha256(encoded).hexdigest()[:12]
+        content, version = generated
+        return await content.conditional_response(request, version)
 
     return blueprint
 
 
 def build_document(app: Sanic[Any, Any]) -> dict[str, Any]:
-    """The reference of `app`; raises `Undocumented` for a route that says nothing of itself."""
+    """Return the OpenAPI document of `app`; raises `UndocumentedRoute` for a route without an operation."""
     operations = list(_documented_routes(app))
     schemas = _SchemaRegistry(operation for _, operation in operations)
     responses: dict[str, Any] = {}
@@ -150,122 +176,131 @@ def build_document(app: Sanic[Any, Any]) -> dict[str, Any]:
 
 def _documented_routes(app: Sanic[Any, Any]) -> Iterator[tuple[Route, ApiOperation]]:
     for route in app.router.routes:
-        if isinstance(said := operation_of(route), ApiOperation):
-            yield route, said
+        if isinstance(operation := operation_of(route), ApiOperation):
+            yield route, operation
 
 
 class _SchemaRegistry:
-    """The schemas of all types that operations name: `of(kind)` is the one to put in a kind's place."""
+    """JSON schemas of all types that the operations refer to."""
 
     def __init__(self, operations: Iterable[ApiOperation]) -> None:
-        kinds: list[Any] = []
-        for each in operations:
-            refused = None if each.error_format is None else each.error_format.schema_type
-            named = (
-                each.body,
-                each.response,
-                each.stream_event,
-                each.websocket_message,
-                refused,
-                *(item.value_type for item in each.parameters),
+        # A list, because annotated types are not always hashable.
+        types: list[Any] = []
+        for operation in operations:
+            error_format = operation.error_format
+            candidates = (
+                operation.body,
+                operation.response,
+                operation.stream_event,
+                operation.websocket_message,
+                None if error_format is None else error_format.schema_type,
+                *(parameter.value_type for parameter in operation.parameters),
             )
-            kinds += [kind for kind in named if kind is not None and kind not in kinds]
-        found, self.components = msgspec.json.schema_components(
-            kinds, ref_template="#/components/schemas/{name}"
+            types += [each for each in candidates if each is not None and each not in types]
+        schemas, self.components = msgspec.json.schema_components(
+            types, ref_template="#/components/schemas/{name}"
         )
-        self._schemas = list(zip(kinds, found, strict=True))
-        for kind in _subclasses_of(ExtensibleObject):
-            if kind.__name__ in self.components:
-                self.components[kind.__name__]["additionalProperties"] = True
+        self._schemas = list(zip(types, schemas, strict=True))
+        for extensible in _subclasses_of(ExtensibleObject):
+            if extensible.__name__ in self.components:
+                self.components[extensible.__name__]["additionalProperties"] = True
         for example in EXAMPLES:
             if (name := type(example).__name__) in self.components:
                 self.components[name]["examples"] = [without_defaults(example)]
 
     def schema_of(self, value_type: Any) -> dict[str, Any]:
+        """Return the schema of `value_type`: a reference to a component, or an inline schema."""
         return next(dict(schema) for known, schema in self._schemas if known == value_type)
 
 
 def _subclasses_of(base: type[Any]) -> Iterator[type[Any]]:
-    for narrower in base.__subclasses__():
-        yield narrower
-        yield from _subclasses_of(narrower)
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses_of(subclass)
 
 
 def _operation_object(
     route: Route, method: str, operation: ApiOperation, schemas: _SchemaRegistry, responses: dict[str, Any]
 ) -> dict[str, Any]:
-    access = route_policy_of(route)
+    policy = route_policy_of(route)
     blueprint, name = route.name.split(".")[-2:]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "operationId": f"{blueprint}.{name}",
         "tags": [TAG_BY_BLUEPRINT[blueprint]],
         "summary": operation.summary,
-        "description": "\n\n".join(filter(None, (operation.description, _describe_access(access)))),
-        "security": _security_requirements(access),
+        "description": "\n\n".join(filter(None, (operation.description, _describe_policy(policy)))),
+        "security": _security_requirements(policy),
         "parameters": [*_path_parameters(route), *_declared_parameters(operation, schemas)],
     }
     if operation.body is not None:
-        found["requestBody"] = {
+        result["requestBody"] = {
             "required": True,
             "content": {JSON: {"schema": schemas.schema_of(operation.body)}},
         }
-    found["responses"] = {
+    result["responses"] = {
         str(status): _response_object(status, operation, schemas) for status in operation.statuses
     }
     for status, codes in error_codes_of(route, method, operation).items():
-        shape = (
+        schema = (
             ERROR_SCHEMA_REF
             if operation.error_format is None
             else schemas.schema_of(operation.error_format.schema_type)
         )
-        key = ".".join((shape["$ref"].rpartition("/")[2], str(status), *codes))
-        responses[key] = error_response_object(status, codes, operation.error_format, shape)
-        found["responses"][str(status)] = {"$ref": f"#/components/responses/{key}"}
+        key = ".".join((schema["$ref"].rpartition("/")[2], str(status), *codes))
+        responses[key] = error_response_object(status, codes, operation.error_format, schema)
+        result["responses"][str(status)] = {"$ref": f"#/components/responses/{key}"}
     if operation.websocket_message is not None:
-        found["x-llb-messages"] = schemas.schema_of(operation.websocket_message)
-    return found
+        result["x-llb-messages"] = schemas.schema_of(operation.websocket_message)
+    return result
 
 
-# --- who may call ------------------------------------------------------------------------------------
+# --- security ----------------------------------------------------------------------------------------
 
 
 def _security_requirements(policy: RoutePolicy) -> list[dict[str, list[str]]]:
     if policy.public:
         return []
     scopes = [] if policy.scope is None else [policy.scope.value]
-    ways: list[dict[str, list[str]]] = [{name: scopes} for name in SECURITY_SCHEMES]
-    return [*ways, {}] if policy.or_local_program else ways
+    requirements: list[dict[str, list[str]]] = [{name: scopes} for name in SECURITY_SCHEMES]
+    return [*requirements, {}] if policy.or_local_program else requirements
 
 
-def _describe_access(policy: RoutePolicy) -> str:
+def _describe_policy(policy: RoutePolicy) -> str:
     if policy.public:
-        return "Everybody may call."
-    who = (
-        "Any valid key or session may call."
+        return "Public: needs no credential."
+    requirement = (
+        "Needs any valid key or session."
         if policy.scope is None
         else f"Needs the scope `{policy.scope.value}`."
     )
-    return f"{who} A program on the host itself needs no credential." if policy.or_local_program else who
+    if policy.or_local_program:
+        return f"{requirement} A program on the host itself needs no credential."
+    return requirement
 
 
-# --- what goes in ------------------------------------------------------------------------------------
+# --- parameters --------------------------------------------------------------------------------------
 
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for info in route.params.values():
-        kind = {"type": "integer", "minimum": 0} if info.cast is int else {"type": "string", "minLength": 1}
-        yield {"name": info.name, "in": "path", "required": True, "schema": kind}
+        schema = {"type": "integer", "minimum": 0} if info.cast is int else {"type": "string", "minLength": 1}
+        yield {"name": info.name, "in": "path", "required": True, "schema": schema}
 
 
 def _declared_parameters(operation: ApiOperation, schemas: _SchemaRegistry) -> Iterator[dict[str, Any]]:
-    for item in operation.parameters:
-        argument: dict[str, Any] = {"name": item.name, "in": item.location, "description": item.description}
-        if item.location == "query":
-            argument["allowEmptyValue"] = True  # as one that is not given: Sanic leaves it out
-        yield {**argument, "schema": schemas.schema_of(item.value_type)}
+    for declared in operation.parameters:
+        parameter: dict[str, Any] = {
+            "name": declared.name,
+            "in": declared.location,
+            "description": declared.description,
+        }
+        if declared.location == "query":
+            # Sanic drops empty values: they count as absent.
+            parameter["allowEmptyValue"] = True
+        yield {**parameter, "schema": schemas.schema_of(declared.value_type)}
 
 
-# --- what comes back ---------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------
 
 
 def _response_object(status: int, operation: ApiOperation, schemas: _SchemaRegistry) -> dict[str, Any]:
@@ -277,7 +312,7 @@ def _response_object(status: int, operation: ApiOperation, schemas: _SchemaRegis
     if operation.response is not None:
         content[JSON] = {"schema": schemas.schema_of(operation.response)}
     if operation.stream_event is not None:
-        # No type: some tools take the schema for that of the whole text, others for that of an event.
+        # Without a type: some tools apply the schema to the whole text, others to each event.
         schema = {"description": STREAM_DESCRIPTIONS[operation.stream_media_type]}
         content[operation.stream_media_type] = {
             "schema": schema,

@@ -1,5 +1,8 @@
-"""What a route tells its callers of itself, written at the handler beside its access rule: `@Documented(…)`, or
-`@Internal(why)` where no client has any business. `api/reference/openapi.py` makes the reference of it."""
+"""OpenAPI operations of routes, declared at the handler beside its route policy.
+
+A route for clients has `@ApiOperation(…)`, any other `@InternalRoute(reason)`. `api.reference.openapi` builds
+the API reference from them.
+"""
 
 from __future__ import annotations
 
@@ -13,62 +16,69 @@ from sanic_routing import Route
 from llb.api.middleware.route_policy import decorator_mark_of, route_policy_of
 from llb.errors import LlbError
 
-# Types of arguments.
 DATE_TIME = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 def positive_int_up_to(maximum: int) -> Any:
-    """A whole number from 1 to `high`."""
+    """Return the type of a whole number from 1 to `maximum`."""
     return Annotated[int, Meta(ge=1, le=maximum)]
 
 
-H = TypeVar("H", bound=Callable[..., Any])
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 _OPERATION_ATTRIBUTE = "__llb_documented__"
 
 
 @dataclass(frozen=True)
 class RequestParameter:
-    """A value beside the body. `kind` is its type, as msgspec knows types; `place` is `query` or `header`."""
+    """Query parameter or header of an operation."""
 
     name: str
+    # Any type that msgspec knows.
     value_type: Any
     description: str
+    # "query" or "header".
     location: str = "query"
 
 
 @dataclass(frozen=True)
 class ErrorFormat:
-    """How errors are told: the `shape` of their bodies, and the statuses that are not the contract's own.
-    `has_code`: whether the body's `error.code` is ours."""
+    """Error format of a dialect other than llb's own."""
 
     schema_type: type[Struct]
-    status_overrides: tuple[
-        tuple[type[LlbError], int], ...
-    ] = ()  # Sanic wants what stands at a route to have a hash
+    # A tuple rather than a mapping: Sanic requires the attributes of a route to be hashable.
+    status_overrides: tuple[tuple[type[LlbError], int], ...] = ()
+    # Whether `error.code` in the body is llb's code.
     has_llb_code: bool = True
 
 
 @dataclass(frozen=True)
 class ApiOperation:
-    """One operation. `errors` are those of its own; what the door and the code around every route refuse is known to the
-    reference. `also` are further statuses with the same reply."""
+    """OpenAPI operation of one route; a decorator of its handler.
+
+    `errors` are those of the operation itself. `error_responses` adds the errors of the middleware.
+    """
 
     summary: str
     _: KW_ONLY
     description: str = ""
     body: type[Struct] | None = None
     response: type[Struct] | None = None
-    text_media_type: str = ""  # of a reply that is text for programs, not JSON
-    stream_event: type[Struct] | None = None  # what a stream of it carries, one a line
+    # Media type of a text response, empty for JSON.
+    text_media_type: str = ""
+    # Type of each event of a streamed response.
+    stream_event: type[Struct] | None = None
     stream_media_type: str = "text/event-stream"
-    websocket_message: Any = None  # what a WebSocket sends
+    # Type of the messages that a WebSocket sends.
+    websocket_message: Any = None
     status: int = 200
+    # Further statuses with the same response.
     extra_statuses: tuple[int, ...] = ()
     parameters: tuple[RequestParameter, ...] = ()
     errors: tuple[type[LlbError], ...] = ()
-    error_format: ErrorFormat | None = None  # None: the contract's own
+    # None for llb's own format.
+    error_format: ErrorFormat | None = None
 
-    def __call__(self, handler: H) -> H:
+    def __call__(self, handler: HandlerT) -> HandlerT:
         setattr(handler, _OPERATION_ATTRIBUTE, self)
         return handler
 
@@ -79,25 +89,28 @@ class ApiOperation:
 
 @dataclass(frozen=True)
 class InternalRoute:
-    """A route that is no client's business, and why."""
+    """Mark of a route that the reference leaves out, with the reason."""
 
     reason: str
 
-    def __call__(self, handler: H) -> H:
+    def __call__(self, handler: HandlerT) -> HandlerT:
         setattr(handler, _OPERATION_ATTRIBUTE, self)
         return handler
 
 
 class UndocumentedRoute(RuntimeError):
-    """A route that says nothing of itself: a mistake in the code."""
+    """A route declares neither an operation nor that it is internal."""
 
 
 def operation_of(route: Route) -> ApiOperation | InternalRoute:
-    """What `route` says of itself; raises `Undocumented`. Routes of one handler each bring it as `ctx_documented`."""
-    mark = getattr(route.ctx, "documented", None) or decorator_mark_of(route, _OPERATION_ATTRIBUTE)
+    """Return what `route` declares; raises `UndocumentedRoute`.
+
+    Routes that share one handler declare their operations as `ctx_operation`.
+    """
+    mark = getattr(route.ctx, "operation", None) or decorator_mark_of(route, _OPERATION_ATTRIBUTE)
     if isinstance(mark, ApiOperation | InternalRoute):
         return mark
-    access = route_policy_of(route)
-    if access.node_only or access.requires_file_token:
+    policy = route_policy_of(route)
+    if policy.node_only or policy.requires_file_token:
         return InternalRoute("between hosts")
     raise UndocumentedRoute(f"the route {sorted(route.methods)} /{route.path} is not documented")

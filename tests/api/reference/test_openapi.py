@@ -22,8 +22,8 @@ from llb.api.middleware.route_policy import public
 from llb.api.reference.examples import EXAMPLES
 from llb.api.reference.openapi import TAG_BY_BLUEPRINT, TAG_DESCRIPTIONS, build_document
 from llb.api.reference.operation import ApiOperation, UndocumentedRoute, operation_of
-from llb.api.reference.schemas import INFERENCE_OPERATIONS
-from llb.api.reference.schemas_anthropic import MESSAGES_OPERATIONS
+from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
+from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import InferenceFields

@@ -1,4 +1,4 @@
-"""As `shapes`, of what answers in Ollama's dialect; what is asked stands in `gateway/dialects/ollama_request.py`."""
+"""Schemas and operations of Ollama's dialect; the request bodies are in `gateway.dialects.ollama_request`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Any
 
 from llb import errors
 from llb.api.reference.operation import ApiOperation, ErrorFormat
-from llb.api.reference.schemas import INFERENCE_ERRORS, READINESS_ERRORS, SESSION_PARAMETER, ExtensibleObject
+from llb.api.reference.schemas.common import (
+    INFERENCE_ERRORS,
+    READINESS_ERRORS,
+    SESSION_PARAMETER,
+    ExtensibleObject,
+)
 from llb.errors import AlreadyRegistered, HubUnavailable, InsufficientMemory, InsufficientStorage
 from llb.gateway.dialects import ollama_request
 
@@ -14,7 +19,7 @@ NDJSON_MEDIA_TYPE = "application/x-ndjson"
 
 
 class OllamaError(ExtensibleObject, frozen=True, kw_only=True):
-    """An error as Ollama's clients know it: a sentence."""
+    """An error in the format of Ollama's API: one sentence."""
 
     error: str
 
@@ -24,7 +29,7 @@ class OllamaVersion(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class OllamaModel(ExtensibleObject, frozen=True, kw_only=True):
-    """A model; its `name` has a tag."""
+    """A model; its `name` includes a tag."""
 
     name: str
     model: str
@@ -44,7 +49,7 @@ class OllamaModelFacts(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class OllamaAnswer(ExtensibleObject, frozen=True, kw_only=True):
-    """A whole answer, or one line of it: the last one is `done` and has the figures. A line that is an error ends it."""
+    """A complete answer, or one line of a stream, whose last line is an error or `done` with the durations."""
 
     model: str
     created_at: str
@@ -61,7 +66,7 @@ class OllamaEmbedding(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class PullLine(ExtensibleObject, frozen=True, kw_only=True):
-    """How a pull goes; it has ended well when `status` is `success`."""
+    """One progress report of a pull, which has succeeded when `status` is `success`."""
 
     status: str
 
@@ -69,7 +74,7 @@ class PullLine(ExtensibleObject, frozen=True, kw_only=True):
 OLLAMA_ERROR_FORMAT = ErrorFormat(schema_type=OllamaError, has_llb_code=False)
 
 VERSION_OPERATION = ApiOperation(
-    "Which Ollama this is like", response=OllamaVersion, error_format=OLLAMA_ERROR_FORMAT
+    "Show the compatible Ollama version", response=OllamaVersion, error_format=OLLAMA_ERROR_FORMAT
 )
 TAGS_OPERATION = ApiOperation(
     "List the Ready models, in Ollama's dialect", response=OllamaModelList, error_format=OLLAMA_ERROR_FORMAT
@@ -88,7 +93,8 @@ SHOW_OPERATION = ApiOperation(
 )
 CHAT_OPERATION = ApiOperation(
     "Chat, in Ollama's dialect",
-    description="Without messages the model is loaded; kept alive for `0`, unloaded, for which `models:write` is needed.",
+    description="Without messages, the request loads the model; with `keep_alive` `0` it unloads the model, "
+    "which needs `models:write`.",
     body=ollama_request.ChatRequest,
     response=OllamaAnswer,
     stream_event=OllamaAnswer,
@@ -99,7 +105,8 @@ CHAT_OPERATION = ApiOperation(
 )
 GENERATE_OPERATION = ApiOperation(
     "Complete a text, in Ollama's dialect",
-    description="Without a prompt the model is loaded; kept alive for `0`, unloaded, for which `models:write` is needed.",
+    description="Without a prompt, the request loads the model; with `keep_alive` `0` it unloads the model, "
+    "which needs `models:write`.",
     body=ollama_request.GenerateRequest,
     response=OllamaAnswer,
     stream_event=OllamaAnswer,
@@ -117,7 +124,7 @@ EMBED_OPERATION = ApiOperation(
     error_format=OLLAMA_ERROR_FORMAT,
 )
 LEGACY_EMBED_OPERATION = ApiOperation(
-    "Embed a text, as older clients of Ollama do",
+    "Embed a text, for older Ollama clients",
     body=ollama_request.OldEmbedRequest,
     response=OllamaEmbedding,
     parameters=(SESSION_PARAMETER,),
@@ -125,8 +132,8 @@ LEGACY_EMBED_OPERATION = ApiOperation(
     error_format=OLLAMA_ERROR_FORMAT,
 )
 PULL_OPERATION = ApiOperation(
-    "Pull a model of the catalogue, and follow it",
-    description="Whoever stops listening does not stop the pull.",
+    "Pull a model of the catalogue and follow its progress",
+    description="Closing the connection does not stop the pull.",
     body=ollama_request.PullRequest,
     response=PullLine,
     stream_event=PullLine,

@@ -1,4 +1,4 @@
-"""As `shapes`, of Anthropic's dialect."""
+"""Schemas and operations of Anthropic's dialect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from llb import errors
 from llb.api.reference.operation import ApiOperation, ErrorFormat
-from llb.api.reference.schemas import (
+from llb.api.reference.schemas.common import (
     INFERENCE_ERRORS,
     SESSION_PARAMETER,
     ExtensibleObject,
@@ -19,18 +19,19 @@ from llb.api.reference.schemas import (
     TokenLimit,
 )
 
+# The status with which Anthropic's API reports that it is overloaded.
 OVERLOADED_STATUS = 529
 
 
 class Turn(ExtensibleObject, frozen=True, kw_only=True, omit_defaults=True):
-    """`content` is a text, or blocks of text, images (base64), tools and thinking."""
+    """One message. `content` is a text, or blocks of text, images (base64), tool use and thinking."""
 
     role: Literal["user", "assistant"]
     content: str | list[dict[str, Any]]
 
 
 class MessagesRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
-    """Anthropic's Messages, as llama.cpp understands them: what it does not know it passes over."""
+    """Anthropic's Messages as llama.cpp implements them: it ignores fields that it does not know."""
 
     messages: Annotated[list[Turn], Meta(min_length=1)]
     max_tokens: TokenLimit | None = None
@@ -49,7 +50,7 @@ class AnswerMessage(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class MessageErrorBody(ExtensibleObject, frozen=True, kw_only=True):
-    """`type` is one of Anthropic's, `code` llb's own."""
+    """`type` is one of Anthropic's error types, `code` is llb's own code."""
 
     type: str
     message: str
@@ -57,7 +58,7 @@ class MessageErrorBody(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class MessageError(ExtensibleObject, frozen=True, kw_only=True):
-    """An error as Anthropic's clients know it."""
+    """An error in the format of Anthropic's API."""
 
     type: Literal["error"]
     error: MessageErrorBody
@@ -67,7 +68,7 @@ class MessageError(ExtensibleObject, frozen=True, kw_only=True):
 ANTHROPIC_ERROR_FORMAT = ErrorFormat(
     schema_type=MessageError, status_overrides=((errors.Overloaded, OVERLOADED_STATUS),)
 )
-# By address: these operations share their handler.
+# By path, because these routes share their handler.
 MESSAGES_OPERATIONS = {
     "/v1/messages": ApiOperation(
         summary="Chat, in Anthropic's dialect",
@@ -80,7 +81,7 @@ MESSAGES_OPERATIONS = {
     ),
     "/v1/messages/count_tokens": ApiOperation(
         summary="Count the tokens of messages",
-        description="Takes no slot.",
+        description="Occupies no slot.",
         body=MessagesRequest,
         response=TokenCount,
         parameters=(SESSION_PARAMETER,),
