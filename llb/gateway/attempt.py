@@ -215,7 +215,7 @@ class Attempt:
                 request=self._estimate,
                 exclude=excluded,
                 body_bytes=len(call.body),
-            ).acquire()
+            )
             return self._reservation.node_id
         finally:
             call.record.queued_s += time.monotonic() - queued_at

@@ -54,7 +54,8 @@ async def ask(llb: Llb, **change: Any) -> httpx.Response:
 async def test_a_full_house(chatting: Llb) -> None:
     """A slot is not what a token count waits for."""
     assert (await ask(chatting)).status_code == 200
-    async with chatting.app.admission.reserve_slot("chat", key_id="somebody"):
+    slot = await chatting.app.admission.reserve_slot("chat", key_id="somebody")
+    try:
         refused = await ask(chatting)
         assert error_of(refused) == (529, "overloaded_error", "queue_full")
         assert int(refused.headers["retry-after"]) > 0
@@ -63,6 +64,8 @@ async def test_a_full_house(chatting: Llb) -> None:
                 counting, json={"model": "CHAT:latest", "messages": [TURN], "input": "Count."}
             )
             assert counted.json()["input_tokens"] > 0
+    finally:
+        slot.release()
     await chatting.app.history.flush()
     [noted] = (await chatting.http.get("/api/requests?status=error")).json()["requests"]
     assert (noted["status"], noted["error_code"]) == (529, "queue_full")

@@ -1,4 +1,7 @@
-"""Slots and queues: who may use an engine now, who waits, in which order. Owned by the balancer alone."""
+"""Admission control: which request gets a slot of an engine, which one waits, and in which order.
+
+The balancer alone owns the slots of all nodes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.admission.model_queue import (
@@ -18,11 +20,14 @@ from llb.gateway.admission.model_queue import (
 )
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput, select_node
 
-MAX_QUEUED_BYTES = 1 << 30  # of all models: a queue of the largest requests would fill the memory
+# Of all models together: queues of large requests would otherwise fill the memory.
+MAX_QUEUED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSlotUsage:
+    """Slots of one node for one model, and how many of them are busy."""
+
     node_id: str
     slots: int
     busy: int
@@ -30,7 +35,7 @@ class NodeSlotUsage:
 
 @dataclass(frozen=True, slots=True)
 class ModelQueueSnapshot:
-    """What admission knows of one model, for metrics."""
+    """Queue depth and slot usage of one model, for metrics."""
 
     model_id: str
     queued: int
@@ -38,118 +43,46 @@ class ModelQueueSnapshot:
 
 
 class SlotReservation:
-    """One slot: `take()` waits for it, `release()` gives it back; `async with` does both."""
+    """One reserved slot, until `release()`."""
 
-    __slots__ = (
-        "_admission",
-        "_body_bytes",
-        "_busy_at_start",
-        "_exclude",
-        "_key_id",
-        "_model_id",
-        "_node",
-        "_queue",
-        "_select_node",
-        "_timeout_s",
-        "queued_ms",
-        "request",
-    )
+    __slots__ = ("_admission", "_busy_at_start", "_is_released", "_node", "_queue", "_request", "queued_ms")
 
     def __init__(
         self,
         admission: AdmissionController,
-        model_id: str,
-        key_id: str,
+        queue: ModelQueue,
+        node: NodeSlots,
         request: RequestEstimate,
-        select_node: NodeSelector,
-        exclude: frozenset[str],
-        timeout_s: float,
-        body_bytes: int,
+        queued_ms: int,
     ) -> None:
-        self.queued_ms = 0
-        self.request = request
+        self.queued_ms = queued_ms
         self._admission = admission
-        self._model_id = model_id
-        self._key_id = key_id
-        self._select_node = select_node
-        self._exclude = exclude
-        self._timeout_s = timeout_s
-        self._body_bytes = body_bytes
-        self._queue: ModelQueue | None = None
-        self._node: NodeSlots | None = None
-        self._busy_at_start = 0
+        self._queue = queue
+        self._node = node
+        self._request = request
+        self._busy_at_start = node.busy
+        self._is_released = False
 
     @property
     def node_id(self) -> str:
-        """The node whose slot this is; only while it is held."""
-        if self._node is None:
-            raise RuntimeError("the claim holds no slot")
+        """The node that the slot belongs to."""
         return self._node.node_id
 
     @property
     def mean_busy_slots(self) -> float:
-        """How many of the node's slots have been busy while this one was, about; only while it is held."""
-        if self._node is None:
-            raise RuntimeError("the claim holds no slot")
+        """Approximate mean number of the node's busy slots since the reservation, before its release."""
         return (self._busy_at_start + self._node.busy) / 2
 
-    async def __aenter__(self) -> SlotReservation:
-        return await self.acquire()
-
-    async def acquire(self) -> SlotReservation:
-        """Wait for the slot. Raises as `Admission.claim` says; a caller that is cancelled holds nothing."""
-        admission = self._admission
-        queue = self._queue = admission.queue_for(self._model_id, self._exclude)
-        self.request.requests_ahead, self.request.waited_s = queue.count_requests_ahead(self._key_id), 0.0
-        # Whoever waits does not want what is free (`grant`), so taking it overtakes nobody.
-        self._node = queue.acquire_slot(self.request, self._select_node, self._exclude)
-        if self._node is None:
-            began = admission.clock()
-            self._node = await self._wait_for_slot(queue)
-            self.queued_ms = int((admission.clock() - began) * 1000)
-        self._busy_at_start = self._node.busy
-        return self
-
-    async def _wait_for_slot(self, queue: ModelQueue) -> NodeSlots:
-        now = self._admission.clock()
-        waiter = QueuedRequest(
-            self._key_id, self.request, self._select_node, self._exclude, now, self._body_bytes
-        )
-        self._admission.enqueue(queue, waiter)
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._time_out, queue, waiter)
-        try:
-            return await waiter.slot_future
-        except asyncio.CancelledError:
-            granted = waiter.slot_future
-            if granted.cancelled():
-                queue.dequeue(waiter)
-            elif granted.exception() is None:  # and cancelled in the same turn of the loop: pass it on
-                queue.release_slot(granted.result(), self.request)
-            raise
-        finally:
-            timer.cancel()
-            self._admission.discard_if_empty(queue)
-
-    def _time_out(self, queue: ModelQueue, queued_request: QueuedRequest) -> None:
-        error = QueueTimeout(f"No slot became free within {self._timeout_s:g} s")
-        error.retry_after_s = queue.retry_after_s()
-        queue.fail_request(queued_request, error)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
     def release(self) -> None:
-        """Give the slot back; idempotent."""
-        node, self._node = self._node, None
-        if node is not None and self._queue is not None:
-            self._queue.release_slot(node, self.request)
+        """Free the slot; idempotent."""
+        if not self._is_released:
+            self._is_released = True
+            self._queue.release_slot(self._node, self._request)
             self._admission.discard_if_empty(self._queue)
 
 
 class AdmissionController:
-    """The slots of every (node, model) and a bounded queue per model."""
+    """Slots of every node and model, and a bounded queue per model."""
 
     def __init__(
         self,
@@ -159,14 +92,15 @@ class AdmissionController:
         on_load_wanted: Callable[[str, str], None] = lambda _node_id, _model_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.clock = clock
+        """`on_load_wanted` gets a node and a model whose load would shorten a queue that does not empty."""
+        self._clock = clock
         self._on_load_wanted = on_load_wanted
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._queues: dict[str, ModelQueue] = {}
         self._closed = False
 
-    def reserve_slot(
+    async def reserve_slot(
         self,
         model_id: str,
         *,
@@ -177,24 +111,32 @@ class AdmissionController:
         timeout_s: float | None = None,
         body_bytes: int = 0,
     ) -> SlotReservation:
-        """A slot for `request` on one of the model's nodes but those in `exclude` (already tried). Its body stays in memory
-        meanwhile. Taking it raises `NoNodeAvailable` when there is no such node, `QueueFull`, or `QueueTimeout` after
-        `timeout_s`."""
-        return SlotReservation(
-            self,
-            model_id,
-            key_id,
-            RequestEstimate() if request is None else request,
-            select_node,
-            exclude,
-            self._queue_timeout_s if timeout_s is None else timeout_s,
-            body_bytes,
+        """Wait for a slot on one of the model's nodes except `exclude`, and reserve it.
+
+        `body_bytes` is the size of the request's body, which stays in memory meanwhile.
+        Raises `NoNodeAvailable` if there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`.
+        A cancelled caller holds no slot.
+        """
+        request = RequestEstimate() if request is None else request
+        queue = self._queue_for(model_id, exclude)
+        request.requests_ahead, request.waited_s = queue.count_requests_ahead(key_id), 0.0
+        # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
+        node = queue.acquire_slot(request, select_node, exclude)
+        if node is not None:
+            return SlotReservation(self, queue, node, request, 0)
+        queued_request = QueuedRequest(key_id, request, select_node, exclude, self._clock(), body_bytes)
+        node = await self._wait_for_slot(
+            queue, queued_request, self._queue_timeout_s if timeout_s is None else timeout_s
         )
+        queued_ms = int((self._clock() - queued_request.queued_at) * 1000)
+        return SlotReservation(self, queue, node, request, queued_ms)
 
     def select_node_without_slot(self, model_id: str, exclude: frozenset[str] = frozenset()) -> str:
-        """The id of a node that can answer without a slot, but those in `exclude`: nothing is waited for, and nothing is to be
-        given back. Raises `NoNodeAvailable` when there is none."""
-        node = self.queue_for(model_id, exclude).select_without_slot(exclude)
+        """Return the id of a node, except `exclude`, for a request that needs no slot. It never waits.
+
+        Raises `NoNodeAvailable`.
+        """
+        node = self._queue_for(model_id, exclude).select_without_slot(exclude)
         if node is None:
             raise no_node_error()
         return node.node_id
@@ -210,34 +152,40 @@ class AdmissionController:
         context_length: int | None = None,
         throughput: Throughput | None = None,
     ) -> None:
-        """This node serves the model with so many slots at a time (0: not now, but it will), each of `context_length`
-        tokens; if it is not loaded, in `load_s`. Waiters get what is new."""
+        """Set how many requests of a model a node takes at a time, and grant new slots to queued requests.
+
+        0 slots: none now, but some later. `load_s` is the time to load the model if it is not `loaded`;
+        `context_length` is that of one slot, in tokens.
+        """
         if self._closed:
             return
         queue = self._queues.get(model_id)
         if queue is None:
             queue = self._queues[model_id] = ModelQueue(
-                model_id, self.clock, lambda wanted: self._on_load_wanted(wanted, model_id)
+                model_id, self._clock, lambda wanted_node_id: self._on_load_wanted(wanted_node_id, model_id)
             )
         queue.set_node(
             node_id, slots, loaded=loaded, load_s=load_s, context_length=context_length, throughput=throughput
         )
 
     def serving_node_count(self, model_id: str) -> int:
-        """How many nodes serve this model."""
+        """Return the number of nodes that serve a model."""
         queue = self._queues.get(model_id)
         return queue.node_count if queue is not None else 0
 
-    def remove_node(self, node_id: str, model_id: str | None = None) -> None:
-        """The node no longer serves this model (None: any). Claims that are out stay valid; who can only wait for this
-        node is told so with `NoNodeAvailable`."""
-        for queue in [self._queues.get(model_id)] if model_id is not None else list(self._queues.values()):
-            if queue is not None:
-                queue.remove_node(node_id)
-                self.discard_if_empty(queue)
+    def remove_node(self, node_id: str, model_id: str) -> None:
+        """Remove a node from those that serve a model.
+
+        Its reservations stay valid. Queued requests that only this node could serve fail with
+        `NoNodeAvailable`.
+        """
+        queue = self._queues.get(model_id)
+        if queue is not None:
+            queue.remove_node(node_id)
+            self.discard_if_empty(queue)
 
     def snapshot(self) -> tuple[ModelQueueSnapshot, ...]:
-        """Depth of every queue, slots and busy slots of every (node, model)."""
+        """Return depth and slot usage of every queue."""
         return tuple(
             ModelQueueSnapshot(
                 queue.model_id,
@@ -248,37 +196,64 @@ class AdmissionController:
         )
 
     def close(self) -> None:
-        """Refuse everybody who waits, and who comes later; idempotent."""
+        """Reject every queued and every later request; idempotent."""
         self._closed = True
         for queue in tuple(self._queues.values()):
-            queue.fail_requests(shutting_down_error)
+            queue.fail_requests(_shutting_down_error)
 
-    # --- for Claim ---
+    def discard_if_empty(self, queue: ModelQueue) -> None:
+        """Forget a queue without nodes and requests."""
+        if queue.is_empty and self._queues.get(queue.model_id) is queue:
+            del self._queues[queue.model_id]
 
-    def queue_for(self, model_id: str, exclude: frozenset[str]) -> ModelQueue:
+    def _queue_for(self, model_id: str, exclude: frozenset[str]) -> ModelQueue:
         if self._closed:
-            raise shutting_down_error()
+            raise _shutting_down_error()
         queue = self._queues.get(model_id)
         if queue is None or not queue.can_serve(exclude):
             raise no_node_error()
         return queue
 
-    def enqueue(self, queue: ModelQueue, queued_request: QueuedRequest) -> None:
-        is_full = queue.queued >= self._max_queue
-        if is_full or self._queued_bytes() + queued_request.body_bytes > MAX_QUEUED_BYTES:
-            what = f"Too many requests wait for model '{queue.model_id}' ({queue.queued})"
-            error = QueueFull(what if is_full else "The requests that wait are too large together")
-            error.retry_after_s = queue.retry_after_s()
-            raise error
-        queue.enqueue(queued_request)
+    async def _wait_for_slot(
+        self, queue: ModelQueue, queued_request: QueuedRequest, timeout_s: float
+    ) -> NodeSlots:
+        self._enqueue(queue, queued_request)
+        timer = asyncio.get_running_loop().call_later(timeout_s, _time_out, queue, queued_request, timeout_s)
+        slot = queued_request.slot_future
+        try:
+            return await slot
+        except asyncio.CancelledError:
+            if slot.cancelled():
+                queue.dequeue(queued_request)
+            elif slot.exception() is None:
+                # Granted and cancelled in the same iteration of the loop: pass the slot on.
+                queue.release_slot(slot.result(), queued_request.request)
+            raise
+        finally:
+            timer.cancel()
+            self.discard_if_empty(queue)
+
+    def _enqueue(self, queue: ModelQueue, queued_request: QueuedRequest) -> None:
+        if queue.queued >= self._max_queue:
+            message = f"Too many requests wait for model '{queue.model_id}' ({queue.queued})"
+        elif self._queued_bytes() + queued_request.body_bytes > MAX_QUEUED_BYTES:
+            message = "The requests that wait are too large together"
+        else:
+            queue.enqueue(queued_request)
+            return
+        error = QueueFull(message)
+        error.retry_after_s = queue.retry_after_s()
+        raise error
 
     def _queued_bytes(self) -> int:
         return sum(queue.queued_bytes for queue in self._queues.values())
 
-    def discard_if_empty(self, queue: ModelQueue) -> None:
-        if queue.is_empty and self._queues.get(queue.model_id) is queue:
-            del self._queues[queue.model_id]
+
+def _time_out(queue: ModelQueue, queued_request: QueuedRequest, timeout_s: float) -> None:
+    error = QueueTimeout(f"No slot became free within {timeout_s:g} s")
+    error.retry_after_s = queue.retry_after_s()
+    queue.fail_request(queued_request, error)
 
 
-def shutting_down_error() -> NoNodeAvailable:
+def _shutting_down_error() -> NoNodeAvailable:
     return NoNodeAvailable("llb is stopping")

@@ -1,5 +1,8 @@
-"""The longest that a request may take. `asyncio.timeout` sets a timer for each, which costs a twentieth of a short request; all
-have the same limit here, so they are due in the order in which they came, and one timer is enough."""
+"""Deadlines of running requests, with one timer for all.
+
+`asyncio.timeout` sets a timer for each request, which costs a twentieth of a short one. All have the same
+limit here, so they expire in order of arrival, and one timer is enough.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """One task's time. `over` says that the limit has ended it."""
+    """Deadline of one task. `is_expired`: the timer has cancelled the task."""
 
     __slots__ = ("due_at", "is_expired", "task")
 
@@ -20,30 +23,32 @@ class Deadline:
 
 
 class DeadlineTimer:
-    """Cancels tasks that go on for longer than `limit_s`."""
+    """Timer that cancels tasks after `timeout_s`."""
 
     def __init__(self, timeout_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout_s = timeout_s
         self._clock = clock
-        self._deadlines: dict[Deadline, None] = {}  # in the order in which they are due
+        # in order of expiry
+        self._deadlines: dict[Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def start_deadline(self) -> Deadline:
-        """The current task's time begins. `end` it, whatever happens."""
+        """Start the current task's deadline; the caller always calls `cancel_deadline`."""
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # only coroutines that run in one call this
-        stay = Deadline(task, self._clock() + self._timeout_s)
-        self._deadlines[stay] = None
+        # Only coroutines call this.
+        assert task is not None  # noqa: S101
+        deadline = Deadline(task, self._clock() + self._timeout_s)
+        self._deadlines[deadline] = None
         if self._timer is None:
             self._timer = task.get_loop().call_later(self._timeout_s, self._expire_due)
-        return stay
+        return deadline
 
     def cancel_deadline(self, deadline: Deadline) -> None:
-        """The task has done what it was timed for."""
+        """End a deadline; idempotent."""
         self._deadlines.pop(deadline, None)
 
     def close(self) -> None:
-        """Forget the timer; idempotent."""
+        """Cancel the timer; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -52,10 +57,10 @@ class DeadlineTimer:
         self._timer = None
         now = self._clock()
         while self._deadlines:
-            stay = next(iter(self._deadlines))
-            if stay.due_at > now:
-                self._timer = asyncio.get_running_loop().call_later(stay.due_at - now, self._expire_due)
+            deadline = next(iter(self._deadlines))
+            if deadline.due_at > now:
+                self._timer = asyncio.get_running_loop().call_later(deadline.due_at - now, self._expire_due)
                 return
-            del self._deadlines[stay]
-            stay.is_expired = True
-            stay.task.cancel()
+            del self._deadlines[deadline]
+            deadline.is_expired = True
+            deadline.task.cancel()

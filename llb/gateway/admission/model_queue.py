@@ -1,6 +1,8 @@
-"""One model's slots and the line that waits for them: first come first served within a key, keys in turn.
+"""Fair queue of one model: its slots and the requests that wait for them.
 
-Nothing here awaits, so every taking and giving back is atomic on the event loop."""
+Within a key requests are served in order of arrival; keys take turns. Nothing here awaits, so every grant and
+every release is atomic on the event loop.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, RoutingCandidate
 NodeSelector = Callable[[Sequence[RoutingCandidate], RequestEstimate], RoutingCandidate | None]
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1, 60
-# Weight of the newest gap between two completions in the drain rate.
+# Weight of the newest gap between two completions in the drain rate
 DRAIN_EWMA_WEIGHT = 0.2
 MIN_RECHECK_DELAY_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class NodeSlots(RoutingCandidate):
-    """The slots of one node for one model. It outlives its removal while claims are out."""
+    """Slots of one node for one model. The object outlives the node's removal while slots are reserved."""
 
     slots: int = 0
     busy: int = 0
@@ -42,7 +44,11 @@ class NodeSlots(RoutingCandidate):
 
 
 class QueuedRequest:
-    """A request in the line. `look_again` is its timer while it lets a slot pass that it would first have to load."""
+    """Request that waits for a slot.
+
+    `recheck_timer` runs while the request leaves a free slot unused because its model would have to be loaded
+    first.
+    """
 
     __slots__ = (
         "body_bytes",
@@ -75,7 +81,7 @@ class QueuedRequest:
 
 
 class ModelQueue:
-    """One model: its nodes, and those who wait, first come first served within a key, keys in turn."""
+    """Nodes and queued requests of one model."""
 
     def __init__(
         self,
@@ -83,72 +89,84 @@ class ModelQueue:
         clock: Callable[[], float],
         on_load_wanted: Callable[[str], None] = lambda _node_id: None,
     ) -> None:
-        """`on_wanted` is told of a node that should load the model, because there is a line that does not end."""
+        """`on_load_wanted` gets a node that should load the model, because the queue does not empty."""
         self.model_id = model_id
         self.nodes: dict[str, NodeSlots] = {}
         self.queued = 0
-        self.queued_bytes = 0  # of bodies, which stay in memory meanwhile
+        # of request bodies, which stay in memory meanwhile
+        self.queued_bytes = 0
         self._present_nodes: tuple[NodeSlots, ...] = ()
         self._clock = clock
         self._on_load_wanted = on_load_wanted
-        self._nonempty_since: float | None = None  # somebody has been waiting all the time
+        self._nonempty_since: float | None = None
         self._requests_by_key: OrderedDict[str, deque[QueuedRequest]] = OrderedDict()
-        self._completion_gap_s: float | None = None  # between completions while somebody waits (EWMA)
+        # between two completions while requests wait (EWMA)
+        self._completion_gap_s: float | None = None
         self._gap_started_at: float | None = None
 
-    # --- taking and giving back; no await anywhere, so each is atomic ---
+    # --- slots ---
 
     def acquire_slot(
         self, request: RequestEstimate, select_node: NodeSelector, exclude: frozenset[str]
     ) -> NodeSlots | None:
-        """A slot chosen and marked busy, or None."""
+        """Reserve a slot that `select_node` chose; None if it chose none.
+
+        Raises ValueError for a wrong choice.
+        """
         candidates: Sequence[NodeSlots] = self._present_nodes
         if exclude:
             candidates = [node for node in candidates if node.node_id not in exclude]
-        chosen = select_node(candidates, request)
-        if chosen is None:
+        selected = select_node(candidates, request)
+        if selected is None:
             return None
-        node = self.nodes.get(chosen.node_id)
-        if node is None or node is not chosen or node.free_slots <= 0:
-            raise ValueError(f"the choice {chosen.node_id} is not a candidate")
+        node = self.nodes.get(selected.node_id)
+        if node is None or node is not selected or node.free_slots <= 0:
+            raise ValueError(f"the selected node {selected.node_id} is not a candidate")
         node.reserve(request)
         return node
 
     def release_slot(self, node: NodeSlots, request: RequestEstimate) -> None:
+        """Free a slot and grant it to a queued request."""
         node.release(request)
         self._discard_if_gone(node)
         self._measure_completion_gap()
-        # Who let a slot pass that is not loaded has no new reason to want it: they need not all be asked again.
+        # Requests that left a slot unused because it is not loaded have no new reason to want it.
         self.grant_free_slots(loaded_only=node.loaded)
 
     def grant_free_slots(self, *, loaded_only: bool = False) -> None:
-        """Hand free slots to waiters. Afterwards no waiter wants any slot that is free."""
-        progress = self.queued > 0
-        while progress and any(
+        """Grant free slots to queued requests, until none of them wants a slot that is free."""
+        has_progress = self.queued > 0
+        while has_progress and any(
             node.free_slots > 0 and (node.loaded or not loaded_only) for node in self._present_nodes
         ):
-            progress = any(
-                self._grant_to_key(key_id, turn) for turn, key_id in enumerate(tuple(self._requests_by_key))
+            has_progress = any(
+                self._grant_to_key(key_id, position)
+                for position, key_id in enumerate(tuple(self._requests_by_key))
             )
 
     def _grant_to_key(self, key_id: str, key_position: int) -> bool:
-        """A slot for the first waiter of this key that wants one."""
-        for place, waiter in enumerate(self._requests_by_key[key_id]):
-            if waiter.slot_future.done():  # cancelled, and its task has not run yet to leave the line
+        """Grant a slot to the first request of this key that wants one; False if none does."""
+        for position, queued_request in enumerate(self._requests_by_key[key_id]):
+            if queued_request.slot_future.done():
+                # Cancelled, and its task has not run yet to leave the queue.
                 continue
-            waiter.request.requests_ahead = key_position + place * len(self._requests_by_key)
-            if self._try_grant(waiter):
+            queued_request.request.requests_ahead = key_position + position * len(self._requests_by_key)
+            if self._try_grant(queued_request):
                 return True
         return False
 
     def _try_grant(self, queued_request: QueuedRequest) -> bool:
-        """Whether the waiter has left the line, with an error or with a slot; its key then goes to the end of the turns."""
+        """Whether the request has left the queue, with a slot or an error.
+
+        A slot moves its key behind the others.
+        """
         queued_request.request.waited_s = self._clock() - queued_request.queued_at
         try:
             node = self.acquire_slot(
                 queued_request.request, queued_request.select_node, queued_request.exclude
             )
-        except Exception as error:  # a broken choice is its own request's failure, not that of who gave back
+        except Exception as error:
+            # A selector that raises must fail its own request, not the one that released the slot.
             self.fail_request(queued_request, error)
             return True
         if node is None:
@@ -161,7 +179,7 @@ class ModelQueue:
         return True
 
     def _schedule_recheck(self, queued_request: QueuedRequest) -> None:
-        """Have who lets a slot pass, because one that is loaded will be free sooner, look again when it should have been."""
+        """Have a request that waits for a loaded slot check again when a load would have ended."""
         if queued_request.recheck_timer is None:
             loads = [
                 node.load_s
@@ -182,9 +200,10 @@ class ModelQueue:
         if not queued_request.slot_future.done():
             self._try_grant(queued_request)
 
-    # --- waiting ---
+    # --- queued requests ---
 
     def enqueue(self, queued_request: QueuedRequest) -> None:
+        """Add a request."""
         self._requests_by_key.setdefault(queued_request.key_id, deque()).append(queued_request)
         self.queued += 1
         self.queued_bytes += queued_request.body_bytes
@@ -197,25 +216,29 @@ class ModelQueue:
         self._schedule_recheck(queued_request)
 
     def _request_load_if_due(self, queue_age_s: float) -> None:
-        """Each of a crowd may wait too short for a load to be worth it to them, and the crowd for ever."""
+        """Request a load once requests have been waiting for as long as it takes.
+
+        Each single wait may be too short to be worth a load, although the queue never empties.
+        """
         idle = [
             node for node in self._present_nodes if node.free_slots > 0 and not node.loaded and not node.busy
         ]
-        soonest = min(idle, key=lambda node: node.load_s, default=None)
-        if soonest is not None and queue_age_s >= soonest.load_s:
-            self._on_load_wanted(soonest.node_id)
+        fastest = min(idle, key=lambda node: node.load_s, default=None)
+        if fastest is not None and queue_age_s >= fastest.load_s:
+            self._on_load_wanted(fastest.node_id)
 
     def count_requests_ahead(self, key_id: str) -> int:
-        """How many will be served before a request of this key that comes now, for keys take turns."""
-        line = self._requests_by_key.get(key_id)
-        return min(self.queued, (len(line) + 1 if line is not None else 1) * len(self._requests_by_key))
+        """Return how many requests are served before a new one of this key, as keys take turns."""
+        own_requests = len(self._requests_by_key.get(key_id, ()))
+        return min(self.queued, (own_requests + 1) * len(self._requests_by_key))
 
     def dequeue(self, queued_request: QueuedRequest) -> None:
+        """Remove a request."""
         if queued_request.recheck_timer is not None:
             queued_request.recheck_timer.cancel()
-        line = self._requests_by_key[queued_request.key_id]
-        line.remove(queued_request)
-        if not line:
+        key_requests = self._requests_by_key[queued_request.key_id]
+        key_requests.remove(queued_request)
+        if not key_requests:
             del self._requests_by_key[queued_request.key_id]
         self.queued -= 1
         self.queued_bytes -= queued_request.body_bytes
@@ -223,15 +246,17 @@ class ModelQueue:
             self._gap_started_at = self._nonempty_since = None
 
     def fail_request(self, queued_request: QueuedRequest, error: Exception) -> None:
+        """Remove a request that still waits; its task gets `error`."""
         if not queued_request.slot_future.done():
             self.dequeue(queued_request)
             queued_request.slot_future.set_exception(error)
 
     def fail_requests(self, make_error: Callable[[], Exception], *, only_unservable: bool = False) -> None:
-        for line in tuple(self._requests_by_key.values()):
-            for waiter in tuple(line):
-                if not (only_unservable and self.can_serve(waiter.exclude)):
-                    self.fail_request(waiter, make_error())
+        """Fail every request, or only those that no present node could serve."""
+        for key_requests in tuple(self._requests_by_key.values()):
+            for queued_request in tuple(key_requests):
+                if not (only_unservable and self.can_serve(queued_request.exclude)):
+                    self.fail_request(queued_request, make_error())
 
     # --- nodes ---
 
@@ -245,6 +270,7 @@ class ModelQueue:
         context_length: int | None = None,
         throughput: Throughput | None = None,
     ) -> None:
+        """Add or update a node; see `AdmissionController.set_capacity`."""
         node = self.nodes.setdefault(node_id, NodeSlots(node_id))
         before = (node.is_present, node.slots, node.loaded, node.context_length)
         node.is_present, node.slots, node.loaded, node.context_length = True, slots, loaded, context_length
@@ -256,43 +282,45 @@ class ModelQueue:
             self.grant_free_slots()
 
     def remove_node(self, node_id: str) -> None:
+        """Remove a node and fail the requests that only it could serve."""
         node = self.nodes.get(node_id)
         if node is not None:
             node.is_present, node.slots = False, 0
             self._update_present_nodes()
             self._discard_if_gone(node)
             self.fail_requests(no_node_error, only_unservable=True)
-            self.grant_free_slots()  # who waited for it may now want one that is not loaded
+            # Requests that waited for this node may now want one that is not loaded.
+            self.grant_free_slots()
 
     def _update_present_nodes(self) -> None:
         self._present_nodes = tuple(node for node in self.nodes.values() if node.is_present)
 
     @property
     def node_count(self) -> int:
-        """How many nodes there are to choose from."""
+        """Number of present nodes."""
         return len(self._present_nodes)
 
     def select_without_slot(self, exclude: frozenset[str]) -> NodeSlots | None:
-        """The node for what takes no slot: one that has the model loaded, the least busy first; else the soonest to load it."""
-        there = [node for node in self._present_nodes if node.node_id not in exclude and node.slots > 0]
+        """Return the least busy node that has the model loaded, else the fastest to load it, or None."""
+        candidates = [node for node in self._present_nodes if node.node_id not in exclude and node.slots > 0]
         return min(
-            there,
+            candidates,
             key=lambda node: (0.0, node.busy) if node.loaded else (node.load_s, node.busy),
             default=None,
         )
 
     def can_serve(self, exclude: frozenset[str]) -> bool:
-        """Whether a node is there that could serve, now or later."""
+        """Whether a present node could serve, now or later."""
         return any(node.node_id not in exclude for node in self._present_nodes)
 
     def _discard_if_gone(self, node: NodeSlots) -> None:
         if not node.is_present and not node.busy:
             self.nodes.pop(node.node_id, None)
 
-    # --- how fast it drains ---
+    # --- drain rate ---
 
     def _measure_completion_gap(self) -> None:
-        """A gap counts only if somebody waited through it: an idle engine completes nothing, and that is no slowness."""
+        """Record the gap since the last completion if requests waited through it: idle is not slow."""
         now = self._clock()
         if self._gap_started_at is not None:
             gap_s = now - self._gap_started_at
@@ -304,18 +332,19 @@ class ModelQueue:
         self._gap_started_at = now if self.queued else None
 
     def retry_after_s(self) -> int:
-        """When the queue as it is now will have drained: its length times the mean gap between completions."""
-        least_s, gap_s = RETRY_AFTER_MIN_S, self._completion_gap_s
-        if gap_s is None:  # nothing has completed yet
-            least_s, gap_s = QueueFull.retry_after_s or RETRY_AFTER_MIN_S, 0.0
-        if (
-            self._gap_started_at is not None
-        ):  # what has lasted so long already is a lower bound of the next gap
+        """Return the seconds until the queue has drained: its length times the mean completion gap."""
+        min_s, gap_s = RETRY_AFTER_MIN_S, self._completion_gap_s
+        if gap_s is None:
+            # No request has completed yet.
+            min_s, gap_s = QueueFull.retry_after_s or RETRY_AFTER_MIN_S, 0.0
+        if self._gap_started_at is not None:
+            # The age of the current gap is a lower bound of its length.
             gap_s = max(gap_s, self._clock() - self._gap_started_at)
-        return max(least_s, min(RETRY_AFTER_MAX_S, math.ceil((self.queued + 1) * gap_s)))
+        return max(min_s, min(RETRY_AFTER_MAX_S, math.ceil((self.queued + 1) * gap_s)))
 
     @property
     def is_empty(self) -> bool:
+        """Whether it has neither nodes nor queued requests."""
         return not self.nodes and not self.queued
 
 

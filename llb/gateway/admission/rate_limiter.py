@@ -1,7 +1,8 @@
-"""What a key may still ask for under its limits. In memory: after a restart every key has a full minute's worth.
+"""Rate limits of API keys: requests per minute, tokens per minute, concurrent requests.
 
-Tokens are reserved when a request comes and corrected by what it really used when it has ended, so many requests at the same
-time cannot use more than is there, and one that was cancelled gives back what it did not use.
+State is in memory: after a restart every key has a full minute's allowance.
+Tokens are reserved when a request starts and corrected to the actual usage when it ends. So concurrent
+requests cannot use more than the limit, and a cancelled request returns what it did not use.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.policy.token_bucket import TokenBucket
 from llb.wire import KeyLimits
 
-# Of a stream that was cut before it told its tokens. llama.cpp writes an event a token: about 250 bytes for OpenAI's clients, 130
-# for Anthropic's.
+# For streams that were cut before their usage. llama.cpp writes an event per token: about 250 bytes for
+# OpenAI's clients, 130 for Anthropic's.
 BYTES_PER_STREAMED_TOKEN = 200
-CONCURRENCY_RETRY_AFTER_S = 1  # nobody knows when one of a key's own requests ends
-EVICT_ABOVE_KEYS = 1000  # keys; then those that have nothing to remember are forgotten
+# The end of the key's running requests is unknown.
+CONCURRENCY_RETRY_AFTER_S = 1
+# Number of keys above which the idle ones are forgotten
+EVICT_ABOVE_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class TokenReservation:
-    """The tokens that a request may use: of its prompt, by its length, and of its answer at most, or as usual."""
+    """Tokens that a request may use: its estimated prompt, and the maximum or usual completion."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -38,7 +41,7 @@ class TokenReservation:
 
 
 class ApiKeyRateLimit:
-    """One key: what it has left, and how many requests it has under way."""
+    """Remaining allowance and running requests of one key."""
 
     __slots__ = ("active_requests", "limits", "request_bucket", "token_bucket")
 
@@ -50,14 +53,14 @@ class ApiKeyRateLimit:
         self.update_limits(limits, now)
 
     def update_limits(self, limits: KeyLimits, now: float) -> None:
-        """The limits as they are now; a change keeps what was used."""
+        """Apply changed limits; what was used stays used."""
         if limits != self.limits:
             self.limits = limits
             self.request_bucket = _resize_bucket(self.request_bucket, limits.requests_per_minute, now)
             self.token_bucket = _resize_bucket(self.token_bucket, limits.tokens_per_minute, now)
 
     def find_violation(self, reservation: TokenReservation, now: float) -> RateLimited | None:
-        """Why a request cannot be let in now, None if it can."""
+        """Return the error for a request that exceeds a limit now, or None."""
         limits = self.limits
         if limits.concurrent is not None and self.active_requests >= limits.concurrent:
             return RateLimited(
@@ -93,13 +96,13 @@ class ApiKeyRateLimit:
             self.token_bucket.consume(used_tokens - reservation.total_tokens, now)
 
     def is_idle(self, now: float) -> bool:
-        """Whether a new one would be the same."""
+        """Whether its state equals that of a new object."""
         buckets = [bucket for bucket in (self.request_bucket, self.token_bucket) if bucket is not None]
         return not self.active_requests and not any(bucket.time_to_full_s(now) for bucket in buckets)
 
 
 class ApiKeyRateLimiter:
-    """The quotas of all keys that have limits. Nothing here awaits but the block of `hold`."""
+    """Rate limits of every key that has limits."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -109,12 +112,15 @@ class ApiKeyRateLimiter:
     def limit_request(
         self, record: RequestRecord, limits: KeyLimits, reservation: TokenReservation
     ) -> Iterator[None]:
-        """Let a request of `tally`'s key in for the block, or raise `RateLimited`, which costs the key nothing."""
+        """Count a request of the record's key against its limits while the block runs.
+
+        Raises `RateLimited` before the block; a rejected request does not use the allowance.
+        """
         now = self._clock()
-        quota = self._rate_limit_of(record.principal.id, limits, now)
-        if (refusal := quota.find_violation(reservation, now)) is not None:
-            raise refusal
-        quota.start_request(reservation, now)
+        rate_limit = self._rate_limit_of(record.principal.id, limits, now)
+        if (error := rate_limit.find_violation(reservation, now)) is not None:
+            raise error
+        rate_limit.start_request(reservation, now)
         client_left = False
         try:
             yield
@@ -122,16 +128,16 @@ class ApiKeyRateLimiter:
             client_left = True
             raise
         finally:
-            quota.finish_request(
+            rate_limit.finish_request(
                 reservation, charged_tokens(record, reservation, client_left=client_left), self._clock()
             )
 
     def rate_limit_headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
-        """What is left of a key's limits, under OpenAI's names."""
+        """Return the response headers for a key's limits, under OpenAI's names."""
         now = self._clock()
-        quota = self._rate_limit_of(key_id, limits, now)
+        rate_limit = self._rate_limit_of(key_id, limits, now)
         headers = {}
-        for name, bucket in (("requests", quota.request_bucket), ("tokens", quota.token_bucket)):
+        for name, bucket in (("requests", rate_limit.request_bucket), ("tokens", rate_limit.token_bucket)):
             if bucket is not None:
                 headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
                 headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.available(now))))
@@ -139,22 +145,25 @@ class ApiKeyRateLimiter:
         return headers
 
     def _rate_limit_of(self, key_id: str, limits: KeyLimits, now: float) -> ApiKeyRateLimit:
-        quota = self._rate_limits.get(key_id)
-        if quota is None:
+        rate_limit = self._rate_limits.get(key_id)
+        if rate_limit is None:
             if len(self._rate_limits) >= EVICT_ABOVE_KEYS:
                 self._rate_limits = {
-                    known: quota for known, quota in self._rate_limits.items() if not quota.is_idle(now)
+                    known_id: known for known_id, known in self._rate_limits.items() if not known.is_idle(now)
                 }
-            quota = self._rate_limits[key_id] = ApiKeyRateLimit(limits, now)
+            rate_limit = self._rate_limits[key_id] = ApiKeyRateLimit(limits, now)
         else:
-            quota.update_limits(limits, now)
-        return quota
+            rate_limit.update_limits(limits, now)
+        return rate_limit
 
 
 def charged_tokens(record: RequestRecord, reservation: TokenReservation, *, client_left: bool) -> int:
-    """What a request that has ended is charged. Where the engine did not say: nothing if none was asked, nor for an answer
-    that failed before it began; else its prompt and what was streamed of its answer. Who left an answer that comes in one
-    piece is charged what was reserved: how far it had got, only the engine knew."""
+    """Return the tokens that an ended request is charged: its usage, if the engine reported it.
+
+    Without usage a request is free if no engine got it, or if it failed before its answer started. Otherwise
+    it is charged its prompt and the streamed part of its answer. A client that left before a complete (not
+    streamed) answer is charged the reservation, since only the engine knew the progress.
+    """
     usage = record.usage
     if usage.prompt_tokens is not None or usage.completion_tokens is not None:
         return (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
@@ -166,7 +175,7 @@ def charged_tokens(record: RequestRecord, reservation: TokenReservation, *, clie
 
 
 def format_go_duration(seconds: float) -> str:
-    """As OpenAI writes it: `17ms`, `8.64s`, `6m0s`; rounded up."""
+    """Format a duration as OpenAI does, rounded up: `17ms`, `8.64s`, `6m0s`."""
     ms = math.ceil(seconds * 1000 - 1e-6)
     if ms < 1000:
         return f"{ms}ms" if ms > 0 else "0s"

@@ -1,3 +1,5 @@
+"""Admission control: slots, queues, fairness between keys, timeouts."""
+
 from __future__ import annotations
 
 import asyncio
@@ -18,6 +20,8 @@ from llb.policy.routing import RequestEstimate, RoutingCandidate, Throughput
 
 
 class Clock:
+    """Clock that the test sets."""
+
     now = 0.0
 
     def __call__(self) -> float:
@@ -25,7 +29,7 @@ class Clock:
 
 
 class Holder:
-    """A request that takes a slot and keeps it until told."""
+    """Request that reserves a slot and holds it until `finish()`."""
 
     def __init__(
         self,
@@ -41,9 +45,10 @@ class Holder:
     ) -> None:
         self.node_id: str | None = None
         self.queued_ms: int | None = None
-        self.enough = asyncio.Event()
         self.held = asyncio.Event()
-        self._claim = admission.reserve_slot(
+        self._finished = asyncio.Event()
+        self._order = order
+        self._slot = admission.reserve_slot(
             "m",
             key_id=key_id,
             request=request,
@@ -52,19 +57,21 @@ class Holder:
             timeout_s=timeout_s,
             body_bytes=body_bytes,
         )
-        self._order = order
         self.task = asyncio.ensure_future(self._run())
 
     async def _run(self) -> None:
-        async with self._claim as claim:
-            self.node_id, self.queued_ms = claim.node_id, claim.queued_ms
+        slot = await self._slot
+        self.node_id, self.queued_ms = slot.node_id, slot.queued_ms
+        try:
             if self._order is not None:
                 self._order.append(self)
             self.held.set()
-            await self.enough.wait()
+            await self._finished.wait()
+        finally:
+            slot.release()
 
     async def finish(self) -> None:
-        self.enough.set()
+        self._finished.set()
         await self.task
 
 
@@ -78,19 +85,18 @@ def state(admission: AdmissionController) -> ModelQueueSnapshot:
     return only
 
 
-async def test_a_free_slot_is_had_at_once() -> None:
+async def test_a_free_slot_is_reserved_at_once() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 2)
-    async with admission.reserve_slot("m", key_id="k") as claim:
-        assert (claim.node_id, claim.queued_ms) == ("a", 0)
-        assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 2, 1),))
-        claim.release()
-        claim.release()
-        assert state(admission).nodes[0].busy == 0
+    slot = await admission.reserve_slot("m", key_id="k")
+    assert (slot.node_id, slot.queued_ms) == ("a", 0)
+    assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 2, 1),))
+    slot.release()
+    slot.release()
     assert state(admission).nodes[0].busy == 0
 
 
-async def test_the_emptier_node_and_the_loaded_one() -> None:
+async def test_the_loaded_and_least_busy_node_is_preferred() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1, loaded=False)
     admission.set_capacity("b", "m", 2)
@@ -102,7 +108,7 @@ async def test_the_emptier_node_and_the_loaded_one() -> None:
         await holder.finish()
 
 
-async def test_a_waiter_gets_the_slot_that_is_given_back() -> None:
+async def test_a_queued_request_gets_the_slot_that_is_released() -> None:
     clock = Clock()
     admission = AdmissionController(8, 60, clock=clock)
     admission.set_capacity("a", "m", 1)
@@ -133,7 +139,7 @@ async def test_keys_take_turns() -> None:
     assert order == [greedy[0], modest[0], greedy[1], modest[1], greedy[2], greedy[3]]
 
 
-async def test_the_queue_has_an_end() -> None:
+async def test_the_queue_is_bounded() -> None:
     admission = AdmissionController(2, 60)
     admission.set_capacity("a", "m", 1)
     holders = [Holder(admission) for _ in range(3)]
@@ -146,11 +152,12 @@ async def test_the_queue_has_an_end() -> None:
         await holder.finish()
 
 
-async def test_what_waits_has_bounded_bodies() -> None:
+async def test_the_bodies_of_queued_requests_are_bounded() -> None:
     admission = AdmissionController(100, 60)
     admission.set_capacity("a", "m", 1)
     third = MAX_QUEUED_BYTES // 3
-    holders = [Holder(admission, body_bytes=third) for _ in range(4)]  # one of them has the slot
+    # One of them has the slot.
+    holders = [Holder(admission, body_bytes=third) for _ in range(4)]
     await settle()
     with pytest.raises(QueueFull, match="too large together"):
         await Holder(admission, body_bytes=third).task
@@ -163,7 +170,7 @@ async def test_what_waits_has_bounded_bodies() -> None:
         await holder.finish()
 
 
-async def test_waiting_has_a_deadline() -> None:
+async def test_a_queued_request_times_out() -> None:
     admission = AdmissionController(8, 0.02)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
@@ -192,7 +199,8 @@ async def test_retry_after_follows_the_drain_rate() -> None:
 
     holders = [Holder(admission) for _ in range(5)]
     await settle()
-    for number in range(20):  # one completion each two seconds, four in the queue
+    # One completion every two seconds, four requests in the queue.
+    for number in range(20):
         clock.now += 2
         holders.append(Holder(admission))
         await holders[number].finish()
@@ -202,14 +210,15 @@ async def test_retry_after_follows_the_drain_rate() -> None:
         holders[-1] = Holder(admission)
         await settle()
     assert await refused() == 10
-    clock.now += 3600  # nothing has completed for an hour
+    # No completion for an hour.
+    clock.now += 3600
     assert await refused() == 60
     for holder in holders:
         holder.task.cancel()
     await settle()
 
 
-async def test_a_cancelled_waiter_leaves_the_line() -> None:
+async def test_a_cancelled_request_leaves_the_queue() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
@@ -222,12 +231,13 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
     assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
-async def test_a_slot_granted_to_a_cancelled_waiter_is_passed_on() -> None:
+async def test_a_slot_granted_to_a_cancelled_request_is_passed_on() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
     await settle()
-    admission.set_capacity("a", "m", 2)  # grants to the second, whose task has not run yet
+    # Grants a slot to the second request, whose task has not run yet.
+    admission.set_capacity("a", "m", 2)
     second.task.cancel()
     await third.held.wait()
     assert second.node_id is None
@@ -236,7 +246,7 @@ async def test_a_slot_granted_to_a_cancelled_waiter_is_passed_on() -> None:
     assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 2, 0),))
 
 
-async def test_a_tried_node_is_left_out_without_holding_up_the_others() -> None:
+async def test_an_excluded_node_does_not_block_the_requests_behind() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
@@ -255,7 +265,7 @@ async def test_a_tried_node_is_left_out_without_holding_up_the_others() -> None:
     await behind.finish()
 
 
-async def test_nobody_waits_for_what_cannot_come() -> None:
+async def test_no_request_waits_for_a_slot_that_cannot_come() -> None:
     admission = AdmissionController(8, 60)
     with pytest.raises(NoNodeAvailable):
         await Holder(admission).task
@@ -268,7 +278,7 @@ async def test_nobody_waits_for_what_cannot_come() -> None:
     hopeless = Holder(admission, exclude=frozenset({"a"}))
     hopeful = Holder(admission)
     await settle()
-    admission.remove_node("b")
+    admission.remove_node("b", "m")
     with pytest.raises(NoNodeAvailable):
         await hopeless.task
     for holder in (*holders, hopeful):
@@ -277,7 +287,7 @@ async def test_nobody_waits_for_what_cannot_come() -> None:
     assert admission.snapshot() == ()
 
 
-async def test_a_node_that_pauses_is_waited_for() -> None:
+async def test_a_node_without_slots_for_now_is_waited_for() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 0)
     holder = Holder(admission)
@@ -288,12 +298,12 @@ async def test_a_node_that_pauses_is_waited_for() -> None:
     await holder.finish()
 
 
-async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
+async def test_a_node_that_returns_still_counts_its_reservations() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
     await settle()
-    admission.remove_node("a")
+    admission.remove_node("a", "m")
     assert state(admission).nodes == (NodeSlotUsage("a", 0, 1),)
     admission.set_capacity("a", "m", 1)
     waiter = Holder(admission)
@@ -304,7 +314,7 @@ async def test_a_node_that_returns_still_counts_the_claims_it_had() -> None:
     await waiter.finish()
 
 
-async def test_fewer_slots_than_are_busy() -> None:
+async def test_slots_can_shrink_below_the_busy_ones() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 2)
     first, second, third = Holder(admission), Holder(admission), Holder(admission)
@@ -318,7 +328,7 @@ async def test_fewer_slots_than_are_busy() -> None:
     await third.finish()
 
 
-async def test_a_choice_may_wait_and_is_asked_again() -> None:
+async def test_a_selector_may_wait_and_is_called_again() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
@@ -335,11 +345,11 @@ async def test_a_choice_may_wait_and_is_asked_again() -> None:
 
 
 def work(seconds: int) -> RequestEstimate:
-    """A request of so many seconds on a node that nothing is known of."""
+    """Request that takes `seconds` on a node of unknown throughput."""
     return RequestEstimate(completion_tokens=seconds * 20)
 
 
-async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
+async def test_a_slot_that_is_free_sooner_than_a_load_is_waited_for() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=5.0)
@@ -348,7 +358,8 @@ async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
     sooner = Holder(admission, request=work(1))
     await settle()
     assert not sooner.held.is_set()
-    behind = Holder(admission, request=work(1))  # for whom it would be 8 s
+    # Its wait would be 8 s.
+    behind = Holder(admission, request=work(1))
     await behind.held.wait()
     assert behind.node_id == "b"
     await running.finish()
@@ -358,7 +369,7 @@ async def test_a_slot_that_is_free_sooner_is_waited_for() -> None:
     await behind.finish()
 
 
-async def test_who_has_waited_as_long_as_a_load_takes_waits_no_longer() -> None:
+async def test_a_request_that_waited_as_long_as_a_load_takes_stops_waiting() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=0.05)
@@ -375,7 +386,7 @@ async def test_who_has_waited_as_long_as_a_load_takes_waits_no_longer() -> None:
     await running.finish()
 
 
-async def test_when_the_loaded_node_leaves_the_other_is_loaded_at_once() -> None:
+async def test_when_the_loaded_node_leaves_the_other_one_is_used_at_once() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1, loaded=False, load_s=50.0)
@@ -383,7 +394,7 @@ async def test_when_the_loaded_node_leaves_the_other_is_loaded_at_once() -> None
     await settle()
     assert running.held.is_set()
     assert not waiter.held.is_set()
-    admission.remove_node("a")
+    admission.remove_node("a", "m")
     await waiter.held.wait()
     assert waiter.node_id == "b"
     await running.finish()
@@ -404,7 +415,7 @@ async def test_a_node_that_has_become_loaded_is_used() -> None:
     await waiter.finish()
 
 
-async def test_a_conversation_goes_where_it_was_while_there_is_room() -> None:
+async def test_a_conversation_stays_on_its_node_while_a_slot_is_free() -> None:
     admission = AdmissionController(8, 60)
     for node_id in "abcd":
         admission.set_capacity(node_id, "m", 2)
@@ -418,7 +429,7 @@ async def test_a_conversation_goes_where_it_was_while_there_is_room() -> None:
     assert admission.serving_node_count("m") == 4
 
 
-async def test_a_broken_choice_harms_its_own_request_only() -> None:
+async def test_a_selector_that_raises_fails_its_own_request_only() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
 
@@ -437,7 +448,7 @@ async def test_a_broken_choice_harms_its_own_request_only() -> None:
     assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
-async def test_a_choice_outside_the_candidates_is_refused() -> None:
+async def test_a_selection_outside_the_candidates_is_rejected() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     with pytest.raises(ValueError, match="not a candidate"):
@@ -445,7 +456,7 @@ async def test_a_choice_outside_the_candidates_is_refused() -> None:
     assert state(admission).nodes[0].busy == 0
 
 
-async def test_closing_wakes_everybody() -> None:
+async def test_close_fails_every_queued_request() -> None:
     admission = AdmissionController(8, 60)
     admission.set_capacity("a", "m", 1)
     holder = Holder(admission)
@@ -463,16 +474,16 @@ async def test_closing_wakes_everybody() -> None:
     assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
 
 
-# --- a line that does not end ------------------------------------------------------------------------
+# --- a queue that does not empty ---------------------------------------------------------------------
 
 
 def short(admission: AdmissionController) -> Holder:
-    """A request of 0.2 s."""
+    """Request of 0.2 s."""
     return Holder(admission, request=RequestEstimate(prompt_tokens=100, completion_tokens=100))
 
 
-async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
-    """Each of them waits for less than the load takes."""
+async def test_a_queue_that_never_empties_requests_a_load() -> None:
+    """Each request waits for less time than the load takes."""
     clock, wanted = Clock(), list[tuple[str, str]]()
     admission = AdmissionController(
         8, 60, on_load_wanted=lambda node_id, model_id: wanted.append((node_id, model_id)), clock=clock
@@ -497,7 +508,7 @@ async def test_a_crowd_that_always_waits_has_another_node_load() -> None:
         await holder.finish()
 
 
-async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
+async def test_a_queue_that_was_empty_meanwhile_requests_no_load() -> None:
     clock, wanted = Clock(), list[tuple[str, str]]()
     admission = AdmissionController(
         8, 60, on_load_wanted=lambda node_id, model_id: wanted.append((node_id, model_id)), clock=clock
@@ -515,7 +526,7 @@ async def test_a_line_that_ended_meanwhile_wants_no_load() -> None:
     assert wanted == []
 
 
-async def test_what_takes_no_slot_goes_where_the_model_is_loaded() -> None:
+async def test_a_request_without_slot_goes_to_a_loaded_node() -> None:
     admission = AdmissionController(0, 60)
     with pytest.raises(NoNodeAvailable):
         admission.select_node_without_slot("m")
@@ -525,10 +536,11 @@ async def test_what_takes_no_slot_goes_where_the_model_is_loaded() -> None:
     assert admission.select_node_without_slot("m") == "quick"
     admission.set_capacity("a", "m", 1)
     admission.set_capacity("b", "m", 1)
-    async with admission.reserve_slot("m", key_id="k") as claim:
-        other = "b" if claim.node_id == "a" else "a"
-        assert admission.select_node_without_slot("m") == other
-        assert admission.select_node_without_slot("m", frozenset({other})) == claim.node_id
+    slot = await admission.reserve_slot("m", key_id="k")
+    other = "b" if slot.node_id == "a" else "a"
+    assert admission.select_node_without_slot("m") == other
+    assert admission.select_node_without_slot("m", frozenset({other})) == slot.node_id
+    slot.release()
     with pytest.raises(NoNodeAvailable):
         admission.select_node_without_slot("m", frozenset({"a", "b", "slow", "quick"}))
     admission.close()

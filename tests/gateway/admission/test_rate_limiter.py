@@ -1,4 +1,4 @@
-"""Limits of keys: whatever comes, ends, breaks and is cancelled in whatever order, nothing is dodged and nothing held for ever."""
+"""Rate limits of keys: in any order of events no limit is evaded and no reservation leaks."""
 
 from __future__ import annotations
 
@@ -268,7 +268,8 @@ def test_nothing_is_dodged_and_nothing_held_for_ever(
             for count, at in enumerate(begun[first:], 1):
                 assert count <= rate + (at - since) * rate / MINUTE_S + SLACK
     if limits.tokens_per_minute is not None:
-        # One that may need more than the limit goes when nothing else does: its excess is the only one there can be.
+        # One that may need more than the limit goes when nothing else does: its excess is the only one there
+        # can be.
         rate, most = limits.tokens_per_minute, 400
         total = sum(tokens for _, tokens in used)
         assert total <= rate + most + (key.clock.now - Clock.now) * rate / MINUTE_S + SLACK
