@@ -32,10 +32,11 @@ _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 # linux/fs.h and linux/prctl.h
 _FICLONE = 0x40049409
 _PR_SET_PDEATHSIG = 1
-# Socket option that limits how long sent data may stay unacknowledged, and its units per second: TCP_USER_TIMEOUT of
-# linux/tcp.h, TCP_RXT_CONNDROPTIME of netinet/tcp.h, TCP_MAXRTMS of ws2ipdef.h.
+# Socket option that limits how long sent data may stay unacknowledged, and its units per second:
+# TCP_USER_TIMEOUT of linux/tcp.h, TCP_RXT_CONNDROPTIME of netinet/tcp.h, TCP_MAXRTMS of ws2ipdef.h.
 _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 1000)}
-# Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay readable.
+# Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay
+# readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
 
 
@@ -43,7 +44,10 @@ _MSVCRT_LOCK_OFFSET = 1 << 20
 
 
 def open_for_update(path: Path) -> int:
-    """Open `path` to read and write, created with 0600 if missing, never through a symbolic link. Raises OSError."""
+    """Open `path` to read and write, created with 0600 if missing, never through a symbolic link.
+
+    Raises OSError.
+    """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o600)
 

@@ -1,7 +1,8 @@
 """Run file: address and token of the server that runs on a home, in `run.json` (mode 0600).
 
-The server writes the file once its port is bound, and holds the lock of its home as long as it runs. A command
-trusts the file only while the lock is held, so that it never sends the token to another program on the port.
+The server writes the file once its port is bound, and holds the lock of its home as long as it runs. A
+command trusts the file only while the lock is held, so that it never sends the token to another program on
+the port.
 """
 
 from __future__ import annotations

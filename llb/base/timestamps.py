@@ -21,7 +21,10 @@ def to_iso(seconds: float | None) -> str | None:
 
 
 def from_iso(text: str, param: str) -> float:
-    """Return the Unix seconds of an ISO 8601 time, in UTC without a zone. Raises `InvalidRequest` for `param`."""
+    """Return the Unix seconds of an ISO 8601 time, in UTC without a zone.
+
+    Raises `InvalidRequest` for `param`.
+    """
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The certificate that this host shows: of its owner's, or signed by an authority of its own (`--tls auto`)."""
+"""Server certificate: from files of the user, or signed by this host's own authority (`--tls auto`)."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ from llb.errors import SetupError
 from llb.store.database import Database
 from llb.store.tables import settings
 
-if TYPE_CHECKING:  # at run time where a certificate is made: it takes 70 ms to import
+# Imported where it is used: importing cryptography takes 70 ms.
+if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
 log = logging.getLogger(__name__)
 
-TLS_FILE_NAME = "tls.pem"  # in the home, 0600: what the TLS library reads
-AUTHORITY_SETTING = "tls_authority"  # in the database: a backup takes along who this host is
+# In the home, mode 0600: the ssl module reads certificates from files only.
+TLS_FILE_NAME = "tls.pem"
+# In the database, so that a backup contains the identity of this host.
+AUTHORITY_SETTING = "tls_authority"
 AUTHORITY_DAYS = 30 * 365
-# Apple's systems believe no certificate of a longer life.
+# Apple's systems reject certificates with a longer life.
 CERTIFICATE_DAYS = 397
 RENEW_BEFORE_DAYS = 30
-NOT_BEFORE_MARGIN = datetime.timedelta(days=1)  # clocks of other hosts may be behind
+# The clocks of other hosts may be behind.
+NOT_BEFORE_MARGIN = datetime.timedelta(days=1)
 RENEWAL_CHECK_INTERVAL_S = 60.0
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class CertificateAuthority(Struct, frozen=True):
-    """Who signs this host's certificates for as long as it lives; both in PEM."""
+    """Certificate authority of this host, for its lifetime: certificate and private key in PEM."""
 
     certificate: str
     key: str
@@ -49,27 +53,27 @@ class CertificateAuthority(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _CertificateFiles:
-    """The owner's own certificate: with all that stands above it in one file, and the key in another."""
+    """Paths of the user's certificate chain and of its private key."""
 
     certificate: Path
     key: Path
 
     def modified_at(self) -> tuple[int, int]:
+        """Return the modification times in nanoseconds. Raises OSError."""
         return self.certificate.stat().st_mtime_ns, self.key.stat().st_mtime_ns
 
 
 class ServerTls:
-    """What this host's server shows. `context` is the server's; `anchor` is by what others may know this host."""
+    """TLS of this host's server: the SSL `context`, and the trust `anchor` by which clients verify it."""
 
     def __init__(self, config: Config) -> None:
-        """Raises `SetupError` for a certificate without its key."""
+        """Raise `SetupError` for a certificate without its key."""
         if (config.tls_cert is None) != (config.tls_key is None):
-            raise SetupError("--tls-cert and --tls-key belong together: give both.")
+            raise SetupError("--tls-cert and --tls-key must be given together.")
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
         self.anchor = ""
-        self.is_own_authority = config.tls_cert is None
         self._config = config
         self._files = (
             None
@@ -82,82 +86,85 @@ class ServerTls:
         self._loaded_mtimes: tuple[int, int] = (0, 0)
 
     async def start(self, db: Database) -> None:
-        """Have a certificate. Raises `SetupError`."""
+        """Load the user's certificate, or issue one. Raises `SetupError`."""
         if self._files is not None:
             await asyncio.to_thread(self._load_files, self._files)
             return
-        made = await settings.ensure(
+        stored = await settings.ensure(
             db, AUTHORITY_SETTING, lambda: msgspec.json.encode(create_authority()).decode()
         )
-        self._authority = msgspec.json.decode(made, type=CertificateAuthority)
+        self._authority = msgspec.json.decode(stored, type=CertificateAuthority)
         self.anchor = self._authority.certificate
         await asyncio.to_thread(self._issue_certificate, self._authority)
 
     async def run_renewal(self) -> None:
-        """Until cancelled: show a new certificate before the old one ends, has other addresses to name, or was replaced by the
-        owner. Connections that stand are not disturbed."""
+        """Renew the certificate when necessary, until cancelled. Open connections are not affected."""
         while True:
             await asyncio.sleep(RENEWAL_CHECK_INTERVAL_S)
             try:
                 await asyncio.to_thread(self.renew_if_needed)
             except (SetupError, OSError) as error:
-                log.error("the certificate stays as it was: %s", error)
+                log.error("the certificate was not renewed: %s", error)
 
     def renew_if_needed(self) -> None:
-        """Once of what `keep` does. Blocking; raises `SetupError` and `OSError`."""
+        """Renew a certificate that expires soon, names other addresses than the host has, or has changed on
+        disk.
+
+        Blocking. Raises `SetupError` and OSError.
+        """
         if self._files is not None:
             if self._files.modified_at() != self._loaded_mtimes:
                 self._load_files(self._files)
-                log.info("the certificate was read anew")
+                log.info("the certificate was loaded again")
         elif self._authority is not None:
-            left = self._expires_at - datetime.datetime.now(datetime.UTC)
-            if (
-                left < datetime.timedelta(days=RENEW_BEFORE_DAYS)
-                or _server_names(self._config) != self._server_names
-            ):
+            remaining = self._expires_at - datetime.datetime.now(datetime.UTC)
+            expires_soon = remaining < datetime.timedelta(days=RENEW_BEFORE_DAYS)
+            if expires_soon or _server_names(self._config) != self._server_names:
                 self._issue_certificate(self._authority)
-                log.info("a new certificate was made")
+                log.info("a new certificate was issued")
 
     def _load_files(self, files: _CertificateFiles) -> None:
         try:
             self._loaded_mtimes = files.modified_at()
-            # First into another: half of a new pair must not replace a whole one.
+            # First into another context: a broken pair must not replace a working one.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 files.certificate, files.key, _reject_key_password
             )
             self.context.load_cert_chain(files.certificate, files.key, _reject_key_password)
-            found = _CERTIFICATE.search(files.certificate.read_text(encoding="ascii", errors="replace"))
-        except OSError as error:  # ssl.SSLError is one, too
+            match = _CERTIFICATE.search(files.certificate.read_text(encoding="ascii", errors="replace"))
+        except OSError as error:
+            # ssl.SSLError is an OSError, and has a reason.
             reason = getattr(error, "reason", None) or error.strerror or error
             raise SetupError(
                 f"The certificate {files.certificate} with the key {files.key} cannot be used: {reason}."
             ) from None
-        self.anchor = "" if found is None else found[0] + "\n"
+        self.anchor = "" if match is None else match[0] + "\n"
 
     def _issue_certificate(self, authority: CertificateAuthority) -> None:
         names = _server_names(self._config)
-        pem, until = issue_certificate(authority, names)
+        pem, expires_at = issue_certificate(authority, names)
         path = self._config.home / TLS_FILE_NAME
         platform_compat.write_private_file(path, pem)
         self.context.load_cert_chain(path)
-        self._server_names, self._expires_at = names, until
+        self._server_names, self._expires_at = names, expires_at
 
 
 def _reject_key_password() -> str:
-    raise SetupError("The key of --tls-key has a password: give one without.")
+    raise SetupError("The key of --tls-key has a password: use a key without one.")
 
 
 def _server_names(config: Config) -> tuple[str, ...]:
-    """What this host may be called by."""
+    """Return the host names and addresses for the certificate."""
     host = socket.gethostname().lower()
-    found = ["localhost", "127.0.0.1", "::1", host, f"{host.partition('.')[0]}.local", *list_host_addresses()]
-    found += config.allowed_hosts
+    names = ["localhost", "127.0.0.1", "::1", host, f"{host.partition('.')[0]}.local", *list_host_addresses()]
+    names += config.allowed_hosts
     if config.advertise is not None:
-        found.append(re.sub(r"^\w+://|:\d+$|[][]", "", config.advertise))
-    return tuple(dict.fromkeys(name for name in found if name))
+        names.append(re.sub(r"^\w+://|:\d+$|[][]", "", config.advertise))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def create_authority() -> CertificateAuthority:
+    """Create a self-signed certificate authority for this host."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -185,7 +192,10 @@ def create_authority() -> CertificateAuthority:
 def issue_certificate(
     authority: CertificateAuthority, names: tuple[str, ...]
 ) -> tuple[bytes, datetime.datetime]:
-    """A new key and a certificate for `names`, with the authority's in one PEM; and when it ends."""
+    """Create a key and a certificate for `names`.
+
+    Returns the key, the certificate and the authority's certificate as one PEM, and the expiry.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -193,7 +203,8 @@ def issue_certificate(
 
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     signer = serialization.load_pem_private_key(authority.key.encode(), password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101  # new_authority made it
+    # create_authority makes keys of this type only.
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, socket.gethostname()[:64])])
     certificate = (
@@ -206,9 +217,8 @@ def issue_certificate(
         )
     )
     pem = _key_to_pem(key) + _sign_to_pem(certificate, signer) + authority.certificate
-    return pem.encode("ascii"), datetime.datetime.now(datetime.UTC) + datetime.timedelta(
-        days=CERTIFICATE_DAYS
-    )
+    expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=CERTIFICATE_DAYS)
+    return pem.encode("ascii"), expires_at
 
 
 def _certificate_builder(
@@ -255,7 +265,10 @@ def _key_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def create_server_tls(config: Config) -> ServerTls | None:
-    """None where the server speaks plain HTTP. A host that joins an llb with TLS has it without being told. Raises `SetupError`."""
+    """Return the server's TLS, None for plain HTTP. Raises `SetupError`.
+
+    A host that joins an llb over TLS uses TLS too, unless `config.tls` says otherwise.
+    """
     joins_tls = config.join is not None and config.join.startswith("https:")
-    wanted = config.tls == TLS_AUTO or config.tls_cert is not None or config.tls_key is not None
-    return ServerTls(config) if wanted or (config.tls is None and joins_tls) else None
+    is_configured = config.tls == TLS_AUTO or config.tls_cert is not None or config.tls_key is not None
+    return ServerTls(config) if is_configured or (config.tls is None and joins_tls) else None

@@ -1,7 +1,10 @@
-"""Tickets: what a balancer signs so that one node may read one file of another.
+"""File tokens: signed by the balancer, each lets one node read one file of another node.
 
-Whoever has the text of a ticket may read that file there until it ends; `to_node` says for whom it was made. It is made with
-a key that only the balancer and the node which is read from know, so no other node's ticket is good there.
+A file token is a bearer token: it grants its file at `from_node` until it expires, and `to_node` is for the
+logs. Its key is known to the balancer and `from_node` alone, so no token for another node is valid there.
+
+The signature is HMAC-SHA256 over the base64url body. itsdangerous can make the same format, but it also
+accepts other spellings of a signature (trailing padding, unused bits); here one token has one text.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from llb.errors import InvalidFileToken
 from llb.wire.decoding import DECODE_ERRORS
 
 HOUR_S = 3600
-# A clock that is behind its balancer's accepts a ticket for longer. One that is ahead accepts a new ticket at once as long
-# as it is ahead by less than an hour and these ten minutes; beyond that none is good there, and nobody copies from it.
+# A node whose clock is behind accepts a token for longer. One whose clock is ahead accepts new tokens up to
+# an hour and this much; beyond that it rejects all of them, and no node can copy from it.
 CLOCK_SKEW_S = 600
 
 
 class FileToken(Struct, frozen=True, array_like=True):
-    """The right to read the file `sha256` at the node `from_node`, until `expires_at` (Unix seconds)."""
+    """Permission to read the file `sha256` at the node `from_node` until `expires_at`, in Unix seconds."""
 
     sha256: str
     from_node: str
@@ -32,36 +35,40 @@ class FileToken(Struct, frozen=True, array_like=True):
 
 
 def derive_key(secret: str) -> bytes:
-    """The key of a node's tickets, made from a secret that the balancer and the node share."""
+    """Derive the signing key of a node from the secret that it shares with the balancer."""
     return hmac.new(secret.encode(), b"llb file tickets", hashlib.sha256).digest()
 
 
 def expiry_of(now: float) -> int:
-    """When a ticket made at `now` ends: 1 to 2 hours later, and the same for all that are made within one hour.
+    """Return the expiry of a token made at `now`, in Unix seconds: 1 to 2 hours later, the same within one
+    hour.
 
-    So what a node is to hold reads the same all that time, and need not be sent again.
+    The desired state of a node contains tokens; while they stay the same it is not sent again.
     """
     return (int(now) // HOUR_S + 2) * HOUR_S
 
 
 def sign(key: bytes, token: FileToken) -> str:
-    """The text of `ticket`: letters, digits, `-`, `_` and a dot, so that it may stand in a header or a URL."""
+    """Return `token` signed and encoded as text that is valid in a header and in a URL."""
     body = _base64url(msgspec.json.encode(token))
     return f"{body}.{_signature(key, body)}"
 
 
 def verify(key: bytes, text: str, now: float) -> FileToken:
-    """The ticket that `text` is, if it was signed with `key` and has not ended `CLOCK_SKEW_S` ago. Raises `InvalidTicket`."""
-    body, _, mark = text.partition(".")
-    if not hmac.compare_digest(_signature(key, body).encode(), mark.encode("utf-8", "surrogateescape")):
-        raise InvalidFileToken("The ticket is not valid here")
+    """Decode a file token. Raises `InvalidFileToken` for a wrong signature or a token that has expired.
+
+    `now` is in Unix seconds; a token is accepted until `CLOCK_SKEW_S` after its expiry.
+    """
+    body, _, signature = text.partition(".")
+    if not hmac.compare_digest(_signature(key, body).encode(), signature.encode("utf-8", "surrogateescape")):
+        raise InvalidFileToken("The file token is not valid for this node")
     try:
-        ticket = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=FileToken)
+        token = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=FileToken)
     except (ValueError, *DECODE_ERRORS):
-        raise InvalidFileToken("The ticket makes no sense") from None
-    if ticket.expires_at + CLOCK_SKEW_S <= now:
-        raise InvalidFileToken("The ticket has expired")
-    return ticket
+        raise InvalidFileToken("The file token is malformed") from None
+    if token.expires_at + CLOCK_SKEW_S <= now:
+        raise InvalidFileToken("The file token has expired")
+    return token
 
 
 def _signature(key: bytes, body: str) -> str:

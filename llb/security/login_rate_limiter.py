@@ -1,4 +1,4 @@
-"""Rate limiter of login attempts, per account and per address."""
+"""Rate limiter of login attempts, per account and per client address."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from llb.errors import RateLimited
 
 @dataclass
 class _AttemptRecord:
+    """Failed attempts on one account or from one address; times in seconds of the limiter's clock."""
+
     failures: int = 0
     blocked_until: float = 0.0
     last_seen: float = 0.0
 
 
 class LoginRateLimiter:
-    """Slows down the guessing of passwords, per account and per address, in memory of a bounded size."""
+    """Slows down password guessing by exponential delays; keeps a bounded number of records in memory."""
 
     FREE_ATTEMPTS = 5
-    ACCOUNT_DELAY_MAX_S = 30.0  # short: whoever guesses must not be able to lock the owner out for long
+    # Short, so that an attacker cannot lock the owner of an account out for long.
+    ACCOUNT_DELAY_MAX_S = 30.0
     ADDRESS_DELAY_MAX_S = 300.0
     RECORD_TTL_S = 900.0
     MAX_RECORDS = 10_000
@@ -30,13 +33,11 @@ class LoginRateLimiter:
         self._clock = clock
         self._records: dict[tuple[str, str], _AttemptRecord] = {}
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def record_attempt(self, account: str, address: str) -> None:
-        """Count an attempt as failed until `succeeded` says otherwise; raises `RateLimited` where it comes too soon.
+        """Count an attempt as failed until `record_success`. Raises `RateLimited` if it comes too soon.
 
-        Counting before the slow check is what stops many guesses at the same time.
+        The attempt counts before its password is checked: the check takes time, and parallel guesses would
+        pass.
         """
         now = self._clock()
         limits = (
@@ -45,15 +46,15 @@ class LoginRateLimiter:
         )
         wait_s = max(record.blocked_until for record, _ in limits) - now
         if wait_s > 0:
-            raise RateLimited("Too many failed attempts; wait a little", retry_after_s=int(wait_s) + 1)
+            raise RateLimited("Too many failed attempts; try again later", retry_after_s=int(wait_s) + 1)
         for record, delay_max_s in limits:
             record.failures += 1
             excess = record.failures - self.FREE_ATTEMPTS
-            # min() first: the exponent of a patient guesser would overflow a float.
+            # min() first: a large exponent would overflow a float.
             record.blocked_until = now + min(delay_max_s, 2.0 ** min(excess, 16)) if excess >= 0 else 0.0
 
     def record_success(self, account: str, address: str) -> None:
-        """Take the attempt back. The address keeps its other failures: it may be guessing at others' accounts."""
+        """Remove the attempt. The address keeps its other failures: it may be attacking other accounts."""
         self._records.pop(("account", account.casefold()), None)
         record = self._records.get(("address", _address_group(address)))
         if record is not None:
@@ -65,14 +66,15 @@ class LoginRateLimiter:
         if record is None or now - record.last_seen > self.RECORD_TTL_S:
             record = _AttemptRecord()
         record.last_seen = now
-        self._records[key] = record  # at the end: the front is what was not seen for the longest time
+        # At the end of the dict, whose front is the record that was not used for the longest time.
+        self._records[key] = record
         while len(self._records) > self.MAX_RECORDS:
             del self._records[next(iter(self._records))]
         return record
 
 
 def _address_group(address: str) -> str:
-    """One IPv6 customer has a whole /64: those addresses count as one."""
+    """Return the address, or its /64 network for IPv6, where one client has the whole network."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Principals and permissions: who makes a request, and which scopes that grants."""
+"""Principals and permissions: the sender of a request and the scopes it has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from llb.wire import KeyLimits, Role, Scope
 
 
 class PrincipalKind(StrEnum):
+    """Kind of credential; LOCAL is the command line on the host."""
+
     SESSION = "session"
     KEY = "key"
-    LOCAL = "local"  # the command line on the host
+    LOCAL = "local"
     NODE = "node"
 
 
@@ -20,13 +22,16 @@ _SCOPES_BY_ROLE = {Role.ADMIN: ALL_SCOPES, Role.USER: frozenset({Scope.INFERENCE
 
 
 def expand_scopes(scopes: frozenset[Scope]) -> frozenset[Scope]:
-    """`scopes` with what they imply: admin implies all."""
+    """Return `scopes` with those they imply: admin implies all."""
     return ALL_SCOPES if Scope.ADMIN in scopes else scopes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
-    """Who makes a request. `id` is the session's, the key's or the node's; a key made on the host has no user."""
+    """Authenticated sender of a request.
+
+    `id` is that of the session, key or node; a key made on the host has no user.
+    """
 
     kind: PrincipalKind
     id: str
@@ -37,34 +42,35 @@ class Principal:
     must_change_password: bool = False
     expires_at: float | None = None
     name: str | None = None
-    limits: KeyLimits | None = None  # of a key that has any
+    # Of a key that has limits.
+    limits: KeyLimits | None = None
 
     @property
     def granted_scopes(self) -> frozenset[Scope]:
-        """What it may do: its scopes, as far as the role goes. A node has none: its routes ask for a node."""
+        """Scopes of the credential that the role allows.
+
+        None for a node, whose routes check the kind instead.
+        """
         if self.kind is PrincipalKind.NODE:
             return frozenset()
         return expand_scopes(self.scopes) & _SCOPES_BY_ROLE[self.role]
 
     @property
     def label(self) -> str:
-        """How the audit trail calls it."""
+        """Name in the audit log."""
         if self.kind is PrincipalKind.SESSION:
             return self.username or self.id
         if self.kind is PrincipalKind.KEY:
-            return (
-                f"key {self.name or self.id} of {self.username}"
-                if self.username
-                else f"key {self.name or self.id}"
-            )
+            owner = f" of {self.username}" if self.username else ""
+            return f"key {self.name or self.id}{owner}"
         return self.kind.value if self.kind is PrincipalKind.LOCAL else f"{self.kind.value} {self.id}"
 
 
 def scopes_of_role(role: Role) -> frozenset[Scope]:
-    """All that somebody of `role` may do."""
+    """Return all scopes that `role` allows."""
     return _SCOPES_BY_ROLE[role]
 
 
 def has_scope(principal: Principal, scope: Scope) -> bool:
-    """Whether `principal` may do what `scope` stands for: what its scopes say and its role allows."""
+    """Return whether the scopes and the role of `principal` grant `scope`."""
     return scope in principal.granted_scopes

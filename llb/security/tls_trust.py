@@ -1,8 +1,8 @@
-"""Whom this host believes over TLS: what the system trusts, or one certificate that was told to it beforehand.
+"""TLS trust: the system's certificate authorities, or one pinned certificate as the trust anchor.
 
-Hosts of one's own have no certificate that a browser would know, and are called by addresses that change. What tells one of them
-from an impostor is a key: an *anchor* is a certificate (PEM) that is, or has signed, all that its host ever shows, and its
-fingerprint travels in the join token.
+Hosts of a private network have no certificate that a public authority signed, and their addresses change. A
+trust *anchor* is a certificate (PEM) that is, or has signed, each certificate that its host ever presents.
+The join token carries its fingerprint, and so authenticates the balancer to a new node.
 """
 
 from __future__ import annotations
@@ -12,44 +12,50 @@ import hashlib
 import ssl
 from functools import lru_cache
 
-SYSTEM_TRUST = ""  # in place of an anchor: whom this system trusts, by the name that was called
+# In place of an anchor: the authorities of the system, and the host name is checked.
+SYSTEM_TRUST = ""
 MAX_ANCHOR_CHARS = 16_384
 
 
 @lru_cache(maxsize=256)
 def get_client_context(anchor: str) -> ssl.SSLContext:
-    """How to call whoever has the key of `anchor`, or with `SYSTEM` whoever proves the name. Raises `ValueError`."""
+    """Return the client context for a host with `anchor`, whatever its name, or for `SYSTEM_TRUST`.
+
+    Raises ValueError if `anchor` is not one certificate.
+    """
     if anchor == SYSTEM_TRUST:
-        made = ssl.create_default_context()
+        context = ssl.create_default_context()
     else:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        made.check_hostname = False
-        made.verify_flags |= (
-            ssl.VERIFY_X509_PARTIAL_CHAIN
-        )  # of a certificate of its own, only that one is known
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        # The anchor may be the server's own certificate, whose issuer is not known here.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            made.load_verify_locations(cadata=_require_single_pem(anchor))
+            context.load_verify_locations(cadata=_require_single_pem(anchor))
         except ssl.SSLError:
             raise ValueError("is not a certificate") from None
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    return made
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def create_unverified_context() -> ssl.SSLContext:
-    """How to call somebody whose certificate is asked for, before anything is believed or told."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_NONE
-    return made
+    """Return a client context that verifies nothing, to fetch the certificate of an unknown host."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def certificate_fingerprint(anchor: str) -> str:
-    """SHA-256 of a certificate, in 43 characters that a command line takes as they are. Raises `ValueError`."""
+    """Return the SHA-256 of a certificate in 43 base64url characters, safe on a command line.
+
+    Raises ValueError.
+    """
     return base64.urlsafe_b64encode(_sha256_digest(anchor)).rstrip(b"=").decode("ascii")
 
 
 def display_fingerprint(anchor: str) -> str:
-    """The fingerprint of a certificate as browsers show it. Raises `ValueError`."""
+    """Return the SHA-256 of a certificate as browsers show it. Raises ValueError."""
     return _sha256_digest(anchor).hex(":").upper()
 
 
@@ -59,5 +65,5 @@ def _sha256_digest(anchor: str) -> bytes:
 
 def _require_single_pem(anchor: str) -> str:
     if len(anchor) > MAX_ANCHOR_CHARS or anchor.count("-----BEGIN") != 1 or not anchor.isascii():
-        raise ValueError("is not one certificate in PEM")
+        raise ValueError("is not a single PEM certificate")
     return anchor.strip()

@@ -1,4 +1,4 @@
-"""Random tokens and credentials: how they are made, hashed, compared and proved without being sent."""
+"""Random tokens and credentials: generation, hashes, comparison and challenge-response."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
 
 API_KEY_PREFIX = "sk-"
-JOIN_TOKEN_PREFIX = "llbj-"  # noqa: S105  # a prefix, no secret
+JOIN_TOKEN_PREFIX = "llbj-"  # noqa: S105
 NODE_CREDENTIAL_PREFIX = "llbn-"
 _SHOWN_KEY_CHARS = len(API_KEY_PREFIX) + 7
 
 
 @dataclass(frozen=True)
 class NewApiKey:
-    """A key just made: `key` is shown once, `prefix` tells it apart in lists, `hash` is kept."""
+    """New API key: `key` is shown once, `prefix` identifies it in lists, `hash` is stored."""
 
     key: str
     prefix: str
@@ -25,62 +25,64 @@ class NewApiKey:
 
 
 def new_api_key() -> NewApiKey:
+    """Return a new API key."""
     key = API_KEY_PREFIX + secrets.token_hex(24)
     return NewApiKey(key, key[:_SHOWN_KEY_CHARS], hash_token(key))
 
 
 def new_session_token() -> str:
+    """Return a new token of a login session."""
     return secrets.token_urlsafe(32)
 
 
 def new_local_token() -> str:
-    """The secret by which the command line on this host proves that it may read the home's files."""
+    """Return a new token for the command line; reading it proves access to the files of the home."""
     return LOCAL_TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_join_token() -> str:
-    """Lets one host join, once."""
+    """Return a new token that admits one host."""
     return JOIN_TOKEN_PREFIX + secrets.token_urlsafe(24)
 
 
 def join_token_with_fingerprint(token: str, fingerprint: str) -> str:
-    """A join token that also says by which certificate the llb is known that made it."""
+    """Return the join token with the fingerprint of the certificate of its llb."""
     return f"{token}.{fingerprint}"
 
 
 def split_join_token(token: str) -> tuple[str, str | None]:
-    """A join token, and the fingerprint in it, if there is one."""
+    """Split a join token into the bare token and its fingerprint, if it has one."""
     bare, _, fingerprint = token.strip().partition(".")
     return bare, fingerprint or None
 
 
 def new_node_credential() -> str:
-    """By which a node and its balancer know each other, one for each direction."""
+    """Return a new credential between a node and its balancer; each direction has one."""
     return NODE_CREDENTIAL_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_random_id() -> str:
-    """A random id of a user or a key; no secret."""
+    """Return a random id of a user or a key, which is not secret."""
     return secrets.token_hex(8)
 
 
 def hash_token(token: str) -> str:
-    """SHA-256: a random token cannot be guessed, so a slow hash would protect nothing."""
+    """Return the SHA-256 of a token; a slow hash would not help, since a random token cannot be guessed."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def challenge_response(credential: str, node_id: str, nonce: str) -> str:
-    """What only a holder of `credential` can answer to `nonce`: HMAC-SHA256, as hexadecimal digits."""
+    """Return the HMAC-SHA256 of `nonce` in hexadecimal: a proof of `credential` without sending it."""
     return hmac.new(credential.encode(), f"{node_id}:{nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def balancer_challenge_response(credential: str, node_id: str, nonce: str) -> str:
-    """As `prove`, by the balancer of the node; neither can be made to say what the other would."""
+    """Return the balancer's response, which differs from the node's so that neither can be replayed."""
     return challenge_response(credential, f"balancer:{node_id}", nonce)
 
 
 def tokens_equal(given: str, expected: str) -> bool:
-    """Compare in a time that says nothing about where they differ."""
+    """Compare two tokens in constant time."""
     return hmac.compare_digest(
         given.encode("utf-8", "surrogateescape"), expected.encode("utf-8", "surrogateescape")
     )

@@ -153,7 +153,7 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"tls_cert": Path("cert.pem")}, "belong together"),
+        ({"tls_cert": Path("cert.pem")}, "must be given together"),
         ({"tls_cert": Path("missing.pem"), "tls_key": Path("key.pem")}, "No such file"),
         ({"tls_cert": Path("cert.pem"), "tls_key": Path("other.pem")}, "KEY_VALUES_MISMATCH"),
         ({"tls_cert": Path("key.pem"), "tls_key": Path("key.pem")}, "cannot be used"),
