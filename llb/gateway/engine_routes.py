@@ -1,4 +1,4 @@
-"""What a request asks of an engine, known by the path at which llama-server answers it."""
+"""Engine routes: the operation behind each path of llama-server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llb.wire import Model
 
 
 class Operation(StrEnum):
-    """As OpenTelemetry's conventions for generative AI call it, where they have a name."""
+    """Inference operation, named as in OpenTelemetry's conventions for generative AI."""
 
     CHAT = "chat"
     COMPLETION = "text_completion"
@@ -23,17 +23,17 @@ class Operation(StrEnum):
 
     @property
     def generates_text(self) -> bool:
-        """Whether the answer is written token by token, after a prompt that is worth keeping."""
+        """Whether the answer is generated token by token, after a prompt that is worth caching."""
         return self in (Operation.CHAT, Operation.COMPLETION)
 
     @property
     def needs_slot(self) -> bool:
-        """Whether the model itself has to work: llama-server counts tokens beside it."""
+        """Whether it occupies a slot of the engine: llama-server counts tokens without one."""
         return self is not Operation.COUNTING
 
     @property
     def engine_kind(self) -> EngineKind:
-        """Which engine can do it: llama-server is started for one of these."""
+        """The kind of engine that supports it: llama-server is started for one kind."""
         return _ENGINE_KINDS.get(self, EngineKind.CHAT)
 
 
@@ -59,10 +59,11 @@ OPERATION_OF_PATH: Mapping[str, Operation] = MappingProxyType(
 
 
 def require_capability(model: Model, operation: Operation) -> None:
-    """Raises `InvalidRequest` if engines of `model` are not started for `operation`."""
+    """Raise `InvalidRequest` if the model's kind of engine does not support `operation`."""
     kind = engine_kind_of(model.capabilities)
     if kind is not operation.engine_kind:
+        wanted = _KIND_DESCRIPTIONS[operation.engine_kind]
         raise InvalidRequest(
-            f"Model '{model.id}' is for {_KIND_DESCRIPTIONS[kind]}; it cannot be asked for {_KIND_DESCRIPTIONS[operation.engine_kind]}",
+            f"Model '{model.id}' is for {_KIND_DESCRIPTIONS[kind]} and does not support {wanted}",
             param="model",
         )

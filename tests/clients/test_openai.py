@@ -219,11 +219,11 @@ def test_errors(served: Served, client: OpenAI) -> None:
         )
     assert far.value.param == "image_url"
     with pytest.raises(
-        openai.BadRequestError, match="for text generation; it cannot be asked for embeddings"
+        openai.BadRequestError, match="for text generation and does not support embeddings"
     ):
         client.embeddings.create(model="smollm2", input="x")
     with pytest.raises(
-        openai.BadRequestError, match="for embeddings; it cannot be asked for text generation"
+        openai.BadRequestError, match="for embeddings and does not support text generation"
     ):
         client.chat.completions.create(model="embed", messages=[{"role": "user", "content": "x"}])
 
@@ -251,7 +251,7 @@ def test_reranking(served: Served, client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"model": "smollm2"}, "for text generation; it cannot be asked for reranking"),
+        ({"model": "smollm2"}, "for text generation and does not support reranking"),
         ({"top_n": -1}, "not negative"),
         ({"documents": []}, "non-empty"),
         ({"documents": ["word " * 3000]}, "context length"),

@@ -1,8 +1,10 @@
-"""What Prometheus may read: what requests, loads and downloads took, counted as they end, and how the cluster stands when it is
-asked (`standing`).
+"""Prometheus metrics of requests, loads and downloads, counted as they end.
 
-Names are OpenTelemetry's for generative AI where it has one. No user, key or address is in a label; a model name is one of
-the catalogue's, so that whoever makes up names cannot make up series.
+`state_collector` adds the current state.
+
+Names follow OpenTelemetry's conventions for generative AI where they have one. No label contains a user, a
+key or an address; model names come from the catalogue, so that clients cannot create series with made-up
+names.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1
 LAG_INTERVAL_S = 0.25
 SERIES_CACHE_SIZE = 1024
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that says when it began
+# They would add a second series to each, with its time of creation.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _OPERATION_OF_ENDPOINT = {
     **OPERATION_OF_PATH,
@@ -50,12 +53,13 @@ _OPERATION_OF_ENDPOINT = {
     "/api/embed": Operation.EMBEDDINGS,
     "/api/embeddings": Operation.EMBEDDINGS,
 }
-_QUEUE_EXIT_ERRORS = ("queue_timeout", "client_closed")  # whoever was refused at once did not wait
+# Errors of requests that left the queue; a request that was rejected at once did not wait.
+_QUEUE_EXIT_ERRORS = ("queue_timeout", "client_closed")
 _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
 class Metrics:
-    """One registry of this process. `ended` is told of requests in batches; `text()` is what is read."""
+    """Metrics registry of this process."""
 
     def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -96,7 +100,8 @@ class Metrics:
         )
         self._overhead = Histogram(
             "llb_relay_overhead_seconds",
-            "Time from the arrival of a request to its sending, the wait for a slot and for a load not counted",
+            "Time from the arrival of a request to its sending, "
+            "the wait for a slot and for a load not counted",
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
@@ -131,60 +136,63 @@ class Metrics:
             ("node",),
             registry=self.registry,
         )
-        # A series is found by its labels' values again and again.
+        # `labels()` is slow, and the same label values occur again and again.
         self._duration_of = lru_cache(SERIES_CACHE_SIZE)(self._duration.labels)
         self._first_token_of = lru_cache(SERIES_CACHE_SIZE)(self._first_token.labels)
         self._per_token_of = lru_cache(SERIES_CACHE_SIZE)(self._per_token.labels)
         self._tokens_of = lru_cache(SERIES_CACHE_SIZE)(self._tokens.labels)
         self._queue_wait_of = lru_cache(SERIES_CACHE_SIZE)(self._queue_wait.labels)
         self._view = view
-        self._last_reports: dict[tuple[str, str], ReplicaReport] = {}  # as each was last told of
+        # by node and model
+        self._last_reports: dict[tuple[str, str], ReplicaReport] = {}
         self.registry.register(StateCollector(view, admission))
         ProcessCollector(registry=self.registry)
         self._tasks = TaskSupervisor("metrics")
 
     def start(self) -> None:
+        """Start measuring the lag of the event loop."""
         self._tasks.spawn(self._measure_loop_lag(), "lag")
 
     async def close(self) -> None:
+        """Stop measuring; idempotent."""
         await self._tasks.close()
 
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
-        for tally in records:
-            self._record_request(tally)
+        for record in records:
+            self._record_request(record)
 
-    def record_load(self, node_id: str, model_id: str, took_s: float, failed: bool) -> None:
+    def record_load(self, node_id: str, model_id: str, duration_s: float, failed: bool) -> None:
         """Count a load that has ended."""
         labels = (self._view.node_name_of(node_id), model_id)
         if failed:
             self._failed_loads.labels(*labels).inc()
         else:
-            self._load_duration.labels(*labels).observe(took_s)
+            self._load_duration.labels(*labels).observe(duration_s)
 
     def record_replica(self, node_id: str, report: ReplicaReport) -> None:
-        """Count what this report of a replica adds to the one before; the first tells only where it stands."""
+        """Count what a report of a replica adds to the previous one; the first report is the baseline."""
         key = (node_id, report.model_id)
-        before = self._last_reports.get(key)
+        previous = self._last_reports.get(key)
         if report.state is ReplicaState.GONE:
             self._last_reports.pop(key, None)
         else:
             self._last_reports[key] = report
-        if before is None or before.state not in _DOWNLOADING_STATES:
+        if previous is None or previous.state not in _DOWNLOADING_STATES:
             return
         name = self._view.node_name_of(node_id)
-        # Fewer than before: they were thrown away, and come again.
-        self._downloaded_bytes.labels(name).inc(max(0, report.downloaded_bytes - before.downloaded_bytes))
+        # Fewer bytes than before were discarded, and will be downloaded again.
+        self._downloaded_bytes.labels(name).inc(max(0, report.downloaded_bytes - previous.downloaded_bytes))
         if report.state in (ReplicaState.READY, ReplicaState.ERROR):
             self._downloads.labels(name, report.state.value).inc()
 
     def forget_node(self, node_id: str) -> None:
-        """Its replicas are no longer followed; what was counted stays."""
+        """Forget the last reports of a node's replicas; what was counted stays."""
         for key in [key for key in self._last_reports if key[0] == node_id]:
             del self._last_reports[key]
 
     def render(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
     def _record_request(self, record: RequestRecord) -> None:
@@ -218,6 +226,6 @@ class Metrics:
 
     async def _measure_loop_lag(self) -> None:
         while True:
-            due = time.monotonic() + LAG_INTERVAL_S
+            due_at = time.monotonic() + LAG_INTERVAL_S
             await asyncio.sleep(LAG_INTERVAL_S)
-            self._loop_lag.observe(max(0.0, time.monotonic() - due))
+            self._loop_lag.observe(max(0.0, time.monotonic() - due_at))

@@ -1,4 +1,4 @@
-"""Notes how every inference request went: in memory while it runs, then in batches on the disk."""
+"""Request log: a record of every inference request, in memory while it runs, then written in batches."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ from llb.wire import RequestText
 
 log = logging.getLogger(__name__)
 
-WRITE_DELAY_S = 0.1  # a commit a request would cost more than the request does
+# One commit per request would cost more than the request.
+WRITE_DELAY_S = 0.1
 RETRY_DELAY_S = 5.0
-BATCH_SIZE = 500  # what the event loop prepares at a time: a millisecond and a half
-MAX_PENDING, MAX_PENDING_WITH_TEXT = 20_000, 1000  # while the disk does not answer
+# Preparing a batch blocks the event loop for a millisecond and a half.
+BATCH_SIZE = 500
+# While the disk does not respond.
+MAX_PENDING, MAX_PENDING_WITH_TEXT = 20_000, 1000
 DROPPED_WARNING_INTERVAL_S = 60.0
 
-MAX_REQUESTS, MAX_TEXTS = 1_000_000, 20_000  # about 250 MB, and at most 1.3 GB
+# About 250 MB, and at most 1.3 GB.
+MAX_REQUESTS, MAX_TEXTS = 1_000_000, 20_000
 HOURLY_RETENTION_S, DAILY_RETENTION_S = 35 * 86_400, 400 * 86_400
 PRUNE_INTERVAL_S = 60.0
-PRUNE_BATCH_SIZE, PRUNE_PAUSE_S = 500, 0.02  # others write in between
+# The pause lets other writers in between.
+PRUNE_BATCH_SIZE, PRUNE_PAUSE_S = 500, 0.02
 
 MAX_MODEL_NAME_CHARS = 200
 _NO_USAGE = Usage()
@@ -41,33 +46,39 @@ _NO_USAGE = Usage()
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of one request. Whoever learns something of it, on its way, writes it here. Times are monotonic."""
+    """Record of one request, filled in on its way through the gateway. Times are monotonic."""
 
     id: int
     request_id: str
     principal: Principal
     endpoint: str
     started_at: float
-    trace_headers: tuple[tuple[bytes, bytes], ...] = ()  # headers of the caller's, passed on
-    requested_model: str | None = None  # the model, as the client called it
+    # of the caller, forwarded to the engine
+    trace_headers: tuple[tuple[bytes, bytes], ...] = ()
+    # as the client named it
+    requested_model: str | None = None
     model_id: str | None = None
     stream: bool = False
     queued_s: float = 0.0
     node_id: str | None = None
-    load_s: float = 0.0  # until its engine was in memory; on another host that is part of the answer's time
+    # wait for the model to load; on another host the load is part of the response time
+    load_s: float = 0.0
     sent_at: float | None = None
     first_byte_at: float | None = None
-    received_bytes: int = 0  # of the answer's body, from the engine
+    # of the response body, from the engine
+    received_bytes: int = 0
     usage: Usage = _NO_USAGE
-    status: int | None = None  # what the client got; None: nothing yet
+    # sent to the client; None: not yet
+    status: int | None = None
     error_code: str | None = None
     ended_at: float = 0.0
-    is_reported: bool = False  # `on_ended` was told
+    # passed to `on_requests_ended`
+    is_reported: bool = False
     transcript: Transcript | None = None
     text: RequestText | None = None
 
     def to_row(self) -> RequestRow:
-        """The request as it is kept; only when it has ended."""
+        """Return the database row of an ended request."""
         principal, tokens = self.principal, self.usage
         return RequestRow(
             id=self.id,
@@ -90,18 +101,24 @@ class RequestRecord:
         )
 
     def ttft_s(self) -> float | None:
-        """Until the first token, in seconds: as the engine measured it, for the bytes of an answer may begin with a comment, or
-        come all at its end; of a stream that was cut before it could say so, until its first byte."""
-        known = []
+        """Return the time to the first token in seconds, as the engine measured it, or None.
+
+        The first byte is no measure by itself: it may belong to a comment, or the whole body may arrive at
+        the end. It is used for streams that were cut before the engine's measurement.
+        """
+        candidates = []
         if self.sent_at is not None and self.usage.prefill_ms is not None:
-            known.append(self.sent_at + self.usage.prefill_ms / 1000)
+            candidates.append(self.sent_at + self.usage.prefill_ms / 1000)
         if self.stream and self.first_byte_at is not None:
-            known.append(self.first_byte_at)
-        return max(known) - self.started_at if known else None
+            candidates.append(self.first_byte_at)
+        return max(candidates) - self.started_at if candidates else None
 
 
 class RequestLog:
-    """The requests of the last `days` days, with their text if `text`, and totals of all. Never makes a request wait."""
+    """Log of requests for `retention_days`, with their text if `keeps_text`, and usage totals.
+
+    A request never waits for it.
+    """
 
     def __init__(
         self,
@@ -114,11 +131,12 @@ class RequestLog:
     ) -> None:
         self.retention_days = retention_days
         self.keeps_text = keeps_text and retention_days > 0
-        self.dropped_requests = 0  # requests that could not be noted
+        # requests that could not be written
+        self.dropped_requests = 0
         self._on_requests_ended = on_requests_ended
         self._db = db
         self._clock = clock
-        self._tasks = TaskSupervisor("history")
+        self._tasks = TaskSupervisor("request_log")
         self._writer: asyncio.Task[None] | None = None
         self._pending: deque[RequestRecord] = deque()
         self._max_pending = MAX_PENDING_WITH_TEXT if self.keeps_text else MAX_PENDING
@@ -130,34 +148,39 @@ class RequestLog:
         self._warned_dropped, self._warned_at = 0, -DROPPED_WARNING_INTERVAL_S
 
     def start(self) -> None:
+        """Start the writer and the pruning of old requests."""
         self._writer = self._tasks.spawn(self._write_loop(), "write")
         self._tasks.spawn(self._prune_loop(), "prune")
 
     async def close(self) -> None:
-        """Write what has ended, and stop; idempotent."""
+        """Write the pending records, and stop; idempotent."""
         self._closing.set()
         self._has_pending.set()
         if self._writer is not None:
-            # Not cancelled: whether a commit that was cut short took place could not be told.
+            # Not cancelled: the outcome of an interrupted commit would be unknown.
             await asyncio.wait({self._writer})
         if self._pending:
-            log.warning("the history lacks %d requests: the disk does not take them", len(self._pending))
+            log.warning(
+                "%d requests are missing from the history: the disk does not accept writes",
+                len(self._pending),
+            )
             self._pending.clear()
         await self._tasks.close()
 
-    # --- a request ----------------------------------------------------------------------------------
+    # --- records ------------------------------------------------------------------------------------
 
     def open_record(self, principal: Principal, endpoint: str, request_id: str) -> RequestRecord:
-        """A request of `principal` has come."""
+        """Return the record of a new request of `principal`."""
         now = int(self._clock() * US)
-        # Two may come within a microsecond. A clock that was set back by more than a little is believed.
+        # Ids are unique even within a microsecond. A clock that was set back by more than a second is
+        # accepted.
         if 0 <= self._last_id - now < US:
             now = self._last_id + 1
         self._last_id = now
         return RequestRecord(now, request_id, principal, endpoint, time.monotonic())
 
     def close_record(self, record: RequestRecord) -> None:
-        """The request is over, and nothing will be added to `tally`."""
+        """Queue the record of an ended request for writing; it does not change any more."""
         record.ended_at = time.monotonic()
         if record.transcript is not None:
             record.text, record.transcript = record.transcript.build_text(), None
@@ -173,57 +196,62 @@ class RequestLog:
     # --- writing ------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Write what has ended so far, even if the caller is cancelled meanwhile."""
+        """Write the pending records, even if the caller is cancelled meanwhile."""
         await self._tasks.run_shielded(self._flush(), "flush")
 
     async def _write_loop(self) -> None:
-        last = False
-        while not last:
+        is_closing = False
+        while not is_closing:
             await self._has_pending.wait()
             with suppress(TimeoutError):
-                pause_s = RETRY_DELAY_S if self._is_failing else WRITE_DELAY_S
-                await asyncio.wait_for(self._closing.wait(), pause_s)
-            last = self._closing.is_set()
+                delay_s = RETRY_DELAY_S if self._is_failing else WRITE_DELAY_S
+                await asyncio.wait_for(self._closing.wait(), delay_s)
+            is_closing = self._closing.is_set()
             await self._flush()
 
     async def _flush(self) -> None:
         async with self._write_lock:
             self._has_pending.clear()
-            ended = list(self._pending)
+            records = list(self._pending)
             self._pending.clear()
-            self._on_requests_ended([tally for tally in ended if not tally.is_reported])
-            for tally in ended:
-                tally.is_reported = True
-            for start in range(0, len(ended), BATCH_SIZE):
-                if not await self._write_batch(ended[start : start + BATCH_SIZE]):
-                    self._pending.extendleft(reversed(ended[start:]))
+            self._report(records)
+            for start in range(0, len(records), BATCH_SIZE):
+                if not await self._write_batch(records[start : start + BATCH_SIZE]):
+                    self._pending.extendleft(reversed(records[start:]))
                     self._drop_excess()
                     self._has_pending.set()
                     break
             self._warn_dropped()
 
+    def _report(self, records: list[RequestRecord]) -> None:
+        """Pass the records to `on_requests_ended`, each once even if its write fails and is repeated."""
+        self._on_requests_ended([record for record in records if not record.is_reported])
+        for record in records:
+            record.is_reported = True
+
     async def _write_batch(self, batch: list[RequestRecord]) -> bool:
-        """Whether the disk took it; if not, it may later."""
+        """Write records; False if the disk does not accept them for now."""
         try:
-            records = [tally.to_row() for tally in batch]
-            # Names that clients make up must not fill the totals.
-            counted = [
-                record if tally.model_id is not None else msgspec.structs.replace(record, model=None)
-                for record, tally in zip(records, batch, strict=True)
+            rows = [record.to_row() for record in batch]
+            texts = [(record.id, record.text) for record in batch if record.text is not None]
+            # Model names that clients make up must not fill the totals.
+            counted_rows = [
+                row if record.model_id is not None else msgspec.structs.replace(row, model=None)
+                for row, record in zip(rows, batch, strict=True)
             ]
             async with self._db.write() as tx:
                 if self.retention_days:
-                    await request_history.add(tx, records)
-                    await request_history.add_texts(tx, [(t.id, t.text) for t in batch if t.text is not None])
-                await usage.add(tx, counted)
+                    await request_history.add(tx, rows)
+                    await request_history.add_texts(tx, texts)
+                await usage.add(tx, counted_rows)
         except sqlite3.OperationalError as error:
             if not self._is_failing:
-                log.warning("the history cannot be written: %s; trying again", error)
+                log.warning("cannot write the request history: %s; will retry", error)
             self._is_failing = True
             return False
         except Exception:
-            # It would fail again and again, and whatever comes after it would wait for it.
-            log.exception("%d requests could not be noted in the history", len(batch))
+            # A retry would fail again, and hold up all later records.
+            log.exception("failed to write %d requests to the history", len(batch))
             self.dropped_requests += len(batch)
         self._is_failing = False
         return True
@@ -235,15 +263,15 @@ class RequestLog:
             and now - self._warned_at >= DROPPED_WARNING_INTERVAL_S
         ):
             log.warning(
-                "the history lacks %d requests: the disk did not take them in time",
+                "%d requests are missing from the history: the disk was too slow",
                 self.dropped_requests - self._warned_dropped,
             )
             self._warned_dropped, self._warned_at = self.dropped_requests, now
 
-    # --- forgetting ---------------------------------------------------------------------------------
+    # --- retention ----------------------------------------------------------------------------------
 
     async def prune(self) -> None:
-        """Forget what is older, or more, than is kept: in small steps, so that nobody waits for long."""
+        """Delete requests beyond the limits of age and number, in small batches between other writes."""
         now = self._clock()
         async with self._db.write() as tx:
             await usage.prune(tx, hours_before=now - HOURLY_RETENTION_S, days_before=now - DAILY_RETENTION_S)
@@ -266,4 +294,4 @@ class RequestLog:
             try:
                 await self.prune()
             except sqlite3.OperationalError as error:
-                log.warning("old requests could not be removed from the history: %s", error)
+                log.warning("cannot remove old requests from the history: %s", error)

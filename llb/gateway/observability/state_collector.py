@@ -1,8 +1,8 @@
-"""How queues, slots, nodes, engines and replicas stand when Prometheus asks."""
+"""Prometheus collector for the current state of queues, slots, nodes, engines and replicas."""
 
 from __future__ import annotations
 
-from collections import Counter as Tallied
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,7 +15,7 @@ from llb.wire import EngineState, NodeStatus, ReplicaState
 
 
 class StateCollector(Collector):
-    """Looks when it is asked; nothing is kept."""
+    """Collector that reads the state at each scrape."""
 
     def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
         self._view = view
@@ -25,7 +25,7 @@ class StateCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("llb_build_info", "The version that runs", labels=("version",))
+        build = GaugeMetricFamily("llb_build_info", "The running version", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
         yield from self._collect_queues()
@@ -38,10 +38,10 @@ class StateCollector(Collector):
         busy = GaugeMetricFamily("llb_slots_busy", "Slots in use", labels=("node", "model"))
         for queue in self._admission.snapshot():
             depth.add_metric((queue.model_id,), queue.queued)
-            for count in queue.nodes:
-                labels = (self._view.node_name_of(count.node_id), queue.model_id)
-                slots.add_metric(labels, count.slots)
-                busy.add_metric(labels, count.busy)
+            for usage in queue.nodes:
+                labels = (self._view.node_name_of(usage.node_id), queue.model_id)
+                slots.add_metric(labels, usage.slots)
+                busy.add_metric(labels, usage.busy)
         yield from (depth, slots, busy)
 
     def _collect_nodes(self) -> Iterator[Metric]:
@@ -64,8 +64,8 @@ class StateCollector(Collector):
         engines = GaugeMetricFamily("llb_engines", "Engines of a node by state", labels=("node", "state"))
         for node in self._view.nodes.values():
             name = node.hello.name
-            for each in NodeStatus:
-                status.add_metric((name, each.value), node.status is each)
+            for node_status in NodeStatus:
+                status.add_metric((name, node_status.value), node.status is node_status)
             draining.add_metric((name,), node.draining)
             budget.add_metric((name,), node.hello.memory_budget_bytes)
             active.add_metric((name,), self._view.traffic.active_requests(node.id))
@@ -77,7 +77,7 @@ class StateCollector(Collector):
                 memory.add_metric((name,), meters.memory_usage)
                 if meters.gpu_usage is not None:
                     gpu.add_metric((name,), meters.gpu_usage)
-            states = Tallied(engine.state for engine in node.engines.values()) if node.is_online else {}
+            states = Counter(engine.state for engine in node.engines.values()) if node.is_online else {}
             for state in EngineState:
                 engines.add_metric((name, state.value), states.get(state, 0))
         yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engines)
@@ -88,7 +88,7 @@ class StateCollector(Collector):
             "llb_download_progress", "Share of a replica that has arrived, 0-1", labels=("node", "model")
         )
         for node in self._view.nodes.values():
-            states = Tallied(report.state for report in node.replicas.values())
+            states = Counter(report.state for report in node.replicas.values())
             for state in ReplicaState:
                 replicas.add_metric((node.hello.name, state.value), states.get(state, 0))
             for model_id, report in node.replicas.items():

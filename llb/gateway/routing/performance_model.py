@@ -1,32 +1,37 @@
-"""How fast each node runs each model, learnt from what it did; what a request will probably cost, and how long a load takes."""
+"""Performance model: measured throughput of nodes and models, and estimates of requests and loads from it."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput
 from llb.wire import EngineReport, EngineState
 
-DECAY = 0.9  # of what was known, when something new is: the last ten requests make up two thirds
-LOAD_EWMA_WEIGHT = 0.5  # of the newest load
-LOAD_BYTES_PER_S = 300_000_000  # from a disk, before any load was measured
+# Weight of the past at each new measurement: the last ten requests make up two thirds.
+DECAY = 0.9
+# Weight of the newest load
+LOAD_EWMA_WEIGHT = 0.5
+# From a disk, before any load was measured.
+LOAD_BYTES_PER_S = 300_000_000
 MIN_LOAD_S = 1.0
 
-DEFAULT_COMPLETION_TOKENS = 200  # before any answer was counted
+# Before any completion was counted.
+DEFAULT_COMPLETION_TOKENS = 200
 
-# Fewer tokens take as long as one step of the engine does, whatever its speed; and the first ones after a load take longer.
+# Fewer tokens take one step of the engine, at any speed.
 MIN_PREFILL_TOKENS = 32
+# The first tokens after a load take longer.
 TRUSTED_PREFILL_TOKENS = 200
-# A node that is taken for slow gets no requests, and so would stay slow for ever if it was measured at a bad moment.
+# A node that seems slow gets no requests, so a measurement at a bad moment would stay for ever.
 STALE_AFTER_S = 600.0
 STALE_GROWTH_FACTOR = 2**0.5
 
 
 class DecayingRatio:
-    """A quotient of two sums that forgets: each request counts as much as it was large."""
+    """Quotient of two decaying sums: a request has weight according to its size."""
 
     __slots__ = ("_denominator", "_numerator")
 
@@ -38,19 +43,18 @@ class DecayingRatio:
         self._denominator = DECAY * self._denominator + denominator
 
     def value(self, min_numerator: float = 0.0) -> float | None:
-        """None while its upper sum is below `trusted`."""
-        return (
-            self._numerator / self._denominator
-            if self._denominator > 0 and self._numerator >= min_numerator
-            else None
-        )
+        """Return the quotient; None while the numerator is below `min_numerator`."""
+        if self._denominator <= 0 or self._numerator < min_numerator:
+            return None
+        return self._numerator / self._denominator
 
     def raise_to(self, value: float) -> None:
+        """Set the quotient and keep its weight."""
         self._denominator = self._numerator / value
 
 
 class NodePerformance:
-    """One model on one node."""
+    """Measurements of one model on one node."""
 
     def __init__(self, now: float) -> None:
         self.throughput = Throughput()
@@ -62,13 +66,13 @@ class NodePerformance:
     def record_completion(
         self, now: float, uncached_tokens: int, usage: Usage, mean_busy_slots: float
     ) -> None:
-        """Learn from an answer; `computed`: the tokens of its prompt that no cache had."""
+        """Record an answered request with `uncached_tokens` prompt tokens that were not in a cache."""
         step_ms = 0.0
-        # llama.cpp's clock starts when it has the first token: of a single one there is nothing to learn.
+        # llama.cpp's clock starts with the first token: a single one gives no measurement.
         steps = (usage.completion_tokens or 0) - 1
         if steps > 0 and usage.decode_ms:
             step_ms = usage.decode_ms / steps
-            # All slots generate at the same time: the node does that many times what one gets.
+            # Slots generate in parallel: the node's rate is that of one slot times the busy slots.
             self.decode_rate.add(steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
         if usage.prefill_ms and uncached_tokens >= MIN_PREFILL_TOKENS:
             self.prefill_rate.add(
@@ -77,17 +81,18 @@ class NodePerformance:
         self._update_throughput(now)
 
     def is_stale(self, now: float) -> bool:
+        """Whether nothing was measured for `STALE_AFTER_S`."""
         return now - self._updated_at >= STALE_AFTER_S
 
     def raise_towards(self, now: float, fastest: Throughput) -> None:
-        """A step towards being taken for as fast as the fastest again, which gets it a request."""
-        for ratio, most in (
+        """Raise the estimate one step towards the fastest node, until the node gets a request again."""
+        for ratio, fastest_rate in (
             (self.prefill_rate, fastest.prefill_tokens_per_s),
             (self.decode_rate, fastest.decode_tokens_per_s),
         ):
-            value = ratio.value()
-            if value is not None and most is not None and value < most:
-                ratio.raise_to(min(most, value * STALE_GROWTH_FACTOR))
+            rate = ratio.value()
+            if rate is not None and fastest_rate is not None and rate < fastest_rate:
+                ratio.raise_to(min(fastest_rate, rate * STALE_GROWTH_FACTOR))
         self._update_throughput(now)
 
     def _update_throughput(self, now: float) -> None:
@@ -96,17 +101,16 @@ class NodePerformance:
 
 
 class ModelPerformance:
-    """One model, wherever it is answered."""
+    """Measurements of one model on all nodes."""
 
     def __init__(self) -> None:
         self.mean_completion_tokens = float(DEFAULT_COMPLETION_TOKENS)
-        self.uncached_ratio = (
-            DecayingRatio()
-        )  # tokens of prompts that no cache had, of those that their length let expect
+        # prompt tokens that were not in a cache, relative to the estimate from the prompt's length
+        self.uncached_ratio = DecayingRatio()
 
 
 class PerformanceModel:
-    """What is measured lives as long as the process, also while a node is away."""
+    """Measurements and estimates of all nodes, in memory, kept while a node is offline."""
 
     def __init__(
         self,
@@ -122,83 +126,82 @@ class PerformanceModel:
             lambda: NodePerformance(clock())
         )
         self._models: defaultdict[str, ModelPerformance] = defaultdict(ModelPerformance)
-        self._load_started_at: dict[tuple[str, str], float] = {}  # since when
+        # by node and model
+        self._load_started_at: dict[tuple[str, str], float] = {}
 
     def throughput_of(self, node_id: str, model_id: str) -> Throughput:
-        """The speed of this node, which goes on changing as it is measured."""
+        """Return the throughput of a model on a node, an object that later measurements update."""
         return self._nodes[node_id, model_id].throughput
 
     def estimate_request(
         self, model_id: str, prompt_tokens: int, max_completion_tokens: int | None, affinity_key: int | None
     ) -> RequestEstimate:
-        """What a request of so many tokens, by its length, will probably cost: of its prompt, what the caches lack; an
-        answer like those before, but not more than `most_tokens`."""
-        model = self._models[model_id]
-        computed = model.uncached_ratio.value()
-        answer_tokens = int(model.mean_completion_tokens)
+        """Return the expected cost of a request with about `prompt_tokens`.
+
+        The prompt counts without its usual cached part; the completion has the usual length, up to
+        `max_completion_tokens`.
+        """
+        uncached_ratio = self._models[model_id].uncached_ratio.value()
+        completion_tokens = self.expected_completion_tokens(model_id)
+        if max_completion_tokens is not None:
+            completion_tokens = min(completion_tokens, max_completion_tokens)
         return RequestEstimate(
-            prompt_tokens=prompt_tokens if computed is None else int(prompt_tokens * computed),
-            completion_tokens=answer_tokens
-            if max_completion_tokens is None
-            else min(answer_tokens, max_completion_tokens),
+            prompt_tokens=prompt_tokens if uncached_ratio is None else int(prompt_tokens * uncached_ratio),
+            completion_tokens=completion_tokens,
             context_tokens=prompt_tokens,
             affinity_key=affinity_key,
         )
 
     def expected_completion_tokens(self, model_id: str) -> int:
-        """How long answers of this model usually are."""
+        """Return the mean length of the model's completions, in tokens."""
         return int(self._models[model_id].mean_completion_tokens)
 
     def record_completion(
         self, node_id: str, model_id: str, request: RequestEstimate, usage: Usage, *, mean_busy_slots: float
     ) -> None:
-        """A request has been answered, while `busy` slots of the node were, on the average."""
+        """Record an answered request, during which `mean_busy_slots` of the node were busy."""
         model = self._models[model_id]
-        computed = 0
+        uncached_tokens = 0
         if usage.prompt_tokens is not None:
-            computed = usage.prompt_tokens - (usage.cached_tokens or 0)
-            model.uncached_ratio.add(computed, request.context_tokens)
+            uncached_tokens = usage.prompt_tokens - (usage.cached_tokens or 0)
+            model.uncached_ratio.add(uncached_tokens, request.context_tokens)
         if usage.completion_tokens:
             model.mean_completion_tokens = (
                 DECAY * model.mean_completion_tokens + (1 - DECAY) * usage.completion_tokens
             )
-        self._nodes[node_id, model_id].record_completion(self._clock(), computed, usage, mean_busy_slots)
+        node = self._nodes[node_id, model_id]
+        node.record_completion(self._clock(), uncached_tokens, usage, mean_busy_slots)
 
     def raise_stale_throughput(self, node_id: str) -> None:
-        """Let what was measured of a node long ago count less; to be called from time to time."""
+        """Raise the stale estimates of a node one step; called at every heartbeat."""
         now = self._clock()
-        for (known, model_id), node in self._nodes.items():
-            if known == node_id and node.is_stale(now):
+        for (known_node_id, model_id), node in self._nodes.items():
+            if known_node_id == node_id and node.is_stale(now):
                 node.raise_towards(now, self._fastest_throughput(model_id))
 
     def _fastest_throughput(self, model_id: str) -> Throughput:
-        speeds = [node.throughput for (_, known), node in self._nodes.items() if known == model_id]
-        return Throughput(
-            max(
-                (speed.prefill_tokens_per_s for speed in speeds if speed.prefill_tokens_per_s is not None),
-                default=None,
-            ),
-            max(
-                (speed.decode_tokens_per_s for speed in speeds if speed.decode_tokens_per_s is not None),
-                default=None,
-            ),
-        )
+        throughputs = [
+            node.throughput for (_, known_model_id), node in self._nodes.items() if known_model_id == model_id
+        ]
+        prefill_rates = [throughput.prefill_tokens_per_s for throughput in throughputs]
+        decode_rates = [throughput.decode_tokens_per_s for throughput in throughputs]
+        return Throughput(_max_known(prefill_rates), _max_known(decode_rates))
 
     # --- loads --------------------------------------------------------------------------------------
 
     def track_loads(self, node_id: str, reports: Mapping[str, EngineReport]) -> None:
-        """What all engines of a node, by model, do now: from starting to ready is a load."""
+        """Measure loads from the reports of all engines of a node: from `starting` to `ready`."""
         for model_id in [model_id for node, model_id in self._load_started_at if node == node_id]:
             report = reports.get(model_id)
             if report is None or report.state is not EngineState.STARTING:
-                took_s = self._clock() - self._load_started_at.pop((node_id, model_id))
+                duration_s = self._clock() - self._load_started_at.pop((node_id, model_id))
                 if report is not None and report.state in (EngineState.READY, EngineState.BUSY):
                     node = self._nodes[node_id, model_id]
-                    before_s = took_s if node.load_s is None else node.load_s
-                    node.load_s = before_s + LOAD_EWMA_WEIGHT * (took_s - before_s)
-                    self._on_load_ended(node_id, model_id, took_s, False)
+                    previous_s = duration_s if node.load_s is None else node.load_s
+                    node.load_s = previous_s + LOAD_EWMA_WEIGHT * (duration_s - previous_s)
+                    self._on_load_ended(node_id, model_id, duration_s, False)
                 elif report is not None and report.state is EngineState.FAILED:
-                    self._on_load_ended(node_id, model_id, took_s, True)
+                    self._on_load_ended(node_id, model_id, duration_s, True)
         for model_id, report in reports.items():
             if report.state is EngineState.STARTING:
                 self._load_started_at.setdefault((node_id, model_id), self._clock())
@@ -206,8 +209,12 @@ class PerformanceModel:
     def estimate_load_s(
         self, node_id: str, model_id: str, *, size_bytes: int | None, progress: float | None
     ) -> float:
-        """Seconds until this node would have the model loaded, from where it is now."""
-        whole_s = self._nodes[node_id, model_id].load_s
-        if whole_s is None:
-            whole_s = DEFAULT_LOAD_S if size_bytes is None else MIN_LOAD_S + size_bytes / LOAD_BYTES_PER_S
-        return whole_s * (1 - (progress or 0.0))
+        """Return the seconds until a node would have a model loaded, given the progress of a running load."""
+        load_s = self._nodes[node_id, model_id].load_s
+        if load_s is None:
+            load_s = DEFAULT_LOAD_S if size_bytes is None else MIN_LOAD_S + size_bytes / LOAD_BYTES_PER_S
+        return load_s * (1 - (progress or 0.0))
+
+
+def _max_known(rates: Iterable[float | None]) -> float | None:
+    return max((rate for rate in rates if rate is not None), default=None)

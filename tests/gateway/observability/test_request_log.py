@@ -1,4 +1,4 @@
-"""Requests are noted without anybody waiting, and what was noted is not lost."""
+"""Request log: batched writes that no request waits for, failing disks, retention."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def running(db: Database, **settings: Any) -> AsyncIterator[RequestLog]:
-    kept = RequestLog(db, **{"retention_days": 7, "keeps_text": False, **settings})
-    kept.start()
+    log = RequestLog(db, **{"retention_days": 7, "keeps_text": False, **settings})
+    log.start()
     try:
-        yield kept
+        yield log
     finally:
-        await kept.close()
+        await log.close()
 
 
-def ended(kept: RequestLog, principal: Principal = KEY, **learnt: Any) -> RequestRecord:
-    """A request that came and ended."""
-    tally = kept.open_record(principal, "/v1/chat/completions", "r")
-    for name, value in {"requested_model": "m", "model_id": "m", "status": 200, **learnt}.items():
-        setattr(tally, name, value)
-    kept.close_record(tally)
-    return tally
+def log_request(log: RequestLog, principal: Principal = KEY, **fields: Any) -> RequestRecord:
+    """Log one request from start to end."""
+    record = log.open_record(principal, "/v1/chat/completions", "r")
+    for name, value in {"requested_model": "m", "model_id": "m", "status": 200, **fields}.items():
+        setattr(record, name, value)
+    log.close_record(record)
+    return record
 
 
 async def rows(db: Database) -> list[RequestRow]:
-    """Oldest first."""
+    """Return the logged requests, oldest first."""
     return [*reversed(await request_history.page(db, Whose(), limit=100_000))]
 
 
-async def counted(db: Database, bucket: UsageBucket = UsageBucket.DAY) -> dict[str | None, int]:
+async def total_requests(db: Database, bucket: UsageBucket = UsageBucket.DAY) -> dict[str | None, int]:
     totals = await usage.totals(
         db, Whose(), by=UsageBy.MODEL, bucket=bucket, since=0, until=2**40, limit=1000
     )
@@ -74,54 +74,56 @@ async def until_written(db: Database, count: int) -> None:
 # --- one request -------------------------------------------------------------------------------------
 
 
-def record(**learnt: Any) -> RequestRow:
-    known = {"status": 200, "ended_at": 100.75, **learnt}
-    return RequestRecord(7, "r", known.pop("principal", KEY), "/v1/chat/completions", 100.0, **known).to_row()
+def row_of(**fields: Any) -> RequestRow:
+    values = {"status": 200, "ended_at": 100.75, **fields}
+    return RequestRecord(
+        7, "r", values.pop("principal", KEY), "/v1/chat/completions", 100.0, **values
+    ).to_row()
 
 
-def test_what_is_kept_of_a_request() -> None:
-    kept = record(
+def test_row_of_a_request() -> None:
+    row = row_of(
         requested_model="M:latest", model_id="m", stream=True, queued_s=0.0204, node_id="n", sent_at=100.1,
         first_byte_at=100.25, usage=Usage(31, 3, 30, 100.0, 22.5), error_code="engine_failed",
     )  # fmt: skip
-    assert kept == RequestRow(
-        id=7, request_id="r", key_id="k", user_id="u", model="m", node_id="n", endpoint="/v1/chat/completions",
-        stream=True, status=200, error_code="engine_failed", prompt_tokens=31, cached_tokens=30,
+    assert row == RequestRow(
+        id=7, request_id="r", key_id="k", user_id="u", model="m", node_id="n",
+        endpoint="/v1/chat/completions", stream=True, status=200, error_code="engine_failed", prompt_tokens=31, cached_tokens=30,
         completion_tokens=3, queue_ms=20, ttft_ms=250, duration_ms=750,
     )  # fmt: skip
 
 
 def test_a_session_has_no_key() -> None:
-    kept = record(principal=SESSION)
-    assert (kept.key_id, kept.user_id) == (None, "u")
+    row = row_of(principal=SESSION)
+    assert (row.key_id, row.user_id) == (None, "u")
 
 
-def test_of_a_model_that_is_none_the_name_is_kept_that_was_asked_for() -> None:
-    assert record(requested_model="gpt-9").model == "gpt-9"
-    assert record(requested_model="x" * 5000).model == "x" * module.MAX_MODEL_NAME_CHARS
-    assert record().model is None
+def test_an_unknown_model_is_logged_by_its_requested_name() -> None:
+    assert row_of(requested_model="gpt-9").model == "gpt-9"
+    assert row_of(requested_model="x" * 5000).model == "x" * module.MAX_MODEL_NAME_CHARS
+    assert row_of().model is None
 
 
 @pytest.mark.parametrize(
-    ("learnt", "ttft_ms"),
+    ("fields", "ttft_ms"),
     [
         ({"stream": True, "first_byte_at": 100.3, "sent_at": 100.1}, 300),
-        # The engine sent a comment while it read the prompt.
+        # The engine sent a comment during the prefill.
         ({"stream": True, "first_byte_at": 100.3, "sent_at": 100.1, "usage": Usage(prefill_ms=400.0)}, 500),
-        # Not a stream: all of it came at the end.
+        # Not a stream: the whole body came at the end.
         ({"first_byte_at": 100.7, "sent_at": 100.1, "usage": Usage(prefill_ms=50.0)}, 150),
         ({"first_byte_at": 100.7, "sent_at": 100.1}, None),
         ({}, None),
     ],
 )
-def test_time_to_first_token(learnt: dict[str, Any], ttft_ms: int | None) -> None:
-    assert record(**learnt).ttft_ms == ttft_ms
+def test_time_to_first_token(fields: dict[str, Any], ttft_ms: int | None) -> None:
+    assert row_of(**fields).ttft_ms == ttft_ms
 
 
 # --- writing -----------------------------------------------------------------------------------------
 
 
-async def test_many_requests_are_one_commit(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_requests_are_written_in_one_commit(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = 0
     write = db.write
 
@@ -133,53 +135,54 @@ async def test_many_requests_are_one_commit(db: Database, monkeypatch: pytest.Mo
             yield tx
 
     monkeypatch.setattr(db, "write", counting)
-    async with running(db) as kept:
+    async with running(db) as log:
         for _ in range(500):
-            ended(kept)
+            log_request(log)
         await until_written(db, 500)
         assert commits == 1
-    assert await counted(db) == {"m": 500}
-    assert await counted(db, UsageBucket.HOUR) == {"m": 500}
+    assert await total_requests(db) == {"m": 500}
+    assert await total_requests(db, UsageBucket.HOUR) == {"m": 500}
 
 
-async def test_what_has_ended_is_on_disk_after_the_stop(db: Database) -> None:
-    async with running(db) as kept:
+async def test_close_writes_what_has_ended(db: Database) -> None:
+    async with running(db) as log:
         for _ in range(3):
-            ended(kept)
+            log_request(log)
     assert len(await rows(db)) == 3
-    await kept.close()
-    await RequestLog(db, retention_days=7, keeps_text=False).close()  # one that was never started
+    await log.close()
+    # A log that was never started can be closed as well.
+    await RequestLog(db, retention_days=7, keeps_text=False).close()
 
 
 async def test_ids_are_the_order_of_arrival(db: Database) -> None:
     times = iter((50.0, 50.0, 50.0, 49.9, 60.0, 20.0))
-    async with running(db, clock=lambda: next(times)) as kept:
-        tallies = [kept.open_record(KEY, "/", "r") for _ in range(6)]
-    *near, later, set_back = [tally.id for tally in tallies]
+    async with running(db, clock=lambda: next(times)) as log:
+        records = [log.open_record(KEY, "/", "r") for _ in range(6)]
+    *near, later, set_back = [record.id for record in records]
     assert near == [50 * US, 50 * US + 1, 50 * US + 2, 50 * US + 3]
     assert (later, set_back) == (60 * US, 20 * US)
 
 
-async def test_a_made_up_model_is_in_no_total(db: Database) -> None:
-    async with running(db) as kept:
-        ended(kept, requested_model="nonsense", model_id=None, status=404, error_code="model_not_found")
-        ended(kept)
+async def test_a_made_up_model_is_not_in_the_totals(db: Database) -> None:
+    async with running(db) as log:
+        log_request(log, requested_model="nonsense", model_id=None, status=404, error_code="model_not_found")
+        log_request(log)
     assert [row.model for row in await rows(db)] == ["nonsense", "m"]
-    assert await counted(db) == {None: 1, "m": 1}
+    assert await total_requests(db) == {None: 1, "m": 1}
 
 
-async def test_without_days_there_are_totals_only(db: Database) -> None:
-    async with running(db, retention_days=0, keeps_text=True) as kept:
-        assert not kept.keeps_text
-        ended(kept)
+async def test_without_retention_only_totals_are_kept(db: Database) -> None:
+    async with running(db, retention_days=0, keeps_text=True) as log:
+        assert not log.keeps_text
+        log_request(log)
     assert await rows(db) == []
-    assert await counted(db) == {"m": 1}
+    assert await total_requests(db) == {"m": 1}
 
 
 async def test_text_is_kept_with_its_request(db: Database) -> None:
-    async with running(db, keeps_text=True) as kept:
-        with_text = ended(kept, transcript=Transcript("user: hi"))
-        without = ended(kept, transcript=Transcript(""))
+    async with running(db, keeps_text=True) as log:
+        with_text = log_request(log, transcript=Transcript("user: hi"))
+        without = log_request(log, transcript=Transcript(""))
     assert [row.has_text for row in await rows(db)] == [True, False]
     text = await request_history.text_of(db, with_text.id)
     assert text is not None
@@ -187,11 +190,11 @@ async def test_text_is_kept_with_its_request(db: Database) -> None:
     assert await request_history.text_of(db, without.id) is None
 
 
-async def test_a_flush_goes_on_when_its_caller_leaves(db: Database) -> None:
-    async with running(db) as kept:
-        ended(kept)
+async def test_a_flush_continues_when_its_caller_is_cancelled(db: Database) -> None:
+    async with running(db) as log:
+        log_request(log)
         async with db.write():
-            caller = asyncio.create_task(kept.flush())
+            caller = asyncio.create_task(log.flush())
             await asyncio.sleep(0.01)
             caller.cancel()
             await asyncio.wait({caller})
@@ -199,7 +202,7 @@ async def test_a_flush_goes_on_when_its_caller_leaves(db: Database) -> None:
         await until_written(db, 1)
 
 
-async def test_kill_9_loses_nothing_that_was_written(tmp_path: Path) -> None:
+async def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
@@ -208,15 +211,16 @@ async def test_kill_9_loses_nothing_that_was_written(tmp_path: Path) -> None:
         "from llb.store.database import Database\n"
         "from llb.wire import Role\n"
         "async def main():\n"
-        "    kept = RequestLog(await Database.open(Path(sys.argv[1])), retention_days=7, keeps_text=False)\n"
-        "    kept.start()\n"
-        "    def ended():\n"
-        "        tally = kept.open_record(Principal(kind=PrincipalKind.KEY, id='k', role=Role.USER), '/', 'r')\n"
-        "        tally.status = 200\n"
-        "        kept.close_record(tally)\n"
-        "    for _ in range(100): ended()\n"
-        "    await kept.flush()\n"
-        "    for _ in range(100): ended()\n"
+        "    log = RequestLog(await Database.open(Path(sys.argv[1])), retention_days=7, keeps_text=False)\n"
+        "    log.start()\n"
+        "    def log_request():\n"
+        "        key = Principal(kind=PrincipalKind.KEY, id='k', role=Role.USER)\n"
+        "        record = log.open_record(key, '/', 'r')\n"
+        "        record.status = 200\n"
+        "        log.close_record(record)\n"
+        "    for _ in range(100): log_request()\n"
+        "    await log.flush()\n"
+        "    for _ in range(100): log_request()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
@@ -228,16 +232,16 @@ async def test_kill_9_loses_nothing_that_was_written(tmp_path: Path) -> None:
     db = await Database.open(path)
     try:
         assert len(await rows(db)) == 100
-        assert await counted(db) == {None: 100}
+        assert await total_requests(db) == {None: 100}
     finally:
         await db.close()
 
 
-# --- a disk that does not answer ---------------------------------------------------------------------
+# --- failing disks -----------------------------------------------------------------------------------
 
 
 class Disk:
-    """Full, by SQLite's own word, until it is emptied."""
+    """Disk that SQLite reports as full, between `fill` and `empty`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -260,108 +264,110 @@ async def disk(db: Database, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return full
 
 
-def said(caplog: pytest.LogCaptureFixture, text: str) -> int:
+def count_messages(caplog: pytest.LogCaptureFixture, text: str) -> int:
     return sum(text in message for message in caplog.messages)
 
 
-async def test_a_full_disk_delays_and_loses_nothing(
+async def test_a_full_disk_delays_writes_and_loses_nothing(
     db: Database, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(db) as kept:
-        for _ in range(2000):  # more than fits into the pages that are there
-            ended(kept)
-        await kept.flush()
-        await kept.flush()
+    async with running(db) as log:
+        # More than fits into the existing pages.
+        for _ in range(2000):
+            log_request(log)
+        await log.flush()
+        await log.flush()
         assert await rows(db) == []
-        assert said(caplog, "the history cannot be written: database or disk is full") == 1
+        assert count_messages(caplog, "cannot write the request history: database or disk is full") == 1
         await disk.empty()
         await until_written(db, 2000)
-    assert await counted(db) == {"m": 2000}
-    assert kept.dropped_requests == 0
+    assert await total_requests(db) == {"m": 2000}
+    assert log.dropped_requests == 0
 
 
-async def test_what_waits_is_bounded_and_the_newest_stay(
+async def test_pending_records_are_bounded_and_the_newest_stay(
     db: Database, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MAX_PENDING", 1000)
-    async with running(db) as kept:
-        tallies = [ended(kept) for _ in range(1200)]
-        await kept.flush()
-        tallies += [ended(kept) for _ in range(300)]
+    async with running(db) as log:
+        records = [log_request(log) for _ in range(1200)]
+        await log.flush()
+        records += [log_request(log) for _ in range(300)]
         await disk.empty()
         await until_written(db, 1000)
-        assert [row.id for row in await rows(db)] == [tally.id for tally in tallies[-1000:]]
-        assert kept.dropped_requests == 500
-    assert said(caplog, "the history lacks 200 requests") == 1  # and the others are told of a minute later
+        assert [row.id for row in await rows(db)] == [record.id for record in records[-1000:]]
+        assert log.dropped_requests == 500
+    # The others are reported a minute later.
+    assert count_messages(caplog, "200 requests are missing from the history") == 1
 
 
-async def test_a_stop_does_not_wait_for_a_full_disk(
+async def test_close_does_not_wait_for_a_full_disk(
     db: Database, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(db) as kept:
+    async with running(db) as log:
         for _ in range(2000):
-            ended(kept)
-    assert said(caplog, "the history lacks 2000 requests") == 1
+            log_request(log)
+    assert count_messages(caplog, "2000 requests are missing from the history") == 1
 
 
-async def test_what_cannot_be_written_at_all_does_not_hold_up_the_rest(
+async def test_a_record_that_cannot_be_written_does_not_block_the_others(
     db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(db) as kept:
-        ended(kept, usage="nonsense")
-        await kept.flush()
-        ended(kept)
+    async with running(db) as log:
+        log_request(log, usage="nonsense")
+        await log.flush()
+        log_request(log)
     assert [row.prompt_tokens for row in await rows(db)] == [None]
-    assert kept.dropped_requests == 1
-    assert said(caplog, "1 requests could not be noted") == 1
+    assert log.dropped_requests == 1
+    assert count_messages(caplog, "failed to write 1 requests") == 1
 
 
-# --- forgetting --------------------------------------------------------------------------------------
+# --- retention ---------------------------------------------------------------------------------------
 
 
-async def test_what_is_too_old_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_requests_are_pruned(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRUNE_BATCH_SIZE", 2)
     now = 100 * DAY_S
-    async with running(db, clock=lambda: now) as kept:
+    async with running(db, clock=lambda: now) as log:
         for age in (36, 9, 8, 7.5, 7.01, 6.99, 0):
             now = round((100 - age) * DAY_S)
-            ended(kept)
-        await kept.flush()
-        await kept.prune()
+            log_request(log)
+        await log.flush()
+        await log.prune()
         assert [round(100 - row.id / US / DAY_S, 2) for row in await rows(db)] == [6.99, 0]
         hours = await usage.totals(
             db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=now + 1, limit=99
         )
         assert sum(hour.requests for hour in hours) == 6
         now = (100 - 36 + 401) * DAY_S
-        await kept.prune()
+        await log.prune()
     assert await rows(db) == []
-    assert await counted(db, UsageBucket.HOUR) == {}
+    assert await total_requests(db, UsageBucket.HOUR) == {}
     days = await usage.totals(
         db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.DAY, since=0, until=now, limit=99
     )
     assert sum(day.requests for day in days) == 6
 
 
-async def test_what_is_too_much_goes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_beyond_the_limit_are_pruned(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REQUESTS", 5)
     monkeypatch.setattr(module, "MAX_TEXTS", 2)
-    async with running(db, keeps_text=True) as kept:
-        tallies = [ended(kept, transcript=Transcript("x")) for _ in range(8)]
-        await kept.flush()
-        await kept.prune()
+    async with running(db, keeps_text=True) as log:
+        records = [log_request(log, transcript=Transcript("x")) for _ in range(8)]
+        await log.flush()
+        await log.prune()
     assert [(row.id, row.has_text) for row in await rows(db)] == [
-        (tally.id, number >= 3) for number, tally in enumerate(tallies[3:])
+        (record.id, number >= 3) for number, record in enumerate(records[3:])
     ]
 
 
-async def test_it_goes_by_itself(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(db) as kept:
-        ended(kept)
+async def test_pruning_runs_in_the_background(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(db) as log:
+        log_request(log)
     assert len(await rows(db)) == 1
     monkeypatch.setattr(module, "PRUNE_INTERVAL_S", 0.01)
     async with running(db, retention_days=0):
         async with asyncio.timeout(30):
             while await rows(db):
                 await asyncio.sleep(0.01)
-    assert await counted(db) == {"m": 1}
+    assert await total_requests(db) == {"m": 1}
