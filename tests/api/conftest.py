@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.http_server import PASSWORD, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, ApiServer, run_api_server
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    """A server whose admin has a password of their own."""
-    async with DoorKeeper(tmp_path, admin_password=PASSWORD) as opened:
-        yield opened
+async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
+    """A server whose administrator has changed the default password."""
+    async with run_api_server(tmp_path, admin_password=PASSWORD) as running:
+        yield running

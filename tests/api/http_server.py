@@ -1,4 +1,4 @@
-"""A real server with the guard, the accounts and a few probe routes, and a client that may send anything."""
+"""HTTP server for the tests of the API: accounts, a few probe routes, and a client that can send any headers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,30 +25,33 @@ from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
 from llb.api.routes.keys import keys_blueprint
 from llb.config import make_config
-from llb.errors import SetupError
 from llb.security import permissions, tokens
 from llb.store.database import Database
 from llb.store.tables import audit, keys
 from llb.wire import NewUser, Role, Scope
 
 Sanic.test_mode = True
-_names = itertools.count()
+_app_numbers = itertools.count()
+Handler = Callable[[Request], Awaitable[HTTPResponse]]
 
 PASSWORD = "a good password"
 NODE_CREDENTIAL = "llbn-of-a-node"
 
 
 @dataclass
-class Answer:
+class ApiResponse:
+    """A response, with its headers in lower case as they came."""
+
     status: int
     headers: list[tuple[str, str]]
     body: bytes
 
     def header(self, name: str) -> str | None:
-        values = self.all(name)
+        """The values of a header, joined; None without it."""
+        values = self.header_values(name)
         return ", ".join(values) if values else None
 
-    def all(self, name: str) -> list[str]:
+    def header_values(self, name: str) -> list[str]:
         return [value for key, value in self.headers if key == name.lower()]
 
     @property
@@ -59,22 +64,22 @@ class Answer:
 
     @property
     def cookie(self) -> str:
-        """The session cookie it sets, ready to be sent back."""
-        [line] = self.all("set-cookie")
+        """The session cookie that the response sets, as the value of a Cookie header."""
+        [line] = self.header_values("set-cookie")
         return line.partition(";")[0]
 
 
 @dataclass
-class Door:
-    """The server under test. `call` sends exactly the headers it is given, after Host."""
+class ApiServer:
+    """The server under test."""
 
     db: Database
-    identity: AccountAuthenticator
-    accounts: AccountService
-    guard: AuthMiddleware
+    authenticator: AccountAuthenticator
+    account_service: AccountService
+    auth_middleware: AuthMiddleware
     port: int
     local_token: str
-    seen: list[Request] = field(default_factory=list)
+    handled_requests: list[Request] = field(default_factory=list)
 
     async def call(
         self,
@@ -85,7 +90,8 @@ class Door:
         host: str | None = "localhost",
         body: bytes | None = None,
         raw: bytes = b"",
-    ) -> Answer:
+    ) -> ApiResponse:
+        """Send a request with exactly these headers, after Host; `raw` is sent without a Content-Length."""
         if json_body is not None:
             body = json.dumps(json_body).encode()
             headers = (("Content-Type", "application/json"), *headers)
@@ -100,39 +106,39 @@ class Door:
             writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (raw if body is None else body))
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             status = int(head[0].split()[1])
-            pairs = [
+            headers_received = [
                 (name.lower(), value.strip())
                 for name, _, value in (line.partition(":") for line in head[1:-2])
             ]
             content = b"" if status == 101 else await reader.read()
-            return Answer(status, pairs, content)
+            return ApiResponse(status, headers_received, content)
         finally:
             writer.close()
             await writer.wait_closed()
 
     async def log_in(self, username: str = "admin", password: str = PASSWORD) -> tuple[str, str]:
-        """The Cookie header of a new session."""
-        answer = await self.call(
+        """Start a session; return its Cookie header."""
+        response = await self.call(
             "POST", "/api/auth/login", json_body={"username": username, "password": password}
         )
-        assert answer.status == 200, answer.body
-        return ("Cookie", answer.cookie)
+        assert response.status == 200, response.body
+        return ("Cookie", response.cookie)
 
     async def add_user(self, username: str, role: Role = Role.USER) -> None:
-        """Somebody with the password `PASSWORD`."""
+        """Add a user with the password `PASSWORD`."""
         actor = permissions.Principal(kind=permissions.PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
-        await self.accounts.add_user(actor, NewUser(username, PASSWORD, role), "127.0.0.1")
+        await self.account_service.add_user(actor, NewUser(username, PASSWORD, role), "127.0.0.1")
 
-    async def key(
+    async def create_key(
         self, *scopes: Scope, owner_id: str | None = None, expires_at: float | None = None
     ) -> tuple[str, str]:
-        """The Authorization header of a new key, made as on the host."""
-        new = tokens.new_api_key()
+        """Create a key, as a command on the host does; return its Authorization header."""
+        new_key = tokens.new_api_key()
         record = keys.ApiKey(
             id=tokens.new_random_id(),
             name="test",
-            hash=new.hash,
-            prefix=new.prefix,
+            hash=new_key.hash,
+            prefix=new_key.prefix,
             scopes=frozenset(scopes),
             owner_id=owner_id,
             expires_at=expires_at,
@@ -140,54 +146,39 @@ class Door:
         )
         async with self.db.write() as tx:
             await keys.add(tx, record)
-        return ("Authorization", f"Bearer {new.key}")
+        return ("Authorization", f"Bearer {new_key.key}")
 
-    async def audited(self) -> list[tuple[str, str, str | None, str]]:
-        """Actor, action, target and result of every act so far, oldest first."""
+    async def audit_records(self) -> list[tuple[str, str, str | None, str]]:
+        """Actor, action, target and result of every audit record, oldest first."""
         records = await audit.newest(self.db)
-        return [(item.actor, item.action, item.target, item.result) for item in reversed(records)]
+        return [(record.actor, record.action, record.target, record.result) for record in reversed(records)]
 
 
-def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
-    async def answer(request: Request) -> HTTPResponse:
-        seen.append(request)
+def _add_probe_routes(app: Sanic[Any, Any], handled_requests: list[Request]) -> None:
+    """One route for each kind of route policy."""
+
+    async def probe(request: Request) -> HTTPResponse:
+        handled_requests.append(request)
         principal = request.ctx.principal
         return json_response({"kind": None if principal is None else principal.kind.value})
 
-    @app.route("/open", methods=["GET", "POST"])
-    @public
-    async def open_to_all(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.route("/any", methods=["GET", "POST"])
-    @authenticated
-    async def any_credential(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.route("/infer", methods=["GET", "POST"])
-    @requires_scope(Scope.INFERENCE)
-    async def infer(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.route("/write", methods=["GET", "POST"])
-    @requires_scope(Scope.MODELS_WRITE)
-    async def write(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.route("/node", methods=["GET", "POST"])
-    @node_only
-    async def node(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.get("/metrics")
-    @requires_scope(Scope.ADMIN, or_local_program=True)
-    async def metrics(request: Request) -> HTTPResponse:
-        return await answer(request)
-
-    @app.post("/upload")
-    @requires_scope(Scope.INFERENCE, media_types=("multipart/form-data",))
-    async def upload(request: Request) -> HTTPResponse:
-        return await answer(request)
+    for path, policy in (
+        ("/open", public),
+        ("/any", authenticated),
+        ("/infer", requires_scope(Scope.INFERENCE)),
+        ("/write", requires_scope(Scope.MODELS_WRITE)),
+        ("/node", node_only),
+    ):
+        app.add_route(policy(_copy_of(probe)), path, methods=["GET", "POST"], name=path[1:])
+    app.add_route(
+        requires_scope(Scope.ADMIN, or_local_program=True)(_copy_of(probe)), "/metrics", name="metrics"
+    )
+    app.add_route(
+        requires_scope(Scope.INFERENCE, media_types=("multipart/form-data",))(_copy_of(probe)),
+        "/upload",
+        methods=["POST"],
+        name="upload",
+    )
 
     @app.get("/crash")
     @public
@@ -196,62 +187,72 @@ def _probes(app: Sanic[Any, Any], seen: list[Request]) -> None:
 
     @requires_scope(Scope.MODELS_READ, or_local_program=True, unless_exposed=True)
     async def live(request: Request, ws: Websocket) -> None:
-        seen.append(request)
+        handled_requests.append(request)
         await ws.send("hello")
 
     app.add_websocket_route(live, "/ws")
 
 
-class DoorKeeper:
-    """Opens and closes a `Door` on one home; a second one on the same home is a restart."""
+def _copy_of(handler: Handler) -> Handler:
+    """A handler of its own for each route: a policy is an attribute of the handler."""
 
-    def __init__(self, home: Path, *blueprints: Blueprint, **config: Any) -> None:
-        self._config = make_config(home=home, **config)
-        self._blueprints = blueprints
+    async def call(request: Request) -> HTTPResponse:
+        return await handler(request)
 
-    async def __aenter__(self) -> Door:
-        db = Database(self._config.database_path)
-        identity = AccountAuthenticator(db, node_id_of={NODE_CREDENTIAL: "garage"}.get)
-        local_token = tokens.new_local_token()
-        guard = AuthMiddleware(self._config, identity, local_token=local_token)
-        accounts = AccountService(db, identity)
-        await db.start()
-        try:
-            await accounts.ensure_admin(self._config.admin_password)
-        except SetupError:
-            await db.close()
-            raise
+    return call
 
-        app: Sanic[Any, Any] = Sanic(f"door{next(_names)}", configure_logging=False)
+
+@asynccontextmanager
+async def run_api_server(home: Path, *blueprints: Blueprint, **settings: Any) -> AsyncIterator[ApiServer]:
+    """Run a server on `home`; a second one on the same home is a restart."""
+    config = make_config(home=home, **settings)
+    db = Database(config.database_path)
+    authenticator = AccountAuthenticator(db, node_id_of={NODE_CREDENTIAL: "garage"}.get)
+    local_token = tokens.new_local_token()
+    auth_middleware = AuthMiddleware(config, authenticator, local_token=local_token)
+    account_service = AccountService(db, authenticator)
+    handled_requests: list[Request] = []
+    await db.start()
+    try:
+        await account_service.ensure_admin(config.admin_password)
+        app: Sanic[Any, Any] = Sanic(f"api{next(_app_numbers)}", configure_logging=False)
         install_error_handler(app)
-        guard.install(app)
-        app.blueprint(accounts_blueprint(db, accounts))
-        app.blueprint(keys_blueprint(db, identity))
-        app.blueprint(audit_blueprint(db))
-        for blueprint in self._blueprints:
+        auth_middleware.install(app)
+        for blueprint in (
+            accounts_blueprint(db, account_service),
+            keys_blueprint(db, authenticator),
+            audit_blueprint(db),
+            *blueprints,
+        ):
             app.blueprint(blueprint)
-        seen: list[Request] = []
-        _probes(app, seen)
+        _add_probe_routes(app, handled_requests)
+        async with _listening(app) as port:
+            authenticator.start()
+            yield ApiServer(
+                db, authenticator, account_service, auth_middleware, port, local_token, handled_requests
+            )
+    finally:
+        await authenticator.close()
+        await db.close()
 
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sock.setblocking(False)
-        server: Any = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
-        await server.startup()
-        await server.before_start()
-        await server.start_serving()
-        await server.after_start()
-        identity.start()
-        self._stop = (app, server, identity, db)
-        return Door(db, identity, accounts, guard, sock.getsockname()[1], local_token, seen)
 
-    async def __aexit__(self, *_: object) -> None:
-        app, server, identity, db = self._stop
+@asynccontextmanager
+async def _listening(app: Sanic[Any, Any]) -> AsyncIterator[int]:
+    """Run `app` on a free port of loopback, which is yielded."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.setblocking(False)
+    server: Any = await app.create_server(sock=sock, return_asyncio_server=True, access_log=False)
+    await server.startup()
+    await server.before_start()
+    await server.start_serving()
+    await server.after_start()
+    try:
+        yield sock.getsockname()[1]
+    finally:
         await server.before_stop()
         await server.close()
         for connection in list(server.connections):
             connection.abort()
         await server.after_stop()
         Sanic.unregister_app(app)
-        await identity.close()
-        await db.close()

@@ -18,7 +18,7 @@ from llb.node.files import file_stamp_of
 from llb.node.sharing.growing_file import GrowingFile
 from llb.node.sharing.peer_file_server import PeerFileServer
 from llb.security.file_token import CLOCK_SKEW_S, FileToken, derive_key, expiry_of, sign
-from tests.api.http_server import PASSWORD, Answer, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_server
 from tests.harness import eventually
 
 SECRET = "what this node and its balancer know"
@@ -36,14 +36,14 @@ def ticket(sha256: str = WHOLE, **changes: object) -> FileToken:
 class Shop:
     """A server that offers one whole file and one that arrives."""
 
-    door: Door
+    door: ApiServer
     offers: PeerFileServer
     partial: PartialFile
     whole: GrowingFile
     path: Path
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
-    async def get(self, *headers: tuple[str, str], sha256: str = WHOLE, method: str = "GET") -> Answer:
+    async def get(self, *headers: tuple[str, str], sha256: str = WHOLE, method: str = "GET") -> ApiResponse:
         """Asked with a good ticket, unless the headers have another."""
         if not any(name == "Authorization" for name, _ in headers):
             headers = (("Authorization", f"Bearer {sign(KEY, ticket(sha256))}"), *headers)
@@ -76,7 +76,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     files = {("tiny", WHOLE): whole, ("tiny", ARRIVING): partial.growing_file}
     offers = PeerFileServer(lambda model_id, sha256: files.get((model_id, sha256)), max_peer_copies=2)
     blueprint = peer_files_blueprint(offers, lambda: "here", lambda: SECRET)
-    async with DoorKeeper(tmp_path / "home", blueprint, admin_password=PASSWORD) as door:
+    async with run_api_server(tmp_path / "home", blueprint, admin_password=PASSWORD) as door:
         shop = Shop(door, offers, partial, whole, path)
         yield shop
         for writer in shop.writers:
@@ -114,7 +114,7 @@ async def test_no_other_ticket_does(shop: Shop, text: str, words: str) -> None:
 
 
 async def test_no_key_and_no_session_counts(shop: Shop) -> None:
-    for credential in (await shop.door.key(), await shop.door.log_in()):
+    for credential in (await shop.door.create_key(), await shop.door.log_in()):
         answer = await shop.door.call("GET", f"/hop/files/tiny/{WHOLE}", credential)
         assert (answer.status, answer.code) == (401, "invalid_ticket")
 

@@ -19,7 +19,7 @@ from llb.api.inference.anthropic import (
 from llb.api.inference.openai import responses_error_event
 from llb.api.middleware.route_policy import requires_scope
 from llb.wire import Scope
-from tests.api.http_server import DoorKeeper
+from tests.api.http_server import run_api_server
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ def test_the_engines_error_event_becomes_one_of_the_dialect() -> None:
         said = rewrite_error_event(before + own, request_id="id")
         assert said.startswith(before + b"event: error\ndata: ")
         assert said.endswith(b"\n\n")
-        told = json.loads(said.removeprefix(before).partition(b"data: ")[2])
-        assert (told["type"], told["error"]["type"], told["request_id"]) == ("error", "api_error", "id")
-        assert "/a/b" not in told["error"]["message"]
+        shown = json.loads(said.removeprefix(before).partition(b"data: ")[2])
+        assert (shown["type"], shown["error"]["type"], shown["request_id"]) == ("error", "api_error", "id")
+        assert "/a/b" not in shown["error"]["message"]
         assert rewrite_error_event(said, request_id="id") == said
 
 
 def test_an_error_in_a_stream_of_responses() -> None:
     event = responses_error_event(errors.EngineFailed("It broke"))
     assert event.startswith(b"event: error\ndata: ")
-    told = json.loads(event.partition(b"data: ")[2])
-    assert (told["type"], told["code"], told["message"]) == ("error", "engine_failed", "It broke")
-    assert told["error"]["message"] == "It broke"
+    shown = json.loads(event.partition(b"data: ")[2])
+    assert (shown["type"], shown["code"], shown["message"]) == ("error", "engine_failed", "It broke")
+    assert shown["error"]["message"] == "It broke"
 
 
 async def test_what_the_guard_refuses_has_the_shape_of_its_path(tmp_path: Path) -> None:
@@ -85,19 +85,19 @@ async def test_what_the_guard_refuses_has_the_shape_of_its_path(tmp_path: Path) 
     async def messages(_: Request) -> HTTPResponse:
         raise ZeroDivisionError
 
-    async with DoorKeeper(tmp_path, blueprint) as door:
-        key = await door.key(Scope.INFERENCE)
+    async with run_api_server(tmp_path, blueprint) as server:
+        key = await server.create_key(Scope.INFERENCE)
         for headers, status, kind in (
             ((), 401, "authentication_error"),
             ((("X-API-Key", "sk-wrong"),), 401, "authentication_error"),
             ((("Origin", "https://evil.example"),), 403, "permission_error"),
             ((key,), 500, "api_error"),
         ):
-            answer = await door.call("POST", "/v1/messages", *headers, json_body={})
-            body = answer.json
-            assert (answer.status, body["type"], body["error"]["type"]) == (status, "error", kind)
-            assert body["request_id"] == answer.header("request-id") == answer.header("x-request-id")
-        far = await door.call("POST", "/v1/messages", key, json_body={}, host="evil.example")
+            response = await server.call("POST", "/v1/messages", *headers, json_body={})
+            body = response.json
+            assert (response.status, body["type"], body["error"]["type"]) == (status, "error", kind)
+            assert body["request_id"] == response.header("request-id") == response.header("x-request-id")
+        far = await server.call("POST", "/v1/messages", key, json_body={}, host="evil.example")
         assert (far.status, far.json["type"]) == (421, "error")
-        text = await door.call("POST", "/v1/messages", key, ("Content-Type", "text/plain"), body=b"{}")
+        text = await server.call("POST", "/v1/messages", key, ("Content-Type", "text/plain"), body=b"{}")
         assert (text.status, text.json["type"]) == (415, "error")

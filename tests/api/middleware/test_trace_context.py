@@ -9,16 +9,21 @@ import pytest
 
 from llb.api.middleware.trace_context import MAX_TRACESTATE_CHARS, NO_TRACE, trace_headers_of
 from llb.base import log_setup
-from tests.api.http_server import Door
+from tests.api.http_server import ApiServer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
 @pytest.mark.parametrize("parent", [PARENT, f"cc-{TRACE}-00f067aa0ba902b7-01-what-will-be"])
-async def test_a_trace_goes_on_as_it_came(door: Door, parent: str) -> None:
-    await door.call("GET", "/any", await door.key(), ("Traceparent", parent), ("TraceState", "a=1"))
-    assert trace_headers_of(door.seen[0]) == ((b"traceparent", parent.encode()), (b"tracestate", b"a=1"))
+async def test_a_trace_goes_on_as_it_came(server: ApiServer, parent: str) -> None:
+    await server.call(
+        "GET", "/any", await server.create_key(), ("Traceparent", parent), ("TraceState", "a=1")
+    )
+    assert trace_headers_of(server.handled_requests[0]) == (
+        (b"traceparent", parent.encode()),
+        (b"tracestate", b"a=1"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,26 +40,35 @@ async def test_a_trace_goes_on_as_it_came(door: Door, parent: str) -> None:
         f"cc-{TRACE}-00f067aa0ba902b7-01-ü",
     ],
 )
-async def test_what_is_no_trace_goes_nowhere(door: Door, parent: str) -> None:
-    await door.call("GET", "/any", await door.key(), ("traceparent", parent), ("tracestate", "a=1"))
-    assert trace_headers_of(door.seen[0]) == NO_TRACE
+async def test_what_is_no_trace_goes_nowhere(server: ApiServer, parent: str) -> None:
+    await server.call(
+        "GET", "/any", await server.create_key(), ("traceparent", parent), ("tracestate", "a=1")
+    )
+    assert trace_headers_of(server.handled_requests[0]) == NO_TRACE
 
 
-async def test_a_state_that_is_none_is_left_out(door: Door) -> None:
-    key = await door.key()
+async def test_a_state_that_is_none_is_left_out(server: ApiServer) -> None:
+    key = await server.create_key()
     for state in ("a=" + "1" * MAX_TRACESTATE_CHARS, "a=ü"):
-        await door.call("GET", "/any", key, ("traceparent", PARENT), ("tracestate", state))
-    await door.call("GET", "/any", key, ("tracestate", "a=1"))
-    await door.call("GET", "/any", key, ("traceparent", PARENT), ("traceparent", PARENT))
+        await server.call("GET", "/any", key, ("traceparent", PARENT), ("tracestate", state))
+    await server.call("GET", "/any", key, ("tracestate", "a=1"))
+    await server.call("GET", "/any", key, ("traceparent", PARENT), ("traceparent", PARENT))
     only = ((b"traceparent", PARENT.encode()),)
-    assert [trace_headers_of(request) for request in door.seen] == [only, only, NO_TRACE, NO_TRACE]
+    assert [trace_headers_of(request) for request in server.handled_requests] == [
+        only,
+        only,
+        NO_TRACE,
+        NO_TRACE,
+    ]
 
 
-async def test_every_line_of_a_request_carries_its_ids(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_line_of_a_request_carries_its_ids(
+    server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.handler.setFormatter(log_setup.JsonFormatter())
     with caplog.at_level(logging.ERROR):
-        await door.call("GET", "/crash", ("X-Request-ID", "mine.1"), ("traceparent", PARENT))
-        await door.call("GET", "/crash", ("X-Request-ID", "mine.2"))
+        await server.call("GET", "/crash", ("X-Request-ID", "mine.1"), ("traceparent", PARENT))
+        await server.call("GET", "/crash", ("X-Request-ID", "mine.2"))
     lines = [json.loads(line) for line in caplog.text.splitlines()]
     assert [(line["request_id"], line.get("trace_id")) for line in lines] == [
         ("mine.1", TRACE),

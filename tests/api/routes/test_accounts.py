@@ -13,20 +13,22 @@ from llb.errors import InvalidApiKey, SetupError
 from llb.security import login_rate_limiter, permissions, tokens
 from llb.store.tables import keys, sessions, users
 from llb.wire import Role, Scope
-from tests.api.http_server import PASSWORD, Answer, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_server
 
 NEW_PASSWORD = "another good one"
 ELSEWHERE = ("X-Forwarded-For", "203.0.113.9")  # no longer local, whoever says so
 
 
-async def _try(door: Door, username: str, password: str, *headers: tuple[str, str]) -> Answer:
-    return await door.call(
+async def log_in_with(
+    server: ApiServer, username: str, password: str, *headers: tuple[str, str]
+) -> ApiResponse:
+    return await server.call(
         "POST", "/api/auth/login", *headers, json_body={"username": username, "password": password}
     )
 
 
-async def _user_id(door: Door, username: str) -> str:
-    user = await users.by_name(door.db, username)
+async def _user_id(server: ApiServer, username: str) -> str:
+    user = await users.by_name(server.db, username)
     assert user is not None
     return user.id
 
@@ -34,24 +36,24 @@ async def _user_id(door: Door, username: str) -> str:
 # --- in and out --------------------------------------------------------------------------------------
 
 
-async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(door: Door) -> None:
-    answer = await _try(door, "admin", PASSWORD)
-    assert answer.status == 200
-    assert answer.json["user"] == {
-        "id": await _user_id(door, "admin"),
+async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(server: ApiServer) -> None:
+    response = await log_in_with(server, "admin", PASSWORD)
+    assert response.status == 200
+    assert response.json["user"] == {
+        "id": await _user_id(server, "admin"),
         "username": "admin",
         "role": "admin",
         "must_change_password": False,
-        "created_at": answer.json["user"]["created_at"],
+        "created_at": response.json["user"]["created_at"],
     }
-    assert answer.json["expires_at"].endswith("Z")
-    [cookie] = answer.all("set-cookie")
+    assert response.json["expires_at"].endswith("Z")
+    [cookie] = response.header_values("set-cookie")
     assert cookie.startswith("llb_session=")
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
     assert "Secure" not in cookie  # plain HTTP: the browser would never send it back
-    assert PASSWORD.encode() not in answer.body
+    assert PASSWORD.encode() not in response.body
 
-    me = await door.call("GET", "/api/auth/me", ("Cookie", answer.cookie))
+    me = await server.call("GET", "/api/auth/me", ("Cookie", response.cookie))
     assert me.json["user"]["username"] == "admin"
     assert me.json["kind"] == "session"
     assert set(me.json["scopes"]) == {scope.value for scope in Scope}
@@ -62,12 +64,12 @@ async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(door: Door)
     [("admin", "wrong"), ("nobody", PASSWORD), ("admin", ""), ("x" * 5000, PASSWORD), ("admin", "x" * 5000)],
 )
 async def test_a_wrong_name_and_a_wrong_password_sound_the_same(
-    door: Door, username: str, password: str
+    server: ApiServer, username: str, password: str
 ) -> None:
-    answer = await _try(door, username, password)
-    assert (answer.status, answer.code) == (401, "invalid_credentials")
-    assert answer.json["error"]["message"] == "The user name or the password is wrong"
-    assert answer.all("set-cookie") == []
+    response = await log_in_with(server, username, password)
+    assert (response.status, response.code) == (401, "invalid_credentials")
+    assert response.json["error"]["message"] == "The user name or the password is wrong"
+    assert response.header_values("set-cookie") == []
 
 
 @pytest.mark.parametrize(
@@ -79,67 +81,67 @@ async def test_a_wrong_name_and_a_wrong_password_sound_the_same(
         (b'{"username": "\\ud800", "password": "\\ud800"}', "invalid_json"),
     ],
 )
-async def test_a_login_that_is_none(door: Door, body: bytes, code: str) -> None:
-    answer = await door.call("POST", "/api/auth/login", ("Content-Type", "application/json"), body=body)
-    assert (answer.status, answer.code) == (400, code)
+async def test_a_login_that_is_none(server: ApiServer, body: bytes, code: str) -> None:
+    response = await server.call("POST", "/api/auth/login", ("Content-Type", "application/json"), body=body)
+    assert (response.status, response.code) == (400, code)
 
 
-async def test_logout_ends_the_session_at_once_and_only_that(door: Door) -> None:
-    one, two = await door.log_in(), await door.log_in()
-    answer = await door.call("POST", "/api/auth/logout", one)
-    assert answer.status == 204
-    assert "max-age=0" in str(answer.header("set-cookie")).lower()
-    assert (await door.call("GET", "/any", one)).status == 401
-    assert (await door.call("GET", "/any", two)).status == 200
+async def test_logout_ends_the_session_at_once_and_only_that(server: ApiServer) -> None:
+    one, two = await server.log_in(), await server.log_in()
+    response = await server.call("POST", "/api/auth/logout", one)
+    assert response.status == 204
+    assert "max-age=0" in str(response.header("set-cookie")).lower()
+    assert (await server.call("GET", "/any", one)).status == 401
+    assert (await server.call("GET", "/any", two)).status == 200
 
 
-async def test_login_ends_the_session_it_replaces(door: Door) -> None:
-    first = await door.log_in()
-    answer = await _try(door, "admin", PASSWORD, first)
-    assert answer.cookie != first[1]
-    assert (await door.call("GET", "/any", first)).status == 401
-    assert (await door.call("GET", "/any", ("Cookie", answer.cookie))).status == 200
+async def test_login_ends_the_session_it_replaces(server: ApiServer) -> None:
+    first = await server.log_in()
+    response = await log_in_with(server, "admin", PASSWORD, first)
+    assert response.cookie != first[1]
+    assert (await server.call("GET", "/any", first)).status == 401
+    assert (await server.call("GET", "/any", ("Cookie", response.cookie))).status == 200
 
 
 async def test_a_session_outlives_a_restart(tmp_path: Path) -> None:
-    async with DoorKeeper(tmp_path, admin_password=PASSWORD) as door:
-        session = await door.log_in()
-    async with DoorKeeper(tmp_path) as door:
-        assert (await door.call("GET", "/any", session)).status == 200
+    async with run_api_server(tmp_path, admin_password=PASSWORD) as server:
+        session = await server.log_in()
+    async with run_api_server(tmp_path) as server:
+        assert (await server.call("GET", "/any", session)).status == 200
 
 
-async def test_a_session_ends_by_idleness_and_by_age(door: Door) -> None:
-    _, cookie = await door.log_in()
+async def test_a_session_ends_by_idleness_and_by_age(server: ApiServer) -> None:
+    _, cookie = await server.log_in()
     token = cookie.removeprefix("llb_session=")
-    session = await sessions.get(door.db, tokens.hash_token(token))
+    session = await sessions.get(server.db, tokens.hash_token(token))
     assert session is not None
     now = session.created_at
 
     async def lives(after_s: float) -> bool:
         return (
-            await AccountAuthenticator(door.db, clock=lambda: now + after_s).authenticate_session(token)
+            await AccountAuthenticator(server.db, clock=lambda: now + after_s).authenticate_session(token)
             is not None
         )
 
     assert await lives(SESSION_IDLE_S - 1)
     assert not await lives(SESSION_IDLE_S + 1)
-    async with door.db.write() as tx:
+    async with server.db.write() as tx:
         await sessions.touch(tx, {session.id: now + SESSION_MAX_S - 10})
     assert await lives(SESSION_MAX_S - 1)
     assert not await lives(SESSION_MAX_S + 1)
 
 
-async def test_guessing_is_slowed_down(door: Door) -> None:
-    statuses = [(await _try(door, "admin", f"wrong {number}")).status for number in range(8)]
+async def test_guessing_is_slowed_down(server: ApiServer) -> None:
+    statuses = [(await log_in_with(server, "admin", f"wrong {number}")).status for number in range(8)]
     assert statuses[:5] == [401] * 5
-    refused = await _try(door, "admin", PASSWORD)
+    refused = await log_in_with(server, "admin", PASSWORD)
     assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
     assert int(str(refused.header("retry-after"))) >= 1
 
 
-async def test_guesses_at_the_same_time_are_counted_too(door: Door) -> None:
-    answers = await asyncio.gather(*(_try(door, "admin", f"wrong {number}") for number in range(20)))
-    assert [answer.status for answer in answers].count(
+async def test_guesses_at_the_same_time_are_counted_too(server: ApiServer) -> None:
+    answers = await asyncio.gather(*(log_in_with(server, "admin", f"wrong {number}") for number in range(20)))
+    assert [response.status for response in answers].count(
         401
     ) == login_rate_limiter.LoginRateLimiter.FREE_ATTEMPTS
 
@@ -147,136 +149,137 @@ async def test_guesses_at_the_same_time_are_counted_too(door: Door) -> None:
 # --- password ----------------------------------------------------------------------------------------
 
 
-async def _change(door: Door, session: tuple[str, str], current: str, new: str) -> Answer:
-    return await door.call(
+async def _change(server: ApiServer, session: tuple[str, str], current: str, new: str) -> ApiResponse:
+    return await server.call(
         "POST", "/api/auth/password", session, json_body={"current_password": current, "new_password": new}
     )
 
 
-async def test_a_new_password_ends_every_other_session(door: Door) -> None:
-    mine, other = await door.log_in(), await door.log_in()
-    answer = await _change(door, mine, PASSWORD, NEW_PASSWORD)
-    assert answer.status == 200
-    fresh = ("Cookie", answer.cookie)
-    assert (await door.call("GET", "/any", fresh)).status == 200
+async def test_a_new_password_ends_every_other_session(server: ApiServer) -> None:
+    mine, other = await server.log_in(), await server.log_in()
+    response = await _change(server, mine, PASSWORD, NEW_PASSWORD)
+    assert response.status == 200
+    fresh = ("Cookie", response.cookie)
+    assert (await server.call("GET", "/any", fresh)).status == 200
     for old in (mine, other):
-        assert (await door.call("GET", "/any", old)).status == 401
-    assert (await _try(door, "admin", PASSWORD)).status == 401
-    assert (await _try(door, "admin", NEW_PASSWORD)).status == 200
+        assert (await server.call("GET", "/any", old)).status == 401
+    assert (await log_in_with(server, "admin", PASSWORD)).status == 401
+    assert (await log_in_with(server, "admin", NEW_PASSWORD)).status == 200
 
 
 @pytest.mark.parametrize(
     ("current", "new", "status"),
     [("wrong", NEW_PASSWORD, 401), (PASSWORD, "short", 400), (PASSWORD, "test", 400), (PASSWORD, "", 400)],
 )
-async def test_a_password_that_may_not_be(door: Door, current: str, new: str, status: int) -> None:
-    session = await door.log_in()
-    assert (await _change(door, session, current, new)).status == status
-    assert (await door.call("GET", "/any", session)).status == 200
-    assert (await _try(door, "admin", PASSWORD)).status == 200
+async def test_a_password_that_may_not_be(server: ApiServer, current: str, new: str, status: int) -> None:
+    session = await server.log_in()
+    assert (await _change(server, session, current, new)).status == status
+    assert (await server.call("GET", "/any", session)).status == 200
+    assert (await log_in_with(server, "admin", PASSWORD)).status == 200
 
 
-async def test_a_key_changes_no_password(door: Door) -> None:
-    key = await door.key(Scope.ADMIN, owner_id=await _user_id(door, "admin"))
-    assert (await _change(door, key, PASSWORD, NEW_PASSWORD)).status == 403
+async def test_a_key_changes_no_password(server: ApiServer) -> None:
+    key = await server.create_key(Scope.ADMIN, owner_id=await _user_id(server, "admin"))
+    assert (await _change(server, key, PASSWORD, NEW_PASSWORD)).status == 403
 
 
 # --- the first start and the default password --------------------------------------------------------
 
 
 async def test_the_first_password_counts_at_the_first_start_only(tmp_path: Path) -> None:
-    async with DoorKeeper(tmp_path, admin_password=PASSWORD) as door:
-        assert not await users.default_password_in_use(door.db)
-    async with DoorKeeper(tmp_path, admin_password=NEW_PASSWORD) as door:
-        assert (await _try(door, "admin", NEW_PASSWORD)).status == 401
-        assert (await _try(door, "admin", PASSWORD)).status == 200
-        assert len(await users.all_users(door.db)) == 1
+    async with run_api_server(tmp_path, admin_password=PASSWORD) as server:
+        assert not await users.default_password_in_use(server.db)
+    async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
+        assert (await log_in_with(server, "admin", NEW_PASSWORD)).status == 401
+        assert (await log_in_with(server, "admin", PASSWORD)).status == 200
+        assert len(await users.all_users(server.db)) == 1
 
 
 async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
     """As the sentence says that refuses to listen with it."""
-    async with DoorKeeper(tmp_path) as door:
-        session = ("Cookie", (await _try(door, "admin", "test")).cookie)
+    async with run_api_server(tmp_path) as server:
+        session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
     with pytest.raises(SetupError, match="LLB_ADMIN_PASSWORD"):
-        await DoorKeeper(tmp_path, admin_password="short").__aenter__()
-    async with DoorKeeper(tmp_path, admin_password=NEW_PASSWORD) as door:
-        assert not await users.default_password_in_use(door.db)
-        assert (await _try(door, "admin", "test")).status == 401
-        assert (await _try(door, "admin", NEW_PASSWORD, ELSEWHERE)).status == 200
-        assert (await door.call("GET", "/any", session)).status == 401
+        async with run_api_server(tmp_path, admin_password="short"):
+            pass
+    async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
+        assert not await users.default_password_in_use(server.db)
+        assert (await log_in_with(server, "admin", "test")).status == 401
+        assert (await log_in_with(server, "admin", NEW_PASSWORD, ELSEWHERE)).status == 200
+        assert (await server.call("GET", "/any", session)).status == 401
 
 
 async def test_a_bad_first_password_stops_the_start(tmp_path: Path) -> None:
-    keeper = DoorKeeper(tmp_path, admin_password="short")
     with pytest.raises(SetupError, match=r"LLB_ADMIN_PASSWORD: .*at least 8") as caught:
-        await keeper.__aenter__()
+        async with run_api_server(tmp_path, admin_password="short"):
+            pass
     assert "short" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [{}, {"admin_password": "test"}])
 async def test_the_default_password_works_on_the_host_only(tmp_path: Path, given: dict[str, Any]) -> None:
-    async with DoorKeeper(tmp_path, **given) as door:
-        login = await _try(door, "admin", "test")
+    async with run_api_server(tmp_path, **given) as server:
+        login = await log_in_with(server, "admin", "test")
         assert login.status == 200
         assert login.json["user"]["must_change_password"] is True
         session = ("Cookie", login.cookie)
-        assert (await door.call("GET", "/any", session)).status == 200
+        assert (await server.call("GET", "/any", session)).status == 200
 
         for far in ([ELSEWHERE], [("Via", "1.1 proxy")]):
-            refused = await _try(door, "admin", "test", *far)
+            refused = await log_in_with(server, "admin", "test", *far)
             assert (refused.status, refused.code) == (403, "insufficient_permissions")
-            assert refused.all("set-cookie") == []
-            assert (await door.call("GET", "/any", session, *far)).status == 403
-        refused = await door.call("GET", "/any", session, host="192.168.1.5")
+            assert refused.header_values("set-cookie") == []
+            assert (await server.call("GET", "/any", session, *far)).status == 403
+        refused = await server.call("GET", "/any", session, host="192.168.1.5")
         assert refused.status == 403
 
         new = {"username": "bob", "password": PASSWORD}
-        local = ("Authorization", f"Bearer {door.local_token}")
+        local = ("Authorization", f"Bearer {server.local_token}")
         for credential in (session, local):
-            assert (await door.call("POST", "/api/users", credential, json_body=new)).status == 403
-        made = await door.call("POST", "/api/keys", session, json_body={"name": "seed"})
+            assert (await server.call("POST", "/api/users", credential, json_body=new)).status == 403
+        made = await server.call("POST", "/api/keys", session, json_body={"name": "seed"})
         assert made.status == 201
 
-        changed = await _change(door, session, "test", PASSWORD)
+        changed = await _change(server, session, "test", PASSWORD)
         assert changed.json["user"]["must_change_password"] is False
-        assert (await _try(door, "admin", PASSWORD, ELSEWHERE)).status == 200
+        assert (await log_in_with(server, "admin", PASSWORD, ELSEWHERE)).status == 200
         session = ("Cookie", changed.cookie)
-        assert (await door.call("GET", "/any", session, ELSEWHERE)).status == 200
-        assert (await door.call("POST", "/api/users", session, json_body=new)).status == 201
+        assert (await server.call("GET", "/any", session, ELSEWHERE)).status == 200
+        assert (await server.call("POST", "/api/users", session, json_body=new)).status == 201
 
 
 # --- users -------------------------------------------------------------------------------------------
 
 
-async def test_an_admin_makes_changes_and_removes_users(door: Door) -> None:
-    admin = await door.log_in()
-    made = await door.call(
+async def test_an_admin_makes_changes_and_removes_users(server: ApiServer) -> None:
+    admin = await server.log_in()
+    made = await server.call(
         "POST", "/api/users", admin, json_body={"username": "ベティ", "password": PASSWORD}
     )
     assert made.status == 201
     assert made.json["role"] == "user"
     assert "password" not in made.json
-    betty = await door.log_in("ベティ")
+    betty = await server.log_in("ベティ")
 
     path = f"/api/users/{made.json['id']}"
-    assert (await door.call("GET", "/write", betty)).status == 403
-    promoted = await door.call("PATCH", path, admin, json_body={"role": "admin"})
+    assert (await server.call("GET", "/write", betty)).status == 403
+    promoted = await server.call("PATCH", path, admin, json_body={"role": "admin"})
     assert promoted.json["role"] == "admin"
-    assert (await door.call("GET", "/write", betty)).status == 200
+    assert (await server.call("GET", "/write", betty)).status == 200
 
-    assert (await door.call("PATCH", path, admin, json_body={"password": NEW_PASSWORD})).status == 200
-    assert (await door.call("GET", "/any", betty)).status == 401
-    betty = ("Cookie", (await _try(door, "ベティ", NEW_PASSWORD)).cookie)
+    assert (await server.call("PATCH", path, admin, json_body={"password": NEW_PASSWORD})).status == 200
+    assert (await server.call("GET", "/any", betty)).status == 401
+    betty = ("Cookie", (await log_in_with(server, "ベティ", NEW_PASSWORD)).cookie)
 
-    listed = (await door.call("GET", "/api/users", admin)).json["users"]
+    listed = (await server.call("GET", "/api/users", admin)).json["users"]
     assert [user["username"] for user in listed] == ["admin", "ベティ"]
     assert "hash" not in str(listed)
 
-    assert (await door.call("DELETE", path, admin)).status == 204
-    assert (await door.call("GET", "/any", betty)).status == 401
-    assert (await door.call("DELETE", path, admin)).status == 404
-    assert (await door.call("PATCH", path, admin, json_body={"role": "user"})).status == 404
-    assert (await door.call("PATCH", path, admin, json_body={})).status == 404
+    assert (await server.call("DELETE", path, admin)).status == 204
+    assert (await server.call("GET", "/any", betty)).status == 401
+    assert (await server.call("DELETE", path, admin)).status == 404
+    assert (await server.call("PATCH", path, admin, json_body={"role": "user"})).status == 404
+    assert (await server.call("PATCH", path, admin, json_body={})).status == 404
 
 
 @pytest.mark.parametrize(
@@ -291,32 +294,32 @@ async def test_an_admin_makes_changes_and_removes_users(door: Door) -> None:
         ({"username": "bob", "password": PASSWORD, "role": "king"}, 400),
     ],
 )
-async def test_a_user_that_cannot_be(door: Door, body: dict[str, str], status: int) -> None:
-    assert (await door.call("POST", "/api/users", await door.log_in(), json_body=body)).status == status
-    assert len(await users.all_users(door.db)) == 1
+async def test_a_user_that_cannot_be(server: ApiServer, body: dict[str, str], status: int) -> None:
+    assert (await server.call("POST", "/api/users", await server.log_in(), json_body=body)).status == status
+    assert len(await users.all_users(server.db)) == 1
 
 
-async def test_the_last_admin_stays(door: Door) -> None:
-    admin = await door.log_in()
-    path = f"/api/users/{await _user_id(door, 'admin')}"
-    for answer in (
-        await door.call("DELETE", path, admin),
-        await door.call("PATCH", path, admin, json_body={"role": "user"}),
+async def test_the_last_admin_stays(server: ApiServer) -> None:
+    admin = await server.log_in()
+    path = f"/api/users/{await _user_id(server, 'admin')}"
+    for response in (
+        await server.call("DELETE", path, admin),
+        await server.call("PATCH", path, admin, json_body={"role": "user"}),
     ):
-        assert (answer.status, answer.code) == (409, "conflict")
-    assert (await door.call("GET", "/api/users", admin)).status == 200
+        assert (response.status, response.code) == (409, "conflict")
+    assert (await server.call("GET", "/api/users", admin)).status == 200
 
 
-async def test_an_open_session_is_not_enough_to_take_over_its_account(door: Door) -> None:
-    path = f"/api/users/{await _user_id(door, 'admin')}"
-    answer = await door.call("PATCH", path, await door.log_in(), json_body={"password": NEW_PASSWORD})
-    assert answer.status == 403
-    assert (await _try(door, "admin", PASSWORD)).status == 200
+async def test_an_open_session_is_not_enough_to_take_over_its_account(server: ApiServer) -> None:
+    path = f"/api/users/{await _user_id(server, 'admin')}"
+    response = await server.call("PATCH", path, await server.log_in(), json_body={"password": NEW_PASSWORD})
+    assert response.status == 403
+    assert (await log_in_with(server, "admin", PASSWORD)).status == 200
 
 
-async def test_a_user_sees_neither_users_nor_the_audit_trail(door: Door) -> None:
-    await door.add_user("bob")
-    bob = await door.log_in("bob")
+async def test_a_user_sees_neither_users_nor_the_audit_trail(server: ApiServer) -> None:
+    await server.add_user("bob")
+    bob = await server.log_in("bob")
     for method, path in (
         ("GET", "/api/users"),
         ("POST", "/api/users"),
@@ -324,36 +327,36 @@ async def test_a_user_sees_neither_users_nor_the_audit_trail(door: Door) -> None
         ("PATCH", "/api/users/x"),
         ("GET", "/api/audit"),
     ):
-        assert (await door.call(method, path, bob)).status == 403
-    assert (await door.call("GET", "/infer", bob)).status == 200
-    me = (await door.call("GET", "/api/auth/me", bob)).json
+        assert (await server.call(method, path, bob)).status == 403
+    assert (await server.call("GET", "/infer", bob)).status == 200
+    me = (await server.call("GET", "/api/auth/me", bob)).json
     assert set(me["scopes"]) == {"inference", "models:read"}
 
 
-async def test_a_demoted_owners_key_can_do_less_at_once(door: Door) -> None:
-    await door.add_user("bob", Role.ADMIN)
-    bob_id = await _user_id(door, "bob")
-    key = await door.key(Scope.ADMIN, owner_id=bob_id)
-    assert (await door.call("GET", "/write", key)).status == 200
-    admin = await door.log_in()
-    await door.call("PATCH", f"/api/users/{bob_id}", admin, json_body={"role": "user"})
-    assert (await door.call("GET", "/write", key)).status == 403
-    assert (await door.call("GET", "/infer", key)).status == 200
-    await door.call("DELETE", f"/api/users/{bob_id}", admin)
-    assert (await door.call("GET", "/infer", key)).status == 401
+async def test_a_demoted_owners_key_can_do_less_at_once(server: ApiServer) -> None:
+    await server.add_user("bob", Role.ADMIN)
+    bob_id = await _user_id(server, "bob")
+    key = await server.create_key(Scope.ADMIN, owner_id=bob_id)
+    assert (await server.call("GET", "/write", key)).status == 200
+    admin = await server.log_in()
+    await server.call("PATCH", f"/api/users/{bob_id}", admin, json_body={"role": "user"})
+    assert (await server.call("GET", "/write", key)).status == 403
+    assert (await server.call("GET", "/infer", key)).status == 200
+    await server.call("DELETE", f"/api/users/{bob_id}", admin)
+    assert (await server.call("GET", "/infer", key)).status == 401
 
 
 # --- audit -------------------------------------------------------------------------------------------
 
 
-async def test_every_act_is_noted_with_who_from_where_and_how_it_ended(door: Door) -> None:
-    await _try(door, "admin", "wrong")
-    await _try(door, "my-password-by-mistake", "x")
-    admin = await door.log_in()
-    made = await door.call("POST", "/api/users", admin, json_body={"username": "bob", "password": PASSWORD})
-    await door.call("DELETE", f"/api/users/{made.json['id']}", admin)
-    await door.call("POST", "/api/auth/logout", admin)
-    assert await door.audited() == [
+async def test_every_act_is_noted_with_who_from_where_and_how_it_ended(server: ApiServer) -> None:
+    await log_in_with(server, "admin", "wrong")
+    await log_in_with(server, "my-password-by-mistake", "x")
+    admin = await server.log_in()
+    made = await server.call("POST", "/api/users", admin, json_body={"username": "bob", "password": PASSWORD})
+    await server.call("DELETE", f"/api/users/{made.json['id']}", admin)
+    await server.call("POST", "/api/auth/logout", admin)
+    assert await server.audit_records() == [
         ("system", "user.create", "admin", "ok"),
         ("admin", "login", None, "invalid_credentials"),
         ("unknown", "login", None, "invalid_credentials"),
@@ -364,66 +367,66 @@ async def test_every_act_is_noted_with_who_from_where_and_how_it_ended(door: Doo
     ]
 
 
-async def test_the_audit_trail_over_http_is_paged(door: Door) -> None:
-    admin = await door.log_in()
-    first = (await door.call("GET", "/api/audit?limit=1", admin)).json
+async def test_the_audit_trail_over_http_is_paged(server: ApiServer) -> None:
+    admin = await server.log_in()
+    first = (await server.call("GET", "/api/audit?limit=1", admin)).json
     [entry] = first["entries"]
     assert (entry["actor"], entry["action"], entry["address"]) == ("admin", "login", "127.0.0.1")
     assert entry["time"].endswith("Z")
-    rest = (await door.call("GET", f"/api/audit?before={first['next_cursor']}", admin)).json
+    rest = (await server.call("GET", f"/api/audit?before={first['next_cursor']}", admin)).json
     assert [item["action"] for item in rest["entries"]] == ["user.create"]
     assert rest["next_cursor"] is None
     for wrong in ("limit=0", "limit=x", "limit=1001", "before=-1", f"before={2**63}", "limit=%D9%A3"):
-        assert (await door.call("GET", f"/api/audit?{wrong}", admin)).status == 400
+        assert (await server.call("GET", f"/api/audit?{wrong}", admin)).status == 400
 
 
 # --- what is remembered ------------------------------------------------------------------------------
 
 
-async def test_the_last_use_is_written_once_a_minute(door: Door) -> None:
+async def test_the_last_use_is_written_once_a_minute(server: ApiServer) -> None:
     now = 1000.0
-    identity = AccountAuthenticator(door.db, clock=lambda: now)
-    key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
+    authenticator = AccountAuthenticator(server.db, clock=lambda: now)
+    key = (await server.create_key(Scope.ADMIN))[1].removeprefix("Bearer ")
 
     async def last_use() -> float | None:
-        await identity.flush()
-        stored = await keys.by_hash(door.db, tokens.hash_token(key))
+        await authenticator.flush()
+        stored = await keys.by_hash(server.db, tokens.hash_token(key))
         assert stored is not None
         return stored.last_used_at
 
-    await identity.authenticate_key(key)
+    await authenticator.authenticate_key(key)
     assert await last_use() == 1000.0
     now += 30
-    await identity.authenticate_key(key)
+    await authenticator.authenticate_key(key)
     assert await last_use() == 1000.0
     now += 31
-    await identity.authenticate_key(key)
+    await authenticator.authenticate_key(key)
     assert await last_use() == 1061.0
 
 
-async def test_a_change_by_another_process_is_seen_within_a_second(door: Door) -> None:
+async def test_a_change_by_another_process_is_seen_within_a_second(server: ApiServer) -> None:
     now = 1000.0
-    identity = AccountAuthenticator(door.db, clock=lambda: now)
-    key = (await door.key(Scope.ADMIN))[1].removeprefix("Bearer ")
-    principal = await identity.authenticate_key(key)
-    async with door.db.write() as tx:  # behind its back, as the command line does it
+    authenticator = AccountAuthenticator(server.db, clock=lambda: now)
+    key = (await server.create_key(Scope.ADMIN))[1].removeprefix("Bearer ")
+    principal = await authenticator.authenticate_key(key)
+    async with server.db.write() as tx:  # behind its back, as the command line does it
         await keys.remove(tx, principal.id)
-    assert (await identity.authenticate_key(key)).id == principal.id
+    assert (await authenticator.authenticate_key(key)).id == principal.id
     now += 1.0
     with pytest.raises(InvalidApiKey):
-        await identity.authenticate_key(key)
+        await authenticator.authenticate_key(key)
 
 
-async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(door: Door) -> None:
-    identity = AccountAuthenticator(door.db, clock=lambda: 1000.0)
+async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(server: ApiServer) -> None:
+    authenticator = AccountAuthenticator(server.db, clock=lambda: 1000.0)
     principal = permissions.Principal(kind=permissions.PrincipalKind.KEY, id="k", role=Role.ADMIN)
 
     async def read_before(_: str) -> permissions.Principal | None:
-        identity.clear_cache()  # revoked while the answer was on its way
+        authenticator.clear_cache()  # revoked while the answer was on its way
         return principal
 
     async def read_after(_: str) -> permissions.Principal | None:
         return None
 
-    assert await identity._look_up("hash", read_before) is principal
-    assert await identity._look_up("hash", read_after) is None
+    assert await authenticator._look_up("hash", read_before) is principal
+    assert await authenticator._look_up("hash", read_after) is None

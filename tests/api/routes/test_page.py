@@ -12,7 +12,7 @@ import pytest
 from llb.api.routes.page import PAGE_PATHS, Page, page_blueprint
 from llb.base.resources import resource_path
 from llb.errors import SetupError
-from tests.api.http_server import PASSWORD, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, ApiServer, run_api_server
 from tests.conftest import LlbMaker
 from tests.harness import write_catalog
 
@@ -67,10 +67,10 @@ def version(web: Path) -> str:
 
 
 @pytest.fixture
-async def door(tmp_path: Path, web: Path) -> AsyncIterator[Door]:
+async def server(tmp_path: Path, web: Path) -> AsyncIterator[ApiServer]:
     """A server with the page, and nobody signed in."""
-    async with DoorKeeper(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as opened:
-        yield opened
+    async with run_api_server(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as running:
+        yield running
 
 
 def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
@@ -89,53 +89,53 @@ def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", PAGE_PATHS)
-async def test_every_address_of_the_page_is_the_page(door: Door, version: str, address: str) -> None:
-    answer = await door.call("GET", address)
-    assert answer.status == 200
-    assert answer.header("content-type") == "text/html; charset=utf-8"
-    assert answer.header("cache-control") == "no-cache"
-    assert answer.header("vary") == "Accept-Encoding"
-    assert answer.header("etag") == f'"{version}"'
-    assert "frame-ancestors 'none'" in str(answer.header("content-security-policy"))
-    assert answer.body.decode() == FILES["index.html"].replace("{{assets}}", f"/assets/{version}")
+async def test_every_address_of_the_page_is_the_page(server: ApiServer, version: str, address: str) -> None:
+    response = await server.call("GET", address)
+    assert response.status == 200
+    assert response.header("content-type") == "text/html; charset=utf-8"
+    assert response.header("cache-control") == "no-cache"
+    assert response.header("vary") == "Accept-Encoding"
+    assert response.header("etag") == f'"{version}"'
+    assert "frame-ancestors 'none'" in str(response.header("content-security-policy"))
+    assert response.body.decode() == FILES["index.html"].replace("{{assets}}", f"/assets/{version}")
 
 
-async def test_an_address_that_is_not_the_pages_is_an_error(door: Door) -> None:
+async def test_an_address_that_is_not_the_pages_is_an_error(server: ApiServer) -> None:
     for address in ("/index.html", "/main.js", "/models/remote", "/favicon.ico", "/assets", "/web/main.js"):
-        answer = await door.call("GET", address)
-        assert (answer.status, answer.code) == (404, "not_found")
-    assert (await door.call("POST", "/login", json_body={})).status == 405
+        response = await server.call("GET", address)
+        assert (response.status, response.code) == (404, "not_found")
+    assert (await server.call("POST", "/login", json_body={})).status == 405
 
 
-async def test_who_has_the_page_is_not_sent_it_again(door: Door, version: str) -> None:
+async def test_who_has_the_page_is_not_sent_it_again(server: ApiServer, version: str) -> None:
     plain, packed = f'"{version}"', f'"{version}-gzip"'
-    assert (await door.call("GET", "/", GZIP)).header("etag") == packed
+    assert (await server.call("GET", "/", GZIP)).header("etag") == packed
     for held, also in ((plain, ()), (f'"old", W/{plain}', ()), ("*", ()), (packed, (GZIP,))):
-        answer = await door.call("GET", "/", ("If-None-Match", held), *also)
-        assert (answer.status, answer.body) == (304, b"")
-        assert answer.header("etag") == (packed if also else plain)
-        assert answer.header("cache-control") == "no-cache"
+        response = await server.call("GET", "/", ("If-None-Match", held), *also)
+        assert (response.status, response.body) == (304, b"")
+        assert response.header("etag") == (packed if also else plain)
+        assert response.header("cache-control") == "no-cache"
     for held in ('"old"', packed, version, ""):
-        assert (await door.call("GET", "/", ("If-None-Match", held))).status == 200
+        assert (await server.call("GET", "/", ("If-None-Match", held))).status == 200
 
 
 # --- assets ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CONTENT_TYPES)
-async def test_an_asset_is_kept_for_good(door: Door, version: str, name: str) -> None:
-    answer = await door.call("GET", f"/assets/{version}/{name}")
-    assert answer.status == 200
-    assert answer.header("content-type") == CONTENT_TYPES[name]
-    assert answer.header("cache-control") == "public, max-age=31536000, immutable"
-    assert answer.header("vary") == "Accept-Encoding"
-    assert answer.header("content-encoding") is None
-    assert answer.header("x-content-type-options") == "nosniff"
-    assert answer.header("content-security-policy")
-    assert answer.body == FILES[name].encode()
+async def test_an_asset_is_kept_for_good(server: ApiServer, version: str, name: str) -> None:
+    response = await server.call("GET", f"/assets/{version}/{name}")
+    assert response.status == 200
+    assert response.header("content-type") == CONTENT_TYPES[name]
+    assert response.header("cache-control") == "public, max-age=31536000, immutable"
+    assert response.header("vary") == "Accept-Encoding"
+    assert response.header("content-encoding") is None
+    assert response.header("x-content-type-options") == "nosniff"
+    assert response.header("content-security-policy")
+    assert response.body == FILES[name].encode()
 
 
-async def test_only_files_of_the_page_are_assets(door: Door, web: Path, version: str) -> None:
+async def test_only_files_of_the_page_are_assets(server: ApiServer, web: Path, version: str) -> None:
     assert set(Page.load(web).assets) == set(CONTENT_TYPES)
     for name in (
         "index.html",
@@ -147,9 +147,9 @@ async def test_only_files_of_the_page_are_assets(door: Door, web: Path, version:
         "",
         "no.js",
     ):
-        answer = await door.call("GET", f"/assets/{version}/{name}")
-        assert (answer.status, answer.code) == (404, "not_found")
-        assert answer.header("cache-control") == "no-store"
+        response = await server.call("GET", f"/assets/{version}/{name}")
+        assert (response.status, response.code) == (404, "not_found")
+        assert response.header("cache-control") == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -169,16 +169,16 @@ async def test_only_files_of_the_page_are_assets(door: Door, web: Path, version:
         "MAIN.JS",
     ],
 )
-async def test_no_way_leads_out(door: Door, version: str, path: str) -> None:
-    answer = await door.call("GET", f"/assets/{version}/{path}")
-    assert answer.status in (400, 404)
-    assert answer.json["error"]["type"] == "invalid_request_error"
+async def test_no_way_leads_out(server: ApiServer, version: str, path: str) -> None:
+    response = await server.call("GET", f"/assets/{version}/{path}")
+    assert response.status in (400, 404)
+    assert response.json["error"]["type"] == "invalid_request_error"
 
 
-async def test_another_version_is_gone(door: Door, tmp_path: Path, version: str) -> None:
+async def test_another_version_is_gone(server: ApiServer, tmp_path: Path, version: str) -> None:
     for other in ("0" * 12, version.upper(), "latest", version[:-1]):
-        answer = await door.call("GET", f"/assets/{other}/main.js")
-        assert (answer.status, answer.code) == (404, "not_found")
+        response = await server.call("GET", f"/assets/{other}/main.js")
+        assert (response.status, response.code) == (404, "not_found")
     seen = {version}
     for number, change in enumerate(({"main.js": ""}, {"index.html": ""}, {"new.css": ""})):
         seen.add(Page.load(write_web(tmp_path / f"web{number}", **change)).version)
@@ -195,12 +195,12 @@ async def test_text_travels_compressed_to_whoever_takes_it(
     tmp_path: Path, web: Path, version: str, path: str
 ) -> None:
     (web / "index.html").write_text(FILES["main.js"])
-    async with DoorKeeper(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as door:
+    async with run_api_server(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as server:
         version = Page.load(web).version
         address = path if path == "/" else f"/assets/{version}/{path}"
-        plain = await door.call("GET", address)
+        plain = await server.call("GET", address)
         for _ in range(2):
-            packed = await door.call("GET", address, GZIP)
+            packed = await server.call("GET", address, GZIP)
             assert packed.header("content-encoding") == "gzip"
             assert packed.header("vary") == "Accept-Encoding"
             assert packed.header("content-length") == str(len(packed.body))
@@ -208,21 +208,21 @@ async def test_text_travels_compressed_to_whoever_takes_it(
             assert len(packed.body) < len(plain.body)
             assert gzip.decompress(packed.body) == plain.body
         for refused in ("", "br", "gzip;q=0", "gzip; q=0.00", "deflate, xgzip"):
-            assert (await door.call("GET", address, ("Accept-Encoding", refused))).body == plain.body
+            assert (await server.call("GET", address, ("Accept-Encoding", refused))).body == plain.body
 
 
-async def test_what_gzip_does_not_make_smaller_travels_as_it_is(door: Door, version: str) -> None:
+async def test_what_gzip_does_not_make_smaller_travels_as_it_is(server: ApiServer, version: str) -> None:
     for name in ("core/router.js", "icon.png", "font.woff2"):
-        answer = await door.call("GET", f"/assets/{version}/{name}", GZIP)
-        assert answer.header("content-encoding") is None
-        assert answer.body == FILES[name].encode()
+        response = await server.call("GET", f"/assets/{version}/{name}", GZIP)
+        assert response.header("content-encoding") is None
+        assert response.body == FILES[name].encode()
 
 
-async def test_head_says_the_same_without_the_content(door: Door, version: str) -> None:
+async def test_head_says_the_same_without_the_content(server: ApiServer, version: str) -> None:
     varying = {"x-request-id", "date"}
     for address in ("/", "/nodes", f"/assets/{version}/main.js"):
         for also in ((), (GZIP,)):
-            got, head = await door.call("GET", address, *also), await door.call("HEAD", address, *also)
+            got, head = await server.call("GET", address, *also), await server.call("HEAD", address, *also)
             assert (head.status, head.body) == (200, b"")
             assert [pair for pair in head.headers if pair[0] not in varying] == [
                 pair for pair in got.headers if pair[0] not in varying

@@ -25,7 +25,7 @@ from llb.store.database import Database
 from llb.store.tables import keys, nodes, request_history, usage, users
 from llb.store.tables.request_history import US, RequestRow
 from llb.wire import RequestText, Scope
-from tests.api.http_server import PASSWORD, Door, DoorKeeper
+from tests.api.http_server import PASSWORD, ApiServer, run_api_server
 
 [NAME] = {model.name for model in load_catalog(None).models if model.id == "llama-3.2-1b"}
 NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
@@ -44,7 +44,7 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def kept(db: Database) -> AsyncIterator[RequestLog]:
+async def request_log(db: Database) -> AsyncIterator[RequestLog]:
     started = RequestLog(db, retention_days=7, keeps_text=True)
     started.start()
     yield started
@@ -52,22 +52,22 @@ async def kept(db: Database) -> AsyncIterator[RequestLog]:
 
 
 @pytest.fixture
-async def door(tmp_path: Path, db: Database, kept: RequestLog) -> AsyncIterator[Door]:
+async def server(tmp_path: Path, db: Database, request_log: RequestLog) -> AsyncIterator[ApiServer]:
     view = ClusterView(load_catalog(None), EventBus(), lambda _: None)
-    blueprint = requests_blueprint(db, kept, view)
+    blueprint = requests_blueprint(db, request_log, view)
 
     @blueprint.post("/v1/probe")
     @requires_scope(Scope.INFERENCE)
     async def probe(request: Request) -> HTTPResponse | None:
-        with RequestRecorder(kept).record(request) as tally:
-            raise _FAILURES[request.args["as"][0]](tally)
+        with RequestRecorder(request_log).record(request) as record:
+            raise _FAILURES[request.args["as"][0]](record)
 
-    async with DoorKeeper(tmp_path, blueprint, admin_password=PASSWORD) as opened:
-        yield opened
+    async with run_api_server(tmp_path, blueprint, admin_password=PASSWORD) as running:
+        yield running
 
 
-def _begun(tally: Any) -> BaseException:
-    tally.status = 200
+def _begun(record: Any) -> BaseException:
+    record.status = 200
     return asyncio.CancelledError()
 
 
@@ -79,7 +79,7 @@ _FAILURES: dict[str, Any] = {
 }
 
 
-async def keep(db: Database, *records: RequestRow) -> None:
+async def add_records(db: Database, *records: RequestRow) -> None:
     async with db.write() as tx:
         await request_history.add(tx, records)
         await usage.add(tx, records)
@@ -95,30 +95,30 @@ def at(seconds: float, **changes: Any) -> RequestRow:
     return RequestRow(**{**plain, **changes})
 
 
-async def listed(door: Door, credential: Credential, **query: Any) -> list[int]:
-    answer = await door.call("GET", f"/api/requests?{urlencode(query)}", credential)
-    assert answer.status == 200, answer.body
-    return [request["id"] // US - NOON for request in answer.json["requests"]]
+async def listed(server: ApiServer, credential: Credential, **query: Any) -> list[int]:
+    response = await server.call("GET", f"/api/requests?{urlencode(query)}", credential)
+    assert response.status == 200, response.body
+    return [request["id"] // US - NOON for request in response.json["requests"]]
 
 
-async def used(door: Door, credential: Credential, **query: Any) -> list[dict[str, Any]]:
+async def used(server: ApiServer, credential: Credential, **query: Any) -> list[dict[str, Any]]:
     span = {"from": "2027-01-01", "to": "2027-02-01"}
-    answer = await door.call("GET", f"/api/usage?{urlencode({**span, **query})}", credential)
-    assert answer.status == 200, answer.body
-    return list(answer.json["usage"])
+    response = await server.call("GET", f"/api/usage?{urlencode({**span, **query})}", credential)
+    assert response.status == 200, response.body
+    return list(response.json["usage"])
 
 
 # --- requests ----------------------------------------------------------------------------------------
 
 
-async def test_a_request_as_it_is_told(door: Door, db: Database) -> None:
+async def test_a_request_as_it_is_told(server: ApiServer, db: Database) -> None:
     admin = await users.by_name(db, "admin")
     assert admin is not None
-    await door.key(Scope.INFERENCE, owner_id=admin.id)
+    await server.create_key(Scope.INFERENCE, owner_id=admin.id)
     [key] = await keys.all_keys(db)
-    await keep(db, at(NOON, key_id=key.id, user_id=admin.id))
-    answer = await door.call("GET", "/api/requests", await door.log_in())
-    assert answer.json == {
+    await add_records(db, at(NOON, key_id=key.id, user_id=admin.id))
+    response = await server.call("GET", "/api/requests", await server.log_in())
+    assert response.json == {
         "requests": [
             {
                 "id": NOON * US,
@@ -150,35 +150,37 @@ async def test_a_request_as_it_is_told(door: Door, db: Database) -> None:
     }
 
 
-async def test_pages(door: Door, db: Database) -> None:
-    await keep(db, *(at(NOON + number) for number in range(5)))
-    admin = await door.log_in()
+async def test_pages(server: ApiServer, db: Database) -> None:
+    await add_records(db, *(at(NOON + number) for number in range(5)))
+    admin = await server.log_in()
     found: list[int] = []
     cursor: int | None = None
     for _ in range(3):
         before = "" if cursor is None else f"&before={cursor}"
-        page = (await door.call("GET", f"/api/requests?limit=2{before}", admin)).json
+        page = (await server.call("GET", f"/api/requests?limit=2{before}", admin)).json
         found += [request["id"] // US - NOON for request in page["requests"]]
         cursor = page["next_cursor"]
     assert found == [4, 3, 2, 1, 0]
     assert cursor is None
 
 
-async def test_filters(door: Door, db: Database) -> None:
-    await keep(
+async def test_filters(server: ApiServer, db: Database) -> None:
+    await add_records(
         db,
         at(NOON, key_id="k"),
         at(NOON + 1, model="other"),
         at(NOON + 2, node_id=None, status=503, error_code="queue_full"),
     )
-    admin = await door.log_in()
-    assert await listed(door, admin, key="k") == [0]
-    assert await listed(door, admin, model="other") == [1]
-    assert await listed(door, admin, node="n") == [1, 0]
-    assert await listed(door, admin, status="error") == [2]
-    assert await listed(door, admin, status="ok", model="llama-3.2-1b") == [0]
-    assert await listed(door, admin, **{"from": "2027-01-15T12:00:01Z", "to": "2027-01-15T12:00:02Z"}) == [1]
-    assert await listed(door, admin, **{"from": "0001-01-01", "to": "9999-12-31"}) == [2, 1, 0]
+    admin = await server.log_in()
+    assert await listed(server, admin, key="k") == [0]
+    assert await listed(server, admin, model="other") == [1]
+    assert await listed(server, admin, node="n") == [1, 0]
+    assert await listed(server, admin, status="error") == [2]
+    assert await listed(server, admin, status="ok", model="llama-3.2-1b") == [0]
+    assert await listed(server, admin, **{"from": "2027-01-15T12:00:01Z", "to": "2027-01-15T12:00:02Z"}) == [
+        1
+    ]
+    assert await listed(server, admin, **{"from": "0001-01-01", "to": "9999-12-31"}) == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -195,68 +197,70 @@ async def test_filters(door: Door, db: Database) -> None:
         ("/api/usage?from=x", "from"),
     ],
 )
-async def test_what_cannot_be_asked(door: Door, path: str, param: str) -> None:
-    answer = await door.call("GET", path, await door.log_in())
-    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+async def test_what_cannot_be_asked(server: ApiServer, path: str, param: str) -> None:
+    response = await server.call("GET", path, await server.log_in())
+    assert (response.status, response.json["error"]["param"]) == (400, param)
 
 
-async def test_one_request_with_its_text(door: Door, db: Database) -> None:
+async def test_one_request_with_its_text(server: ApiServer, db: Database) -> None:
     text = RequestText(prompt="user: hi", answer="Hello", answer_truncated=True)
-    await keep(db, at(NOON, has_text=True), at(NOON + 1))
+    await add_records(db, at(NOON, has_text=True), at(NOON + 1))
     async with db.write() as tx:
         await request_history.add_texts(tx, [(NOON * US, text)])
-    admin = await door.log_in()
-    told = (await door.call("GET", f"/api/requests/{NOON * US}", admin)).json
-    assert told["text"] == {
+    admin = await server.log_in()
+    shown = (await server.call("GET", f"/api/requests/{NOON * US}", admin)).json
+    assert shown["text"] == {
         "prompt": "user: hi",
         "prompt_truncated": False,
         "answer": "Hello",
         "answer_truncated": True,
     }
-    assert told["status"] == 200
-    listed = (await door.call("GET", "/api/requests", admin)).json["requests"]
+    assert shown["status"] == 200
+    listed = (await server.call("GET", "/api/requests", admin)).json["requests"]
     assert [request["has_text"] for request in listed] == [False, True]
     assert "text" not in listed[1]
-    assert (await door.call("GET", f"/api/requests/{(NOON + 1) * US}", admin)).json["text"] is None
+    assert (await server.call("GET", f"/api/requests/{(NOON + 1) * US}", admin)).json["text"] is None
 
 
 @pytest.mark.parametrize("record_id", ["1", "-1", "x", str(2**63 - 1), str(2**70)])
-async def test_a_request_that_is_not_there(door: Door, record_id: str) -> None:
-    answer = await door.call("GET", f"/api/requests/{record_id}", await door.log_in())
-    assert (answer.status, answer.code) == (404, "not_found")
+async def test_a_request_that_is_not_there(server: ApiServer, record_id: str) -> None:
+    response = await server.call("GET", f"/api/requests/{record_id}", await server.log_in())
+    assert (response.status, response.code) == (404, "not_found")
 
 
-async def test_an_admin_may_clear_the_history(door: Door, db: Database, kept: RequestLog) -> None:
-    await door.add_user("bob")
-    await keep(db, at(NOON))
-    refused = await door.call("DELETE", "/api/requests", await door.log_in("bob"))
+async def test_an_admin_may_clear_the_history(
+    server: ApiServer, db: Database, request_log: RequestLog
+) -> None:
+    await server.add_user("bob")
+    await add_records(db, at(NOON))
+    refused = await server.call("DELETE", "/api/requests", await server.log_in("bob"))
     assert (refused.status, refused.code) == (403, "insufficient_permissions")
-    admin = await door.log_in()
-    await door.call("POST", "/v1/probe?as=refused", admin)  # not written yet
-    assert (await door.call("DELETE", "/api/requests", admin)).status == 204
-    await kept.flush()
-    assert await listed(door, admin) == []
-    assert len(await used(door, admin)) == 1
-    assert ("admin", "requests.clear", None, "ok") in await door.audited()
+    admin = await server.log_in()
+    await server.call("POST", "/v1/probe?as=refused", admin)  # not written yet
+    assert (await server.call("DELETE", "/api/requests", admin)).status == 204
+    await request_log.flush()
+    assert await listed(server, admin) == []
+    assert len(await used(server, admin)) == 1
+    assert ("admin", "requests.clear", None, "ok") in await server.audit_records()
 
 
 # --- whose -------------------------------------------------------------------------------------------
 
 
-async def test_everybody_sees_their_own(door: Door, db: Database) -> None:
-    await door.add_user("bob")
+async def test_everybody_sees_their_own(server: ApiServer, db: Database) -> None:
+    await server.add_user("bob")
     bob = await users.by_name(db, "bob")
     assert bob is not None
-    whole = await door.key(Scope.INFERENCE, Scope.MODELS_READ, owner_id=bob.id)
-    lesser = await door.key(Scope.INFERENCE, owner_id=bob.id)
-    of_host = await door.key(Scope.INFERENCE, Scope.MODELS_READ)
-    admins = await door.key(Scope.ADMIN)
+    whole = await server.create_key(Scope.INFERENCE, Scope.MODELS_READ, owner_id=bob.id)
+    lesser = await server.create_key(Scope.INFERENCE, owner_id=bob.id)
+    of_host = await server.create_key(Scope.INFERENCE, Scope.MODELS_READ)
+    admins = await server.create_key(Scope.ADMIN)
     ids = {key.prefix: key.id for key in await keys.all_keys(db)}
 
     def id_of(credential: Credential) -> str:
         return next(ids[prefix] for prefix in ids if credential[1].startswith(f"Bearer {prefix}"))
 
-    await keep(
+    await add_records(
         db,
         at(NOON),  # a command on the host
         at(NOON + 1, user_id=bob.id),  # bob's session
@@ -267,24 +271,24 @@ async def test_everybody_sees_their_own(door: Door, db: Database) -> None:
     )
     everything, bobs = [5, 4, 3, 2, 1, 0], [3, 2, 1]
     for credential, seen in (
-        (await door.log_in(), everything),
+        (await server.log_in(), everything),
         (admins, everything),
-        (("Authorization", f"Bearer {door.local_token}"), everything),
-        (await door.log_in("bob"), bobs),
+        (("Authorization", f"Bearer {server.local_token}"), everything),
+        (await server.log_in("bob"), bobs),
         (whole, bobs),
         (lesser, [3]),
         (of_host, [4]),
     ):
-        assert await listed(door, credential) == seen
+        assert await listed(server, credential) == seen
         for by in ("model", "key", "node"):
-            assert sum(total["requests"] for total in await used(door, credential, by=by)) == len(seen)
+            assert sum(total["requests"] for total in await used(server, credential, by=by)) == len(seen)
         for number in everything:
-            answer = await door.call("GET", f"/api/requests/{(NOON + number) * US}", credential)
-            assert answer.status == (200 if number in seen else 404)
-    assert await listed(door, lesser, key=id_of(whole)) == []
+            response = await server.call("GET", f"/api/requests/{(NOON + number) * US}", credential)
+            assert response.status == (200 if number in seen else 404)
+    assert await listed(server, lesser, key=id_of(whole)) == []
 
 
-async def test_the_rules_stand_at_the_routes(door: Door) -> None:
+async def test_the_rules_stand_at_the_routes(server: ApiServer) -> None:
     app = next(iter(Sanic._app_registry.values()))
     table = {(method, path): access for method, path, access in route_policy_table(app)}
     assert table["DELETE", "/api/requests"].scope is Scope.ADMIN
@@ -294,18 +298,18 @@ async def test_the_rules_stand_at_the_routes(door: Door) -> None:
         ("GET", "/api/usage"),
         ("DELETE", "/api/requests"),
     ):
-        assert (await door.call(method, path)).status == 401
+        assert (await server.call(method, path)).status == 401
 
 
 # --- usage -------------------------------------------------------------------------------------------
 
 
-async def test_totals_as_they_are_told(door: Door, db: Database) -> None:
-    await keep(
+async def test_totals_as_they_are_told(server: ApiServer, db: Database) -> None:
+    await add_records(
         db, at(NOON), at(NOON + HOUR_S), at(NOON + HOUR_S, id=(NOON + HOUR_S) * US + 1, error_code="x")
     )
     span = "from=2027-01-15T12:30:00Z&to=2027-01-15T13:00:01Z"
-    answer = await door.call("GET", f"/api/usage?by=model&bucket=hour&{span}", await door.log_in())
+    response = await server.call("GET", f"/api/usage?by=model&bucket=hour&{span}", await server.log_in())
     total = {
         "bucket": "2027-01-15T12:00:00.000Z",
         "key": "llama-3.2-1b",
@@ -319,7 +323,7 @@ async def test_totals_as_they_are_told(door: Door, db: Database) -> None:
         "completion_tokens": 3,
         "duration_ms": 100,
     }
-    assert answer.json == {
+    assert response.json == {
         "by": "model",
         "bucket": "hour",
         "from": "2027-01-15T12:00:00.000Z",
@@ -341,29 +345,29 @@ async def test_totals_as_they_are_told(door: Door, db: Database) -> None:
     }
 
 
-async def test_totals_by_key_and_node_have_names(door: Door, db: Database) -> None:
+async def test_totals_by_key_and_node_have_names(server: ApiServer, db: Database) -> None:
     admin = await users.by_name(db, "admin")
     assert admin is not None
-    await door.key(Scope.INFERENCE)
+    await server.create_key(Scope.INFERENCE)
     [key] = await keys.all_keys(db)
-    await keep(
+    await add_records(
         db,
         *(at(NOON + number, key_id=key.id) for number in range(3)),
         *(at(NOON + number, user_id=admin.id) for number in (3, 4)),
         at(NOON + 5, node_id=None),
     )
-    session = await door.log_in()
-    told = [
+    session = await server.log_in()
+    shown = [
         (total["bucket"], total["key"], total["name"], total["user"], total["requests"])
-        for total in await used(door, session, by="key", bucket="day")
+        for total in await used(server, session, by="key", bucket="day")
     ]
     day = "2027-01-15T00:00:00.000Z"
-    assert told == [
+    assert shown == [
         (day, key.id, "test", None, 3),
         (day, None, None, "admin", 2),
         (day, None, None, None, 1),
     ]
-    nodes = await used(door, session, by="node")
+    nodes = await used(server, session, by="node")
     assert [(total["key"], total["name"], total["requests"]) for total in nodes] == [
         ("n", "attic", 5),
         (None, None, 1),
@@ -372,24 +376,26 @@ async def test_totals_by_key_and_node_have_names(door: Door, db: Database) -> No
 
 @pytest.mark.parametrize(("bucket", "width_s", "buckets"), [("hour", HOUR_S, 24), ("day", DAY_S, 7)])
 async def test_by_default_the_last_hours_or_days(
-    door: Door, db: Database, bucket: str, width_s: int, buckets: int
+    server: ApiServer, db: Database, bucket: str, width_s: int, buckets: int
 ) -> None:
     this = time.time() // width_s * width_s
-    await keep(db, *(at(this - number * width_s) for number in range(buckets + 3)))
-    answer = await door.call("GET", f"/api/usage?bucket={bucket}", await door.log_in())
+    await add_records(db, *(at(this - number * width_s) for number in range(buckets + 3)))
+    response = await server.call("GET", f"/api/usage?bucket={bucket}", await server.log_in())
     # One more, should the next one have begun meanwhile.
-    assert len(answer.json["usage"]) in (buckets, buckets - 1)
-    assert answer.json["by"] == "model"
+    assert len(response.json["usage"]) in (buckets, buckets - 1)
+    assert response.json["by"] == "model"
 
 
-async def test_of_too_many_totals_the_newest_are_told(door: Door, db: Database) -> None:
-    await keep(db, *(at(NOON, id=NOON * US + number, model=f"m{number}") for number in range(MAX_USAGE_ROWS)))
-    await keep(db, at(NOON + HOUR_S))
+async def test_of_too_many_totals_the_newest_are_told(server: ApiServer, db: Database) -> None:
+    await add_records(
+        db, *(at(NOON, id=NOON * US + number, model=f"m{number}") for number in range(MAX_USAGE_ROWS))
+    )
+    await add_records(db, at(NOON + HOUR_S))
     span = "from=2027-01-15T12:00:00Z&to=2027-01-16"
-    answer = await door.call("GET", f"/api/usage?{span}", await door.log_in())
-    assert answer.json["truncated"]
-    assert len(answer.json["usage"]) == MAX_USAGE_ROWS
-    assert answer.json["usage"][-1]["key"] == "llama-3.2-1b"
+    response = await server.call("GET", f"/api/usage?{span}", await server.log_in())
+    assert response.json["truncated"]
+    assert len(response.json["usage"]) == MAX_USAGE_ROWS
+    assert response.json["usage"][-1]["key"] == "llama-3.2-1b"
 
 
 # --- noting ------------------------------------------------------------------------------------------
@@ -405,15 +411,15 @@ async def test_of_too_many_totals_the_newest_are_told(door: Door, db: Database) 
     ],
 )
 async def test_how_a_request_failed(
-    door: Door, db: Database, kept: RequestLog, failure: str, status: int, code: str
+    server: ApiServer, db: Database, request_log: RequestLog, failure: str, status: int, code: str
 ) -> None:
-    key = await door.key(Scope.INFERENCE)
+    key = await server.create_key(Scope.INFERENCE)
     path = f"/v1/probe?{urlencode({'as': failure})}"
     try:
-        await door.call("POST", path, key, ("X-Request-ID", "mine"))
+        await server.call("POST", path, key, ("X-Request-ID", "mine"))
     except asyncio.IncompleteReadError:
         assert code == "client_closed"
-    await kept.flush()
+    await request_log.flush()
     [record] = await request_history.page(db, request_history.Whose())
     assert (record.status, record.error_code) == (status, code)
     assert (record.endpoint, record.request_id) == ("/v1/probe", "mine")
