@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.error_mapping import http_status_of
 from llb.errors import LlbError
 
 JSON = "application/json"
+OCTET_STREAM = "application/octet-stream"
 _encoder = msgspec.json.Encoder()
 
 ErrorBodyBuilder = Callable[[LlbError], object]
@@ -77,3 +80,11 @@ def error_headers(error: LlbError) -> dict[str, str]:
 def error_response(error: LlbError, build_body: ErrorBodyBuilder = error_body) -> HTTPResponse:
     """Build the response to `error`, with the body that `build_body` makes of it."""
     return json_response(build_body(error), http_status_of(error), error_headers(error))
+
+
+def abort_connection(request: Request) -> None:
+    """Close the connection of a response that has started and cannot be completed.
+
+    Nothing else can still show the client that the response is incomplete.
+    """
+    cast(asyncio.Transport, request.transport).abort()

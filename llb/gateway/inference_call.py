@@ -45,7 +45,8 @@ class InferenceCall:
 class ClientSink(Protocol):
     """The client: `start_response` is called once, then `write` with the bytes of the answer."""
 
-    started: bool
+    @property
+    def started(self) -> bool: ...
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
 

@@ -192,7 +192,7 @@ async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollam
         await keyed.generate("smollm2", keep_alive=0)
     assert (refused.value.status_code, refused.value.error) == (
         403,
-        "To unload a model the scope 'models:write' is needed",
+        "Unloading a model needs the scope 'models:write'",
     )
     async with client(talking.url, await talking.new_key("inference", "models:write")) as owner:
         assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"

@@ -1,4 +1,4 @@
-"""Anthropic's dialect: llama-server speaks it too; what is llb's own here are the errors."""
+"""Anthropic's dialect. llama-server implements it; llb adds the error format."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS, OVERLOADED_
 from llb.api.request_id import request_id_of
 from llb.api.responses import error_headers, json_response
 from llb.errors import EngineFailed, LlbError, Overloaded
+from llb.gateway.stream.sse import format_event
 from llb.wire import Scope
 
 ANTHROPIC_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 MESSAGES_PREFIX = ANTHROPIC_PATHS[0]
-REQUEST_ID_HEADER = "request-id"  # where its clients look for it
+# The header in which Anthropic's clients expect the request id.
+REQUEST_ID_HEADER = "request-id"
 _ERROR_TYPE_BY_STATUS = {
     401: "authentication_error",
     403: "permission_error",
@@ -35,19 +37,19 @@ _ERROR_EVENT_LINE = b"event: error\n"
 
 
 def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
-    """`/v1/messages`."""
+    """Routes of `/v1/messages`."""
     blueprint = Blueprint("anthropic")
 
     @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> None:
-        own_id = request_id_of(request)
+        request_id = request_id_of(request)
         await handler.handle(
             request,
             DialectHooks(
-                format_error_event=partial(anthropic_error_event, request_id=own_id),
+                format_error_event=partial(anthropic_error_event, request_id=request_id),
                 http_status_of=anthropic_http_status_of,
-                response_headers={REQUEST_ID_HEADER: own_id},
-                rewrite_events=partial(rewrite_error_event, request_id=own_id),
+                response_headers={REQUEST_ID_HEADER: request_id},
+                rewrite_events=partial(rewrite_error_event, request_id=request_id),
             ),
         )
 
@@ -63,17 +65,17 @@ def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
 
 
 def is_anthropic_path(path: str) -> bool:
-    """Whether whoever calls this path expects errors in this dialect."""
+    """Whether clients of this path expect errors in Anthropic's format."""
     return path == MESSAGES_PREFIX or path.startswith(MESSAGES_PREFIX + "/")
 
 
 def anthropic_http_status_of(error: LlbError) -> int:
-    """The HTTP status of `error` in this dialect."""
+    """Return the HTTP status of `error` in Anthropic's API."""
     return OVERLOADED_STATUS if isinstance(error, Overloaded) else http_status_of(error)
 
 
 def anthropic_error_body(error: LlbError, request_id: str) -> dict[str, Any]:
-    """`error` in this dialect's shape, with our code and details besides."""
+    """Return the body of `error` in Anthropic's format, with llb's code and details as extra fields."""
     status = anthropic_http_status_of(error)
     kind = _ERROR_TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {
@@ -84,21 +86,21 @@ def anthropic_error_body(error: LlbError, request_id: str) -> dict[str, Any]:
 
 
 def anthropic_error_response(error: LlbError, request_id: str) -> HTTPResponse:
+    """Return the response to `error` in Anthropic's format."""
     headers = {**error_headers(error), REQUEST_ID_HEADER: request_id}
     return json_response(anthropic_error_body(error, request_id), anthropic_http_status_of(error), headers)
 
 
 def anthropic_error_event(error: LlbError, *, request_id: str) -> bytes:
-    """An error inside a stream."""
-    return (
-        _ERROR_EVENT_LINE + b"data: " + msgspec.json.encode(anthropic_error_body(error, request_id)) + b"\n\n"
-    )
+    """Return `error` as an SSE event."""
+    return format_event(msgspec.json.encode(anthropic_error_body(error, request_id)), b"error")
 
 
 def rewrite_error_event(data: bytes, *, request_id: str) -> bytes:
-    """The engine's own error event lacks what makes it one of this dialect; all else is as it should be."""
+    """Replace an error event of the engine, which lacks fields that Anthropic's format has."""
     at = data.rfind(_ERROR_EVENT_LINE)
-    if at < 0 or b'"request_id":' in data[at:]:  # what an answer says cannot look so: in JSON no line ends
+    # Text of the answer cannot match: JSON escapes line breaks and quotes.
+    if at < 0 or b'"request_id":' in data[at:]:
         return data
     error = EngineFailed("The engine ended its answer with an error")
     return data[:at] + anthropic_error_event(error, request_id=request_id)

@@ -1,4 +1,4 @@
-"""The models as Ollama's clients list them: what is there, what one is, what is in memory."""
+"""Models as Ollama's clients list them: Ready models, details of one model, loaded models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llb.gguf import GgufMetadata
 from llb.wire import Capability, EngineReport, EngineState, Model
 
 _OLLAMA_CAPABILITIES = {
-    # llama.cpp takes tools with every template: it words them itself where the template has no place for them.
+    # llama.cpp supports tools with every template: it has a generic format for templates without tools.
     Capability.TEXT_GENERATION: ("completion", "tools"),
     Capability.IMAGE_UNDERSTANDING: ("vision",),
     Capability.EMBEDDING: ("embedding",),
@@ -23,7 +23,7 @@ _FOREVER_S = 100 * 365 * 86_400.0
 
 
 class OllamaModels:
-    """Answers of `/api/tags`, `/api/show` and `/api/ps`."""
+    """Builds the answers of `/api/tags`, `/api/show` and `/api/ps`."""
 
     def __init__(
         self,
@@ -33,68 +33,81 @@ class OllamaModels:
         *,
         keep_alive_s: float,
     ) -> None:
-        """`keep_alive_s` is how long an idle engine stays in memory where a request says nothing else."""
+        """`keep_alive_s` is the time for which an idle engine stays loaded by default; negative for ever."""
         self._view = view
         self._dispatcher = dispatcher
         self._memory_estimates = memory_estimates
         self._keep_alive_s = keep_alive_s
 
     def list_ready(self) -> list[dict[str, Any]]:
-        """The Ready models."""
+        """Return an entry for each Ready model."""
         return [
             {**self._base_entry(model), "modified_at": self._modified_at(model), "size": model.size_bytes}
             for model in self._dispatcher.readiness.ready_models()
         ]
 
     async def show(self, model: Model) -> dict[str, Any]:
-        """One model. What its header says is there once that could be read."""
-        facts = await self._memory_estimates.get_model_metadata(model)
+        """Return the details of one model, with the metadata of its file as far as they are known."""
+        metadata = await self._memory_estimates.get_model_metadata(model)
         return {
             "modelfile": f"FROM {model.id}\n",
             "parameters": "",
-            "template": "",  # the one in the file is used
-            "details": _model_details(model, facts),
-            "model_info": _model_info(model, facts),
+            # The engine uses the template in the model file.
+            "template": "",
+            "details": _model_details(model, metadata),
+            "model_info": _model_info(model, metadata),
             "capabilities": [
-                name for each in model.capabilities for name in _OLLAMA_CAPABILITIES.get(each, ())
+                name for capability in model.capabilities for name in _OLLAMA_CAPABILITIES.get(capability, ())
             ],
             "modified_at": self._modified_at(model),
         }
 
     def list_loaded(self) -> list[dict[str, Any]]:
-        """The models that are in memory, wherever; the sizes of all their engines together."""
-        found: dict[str, list[tuple[Node, EngineReport]]] = {}
+        """Return an entry for each model that is loaded on any node, with the total size of its engines."""
+        engines_by_model: dict[str, list[tuple[Node, EngineReport]]] = {}
         for node in self._view.online_nodes():
             for engine in node.engines.values():
                 if engine.state in _LOADED_STATES:
-                    found.setdefault(engine.model_id, []).append((node, engine))
-        models = ((self._view.get_model(model_id), engines) for model_id, engines in found.items())
-        return [self._loaded_entry(model, engines) for model, engines in models if model is not None]
+                    engines_by_model.setdefault(engine.model_id, []).append((node, engine))
+        return [
+            self._loaded_entry(model, engines)
+            for model_id, engines in engines_by_model.items()
+            if (model := self._view.get_model(model_id)) is not None
+        ]
 
     def _loaded_entry(self, model: Model, engines: list[tuple[Node, EngineReport]]) -> dict[str, Any]:
-        # When an engine was last used is known to its node alone: this is when it goes at the earliest if that was now.
-        stays = self._keep_alive_s < 0 or any(engine.pinned for _, engine in engines)
+        # Only the node knows when an engine was last used. This is the expiry of an engine that is used now.
+        never_expires = self._keep_alive_s < 0 or any(engine.pinned for _, engine in engines)
         return {
             **self._base_entry(model),
             "size": sum(engine.memory_bytes for _, engine in engines),
             "size_vram": sum(
                 engine.memory_bytes for node, engine in engines if node.hello.vram_budget_bytes > 0
             ),
-            "expires_at": to_iso(time.time() + (_FOREVER_S if stays else self._keep_alive_s)),
+            "expires_at": to_iso(time.time() + (_FOREVER_S if never_expires else self._keep_alive_s)),
             "context_length": max(engine.context_length or 0 for _, engine in engines),
         }
 
     def _base_entry(self, model: Model) -> dict[str, Any]:
-        """Ollama's names have a tag: programs look for it."""
+        # Clients expect a tag in every name.
         name = f"{model.id}:latest"
-        registration = self._view.registrations.get(model.id)
-        files = registration.resolved if registration is not None else None
-        digest = files[0].sha256 if files else ""
-        return {"name": name, "model": name, "digest": digest, "details": _model_details(model, None)}
+        return {
+            "name": name,
+            "model": name,
+            "digest": model_digest(self._view, model.id),
+            "details": _model_details(model, None),
+        }
 
     def _modified_at(self, model: Model) -> str | None:
         registration = self._view.registrations.get(model.id)
         return None if registration is None else to_iso(registration.created_at)
+
+
+def model_digest(view: ClusterView, model_id: str) -> str:
+    """Return the SHA-256 of a model's first file, empty while it is unknown."""
+    registration = view.registrations.get(model_id)
+    files = registration.resolved if registration is not None else None
+    return files[0].sha256 if files else ""
 
 
 def _model_details(model: Model, metadata: GgufMetadata | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`ollama pull` of a model in the catalogue: it is registered as on the page, and how it arrives is told as Ollama tells it."""
+"""Pulls in Ollama's dialect: registration of a model, and its download progress as Ollama reports it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from contextlib import suppress
 from sanic import Request
 
 from llb.api.audit_log import AuditLog
+from llb.api.inference.ollama_models import model_digest
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.errors import AlreadyRegistered
 from llb.wire import Event, Model, ModelStatus, ModelStatusChanged
 
-KEEPALIVE_INTERVAL_S = 15.0  # then something is said, so that no proxy on the way gives up
+# Below the idle timeouts of common proxies.
+KEEPALIVE_INTERVAL_S = 15.0
 _PULLABLE_STATUSES = frozenset({ModelStatus.AVAILABLE, ModelStatus.ERROR})
 
 PullStatus = dict[str, str | int]
 
 
 class PullFollower:
-    """Registers a model and follows it."""
+    """Registers models and follows their downloads."""
 
     def __init__(
         self, view: ClusterView, event_bus: EventBus[Event], registrations: Registrations, audit_log: AuditLog
@@ -33,24 +35,28 @@ class PullFollower:
         self._audit_log = audit_log
 
     async def start_pull(self, request: Request, model: Model) -> None:
-        """Have the cluster hold `model`, if it does not yet. Raises as `Registrations.register`."""
+        """Register `model` unless it is registered; raises the errors of `Registrations.register`."""
         if self._view.status_of(model.id).status not in _PULLABLE_STATUSES:
             return
         async with self._audit_log.recording(request, "model.register", model.id):
-            with suppress(AlreadyRegistered):  # somebody else was a moment sooner
+            # Another client may have registered it since the check.
+            with suppress(AlreadyRegistered):
                 await self._registrations.register(
                     model.id, replicas="all", created_by=request.ctx.principal.label
                 )
 
     async def follow(self, model: Model) -> AsyncIterator[PullStatus | None]:
-        """How it goes, until it has ended well ("success") or not ("error"); None when nothing has happened for a while.
-        Whoever stops listening does not stop the pull."""
+        """Yield the progress of a pull, up to a status "success" or an "error".
+
+        Yields None as a keep-alive after `KEEPALIVE_INTERVAL_S` without progress. Closing the iterator does
+        not stop the pull.
+        """
         with self._event_bus.subscribe() as events:
             event: ModelStatusChanged | None = self._view.build_status_event(model.id)
             while True:
-                line = None if event is None else self._pull_status(model, event)
-                yield line
-                if line is not None and ("error" in line or line["status"] == "success"):
+                status = None if event is None else self._pull_status(model, event)
+                yield status
+                if status is not None and ("error" in status or status["status"] == "success"):
                     return
                 event = await self._next_status_event(events, model.id)
 
@@ -82,10 +88,8 @@ class PullFollower:
                 return self._download_status(model, event)
 
     def _download_status(self, model: Model, event: ModelStatusChanged) -> PullStatus:
-        """The files of a model count as one layer, called by its first one."""
-        registration = self._view.registrations.get(model.id)
-        files = registration.resolved if registration is not None else None
-        digest = files[0].sha256 if files else ""
+        # All files of a model are reported as one layer with the digest of the first.
+        digest = model_digest(self._view, model.id)
         return {
             "status": event.error or f"pulling {digest[:12]}",
             "digest": f"sha256:{digest}",

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: chats, completions, Responses, embeddings, and the reranking that others have added to it."""
+"""OpenAI's dialect: chats, completions, Responses and embeddings, with the reranking of llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.request_body import decode_json
 from llb.api.responses import error_body, json_response
 from llb.errors import LlbError
+from llb.gateway.stream.sse import format_event
 from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
 
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
@@ -26,13 +27,13 @@ RESPONSES_PATHS = ("/v1/responses", "/v1/responses/input_tokens")
 
 
 def openai_blueprint(handler: InferenceHandler) -> Blueprint:
-    """`/v1` as OpenAI's clients call it."""
+    """Routes of `/v1` that OpenAI's clients call."""
     blueprint = Blueprint("openai")
     dispatcher = handler.dispatcher
 
     def model_list_response() -> HTTPResponse:
-        ready = dispatcher.readiness.ready_models()
-        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in ready)))
+        models = dispatcher.readiness.ready_models()
+        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in models)))
 
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)
@@ -47,9 +48,8 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
         if not model_id:
             # `/v1/models/`: for Sanic an empty path is a value of a path parameter, not a trailing slash.
             return model_list_response()
-        model = dispatcher.readiness.resolve_model(
-            unquote(model_id)
-        )  # clients write the slash of `org/repo` as %2F
+        # Clients encode the slash of `org/repo` as %2F.
+        model = dispatcher.readiness.resolve_model(unquote(model_id))
         dispatcher.readiness.require_ready(model)
         return json_response(ModelObject(id=model.id))
 
@@ -80,7 +80,7 @@ def _route_name(path: str) -> str:
 
 
 def responses_error_event(error: LlbError) -> bytes:
-    """An error inside a stream of Responses: `error` is what the official client looks for."""
+    """Return `error` as an SSE event of Responses; the official client reads its `error` field."""
     body = {
         "type": "error",
         "sequence_number": 0,
@@ -89,14 +89,15 @@ def responses_error_event(error: LlbError) -> bytes:
         "param": None,
         **error_body(error),
     }
-    return b"event: error\ndata: " + msgspec.json.encode(body) + b"\n\n"
+    return format_event(msgspec.json.encode(body), b"error")
 
 
 def response_format_of(fields: InferenceFields) -> Mapping[str, Any]:
-    """The form of the answer (`text.format`) as a chat asks for it: of Responses the engine does not know it."""
+    """Return `text.format` as the `response_format` of a chat: llama-server ignores it in Responses."""
     if not fields.text:
         return {}
-    match decode_json(bytes(fields.text), dict[str, Any] | None):  # type: ignore[arg-type]  # a type to msgspec
+    # mypy does not accept a union as a type object.
+    match decode_json(bytes(fields.text), dict[str, Any] | None):  # type: ignore[arg-type]
         case {"format": {"type": "json_schema", **schema}}:
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
         case {"format": {"type": "json_object"}}:

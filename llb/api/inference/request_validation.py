@@ -1,4 +1,4 @@
-"""What the body of an inference request may ask of an engine: one slot's fair use, and nothing fetched."""
+"""Validation of inference requests: limits for one slot, and no URLs that the engine would fetch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from llb.wire import InferenceFields
 
 MAX_LOGPROBS = 20
 MAX_PATTERN_CHARS = 500
-MAX_PATTERN_REPEATS = 1000  # nested repetitions multiply: llama.cpp would build a rule for each
-# Where a client's content stands; elsewhere (a tool's description) an address is only a word, and so it is inside
-# content where Anthropic's dialect keeps what a tool was called with, and where a text has its sources.
+# Nested repetitions multiply, and llama.cpp builds a grammar rule for each.
+MAX_PATTERN_REPEATS = 1000
+# Fields with content that the engine may fetch. A URL elsewhere, for example in the description of a tool, is
+# plain text.
 _CONTENT_FIELDS = ("messages", "input", "prompt")
+# Fields inside content whose URLs are plain text: arguments of Anthropic's tool calls, and citations.
 _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
 _REPEAT_COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
 
 
 def validate_request(fields: InferenceFields, body: bytes) -> None:
-    """Raises `InvalidRequest`, whose `param` names the field. The body is parsed only where a word in it calls for it."""
+    """Check `body` and the `fields` decoded from it; raises `InvalidRequest` whose `param` names the field.
+
+    The body is parsed only if it contains a word that needs a check.
+    """
     _validate_fields(fields)
-    escaped = b"\\u00" in body  # JSON may spell its letters so
-    if escaped or b"url" in body or b'"pattern"' in body:
+    # JSON can escape ASCII letters, and so hide the words.
+    has_escapes = b"\\u00" in body
+    if has_escapes or b"url" in body or b'"pattern"' in body:
         document = decode_json(body, dict[str, Any])
         for name in _CONTENT_FIELDS:
             _validate_urls(document.get(name))
@@ -32,29 +38,30 @@ def validate_request(fields: InferenceFields, body: bytes) -> None:
 
 def _validate_fields(fields: InferenceFields) -> None:
     if fields.id_slot is not None and fields.id_slot != -1:
-        raise InvalidRequest("A request may not choose its slot", param="id_slot")
+        raise InvalidRequest("A request cannot choose its slot", param="id_slot")
     if fields.cache_prompt is False:
-        raise InvalidRequest("The prompt cache cannot be switched off", param="cache_prompt")
-    # Three names of one thing; where it is a bool it is below the limit.
+        raise InvalidRequest("The prompt cache cannot be disabled", param="cache_prompt")
+    # Three names of one setting. A bool counts as 0 or 1.
     for name in ("n_probs", "top_logprobs", "logprobs"):
         if (getattr(fields, name) or 0) > MAX_LOGPROBS:
-            raise InvalidRequest(f"At most {MAX_LOGPROBS} probabilities a token", param=name)
-    for name in ("n", "n_cmpl"):  # each would take a slot of its own
+            raise InvalidRequest(f"{name} must be at most {MAX_LOGPROBS}", param=name)
+    # Each further answer would occupy a slot of its own.
+    for name in ("n", "n_cmpl"):
         if (getattr(fields, name) or 0) > 1:
-            raise InvalidRequest("A request gets one answer; ask again for another", param=name)
+            raise InvalidRequest(f"{name} must be at most 1: a request gets one answer", param=name)
     for name in ("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"):
         if (getattr(fields, name) or 0) < 0:
-            raise InvalidRequest("An answer must have a limit of tokens", param=name)
+            raise InvalidRequest(f"{name} must not be negative", param=name)
     if (fields.top_n or 0) < 0:
-        raise InvalidRequest("A number of documents is not negative", param="top_n")
+        raise InvalidRequest("top_n must not be negative", param="top_n")
     if bytes(fields.prompt).startswith(b"["):
         prompts = decode_json(bytes(fields.prompt), list[Any])
         if len(prompts) > 1 and not all(isinstance(token, int) for token in prompts):
-            raise InvalidRequest("A request gets one answer; send one prompt at a time", param="prompt")
+            raise InvalidRequest("A request gets one answer: send one prompt at a time", param="prompt")
 
 
 def _validate_urls(value: object) -> None:
-    """Only `data:` URLs: the engine would fetch any other, from wherever the caller points it."""
+    """Allow `data:` URLs only: the engine would fetch any other URL on behalf of the client."""
     if isinstance(value, list):
         for item in value:
             _validate_urls(item)
@@ -68,7 +75,7 @@ def _validate_urls(value: object) -> None:
 
 
 def _validate_patterns(value: object) -> None:
-    """A regular expression of a JSON schema becomes a grammar; a greedy one would keep the engine busy for ever."""
+    """Limit regular expressions in JSON schemas: the grammar of a large one would keep the engine busy."""
     if isinstance(value, list):
         for item in value:
             _validate_patterns(item)
@@ -76,13 +83,13 @@ def _validate_patterns(value: object) -> None:
         for name, item in value.items():
             if name == "pattern" and isinstance(item, str):
                 if len(item) > MAX_PATTERN_CHARS or _max_repetitions(item) > MAX_PATTERN_REPEATS:
-                    raise InvalidRequest("A pattern of the schema is too large", param="pattern")
+                    raise InvalidRequest("A pattern of the schema is too complex", param="pattern")
             else:
                 _validate_patterns(item)
 
 
 def _max_repetitions(pattern: str) -> int:
-    """At most how often the innermost part of a pattern is repeated by counts, were they all nested."""
+    """Return an upper bound for the repetitions of a part of `pattern`, as if all counts were nested."""
     product = 1
     for low, high in _REPEAT_COUNTS.findall(pattern):
         product *= max(1, int((high or low or "1")[:9]))

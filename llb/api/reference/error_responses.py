@@ -1,4 +1,4 @@
-"""Error responses of an operation: those of the middleware, of request parsing and of the operation itself."""
+"""Error responses of operations: those of the middleware, of request parsing and of the operation itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples in the API reference. They are instances of the documented types; `docs/api.md` repeats the longer ones."""
+"""Examples in the API reference, as instances of the documented types; `docs/api.md` repeats some."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ A single address for the local language models of several machines.
 send the session cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`. \
 `admin` includes all others; no other scope includes another. Each operation names the scope it needs.
 
-**Errors** are always `{"error": {"message", "type", "code"}}`, except in dialects with a format of their own. \
+**Errors** are always `{"error": {"message", "type", "code"}}`, except in dialects with their own format. \
 `code` is stable. Every response has an `X-Request-ID`, which the log also shows. \
 Where waiting helps, `Retry-After` says how long.
 

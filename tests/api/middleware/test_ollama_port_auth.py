@@ -157,7 +157,7 @@ async def test_nothing_but_the_dialects_is_there(open_llb: Llb) -> None:
 
 async def test_it_gives_the_right_to_infer_and_no_other(open_llb: Llb) -> None:
     status, answer = await call(open_llb, "POST", "/api/generate", body={"model": "tiny", "keep_alive": 0})
-    assert (status, answer) == (403, {"error": "To unload a model the scope 'models:write' is needed"})
+    assert (status, answer) == (403, {"error": "Unloading a model needs the scope 'models:write'"})
     status, answer = await call(open_llb, "POST", "/api/pull", body={"model": "tiny"})
     assert status == 403
     assert "'models:write'" in answer["error"]

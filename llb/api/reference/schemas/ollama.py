@@ -49,7 +49,7 @@ class OllamaModelFacts(ExtensibleObject, frozen=True, kw_only=True):
 
 
 class OllamaAnswer(ExtensibleObject, frozen=True, kw_only=True):
-    """A complete answer, or one line of a stream, whose last line is an error or `done` with the durations."""
+    """A complete answer, or one line of a stream; the last line is an error, or `done` with the durations."""
 
     model: str
     created_at: str

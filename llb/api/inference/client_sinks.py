@@ -1,0 +1,168 @@
+"""Sinks: the ways in which an answer reaches a client, as a stream, as NDJSON or buffered for translation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from sanic import Request
+from sanic.http import Http
+from sanic.response import HTTPResponse
+
+from llb.api.responses import OCTET_STREAM, PassthroughResponse
+from llb.gateway.dialects.ollama_response import ResponseTranslator
+from llb.gateway.inference_call import ClientSink
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.sse import SSE_KEEPALIVE
+from llb.gateway.stream.transcript import Transcript, extract_prompt
+
+NDJSON_CONTENT_TYPE = b"application/x-ndjson"
+# White space before a line of JSON means nothing, and shows proxies that the connection is alive.
+NDJSON_KEEPALIVE = b" "
+
+
+def routing_headers(node_name: str, queued_ms: int) -> dict[str, str]:
+    """Return the headers that say which node answered and how long the request was queued."""
+    return {"x-llb-node": node_name, "x-llb-queue-ms": str(queued_ms)}
+
+
+class ResponseSink:
+    """Writes an answer as a Sanic response.
+
+    The response starts with the first bytes, so that its head and the first chunk leave in one write. If the
+    first bytes are also the last, the whole response leaves in one write.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        record: RequestRecord,
+        *,
+        headers: Mapping[str, str] | None = None,
+        rewrite_events: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._started = False
+        self._request = request
+        self._record = record
+        self._rewrite_events = rewrite_events
+        self._response: HTTPResponse | None = None
+        # Set once a chunked stream has started: Sanic's layers take two coroutines to write one chunk.
+        self._send_raw: Callable[[bytes], Awaitable[None]] | None = None
+        self._ended = False
+        self._status = 200
+        self._content_type = "text/event-stream"
+        self._headers = {**(headers or {})}
+
+    @property
+    def started(self) -> bool:
+        """Whether the client has received any bytes."""
+        return self._started
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        """Set the head of the response; nothing is written yet."""
+        self._status = status
+        self._content_type = content_type.decode("latin-1") or OCTET_STREAM
+        self._headers |= routing_headers(node_name, queued_ms)
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        """Write some bytes; `last` ends the response."""
+        if self._rewrite_events is not None:
+            data = self._rewrite_events(data)
+        if self._send_raw is not None and not last:
+            # An empty chunk would end the body.
+            if data:
+                await self._send_raw(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        response = self._response or await self._start_response()
+        self._ended = last
+        await response.send(data, end_stream=last)
+        stream = self._request.stream
+        if isinstance(stream, Http) and stream.response_func == stream.http1_response_chunked:
+            self._send_raw = stream.protocol.send
+
+    async def end(self) -> None:
+        """End the response, if `write` has not."""
+        if not self._ended:
+            response = self._response or await self._start_response()
+            await response.eof()  # type: ignore[no-untyped-call]
+
+    async def _start_response(self) -> HTTPResponse:
+        self._started = True
+        self._record.status = self._status
+        head = PassthroughResponse(
+            status=self._status, headers=self._headers, content_type=self._content_type
+        )
+        self._response = cast(HTTPResponse, await self._request.respond(head))
+        return self._response
+
+
+class NdjsonSink(ResponseSink):
+    """Writes a stream of SSE events as lines of JSON in Ollama's dialect."""
+
+    def __init__(self, request: Request, record: RequestRecord, translator: ResponseTranslator) -> None:
+        super().__init__(request, record)
+        self._translator = translator
+        self._content_type = NDJSON_CONTENT_TYPE.decode()
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        super().start_response(status, NDJSON_CONTENT_TYPE, node_name=node_name, queued_ms=queued_ms)
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        if data == SSE_KEEPALIVE:
+            await super().write(NDJSON_KEEPALIVE)
+        elif lines := self._translator.feed(data):
+            await super().write(lines)
+
+    async def end(self) -> None:
+        if lines := self._translator.finish():
+            await super().write(lines)
+        await super().end()
+
+
+class BufferedSink:
+    """Buffers an answer that is translated as a whole."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self._chunks: list[bytes] = []
+
+    @property
+    def started(self) -> bool:
+        """Always False: the client receives the translation only."""
+        return False
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self._chunks)
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self.headers = routing_headers(node_name, queued_ms)
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        self._chunks.append(data)
+
+
+class TranscribingSink:
+    """Records the answer for `--history-text` on its way to another sink."""
+
+    def __init__(self, sink: ClientSink, transcript: Transcript) -> None:
+        self._sink = sink
+        self._transcript = transcript
+
+    @property
+    def started(self) -> bool:
+        return self._sink.started
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self._sink.start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
+        self._transcript.set_content_type(content_type)
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        self._transcript.feed(data)
+        await self._sink.write(data, last=last)
+
+
+def with_transcript(sink: ClientSink, record: RequestRecord, request_body: bytes) -> ClientSink:
+    """Return `sink` with a recorder of the prompt and the answer before it, for `record`."""
+    record.transcript = Transcript(extract_prompt(request_body))
+    return TranscribingSink(sink, record.transcript)

@@ -1,0 +1,166 @@
+"""Ollama handler: translates requests to OpenAI's dialect, dispatches them and translates the answers."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from llb import errors
+from llb.api.audit_log import AuditLog
+from llb.api.inference.call_builder import build_call, parse_keep_alive
+from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, with_transcript
+from llb.api.request_recorder import RequestRecorder
+from llb.api.responses import JSON
+from llb.gateway.dialects import ollama_request, ollama_response
+from llb.gateway.dialects.ollama_request import (
+    EmbedRequest,
+    EngineRequest,
+    ModelRequest,
+    OldEmbedRequest,
+    TextRequest,
+)
+from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
+from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.nodes.node_commands import NodeCommands
+from llb.gateway.observability.request_log import RequestRecord
+from llb.security.permissions import has_scope
+from llb.wire import Capability, Scope
+
+
+class OllamaHandler:
+    """Answers the requests that run a model, load it or unload it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        recorder: RequestRecorder,
+        node_commands: NodeCommands,
+        audit_log: AuditLog,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._recorder = recorder
+        self._node_commands = node_commands
+        self._audit_log = audit_log
+
+    async def generate(
+        self,
+        request: Request,
+        record: RequestRecord,
+        body: TextRequest,
+        engine_request: EngineRequest | None,
+        shape: ResponseShape,
+    ) -> HTTPResponse | None:
+        """Generate an answer; without a prompt (`engine_request` None), load or unload the model.
+
+        Returns None for a response that has been streamed.
+        """
+        translator = ResponseTranslator(body.model, shape, _request_clock(record))
+        if engine_request is None:
+            if parse_keep_alive(body.keep_alive) == 0:
+                return await self._unload_model(request, record, body, translator)
+            return await self._load_model(request, record, body, translator)
+        if body.wants_stream:
+            await self._stream(request, record, body, engine_request, translator)
+            return None
+        answer, headers = await self._complete(request, record, body, engine_request)
+        return _ok_response(record, translator.translate_document(answer), headers)
+
+    async def embed(self, request: Request, record: RequestRecord, body: EmbedRequest) -> HTTPResponse:
+        """Embed one or more texts."""
+        engine_request = ollama_request.translate_embed(body)
+        answer, headers = await self._complete(request, record, body, engine_request)
+        translated = ollama_response.translate_embeddings(answer, body.model, _request_clock(record))
+        return _ok_response(record, translated, headers)
+
+    async def embed_one(self, request: Request, record: RequestRecord, body: OldEmbedRequest) -> HTTPResponse:
+        """Embed one text, in the format of older clients."""
+        engine_request = ollama_request.translate_legacy_embed(body)
+        answer, headers = await self._complete(request, record, body, engine_request)
+        return _ok_response(record, ollama_response.translate_legacy_embedding(answer), headers)
+
+    async def _stream(
+        self,
+        request: Request,
+        record: RequestRecord,
+        body: TextRequest,
+        engine_request: EngineRequest,
+        translator: ResponseTranslator,
+    ) -> None:
+        record.stream = True
+        call = self._build_call(request, record, body, engine_request)
+        response = NdjsonSink(request, record, translator)
+        await self._dispatcher.dispatch(call, self._recorded(response, call))
+        await response.end()
+
+    async def _complete(
+        self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
+    ) -> tuple[bytes, dict[str, str]]:
+        """Return the engine's complete answer and the routing headers."""
+        call = self._build_call(request, record, body, engine_request)
+        buffer = BufferedSink()
+        result = await self._dispatcher.dispatch(call, self._recorded(buffer, call))
+        # Nothing is written to the client yet, so the error can still become its response.
+        if result is not None and result.error is not None:
+            raise result.error
+        return buffer.body, buffer.headers
+
+    async def _load_model(
+        self, request: Request, record: RequestRecord, body: ModelRequest, translator: ResponseTranslator
+    ) -> HTTPResponse:
+        model = self._dispatcher.readiness.resolve_model(body.model)
+        engine_request = ollama_request.build_load_request(
+            is_embedding=Capability.EMBEDDING in model.capabilities
+        )
+        _, headers = await self._complete(request, record, body, engine_request)
+        return _ok_response(record, translator.translate_empty("load"), headers)
+
+    async def _unload_model(
+        self, request: Request, record: RequestRecord, body: ModelRequest, translator: ResponseTranslator
+    ) -> HTTPResponse:
+        if not has_scope(request.ctx.principal, Scope.MODELS_WRITE):
+            raise errors.PermissionDenied(f"Unloading a model needs the scope '{Scope.MODELS_WRITE.value}'")
+        record.requested_model = body.model
+        model = self._dispatcher.readiness.resolve_model(body.model)
+        record.model_id = model.id
+        async with self._audit_log.recording(request, "model.unload", model.id):
+            await self._node_commands.unload(model.id)
+        return _ok_response(record, translator.translate_empty("unload"))
+
+    def _build_call(
+        self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
+    ) -> InferenceCall:
+        """Raises `InvalidRequest`, and the error of a model that is not Ready."""
+        record.requested_model = body.model
+        if not body.model:
+            raise errors.InvalidRequest("model is required", param="model")
+        model = self._dispatcher.readiness.resolve_model(body.model)
+        record.model_id = model.id
+        return build_call(
+            self._dispatcher.readiness,
+            request,
+            record,
+            path=engine_request.path,
+            body=engine_request.encode_body(model.id),
+            requested_model=body.model,
+            keep_alive=body.keep_alive,
+        )
+
+    def _recorded(self, sink: ClientSink, call: InferenceCall) -> ClientSink:
+        return with_transcript(sink, call.record, call.body) if self._recorder.keeps_text else sink
+
+
+def _request_clock(record: RequestRecord) -> RequestClock:
+    return RequestClock(
+        now=lambda: datetime.now(UTC),
+        total_s=lambda: time.monotonic() - record.started_at,
+        load_s=lambda: record.load_s,
+    )
+
+
+def _ok_response(record: RequestRecord, body: bytes, headers: dict[str, str] | None = None) -> HTTPResponse:
+    record.status = 200
+    return HTTPResponse(body, headers=headers, content_type=JSON)
