@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 
 from tests.hub import smollm2_path
-from tests.processes import environment
+from tests.processes import clean_environment
 
-WARM_TOKENS = 8
+WARM_UP_TOKENS = 8
 
 
-def answer(url: str, tokens: int) -> float:
+def measure_answer(url: str, tokens: int) -> float:
     """Tokens a second of one answer."""
     body = {"prompt": "The sea is", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     began = time.perf_counter()
@@ -30,7 +30,7 @@ def answer(url: str, tokens: int) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-def engine(tokens: int) -> None:
+def run_engine(tokens: int) -> None:
     """In a process of its own: load, warm up, measure, print."""
     xllamacpp: Any = import_module("xllamacpp")  # its stubs lack what it is asked for
     params = xllamacpp.CommonParams()
@@ -38,8 +38,8 @@ def engine(tokens: int) -> None:
     params.n_ctx, params.n_parallel = 2048, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     server = xllamacpp.Server(params)
-    answer(server.listening_address, WARM_TOKENS)
-    print(f"{answer(server.listening_address, tokens):.1f} tokens/s", flush=True)
+    measure_answer(server.listening_address, WARM_UP_TOKENS)
+    print(f"{measure_answer(server.listening_address, tokens):.1f} tokens/s", flush=True)
     os._exit(0)  # its destructor may hang
 
 
@@ -53,11 +53,11 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        engine(options.tokens)
+        run_engine(options.tokens)
     spins = {} if options.spins is None else {"GOMP_SPINCOUNT": str(options.spins)}
     command = [sys.executable, "-m", "bench.cores", "--one", "--tokens", str(options.tokens)]
     children = [
-        subprocess.Popen(command, env=environment(**spins), stderr=subprocess.DEVNULL)
+        subprocess.Popen(command, env=clean_environment(**spins), stderr=subprocess.DEVNULL)
         for _ in range(options.engines)
     ]
     sys.exit(max(child.wait() for child in children))

@@ -23,7 +23,7 @@ from tests.hub import HubStandIn, smollm2_path
 from tests.processes import LlbProcess
 
 
-def body(model: str) -> bytes:
+def chat_body(model: str) -> bytes:
     question = {
         "model": model,
         "messages": [{"role": "user", "content": "Hi"}],
@@ -34,12 +34,12 @@ def body(model: str) -> bytes:
     return json.dumps(question).encode()
 
 
-class Client:
+class FirstTokenClient:
     """A bare HTTP client: the less it does, the less it hides. Connecting is not timed: llama-server closes after a stream."""
 
     def __init__(self, host: str, port: int, key: str, model: str = "smollm2") -> None:
-        self._where = (host, port)
-        self._body = body(model)
+        self._address = (host, port)
+        self._body = chat_body(model)
         self._head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(self._body)}\r\n\r\n"
@@ -50,9 +50,9 @@ class Client:
         assert piece, "the connection ended early"
         return piece
 
-    async def first_token_s(self) -> float:
+    async def measure_first_token_s(self) -> float:
         """Seconds to the first event of one answer; the rest of the answer is read too."""
-        self._reader, self._writer = await asyncio.open_connection(*self._where)
+        self._reader, self._writer = await asyncio.open_connection(*self._address)
         began = time.perf_counter()
         self._writer.write(self._head + self._body)
         data = b""
@@ -78,15 +78,18 @@ async def measure(rounds: int) -> None:
         )
         pool.add_model("smollm2", EngineFiles(model_path=model))
         with LlbProcess(folder / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url) as llb:
-            llb.register("smollm2")
-            llb.until_status("smollm2", "Ready")
+            llb.register_model("smollm2")
+            llb.wait_for_status("smollm2", "Ready")
             key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
             lease = await pool.acquire_lease("smollm2", deadline_s=60)
-            direct = Client(lease.host, lease.port, lease.api_key)
-            through = Client("127.0.0.1", int(llb.url.rpartition(":")[2]), key)
+            direct = FirstTokenClient(lease.host, lease.port, lease.api_key)
+            through = FirstTokenClient("127.0.0.1", int(llb.url.rpartition(":")[2]), key)
             for client in (direct, through) * 5:
-                await client.first_token_s()
-            pairs = [(await direct.first_token_s(), await through.first_token_s()) for _ in range(rounds)]
+                await client.measure_first_token_s()
+            pairs = [
+                (await direct.measure_first_token_s(), await through.measure_first_token_s())
+                for _ in range(rounds)
+            ]
         lease.release()
         await pool.close()
     added = [after - before for before, after in pairs]

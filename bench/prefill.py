@@ -18,28 +18,38 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from bench.memory import API_KEY, LARGE, LONGEST_ANSWER_S, PLENTY_BYTES, chat, engine, smollm2
+from bench.memory import (
+    AMPLE_MEMORY_BYTES,
+    API_KEY,
+    LARGE_SHAPE,
+    REQUEST_TIMEOUT_S,
+    chat_model_writer,
+    require_smollm2,
+    start_planned_worker,
+)
 from llb import gguf
 from llb.engine.spec import WorkerReady
 from llb.policy.memory import LoadPlan, plan_load
 
-CONTEXT = 2048
+CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 1536
 MODELS: tuple[tuple[str, Callable[[Path], Path]], ...] = (
-    ("SmolLM2-135M Q4_1", smollm2),
-    ("dense, 1024 wide, Q8_0", chat(**LARGE, kv_heads=16, quantization="Q8_0")),
+    ("SmolLM2-135M Q4_1", require_smollm2),
+    ("dense, 1024 wide, Q8_0", chat_model_writer(**LARGE_SHAPE, kv_heads=16, quantization="Q8_0")),
 )
 
 
-def planned(model: Path) -> LoadPlan:
+def plan_model(model: Path) -> LoadPlan:
     with model.open("rb") as file:
         shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
-    plan = plan_load(shape, slots=1, requested_context=CONTEXT, vram_bytes=(), ram_bytes=PLENTY_BYTES)
+    plan = plan_load(
+        shape, slots=1, requested_context=CONTEXT_LENGTH, vram_bytes=(), ram_bytes=AMPLE_MEMORY_BYTES
+    )
     assert plan is not None
     return plan
 
 
-def prompt_tokens_a_second(ready: WorkerReady, chance: random.Random) -> float:
+def prompt_tokens_per_s(ready: WorkerReady, chance: random.Random) -> float:
     """Prefill one prompt of random tokens."""
     body = {"prompt": chance.choices(range(33, 127), k=PROMPT_TOKENS), "n_predict": 1, "cache_prompt": False}
     request = urllib.request.Request(
@@ -47,25 +57,25 @@ def prompt_tokens_a_second(ready: WorkerReady, chance: random.Random) -> float:
         json.dumps(body).encode(),
         {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"},
     )
-    with urllib.request.urlopen(request, timeout=LONGEST_ANSWER_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310
         timings = json.load(answer)["timings"]
     assert timings["prompt_n"] == PROMPT_TOKENS, timings
     return float(timings["prompt_per_second"])
 
 
-def measure(name: str, model: Path, sizes: list[int], rounds: int) -> None:
-    chance, plan = random.Random(0), planned(model)  # a measurement
+def measure_model(name: str, model: Path, sizes: list[int], rounds: int) -> None:
+    chance, plan = random.Random(0), plan_model(model)  # a measurement
     found: dict[int, list[float]] = {size: [] for size in sizes}
     with ExitStack() as stack:
         engines = {}
         for size in sizes:
             sized = replace(plan, batch_tokens=size, ubatch_tokens=size, prompt_cache_bytes=0)
-            _, engines[size] = stack.enter_context(engine(model, sized, pooled=False))
-            prompt_tokens_a_second(engines[size], chance)
+            _, engines[size] = stack.enter_context(start_planned_worker(model, sized, pooled=False))
+            prompt_tokens_per_s(engines[size], chance)
         for number in range(rounds):
             first = number % len(sizes)
             for size in sizes[first:] + sizes[:first]:
-                found[size].append(prompt_tokens_a_second(engines[size], chance))
+                found[size].append(prompt_tokens_per_s(engines[size], chance))
     for size in sizes:
         of_first = statistics.median(
             ours / first for ours, first in zip(found[size], found[sizes[0]], strict=True)
@@ -85,7 +95,7 @@ def main() -> None:
     print("| model | batch | prompt tokens/s | of the first | a batch takes |\n|" + " --- |" * 5)
     with tempfile.TemporaryDirectory() as directory:
         for name, write in MODELS:
-            measure(name, write(Path(directory) / "model.gguf"), sizes, options.rounds)
+            measure_model(name, write(Path(directory) / "model.gguf"), sizes, options.rounds)
 
 
 if __name__ == "__main__":

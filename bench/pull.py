@@ -26,17 +26,17 @@ from llb.wire import FileSpec, HubSource
 from tests.hub import HubProcess, tiny_gguf
 
 REPO, NAME = "bench/pull", "pull.gguf"
-TICK_S = 0.001
-CURL = shutil.which("curl") or ""
+TICK_INTERVAL_S = 0.001
+CURL_PATH = shutil.which("curl") or ""
 
 
-class Lateness:
+class LoopLag:
     """How much later than asked the event loop comes back, in milliseconds, tick by tick."""
 
     def __init__(self) -> None:
-        self.ms: list[float] = []
+        self.lag_ms: list[float] = []
 
-    async def during(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def measure_during(self, work: Callable[[], Awaitable[object]]) -> None:
         ticking = asyncio.ensure_future(self._tick())
         try:
             await work()
@@ -45,16 +45,16 @@ class Lateness:
 
     async def _tick(self) -> None:
         while True:
-            due = time.perf_counter() + TICK_S
-            await asyncio.sleep(TICK_S)
-            self.ms.append(max(0.0, (time.perf_counter() - due) * 1000))
+            due = time.perf_counter() + TICK_INTERVAL_S
+            await asyncio.sleep(TICK_INTERVAL_S)
+            self.lag_ms.append(max(0.0, (time.perf_counter() - due) * 1000))
 
-    def row(self, name: str) -> str:
-        p50, p99 = (statistics.quantiles(self.ms, n=100)[at - 1] for at in (50, 99))
-        return f"{name:<28}{p50:>8.2f} ms{p99:>8.2f} ms{max(self.ms):>8.2f} ms"
+    def format_row(self, name: str) -> str:
+        p50, p99 = (statistics.quantiles(self.lag_ms, n=100)[at - 1] for at in (50, 99))
+        return f"{name:<28}{p50:>8.2f} ms{p99:>8.2f} ms{max(self.lag_ms):>8.2f} ms"
 
 
-def make_file(path: Path, size_bytes: int) -> None:
+def write_source_file(path: Path, size_bytes: int) -> None:
     """Noise behind a GGUF header, a piece at a time."""
     with path.open("wb") as file:
         left = size_bytes
@@ -64,21 +64,21 @@ def make_file(path: Path, size_bytes: int) -> None:
             left -= len(piece)
 
 
-def clear(directory: Path) -> None:
+def reset_directory(directory: Path) -> None:
     """An empty directory, and no write of an earlier round still on its way to the disk."""
     shutil.rmtree(directory)
     directory.mkdir()
     os.sync()
 
 
-def curl(url: str, target: Path) -> float:
+def time_curl_s(url: str, target: Path) -> float:
     """Seconds that curl takes to fetch `url`."""
     began = time.perf_counter()
-    subprocess.run([CURL, "-sSfL", "-o", str(target), url], check=True)
+    subprocess.run([CURL_PATH, "-sSfL", "-o", str(target), url], check=True)
     return time.perf_counter() - began
 
 
-async def pull(hub: HubClient, spec: FileSpec, directory: Path) -> float:
+async def time_download_s(hub: HubClient, spec: FileSpec, directory: Path) -> float:
     """Seconds that a `Download` takes, sha256 and fsync included."""
     began = time.perf_counter()
     download = FileDownload(spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None))
@@ -96,23 +96,23 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
         sha256=facts.sha256,
         sources=(HubSource(repo=REPO, commit=facts.commit),),
     )
-    idle, busy = Lateness(), Lateness()
+    idle, busy = LoopLag(), LoopLag()
     curl_s: list[float] = []
     llb_s: list[float] = []
 
     async def one_pull() -> None:
-        llb_s.append(await pull(hub, spec, directory))
+        llb_s.append(await time_download_s(hub, spec, directory))
 
-    await pull(hub, spec, directory)  # connections, imports and the page cache are warm for both
+    await time_download_s(hub, spec, directory)  # connections, imports and the page cache are warm for both
     for _ in range(rounds):
         for way in ("curl", "llb"):
-            await asyncio.to_thread(clear, directory)
+            await asyncio.to_thread(reset_directory, directory)
             if way == "curl":
                 link = hub.file_url(REPO, facts.commit, NAME)
-                curl_s.append(await asyncio.to_thread(curl, link, directory / NAME))
+                curl_s.append(await asyncio.to_thread(time_curl_s, link, directory / NAME))
             else:
-                await busy.during(one_pull)
-        await idle.during(lambda: asyncio.sleep(0.5))
+                await busy.measure_during(one_pull)
+        await idle.measure_during(lambda: asyncio.sleep(0.5))
     await hub.aclose()
 
     ratio = statistics.median(c / p for c, p in zip(curl_s, llb_s, strict=True))
@@ -126,8 +126,8 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
             f"{'llb / curl':<28}{ratio:>8.2f}          (goal ≥ 0.5)",
             "",
             f"{'event loop late by':<28}{'p50':>11}{'p99':>11}{'max':>11}",
-            idle.row("idle"),
-            busy.row("during the pull") + "  (goal p99 < 10 ms)",
+            idle.format_row("idle"),
+            busy.format_row("during the pull") + "  (goal p99 < 10 ms)",
         ]
     )
 
@@ -139,11 +139,11 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, default=parse_size("256MB"))
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    if not CURL:
+    if not CURL_PATH:
         sys.exit("curl is not installed.")
     with tempfile.TemporaryDirectory(prefix="llb-bench-") as folder:
         source = Path(folder) / NAME
-        make_file(source, options.size)
+        write_source_file(source, options.size)
         catalog = Path(folder) / "catalog.json"
         entry = {"id": "pull", "name": "pull", "repo": REPO, "recommended_filename": NAME}
         sizes = {"size_bytes": options.size, "required_memory_bytes": options.size}

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.memory import started
-from bench.peers.cluster_fixture import real_model
+from bench.memory import start_worker
+from bench.peers.cluster_fixture import require_smollm2
 from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.spec import EngineSpec
 from llb.hardware import MemoryBudget
@@ -37,7 +37,7 @@ from tests.processes import LlbProcess
 
 MODEL = "smollm2"
 SLOTS, CONTEXT = 2, 4096
-PLENTY_BYTES = 8 * 2**30
+AMPLE_MEMORY_BYTES = 8 * 2**30
 ANSWER_TOKENS = 32
 WARM_PAIRS = 40
 DEADLINE_S = 120.0
@@ -55,7 +55,7 @@ QUESTION = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class TimedAnswer:
     first_s: float
     total_s: float
     text: str
@@ -64,14 +64,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Way:
+class ChatClient:
     """Where to ask, and with which key."""
 
     host: str
     port: int
     key: str
 
-    def ask(self, messages: Sequence[Message], *, max_tokens: int = ANSWER_TOKENS) -> Answer:
+    def send_chat(self, messages: Sequence[Message], *, max_tokens: int = ANSWER_TOKENS) -> TimedAnswer:
         """One streamed answer, as long as it may be."""
         question: dict[str, Any] = {
             "model": MODEL,
@@ -107,7 +107,7 @@ class Way:
                     pieces.append(piece)
         total_s = time.perf_counter() - began
         connection.close()
-        return Answer(
+        return TimedAnswer(
             first_s,
             total_s,
             "".join(pieces),
@@ -116,26 +116,32 @@ class Way:
         )
 
 
-Pair = tuple[Answer, Answer]  # straight, through llb
+AnswerPair = tuple[TimedAnswer, TimedAnswer]  # straight, through llb
 
 
-def both(
-    straight: Way,
-    through: Way,
+def ask_both(
+    direct: ChatClient,
+    through: ChatClient,
     messages: Sequence[Message],
     number: int,
     *,
     max_tokens: int = ANSWER_TOKENS,
-) -> Pair:
+) -> AnswerPair:
     """The same question both ways; even numbers go straight first."""
     if number % 2:
-        second = through.ask(messages, max_tokens=max_tokens)
-        return straight.ask(messages, max_tokens=max_tokens), second
-    return straight.ask(messages, max_tokens=max_tokens), through.ask(messages, max_tokens=max_tokens)
+        second = through.send_chat(messages, max_tokens=max_tokens)
+        return direct.send_chat(messages, max_tokens=max_tokens), second
+    return direct.send_chat(messages, max_tokens=max_tokens), through.send_chat(
+        messages, max_tokens=max_tokens
+    )
 
 
-def session(
-    straight: Way, through: Way, turns: int, round_number: int, found: dict[tuple[int, str], list[Pair]]
+def run_session(
+    direct: ChatClient,
+    through: ChatClient,
+    turns: int,
+    round_number: int,
+    pairs_by_turn: dict[tuple[int, str], list[AnswerPair]],
 ) -> None:
     """One session of both agents, turn by turn."""
     histories: dict[str, list[Message]] = {
@@ -146,27 +152,31 @@ def session(
     for turn in range(1, turns + 1):
         for name, history in histories.items():
             history.append({"role": "user", "content": QUESTION.format(turn=turn)})
-            pair = both(straight, through, history, number)
-            found[turn, name].append(pair)
+            pair = ask_both(direct, through, history, number)
+            pairs_by_turn[turn, name].append(pair)
             history.append({"role": "assistant", "content": pair[0].text})
             number += 1
 
 
-def cold(spec: EngineSpec, llb: LlbProcess, through: Way, rounds: int) -> list[tuple[float, float]]:
+def measure_cold(
+    spec: EngineSpec, llb: LlbProcess, through: ChatClient, rounds: int
+) -> list[tuple[float, float]]:
     """Seconds from nothing in memory to the first token, straight and through llb."""
     question = [{"role": "user", "content": "Hi"}]
     found = []
     for _ in range(rounds):
         began = time.perf_counter()
-        with started(spec) as (_, ready):
+        with start_worker(spec) as (_, ready):
             loaded_s = time.perf_counter() - began
-            first_s = Way(ready.host, ready.port, spec.api_key).ask(question, max_tokens=1).first_s
+            first_s = (
+                ChatClient(ready.host, ready.port, spec.api_key).send_chat(question, max_tokens=1).first_s
+            )
         llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
-        found.append((loaded_s + first_s, through.ask(question, max_tokens=1).first_s))
+        found.append((loaded_s + first_s, through.send_chat(question, max_tokens=1).first_s))
     return found
 
 
-def report(name: str, pairs: Sequence[tuple[float, float]]) -> None:
+def print_row(name: str, pairs: Sequence[tuple[float, float]]) -> None:
     straight, through = (statistics.median(pair[side] for pair in pairs) * 1e3 for side in (0, 1))
     added = statistics.median(after - before for before, after in pairs) * 1e3
     print(f"| {name} | {straight:.1f} ms | {through:.1f} ms | {added:+.1f} ms |", flush=True)
@@ -175,19 +185,19 @@ def report(name: str, pairs: Sequence[tuple[float, float]]) -> None:
 def measure(spec: EngineSpec, llb: LlbProcess, rounds: int, turns: int) -> None:
     key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
     where = urlsplit(llb.url)
-    through = Way(where.hostname or "", where.port or 0, key)
-    through.ask([{"role": "user", "content": "Hi"}], max_tokens=1)  # the file is in the page cache now
+    through = ChatClient(where.hostname or "", where.port or 0, key)
+    through.send_chat([{"role": "user", "content": "Hi"}], max_tokens=1)  # the file is in the page cache now
     print("| to the first token | straight | through llb | added |\n|" + " --- |" * 4)
-    report("cold", cold(spec, llb, through, rounds))
-    with started(spec) as (_, ready):
-        straight = Way(ready.host, ready.port, spec.api_key)
+    print_row("cold", measure_cold(spec, llb, through, rounds))
+    with start_worker(spec) as (_, ready):
+        straight = ChatClient(ready.host, ready.port, spec.api_key)
         short = [{"role": "user", "content": "Hi"}]
-        both(straight, through, short, 0)
-        warm = [both(straight, through, short, number, max_tokens=1) for number in range(WARM_PAIRS)]
-        report("warm", [(ours.first_s, theirs.first_s) for ours, theirs in warm])
-        found: dict[tuple[int, str], list[Pair]] = defaultdict(list)
+        ask_both(straight, through, short, 0)
+        warm = [ask_both(straight, through, short, number, max_tokens=1) for number in range(WARM_PAIRS)]
+        print_row("warm", [(ours.first_s, theirs.first_s) for ours, theirs in warm])
+        found: dict[tuple[int, str], list[AnswerPair]] = defaultdict(list)
         for number in range(rounds):
-            session(straight, through, turns, number, found)
+            run_session(straight, through, turns, number, found)
     head = ("turn", "agent", "prompt tokens", "from the cache: straight, llb", "first token: straight, llb", "added", "whole answer: straight, llb", "added")  # fmt: skip
     print("\n| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     for (turn, name), pairs in found.items():
@@ -215,10 +225,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    model = real_model()
+    model = require_smollm2()
     files, planner = EngineFiles(model_path=model), EnginePlanner(slots=SLOTS, context=CONTEXT)
     planned = planner.plan_engine(
-        MODEL, files, planner.read_metadata(files), MemoryBudget(ram_bytes=PLENTY_BYTES)
+        MODEL, files, planner.read_metadata(files), MemoryBudget(ram_bytes=AMPLE_MEMORY_BYTES)
     )
     assert planned is not None
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-session-") as name:
@@ -226,8 +236,8 @@ def main() -> None:
         catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
         flags = ("--catalog", str(catalog), "--parallel", str(SLOTS), "--context", str(CONTEXT))
         with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
-            llb.register(MODEL)
-            llb.until_status(MODEL, "Ready")
+            llb.register_model(MODEL)
+            llb.wait_for_status(MODEL, "Ready")
             measure(planned.spec, llb, options.rounds, options.turns)
 
 

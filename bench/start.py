@@ -20,10 +20,10 @@ import psutil
 
 from llb.base import runfile
 from tests.hub import HubStandIn
-from tests.processes import ROOT, LlbProcess, environment
+from tests.processes import ROOT, LlbProcess, clean_environment
 
 
-def start_once(home: Path, hub_url: str) -> tuple[float, subprocess.Popen[bytes]]:
+def time_start(home: Path, hub_url: str) -> tuple[float, subprocess.Popen[bytes]]:
     """Seconds from exec to the first answer of the API, and the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -31,7 +31,7 @@ def start_once(home: Path, hub_url: str) -> tuple[float, subprocess.Popen[bytes]
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "llb", "--port", str(port)],
-        env=environment(LLB_HOME=str(home), HF_ENDPOINT=hub_url),
+        env=clean_environment(LLB_HOME=str(home), HF_ENDPOINT=hub_url),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -58,7 +58,7 @@ def main() -> None:
             pass
         times = []
         for number in range(rounds):
-            seconds, process = start_once(home, hub.url)
+            seconds, process = time_start(home, hub.url)
             times.append(seconds)
             if number == rounds - 1:
                 time.sleep(10)

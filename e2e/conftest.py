@@ -16,17 +16,17 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.conftest import (
-    LlbMaker,
-    NodeMaker,
-    appliances,
+    BalancerFactory,
+    JoinedNodeFactory,
+    balancer_factory,
     catalog,
     chat_gguf,
     hub,
-    joined_hosts,
-    online,
+    joined_node_factory,
     smollm2,
+    start_balancer,
 )
-from tests.harness import PASSWORD, Llb
+from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
 from tests.processes import wait_until
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 DEADLINE_MS = 15_000
 
-ARGUMENTS = (
+CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -56,12 +56,12 @@ ARGUMENTS = (
 
 
 # The first is the browser without its own windows, which cost as much as a small page each.
-CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 def chromium_path() -> str:
     """The system's Chromium; `./install.sh test` sees to it that there is one."""
-    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     assert found is not None, "the browser tests need Chromium: ./install.sh test installs it where it may"
     return found
 
@@ -74,7 +74,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [
             chromium_path(),
             "--headless",
-            *ARGUMENTS,
+            *CHROMIUM_ARGUMENTS,
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
         ],
@@ -98,43 +98,43 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 
 @async_fixture()
-async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
-    async with appliances(tmp_path / "home", hub, catalog) as make:
+async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[BalancerFactory]:
+    async with balancer_factory(tmp_path / "home", hub, catalog) as make:
         yield make
 
 
 @async_fixture()
-async def llb(make_llb: LlbMaker) -> Llb:
+async def llb(make_llb: BalancerFactory) -> RunningBalancer:
     """A started appliance whose node is online."""
-    return await online(make_llb())
+    return await start_balancer(make_llb())
 
 
 @async_fixture()
-async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
-    async with joined_hosts(tmp_path) as make:
+async def make_node(tmp_path: Path) -> AsyncIterator[JoinedNodeFactory]:
+    async with joined_node_factory(tmp_path) as make:
         yield make
 
 
 # What a browser says of an answer that the test wants to see refused.
-EXPECTED_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")
+IGNORED_CONSOLE_PREFIXES = ("Failed to load resource", "WebSocket connection to")
 
 
 class Visitor:
     """A person with a browser profile of their own, in front of one llb. What the browser complains of is kept."""
 
-    def __init__(self, context: BrowserContext, llb: Llb) -> None:
+    def __init__(self, context: BrowserContext, llb: RunningBalancer) -> None:
         self.context = context
         self.llb = llb
-        self.complaints: list[str] = []
-        context.on("page", self._listen)
+        self.console_errors: list[str] = []
+        context.on("page", self._watch_page)
 
-    def _listen(self, page: Page) -> None:
-        page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
+    def _watch_page(self, page: Page) -> None:
+        page.on("console", lambda message: self._record_console_message(message.type, message.text))
+        page.on("pageerror", lambda error: self.console_errors.append(f"{error}\n{error.stack}"))
 
-    def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and not text.startswith(EXPECTED_COMPLAINTS):
-            self.complaints.append(text)
+    def _record_console_message(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not text.startswith(IGNORED_CONSOLE_PREFIXES):
+            self.console_errors.append(text)
 
     async def sign_in(self, username: str = "admin", password: str = PASSWORD) -> None:
         """Get the session's cookie without the form."""
@@ -151,15 +151,15 @@ class Visitor:
         return page
 
 
-VisitorMaker = Callable[..., Awaitable[Visitor]]
+VisitorFactory = Callable[..., Awaitable[Visitor]]
 
 
 @async_fixture()
-async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
+async def visitors(browser: Browser) -> AsyncIterator[VisitorFactory]:
     """Makes visitors; `options` are those of a browser context. At the end none may have had a complaint."""
     made: list[Visitor] = []
 
-    async def make(llb: Llb, *, signed_in: bool = True, **options: Any) -> Visitor:
+    async def make(llb: RunningBalancer, *, signed_in: bool = True, **options: Any) -> Visitor:
         desk = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"}
         context = await browser.new_context(**{**desk, **options})
         context.set_default_timeout(DEADLINE_MS)
@@ -172,10 +172,10 @@ async def visitors(browser: Browser) -> AsyncIterator[VisitorMaker]:
     yield make
     for visitor in made:
         await visitor.context.close()
-    assert [text for visitor in made for text in visitor.complaints] == []
+    assert [text for visitor in made for text in visitor.console_errors] == []
 
 
 @async_fixture()
-async def visitor(visitors: VisitorMaker, llb: Llb) -> Visitor:
+async def visitor(visitors: VisitorFactory, llb: RunningBalancer) -> Visitor:
     """An administrator who is signed in, in English, at a desk."""
     return await visitors(llb)

@@ -10,15 +10,15 @@ from pathlib import Path
 from llb.base.resources import resource_path
 
 WEB = resource_path("web")
-_SPACE = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
+_WHITESPACE = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _NAME = re.compile(r"#?[A-Za-z_$][\w$]*")
 _NUMBER = re.compile(r"(?:0[xob][\da-f_]+|\d[\d_]*(?:\.\d[\d_]*)?(?:e[+-]?\d+)?|\.\d+)n?", re.IGNORECASE)
 _STRING = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""", re.DOTALL)
 _REGEX = re.compile(r"/(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/[a-z]*")
-_TEXT = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*", re.DOTALL)
+_TEMPLATE_TEXT = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:u\{([\da-fA-F]+)\}|u([\da-fA-F]{4})|x([\da-fA-F]{2})|(.))", re.DOTALL)
 _PUNCTUATION = frozenset("{}()[];,<>+-*/%&|^!~?:=.@")
-_BEFORE_REGEX = frozenset(
+_KEYWORDS_BEFORE_REGEX = frozenset(
     {"return", "typeof", "case", "in", "of", "void", "throw", "new", "else", "yield", "await"}
 )
 
@@ -39,57 +39,57 @@ class Token:
         return self.text == text and self.kind in ("name", "punctuation")
 
 
-def modules() -> list[Path]:
+def page_modules() -> list[Path]:
     """The page's own modules: all but those of others in `vendor`."""
     return [path for path in sorted(WEB.rglob("*.js")) if "vendor" not in path.relative_to(WEB).parts]
 
 
-def read(path: Path) -> tuple[Token, ...]:
+def read_tokens(path: Path) -> tuple[Token, ...]:
     try:
-        return tokens(path.read_text("utf-8"))
+        return tokenize(path.read_text("utf-8"))
     except SyntaxError as error:
         raise SyntaxError(f"{path}: {error}") from None
 
 
-def tokens(source: str) -> tuple[Token, ...]:
+def tokenize(source: str) -> tuple[Token, ...]:
     """Raises `SyntaxError` for what it does not understand."""
-    reader = _Reader(source)
-    found = reader.read(ends_at_brace=False)
+    reader = _Tokenizer(source)
+    found = reader.read_until(ends_at_brace=False)
     return tuple(found)
 
 
-def every(found: Iterable[Token]) -> Iterator[Token]:
+def walk_tokens(found: Iterable[Token]) -> Iterator[Token]:
     """Each token in the order of the source, also those inside templates."""
     for token in found:
         yield token
         for value in token.values:
-            yield from every(value)
+            yield from walk_tokens(value)
 
 
-def runs(found: tuple[Token, ...]) -> Iterator[tuple[Token, ...]]:
+def token_sequences(found: tuple[Token, ...]) -> Iterator[tuple[Token, ...]]:
     """The tokens themselves, and those of each value of each template: what stands side by side in the source."""
     yield found
     for token in found:
         for value in token.values:
-            yield from runs(value)
+            yield from token_sequences(value)
 
 
-class _Reader:
+class _Tokenizer:
     def __init__(self, source: str) -> None:
         self.source = source
-        self.at = 0
+        self.position = 0
 
-    def read(self, *, ends_at_brace: bool) -> list[Token]:
+    def read_until(self, *, ends_at_brace: bool) -> list[Token]:
         """Tokens up to the end, or to the brace that closes a template's value (which is passed)."""
         found: list[Token] = []
         depth = 0
         while True:
-            gap = self._match(_SPACE)
-            if self.at == len(self.source):
+            gap = self._match(_WHITESPACE)
+            if self.position == len(self.source):
                 if ends_at_brace or depth:
-                    raise self._error("a brace is not closed")
+                    raise self._syntax_error("a brace is not closed")
                 return found
-            token = self._next(found[-1] if found else None, adjacent=not gap)
+            token = self._next_token(found[-1] if found else None, adjacent=not gap)
             if token.is_("{"):
                 depth += 1
             elif token.is_("}"):
@@ -98,63 +98,63 @@ class _Reader:
                 depth -= 1
             found.append(token)
 
-    def _next(self, before: Token | None, *, adjacent: bool) -> Token:
-        line = self.source.count("\n", 0, self.at) + 1
-        char = self.source[self.at]
+    def _next_token(self, previous: Token | None, *, adjacent: bool) -> Token:
+        line = self.source.count("\n", 0, self.position) + 1
+        char = self.source[self.position]
         if char == "`":
-            tag = before.text if before is not None and before.kind == "name" and adjacent else None
-            return self._template(line, tag)
+            tag = previous.text if previous is not None and previous.kind == "name" and adjacent else None
+            return self._read_template(line, tag)
         if char in "'\"":
             text = self._match(_STRING)
             if text is None:
-                raise self._error("a text is not closed")
-            return Token("string", _ESCAPE.sub(_unescaped, text[1:-1]), line)
-        if char == "/" and self._may_be_regex(before):
+                raise self._syntax_error("a text is not closed")
+            return Token("string", _ESCAPE.sub(_unescape, text[1:-1]), line)
+        if char == "/" and self._may_be_regex(previous):
             text = self._match(_REGEX)
             if text is None:
-                raise self._error("neither a division nor a pattern")
+                raise self._syntax_error("neither a division nor a pattern")
             return Token("regex", text, line)
         for kind, pattern in (("name", _NAME), ("number", _NUMBER)):
             text = self._match(pattern)
             if text is not None:
                 return Token(kind, text, line)
         if char in _PUNCTUATION:
-            self.at += 1
+            self.position += 1
             return Token("punctuation", char, line)
-        raise self._error(f"unexpected {char!r}")
+        raise self._syntax_error(f"unexpected {char!r}")
 
-    def _template(self, line: int, tag: str | None) -> Token:
-        self.at += 1
+    def _read_template(self, line: int, tag: str | None) -> Token:
+        self.position += 1
         strings: list[str] = []
         values: list[tuple[Token, ...]] = []
         while True:
-            strings.append(self._match(_TEXT) or "")
-            if self.source.startswith("`", self.at):
-                self.at += 1
+            strings.append(self._match(_TEMPLATE_TEXT) or "")
+            if self.source.startswith("`", self.position):
+                self.position += 1
                 return Token("template", "", line, tag, tuple(strings), tuple(values))
-            if not self.source.startswith("${", self.at):
-                raise self._error("a template is not closed")
-            self.at += 2
-            values.append(tuple(self.read(ends_at_brace=True)))
+            if not self.source.startswith("${", self.position):
+                raise self._syntax_error("a template is not closed")
+            self.position += 2
+            values.append(tuple(self.read_until(ends_at_brace=True)))
 
     @staticmethod
-    def _may_be_regex(before: Token | None) -> bool:
-        if before is None or before.text in _BEFORE_REGEX:
+    def _may_be_regex(previous: Token | None) -> bool:
+        if previous is None or previous.text in _KEYWORDS_BEFORE_REGEX:
             return True
-        return before.kind == "punctuation" and before.text not in (")", "]", "}")
+        return previous.kind == "punctuation" and previous.text not in (")", "]", "}")
 
     def _match(self, pattern: re.Pattern[str]) -> str | None:
-        match = pattern.match(self.source, self.at)
+        match = pattern.match(self.source, self.position)
         if match is None or not match[0]:
             return None
-        self.at = match.end()
+        self.position = match.end()
         return match[0]
 
-    def _error(self, text: str) -> SyntaxError:
-        return SyntaxError(f"line {self.source.count(chr(10), 0, self.at) + 1}: {text}")
+    def _syntax_error(self, text: str) -> SyntaxError:
+        return SyntaxError(f"line {self.source.count(chr(10), 0, self.position) + 1}: {text}")
 
 
-def _unescaped(match: re.Match[str]) -> str:
+def _unescape(match: re.Match[str]) -> str:
     code = match[1] or match[2] or match[3]
     if code:
         return chr(int(code, 16))

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker
-from tests.harness import PASSWORD, Llb
+from e2e.conftest import Visitor, VisitorFactory
+from tests.harness import PASSWORD, RunningBalancer
 
 NEW_PASSWORD = "a password of her own"
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -22,13 +22,13 @@ def row(page: Page, table: str, text: str) -> Locator:
     return page.get_by_role("table", name=table).get_by_role("row").filter(has_text=text)
 
 
-async def status_with(llb: Llb, key: str, path: str = "/v1/models") -> int:
+async def status_with(llb: RunningBalancer, key: str, path: str = "/v1/models") -> int:
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{llb.url}{path}", headers={"Authorization": f"Bearer {key}"})
         return answer.status_code
 
 
-async def add_user(llb: Llb, username: str, **fields: str) -> dict[str, Any]:
+async def add_user(llb: RunningBalancer, username: str, **fields: str) -> dict[str, Any]:
     answer = await llb.http.post(
         "/api/users", json={"username": username, "password": NEW_PASSWORD, **fields}
     )
@@ -36,13 +36,13 @@ async def add_user(llb: Llb, username: str, **fields: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-async def add_key(llb: Llb, name: str, **fields: Any) -> str:
+async def add_key(llb: RunningBalancer, name: str, **fields: Any) -> str:
     answer = await llb.http.post("/api/keys", json={"name": name, **fields})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
 
-async def as_user(llb: Llb, visitors: VisitorMaker, username: str, **options: Any) -> Visitor:
+async def as_user(llb: RunningBalancer, visitors: VisitorFactory, username: str, **options: Any) -> Visitor:
     visitor = await visitors(llb, signed_in=False, **options)
     await visitor.sign_in(username, NEW_PASSWORD)
     return visitor
@@ -179,7 +179,9 @@ async def test_a_key_ends_when_it_was_told_to(visitor: Visitor, lifetime: str, d
         assert abs(record["expires_at"] - time.time() - days * DAY_S) < 60
 
 
-async def test_a_last_day_counts_to_its_end_where_the_person_is(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_a_last_day_counts_to_its_end_where_the_person_is(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     page = await (await visitors(llb, timezone_id="Asia/Tokyo")).open("/access")
     await page.get_by_role("button", name="New key").click()
     dialog = page.get_by_role("dialog")
@@ -196,7 +198,7 @@ async def test_a_last_day_counts_to_its_end_where_the_person_is(llb: Llb, visito
     assert key["expires_at"] == "2099-01-31T14:59:59.000Z"
 
 
-async def test_keys_that_end_or_have_ended_are_marked(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_keys_that_end_or_have_ended_are_marked(llb: RunningBalancer, visitors: VisitorFactory) -> None:
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3 * DAY_S))
     await add_key(llb, "leaving", expires_at=soon)
     await add_key(llb, "staying")
@@ -239,7 +241,9 @@ async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> Non
     assert key["limits"] == {"requests_per_minute": None, "tokens_per_minute": 5000, "concurrent": 2}
 
 
-async def test_what_an_administrator_limits_a_user_can_only_tighten(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_what_an_administrator_limits_a_user_can_only_tighten(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     await add_user(llb, "ann")
     page = await (await as_user(llb, visitors, "ann")).open("/access")
     dialog, _ = await make_key(page, "hers")
@@ -260,7 +264,9 @@ async def test_what_an_administrator_limits_a_user_can_only_tighten(llb: Llb, vi
     await expect(hers).to_contain_text("4 requests/min")
 
 
-async def test_a_user_has_their_own_keys_and_nothing_else(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_a_user_has_their_own_keys_and_nothing_else(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     await add_user(llb, "ann")
     await add_key(llb, "not hers")
     asked: list[str] = []
@@ -285,7 +291,7 @@ async def test_a_user_has_their_own_keys_and_nothing_else(llb: Llb, visitors: Vi
 # --- users -------------------------------------------------------------------------------------------
 
 
-async def test_users_come_change_and_go(visitor: Visitor, visitors: VisitorMaker) -> None:
+async def test_users_come_change_and_go(visitor: Visitor, visitors: VisitorFactory) -> None:
     page = await visitor.open("/access")
     dialog = page.get_by_role("dialog")
     await page.get_by_role("button", name="New user").click()
@@ -372,7 +378,9 @@ async def test_who_gives_the_role_away_loses_its_lists(visitor: Visitor) -> None
 # --- the audit log -----------------------------------------------------------------------------------
 
 
-async def test_the_audit_log_says_who_did_what_and_goes_back(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_the_audit_log_says_who_did_what_and_goes_back(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     for number in range(45):
         await add_key(llb, f"key {number:02}")
     async with llb.app.db.write() as tx:
@@ -423,7 +431,9 @@ async def test_a_list_that_cannot_be_had_says_why_and_is_asked_for_again(visitor
 
 
 @pytest.mark.parametrize("width", [360, 700, 2560])
-async def test_hostile_names_fit_every_width(llb: Llb, visitors: VisitorMaker, width: int) -> None:
+async def test_hostile_names_fit_every_width(
+    llb: RunningBalancer, visitors: VisitorFactory, width: int
+) -> None:
     names = (HOSTILE, "a" * 64, "日本語の名前はとても長いことがあります", "'\"></td>{name};--x")
     for name in names:
         await add_key(llb, name)
@@ -439,7 +449,7 @@ async def test_hostile_names_fit_every_width(llb: Llb, visitors: VisitorMaker, w
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-async def test_in_japanese_on_a_phone_in_the_dark(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_in_japanese_on_a_phone_in_the_dark(llb: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor = await visitors(llb, locale="ja", color_scheme="dark", viewport={"width": 360, "height": 740})
     page = await visitor.open("/access")
     await page.get_by_role("button", name="ユーザーを追加").click()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker, async_fixture
+from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from e2e.test_nodes import cluster
-from e2e.words import SOURCE, languages, say
-from tests.conftest import TINY_BYTES, LlbMaker
-from tests.harness import Llb, write_catalog
+from e2e.words import SOURCE_LOCALE, load_languages, translate
+from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
 
 AXE = files("axe_playwright_python") / "axe.min.js"
@@ -67,7 +67,9 @@ class Word(str):
 
 
 @async_fixture()
-async def house(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+async def house(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
     """An appliance with a model in each status, one of them loaded and asked, a key, a person, and a history."""
     for name in ("coming", "waiting", "broken", "free"):
         hub.add_repo(f"test/{name}", {f"{name}.gguf": tiny_gguf(TINY_BYTES, seed=name)})
@@ -98,29 +100,31 @@ async def house(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: 
         giant,
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
     for name in ("coming", "waiting", "broken"):
-        assert (await llb.register(name)).status_code == 202
-    await llb.until_status("coming", "Downloading")
-    await llb.until_status("broken", "Error")
-    await llb.until_status("waiting", "Registered")
+        assert (await llb.register_model(name)).status_code == 202
+    await llb.wait_for_status("coming", "Downloading")
+    await llb.wait_for_status("broken", "Error")
+    await llb.wait_for_status("waiting", "Registered")
     question = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     assert (await llb.http.post("/v1/chat/completions", json=question)).status_code == 200
     assert (
         await llb.http.post("/v1/chat/completions", json={**question, "model": "none"})
     ).status_code == 404
-    await llb.new_key()
+    await llb.create_key()
     person = {"username": "ann", "password": "a password of her own"}
     assert (await llb.http.post("/api/users", json=person)).status_code == 201
     return llb
 
 
 @async_fixture()
-async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[Llb]:
+async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[RunningBalancer]:
     """An appliance as it comes: nothing pulled, nothing asked, the default password."""
-    async with Llb(tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic") as llb:
-        await llb.online()
+    async with RunningBalancer(
+        tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic"
+    ) as llb:
+        await llb.wait_until_online()
         yield llb
 
 
@@ -134,7 +138,7 @@ class Inspector:
         self.found: list[str] = []
 
     def say(self, key: str, **values: object) -> str:
-        return say(self.locale, key, **values)
+        return translate(self.locale, key, **values)
 
     async def open(self, address: str, *, anew: bool = False) -> Page:
         """The page at `address`, when it shows what it is about; as a link would lead there, or `anew`."""
@@ -208,13 +212,13 @@ async def look_at_models(see: Inspector) -> None:
 
 async def look_at_a_toast(see: Inspector) -> None:
     page = await see.open("/nodes")
-    await see.visitor.llb.pull("free")
+    await see.visitor.llb.pull_model("free")
     await expect(
         page.get_by_role("paragraph").filter(has_text=see.say("notice.ready", name="free"))
     ).to_be_visible()
     await see.look(page, "a toast")
     assert (await see.visitor.llb.http.delete("/api/models/free")).is_success
-    await see.visitor.llb.until_status("free", "Available")
+    await see.visitor.llb.wait_for_status("free", "Available")
 
 
 async def look_at_the_playground(see: Inspector) -> None:
@@ -349,13 +353,18 @@ PHONE = {"width": 360, "height": 740}
     ids=["light-en", "dark-ja-phone"],
 )
 async def test_nothing_to_object_to(
-    house: Llb, empty_house: Llb, visitors: VisitorMaker, scheme: str, locale: str, viewport: dict[str, Any]
+    house: RunningBalancer,
+    empty_house: RunningBalancer,
+    visitors: VisitorFactory,
+    scheme: str,
+    locale: str,
+    viewport: dict[str, Any],
 ) -> None:
     place = f"{scheme} {locale} {viewport['width']}"
     # axe is brought in from outside: the page's own policy would refuse it.
     options = {"color_scheme": scheme, "locale": locale, "viewport": viewport, "bypass_csp": True}
 
-    async def inspector(llb: Llb, **more: Any) -> Inspector:
+    async def inspector(llb: RunningBalancer, **more: Any) -> Inspector:
         visitor = await visitors(llb, **more, **options)
         await visitor.context.add_init_script(AXE.read_text("utf-8"))
         return Inspector(visitor, locale, place)
@@ -377,4 +386,4 @@ async def test_nothing_to_object_to(
 @pytest.fixture(scope="module", autouse=True)
 def words() -> None:
     """Read before any test's own loop runs."""
-    assert SOURCE in languages()
+    assert SOURCE_LOCALE in load_languages()

@@ -7,14 +7,14 @@ import re
 import pytest
 from playwright.async_api import expect
 
-from e2e.conftest import Visitor, VisitorMaker
-from tests.harness import Llb
+from e2e.conftest import Visitor, VisitorFactory
+from tests.harness import RunningBalancer
 
 CHAT = "openai.chat_completions"
 
 
 async def test_whoever_is_not_signed_in_can_read_it_and_sign_in_from_there(
-    llb: Llb, visitors: VisitorMaker
+    llb: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(llb, signed_in=False)).open("/docs")
     await expect(page.get_by_role("heading", level=1)).to_have_text("API reference")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.javascript import WEB, Token, every, modules, read, runs, tokens
-from e2e.words import OTHERS, SOURCE, Text, languages
+from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, tokenize, walk_tokens
+from e2e.words import OTHER_LOCALES, SOURCE_LOCALE, Text, load_languages
 from llb import errors
 from llb.wire import Capability, EngineState, ModelStatus, ReplicaState, Verdict
 
@@ -36,44 +36,44 @@ def placeholders(text: str) -> set[str]:
 # --- the languages -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+@pytest.mark.parametrize("locale", [SOURCE_LOCALE, *OTHER_LOCALES])
 def test_no_key_is_written_twice(locale: str) -> None:
-    found = Counter(key for file in languages()[locale].files.values() for key in file)
+    found = Counter(key for file in load_languages()[locale].files.values() for key in file)
     assert [key for key, times in found.items() if times > 1] == []
     for path in (WEB / "i18n" / locale).glob("*.js"):
-        run = read(path)
+        run = read_tokens(path)
         keys = [one.text for one, colon in pairwise(run) if colon.is_(":") and "." in one.text]
         assert [key for key, times in Counter(keys).items() if times > 1] == [], path
 
 
-@pytest.mark.parametrize("locale", OTHERS)
+@pytest.mark.parametrize("locale", OTHER_LOCALES)
 def test_every_language_has_the_same_keys_in_the_same_files(locale: str) -> None:
-    source, other = languages()[SOURCE], languages()[locale]
+    source, other = load_languages()[SOURCE_LOCALE], load_languages()[locale]
     for name, file in source.files.items():
         assert set(other.files[name]) == set(file), name
 
 
-@pytest.mark.parametrize("locale", OTHERS)
+@pytest.mark.parametrize("locale", OTHER_LOCALES)
 def test_every_language_has_the_same_placeholders(locale: str) -> None:
-    for key, text in languages()[SOURCE].words.items():
+    for key, text in load_languages()[SOURCE_LOCALE].texts.items():
         ours = set().union(*map(placeholders, texts(text)))
-        theirs = set().union(*map(placeholders, texts(languages()[locale].words[key])))
+        theirs = set().union(*map(placeholders, texts(load_languages()[locale].texts[key])))
         assert ours == theirs, key
 
 
-@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+@pytest.mark.parametrize("locale", [SOURCE_LOCALE, *OTHER_LOCALES])
 def test_plural_forms_are_those_of_the_language(locale: str) -> None:
-    language = languages()[locale]
-    for key, text in language.words.items():
+    language = load_languages()[locale]
+    for key, text in language.texts.items():
         if isinstance(text, dict):
-            assert set(text) == language.forms, key
+            assert set(text) == language.plural_forms, key
             # Only what is said of exactly one may leave the number out.
             assert all(placeholders(each) <= placeholders(text["other"]) for each in text.values()), key
 
 
-@pytest.mark.parametrize("locale", [SOURCE, *OTHERS])
+@pytest.mark.parametrize("locale", [SOURCE_LOCALE, *OTHER_LOCALES])
 def test_texts_are_clean(locale: str) -> None:
-    for key, text in languages()[locale].words.items():
+    for key, text in load_languages()[locale].texts.items():
         for each in texts(text):
             assert each, key
             assert each == each.strip(), key
@@ -85,8 +85,8 @@ def test_texts_are_clean(locale: str) -> None:
 
 def test_japanese_is_japanese() -> None:
     """Names and units may stay; a sentence may not."""
-    english = languages()[SOURCE].words
-    for key, text in languages()["ja"].words.items():
+    english = load_languages()[SOURCE_LOCALE].texts
+    for key, text in load_languages()["ja"].texts.items():
         for each in texts(text):
             written = PLACEHOLDER.sub("", each)
             if not JAPANESE.search(written):
@@ -131,10 +131,10 @@ def arguments(run: tuple[Token, ...], at: int) -> tuple[Token, ...]:
 @cache
 def uses() -> tuple[Use, ...]:
     found = []
-    for path in modules():
+    for path in page_modules():
         if "i18n" in path.relative_to(WEB).parts[:1]:
             continue
-        for run in runs(read(path)):
+        for run in token_sequences(read_tokens(path)):
             called: set[int] = set()
             for at, name in enumerate(run[:-1]):
                 of_something = at > 0 and run[at - 1].is_(".")
@@ -155,7 +155,7 @@ def uses() -> tuple[Use, ...]:
 
 
 def test_every_key_in_code_exists() -> None:
-    words = languages()[SOURCE].words
+    words = load_languages()[SOURCE_LOCALE].texts
     missing = [
         f"{use.where}: {use.pattern.pattern}"
         for use in uses()
@@ -166,7 +166,11 @@ def test_every_key_in_code_exists() -> None:
 
 def test_every_key_is_used() -> None:
     patterns = [use.pattern for use in uses()]
-    unused = [key for key in languages()[SOURCE].words if not any(each.fullmatch(key) for each in patterns)]
+    unused = [
+        key
+        for key in load_languages()[SOURCE_LOCALE].texts
+        if not any(each.fullmatch(key) for each in patterns)
+    ]
     assert unused == []
 
 
@@ -183,7 +187,7 @@ def test_every_key_is_used() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_everything_that_the_server_may_say_has_a_word(prefix: str, values: type[StrEnum]) -> None:
-    assert {f"{prefix}.{value.value}" for value in values} <= set(languages()[SOURCE].words)
+    assert {f"{prefix}.{value.value}" for value in values} <= set(load_languages()[SOURCE_LOCALE].texts)
 
 
 def test_words_for_errors_are_for_errors_that_there_are() -> None:
@@ -192,7 +196,11 @@ def test_words_for_errors_are_for_errors_that_there_are() -> None:
         for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, errors.LlbError)
     }
-    words = {key.removeprefix("error.") for key in languages()[SOURCE].words if key.startswith("error.")}
+    words = {
+        key.removeprefix("error.")
+        for key in load_languages()[SOURCE_LOCALE].texts
+        if key.startswith("error.")
+    }
     assert words - codes == {"network", "unexpected"}
 
 
@@ -287,20 +295,20 @@ def spoken(run: tuple[Token, ...]) -> Iterator[str]:
 
 
 PAGE_FILES = [
-    path for path in modules() if path.relative_to(WEB).parts[0] in ("main.js", "components", "pages")
+    path for path in page_modules() if path.relative_to(WEB).parts[0] in ("main.js", "components", "pages")
 ]
 
 
 @pytest.mark.parametrize("path", PAGE_FILES, ids=lambda path: path.relative_to(WEB).as_posix())
 def test_no_visible_text_stands_in_code(path: Path) -> None:
-    for token in every(read(path)):
+    for token in walk_tokens(read_tokens(path)):
         if token.tag in ("html", "svg"):
             try:
                 found = visible(token)
             except AssertionError as error:
                 raise AssertionError(f"{path}:{token.line}: {error}") from None
             assert found == [], f"{path}:{token.line}"
-    assert [text for run in runs(read(path)) for text in spoken(run)] == [], path
+    assert [text for run in token_sequences(read_tokens(path)) for text in spoken(run)] == [], path
 
 
 @pytest.mark.parametrize(
@@ -318,7 +326,7 @@ def test_no_visible_text_stands_in_code(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_reader_of_templates_sees_what_a_person_would(source: str, found: list[str]) -> None:
-    assert visible(tokens(source)[-1]) == found
+    assert visible(tokenize(source)[-1]) == found
 
 
 @pytest.mark.parametrize(
@@ -326,7 +334,7 @@ def test_the_reader_of_templates_sees_what_a_person_would(source: str, found: li
 )
 def test_the_reader_of_templates_is_strict(source: str) -> None:
     with pytest.raises(AssertionError):
-        visible(tokens(source)[-1])
+        visible(tokenize(source)[-1])
 
 
 @pytest.mark.parametrize(
@@ -343,4 +351,4 @@ def test_the_reader_of_templates_is_strict(source: str) -> None:
     ],
 )
 def test_texts_outside_templates_are_found(source: str, found: bool) -> None:
-    assert bool(list(spoken(tokens(source)))) is found
+    assert bool(list(spoken(tokenize(source)))) is found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.javascript import every, runs, tokens
+from e2e.javascript import token_sequences, tokenize, walk_tokens
 
 
 def texts(source: str) -> list[str]:
-    return [token.text for token in every(tokens(source)) if token.kind != "template"]
+    return [token.text for token in walk_tokens(tokenize(source)) if token.kind != "template"]
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,11 @@ def test_tokens(source: str, found: list[str]) -> None:
 
 
 def test_templates_nest() -> None:
-    token = tokens("x = html`<p>${a ? html`<b>${`}`}</b>` : { c: '}' }}</p>\\${no}`")[-1]
+    token = tokenize("x = html`<p>${a ? html`<b>${`}`}</b>` : { c: '}' }}</p>\\${no}`")[-1]
     assert (token.tag, token.strings) == ("html", ("<p>", "</p>\\${no}"))
     inner = [each for each in token.values[0] if each.kind == "template"]
     assert [(each.tag, each.strings) for each in inner] == [("html", ("<b>", "</b>"))]
-    assert [[each.text for each in run] for run in runs((token,))] == [
+    assert [[each.text for each in run] for run in token_sequences((token,))] == [
         [""],
         ["a", "?", "html", "", ":", "{", "c", ":", "}", "}"],
         [""],
@@ -43,7 +43,7 @@ def test_templates_nest() -> None:
 
 
 def test_a_tag_stands_right_before_its_template() -> None:
-    assert [token.tag for token in tokens("return `a`; f(`b`); svg`c`") if token.kind == "template"] == [
+    assert [token.tag for token in tokenize("return `a`; f(`b`); svg`c`") if token.kind == "template"] == [
         None,
         None,
         "svg",
@@ -51,7 +51,7 @@ def test_a_tag_stands_right_before_its_template() -> None:
 
 
 def test_lines_are_counted() -> None:
-    assert [(token.text, token.line) for token in tokens("a\n/*\n*/ b\n'c'") if token.text] == [
+    assert [(token.text, token.line) for token in tokenize("a\n/*\n*/ b\n'c'") if token.text] == [
         ("a", 1),
         ("b", 3),
         ("c", 4),
@@ -61,4 +61,4 @@ def test_lines_are_counted() -> None:
 @pytest.mark.parametrize("source", ["'open", "`open", "`${open", "{", "a § b", "x = /open\n", "`${'}'"])
 def test_what_is_not_understood_is_refused(source: str) -> None:
     with pytest.raises(SyntaxError):
-        tokens(source)
+        tokenize(source)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from playwright.async_api import Page, Response, expect
 
-from e2e.conftest import Visitor, VisitorMaker
-from tests.conftest import LlbMaker
-from tests.harness import PASSWORD, Llb
+from e2e.conftest import Visitor, VisitorFactory
+from tests.conftest import BalancerFactory
+from tests.harness import PASSWORD, RunningBalancer
 
 OTHER_PASSWORD = "another horse battery"
 
@@ -24,7 +24,9 @@ async def log_in(page: Page, password: str = PASSWORD, username: str = "admin") 
 # --- the form ----------------------------------------------------------------------------------------
 
 
-async def test_a_wrong_password_is_told_and_can_be_typed_again(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_a_wrong_password_is_told_and_can_be_typed_again(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
     await expect(page.get_by_label("Username")).to_be_focused()
     await log_in(page, "wrong")
@@ -38,7 +40,7 @@ async def test_a_wrong_password_is_told_and_can_be_typed_again(llb: Llb, visitor
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
-async def test_password_managers_know_the_fields(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_password_managers_know_the_fields(llb: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
     await expect(page.get_by_label("Username")).to_have_attribute("autocomplete", "username")
     await expect(page.get_by_label("Password")).to_have_attribute("autocomplete", "current-password")
@@ -54,7 +56,7 @@ async def test_password_managers_know_the_fields(llb: Llb, visitors: VisitorMake
     ids=["en", "ja"],
 )
 async def test_too_many_attempts_are_told_in_words(
-    llb: Llb, visitors: VisitorMaker, locale: str, labels: tuple[str, str, str], text: str
+    llb: RunningBalancer, visitors: VisitorFactory, locale: str, labels: tuple[str, str, str], text: str
 ) -> None:
     page = await (await visitors(llb, signed_in=False, locale=locale)).open()
     username, password, submit = labels
@@ -69,7 +71,7 @@ async def test_too_many_attempts_are_told_in_words(
     await expect(page.get_by_role("alert")).to_contain_text(re.compile(text))
 
 
-async def test_a_server_that_does_not_answer_is_told(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_a_server_that_does_not_answer_is_told(llb: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
     await llb.stop()
     await log_in(page)
@@ -79,7 +81,7 @@ async def test_a_server_that_does_not_answer_is_told(llb: Llb, visitors: Visitor
     await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
 
 
-async def test_the_language_can_be_chosen_before(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_the_language_can_be_chosen_before(llb: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await (await visitors(llb, signed_in=False)).open()
     japanese = page.get_by_role("button", name="日本語")
     await japanese.focus()
@@ -94,7 +96,7 @@ async def test_the_language_can_be_chosen_before(llb: Llb, visitors: VisitorMake
 
 
 async def test_a_session_survives_the_page_the_browser_and_the_server(
-    llb: Llb, visitors: VisitorMaker
+    llb: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     first = await visitors(llb, signed_in=False)
     page = await first.open("/nodes")
@@ -184,7 +186,7 @@ async def test_a_session_that_ends_takes_its_dialog_along(visitor: Visitor) -> N
 
 
 async def test_an_address_asked_for_without_a_session_is_opened_after_it(
-    llb: Llb, visitors: VisitorMaker
+    llb: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     visitor = await visitors(llb, signed_in=False)
     page = await visitor.open("/models/local?from=a%20friend&x=%26")
@@ -248,7 +250,9 @@ async def test_who_is_told_to_be_logged_out_is(visitor: Visitor) -> None:
         "/login?next=//evil.invalid",
     ],
 )
-async def test_the_way_back_never_leads_elsewhere(llb: Llb, visitors: VisitorMaker, target: str) -> None:
+async def test_the_way_back_never_leads_elsewhere(
+    llb: RunningBalancer, visitors: VisitorFactory, target: str
+) -> None:
     visitor = await visitors(llb, signed_in=False)
     page = await visitor.context.new_page()
     await page.goto(f"{llb.url}/login?next={target}")
@@ -260,7 +264,9 @@ async def test_the_way_back_never_leads_elsewhere(llb: Llb, visitors: VisitorMak
     await expect(page).to_have_url(f"{llb.url}/models")
 
 
-async def test_no_credential_lies_where_scripts_can_read_it(llb: Llb, visitors: VisitorMaker) -> None:
+async def test_no_credential_lies_where_scripts_can_read_it(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
     visitor = await visitors(llb, signed_in=False)
     addresses: list[str] = []
     visitor.context.on("request", lambda request: addresses.append(request.url))
@@ -277,8 +283,10 @@ async def test_no_credential_lies_where_scripts_can_read_it(llb: Llb, visitors: 
         assert secret not in await page.content()
 
 
-async def test_who_may_only_look_sees_no_way_to_change(llb: Llb, visitors: VisitorMaker) -> None:
-    await llb.pull("tiny")
+async def test_who_may_only_look_sees_no_way_to_change(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    await llb.pull_model("tiny")
     answer = await llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD})
     assert answer.status_code == 201
     visitor = await visitors(llb, signed_in=False)
@@ -308,7 +316,9 @@ async def test_who_may_only_look_sees_no_way_to_change(llb: Llb, visitors: Visit
     assert refused == []
 
 
-async def test_the_default_password_is_for_this_machine(make_llb: LlbMaker, visitors: VisitorMaker) -> None:
+async def test_the_default_password_is_for_this_machine(
+    make_llb: BalancerFactory, visitors: VisitorFactory
+) -> None:
     llb = await make_llb(admin_password=None).start()
     page = await (await visitors(llb, signed_in=False)).open()
     await log_in(page, "test")

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from e2e.conftest import VisitorMaker, async_fixture
-from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
+from e2e.conftest import VisitorFactory, async_fixture
+from e2e.shop import CATALOG, SMOLLM2_NAME, add_catalog_repositories, model_card, save_screenshot
 from llb.api.routes.page import PAGE_PATHS
-from tests.conftest import LlbMaker
-from tests.harness import Llb
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer
 from tests.hub import HubStandIn
 
 PAGES = [address for address in PAGE_PATHS if address not in ("/", "/login")]
 
 
 @async_fixture()
-async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
+async def shop(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path) -> RunningBalancer:
     """The shipped catalogue, nothing pulled yet."""
-    stock(hub, smollm2)
+    add_catalog_repositories(hub, smollm2)
     llb = await make_llb(catalog=CATALOG, memory_limit_bytes=16_000_000_000).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
@@ -32,22 +32,22 @@ async def settled(page: Page) -> None:
     await expect(page.locator(".skeletons")).to_have_count(0)
 
 
-async def test_japanese(shop: Llb, visitors: VisitorMaker) -> None:
+async def test_japanese(shop: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor = await visitors(shop, locale="ja-JP")
     page = await visitor.open()
     await expect(page.locator("html")).to_have_attribute("lang", "ja")
     await expect(page.get_by_role("heading", level=1)).to_have_text("モデル")
-    await expect(card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
-    await expect(card(page, SMOLLM2_NAME)).to_contain_text("利用可能")
-    await shoot(page, "japanese")
+    await expect(model_card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
+    await expect(model_card(page, SMOLLM2_NAME)).to_contain_text("利用可能")
+    await save_screenshot(page, "japanese")
 
 
-async def test_dark_by_the_system_and_by_choice(shop: Llb, visitors: VisitorMaker) -> None:
+async def test_dark_by_the_system_and_by_choice(shop: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor = await visitors(shop, color_scheme="dark")
     page = await visitor.open()
     await settled(page)
     assert await lightness(page) < 0.2
-    await shoot(page, "dark")
+    await save_screenshot(page, "dark")
     await page.get_by_role("link", name="Settings").click()
     await page.get_by_role("radio", name="Light").check()
     assert await lightness(page) > 0.8
@@ -64,7 +64,9 @@ async def lightness(page: Page) -> float:
 
 
 @pytest.mark.parametrize("width", [360, 768, 2560])
-async def test_nothing_is_wider_than_the_window(shop: Llb, visitors: VisitorMaker, width: int) -> None:
+async def test_nothing_is_wider_than_the_window(
+    shop: RunningBalancer, visitors: VisitorFactory, width: int
+) -> None:
     visitor = await visitors(shop, viewport={"width": width, "height": 740})
     page = await visitor.open()
     for address in PAGES:
@@ -77,4 +79,4 @@ async def test_nothing_is_wider_than_the_window(shop: Llb, visitors: VisitorMake
     await page.goto(f"{shop.url}/models")
     await settled(page)
     if width == 360:
-        await shoot(page, "phone")
+        await save_screenshot(page, "phone")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page, Request, expect
 
-from e2e.answers import answering, ask, log, says, talker
-from e2e.conftest import VisitorMaker, async_fixture
-from tests.harness import Llb
+from e2e.answers import conversation_log, fake_completions, send_message, talker, text_completion
+from e2e.conftest import VisitorFactory, async_fixture
+from tests.harness import RunningBalancer
 
 __all__ = ["talker"]
 
@@ -54,11 +54,11 @@ FORBIDDEN = (
 
 
 @async_fixture()
-async def page(talker: Llb, visitors: VisitorMaker) -> Page:
+async def page(talker: RunningBalancer, visitors: VisitorFactory) -> Page:
     return await (await visitors(talker)).open("/playground")
 
 
-async def test_hostile_markdown_is_inert(page: Page, talker: Llb) -> None:
+async def test_hostile_markdown_is_inert(page: Page, talker: RunningBalancer) -> None:
     left: list[str] = []
 
     def note(request: Request) -> None:
@@ -66,10 +66,10 @@ async def test_hostile_markdown_is_inert(page: Page, talker: Llb) -> None:
             left.append(request.url)
 
     page.on("request", note)
-    await answering(page, says(HOSTILE))
-    await ask(page, "Attack")
-    await expect(log(page)).to_contain_text("The end")
-    said = log(page).locator(".answer .said-text")
+    await fake_completions(page, text_completion(HOSTILE))
+    await send_message(page, "Attack")
+    await expect(conversation_log(page)).to_contain_text("The end")
+    said = conversation_log(page).locator(".answer .said-text")
     for selector in FORBIDDEN:
         await expect(said.locator(selector)).to_have_count(0)
     # Markup is text to be read.
@@ -93,9 +93,9 @@ async def test_hostile_markdown_is_inert(page: Page, talker: Llb) -> None:
 
 
 async def test_what_is_asked_is_shown_as_it_was_typed(page: Page) -> None:
-    await answering(page, says("Fine."))
-    await ask(page, "<b>**bold**</b>\n  indented")
-    question = log(page).locator(".question")
+    await fake_completions(page, text_completion("Fine."))
+    await send_message(page, "<b>**bold**</b>\n  indented")
+    question = conversation_log(page).locator(".question")
     await expect(question).to_contain_text("<b>**bold**</b>")
     await expect(question.locator("b, strong")).to_have_count(0)
 
@@ -134,9 +134,9 @@ print("x")
 
 async def test_markdown_looks_like_it(page: Page) -> None:
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await answering(page, says(RICH))
-    await ask(page, "Show me")
-    said = log(page).locator(".answer .said-text")
+    await fake_completions(page, text_completion(RICH))
+    await send_message(page, "Show me")
+    said = conversation_log(page).locator(".answer .said-text")
     await expect(said.locator("strong")).to_have_text("bold")
     await expect(said.locator("sub")).to_have_text("2")
     await expect(said.locator("ol > li")).to_have_count(3)
@@ -157,8 +157,10 @@ async def test_markdown_looks_like_it(page: Page) -> None:
     ids=["quotes", "brackets", "lists", "tags", "emphasis"],
 )
 async def test_what_is_too_much_for_a_parser_does_not_stop_the_page(page: Page, text: str) -> None:
-    await answering(page, says(f"Look:\n\n{text}\n\nThat was it."), says("Alive"))
-    await ask(page, "Strange")
-    await expect(log(page)).to_contain_text("That was it.")
-    await ask(page, "Still there?")
-    await expect(log(page)).to_contain_text("Alive")
+    await fake_completions(
+        page, text_completion(f"Look:\n\n{text}\n\nThat was it."), text_completion("Alive")
+    )
+    await send_message(page, "Strange")
+    await expect(conversation_log(page)).to_contain_text("That was it.")
+    await send_message(page, "Still there?")
+    await expect(conversation_log(page)).to_contain_text("Alive")

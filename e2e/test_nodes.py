@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker, async_fixture
+from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from llb.node import agent
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 GB = 1_000_000_000
@@ -29,12 +29,12 @@ HOSTILE = (
 
 @async_fixture()
 async def talking(
-    make_llb: LlbMaker,
+    make_llb: BalancerFactory,
     hub: HubStandIn,
     chat_gguf: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Llb:
+) -> RunningBalancer:
     """An appliance that can load a model, and whose heart beats quickly."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -44,7 +44,7 @@ async def talking(
         {"id": "tiny", "size_bytes": 300_000},
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
@@ -52,7 +52,7 @@ def node_of(page: Page, name: str = "attic") -> Locator:
     return page.get_by_role("region", name=name, exact=True)
 
 
-async def test_a_node_says_what_it_is(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_a_node_says_what_it_is(talking: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor = await visitors(talking)
     page = await visitor.open("/nodes")
     node = node_of(page)
@@ -71,8 +71,8 @@ async def test_a_node_says_what_it_is(talking: Llb, visitors: VisitorMaker) -> N
     await expect(node.get_by_role("meter", name="RAM in use")).not_to_have_attribute("aria-valuenow", "0")
 
 
-async def test_a_load_and_an_unload_are_followed(talking: Llb, visitors: VisitorMaker) -> None:
-    await talking.pull("chat")
+async def test_a_load_and_an_unload_are_followed(talking: RunningBalancer, visitors: VisitorFactory) -> None:
+    await talking.pull_model("chat")
     visitor = await visitors(talking)
     page = await visitor.open("/nodes")
     node = node_of(page)
@@ -96,13 +96,13 @@ async def test_a_load_and_an_unload_are_followed(talking: Llb, visitors: Visitor
 
 
 async def test_a_download_is_shown_where_it_goes(
-    talking: Llb, hub: HubStandIn, visitors: VisitorMaker
+    talking: RunningBalancer, hub: HubStandIn, visitors: VisitorFactory
 ) -> None:
     hub.faults.throttle(100_000)
     visitor = await visitors(talking)
     page = await visitor.open("/nodes")
     node = node_of(page)
-    await talking.register("tiny")
+    await talking.register_model("tiny")
     download = node.get_by_role("list", name="Downloads").get_by_role("listitem")
     progress = download.get_by_role("progressbar", name="Download of tiny")
     await expect(progress).to_have_attribute("aria-valuenow", re.compile(r"^[1-9]\d$"))
@@ -162,7 +162,7 @@ async def fits_its_window(page: Page) -> bool:
     return bool(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-async def test_many_nodes_each_in_its_state(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await open_cluster(await visitors(talking))
     await expect(page.get_by_role("main")).to_contain_text("10 of 12 nodes online")
     away = node_of(page, "host-0")
@@ -186,7 +186,7 @@ async def test_many_nodes_each_in_its_state(talking: Llb, visitors: VisitorMaker
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 async def test_hostile_names_stay_names_at_every_width(
-    talking: Llb, visitors: VisitorMaker, width: int
+    talking: RunningBalancer, visitors: VisitorFactory, width: int
 ) -> None:
     page = await open_cluster(await visitors(talking, viewport={"width": width, "height": 800}))
     for name in HOSTILE:
@@ -195,7 +195,7 @@ async def test_hostile_names_stay_names_at_every_width(
     assert await fits_its_window(page)
 
 
-async def test_in_japanese(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_in_japanese(talking: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await open_cluster(
         await visitors(talking, locale="ja", color_scheme="dark", viewport={"width": 360, "height": 800})
     )

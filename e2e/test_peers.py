@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from e2e.conftest import VisitorMaker, async_fixture
-from e2e.shop import CATALOG, SMOLLM2, SMOLLM2_NAME, card, entries, shoot, stock
+from e2e.conftest import VisitorFactory, async_fixture
+from e2e.shop import (
+    CATALOG,
+    SMOLLM2,
+    SMOLLM2_NAME,
+    add_catalog_repositories,
+    catalog_entries,
+    model_card,
+    save_screenshot,
+)
 from e2e.test_nodes import node_of
 from llb.node import agent
-from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
-from tests.harness import PASSWORD, JoinedLlb, Llb, write_catalog
+from tests.conftest import TINY_BYTES, BalancerFactory, JoinedNodeFactory
+from tests.harness import PASSWORD, RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn
 from tests.hub.content import tiny_gguf
 
@@ -22,7 +30,9 @@ NOMIC = "Nomic Embed Text v1.5"
 
 
 @async_fixture()
-async def attic(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Llb:
+async def attic(
+    make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunningBalancer:
     """A balancer that nobody has joined yet; hearts beat quickly."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.2)
     catalog = write_catalog(
@@ -31,15 +41,15 @@ async def attic(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path, monkeypatch
         {"id": "other", "name": "Other", "size_bytes": TINY_BYTES},
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
 @async_fixture()
-async def cellar(attic: Llb, make_node: NodeMaker) -> JoinedLlb:
+async def cellar(attic: RunningBalancer, make_node: JoinedNodeFactory) -> RunningJoinedNode:
     """A host that has joined the attic."""
     joined = await make_node(attic, "cellar").start()
-    await joined.online()
+    await joined.wait_until_online()
     return joined
 
 
@@ -61,10 +71,10 @@ async def press(node: Locator, name: str) -> None:
 
 
 @async_fixture()
-async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+async def shop(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> RunningBalancer:
     """The shipped catalogue; SmolLM2 is the real one, Nomic Embed is as large as the real one."""
-    stock(hub, smollm2)
-    [nomic] = [entry for entry in entries() if entry["name"] == NOMIC]
+    add_catalog_repositories(hub, smollm2)
+    [nomic] = [entry for entry in catalog_entries() if entry["name"] == NOMIC]
     blank = tmp_path / "nomic.gguf"
     blank.write_bytes(tiny_gguf())
     os.truncate(blank, nomic["size_bytes"])
@@ -76,14 +86,14 @@ async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Pat
         host="0.0.0.0",  # the command is of use to others; the tests' socket stays on loopback
         advertise="http://attic.lan:8080",
     ).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
 async def test_two_more_machines(
-    shop: Llb, hub: HubStandIn, make_node: NodeMaker, visitors: VisitorMaker
+    shop: RunningBalancer, hub: HubStandIn, make_node: JoinedNodeFactory, visitors: VisitorFactory
 ) -> None:
-    await shop.pull(SMOLLM2)
+    await shop.pull_model(SMOLLM2)
     question = {"model": SMOLLM2, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     assert (await shop.http.post("/v1/chat/completions", json=question)).status_code == 200
     page = await (await visitors(shop)).open("/nodes")
@@ -95,13 +105,13 @@ async def test_two_more_machines(
         shop, "cellar", join_token=command.split()[-1], memory_limit_bytes=24_000_000_000
     ).start()
     await expect(dialog.get_by_role("status")).to_have_text("cellar has joined.")
-    await shoot(page, "add-node")
+    await save_screenshot(page, "add-node")
     await press(dialog, "Close")
 
     shed = await make_node(shop, "shed", memory_limit_bytes=8_000_000_000).start()
     await expect(toast(page, "shed has joined.")).to_be_visible()
     for node in (cellar, shed):
-        await node.online()
+        await node.wait_until_online()
         # What was here before they came, comes to them by itself.
         await expect(
             node_of(page, node.app.config.name).get_by_role("list", name="On its disk")
@@ -113,8 +123,8 @@ async def test_two_more_machines(
     await press(dialog, "Save")
     stalled = hub.faults.stall(after=90_000_000)
     await page.get_by_role("link", name="Models").click()
-    await press(card(page, NOMIC), "Pull")
-    await expect(card(page, NOMIC).get_by_role("list", name="Nodes")).to_have_text(
+    await press(model_card(page, NOMIC), "Pull")
+    await expect(model_card(page, NOMIC).get_by_role("list", name="Nodes")).to_have_text(
         re.compile(r"^\s*attic 6\d%\s*cellar 6\d%\s*garage 6\d%\s*$"), timeout=30_000
     )
     await page.get_by_role("link", name="Nodes").click()
@@ -127,7 +137,7 @@ async def test_two_more_machines(
     await page.set_viewport_size({"width": 1720, "height": 1140})
     await page.evaluate("scrollTo(0, 0)")
     await dismiss_toasts(page)
-    await shoot(page, "nodes")
+    await save_screenshot(page, "nodes")
     stalled.clear()
     await press(node_of(page, "garage"), "Take back")
     for name in ("attic", "cellar", "garage"):
@@ -142,11 +152,11 @@ async def test_two_more_machines(
     await page.set_viewport_size({"width": 1280, "height": 860})
     await page.get_by_role("link", name="Models").click()
     await page.get_by_role("tab", name="Local").click()
-    await expect(card(page, SMOLLM2_NAME).get_by_role("listitem")).to_contain_text(
+    await expect(model_card(page, SMOLLM2_NAME).get_by_role("listitem")).to_contain_text(
         ["attic", "cellar Offline", "garage"], use_inner_text=True
     )
     await dismiss_toasts(page)
-    await shoot(page, "local-nodes")
+    await save_screenshot(page, "local-nodes")
     await page.get_by_role("link", name="Nodes").click()
     await cellar.start(cellar.port)
     await expect(toast(page, "The node cellar is back.")).to_be_visible()
@@ -160,7 +170,7 @@ async def test_two_more_machines(
 
 
 async def test_a_machine_joins_with_the_command_from_the_page(
-    attic: Llb, make_node: NodeMaker, visitors: VisitorMaker
+    attic: RunningBalancer, make_node: JoinedNodeFactory, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
     await expect(page.get_by_role("heading", name="Room for more machines")).to_be_visible()
@@ -183,7 +193,7 @@ async def test_a_machine_joins_with_the_command_from_the_page(
     await expect(page.get_by_role("button", name="Add node")).to_be_focused()
     await expect(toast(page, "cellar has joined.")).to_be_visible()
 
-    await joined.online()
+    await joined.wait_until_online()
     node = node_of(page, "cellar")
     await expect(node).to_contain_text("Online")
     await expect(node).to_contain_text(re.compile(r"Direct, \d+(\.\d)? ms"))
@@ -194,7 +204,7 @@ async def test_a_machine_joins_with_the_command_from_the_page(
 
 
 async def test_the_command_can_be_copied_and_the_keyboard_is_enough(
-    attic: Llb, visitors: VisitorMaker
+    attic: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     visitor = await visitors(attic, permissions=["clipboard-read", "clipboard-write"])
     page = await visitor.open("/nodes")
@@ -213,10 +223,10 @@ async def test_the_command_can_be_copied_and_the_keyboard_is_enough(
 
 
 async def test_with_the_default_password_nobody_joins_and_the_page_says_what_to_do(
-    make_llb: LlbMaker, visitors: VisitorMaker
+    make_llb: BalancerFactory, visitors: VisitorFactory
 ) -> None:
     llb = await make_llb(admin_password=None).start()
-    await llb.online()
+    await llb.wait_until_online()
     visitor = await visitors(llb, signed_in=False)
     await visitor.sign_in(password="test")
     page = await visitor.open("/nodes")
@@ -230,7 +240,7 @@ async def test_with_the_default_password_nobody_joins_and_the_page_says_what_to_
 
 
 async def test_who_is_no_administrator_only_looks(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     person = {"username": "ann", "password": PASSWORD}
     assert (await attic.http.post("/api/users", json=person)).status_code == 201
@@ -246,20 +256,20 @@ async def test_who_is_no_administrator_only_looks(
 
 
 async def test_a_pull_is_followed_on_each_node(
-    attic: Llb, cellar: JoinedLlb, hub: HubStandIn, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, hub: HubStandIn, visitors: VisitorFactory
 ) -> None:
     visitor = await visitors(attic)
     nodes, page = await visitor.open("/nodes"), await visitor.open()
-    await expect(card(page, "Tiny").get_by_role("list", name="Nodes")).to_be_empty()
+    await expect(model_card(page, "Tiny").get_by_role("list", name="Nodes")).to_be_empty()
     stalled = hub.faults.stall(after=TINY_BYTES * 45 // 100)
-    await press(card(page, "Tiny"), "Pull")
-    where = card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
+    await press(model_card(page, "Tiny"), "Pull")
+    where = model_card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
     await expect(where).to_have_text([re.compile(r"attic 4\d%"), re.compile(r"cellar 4\d%")])
     for name in ("attic", "cellar"):
         bar = node_of(nodes, name).get_by_role("progressbar", name="Download of Tiny")
         await expect(bar).to_have_attribute("aria-valuenow", re.compile("4[0-5]"))
     stalled.clear()
-    await expect(card(page, "Tiny")).to_contain_text("Ready on 2 nodes")
+    await expect(model_card(page, "Tiny")).to_contain_text("Ready on 2 nodes")
     await expect(where).to_have_text([re.compile(r"attic\s+Ready"), re.compile(r"cellar\s+Ready")])
     for name in ("attic", "cellar"):
         await expect(node_of(nodes, name).get_by_role("list", name="On its disk")).to_contain_text(
@@ -267,26 +277,26 @@ async def test_a_pull_is_followed_on_each_node(
         )
 
     await page.get_by_role("tab", name="Local").click()
-    holders = card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
+    holders = model_card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
     await expect(holders).to_have_text(
         [re.compile(r"attic\s+Ready\s.*tiny.gguf"), re.compile(r"cellar\s+Ready\s.*tiny.gguf")]
     )
     await cellar.stop()
     await expect(holders.nth(1)).to_contain_text("Offline")
-    await press(card(page, "Tiny"), "Delete")
+    await press(model_card(page, "Tiny"), "Delete")
     await expect(page.get_by_role("dialog")).to_contain_text(
         "cellar is offline: the files there are removed when it returns."
     )
     await page.keyboard.press("Escape")
     await page.get_by_role("tab", name="Model Hub").click()
-    await expect(card(page, "Tiny")).to_contain_text("Ready on 1 of 2 nodes")
+    await expect(model_card(page, "Tiny")).to_contain_text("Ready on 1 of 2 nodes")
 
 
 async def test_a_model_that_fails_on_one_node_is_told_there(
-    attic: Llb, cellar: JoinedLlb, hub: HubStandIn, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, hub: HubStandIn, visitors: VisitorFactory
 ) -> None:
-    await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.pull_model("tiny")
+    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     await cellar.stop()
     (cellar.home / "models" / "tiny" / "tiny.gguf").write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
     hub.faults.corrupt()
@@ -295,15 +305,15 @@ async def test_a_model_that_fails_on_one_node_is_told_there(
     page = await visitor.open("/nodes")
     await expect(node_of(page, "cellar").get_by_role("alert")).to_contain_text("Tiny could not be pulled:")
     await page.goto(f"{attic.url}/models")
-    await expect(card(page, "Tiny")).to_contain_text("Ready on 1 of 2 nodes")
-    await expect(card(page, "Tiny").get_by_role("list", name="Nodes")).to_contain_text("cellar Failed")
+    await expect(model_card(page, "Tiny")).to_contain_text("Ready on 1 of 2 nodes")
+    await expect(model_card(page, "Tiny").get_by_role("list", name="Nodes")).to_contain_text("cellar Failed")
 
 
 async def test_a_node_that_goes_stays_visible_and_comes_back(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
-    await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.pull_model("tiny")
+    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     node = node_of(page, "cellar")
     await expect(node).to_contain_text("Online")
@@ -326,7 +336,7 @@ async def test_a_node_that_goes_stays_visible_and_comes_back(
 
 
 async def test_a_node_is_drained_and_taken_back(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
     for name in ("cellar", "attic"):
@@ -341,7 +351,9 @@ async def test_a_node_is_drained_and_taken_back(
         await expect(node.get_by_role("button", name="Drain")).to_be_focused()
 
 
-async def test_a_node_is_renamed_and_tagged(attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker) -> None:
+async def test_a_node_is_renamed_and_tagged(
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
+) -> None:
     page, other = await (await visitors(attic)).open("/nodes"), await (await visitors(attic)).open("/nodes")
     await press(node_of(page, "cellar"), "Rename or tag")
     dialog = page.get_by_role("dialog", name="Name and tags of cellar")
@@ -366,7 +378,7 @@ async def test_a_node_is_renamed_and_tagged(attic: Llb, cellar: JoinedLlb, visit
 
 
 async def test_the_own_node_is_neither_renamed_nor_removed(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
     await expect(node_of(page).get_by_role("button")).to_have_text(["Tags", "Drain"])
@@ -382,10 +394,10 @@ async def test_the_own_node_is_neither_renamed_nor_removed(
 
 
 async def test_a_node_is_removed_after_a_question(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
-    await attic.pull("tiny")
-    await attic.until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.pull_model("tiny")
+    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     await press(node_of(page, "cellar"), "Remove")
     dialog = page.get_by_role("dialog", name="Remove cellar?")
@@ -401,11 +413,11 @@ async def test_a_node_is_removed_after_a_question(
     await expect(page.locator(".toast")).to_have_count(0)
     assert (cellar.home / "models" / "tiny" / "tiny.gguf").exists()
     await page.goto(f"{attic.url}/models")
-    await expect(card(page, "Tiny")).to_contain_text("Ready on 1 node")
+    await expect(model_card(page, "Tiny")).to_contain_text("Ready on 1 node")
 
 
 async def test_a_node_that_is_removed_elsewhere_leaves_without_a_word(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
     await expect(node_of(page, "cellar")).to_contain_text("Online")
@@ -423,7 +435,7 @@ async def test_a_node_that_is_removed_elsewhere_leaves_without_a_word(
 
 @pytest.mark.parametrize("width", [360, 2560])
 async def test_dialogs_fit_their_window(
-    attic: Llb, cellar: JoinedLlb, visitors: VisitorMaker, width: int
+    attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory, width: int
 ) -> None:
     page = await (await visitors(attic, viewport={"width": width, "height": 740})).open("/nodes")
     for opener in ("Add node", "Rename or tag", "Remove"):

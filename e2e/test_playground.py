@@ -9,9 +9,9 @@ from typing import Any
 
 from playwright.async_api import Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker, async_fixture
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 HOSTILE = """# Heading
@@ -34,7 +34,9 @@ print("<b>code</b>")
 
 
 @async_fixture()
-async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path) -> Llb:
+async def talking(
+    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
     """SmolLM2 and a small model that talks nonsense, both Ready; the latter is said to see."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -50,9 +52,9 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, chat_gguf:
          "required_memory_bytes": 300_000_000},
     )  # fmt: skip
     llb = await make_llb(catalog=catalog, context=2048).start()
-    await llb.online()
-    await llb.pull("smollm2")
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("smollm2")
+    await llb.pull_model("chat")
     return llb
 
 
@@ -76,12 +78,14 @@ async def answers_with(page: Page, text: str) -> None:
     await page.route("**/v1/chat/completions", fulfil)
 
 
-async def busy(llb: Llb) -> int:
+async def busy(llb: RunningBalancer) -> int:
     nodes = (await llb.http.get("/api/nodes")).json()["nodes"]
     return sum(engine["busy"] for node in nodes for engine in node["engines"])
 
 
-async def test_stop_stops_the_engine_and_the_conversation_stays(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_stop_stops_the_engine_and_the_conversation_stays(
+    talking: RunningBalancer, visitors: VisitorFactory
+) -> None:
     visitor = await visitors(talking)
     page = await visitor.open("/playground?model=smollm2")
     await ask(page, "Count from one to a thousand, in words.")
@@ -109,7 +113,7 @@ async def test_stop_stops_the_engine_and_the_conversation_stays(talking: Llb, vi
     await expect(other.get_by_role("log")).to_contain_text("to the first token")
 
 
-async def test_a_hostile_answer_can_do_nothing(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_a_hostile_answer_can_do_nothing(talking: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await (await visitors(talking)).open("/playground")
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url) if "invalid" in request.url else None)
@@ -128,7 +132,9 @@ async def test_a_hostile_answer_can_do_nothing(talking: Llb, visitors: VisitorMa
     assert elsewhere == []
 
 
-async def test_an_error_is_told_and_can_be_retried(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_an_error_is_told_and_can_be_retried(
+    talking: RunningBalancer, visitors: VisitorFactory
+) -> None:
     page = await (await visitors(talking)).open("/playground?model=chat")
     refused = {"error": {"message": "x", "type": "overloaded_error", "code": "queue_full"}}
 
@@ -144,7 +150,9 @@ async def test_an_error_is_told_and_can_be_retried(talking: Llb, visitors: Visit
     await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible()
 
 
-async def test_enter_that_chooses_a_word_does_not_send(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_enter_that_chooses_a_word_does_not_send(
+    talking: RunningBalancer, visitors: VisitorFactory
+) -> None:
     page = await (await visitors(talking)).open("/playground?model=chat")
     box = page.get_by_role("textbox", name="Message")
     await box.fill("こんにちは")
@@ -160,7 +168,7 @@ async def test_enter_that_chooses_a_word_does_not_send(talking: Llb, visitors: V
     await expect(page.get_by_role("log")).to_contain_text("はい")
 
 
-async def test_pictures_go_to_models_that_see(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_pictures_go_to_models_that_see(talking: RunningBalancer, visitors: VisitorFactory) -> None:
     page = await (await visitors(talking)).open("/playground?model=smollm2")
     await expect(page.get_by_role("textbox", name="Message")).to_be_visible()
     await expect(page.get_by_label("Attach images")).to_have_count(0)
@@ -183,7 +191,9 @@ async def test_pictures_go_to_models_that_see(talking: Llb, visitors: VisitorMak
     assert parts[-1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-async def test_a_conversation_is_renamed_and_deleted(talking: Llb, visitors: VisitorMaker) -> None:
+async def test_a_conversation_is_renamed_and_deleted(
+    talking: RunningBalancer, visitors: VisitorFactory
+) -> None:
     page = await (await visitors(talking)).open("/playground?model=chat")
     await answers_with(page, "Certainly.")
     await ask(page, "Remember the milk")

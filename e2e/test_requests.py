@@ -11,10 +11,10 @@ import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from e2e.conftest import VisitorMaker, async_fixture
+from e2e.conftest import VisitorFactory, async_fixture
 from llb.node import agent
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -23,13 +23,13 @@ LONG = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_toke
 
 @async_fixture()
 async def asked(
-    make_llb: LlbMaker,
+    make_llb: BalancerFactory,
     hub: HubStandIn,
     chat_gguf: Path,
     smollm2: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Llb:
+) -> RunningBalancer:
     """An appliance whose heart beats quickly; `chat` answers at once, `smollm2` takes seconds."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -40,7 +40,7 @@ async def asked(
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
     )
     llb = await make_llb(catalog=catalog, context=2048).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
@@ -53,19 +53,19 @@ def loaded(page: Page) -> Locator:
     return page.get_by_role("region", name="Models in memory").get_by_role("row")
 
 
-async def ask(llb: Llb, model: str = "chat") -> None:
+async def ask(llb: RunningBalancer, model: str = "chat") -> None:
     answer = await llb.http.post("/v1/chat/completions", json={**QUESTION, "model": model})
     assert answer.status_code == 200, answer.text
 
 
-async def test_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
+async def test_the_first_request(asked: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor = await visitors(asked, permissions=["clipboard-read", "clipboard-write"])
     page = await visitor.open("/requests")
     main = page.get_by_role("main")
     await expect(main.get_by_role("heading", name="No requests yet")).to_be_visible()
     await expect(main.get_by_role("link", name="Open the Model Hub")).to_be_visible()
 
-    await asked.pull("chat")
+    await asked.pull_model("chat")
     await expect(main.get_by_role("heading", name="Send the first request")).to_be_visible()
     await main.get_by_role("button", name="Copy").focus()
     await page.keyboard.press("Enter")
@@ -73,7 +73,7 @@ async def test_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
     command = await page.evaluate("navigator.clipboard.readText()")
 
     # What is copied works, once a key is in its place.
-    key = await asked.new_key("inference")
+    key = await asked.create_key("inference")
     program, url, *options = shlex.split(command.replace("sk-…", key).replace("\\\n", ""))
     assert program == "curl"
     pairs = list(zip(options[::2], options[1::2], strict=True))
@@ -88,8 +88,8 @@ async def test_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
     await expect(main.get_by_role("heading", name="Send the first request")).to_have_count(0)
 
 
-async def test_the_links_of_the_first_request(asked: Llb, visitors: VisitorMaker) -> None:
-    await asked.pull("chat")
+async def test_the_links_of_the_first_request(asked: RunningBalancer, visitors: VisitorFactory) -> None:
+    await asked.pull_model("chat")
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
     main = page.get_by_role("main")
@@ -99,8 +99,8 @@ async def test_the_links_of_the_first_request(asked: Llb, visitors: VisitorMaker
     )
 
 
-async def test_figures_follow_what_is_asked(asked: Llb, visitors: VisitorMaker) -> None:
-    await asked.pull("chat")
+async def test_figures_follow_what_is_asked(asked: RunningBalancer, visitors: VisitorFactory) -> None:
+    await asked.pull_model("chat")
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
     await expect(tile(page, "Requests answered")).to_contain_text("0")
@@ -125,8 +125,10 @@ async def test_figures_follow_what_is_asked(asked: Llb, visitors: VisitorMaker) 
     await expect(tile(page, "Busy slots")).to_contain_text("–")
 
 
-async def test_an_answer_is_seen_while_it_is_written(asked: Llb, visitors: VisitorMaker) -> None:
-    await asked.pull("smollm2")
+async def test_an_answer_is_seen_while_it_is_written(
+    asked: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    await asked.pull_model("smollm2")
     await ask(asked, "smollm2")
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
@@ -145,8 +147,8 @@ async def test_an_answer_is_seen_while_it_is_written(asked: Llb, visitors: Visit
     await expect(row).to_contain_text("0 of 4")
 
 
-async def test_the_charts_as_a_table_by_keyboard(asked: Llb, visitors: VisitorMaker) -> None:
-    await asked.pull("chat")
+async def test_the_charts_as_a_table_by_keyboard(asked: RunningBalancer, visitors: VisitorFactory) -> None:
+    await asked.pull_model("chat")
     await ask(asked)
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
@@ -168,9 +170,9 @@ async def test_the_charts_as_a_table_by_keyboard(asked: Llb, visitors: VisitorMa
 
 
 async def test_what_a_chart_says_where_one_points(
-    asked: Llb, visitors: VisitorMaker, monkeypatch: pytest.MonkeyPatch
+    asked: RunningBalancer, visitors: VisitorFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await asked.pull("chat")
+    await asked.pull_model("chat")
     await ask(asked)
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
@@ -187,14 +189,16 @@ async def test_what_a_chart_says_where_one_points(
 
 
 @pytest.mark.parametrize(("width", "locale"), [(360, "en"), (360, "ja"), (2560, "ja")])
-async def test_it_fits_its_window(asked: Llb, visitors: VisitorMaker, width: int, locale: str) -> None:
+async def test_it_fits_its_window(
+    asked: RunningBalancer, visitors: VisitorFactory, width: int, locale: str
+) -> None:
     visitor = await visitors(asked, locale=locale, viewport={"width": width, "height": 800})
     page = await visitor.open("/requests")
     heading = {"en": "Requests", "ja": "リクエスト"}[locale]
     await expect(page.get_by_role("heading", level=1)).to_have_text(heading)
     fits = "document.documentElement.scrollWidth <= innerWidth"
     assert await page.evaluate(fits)
-    await asked.pull("chat")
+    await asked.pull_model("chat")
     await expect(
         page.get_by_role("heading", name={"en": "Send the first", "ja": "最初のリクエスト"}[locale])
     ).to_be_visible()
@@ -210,10 +214,10 @@ def history(page: Page) -> Locator:
 
 
 async def test_the_history_grows_while_one_looks_and_can_be_filtered(
-    asked: Llb, visitors: VisitorMaker
+    asked: RunningBalancer, visitors: VisitorFactory
 ) -> None:
-    await asked.pull("chat")
-    key = await asked.new_key("inference")
+    await asked.pull_model("chat")
+    key = await asked.create_key("inference")
     headers = {"Authorization": f"Bearer {key}"}
     page = await (await visitors(asked)).open("/requests")
     await expect(page.get_by_text("No request yet.")).to_be_visible()
@@ -248,8 +252,10 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     await expect(usage).to_contain_text("Commands on the host: 2")
 
 
-async def test_older_requests_come_when_they_are_asked_for(asked: Llb, visitors: VisitorMaker) -> None:
-    await asked.pull("chat")
+async def test_older_requests_come_when_they_are_asked_for(
+    asked: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    await asked.pull_model("chat")
     for _ in range(55):
         answer = await asked.http.post("/v1/chat/completions", json={**QUESTION, "model": "nowhere"})
         assert answer.status_code == 404

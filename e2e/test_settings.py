@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from e2e.conftest import Visitor, VisitorMaker
+from e2e.conftest import Visitor, VisitorFactory
 from llb.security.passwords import PASSWORD_MIN_LENGTH
-from tests.conftest import LlbMaker
-from tests.harness import PASSWORD, Llb
+from tests.conftest import BalancerFactory
+from tests.harness import PASSWORD, RunningBalancer
 
 NEW_PASSWORD = "another horse battery"
 
@@ -54,7 +54,7 @@ async def test_the_language_holds_at_once_and_keeps_the_place(visitor: Visitor) 
 # --- the password ------------------------------------------------------------------------------------
 
 
-async def test_a_new_password_ends_the_sessions_elsewhere(visitor: Visitor, visitors: VisitorMaker) -> None:
+async def test_a_new_password_ends_the_sessions_elsewhere(visitor: Visitor, visitors: VisitorFactory) -> None:
     elsewhere = await visitors(visitor.llb)
     other = await elsewhere.open("/nodes")
     page = await visitor.open("/settings")
@@ -121,10 +121,10 @@ async def test_a_refusal_of_the_cookie_of_before_signs_nobody_out(visitor: Visit
 
 @pytest.mark.parametrize("start", ["/access", "/models"])
 async def test_the_default_password_is_told_until_it_is_changed(
-    make_llb: LlbMaker, visitors: VisitorMaker, start: str
+    make_llb: BalancerFactory, visitors: VisitorFactory, start: str
 ) -> None:
     llb = await make_llb(admin_password=None).start()
-    await llb.online()
+    await llb.wait_until_online()
     visitor = await visitors(llb, signed_in=False)
     await visitor.sign_in("admin", "test")
     page = await visitor.open(start)
@@ -183,7 +183,7 @@ async def test_what_is_wrong_with_the_host_is_told(visitor: Visitor) -> None:
 
 
 async def test_the_settings_in_effect_are_for_administrators(
-    make_llb: LlbMaker, visitors: VisitorMaker
+    make_llb: BalancerFactory, visitors: VisitorFactory
 ) -> None:
     llb = await make_llb(max_queue=7).start()
     page = await (await visitors(llb)).open("/settings")
@@ -206,7 +206,7 @@ async def test_the_settings_in_effect_are_for_administrators(
     await expect(hers.get_by_role("main")).not_to_contain_text(str(llb.home))
 
 
-async def add_ann(llb: Llb) -> None:
+async def add_ann(llb: RunningBalancer) -> None:
     answer = await llb.http.post("/api/users", json={"username": "ann", "password": NEW_PASSWORD})
     assert answer.status_code == 201
 

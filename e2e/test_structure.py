@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-from e2e.javascript import WEB, Token, every, modules, read, runs
+from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, walk_tokens
 from e2e.unit.bare import ORIGIN, bare_context
 from llb.api.routes.page import PAGE_PATHS
 from llb.wire import Event, HelloEvent, Resync
@@ -65,7 +65,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(WEB).as_posix()
 
 
-FILES = [pytest.param(path, id=name_of(path)) for path in modules()]
+FILES = [pytest.param(path, id=name_of(path)) for path in page_modules()]
 
 
 # --- imports -----------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class Import:
 
 @cache
 def imports_of(path: Path) -> tuple[Import, ...]:
-    return tuple(found for run in runs(read(path)) for found in _imports(path, run))
+    return tuple(found for run in token_sequences(read_tokens(path)) for found in _imports(path, run))
 
 
 def _imports(path: Path, run: tuple[Token, ...]) -> Iterator[Import]:
@@ -135,7 +135,8 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     below = {
-        name_of(path): {found.target for found in imports_of(path) if not found.dynamic} for path in modules()
+        name_of(path): {found.target for found in imports_of(path) if not found.dynamic}
+        for path in page_modules()
     }
     below = {name: {target for target in targets if target in below} for name, targets in below.items()}
     while below:
@@ -146,9 +147,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 def test_every_module_is_used() -> None:
-    targets = {found.target for path in modules() for found in imports_of(path)}
+    targets = {found.target for path in page_modules() for found in imports_of(path)}
     patterns = [re.compile(re.escape(target).replace(r"\*", "[^/]+")) for target in targets]
-    for path in modules():
+    for path in page_modules():
         name = name_of(path)
         if name not in ("main.js", "boot.js"):
             assert any(pattern.fullmatch(name) for pattern in patterns), f"nobody imports {name}"
@@ -172,18 +173,18 @@ def globals_of(run: tuple[Token, ...]) -> Iterator[Token]:
 @pytest.mark.parametrize("path", FILES)
 def test_no_module_uses_what_is_not_its_own(path: Path) -> None:
     name = name_of(path)
-    for token in every(read(path)):
+    for token in walk_tokens(read_tokens(path)):
         if token.kind == "name" and token.text in NAMES:
             assert name == NAMES[token.text], f"{path}:{token.line}: {token.text}"
         assert not token.is_("debugger"), f"{path}:{token.line}"
-    for run in runs(read(path)):
+    for run in token_sequences(read_tokens(path)):
         for token in globals_of(run):
             assert name in GLOBALS.get(token.text, {name}), f"{path}:{token.line}: {token.text}"
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_no_module_writes_into_the_document(path: Path) -> None:
-    for run in runs(read(path)):
+    for run in token_sequences(read_tokens(path)):
         for one, dot, other in zip(run, run[1:], run[2:], strict=False):
             if dot.is_("."):
                 where = f"{path}:{one.line}: {one.text}.{other.text}"
@@ -195,7 +196,7 @@ def test_no_module_writes_into_the_document(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
-    for token in every(read(path)):
+    for token in walk_tokens(read_tokens(path)):
         if token.tag not in ("html", "svg"):
             continue
         for tag, attributes in tags_of("\ue000".join(token.strings)):
@@ -213,7 +214,7 @@ def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
 
 
 def test_markup_is_made_in_one_place() -> None:
-    found = list(every(read(WEB / MARKUP)))
+    found = list(walk_tokens(read_tokens(WEB / MARKUP)))
     assert [token.text for token in found].count("innerHTML") == 1
     assert [token.text for token in found].count("createPolicy") == 1
 
@@ -231,7 +232,7 @@ def test_no_address_of_another_origin(path: Path) -> None:
     if path.suffix == ".js":
         texts = [
             text
-            for token in every(read(path))
+            for token in walk_tokens(read_tokens(path))
             for text in (token.text, *token.strings)
             if token.kind != "regex"
         ]
@@ -244,7 +245,11 @@ def test_no_address_of_another_origin(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(GLOBALS["localStorage"]))
 def test_what_is_stored_has_names_of_its_own(name: str) -> None:
-    names = [token.text for token in every(read(WEB / name)) if re.fullmatch(r"\w+\.(?:\w+\.?)?", token.text)]
+    names = [
+        token.text
+        for token in walk_tokens(read_tokens(WEB / name))
+        if re.fullmatch(r"\w+\.(?:\w+\.?)?", token.text)
+    ]
     assert names
     assert all(each.startswith("llb.") for each in names), names
 

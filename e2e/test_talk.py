@@ -13,12 +13,22 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from e2e.answers import ENDS, answering, ask, box, delta, log, says, sse, talker
-from e2e.conftest import Visitor, VisitorMaker, async_fixture
+from e2e.answers import (
+    STOP_CHUNK,
+    conversation_log,
+    delta_chunk,
+    fake_completions,
+    message_box,
+    send_message,
+    sse_completion,
+    talker,
+    text_completion,
+)
+from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from llb.engine.model_engine import ModelEngine
 from llb.wire import EngineState
-from tests.conftest import LlbMaker
-from tests.harness import Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 __all__ = ["talker"]
@@ -31,14 +41,14 @@ QUESTION = "What's up?\n'quoted' ; exit 1 !x 日本語"
 
 
 @async_fixture()
-async def page(talker: Llb, visitors: VisitorMaker) -> Page:
+async def page(talker: RunningBalancer, visitors: VisitorFactory) -> Page:
     """The Playground, whose only model is Ready."""
     opened = await (await visitors(talker)).open("/playground")
-    await expect(box(opened)).to_be_visible()
+    await expect(message_box(opened)).to_be_visible()
     return opened
 
 
-def busy_slots(llb: Llb) -> int:
+def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for each in llb.app.admission.snapshot() for node in each.nodes)
 
 
@@ -54,21 +64,23 @@ def shelf(page: Page) -> Any:
 
 
 @async_fixture()
-async def writer(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+async def writer(
+    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
+) -> RunningBalancer:
     """SmolLM2, which writes for as long as one lets it."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     entry = {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000}
     llb = await make_llb(catalog=write_catalog(tmp_path / "writer.json", entry), context=2048).start()
-    await llb.online()
-    await llb.pull("smollm2")
+    await llb.wait_until_online()
+    await llb.pull_model("smollm2")
     return llb
 
 
 async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
-    writer: Llb, visitors: VisitorMaker
+    writer: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(writer)).open("/playground")
-    answer = log(page).locator(".answer")
+    answer = conversation_log(page).locator(".answer")
 
     async def endless(route: Route) -> None:
         await route.continue_(post_data={**(route.request.post_data_json or {}), "ignore_eos": True})
@@ -77,31 +89,31 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await page.route("**/v1/chat/completions", endless)
 
     async def begun() -> None:
-        await eventually(lambda: busy_slots(writer) == 1)
+        await wait_until(lambda: busy_slots(writer) == 1)
         # A few words: of a single token no speed can be told.
         await expect(answer.locator(".said-text")).to_contain_text(
             re.compile(r"(\w+\W+){3}"), timeout=SLOW_MS
         )
 
-    await box(page).fill(COUNT)
-    await box(page).press("Enter")
+    await message_box(page).fill(COUNT)
+    await message_box(page).press("Enter")
     await begun()
-    await expect(log(page)).to_have_attribute("aria-busy", "true")
+    await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
     await page.keyboard.press("Escape")
-    await eventually(lambda: busy_slots(writer) == 0)
-    await expect(log(page)).to_have_attribute("aria-busy", "false")
-    await expect(log(page).get_by_text(SPEED)).to_be_visible()  # measured here: nobody told it
+    await wait_until(lambda: busy_slots(writer) == 0)
+    await expect(conversation_log(page)).to_have_attribute("aria-busy", "false")
+    await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured here: nobody told it
 
     # Whoever reloads, or leaves for another page, keeps what was there.
     await answer.get_by_role("button", name="Answer again").click()
     await begun()
     await page.reload()
-    await eventually(lambda: busy_slots(writer) == 0)
+    await wait_until(lambda: busy_slots(writer) == 0)
     await expect(answer).to_contain_text("The connection broke off here.")
     await answer.get_by_role("button", name="Retry").click()
     await begun()
     await page.get_by_role("link", name="Nodes").click()
-    await eventually(lambda: busy_slots(writer) == 0)
+    await wait_until(lambda: busy_slots(writer) == 0)
     await page.get_by_role("navigation").get_by_role("link", name="Playground").click()
     await expect(answer).to_contain_text("Stopped.")
 
@@ -113,26 +125,30 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await expect(broken).to_contain_text("The connection broke off here.")
     assert re.search(r"\w{2}", await answer.locator(".said-text").inner_text())
     await writer.start(writer.port)
-    await writer.online()
+    await writer.wait_until_online()
     await broken.get_by_role("button", name="Retry").click()
     await begun()
     await expect(broken).to_have_count(0)
 
 
 async def test_a_stream_that_does_not_say_its_end_is_no_answer(page: Page) -> None:
-    asked = await answering(page, sse(delta(content="Half an"), done=False), says("The whole answer"))
-    await ask(page, "Are you there?")
-    broken = log(page).get_by_role("alert")
+    asked = await fake_completions(
+        page, sse_completion(delta_chunk(content="Half an"), done=False), text_completion("The whole answer")
+    )
+    await send_message(page, "Are you there?")
+    broken = conversation_log(page).get_by_role("alert")
     await expect(broken).to_contain_text("The connection broke off here.")
-    await expect(log(page)).to_contain_text("Half an")
+    await expect(conversation_log(page)).to_contain_text("Half an")
     await page.reload()
     await broken.get_by_role("button", name="Retry").click()
-    await expect(log(page)).to_contain_text("The whole answer")
+    await expect(conversation_log(page)).to_contain_text("The whole answer")
     await expect(broken).to_have_count(0)
-    assert [each["messages"] for each in asked.asked] == [[{"role": "user", "content": "Are you there?"}]] * 2
+    assert [each["messages"] for each in asked.requests] == [
+        [{"role": "user", "content": "Are you there?"}]
+    ] * 2
 
 
-async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Llb) -> None:
+async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: RunningBalancer) -> None:
     def share(engine: ModelEngine) -> float | None:
         return 0.4 if engine.process.state is EngineState.STARTING else None
 
@@ -141,48 +157,48 @@ async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Llb
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelEngine, "load_progress", share)
-        await ask(page, "Hello")
-        await eventually(pids)
+        await send_message(page, "Hello")
+        await wait_until(pids)
         [pid] = pids()
         os.kill(pid, signal.SIGSTOP)
         try:
-            loading = log(page).get_by_role("progressbar", name="Loading the model into memory")
+            loading = conversation_log(page).get_by_role("progressbar", name="Loading the model into memory")
             await expect(loading).to_have_attribute("aria-valuenow", "40")
-            await expect(log(page)).to_contain_text("Loading the model into memory: 40%")
+            await expect(conversation_log(page)).to_contain_text("Loading the model into memory: 40%")
         finally:
             os.kill(pid, signal.SIGCONT)
-        await expect(log(page).get_by_text(SPEED)).to_be_visible(timeout=SLOW_MS)
+        await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible(timeout=SLOW_MS)
         await expect(loading).to_have_count(0)
 
 
 async def test_a_model_that_is_being_downloaded_says_how_far(
-    page: Page, talker: Llb, hub: HubStandIn
+    page: Page, talker: RunningBalancer, hub: HubStandIn
 ) -> None:
-    size = (await talker.model("seer"))["model"]["size_bytes"]
+    size = (await talker.get_model("seer"))["model"]["size_bytes"]
     stalled = hub.faults.stall(after=size // 2)
-    await talker.register("seer")
+    await talker.register_model("seer")
     await page.goto(f"{talker.url}/playground?model=seer")
     coming = page.get_by_role("progressbar", name="Download of Seer")
     await expect(coming).to_have_attribute("aria-valuenow", re.compile("49|50"))
-    await box(page).fill("I am early")
-    await box(page).press("Enter")
-    await expect(box(page)).to_have_value("I am early")
+    await message_box(page).fill("I am early")
+    await message_box(page).press("Enter")
+    await expect(message_box(page)).to_have_value("I am early")
     stalled.clear()
     await expect(coming).to_have_count(0)
-    asked = await answering(page, says("Welcome"))
-    await box(page).press("Enter")
-    await expect(log(page)).to_contain_text("Welcome")
-    assert asked.asked[0]["model"] == "seer"
+    asked = await fake_completions(page, text_completion("Welcome"))
+    await message_box(page).press("Enter")
+    await expect(conversation_log(page)).to_contain_text("Welcome")
+    assert asked.requests[0]["model"] == "seer"
 
 
 # --- what is sent ------------------------------------------------------------------------------------
 
 
 async def test_parameters_are_sent_and_belong_to_the_conversation(page: Page) -> None:
-    asked = await answering(page, says("One"), says("Two"))
-    await ask(page, "Without")
-    await expect(log(page)).to_contain_text("One")
-    assert set(asked.asked[0]) == {"model", "messages", "stream", "stream_options"}
+    asked = await fake_completions(page, text_completion("One"), text_completion("Two"))
+    await send_message(page, "Without")
+    await expect(conversation_log(page)).to_contain_text("One")
+    assert set(asked.requests[0]) == {"model", "messages", "stream", "stream_options"}
 
     await page.get_by_role("button", name="Parameters").click()
     field = panel(page).get_by_role("textbox", name="System prompt")
@@ -194,12 +210,12 @@ async def test_parameters_are_sent_and_belong_to_the_conversation(page: Page) ->
     await top_p.fill("7")
     await expect(top_p).to_have_attribute("aria-invalid", "true")
     await expect(panel(page)).to_contain_text("A number from 0 to 1")
-    await ask(page, "With")
-    await expect(log(page)).to_contain_text("Two")
+    await send_message(page, "With")
+    await expect(conversation_log(page)).to_contain_text("Two")
     await expect(top_p).to_have_value("7")
-    sent = {name: asked.asked[1].get(name) for name in ("temperature", "seed", "stop", "top_p")}
+    sent = {name: asked.requests[1].get(name) for name in ("temperature", "seed", "stop", "top_p")}
     assert sent == {"temperature": 0.5, "seed": 7, "stop": ["END", "STOP"], "top_p": None}
-    assert asked.asked[1]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert asked.requests[1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
     await page.reload()
     await expect(panel(page).get_by_role("textbox", name="Temperature")).to_have_value("0.5")
@@ -217,56 +233,56 @@ async def test_parameters_of_a_conversation_that_has_not_begun_survive_a_reload(
 
 
 async def test_thoughts_are_folded_away_and_not_told_again(page: Page) -> None:
-    asked = await answering(
+    asked = await fake_completions(
         page,
-        says("<think>Hm, let me see.</think>\n\nForty-two."),
-        sse(delta(reasoning_content="Deep."), delta(content="Again."), ENDS),
+        text_completion("<think>Hm, let me see.</think>\n\nForty-two."),
+        sse_completion(delta_chunk(reasoning_content="Deep."), delta_chunk(content="Again."), STOP_CHUNK),
     )
-    await ask(page, "What is it?")
-    await expect(log(page)).to_contain_text("Forty-two.")
-    await expect(log(page).get_by_text("Hm, let me see.")).to_be_hidden()
-    await log(page).get_by_text("Thoughts").click()
-    await expect(log(page).get_by_text("Hm, let me see.")).to_be_visible()
-    await ask(page, "Sure?")
-    await expect(log(page)).to_contain_text("Again.")
-    await expect(log(page).get_by_text("Deep.")).to_be_hidden()
-    assert asked.asked[1]["messages"][1] == {"role": "assistant", "content": "Forty-two."}
+    await send_message(page, "What is it?")
+    await expect(conversation_log(page)).to_contain_text("Forty-two.")
+    await expect(conversation_log(page).get_by_text("Hm, let me see.")).to_be_hidden()
+    await conversation_log(page).get_by_text("Thoughts").click()
+    await expect(conversation_log(page).get_by_text("Hm, let me see.")).to_be_visible()
+    await send_message(page, "Sure?")
+    await expect(conversation_log(page)).to_contain_text("Again.")
+    await expect(conversation_log(page).get_by_text("Deep.")).to_be_hidden()
+    assert asked.requests[1]["messages"][1] == {"role": "assistant", "content": "Forty-two."}
 
 
 async def test_questions_without_an_answer_join_the_next(page: Page) -> None:
     """Chat templates want the two sides to take turns."""
     refused = 503, json.dumps({"error": {"message": "x", "type": "x", "code": "queue_full"}}).encode()
-    asked = await answering(page, refused, says("Both."))
-    await ask(page, "One?")
-    await expect(log(page).get_by_role("alert")).to_be_visible()
-    await ask(page, "Two?")
-    await expect(log(page)).to_contain_text("Both.")
-    assert asked.asked[1]["messages"] == [{"role": "user", "content": "One?\n\nTwo?"}]
+    asked = await fake_completions(page, refused, text_completion("Both."))
+    await send_message(page, "One?")
+    await expect(conversation_log(page).get_by_role("alert")).to_be_visible()
+    await send_message(page, "Two?")
+    await expect(conversation_log(page)).to_contain_text("Both.")
+    assert asked.requests[1]["messages"] == [{"role": "user", "content": "One?\n\nTwo?"}]
 
 
 async def test_figures_and_the_limit_of_tokens(page: Page) -> None:
     ends = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
     usage = {"prompt_tokens": 31, "completion_tokens": 4}
     last = {"choices": [], "usage": usage, "timings": {"predicted_per_second": 12.34}}
-    await answering(page, sse(delta(content="And then"), ends, last))
-    await ask(page, "Go on")
-    await expect(log(page).get_by_text("12.3 tokens/s", exact=True)).to_be_visible()
-    await expect(log(page)).to_contain_text("31 prompt tokens")
-    await expect(log(page)).to_contain_text("4 completion tokens")
-    await expect(log(page)).to_contain_text("The limit of tokens is reached.")
+    await fake_completions(page, sse_completion(delta_chunk(content="And then"), ends, last))
+    await send_message(page, "Go on")
+    await expect(conversation_log(page).get_by_text("12.3 tokens/s", exact=True)).to_be_visible()
+    await expect(conversation_log(page)).to_contain_text("31 prompt tokens")
+    await expect(conversation_log(page)).to_contain_text("4 completion tokens")
+    await expect(conversation_log(page)).to_contain_text("The limit of tokens is reached.")
 
 
 async def test_the_command_and_the_script_say_what_the_page_would(
-    talker: Llb, visitors: VisitorMaker
+    talker: RunningBalancer, visitors: VisitorFactory
 ) -> None:
-    key = await talker.new_key("inference")
+    key = await talker.create_key("inference")
     visitor = await visitors(talker)
     await visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = await visitor.open("/playground")
     await page.get_by_role("button", name="Parameters").click()
     for name, value in {"System prompt": SYSTEM, "Max tokens": "5", "Top K": "7"}.items():
         await panel(page).get_by_role("textbox", name=name).fill(value)
-    await box(page).fill(QUESTION)
+    await message_box(page).fill(QUESTION)
 
     await page.get_by_role("button", name="Copy as curl").click()
     command = str(await page.evaluate("navigator.clipboard.readText()"))
@@ -309,50 +325,54 @@ def asked_by(script: str) -> dict[str, Any]:
 
 
 async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
-    await answering(page, says("First."), says("Second."))
-    await box(page).focus()
+    await fake_completions(page, text_completion("First."), text_completion("Second."))
+    await message_box(page).focus()
     await page.keyboard.type("One")
     await page.keyboard.press("Enter")
-    await expect(log(page)).to_contain_text("First.")
-    await expect(box(page)).to_be_focused()
+    await expect(conversation_log(page)).to_contain_text("First.")
+    await expect(message_box(page)).to_be_focused()
     await page.keyboard.press("Shift+Tab")
-    await expect(log(page).get_by_role("button", name="Answer again")).to_be_focused()
+    await expect(conversation_log(page).get_by_role("button", name="Answer again")).to_be_focused()
     await page.keyboard.press("Enter")
-    await expect(log(page)).to_contain_text("Second.")
-    await expect(log(page)).not_to_contain_text("First.")
+    await expect(conversation_log(page)).to_contain_text("Second.")
+    await expect(conversation_log(page)).not_to_contain_text("First.")
     await expect(page.get_by_role("status").filter(has_text="The answer is complete.")).to_have_count(1)
 
 
 async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
-    asked = await answering(page, says("Old"), says("Later"), says("New"))
-    await ask(page, "Question one")
-    await expect(log(page)).to_contain_text("Old")
-    await ask(page, "Question two")
-    await expect(log(page)).to_contain_text("Later")
-    await box(page).fill("not sent yet")
-    edit = log(page).get_by_role("button", name="Edit").first
+    asked = await fake_completions(
+        page, text_completion("Old"), text_completion("Later"), text_completion("New")
+    )
+    await send_message(page, "Question one")
+    await expect(conversation_log(page)).to_contain_text("Old")
+    await send_message(page, "Question two")
+    await expect(conversation_log(page)).to_contain_text("Later")
+    await message_box(page).fill("not sent yet")
+    edit = conversation_log(page).get_by_role("button", name="Edit").first
     await edit.click()
-    await expect(box(page)).to_have_value("Question one")
+    await expect(message_box(page)).to_have_value("Question one")
     await page.keyboard.press("Escape")
-    await expect(box(page)).to_have_value("not sent yet")
+    await expect(message_box(page)).to_have_value("not sent yet")
     await edit.click()
-    await expect(box(page)).to_have_value("Question one")
-    await ask(page, "Question anew")
-    await expect(log(page)).to_contain_text("New")
-    await expect(log(page)).not_to_contain_text("Question two")
-    await expect(box(page)).to_have_value("not sent yet")
-    assert asked.asked[-1]["messages"] == [{"role": "user", "content": "Question anew"}]
+    await expect(message_box(page)).to_have_value("Question one")
+    await send_message(page, "Question anew")
+    await expect(conversation_log(page)).to_contain_text("New")
+    await expect(conversation_log(page)).not_to_contain_text("Question two")
+    await expect(message_box(page)).to_have_value("not sent yet")
+    assert asked.requests[-1]["messages"] == [{"role": "user", "content": "Question anew"}]
 
 
 async def test_an_idea_becomes_the_draft(page: Page) -> None:
     idea = "Explain in simple words how a language model works."
-    await log(page).get_by_role("button", name=idea).click()
-    await expect(box(page)).to_have_value(idea)
-    await expect(box(page)).to_be_focused()
+    await conversation_log(page).get_by_role("button", name=idea).click()
+    await expect(message_box(page)).to_have_value(idea)
+    await expect(message_box(page)).to_be_focused()
 
 
-async def test_files_that_are_dropped_do_not_take_the_page_away(talker: Llb, visitors: VisitorMaker) -> None:
-    await talker.pull("seer")
+async def test_files_that_are_dropped_do_not_take_the_page_away(
+    talker: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    await talker.pull_model("seer")
     page = await (await visitors(talker)).open("/playground?model=seer")
     await drop_picture(page)
     picture = page.get_by_role("img", name="Image 1")
@@ -371,7 +391,7 @@ async def test_files_that_are_dropped_do_not_take_the_page_away(talker: Llb, vis
 
 async def drop_picture(page: Page) -> None:
     """3,000 pixels wide, from the desktop."""
-    taken = await log(page).evaluate(
+    taken = await conversation_log(page).evaluate(
         """async (element) => {
           const canvas = new OffscreenCanvas(3000, 10);
           canvas.getContext('2d').fillRect(0, 0, 3000, 10);
@@ -387,25 +407,27 @@ async def drop_picture(page: Page) -> None:
 # --- whose they are, and where they are kept ---------------------------------------------------------
 
 
-async def test_two_windows_do_not_take_each_others_conversations_away(page: Page, talker: Llb) -> None:
-    await answering(page, says("About cats"), says("About dogs"))
-    await ask(page, "Tell me of cats")
-    await expect(log(page)).to_contain_text("About cats")
+async def test_two_windows_do_not_take_each_others_conversations_away(
+    page: Page, talker: RunningBalancer
+) -> None:
+    await fake_completions(page, text_completion("About cats"), text_completion("About dogs"))
+    await send_message(page, "Tell me of cats")
+    await expect(conversation_log(page)).to_contain_text("About cats")
     await shelf(page).get_by_role("button", name="New conversation").click()
-    await expect(log(page)).not_to_contain_text("About cats")
-    await expect(box(page)).to_be_focused()
-    await ask(page, "Tell me of dogs")
-    await expect(log(page)).to_contain_text("About dogs")
+    await expect(conversation_log(page)).not_to_contain_text("About cats")
+    await expect(message_box(page)).to_be_focused()
+    await send_message(page, "Tell me of dogs")
+    await expect(conversation_log(page)).to_contain_text("About dogs")
 
     other = await page.context.new_page()
     await other.goto(f"{talker.url}/playground")
     await shelf(other).get_by_role("button", name="Tell me of cats").click()
-    await expect(log(other)).to_contain_text("About cats")
+    await expect(conversation_log(other)).to_contain_text("About cats")
     await shelf(other).get_by_role("button", name="Rename").click()
     await other.get_by_role("dialog").get_by_role("textbox", name="Title").fill("Felines")
     await other.get_by_role("dialog").get_by_role("button", name="Rename").click()
     await expect(shelf(page).get_by_role("button", name="Felines")).to_be_visible()
-    await expect(log(page)).to_contain_text("About dogs")
+    await expect(conversation_log(page)).to_contain_text("About dogs")
     await shelf(page).get_by_role("button", name="Delete").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     await expect(shelf(other).get_by_role("button", name="Tell me of dogs")).to_have_count(0)
@@ -413,9 +435,9 @@ async def test_two_windows_do_not_take_each_others_conversations_away(page: Page
 
 
 async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> None:
-    await answering(page, says("Kept"))
-    await ask(page, "Keep this")
-    await expect(log(page)).to_contain_text("Kept")
+    await fake_completions(page, text_completion("Kept"))
+    await send_message(page, "Keep this")
+    await expect(conversation_log(page)).to_contain_text("Kept")
     await page.evaluate(
         """() => {
           const key = Object.keys(localStorage).find((name) => name.startsWith('llb.conversation.'));
@@ -428,31 +450,31 @@ async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> Non
         }"""
     )
     await page.reload()
-    await expect(log(page)).to_contain_text("Kept")
+    await expect(conversation_log(page)).to_contain_text("Kept")
     await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
 
 
 async def test_another_person_at_the_same_browser_does_not_read_them(
-    talker: Llb, visitors: VisitorMaker
+    talker: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     guest = {"username": "guest", "password": "another long password", "role": "user"}
     assert (await talker.http.post("/api/users", json=guest)).status_code == 201
     visitor = await visitors(talker)
     page = await visitor.open("/playground")
-    await answering(page, says("Noted"))
-    await ask(page, "My secret")
-    await expect(log(page)).to_contain_text("Noted")
-    await box(page).fill("another secret")
+    await fake_completions(page, text_completion("Noted"))
+    await send_message(page, "My secret")
+    await expect(conversation_log(page)).to_contain_text("Noted")
+    await message_box(page).fill("another secret")
     await visitor.sign_in(guest["username"], guest["password"])
     other = await visitor.open("/playground")
-    await expect(box(other)).to_have_value("")
+    await expect(message_box(other)).to_have_value("")
     await expect(other.get_by_role("main")).not_to_contain_text("secret")
 
 
 async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None:
-    await answering(page, says("First"), says("Second"))
-    await ask(page, "The oldest one, which is long enough to make room for another. " * 20)
-    await expect(log(page)).to_contain_text("First")
+    await fake_completions(page, text_completion("First"), text_completion("Second"))
+    await send_message(page, "The oldest one, which is long enough to make room for another. " * 20)
+    await expect(conversation_log(page)).to_contain_text("First")
     await page.evaluate(
         """() => {
           let size = 4_000_000;
@@ -462,12 +484,12 @@ async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None
         }"""
     )
     await shelf(page).get_by_role("button", name="New conversation").click()
-    await ask(page, "Hi")
-    await expect(log(page)).to_contain_text("Second")
+    await send_message(page, "Hi")
+    await expect(conversation_log(page)).to_contain_text("Second")
     await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
     await expect(shelf(page).get_by_role("listitem")).to_contain_text("Hi")
     await page.reload()
-    await expect(log(page)).to_contain_text("Second")
+    await expect(conversation_log(page)).to_contain_text("Second")
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -475,27 +497,29 @@ async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None
 
 async def test_only_who_is_at_the_end_is_kept_there(page: Page) -> None:
     long = "\n\n".join(f"Paragraph {number}" for number in range(80))
-    await answering(page, says(long), says(f"{long}\n\nReally the end"))
+    await fake_completions(page, text_completion(long), text_completion(f"{long}\n\nReally the end"))
     end = page.get_by_role("button", name="To the end")
-    await ask(page, "Write a lot")
-    await expect(log(page).get_by_text("Paragraph 79")).to_be_in_viewport()
-    await log(page).hover()
+    await send_message(page, "Write a lot")
+    await expect(conversation_log(page).get_by_text("Paragraph 79")).to_be_in_viewport()
+    await conversation_log(page).hover()
     await page.mouse.wheel(0, -40)
     await expect(end).to_be_visible()
     await end.click()
     await expect(end).to_have_count(0)
     await page.mouse.wheel(0, -1000)
     await expect(end).to_be_visible()
-    await ask(page, "And more")
-    await expect(log(page).get_by_text("Really the end")).to_be_in_viewport()
+    await send_message(page, "And more")
+    await expect(conversation_log(page).get_by_text("Really the end")).to_be_in_viewport()
 
 
-async def test_a_phone(talker: Llb, visitors: VisitorMaker) -> None:
+async def test_a_phone(talker: RunningBalancer, visitors: VisitorFactory) -> None:
     visitor: Visitor = await visitors(talker, viewport={"width": 360, "height": 740})
     page = await visitor.open("/playground")
     code = "very_long_name = " * 20
-    await answering(page, says(f"```python\n{code}\n```\n\n| a | b |\n|---|---|\n| {'wide' * 40} | 2 |"))
-    await ask(page, "Hello" * 30)
+    await fake_completions(
+        page, text_completion(f"```python\n{code}\n```\n\n| a | b |\n|---|---|\n| {'wide' * 40} | 2 |")
+    )
+    await send_message(page, "Hello" * 30)
     await expect(page.get_by_role("button", name="Copy code")).to_be_visible()
     for name in ("Conversations", "Parameters"):
         drawer = page.get_by_role("region", name=name, exact=True)
@@ -505,6 +529,6 @@ async def test_a_phone(talker: Llb, visitors: VisitorMaker) -> None:
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
         await page.keyboard.press("Escape")
         await expect(drawer).to_have_count(0)
-    await expect(box(page)).to_be_in_viewport(ratio=1)
+    await expect(message_box(page)).to_be_in_viewport(ratio=1)
     for link in await page.get_by_role("navigation").get_by_role("link").all():
         await expect(link).to_be_in_viewport()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Error
 
-from e2e.unit.bare import ORIGIN, UNIT, bare_context
+from e2e.unit.bare import ORIGIN, UNIT_DIR, bare_context
 
-FILES = sorted(UNIT.glob("*.test.js"))
+FILES = sorted(UNIT_DIR.glob("*.test.js"))
 NAME = re.compile(r"""^test\(\s*(['"])(.+?)\1,""", re.MULTILINE)
 RUN = """async (file) => {
   await import(`/unit/${file}`);

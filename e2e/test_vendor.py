@@ -9,7 +9,7 @@ from playwright.async_api import Browser, Page
 from e2e.conftest import async_fixture
 from llb.api.routes.page import Page as Files
 from llb.base.resources import resource_path
-from tests.harness import Llb
+from tests.harness import RunningBalancer
 
 LANGUAGES = sorted(path.stem for path in (resource_path("web") / "vendor/highlight/languages").glob("*.js"))
 
@@ -18,7 +18,7 @@ VENDOR = f"/assets/{Files.load(resource_path('web')).version}/vendor"
 
 
 @async_fixture()
-async def page(llb: Llb, browser: Browser) -> AsyncIterator[Page]:
+async def page(llb: RunningBalancer, browser: Browser) -> AsyncIterator[Page]:
     """A document of llb that has no scripts of its own; it is under the same policy as all others."""
     context = await browser.new_context()
     page = await context.new_page()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from playwright.async_api import Page, WebSocketRoute, expect
 
-from e2e.conftest import Visitor, VisitorMaker, async_fixture
-from e2e.shop import CATALOG, SMOLLM2_NAME, card, shoot, stock
-from tests.conftest import TINY_BYTES, LlbMaker
-from tests.harness import PASSWORD, Llb
+from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.shop import CATALOG, SMOLLM2_NAME, add_catalog_repositories, model_card, save_screenshot
+from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
 
 # Notes every value that a progress bar of the page ever shows, in order.
@@ -27,11 +27,11 @@ WATCH_PROGRESS = """() => {
 
 
 @async_fixture()
-async def shop(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path) -> Llb:
+async def shop(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path) -> RunningBalancer:
     """The shipped catalogue; SmolLM2 can really be pulled."""
-    stock(hub, smollm2)
+    add_catalog_repositories(hub, smollm2)
     llb = await make_llb(catalog=CATALOG, context=2048, memory_limit_bytes=16_000_000_000).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
@@ -43,57 +43,59 @@ async def watched(page: Page) -> list[int]:
     return [int(value) for value in await page.evaluate("window.shown")]
 
 
-async def test_the_quick_start(shop: Llb, hub: HubStandIn, smollm2: Path, visitors: VisitorMaker) -> None:
+async def test_the_quick_start(
+    shop: RunningBalancer, hub: HubStandIn, smollm2: Path, visitors: VisitorFactory
+) -> None:
     size = smollm2.stat().st_size
     visitor = await visitors(shop, signed_in=False)
     page = await visitor.open()
     await expect(page.get_by_label("Username")).to_be_focused()
-    await shoot(page, "login")
+    await save_screenshot(page, "login")
     await page.get_by_label("Username").fill("admin")
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("button", name="Log in").click()
 
     await page.get_by_role("navigation").get_by_role("link", name="Models").click()
     await expect(page.get_by_role("tab", name="Model Hub")).to_have_attribute("aria-selected", "true")
-    model = card(page, SMOLLM2_NAME)
+    model = model_card(page, SMOLLM2_NAME)
     await expect(model).to_contain_text("98.4 MB")
     await expect(model).to_contain_text("Fits")
     await expect(page.get_by_role("article")).to_have_count(47)
-    await shoot(page, "hub")
+    await save_screenshot(page, "hub")
 
     stalled = hub.faults.stall(after=at_percent(45, size))
     await model.get_by_role("button", name="Pull").click()
     progress = model.get_by_role("progressbar")
     await expect(progress).to_have_attribute("aria-valuenow", re.compile("4[0-5]"))
     await expect(model).to_contain_text(re.compile(r"4[0-5]%"))
-    await shoot(page, "pull")
+    await save_screenshot(page, "pull")
     stalled.clear()
     await expect(model.get_by_role("button", name="Try")).to_be_visible()
     await expect(model).to_contain_text("Ready")
 
     await page.get_by_role("tab", name="Local").click()
     await expect(page.get_by_role("article")).to_have_count(1)
-    await expect(card(page, SMOLLM2_NAME)).to_contain_text("98.4 MB")
+    await expect(model_card(page, SMOLLM2_NAME)).to_contain_text("98.4 MB")
 
-    await card(page, SMOLLM2_NAME).get_by_role("button", name="Try").click()
+    await model_card(page, SMOLLM2_NAME).get_by_role("button", name="Try").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
     await page.get_by_role("textbox", name="Message").fill("Write three short sentences about the sea.")
     await page.get_by_role("button", name="Send").click()
     await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible(timeout=60_000)
-    await shoot(page, "playground")
+    await save_screenshot(page, "playground")
 
     assert (await shop.http.post("/api/keys", json={"name": "laptop", "scopes": ["inference"]})).is_success
     for section in ("Nodes", "Requests", "Access", "Settings"):
         await page.get_by_role("navigation").get_by_role("link", name=section).click()
         await expect(page.get_by_role("heading", level=1)).to_have_text(section)
         if section != "Nodes":  # of several machines, in test_peers
-            await shoot(page, section.lower())
+            await save_screenshot(page, section.lower())
 
     await page.get_by_role("navigation").get_by_role("link", name="Models").click()
     await page.get_by_role("tab", name="Local").click()
-    row = card(page, SMOLLM2_NAME)
+    row = model_card(page, SMOLLM2_NAME)
     await expect(row).to_contain_text("Loaded")
-    await shoot(page, "local")
+    await save_screenshot(page, "local")
     await row.get_by_role("button", name="Unload").click()
     await expect(row).to_contain_text("Not loaded")
 
@@ -101,26 +103,26 @@ async def test_the_quick_start(shop: Llb, hub: HubStandIn, smollm2: Path, visito
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text(f"Delete {SMOLLM2_NAME}?")
     await expect(dialog).to_contain_text("98.4 MB")
-    await shoot(page, "delete")
+    await save_screenshot(page, "delete")
     await dialog.get_by_role("button", name="Delete").click()
     await expect(page.get_by_role("article")).to_have_count(0)
     await expect(page.get_by_role("heading", name="No models here yet")).to_be_visible()
     assert not list((shop.home / "models").rglob("*.gguf"))
 
     await page.get_by_role("tab", name="Model Hub").click()
-    await expect(card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
+    await expect(model_card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
 
 
 async def test_an_error_says_why_and_retry_mends_it(
-    shop: Llb, hub: HubStandIn, visitor_of_shop: Visitor
+    shop: RunningBalancer, hub: HubStandIn, visitor_of_shop: Visitor
 ) -> None:
     corrupt = hub.faults.corrupt()
     page = await visitor_of_shop.open()
-    model = card(page, SMOLLM2_NAME)
+    model = model_card(page, SMOLLM2_NAME)
     await model.get_by_role("button", name="Pull").click()
     await expect(model.get_by_role("alert")).to_contain_text("sha256")
     await expect(model).to_contain_text("Error")
-    await shoot(page, "error")
+    await save_screenshot(page, "error")
     corrupt.clear()
     await model.get_by_role("button", name="Retry").click()
     await expect(model.get_by_role("button", name="Try")).to_be_visible()
@@ -128,14 +130,14 @@ async def test_an_error_says_why_and_retry_mends_it(
 
 
 async def test_a_pull_is_cancelled_at_40_per_cent_and_goes_on_from_there(
-    llb: Llb, hub: HubStandIn, visitor: Visitor
+    llb: RunningBalancer, hub: HubStandIn, visitor: Visitor
 ) -> None:
     stalled = hub.faults.stall(after=at_percent(40))
     page = await visitor.open()
-    model = card(page, "tiny")
+    model = model_card(page, "tiny")
     await model.get_by_role("button", name="Pull").click()
     await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("39|40"))
-    await shoot(page, "cancel")
+    await save_screenshot(page, "cancel")
     await model.get_by_role("button", name="Cancel").click()
     await expect(model.get_by_role("button", name="Pull")).to_be_visible()
     await expect(model.get_by_role("progressbar")).to_have_count(0)
@@ -147,7 +149,7 @@ async def test_a_pull_is_cancelled_at_40_per_cent_and_goes_on_from_there(
 
 async def test_a_model_that_fits_nowhere_is_refused_with_the_numbers(visitor: Visitor) -> None:
     page = await visitor.open()
-    model = card(page, "giant")
+    model = model_card(page, "giant")
     await expect(model).to_contain_text("Too large")
     await expect(model).to_contain_text("needs 16 TB of memory")
     await model.get_by_role("button", name="Pull").click()
@@ -155,18 +157,18 @@ async def test_a_model_that_fits_nowhere_is_refused_with_the_numbers(visitor: Vi
 
 
 async def test_the_server_restarts_in_mid_pull_under_an_open_page(
-    llb: Llb, hub: HubStandIn, visitor: Visitor
+    llb: RunningBalancer, hub: HubStandIn, visitor: Visitor
 ) -> None:
     stalled = hub.faults.stall(after=at_percent(50))
     page = await visitor.open()
-    model = card(page, "tiny")
+    model = model_card(page, "tiny")
     await model.get_by_role("button", name="Pull").click()
     await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("49|50"))
     await page.evaluate(WATCH_PROGRESS)
     await llb.stop()
     await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
     await expect(model.get_by_role("progressbar")).to_be_visible()
-    await shoot(page, "restart")
+    await save_screenshot(page, "restart")
     await llb.start(llb.port)
     await expect(page.get_by_text("The connection to llb is lost")).to_have_count(0)
     stalled.clear()
@@ -175,7 +177,9 @@ async def test_the_server_restarts_in_mid_pull_under_an_open_page(
     assert shown == sorted(shown), shown
 
 
-async def test_a_cut_websocket_is_told_and_mended(llb: Llb, hub: HubStandIn, visitor: Visitor) -> None:
+async def test_a_cut_websocket_is_told_and_mended(
+    llb: RunningBalancer, hub: HubStandIn, visitor: Visitor
+) -> None:
     page = await visitor.context.new_page()
     sockets: list[WebSocketRoute] = []
     cut = False
@@ -194,37 +198,41 @@ async def test_a_cut_websocket_is_told_and_mended(llb: Llb, hub: HubStandIn, vis
     await sockets[-1].close()
     await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
     # What happens meanwhile is caught up with, though no event of it was heard.
-    await llb.pull("tiny")
-    await expect(card(page, "tiny").get_by_role("button", name="Pull")).to_be_visible()
-    await shoot(page, "cut")
+    await llb.pull_model("tiny")
+    await expect(model_card(page, "tiny").get_by_role("button", name="Pull")).to_be_visible()
+    await save_screenshot(page, "cut")
     cut = False
     # It may also have come back by itself at this moment, and then there is nothing to press.
     back = page.get_by_text("Live", exact=True)
     await page.get_by_role("button", name="Reconnect now").or_(back).first.click()
     await expect(page.get_by_text("Live", exact=True)).to_be_visible()
-    await expect(card(page, "tiny").get_by_role("button", name="Try")).to_be_visible()
+    await expect(model_card(page, "tiny").get_by_role("button", name="Try")).to_be_visible()
 
 
-async def test_two_browsers_see_the_same(llb: Llb, hub: HubStandIn, visitors: VisitorMaker) -> None:
+async def test_two_browsers_see_the_same(
+    llb: RunningBalancer, hub: HubStandIn, visitors: VisitorFactory
+) -> None:
     one, other = await visitors(llb), await visitors(llb)
     left, right = await one.open(), await other.open()
     stalled = hub.faults.stall(after=at_percent(60))
-    await card(left, "tiny").get_by_role("button", name="Pull").click()
+    await model_card(left, "tiny").get_by_role("button", name="Pull").click()
     for page in (left, right):
-        progress = card(page, "tiny").get_by_role("progressbar")
+        progress = model_card(page, "tiny").get_by_role("progressbar")
         await expect(progress).to_have_attribute("aria-valuenow", re.compile("59|60"))
-    await shoot(right, "two-browsers")
+    await save_screenshot(right, "two-browsers")
     stalled.clear()
-    await expect(card(right, "tiny").get_by_role("button", name="Try")).to_be_visible()
+    await expect(model_card(right, "tiny").get_by_role("button", name="Try")).to_be_visible()
     await right.get_by_role("tab", name="Local").click()
-    await expect(card(right, "tiny")).to_be_visible()
+    await expect(model_card(right, "tiny")).to_be_visible()
     await left.get_by_role("tab", name="Local").click()
-    await card(left, "tiny").get_by_role("button", name="Delete").click()
+    await model_card(left, "tiny").get_by_role("button", name="Delete").click()
     await left.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    await expect(card(right, "tiny")).to_have_count(0)
+    await expect(model_card(right, "tiny")).to_have_count(0)
 
 
-async def test_the_keyboard_alone_is_enough(llb: Llb, hub: HubStandIn, visitors: VisitorMaker) -> None:
+async def test_the_keyboard_alone_is_enough(
+    llb: RunningBalancer, hub: HubStandIn, visitors: VisitorFactory
+) -> None:
     visitor = await visitors(llb, signed_in=False)
     page = await visitor.open()
     press = page.keyboard.press
@@ -232,23 +240,23 @@ async def test_the_keyboard_alone_is_enough(llb: Llb, hub: HubStandIn, visitors:
     await press("Tab")
     await page.keyboard.type(PASSWORD)
     await press("Enter")
-    await expect(card(page, "tiny")).to_be_visible()
+    await expect(model_card(page, "tiny")).to_be_visible()
 
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
     await page.reload()
-    await expect(card(page, "tiny")).to_be_visible()
+    await expect(model_card(page, "tiny")).to_be_visible()
     await press("Tab")
     await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     await press("Enter")
     await tab_to(page, "button", "Pull")
     stalled = hub.faults.stall(after=at_percent(30))
     await press("Enter")
-    model = card(page, "tiny")
+    model = model_card(page, "tiny")
     await expect(model.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("29|30"))
     # The button is gone; the focus is still where the person was.
     await expect(model).to_be_focused()
-    await shoot(page, "keyboard")
+    await save_screenshot(page, "keyboard")
     stalled.clear()
     await expect(model.get_by_role("button", name="Try")).to_be_visible()
 
@@ -262,7 +270,7 @@ async def test_the_keyboard_alone_is_enough(llb: Llb, hub: HubStandIn, visitors:
     await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     await press("Escape")
     await expect(dialog).to_have_count(0)
-    await expect(card(page, "tiny").get_by_role("button", name="Delete")).to_be_focused()
+    await expect(model_card(page, "tiny").get_by_role("button", name="Delete")).to_be_focused()
     await press("Enter")
     await press("Tab")
     await press("Enter")
@@ -281,5 +289,5 @@ async def tab_to(page: Page, role: str, name: str) -> None:
 
 
 @async_fixture()
-async def visitor_of_shop(shop: Llb, visitors: VisitorMaker) -> Visitor:
+async def visitor_of_shop(shop: RunningBalancer, visitors: VisitorFactory) -> Visitor:
     return await visitors(shop)

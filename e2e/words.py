@@ -10,7 +10,7 @@ from typing import Any
 from e2e.javascript import WEB
 from e2e.unit.bare import ORIGIN, bare_context
 
-SOURCE, *OTHERS = ("en", "ja")
+SOURCE_LOCALE, *OTHER_LOCALES = ("en", "ja")
 
 Text = str | dict[str, str]
 
@@ -20,15 +20,15 @@ class Language:
     """`files`: file → key → text, or texts by plural form; `forms`: the plural forms that the language has."""
 
     files: dict[str, dict[str, Text]]
-    forms: set[str]
+    plural_forms: set[str]
 
     @property
-    def words(self) -> dict[str, Text]:
+    def texts(self) -> dict[str, Text]:
         return {key: text for file in self.files.values() for key, text in file.items()}
 
 
 @cache
-def languages() -> dict[str, Language]:
+def load_languages() -> dict[str, Language]:
     """As the browser reads them."""
 
     async def load() -> dict[str, Any]:
@@ -47,17 +47,17 @@ def languages() -> dict[str, Language]:
                     })""",
                     [locale, sorted(path.name for path in (WEB / "i18n" / locale).glob("*.js"))],
                 )
-                for locale in (SOURCE, *OTHERS)
+                for locale in (SOURCE_LOCALE, *OTHER_LOCALES)
             }
 
     found = {}
     for locale, said in asyncio.run(load()).items():
-        found[locale] = Language(files=said["files"], forms=set(said["forms"]))
-        assert said["all"] == found[locale].words, f"i18n/{locale}.js leaves a file out"
+        found[locale] = Language(files=said["files"], plural_forms=set(said["forms"]))
+        assert said["all"] == found[locale].texts, f"i18n/{locale}.js leaves a file out"
     return found
 
 
-def say(locale: str, key: str, **values: object) -> str:
+def translate(locale: str, key: str, **values: object) -> str:
     """As the page's `t`, with the plural form of many."""
-    text = languages()[locale].words[key]
+    text = load_languages()[locale].texts[key]
     return (text if isinstance(text, str) else text["other"]).format(**values)

@@ -267,9 +267,9 @@ class Balancer:
             self.authenticator.start()
             self.history.start()
             self.metrics.start()
-            cluster_id = await settings.ensure(self.db, "cluster_id", tokens.new_random_id)
-            node_id = await settings.ensure(self.db, "node_id", tokens.new_random_id)
-            self._file_token_secret = await settings.ensure(
+            cluster_id = await settings.get_or_create(self.db, "cluster_id", tokens.new_random_id)
+            node_id = await settings.get_or_create(self.db, "node_id", tokens.new_random_id)
+            self._file_token_secret = await settings.get_or_create(
                 self.db, "ticket_secret", tokens.new_session_token
             )
             await self.members.start(cluster_id, node_id, self.config.name)
@@ -318,7 +318,7 @@ class Balancer:
 
     async def uses_default_password(self) -> bool:
         """Whether the administrator still has the default password."""
-        return await users.default_password_in_use(self.db)
+        return await users.is_default_password_in_use(self.db)
 
     def _node_id_of(self, credential: str) -> str | None:
         record = self.members.find_by_credential(credential)

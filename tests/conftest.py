@@ -12,7 +12,7 @@ import pytest
 
 from tests import prefork, speedups
 from tests.ggufs import write_chat_model
-from tests.harness import JoinedLlb, Llb, write_catalog
+from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 
 TINY_BYTES = 300_000
@@ -24,8 +24,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 speedups.install()
 prefork.enable()
 
-LlbMaker = Callable[..., Llb]
-NodeMaker = Callable[..., JoinedLlb]
+BalancerFactory = Callable[..., RunningBalancer]
+JoinedNodeFactory = Callable[..., RunningJoinedNode]
 
 
 @pytest.fixture(scope="session")
@@ -63,18 +63,18 @@ def catalog(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def appliances(home: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
+async def balancer_factory(home: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[BalancerFactory]:
     """Makes appliances on the same home (not started); all are stopped at the end."""
-    made: list[Llb] = []
+    made: list[RunningBalancer] = []
 
-    def make(**settings: Any) -> Llb:
+    def make(**settings: Any) -> RunningBalancer:
         usual = {
             "hub_endpoint": hub.url,
             "catalog": catalog,
             "admin_password": "correct horse battery",
             "name": "attic",
         }
-        llb = Llb(home, **{**usual, **settings})
+        llb = RunningBalancer(home, **{**usual, **settings})
         made.append(llb)
         return llb
 
@@ -84,12 +84,12 @@ async def appliances(home: Path, hub: HubStandIn, catalog: Path) -> AsyncIterato
 
 
 @asynccontextmanager
-async def joined_hosts(folder: Path) -> AsyncIterator[NodeMaker]:
+async def joined_node_factory(folder: Path) -> AsyncIterator[JoinedNodeFactory]:
     """Makes hosts that join an appliance (not started): `make(llb, "garage")`; all are stopped at the end."""
-    made: list[JoinedLlb] = []
+    made: list[RunningJoinedNode] = []
 
-    def make(balancer: Llb, name: str, /, **settings: Any) -> JoinedLlb:
-        node = JoinedLlb(balancer, folder / name, **settings)
+    def make(balancer: RunningBalancer, name: str, /, **settings: Any) -> RunningJoinedNode:
+        node = RunningJoinedNode(balancer, folder / name, **settings)
         made.append(node)
         return node
 
@@ -98,26 +98,26 @@ async def joined_hosts(folder: Path) -> AsyncIterator[NodeMaker]:
         await node.stop()
 
 
-async def online(llb: Llb) -> Llb:
+async def start_balancer(llb: RunningBalancer) -> RunningBalancer:
     """Start an appliance; returns when its node is online."""
     await llb.start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
 @pytest.fixture
-async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[LlbMaker]:
-    async with appliances(tmp_path / "home", hub, catalog) as make:
+async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[BalancerFactory]:
+    async with balancer_factory(tmp_path / "home", hub, catalog) as make:
         yield make
 
 
 @pytest.fixture
-async def llb(make_llb: LlbMaker) -> Llb:
+async def llb(make_llb: BalancerFactory) -> RunningBalancer:
     """A started appliance whose node is online."""
-    return await online(make_llb())
+    return await start_balancer(make_llb())
 
 
 @pytest.fixture
-async def make_node(tmp_path: Path) -> AsyncIterator[NodeMaker]:
-    async with joined_hosts(tmp_path) as make:
+async def make_node(tmp_path: Path) -> AsyncIterator[JoinedNodeFactory]:
+    async with joined_node_factory(tmp_path) as make:
         yield make

@@ -19,20 +19,20 @@ CHAT_TEMPLATE = (
 )
 # What a model that was trained to call functions has: llama.cpp reads from it how a call is written. The mark is one
 # token, so that a `logit_bias` makes even random weights begin with it; the grammar of a call does the rest.
-CALL_MARK = "~"
-TOOL_TEMPLATE = (
+TOOL_CALL_MARKER = "~"
+TOOL_CHAT_TEMPLATE = (
     "{% if tools %}<|system|>Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>{% endif %}"
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}"
     "{% for call in message.tool_calls or [] %}"
-    + CALL_MARK
+    + TOOL_CALL_MARKER
     + '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
-    + CALL_MARK
+    + TOOL_CALL_MARKER
     + "{% endfor %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
-BOS, END, PAD = 256, 257, 261
-SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS) + 1
+BOS_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID = 256, 257, 261
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + 1
 
 Array = npt.NDArray[np.float32]
 
@@ -63,50 +63,50 @@ def write_chat_model(
     if (sliding_window is not None) != (arch == "gemma3"):
         raise ValueError("gemma3, and only gemma3, takes a sliding_window")
     head = embd // heads
-    model = _Writer(path, arch, name, quantization, seed)
-    model.shape(layers=layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff, context=context)
-    model.keys.add_layer_norm_rms_eps(1e-5)
-    model.keys.add_vocab_size(vocab)
-    model.keys.add_rope_dimension_count(head)
+    model = _ModelWriter(path, arch, name, quantization, seed)
+    model.add_shape(layers=layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff, context=context)
+    model.gguf_writer.add_layer_norm_rms_eps(1e-5)
+    model.gguf_writer.add_vocab_size(vocab)
+    model.gguf_writer.add_rope_dimension_count(head)
     if experts:
-        model.keys.add_expert_count(experts)
-        model.keys.add_expert_used_count(experts_used)
+        model.gguf_writer.add_expert_count(experts)
+        model.gguf_writer.add_expert_used_count(experts_used)
     if sliding_window is not None:
-        model.keys.add_key_length(head)
-        model.keys.add_value_length(head)
-        model.keys.add_sliding_window(sliding_window)
-    model.tokenizer(vocab, pre="gpt-2")
-    model.keys.add_chat_template(template)
+        model.gguf_writer.add_key_length(head)
+        model.gguf_writer.add_value_length(head)
+        model.gguf_writer.add_sliding_window(sliding_window)
+    model.add_tokenizer(vocab, pre="gpt-2")
+    model.gguf_writer.add_chat_template(template)
 
-    model.matrix("token_embd.weight", vocab, embd)
-    model.ones("output_norm.weight", embd)
-    model.add("output.weight", model.output_rows(vocab, embd))
+    model.add_matrix("token_embd.weight", vocab, embd)
+    model.add_ones("output_norm.weight", embd)
+    model.add_tensor("output.weight", model.printable_output_rows(vocab, embd))
     for layer in range(layers):
         block = f"blk.{layer}."
-        model.ones(block + "attn_norm.weight", embd)
-        model.ones(block + "ffn_norm.weight", embd)
-        model.matrix(block + "attn_q.weight", heads * head, embd)
-        model.matrix(block + "attn_k.weight", kv_heads * head, embd)
-        model.matrix(block + "attn_v.weight", kv_heads * head, embd)
-        model.matrix(block + "attn_output.weight", embd, heads * head)
+        model.add_ones(block + "attn_norm.weight", embd)
+        model.add_ones(block + "ffn_norm.weight", embd)
+        model.add_matrix(block + "attn_q.weight", heads * head, embd)
+        model.add_matrix(block + "attn_k.weight", kv_heads * head, embd)
+        model.add_matrix(block + "attn_v.weight", kv_heads * head, embd)
+        model.add_matrix(block + "attn_output.weight", embd, heads * head)
         if arch == "qwen2":
-            model.ones(block + "attn_q.bias", heads * head)
-            model.ones(block + "attn_k.bias", kv_heads * head)
-            model.ones(block + "attn_v.bias", kv_heads * head)
+            model.add_ones(block + "attn_q.bias", heads * head)
+            model.add_ones(block + "attn_k.bias", kv_heads * head)
+            model.add_ones(block + "attn_v.bias", kv_heads * head)
         if arch == "gemma3":
-            model.ones(block + "attn_q_norm.weight", head)
-            model.ones(block + "attn_k_norm.weight", head)
-            model.ones(block + "post_attention_norm.weight", embd)
-            model.ones(block + "post_ffw_norm.weight", embd)
+            model.add_ones(block + "attn_q_norm.weight", head)
+            model.add_ones(block + "attn_k_norm.weight", head)
+            model.add_ones(block + "post_attention_norm.weight", embd)
+            model.add_ones(block + "post_ffw_norm.weight", embd)
         if experts:
-            model.matrix(block + "ffn_gate_inp.weight", experts, embd)
-            model.matrix(block + "ffn_gate_exps.weight", experts, ff, embd)
-            model.matrix(block + "ffn_up_exps.weight", experts, ff, embd)
-            model.matrix(block + "ffn_down_exps.weight", experts, embd, ff)
+            model.add_matrix(block + "ffn_gate_inp.weight", experts, embd)
+            model.add_matrix(block + "ffn_gate_exps.weight", experts, ff, embd)
+            model.add_matrix(block + "ffn_up_exps.weight", experts, ff, embd)
+            model.add_matrix(block + "ffn_down_exps.weight", experts, embd, ff)
         else:
-            model.matrix(block + "ffn_gate.weight", ff, embd)
-            model.matrix(block + "ffn_up.weight", ff, embd)
-            model.matrix(block + "ffn_down.weight", embd, ff)
+            model.add_matrix(block + "ffn_gate.weight", ff, embd)
+            model.add_matrix(block + "ffn_up.weight", ff, embd)
+            model.add_matrix(block + "ffn_down.weight", embd, ff)
     return model.close()
 
 
@@ -124,132 +124,134 @@ def write_embedding_model(
     seed: int = 0,
 ) -> Path:
     """Write a BERT that answers /v1/embeddings with vectors of `embd` numbers (mean pooling). Returns `path`."""
-    model = _Writer(path, "bert", name, quantization, seed)
-    model.shape(layers=layers, embd=embd, heads=heads, kv_heads=heads, ff=ff, context=context)
-    model.keys.add_pooling_type(gguf.PoolingType.MEAN)
-    model.encoder(layers=layers, embd=embd, ff=ff, context=context, vocab=vocab)
+    model = _ModelWriter(path, "bert", name, quantization, seed)
+    model.add_shape(layers=layers, embd=embd, heads=heads, kv_heads=heads, ff=ff, context=context)
+    model.gguf_writer.add_pooling_type(gguf.PoolingType.MEAN)
+    model.add_encoder(layers=layers, embd=embd, ff=ff, context=context, vocab=vocab)
     return model.close()
 
 
 def write_reranking_model(path: Path, *, embd: int = 64, context: int = 512, seed: int = 0) -> Path:
     """Write a BERT with a head that answers /v1/rerank, by chance. Returns `path`."""
-    model = _Writer(path, "bert", "tiny-reranking", "F16", seed)
-    model.shape(layers=2, embd=embd, heads=4, kv_heads=4, ff=128, context=context)
-    model.keys.add_pooling_type(gguf.PoolingType.RANK)
-    model.keys.add_sep_token_id(END)
-    model.encoder(layers=2, embd=embd, ff=128, context=context, vocab=320)
-    model.matrix("cls.weight", embd, embd)
-    model.zeros("cls.bias", embd)
-    model.add("cls.output.weight", model.random(1, embd) * 50, quantize=False)
-    model.zeros("cls.output.bias", 1)
+    model = _ModelWriter(path, "bert", "tiny-reranking", "F16", seed)
+    model.add_shape(layers=2, embd=embd, heads=4, kv_heads=4, ff=128, context=context)
+    model.gguf_writer.add_pooling_type(gguf.PoolingType.RANK)
+    model.gguf_writer.add_sep_token_id(EOS_TOKEN_ID)
+    model.add_encoder(layers=2, embd=embd, ff=128, context=context, vocab=320)
+    model.add_matrix("cls.weight", embd, embd)
+    model.add_zeros("cls.bias", embd)
+    model.add_tensor("cls.output.weight", model.random_tensor(1, embd) * 50, quantize=False)
+    model.add_zeros("cls.output.bias", 1)
     return model.close()
 
 
-class _Writer:
+class _ModelWriter:
     """A `gguf.GGUFWriter` with a seeded source of weights and one quantization for all matrices."""
 
     def __init__(self, path: Path, arch: str, name: str, quantization: str, seed: int) -> None:
         self.path = path
-        self.type = gguf.GGMLQuantizationType[quantization]
+        self.quantization_type = gguf.GGMLQuantizationType[quantization]
         self.rng = np.random.default_rng(seed)
-        self.keys = gguf.GGUFWriter(path, arch)
-        self.keys.add_name(name)
-        self.keys.add_file_type(
+        self.gguf_writer = gguf.GGUFWriter(path, arch)
+        self.gguf_writer.add_name(name)
+        self.gguf_writer.add_file_type(
             gguf.LlamaFileType[f"MOSTLY_{quantization}" if quantization != "F32" else "ALL_F32"]
         )
 
-    def shape(self, *, layers: int, embd: int, heads: int, kv_heads: int, ff: int, context: int) -> None:
-        self.keys.add_context_length(context)
-        self.keys.add_block_count(layers)
-        self.keys.add_embedding_length(embd)
-        self.keys.add_feed_forward_length(ff)
-        self.keys.add_head_count(heads)
-        self.keys.add_head_count_kv(kv_heads)
+    def add_shape(self, *, layers: int, embd: int, heads: int, kv_heads: int, ff: int, context: int) -> None:
+        self.gguf_writer.add_context_length(context)
+        self.gguf_writer.add_block_count(layers)
+        self.gguf_writer.add_embedding_length(embd)
+        self.gguf_writer.add_feed_forward_length(ff)
+        self.gguf_writer.add_head_count(heads)
+        self.gguf_writer.add_head_count_kv(kv_heads)
 
-    def tokenizer(self, vocab: int, *, pre: str) -> None:
-        if vocab < SMALLEST_VOCAB:
-            raise ValueError(f"vocab must be at least {SMALLEST_VOCAB}")
-        tokens = [*byte_tokens(), *SPECIAL_TOKENS, "Ġt"]
+    def add_tokenizer(self, vocab: int, *, pre: str) -> None:
+        if vocab < MIN_VOCAB_SIZE:
+            raise ValueError(f"vocab must be at least {MIN_VOCAB_SIZE}")
+        tokens = [*gpt2_byte_tokens(), *SPECIAL_TOKENS, "Ġt"]
         types = [gguf.TokenType.NORMAL] * len(tokens)
         types[256 : 256 + len(SPECIAL_TOKENS)] = [gguf.TokenType.CONTROL] * len(SPECIAL_TOKENS)
         filler = vocab - len(tokens)
-        self.keys.add_tokenizer_model("gpt2")
-        self.keys.add_tokenizer_pre(pre)
-        self.keys.add_token_list([*tokens, *(f"Ġword{i}" for i in range(filler))])
-        self.keys.add_token_types([*types, *[gguf.TokenType.NORMAL] * filler])
-        self.keys.add_token_merges(["Ġ t"])
-        self.keys.add_bos_token_id(BOS)
-        self.keys.add_eos_token_id(END)
-        self.keys.add_pad_token_id(PAD)
-        self.keys.add_add_bos_token(True)
+        self.gguf_writer.add_tokenizer_model("gpt2")
+        self.gguf_writer.add_tokenizer_pre(pre)
+        self.gguf_writer.add_token_list([*tokens, *(f"Ġword{i}" for i in range(filler))])
+        self.gguf_writer.add_token_types([*types, *[gguf.TokenType.NORMAL] * filler])
+        self.gguf_writer.add_token_merges(["Ġ t"])
+        self.gguf_writer.add_bos_token_id(BOS_TOKEN_ID)
+        self.gguf_writer.add_eos_token_id(EOS_TOKEN_ID)
+        self.gguf_writer.add_pad_token_id(PAD_TOKEN_ID)
+        self.gguf_writer.add_add_bos_token(True)
 
-    def encoder(self, *, layers: int, embd: int, ff: int, context: int, vocab: int) -> None:
+    def add_encoder(self, *, layers: int, embd: int, ff: int, context: int, vocab: int) -> None:
         """All of a BERT but what is made of its last layer."""
-        self.keys.add_layer_norm_eps(1e-12)
-        self.keys.add_causal_attention(False)
-        self.tokenizer(vocab, pre="roberta-bpe")
-        self.keys.add_token_type_count(2)
-        self.matrix("token_embd.weight", vocab, embd)
-        self.matrix("position_embd.weight", context, embd)
-        self.add("token_types.weight", self.random(2, embd), quantize=False)
-        self.norm("token_embd_norm", embd)
+        self.gguf_writer.add_layer_norm_eps(1e-12)
+        self.gguf_writer.add_causal_attention(False)
+        self.add_tokenizer(vocab, pre="roberta-bpe")
+        self.gguf_writer.add_token_type_count(2)
+        self.add_matrix("token_embd.weight", vocab, embd)
+        self.add_matrix("position_embd.weight", context, embd)
+        self.add_tensor("token_types.weight", self.random_tensor(2, embd), quantize=False)
+        self.add_norm("token_embd_norm", embd)
         for layer in range(layers):
             block = f"blk.{layer}."
             for tensor in ("attn_q", "attn_k", "attn_v", "attn_output"):
-                self.matrix(block + tensor + ".weight", embd, embd)
-                self.zeros(block + tensor + ".bias", embd)
-            self.norm(block + "attn_output_norm", embd)
-            self.matrix(block + "ffn_up.weight", ff, embd)
-            self.zeros(block + "ffn_up.bias", ff)
-            self.matrix(block + "ffn_down.weight", embd, ff)
-            self.zeros(block + "ffn_down.bias", embd)
-            self.norm(block + "layer_output_norm", embd)
+                self.add_matrix(block + tensor + ".weight", embd, embd)
+                self.add_zeros(block + tensor + ".bias", embd)
+            self.add_norm(block + "attn_output_norm", embd)
+            self.add_matrix(block + "ffn_up.weight", ff, embd)
+            self.add_zeros(block + "ffn_up.bias", ff)
+            self.add_matrix(block + "ffn_down.weight", embd, ff)
+            self.add_zeros(block + "ffn_down.bias", embd)
+            self.add_norm(block + "layer_output_norm", embd)
 
-    def output_rows(self, vocab: int, embd: int) -> Array:
-        rows = self.random(vocab, embd) * 50
+    def printable_output_rows(self, vocab: int, embd: int) -> Array:
+        rows = self.random_tensor(vocab, embd) * 50
         printable = np.zeros(vocab, dtype=bool)
         printable[32:127] = True
         printable[256 + len(SPECIAL_TOKENS) :] = True
         rows[~printable] = 0
         return rows
 
-    def random(self, *shape: int) -> Array:
+    def random_tensor(self, *shape: int) -> Array:
         return self.rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
-    def matrix(self, name: str, *shape: int) -> None:
-        self.add(name, self.random(*shape))
+    def add_matrix(self, name: str, *shape: int) -> None:
+        self.add_tensor(name, self.random_tensor(*shape))
 
-    def ones(self, name: str, size: int) -> None:
-        self.add(name, np.ones(size, dtype=np.float32), quantize=False)
+    def add_ones(self, name: str, size: int) -> None:
+        self.add_tensor(name, np.ones(size, dtype=np.float32), quantize=False)
 
-    def zeros(self, name: str, size: int) -> None:
-        self.add(name, np.zeros(size, dtype=np.float32), quantize=False)
+    def add_zeros(self, name: str, size: int) -> None:
+        self.add_tensor(name, np.zeros(size, dtype=np.float32), quantize=False)
 
-    def norm(self, name: str, size: int) -> None:
-        self.ones(name + ".weight", size)
-        self.zeros(name + ".bias", size)
+    def add_norm(self, name: str, size: int) -> None:
+        self.add_ones(name + ".weight", size)
+        self.add_zeros(name + ".bias", size)
 
-    def add(self, name: str, values: Array, *, quantize: bool = True) -> None:
+    def add_tensor(self, name: str, values: Array, *, quantize: bool = True) -> None:
         # The router of a mixture stays F32, as llama.cpp's own quantizer keeps it.
         if quantize and "ffn_gate_inp" not in name:
-            self.keys.add_tensor(name, gguf.quants.quantize(values, self.type), raw_dtype=self.type)
+            self.gguf_writer.add_tensor(
+                name, gguf.quants.quantize(values, self.quantization_type), raw_dtype=self.quantization_type
+            )
         else:
-            self.keys.add_tensor(name, values)
+            self.gguf_writer.add_tensor(name, values)
 
     def close(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         steps: Sequence[Callable[[], None]] = (
-            self.keys.write_header_to_file,
-            self.keys.write_kv_data_to_file,
-            self.keys.write_tensors_to_file,
-            self.keys.close,
+            self.gguf_writer.write_header_to_file,
+            self.gguf_writer.write_kv_data_to_file,
+            self.gguf_writer.write_tensors_to_file,
+            self.gguf_writer.close,
         )
         for step in steps:
             step()
         return self.path
 
 
-def byte_tokens() -> list[str]:
+def gpt2_byte_tokens() -> list[str]:
     """GPT-2's 256 byte tokens, in byte order: printable bytes stand for themselves, others move beyond U+00FF."""
     itself = {*range(33, 127), *range(161, 173), *range(174, 256)}
     moved = iter(range(256, 512))

@@ -31,7 +31,7 @@ DEADLINE_S = 30.0
 App = TypeVar("App", Balancer, JoinedNode)
 
 
-class _Running(Generic[App]):
+class _RunningServer(Generic[App]):
     """A server of this process. `http` is signed with the local token, as the commands on the host are."""
 
     app: App
@@ -58,36 +58,36 @@ class _Running(Generic[App]):
                 ollama_sock.close()
             raise
         self._server = server
-        self.sanic = app
+        self.sanic_app = app
         self.app: App = app.ctx.llb
         self.port = server.port
         self.ollama_port = server.ollama_port
         tls = self.app.tls
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-        self.trust = None if tls is None else tls_trust.get_client_context(tls.anchor)
+        self.ssl_context = None if tls is None else tls_trust.get_client_context(tls.anchor)
         self.http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.app.local_token}"},
             timeout=DEADLINE_S,
             trust_env=False,
-            verify=self.trust or True,
-            event_hooks={"response": [self.conforms]},
+            verify=self.ssl_context or True,
+            event_hooks={"response": [self.check_conformance]},
         )
         return self
 
-    async def conforms(self, answer: httpx.Response) -> None:
+    async def check_conformance(self, response: httpx.Response) -> None:
         """No test gets an answer that the reference of the API does not know."""
         if not isinstance(self.app, Balancer):
             return
         # What comes in chunks may be meant to be read as it comes.
-        if "content-length" in answer.headers:
-            await answer.aread()
-            reference_of(self.sanic).check(answer.request, answer)
+        if "content-length" in response.headers:
+            await response.aread()
+            reference_of(self.sanic_app).check_response(response.request, response)
 
-    async def stop(self, streams_end_s: float = 0.0) -> None:
+    async def stop(self, drain_timeout_s: float = 0.0) -> None:
         if self._server is not None:
             await self.http.aclose()
-            await self._server.stop(streams_end_s)
+            await self._server.stop(drain_timeout_s)
             self._server = None
 
     async def __aenter__(self) -> Self:
@@ -99,10 +99,10 @@ class _Running(Generic[App]):
         await self.stop()
 
 
-class Llb(_Running[Balancer]):
+class RunningBalancer(_RunningServer[Balancer]):
     """A running appliance: a balancer with its own node."""
 
-    async def new_token(self) -> str:
+    async def create_join_token(self) -> str:
         """A token that lets one host join."""
         answer = await self.http.post("/api/nodes/join-tokens", json={})
         assert answer.status_code == 201, answer.text
@@ -110,40 +110,40 @@ class Llb(_Running[Balancer]):
 
     # --- what tests do often ------------------------------------------------------------------------
 
-    async def online(self) -> None:
+    async def wait_until_online(self) -> None:
         """Wait until the local node has said hello."""
-        await self.until(
+        await self.wait_until(
             lambda: (
                 bool(self.app.view.online_nodes())
                 and all(node.heartbeat is not None for node in self.app.view.online_nodes())
             )
         )
 
-    async def until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
+    async def wait_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
         """Wait until `condition` holds; it is looked at after every event of the appliance."""
         with self.app.event_bus.subscribe(100_000) as events:
             async with asyncio.timeout(deadline_s):
                 while not condition():
                     await events.get()
 
-    async def model(self, model_id: str) -> dict[str, Any]:
+    async def get_model(self, model_id: str) -> dict[str, Any]:
         answer = await self.http.get(f"/api/models/{model_id}")
         answer.raise_for_status()
         return dict(answer.json())
 
-    async def register(self, model_id: str) -> httpx.Response:
+    async def register_model(self, model_id: str) -> httpx.Response:
         return await self.http.post("/api/models/register", json={"model_id": model_id})
 
-    async def pull(self, model_id: str, deadline_s: float = DEADLINE_S) -> None:
+    async def pull_model(self, model_id: str, deadline_s: float = DEADLINE_S) -> None:
         """Register a model and wait until it is Ready."""
-        answer = await self.register(model_id)
+        answer = await self.register_model(model_id)
         assert answer.status_code == 202, answer.text
-        await self.until_status(model_id, "Ready", deadline_s=deadline_s)
+        await self.wait_for_status(model_id, "Ready", deadline_s=deadline_s)
 
-    async def until_status(self, model_id: str, *statuses: str, deadline_s: float = DEADLINE_S) -> None:
-        await self.until(lambda: self.app.view.status_of(model_id).status.value in statuses, deadline_s)
+    async def wait_for_status(self, model_id: str, *statuses: str, deadline_s: float = DEADLINE_S) -> None:
+        await self.wait_until(lambda: self.app.view.status_of(model_id).status.value in statuses, deadline_s)
 
-    async def new_key(self, *scopes: str) -> str:
+    async def create_key(self, *scopes: str) -> str:
         body: dict[str, Any] = {"name": "test"}
         if scopes:
             body["scopes"] = scopes
@@ -152,23 +152,25 @@ class Llb(_Running[Balancer]):
         return str(answer.json()["key"])
 
     @asynccontextmanager
-    async def events(self, **kwargs: Any) -> AsyncIterator[websockets.asyncio.client.ClientConnection]:
+    async def open_event_stream(
+        self, **kwargs: Any
+    ) -> AsyncIterator[websockets.asyncio.client.ClientConnection]:
         """A reader of /ws/models with the local token."""
         headers = {"Authorization": f"Bearer {self.app.local_token}"}
         async with websockets.asyncio.client.connect(
             f"ws{self.url.removeprefix('http')}/ws/models",
             additional_headers=headers,
             proxy=None,
-            ssl=self.trust,
+            ssl=self.ssl_context,
             **kwargs,
         ) as reader:
             yield reader
 
 
-class JoinedLlb(_Running[JoinedNode]):
+class RunningJoinedNode(_RunningServer[JoinedNode]):
     """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has none."""
 
-    def __init__(self, balancer: Llb, home: Path, **settings: Any) -> None:
+    def __init__(self, balancer: RunningBalancer, home: Path, **settings: Any) -> None:
         usual = {
             "name": home.name,
             "host": "127.0.0.1",
@@ -181,7 +183,7 @@ class JoinedLlb(_Running[JoinedNode]):
     async def start(self, port: int = 0) -> Self:
         joined = node_identity.read_membership(self.home) is not None
         if not joined and "join_token" not in self.settings:
-            self.settings["join_token"] = await self.balancer.new_token()
+            self.settings["join_token"] = await self.balancer.create_join_token()
         return await super().start(port)
 
     @property
@@ -189,7 +191,7 @@ class JoinedLlb(_Running[JoinedNode]):
         assert self.app.membership is not None
         return self.app.membership.node_id
 
-    async def online(self) -> None:
+    async def wait_until_online(self) -> None:
         """Wait until the balancer has heard of it all that it says, and has found the way to it."""
         view, reach = self.balancer.app.view, self.balancer.app.node_connections
 
@@ -198,15 +200,15 @@ class JoinedLlb(_Running[JoinedNode]):
             heard = node is not None and node.is_online and node.heartbeat is not None
             return heard and reach.route_of(self.id) is not None
 
-        await eventually(there)
+        await wait_until(there)
 
-    async def until_status(self, status: NodeStatus) -> None:
+    async def wait_for_status(self, status: NodeStatus) -> None:
         """Wait until the balancer calls it so."""
         view = self.balancer.app.view
-        await self.balancer.until(lambda: view.nodes[self.id].status is status)
+        await self.balancer.wait_until(lambda: view.nodes[self.id].status is status)
 
 
-async def eventually(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+async def wait_until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
     """Wait until `condition` holds, where nothing announces it."""
     async with asyncio.timeout(deadline_s):
         while not condition():

@@ -16,11 +16,13 @@ from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-LOCK, TEST_LOCK = ROOT / "requirements.lock", ROOT / "requirements-test.lock"
+LOCK_FILE, TEST_LOCK_FILE = ROOT / "requirements.lock", ROOT / "requirements-test.lock"
 BUILD_ONLY = frozenset({"hatchling", "editables", "pathspec", "pluggy", "trove-classifiers"})
-_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*(?:\\)?$")
-_SHA256 = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
-HEAD = """# Licences
+_PIN_LINE = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*(?:\\)?$"
+)
+_HASH_LINE = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
+LICENCES_HEADER = """# Licences
 
 llb's own code is in this repository. The packages that `./install.sh run` installs beside it, in the versions of `requirements.lock`, on Linux; each
 says of itself under which licence it is. Made by `./install.sh lock`, from what is installed.
@@ -30,33 +32,33 @@ says of itself under which licence it is. Made by `./install.sh lock`, from what
 
 
 @dataclass(frozen=True)
-class Pin:
+class LockedPackage:
     """One line of a lock file; `hashes` of all files of that version."""
 
     name: str
     version: str
-    marker: str | None
-    hashes: int
+    environment_marker: str | None
+    hash_count: int
 
     @property
-    def applies(self) -> bool:
+    def is_applicable(self) -> bool:
         """Whether it is installed on this system."""
-        return self.marker is None or Marker(self.marker).evaluate()
+        return self.environment_marker is None or Marker(self.environment_marker).evaluate()
 
 
-def pins(lock: Path) -> Iterator[Pin]:
+def parse_lock_file(path: Path) -> Iterator[LockedPackage]:
     """Raises `ValueError` for a line that is neither a pin nor the hash of one."""
     pin: re.Match[str] | None = None
     hashes = 0
-    for line in [*lock.read_text(encoding="utf-8").splitlines(), ""]:
-        if pin is not None and _SHA256.match(line):
+    for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
+        if pin is not None and _HASH_LINE.match(line):
             hashes += 1
             continue
         if pin is not None:
-            yield Pin(canonicalize_name(pin["name"]), pin["version"], pin["marker"], hashes)
-        pin, hashes = _PIN.match(line), 0
+            yield LockedPackage(canonicalize_name(pin["name"]), pin["version"], pin["marker"], hashes)
+        pin, hashes = _PIN_LINE.match(line), 0
         if line and pin is None:
-            raise ValueError(f"{lock.name}: {line!r}")
+            raise ValueError(f"{path.name}: {line!r}")
 
 
 def licence_of(name: str) -> str:
@@ -73,10 +75,14 @@ def licence_of(name: str) -> str:
     return " / ".join(classified) or (said[0] if said else "not said")
 
 
-def licences() -> str:
-    lines = [f"| {pin.name} | {pin.version} | {licence_of(pin.name)} |" for pin in pins(LOCK) if pin.applies]
-    return "\n".join([HEAD, *lines, ""])
+def render_licences() -> str:
+    lines = [
+        f"| {pin.name} | {pin.version} | {licence_of(pin.name)} |"
+        for pin in parse_lock_file(LOCK_FILE)
+        if pin.is_applicable
+    ]
+    return "\n".join([LICENCES_HEADER, *lines, ""])
 
 
 if __name__ == "__main__":
-    print(licences(), end="")
+    print(render_licences(), end="")

@@ -40,11 +40,11 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parent.parent
 MESSAGE_BYTES = 1 << 18
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
-_NETWORKS = Path("/run/netns")
+_NETNS_DIRECTORY = Path("/run/netns")
 
 # What these import in turn is ready too. Nothing that reads the environment when it is imported, starts a thread or
 # loads llama.cpp: a child would inherit that.
-PRELOADED = (
+PRELOADED_MODULES = (
     "llb.cli",
     "llb.cli.accounts",
     "llb.cli.chat",
@@ -69,17 +69,17 @@ PRELOADED = (
 
 
 @dataclass(frozen=True)
-class _Form:
+class _PythonCommand:
     """A command line that the template can run."""
 
     module: str
     arguments: list[str]
     unbuffered: bool
-    network: str | None
-    cores: list[int] | None
+    network_namespace: str | None
+    cpu_cores: list[int] | None
 
     @classmethod
-    def of(cls, command: Sequence[str]) -> _Form | None:
+    def parse(cls, command: Sequence[str]) -> _PythonCommand | None:
         rest = [*command]
         network = cores = None
         if rest[:3] == ["ip", "netns", "exec"]:
@@ -101,25 +101,25 @@ class Popen(subprocess.Popen[Any]):
 
     def __init__(self, command: Sequence[str], *, terminal: bool = False, **options: Any) -> None:
         self._terminal = terminal
-        self._form = _Form.of(command) if _enabled else None
-        self._reply: socket.socket | None = None
-        if self._form is None and terminal:
+        self._python_command = _PythonCommand.parse(command) if _is_enabled else None
+        self._status_socket: socket.socket | None = None
+        if self._python_command is None and terminal:
             inner = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
             command, options["start_new_session"] = [sys.executable, "-c", inner, *command], True
         super().__init__(command, **options)
 
     def _execute_child(self, *arguments: Any) -> None:
-        if self._form is None:
+        if self._python_command is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
         cwd, env, files, new_session = arguments[5], arguments[6], arguments[10:16], arguments[21]
-        form = self._form
+        form = self._python_command
         order = {
             "module": form.module,
             "arguments": form.arguments,
             "unbuffered": form.unbuffered,
-            "network": form.network,
-            "cores": form.cores,
+            "network": form.network_namespace,
+            "cores": form.cpu_cores,
             "terminal": self._terminal,
             "session": self._terminal or bool(new_session),
             "cwd": os.fspath(cwd or Path.cwd()),
@@ -127,34 +127,34 @@ class Popen(subprocess.Popen[Any]):
         }
         # The child's ends; -1 is a file that it shares with us.
         given = [own if file == -1 else file for own, file in enumerate((files[0], files[3], files[5]))]
-        self.pid, self._reply = _template().start(order, given)
+        self.pid, self._status_socket = _get_template().fork(order, given)
         self._child_created = True
         self._close_pipe_fds(*files)  # type: ignore[attr-defined]
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        if self._reply is None:
+        if self._status_socket is None:
             return super()._internal_poll(*_, **__)  # type: ignore[misc,no-any-return]
         if self.returncode is None:
-            self._reply.setblocking(False)
+            self._status_socket.setblocking(False)
             with suppress(BlockingIOError):
-                self._learn_status()
+                self._read_exit_status()
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int:
-        if self._reply is None:
+        if self._status_socket is None:
             return super()._wait(timeout)  # type: ignore[misc,no-any-return]
         if self.returncode is None:
-            self._reply.settimeout(timeout)
+            self._status_socket.settimeout(timeout)
             try:
-                self._learn_status()
+                self._read_exit_status()
             except TimeoutError:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
         return self.returncode
 
-    def _learn_status(self) -> None:
-        assert self._reply is not None
-        said = self._reply.recv(64)
-        self._reply.close()
+    def _read_exit_status(self) -> None:
+        assert self._status_socket is not None
+        said = self._status_socket.recv(64)
+        self._status_socket.close()
         self.returncode = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
 
 
@@ -174,15 +174,15 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-_enabled = False
+_is_enabled = False
 
 
 def enable() -> None:
-    global _enabled
-    _enabled = sys.platform.startswith("linux")
+    global _is_enabled
+    _is_enabled = sys.platform.startswith("linux")
 
 
-class _Template:
+class _TemplateProcess:
     """The template process and the way to it."""
 
     def __init__(self) -> None:
@@ -195,19 +195,19 @@ class _Template:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)} | _marked(),
+                env={**os.environ, "PYTHONPATH": str(ROOT)} | _owner_environment(),
                 start_new_session=True,  # Ctrl-C at the tests' terminal is the tests' to pass on
             )
         atexit.register(self.close)
 
-    def start(self, order: dict[str, Any], files: list[int]) -> tuple[int, socket.socket]:
+    def fork(self, request: dict[str, Any], standard_fds: list[int]) -> tuple[int, socket.socket]:
         """The id of the new process, and a socket that says its wait status when it has ended."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            sent = array.array("i", [theirs.fileno(), *files])
+            sent = array.array("i", [theirs.fileno(), *standard_fds])
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent.tobytes())]
             with self._lock:
-                self._socket.sendmsg([json.dumps(order).encode("utf-8", "surrogateescape")], rights)
+                self._socket.sendmsg([json.dumps(request).encode("utf-8", "surrogateescape")], rights)
         said = ours.recv(64)
         if not said:
             raise RuntimeError("the template process has ended")
@@ -218,39 +218,39 @@ class _Template:
         self._process.wait()
 
 
-def _marked() -> dict[str, str]:
+def _owner_environment() -> dict[str, str]:
     from tests.lab import owner
 
-    return {owner.VARIABLE: owner.mark()}
+    return {owner.OWNER_VARIABLE: owner.owner_mark()}
 
 
-_templates: list[_Template] = []
+_templates: list[_TemplateProcess] = []
 _templates_lock = threading.Lock()
 
 
-def _template() -> _Template:
+def _get_template() -> _TemplateProcess:
     with _templates_lock:
         if not _templates:
-            _templates.append(_Template())
+            _templates.append(_TemplateProcess())
         return _templates[0]
 
 
 # --- the template ------------------------------------------------------------------------------------
 
 
-def serve(control: socket.socket) -> None:
+def serve_forks(control_socket: socket.socket) -> None:
     """Fork for each order until the tests have gone."""
-    control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MESSAGE_BYTES)
-    for module in PRELOADED:
+    control_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MESSAGE_BYTES)
+    for module in PRELOADED_MODULES:
         importlib.import_module(module)
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
     ready = selectors.DefaultSelector()
-    ready.register(control, selectors.EVENT_READ)
+    ready.register(control_socket, selectors.EVENT_READ)
     while True:
         for key, _ in ready.select():
-            if key.fileobj is not control:
+            if key.fileobj is not control_socket:
                 pid, reply = key.data
                 ready.unregister(key.fd)
                 os.close(key.fd)
@@ -258,49 +258,51 @@ def serve(control: socket.socket) -> None:
                     reply.send(b"%d" % os.waitpid(pid, 0)[1])
                 reply.close()
                 continue
-            message, files = _received(control)
+            message, files = _receive_request(control_socket)
             if not message:
                 return
             reply = socket.socket(fileno=files[0])
             pid = os.fork()
             if pid == 0:
-                _be(json.loads(message), files[1:])
+                _run_child(json.loads(message), files[1:])
             for file in files[1:]:
                 os.close(file)
             ready.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, reply))
             reply.send(b"%d" % pid)
 
 
-def _received(control: socket.socket) -> tuple[bytes, list[int]]:
-    message, rights, _, _ = control.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * array.array("i").itemsize))
+def _receive_request(control_socket: socket.socket) -> tuple[bytes, list[int]]:
+    message, rights, _, _ = control_socket.recvmsg(
+        MESSAGE_BYTES, socket.CMSG_SPACE(4 * array.array("i").itemsize)
+    )
     files = array.array("i")
     for _, _, data in rights:
         files.frombytes(data)
     return message, [*files]
 
 
-def _be(order: dict[str, Any], files: list[int]) -> NoReturn:
+def _run_child(request: dict[str, Any], standard_fds: list[int]) -> NoReturn:
     """Become the process that was ordered, and end as it does."""
     status = 1
     try:
-        for number, file in enumerate(files):
+        for number, file in enumerate(standard_fds):
             os.dup2(file, number)
         os.closerange(3, 4096)
-        if order["session"]:
+        if request["session"]:
             os.setsid()
-        if order["terminal"]:
+        if request["terminal"]:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        if order["network"] is not None:
-            _enter(_NETWORKS / order["network"])
-        if order["cores"] is not None:
-            os.sched_setaffinity(0, order["cores"])
-        os.chdir(order["cwd"])
+        if request["network"] is not None:
+            _enter_network_namespace(_NETNS_DIRECTORY / request["network"])
+        if request["cores"] is not None:
+            os.sched_setaffinity(0, request["cores"])
+        os.chdir(request["cwd"])
         os.environ.clear()
-        os.environ.update(order["env"])
+        os.environ.update(request["env"])
         gc.unfreeze()
-        _open_standard_files(unbuffered=order["unbuffered"])
-        sys.argv = [order["module"], *order["arguments"]]
-        status = _status_of(order["module"])
+        _open_standard_files(unbuffered=request["unbuffered"])
+        sys.argv = [request["module"], *request["arguments"]]
+        status = _run_module(request["module"])
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         with suppress(BrokenPipeError):
@@ -313,10 +315,10 @@ def _be(order: dict[str, Any], files: list[int]) -> NoReturn:
         os._exit(status)
 
 
-def _enter(network: Path) -> None:
-    fd = os.open(network, os.O_RDONLY)
+def _enter_network_namespace(namespace_path: Path) -> None:
+    fd = os.open(namespace_path, os.O_RDONLY)
     if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), f"setns {network}")
+        raise OSError(ctypes.get_errno(), f"setns {namespace_path}")
     os.close(fd)
 
 
@@ -330,7 +332,7 @@ def _open_standard_files(*, unbuffered: bool) -> None:
         setattr(sys, name, stream)
 
 
-def _status_of(module: str) -> int:
+def _run_module(module: str) -> int:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
@@ -353,4 +355,4 @@ def _status_of(module: str) -> int:
 if __name__ == "__main__":
     # In place of what a shell may have made deaf.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve_forks(socket.socket(fileno=int(sys.argv[1])))

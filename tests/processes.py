@@ -25,7 +25,7 @@ STOP_DEADLINE_S = 20.0
 ROOT = Path(__file__).parent.parent
 
 
-def environment(**extra: str) -> dict[str, str]:
+def clean_environment(**extra: str) -> dict[str, str]:
     """Ours without what would change the product's behaviour, and with `extra`."""
     kept = {
         name: value
@@ -49,7 +49,7 @@ class LlbProcess:
     def __init__(self, home: Path, *flags: str, **extra_environment: str) -> None:
         self.home = home
         self._flags = flags
-        self._environment = environment(LLB_HOME=str(home), **extra_environment)
+        self._environment = clean_environment(LLB_HOME=str(home), **extra_environment)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> LlbProcess:
@@ -57,7 +57,7 @@ class LlbProcess:
         self.log = self.home.with_name(self.home.name + ".log")
         with self.log.open("ab") as log:
             self._process = prefork.Popen(
-                self._command(),
+                self._build_command(),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -70,18 +70,18 @@ class LlbProcess:
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.005)
-        self._follow(info)
+        self._connect(info)
         return self
 
-    def _command(self) -> list[str]:
+    def _build_command(self) -> list[str]:
         return [sys.executable, "-m", "llb", "--port", "0", *self._flags]
 
-    def _transport(self, info: RunInfo, /) -> httpx.BaseTransport:
+    def _create_transport(self, info: RunInfo, /) -> httpx.BaseTransport:
         return httpx.HTTPTransport(
             trust_env=False, verify=tls_trust.get_client_context(info.anchor) if info.tls else True
         )
 
-    def _follow(self, info: RunInfo) -> None:
+    def _connect(self, info: RunInfo) -> None:
         self.pid = info.pid
         self.url = info.url
         self.http = httpx.Client(
@@ -89,27 +89,27 @@ class LlbProcess:
             headers={"Authorization": f"Bearer {info.token}"},
             timeout=60,
             trust_env=False,
-            transport=self._transport(info),
+            transport=self._create_transport(info),
         )
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """kill -9, as an out-of-memory killer does it."""
-        self._end(signal.SIGKILL)
+        self._terminate(signal.SIGKILL)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
-        return self._end(signal.SIGTERM)
+        return self._terminate(signal.SIGTERM)
 
-    def _end(self, number: signal.Signals) -> int:
+    def _terminate(self, signal_number: signal.Signals) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0
         if process.poll() is None:
-            process.send_signal(number)
+            process.send_signal(signal_number)
         self.http.close()
         return process.wait(STOP_DEADLINE_S)
 
@@ -123,15 +123,15 @@ class LlbProcess:
 
     # --- what is often asked ------------------------------------------------------------------------
 
-    def model(self, model_id: str) -> dict[str, Any]:
+    def get_model(self, model_id: str) -> dict[str, Any]:
         return dict(self.http.get(f"/api/models/{model_id}").raise_for_status().json())
 
-    def register(self, model_id: str) -> httpx.Response:
+    def register_model(self, model_id: str) -> httpx.Response:
         return self.http.post("/api/models/register", json={"model_id": model_id})
 
-    def until_status(self, model_id: str, status: str, deadline_s: float = 60.0) -> dict[str, Any]:
+    def wait_for_status(self, model_id: str, status: str, deadline_s: float = 60.0) -> dict[str, Any]:
         deadline = time.monotonic() + deadline_s
-        while (model := self.model(model_id))["status"] != status:
+        while (model := self.get_model(model_id))["status"] != status:
             assert time.monotonic() < deadline, json.dumps(model)
             time.sleep(0.02)
         return model

@@ -19,75 +19,79 @@ from llb.api.reference.openapi import build_document
 URN = "urn:llb"
 
 
-class Reference:
+class ApiReference:
     """An OpenAPI document that can be asked whether an exchange is as it says."""
 
-    def __init__(self, told: dict[str, Any], routes: Iterable[str] = ()) -> None:
+    def __init__(self, document: dict[str, Any], routes: Iterable[str] = ()) -> None:
         """`routes`: all paths of the server, also those that the document leaves out."""
-        self.told = told
-        self._left_out = frozenset(path for path in routes if "<" not in path) - told["paths"].keys()
-        self._registry: Registry[Any] = Registry().with_resource(URN, DRAFT202012.create_resource(told))
+        self.document = document
+        self._undocumented_paths = (
+            frozenset(path for path in routes if "<" not in path) - document["paths"].keys()
+        )
+        self._registry: Registry[Any] = Registry().with_resource(URN, DRAFT202012.create_resource(document))
         self._validators: dict[int, tuple[dict[str, Any], Draft202012Validator]] = {}
-        self._paths = [(re.compile(_pattern(path)), path) for path in told["paths"]]
+        self._path_patterns = [(re.compile(_path_regex(path)), path) for path in document["paths"]]
 
-    def operation(self, method: str, path: str) -> dict[str, Any] | None:
+    def find_operation(self, method: str, path: str) -> dict[str, Any] | None:
         """What is said of a request; None for what the reference leaves out."""
-        if path in self._left_out:
+        if path in self._undocumented_paths:
             return None
         # A path that says more wins, as in the server: /api/models/register is not a model's.
-        for template in sorted((t for p, t in self._paths if p.fullmatch(path)), key=lambda t: t.count("{")):
-            found = self.told["paths"][template].get(method.lower())
+        for template in sorted(
+            (t for p, t in self._path_patterns if p.fullmatch(path)), key=lambda t: t.count("{")
+        ):
+            found = self.document["paths"][template].get(method.lower())
             if found is not None:
                 return dict(found)
         return None
 
-    def complaints(self, schema: dict[str, Any], value: object) -> list[str]:
+    def validation_errors(self, schema: dict[str, Any], value: object) -> list[str]:
         """What is wrong with `value`; `schema` is one of the document."""
-        validator = self._validator(schema)
+        validator = self._validator_for(schema)
         return [f"{error.json_path}: {error.message[:300]}" for error in validator.iter_errors(value)]
 
-    def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
+    def _validator_for(self, schema: dict[str, Any]) -> Draft202012Validator:
         # Making one takes longer than most checks. The schema is kept beside it so that its id stays its own.
         made = self._validators.get(id(schema))
         if made is None:
-            validator = Draft202012Validator(_absolute(schema), registry=self._registry)
+            validator = Draft202012Validator(_absolute_refs(schema), registry=self._registry)
             made = self._validators[id(schema)] = (schema, validator)
         return made[1]
 
-    def check(self, request: httpx.Request, answer: httpx.Response) -> None:
+    def check_response(self, request: httpx.Request, response: httpx.Response) -> None:
         """Fails where the document does not know this answer. The answer has been read, if it is JSON."""
-        operation = self.operation(request.method, request.url.path)
+        operation = self.find_operation(request.method, request.url.path)
         if operation is None:
             return
-        where = f"{request.method} {request.url.path} → {answer.status_code}"
-        said = operation["responses"].get(str(answer.status_code))
-        assert said is not None, f"{where} {answer.text[:300]}: the reference does not know this status"
+        where = f"{request.method} {request.url.path} → {response.status_code}"
+        said = operation["responses"].get(str(response.status_code))
+        assert said is not None, f"{where} {response.text[:300]}: the reference does not know this status"
         if "$ref" in said:
-            said = self.told["components"]["responses"][said["$ref"].rpartition("/")[2]]
-        kind = answer.headers.get("content-type", "").partition(";")[0]
+            said = self.document["components"]["responses"][said["$ref"].rpartition("/")[2]]
+        kind = response.headers.get("content-type", "").partition(";")[0]
         content = said.get("content", {})
         assert (kind in content) if content else not kind, f"{where}: the reference does not know {kind!r}"
         if kind == "application/json":
-            problems = self.complaints(content[kind]["schema"], answer.json())
+            problems = self.validation_errors(content[kind]["schema"], response.json())
             assert not problems, f"{where}: {problems}"
-        if "requestBody" in operation and answer.is_success:
+        if "requestBody" in operation and response.is_success:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            problems = self.complaints(schema, json.loads(request.content))
+            problems = self.validation_errors(schema, json.loads(request.content))
             assert not problems, f"{where}: it was taken, though the reference would not: {problems}"
 
 
-def reference_of(app: Sanic[Any, Any]) -> Reference:
+def reference_of(app: Sanic[Any, Any]) -> ApiReference:
     """The reference of appliances: all of them have the same, so it is made once."""
-    if not _made:
+    if not _references:
         routes = [f"/{route.path}" for route in app.router.routes]
-        _made.append(Reference(json.loads(msgspec.json.encode(build_document(app))), routes))
-    return _made[0]
+        _references.append(ApiReference(json.loads(msgspec.json.encode(build_document(app))), routes))
+    return _references[0]
 
 
-_made: list[Reference] = []
+_references: list[ApiReference] = []
 
 
-def _pattern(path: str) -> str:
+def _path_regex(path: str) -> str:
     # Only a model's name at /v1 may hold slashes.
     inner = ".+" if path.startswith("/v1/models/") else "[^/]+"
     return "".join(
@@ -95,7 +99,7 @@ def _pattern(path: str) -> str:
     )
 
 
-def _absolute(value: Any) -> Any:
+def _absolute_refs(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: URN + item if name == "$ref" else _absolute(item) for name, item in value.items()}
-    return [_absolute(item) for item in value] if isinstance(value, list) else value
+        return {name: URN + item if name == "$ref" else _absolute_refs(item) for name, item in value.items()}
+    return [_absolute_refs(item) for item in value] if isinstance(value, list) else value

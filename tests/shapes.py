@@ -7,7 +7,7 @@ from dataclasses import replace
 from llb.policy.memory import Layer, ModelShape, estimate_memory
 
 
-def required_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
+def required_memory_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
     """What a model needs on a host without a GPU for one slot: the catalogue's `required_memory_bytes`."""
     context = min(context_length, shape.context_length)
     return estimate_memory(shape, context_length=context, pooled=pooled).total_bytes

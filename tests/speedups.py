@@ -27,15 +27,15 @@ from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.hardware import HardwareProbe, engine_command, engine_environment
 
-_installed = False
+_is_installed = False
 
 
 def install() -> None:
     """Idempotent."""
-    global _installed
-    if _installed:
+    global _is_installed
+    if _is_installed:
         return
-    _installed = True
+    _is_installed = True
     _share_tls_contexts()
     _share_sanic_rewrite()
     _share_sanic_routes()
@@ -103,7 +103,7 @@ def _share_sanic_routes() -> None:
 def _share_device_probe() -> None:
     """The devices of this machine: a child process that loads llama.cpp. Later probes read what the first one said."""
     make = HardwareProbe.__init__
-    answer = functools.cache(_device_answer)
+    answer = functools.cache(_probe_devices_once)
 
     def init(self: HardwareProbe, *, devices_command: Sequence[str] | None = None) -> None:
         make(self, devices_command=devices_command or ("cat", str(answer())))
@@ -111,7 +111,7 @@ def _share_device_probe() -> None:
     HardwareProbe.__init__ = init  # type: ignore[method-assign]
 
 
-def _device_answer() -> Path:
+def _probe_devices_once() -> Path:
     said = subprocess.run(
         engine_command("--devices"), env=engine_environment(os.environ), capture_output=True, check=True
     ).stdout

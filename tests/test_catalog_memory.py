@@ -13,7 +13,7 @@ import pytest
 
 from llb.catalog import load_catalog
 from llb.wire import Capability, Model
-from tests.shapes import required_bytes, uniform_shape, with_projector
+from tests.shapes import required_memory_bytes, uniform_shape, with_projector
 
 CONTEXT = 4096  # tokens of the one conversation that must fit
 POOLED_CONTEXT = 512  # tokens of the one text that must fit: a usual piece of a document
@@ -162,7 +162,7 @@ def least_memory_bytes(model: Model, card: Card) -> int:
     )
     pooled = Capability.TEXT_GENERATION not in model.capabilities
     context_length = POOLED_CONTEXT if pooled else CONTEXT
-    need_bytes = required_bytes(shape, context_length=context_length, pooled=pooled)
+    need_bytes = required_memory_bytes(shape, context_length=context_length, pooled=pooled)
     return -(-need_bytes // STEP_BYTES) * STEP_BYTES
 
 

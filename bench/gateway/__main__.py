@@ -23,25 +23,25 @@ from pathlib import Path
 from typing import Any
 
 from bench.gateway.gateways import (
+    LOAD_CORE,
     MODEL,
-    OTHER_CORE,
     Gateway,
-    compiled,
-    litellm,
-    llb,
-    mock,
-    naive,
-    nginx,
-    others,
+    compile_program,
+    install_others,
+    run_litellm,
+    run_llb,
+    run_mock_engine,
+    run_naive_proxy,
+    run_nginx,
 )
 
 MB = 1_000_000
-PROFILED = 60  # functions
+PROFILED_FUNCTIONS = 60  # functions
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadProfile:
     """One kind of traffic: the connections, and what is asked (see mock.c)."""
 
     name: str
@@ -49,15 +49,15 @@ class Load:
     fields: dict[str, Any]
 
 
-LOADS = (
-    Load("crowd", 64, {"max_tokens": 10}),
-    Load("one", 1, {"max_tokens": 10}),
-    Load("first", 1, {"max_tokens": 8, "stream": True}),
-    Load("streams", 256, {"max_tokens": 100, "top_k": 5, "stream": True}),
+LOAD_PROFILES = (
+    LoadProfile("crowd", 64, {"max_tokens": 10}),
+    LoadProfile("one", 1, {"max_tokens": 10}),
+    LoadProfile("first", 1, {"max_tokens": 8, "stream": True}),
+    LoadProfile("streams", 256, {"max_tokens": 100, "top_k": 5, "stream": True}),
 )
 
 
-def request_file(folder: Path, gateway: Gateway, name: str, fields: dict[str, Any]) -> Path:
+def write_request(folder: Path, gateway: Gateway, name: str, fields: dict[str, Any]) -> Path:
     """The bytes of one request."""
     question = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **fields}
     body = json.dumps(question, separators=(",", ":")).encode()
@@ -71,36 +71,38 @@ def request_file(folder: Path, gateway: Gateway, name: str, fields: dict[str, An
     return path
 
 
-class Bench:
+class GatewayBenchmark:
     """Runs loads against gateways and keeps what came back."""
 
     def __init__(self, folder: Path, binary: Path) -> None:
         self._folder = folder
         self._binary = binary
-        self.found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+        self.results: dict[tuple[str, str], list[Figures]] = defaultdict(list)
 
-    def command(self, gateway: Gateway, load: Load, seconds: float, *how: str) -> list[str]:
-        path = request_file(self._folder, gateway, load.name, load.fields)
+    def build_command(self, gateway: Gateway, load: LoadProfile, seconds: float, *how: str) -> list[str]:
+        path = write_request(self._folder, gateway, load.name, load.fields)
         return [
-            "taskset", "-c", str(OTHER_CORE), str(self._binary), str(gateway.port), str(path), str(load.connections),
+            "taskset", "-c", str(LOAD_CORE), str(self._binary), str(gateway.port), str(path), str(load.connections),
             str(seconds), *how,
         ]  # fmt: skip
 
-    def run(self, gateway: Gateway, load: Load, seconds: float) -> None:
+    def run_load(self, gateway: Gateway, load: LoadProfile, seconds: float) -> None:
         before_s = gateway.cpu_s()
         told = subprocess.run(
-            self.command(gateway, load, seconds), check=True, capture_output=True, text=True
+            self.build_command(gateway, load, seconds), check=True, capture_output=True, text=True
         ).stdout
         figures: Figures = json.loads(told)
         # The processor time is of all seconds, the figures of the last three quarters of them.
         cpu_us = (gateway.cpu_s() - before_s) * 1e6 * figures["seconds"] / seconds
         figures["cpu_us_an_answer"] = cpu_us / max(1.0, figures["answers"])
         figures["cpu_us_a_piece"] = cpu_us / max(1.0, figures["pieces"])
-        self.found[gateway.name, load.name].append(figures)
+        self.results[gateway.name, load.name].append(figures)
 
-    def held(self, gateway: Gateway, load: Load, seconds: float, how: str) -> float:
+    def measure_peak_rss(self, gateway: Gateway, load: LoadProfile, seconds: float, mode: str) -> float:
         """The most memory that the gateway had, in bytes, while all connections were open."""
-        child = subprocess.Popen(self.command(gateway, load, seconds, how), stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            self.build_command(gateway, load, seconds, mode), stdout=subprocess.PIPE, text=True
+        )
         assert child.stdout is not None
         assert child.stdout.readline() == "open\n"
         most, until = 0, time.monotonic() + seconds / 2
@@ -112,97 +114,97 @@ class Bench:
         return most
 
     def median(self, gateway: str, load: str, figure: str) -> float:
-        return statistics.median(figures[figure] for figures in self.found[gateway, load])
+        return statistics.median(figures[figure] for figures in self.results[gateway, load])
 
-    def against(
-        self, gateway: str, other: str, load: str, figure: str, how: Callable[[float, float], float]
+    def compare(
+        self, gateway: str, other: str, load: str, figure: str, combine: Callable[[float, float], float]
     ) -> float:
         """The median over the rounds of what `how` makes of both."""
-        pairs = zip(self.found[gateway, load], self.found[other, load], strict=True)
-        return statistics.median(how(ours[figure], theirs[figure]) for ours, theirs in pairs)
+        pairs = zip(self.results[gateway, load], self.results[other, load], strict=True)
+        return statistics.median(combine(ours[figure], theirs[figure]) for ours, theirs in pairs)
 
 
 def ratio(ours: float, theirs: float) -> float:
     return ours / theirs if theirs else 0.0
 
 
-def more(ours: float, theirs: float) -> float:
+def difference(ours: float, theirs: float) -> float:
     return ours - theirs
 
 
-def report(bench: Bench, names: Sequence[str]) -> None:
+def print_report(bench: GatewayBenchmark, names: Sequence[str]) -> None:
     head = ("answers/s at 64", "of nginx", "CPU an answer", "added, 1 client", "added to first piece", "pieces/s at 256", "of nginx", "gap p99", "CPU a piece")  # fmt: skip
     print("| gateway | " + " | ".join(head) + " |\n|" + " --- |" * (len(head) + 1))
     for name in names:
         cells = (
             f"{bench.median(name, 'crowd', 'answers_a_second'):,.0f}",
-            f"{bench.against(name, 'nginx', 'crowd', 'answers_a_second', ratio):.1%}",
+            f"{bench.compare(name, 'nginx', 'crowd', 'answers_a_second', ratio):.1%}",
             f"{bench.median(name, 'crowd', 'cpu_us_an_answer'):.0f} µs",
-            f"{bench.against(name, 'mock', 'one', 'whole_p50_ms', more):.3f} ms",
-            f"{bench.against(name, 'mock', 'first', 'first_p50_ms', more):.3f} ms",
+            f"{bench.compare(name, 'mock', 'one', 'whole_p50_ms', difference):.3f} ms",
+            f"{bench.compare(name, 'mock', 'first', 'first_p50_ms', difference):.3f} ms",
             f"{bench.median(name, 'streams', 'pieces_a_second'):,.0f}",
-            f"{bench.against(name, 'nginx', 'streams', 'pieces_a_second', ratio):.1%}",
+            f"{bench.compare(name, 'nginx', 'streams', 'pieces_a_second', ratio):.1%}",
             f"{bench.median(name, 'streams', 'gap_p99_ms'):.1f} ms",
             f"{bench.median(name, 'streams', 'cpu_us_a_piece'):.1f} µs",
         )
         print(f"| {name} | " + " | ".join(cells) + " |")
     failures = {
         key: sum(figures["failures"] for figures in runs)
-        for key, runs in bench.found.items()
+        for key, runs in bench.results.items()
         if any(figures["failures"] for figures in runs)
     }
     if failures:
         print(f"\nFailures: {failures}")
 
 
-def goals(bench: Bench, names: Sequence[str]) -> None:
+def print_goals(bench: GatewayBenchmark, names: Sequence[str]) -> None:
     of_nginx = {
-        load: bench.against("llb", "nginx", load, figure, ratio)
+        load: bench.compare("llb", "nginx", load, figure, ratio)
         for load, figure in (("crowd", "answers_a_second"), ("streams", "pieces_a_second"))
     }
     lines = [
         f"answers/s of nginx's: {of_nginx['crowd']:.1%} (≥ 18 %)",
-        f"added p50: {bench.against('llb', 'mock', 'one', 'whole_p50_ms', more):.3f} ms (≤ 0.3)",
-        f"added to the first piece: {bench.against('llb', 'mock', 'first', 'first_p50_ms', more):.3f} ms (≤ 0.6)",
+        f"added p50: {bench.compare('llb', 'mock', 'one', 'whole_p50_ms', difference):.3f} ms (≤ 0.3)",
+        f"added to the first piece: {bench.compare('llb', 'mock', 'first', 'first_p50_ms', difference):.3f} ms (≤ 0.6)",
         f"pieces/s of nginx's: {of_nginx['streams']:.1%} (≥ 97 %)",
-        f"gap p99 of nginx's: {bench.against('llb', 'nginx', 'streams', 'gap_p99_ms', ratio):.2f} (≤ 1.5)",
-        f"CPU a piece of nginx's: {bench.against('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
+        f"gap p99 of nginx's: {bench.compare('llb', 'nginx', 'streams', 'gap_p99_ms', ratio):.2f} (≤ 1.5)",
+        f"CPU a piece of nginx's: {bench.compare('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
     ]
     if "LiteLLM" in names:
         if bench.median("LiteLLM", "crowd", "answers_a_second"):
-            times = bench.against("llb", "LiteLLM", "crowd", "answers_a_second", ratio)
+            times = bench.compare("llb", "LiteLLM", "crowd", "answers_a_second", ratio)
             lines.append(f"answers/s of LiteLLM's: {times:.0f} times (≥ 90)")
         else:
             lines.append("answers/s of LiteLLM's: it gave none in that time; ask for more --seconds")
     print("\n" + "\n".join(lines))
 
 
-def memory() -> None:
+def measure_memory() -> None:
     """What open streams cost: each kind in a process of its own, since Python keeps what it once had."""
     for text, most_mb, how, seconds, load in (
-        ("2,000 open idle streams", 200, "hold", 16.0, Load("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
-        ("100 slow readers of a fast engine", 120, "slow", 20.0, Load("slow", 100, {"max_tokens": 10_000_000, "stream": True})),
+        ("2,000 open idle streams", 200, "hold", 16.0, LoadProfile("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
+        ("100 slow readers of a fast engine", 120, "slow", 20.0, LoadProfile("slow", 100, {"max_tokens": 10_000_000, "stream": True})),
     ):  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
             folder = Path(name)
-            bench = Bench(folder, compiled(folder, "load"))
-            with llb(compiled(folder, "mock"), folder) as ours:
-                bench.run(ours, LOADS[2], 1.0)  # loads the engine
+            bench = GatewayBenchmark(folder, compile_program(folder, "load"))
+            with run_llb(compile_program(folder, "mock"), folder) as ours:
+                bench.run_load(ours, LOAD_PROFILES[2], 1.0)  # loads the engine
                 before = ours.rss_bytes() / MB
-                held = bench.held(ours, load, seconds, how) / MB
+                held = bench.measure_peak_rss(ours, load, seconds, how) / MB
         print(f"{text}: {held:.0f} MB (< {most_mb}), before {before:.0f}")
 
 
-def profile(path: Path, seconds: float) -> None:
+def profile_main_thread(path: Path, seconds: float) -> None:
     """Where the time of llb's main thread goes under the crowd, by py-spy, as folded stacks."""
     with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
         folder = Path(name)
-        bench = Bench(folder, compiled(folder, "load"))
-        with llb(compiled(folder, "mock"), folder) as ours:
-            bench.run(ours, LOADS[0], 1.0)
+        bench = GatewayBenchmark(folder, compile_program(folder, "load"))
+        with run_llb(compile_program(folder, "mock"), folder) as ours:
+            bench.run_load(ours, LOAD_PROFILES[0], 1.0)
             command = ["py-spy", "record", "-r", "250", "-d", f"{seconds:.0f}", "-f", "raw", "-t", "-o", str(path), "-p", str(ours.pid)]  # fmt: skip
             watching = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            bench.run(ours, LOADS[0], seconds + 1.0)
+            bench.run_load(ours, LOAD_PROFILES[0], seconds + 1.0)
             if watching.wait():
                 sys.exit("py-spy did not end well")
     spent: Counter[str] = Counter()
@@ -213,7 +215,7 @@ def profile(path: Path, seconds: float) -> None:
             for function in {frame.rpartition(":")[0] for frame in stack.split(";")}:
                 spent[function] += int(samples)
     most = max(spent.values())
-    for function, samples_of_it in spent.most_common(PROFILED):
+    for function, samples_of_it in spent.most_common(PROFILED_FUNCTIONS):
         print(f"{samples_of_it / most:6.1%}  {function})")
 
 
@@ -228,32 +230,35 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="only this, with py-spy on the PATH")
     options = parser.parse_args()
     if options.profile is not None:
-        profile(options.profile, 5.0)
+        profile_main_thread(options.profile, 5.0)
         return
     with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name, ExitStack() as stack:
         folder = Path(name)
-        binary, bench = compiled(folder, "mock"), Bench(folder, compiled(folder, "load"))
-        engine_port = stack.enter_context(mock(binary, folder))
-        ours = stack.enter_context(llb(binary, folder))
-        gateways = [Gateway("mock", engine_port), stack.enter_context(nginx(engine_port, folder)), ours]
+        binary, bench = (
+            compile_program(folder, "mock"),
+            GatewayBenchmark(folder, compile_program(folder, "load")),
+        )
+        engine_port = stack.enter_context(run_mock_engine(binary, folder))
+        ours = stack.enter_context(run_llb(binary, folder))
+        gateways = [Gateway("mock", engine_port), stack.enter_context(run_nginx(engine_port, folder)), ours]
         if options.others is not None:
-            python = others(options.others, with_litellm=options.litellm)
-            gateways.append(stack.enter_context(naive(engine_port, folder, python)))
+            python = install_others(options.others, with_litellm=options.litellm)
+            gateways.append(stack.enter_context(run_naive_proxy(engine_port, folder, python)))
             if options.litellm:
-                gateways.append(stack.enter_context(litellm(engine_port, folder, python)))
-        for load in LOADS:
+                gateways.append(stack.enter_context(run_litellm(engine_port, folder, python)))
+        for load in LOAD_PROFILES:
             for gateway in gateways:
-                bench.run(gateway, load, 1.0)  # warms up: engines loaded, pools filled
-        bench.found.clear()
+                bench.run_load(gateway, load, 1.0)  # warms up: engines loaded, pools filled
+        bench.results.clear()
         for number in range(options.rounds):
-            for load in LOADS:
+            for load in LOAD_PROFILES:
                 first = number % len(gateways)
                 for gateway in gateways[first:] + gateways[:first]:
-                    bench.run(gateway, load, options.seconds)
+                    bench.run_load(gateway, load, options.seconds)
         names = [gateway.name for gateway in gateways]
-        report(bench, names)
-        goals(bench, names)
-    memory()
+        print_report(bench, names)
+        print_goals(bench, names)
+    measure_memory()
 
 
 if __name__ == "__main__":

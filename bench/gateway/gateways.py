@@ -20,15 +20,15 @@ import psutil
 from tests.ggufs import write_chat_model
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
-from tests.processes import ROOT, LlbProcess, environment
+from tests.processes import ROOT, LlbProcess, clean_environment
 
-HERE = Path(__file__).parent
-GATEWAY_CORE, OTHER_CORE = 0, 1
+BENCH_DIR = Path(__file__).parent
+GATEWAY_CORE, LOAD_CORE = 0, 1
 START_DEADLINE_S = 60.0
-KEY = "sk-bench"
+API_KEY = "sk-bench"
 MODEL = "mock"
 
-NGINX = """
+NGINX_CONFIG = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
 events {{ worker_connections 8192; }}
 http {{
@@ -42,7 +42,7 @@ http {{
 }}
 """
 
-LITELLM = """
+LITELLM_CONFIG = """
 model_list:
   - model_name: {model}
     litellm_params: {{ model: openai/{model}, api_base: "http://127.0.0.1:{engine_port}/v1", api_key: none }}
@@ -59,7 +59,7 @@ class Gateway:
     key: str | None = None
     pid: int | None = None  # None: it is the mock itself
 
-    def _family(self) -> list[psutil.Process]:
+    def _processes(self) -> list[psutil.Process]:
         if self.pid is None:
             return []
         process = psutil.Process(self.pid)
@@ -68,24 +68,24 @@ class Gateway:
 
     def cpu_s(self) -> float:
         """Processor time so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._family())
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes())
 
     def rss_bytes(self) -> int:
-        return sum(process.memory_info().rss for process in self._family())
+        return sum(process.memory_info().rss for process in self._processes())
 
 
-def compiled(folder: Path, name: str) -> Path:
+def compile_program(folder: Path, name: str) -> Path:
     """The C program `name`, made in `folder`."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         sys.exit("a C compiler is needed: apt install gcc libc6-dev")
     target = folder / name
-    subprocess.run([compiler, "-O2", "-o", str(target), str(HERE / f"{name}.c")], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(target), str(BENCH_DIR / f"{name}.c")], check=True)
     return target
 
 
 @contextmanager
-def process(
+def run_process(
     command: Sequence[str], core: int, log: Path, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process on one core, ended with all that it started."""
@@ -106,10 +106,10 @@ def process(
 
 
 @contextmanager
-def mock(binary: Path, folder: Path) -> Iterator[int]:
+def run_mock_engine(binary: Path, folder: Path) -> Iterator[int]:
     """The mock engine; its port."""
-    with process(
-        [str(binary)], OTHER_CORE, folder / "mock.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    with run_process(
+        [str(binary)], LOAD_CORE, folder / "mock.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         yield int(child.stdout.readline())
@@ -120,7 +120,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def until_listening(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_listening(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while True:
         try:
@@ -134,31 +134,31 @@ def until_listening(port: int, child: subprocess.Popen[bytes], log: Path) -> Non
 
 
 @contextmanager
-def nginx(engine_port: int, folder: Path) -> Iterator[Gateway]:
+def run_nginx(engine_port: int, folder: Path) -> Iterator[Gateway]:
     """It only forwards: the bar."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(binary).exists():
         sys.exit("nginx is needed: apt install nginx-light")
     port, configuration, log = free_port(), folder / "nginx.conf", folder / "nginx.err"
-    configuration.write_text(NGINX.format(folder=folder, engine_port=engine_port, port=port))
-    with process([binary, "-c", str(configuration), "-e", str(log)], GATEWAY_CORE, log) as child:
-        until_listening(port, child, log)
+    configuration.write_text(NGINX_CONFIG.format(folder=folder, engine_port=engine_port, port=port))
+    with run_process([binary, "-c", str(configuration), "-e", str(log)], GATEWAY_CORE, log) as child:
+        wait_until_listening(port, child, log)
         yield Gateway("nginx", port, pid=child.pid)
 
 
 @contextmanager
-def naive(engine_port: int, folder: Path, python: Path) -> Iterator[Gateway]:
+def run_naive_proxy(engine_port: int, folder: Path, python: Path) -> Iterator[Gateway]:
     port, log = free_port(), folder / "naive.log"
-    command = [str(python), str(HERE / "naive.py"), str(port), str(engine_port)]
-    with process(command, GATEWAY_CORE, log, stdout=subprocess.DEVNULL) as child:
-        until_listening(port, child, log)
-        yield Gateway("Sanic + aiohttp", port, KEY, child.pid)
+    command = [str(python), str(BENCH_DIR / "naive.py"), str(port), str(engine_port)]
+    with run_process(command, GATEWAY_CORE, log, stdout=subprocess.DEVNULL) as child:
+        wait_until_listening(port, child, log)
+        yield Gateway("Sanic + aiohttp", port, API_KEY, child.pid)
 
 
 @contextmanager
-def litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gateway]:
+def run_litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gateway]:
     port, configuration, log = free_port(), folder / "litellm.yaml", folder / "litellm.log"
-    configuration.write_text(LITELLM.format(model=MODEL, engine_port=engine_port, key=KEY))
+    configuration.write_text(LITELLM_CONFIG.format(model=MODEL, engine_port=engine_port, key=API_KEY))
     command = [
         str(python.parent / "litellm"),
         "--config",
@@ -168,47 +168,47 @@ def litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gateway]:
         "--host",
         "127.0.0.1",
     ]
-    with process(command, GATEWAY_CORE, log, stdout=subprocess.DEVNULL) as child:
-        until_listening(port, child, log)
-        yield Gateway("LiteLLM", port, KEY, child.pid)
+    with run_process(command, GATEWAY_CORE, log, stdout=subprocess.DEVNULL) as child:
+        wait_until_listening(port, child, log)
+        yield Gateway("LiteLLM", port, API_KEY, child.pid)
 
 
-class Appliance(LlbProcess):
+class MockEngineLlbProcess(LlbProcess):
     """The product, with the mock for its engines."""
 
     def __init__(self, home: Path, mock_binary: Path, *flags: str, **extra: str) -> None:
         super().__init__(home, *flags, **extra)
         self._mock = mock_binary
 
-    def _command(self) -> list[str]:
+    def _build_command(self) -> list[str]:
         return [
             "taskset", "-c", str(GATEWAY_CORE), sys.executable, "-m", "bench.gateway.appliance", str(self._mock),
-            str(OTHER_CORE), "--port", "0", *self._flags,
+            str(LOAD_CORE), "--port", "0", *self._flags,
         ]  # fmt: skip
 
 
 @contextmanager
-def llb(binary: Path, folder: Path) -> Iterator[Gateway]:
+def run_llb(binary: Path, folder: Path) -> Iterator[Gateway]:
     """With everything on: key, admission, history, metrics."""
     model = write_chat_model(folder / "mock.gguf")
     catalog = write_catalog(folder / "catalog.json", {"id": MODEL, "size_bytes": model.stat().st_size})
     with HubStandIn() as hub:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
         flags = ("--catalog", str(catalog), "--keep-alive", "-1")
-        with Appliance(folder / "home", binary, *flags, HF_ENDPOINT=hub.url) as process_:
-            process_.register(MODEL)
-            process_.until_status(MODEL, "Ready")
+        with MockEngineLlbProcess(folder / "home", binary, *flags, HF_ENDPOINT=hub.url) as process_:
+            process_.register_model(MODEL)
+            process_.wait_for_status(MODEL, "Ready")
             key = process_.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()[
                 "key"
             ]
             yield Gateway("llb", int(process_.url.rpartition(":")[2]), key, process_.pid)
 
 
-def others(folder: Path, *, with_litellm: bool) -> Path:
+def install_others(folder: Path, *, with_litellm: bool) -> Path:
     """The Python of a venv in `folder` that has what the others are made of; made once."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     wanted = ["sanic", "aiohttp", *(["litellm[proxy]<1.107"] if with_litellm else [])]
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True, env=environment())
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True, env=clean_environment())
     return python

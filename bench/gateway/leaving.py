@@ -23,30 +23,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.peers.cluster_fixture import real_model
+from bench.peers.cluster_fixture import require_smollm2
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.processes import LlbProcess, wait_until
 
 MODEL = "smollm2"
-MOST_S = 1.0
-LONG = " ".join(
+MAX_DELAY_S = 1.0
+LONG_PROMPT = " ".join(
     f"{number} bottles stand on the wall," for number in range(120)
 )  # a second of prefill on a core or two
 DEADLINE_S = 60.0
 
 
-class Caller:
+class RawClient:
     """Requests over bare connections, which can be closed whenever one likes."""
 
     def __init__(self, llb: LlbProcess) -> None:
         self.llb = llb
         where = urlsplit(llb.url)
-        self._where = (where.hostname or "", where.port or 0)
+        self._address = (where.hostname or "", where.port or 0)
         self._key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
 
     @contextmanager
-    def asking(self, text: str, **fields: Any) -> Iterator[socket.socket]:
+    def open_request(self, text: str, **fields: Any) -> Iterator[socket.socket]:
         """A request that has been sent; its connection is closed when the block ends."""
         question = {"model": MODEL, "messages": [{"role": "user", "content": text}], **fields}
         body = json.dumps(question).encode()
@@ -54,91 +54,91 @@ class Caller:
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self._key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        with socket.create_connection(self._where, DEADLINE_S) as connection:
+        with socket.create_connection(self._address, DEADLINE_S) as connection:
             connection.sendall(head.encode() + body)
             yield connection
 
-    def one_token_s(self) -> float:
+    def measure_one_token_s(self) -> float:
         """How long a request for one token takes now."""
         began = time.perf_counter()
-        with self.asking("Hi", max_tokens=1) as connection:
+        with self.open_request("Hi", max_tokens=1) as connection:
             answer = b""
             while data := connection.recv(65_536):
                 answer += data
         assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
         return time.perf_counter() - began
 
-    def waiting(self) -> int:
+    def active_requests(self) -> int:
         """Requests that are somewhere between their arrival and the end of their answer."""
         nodes = self.llb.http.get("/api/nodes").raise_for_status().json()["nodes"]
         return int(nodes[0]["active_requests"])
 
 
-def queue(caller: Caller, chance: random.Random) -> None:
+def queue(caller: RawClient, chance: random.Random) -> None:
     """The one before keeps its slot until it leaves too."""
-    with caller.asking("Tell me a story", max_tokens=2000, stream=True, ignore_eos=True) as first:
+    with caller.open_request("Tell me a story", max_tokens=2000, stream=True, ignore_eos=True) as first:
         first.recv(100)
-        with caller.asking("Hi", max_tokens=1):
+        with caller.open_request("Hi", max_tokens=1):
             time.sleep(chance.uniform(0.0, 0.5))
         assert first.recv(100)
 
 
-def load(caller: Caller, chance: random.Random) -> None:
+def load(caller: RawClient, chance: random.Random) -> None:
     caller.llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
-    with caller.asking("Hi", max_tokens=1):
+    with caller.open_request("Hi", max_tokens=1):
         time.sleep(chance.uniform(0.0, 0.6))
 
 
-def prefill(caller: Caller, chance: random.Random) -> None:
-    with caller.asking(f"{chance.random()} {LONG}", max_tokens=4):
+def prefill(caller: RawClient, chance: random.Random) -> None:
+    with caller.open_request(f"{chance.random()} {LONG_PROMPT}", max_tokens=4):
         time.sleep(chance.uniform(0.0, 0.8))
 
 
-def stream(caller: Caller, chance: random.Random) -> None:
-    with caller.asking("Go on", max_tokens=2000, stream=True, ignore_eos=True) as connection:
+def stream(caller: RawClient, chance: random.Random) -> None:
+    with caller.open_request("Go on", max_tokens=2000, stream=True, ignore_eos=True) as connection:
         connection.recv(100)
         time.sleep(chance.uniform(0.0, 0.5))
 
 
-def whole(caller: Caller, chance: random.Random) -> None:
-    with caller.asking("Go on", max_tokens=2000, ignore_eos=True):
+def whole(caller: RawClient, chance: random.Random) -> None:
+    with caller.open_request("Go on", max_tokens=2000, ignore_eos=True):
         time.sleep(chance.uniform(0.0, 1.0))
 
 
-MOMENTS: tuple[Callable[[Caller, random.Random], None], ...] = (queue, load, prefill, stream, whole)
+SCENARIOS: tuple[Callable[[RawClient, random.Random], None], ...] = (queue, load, prefill, stream, whole)
 
 
 @contextmanager
-def appliance(slots: int) -> Iterator[Caller]:
+def run_llb(slots: int) -> Iterator[RawClient]:
     """llb with the real model, loaded."""
-    model = real_model()
+    model = require_smollm2()
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-leaving-") as name:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
         catalog = write_catalog(Path(name) / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
         flags = ("--catalog", str(catalog), "--parallel", str(slots))
         with LlbProcess(Path(name) / "home", *flags, HF_ENDPOINT=hub.url) as llb:
-            llb.register(MODEL)
-            llb.until_status(MODEL, "Ready")
-            caller = Caller(llb)
-            caller.one_token_s()
+            llb.register_model(MODEL)
+            llb.wait_for_status(MODEL, "Ready")
+            caller = RawClient(llb)
+            caller.measure_one_token_s()
             yield caller
 
 
-def beside() -> None:
+def measure_beside_stream() -> None:
     """A client leaves an answer that is not streamed, while the other slot streams."""
     tokens = 300
     with (
-        appliance(slots=2) as caller,
-        caller.asking("Tell me a story", max_tokens=2500, stream=True, ignore_eos=True) as other,
+        run_llb(slots=2) as caller,
+        caller.open_request("Tell me a story", max_tokens=2500, stream=True, ignore_eos=True) as other,
     ):
         other.recv(100)
-        with caller.asking("Go on", max_tokens=tokens, ignore_eos=True) as connection:
+        with caller.open_request("Go on", max_tokens=tokens, ignore_eos=True) as connection:
             began = time.perf_counter()
             connection.recv(100)
             whole_s = time.perf_counter() - began
-        with caller.asking("Go on once more", max_tokens=tokens, ignore_eos=True):
+        with caller.open_request("Go on once more", max_tokens=tokens, ignore_eos=True):
             time.sleep(0.3)
-        free_s = caller.one_token_s()
+        free_s = caller.measure_one_token_s()
     print(
         f"beside a stream: {tokens} tokens, not streamed, take {whole_s:.1f} s; left, the slot is free {free_s:.1f} s later"
     )
@@ -153,26 +153,26 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="only this: two slots, one of which streams")
     options = parser.parse_args()
     if options.beside:
-        beside()
+        measure_beside_stream()
         return
     chance = random.Random(options.seed)  # a measurement
-    took: dict[str, list[float]] = {moment.__name__: [] for moment in MOMENTS}
-    with appliance(slots=1) as caller:
-        calm_s = statistics.median(caller.one_token_s() for _ in range(10))
+    took: dict[str, list[float]] = {moment.__name__: [] for moment in SCENARIOS}
+    with run_llb(slots=1) as caller:
+        calm_s = statistics.median(caller.measure_one_token_s() for _ in range(10))
         caller.llb.http.post(f"/api/models/{MODEL}/unload").raise_for_status()
-        calm = dict.fromkeys(took, calm_s) | {"load": caller.one_token_s()}
+        calm = dict.fromkeys(took, calm_s) | {"load": caller.measure_one_token_s()}
         for number in range(options.times):
-            moment = MOMENTS[number % len(MOMENTS)]
+            moment = SCENARIOS[number % len(SCENARIOS)]
             moment(caller, chance)
-            took[moment.__name__].append(caller.one_token_s())
-            wait_until(lambda: caller.waiting() == 0, 5.0)
+            took[moment.__name__].append(caller.measure_one_token_s())
+            wait_until(lambda: caller.active_requests() == 0, 5.0)
     late = 0
     for kind, seconds in took.items():
         more = [value - calm[kind] for value in seconds]
-        late += sum(value > MOST_S for value in more)
+        late += sum(value > MAX_DELAY_S for value in more)
         print(
             f"{kind:<8} {len(more)} times: a slot {max(0.0, statistics.median(more)) * 1e3:.0f} ms later at the median, "
-            f"{max(more) * 1e3:.0f} at most (< {MOST_S * 1e3:.0f}); {calm[kind] * 1e3:.0f} ms by itself"
+            f"{max(more) * 1e3:.0f} at most (< {MAX_DELAY_S * 1e3:.0f}); {calm[kind] * 1e3:.0f} ms by itself"
         )
     sys.exit(f"{late} of {options.times} were late" if late else None)
 

@@ -19,33 +19,33 @@ from pathlib import Path
 
 import psutil
 
-from bench.peers.cluster_fixture import real_model
+from bench.peers.cluster_fixture import require_smollm2
 from llb.engine.plan import EngineFiles
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.lab.host import Host
-from tests.lab.load import Load
-from tests.lab.records import Record
+from tests.lab.load import LoadGenerator
+from tests.lab.records import AttemptRecord
 from tests.processes import LlbProcess, wait_until
 
 MODEL = "smollm2"
-SLOTS, CLIENTS, QUEUE, QUEUE_S = 4, 40, 16, 10.0
-ANSWER = ("--max-tokens", "32", "--sessions", "none", "--stream", "half")
-WARM_S = 5.0
-MOST_LOST, MOST_REFUSAL_S = 0.05, 0.05
-REFUSED = ("503 queue_full", "503 queue_timeout")
-SETTLED_S = 30.0
+SLOTS, CLIENT_COUNT, MAX_QUEUE, QUEUE_TIMEOUT_S = 4, 40, 16, 10.0
+CLIENT_FLAGS = ("--max-tokens", "32", "--sessions", "none", "--stream", "half")
+WARM_UP_S = 5.0
+MAX_THROUGHPUT_LOSS, MAX_REJECTION_S = 0.05, 0.05
+REJECTION_ERRORS = ("503 queue_full", "503 queue_timeout")
+SETTLE_TIMEOUT_S = 30.0
 
 
 @asynccontextmanager
-async def own_engine() -> AsyncIterator[tuple[str, str]]:
+async def run_engine() -> AsyncIterator[tuple[str, str]]:
     """An engine as llb starts it; its address and key."""
     pool = EnginePool(
         slots=SLOTS, context=None, keep_alive_s=-1, budget=MemoryBudget(ram_bytes=4_000_000_000)
     )
-    pool.add_model(MODEL, EngineFiles(model_path=real_model()))
+    pool.add_model(MODEL, EngineFiles(model_path=require_smollm2()))
     try:
         lease = await pool.acquire_lease(MODEL, deadline_s=60)
         yield f"http://{lease.host}:{lease.port}", lease.api_key or ""
@@ -54,17 +54,19 @@ async def own_engine() -> AsyncIterator[tuple[str, str]]:
         await pool.close()
 
 
-async def loaded(url: str, key: str, folder: Path, clients: int, seconds: float, *flags: str) -> list[Record]:
+async def run_load(
+    url: str, key: str, folder: Path, clients: int, seconds: float, *flags: str
+) -> list[AttemptRecord]:
     """What clients noted who asked for so long, without the first seconds."""
     host = Host("here", 1, "127.0.0.1", 0)
     file = folder / f"records-{time.monotonic_ns()}.jsonl"
     file.touch()
-    load = Load(host, url, key, MODEL, file, "--clients", str(clients), *ANSWER, *flags)
+    load = LoadGenerator(host, url, key, MODEL, file, "--clients", str(clients), *CLIENT_FLAGS, *flags)
 
-    def run() -> list[Record]:
+    def run() -> list[AttemptRecord]:
         with load:
-            began_s = time.monotonic() + WARM_S
-            time.sleep(WARM_S + seconds)
+            began_s = time.monotonic() + WARM_UP_S
+            time.sleep(WARM_UP_S + seconds)
             noted = load.records()
             load.finish()
         return [record for record in noted if record.end_s >= began_s]
@@ -72,7 +74,7 @@ async def loaded(url: str, key: str, folder: Path, clients: int, seconds: float,
     return await asyncio.to_thread(run)
 
 
-def answers_a_second(records: Sequence[Record], seconds: float) -> float:
+def answers_per_s(records: Sequence[AttemptRecord], seconds: float) -> float:
     return sum(record.error is None for record in records) / seconds
 
 
@@ -80,7 +82,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[int((len(values) - 1) * share)] if values else 0.0
 
 
-def standing(process: LlbProcess) -> dict[str, int]:
+def resource_usage(process: LlbProcess) -> dict[str, int]:
     """What could leak."""
     llb = psutil.Process(process.pid)
     return {
@@ -91,7 +93,7 @@ def standing(process: LlbProcess) -> dict[str, int]:
     }
 
 
-def busy(process: LlbProcess) -> int:
+def count_busy(process: LlbProcess) -> int:
     nodes = process.http.get("/api/nodes").raise_for_status().json()["nodes"]
     return sum(node["active_requests"] + sum(engine["busy"] for engine in node["engines"]) for node in nodes)
 
@@ -102,47 +104,54 @@ async def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0)
     seconds = parser.parse_args().seconds
-    model = real_model()
+    model = require_smollm2()
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-overload-") as name:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
         folder = Path(name)
         catalog = write_catalog(folder / "c.json", {"id": MODEL, "size_bytes": model.stat().st_size})
-        flags = ("--parallel", str(SLOTS), "--max-queue", str(QUEUE), "--queue-timeout", f"{QUEUE_S:.0f}s")
+        flags = (
+            "--parallel",
+            str(SLOTS),
+            "--max-queue",
+            str(MAX_QUEUE),
+            "--queue-timeout",
+            f"{QUEUE_TIMEOUT_S:.0f}s",
+        )
         with LlbProcess(folder / "home", "--catalog", str(catalog), *flags, HF_ENDPOINT=hub.url) as llb:
-            llb.register(MODEL)
-            llb.until_status(MODEL, "Ready")
+            llb.register_model(MODEL)
+            llb.wait_for_status(MODEL, "Ready")
             key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
-            async with own_engine() as (engine_url, engine_key):
-                alone = await loaded(engine_url, engine_key, folder, SLOTS, seconds / 2)
-                await loaded(llb.url, key, folder, SLOTS, 3.0)  # loads it
-                before = standing(llb)
-                crowd = await loaded(llb.url, key, folder, CLIENTS, seconds, "--retry")
-                wait_until(lambda: busy(llb) == 0, SETTLED_S)
+            async with run_engine() as (engine_url, engine_key):
+                alone = await run_load(engine_url, engine_key, folder, SLOTS, seconds / 2)
+                await run_load(llb.url, key, folder, SLOTS, 3.0)  # loads it
+                before = resource_usage(llb)
+                crowd = await run_load(llb.url, key, folder, CLIENT_COUNT, seconds, "--retry")
+                wait_until(lambda: count_busy(llb) == 0, SETTLE_TIMEOUT_S)
                 await asyncio.sleep(2.0)  # connections that were kept
-                after = standing(llb)
-                alone_again = await loaded(engine_url, engine_key, folder, SLOTS, seconds / 2)
-    own = answers_a_second([*alone, *alone_again], seconds)
-    share = answers_a_second(crowd, seconds) / own
-    admitted = [record.waited_s for record in crowd if record.error is None]
-    refused = [record.end_s - record.start_s for record in crowd if record.error == REFUSED[0]]
-    other = {record.error for record in crowd if record.error is not None} - {*REFUSED}
-    waits_s = quantile([record.waited_s for record in alone], 0.99)
+                after = resource_usage(llb)
+                alone_again = await run_load(engine_url, engine_key, folder, SLOTS, seconds / 2)
+    own = answers_per_s([*alone, *alone_again], seconds)
+    share = answers_per_s(crowd, seconds) / own
+    admitted = [record.first_byte_wait_s for record in crowd if record.error is None]
+    refused = [record.end_s - record.start_s for record in crowd if record.error == REJECTION_ERRORS[0]]
+    other = {record.error for record in crowd if record.error is not None} - {*REJECTION_ERRORS}
+    waits_s = quantile([record.first_byte_wait_s for record in alone], 0.99)
     print(
-        f"engine alone {own:.2f} answers/s; llb with {CLIENTS} clients {share:.3f} of it (≥ {1 - MOST_LOST})"
+        f"engine alone {own:.2f} answers/s; llb with {CLIENT_COUNT} clients {share:.3f} of it (≥ {1 - MAX_THROUGHPUT_LOSS})"
     )
     print(
         f"admitted {len(admitted)}: first byte p50 {quantile(admitted, 0.5):.2f} s, p99 {quantile(admitted, 0.99):.2f} s "
-        f"(≤ {QUEUE_S:.0f} s of queue and {waits_s:.2f} s as alone)"
+        f"(≤ {QUEUE_TIMEOUT_S:.0f} s of queue and {waits_s:.2f} s as alone)"
     )
     print(
         f"refused {len(refused)}: p50 {quantile(refused, 0.5) * 1e3:.1f} ms, p99 {quantile(refused, 0.99) * 1e3:.1f} ms, "
-        f"most {max(refused, default=0.0) * 1e3:.1f} ms (< {MOST_REFUSAL_S * 1e3:.0f})"
+        f"most {max(refused, default=0.0) * 1e3:.1f} ms (< {MAX_REJECTION_S * 1e3:.0f})"
     )
     print(f"before {before}, after {after}; other errors: {other or 'none'}")
     sys.exit(
-        share < 1 - MOST_LOST
-        or quantile(admitted, 0.99) > QUEUE_S + waits_s
-        or quantile(refused, 0.99) > MOST_REFUSAL_S
+        share < 1 - MAX_THROUGHPUT_LOSS
+        or quantile(admitted, 0.99) > QUEUE_TIMEOUT_S + waits_s
+        or quantile(refused, 0.99) > MAX_REJECTION_S
         or bool(other)
     )
 

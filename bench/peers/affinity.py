@@ -15,26 +15,26 @@ from collections.abc import Callable, Sequence
 import httpx
 from msgspec import Struct
 
-from bench.peers.cluster_fixture import hold, real_model, site
-from bench.peers.hop import only
-from tests.lab.cluster import Cluster
-from tests.lab.host import Inside
+from bench.peers.cluster_fixture import open_cluster, replicate_model, require_smollm2
+from bench.peers.hop import drain_all_but
+from tests.lab.cluster import LabCluster
+from tests.lab.host import HostTransport
 
 MODEL = "smollm2"
-RULES = " ".join(
+SYSTEM_PROMPT = " ".join(
     f"Rule {number}: answer in plain words and never in more than two sentences." for number in range(24)
 )
-PASTED = "What I found about it: " + " ".join(
+PASTED_TEXT = "What I found about it: " + " ".join(
     f"in {year} somebody thought otherwise," for year in range(1990, 2000)
 )
 ANSWER_TOKENS = 24
-WARM_REQUESTS = 15
+WARM_UP_REQUESTS = 15
 MAX_TRIES = 200
 
-SessionOf = Callable[[], str | None]
+SessionIdSource = Callable[[], str | None]
 
 
-class Cost(Struct):
+class CacheUsage(Struct):
     """Tokens of prompts, and how many of them an engine had in memory."""
 
     prompt_tokens: int = 0
@@ -47,18 +47,20 @@ class Cost(Struct):
         return f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache ({share:.0%}); {nodes}"
 
 
-class Chatter:
+class ConversationClient:
     """Holds conversations, one request at a time, as a program on the client's host."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: LabCluster) -> None:
         self._http = httpx.Client(
             base_url=cluster.balancer.host.url,
-            transport=Inside(cluster.client),
-            headers={"Authorization": f"Bearer {cluster.new_key('inference')}"},
+            transport=HostTransport(cluster.client),
+            headers={"Authorization": f"Bearer {cluster.create_key('inference')}"},
             timeout=120,
         )
 
-    def ask(self, messages: Sequence[dict[str, str]], session: str | None, cost: Cost) -> tuple[str, str]:
+    def send_chat(
+        self, messages: Sequence[dict[str, str]], session: str | None, usage: CacheUsage
+    ) -> tuple[str, str]:
         """The answer, and the node that gave it."""
         answer = self._http.post(
             "/v1/chat/completions",
@@ -66,49 +68,51 @@ class Chatter:
             headers={} if session is None else {"x-session-id": session},
         ).raise_for_status()
         told, node = answer.json(), answer.headers["x-llb-node"]
-        cost.prompt_tokens += told["usage"]["prompt_tokens"]
-        cost.cached_tokens += told["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
-        cost.by_node[node] = cost.by_node.get(node, 0) + 1
+        usage.prompt_tokens += told["usage"]["prompt_tokens"]
+        usage.cached_tokens += told["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        usage.by_node[node] = usage.by_node.get(node, 0) + 1
         return told["choices"][0]["message"]["content"], node
 
-    def talk(self, name: str, conversations: int, turns: int, session_of: SessionOf) -> Cost:
+    def run_conversations(
+        self, name: str, conversations: int, turns: int, next_session_id: SessionIdSource
+    ) -> CacheUsage:
         """All conversations, turn by turn side by side; `name` makes them others than before."""
-        cost = Cost(by_node={})
+        cost = CacheUsage(by_node={})
         told = [
             [
-                {"role": "system", "content": RULES},
+                {"role": "system", "content": SYSTEM_PROMPT},
                 {"role": "user", "content": f"{name} {number}: tell me a fact."},
             ]
             for number in range(conversations)
         ]
         for _ in range(turns):
             for messages in told:
-                text, _ = self.ask(messages, session_of(), cost)
+                text, _ = self.send_chat(messages, next_session_id(), cost)
                 messages += [
                     {"role": "assistant", "content": text},
-                    {"role": "user", "content": f"And another one, please. {PASTED}"},
+                    {"role": "user", "content": f"And another one, please. {PASTED_TEXT}"},
                 ]
         return cost
 
-    def one_session_a_node(self, nodes: int) -> list[str]:
+    def find_session_per_node(self, nodes: int) -> list[str]:
         """Session ids that lead to as many different nodes."""
         found: dict[str, str] = {}
         for number in range(MAX_TRIES):
             session = f"round-{number}"
-            _, node = self.ask([{"role": "user", "content": "Hi"}], session, Cost(by_node={}))
+            _, node = self.send_chat([{"role": "user", "content": "Hi"}], session, CacheUsage(by_node={}))
             found.setdefault(node, session)
             if len(found) == nodes:
                 return list(found.values())
         sys.exit(f"only {sorted(found)} answer")
 
 
-def warm(chatter: Chatter, cluster: Cluster) -> None:
+def warm_up_engines(client: ConversationClient, cluster: LabCluster) -> None:
     """Load every node's engine, since a cold one is not used while a loaded one has a free slot; one after the other, since
     all of them share this machine's cores and would take each other for slow."""
     for name in cluster.processes:
-        only(cluster, name)
-        for _ in range(WARM_REQUESTS):
-            chatter.ask([{"role": "user", "content": "Hi"}], None, Cost(by_node={}))
+        drain_all_but(cluster, name)
+        for _ in range(WARM_UP_REQUESTS):
+            client.send_chat([{"role": "user", "content": "Hi"}], None, CacheUsage(by_node={}))
     for view in cluster.node_views().values():
         cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json={"draining": False}).raise_for_status()
 
@@ -121,14 +125,14 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=13)
     parser.add_argument("--turns", type=int, default=6)
     options = parser.parse_args()
-    with site(lambda _folder: {MODEL: real_model()}) as cluster:
-        hold(cluster, MODEL)
-        chatter = Chatter(cluster)
-        warm(chatter, cluster)
-        turn = itertools.cycle(chatter.one_session_a_node(len(cluster.processes)))
-        around = chatter.talk("Around", options.conversations, options.turns, lambda: next(turn))
+    with open_cluster(lambda _folder: {MODEL: require_smollm2()}) as cluster:
+        replicate_model(cluster, MODEL)
+        chatter = ConversationClient(cluster)
+        warm_up_engines(chatter, cluster)
+        turn = itertools.cycle(chatter.find_session_per_node(len(cluster.processes)))
+        around = chatter.run_conversations("Around", options.conversations, options.turns, lambda: next(turn))
         print(f"round-robin  {around}", flush=True)
-        routed = chatter.talk("Routed", options.conversations, options.turns, lambda: None)
+        routed = chatter.run_conversations("Routed", options.conversations, options.turns, lambda: None)
         print(f"llb          {routed}", flush=True)
     sys.exit(routed.cached_tokens / routed.prompt_tokens <= around.cached_tokens / around.prompt_tokens)
 

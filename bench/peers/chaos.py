@@ -19,37 +19,37 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.peers.cluster_fixture import NODES, site
+from bench.peers.cluster_fixture import NODE_NAMES, open_cluster
 from tests.hub import tiny_gguf
-from tests.lab.cluster import BALANCER, Cluster
+from tests.lab.cluster import BALANCER, LabCluster
 
 HUB_RATE = "8MB"
 MODEL_BYTES = 4_000_000
 MODELS = ("red", "green", "blue")
-STEPS = 14
-LONGEST_PAUSE_S = 0.4
-SETTLE_DEADLINE_S = 60.0
-FOREIGN = {"notes.txt": b"mine", "red/notes.txt": b"mine too", "red/other.gguf": b"GGUF, but mine"}
+STEP_COUNT = 14
+MAX_PAUSE_S = 0.4
+SETTLE_TIMEOUT_S = 60.0
+FOREIGN_FILES = {"notes.txt": b"mine", "red/notes.txt": b"mine too", "red/other.gguf": b"GGUF, but mine"}
 
 
-class Step(Struct, frozen=True):
+class ChaosStep(Struct, frozen=True):
     """One thing that happens to a model or to a host, and the pause after it."""
 
-    what: str  # register, delete, kill, start
-    whom: str
+    action: str  # register, delete, kill, start
+    subject: str
     pause_s: float
 
     def __str__(self) -> str:
-        return f"{self.what} {self.whom}, {self.pause_s:.2f} s"
+        return f"{self.action} {self.subject}, {self.pause_s:.2f} s"
 
 
-def steps(chance: random.Random, hosts: Iterable[str], count: int = STEPS) -> list[Step]:
+def plan_steps(chance: random.Random, hosts: Iterable[str], count: int = STEP_COUNT) -> list[ChaosStep]:
     """A random order in which only what runs is killed or asked; it begins and ends with everything running. Pure."""
     running = dict.fromkeys(hosts, True)
-    planned: list[Step] = []
+    planned: list[ChaosStep] = []
 
     def add(what: str, whom: str) -> None:
-        planned.append(Step(what, whom, chance.uniform(0, LONGEST_PAUSE_S)))
+        planned.append(ChaosStep(what, whom, chance.uniform(0, MAX_PAUSE_S)))
 
     add("register", chance.choice(MODELS))
     while len(planned) < count:
@@ -68,70 +68,76 @@ def steps(chance: random.Random, hosts: Iterable[str], count: int = STEPS) -> li
     return planned
 
 
-class Chaos:
+class ChaosRun:
     """A cluster whose processes are killed; what it must hold is what its own answers promised."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: LabCluster) -> None:
         self._cluster = cluster
-        self._wanted: set[str] = set()
+        self._registered_models: set[str] = set()
         self._sha256 = {name: _sha256(path) for name, path in cluster.models.items()}
         for process in cluster.processes.values():
-            for name, content in FOREIGN.items():
+            for name, content in FOREIGN_FILES.items():
                 path = process.home / "models" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    def round(self, planned: Iterable[Step]) -> list[str]:
+    def run_round(self, steps: Iterable[ChaosStep]) -> list[str]:
         """Do these steps, wait until all has settled, and say what is wrong."""
-        for step in planned:
-            self._do(step)
+        for step in steps:
+            self._apply_step(step)
             time.sleep(step.pause_s)
-        deadline = time.monotonic() + SETTLE_DEADLINE_S
-        while (found := [*self._misheld()] or [*self._misfiled()]) and time.monotonic() < deadline:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while (
+            found := [*self._find_replica_problems()] or [*self._find_file_problems()]
+        ) and time.monotonic() < deadline:
             time.sleep(0.1)
         return found
 
-    def _do(self, step: Step) -> None:
+    def _apply_step(self, step: ChaosStep) -> None:
         cluster = self._cluster
-        match step.what:
+        match step.action:
             case "kill":
-                cluster.processes[step.whom].kill()
+                cluster.processes[step.subject].kill()
             case "start":
-                cluster.processes[step.whom].start()
+                cluster.processes[step.subject].start()
             case "register":
-                answer = cluster.balancer.register(step.whom)
-                assert answer.status_code == (409 if step.whom in self._wanted else 202), answer.text
-                self._wanted.add(step.whom)
+                answer = cluster.balancer.register_model(step.subject)
+                assert answer.status_code == (409 if step.subject in self._registered_models else 202), (
+                    answer.text
+                )
+                self._registered_models.add(step.subject)
             case "delete":
-                answer = cluster.balancer.http.delete(f"/api/models/{step.whom}")
-                assert answer.status_code == (204 if step.whom in self._wanted else 404), answer.text
-                self._wanted.discard(step.whom)
+                answer = cluster.balancer.http.delete(f"/api/models/{step.subject}")
+                assert answer.status_code == (204 if step.subject in self._registered_models else 404), (
+                    answer.text
+                )
+                self._registered_models.discard(step.subject)
 
-    def _misheld(self) -> Iterator[str]:
+    def _find_replica_problems(self) -> Iterator[str]:
         """What the balancer says that is not as wanted."""
         for name, view in self._cluster.node_views().items():
             if view["status"] != "online":
                 yield f"{name} is {view['status']}"
         for name in MODELS:
-            model = self._cluster.balancer.model(name)
+            model = self._cluster.balancer.get_model(name)
             held = {r["node_name"] for r in model["replicas"] if r["state"] == "ready"}
             listed = {r["node_name"] for r in model["replicas"]}
-            if name in self._wanted and held != {*self._cluster.processes}:
+            if name in self._registered_models and held != {*self._cluster.processes}:
                 yield f"{name} is wanted and {model['status']}, ready on {sorted(held)}"
-            if name not in self._wanted and (model["status"] != "Available" or listed):
+            if name not in self._registered_models and (model["status"] != "Available" or listed):
                 yield f"{name} is not wanted and {model['status']}, listed on {sorted(listed)}"
 
-    def _misfiled(self) -> Iterator[str]:
+    def _find_file_problems(self) -> Iterator[str]:
         """What lies on the disks and should not, or should and does not."""
-        wanted = {name: self._sha256[name] for name in self._wanted}
+        wanted = {name: self._sha256[name] for name in self._registered_models}
         for host, process in self._cluster.processes.items():
-            yield from (f"{host}: {text}" for text in wrong_files(process.home / "models", wanted))
+            yield from (f"{host}: {text}" for text in find_file_problems(process.home / "models", wanted))
 
 
-def wrong_files(directory: Path, wanted: Mapping[str, str]) -> Iterator[str]:
+def find_file_problems(directory: Path, wanted: Mapping[str, str]) -> Iterator[str]:
     """How a models directory differs from the sha256 of the wanted models and from what was put there by others."""
     found = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
-    for name, content in FOREIGN.items():
+    for name, content in FOREIGN_FILES.items():
         path = found.pop(name, None)
         if path is None or path.read_bytes() != content:
             yield f"{name}, which is not llb's, is {'gone' if path is None else 'changed'}"
@@ -155,7 +161,7 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def models(folder: Path) -> dict[str, Path]:
+def create_models(folder: Path) -> dict[str, Path]:
     """Three that take half a second each from the Hub."""
     made = {name: folder / f"{name}.gguf" for name in MODELS}
     for name, path in made.items():
@@ -170,13 +176,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with site(models, "--total-rate", HUB_RATE, nodes=NODES[:1]) as cluster:
-        chaos = Chaos(cluster)
+    with open_cluster(create_models, "--total-rate", HUB_RATE, nodes=NODE_NAMES[:1]) as cluster:
+        chaos = ChaosRun(cluster)
         for seed in range(options.seed, options.seed + options.rounds):
-            planned = steps(random.Random(seed), cluster.processes)
-            kills = sum(step.what == "kill" for step in planned)
+            planned = plan_steps(random.Random(seed), cluster.processes)
+            kills = sum(step.action == "kill" for step in planned)
             began = time.monotonic()
-            if wrong := chaos.round(planned):
+            if wrong := chaos.run_round(planned):
                 print("\n".join([*map(str, planned), "", *wrong]))
                 sys.exit(f"the round of seed {seed} ended otherwise than it must")
             print(

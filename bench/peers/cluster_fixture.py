@@ -11,27 +11,27 @@ from pathlib import Path
 from tests.ggufs import write_chat_model
 from tests.hub import smollm2_path
 from tests.lab import namespaces, open_lan
-from tests.lab.cluster import Cluster
+from tests.lab.cluster import LabCluster
 
-NODES = ("cellar", "garage")  # beside the balancer's own: three of them
+NODE_NAMES = ("cellar", "garage")  # beside the balancer's own: three of them
 
 
 @contextmanager
-def site(
-    models: Callable[[Path], Mapping[str, Path]], *hub_flags: str, nodes: tuple[str, ...] = NODES
-) -> Iterator[Cluster]:
+def open_cluster(
+    create_models: Callable[[Path], Mapping[str, Path]], *hub_flags: str, nodes: tuple[str, ...] = NODE_NAMES
+) -> Iterator[LabCluster]:
     """A cluster whose nodes have joined; `models` is given a folder to make them in."""
-    if (reason := namespaces.missing()) is not None:
+    if (reason := namespaces.unavailable_reason()) is not None:
         sys.exit(f"These measurements cut and slow cables, and {reason}.")
     with tempfile.TemporaryDirectory(prefix="llb-peers-") as name, open_lan() as lan:
         folder = Path(name)
-        with Cluster(lan, folder, models(folder), *hub_flags) as cluster:
+        with LabCluster(lan, folder, create_models(folder), *hub_flags) as cluster:
             for node in nodes:
-                cluster.join(node)
+                cluster.join_node(node)
             yield cluster
 
 
-def real_model() -> Path:
+def require_smollm2() -> Path:
     """SmolLM2, or the end of the program."""
     path = smollm2_path()
     if path is None:
@@ -39,12 +39,12 @@ def real_model() -> Path:
     return path
 
 
-def chat_models(folder: Path) -> dict[str, Path]:
+def create_chat_models(folder: Path) -> dict[str, Path]:
     """One that answers in milliseconds, so that the way to it is what is measured."""
     return {"chat": write_chat_model(folder / "chat.gguf")}
 
 
-def hold(cluster: Cluster, model_id: str) -> None:
+def replicate_model(cluster: LabCluster, model_id: str) -> None:
     """Register a model and wait until every node has it."""
-    cluster.balancer.register(model_id)
-    cluster.until_held(model_id, nodes=len(cluster.processes))
+    cluster.balancer.register_model(model_id)
+    cluster.wait_until_replicated(model_id, node_count=len(cluster.processes))

@@ -14,98 +14,110 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from bench.peers.cluster_fixture import chat_models, hold, site
-from tests.lab.cluster import BALANCER, Cluster
-from tests.lab.load import Load
-from tests.lab.records import Record, Summary, not_begun_at, summarize
+from bench.peers.cluster_fixture import create_chat_models, open_cluster, replicate_model
+from tests.lab.cluster import BALANCER, LabCluster
+from tests.lab.load import LoadGenerator
+from tests.lab.records import AttemptRecord, AttemptSummary, attempts_unanswered_at, summarize_attempts
 
-CALM_S, AWAY_S = 3.0, 5.0
-WAYS = ("kill -9", "cut cable")
-MOST_DELAY_S, MOST_RETURN_S = 1.0, 10.0
-RETURN_DEADLINE_S = 30.0
-ON_ITS_WAY_S = 0.25  # what a node had sent when it went may be read so much later
+BASELINE_S, OUTAGE_S = 3.0, 5.0
+FAULT_KINDS = ("kill -9", "cut cable")
+MAX_EXTRA_WAIT_S, MAX_RETURN_S = 1.0, 10.0
+RETURN_TIMEOUT_S = 30.0
+IN_FLIGHT_GRACE_S = 0.25  # what a node had sent when it went may be read so much later
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class NodeOutage(Struct, frozen=True, kw_only=True):
     """A node went away and came back. `hurt`: the requests that had not begun when it went, until it came back."""
 
-    way: str
+    fault_kind: str
     node: str
-    crowd: float  # the load of each node that is left, over what it was
-    calm: Summary
-    hurt: Summary
-    ghosts: int  # answers by the node that began while it was away
-    broken: int  # answers that had begun, and ended with an error
+    load_factor: float  # the load of each node that is left, over what it was
+    baseline: AttemptSummary
+    affected: AttemptSummary
+    answers_while_away: int  # answers by the node that began while it was away
+    broken_answers: int  # answers that had begun, and ended with an error
     return_s: float  # until it was used again
 
-    def wrong(self) -> list[str]:
+    def find_problems(self) -> list[str]:
         """What is not as it must be."""
         found = []
-        if self.hurt.failed_before:
-            found.append(f"{self.hurt.failed_before} failed that had not begun: {self.hurt.errors}")
-        if self.ghosts:
+        if self.affected.failed_before_first_byte:
+            found.append(
+                f"{self.affected.failed_before_first_byte} failed that had not begun: {self.affected.error_counts}"
+            )
+        if self.answers_while_away:
             found.append(f"{self.node} answered while it was away")
-        if not self.hurt.answered:
+        if not self.affected.answered:
             found.append("nobody was served meanwhile")
-        if self.hurt.max_s > self.crowd * self.calm.max_s + MOST_DELAY_S:
-            found.append(f"one waited {self.hurt.max_s:.2f} s, at most {self.calm.max_s:.2f} s before")
-        if self.return_s > MOST_RETURN_S:
+        if self.affected.max_s > self.load_factor * self.baseline.max_s + MAX_EXTRA_WAIT_S:
+            found.append(
+                f"one waited {self.affected.max_s:.2f} s, at most {self.baseline.max_s:.2f} s before"
+            )
+        if self.return_s > MAX_RETURN_S:
             found.append(f"{self.node} was used {self.return_s:.1f} s after its return")
-        return [f"{self.way}: {text}" for text in found]
+        return [f"{self.fault_kind}: {text}" for text in found]
 
     def __str__(self) -> str:
         return (
-            f"{self.way} of {self.node}\n  before     {self.calm}\n  meanwhile  {self.hurt}\n"
-            f"  {self.broken} begun answers broke off; used again {self.return_s:.2f} s after its return (goal ≤ {MOST_RETURN_S:.0f} s)"
+            f"{self.fault_kind} of {self.node}\n  before     {self.baseline}\n  meanwhile  {self.affected}\n"
+            f"  {self.broken_answers} begun answers broke off; used again {self.return_s:.2f} s after its return (goal ≤ {MAX_RETURN_S:.0f} s)"
         )
 
 
-def fail(
-    cluster: Cluster, load: Load, name: str, way: str, *, calm_s: float = CALM_S, away_s: float = AWAY_S
-) -> Failure:
+def run_outage(
+    cluster: LabCluster,
+    generator: LoadGenerator,
+    name: str,
+    fault_kind: str,
+    *,
+    baseline_s: float = BASELINE_S,
+    outage_s: float = OUTAGE_S,
+) -> NodeOutage:
     """Let a node go away under load and come back; raises AssertionError if it is not used before or never again."""
     began_s = time.monotonic()
-    load.wait_for(lambda noted: _answered_by(noted, began_s) >= {*cluster.processes})
-    _spend(load, began_s + calm_s)
+    generator.wait_for_records(lambda noted: _answered_by(noted, began_s) >= {*cluster.processes})
+    _wait_until_recorded(generator, began_s + baseline_s)
     process = cluster.nodes[name]
-    if way == "kill -9":
+    if fault_kind == "kill -9":
         process.kill()
     else:
-        cluster.lan.cut(process.host)
+        cluster.lan.cut_cable(process.host)
     gone_s = time.monotonic()  # the cut takes a command, and a moment
-    _spend(load, gone_s + away_s)
+    _wait_until_recorded(generator, gone_s + outage_s)
     back_s = time.monotonic()
-    if way == "kill -9":
+    if fault_kind == "kill -9":
         process.start()
     else:
-        cluster.lan.mend(process.host)
-    noted = load.wait_for(lambda noted: name in _answered_by(noted, back_s), RETURN_DEADLINE_S)
+        cluster.lan.restore_cable(process.host)
+    noted = generator.wait_for_records(lambda noted: name in _answered_by(noted, back_s), RETURN_TIMEOUT_S)
     used_s = min(r.start_s for r in noted if r.node == name and r.error is None and r.start_s > back_s)
     meanwhile = [record for record in noted if gone_s < record.end_s and record.start_s < back_s]
-    hurt = not_begun_at(meanwhile, gone_s)
-    return Failure(
-        way=way,
+    hurt = attempts_unanswered_at(meanwhile, gone_s)
+    return NodeOutage(
+        fault_kind=fault_kind,
         node=name,
-        crowd=len(cluster.processes) / (len(cluster.processes) - 1),
-        calm=summarize([record for record in noted if began_s < record.start_s and record.end_s < gone_s]),
-        hurt=summarize(hurt),
-        ghosts=sum(
-            r.node == name and gone_s + ON_ITS_WAY_S < r.start_s + r.waited_s < back_s
+        load_factor=len(cluster.processes) / (len(cluster.processes) - 1),
+        baseline=summarize_attempts(
+            [record for record in noted if began_s < record.start_s and record.end_s < gone_s]
+        ),
+        affected=summarize_attempts(hurt),
+        answers_while_away=sum(
+            r.node == name and gone_s + IN_FLIGHT_GRACE_S < r.start_s + r.first_byte_wait_s < back_s
             for r in hurt
             if r.error is None
         ),
-        broken=summarize(meanwhile).failed_after,
+        broken_answers=summarize_attempts(meanwhile).failed_after_first_byte,
         return_s=used_s - back_s,
     )
 
 
-def _answered_by(noted: Sequence[Record], after_s: float) -> set[str]:
+def _answered_by(noted: Sequence[AttemptRecord], after_s: float) -> set[str]:
     return {record.node or "" for record in noted if record.error is None and record.start_s > after_s}
 
 
-def _spend(load: Load, until_s: float) -> None:
+def _wait_until_recorded(generator: LoadGenerator, until_s: float) -> None:
     """Wait for what is noted after a moment: the clients' clock is the one that counts."""
-    load.wait_for(lambda noted: any(record.end_s >= until_s for record in noted))
+    generator.wait_for_records(lambda noted: any(record.end_s >= until_s for record in noted))
 
 
 def main() -> None:
@@ -116,15 +128,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     wrong = []
-    with site(chat_models) as cluster:
-        hold(cluster, "chat")
+    with open_cluster(create_chat_models) as cluster:
+        replicate_model(cluster, "chat")
         names = [name for name in cluster.processes if name != BALANCER]
-        with cluster.load("chat", "--clients", str(options.clients)) as load:
+        with cluster.create_load_generator("chat", "--clients", str(options.clients)) as load:
             for number in range(options.rounds):
-                for way in WAYS:
-                    seen = fail(cluster, load, names[number % len(names)], way)
+                for way in FAULT_KINDS:
+                    seen = run_outage(cluster, load, names[number % len(names)], way)
                     print(seen, flush=True)
-                    wrong += seen.wrong()
+                    wrong += seen.find_problems()
     sys.exit("; ".join(wrong) or None)
 
 

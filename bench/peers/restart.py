@@ -14,70 +14,70 @@ from typing import Any
 
 from msgspec import Struct
 
-from bench.peers.cluster_fixture import chat_models, hold, site
-from tests.lab.cluster import Cluster
-from tests.lab.load import Load
-from tests.lab.records import Summary, summarize
+from bench.peers.cluster_fixture import create_chat_models, open_cluster, replicate_model
+from tests.lab.cluster import LabCluster
+from tests.lab.load import LoadGenerator
+from tests.lab.records import AttemptSummary, summarize_attempts
 
-WAYS = ("SIGTERM", "kill -9")
-AWAY_S = 1.0
-MOST_RECONNECT_S = 5.0
-CALM_DEADLINE_S = 30.0
+STOP_KINDS = ("SIGTERM", "kill -9")
+OUTAGE_S = 1.0
+MAX_RECONNECT_S = 5.0
+RECOVERY_TIMEOUT_S = 30.0
 
 
-class Restart(Struct, frozen=True, kw_only=True):
+class BalancerRestart(Struct, frozen=True, kw_only=True):
     """The balancer went away and came back; `changed` names what it knows otherwise since."""
 
-    way: str
+    stop_kind: str
     start_s: float
     reconnect_s: float
     changed: list[str]
 
-    def wrong(self) -> list[str]:
+    def find_problems(self) -> list[str]:
         """What is not as it must be."""
         found = [f"{name} are not as before" for name in self.changed]
-        if self.reconnect_s > MOST_RECONNECT_S:
+        if self.reconnect_s > MAX_RECONNECT_S:
             found.append(f"the nodes were back after {self.reconnect_s:.1f} s")
-        return [f"{self.way}: {text}" for text in found]
+        return [f"{self.stop_kind}: {text}" for text in found]
 
     def __str__(self) -> str:
         return (
-            f"{self.way}: serves {self.start_s:.2f} s after its start, all nodes online {self.reconnect_s:.2f} s later "
-            f"(goal ≤ {MOST_RECONNECT_S:.0f} s); changed: {', '.join(self.changed) or 'nothing'}"
+            f"{self.stop_kind}: serves {self.start_s:.2f} s after its start, all nodes online {self.reconnect_s:.2f} s later "
+            f"(goal ≤ {MAX_RECONNECT_S:.0f} s); changed: {', '.join(self.changed) or 'nothing'}"
         )
 
 
-def restart(cluster: Cluster, load: Load, way: str) -> Restart:
+def run_restart(cluster: LabCluster, generator: LoadGenerator, stop_kind: str) -> BalancerRestart:
     """Restart the balancer, and wait until its clients are answered by every node again."""
-    before = known(cluster)
+    before = balancer_state(cluster)
     balancer = cluster.balancer
-    if way == "SIGTERM":
+    if stop_kind == "SIGTERM":
         assert balancer.stop() == 0
     else:
         balancer.kill()
     gone_s = time.monotonic()
     # The clients note failures meanwhile: the clock of what is noted is the one that counts.
-    load.wait_for(lambda noted: any(record.end_s > gone_s + AWAY_S for record in noted))
+    generator.wait_for_records(lambda noted: any(record.end_s > gone_s + OUTAGE_S for record in noted))
     began_s = time.monotonic()
     balancer.start()
     serves_s = time.monotonic()
-    reconnect_s = cluster.until_online(*cluster.processes)
-    load.wait_for(
+    reconnect_s = cluster.wait_until_online(*cluster.processes)
+    generator.wait_for_records(
         lambda noted: (
             {r.node for r in noted if r.error is None and r.start_s > serves_s} >= {*cluster.processes}
         ),
-        CALM_DEADLINE_S,
+        RECOVERY_TIMEOUT_S,
     )
-    after = known(cluster)
-    return Restart(
-        way=way,
+    after = balancer_state(cluster)
+    return BalancerRestart(
+        stop_kind=stop_kind,
         start_s=serves_s - began_s,
         reconnect_s=reconnect_s,
         changed=[name for name in before if before[name] != after[name]],
     )
 
 
-def known(cluster: Cluster) -> dict[str, Any]:
+def balancer_state(cluster: LabCluster) -> dict[str, Any]:
     """What a balancer must not forget."""
     http = cluster.balancer.http
     models = http.get("/api/models").raise_for_status().json()["models"]
@@ -96,9 +96,9 @@ def known(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def verdict(noted: Summary) -> list[str]:
+def find_lost_requests(noted: AttemptSummary) -> list[str]:
     """What the clients say of all the restarts together."""
-    return [f"{noted.lost} requests were lost: {noted.errors}"] if noted.lost else []
+    return [f"{noted.lost_requests} requests were lost: {noted.error_counts}"] if noted.lost_requests else []
 
 
 def main() -> None:
@@ -109,18 +109,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     wrong = []
-    with site(chat_models) as cluster:
-        hold(cluster, "chat")
-        with cluster.load("chat", "--clients", str(options.clients), "--retry") as load:
-            load.wait_for(lambda noted: {record.node for record in noted} >= {*cluster.processes})
+    with open_cluster(create_chat_models) as cluster:
+        replicate_model(cluster, "chat")
+        with cluster.create_load_generator("chat", "--clients", str(options.clients), "--retry") as load:
+            load.wait_for_records(lambda noted: {record.node for record in noted} >= {*cluster.processes})
             for _ in range(options.rounds):
-                for way in WAYS:
-                    seen = restart(cluster, load, way)
+                for way in STOP_KINDS:
+                    seen = run_restart(cluster, load, way)
                     print(seen, flush=True)
-                    wrong += seen.wrong()
-            noted = summarize(load.finish())
+                    wrong += seen.find_problems()
+            noted = summarize_attempts(load.finish())
     print(noted)
-    sys.exit("; ".join([*wrong, *verdict(noted)]) or None)
+    sys.exit("; ".join([*wrong, *find_lost_requests(noted)]) or None)
 
 
 if __name__ == "__main__":

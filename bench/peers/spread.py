@@ -13,14 +13,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.peers.cluster_fixture import NODES, real_model, site
-from tests.lab.cluster import Cluster
+from bench.peers.cluster_fixture import NODE_NAMES, open_cluster, require_smollm2
+from tests.lab.cluster import LabCluster
 
-HUB_RATE, CABLE_RATE = "10MB", 12_000_000
-MOST_FROM_HUB, MOST_TIME = 1.02, 1.2
+HUB_RATE, CABLE_BYTES_PER_S = "10MB", 12_000_000
+MAX_HUB_SHARE, MAX_TIME_RATIO = 1.02, 1.2
 
 
-class Spread(Struct, frozen=True, kw_only=True):
+class SpreadResult(Struct, frozen=True, kw_only=True):
     """One pull by one host and by all of them. The Hub's share: bytes that left it over the size of the file."""
 
     hosts: int
@@ -30,38 +30,38 @@ class Spread(Struct, frozen=True, kw_only=True):
     late_hub_share: float  # of a model that hosts got because they joined later
     fetches: list[dict[str, object]]
 
-    def wrong(self) -> list[str]:
+    def find_problems(self) -> list[str]:
         """What is not as it must be."""
         found = []
-        if self.hub_share > MOST_FROM_HUB:
+        if self.hub_share > MAX_HUB_SHARE:
             found.append(f"the Hub sent the file {self.hub_share:.3f} times")
-        if self.late_hub_share > MOST_FROM_HUB:
+        if self.late_hub_share > MAX_HUB_SHARE:
             found.append(f"the Hub sent the file {self.late_hub_share:.3f} times to hosts that joined later")
-        if self.together_s > MOST_TIME * self.alone_s:
+        if self.together_s > MAX_TIME_RATIO * self.alone_s:
             found.append(f"all took {self.together_s / self.alone_s:.2f} times as long as one")
         return found
 
     def __str__(self) -> str:
         return (
             f"alone {self.alone_s:.2f} s, {self.hosts} hosts {self.together_s:.2f} s ({self.together_s / self.alone_s:.2f} times; "
-            f"goal ≤ {MOST_TIME}); the Hub sent the file {self.hub_share:.3f} times (goal ≤ {MOST_FROM_HUB})"
+            f"goal ≤ {MAX_TIME_RATIO}); the Hub sent the file {self.hub_share:.3f} times (goal ≤ {MAX_HUB_SHARE})"
         )
 
 
-def spread(cluster: Cluster, alone: str, together: str, nodes: tuple[str, ...]) -> Spread:
+def measure_spread(cluster: LabCluster, alone: str, together: str, nodes: tuple[str, ...]) -> SpreadResult:
     """Pull one model to the balancer, let the nodes join and copy it, pull another one of the same size to all."""
     size_bytes = cluster.models[together].stat().st_size
-    cluster.slow(CABLE_RATE)
-    cluster.balancer.register(alone)
-    alone_s = cluster.until_held(alone, nodes=1)
+    cluster.limit_bandwidth(CABLE_BYTES_PER_S)
+    cluster.balancer.register_model(alone)
+    alone_s = cluster.wait_until_replicated(alone, node_count=1)
     for name in nodes:
-        cluster.join(name)
-    cluster.slow(CABLE_RATE)
-    cluster.until_held(alone, nodes=len(cluster.processes))
+        cluster.join_node(name)
+    cluster.limit_bandwidth(CABLE_BYTES_PER_S)
+    cluster.wait_until_replicated(alone, node_count=len(cluster.processes))
     before = cluster.hub.bytes_sent
-    cluster.balancer.register(together)
-    together_s = cluster.until_held(together, nodes=len(cluster.processes))
-    return Spread(
+    cluster.balancer.register_model(together)
+    together_s = cluster.wait_until_replicated(together, node_count=len(cluster.processes))
+    return SpreadResult(
         hosts=len(cluster.processes),
         alone_s=alone_s,
         together_s=together_s,
@@ -76,15 +76,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    model = real_model()
+    model = require_smollm2()
 
     def twice(_folder: Path) -> dict[str, Path]:
         return {"first": model, "second": model}
 
-    with site(twice, "--total-rate", HUB_RATE, nodes=()) as cluster:
-        seen = spread(cluster, "first", "second", NODES)
+    with open_cluster(twice, "--total-rate", HUB_RATE, nodes=()) as cluster:
+        seen = measure_spread(cluster, "first", "second", NODE_NAMES)
     print(seen)
-    sys.exit("; ".join(seen.wrong()) or None)
+    sys.exit("; ".join(seen.find_problems()) or None)
 
 
 if __name__ == "__main__":

@@ -17,36 +17,36 @@ from pathlib import Path
 
 import psutil
 
-from bench.peers.cluster_fixture import hold, real_model, site
-from bench.peers.hop import only
-from tests.lab.cluster import BALANCER, Cluster
-from tests.lab.processes import LabLlb
-from tests.lab.records import Summary, summarize
+from bench.peers.cluster_fixture import open_cluster, replicate_model, require_smollm2
+from bench.peers.hop import drain_all_but
+from tests.lab.cluster import BALANCER, LabCluster
+from tests.lab.processes import LabLlbProcess
+from tests.lab.records import AttemptSummary, summarize_attempts
 
 MODEL = "smollm2"
-SLOW = "cellar"
-SHARE = 0.2
+SLOW_NODE = "cellar"
+CPU_SHARE = 0.2
 FAST_CORE, SLOW_CORE = 0, 1
-PERIOD_US = 20_000  # short: an answer should be slow, not stuck and then fast
-WARM_S = 5.0
-MOST_LOST = 0.1
+CPU_PERIOD_US = 20_000  # short: an answer should be slow, not stuck and then fast
+WARM_UP_S = 5.0
+MAX_THROUGHPUT_LOSS = 0.1
 
-CONTROL_V1, CONTROL_V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+CGROUP_V1_CPU, CGROUP_V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
 
 
 @contextmanager
-def slowed(process: LabLlb, share: float) -> Iterator[None]:
+def limit_cpu(process: LabLlbProcess, share: float) -> Iterator[None]:
     """Let a process and its engines have only so much of a core, together."""
-    v1 = CONTROL_V1.is_dir()
-    group = (CONTROL_V1 if v1 else CONTROL_V2) / f"llb-bench-{process.pid}"
+    v1 = CGROUP_V1_CPU.is_dir()
+    group = (CGROUP_V1_CPU if v1 else CGROUP_V2) / f"llb-bench-{process.pid}"
     group.mkdir()
     try:
-        quota_us = int(PERIOD_US * share)
+        quota_us = int(CPU_PERIOD_US * share)
         if v1:
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_period_us").write_text(str(CPU_PERIOD_US))
             (group / "cpu.cfs_quota_us").write_text(str(quota_us))
         else:
-            (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+            (group / "cpu.max").write_text(f"{quota_us} {CPU_PERIOD_US}")
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for member in family:
             (group / "cgroup.procs").write_text(str(member.pid))
@@ -57,14 +57,14 @@ def slowed(process: LabLlb, share: float) -> Iterator[None]:
         group.rmdir()
 
 
-def serve(cluster: Cluster, *flags: str, seconds: float) -> tuple[float, Summary]:
+def measure_throughput(cluster: LabCluster, *flags: str, seconds: float) -> tuple[float, AttemptSummary]:
     """Answers a second, and how they went, after a while of warming up."""
-    with cluster.load(MODEL, *flags) as load:
-        began = time.monotonic() + WARM_S
+    with cluster.create_load_generator(MODEL, *flags) as load:
+        began = time.monotonic() + WARM_UP_S
         until = began + seconds
-        load.wait_for(lambda noted: any(record.end_s >= until for record in noted), seconds * 3 + 60)
+        load.wait_for_records(lambda noted: any(record.end_s >= until for record in noted), seconds * 3 + 60)
         noted = [record for record in load.records() if began <= record.end_s < until]
-    summary = summarize(noted)
+    summary = summarize_attempts(noted)
     return summary.answered / seconds, summary
 
 
@@ -82,26 +82,26 @@ def main() -> None:
     )
     # A process starts on the cores of who starts it: so the two have one each, as two machines would.
     os.sched_setaffinity(0, {FAST_CORE})
-    with site(lambda _folder: {MODEL: real_model()}, nodes=()) as cluster:
+    with open_cluster(lambda _folder: {MODEL: require_smollm2()}, nodes=()) as cluster:
         os.sched_setaffinity(0, {SLOW_CORE})
-        cluster.join(SLOW)
-        hold(cluster, MODEL)
-        with slowed(cluster.nodes[SLOW], SHARE):
-            only(cluster, SLOW)
-            slow, slow_went = serve(cluster, *flags, seconds=options.seconds)
+        cluster.join_node(SLOW_NODE)
+        replicate_model(cluster, MODEL)
+        with limit_cpu(cluster.nodes[SLOW_NODE], CPU_SHARE):
+            drain_all_but(cluster, SLOW_NODE)
+            slow, slow_went = measure_throughput(cluster, *flags, seconds=options.seconds)
             print(f"slow alone  {slow:6.2f} answers/s  {slow_went}", flush=True)
-            only(cluster, BALANCER)
-            fast, fast_went = serve(cluster, *flags, seconds=options.seconds)
+            drain_all_but(cluster, BALANCER)
+            fast, fast_went = measure_throughput(cluster, *flags, seconds=options.seconds)
             print(f"fast alone  {fast:6.2f} answers/s  {fast_went}", flush=True)
             for view in cluster.node_views().values():
                 cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json={"draining": False})
-            both, both_went = serve(cluster, *flags, seconds=options.seconds)
+            both, both_went = measure_throughput(cluster, *flags, seconds=options.seconds)
             print(f"both        {both:6.2f} answers/s  {both_went}", flush=True)
     print(
-        f"both did {both / (slow + fast):.2f} of the sum (goal ≥ {1 - MOST_LOST:.1f}); "
+        f"both did {both / (slow + fast):.2f} of the sum (goal ≥ {1 - MAX_THROUGHPUT_LOSS:.1f}); "
         f"first byte p95 {both_went.p95_s:.2f} s against {fast_went.p95_s:.2f} s of the fast one alone"
     )
-    sys.exit(both < (1 - MOST_LOST) * (slow + fast) or both_went.p95_s > fast_went.p95_s)
+    sys.exit(both < (1 - MAX_THROUGHPUT_LOSS) * (slow + fast) or both_went.p95_s > fast_went.p95_s)
 
 
 if __name__ == "__main__":

@@ -8,54 +8,54 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.simulation.engine import Engine, Job, Prompt
-from bench.simulation.policies import Policy
-from bench.simulation.sessions import Client, Session, Turn
+from bench.simulation.engine import Job, Prompt, SimulatedEngine
+from bench.simulation.policies import RoutingPolicy
+from bench.simulation.sessions import Session, SimulatedUser, Turn
 from llb.gateway.admission.model_queue import NodeSlots
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import RequestEstimate, hash64
 
 MODEL = "model"
-LENGTH = 1.1  # what the length of a body makes of its tokens
+BODY_LENGTH_FACTOR = 1.1  # what the length of a body makes of its tokens
 
 
 @dataclass(slots=True)
-class Asking:
+class SimulatedClient:
     """A client in the middle of its sessions."""
 
-    client: Client
+    client: SimulatedUser
     session: int = 0
     turn: int = 0
-    told_tokens: int = 0  # what both have said so far in this session, without the system prompt
+    history_tokens: int = 0  # what both have said so far in this session, without the system prompt
 
     @property
-    def now(self) -> tuple[Session, Turn]:
+    def current_turn(self) -> tuple[Session, Turn]:
         session = self.client.sessions[self.session]
         return session, session.turns[self.turn]
 
-    def prompt(self) -> Prompt:
-        session, turn = self.now
-        tokens = session.system_tokens + self.told_tokens + turn.asked_tokens
-        return Prompt(session.number, session.system, session.system_tokens, tokens)
+    def build_prompt(self) -> Prompt:
+        session, turn = self.current_turn
+        tokens = session.system_tokens + self.history_tokens + turn.question_tokens
+        return Prompt(session.number, session.system_prompt, session.system_tokens, tokens)
 
-    def answered(self) -> bool:
+    def advance_turn(self) -> bool:
         """Go on to the next question; whether there is one."""
-        session, turn = self.now
-        self.told_tokens += turn.asked_tokens + turn.answer_tokens
+        session, turn = self.current_turn
+        self.history_tokens += turn.question_tokens + turn.answer_tokens
         self.turn += 1
         if self.turn == len(session.turns):
-            self.session, self.turn, self.told_tokens = self.session + 1, 0, 0
+            self.session, self.turn, self.history_tokens = self.session + 1, 0, 0
         return self.session < len(self.client.sessions)
 
 
-class Node:
+class SimulatedNode:
     """An engine, and what the balancer knows of it."""
 
-    def __init__(self, number: int, engine: Engine, speeds: PerformanceModel) -> None:
+    def __init__(self, number: int, engine: SimulatedEngine, speeds: PerformanceModel) -> None:
         node_id = f"node-{number}"
         self.engine = engine
-        self.known = NodeSlots(
+        self.node_slots = NodeSlots(
             node_id,
             engine.slots,
             loaded=True,
@@ -66,83 +66,83 @@ class Node:
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    asking: Asking
+class PendingJob:
+    client: SimulatedClient
     job: Job
     request: RequestEstimate
-    together: int = 0
+    busy_at_start: int = 0
 
 
-class Cluster:
+class SimulatedCluster:
     """`run` plays all clients to their end, or until `until` and no further question; `done` are the answered requests."""
 
-    def __init__(self, engines: Iterable[Engine], policy: Policy) -> None:
-        self.done: list[Job] = []
+    def __init__(self, engines: Iterable[SimulatedEngine], policy: RoutingPolicy) -> None:
+        self.finished_jobs: list[Job] = []
         self._policy = policy
         self._speeds = PerformanceModel(clock=lambda: 0.0)
         self._nodes = {
-            node.known.node_id: node
-            for node in (Node(number, engine, self._speeds) for number, engine in enumerate(engines))
+            node.node_slots.node_id: node
+            for node in (SimulatedNode(number, engine, self._speeds) for number, engine in enumerate(engines))
         }
-        self._known: Sequence[NodeSlots] = [node.known for node in self._nodes.values()]
-        self._line: deque[Waiting] = deque()
-        self._running: dict[Job, Waiting] = {}
-        self._events: list[tuple[float, int, Asking | Node, int]] = []
+        self._node_slots: Sequence[NodeSlots] = [node.node_slots for node in self._nodes.values()]
+        self._queue: deque[PendingJob] = deque()
+        self._running: dict[Job, PendingJob] = {}
+        self._events: list[tuple[float, int, SimulatedClient | SimulatedNode, int]] = []
         self._count = itertools.count()
 
-    def run(self, clients: Iterable[Client], until: float | None = None) -> None:
+    def run(self, clients: Iterable[SimulatedUser], until: float | None = None) -> None:
         for client in clients:
-            self._at(client.begins, Asking(client))
+            self._schedule(client.starts_at, SimulatedClient(client))
         while self._events:
             now, _, what, version = heapq.heappop(self._events)
-            if isinstance(what, Asking):
+            if isinstance(what, SimulatedClient):
                 if until is None or now < until:
-                    self._ask(what, now)
+                    self._enqueue(what, now)
             elif version == what.version:
                 self._advance(what, now)
-                self._next(what)
+                self._schedule_next(what)
             else:
                 continue
-            self._grant(now)
+            self._start_queued(now)
 
-    def _at(self, time: float, what: Asking | Node, version: int = 0) -> None:
+    def _schedule(self, time: float, what: SimulatedClient | SimulatedNode, version: int = 0) -> None:
         heapq.heappush(self._events, (time, next(self._count), what, version))
 
-    def _ask(self, asking: Asking, now: float) -> None:
-        prompt, (session, turn) = asking.prompt(), asking.now
+    def _enqueue(self, asking: SimulatedClient, now: float) -> None:
+        prompt, (session, turn) = asking.build_prompt(), asking.current_turn
         request = self._speeds.estimate_request(
-            MODEL, int(prompt.tokens * LENGTH), None, hash64(b"%d" % session.number)
+            MODEL, int(prompt.tokens * BODY_LENGTH_FACTOR), None, hash64(b"%d" % session.number)
         )
-        self._line.append(Waiting(asking, Job(prompt, turn.answer_tokens, now), request))
+        self._queue.append(PendingJob(asking, Job(prompt, turn.answer_tokens, now), request))
 
-    def _grant(self, now: float) -> None:
-        while self._line:
-            waiting = self._line[0]
-            chosen = self._policy.choose(self._known, waiting.request)
+    def _start_queued(self, now: float) -> None:
+        while self._queue:
+            waiting = self._queue[0]
+            chosen = self._policy.choose(self._node_slots, waiting.request)
             if chosen is None:
                 return
-            self._line.popleft()
+            self._queue.popleft()
             node = self._nodes[chosen.node_id]
-            assert node.known.free_slots > 0
-            node.known.reserve(waiting.request)
-            waiting.together = node.known.busy
+            assert node.node_slots.free_slots > 0
+            node.node_slots.reserve(waiting.request)
+            waiting.busy_at_start = node.node_slots.busy
             self._running[waiting.job] = waiting
             self._advance(node, now)
-            node.engine.take(waiting.job)
-            self._next(node)
+            node.engine.start_job(waiting.job)
+            self._schedule_next(node)
 
-    def _next(self, node: Node) -> None:
+    def _schedule_next(self, node: SimulatedNode) -> None:
         node.version += 1
-        at = node.engine.next_at()
+        at = node.engine.next_event_at()
         if at is not None:
-            self._at(at, node, node.version)
+            self._schedule(at, node, node.version)
 
-    def _advance(self, node: Node, now: float) -> None:
+    def _advance(self, node: SimulatedNode, now: float) -> None:
         for job in node.engine.advance(now):
-            self._end(node, self._running.pop(job), now)
+            self._finish_job(node, self._running.pop(job), now)
 
-    def _end(self, node: Node, waiting: Waiting, now: float) -> None:
-        job, asking = waiting.job, waiting.asking
+    def _finish_job(self, node: SimulatedNode, waiting: PendingJob, now: float) -> None:
+        job, asking = waiting.job, waiting.client
         usage = Usage(
             job.prompt.tokens,
             job.answer_tokens,
@@ -150,12 +150,12 @@ class Cluster:
             (job.first_token - job.prefill_began) * 1000,
             (job.ended - job.first_token) * 1000,
         )
-        busy = (waiting.together + node.known.busy) / 2
+        busy = (waiting.busy_at_start + node.node_slots.busy) / 2
         self._speeds.record_completion(
-            node.known.node_id, MODEL, waiting.request, usage, mean_busy_slots=busy
+            node.node_slots.node_id, MODEL, waiting.request, usage, mean_busy_slots=busy
         )
-        node.known.release(waiting.request)
-        self.done.append(job)
-        think_s = asking.now[1].think_s
-        if asking.answered():
-            self._at(now + think_s, asking)
+        node.node_slots.release(waiting.request)
+        self.finished_jobs.append(job)
+        think_s = asking.current_turn[1].think_s
+        if asking.advance_turn():
+            self._schedule(now + think_s, asking)

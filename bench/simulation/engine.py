@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from llb.policy.memory import UBATCH_TOKENS
 
-SIMILAR = 0.1  # `slot_prompt_similarity`
-KEEPS_HALF = 0.5  # a slot that keeps less of its conversation saves it first
-RESTORED_LEAST = 0.25
-DONE = 1e-6  # tokens: what rounding leaves
+MIN_SIMILARITY = 0.1  # `slot_prompt_similarity`
+SAVE_BELOW_SHARE = 0.5  # a slot that keeps less of its conversation saves it first
+MIN_RESTORE_SHARE = 0.25
+DONE_EPSILON_TOKENS = 1e-6  # tokens: what rounding leaves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Prompt:
     system_tokens: int
     tokens: int
 
-    def common(self, other: Prompt) -> int:
+    def common_prefix_tokens(self, other: Prompt) -> int:
         """How many tokens both begin with."""
         if self.session == other.session:
             return min(self.tokens, other.tokens)
@@ -45,124 +45,132 @@ class Job:
     cached_tokens: int = 0
     prefill_left: float = 0.0
     decode_left: float = 0.0
-    taken_at: float = 0.0
+    started: float = 0.0
     prefill_began: float = 0.0
     first_token: float = 0.0
     ended: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
-    kept: Prompt | None = None
+class SlotState:
+    cached_prompt: Prompt | None = None
     used_at: float = -1.0
     job: Job | None = None
 
 
 @dataclass(slots=True, eq=False)
-class Engine:
+class SimulatedEngine:
     """`prefill` is in tokens a second; a step in which `n` slots write a token each takes `step_s + n * token_s`."""
 
     slots: int
-    prefill: float
+    prefill_tokens_per_s: float
     step_s: float
     token_s: float
-    saved_tokens: int  # room in the RAM cache
+    prompt_cache_tokens: int  # room in the RAM cache
     now: float = 0.0
-    reading: list[Job] = field(default_factory=list)
-    writing: list[Job] = field(default_factory=list)
-    saved: list[Prompt] = field(default_factory=list)
-    places: list[Slot] = field(default_factory=list)
+    prefilling: list[Job] = field(default_factory=list)
+    decoding: list[Job] = field(default_factory=list)
+    prompt_cache: list[Prompt] = field(default_factory=list)
+    slot_states: list[SlotState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.places = [Slot() for _ in range(self.slots)]
+        self.slot_states = [SlotState() for _ in range(self.slots)]
 
     # --- time ---------------------------------------------------------------------------------------
 
-    def take(self, job: Job) -> None:
+    def start_job(self, job: Job) -> None:
         """Begin with `job`, now; a slot must be free."""
-        job.slot = self._place_for(job.prompt)
-        place = self.places[job.slot]
-        common = place.kept.common(job.prompt) if place.kept is not None else 0
+        job.slot = self._select_slot(job.prompt)
+        place = self.slot_states[job.slot]
+        common = (
+            place.cached_prompt.common_prefix_tokens(job.prompt) if place.cached_prompt is not None else 0
+        )
         job.cached_tokens = min(common, job.prompt.tokens - 1)  # the last one is computed in any case
         job.prefill_left = job.prompt.tokens - job.cached_tokens
         job.decode_left = job.answer_tokens
-        job.taken_at = job.prefill_began = self.now
+        job.started = job.prefill_began = self.now
         place.job = job
-        self.reading.append(job)
+        self.prefilling.append(job)
 
     def advance(self, now: float) -> list[Job]:
         """Work until `now`, which is not after `next_at()`; returns the jobs that are done."""
         reads, writes = self._rates()
         passed_s, self.now = now - self.now, now
-        for job in self.writing:
+        for job in self.decoding:
             job.decode_left -= passed_s * writes
-        done = [job for job in self.writing if job.decode_left < DONE]
+        done = [job for job in self.decoding if job.decode_left < DONE_EPSILON_TOKENS]
         for job in done:
-            self._end(job)
-        if self.reading:
-            first = self.reading[0]
+            self._finish_job(job)
+        if self.prefilling:
+            first = self.prefilling[0]
             first.prefill_left -= passed_s * reads
-            if first.prefill_left < DONE:
+            if first.prefill_left < DONE_EPSILON_TOKENS:
                 first.first_token = now
-                self.writing.append(self.reading.pop(0))
-                if self.reading:
-                    self.reading[0].prefill_began = now
+                self.decoding.append(self.prefilling.pop(0))
+                if self.prefilling:
+                    self.prefilling[0].prefill_began = now
         return done
 
-    def next_at(self) -> float | None:
+    def next_event_at(self) -> float | None:
         """When the next prompt has been read or the next answer written, if nothing comes in between."""
         reads, writes = self._rates()
-        waits = [job.decode_left / writes for job in self.writing]
-        if self.reading:
-            waits.append(self.reading[0].prefill_left / reads)
+        waits = [job.decode_left / writes for job in self.decoding]
+        if self.prefilling:
+            waits.append(self.prefilling[0].prefill_left / reads)
         return self.now + max(0.0, min(waits)) if waits else None
 
     def _rates(self) -> tuple[float, float]:
         """Tokens a second: read of the first prompt, and written by each slot that writes."""
-        step_s = self.step_s + self.token_s * len(self.writing) if self.writing else 0.0
-        if self.reading:
-            step_s += UBATCH_TOKENS / self.prefill
+        step_s = self.step_s + self.token_s * len(self.decoding) if self.decoding else 0.0
+        if self.prefilling:
+            step_s += UBATCH_TOKENS / self.prefill_tokens_per_s
             return UBATCH_TOKENS / step_s, 1 / step_s
         return 0.0, 1 / step_s if step_s else 0.0
 
-    def _end(self, job: Job) -> None:
+    def _finish_job(self, job: Job) -> None:
         job.ended = self.now
-        self.writing.remove(job)
-        place, prompt = self.places[job.slot], job.prompt
+        self.decoding.remove(job)
+        place, prompt = self.slot_states[job.slot], job.prompt
         place.job, place.used_at = None, self.now
-        place.kept = Prompt(
+        place.cached_prompt = Prompt(
             prompt.session, prompt.system, prompt.system_tokens, prompt.tokens + job.answer_tokens
         )
 
     # --- what is cached -----------------------------------------------------------------------------
 
-    def _place_for(self, prompt: Prompt) -> int:
-        best, most = None, SIMILAR * prompt.tokens
-        idle = [number for number, place in enumerate(self.places) if place.job is None]
+    def _select_slot(self, prompt: Prompt) -> int:
+        best, most = None, MIN_SIMILARITY * prompt.tokens
+        idle = [number for number, place in enumerate(self.slot_states) if place.job is None]
         for number in idle:
-            kept = self.places[number].kept
-            if kept is not None and kept.common(prompt) > most:
-                best, most = number, kept.common(prompt)
+            kept = self.slot_states[number].cached_prompt
+            if kept is not None and kept.common_prefix_tokens(prompt) > most:
+                best, most = number, kept.common_prefix_tokens(prompt)
         if best is None:
-            best = min(idle, key=lambda number: self.places[number].used_at)
+            best = min(idle, key=lambda number: self.slot_states[number].used_at)
             most = 0
-        place = self.places[best]
-        if place.kept is not None and most < KEEPS_HALF * place.kept.tokens:
-            self._swap(place, place.kept, prompt)
+        place = self.slot_states[best]
+        if place.cached_prompt is not None and most < SAVE_BELOW_SHARE * place.cached_prompt.tokens:
+            self._swap_prompt(place, place.cached_prompt, prompt)
         return best
 
-    def _swap(self, place: Slot, old: Prompt, prompt: Prompt) -> None:
+    def _swap_prompt(self, place: SlotState, old: Prompt, prompt: Prompt) -> None:
         """Save what the slot has, and fetch what has more of `prompt`."""
-        if not any(kept.common(old) == old.tokens for kept in self.saved):
-            self.saved = [kept for kept in self.saved if kept.common(old) < kept.tokens]
-            self.saved.append(old)
-        best, most, share = None, old.common(prompt), old.common(prompt) / old.tokens
-        for kept in self.saved:
-            common = kept.common(prompt)
-            if common > most and common / kept.tokens > max(share, RESTORED_LEAST):
+        if not any(kept.common_prefix_tokens(old) == old.tokens for kept in self.prompt_cache):
+            self.prompt_cache = [
+                kept for kept in self.prompt_cache if kept.common_prefix_tokens(old) < kept.tokens
+            ]
+            self.prompt_cache.append(old)
+        best, most, share = (
+            None,
+            old.common_prefix_tokens(prompt),
+            old.common_prefix_tokens(prompt) / old.tokens,
+        )
+        for kept in self.prompt_cache:
+            common = kept.common_prefix_tokens(prompt)
+            if common > most and common / kept.tokens > max(share, MIN_RESTORE_SHARE):
                 best, most, share = kept, common, common / kept.tokens
         if best is not None:
-            place.kept = best
-            self.saved.remove(best)
-        while sum(kept.tokens for kept in self.saved) > self.saved_tokens:
-            self.saved.pop(0)
+            place.cached_prompt = best
+            self.prompt_cache.remove(best)
+        while sum(kept.tokens for kept in self.prompt_cache) > self.prompt_cache_tokens:
+            self.prompt_cache.pop(0)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from llb.policy.routing import RequestEstimate, RoutingCandidate, select_node
 
 
-class Policy(ABC):
+class RoutingPolicy(ABC):
     def __init__(self) -> None:
-        self._chance = random.Random(1)
+        self._random = random.Random(1)
 
     @abstractmethod
     def choose(
@@ -20,19 +20,19 @@ class Policy(ABC):
     ) -> RoutingCandidate | None: ...
 
 
-class Llb(Policy):
+class LlbPolicy(RoutingPolicy):
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         return select_node(nodes, request)
 
 
-class Keyless(Policy):
+class NoAffinityPolicy(RoutingPolicy):
     """llb's choice without the affinity key: the smallest expected finish."""
 
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         return select_node(nodes, replace(request, affinity_key=None))
 
 
-class RoundRobin(Policy):
+class RoundRobin(RoutingPolicy):
     _next = 0
 
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
@@ -44,26 +44,26 @@ class RoundRobin(Policy):
         return None
 
 
-class LeastConnections(Policy):
+class LeastConnections(RoutingPolicy):
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         least = min(node.busy for node in nodes)
         free = [node for node in nodes if node.busy == least and node.free_slots > 0]
-        return self._chance.choice(free) if free else None
+        return self._random.choice(free) if free else None
 
 
-class TwoChoices(Policy):
+class PowerOfTwoChoices(RoutingPolicy):
     """The emptier of two random ones."""
 
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         free = [node for node in nodes if node.free_slots > 0]
-        two = self._chance.sample(free, min(2, len(free)))
+        two = self._random.sample(free, min(2, len(free)))
         return min(two, key=lambda node: node.busy, default=None)
 
 
-POLICIES: dict[str, type[Policy]] = {
-    "llb": Llb,
-    "llb, keys ignored": Keyless,
+POLICIES: dict[str, type[RoutingPolicy]] = {
+    "llb": LlbPolicy,
+    "llb, keys ignored": NoAffinityPolicy,
     "round robin": RoundRobin,
     "least connections": LeastConnections,
-    "two random choices": TwoChoices,
+    "two random choices": PowerOfTwoChoices,
 }

@@ -188,7 +188,7 @@ class AccountAuthenticator:
         self._dirty.set()
 
     async def _find_key(self, key_hash: str) -> Principal | None:
-        key = await keys.by_hash(self._db, key_hash)
+        key = await keys.get_by_hash(self._db, key_hash)
         if key is None:
             return None
         return Principal(

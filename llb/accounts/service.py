@@ -74,7 +74,7 @@ class AccountService:
         async with self._db.write() as tx:
             for user in default_users:
                 await users.set_password(tx, user.id, new_hash)
-                await sessions.remove_of_user(tx, user.id)
+                await sessions.remove_by_user(tx, user.id)
                 await audit.record(tx, actor="system", action="password", target=user.username)
 
     async def log_in(
@@ -125,7 +125,7 @@ class AccountService:
         token, now = tokens.new_session_token(), time.time()
         async with self._db.write() as tx:
             await users.set_password(tx, user.id, new_hash)
-            await sessions.remove_of_user(tx, user.id)
+            await sessions.remove_by_user(tx, user.id)
             await self._add_session(tx, token, user, now, address)
             await audit.record(
                 tx, actor=user.username, action="password", target=user.username, address=address
@@ -167,7 +167,7 @@ class AccountService:
                 await users.set_role(tx, user_id, patch.role)
             if new_hash is not None:
                 await users.set_password(tx, user_id, new_hash)
-                await sessions.remove_of_user(tx, user_id)
+                await sessions.remove_by_user(tx, user_id)
             user = await users.get(tx, user_id)
             if user is None:
                 raise NotFound("There is no such user")
@@ -196,7 +196,7 @@ class AccountService:
         if len(username) > USERNAME_MAX_LENGTH or len(password) > passwords.PASSWORD_MAX_LENGTH:
             raise InvalidCredentials("The user name or the password is wrong")
         self._login_rate_limiter.record_attempt(username, address)
-        user = await users.by_name(self._db, username)
+        user = await users.get_by_name(self._db, username)
         password_hash = None if user is None else user.password_hash
         verified = await self._hash_in_thread(passwords.verify_password, password, password_hash)
         if user is None or not verified:

@@ -23,9 +23,9 @@ from llb.accounts.limit_policy import (
 from llb.accounts.service import FIRST_ADMIN_USERNAME, AccountService, user_view
 from llb.base.units import parse_duration
 from llb.cli import output
-from llb.cli.client import refuse_lent
-from llb.cli.database import opened, require_database
-from llb.cli.errors import Failure
+from llb.cli.client import require_not_joined
+from llb.cli.database import open_database, require_database
+from llb.cli.errors import CommandError
 from llb.cli.main import home_of
 from llb.config import DEFAULT_PASSWORD
 from llb.security import passwords, tokens
@@ -36,14 +36,14 @@ from llb.store.tables.keys import ApiKey
 from llb.store.tables.users import User
 from llb.wire import KeyLimits, KeyLimitsPatch, KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
-HOST = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
-SHORTEST_PREFIX = 6  # "sk-" and three digits
+LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
+MIN_PREFIX_LENGTH = 6  # "sk-" and three digits
 
 
-def _home(options: argparse.Namespace) -> Path:
+def _require_own_home(options: argparse.Namespace) -> Path:
     """The home whose accounts are meant. Raises `Failure` on a host that has none, because it lends itself to another."""
     home = home_of(options)
-    refuse_lent(home)
+    require_not_joined(home)
     return home
 
 
@@ -53,37 +53,37 @@ def _home(options: argparse.Namespace) -> Path:
 def create_key(options: argparse.Namespace) -> int:
     """`llb keys create NAME`"""
     scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
-    ends = None if options.expires is None else _end(options.expires)
-    wish = NewKey(options.name, scopes, ends, KeyLimits(**_limits(options)))
-    new, record = build_key(wish, HOST, time.time())
+    ends = None if options.expires is None else _parse_expiry(options.expires)
+    wish = NewKey(options.name, scopes, ends, KeyLimits(**_limit_options(options)))
+    new, record = build_key(wish, LOCAL_PRINCIPAL, time.time())
 
     async def work() -> None:
-        async with opened(_home(options)) as db, db.write() as tx:
+        async with open_database(_require_own_home(options)) as db, db.write() as tx:
             await keys.add(tx, record)
             await audit.record(tx, actor=HOST.label, action="key.create", target=key_audit_target(record))
 
     asyncio.run(work())
-    output.say(new.key)  # alone, so that $(llb keys create …) is the key
+    output.print_line(new.key)  # alone, so that $(llb keys create …) is the key
     return 0
 
 
 def list_keys(options: argparse.Namespace) -> int:
     """`llb keys list`"""
-    require_database(_home(options))
+    require_database(_require_own_home(options))
 
     async def work() -> list[ApiKey]:
-        async with opened(_home(options)) as db:
-            return await keys.all_keys(db)
+        async with open_database(_require_own_home(options)) as db:
+            return await keys.list_keys(db)
 
     found = asyncio.run(work())
     if options.json:
-        output.show_json(KeyList(tuple(key_view(key) for key in found)))
+        output.print_json(KeyList(tuple(key_view(key) for key in found)))
         return 0
     if not found:
-        output.note("There are no keys yet: 'llb keys create NAME'.")
+        output.print_note("There are no keys yet: 'llb keys create NAME'.")
         return 0
     now = time.time()
-    output.show_table(
+    output.print_table(
         ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES", "LIMITS"),
         [
             (
@@ -92,10 +92,10 @@ def list_keys(options: argparse.Namespace) -> int:
                 f"{key.prefix}…",
                 ", ".join(sorted(key.scopes)),
                 key.owner_name or "this host",
-                output.moment(key.last_used_at),
+                output.format_time(key.last_used_at),
                 "expired"
                 if key.expires_at is not None and key.expires_at <= now
-                else output.moment(key.expires_at),
+                else output.format_time(key.expires_at),
                 describe_limits(key.limits) or "none",
             )
             for key in found
@@ -106,29 +106,31 @@ def list_keys(options: argparse.Namespace) -> int:
 
 def limit_key(options: argparse.Namespace) -> int:
     """`llb keys limit ID_OR_PREFIX`"""
-    require_database(_home(options))
-    given = _limits(options)
+    require_database(_require_own_home(options))
+    given = _limit_options(options)
     if not given:
-        raise Failure("Say which limit to change: --rpm, --tpm or --concurrent, with a number or 'none'.")
+        raise CommandError(
+            "Say which limit to change: --rpm, --tpm or --concurrent, with a number or 'none'."
+        )
 
     async def work() -> tuple[ApiKey, KeyLimits]:
-        async with opened(_home(options)) as db, db.write() as tx:
-            key = _meant(await keys.all_keys(tx), options.key_name)
+        async with open_database(_require_own_home(options)) as db, db.write() as tx:
+            key = _find_key(await keys.list_keys(tx), options.key_name)
             limits, ceiling = limits_for_changed_key(
-                apply_limits_patch(key.limits, KeyLimitsPatch(**given)), key.ceiling, HOST
+                apply_limits_patch(key.limits, KeyLimitsPatch(**given)), key.ceiling, LOCAL_PRINCIPAL
             )
             await keys.set_limits(tx, key.id, limits, ceiling)
             await audit.record(
-                tx, actor=HOST.label, action="key.limits", target=limits_audit_target(key, limits)
+                tx, actor=LOCAL_PRINCIPAL.label, action="key.limits", target=limits_audit_target(key, limits)
             )
             return key, limits
 
     key, limits = asyncio.run(work())
-    output.say(f"The limits of the key {limits_audit_target(key, limits)}.")
+    output.print_line(f"The limits of the key {limits_audit_target(key, limits)}.")
     return 0
 
 
-def _limits(options: argparse.Namespace) -> dict[str, int | None]:
+def _limit_options(options: argparse.Namespace) -> dict[str, int | None]:
     """The limits that were named, by their names in the API."""
     flags = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
     return {name: getattr(options, flag) for flag, name in flags.items() if hasattr(options, flag)}
@@ -136,37 +138,37 @@ def _limits(options: argparse.Namespace) -> dict[str, int | None]:
 
 def revoke_key(options: argparse.Namespace) -> int:
     """`llb keys revoke ID_OR_PREFIX`"""
-    require_database(_home(options))
+    require_database(_require_own_home(options))
 
     async def work() -> ApiKey:
-        async with opened(_home(options)) as db, db.write() as tx:
-            key = _meant(await keys.all_keys(tx), options.key_name)
+        async with open_database(_require_own_home(options)) as db, db.write() as tx:
+            key = _find_key(await keys.list_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
             await audit.record(tx, actor=HOST.label, action="key.delete", target=key_audit_target(key))
             return key
 
     key = asyncio.run(work())
-    output.say(f"The key {key.name} ({key.prefix}…) is revoked.")
+    output.print_line(f"The key {key.name} ({key.prefix}…) is revoked.")
     return 0
 
 
-def _meant(found: list[ApiKey], name: str) -> ApiKey:
+def _find_key(found: list[ApiKey], name: str) -> ApiKey:
     """The one key that `name` means: its id, the whole key, or the beginning of its shown prefix."""
     whole = tokens.hash_token(name)
     exact = [key for key in found if name == key.id or whole == key.hash]
     begun = name.removesuffix("…")
     matches = exact or [
-        key for key in found if len(begun) >= SHORTEST_PREFIX and key.prefix.startswith(begun)
+        key for key in found if len(begun) >= MIN_PREFIX_LENGTH and key.prefix.startswith(begun)
     ]
     if not matches:
-        raise Failure("There is no such key: 'llb keys list' shows their ids and prefixes.")
+        raise CommandError("There is no such key: 'llb keys list' shows their ids and prefixes.")
     if len(matches) > 1:
         names = ", ".join(f"{key.name} ({key.id})" for key in matches)
-        raise Failure(f"Several keys begin like that: {names}; name one by its id.")
+        raise CommandError(f"Several keys begin like that: {names}; name one by its id.")
     return matches[0]
 
 
-def _end(text: str) -> str:
+def _parse_expiry(text: str) -> str:
     """The time that --expires means, as the API writes it: a span from now, or a time."""
     try:
         span_s = parse_duration(text)
@@ -176,16 +178,16 @@ def _end(text: str) -> str:
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
-            raise Failure(
+            raise CommandError(
                 f"--expires: '{text}' is neither a span such as 30d nor a time such as 2027-01-31."
             ) from None
         return (at if at.tzinfo is not None else at.astimezone()).isoformat()
     if span_s <= 0:
-        raise Failure("--expires: a key must live for some time.")
+        raise CommandError("--expires: a key must live for some time.")
     try:
         return (datetime.now(UTC) + timedelta(seconds=span_s)).isoformat()
     except OverflowError:
-        raise Failure("--expires: that is too far away.") from None
+        raise CommandError("--expires: that is too far away.") from None
 
 
 # --- people ------------------------------------------------------------------------------------------
@@ -193,27 +195,27 @@ def _end(text: str) -> str:
 
 def list_users(options: argparse.Namespace) -> int:
     """`llb users list`"""
-    require_database(_home(options))
+    require_database(_require_own_home(options))
 
     async def work() -> list[User]:
-        async with opened(_home(options)) as db:
-            return await users.all_users(db)
+        async with open_database(_require_own_home(options)) as db:
+            return await users.list_users(db)
 
     found = asyncio.run(work())
     if options.json:
-        output.show_json(UserList(tuple(user_view(user) for user in found)))
+        output.print_json(UserList(tuple(user_view(user) for user in found)))
         return 0
     if not found:
-        output.note("Nobody yet: the first start makes admin, and so does 'llb password'.")
+        output.print_note("Nobody yet: the first start makes admin, and so does 'llb password'.")
         return 0
-    output.show_table(
+    output.print_table(
         ("NAME", "ROLE", "PASSWORD", "SINCE"),
         [
             (
                 user.username,
                 user.role,
                 f"still '{DEFAULT_PASSWORD}', change it" if user.must_change_password else "set",
-                output.moment(user.created_at),
+                output.format_time(user.created_at),
             )
             for user in found
         ],
@@ -225,52 +227,56 @@ def add_user(options: argparse.Namespace) -> int:
     """`llb users add NAME`"""
 
     async def may_begin() -> None:
-        async with _accounts(options) as (db, _):
-            if await users.default_password_in_use(db):
-                raise Failure(
+        async with _open_accounts(options) as (db, _):
+            if await users.is_default_password_in_use(db):
+                raise CommandError(
                     "Change the default password first ('llb password'): until then nobody can be let in."
                 )
-            if await users.by_name(db, options.name) is not None:
-                raise Failure(f"A user '{options.name}' exists already.")
+            if await users.get_by_name(db, options.name) is not None:
+                raise CommandError(f"A user '{options.name}' exists already.")
 
     async def work(password: str) -> None:
-        async with _accounts(options) as (_, accounts):
-            await accounts.add_user(HOST, NewUser(options.name, password, Role(options.role)), None)
+        async with _open_accounts(options) as (_, accounts):
+            await accounts.add_user(
+                LOCAL_PRINCIPAL, NewUser(options.name, password, Role(options.role)), None
+            )
 
     asyncio.run(may_begin())  # before a password is asked for
-    asyncio.run(work(output.new_password(options.name)))
-    output.say(f"{options.name} may sign in now, as {options.role}.")
+    asyncio.run(work(output.read_new_password(options.name)))
+    output.print_line(f"{options.name} may sign in now, as {options.role}.")
     return 0
 
 
 def remove_user(options: argparse.Namespace) -> int:
     """`llb users remove NAME`"""
-    require_database(_home(options))
-    if not output.confirmed(f"Remove {options.name}, with all sessions and keys?", yes=options.yes):
-        raise Failure("Nobody was removed.")
+    require_database(_require_own_home(options))
+    if not output.confirm(f"Remove {options.name}, with all sessions and keys?", assume_yes=options.yes):
+        raise CommandError("Nobody was removed.")
 
     async def work() -> str:
-        async with _accounts(options) as (db, accounts):
-            user = await _named(db, options.name)
-            await accounts.remove_user(HOST, user.id, None)
+        async with _open_accounts(options) as (db, accounts):
+            user = await _require_user(db, options.name)
+            await accounts.remove_user(LOCAL_PRINCIPAL, user.id, None)
             return user.username
 
     name = asyncio.run(work())
-    output.say(f"{name} is removed.")
+    output.print_line(f"{name} is removed.")
     return 0
 
 
 def set_role(options: argparse.Namespace) -> int:
     """`llb users role NAME ROLE`"""
-    require_database(_home(options))
+    require_database(_require_own_home(options))
 
     async def work() -> User:
-        async with _accounts(options) as (db, accounts):
-            user = await _named(db, options.name)
-            return await accounts.change_user(HOST, user.id, UserPatch(role=Role(options.role)), None)
+        async with _open_accounts(options) as (db, accounts):
+            user = await _require_user(db, options.name)
+            return await accounts.change_user(
+                LOCAL_PRINCIPAL, user.id, UserPatch(role=Role(options.role)), None
+            )
 
     user = asyncio.run(work())
-    output.say(f"{user.username} is {user.role} now.")
+    output.print_line(f"{user.username} is {user.role} now.")
     return 0
 
 
@@ -278,51 +284,51 @@ def set_password(options: argparse.Namespace) -> int:
     """`llb password [USER]`"""
 
     async def whose() -> str:
-        async with opened(_home(options)) as db:
-            found = await users.all_users(db)
+        async with open_database(_require_own_home(options)) as db:
+            found = await users.list_users(db)
             if not found and options.name in (None, FIRST_ADMIN_USERNAME):
                 return FIRST_ADMIN_USERNAME
-            return (await _named(db, options.name or _only_admin(found))).username
+            return (await _require_user(db, options.name or _default_username(found))).username
 
     async def work(name: str, password: str) -> None:
-        async with opened(_home(options)) as db:
+        async with open_database(_require_own_home(options)) as db:
             accounts = AccountService(db, AccountAuthenticator(db))
-            user = await users.by_name(db, name)
+            user = await users.get_by_name(db, name)
             if user is None:
                 # The first start, without the default password: better than changing it afterwards.
                 await accounts.ensure_admin(password)
             else:
-                await accounts.change_user(HOST, user.id, UserPatch(password=password), None)
+                await accounts.change_user(LOCAL_PRINCIPAL, user.id, UserPatch(password=password), None)
 
     name = asyncio.run(whose())
-    password = output.new_password(name)
+    password = output.read_new_password(name)
     passwords.check_new_password(password)
     asyncio.run(work(name, password))
-    output.say(f"The password of {name} is changed; all sessions of {name} have ended.")
+    output.print_line(f"The password of {name} is changed; all sessions of {name} have ended.")
     return 0
 
 
-def _only_admin(found: list[User]) -> str:
+def _default_username(found: list[User]) -> str:
     """`admin`, or whoever is the only administrator."""
     if any(user.username == FIRST_ADMIN_USERNAME for user in found):
         return FIRST_ADMIN_USERNAME
     admins = [user.username for user in found if user.role is Role.ADMIN]
     if len(admins) != 1:
-        raise Failure("Say whose password: 'llb password USER'.")
+        raise CommandError("Say whose password: 'llb password USER'.")
     return admins[0]
 
 
-async def _named(db: Database, name: str) -> User:
-    user = await users.by_name(db, name)
+async def _require_user(db: Database, name: str) -> User:
+    user = await users.get_by_name(db, name)
     if user is None:
-        raise Failure(f"There is no user '{name}': 'llb users' lists them.")
+        raise CommandError(f"There is no user '{name}': 'llb users' lists them.")
     return user
 
 
 @asynccontextmanager
-async def _accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, AccountService]]:
+async def _open_accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, AccountService]]:
     """The accounts of the home, with the first administrator in them as the first start would make it."""
-    async with opened(_home(options)) as db:
+    async with open_database(_require_own_home(options)) as db:
         accounts = AccountService(db, AccountAuthenticator(db))
         await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
         yield db, accounts

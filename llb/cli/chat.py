@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from llb.cli import output
-from llb.cli.client import Client
-from llb.cli.errors import Failure, Refused
-from llb.cli.models import client_of, known
+from llb.cli.client import ApiClient
+from llb.cli.errors import ApiError, CommandError
+from llb.cli.models import client_of, require_model
 from llb.wire import ModelStatus
 
-SILENCE_TIMEOUT_S = 300.0  # a large model may load for minutes before the first word
-HELP = "Ctrl-C stops an answer, /clear forgets the conversation, Ctrl-D or /bye ends."
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+READ_TIMEOUT_S = 300.0  # a large model may load for minutes before the first word
+CHAT_HELP = "Ctrl-C stops an answer, /clear forgets the conversation, Ctrl-D or /bye ends."
+_ANSI_DIM, _ANSI_RESET = "\x1b[2m", "\x1b[0m"
 
 Message = dict[str, str]
 
@@ -26,29 +26,29 @@ Message = dict[str, str]
 def chat(options: argparse.Namespace) -> int:
     """`llb chat`"""
     client = client_of(options)
-    _require_ready(client, options.model_id)
+    _require_model_ready(client, options.model_id)
     talk = Conversation(client, options.model_id, options.system, options.max_tokens)
-    prompt = _prompt(options.prompt)
+    prompt = _read_prompt(options.prompt)
     if prompt is not None:
-        talk.say(prompt)
+        talk.send(prompt)
         return 0
-    return _converse(talk)
+    return _run_conversation(talk)
 
 
 class Conversation:
     """What was said so far; `say` adds to it."""
 
-    def __init__(self, client: Client, model_id: str, system: str | None, max_tokens: int | None) -> None:
+    def __init__(self, client: ApiClient, model_id: str, system: str | None, max_tokens: int | None) -> None:
         self._client = client
         self._model_id = model_id
-        self._start: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._initial_messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self._max_tokens = max_tokens
         self.clear()
 
     def clear(self) -> None:
-        self.messages = list(self._start)
+        self.messages = list(self._initial_messages)
 
-    def say(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Print the answer as it comes. What an interruption cut off is remembered as far as it went."""
         asked = [*self.messages, {"role": "user", "content": text}]
         body: dict[str, Any] = {
@@ -59,114 +59,116 @@ class Conversation:
         }
         if self._max_tokens is not None:
             body["max_tokens"] = self._max_tokens
-        printer = Printer()
+        printer = AnswerPrinter()
         try:
-            with self._client.stream("/v1/chat/completions", body, SILENCE_TIMEOUT_S) as events:
+            with self._client.stream_events("/v1/chat/completions", body, READ_TIMEOUT_S) as events:
                 for event in events:
-                    _raise_error(event)
-                    printer.take(event)
+                    _raise_if_error_event(event)
+                    printer.print_chunk(event)
         finally:
-            printer.end()
+            printer.finish()
             if printer.answer:
                 self.messages = [*asked, {"role": "assistant", "content": printer.answer}]
-        printer.tell_speed()
+        printer.print_throughput()
 
 
-class Printer:
+class AnswerPrinter:
     """Writes an answer as it comes. A model's thoughts are dim, and only a person sees them."""
 
     def __init__(self) -> None:
         self.answer = ""
-        self._for_person = output.is_tty(sys.stdout)
-        self._thinking = False
-        self._first_at: float | None = None
-        self._tokens = 0
-        self._per_second: float | None = None
+        self._is_terminal = output.is_tty(sys.stdout)
+        self._is_thinking = False
+        self._first_token_at: float | None = None
+        self._completion_tokens = 0
+        self._tokens_per_second: float | None = None
 
-    def take(self, event: dict[str, Any]) -> None:
+    def print_chunk(self, chunk: dict[str, Any]) -> None:
         """One chunk of the stream."""
-        usage, timings = event.get("usage"), event.get("timings")
+        usage, timings = chunk.get("usage"), chunk.get("timings")
         if isinstance(usage, dict):
-            self._tokens = int(usage.get("completion_tokens") or 0)
+            self._completion_tokens = int(usage.get("completion_tokens") or 0)
         if isinstance(timings, dict):
-            self._per_second = timings.get("predicted_per_second")
-        choices = event.get("choices")
+            self._tokens_per_second = timings.get("predicted_per_second")
+        choices = chunk.get("choices")
         if not isinstance(choices, list) or not choices:
             return
         delta = choices[0].get("delta") or {}
         thought, words = delta.get("reasoning_content"), delta.get("content")
-        if isinstance(thought, str) and thought and self._for_person:
-            self._think(True)
+        if isinstance(thought, str) and thought and self._is_terminal:
+            self._set_thinking(True)
             self._write(thought)
         if isinstance(words, str) and words:
-            self._think(False)
+            self._set_thinking(False)
             self.answer += words
             self._write(words)
 
-    def end(self) -> None:
-        self._think(False)
+    def finish(self) -> None:
+        self._set_thinking(False)
         if self.answer and not self.answer.endswith("\n"):
             self._write("\n")
 
-    def tell_speed(self) -> None:
-        if not output.is_tty(sys.stderr) or not self._tokens or self._first_at is None:
+    def print_throughput(self) -> None:
+        if not output.is_tty(sys.stderr) or not self._completion_tokens or self._first_token_at is None:
             return
-        speed = self._per_second or self._tokens / max(1e-3, time.monotonic() - self._first_at)
-        output.note(f"{self._tokens} tokens, {speed:.0f} tokens/s")
+        speed = self._tokens_per_second or self._completion_tokens / max(
+            1e-3, time.monotonic() - self._first_token_at
+        )
+        output.print_note(f"{self._completion_tokens} tokens, {speed:.0f} tokens/s")
 
-    def _think(self, thinking: bool) -> None:
-        if thinking is not self._thinking:
-            self._thinking = thinking
-            sys.stdout.write(_DIM if thinking else f"{_PLAIN}\n\n")
+    def _set_thinking(self, thinking: bool) -> None:
+        if thinking is not self._is_thinking:
+            self._is_thinking = thinking
+            sys.stdout.write(_ANSI_DIM if thinking else f"{_ANSI_RESET}\n\n")
 
     def _write(self, text: str) -> None:
-        if self._first_at is None:
-            self._first_at = time.monotonic()
+        if self._first_token_at is None:
+            self._first_token_at = time.monotonic()
         # To a file go the model's bytes; to a terminal nothing that could command it.
-        sys.stdout.write(output.clean(text) if self._for_person else text)
+        sys.stdout.write(output.strip_control_chars(text) if self._is_terminal else text)
         sys.stdout.flush()
 
 
-def _converse(talk: Conversation) -> int:
+def _run_conversation(conversation: Conversation) -> int:
     with suppress(ImportError):
         import readline  # noqa: F401  # gives input() its editing and history
-    output.note(HELP)
+    output.print_note(CHAT_HELP)
     while True:
         try:
             text = input(">>> ").strip()
         except EOFError:
-            output.say()
+            output.print_line()
             return 0
         except KeyboardInterrupt:
-            output.note(f"\n{HELP}")
+            output.print_note(f"\n{CHAT_HELP}")
             continue
         if text == "/bye":
             return 0
         if text == "/clear":
-            talk.clear()
+            conversation.clear()
         elif text in ("/help", "/?"):
-            output.note(HELP)
+            output.print_note(CHAT_HELP)
         elif text:
             try:
-                talk.say(text)
+                conversation.send(text)
             except KeyboardInterrupt:
-                output.note("(stopped)")
-            except Failure as failure:
-                output.note(str(failure))  # the conversation is worth more than one failed question
+                output.print_note("(stopped)")
+            except CommandError as failure:
+                output.print_note(str(failure))  # the conversation is worth more than one failed question
 
 
-def _prompt(given: str | None) -> str | None:
+def _read_prompt(given: str | None) -> str | None:
     """PROMPT, what was piped in, or both; None for a person at a terminal."""
-    piped = _piped()
+    piped = _read_piped_input()
     parts = [part for part in (given, piped) if part]
     if parts:
         return "\n\n".join(parts)
     if given is None and output.is_tty(sys.stdin):
         return None
-    raise Failure("There is nothing to say: give a PROMPT, or pipe one to standard input.")
+    raise CommandError("There is nothing to say: give a PROMPT, or pipe one to standard input.")
 
 
-def _piped() -> str:
+def _read_piped_input() -> str:
     """Standard input if it is a pipe or a file; a service's closed or empty one is never waited for."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -175,26 +177,30 @@ def _piped() -> str:
     return sys.stdin.read().strip() if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else ""
 
 
-def _require_ready(client: Client, model_id: str) -> None:
+def _require_model_ready(client: ApiClient, model_id: str) -> None:
     """Say at once what no request can change; a key that may not look is left to find out by asking."""
     try:
-        item = known(client, model_id)
-    except Refused as refused:
+        item = require_model(client, model_id)
+    except ApiError as refused:
         if refused.status == 403:
             return
         raise
     name = item.model.id
     if item.status is ModelStatus.AVAILABLE:
-        raise Failure(f"Model '{name}' has not been pulled: 'llb pull {name}' does that.")
+        raise CommandError(f"Model '{name}' has not been pulled: 'llb pull {name}' does that.")
     if item.status is ModelStatus.ERROR:
-        raise Failure(f"Model '{name}' could not be pulled: {item.error}; 'llb pull {name}' tries again.")
+        raise CommandError(
+            f"Model '{name}' could not be pulled: {item.error}; 'llb pull {name}' tries again."
+        )
     if item.status is not ModelStatus.READY:
-        done = output.per_cent(item.download_progress or 0.0)
-        raise Failure(f"Model '{name}' is still downloading ({done} complete): 'llb pull {name}' follows it.")
+        done = output.format_percent(item.download_progress or 0.0)
+        raise CommandError(
+            f"Model '{name}' is still downloading ({done} complete): 'llb pull {name}' follows it."
+        )
 
 
-def _raise_error(event: dict[str, Any]) -> None:
+def _raise_if_error_event(event: dict[str, Any]) -> None:
     """An error can come after the first words: then it is an event of the stream."""
     error = event.get("error")
     if isinstance(error, dict):
-        raise Failure(str(error.get("message") or "The answer ended with an error."))
+        raise CommandError(str(error.get("message") or "The answer ended with an error."))

@@ -20,52 +20,54 @@ from llb.cli.main import home_of
 from llb.config import Config, load_config, make_config
 from llb.errors import SetupError
 
-_MARKS = {Level.OK: "ok", Level.WARN: "warn", Level.BAD: "bad"}
+_LEVEL_LABELS = {Level.OK: "ok", Level.WARN: "warn", Level.BAD: "bad"}
 
 
-def examine(options: argparse.Namespace) -> int:
+def run_doctor(options: argparse.Namespace) -> int:
     """Exit status 1 if something is bad."""
     found: list[Finding] = []
-    for finding in findings(options):
+    for finding in run_checks(options):
         found.append(finding)
         if not options.json:
-            _show(finding)
+            _print_finding(finding)
     is_bad = any(finding.level is Level.BAD for finding in found)
     if options.json:
-        output.show_json({"ok": not is_bad, "findings": found})
+        output.print_json({"ok": not is_bad, "findings": found})
         return int(is_bad)
     counts = {level: sum(finding.level is level for finding in found) for level in Level}
-    output.say()
+    output.print_line()
     if not counts[Level.BAD] and not counts[Level.WARN]:
-        output.say("Everything is well.")
+        output.print_line("Everything is well.")
     else:
-        output.say(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well.")
+        output.print_line(
+            f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well."
+        )
     return int(is_bad)
 
 
-def findings(options: argparse.Namespace) -> Iterator[Finding]:
+def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     """All of them, each as soon as it is known."""
-    yield from program_checks.versions()
-    config, finding = _config(options)
+    yield from program_checks.check_versions()
+    config, finding = _load_config_or_default(options)
     yield finding
     info = None
     with suppress(OSError):  # told by the check of the home
         info = runfile.find_running_server(config.home)
-    yield from disk_checks.home(config)
-    yield from disk_checks.models_dir(config)
-    yield from program_checks.server(config, info)
-    yield from lending_checks.lending(config, info)
-    yield from tls_checks.certificate(config, time.time())
-    yield from disk_checks.database(config)
-    catalog = program_checks.catalog(config)
+    yield from disk_checks.check_home(config)
+    yield from disk_checks.check_models_dir(config)
+    yield from program_checks.check_server(config, info)
+    yield from lending_checks.check_link(config, info)
+    yield from tls_checks.check_certificate(config, time.time())
+    yield from disk_checks.check_database(config)
+    catalog = program_checks.check_catalog(config)
     yield catalog.finding
-    yield from program_checks.engine(config, catalog.models)
-    yield from disk_checks.model_files(config)
-    yield from world_checks.clock(time.time())
-    yield from world_checks.hub(config, catalog.models)
+    yield from program_checks.check_engine(config, catalog.models)
+    yield from disk_checks.check_model_files(config)
+    yield from world_checks.check_clock(time.time())
+    yield from world_checks.check_hub(config, catalog.models)
 
 
-def _config(options: argparse.Namespace) -> tuple[Config, Finding]:
+def _load_config_or_default(options: argparse.Namespace) -> tuple[Config, Finding]:
     """What the settings say; where they cannot be used, the defaults, so that the rest can be looked at."""
     try:
         config = load_config(grammar.flags_of(options))
@@ -80,16 +82,18 @@ def _config(options: argparse.Namespace) -> tuple[Config, Finding]:
     )
 
 
-def _show(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     """One line, and the remedy below it."""
     from rich.text import Text
 
-    out = output.console()
+    out = output.create_console()
     line = Text.assemble(
-        (f"{_MARKS[finding.level]:<5}", output.style_of(_MARKS[finding.level])),
+        (f"{_LEVEL_LABELS[finding.level]:<5}", output.style_of(_LEVEL_LABELS[finding.level])),
         (f"{finding.check:<12}", "bold"),
-        output.clean(finding.detail),
+        output.strip_control_chars(finding.detail),
     )
     out.print(line, soft_wrap=True)
     if finding.remedy is not None:
-        out.print(Text(f"{'':<17}→ {output.clean(finding.remedy)}", style="italic"), soft_wrap=True)
+        out.print(
+            Text(f"{'':<17}→ {output.strip_control_chars(finding.remedy)}", style="italic"), soft_wrap=True
+        )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """A command could not do what it was asked; the message is one sentence for a person."""
 
 
-class Refused(Failure):
+class ApiError(CommandError):
     """A server said no: `code` is the contract's error code."""
 
     def __init__(self, message: str, *, status: int, code: str | None) -> None:
@@ -18,15 +18,15 @@ class Refused(Failure):
         self.code = code
 
 
-class Unreachable(Failure):
+class ServerUnreachable(CommandError):
     """No server, or none that answers."""
 
 
-class Distrusted(Unreachable):
+class CertificateNotTrusted(ServerUnreachable):
     """Something answers, with a certificate that nobody here believes."""
 
 
-def sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
     """`text` on one line, with a full stop."""
     line = " ".join(text.split())
     return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -10,26 +10,26 @@ from dataclasses import replace
 
 from llb.base import node_identity, runfile
 from llb.cli import output
-from llb.cli.client import Client, own
-from llb.cli.errors import Failure
+from llb.cli.client import ApiClient, local_server
+from llb.cli.errors import CommandError
 from llb.cli.main import home_of
 from llb.cli.models import client_of
 from llb.config import Config
 from llb.wire import LeaveReply, NewJoinToken
 
-FROM_INPUT = "-"
+STDIN_MARKER = "-"
 
 
-def join_token(options: argparse.Namespace) -> int:
+def create_join_token(options: argparse.Namespace) -> int:
     """`llb join-token`: the command for the other host, alone on standard output."""
     made = client_of(options).post("/api/nodes/join-tokens", {}, NewJoinToken)
     if options.json:
-        output.show_json(made)
+        output.print_json(made)
         return 0
-    output.say(made.command)
-    output.note("Run this on the host that is to join; it works once, within the hour.")
+    output.print_line(made.command)
+    output.print_note("Run this on the host that is to join; it works once, within the hour.")
     if made.hint is not None:
-        output.note(made.hint + ".")
+        output.print_note(made.hint + ".")
     return 0
 
 
@@ -38,10 +38,10 @@ def leave(options: argparse.Namespace) -> int:
     home = home_of(options)
     member = node_identity.read_membership(home)
     if member is None:
-        raise Failure("This host has not joined another llb.")
+        raise CommandError("This host has not joined another llb.")
     running = runfile.find_running_server(home)
     if running is not None:
-        client = Client(lambda: own(running))
+        client = ApiClient(lambda: local_server(running))
         untold = client.post("/api/node/leave", {}, LeaveReply).untold
     else:
         # Here: it brings the engine's modules, which nothing else of the commands needs.
@@ -49,13 +49,13 @@ def leave(options: argparse.Namespace) -> int:
 
         untold = asyncio.run(notify_leave(member))
         node_identity.remove_membership(home)
-    output.say(f"This host has left {member.balancer_url}; its model files are where they were.")
+    output.print_line(f"This host has left {member.balancer_url}; its model files are where they were.")
     if untold is not None:
-        output.note(f"That llb could not be told ({untold}): remove the node {member.name} there.")
+        output.print_note(f"That llb could not be told ({untold}): remove the node {member.name} there.")
     return 0
 
 
-def with_token(config: Config) -> Config:
+def with_join_token(config: Config) -> Config:
     """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal.
 
     A host that belongs to that llb already needs none, and is not asked.
@@ -63,11 +63,11 @@ def with_token(config: Config) -> Config:
     known = node_identity.read_membership(config.home)
     if config.join is None or (known is not None and known.balancer_url == config.join):
         return config
-    if config.join_token == FROM_INPUT:
+    if config.join_token == STDIN_MARKER:
         return replace(config, join_token=sys.stdin.readline().strip() or None)
     if config.join_token is None and known is None and output.is_tty(sys.stdin):
         try:
             return replace(config, join_token=getpass.getpass("Join token: ").strip() or None)
         except EOFError:
-            raise Failure("No token was given; nothing was changed.") from None
+            raise CommandError("No token was given; nothing was changed.") from None
     return config

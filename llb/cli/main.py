@@ -13,20 +13,20 @@ from pathlib import Path
 from llb import __version__
 from llb.cli import output
 from llb.cli import parser as grammar
-from llb.cli.errors import INTERRUPTED, Failure, sentence
+from llb.cli.errors import EXIT_INTERRUPTED, CommandError, as_sentence
 from llb.config import Config, default_home, load_config
 from llb.errors import LlbError, SetupError
 
-Serve = Callable[[Config], int]
+ServeFunction = Callable[[Config], int]
 
 
-def main(argv: Sequence[str], *, serve: Serve) -> int:
+def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
     """Run one command; returns its exit status. `serve` runs the appliance, and is what imports it."""
     try:
         status = _run(argv, serve)
         sys.stdout.flush()  # a reader that went away is found out here, not at the exit
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return 1
@@ -36,39 +36,39 @@ def main(argv: Sequence[str], *, serve: Serve) -> int:
             return end.code if isinstance(end.code, int) else 2
         _discard_output()
         return 1
-    except (Failure, SetupError) as error:
-        return _fail(str(error))
+    except (CommandError, SetupError) as error:
+        return _report_failure(str(error))
     except LlbError as error:
-        return _fail(error.message)
+        return _report_failure(error.message)
     except sqlite3.Error as error:
-        return _fail(f"The database cannot be used: {error}: 'llb doctor' tells more")
+        return _report_failure(f"The database cannot be used: {error}: 'llb doctor' tells more")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        return _report_failure(f"{where}{error.strerror or error}")
     return status
 
 
-def _run(argv: Sequence[str], serve: Serve) -> int:
-    parser = grammar.build()
+def _run(argv: Sequence[str], serve: ServeFunction) -> int:
+    parser = grammar.build_parser()
     options = parser.parse_args(argv)
-    grammar.check(parser, options)
+    grammar.reject_irrelevant_flags(parser, options)
     if options.run is None:
-        return serve(_with_token(load_config(grammar.flags_of(options))))
+        return serve(_with_join_token(load_config(grammar.flags_of(options))))
     run: grammar.Command = options.run
     return run(options)
 
 
-def _with_token(config: Config) -> Config:
+def _with_join_token(config: Config) -> Config:
     if config.join is None:
         return config
-    from llb.cli.join import with_token
+    from llb.cli.join import with_join_token
 
-    return with_token(config)
+    return with_join_token(config)
 
 
-def _fail(text: str) -> int:
+def _report_failure(text: str) -> int:
     sys.stdout.flush()
-    output.note(sentence(text))
+    output.print_note(as_sentence(text))
     return 1
 
 
@@ -87,5 +87,5 @@ def home_of(options: argparse.Namespace) -> Path:
 
 
 def version(_options: argparse.Namespace) -> int:
-    output.say(f"llb {__version__}")
+    output.print_line(f"llb {__version__}")
     return 0

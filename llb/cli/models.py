@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 
 from llb.cli import output
 from llb.cli import parser as grammar
-from llb.cli.client import Client, Target, find
-from llb.cli.errors import Failure, Refused
+from llb.cli.client import ApiClient, ServerAddress, find_server
+from llb.cli.errors import ApiError, CommandError
 from llb.cli.main import home_of
 from llb.wire import (
     ModelList,
@@ -22,10 +22,10 @@ from llb.wire import (
 )
 
 IMPORT_TIMEOUT_S = 3600.0  # the file is read whole, and perhaps copied
-_FIT = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
+_FIT_LABELS = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
 
 
-def client_of(options: argparse.Namespace) -> Client:
+def client_of(options: argparse.Namespace) -> ApiClient:
     """A client of the server that the options mean. Raises `Unreachable`."""
 
     url = getattr(options, "url", None)
@@ -34,82 +34,86 @@ def client_of(options: argparse.Namespace) -> Client:
     if not options.remote:
         url = None  # `import`: about a file of this host
 
-    def locate() -> Target:
-        return find(home_of(options), url, getattr(options, "key", None))
+    def locate() -> ServerAddress:
+        return find_server(home_of(options), url, getattr(options, "key", None))
 
-    return Client(locate)
+    return ApiClient(locate)
 
 
-def path_of(model_id: str) -> str:
+def model_path_of(model_id: str) -> str:
     return f"/api/models/{quote(model_id, safe='')}"
 
 
-def show(options: argparse.Namespace) -> int:
+def list_models(options: argparse.Namespace) -> int:
     """`llb models`"""
     query = urlencode({"q": " ".join(options.words)}) if options.words else ""
     found = client_of(options).get(f"/api/models?{query}", ModelList).models
     if options.pulled:
         found = tuple(item for item in found if item.status is not ModelStatus.AVAILABLE)
     if options.json:
-        output.show_json(ModelList(found))
+        output.print_json(ModelList(found))
         return 0
     if not found:
-        output.note("No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches.")
+        output.print_note(
+            "No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches."
+        )
         return 0
-    output.show_table(
-        ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"), [_model_row(item) for item in found], right=(2, 3)
+    output.print_table(
+        ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"),
+        [_model_row(item) for item in found],
+        right_aligned=(2, 3),
     )
     for item in found:
         if item.error is not None:
-            output.note(f"{item.model.id}: {item.error}")
+            output.print_note(f"{item.model.id}: {item.error}")
     return 0
 
 
-def remove(options: argparse.Namespace) -> int:
+def remove_model(options: argparse.Namespace) -> int:
     """`llb rm ID`"""
     client = client_of(options)
-    item = known(client, options.model_id)
+    item = require_model(client, options.model_id)
     model_id = item.model.id
     if item.status is ModelStatus.AVAILABLE:
-        raise Failure(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
+        raise CommandError(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
     pulling = item.status in (ModelStatus.DOWNLOADING, ModelStatus.REGISTERED)
     question = f"Cancel the pull of {model_id}?" if pulling else f"Remove {model_id} from every node?"
-    if not output.confirmed(question, yes=options.yes):
-        raise Failure("Nothing was removed.")
-    client.delete(path_of(model_id))
+    if not output.confirm(question, assume_yes=options.yes):
+        raise CommandError("Nothing was removed.")
+    client.delete(model_path_of(model_id))
     if pulling:
-        output.say(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
+        output.print_line(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
     else:
-        output.say(f"{model_id} is removed.")
+        output.print_line(f"{model_id} is removed.")
     return 0
 
 
-def adopt(options: argparse.Namespace) -> int:
+def import_model(options: argparse.Namespace) -> int:
     """`llb import FILE`"""
     path = Path(options.file).expanduser().absolute()
     if not path.is_file():
-        raise Failure(f"There is no file {path}.")
+        raise CommandError(f"There is no file {path}.")
     client = client_of(options)
     body = {"path": str(path), "model_id": options.model}
-    output.note(f"Looking through {path.name} ({output.size(path.stat().st_size)}) …")
+    output.print_note(f"Looking through {path.name} ({output.format_size(path.stat().st_size)}) …")
     answer = client.post("/api/models/import", body, RegisterReply, IMPORT_TIMEOUT_S)
-    output.say(
+    output.print_line(
         f"{path.name} is adopted as {answer.model_id}; 'llb pull {answer.model_id}' shows when it is ready."
     )
     return 0
 
 
-def known(client: Client, model_id: str) -> ModelWithStatus:
+def require_model(client: ApiClient, model_id: str) -> ModelWithStatus:
     """The model, or a `Failure` that names those which are spelt nearly so."""
     try:
-        return client.get(path_of(model_id), ModelWithStatus)
-    except Refused as refused:
+        return client.get(model_path_of(model_id), ModelWithStatus)
+    except ApiError as refused:
         if refused.status != 404:
             raise
-        raise Failure(unknown_model(client, model_id)) from None
+        raise CommandError(unknown_model_message(client, model_id)) from None
 
 
-def unknown_model(client: Client, model_id: str) -> str:
+def unknown_model_message(client: ApiClient, model_id: str) -> str:
     """The sentence for an id that no model has."""
     ids = [item.model.id for item in client.get("/api/models", ModelList).models]
     near = difflib.get_close_matches(model_id.lower(), ids, n=3)
@@ -118,10 +122,10 @@ def unknown_model(client: Client, model_id: str) -> str:
     return f"There is no model '{model_id}': {hint}"
 
 
-def status_words(item: ModelWithStatus) -> str:
+def format_status(item: ModelWithStatus) -> str:
     """The status, with how far it is."""
     if item.status is ModelStatus.DOWNLOADING:
-        return f"{item.status} {output.per_cent(item.download_progress)}"
+        return f"{item.status} {output.format_percent(item.download_progress)}"
     loaded = any(replica.engine is not None for replica in item.replicas)
     return f"{item.status} (loaded)" if loaded else str(item.status)
 
@@ -131,8 +135,8 @@ def _model_row(item: ModelWithStatus) -> tuple[str, ...]:
     return (
         model.id,
         model.name if item.supported else f"{model.name} (no longer listed)",
-        output.size(item.total_bytes or model.size_bytes),
-        output.size(model.required_memory_bytes),
-        status_words(item),
-        "too large" if fit.verdict is Verdict.TOO_LARGE else _FIT[fit.verdict],
+        output.format_size(item.total_bytes or model.size_bytes),
+        output.format_size(model.required_memory_bytes),
+        format_status(item),
+        "too large" if fit.verdict is Verdict.TOO_LARGE else _FIT_LABELS[fit.verdict],
     )

@@ -9,64 +9,64 @@ from typing import Any
 from urllib.parse import quote
 
 from llb.cli import output
-from llb.cli.client import Client
-from llb.cli.errors import Failure
+from llb.cli.client import ApiClient
+from llb.cli.errors import CommandError
 from llb.cli.models import client_of
 from llb.wire import NodeList, NodeStatus, NodeView, ReachView, ReplicaState
 
-NOTHING = "-"
+EMPTY_CELL = "-"
 
 
-def show(options: argparse.Namespace) -> int:
+def list_nodes(options: argparse.Namespace) -> int:
     """`llb nodes`"""
     listed = client_of(options).get("/api/nodes", NodeList)
     if options.json:
-        output.show_json(listed)
+        output.print_json(listed)
         return 0
-    output.show_table(
+    output.print_table(
         ("NAME", "STATUS", "WAY", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
-        [row(node, time.time()) for node in listed.nodes],
-        right=(6, 7, 8, 9),
+        [node_row(node, time.time()) for node in listed.nodes],
+        right_aligned=(6, 7, 8, 9),
     )
     return 0
 
 
-def drain(options: argparse.Namespace) -> int:
+def drain_node(options: argparse.Namespace) -> int:
     """`llb nodes drain NAME`"""
     client = client_of(options)
-    node = _meant(client, options.node)
-    _change(client, node, {"draining": not options.off})
+    node = _find_node(client, options.node)
+    _update_node(client, node, {"draining": not options.off})
     if options.off:
-        output.say(f"{node.name} gets requests again.")
+        output.print_line(f"{node.name} gets requests again.")
     else:
-        output.say(f"{node.name} gets no new requests; those that it is answering go on.")
-        output.note(f"'llb nodes drain {node.name} --off' takes it back.")
+        output.print_line(f"{node.name} gets no new requests; those that it is answering go on.")
+        output.print_note(f"'llb nodes drain {node.name} --off' takes it back.")
     return 0
 
 
-def rename(options: argparse.Namespace) -> int:
+def rename_node(options: argparse.Namespace) -> int:
     """`llb nodes rename NAME NEW`"""
     client = client_of(options)
-    node = _meant(client, options.node)
-    _change(client, node, {"name": options.new_name})
-    output.say(f"{node.name} is called {options.new_name} now.")
+    node = _find_node(client, options.node)
+    _update_node(client, node, {"name": options.new_name})
+    output.print_line(f"{node.name} is called {options.new_name} now.")
     return 0
 
 
-def remove(options: argparse.Namespace) -> int:
+def remove_node(options: argparse.Namespace) -> int:
     """`llb nodes remove NAME`"""
     client = client_of(options)
-    node = _meant(client, options.node)
+    node = _find_node(client, options.node)
     question = f"Remove {node.name}? Its model files stay there; to come back it needs a new join token."
-    if not output.confirmed(question, yes=options.yes):
-        raise Failure("Nothing was removed.")
-    client.delete(_path(node))
-    output.say(f"{node.name} is removed; its model files are where they were.")
-    output.note("'llb leave' on that host lets it stand alone.")
+    if not output.confirm(question, assume_yes=options.yes):
+        raise CommandError("Nothing was removed.")
+    client.delete(_node_path(node))
+    output.print_line(f"{node.name} is removed; its model files are where they were.")
+    output.print_note("'llb leave' on that host lets it stand alone.")
     return 0
 
 
-def _meant(client: Client, name: str) -> NodeView:
+def _find_node(client: ApiClient, name: str) -> NodeView:
     """The node of this id or name, or a `Failure` that names those which are spelt nearly so."""
     found = client.get("/api/nodes", NodeList).nodes
     for node in found:
@@ -74,50 +74,50 @@ def _meant(client: Client, name: str) -> NodeView:
             return node
     near = difflib.get_close_matches(name, [node.name for node in found], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "'llb nodes' lists them."
-    raise Failure(f"There is no node '{name}': {hint}")
+    raise CommandError(f"There is no node '{name}': {hint}")
 
 
-def _path(node: NodeView) -> str:
+def _node_path(node: NodeView) -> str:
     return f"/api/nodes/{quote(node.id, safe='')}"
 
 
-def _change(client: Client, node: NodeView, patch: dict[str, Any]) -> None:
-    client.ask("PATCH", _path(node), patch)
+def _update_node(client: ApiClient, node: NodeView, patch: dict[str, Any]) -> None:
+    client.request("PATCH", _node_path(node), patch)
 
 
-def row(node: NodeView, now: float) -> tuple[str, ...]:
+def node_row(node: NodeView, now: float) -> tuple[str, ...]:
     """A node as `llb nodes` lists it; what nobody can know of one that is away is left out."""
     hardware = node.hardware
     heard = node.status is not NodeStatus.JOINING
     online = node.status is NodeStatus.ONLINE
     gpus = ", ".join(gpu.name if gpu.usable else f"{gpu.name} (not usable)" for gpu in hardware.gpus)
-    used = f"{output.per_cent(node.meters.memory_usage)} of {output.size(hardware.memory_total_bytes)}"
+    used = f"{output.format_percent(node.meters.memory_usage)} of {output.format_size(hardware.memory_total_bytes)}"
     return (
         node.name,
-        _status(node, now),
-        _way(node.reach) if online else NOTHING,
-        f"{hardware.cpu_count} × {hardware.cpu}" if heard else NOTHING,
-        gpus or NOTHING,
-        used if online else NOTHING,
-        output.size(node.memory_budget_bytes) if heard else NOTHING,
-        output.size(node.disk_free_bytes) if online else NOTHING,
+        _format_status(node, now),
+        _format_route(node.reach) if online else EMPTY_CELL,
+        f"{hardware.cpu_count} × {hardware.cpu}" if heard else EMPTY_CELL,
+        gpus or EMPTY_CELL,
+        used if online else EMPTY_CELL,
+        output.format_size(node.memory_budget_bytes) if heard else EMPTY_CELL,
+        output.format_size(node.disk_free_bytes) if online else EMPTY_CELL,
         str(sum(replica.state is ReplicaState.READY for replica in node.replicas)),
-        f"{node.active_requests}/{node.slots}" if online else NOTHING,
+        f"{node.active_requests}/{node.slots}" if online else EMPTY_CELL,
     )
 
 
-def _status(node: NodeView, now: float) -> str:
+def _format_status(node: NodeView, now: float) -> str:
     """ "online", "online (draining)", "offline (2 h 5 min, draining)" """
     details = [
-        *([output.span(now - node.last_seen)] if node.status is NodeStatus.OFFLINE else []),
+        *([output.format_duration(now - node.last_seen)] if node.status is NodeStatus.OFFLINE else []),
         *(["draining"] if node.draining else []),
     ]
     return f"{node.status} ({', '.join(details)})" if details else str(node.status)
 
 
-def _way(reach: ReachView) -> str:
-    if reach.way == "local":
+def _format_route(route: ReachView) -> str:
+    if route.way == "local":
         return "this host"
-    if reach.way == "none":
+    if route.way == "none":
         return "none"
-    return reach.way if reach.answer_ms is None else f"{reach.way}, {reach.answer_ms:.1f} ms"
+    return route.way if route.answer_ms is None else f"{route.way}, {route.answer_ms:.1f} ms"

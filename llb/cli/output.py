@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from llb.cli.errors import Failure
+from llb.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPE_WIDTH = 1000  # columns of a table that no person sees: nothing is cut
+PIPE_WIDTH_COLUMNS = 1000  # columns of a table that no person sees: nothing is cut
 # Tells the terminal nothing but text: names and answers come from elsewhere and may hold escape sequences.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_STYLES = {
+_CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_STYLE_BY_STATE = {
     "Ready": "green",
     "online": "green",
     "fits": "green",
@@ -42,46 +42,48 @@ def is_tty(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def console(*, stderr: bool = False) -> Console:
+def create_console(*, stderr: bool = False) -> Console:
     """Where tables and bars go. Not a terminal: plain text, as wide as it needs."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(
         stderr=stderr,
-        width=None if is_tty(stream) else PIPE_WIDTH,
+        width=None if is_tty(stream) else PIPE_WIDTH_COLUMNS,
         highlight=False,
         markup=False,
         emoji=False,
     )
 
 
-def clean(text: str) -> str:
+def strip_control_chars(text: str) -> str:
     """`text` without what could command a terminal."""
-    return _CONTROL.sub("", text)
+    return _CONTROL_CHARS.sub("", text)
 
 
-def say(text: str = "") -> None:
-    print(clean(text), flush=True)
+def print_line(text: str = "") -> None:
+    print(strip_control_chars(text), flush=True)
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """A line beside the result: on standard error, so that the result can be piped."""
-    print(clean(text), file=sys.stderr, flush=True)
+    print(strip_control_chars(text), file=sys.stderr, flush=True)
 
 
-def show_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
-def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, right_aligned: Iterable[int] = ()
+) -> None:
     """A table on standard output; `right` are the columns of numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
-    numbers = frozenset(right)
+    out = create_console()
+    numbers = frozenset(right_aligned)
     table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):
         # The first column is what one types next: it is never shortened.
@@ -92,7 +94,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right:
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(clean(cell), style=style_of(cell)) for cell in row))
+        table.add_row(*(Text(strip_control_chars(cell), style=style_of(cell)) for cell in row))
     if out.is_terminal:
         out.print(table)
         return
@@ -104,13 +106,13 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right:
 def style_of(word: str) -> str:
     """The colour of a state; "" for what is none."""
     first = word.partition(" ")[0]
-    return _STYLES.get(word, _STYLES.get(first, ""))
+    return _STYLE_BY_STATE.get(word, _STYLE_BY_STATE.get(first, ""))
 
 
 # --- numbers -----------------------------------------------------------------------------------------
 
 
-def size(size_bytes: float | None) -> str:
+def format_size(size_bytes: float | None) -> str:
     """10⁹-based, three digits: "98.4 MB"; "-" for None."""
     if size_bytes is None:
         return "-"
@@ -122,12 +124,12 @@ def size(size_bytes: float | None) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
 
 
-def per_cent(share: float | None) -> str:
+def format_percent(fraction: float | None) -> str:
     """Rounded down: 100 % is said only when it is true."""
-    return "-" if share is None else f"{int(share * 100)} %"
+    return "-" if fraction is None else f"{int(fraction * 100)} %"
 
 
-def span(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """ "45 s", "3 min 20 s", "2 h 5 min", "3 d"; "-" for None."""
     if seconds is None:
         return "-"
@@ -141,7 +143,7 @@ def span(seconds: float | None) -> str:
     return f"{whole // 86_400} d"
 
 
-def moment(at: float | None) -> str:
+def format_time(at: float | None) -> str:
     """A time of day in the zone of this host; "-" for None."""
     return "-" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
@@ -149,26 +151,26 @@ def moment(at: float | None) -> str:
 # --- questions ---------------------------------------------------------------------------------------
 
 
-def confirmed(question: str, *, yes: bool) -> bool:
+def confirm(question: str, *, assume_yes: bool) -> bool:
     """Whether the person agrees. Nobody to ask (no terminal), or `yes`: True."""
-    if yes or not is_tty(sys.stdin):
+    if assume_yes or not is_tty(sys.stdin):
         return True
-    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{strip_control_chars(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def new_password(whose: str) -> str:
+def read_new_password(username: str) -> str:
     """Asked for twice at a terminal, else the first line of standard input. Never an argument: those show in `ps`."""
     if not is_tty(sys.stdin):
         line = sys.stdin.readline().rstrip("\r\n")
         if not line:
-            raise Failure("No password was given: type it at the prompt, or pipe it to standard input.")
+            raise CommandError("No password was given: type it at the prompt, or pipe it to standard input.")
         return line
     try:
-        first = getpass.getpass(f"New password for {whose}: ")
+        first = getpass.getpass(f"New password for {username}: ")
         second = getpass.getpass("The same again: ")
     except EOFError:
-        raise Failure("No password was given; nothing was changed.") from None
+        raise CommandError("No password was given; nothing was changed.") from None
     if first != second:
-        raise Failure("The two passwords differ; nothing was changed.")
+        raise CommandError("The two passwords differ; nothing was changed.")
     return first

@@ -12,11 +12,11 @@ from llb.config import SETTINGS, Setting
 from llb.wire import Role, Scope
 
 # Commands that a whole configuration means something to; the others take --home of it.
-CONFIGURED = frozenset({"serve", "doctor"})
+COMMANDS_WITH_SETTINGS = frozenset({"serve", "doctor"})
 Command = Callable[[argparse.Namespace], int]
 
 
-def command(path: str) -> Command:
+def lazy_command(path: str) -> Command:
     """The function `module:name` of this package, imported when it is run: `llb version` needs none of the others."""
     module, _, name = path.partition(":")
 
@@ -27,7 +27,7 @@ def command(path: str) -> Command:
     return run
 
 
-def build() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llb",
         usage="llb [settings] [COMMAND ...]",
@@ -38,12 +38,12 @@ def build() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"llb {__version__}")
     parser.set_defaults(run=None, remote=False)
-    _add_remote(parser)
+    _add_remote_flags(parser)
     commands = parser.add_subparsers(title="commands", prog="llb", metavar="COMMAND", dest="command")
     _add_settings(parser)
 
-    serve = _add(commands, "serve", "serve in the foreground (what llb does without a command)", None)
-    _add_settings(serve, but="home")
+    serve = _add_command(commands, "serve", "serve in the foreground (what llb does without a command)", None)
+    _add_settings(serve, excluded="home")
     _add_model_commands(commands)
     _add_node_commands(commands)
     _add_account_commands(commands)
@@ -54,20 +54,24 @@ def build() -> argparse.ArgumentParser:
 def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
     """The settings that were given, as texts by `Setting.field`, for `load_config`."""
     return {
-        setting.field: getattr(options, _dest(setting))
+        setting.field: getattr(options, _dest_of(setting))
         for setting in SETTINGS
-        if hasattr(options, _dest(setting))
+        if hasattr(options, _dest_of(setting))
     }
 
 
-def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def reject_irrelevant_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse a flag beside a command that has no use for it; exits with 2."""
     name = options.command or "serve"
     for flag in ("url", "key"):
         if hasattr(options, flag) and not options.remote:
             parser.error(f"--{flag} does not belong to '{name}'")
     for setting in SETTINGS:
-        if name not in CONFIGURED and setting.field != "home" and hasattr(options, _dest(setting)):
+        if (
+            name not in COMMANDS_WITH_SETTINGS
+            and setting.field != "home"
+            and hasattr(options, _dest_of(setting))
+        ):
             parser.error(f"{setting.flag} does not belong to '{name}'")
 
 
@@ -75,7 +79,7 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def _add(
+def _add_command(
     commands: _Commands, name: str, summary: str, run: str | None, *, remote: bool = False
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
@@ -86,17 +90,17 @@ def _add(
         argument_default=argparse.SUPPRESS,
     )
     if run is not None:
-        parser.set_defaults(run=command(run))
+        parser.set_defaults(run=lazy_command(run))
     # Also accepted before the command; what stands here wins.
     _add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
     if remote:
-        _add_remote(parser)
+        _add_remote_flags(parser)
         parser.set_defaults(remote=True)
     return parser
 
 
 def _add_model_commands(commands: _Commands) -> None:
-    models = _add(
+    models = _add_command(
         commands,
         "models",
         "list the models that can be pulled and those that were",
@@ -107,69 +111,79 @@ def _add_model_commands(commands: _Commands) -> None:
         "words", nargs="*", metavar="WORD", default=[], help="only models with all these words"
     )
     models.add_argument("--pulled", action="store_true", default=False, help="only models that were pulled")
-    _add_json(models)
+    _add_json_flag(models)
 
-    pull = _add(commands, "pull", "fetch a model, and follow until it is ready", "pull:pull", remote=True)
+    pull = _add_command(
+        commands, "pull", "fetch a model, and follow until it is ready", "pull:pull", remote=True
+    )
     pull.add_argument("model_id", metavar="ID")
 
-    rm = _add(
+    rm = _add_command(
         commands, "rm", "remove a model from every node, or cancel its pull", "models:remove", remote=True
     )
     rm.add_argument("model_id", metavar="ID")
-    _add_yes(rm)
+    _add_yes_flag(rm)
 
-    adopt = _add(commands, "import", "adopt a model file of this host, by its sha256", "models:adopt")
+    adopt = _add_command(commands, "import", "adopt a model file of this host, by its sha256", "models:adopt")
     adopt.add_argument("file", metavar="FILE")
     adopt.add_argument(
         "--model", metavar="ID", default=None, help="whose file it is, where its name does not tell"
     )
 
-    chat = _add(commands, "chat", "talk to a model; with PROMPT one answer", "chat:chat", remote=True)
+    chat = _add_command(commands, "chat", "talk to a model; with PROMPT one answer", "chat:chat", remote=True)
     chat.add_argument("model_id", metavar="ID")
     chat.add_argument("prompt", nargs="?", metavar="PROMPT", default=None)
     chat.add_argument("--system", metavar="TEXT", default=None, help="what the model is told beforehand")
     chat.add_argument(
-        "--max-tokens", metavar="N", type=_count, default=None, help="the longest answer, in tokens"
+        "--max-tokens",
+        metavar="N",
+        type=_parse_positive_int,
+        default=None,
+        help="the longest answer, in tokens",
     )
 
 
 def _add_node_commands(commands: _Commands) -> None:
-    nodes = _add(
+    nodes = _add_command(
         commands,
         "nodes",
         "the hosts and what they have: list, drain, rename, remove",
         "nodes:show",
         remote=True,
     )
-    _add_json(nodes)
+    _add_json_flag(nodes)
     inside = nodes.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    _add_json(_add(inside, "list", "list the hosts and what they have", "nodes:show", remote=True))
-    drain = _add(inside, "drain", "send a node no new requests", "nodes:drain", remote=True)
-    _add_node(drain)
+    _add_json_flag(
+        _add_command(inside, "list", "list the hosts and what they have", "nodes:show", remote=True)
+    )
+    drain = _add_command(inside, "drain", "send a node no new requests", "nodes:drain", remote=True)
+    _add_node_argument(drain)
     drain.add_argument("--off", action="store_true", default=False, help="send it requests again")
-    rename = _add(inside, "rename", "call a node something else", "nodes:rename", remote=True)
-    _add_node(rename)
+    rename = _add_command(inside, "rename", "call a node something else", "nodes:rename", remote=True)
+    _add_node_argument(rename)
     rename.add_argument("new_name", metavar="NEW")
-    remove = _add(inside, "remove", "let a node go; its model files stay", "nodes:remove", remote=True)
-    _add_node(remove)
-    _add_yes(remove)
+    remove = _add_command(
+        inside, "remove", "let a node go; its model files stay", "nodes:remove", remote=True
+    )
+    _add_node_argument(remove)
+    _add_yes_flag(remove)
 
-    token = _add(
+    token = _add_command(
         commands,
         "join-token",
         "print the command that lets another host join this one",
         "joining:join_token",
         remote=True,
     )
-    _add_json(token)
-    _add(commands, "leave", "let this host stand alone again; its files stay", "joining:leave")
+    _add_json_flag(token)
+    _add_command(commands, "leave", "let this host stand alone again; its files stay", "joining:leave")
 
 
 def _add_account_commands(commands: _Commands) -> None:
-    keys = _add(commands, "keys", "API keys: create, list, limit, revoke", "accounts:list_keys")
-    _add_json(keys)
+    keys = _add_command(commands, "keys", "API keys: create, list, limit, revoke", "accounts:list_keys")
+    _add_json_flag(keys)
     inside = keys.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    create = _add(inside, "create", "make a key and print it, this once", "accounts:create_key")
+    create = _add_command(inside, "create", "make a key and print it, this once", "accounts:create_key")
     create.add_argument("name", metavar="NAME")
     create.add_argument(
         "--scope",
@@ -186,19 +200,19 @@ def _add_account_commands(commands: _Commands) -> None:
         default=None,
         help="30d, 12h, or a time such as 2027-01-31 (default: never)",
     )
-    _add_limits(create, _count, "")
-    _add_json(_add(inside, "list", "list the keys", "accounts:list_keys"))
-    limit = _add(inside, "limit", "change how much a key may ask for", "accounts:limit_key")
+    _add_limit_flags(create, _parse_positive_int, "")
+    _add_json_flag(_add_command(inside, "list", "list the keys", "accounts:list_keys"))
+    limit = _add_command(inside, "limit", "change how much a key may ask for", "accounts:limit_key")
     limit.add_argument("key_name", metavar="ID_OR_PREFIX")
-    _add_limits(limit, _count_or_none, ", or none")
-    revoke = _add(inside, "revoke", "end a key", "accounts:revoke_key")
+    _add_limit_flags(limit, _parse_positive_int_or_none, ", or none")
+    revoke = _add_command(inside, "revoke", "end a key", "accounts:revoke_key")
     revoke.add_argument("key_name", metavar="ID_OR_PREFIX")
 
-    users = _add(commands, "users", "people: list, add, remove, role", "accounts:list_users")
-    _add_json(users)
+    users = _add_command(commands, "users", "people: list, add, remove, role", "accounts:list_users")
+    _add_json_flag(users)
     inside = users.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    _add_json(_add(inside, "list", "list the people who may sign in", "accounts:list_users"))
-    add = _add(
+    _add_json_flag(_add_command(inside, "list", "list the people who may sign in", "accounts:list_users"))
+    add = _add_command(
         inside,
         "add",
         "let somebody in; asks for the password, or reads it from standard input",
@@ -206,14 +220,16 @@ def _add_account_commands(commands: _Commands) -> None:
     )
     add.add_argument("name", metavar="NAME")
     add.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
-    remove = _add(inside, "remove", "remove somebody, with their sessions and keys", "accounts:remove_user")
+    remove = _add_command(
+        inside, "remove", "remove somebody, with their sessions and keys", "accounts:remove_user"
+    )
     remove.add_argument("name", metavar="NAME")
-    _add_yes(remove)
-    role = _add(inside, "role", "change what somebody may do", "accounts:set_role")
+    _add_yes_flag(remove)
+    role = _add_command(inside, "role", "change what somebody may do", "accounts:set_role")
     role.add_argument("name", metavar="NAME")
     role.add_argument("role", metavar="ROLE", choices=[role.value for role in Role], help=" or ".join(Role))
 
-    password = _add(
+    password = _add_command(
         commands,
         "password",
         "set a password, a forgotten one too; asks, or reads standard input",
@@ -223,18 +239,18 @@ def _add_account_commands(commands: _Commands) -> None:
 
 
 def _add_host_commands(commands: _Commands) -> None:
-    doctor = _add(
+    doctor = _add_command(
         commands, "doctor", "what this host has, what is wrong and how to mend it", "doctor:examine"
     )
-    _add_settings(doctor, but="home")
-    _add_json(doctor)
-    backup = _add(commands, "backup", "save the database while everything runs on", "database:backup")
+    _add_settings(doctor, excluded="home")
+    _add_json_flag(doctor)
+    backup = _add_command(commands, "backup", "save the database while everything runs on", "database:backup")
     backup.add_argument("file", metavar="FILE")
     backup.add_argument("--force", action="store_true", default=False, help="replace FILE if it exists")
     backup.add_argument(
         "--models", metavar="DIR", default=None, help="copy the verified model files there too"
     )
-    restore = _add(
+    restore = _add_command(
         commands,
         "restore",
         "put a backup in the place of the database; the previous one is kept",
@@ -244,44 +260,50 @@ def _add_host_commands(commands: _Commands) -> None:
     restore.add_argument(
         "--models", metavar="DIR", default=None, help="take model files from there, where 'backup' put them"
     )
-    _add_yes(restore)
-    _add(commands, "version", "print the version", "main:version")
+    _add_yes_flag(restore)
+    _add_command(commands, "version", "print the version", "main:version")
 
 
-def _add_remote(parser: argparse.ArgumentParser) -> None:
+def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", metavar="URL", help="ask the llb at this address (LLB_URL)")
     parser.add_argument(
         "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY, because this one shows in ps"
     )
 
 
-def _add_node(parser: argparse.ArgumentParser) -> None:
+def _add_node_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", metavar="NODE", help="its name or its id")
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="for programs")
 
 
-def _add_limits(parser: argparse.ArgumentParser, kind: Callable[[str], object], besides: str) -> None:
+def _add_limit_flags(
+    parser: argparse.ArgumentParser, parse: Callable[[str], object], help_suffix: str
+) -> None:
     for flag, what in (
         ("--rpm", "requests a minute"),
         ("--tpm", "tokens a minute, of prompts and answers"),
         ("--concurrent", "requests at the same time"),
     ):
         parser.add_argument(
-            flag, metavar="N", type=kind, default=argparse.SUPPRESS, help=f"at most so many {what}{besides}"
+            flag,
+            metavar="N",
+            type=parse,
+            default=argparse.SUPPRESS,
+            help=f"at most so many {what}{help_suffix}",
         )
 
 
-def _add_yes(parser: argparse.ArgumentParser) -> None:
+def _add_yes_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask")
 
 
-def _add_settings(parser: argparse.ArgumentParser, but: str | None = None) -> None:
+def _add_settings(parser: argparse.ArgumentParser, excluded: str | None = None) -> None:
     group = parser.add_argument_group("settings", "also as environment variables and in llb.toml of the home")
     for setting in SETTINGS:
-        if setting.flag is not None and setting.field != but:
+        if setting.flag is not None and setting.field != excluded:
             _add_setting(group, setting)
 
 
@@ -290,7 +312,7 @@ def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
     if setting.is_switch:
         parser.add_argument(
             setting.flag,
-            dest=_dest(setting),
+            dest=_dest_of(setting),
             help=setting.help,
             default=argparse.SUPPRESS,
             action="store_const",
@@ -299,20 +321,20 @@ def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
         return
     parser.add_argument(
         setting.flag,
-        dest=_dest(setting),
+        dest=_dest_of(setting),
         metavar=setting.metavar,
         help=setting.help,
         default=argparse.SUPPRESS,
         action="append" if setting.is_repeatable else "store",
-        type=_checked(setting),
+        type=_validating_parser(setting),
     )
 
 
-def _dest(setting: Setting) -> str:
+def _dest_of(setting: Setting) -> str:
     return f"setting_{setting.field}"  # apart from the commands' own arguments: there is a NAME among both
 
 
-def _checked(setting: Setting) -> Callable[[str], str]:
+def _validating_parser(setting: Setting) -> Callable[[str], str]:
     """The text itself, once it is known to be a value: a bad one is a usage error here."""
 
     def check_value(text: str) -> str:
@@ -325,11 +347,11 @@ def _checked(setting: Setting) -> Callable[[str], str]:
     return check_value
 
 
-def _count(text: str) -> int:
+def _parse_positive_int(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
     return int(text)
 
 
-def _count_or_none(text: str) -> int | None:
-    return None if text == "none" else _count(text)
+def _parse_positive_int_or_none(text: str) -> int | None:
+    return None if text == "none" else _parse_positive_int(text)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from llb.cli import output
-from llb.cli.client import Client
-from llb.cli.errors import INTERRUPTED, Failure, Refused, Unreachable
-from llb.cli.models import client_of, known, path_of, unknown_model
+from llb.cli.client import ApiClient
+from llb.cli.errors import EXIT_INTERRUPTED, ApiError, CommandError, ServerUnreachable
+from llb.cli.models import client_of, model_path_of, require_model, unknown_model_message
 from llb.security import tls_trust
 from llb.wire import (
     Event,
@@ -30,77 +30,81 @@ from llb.wire.decoding import DECODE_ERRORS
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-RETURN_TIMEOUT_S = 120.0  # how long a server may be away while it is restarted
-RETRY_S = 0.5
+RECONNECT_TIMEOUT_S = 120.0  # how long a server may be away while it is restarted
+RETRY_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
-STEP = 0.1  # of the progress, between two lines where no person watches a bar
+PROGRESS_STEP = 0.1  # of the progress, between two lines where no person watches a bar
 
 
-class Watcher(Protocol):
+class ProgressDisplay(Protocol):
     """Who shows the progress: a bar at a terminal, lines elsewhere."""
 
-    def show(self, now: ModelStatusChanged) -> None: ...
-    def message(self, text: str) -> None: ...
+    def show_status(self, status: ModelStatusChanged) -> None: ...
+    def show_message(self, text: str) -> None: ...
 
 
-def pull(options: argparse.Namespace) -> int:
+def pull_model(options: argparse.Namespace) -> int:
     """`llb pull ID`"""
     client = client_of(options)
-    model_id = _register(client, options.model_id)
+    model_id = _register_model(client, options.model_id)
     try:
-        with _watcher(model_id) as watcher:
-            last = follow(client, model_id, watcher)
+        with _open_display(model_id) as watcher:
+            last = follow_pull(client, model_id, watcher)
     except KeyboardInterrupt:
-        output.note(f"\nThe pull of {model_id} goes on without this command; 'llb rm {model_id}' cancels it.")
-        return INTERRUPTED
+        output.print_note(
+            f"\nThe pull of {model_id} goes on without this command; 'llb rm {model_id}' cancels it."
+        )
+        return EXIT_INTERRUPTED
     if last.status is ModelStatus.ERROR:
-        raise Failure(f"The pull of {model_id} failed: {last.error or 'the log of the server says why'}")
+        raise CommandError(f"The pull of {model_id} failed: {last.error or 'the log of the server says why'}")
     if last.status is ModelStatus.AVAILABLE:
-        raise Failure(f"The pull of {model_id} was cancelled.")
-    output.say(f"{model_id} is ready ({output.size(last.total_bytes)}): llb chat {model_id}")
+        raise CommandError(f"The pull of {model_id} was cancelled.")
+    output.print_line(f"{model_id} is ready ({output.format_size(last.total_bytes)}): llb chat {model_id}")
     return 0
 
 
-def follow(client: Client, model_id: str, watcher: Watcher) -> ModelStatusChanged:
+def follow_pull(client: ApiClient, model_id: str, display: ProgressDisplay) -> ModelStatusChanged:
     """Watch until the model is Ready, in Error or no longer registered, whatever restarts meanwhile; returns that."""
     away_since: float | None = None
     while True:
         try:
             with _connect(client) as socket:
                 away_since = None
-                for now in _states(client, socket, model_id):
-                    watcher.show(now)
+                for now in _iter_status_events(client, socket, model_id):
+                    display.show_status(now)
                     if now.status in (ModelStatus.READY, ModelStatus.ERROR, ModelStatus.AVAILABLE):
                         return now
-        except (Unreachable, _Ended):
+        except (ServerUnreachable, _ConnectionLost):
             pass
         if away_since is None:
             away_since = time.monotonic()
-            watcher.message("llb has gone away; waiting for it to return")
-        if time.monotonic() - away_since > RETURN_TIMEOUT_S:
-            raise Unreachable("llb has gone away; the pull goes on when it is started again.")
-        time.sleep(RETRY_S)
-        with contextlib.suppress(Unreachable):
+            display.show_message("llb has gone away; waiting for it to return")
+        if time.monotonic() - away_since > RECONNECT_TIMEOUT_S:
+            raise ServerUnreachable("llb has gone away; the pull goes on when it is started again.")
+        time.sleep(RETRY_DELAY_S)
+        with contextlib.suppress(ServerUnreachable):
             client.relocate()
 
 
-class _Ended(Exception):
+class _ConnectionLost(Exception):
     """The connection ended or could not be made."""
 
 
-def _register(client: Client, model_id: str) -> str:
+def _register_model(client: ApiClient, model_id: str) -> str:
     """Wish for the model unless it is wished already; returns its id as the catalogue writes it."""
     try:
         return client.post("/api/models/register", RegisterRequest(model_id), RegisterReply).model_id
-    except Refused as refused:
+    except ApiError as refused:
         if refused.code == "model_already_registered":
-            return known(client, model_id).model.id
+            return require_model(client, model_id).model.id
         if refused.code == "model_not_supported":
-            raise Failure(unknown_model(client, model_id)) from None
+            raise CommandError(unknown_model_message(client, model_id)) from None
         raise
 
 
-def _states(client: Client, socket: ClientConnection, model_id: str) -> Iterator[ModelStatusChanged]:
+def _iter_status_events(
+    client: ApiClient, socket: ClientConnection, model_id: str
+) -> Iterator[ModelStatusChanged]:
     """The model's state now and at every change. Raises `_Ended`."""
     from websockets.exceptions import ConnectionClosed
 
@@ -109,19 +113,19 @@ def _states(client: Client, socket: ClientConnection, model_id: str) -> Iterator
         try:
             event = decoder.decode(socket.recv())
         except ConnectionClosed:
-            raise _Ended from None
+            raise _ConnectionLost from None
         except msgspec.ValidationError:
             continue  # an event that a newer server has
         except DECODE_ERRORS:
-            raise Failure(f"{client.target.url} sent something that is no event.") from None
+            raise CommandError(f"{client.server.url} sent something that is no event.") from None
         if isinstance(event, HelloEvent | Resync):
             # What is not registered any more is in no snapshot: asked for, it is known to be gone.
-            yield _state(client.get(path_of(model_id), ModelWithStatus))
+            yield _status_event(client.get(model_path_of(model_id), ModelWithStatus))
         elif isinstance(event, ModelStatusChanged) and event.model_id == model_id:
             yield event
 
 
-def _state(item: ModelWithStatus) -> ModelStatusChanged:
+def _status_event(item: ModelWithStatus) -> ModelStatusChanged:
     return ModelStatusChanged(
         model_id=item.model.id,
         status=item.status,
@@ -134,12 +138,12 @@ def _state(item: ModelWithStatus) -> ModelStatusChanged:
 
 
 @contextlib.contextmanager
-def _connect(client: Client) -> Iterator[ClientConnection]:
+def _connect(client: ApiClient) -> Iterator[ClientConnection]:
     """`/ws/models`. Raises `_Ended` where that does not come about."""
     from websockets.exceptions import InvalidHandshake, InvalidStatus
     from websockets.sync.client import connect
 
-    target = client.target
+    target = client.server
     headers = {"Authorization": f"Bearer {target.credential}"} if target.credential else {}
     try:
         socket = connect(
@@ -147,16 +151,18 @@ def _connect(client: Client) -> Iterator[ClientConnection]:
             additional_headers=headers,
             open_timeout=CONNECT_TIMEOUT_S,
             proxy=None,
-            ssl=tls_trust.get_client_context(target.anchor) if target.url.startswith("https:") else None,
+            ssl=tls_trust.get_client_context(target.trust_anchor)
+            if target.url.startswith("https:")
+            else None,
         )
     except InvalidStatus as refused:
         if refused.response.status_code in (401, 403):
-            raise Failure(
+            raise CommandError(
                 f"{target.url} does not let this key watch: it needs the scope models:read."
             ) from None
-        raise _Ended from None
+        raise _ConnectionLost from None
     except (OSError, InvalidHandshake):
-        raise _Ended from None
+        raise _ConnectionLost from None
     with socket:
         yield socket
 
@@ -165,10 +171,10 @@ def _connect(client: Client) -> Iterator[ClientConnection]:
 
 
 @contextlib.contextmanager
-def _watcher(model_id: str) -> Iterator[Watcher]:
-    out = output.console()
+def _open_display(model_id: str) -> Iterator[ProgressDisplay]:
+    out = output.create_console()
     if not out.is_terminal:
-        yield Lines(model_id)
+        yield ProgressLines(model_id)
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -181,10 +187,10 @@ def _watcher(model_id: str) -> Iterator[Watcher]:
     )
     # `transient`: the bar makes room for the sentence that says how it ended.
     with Progress(*columns, console=out, transient=True) as progress:
-        yield Bar(progress, model_id)
+        yield ProgressBar(progress, model_id)
 
 
-class Bar:
+class ProgressBar:
     """A bar with bytes, speed, time left, and what it waits for."""
 
     def __init__(self, progress: object, model_id: str) -> None:
@@ -194,63 +200,65 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(model_id, total=None, amount="", speed="", note="waiting to begin")
 
-    def show(self, now: ModelStatusChanged) -> None:
-        total, done = now.total_bytes, now.downloaded_bytes or 0
+    def show_status(self, status: ModelStatusChanged) -> None:
+        total, done = status.total_bytes, status.downloaded_bytes or 0
         self._progress.update(
             self._task,
             total=total or None,
             completed=done,
-            amount=f"{output.size(done)} of {output.size(total)}" if total else "",
-            speed=_speed(now),
-            note=output.clean(now.error or _stage(now)),
+            amount=f"{output.format_size(done)} of {output.format_size(total)}" if total else "",
+            speed=_format_speed(status),
+            note=output.strip_control_chars(status.error or _format_stage(status)),
         )
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self._progress.update(self._task, speed="", note=text)
 
 
-class Lines:
+class ProgressLines:
     """A line at every change of status and at every tenth of the way: for logs."""
 
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
-        self._said: tuple[str, str | None] | None = None
-        self._next = 0.0
+        self._last_state: tuple[str, str | None] | None = None
+        self._next_progress = 0.0
 
-    def show(self, now: ModelStatusChanged) -> None:
-        if now.status not in (ModelStatus.REGISTERED, ModelStatus.DOWNLOADING):
+    def show_status(self, status: ModelStatusChanged) -> None:
+        if status.status not in (ModelStatus.REGISTERED, ModelStatus.DOWNLOADING):
             return  # how it ended is said by the command
-        state = (now.status, now.error)
-        progress = now.progress or 0.0
-        if state == self._said and progress < self._next:
+        state = (status.status, status.error)
+        progress = status.progress or 0.0
+        if state == self._last_state and progress < self._next_progress:
             return
-        if state != self._said:
-            self._next = 0.0
-        self._said = state
-        while self._next <= progress:
-            self._next += STEP
-        if now.error:
-            self.message(now.error)
-        elif now.status is ModelStatus.REGISTERED:
-            self.message("registered")
+        if state != self._last_state:
+            self._next_progress = 0.0
+        self._last_state = state
+        while self._next_progress <= progress:
+            self._next_progress += PROGRESS_STEP
+        if status.error:
+            self.show_message(status.error)
+        elif status.status is ModelStatus.REGISTERED:
+            self.show_message("registered")
         else:
-            amount = f"{output.size(now.downloaded_bytes)} of {output.size(now.total_bytes)}"
-            details = ", ".join(part for part in (amount, _speed(now)) if part)
-            self.message(f"{output.per_cent(progress)} ({details})")
+            amount = (
+                f"{output.format_size(status.downloaded_bytes)} of {output.format_size(status.total_bytes)}"
+            )
+            details = ", ".join(part for part in (amount, _format_speed(status)) if part)
+            self.show_message(f"{output.format_percent(progress)} ({details})")
 
-    def message(self, text: str) -> None:
-        output.say(f"{self._model_id}: {text}")
+    def show_message(self, text: str) -> None:
+        output.print_line(f"{self._model_id}: {text}")
 
 
-def _speed(now: ModelStatusChanged) -> str:
-    if not now.bytes_per_second:
+def _format_speed(status: ModelStatusChanged) -> str:
+    if not status.bytes_per_second:
         return ""
-    speed = f"{output.size(now.bytes_per_second)}/s"
-    left = (now.total_bytes or 0) - (now.downloaded_bytes or 0)
-    return f"{speed}, {output.span(left / now.bytes_per_second)} left" if left > 0 else speed
+    speed = f"{output.format_size(status.bytes_per_second)}/s"
+    left = (status.total_bytes or 0) - (status.downloaded_bytes or 0)
+    return f"{speed}, {output.format_duration(left / status.bytes_per_second)} left" if left > 0 else speed
 
 
-def _stage(now: ModelStatusChanged) -> str:
-    if now.status is ModelStatus.REGISTERED:
+def _format_stage(status: ModelStatusChanged) -> str:
+    if status.status is ModelStatus.REGISTERED:
         return "waiting to begin"
-    return "verifying" if now.total_bytes and now.downloaded_bytes == now.total_bytes else ""
+    return "verifying" if status.total_bytes and status.downloaded_bytes == status.total_bytes else ""

@@ -19,7 +19,7 @@ from llb.config import NODE_NAME_PATTERN
 from llb.security import tokens
 from llb.store.database import Database
 from llb.store.tables import join_tokens, nodes
-from llb.store.tables.join_tokens import Spent
+from llb.store.tables.join_tokens import TokenRejection
 from llb.store.tables.nodes import NodeRecord
 from llb.wire import (
     MIN_PROTOCOL_VERSION,
@@ -42,9 +42,9 @@ FLUSH_DELAY_S = 1.0  # changes that come together are written together
 NODE_NAME_MAX_LENGTH = 63
 
 _TOKEN_REJECTION_MESSAGES = {
-    Spent.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
-    Spent.USED: "The join token was used already: each lets one host in; make a new one with 'llb join-token'",
-    Spent.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
+    TokenRejection.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
+    TokenRejection.USED: "The join token was used already: each lets one host in; make a new one with 'llb join-token'",
+    TokenRejection.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
 }
 
 
@@ -75,7 +75,7 @@ class Members:
     async def start(self, cluster_id: str, local_node_id: str, local_node_name: str) -> None:
         """Load them; those that joined are shown as offline until they say hello."""
         self._cluster_id, self._local_node_id = cluster_id, local_node_id
-        for record in await nodes.all_nodes(self._db):
+        for record in await nodes.list_nodes(self._db):
             self._cache_record(record)
             if record.id != local_node_id:
                 self._view.restore_offline(record)
@@ -118,7 +118,11 @@ class Members:
         token, now = tokens.new_join_token(), self._clock()
         async with self._db.write() as tx:
             await join_tokens.add(
-                tx, tokens.hash_token(token), by=created_by, now=now, expires_at=now + JOIN_TOKEN_TTL_S
+                tx,
+                tokens.hash_token(token),
+                created_by=created_by,
+                now=now,
+                expires_at=now + JOIN_TOKEN_TTL_S,
             )
         return IssuedJoinToken(token, now + JOIN_TOKEN_TTL_S)
 

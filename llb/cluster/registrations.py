@@ -74,11 +74,11 @@ class Registrations:
     async def start(self, cluster_id: str) -> None:
         """Load what is stored and go on resolving what was not resolved."""
         self.cluster_id = cluster_id
-        self._revision = await store.revision(self._db)
-        self._unreported_nodes = {node.id for node in await nodes.all_nodes(self._db)}
-        for registration in await store.all_registrations(self._db):
+        self._revision = await store.get_revision(self._db)
+        self._unreported_nodes = {node.id for node in await nodes.list_nodes(self._db)}
+        for registration in await store.list_registrations(self._db):
             self._registrations[registration.model_id] = registration
-            if registration.active and registration.resolved is None and registration.error is None:
+            if registration.is_active and registration.resolved is None and registration.error is None:
                 self._start_resolving(registration.model_id)
 
     async def close(self) -> None:
@@ -106,7 +106,7 @@ class Registrations:
             self.check_not_registered(model.id)
             self.check_capacity(model)
             known = self._registrations.get(model.id)
-            retry = known is not None and known.active
+            retry = known is not None and known.is_active
             await self._save(
                 Registration(
                     model_id=model.id,
@@ -116,7 +116,7 @@ class Registrations:
                     # A retry resolves anew: the repository may have been mended since. The old pins serve
                     # again if the Hub cannot be asked.
                     resolved=known.resolved if known else None,
-                    pinned=known is not None and known.active and known.pinned,
+                    pinned=known is not None and known.is_active and known.pinned,
                     created_at=time.time(),
                     created_by=created_by,
                 )
@@ -139,7 +139,7 @@ class Registrations:
     async def _delete(self, model_id: str) -> None:
         async with self._lock_of(model_id):
             known = self._registrations.get(model_id)
-            if known is None or not known.active:
+            if known is None or not known.is_active:
                 raise errors.ModelNotRegistered(model_id)
             self._stop_resolving(model_id)
             await self._save(structs.replace(known, state=RegistrationState.DELETING, error=None))
@@ -152,7 +152,7 @@ class Registrations:
     async def _set_pinned(self, model_id: str, pinned: bool) -> None:
         async with self._lock_of(model_id):
             known = self._registrations.get(model_id)
-            if known is None or not known.active:
+            if known is None or not known.is_active:
                 raise errors.ModelNotRegistered(model_id)
             if known.pinned != pinned:
                 await self._save(structs.replace(known, pinned=pinned))
@@ -162,7 +162,7 @@ class Registrations:
         known = self._registrations.get(model_id)
         if (
             known is not None
-            and known.active
+            and known.is_active
             and self._view.status_of(model_id).status is not ModelStatus.ERROR
         ):
             raise errors.AlreadyRegistered(model_id)
@@ -219,7 +219,7 @@ class Registrations:
             cluster_id=self.cluster_id,
             revision=self._revision,
             models=tuple(wanted),
-            deleted=tuple(model_id for model_id, known in self._registrations.items() if not known.active),
+            deleted=tuple(model_id for model_id, known in self._registrations.items() if not known.is_active),
         )
 
     def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
@@ -260,7 +260,7 @@ class Registrations:
         A node that was told to hold the model may have begun before it says so: it is asked, too.
         """
         known = self._registrations.get(model_id)
-        tombstone = known is not None and not known.active
+        tombstone = known is not None and not known.is_active
         heard_of_all = not self._unreported_nodes and not self._possible_holders.get(model_id)
         return tombstone and heard_of_all and not any(True for _ in self._view.replicas_of(model_id))
 
@@ -274,7 +274,7 @@ class Registrations:
             if self._is_tombstone_removable(model_id):
                 async with self._db.write() as tx:
                     await store.remove(tx, model_id)
-                    self._revision = await store.revision(tx)
+                    self._revision = await store.get_revision(tx)
                 del self._registrations[model_id]
                 self._possible_holders.pop(model_id, None)
                 self.desired_state_changed.publish()
@@ -316,7 +316,7 @@ class Registrations:
             self._view.waiting_reasons.pop(model_id, None)
             self._resolve_tasks.pop(model_id, None)
             registration = self._registrations[model_id]
-            if registration.active:
+            if registration.is_active:
                 await self._save(structs.replace(registration, resolved=files, error=error))
 
     async def _fetch_file_specs(self, model: Model) -> tuple[FileSpec, ...]:
@@ -356,7 +356,7 @@ class Registrations:
     async def _save(self, registration: Registration) -> None:
         async with self._db.write() as tx:
             await store.put(tx, registration)
-            self._revision = await store.revision(tx)
+            self._revision = await store.get_revision(tx)
         self._registrations[registration.model_id] = registration
         self._view.on_registration_changed(registration.model_id)
         self.desired_state_changed.publish()

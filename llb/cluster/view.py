@@ -241,7 +241,7 @@ class ClusterView:
     def status_of(self, model_id: str) -> status.DerivedStatus:
         """A model's status and numbers as they are at this moment."""
         registration = self.registrations.get(model_id)
-        if registration is None or not registration.active:
+        if registration is None or not registration.is_active:
             return status.derive_status(None, ())
         placed = self.assigned_nodes_of(model_id)
         fact = status.RegistrationSnapshot(
@@ -335,7 +335,7 @@ class ClusterView:
     def assigned_nodes_of(self, model_id: str) -> frozenset[str]:
         """Ids of the nodes that are to hold this model, those that went offline a short time ago included."""
         registration = self.registrations.get(model_id)
-        if registration is None or not registration.active:
+        if registration is None or not registration.is_active:
             return frozenset()
         model = registration.entry
         size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
@@ -353,7 +353,7 @@ class ClusterView:
         if known is not None:
             return known
         registration = self.registrations.get(model_id)
-        return registration.entry if registration is not None and registration.active else None
+        return registration.entry if registration is not None and registration.is_active else None
 
     def find_model(self, name: str) -> Model | None:
         """The model that a program means by `name`: an id, or what `Catalog.find` knows besides. Registered ones that the
@@ -369,7 +369,7 @@ class ClusterView:
         left = [
             registration.entry
             for model_id, registration in self.registrations.items()
-            if model_id not in listed and registration.active
+            if model_id not in listed and registration.is_active
         ]
         return [*self.catalog.models, *left]
 

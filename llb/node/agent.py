@@ -28,7 +28,7 @@ from llb.node.replica_worker import DISK_RESERVE_BYTES, ReplicaWorker
 from llb.node.sharing.growing_file import GrowingFile
 from llb.node.sharing.peer_file_server import PeerFileServer
 from llb.store.database import Database
-from llb.store.sqlite_errors import trouble_of
+from llb.store.sqlite_errors import describe_sqlite_error
 from llb.store.tables import replicas as store
 from llb.store.tables.replicas import ReplicaRecord
 from llb.wire import (
@@ -122,7 +122,7 @@ class NodeAgent:
         `anchor` is the trust anchor of this host's TLS certificate, `balancer_anchor` that of its balancer.
         """
         self.node_id, self._anchor, self.balancer_anchor = node_id, anchor, balancer_anchor
-        for record in await store.all_of_node(self._db, self.node_id):
+        for record in await store.list_by_node(self._db, self.node_id):
             replica = self._create_replica(record)
             if replica.state is S.READY:
                 await self._replica_worker.check_files(replica)
@@ -338,7 +338,7 @@ class NodeAgent:
                         await store.put(tx, record)
                 return
             except sqlite3.Error as error:
-                if (trouble := trouble_of(error)) is None:
+                if (trouble := describe_sqlite_error(error)) is None:
                     raise
                 log.error(
                     "that %s is %s cannot be noted: %s; it is tried again",
@@ -414,5 +414,5 @@ class NodeAgent:
         }
         if used:
             async with self._db.write() as tx:
-                await store.touch(tx, self.node_id, used)
+                await store.update_last_used(tx, self.node_id, used)
             self._stored_last_used |= used

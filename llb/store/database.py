@@ -13,13 +13,13 @@ import aiosqlite
 
 from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration
-from llb.store.schema import BUSY_TIMEOUT_S, prepare, save_copy
+from llb.store.schema import BUSY_TIMEOUT_S, prepare_database, save_copy
 
 T = TypeVar("T")
 Parameters = Sequence[Any]
 
 
-class _Reads:
+class _Reader:
     """What a database and a transaction both can do; the functions of `store` that read take either."""
 
     _connection: aiosqlite.Connection
@@ -32,7 +32,7 @@ class _Reads:
         return rows[0] if rows else None
 
 
-class Transaction(_Reads):
+class Transaction(_Reader):
     """An open write transaction: all of it becomes durable, or none."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
@@ -48,7 +48,7 @@ class Transaction(_Reads):
             pass
 
 
-class Database(_Reads):
+class Database(_Reader):
     """A database: once started, any number of reads beside one write transaction at a time."""
 
     _writer: aiosqlite.Connection
@@ -56,9 +56,9 @@ class Database(_Reads):
     def __init__(self, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         self.path = path
         self._migrations = migrations
-        self._lock = asyncio.Lock()
-        self._owner: asyncio.Task[Any] | None = None
-        self._open = False
+        self._write_lock = asyncio.Lock()
+        self._writing_task: asyncio.Task[Any] | None = None
+        self._is_open = False
 
     @classmethod
     async def open(cls, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Database:
@@ -69,7 +69,7 @@ class Database(_Reads):
 
     async def start(self) -> None:
         """Open the file, created or migrated as needed; raises `SetupError` where that cannot be done."""
-        await asyncio.to_thread(prepare, self.path, self._migrations)
+        await asyncio.to_thread(prepare_database, self.path, self._migrations)
         self._connection = await _connect(self.path, "PRAGMA query_only = ON")
         try:
             # FULL: in WAL mode only this makes a commit survive a power cut.
@@ -77,27 +77,27 @@ class Database(_Reads):
         except BaseException:
             await self._connection.close()
             raise
-        self._open = True
+        self._is_open = True
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """A transaction: committed when the block ends, rolled back when it raises or is cancelled."""
         task = asyncio.current_task()
-        if self._owner is task:
+        if self._writing_task is task:
             raise RuntimeError("a write transaction was opened inside another one")
-        async with self._lock:
-            self._owner = task
+        async with self._write_lock:
+            self._writing_task = task
             try:
                 try:
                     await self._writer.execute("BEGIN IMMEDIATE")
                     yield Transaction(self._writer)
                 except BaseException:
                     # A cancelled statement still runs in the connection's thread; this queues up behind it.
-                    await _finish(self._writer.rollback())
+                    await _run_to_completion(self._writer.rollback())
                     raise
-                await _finish(self._commit())
+                await _run_to_completion(self._commit())
             finally:
-                self._owner = None
+                self._writing_task = None
 
     async def _commit(self) -> None:
         try:
@@ -118,12 +118,12 @@ class Database(_Reads):
 
     async def close(self) -> None:
         """Wait for the write that runs, then close; idempotent. The last to close folds the WAL into the file."""
-        if not self._open:
+        if not self._is_open:
             return
-        self._open = False
-        async with self._lock:
-            await _finish(self._connection.close())
-            await _finish(self._writer.close())
+        self._is_open = False
+        async with self._write_lock:
+            await _run_to_completion(self._connection.close())
+            await _run_to_completion(self._writer.close())
 
 
 async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
@@ -141,9 +141,9 @@ async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
     return connection
 
 
-async def _finish(work: Coroutine[Any, Any, T]) -> T:
+async def _run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end whatever cancels the caller meanwhile; the cancellation is raised after it."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from llb.base import platform_compat
 from llb.errors import SetupError
-from llb.store.migrations import MIGRATIONS, Migration, migrate, version_of
+from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
 
 BUSY_TIMEOUT_S = 5.0
-ALONE_TIMEOUT_S = 60.0  # a check and a copy of a large history take their time
+PREPARE_LOCK_TIMEOUT_S = 60.0  # a check and a copy of a large history take their time
 
 
-def prepare(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Create or check and migrate the database at `path`; raises `SetupError` with a sentence for a person."""
     try:
         platform_compat.make_private_dir(path.parent)
-        with _alone(path), contextlib.closing(_connect(path)) as connection:
-            _check(connection, path)
-            version = version_of(connection)
+        with _prepare_lock(path), contextlib.closing(_connect(path)) as connection:
+            _check_integrity(connection, path)
+            version = schema_version_of(connection)
             if version > len(migrations):
                 raise SetupError(
                     f"The database {path} was written by a newer llb "
@@ -38,14 +38,14 @@ def prepare(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     except sqlite3.OperationalError as error:
         raise SetupError(f"The database {path} cannot be used: {error}.") from None
     except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged_error(path, str(error)) from None
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _prepare_lock(path: Path) -> Iterator[None]:
     """Wait for other processes that prepare the same file: half of its migrations would look to us like an old schema,
     and two copies of it would be written into one another."""
-    deadline = time.monotonic() + ALONE_TIMEOUT_S
+    deadline = time.monotonic() + PREPARE_LOCK_TIMEOUT_S
     lock_path = path.with_name(path.name + ".lock")
     while (lock := platform_compat.try_lock_file(lock_path)) is None:
         if time.monotonic() > deadline:
@@ -87,13 +87,13 @@ def _make_private(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
     [first, *_] = connection.execute("PRAGMA quick_check(1)").fetchone()
     if first != "ok":
-        raise _damaged(path, str(first).splitlines()[-1])
+        raise _damaged_error(path, str(first).splitlines()[-1])
 
 
-def _damaged(path: Path, reason: str) -> SetupError:
+def _damaged_error(path: Path, reason: str) -> SetupError:
     return SetupError(
         f"The database {path} is damaged ({reason}): put a backup in its place with 'llb restore FILE', "
         "or move it away to start with an empty one."

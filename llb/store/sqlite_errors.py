@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 # By SQLite's primary result codes; https://sqlite.org/rescode.html. What is not here is a mistake of ours.
-_TROUBLE = {
+_MESSAGE_BY_RESULT_CODE = {
     sqlite3.SQLITE_FULL: "The disk of this host is full",
     sqlite3.SQLITE_BUSY: "The database of this host is in use by another program",
     sqlite3.SQLITE_LOCKED: "The database of this host is in use by another program",
@@ -18,7 +18,7 @@ _TROUBLE = {
 }
 
 
-def trouble_of(error: sqlite3.Error) -> str | None:
+def describe_sqlite_error(error: sqlite3.Error) -> str | None:
     """A clause for a person; None where the disk is not what failed."""
     code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else _TROUBLE.get(code & 0xFF)
+    return None if code is None else _MESSAGE_BY_RESULT_CODE.get(code & 0xFF)

@@ -24,8 +24,8 @@ from llb.security import tokens
 from llb.store.tables import keys
 from llb.wire import Scope
 from tests import harness
-from tests.conftest import LlbMaker
-from tests.harness import PASSWORD, Llb
+from tests.conftest import BalancerFactory
+from tests.harness import PASSWORD, RunningBalancer
 
 LET_IN = 299  # by a middleware behind the guard: no handler runs, so nothing is changed by being asked
 NODE = "llbn-of-a-node"
@@ -60,7 +60,7 @@ class Caller:
 
 
 @pytest.fixture
-async def llb(make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch) -> Llb:
+async def llb(make_llb: BalancerFactory, monkeypatch: pytest.MonkeyPatch) -> RunningBalancer:
     """An appliance behind whose guard nothing happens."""
 
     def stopped(config: Any) -> Sanic[Any, Any]:
@@ -79,7 +79,7 @@ async def llb(make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch) -> Llb:
     return llb
 
 
-async def callers(llb: Llb) -> list[Caller]:
+async def callers(llb: RunningBalancer) -> list[Caller]:
     async def key(scope: Scope) -> str:
         answer = await llb.http.post("/api/keys", json={"name": "k", "scopes": [scope]})
         assert answer.status_code == 201, answer.text
@@ -144,12 +144,12 @@ def asked(path: str) -> str:
     return re.sub(r"<\w+(:\w+)?>", "1", path)
 
 
-async def test_every_route_with_every_credential(llb: Llb) -> None:
+async def test_every_route_with_every_credential(llb: RunningBalancer) -> None:
     wrong: list[str] = []
     count = 0
     people = await callers(llb)
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in route_policy_table(llb.sanic):
+        for method, path, access in route_policy_table(llb.sanic_app):
             headers = {} if method in ("GET", "HEAD", "OPTIONS") else {"Content-Type": access.media_types[0]}
             if path.startswith("/ws/"):
                 headers |= {
@@ -182,10 +182,10 @@ async def test_every_route_with_every_credential(llb: Llb) -> None:
     ],
     ids=lambda foreign: " ".join(foreign.values()),
 )
-async def test_a_cookie_never_counts_for_another_page(llb: Llb, foreign: dict[str, str]) -> None:
+async def test_a_cookie_never_counts_for_another_page(llb: RunningBalancer, foreign: dict[str, str]) -> None:
     [admin] = [caller for caller in await callers(llb) if caller.name == "an administrator's session"]
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in route_policy_table(llb.sanic):
+        for method, path, access in route_policy_table(llb.sanic_app):
             if access.public and method in ("GET", "HEAD"):
                 continue
             headers = {"Content-Type": access.media_types[0], **admin.headers, **foreign}
@@ -232,9 +232,9 @@ def test_the_document_shows_the_table(tmp_path: Path) -> None:
 # --- what is written down ----------------------------------------------------------------------------
 
 
-async def test_somebody_who_was_refused_stands_in_the_trail_once(make_llb: LlbMaker) -> None:
+async def test_somebody_who_was_refused_stands_in_the_trail_once(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
-    key = {"Authorization": f"Bearer {await llb.new_key('inference')}"}
+    key = {"Authorization": f"Bearer {await llb.create_key('inference')}"}
     for _ in range(3):
         assert (await llb.http.get("/api/users", headers=key)).status_code == 403
     assert (await llb.http.get("/api/models", headers=key)).status_code == 403  # reading is no act

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 TURN = {"role": "user", "content": "Count."}
@@ -24,7 +24,9 @@ MESSAGES = ("/v1/messages", {**LONG, "messages": [TURN], "max_tokens": 400})
 
 
 @pytest.fixture
-async def chatting(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+async def chatting(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
     """An appliance with one slot for a tiny model, and no patience."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(
@@ -34,8 +36,8 @@ async def chatting(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_pat
         {"id": "ranks", "size_bytes": 300_000, "capabilities": ["Reranking"]},
     )
     llb = await make_llb(catalog=catalog, parallel=1, max_queue=0).start()
-    await llb.online()
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
     return llb
 
 
@@ -46,12 +48,12 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str]:
     return answer.status_code, body["error"]["type"], body["error"]["code"]
 
 
-async def ask(llb: Llb, **change: Any) -> httpx.Response:
+async def ask(llb: RunningBalancer, **change: Any) -> httpx.Response:
     body = {"model": "chat", "messages": [TURN], "max_tokens": 2, **change}
     return await llb.http.post("/v1/messages", json=body)
 
 
-async def test_a_full_house(chatting: Llb) -> None:
+async def test_a_full_house(chatting: RunningBalancer) -> None:
     """A slot is not what a token count waits for."""
     assert (await ask(chatting)).status_code == 200
     slot = await chatting.app.admission.reserve_slot("chat", key_id="somebody")
@@ -71,13 +73,13 @@ async def test_a_full_house(chatting: Llb) -> None:
     assert (noted["status"], noted["error_code"]) == (529, "queue_full")
 
 
-async def test_a_model_that_is_not_there_yet(chatting: Llb, hub: HubStandIn) -> None:
+async def test_a_model_that_is_not_there_yet(chatting: RunningBalancer, hub: HubStandIn) -> None:
     assert error_of(await ask(chatting, model="nothing")) == (404, "not_found_error", "model_not_found")
     assert error_of(await ask(chatting, model="other")) == (404, "not_found_error", "model_not_registered")
     assert error_of(await ask(chatting, model="ranks")) == (400, "invalid_request_error", "invalid_request")
     hub.faults.stall(after=100_000)
-    await chatting.register("other")
-    await chatting.until_status("other", "Downloading")
+    await chatting.register_model("other")
+    await chatting.wait_for_status("other", "Downloading")
     answer = await ask(chatting, model="other")
     assert error_of(answer) == (503, "api_error", "model_downloading")
     assert "retry-after" in answer.headers
@@ -88,7 +90,7 @@ async def test_a_model_that_is_not_there_yet(chatting: Llb, hub: HubStandIn) -> 
 
 @pytest.mark.parametrize(("path", "body"), [CHAT, RESPONSES, MESSAGES])
 async def test_a_stream_that_breaks_says_so_in_its_own_way(
-    chatting: Llb, path: str, body: dict[str, Any]
+    chatting: RunningBalancer, path: str, body: dict[str, Any]
 ) -> None:
     assert (await ask(chatting)).status_code == 200
     [pid] = [engine.process.pid for engine in chatting.app.engine_pool._all_engines() if engine.process.pid]

@@ -12,8 +12,8 @@ import pytest
 
 from llb.api.middleware import http_protocol
 from llb.api.request_body import MAX_BODY_BYTES
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 
@@ -34,8 +34,8 @@ from tests.hub import HubStandIn
         (rb'{"model": "tiny", "keep_alive": "-nonsense"}', "keep_alive"),
     ],
 )
-async def test_refused(llb: Llb, body: bytes, param: str) -> None:
-    await llb.pull("tiny")
+async def test_refused(llb: RunningBalancer, body: bytes, param: str) -> None:
+    await llb.pull_model("tiny")
     answer = await llb.http.post(
         "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
     )
@@ -43,7 +43,7 @@ async def test_refused(llb: Llb, body: bytes, param: str) -> None:
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", param)
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: Llb) -> None:
+async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: RunningBalancer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     lines = (
         "POST /v1/chat/completions HTTP/1.1",
@@ -75,7 +75,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: Llb) -> 
     ],
 )
 async def test_nobodys_body_is_waited_for(
-    llb: Llb, path: str, key: str, content_type: str, status: int
+    llb: RunningBalancer, path: str, key: str, content_type: str, status: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     lines = [
@@ -92,7 +92,7 @@ async def test_nobodys_body_is_waited_for(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_who_sends_all_of_it_first_still_reads_why(llb: Llb, chunked: bool) -> None:
+async def test_who_sends_all_of_it_first_still_reads_why(llb: RunningBalancer, chunked: bool) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 2**20 + 8):
             yield bytes(2**20)
@@ -105,7 +105,7 @@ async def test_who_sends_all_of_it_first_still_reads_why(llb: Llb, chunked: bool
     assert answer.headers["connection"] == "close"
 
 
-async def test_who_never_ends_is_cut_off(llb: Llb, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_never_ends_is_cut_off(llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "LINGER_TIMEOUT_S", 0.1)
     _, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     writer.write(
@@ -123,13 +123,13 @@ async def test_who_never_ends_is_cut_off(llb: Llb, monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_crowd_is_refused_at_once(
-    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "list.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog, parallel=1, max_queue=2).start()
-    await llb.online()
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
     body = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 200}
     answers = await asyncio.gather(
         *(

@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from llb.wire import ModelStatus, ModelStatusChanged
-from tests.conftest import LlbMaker
-from tests.harness import Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 
@@ -36,10 +36,10 @@ async def until_ready(reader: ClientConnection, model_id: str) -> list[dict[str,
     return said
 
 
-async def test_a_pull_step_by_step(llb: Llb, hub: HubStandIn) -> None:
+async def test_a_pull_step_by_step(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.throttle(400_000)
-    async with llb.events() as reader:
-        await llb.register("tiny")
+    async with llb.open_event_stream() as reader:
+        await llb.register_model("tiny")
         said = await until_ready(reader, "tiny")
     statuses = [status for status, _ in itertools.groupby(message["status"] for message in said)]
     assert statuses == ["Registered", "Downloading", "Ready"]
@@ -50,9 +50,9 @@ async def test_a_pull_step_by_step(llb: Llb, hub: HubStandIn) -> None:
     assert numbers == sorted(set(numbers))
 
 
-async def test_it_begins_with_all_there_is(llb: Llb) -> None:
-    await llb.pull("tiny")
-    async with llb.events() as reader:
+async def test_it_begins_with_all_there_is(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
+    async with llb.open_event_stream() as reader:
         first = [await anext(messages(reader)) for _ in range(4)]
     assert [message["type"] for message in first] == [
         "Hello",
@@ -81,14 +81,14 @@ async def test_it_begins_with_all_there_is(llb: Llb) -> None:
 
 
 async def test_an_engine_is_followed_from_its_load_to_its_end(
-    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     listed = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=listed).start()
-    await llb.pull("chat")
+    await llb.pull_model("chat")
     question = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
-    async with llb.events() as reader:
+    async with llb.open_event_stream() as reader:
         assert (await llb.http.post("/v1/chat/completions", json=question)).status_code == 200
         assert (await llb.http.post("/api/models/chat/unload")).status_code == 204
         engines = []
@@ -104,23 +104,23 @@ async def test_an_engine_is_followed_from_its_load_to_its_end(
     assert [state for state in passed if state != "ready"] == [None, "starting", "busy", "stopping", None]
 
 
-async def test_figures_of_the_hub_are_told(make_llb: LlbMaker, hub: HubStandIn) -> None:
+async def test_figures_of_the_hub_are_told(make_llb: BalancerFactory, hub: HubStandIn) -> None:
     hub.set_stats("test/tiny", downloads=50_000, likes=120)
     llb = await make_llb().start()
-    async with llb.events() as reader, asyncio.timeout(20):
+    async with llb.open_event_stream() as reader, asyncio.timeout(20):
         async for message in messages(reader):
             if message["type"] == "ModelStatsUpdated" and message["model_id"] == "tiny":
                 break
     assert message["hf_stats"]["downloads"] == 50_000
-    assert (await llb.model("tiny"))["hf_stats"]["stars"] == 120
+    assert (await llb.get_model("tiny"))["hf_stats"]["stars"] == 120
 
 
 async def test_a_local_program_may_listen_without_a_credential_and_hears_states_alone(
-    llb: Llb, hub: HubStandIn
+    llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     hub.remove_repo("test/tiny")
     async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", proxy=None) as reader:
-        await llb.register("tiny")
+        await llb.register_model("tiny")
         said = []
         async for message in messages(reader):
             said.append(message)
@@ -140,15 +140,15 @@ async def test_a_local_program_may_listen_without_a_credential_and_hears_states_
         ({"X-Forwarded-For": "192.0.2.7"}, 401),
     ],
 )
-async def test_who_may_not_listen(llb: Llb, headers: dict[str, str], status: int) -> None:
+async def test_who_may_not_listen(llb: RunningBalancer, headers: dict[str, str], status: int) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", additional_headers=headers, proxy=None):
             pass
     assert refused.value.response.status_code == status
 
 
-async def test_a_slow_reader_is_told_to_begin_anew(llb: Llb) -> None:
-    async with llb.events(max_queue=1) as reader:
+async def test_a_slow_reader_is_told_to_begin_anew(llb: RunningBalancer) -> None:
+    async with llb.open_event_stream(max_queue=1) as reader:
         assert (await anext(messages(reader)))["type"] == "Hello"
         # Far more than a socket's buffers and the feed's queue take while the reader sleeps.
         for number in range(40_000):
@@ -168,18 +168,18 @@ async def test_a_slow_reader_is_told_to_begin_anew(llb: Llb) -> None:
     assert after["type"] == "NodeStatusChanged"
 
 
-async def test_a_reader_that_leaves_is_forgotten(llb: Llb) -> None:
-    async with llb.events() as reader:
+async def test_a_reader_that_leaves_is_forgotten(llb: RunningBalancer) -> None:
+    async with llb.open_event_stream() as reader:
         await anext(messages(reader))
         assert len(llb.app.event_bus._subscriptions) == 1
-    await eventually(lambda: not llb.app.event_bus._subscriptions)
+    await wait_until(lambda: not llb.app.event_bus._subscriptions)
 
 
-async def test_progress_is_told_at_most_four_times_a_second(llb: Llb, hub: HubStandIn) -> None:
+async def test_progress_is_told_at_most_four_times_a_second(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.throttle(300_000)
     times = []
-    async with llb.events() as reader:
-        await llb.register("tiny")
+    async with llb.open_event_stream() as reader:
+        await llb.register_model("tiny")
         async for message in messages(reader):
             if message.get("status") == "Downloading":
                 times.append(asyncio.get_running_loop().time())

@@ -6,52 +6,56 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY_BYTES, LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
 
 
-async def status_of(llb: Llb) -> tuple[str, str]:
-    model = await llb.model("tiny")
+async def status_of(llb: RunningBalancer) -> tuple[str, str]:
+    model = await llb.get_model("tiny")
     return model["status"], model["error"] or ""
 
 
-async def test_a_missing_repository_is_an_error_and_the_retry_heals_it(llb: Llb, hub: HubStandIn) -> None:
+async def test_a_missing_repository_is_an_error_and_the_retry_heals_it(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.remove_repo("test/tiny")
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Error")
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Error")
     assert (await status_of(llb))[1].startswith("The Hub has no repository test/tiny")
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
     assert "retry-after" not in answer.headers
     hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
 
 
-async def test_gated_without_and_with_a_token_are_told_apart(make_llb: LlbMaker, hub: HubStandIn) -> None:
+async def test_gated_without_and_with_a_token_are_told_apart(
+    make_llb: BalancerFactory, hub: HubStandIn
+) -> None:
     hub.set_gated("test/tiny")
     hub.add_token("hf_plain")
     llb = await make_llb().start()
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Error")
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Error")
     assert "set HF_TOKEN" in (await status_of(llb))[1]
     await llb.stop()
     llb = await make_llb(hub_token="hf_plain").start()
-    await llb.online()
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Registered")
-    await llb.until_status("tiny", "Error")
+    await llb.wait_until_online()
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Registered")
+    await llb.wait_for_status("tiny", "Error")
     error = (await status_of(llb))[1]
     assert "accept its licence" in error
     assert "set HF_TOKEN" not in error
     assert "hf_plain" not in error
 
 
-async def test_the_network_never_ends_a_pull(llb: Llb, hub: HubStandIn) -> None:
-    hub.refuse()
-    answer = await llb.register("tiny")
+async def test_the_network_never_ends_a_pull(llb: RunningBalancer, hub: HubStandIn) -> None:
+    hub.stop_listening()
+    answer = await llb.register_model("tiny")
     assert answer.status_code == 202
-    await llb.until(
+    await llb.wait_until(
         lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] == "Registered"
@@ -59,74 +63,80 @@ async def test_the_network_never_ends_a_pull(llb: Llb, hub: HubStandIn) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_pending")
     assert "waiting for the network" in answer.json()["error"]["message"]
     hub.listen()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_a_connection_lost_in_mid_pull_says_what_it_waits_for(llb: Llb, hub: HubStandIn) -> None:
+async def test_a_connection_lost_in_mid_pull_says_what_it_waits_for(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.faults.drop(after=100_000, times=1)
-    await llb.register("tiny")
-    await llb.until(
+    await llb.register_model("tiny")
+    await llb.wait_until(
         lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] in ("Downloading", "Ready")
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
     assert [request.range_start for request in hub.byte_requests()] == [0, 100_000]
 
 
-async def test_register_and_list_answer_while_the_hub_is_a_black_hole(llb: Llb, hub: HubStandIn) -> None:
+async def test_register_and_list_answer_while_the_hub_is_a_black_hole(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.faults.black_hole()
-    assert (await llb.register("tiny")).status_code == 202
+    assert (await llb.register_model("tiny")).status_code == 202
     assert (await llb.http.get("/api/models")).status_code == 200
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
 
 
-async def test_wrong_bytes_are_fetched_once_more_and_then_refused(llb: Llb, hub: HubStandIn) -> None:
+async def test_wrong_bytes_are_fetched_once_more_and_then_refused(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.faults.corrupt()
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Error")
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Error")
     assert "sha256" in (await status_of(llb))[1]
     assert len(hub.byte_requests()) == 2
     hub.faults.clear()
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
 
 
 async def test_another_file_than_the_catalogue_pins_is_refused(
-    make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path
 ) -> None:
     catalog = write_catalog(
         tmp_path / "pinned.json", {"id": "tiny", "size_bytes": TINY_BYTES, "sha256": "0" * 64}
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Error")
+    await llb.wait_until_online()
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Error")
     assert "sha256" in (await status_of(llb))[1]
     assert hub.byte_requests() == []
 
 
-async def test_what_is_not_a_gguf_is_refused(llb: Llb, hub: HubStandIn) -> None:
+async def test_what_is_not_a_gguf_is_refused(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.add_repo("test/tiny", {"tiny.gguf": b"GGUF" + b"\x03\x00\x00\x00" + b"\xff" * 5000})
-    await llb.register("tiny")
-    await llb.until_status("tiny", "Error")
+    await llb.register_model("tiny")
+    await llb.wait_for_status("tiny", "Error")
     assert "cannot be used" in (await status_of(llb))[1]
 
 
-async def test_a_file_that_vanished_is_an_error_and_the_retry_heals_it(make_llb: LlbMaker) -> None:
+async def test_a_file_that_vanished_is_an_error_and_the_retry_heals_it(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     path = llb.home / "models" / "tiny" / "tiny.gguf"
     path.unlink()
     await llb.stop()
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Error")
+    await llb.wait_for_status("tiny", "Error")
     assert "file missing" in (await status_of(llb))[1]
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     assert path.stat().st_size == TINY_BYTES
 
 
-async def test_a_file_that_vanished_is_noticed_by_the_first_request(llb: Llb) -> None:
-    await llb.pull("tiny")
+async def test_a_file_that_vanished_is_noticed_by_the_first_request(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
     (llb.home / "models" / "tiny" / "tiny.gguf").unlink()
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
@@ -135,77 +145,81 @@ async def test_a_file_that_vanished_is_noticed_by_the_first_request(llb: Llb) ->
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
-async def test_a_file_that_somebody_altered_is_found_and_mended(make_llb: LlbMaker, damage: str) -> None:
+async def test_a_file_that_somebody_altered_is_found_and_mended(
+    make_llb: BalancerFactory, damage: str
+) -> None:
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     path = llb.home / "models" / "tiny" / "tiny.gguf"
     content = path.read_bytes()
     path.write_bytes(content[:-10] if damage == "truncated" else content[:-10] + b"x" * 10)
     await llb.stop()
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Error")
+    await llb.wait_for_status("tiny", "Error")
     assert "file changed" in (await status_of(llb))[1]
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     assert path.read_bytes() == content
 
 
-async def test_a_pull_goes_on_after_a_restart(make_llb: LlbMaker, hub: HubStandIn) -> None:
+async def test_a_pull_goes_on_after_a_restart(make_llb: BalancerFactory, hub: HubStandIn) -> None:
     stall = hub.faults.stall(after=200_000)
     llb = await make_llb().start()
-    await llb.online()
-    await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.wait_until_online()
+    await llb.register_model("tiny")
+    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     await llb.stop()
     stall.clear()
-    hub.forget_requests()
+    hub.clear_requests()
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
     assert [request.range_start for request in hub.byte_requests()] == [200_000]
 
 
 async def test_a_registration_made_while_nothing_runs_is_resolved_at_the_next_start(
-    make_llb: LlbMaker, hub: HubStandIn
+    make_llb: BalancerFactory, hub: HubStandIn
 ) -> None:
-    hub.refuse()
+    hub.stop_listening()
     llb = await make_llb().start()
-    await llb.register("tiny")
+    await llb.register_model("tiny")
     await llb.stop()
     hub.listen()
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_the_disk_is_looked_at_before_a_model_is_registered(make_llb: LlbMaker) -> None:
+async def test_the_disk_is_looked_at_before_a_model_is_registered(make_llb: BalancerFactory) -> None:
     llb = await make_llb(disk_limit_bytes=100_000).start()
-    await llb.online()
-    answer = await llb.register("tiny")
+    await llb.wait_until_online()
+    answer = await llb.register_model("tiny")
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
 
 
 async def test_a_file_of_the_hugging_face_cache_is_adopted(
-    llb: Llb, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llb: RunningBalancer, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "hf"
     blob = cache / "models--test--tiny" / "blobs" / hub.sha256("test/tiny", "tiny.gguf")
     blob.parent.mkdir(parents=True)
     blob.write_bytes(tiny_gguf(TINY_BYTES))
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     assert hub.byte_requests() == []
 
 
-async def test_import_adopts_a_file_by_its_sha256(llb: Llb, hub: HubStandIn, tmp_path: Path) -> None:
+async def test_import_adopts_a_file_by_its_sha256(
+    llb: RunningBalancer, hub: HubStandIn, tmp_path: Path
+) -> None:
     given = tmp_path / "tiny.gguf"
     given.write_bytes(tiny_gguf(TINY_BYTES))
     answer = await llb.http.post("/api/models/import", json={"path": str(given)})
     assert (answer.status_code, answer.json()["model_id"]) == (202, "tiny")
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
     assert hub.byte_requests() == []
     assert given.read_bytes() == tiny_gguf(TINY_BYTES)
 
 
-async def test_import_refuses_another_file_and_other_callers(llb: Llb, tmp_path: Path) -> None:
+async def test_import_refuses_another_file_and_other_callers(llb: RunningBalancer, tmp_path: Path) -> None:
     given = tmp_path / "tiny.gguf"
     given.write_bytes(tiny_gguf(TINY_BYTES, seed="not it"))
     answer = await llb.http.post("/api/models/import", json={"path": str(given)})
@@ -215,24 +229,24 @@ async def test_import_refuses_another_file_and_other_callers(llb: Llb, tmp_path:
         "/api/models/import", json={"path": str(given.with_name("none.gguf")), "model_id": "tiny"}
     )
     assert answer.status_code == 400
-    key = await llb.new_key("admin")
+    key = await llb.create_key("admin")
     answer = await llb.http.post(
         "/api/models/import", json={"path": str(given)}, headers={"Authorization": f"Bearer {key}"}
     )
     assert answer.status_code == 403
 
 
-async def test_a_model_whose_memory_was_taken_away_is_not_called_ready(make_llb: LlbMaker) -> None:
+async def test_a_model_whose_memory_was_taken_away_is_not_called_ready(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     await llb.stop()
     llb = await make_llb(memory_limit_bytes=1_000_000).start()
-    await llb.online()
+    await llb.wait_until_online()
     assert await status_of(llb) == ("Registered", "waiting for a node with enough memory and disk")
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_node_available")
     assert "enough memory" in answer.json()["error"]["message"]
     await llb.stop()
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")

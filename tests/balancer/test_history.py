@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import LlbMaker
+from tests.conftest import BalancerFactory
 from tests.ggufs import write_embedding_model
-from tests.harness import Llb, eventually, write_catalog
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
@@ -23,8 +23,8 @@ ENDLESS = {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
 
 @pytest.fixture
 def make_chatting(
-    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, smollm2: Path, tmp_path: Path
-) -> LlbMaker:
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, smollm2: Path, tmp_path: Path
+) -> BalancerFactory:
     """Appliances for `start_chatting`."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -39,20 +39,20 @@ def make_chatting(
     return lambda **settings: make_llb(catalog=catalog, **settings)
 
 
-async def start_chatting(llb: Llb, *models: str) -> Llb:
+async def start_chatting(llb: RunningBalancer, *models: str) -> RunningBalancer:
     await llb.start()
-    await llb.online()
+    await llb.wait_until_online()
     for model in models or ("chat",):
-        await llb.pull(model)
+        await llb.pull_model(model)
     return llb
 
 
-async def ask(llb: Llb, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+async def ask(llb: RunningBalancer, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
     plain = {"messages": QUESTION} if path == "/v1/chat/completions" else {}
     return await llb.http.post(path, json={"model": "chat", **plain, **body})
 
 
-async def noted(llb: Llb, count: int) -> list[dict[str, Any]]:
+async def noted(llb: RunningBalancer, count: int) -> list[dict[str, Any]]:
     """The whole history, oldest first, once it has `count` requests."""
     async with asyncio.timeout(30):
         while True:
@@ -63,7 +63,7 @@ async def noted(llb: Llb, count: int) -> list[dict[str, Any]]:
             await asyncio.sleep(0.02)
 
 
-async def test_every_kind_of_answer_is_counted(make_chatting: LlbMaker) -> None:
+async def test_every_kind_of_answer_is_counted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(), "chat", "embed")
     whole = (await ask(llb, max_tokens=5, ignore_eos=True)).json()["usage"]
     async with llb.http.stream(
@@ -108,9 +108,9 @@ async def test_every_kind_of_answer_is_counted(make_chatting: LlbMaker) -> None:
     assert (of_embed["key"], of_embed["requests"], of_embed["errors"]) == ("embed", 1, 0)
 
 
-async def test_whose_requests_they_were(make_chatting: LlbMaker) -> None:
+async def test_whose_requests_they_were(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting())
-    key = await llb.new_key("inference")
+    key = await llb.create_key("inference")
     answer = await llb.http.post(
         "/v1/chat/completions",
         json={"model": "chat", "messages": QUESTION, "max_tokens": 1},
@@ -126,7 +126,7 @@ async def test_whose_requests_they_were(make_chatting: LlbMaker) -> None:
     assert (await noted(llb, 2))[0]["key_name"] == "test"
 
 
-async def test_what_is_refused_is_noted(make_chatting: LlbMaker) -> None:
+async def test_what_is_refused_is_noted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting())
     await ask(llb, model="gpt-9")
     await ask(llb, "/v1/embeddings", model="embed", input="one")
@@ -149,7 +149,7 @@ async def test_what_is_refused_is_noted(make_chatting: LlbMaker) -> None:
     assert {total["key"]: total["errors"] for total in usage} == {None: 3, "chat": 1, "embed": 1}
 
 
-async def test_what_finds_no_slot_is_noted(make_chatting: LlbMaker) -> None:
+async def test_what_finds_no_slot_is_noted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(parallel=1, max_queue=1, queue_timeout_s=1.0), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
@@ -157,7 +157,7 @@ async def test_what_finds_no_slot_is_noted(make_chatting: LlbMaker) -> None:
         chunks = first.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="smollm2", max_tokens=1))
-        await eventually(lambda: llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
         assert (await ask(llb, model="smollm2")).json()["error"]["code"] == "queue_full"
         assert (await waiting).json()["error"]["code"] == "queue_timeout"
     _, running, timed_out, full = await noted(llb, 4)
@@ -169,7 +169,7 @@ async def test_what_finds_no_slot_is_noted(make_chatting: LlbMaker) -> None:
     assert running["error_code"] == "client_closed"
 
 
-async def test_clients_that_leave_are_noted(make_chatting: LlbMaker) -> None:
+async def test_clients_that_leave_are_noted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(parallel=1), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
@@ -177,10 +177,10 @@ async def test_clients_that_leave_are_noted(make_chatting: LlbMaker) -> None:
         chunks = reader.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="smollm2"))
-        await eventually(lambda: llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
         waiting.cancel()
         await asyncio.wait({waiting})
-        await eventually(lambda: not llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: not llb.app.admission.snapshot()[0].queued)
     _, in_stream, in_queue = await noted(llb, 3)
     assert (in_stream["status"], in_stream["error_code"]) == (200, "client_closed")
     assert 0 < in_stream["ttft_ms"] <= in_stream["duration_ms"]
@@ -189,7 +189,7 @@ async def test_clients_that_leave_are_noted(make_chatting: LlbMaker) -> None:
     assert in_queue["queue_ms"] > 0
 
 
-async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: LlbMaker) -> None:
+async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     [pid] = [engine.process.pid for engine in llb.app.engine_pool._all_engines() if engine.process.pid]
@@ -203,7 +203,9 @@ async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: LlbMake
     assert (broken["status"], broken["error_code"], broken["node_name"]) == (200, "engine_failed", "attic")
 
 
-async def test_history_outlives_a_restart_and_what_ran_at_the_stop_is_in_it(make_chatting: LlbMaker) -> None:
+async def test_history_outlives_a_restart_and_what_ran_at_the_stop_is_in_it(
+    make_chatting: BalancerFactory,
+) -> None:
     llb = await start_chatting(make_chatting(), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
@@ -224,7 +226,7 @@ async def test_history_outlives_a_restart_and_what_ran_at_the_stop_is_in_it(make
     assert (total["name"], total["requests"]) == ("attic", 2)
 
 
-async def test_text_is_kept_only_where_it_is_asked_for(make_chatting: LlbMaker) -> None:
+async def test_text_is_kept_only_where_it_is_asked_for(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(history_text=True), "smollm2")
     whole = (await ask(llb, model="smollm2", max_tokens=8)).json()["choices"][0]["message"]["content"]
     said = ""
@@ -246,7 +248,7 @@ async def test_text_is_kept_only_where_it_is_asked_for(make_chatting: LlbMaker) 
     assert texts == [("user: Say hello.", whole), ("user: Say hello.", said), ("user: Say hello.", None)]
 
 
-async def test_without_days_only_totals_are_kept(make_chatting: LlbMaker) -> None:
+async def test_without_days_only_totals_are_kept(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(history_days=0, history_text=True))
     await ask(llb, max_tokens=1)
     await llb.app.history.flush()

@@ -13,16 +13,18 @@ import httpx
 import pytest
 
 from llb.policy.routing import Throughput
-from tests.conftest import LlbMaker
+from tests.conftest import BalancerFactory
 from tests.ggufs import write_embedding_model
-from tests.harness import Llb, eventually, write_catalog
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
 
 
 @pytest.fixture
-async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+async def talking(
+    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
+) -> RunningBalancer:
     """An appliance with SmolLM2 and a small embedding model, both Ready."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
@@ -35,19 +37,19 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: 
         {"id": "absent", "size_bytes": 1000},
     )  # fmt: skip
     llb = await make_llb(catalog=catalog, context=2048).start()
-    await llb.online()
-    await llb.pull("smollm2")
-    await llb.pull("embed")
+    await llb.wait_until_online()
+    await llb.pull_model("smollm2")
+    await llb.pull_model("embed")
     return llb
 
 
-async def chat(llb: Llb, **body: Any) -> httpx.Response:
+async def chat(llb: RunningBalancer, **body: Any) -> httpx.Response:
     return await llb.http.post(
         "/v1/chat/completions", json={"model": "smollm2", "messages": QUESTION, **body}
     )
 
 
-async def test_headers_of_any_bytes_pass_through(talking: Llb) -> None:
+async def test_headers_of_any_bytes_pass_through(talking: RunningBalancer) -> None:
     body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 1}
     answer = await talking.http.post(
         "/v1/chat/completions", json=body, headers={b"Accept": "漢字".encode(), b"Traceparent": b"\xff"}
@@ -55,7 +57,7 @@ async def test_headers_of_any_bytes_pass_through(talking: Llb) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_what_the_headers_say(talking: Llb) -> None:
+async def test_what_the_headers_say(talking: RunningBalancer) -> None:
     answer = await chat(talking, max_tokens=1)
     assert answer.headers["x-llb-node"] == "attic"
     assert answer.headers["x-llb-queue-ms"] == "0"
@@ -91,7 +93,7 @@ async def test_what_the_headers_say(talking: Llb) -> None:
     ],
 )  # fmt: skip
 async def test_refusals(
-    talking: Llb, change: dict[str, Any], status: int, code: str, param: str | None
+    talking: RunningBalancer, change: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
     answer = await chat(talking, **change)
     error = answer.json()["error"]
@@ -100,7 +102,7 @@ async def test_refusals(
         assert error["param"] == param
 
 
-async def test_a_prompt_that_is_too_long_names_both_numbers(talking: Llb) -> None:
+async def test_a_prompt_that_is_too_long_names_both_numbers(talking: RunningBalancer) -> None:
     answer = await chat(talking, messages=[{"role": "user", "content": "word " * 4000}])
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
@@ -109,7 +111,7 @@ async def test_a_prompt_that_is_too_long_names_both_numbers(talking: Llb) -> Non
     assert str(error["prompt_tokens"]) in error["message"]
 
 
-async def test_one_prompt_a_request(talking: Llb) -> None:
+async def test_one_prompt_a_request(talking: RunningBalancer) -> None:
     answer = await talking.http.post("/v1/completions", json={"model": "smollm2", "prompt": ["a", "b"]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
     answer = await talking.http.post(
@@ -118,12 +120,12 @@ async def test_one_prompt_a_request(talking: Llb) -> None:
     assert answer.status_code == 200
 
 
-async def test_a_chat_model_does_not_embed(talking: Llb) -> None:
+async def test_a_chat_model_does_not_embed(talking: RunningBalancer) -> None:
     answer = await talking.http.post("/v1/embeddings", json={"model": "smollm2", "input": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_concurrent_first_requests_cause_one_load(talking: Llb) -> None:
+async def test_concurrent_first_requests_cause_one_load(talking: RunningBalancer) -> None:
     answers = await asyncio.gather(*(chat(talking, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
     [engine] = talking.app.engine_pool.engine_reports()
@@ -132,11 +134,11 @@ async def test_concurrent_first_requests_cause_one_load(talking: Llb) -> None:
     assert node["slots"] == 4
 
 
-def busy_slots(llb: Llb) -> int:
+def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
 
 
-async def test_a_client_that_leaves_frees_its_slot(talking: Llb) -> None:
+async def test_a_client_that_leaves_frees_its_slot(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=1)  # loaded
     async with talking.http.stream(
         "POST",
@@ -151,12 +153,12 @@ async def test_a_client_that_leaves_frees_its_slot(talking: Llb) -> None:
     ) as answer:
         await anext(answer.aiter_bytes())
         assert busy_slots(talking) == 1
-    await eventually(lambda: not busy_slots(talking))
+    await wait_until(lambda: not busy_slots(talking))
     upstream = talking.app.http_client
-    await eventually(lambda: upstream.open_connections == upstream.idle_connections)
+    await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
-async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: Llb) -> None:
+async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=1)
     [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
     stream = talking.http.stream(
@@ -185,7 +187,7 @@ async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking
     assert (await chat(talking, max_tokens=1)).status_code == 200
 
 
-async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
+async def test_delete_while_an_answer_runs_lets_it_end(talking: RunningBalancer) -> None:
     async with talking.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -197,16 +199,16 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: Llb) -> None:
         assert (await chat(talking)).status_code == 404
         rest = [line async for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    await talking.until(lambda: "smollm2" not in talking.app.view.registrations)
+    await talking.wait_until(lambda: "smollm2" not in talking.app.view.registrations)
     assert talking.app.engine_pool.engine_reports() == ()
     assert not (talking.home / "models" / "smollm2").exists()
 
 
-async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
+async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=1)
     assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
     assert (await talking.http.get("/api/models/smollm2")).json()["pinned"]
-    await talking.until(lambda: talking.app.engine_pool.engine_reports()[0].pinned)
+    await talking.wait_until(lambda: talking.app.engine_pool.engine_reports()[0].pinned)
     assert (await talking.http.post("/api/models/smollm2/unload")).status_code == 204
     assert talking.app.engine_pool.memory_used_bytes == 0
     assert (await chat(talking, max_tokens=1)).status_code == 200
@@ -214,7 +216,7 @@ async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: Llb) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
 
 
-async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
+async def test_a_node_counts_what_it_answered(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=5)
     node = talking.app.agent.node_id
     requests, _ = talking.app.view.traffic.sample(node)
@@ -225,7 +227,7 @@ async def test_a_node_counts_what_it_answered(talking: Llb) -> None:
     assert tokens_per_second > 0
 
 
-async def test_what_an_engine_does_is_measured(talking: Llb) -> None:
+async def test_what_an_engine_does_is_measured(talking: RunningBalancer) -> None:
     node_id, speeds = talking.app.agent.node_id, talking.app.dispatcher.performance
 
     def load_s() -> float:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
-from tests.conftest import LlbMaker
-from tests.harness import DEADLINE_S, Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import DEADLINE_S, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Tell me a story"}]}
@@ -19,16 +19,18 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
-async def chat(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+async def chat(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "list.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
     return llb
 
 
-async def limited(llb: Llb, **limits: int) -> tuple[str, httpx.AsyncClient]:
+async def limited(llb: RunningBalancer, **limits: int) -> tuple[str, httpx.AsyncClient]:
     made = (await llb.http.post("/api/keys", json={"name": "limited", "limits": limits})).json()
     headers = {"Authorization": f"Bearer {made['key']}"}
     return made["id"], httpx.AsyncClient(
@@ -40,12 +42,12 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post(CHAT, json={**QUESTION, "max_tokens": 8, **fields})
 
 
-def left(llb: Llb, key_id: str, what: str) -> int:
+def left(llb: RunningBalancer, key_id: str, what: str) -> int:
     known = llb.app.rate_limiter._rate_limits[key_id]
     return int(llb.app.rate_limiter.rate_limit_headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
 
 
-async def test_requests_are_counted_told_and_refused(chat: Llb) -> None:
+async def test_requests_are_counted_told_and_refused(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, requests_per_minute=2)
     async with client:
         for remaining in ("1", "0"):
@@ -74,7 +76,7 @@ async def test_requests_are_counted_told_and_refused(chat: Llb) -> None:
     ]
 
 
-async def test_tokens_are_those_that_were_used(chat: Llb) -> None:
+async def test_tokens_are_those_that_were_used(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, tokens_per_minute=100_000)
     async with client:
         for stream in (False, True):
@@ -99,13 +101,13 @@ async def test_tokens_are_those_that_were_used(chat: Llb) -> None:
         assert abs(left(chat, slow_id, "tokens") - max(0, 60 - max(used))) <= 5
 
 
-async def test_who_leaves_holds_nothing(chat: Llb) -> None:
+async def test_who_leaves_holds_nothing(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, concurrent=1, tokens_per_minute=1_000_000)
     quota = chat.app.rate_limiter
     async with client:
         for stream in (True, False):
             asking = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
-            await eventually(
+            await wait_until(
                 lambda: key_id in quota._rate_limits and quota._rate_limits[key_id].active_requests == 1
             )
             refused = await ask(client)
@@ -114,13 +116,13 @@ async def test_who_leaves_holds_nothing(chat: Llb) -> None:
             assert "at the same time" in refused.json()["error"]["message"]
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            await eventually(lambda: quota._rate_limits[key_id].active_requests == 0)
+            await wait_until(lambda: quota._rate_limits[key_id].active_requests == 0)
         assert (await ask(client)).status_code == 200
 
 
-async def test_a_key_without_limits_is_told_nothing(chat: Llb) -> None:
+async def test_a_key_without_limits_is_told_nothing(chat: RunningBalancer) -> None:
     async with httpx.AsyncClient(
-        base_url=chat.url, headers={"Authorization": f"Bearer {await chat.new_key()}"}, trust_env=False
+        base_url=chat.url, headers={"Authorization": f"Bearer {await chat.create_key()}"}, trust_env=False
     ) as client:
         answer = await ask(client)
     assert answer.status_code == 200
@@ -128,7 +130,9 @@ async def test_a_key_without_limits_is_told_nothing(chat: Llb) -> None:
     assert not chat.app.rate_limiter._rate_limits
 
 
-async def test_a_token_of_a_stream_has_about_as_many_bytes_as_are_charged_for_one(chat: Llb) -> None:
+async def test_a_token_of_a_stream_has_about_as_many_bytes_as_are_charged_for_one(
+    chat: RunningBalancer,
+) -> None:
     _, client = await limited(chat, tokens_per_minute=1_000_000)
     body = {**QUESTION, "max_tokens": 32, "stream": True, "ignore_eos": True}
     async with client:

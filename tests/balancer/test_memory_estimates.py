@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
 
 @pytest.fixture
-async def llb(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+async def llb(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> RunningBalancer:
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     catalog = write_catalog(tmp_path / "c.json", {"id": "smollm2", "size_bytes": smollm2.stat().st_size},
                             {"id": "tiny", "size_bytes": 300_000})  # fmt: skip
     started = await make_llb(catalog=catalog).start()
-    await started.online()
+    await started.wait_until_online()
     return started
 
 
-async def test_one_ranged_request_and_then_from_memory(llb: Llb, hub: HubStandIn) -> None:
+async def test_one_ranged_request_and_then_from_memory(llb: RunningBalancer, hub: HubStandIn) -> None:
     answer = (await llb.http.get("/api/models/smollm2/memory?context_length=4096&slots=2")).json()
     assert (answer["context_length"], answer["slots"], answer["trained_context_length"]) == (4096, 2, 8192)
     # 30 layers × (K + V) of 3 heads × 64 numbers of 2 bytes × 4096 tokens × 2 slots
@@ -35,26 +35,26 @@ async def test_one_ranged_request_and_then_from_memory(llb: Llb, hub: HubStandIn
     assert len(hub.byte_requests()) == 1
 
 
-async def test_the_context_is_at_most_the_trained_one(llb: Llb) -> None:
+async def test_the_context_is_at_most_the_trained_one(llb: RunningBalancer) -> None:
     answer = (await llb.http.get("/api/models/smollm2/memory?context_length=999999")).json()
     assert answer["context_length"] == 8192
 
 
 @pytest.mark.parametrize("query", ["slots=0", "slots=x", "context_length=-1", "slots=65"])
-async def test_nonsense_is_named(llb: Llb, query: str) -> None:
+async def test_nonsense_is_named(llb: RunningBalancer, query: str) -> None:
     answer = await llb.http.get(f"/api/models/smollm2/memory?{query}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_a_hub_that_is_away_is_said(llb: Llb, hub: HubStandIn) -> None:
-    hub.refuse()
+async def test_a_hub_that_is_away_is_said(llb: RunningBalancer, hub: HubStandIn) -> None:
+    hub.stop_listening()
     answer = await llb.http.get("/api/models/smollm2/memory")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "hub_unreachable")
     assert "Hub" in answer.json()["error"]["message"]
 
 
-async def test_of_a_pulled_model_it_is_known_without_the_hub(llb: Llb, hub: HubStandIn) -> None:
-    await llb.pull("smollm2")
+async def test_of_a_pulled_model_it_is_known_without_the_hub(llb: RunningBalancer, hub: HubStandIn) -> None:
+    await llb.pull_model("smollm2")
     first = (await llb.http.get("/api/models/smollm2/memory")).json()
-    hub.refuse()
+    hub.stop_listening()
     assert (await llb.http.get("/api/models/smollm2/memory")).json() == first

@@ -14,8 +14,8 @@ from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import ReplicaReport, ReplicaState, Role
-from tests.conftest import LlbMaker
-from tests.harness import Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
@@ -24,11 +24,11 @@ DASHBOARD = (DOCUMENTS / "grafana.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-async def llb_metrics(llb: Llb) -> Metrics:
+async def llb_metrics(llb: RunningBalancer) -> Metrics:
     return llb.app.metrics
 
 
-async def samples(llb: Llb) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+async def samples(llb: RunningBalancer) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     answer = await llb.http.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -40,14 +40,14 @@ async def samples(llb: Llb) -> dict[tuple[str, tuple[tuple[str, str], ...]], flo
 
 
 async def test_what_was_asked_is_counted(
-    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "list.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog, name="attic").start()
-    await llb.online()
-    await llb.pull("chat")
-    key = await llb.new_key()
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
+    key = await llb.create_key()
     question = {"model": "chat", "messages": [{"role": "user", "content": "A secret word"}], "max_tokens": 4}
     async with httpx.AsyncClient(base_url=llb.url, headers={"Authorization": f"Bearer {key}"}) as client:
         for stream in (False, True):
@@ -91,10 +91,10 @@ async def test_what_was_asked_is_counted(
         assert word not in text
 
 
-async def test_a_download_and_the_loop_are_seen(llb: Llb, hub: HubStandIn) -> None:
+async def test_a_download_and_the_loop_are_seen(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.stall(after=150_000)
-    assert (await llb.register("tiny")).status_code == 202
-    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
+    assert (await llb.register_model("tiny")).status_code == 202
+    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
     now = await samples(llb)
     [node] = [
         value
@@ -108,17 +108,17 @@ async def test_a_download_and_the_loop_are_seen(llb: Llb, hub: HubStandIn) -> No
         found = llb.app.metrics.registry.get_sample_value("llb_event_loop_lag_seconds_count")
         return found or 0
 
-    await eventually(lag)
+    await wait_until(lag)
 
 
-async def test_only_admins_and_this_host_read_them(llb: Llb) -> None:
+async def test_only_admins_and_this_host_read_them(llb: RunningBalancer) -> None:
     async with httpx.AsyncClient(base_url=llb.url) as nobody:
         assert (await nobody.get("/metrics")).status_code == 200
         for headers, status in (
             ({"Origin": "http://elsewhere.example"}, 401),
             ({"X-Forwarded-For": "192.0.2.1"}, 401),
-            ({"Authorization": f"Bearer {await llb.new_key('models:read')}"}, 403),
-            ({"Authorization": f"Bearer {await llb.new_key('admin')}"}, 200),
+            ({"Authorization": f"Bearer {await llb.create_key('models:read')}"}, 403),
+            ({"Authorization": f"Bearer {await llb.create_key('admin')}"}, 200),
         ):
             assert (await nobody.get("/metrics", headers=headers)).status_code == status
 
@@ -211,9 +211,9 @@ def test_every_metric_is_documented(llb_metrics: Metrics) -> None:
     assert {name for name in families if not name.startswith("process_")} == documented().keys()
 
 
-async def test_the_documented_labels_are_those_there_are(llb: Llb) -> None:
-    await llb.online()
-    await llb.pull("tiny")
+async def test_the_documented_labels_are_those_there_are(llb: RunningBalancer) -> None:
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     known = documented()
     text = (await llb.http.get("/metrics")).text
     for family in text_string_to_metric_families(text):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY_BYTES, LlbMaker
-from tests.harness import Llb, write_catalog
+from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
 
 
-async def test_the_list_is_the_catalogue_in_its_order(llb: Llb) -> None:
+async def test_the_list_is_the_catalogue_in_its_order(llb: RunningBalancer) -> None:
     models = (await llb.http.get("/api/models")).json()["models"]
     assert [item["model"]["id"] for item in models] == ["tiny", "other", "giant"]
     tiny = models[0]
@@ -34,18 +34,18 @@ async def test_the_list_is_the_catalogue_in_its_order(llb: Llb) -> None:
         ("tag=chat", []),
     ],
 )
-async def test_filters(llb: Llb, query: str, ids: list[str]) -> None:
+async def test_filters(llb: RunningBalancer, query: str, ids: list[str]) -> None:
     models = (await llb.http.get(f"/api/models?{query}")).json()["models"]
     assert [item["model"]["id"] for item in models] == ids
 
 
-async def test_a_pull_from_registered_to_ready(llb: Llb) -> None:
-    answer = await llb.register("tiny")
+async def test_a_pull_from_registered_to_ready(llb: RunningBalancer) -> None:
+    answer = await llb.register_model("tiny")
     assert answer.status_code == 202
     assert answer.json()["model_id"] == "tiny"
     assert answer.json()["status"] == "Registered"
-    await llb.until_status("tiny", "Ready")
-    tiny = await llb.model("tiny")
+    await llb.wait_for_status("tiny", "Ready")
+    tiny = await llb.get_model("tiny")
     assert tiny["available_nodes"] == 1
     assert tiny["downloaded_bytes"] == tiny["total_bytes"] == 300_000
     [replica] = tiny["replicas"]
@@ -53,9 +53,9 @@ async def test_a_pull_from_registered_to_ready(llb: Llb) -> None:
     assert replica["path"].endswith("tiny.gguf")
 
 
-async def test_where_files_are_is_for_those_who_may_change_them(llb: Llb) -> None:
-    await llb.pull("tiny")
-    key = await llb.new_key("models:read")
+async def test_where_files_are_is_for_those_who_may_change_them(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
+    key = await llb.create_key("models:read")
     answer = await llb.http.get("/api/models/tiny", headers={"Authorization": f"Bearer {key}"})
     assert answer.json()["replicas"][0]["path"] is None
     node = await llb.http.get("/api/nodes", headers={"Authorization": f"Bearer {key}"})
@@ -63,8 +63,8 @@ async def test_where_files_are_is_for_those_who_may_change_them(llb: Llb) -> Non
 
 
 # The three bodies of the seed, to the letter.
-async def test_an_unknown_model_is_refused_as_the_seed_says(llb: Llb) -> None:
-    answer = await llb.register("unknown-model")
+async def test_an_unknown_model_is_refused_as_the_seed_says(llb: RunningBalancer) -> None:
+    answer = await llb.register_model("unknown-model")
     assert answer.status_code == 400
     assert answer.json() == {
         "error": {
@@ -76,25 +76,27 @@ async def test_an_unknown_model_is_refused_as_the_seed_says(llb: Llb) -> None:
 
 
 async def test_a_model_that_is_too_large_is_refused_as_the_seed_says(
-    make_llb: LlbMaker, tmp_path: Path
+    make_llb: BalancerFactory, tmp_path: Path
 ) -> None:
     catalog = write_catalog(
         tmp_path / "large.json",
         {"id": "large", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000},
     )
     llb = await make_llb(memory_limit_bytes=8_000_000_000, catalog=catalog).start()
-    await llb.online()
-    answer = await llb.register("large")
+    await llb.wait_until_online()
+    answer = await llb.register_model("large")
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["message"] == "Insufficient VRAM. Required: 16GB, Available: 8GB"
     assert (error["type"], error["code"]) == ("resource_error", "insufficient_memory")
 
 
-async def test_a_model_that_is_still_coming_answers_503_with_the_per_cent(llb: Llb, hub: HubStandIn) -> None:
+async def test_a_model_that_is_still_coming_answers_503_with_the_per_cent(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     stall = hub.faults.stall(after=135_000)
-    await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 135_000)
+    await llb.register_model("tiny")
+    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 135_000)
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert answer.status_code == 503
     assert answer.json() == {
@@ -106,14 +108,14 @@ async def test_a_model_that_is_still_coming_answers_503_with_the_per_cent(llb: L
     }
     assert int(answer.headers["retry-after"]) >= 1
     stall.clear()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_registering_twice_is_a_conflict(llb: Llb) -> None:
-    await llb.pull("tiny")
-    answer = await llb.register("tiny")
+async def test_registering_twice_is_a_conflict(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
+    answer = await llb.register_model("tiny")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_already_registered")
-    answer = await llb.register("TINY")
+    answer = await llb.register_model("TINY")
     assert answer.status_code == 409
 
 
@@ -129,7 +131,7 @@ async def test_registering_twice_is_a_conflict(llb: Llb) -> None:
         (b'{"model_id": "\xff"}', "invalid_json", None),
     ],
 )
-async def test_bad_bodies_are_named(llb: Llb, body: bytes, code: str, param: str | None) -> None:
+async def test_bad_bodies_are_named(llb: RunningBalancer, body: bytes, code: str, param: str | None) -> None:
     answer = await llb.http.post(
         "/api/models/register", content=body, headers={"Content-Type": "application/json"}
     )
@@ -137,36 +139,36 @@ async def test_bad_bodies_are_named(llb: Llb, body: bytes, code: str, param: str
     assert (answer.status_code, error["code"], error.get("param")) == (400, code, param)
 
 
-async def test_delete_when_ready_removes_the_files(llb: Llb) -> None:
-    await llb.pull("tiny")
+async def test_delete_when_ready_removes_the_files(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
     path = llb.home / "models" / "tiny" / "tiny.gguf"
     assert path.is_file()
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    assert (await llb.model("tiny"))["status"] == "Available"
-    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+    assert (await llb.get_model("tiny"))["status"] == "Available"
+    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
     assert not path.parent.exists()
 
 
 async def test_delete_while_downloading_keeps_the_partial_and_a_later_pull_goes_on(
-    llb: Llb, hub: HubStandIn
+    llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     stall = hub.faults.stall(after=200_000)
-    await llb.register("tiny")
-    await llb.until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.register_model("tiny")
+    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
     [partial] = (llb.home / "models" / "tiny").iterdir()
     assert (partial.suffix, partial.stat().st_size) == (".partial", 200_000)
     stall.clear()
-    hub.forget_requests()
-    await llb.pull("tiny")
+    hub.clear_requests()
+    await llb.pull_model("tiny")
     assert [request.range_start for request in hub.byte_requests()] == [200_000]
 
 
-async def test_registering_while_it_is_being_deleted(llb: Llb) -> None:
-    await llb.pull("tiny")
+async def test_registering_while_it_is_being_deleted(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()
 
 
@@ -182,7 +184,9 @@ async def test_registering_while_it_is_being_deleted(llb: Llb) -> None:
         ("GET", "/nowhere", 404, "not_found"),
     ],
 )
-async def test_what_is_not_there(llb: Llb, method: str, path: str, status: int, code: str) -> None:
+async def test_what_is_not_there(
+    llb: RunningBalancer, method: str, path: str, status: int, code: str
+) -> None:
     answer = await llb.http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.headers["x-request-id"]
@@ -198,33 +202,33 @@ async def test_what_is_not_there(llb: Llb, method: str, path: str, status: int, 
 )
 @pytest.mark.parametrize("method", ["PUT", "TRACE"])
 async def test_a_method_that_an_address_does_not_know(
-    llb: Llb, method: str, path: str, methods: set[str]
+    llb: RunningBalancer, method: str, path: str, methods: set[str]
 ) -> None:
     answer = await llb.http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     assert {*answer.headers["allow"].split(", ")} - {"HEAD", "OPTIONS"} == methods
 
 
-async def test_a_registration_survives_its_entry(make_llb: LlbMaker, tmp_path: Path) -> None:
+async def test_a_registration_survives_its_entry(make_llb: BalancerFactory, tmp_path: Path) -> None:
     first = await make_llb().start()
-    await first.online()
-    await first.pull("tiny")
+    await first.wait_until_online()
+    await first.pull_model("tiny")
     await first.stop()
     shorter = tmp_path / "shorter.json"
     entries = json.loads((tmp_path / "catalog.json").read_text())
     shorter.write_text(json.dumps([entry for entry in entries if entry["id"] != "tiny"]))
     second = await make_llb(catalog=shorter).start()
-    await second.until_status("tiny", "Ready")
-    tiny = await second.model("tiny")
+    await second.wait_for_status("tiny", "Ready")
+    tiny = await second.get_model("tiny")
     assert (tiny["supported"], tiny["status"]) == (False, "Ready")
     assert (await second.http.delete("/api/models/tiny")).status_code == 204
-    await second.until(lambda: "tiny" not in second.app.view.registrations)
-    answer = await second.register("tiny")
+    await second.wait_until(lambda: "tiny" not in second.app.view.registrations)
+    answer = await second.register_model("tiny")
     assert answer.json()["error"]["code"] == "model_not_supported"
 
 
 async def test_a_model_of_several_files_is_all_or_nothing(
-    make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path
 ) -> None:
     hub.add_repo(
         "test/two", {"two.gguf": tiny_gguf(100_000), "two-mmproj.gguf": tiny_gguf(200_000, seed="p")}
@@ -234,18 +238,18 @@ async def test_a_model_of_several_files_is_all_or_nothing(
         {"id": "two", "size_bytes": 300_000, "extra_filenames": ["two-mmproj.gguf"]},
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
+    await llb.wait_until_online()
     stall = hub.faults.stall(after=50_000, file="two-mmproj.gguf")
-    await llb.register("two")
-    await llb.until(lambda: (llb.app.view.status_of("two").downloaded_bytes or 0) == 150_000)
+    await llb.register_model("two")
+    await llb.wait_until(lambda: (llb.app.view.status_of("two").downloaded_bytes or 0) == 150_000)
     assert llb.app.view.status_of("two").progress == 0.5
     await llb.http.delete("/api/models/two")
-    await llb.until(lambda: "two" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "two" not in llb.app.view.registrations)
     names = sorted(path.suffix for path in (llb.home / "models" / "two").iterdir())
     assert names == [".partial", ".partial"]
     stall.clear()
-    hub.forget_requests()
-    await llb.pull("two")
+    hub.clear_requests()
+    await llb.pull_model("two")
     assert [(request.file, request.range_start) for request in hub.byte_requests()] == [
         ("two-mmproj.gguf", 50_000)
     ]

@@ -16,9 +16,9 @@ import pytest
 from llb.api.inference.ollama import UNSUPPORTED_ROUTES
 from llb.gateway import dispatcher
 from llb.gateway.stream import keepalive
-from tests.conftest import LlbMaker
-from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
-from tests.harness import Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory
+from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
@@ -26,10 +26,12 @@ FEW = {"num_predict": 8, "temperature": 0, "num_ctx": 4096}
 
 
 @pytest.fixture
-async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Llb:
+async def talking(
+    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
+) -> RunningBalancer:
     """An appliance with SmolLM2 Ready, two models that are not pulled, and Ollama's port open."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
-    tools = write_chat_model(tmp_path / "tools.gguf", context=4096, template=TOOL_TEMPLATE)
+    tools = write_chat_model(tmp_path / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE)
     hub.add_repo("test/tools", {"tools.gguf": tools})
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
@@ -42,20 +44,20 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, smollm2: Path, tmp_path: 
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
     )  # fmt: skip
     llb = await make_llb(catalog=catalog, context=2048, ollama_port=0).start()
-    await llb.online()
-    await llb.pull("smollm2")
+    await llb.wait_until_online()
+    await llb.pull_model("smollm2")
     return llb
 
 
 @pytest.fixture
-async def keyed(talking: Llb) -> AsyncIterator[ollama.AsyncClient]:
+async def keyed(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
     """The official client at the usual port, with an ordinary key."""
-    async with client(talking.url, await talking.new_key("inference")) as found:
+    async with client(talking.url, await talking.create_key("inference")) as found:
         yield found
 
 
 @pytest.fixture
-async def keyless(talking: Llb) -> AsyncIterator[ollama.AsyncClient]:
+async def keyless(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
     """The official client at Ollama's port, as a program that knows nothing of llb has it."""
     async with client(f"http://localhost:{talking.ollama_port}") as found:
         yield found
@@ -66,11 +68,11 @@ def client(url: str, key: str | None = None) -> ollama.AsyncClient:
     return ollama.AsyncClient(url, headers=headers, trust_env=False)
 
 
-async def last_request(llb: Llb) -> dict[str, Any]:
+async def last_request(llb: RunningBalancer) -> dict[str, Any]:
     return dict((await llb.http.get("/api/requests?limit=1")).json()["requests"][0])
 
 
-async def test_a_chat_streamed_and_whole(talking: Llb, keyed: ollama.AsyncClient) -> None:
+async def test_a_chat_streamed_and_whole(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
     whole = await keyed.chat("smollm2:latest", QUESTION, options=FEW)
     assert whole.message.role == "assistant"
     assert whole.message.content
@@ -128,10 +130,10 @@ def weather(city: str) -> str:
 
 
 async def test_calls_of_functions_and_their_results_are_understood(
-    talking: Llb, keyed: ollama.AsyncClient
+    talking: RunningBalancer, keyed: ollama.AsyncClient
 ) -> None:
     """What the engine is asked; a model that calls by itself is larger than these (see tests/gateway/test_ollama.py)."""
-    await talking.pull("tools")
+    await talking.pull_model("tools")
     call = {"function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     answer = await keyed.chat(
         "tools",
@@ -149,8 +151,8 @@ async def test_calls_of_functions_and_their_results_are_understood(
     assert (answer.prompt_eval_count or 0) > (alone.prompt_eval_count or 0) + len(weather("Oslo"))
 
 
-async def test_vectors(talking: Llb, keyed: ollama.AsyncClient) -> None:
-    await talking.pull("embed")
+async def test_vectors(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
+    await talking.pull_model("embed")
     found = await keyed.embed("embed", ["one", "two"])
     assert len(found.embeddings) == 2
     assert (found.prompt_eval_count or 0) > 0
@@ -164,7 +166,9 @@ async def test_vectors(talking: Llb, keyed: ollama.AsyncClient) -> None:
     assert refused.value.status_code == 400
 
 
-async def test_what_is_there_and_what_is_loaded(talking: Llb, keyless: ollama.AsyncClient) -> None:
+async def test_what_is_there_and_what_is_loaded(
+    talking: RunningBalancer, keyless: ollama.AsyncClient
+) -> None:
     [listed] = (await keyless.list()).models
     assert listed.model == "smollm2:latest"
     assert listed.size == talking.app.catalog.models[0].size_bytes
@@ -175,7 +179,7 @@ async def test_what_is_there_and_what_is_loaded(talking: Llb, keyless: ollama.As
     assert shown.capabilities == ["completion", "tools"]
     assert (await keyless.ps()).models == []
     assert (await keyless.generate("smollm2")).done_reason == "load"
-    await eventually(lambda: any(node.engines for node in talking.app.view.online_nodes()))
+    await wait_until(lambda: any(node.engines for node in talking.app.view.online_nodes()))
     [running] = (await keyless.ps()).models
     assert (running.model, running.context_length) == ("smollm2:latest", 2048)
     assert (running.size or 0) > 10**8
@@ -185,7 +189,9 @@ async def test_what_is_there_and_what_is_loaded(talking: Llb, keyless: ollama.As
     assert [(total["key"], total["name"]) for total in totals] == [("ollama-port", "ollama-port")]
 
 
-async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollama.AsyncClient) -> None:
+async def test_unloading_asks_for_more_than_inference(
+    talking: RunningBalancer, keyed: ollama.AsyncClient
+) -> None:
     assert (await keyed.chat("smollm2")).done_reason == "load"
     assert talking.app.engine_pool.engine_reports()
     with pytest.raises(ollama.ResponseError) as refused:
@@ -194,7 +200,7 @@ async def test_unloading_asks_for_more_than_inference(talking: Llb, keyed: ollam
         403,
         "Unloading a model needs the scope 'models:write'",
     )
-    async with client(talking.url, await talking.new_key("inference", "models:write")) as owner:
+    async with client(talking.url, await talking.create_key("inference", "models:write")) as owner:
         assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"
     assert talking.app.engine_pool.memory_used_bytes == 0
 
@@ -215,7 +221,7 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
 ]  # fmt: skip
 
 
-async def test_refusals_are_a_sentence(talking: Llb) -> None:
+async def test_refusals_are_a_sentence(talking: RunningBalancer) -> None:
     for path, body, status, said in REFUSALS:
         answer = await talking.http.post(path, json=body)
         assert answer.status_code == status, (path, body, answer.text)
@@ -223,7 +229,7 @@ async def test_refusals_are_a_sentence(talking: Llb) -> None:
         assert said in answer.json()["error"]
 
 
-async def test_what_ollama_keeps_and_llb_does_not(talking: Llb) -> None:
+async def test_what_ollama_keeps_and_llb_does_not(talking: RunningBalancer) -> None:
     for path, method in UNSUPPORTED_ROUTES:
         answer = await talking.http.request(
             method, path.replace("<digest:str>", "sha256:00"), json={"model": "x"}
@@ -238,11 +244,13 @@ async def test_what_ollama_keeps_and_llb_does_not(talking: Llb) -> None:
         assert isinstance((await nobody.get("/api/models")).json()["error"], dict)
 
 
-async def test_a_model_of_the_catalogue_can_be_pulled(talking: Llb, keyed: ollama.AsyncClient) -> None:
+async def test_a_model_of_the_catalogue_can_be_pulled(
+    talking: RunningBalancer, keyed: ollama.AsyncClient
+) -> None:
     with pytest.raises(ollama.ResponseError) as refused:
         await keyed.pull("embed")
     assert refused.value.status_code == 403
-    async with client(talking.url, await talking.new_key("models:write")) as owner:
+    async with client(talking.url, await talking.create_key("models:write")) as owner:
         told = [line async for line in await owner.pull("embed", stream=True)]
         assert told[-1].status == "success"
         assert (await owner.pull("embed:latest")).status == "success"
@@ -253,9 +261,9 @@ async def test_a_model_of_the_catalogue_can_be_pulled(talking: Llb, keyed: ollam
     assert [act["action"] for act in acts].count("model.register") == 2  # smollm2, and embed once
 
 
-async def test_a_pull_that_fails_or_is_cancelled_says_so(talking: Llb, hub: HubStandIn) -> None:
+async def test_a_pull_that_fails_or_is_cancelled_says_so(talking: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.stall(after=1000)
-    async with client(talking.url, await talking.new_key("models:write")) as owner:
+    async with client(talking.url, await talking.create_key("models:write")) as owner:
         stream = aiter(await owner.pull("tools", stream=True))
         while (await anext(stream)).completed is None:
             pass
@@ -268,7 +276,7 @@ async def test_a_pull_that_fails_or_is_cancelled_says_so(talking: Llb, hub: HubS
         assert failed.value.status_code == 503
 
 
-async def test_a_body_may_be_called_what_curl_calls_it(talking: Llb) -> None:
+async def test_a_body_may_be_called_what_curl_calls_it(talking: RunningBalancer) -> None:
     body = json.dumps({"model": "smollm2", "prompt": "Hi", "stream": False, "options": FEW})
     for kind in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
         answer = await talking.http.post("/api/generate", content=body, headers=kind)
@@ -277,7 +285,7 @@ async def test_a_body_may_be_called_what_curl_calls_it(talking: Llb) -> None:
 
 
 async def test_an_engine_that_dies_ends_the_stream_with_an_error(
-    talking: Llb, keyless: ollama.AsyncClient
+    talking: RunningBalancer, keyless: ollama.AsyncClient
 ) -> None:
     stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
@@ -289,16 +297,18 @@ async def test_an_engine_that_dies_ends_the_stream_with_an_error(
     assert (await last_request(talking))["error_code"] == "engine_failed"
 
 
-async def test_a_client_that_leaves_frees_its_slot(talking: Llb, keyless: ollama.AsyncClient) -> None:
+async def test_a_client_that_leaves_frees_its_slot(
+    talking: RunningBalancer, keyless: ollama.AsyncClient
+) -> None:
     stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
     assert busy_slots(talking) == 1
     await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
-    await eventually(lambda: not busy_slots(talking))
+    await wait_until(lambda: not busy_slots(talking))
 
 
 async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
-    talking: Llb, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    talking: RunningBalancer, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blank before a line is no line, and a proxy sees that something comes."""
     usual = keepalive.SseKeepalive
@@ -311,7 +321,7 @@ async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
     assert json.loads(answer.text.splitlines()[-1])["done"]
 
 
-async def test_openai_speaks_at_ollamas_port_too(talking: Llb) -> None:
+async def test_openai_speaks_at_ollamas_port_too(talking: RunningBalancer) -> None:
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{talking.ollama_port}", trust_env=False
     ) as plain:
@@ -327,18 +337,18 @@ async def test_openai_speaks_at_ollamas_port_too(talking: Llb) -> None:
         assert refused.json()["error"]["code"] == "model_not_found"
 
 
-def busy_slots(llb: Llb) -> int:
+def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
 
 
 async def test_texts_are_kept_if_they_are_to_be(
-    make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "c.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog, ollama_port=0, history_text=True).start()
-    await llb.online()
-    await llb.pull("chat")
+    await llb.wait_until_online()
+    await llb.pull_model("chat")
     async with client(f"http://127.0.0.1:{llb.ollama_port}") as plain:
         spoken = await plain.chat("chat", QUESTION, options=FEW)
         pieces = [piece async for piece in await plain.chat("chat", QUESTION, options=FEW, stream=True)]

@@ -15,13 +15,13 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
-from tests.conftest import TINY_BYTES, LlbMaker
+from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
+from tests.conftest import TINY_BYTES
 from tests.ggufs import write_chat_model, write_embedding_model
-from tests.harness import PASSWORD, Llb, write_catalog
+from tests.harness import PASSWORD, RunningBalancer, write_catalog
 from tests.hub import HubStandIn
-from tests.reference import Reference, reference_of
+from tests.reference import ApiReference, reference_of
 
 JSON = {"Content-Type": "application/json"}
 VALUES = (
@@ -41,12 +41,12 @@ VALUES = (
 
 
 @pytest.fixture
-async def document(llb: Llb) -> dict[str, Any]:
+async def document(llb: RunningBalancer) -> dict[str, Any]:
     return dict((await llb.http.get("/api/openapi.json")).json())
 
 
 @pytest.fixture
-async def talking(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path) -> Llb:
+async def talking(make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path) -> RunningBalancer:
     """An appliance with a chat model and an embedding model, and two more that nobody has pulled."""
     chat, embed = write_chat_model(tmp_path / "chat.gguf"), write_embedding_model(tmp_path / "embed.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat})
@@ -59,12 +59,12 @@ async def talking(make_llb: LlbMaker, hub: HubStandIn, tmp_path: Path) -> Llb:
         {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000},
     )
     llb = await make_llb(catalog=catalog).start()
-    await llb.online()
-    await asyncio.gather(llb.pull("chat"), llb.pull("embed"))
+    await llb.wait_until_online()
+    await asyncio.gather(llb.pull_model("chat"), llb.pull_model("embed"))
     return llb
 
 
-async def test_it_is_valid_and_for_everybody(llb: Llb) -> None:
+async def test_it_is_valid_and_for_everybody(llb: RunningBalancer) -> None:
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as anybody:
         answer = await anybody.get("/api/openapi.json", headers={"Accept-Encoding": "identity"})
         assert answer.status_code == 200
@@ -80,15 +80,17 @@ async def test_it_is_valid_and_for_everybody(llb: Llb) -> None:
         assert len(raw) < len(answer.content) / 4
 
 
-async def test_nothing_of_this_host_is_in_it(llb: Llb) -> None:
+async def test_nothing_of_this_host_is_in_it(llb: RunningBalancer) -> None:
     text = (await llb.http.get("/api/openapi.json")).text
     for secret in (str(llb.home), llb.app.local_token, llb.app.agent.node_id):
         assert secret not in text
 
 
-async def test_without_a_credential_or_with_too_little(llb: Llb, document: dict[str, Any]) -> None:
+async def test_without_a_credential_or_with_too_little(
+    llb: RunningBalancer, document: dict[str, Any]
+) -> None:
     """Each operation says so, in a way that the document knows (`Llb.http` checks that)."""
-    key = await llb.new_key("inference")
+    key = await llb.create_key("inference")
     for method, path, operation in operations(document):
         scopes = {scope for way in operation["security"] for names in way.values() for scope in names}
         if not operation["security"] or {} in operation["security"] or "101" in operation["responses"]:
@@ -106,15 +108,19 @@ async def test_without_a_credential_or_with_too_little(llb: Llb, document: dict[
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b'{"model": 1}', b"\xff", b'{"a":' * 5000])
-async def test_with_a_body_that_is_none(llb: Llb, document: dict[str, Any], content: bytes) -> None:
+async def test_with_a_body_that_is_none(
+    llb: RunningBalancer, document: dict[str, Any], content: bytes
+) -> None:
     for method, path, operation in operations(document):
         if "requestBody" in operation:
             answer = await llb.http.request(method, path, content=content, headers=JSON)
             assert 400 <= answer.status_code < 500, (method, path, answer.text)
 
 
-async def test_with_arguments_at_and_beyond_their_ends(llb: Llb, document: dict[str, Any]) -> None:
-    reference = reference_of(llb.sanic)
+async def test_with_arguments_at_and_beyond_their_ends(
+    llb: RunningBalancer, document: dict[str, Any]
+) -> None:
+    reference = reference_of(llb.sanic_app)
     tried = 0
     for method, path, operation in operations(document):
         for argument in operation["parameters"]:
@@ -126,7 +132,7 @@ async def test_with_arguments_at_and_beyond_their_ends(llb: Llb, document: dict[
                 typed = (
                     int(value) if schema.get("type") == "integer" and value.lstrip("-").isdigit() else value
                 )
-                fits = not reference.complaints(schema, typed)
+                fits = not reference.validation_errors(schema, typed)
                 if schema.get("format") == "date-time":
                     fits = value.startswith("2027")
                 expected = 200 if fits else 400
@@ -135,7 +141,7 @@ async def test_with_arguments_at_and_beyond_their_ends(llb: Llb, document: dict[
     assert tried > 100
 
 
-async def test_each_operation(talking: Llb) -> None:
+async def test_each_operation(talking: RunningBalancer) -> None:
     """A life in which everything is asked once: each answer is checked as it comes, and no operation is left out."""
     llb = talking
     document = (await llb.http.get("/api/openapi.json")).json()
@@ -165,7 +171,7 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("GET", "/api/tls/certificate", 404)
     login = {"username": "admin", "password": PASSWORD}
     async with httpx.AsyncClient(
-        base_url=llb.url, trust_env=False, event_hooks={"response": [llb.conforms]}
+        base_url=llb.url, trust_env=False, event_hooks={"response": [llb.check_conformance]}
     ) as browser:
         assert (await browser.post("/api/auth/login", json=login)).status_code == 200
         changed = {"current_password": PASSWORD, "new_password": "another horse battery"}
@@ -219,18 +225,20 @@ async def test_each_operation(talking: Llb) -> None:
     await ask("DELETE", "/api/requests", 204)
     await ask("DELETE", "/api/models/chat", 204)
     await ask("DELETE", "/api/models/chat", 404)
-    reference = reference_of(llb.sanic)
+    reference = reference_of(llb.sanic_app)
     called = {
-        operation["operationId"] for method, path in asked if (operation := reference.operation(method, path))
+        operation["operationId"]
+        for method, path in asked
+        if (operation := reference.find_operation(method, path))
     }
     elsewhere = {"accounts.log_in", "accounts.log_out", "accounts.change_password", "live.models"}
     assert called | elsewhere == {each["operationId"] for _, _, each in operations(document)}
 
 
-async def test_what_engines_answer(talking: Llb) -> None:
+async def test_what_engines_answer(talking: RunningBalancer) -> None:
     """Streamed or not, as the document says that it looks."""
     llb = talking
-    reference = reference_of(llb.sanic)
+    reference = reference_of(llb.sanic_app)
     asked: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {
             "model": "chat",
@@ -250,14 +258,14 @@ async def test_what_engines_answer(talking: Llb) -> None:
     for path, body in asked.items():
         answer = await llb.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
-        reference.check(answer.request, answer)
-        operation = reference.operation("POST", path)
+        reference.check_response(answer.request, answer)
+        operation = reference.find_operation("POST", path)
         assert operation is not None
         event = operation["responses"]["200"]["content"].get("text/event-stream", {}).get("x-llb-event")
         if event is None:
             continue
         streamed = await llb.http.post(path, json={**body, "stream": True})
-        reference.check(streamed.request, streamed)
+        reference.check_response(streamed.request, streamed)
         lines = [
             line.removeprefix("data: ") for line in streamed.text.split("\n") if line.startswith("data: ")
         ]
@@ -265,11 +273,11 @@ async def test_what_engines_answer(talking: Llb) -> None:
         if path in ("/v1/chat/completions", "/v1/completions"):
             assert lines.pop() == "[DONE]"
         for line in lines:
-            assert reference.complaints(event, json.loads(line)) == [], line
+            assert reference.validation_errors(event, json.loads(line)) == [], line
 
 
-async def test_what_ollamas_clients_are_answered(talking: Llb) -> None:
-    reference = reference_of(talking.sanic)
+async def test_what_ollamas_clients_are_answered(talking: RunningBalancer) -> None:
+    reference = reference_of(talking.sanic_app)
     asked: dict[str, dict[str, Any]] = {
         "/api/chat": {
             "model": "chat",
@@ -284,32 +292,32 @@ async def test_what_ollamas_clients_are_answered(talking: Llb) -> None:
     for path, body in asked.items():
         answer = await talking.http.post(path, json={**body, "stream": False})
         assert answer.status_code == 200, answer.text
-        reference.check(answer.request, answer)
-        operation = reference.operation("POST", path)
+        reference.check_response(answer.request, answer)
+        operation = reference.find_operation("POST", path)
         assert operation is not None
         lines = operation["responses"]["200"]["content"].get("application/x-ndjson")
         if lines is not None:
             streamed = await talking.http.post(path, json=body)
-            reference.check(streamed.request, streamed)
+            reference.check_response(streamed.request, streamed)
             for line in streamed.text.splitlines():
-                assert reference.complaints(lines["x-llb-event"], json.loads(line)) == [], line
+                assert reference.validation_errors(lines["x-llb-event"], json.loads(line)) == [], line
     assert (await talking.http.get("/api/ps")).json()["models"]
 
 
-async def test_what_the_live_feed_tells(llb: Llb) -> None:
-    reference = reference_of(llb.sanic)
-    live = reference.operation("GET", "/ws/models")
+async def test_what_the_live_feed_tells(llb: RunningBalancer) -> None:
+    reference = reference_of(llb.sanic_app)
+    live = reference.find_operation("GET", "/ws/models")
     assert live is not None
     seen: set[str] = set()
-    async with llb.events() as reader:
-        await llb.pull("tiny")
+    async with llb.open_event_stream() as reader:
+        await llb.pull_model("tiny")
         while {"Hello", "ModelStatusChanged", "NodeStatusChanged", "MetricsUpdated"} - seen:
             message = json.loads(await reader.recv())
-            assert reference.complaints(live["x-llb-messages"], message) == []
+            assert reference.validation_errors(live["x-llb-messages"], message) == []
             seen.add(message["type"])
 
 
-def test_a_wrong_answer_is_found(llb_reference: Reference) -> None:
+def test_a_wrong_answer_is_found(llb_reference: ApiReference) -> None:
     request = httpx.Request("GET", "http://localhost/api/auth/me")
     for answer in (
         httpx.Response(200, json={"kind": "key"}),
@@ -320,12 +328,12 @@ def test_a_wrong_answer_is_found(llb_reference: Reference) -> None:
         httpx.Response(200, text="hello"),
     ):
         with pytest.raises(AssertionError):
-            llb_reference.check(request, answer)
+            llb_reference.check_response(request, answer)
 
 
 @pytest.fixture
-async def llb_reference(llb: Llb) -> Reference:
-    return reference_of(llb.sanic)
+async def llb_reference(llb: RunningBalancer) -> ApiReference:
+    return reference_of(llb.sanic_app)
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
-from tests.processes import ROOT, LlbProcess, environment, wait_until
+from tests.processes import ROOT, LlbProcess, clean_environment, wait_until
 
 QUESTION = {"model": "smollm2", "messages": [{"role": "user", "content": "Count."}], "stream": True}
 
@@ -41,7 +41,7 @@ def run_llb(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """One call of the command line that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "llb", *arguments],
-        env=environment(**extra),
+        env=clean_environment(**extra),
         capture_output=True,
         text=True,
         timeout=60,
@@ -113,10 +113,10 @@ def test_the_default_password_never_listens_beyond_loopback(tmp_path: Path) -> N
 def test_a_clean_stop_ends_streams_engines_and_downloads(
     served: LlbProcess, hub: HubStandIn, number: signal.Signals
 ) -> None:
-    served.register("smollm2")
-    served.until_status("smollm2", "Ready")
+    served.register_model("smollm2")
+    served.wait_for_status("smollm2", "Ready")
     hub.faults.stall(after=100_000)
-    served.register("tiny")
+    served.register_model("tiny")
     with served.http.stream(
         "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 30, "ignore_eos": True}
     ) as answer:
@@ -136,8 +136,8 @@ def test_a_clean_stop_ends_streams_engines_and_downloads(
 
 
 def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
-    served.register("smollm2")
-    served.until_status("smollm2", "Ready")
+    served.register_model("smollm2")
+    served.wait_for_status("smollm2", "Ready")
     with served.http.stream(
         "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 1900, "ignore_eos": True}
     ) as answer:
@@ -157,24 +157,24 @@ def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
 
 def test_kill_9_in_mid_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, smollm2: Path) -> None:
     stall = hub.faults.stall(after=40_000_000)
-    served.register("smollm2")
+    served.register_model("smollm2")
     hub.wait_until(lambda: hub.bytes_sent >= 40_000_000)
     partial = next((served.home / "models" / "smollm2").glob("*.partial"))
     wait_until(lambda: partial.stat().st_size >= 40_000_000)
     served.kill()
     arrived = partial.stat().st_size
     stall.clear()
-    hub.forget_requests()
+    hub.clear_requests()
     served.start()
-    model = served.until_status("smollm2", "Ready")
+    model = served.wait_for_status("smollm2", "Ready")
     assert [request.range_start for request in hub.byte_requests()] == [arrived]
     path = Path(model["replicas"][0]["path"])
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(smollm2.read_bytes()).digest()
 
 
 def test_kill_9_takes_the_engines_along(served: LlbProcess) -> None:
-    served.register("smollm2")
-    served.until_status("smollm2", "Ready")
+    served.register_model("smollm2")
+    served.wait_for_status("smollm2", "Ready")
     served.http.post("/v1/chat/completions", json={**QUESTION, "stream": False, "max_tokens": 1})
     engines = children_of(served.pid)
     assert len(engines) == 1

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LlbMaker
-from tests.harness import Llb
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer
 
 CURL_LIST = """curl http://localhost:8080/api/models \\
   -H "Authorization: Bearer sk-your-api-key"
@@ -72,7 +72,7 @@ asyncio.run(listen_model_updates())
 """
 
 
-def as_given(snippet: str, llb: Llb, key: str) -> str:
+def as_given(snippet: str, llb: RunningBalancer, key: str) -> str:
     """The snippet with this run's key, and this run's port where 8080 is somebody else's."""
     assert "localhost:8080" in snippet
     return snippet.replace("sk-your-api-key", key).replace("localhost:8080", f"localhost:{llb.port}")
@@ -96,15 +96,15 @@ async def output_of(*command: str) -> str:
 
 
 @pytest.fixture
-async def seeded(make_llb: LlbMaker) -> Llb:
+async def seeded(make_llb: BalancerFactory) -> RunningBalancer:
     """The shipped catalogue, and a Hub that serves its first entry's repository."""
     llb = await make_llb(catalog=None).start()
-    await llb.online()
+    await llb.wait_until_online()
     return llb
 
 
-async def test_curl(seeded: Llb) -> None:
-    key = await seeded.new_key()
+async def test_curl(seeded: RunningBalancer) -> None:
+    key = await seeded.create_key()
     listed = json.loads(await output_of("sh", "-c", as_given(CURL_LIST, seeded, key) + " 2>/dev/null"))
     first = listed["models"][0]
     assert first["model"]["id"] == "llama-3.2-1b"
@@ -125,26 +125,26 @@ async def test_curl(seeded: Llb) -> None:
     assert registered["status"] == "Registered"
 
 
-async def test_the_httpx_script(seeded: Llb, tmp_path: Path) -> None:
+async def test_the_httpx_script(seeded: RunningBalancer, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(as_given(HTTPX_SCRIPT, seeded, await seeded.new_key()), encoding="utf-8")
+    script.write_text(as_given(HTTPX_SCRIPT, seeded, await seeded.create_key()), encoding="utf-8")
     lines = (await output_of(sys.executable, str(script))).splitlines()
     assert lines[0] == "LLaMA 3.2 1B: Available (0.8GB)"
     assert lines[-1] == "Registered: llama-3.2-1b"
     assert len(lines) > 30
-    assert (await seeded.model("llama-3.2-1b"))["status"] != "Available"
+    assert (await seeded.get_model("llama-3.2-1b"))["status"] != "Available"
 
 
-async def test_the_listener_prints_every_step_of_a_pull(llb: Llb, tmp_path: Path) -> None:
+async def test_the_listener_prints_every_step_of_a_pull(llb: RunningBalancer, tmp_path: Path) -> None:
     script = tmp_path / "listener.py"
     script.write_text(as_given(LISTENER, llb, ""), encoding="utf-8")
-    await llb.pull("other")  # it is told of at once, so its line says that the listener is connected
+    await llb.pull_model("other")  # it is told of at once, so its line says that the listener is connected
     process = await run(sys.executable, str(script))
     assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"Model other: Ready\n"
-            await llb.register("tiny")
+            await llb.register_model("tiny")
             said: list[str] = []
             while not said or said[-1] != "Model tiny: Ready":
                 said.append((await process.stdout.readline()).decode().rstrip())
@@ -157,7 +157,7 @@ async def test_the_listener_prints_every_step_of_a_pull(llb: Llb, tmp_path: Path
     assert "Model tiny: Downloading" in steps
 
 
-async def test_on_its_own_port_where_that_is_free(make_llb: LlbMaker) -> None:
+async def test_on_its_own_port_where_that_is_free(make_llb: BalancerFactory) -> None:
     """`localhost:8080` is the default: the same snippets then run without a change."""
     from llb.config import make_config
     from llb.server import bind_main_socket

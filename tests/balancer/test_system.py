@@ -6,11 +6,11 @@ import httpx
 import pytest
 
 from llb.config import SETTINGS
-from tests.conftest import LlbMaker
+from tests.conftest import BalancerFactory
 from tests.harness import PASSWORD
 
 
-async def test_an_administrator_sees_the_settings_in_effect(make_llb: LlbMaker) -> None:
+async def test_an_administrator_sees_the_settings_in_effect(make_llb: BalancerFactory) -> None:
     llb = await make_llb(keep_alive_s=90.0, hub_token="hf_s3cret").start()
     answer = await llb.http.get("/api/system")
     told = answer.json()
@@ -30,9 +30,9 @@ async def test_an_administrator_sees_the_settings_in_effect(make_llb: LlbMaker) 
 
 
 @pytest.mark.parametrize("scopes", [("models:read",), ("models:read", "models:write", "inference")])
-async def test_nobody_else_does(make_llb: LlbMaker, scopes: tuple[str, ...]) -> None:
+async def test_nobody_else_does(make_llb: BalancerFactory, scopes: tuple[str, ...]) -> None:
     llb = await make_llb().start()
-    key = await llb.new_key(*scopes)
+    key = await llb.create_key(*scopes)
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as client:
         answer = await client.get("/api/system", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 200

@@ -47,17 +47,17 @@ class Terminal:
             cwd=ROOT,
         )
         os.close(slave)
-        self.seen = ""
-        self._looked = 0
+        self.output = ""
+        self._search_from = 0
 
     def expect(self, text: str) -> None:
         """Wait until `text` is shown, after what was expected before."""
         deadline = time.monotonic() + DEADLINE_S
-        while (at := self.seen.find(text, self._looked)) < 0:
+        while (at := self.output.find(text, self._search_from)) < 0:
             assert self._read(deadline - time.monotonic()), (
-                f"{text!r} did not come: {self.seen[self._looked :]!r}"
+                f"{text!r} did not come: {self.output[self._search_from :]!r}"
             )
-        self._looked = at + len(text)
+        self._search_from = at + len(text)
 
     def write(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -71,12 +71,12 @@ class Terminal:
 
     def _read(self, timeout_s: float) -> bool:
         if timeout_s <= 0 or not select.select([self._master], [], [], timeout_s)[0]:
-            raise AssertionError(f"nothing more came: {self.seen[-500:]!r}")
+            raise AssertionError(f"nothing more came: {self.output[-500:]!r}")
         try:
             data = os.read(self._master, 65_536)
         except OSError:  # Linux says so when the other end is closed
             return False
-        self.seen += data.decode(errors="replace")
+        self.output += data.decode(errors="replace")
         return bool(data)
 
     def __enter__(self) -> Terminal:
@@ -91,7 +91,7 @@ class Terminal:
         os.close(self._master)
 
 
-class Host:
+class CommandHost:
     """A home and the environment around it."""
 
     def __init__(self, home: Path, **env: str) -> None:
@@ -101,11 +101,11 @@ class Host:
         self._server: subprocess.Popen[str] | None = None
         self.url = ""
 
-    def run(
+    def run_command(
         self,
         *arguments: str,
         stdin: str | None = None,
-        status: int | None = 0,
+        expected_status: int | None = 0,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """One command, not at a terminal; its exit status must be `status`, and no traceback may be shown."""
@@ -117,22 +117,24 @@ class Host:
             timeout=DEADLINE_S * 2,
         )
         assert "Traceback" not in done.stderr, done.stderr
-        if status is not None:
-            assert done.returncode == status, f"{done.returncode}: {done.stdout}\n{done.stderr}"
+        if expected_status is not None:
+            assert done.returncode == expected_status, f"{done.returncode}: {done.stdout}\n{done.stderr}"
         return done
 
-    def fail(self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+    def run_failing_command(
+        self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None
+    ) -> str:
         """The one sentence of a command that must fail."""
-        done = self.run(*arguments, stdin=stdin, status=1, env=env)
+        done = self.run_command(*arguments, stdin=stdin, expected_status=1, env=env)
         lines = done.stderr.splitlines()
         assert lines
         assert lines[-1].endswith((".", "?"))
         return lines[-1]
 
-    def json(self, *arguments: str, status: int = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", status=status).stdout)
+    def run_json_command(self, *arguments: str, expected_status: int = 0) -> Any:
+        return json.loads(self.run_command(*arguments, "--json", expected_status=expected_status).stdout)
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+    def start_command(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that goes on; the caller ends it."""
         return prefork.Popen(
             [sys.executable, "-u", "-m", "llb", *arguments],
@@ -144,12 +146,12 @@ class Host:
             cwd=ROOT,
         )
 
-    def terminal(self, *arguments: str) -> Terminal:
+    def open_terminal(self, *arguments: str) -> Terminal:
         return Terminal(list(arguments), self.env)
 
     # --- the server ----------------------------------------------------------------------------------
 
-    def start(self, *arguments: str) -> None:
+    def start_server(self, *arguments: str) -> None:
         assert self._server is None
         with (self.home.parent / "server.log").open("a") as log:
             self._server = prefork.Popen(
@@ -171,7 +173,7 @@ class Host:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def stop(self) -> None:
+    def stop_server(self) -> None:
         server, self._server = self._server, None
         if server is None:
             return
@@ -185,15 +187,15 @@ class Host:
         assert server.returncode == 0
 
 
-MakeHost = Callable[..., Host]
+MakeHost = Callable[..., CommandHost]
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(tmp_path: Path) -> Iterator[CommandHost]:
     """A home that does not exist yet, and no network."""
-    made = Host(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    made = CommandHost(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     yield made
-    made.stop()
+    made.stop_server()
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +210,7 @@ def models_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]
         yield hub
 
 
-def host_with_models(directory: Path, hub: HubStandIn) -> Host:
+def create_host_with_models(directory: Path, hub: HubStandIn) -> CommandHost:
     catalog = write_catalog(
         directory / "catalog.json",
         {"id": "tiny", "name": "Tiny [bold]model[/]", "size_bytes": TINY_BYTES},
@@ -217,7 +219,7 @@ def host_with_models(directory: Path, hub: HubStandIn) -> Host:
         {"id": "gated", "size_bytes": TINY_BYTES},
         {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000},
     )
-    return Host(
+    return CommandHost(
         directory / "home",
         HF_ENDPOINT=hub.url,
         LLB_CATALOG=str(catalog),
@@ -227,18 +229,18 @@ def host_with_models(directory: Path, hub: HubStandIn) -> Host:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[Host]:
+def served(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[CommandHost]:
     """A host whose server runs, for all tests of a module."""
-    made = host_with_models(tmp_path_factory.mktemp("served"), models_hub)
-    made.start()
+    made = create_host_with_models(tmp_path_factory.mktemp("served"), models_hub)
+    made.start_server()
     yield made
-    made.stop()
+    made.stop_server()
 
 
 @pytest.fixture
-def with_models(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+def with_models(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
     """A host of this test alone; its server is not started."""
-    made = host_with_models(tmp_path, models_hub)
+    made = create_host_with_models(tmp_path, models_hub)
     yield made
-    made.stop()
+    made.stop_server()
     models_hub.faults.clear()

@@ -10,23 +10,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.conftest import Host
+from tests.cli.conftest import CommandHost
 from tests.harness import PASSWORD
 
 NEW = "a new good password"
 
 
-def sign_in(host: Host, username: str, password: str) -> int:
+def sign_in(host: CommandHost, username: str, password: str) -> int:
     body = {"username": username, "password": password}
     return httpx.post(f"{host.url}/api/auth/login", json=body, trust_env=False).status_code
 
 
-def use(host: Host, key: str, path: str = "/api/models") -> int:
+def use(host: CommandHost, key: str, path: str = "/api/models") -> int:
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.get(f"{host.url}{path}", headers=headers, trust_env=False).status_code
 
 
-def audit(host: Host, key: str) -> list[tuple[str, str, str | None]]:
+def audit(host: CommandHost, key: str) -> list[tuple[str, str, str | None]]:
     headers = {"Authorization": f"Bearer {key}"}
     entries = httpx.get(f"{host.url}/api/audit", headers=headers, trust_env=False).json()["entries"]
     return [(entry["actor"], entry["action"], entry["target"]) for entry in entries]
@@ -35,28 +35,30 @@ def audit(host: Host, key: str) -> list[tuple[str, str, str | None]]:
 # --- keys --------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_printed_alone_and_works(host: Host) -> None:
-    made = host.run("keys", "create", "laptop")
+def test_a_key_is_printed_alone_and_works(host: CommandHost) -> None:
+    made = host.run_command("keys", "create", "laptop")
     assert re.fullmatch(r"sk-[0-9a-f]{48}\n", made.stdout)
     assert made.stderr == ""
     key = made.stdout.strip()
-    host.start()
+    host.start_server()
     assert use(host, key, "/api/audit") == 200  # made on the host: it may do all
     assert ("local", "key.create", f"laptop ({key[:10]}…)") in audit(host, key)
 
 
-def test_a_key_made_before_the_first_start_leaves_the_first_admin_to_it(host: Host) -> None:
-    host.run("keys", "create", "laptop")
+def test_a_key_made_before_the_first_start_leaves_the_first_admin_to_it(host: CommandHost) -> None:
+    host.run_command("keys", "create", "laptop")
     host.env["LLB_ADMIN_PASSWORD"] = PASSWORD
-    host.start()
+    host.start_server()
     assert sign_in(host, "admin", PASSWORD) == 200
 
 
-def test_scopes_and_expiry(host: Host) -> None:
-    host.run("keys", "create", "a", "--scope", "inference", "--scope", "models:read", "--expires", "30d")
-    host.run("keys", "create", "b", "--expires", "2099-01-31T12:00:00Z")
-    host.run("keys", "create", "c")
-    a, b, c = host.json("keys", "list")["keys"]
+def test_scopes_and_expiry(host: CommandHost) -> None:
+    host.run_command(
+        "keys", "create", "a", "--scope", "inference", "--scope", "models:read", "--expires", "30d"
+    )
+    host.run_command("keys", "create", "b", "--expires", "2099-01-31T12:00:00Z")
+    host.run_command("keys", "create", "c")
+    a, b, c = host.run_json_command("keys", "list")["keys"]
     assert sorted(a["scopes"]) == ["inference", "models:read"]
     assert b["scopes"] == c["scopes"] == ["admin"]
     days = (datetime.fromisoformat(a["expires_at"]).timestamp() - time.time()) / 86_400
@@ -67,58 +69,58 @@ def test_scopes_and_expiry(host: Host) -> None:
 
 
 @pytest.mark.parametrize("when", ["soon", "0", "-1", "2001-01-01", "9999999999999d", "99999-01-01"])
-def test_an_expiry_that_makes_no_sense(host: Host, when: str) -> None:
-    assert "xpires" in host.fail("keys", "create", "x", f"--expires={when}")
+def test_an_expiry_that_makes_no_sense(host: CommandHost, when: str) -> None:
+    assert "xpires" in host.run_failing_command("keys", "create", "x", f"--expires={when}")
 
 
-def test_limits_are_given_shown_and_changed(host: Host) -> None:
-    host.run("keys", "create", "laptop", "--scope", "inference", "--rpm", "60", "--concurrent", "2")
-    [key] = host.json("keys", "list")["keys"]
+def test_limits_are_given_shown_and_changed(host: CommandHost) -> None:
+    host.run_command("keys", "create", "laptop", "--scope", "inference", "--rpm", "60", "--concurrent", "2")
+    [key] = host.run_json_command("keys", "list")["keys"]
     assert key["limits"] == {"requests_per_minute": 60, "tokens_per_minute": None, "concurrent": 2}
-    assert "60 requests a minute" in host.run("keys").stdout
-    changed = host.run("keys", "limit", key["id"], "--tpm", "5000", "--concurrent", "none")
+    assert "60 requests a minute" in host.run_command("keys").stdout
+    changed = host.run_command("keys", "limit", key["id"], "--tpm", "5000", "--concurrent", "none")
     assert "60 requests a minute, 5000 tokens a minute" in changed.stdout
-    [key] = host.json("keys", "list")["keys"]
+    [key] = host.run_json_command("keys", "list")["keys"]
     limits = {"requests_per_minute": 60, "tokens_per_minute": 5000, "concurrent": None}
     assert key["limits"] == key["ceiling"] == limits
-    admin = host.run("keys", "create", "admin").stdout.strip()
-    host.start()
+    admin = host.run_command("keys", "create", "admin").stdout.strip()
+    host.start_server()
     target = f"laptop ({key['prefix']}…): 60 requests a minute, 5000 tokens a minute"
     assert ("local", "key.limits", target) in audit(host, admin)
 
 
-def test_limits_that_make_no_sense(host: Host) -> None:
-    host.run("keys", "create", "laptop")
-    [key] = host.json("keys", "list")["keys"]
-    assert "--rpm" in host.fail("keys", "limit", key["id"])
-    assert "1000000000" in host.fail("keys", "limit", key["id"], "--rpm", "99999999999")
+def test_limits_that_make_no_sense(host: CommandHost) -> None:
+    host.run_command("keys", "create", "laptop")
+    [key] = host.run_json_command("keys", "list")["keys"]
+    assert "--rpm" in host.run_failing_command("keys", "limit", key["id"])
+    assert "1000000000" in host.run_failing_command("keys", "limit", key["id"], "--rpm", "99999999999")
 
 
-def test_a_key_needs_a_name(host: Host) -> None:
-    assert "name" in host.fail("keys", "create", "")
+def test_a_key_needs_a_name(host: CommandHost) -> None:
+    assert "name" in host.run_failing_command("keys", "create", "")
 
 
-def test_the_list_shows_keys_but_never_whole(host: Host) -> None:
-    key = host.run("keys", "create", "laptop [red]x[/]").stdout.strip()
-    shown = host.run("keys").stdout
+def test_the_list_shows_keys_but_never_whole(host: CommandHost) -> None:
+    key = host.run_command("keys", "create", "laptop [red]x[/]").stdout.strip()
+    shown = host.run_command("keys").stdout
     assert "laptop [red]x[/]" in shown
     assert f"{key[:10]}…" in shown
     assert key[:12] not in shown
 
 
 @pytest.mark.parametrize("name", ["id", "prefix", "shown", "whole"])
-def test_revoking_works_at_once_in_a_running_server(host: Host, name: str) -> None:
-    key = host.run("keys", "create", "laptop").stdout.strip()
-    other = host.run("keys", "create", "desk").stdout.strip()
-    host.start()
+def test_revoking_works_at_once_in_a_running_server(host: CommandHost, name: str) -> None:
+    key = host.run_command("keys", "create", "laptop").stdout.strip()
+    other = host.run_command("keys", "create", "desk").stdout.strip()
+    host.start_server()
     assert use(host, key) == 200
     names = {
-        "id": host.json("keys")["keys"][0]["id"],
+        "id": host.run_json_command("keys")["keys"][0]["id"],
         "prefix": key[:9],
         "shown": f"{key[:10]}…",
         "whole": key,
     }
-    assert "laptop" in host.run("keys", "revoke", names[name]).stdout
+    assert "laptop" in host.run_command("keys", "revoke", names[name]).stdout
     deadline = time.monotonic() + 10
     while use(host, key) != 401:
         assert time.monotonic() < deadline
@@ -126,68 +128,68 @@ def test_revoking_works_at_once_in_a_running_server(host: Host, name: str) -> No
     assert ("local", "key.delete", f"laptop ({key[:10]}…)") in audit(host, other)
 
 
-def test_revoking_what_is_not_there_or_not_clear(host: Host) -> None:
-    host.run("keys", "create", "a")
-    assert "no such key" in host.fail("keys", "revoke", "sk-zzzzzzz")
-    assert "no such key" in host.fail("keys", "revoke", "sk-")  # the beginning of them all
-    assert len(host.json("keys")["keys"]) == 1
+def test_revoking_what_is_not_there_or_not_clear(host: CommandHost) -> None:
+    host.run_command("keys", "create", "a")
+    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-zzzzzzz")
+    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-")  # the beginning of them all
+    assert len(host.run_json_command("keys")["keys"]) == 1
 
 
 # --- people ------------------------------------------------------------------------------------------
 
 
-def test_people_come_change_and_go(host: Host) -> None:
-    host.run("password", stdin=f"{PASSWORD}\n")
-    host.start()
-    assert "bob" in host.run("users", "add", "bob", stdin=f"{NEW}\n").stdout
+def test_people_come_change_and_go(host: CommandHost) -> None:
+    host.run_command("password", stdin=f"{PASSWORD}\n")
+    host.start_server()
+    assert "bob" in host.run_command("users", "add", "bob", stdin=f"{NEW}\n").stdout
     assert sign_in(host, "bob", NEW) == 200
-    assert "admin now" in host.run("users", "role", "BOB", "admin").stdout
-    assert {user["username"]: user["role"] for user in host.json("users")["users"]} == {
+    assert "admin now" in host.run_command("users", "role", "BOB", "admin").stdout
+    assert {user["username"]: user["role"] for user in host.run_json_command("users")["users"]} == {
         "admin": "admin",
         "bob": "admin",
     }
-    host.run("users", "remove", "bob")
+    host.run_command("users", "remove", "bob")
     assert sign_in(host, "bob", NEW) == 401
-    key = host.run("keys", "create", "reader").stdout.strip()
+    key = host.run_command("keys", "create", "reader").stdout.strip()
     told = audit(host, key)
     for action in ("user.create", "user.change role", "user.delete"):
         assert ("local", action, "bob") in told
 
 
-def test_nobody_is_let_in_while_the_default_password_stands(host: Host) -> None:
-    assert "llb password" in host.fail("users", "add", "bob", stdin=f"{NEW}\n")
-    assert "still 'test'" in host.run("users").stdout
-    host.run("password", stdin=f"{PASSWORD}\n")
-    host.run("users", "add", "bob", stdin=f"{NEW}\n")
+def test_nobody_is_let_in_while_the_default_password_stands(host: CommandHost) -> None:
+    assert "llb password" in host.run_failing_command("users", "add", "bob", stdin=f"{NEW}\n")
+    assert "still 'test'" in host.run_command("users").stdout
+    host.run_command("password", stdin=f"{PASSWORD}\n")
+    host.run_command("users", "add", "bob", stdin=f"{NEW}\n")
 
 
-def test_the_first_admin_gets_the_password_of_the_environment(host: Host) -> None:
-    host.run("users", "add", "bob", stdin=f"{NEW}\n", env={"LLB_ADMIN_PASSWORD": PASSWORD})
-    host.start()
+def test_the_first_admin_gets_the_password_of_the_environment(host: CommandHost) -> None:
+    host.run_command("users", "add", "bob", stdin=f"{NEW}\n", env={"LLB_ADMIN_PASSWORD": PASSWORD})
+    host.start_server()
     assert sign_in(host, "admin", PASSWORD) == 200
 
 
-def test_refusals(host: Host) -> None:
-    host.run("password", stdin=f"{PASSWORD}\n")
-    assert "last admin" in host.fail("users", "remove", "admin", "--yes")
-    assert "last admin" in host.fail("users", "role", "admin", "user")
-    assert "no user 'bob'" in host.fail("users", "role", "bob", "admin")
-    assert "exists already" in host.fail("users", "add", "Admin", stdin=f"{NEW}\n")
-    assert "at least 8" in host.fail("users", "add", "bob", stdin="short\n")
-    assert "No password" in host.fail("users", "add", "bob")
-    assert [user["username"] for user in host.json("users")["users"]] == ["admin"]
+def test_refusals(host: CommandHost) -> None:
+    host.run_command("password", stdin=f"{PASSWORD}\n")
+    assert "last admin" in host.run_failing_command("users", "remove", "admin", "--yes")
+    assert "last admin" in host.run_failing_command("users", "role", "admin", "user")
+    assert "no user 'bob'" in host.run_failing_command("users", "role", "bob", "admin")
+    assert "exists already" in host.run_failing_command("users", "add", "Admin", stdin=f"{NEW}\n")
+    assert "at least 8" in host.run_failing_command("users", "add", "bob", stdin="short\n")
+    assert "No password" in host.run_failing_command("users", "add", "bob")
+    assert [user["username"] for user in host.run_json_command("users")["users"]] == ["admin"]
 
 
 # --- passwords ---------------------------------------------------------------------------------------
 
 
-def test_a_forgotten_password_is_reset_and_ends_all_sessions(host: Host) -> None:
+def test_a_forgotten_password_is_reset_and_ends_all_sessions(host: CommandHost) -> None:
     host.env["LLB_ADMIN_PASSWORD"] = PASSWORD
-    host.start()
+    host.start_server()
     with httpx.Client(base_url=host.url, trust_env=False) as browser:
         browser.post("/api/auth/login", json={"username": "admin", "password": PASSWORD}).raise_for_status()
         assert browser.get("/api/auth/me").status_code == 200
-        host.run("password", stdin=f"{NEW}\n")
+        host.run_command("password", stdin=f"{NEW}\n")
         deadline = time.monotonic() + 10
         while browser.get("/api/auth/me").status_code != 401:
             assert time.monotonic() < deadline
@@ -195,65 +197,65 @@ def test_a_forgotten_password_is_reset_and_ends_all_sessions(host: Host) -> None
     assert sign_in(host, "admin", NEW) == 200
 
 
-def test_a_password_set_before_the_first_start_is_the_first_admins(host: Host) -> None:
-    host.run("password", stdin=f"{PASSWORD}\n")
-    [admin] = host.json("users")["users"]
+def test_a_password_set_before_the_first_start_is_the_first_admins(host: CommandHost) -> None:
+    host.run_command("password", stdin=f"{PASSWORD}\n")
+    [admin] = host.run_json_command("users")["users"]
     assert (admin["username"], admin["role"], admin["must_change_password"]) == ("admin", "admin", False)
-    host.start()
+    host.start_server()
     assert sign_in(host, "admin", PASSWORD) == 200
 
 
 @pytest.mark.parametrize(
     ("given", "said"), [("test\n", "choose another"), ("short\n", "at least 8"), ("\n", "No password")]
 )
-def test_passwords_that_will_not_do(host: Host, given: str, said: str) -> None:
-    assert said in host.fail("password", stdin=given)
+def test_passwords_that_will_not_do(host: CommandHost, given: str, said: str) -> None:
+    assert said in host.run_failing_command("password", stdin=given)
 
 
-def test_an_unknown_user_has_no_password(host: Host) -> None:
-    assert "no user 'bob'" in host.fail("password", "bob", stdin=f"{NEW}\n")
+def test_an_unknown_user_has_no_password(host: CommandHost) -> None:
+    assert "no user 'bob'" in host.run_failing_command("password", "bob", stdin=f"{NEW}\n")
 
 
-def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(host: Host) -> None:
-    with host.terminal("password") as terminal:
+def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(host: CommandHost) -> None:
+    with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
         terminal.expect("The same again: ")
         terminal.write(f"{PASSWORD}\n")
         assert terminal.wait() == 0
-        assert PASSWORD not in terminal.seen
+        assert PASSWORD not in terminal.output
 
 
-def test_two_passwords_that_differ_change_nothing(host: Host) -> None:
-    with host.terminal("password") as terminal:
+def test_two_passwords_that_differ_change_nothing(host: CommandHost) -> None:
+    with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
         terminal.expect("The same again: ")
         terminal.write(f"{NEW}\n")
         assert terminal.wait() == 1
-        assert "differ" in terminal.seen
-    assert host.json("users")["users"] == []
+        assert "differ" in terminal.output
+    assert host.run_json_command("users")["users"] == []
 
 
 @pytest.mark.parametrize(("typed", "status"), [("\x03", 130), ("\x04", 1)])
-def test_leaving_the_prompt_changes_nothing(host: Host, typed: str, status: int) -> None:
-    with host.terminal("password") as terminal:
+def test_leaving_the_prompt_changes_nothing(host: CommandHost, typed: str, status: int) -> None:
+    with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(typed)
         assert terminal.wait() == status
-        assert "Traceback" not in terminal.seen
-    assert host.json("users")["users"] == []
+        assert "Traceback" not in terminal.output
+    assert host.run_json_command("users")["users"] == []
 
 
-def test_removing_somebody_asks_at_a_terminal(host: Host) -> None:
-    host.run("password", stdin=f"{PASSWORD}\n")
-    host.run("users", "add", "bob", stdin=f"{NEW}\n")
+def test_removing_somebody_asks_at_a_terminal(host: CommandHost) -> None:
+    host.run_command("password", stdin=f"{PASSWORD}\n")
+    host.run_command("users", "add", "bob", stdin=f"{NEW}\n")
 
     def names() -> list[Any]:
-        return [user["username"] for user in host.json("users")["users"]]
+        return [user["username"] for user in host.run_json_command("users")["users"]]
 
     for typed, status, left in (("n\n", 1, ["admin", "bob"]), ("y\n", 0, ["admin"])):
-        with host.terminal("users", "remove", "bob") as terminal:
+        with host.open_terminal("users", "remove", "bob") as terminal:
             terminal.expect("[y/N] ")
             terminal.write(typed)
             assert terminal.wait() == status

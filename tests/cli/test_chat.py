@@ -6,50 +6,50 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.conftest import Host, host_with_models
+from tests.cli.conftest import CommandHost, create_host_with_models
 from tests.hub import HubStandIn
 
 
 @pytest.fixture(scope="module")
-def chatty(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[Host]:
-    host = host_with_models(tmp_path_factory.mktemp("chatty"), models_hub)
-    host.start()
-    host.run("pull", "chat")
+def chatty(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[CommandHost]:
+    host = create_host_with_models(tmp_path_factory.mktemp("chatty"), models_hub)
+    host.start_server()
+    host.run_command("pull", "chat")
     yield host
-    host.stop()
+    host.stop_server()
 
 
-def test_one_answer(chatty: Host) -> None:
-    done = chatty.run("chat", "chat", "hello", "--max-tokens", "8")
+def test_one_answer(chatty: CommandHost) -> None:
+    done = chatty.run_command("chat", "chat", "hello", "--max-tokens", "8")
     assert done.stdout.strip()
     assert done.stdout.endswith("\n")
     assert done.stderr == ""
 
 
-def test_piped_input_is_the_prompt_or_follows_it(chatty: Host) -> None:
-    assert chatty.run("chat", "chat", "--max-tokens", "4", stdin="hello\n").stdout.strip()
-    assert chatty.run("chat", "chat", "look:", "--max-tokens", "4", stdin="hello\n").stdout.strip()
+def test_piped_input_is_the_prompt_or_follows_it(chatty: CommandHost) -> None:
+    assert chatty.run_command("chat", "chat", "--max-tokens", "4", stdin="hello\n").stdout.strip()
+    assert chatty.run_command("chat", "chat", "look:", "--max-tokens", "4", stdin="hello\n").stdout.strip()
 
 
-def test_a_piped_prompt_that_is_too_long_is_refused_with_both_numbers(chatty: Host) -> None:
-    said = chatty.fail("chat", "chat", "look:", stdin="word " * 5000)
+def test_a_piped_prompt_that_is_too_long_is_refused_with_both_numbers(chatty: CommandHost) -> None:
+    said = chatty.run_failing_command("chat", "chat", "look:", stdin="word " * 5000)
     assert "context length" in said
     assert sum(word.strip(".,").isdigit() for word in said.split()) == 2
 
 
-def test_nothing_to_say(chatty: Host) -> None:
-    assert "nothing to say" in chatty.fail("chat", "chat")
-    assert "nothing to say" in chatty.fail("chat", "chat", stdin="")
+def test_nothing_to_say(chatty: CommandHost) -> None:
+    assert "nothing to say" in chatty.run_failing_command("chat", "chat")
+    assert "nothing to say" in chatty.run_failing_command("chat", "chat", stdin="")
 
 
-def test_at_a_terminal_the_speed_is_told(chatty: Host) -> None:
-    with chatty.terminal("chat", "chat", "hello", "--max-tokens", "4") as terminal:
+def test_at_a_terminal_the_speed_is_told(chatty: CommandHost) -> None:
+    with chatty.open_terminal("chat", "chat", "hello", "--max-tokens", "4") as terminal:
         assert terminal.wait() == 0
-        assert "tokens/s" in terminal.seen
+        assert "tokens/s" in terminal.output
 
 
-def test_a_conversation(chatty: Host) -> None:
-    with chatty.terminal("chat", "chat", "--max-tokens", "4", "--system", "Be brief.") as terminal:
+def test_a_conversation(chatty: CommandHost) -> None:
+    with chatty.open_terminal("chat", "chat", "--max-tokens", "4", "--system", "Be brief.") as terminal:
         terminal.expect("Ctrl-D or /bye ends")
         terminal.expect(">>> ")
         terminal.write("hello\n")
@@ -62,22 +62,22 @@ def test_a_conversation(chatty: Host) -> None:
         terminal.expect(">>> ")
         terminal.write("\x04")
         assert terminal.wait() == 0
-        assert "Traceback" not in terminal.seen
+        assert "Traceback" not in terminal.output
 
 
-def test_bye_ends(chatty: Host) -> None:
-    with chatty.terminal("chat", "chat") as terminal:
+def test_bye_ends(chatty: CommandHost) -> None:
+    with chatty.open_terminal("chat", "chat") as terminal:
         terminal.expect(">>> ")
         terminal.write("/bye\n")
         assert terminal.wait() == 0
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: Host) -> None:
-    with chatty.terminal("chat", "chat") as terminal:
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: CommandHost) -> None:
+    with chatty.open_terminal("chat", "chat") as terminal:
         terminal.expect(">>> ")
         terminal.write("talk\n")
         terminal.expect("talk\r\n")
-        while len(terminal.seen) < terminal.seen.find("talk\r\n") + 30:
+        while len(terminal.output) < terminal.output.find("talk\r\n") + 30:
             assert terminal._read(30)
         terminal.write("\x03")
         terminal.expect("(stopped)")
@@ -87,48 +87,51 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: Host) -> None:
         terminal.expect(">>> ")
         terminal.write("\x04")
         assert terminal.wait() == 0
-        assert "Traceback" not in terminal.seen
+        assert "Traceback" not in terminal.output
 
 
-def test_ctrl_c_ends_a_single_answer(chatty: Host) -> None:
-    with chatty.terminal("chat", "chat", "talk") as terminal:
-        while len(terminal.seen) < 20:
+def test_ctrl_c_ends_a_single_answer(chatty: CommandHost) -> None:
+    with chatty.open_terminal("chat", "chat", "talk") as terminal:
+        while len(terminal.output) < 20:
             assert terminal._read(30)
         terminal.write("\x03")
         assert terminal.wait() == 130
-        assert "Traceback" not in terminal.seen
+        assert "Traceback" not in terminal.output
 
 
-def test_a_model_that_was_not_pulled(chatty: Host) -> None:
-    assert chatty.fail("chat", "tiny", "hi") == "Model 'tiny' has not been pulled: 'llb pull tiny' does that."
+def test_a_model_that_was_not_pulled(chatty: CommandHost) -> None:
+    assert (
+        chatty.run_failing_command("chat", "tiny", "hi")
+        == "Model 'tiny' has not been pulled: 'llb pull tiny' does that."
+    )
 
 
-def test_a_model_that_is_still_downloading(chatty: Host, models_hub: HubStandIn) -> None:
+def test_a_model_that_is_still_downloading(chatty: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(30_000, repo="test/other")
-    pulling = chatty.begin("pull", "other")
+    pulling = chatty.start_command("pull", "other")
     assert pulling.stdout is not None
     next(line for line in pulling.stdout if " % (" in line)
-    said = chatty.fail("chat", "other", "hi")
+    said = chatty.run_failing_command("chat", "other", "hi")
     assert "still downloading (" in said
     assert "llb pull other" in said
     models_hub.faults.clear()
     assert pulling.communicate(timeout=30)[1] == ""
 
 
-def test_a_key_for_inference_alone_may_chat(chatty: Host) -> None:
-    key = chatty.run("keys", "create", "talker", "--scope", "inference").stdout.strip()
+def test_a_key_for_inference_alone_may_chat(chatty: CommandHost) -> None:
+    key = chatty.run_command("keys", "create", "talker", "--scope", "inference").stdout.strip()
     there = {"LLB_URL": chatty.url, "LLB_API_KEY": key}
-    elsewhere = Host(chatty.home.parent / "elsewhere", **there)
-    assert elsewhere.run("chat", "chat", "hello", "--max-tokens", "4").stdout.strip()
-    assert "models:read" in elsewhere.fail("models")
+    elsewhere = CommandHost(chatty.home.parent / "elsewhere", **there)
+    assert elsewhere.run_command("chat", "chat", "hello", "--max-tokens", "4").stdout.strip()
+    assert "models:read" in elsewhere.run_failing_command("models")
 
 
-def test_a_model_that_the_engine_refuses(chatty: Host) -> None:
-    chatty.run("pull", "tiny")  # a header and noise: it can be fetched, and not loaded
+def test_a_model_that_the_engine_refuses(chatty: CommandHost) -> None:
+    chatty.run_command("pull", "tiny")  # a header and noise: it can be fetched, and not loaded
     try:
-        said = chatty.fail("chat", "tiny", "hi")
+        said = chatty.run_failing_command("chat", "tiny", "hi")
         assert said.startswith("Model 'tiny' cannot be used: its file ")
-        remembered = chatty.fail("chat", "tiny", "hi")
+        remembered = chatty.run_failing_command("chat", "tiny", "hi")
         assert remembered.startswith("Model 'tiny' could not be pulled: its file ")
     finally:
-        chatty.run("rm", "tiny")
+        chatty.run_command("rm", "tiny")

@@ -11,7 +11,7 @@ import pytest
 
 from llb.base import platform_compat, runfile
 from llb.base.runfile import RunInfo
-from tests.cli.conftest import Host
+from tests.cli.conftest import CommandHost
 
 
 class Squatter:
@@ -55,7 +55,7 @@ def squatter() -> Iterator[Squatter]:
     made.close()
 
 
-def leave_behind(host: Host, squatter: Squatter, pid: int) -> None:
+def leave_behind(host: CommandHost, squatter: Squatter, pid: int) -> None:
     """What a server that was killed leaves; somebody else has its port since."""
     platform_compat.make_private_dir(host.home)
     runfile.write_run_info(
@@ -63,55 +63,61 @@ def leave_behind(host: Host, squatter: Squatter, pid: int) -> None:
     )
 
 
-def test_a_program_that_merely_has_the_port_is_told_nothing(host: Host, squatter: Squatter) -> None:
+def test_a_program_that_merely_has_the_port_is_told_nothing(host: CommandHost, squatter: Squatter) -> None:
     leave_behind(host, squatter, pid=4_000_000)
     (host.home / runfile.LOCK_NAME).write_text("4000000")
-    assert host.fail("models").startswith("llb is not running on ")
-    assert host.fail("pull", "x").startswith("llb is not running on ")
+    assert host.run_failing_command("models").startswith("llb is not running on ")
+    assert host.run_failing_command("pull", "x").startswith("llb is not running on ")
     assert squatter.headers == []
 
 
-def test_nor_while_another_server_of_the_home_is_starting(host: Host, squatter: Squatter) -> None:
+def test_nor_while_another_server_of_the_home_is_starting(host: CommandHost, squatter: Squatter) -> None:
     leave_behind(host, squatter, pid=os.getpid() + 1)
     lock = platform_compat.try_lock_file(host.home / runfile.LOCK_NAME)
     assert lock is not None
     try:
-        assert host.fail("models").startswith("llb is not running on ")
+        assert host.run_failing_command("models").startswith("llb is not running on ")
     finally:
         lock.close()
     assert squatter.headers == []
 
 
 def test_another_host_gets_the_key_it_is_given_and_never_the_local_token(
-    host: Host, squatter: Squatter
+    host: CommandHost, squatter: Squatter
 ) -> None:
-    host.start()
-    host.run("--url", squatter.url, "models")
-    host.run("models", "--url", squatter.url, "--key", "sk-theirs")
-    host.run("models", env={"LLB_URL": squatter.url, "LLB_API_KEY": "sk-environment"})
+    host.start_server()
+    host.run_command("--url", squatter.url, "models")
+    host.run_command("models", "--url", squatter.url, "--key", "sk-theirs")
+    host.run_command("models", env={"LLB_URL": squatter.url, "LLB_API_KEY": "sk-environment"})
     given = [headers.get("authorization") for headers in squatter.headers]
     assert given == [None, "Bearer sk-theirs", "Bearer sk-environment"]
 
 
-def test_the_key_of_the_environment_is_not_for_this_host(host: Host) -> None:
-    host.start()
-    assert host.run("models", env={"LLB_API_KEY": "sk-for-another-host"}).stdout.startswith("ID")
+def test_the_key_of_the_environment_is_not_for_this_host(host: CommandHost) -> None:
+    host.start_server()
+    assert host.run_command("models", env={"LLB_API_KEY": "sk-for-another-host"}).stdout.startswith("ID")
 
 
-def test_a_home_that_is_named_wins_over_the_environment(host: Host, squatter: Squatter) -> None:
-    host.start()
-    assert host.run("models", "--home", str(host.home), env={"LLB_URL": squatter.url}).stdout.startswith("ID")
+def test_a_home_that_is_named_wins_over_the_environment(host: CommandHost, squatter: Squatter) -> None:
+    host.start_server()
+    assert host.run_command(
+        "models", "--home", str(host.home), env={"LLB_URL": squatter.url}
+    ).stdout.startswith("ID")
     assert squatter.headers == []
 
 
-def test_import_is_about_this_host_whatever_the_environment_says(host: Host, squatter: Squatter) -> None:
-    assert host.fail("import", __file__, env={"LLB_URL": squatter.url}).startswith("llb is not running on ")
+def test_import_is_about_this_host_whatever_the_environment_says(
+    host: CommandHost, squatter: Squatter
+) -> None:
+    assert host.run_failing_command("import", __file__, env={"LLB_URL": squatter.url}).startswith(
+        "llb is not running on "
+    )
     assert squatter.headers == []
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999999", "http://user@x", "http://x?y"])
-def test_what_is_no_address(host: Host, url: str) -> None:
-    assert "is not a URL" in host.fail("models", "--url", url)
+def test_what_is_no_address(host: CommandHost, url: str) -> None:
+    assert "is not a URL" in host.run_failing_command("models", "--url", url)
 
 
 @pytest.mark.parametrize(
@@ -127,24 +133,26 @@ def test_what_is_no_address(host: Host, url: str) -> None:
     ],
 )
 def test_answers_that_are_no_answers(
-    host: Host, squatter: Squatter, status: int, body: bytes, said: str
+    host: CommandHost, squatter: Squatter, status: int, body: bytes, said: str
 ) -> None:
     squatter.status, squatter.body = status, body
-    told = host.fail("models", "--url", squatter.url)
+    told = host.run_failing_command("models", "--url", squatter.url)
     assert said in told
     assert "\x1b" not in told
 
 
-def test_addresses_where_nobody_is(host: Host) -> None:
-    assert "Nothing answers at http://127.0.0.1:9" in host.fail("models", "--url", "127.0.0.1:9")
-    assert "no host of that name" in host.fail("models", "--url", "http://nowhere.invalid")
+def test_addresses_where_nobody_is(host: CommandHost) -> None:
+    assert "Nothing answers at http://127.0.0.1:9" in host.run_failing_command(
+        "models", "--url", "127.0.0.1:9"
+    )
+    assert "no host of that name" in host.run_failing_command("models", "--url", "http://nowhere.invalid")
 
 
-def test_tls_where_there_is_none(host: Host, squatter: Squatter) -> None:
-    said = host.fail("models", "--url", squatter.url.replace("http", "https"))
+def test_tls_where_there_is_none(host: CommandHost, squatter: Squatter) -> None:
+    said = host.run_failing_command("models", "--url", squatter.url.replace("http", "https"))
     assert "is it http?" in said
 
 
-def test_a_key_that_cannot_be_one(host: Host, squatter: Squatter) -> None:
-    assert "not an API key" in host.fail("models", "--url", squatter.url, "--key", "a\nb")
+def test_a_key_that_cannot_be_one(host: CommandHost, squatter: Squatter) -> None:
+    assert "not an API key" in host.run_failing_command("models", "--url", squatter.url, "--key", "a\nb")
     assert squatter.headers == []

@@ -8,27 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TINY_BYTES, Host, host_with_models
+from tests.cli.conftest import TINY_BYTES, CommandHost, create_host_with_models
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
 
 
 @pytest.fixture
-def filled(host: Host) -> Host:
-    host.run("keys", "create", "first")
+def filled(host: CommandHost) -> CommandHost:
+    host.run_command("keys", "create", "first")
     return host
 
 
-def key_names(host: Host) -> list[str]:
-    return [key["name"] for key in host.json("keys")["keys"]]
+def key_names(host: CommandHost) -> list[str]:
+    return [key["name"] for key in host.run_json_command("keys")["keys"]]
 
 
-def test_there_and_back(filled: Host, tmp_path: Path) -> None:
+def test_there_and_back(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    assert str(saved) in filled.run("backup", str(saved)).stdout
+    assert str(saved) in filled.run_command("backup", str(saved)).stdout
     assert saved.stat().st_mode & 0o777 == 0o600
-    filled.run("keys", "create", "second")
-    told = filled.run("restore", str(saved)).stdout
+    filled.run_command("keys", "create", "second")
+    told = filled.run_command("restore", str(saved)).stdout
     assert key_names(filled) == ["first"]
     kept = re.search(r"kept as (\S+)\.\n", told)
     assert kept is not None
@@ -39,57 +39,59 @@ def test_there_and_back(filled: Host, tmp_path: Path) -> None:
     assert Path(kept[1]).stat().st_mode & 0o777 == 0o600
     assert not list(filled.home.glob("*.restoring"))
     # And back again: what was kept is itself a backup.
-    filled.run("restore", kept[1])
+    filled.run_command("restore", kept[1])
     assert key_names(filled) == ["first", "second"]
 
 
 def test_a_backup_of_a_running_server_and_a_restore_only_when_it_has_stopped(
-    filled: Host, tmp_path: Path
+    filled: CommandHost, tmp_path: Path
 ) -> None:
     saved = tmp_path / "saved.db"
     filled.env["LLB_ADMIN_PASSWORD"] = PASSWORD
-    filled.start()
-    filled.run("backup", str(saved))
-    assert "stop it first" in filled.fail("restore", str(saved))
-    filled.stop()
-    filled.run("restore", str(saved))
-    filled.start()
+    filled.start_server()
+    filled.run_command("backup", str(saved))
+    assert "stop it first" in filled.run_failing_command("restore", str(saved))
+    filled.stop_server()
+    filled.run_command("restore", str(saved))
+    filled.start_server()
     assert key_names(filled) == ["first"]
 
 
-def test_a_new_home_from_a_backup(filled: Host, tmp_path: Path) -> None:
+def test_a_new_home_from_a_backup(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
-    other = Host(tmp_path / "deep" / "other")
-    assert "previous" not in other.run("restore", str(saved)).stdout
+    filled.run_command("backup", str(saved))
+    other = CommandHost(tmp_path / "deep" / "other")
+    assert "previous" not in other.run_command("restore", str(saved)).stdout
     assert key_names(other) == ["first"]
     assert other.home.stat().st_mode & 0o777 == 0o700
 
 
-def test_both_stand_in_the_audit_trail(filled: Host, tmp_path: Path) -> None:
+def test_both_stand_in_the_audit_trail(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
-    filled.run("restore", str(saved))
+    filled.run_command("backup", str(saved))
+    filled.run_command("restore", str(saved))
     with sqlite3.connect(filled.home / "llb.db") as db:
         told = list(db.execute("SELECT actor, action, target FROM audit ORDER BY id DESC LIMIT 2"))
     db.close()
     assert told == [("local", "database.restore", "saved.db"), ("local", "database.backup", "saved.db")]
 
 
-def test_a_file_that_exists_is_replaced_only_with_force(filled: Host, tmp_path: Path) -> None:
+def test_a_file_that_exists_is_replaced_only_with_force(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     saved.write_text("precious")
-    assert "--force" in filled.fail("backup", str(saved))
+    assert "--force" in filled.run_failing_command("backup", str(saved))
     assert saved.read_text() == "precious"
-    filled.run("backup", str(saved), "--force")
+    filled.run_command("backup", str(saved), "--force")
     assert saved.read_bytes().startswith(b"SQLite format 3")
 
 
-def test_targets_that_cannot_be(filled: Host, tmp_path: Path) -> None:
-    assert "is a directory" in filled.fail("backup", str(tmp_path))
-    assert "no directory" in filled.fail("backup", str(tmp_path / "no" / "where.db"))
-    assert "the database itself" in filled.fail("backup", str(filled.home / "llb.db"), "--force")
-    assert "the database itself" in filled.fail("restore", str(filled.home / "llb.db"))
+def test_targets_that_cannot_be(filled: CommandHost, tmp_path: Path) -> None:
+    assert "is a directory" in filled.run_failing_command("backup", str(tmp_path))
+    assert "no directory" in filled.run_failing_command("backup", str(tmp_path / "no" / "where.db"))
+    assert "the database itself" in filled.run_failing_command(
+        "backup", str(filled.home / "llb.db"), "--force"
+    )
+    assert "the database itself" in filled.run_failing_command("restore", str(filled.home / "llb.db"))
     assert key_names(filled) == ["first"]
 
 
@@ -101,9 +103,9 @@ def damaged(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "empty", "foreign", "newer", "damaged", "cut"])
-def test_what_is_no_sound_backup_changes_nothing(filled: Host, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_sound_backup_changes_nothing(filled: CommandHost, tmp_path: Path, kind: str) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
+    filled.run_command("backup", str(saved))
     whole = saved.read_bytes()
     if kind == "missing":
         saved.unlink()
@@ -126,38 +128,38 @@ def test_what_is_no_sound_backup_changes_nothing(filled: Host, tmp_path: Path, k
     (filled.home / "llb.lock").touch()
     before = sorted(filled.home.iterdir())
     content = (filled.home / "llb.db").read_bytes()
-    said = filled.fail("restore", str(saved))
+    said = filled.run_failing_command("restore", str(saved))
     assert str(saved) in said
     assert sorted(filled.home.iterdir()) == before
     assert (filled.home / "llb.db").read_bytes() == content
 
 
-def test_a_restore_heals_a_damaged_database_and_keeps_it(filled: Host, tmp_path: Path) -> None:
+def test_a_restore_heals_a_damaged_database_and_keeps_it(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
+    filled.run_command("backup", str(saved))
     database = filled.home / "llb.db"
     broken = damaged(database)
     database.write_bytes(broken)
-    assert "llb restore" in filled.fail("keys")
-    filled.run("restore", str(saved))
+    assert "llb restore" in filled.run_failing_command("keys")
+    filled.run_command("restore", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
     assert kept.read_bytes()[4096:] == broken[4096:]  # all but the first page, where SQLite counts changes
 
 
-def test_what_only_the_write_ahead_log_holds_is_kept_too(filled: Host, tmp_path: Path) -> None:
+def test_what_only_the_write_ahead_log_holds_is_kept_too(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
+    filled.run_command("backup", str(saved))
     # A server that is killed leaves its last commits in the log.
     filled.env["LLB_ADMIN_PASSWORD"] = PASSWORD
-    filled.start()
-    filled.run("keys", "create", "late")
+    filled.start_server()
+    filled.run_command("keys", "create", "late")
     assert (filled.home / "llb.db-wal").stat().st_size > 0
     assert filled._server is not None
     filled._server.kill()
     filled._server.communicate()
     filled._server = None
-    filled.run("restore", str(saved))
+    filled.run_command("restore", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
     db = sqlite3.connect(kept)
@@ -168,11 +170,11 @@ def test_what_only_the_write_ahead_log_holds_is_kept_too(filled: Host, tmp_path:
     db.close()
 
 
-def test_a_restore_asks_at_a_terminal(filled: Host, tmp_path: Path) -> None:
+def test_a_restore_asks_at_a_terminal(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
-    filled.run("keys", "create", "second")
-    with filled.terminal("restore", str(saved)) as terminal:
+    filled.run_command("backup", str(saved))
+    filled.run_command("keys", "create", "second")
+    with filled.open_terminal("restore", str(saved)) as terminal:
         terminal.expect("[y/N] ")
         terminal.write("\n")
         assert terminal.wait() == 1
@@ -180,42 +182,50 @@ def test_a_restore_asks_at_a_terminal(filled: Host, tmp_path: Path) -> None:
 
 
 def test_model_files_are_taken_along_if_asked_for(
-    with_models: Host, tmp_path: Path, models_hub: HubStandIn
+    with_models: CommandHost, tmp_path: Path, models_hub: HubStandIn
 ) -> None:
-    with_models.start()
-    with_models.run("pull", "tiny")
+    with_models.start_server()
+    with_models.run_command("pull", "tiny")
     saved, files = tmp_path / "saved.db", tmp_path / "files"
-    assert "1 model files copied" in with_models.run("backup", str(saved), "--models", str(files)).stdout
+    assert (
+        "1 model files copied" in with_models.run_command("backup", str(saved), "--models", str(files)).stdout
+    )
     assert (files / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES
-    again = with_models.run("backup", str(saved), "--models", str(files), "--force").stdout
+    again = with_models.run_command("backup", str(saved), "--models", str(files), "--force").stdout
     assert "0 model files copied" in again
-    with_models.stop()
+    with_models.stop_server()
 
     (tmp_path / "other").mkdir()
-    other = host_with_models(tmp_path / "other", models_hub)
-    told = other.run("restore", str(saved), "--models", str(files)).stdout
+    other = create_host_with_models(tmp_path / "other", models_hub)
+    told = other.run_command("restore", str(saved), "--models", str(files)).stdout
     assert "with 1 model files" in told
     asked = len(models_hub.byte_requests("tiny.gguf"))
-    other.start()
+    other.start_server()
     try:
-        [tiny] = [item for item in other.json("models")["models"] if item["model"]["id"] == "tiny"]
+        [tiny] = [
+            item for item in other.run_json_command("models")["models"] if item["model"]["id"] == "tiny"
+        ]
         assert tiny["status"] == "Ready"
         assert len(models_hub.byte_requests("tiny.gguf")) == asked  # nobody was asked for it again
     finally:
-        other.stop()
+        other.stop_server()
 
 
-def test_a_file_that_was_changed_is_not_taken_along(with_models: Host, tmp_path: Path) -> None:
-    with_models.start()
-    with_models.run("pull", "tiny")
-    with_models.stop()
+def test_a_file_that_was_changed_is_not_taken_along(with_models: CommandHost, tmp_path: Path) -> None:
+    with_models.start_server()
+    with_models.run_command("pull", "tiny")
+    with_models.stop_server()
     (with_models.home / "models" / "tiny" / "tiny.gguf").write_bytes(b"GGUF, but another")
-    told = with_models.run("backup", str(tmp_path / "saved.db"), "--models", str(tmp_path / "files")).stdout
+    told = with_models.run_command(
+        "backup", str(tmp_path / "saved.db"), "--models", str(tmp_path / "files")
+    ).stdout
     assert "0 model files copied" in told
     assert not (tmp_path / "files" / "tiny" / "tiny.gguf").exists()
 
 
-def test_places_that_cannot_be(filled: Host, tmp_path: Path) -> None:
+def test_places_that_cannot_be(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
-    filled.run("backup", str(saved))
-    assert "There is no directory" in filled.fail("restore", str(saved), "--models", str(tmp_path / "none"))
+    filled.run_command("backup", str(saved))
+    assert "There is no directory" in filled.run_failing_command(
+        "restore", str(saved), "--models", str(tmp_path / "none")
+    )

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from llb.base import platform_compat, runfile
-from tests.cli.conftest import TINY_BYTES, Host
+from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
 
 
-def findings(host: Host, *arguments: str, status: int = 0) -> dict[str, list[dict[str, Any]]]:
+def findings(host: CommandHost, *arguments: str, status: int = 0) -> dict[str, list[dict[str, Any]]]:
     """By what was looked at. The exit status must go with the levels."""
-    report = host.json("doctor", *arguments, status=status)
+    report = host.run_json_command("doctor", *arguments, expected_status=status)
     assert report["ok"] is (status == 0)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in report["findings"]:
@@ -35,7 +35,7 @@ def only(found: dict[str, list[dict[str, Any]]], check: str, level: str) -> dict
     return finding
 
 
-def test_a_new_host(with_models: Host) -> None:
+def test_a_new_host(with_models: CommandHost) -> None:
     found = findings(with_models, "--port", "0")
     assert set(found) >= {
         "python",
@@ -53,28 +53,30 @@ def test_a_new_host(with_models: Host) -> None:
     assert not with_models.home.exists()  # it looked, and made nothing
 
 
-def test_a_running_host(with_models: Host) -> None:
-    with_models.start()
-    with_models.run("pull", "tiny")
+def test_a_running_host(with_models: CommandHost) -> None:
+    with_models.start_server()
+    with_models.run_command("pull", "tiny")
     found = findings(with_models)
     assert with_models.url in only(found, "server", "ok")["detail"]
     assert "1 of 1" in only(found, "model files", "ok")["detail"]
     assert only(found, "database", "ok")["detail"].startswith("intact")
     only(found, "accounts", "ok")
-    shown = with_models.run("doctor").stdout
+    shown = with_models.run_command("doctor").stdout
     assert shown.endswith("Everything is well.\n")
     assert all(line[:5].strip() in ("ok", "") for line in shown.splitlines()[:-1])
 
 
-def test_ailments_are_shown_with_their_remedies(host: Host) -> None:
-    host.run("users", "add", "x", stdin="x\n", status=1)  # makes the first admin, with the default password
-    shown = host.run("doctor", "--port", "0").stdout
+def test_ailments_are_shown_with_their_remedies(host: CommandHost) -> None:
+    host.run_command(
+        "users", "add", "x", stdin="x\n", expected_status=1
+    )  # makes the first admin, with the default password
+    shown = host.run_command("doctor", "--port", "0").stdout
     assert "warn accounts" in shown
     assert "→ llb password" in shown
     assert "0 bad, " in shown
 
 
-def test_settings_that_cannot_be_used(host: Host) -> None:
+def test_settings_that_cannot_be_used(host: CommandHost) -> None:
     host.env["LLB_PRT"] = "1"
     assert "LLB_PRT" in only(findings(host, status=1), "settings", "bad")["detail"]
     del host.env["LLB_PRT"]
@@ -85,14 +87,14 @@ def test_settings_that_cannot_be_used(host: Host) -> None:
     assert "llb.toml is read" in only(findings(host), "settings", "ok")["detail"]
 
 
-def test_a_port_that_is_taken(host: Host) -> None:
+def test_a_port_that_is_taken(host: CommandHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         finding = only(findings(host, "--port", port, status=1), "server", "bad")
     assert f"port {port} on 127.0.0.1 is taken" in finding["detail"]
 
 
-def test_a_server_that_does_not_answer(host: Host) -> None:
+def test_a_server_that_does_not_answer(host: CommandHost) -> None:
     platform_compat.make_private_dir(host.home)
     lock = platform_compat.try_lock_file(host.home / runfile.LOCK_NAME)
     assert lock is not None
@@ -104,7 +106,7 @@ def test_a_server_that_does_not_answer(host: Host) -> None:
     assert f"process {os.getpid()} runs on this home but does not answer" in finding["detail"]
 
 
-def test_homes_that_will_not_do(host: Host) -> None:
+def test_homes_that_will_not_do(host: CommandHost) -> None:
     host.home.mkdir(mode=0o755)
     host.home.chmod(0o755)
     first, _ = findings(host, "--port", "0")["home"]
@@ -114,15 +116,15 @@ def test_homes_that_will_not_do(host: Host) -> None:
     assert "not a directory" in findings(host, "--port", "0", status=1)["home"][0]["detail"]
 
 
-def test_a_models_directory_that_is_a_file(host: Host, tmp_path: Path) -> None:
+def test_a_models_directory_that_is_a_file(host: CommandHost, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
     only(
         findings(host, "--port", "0", "--models-dir", str(tmp_path / "models"), status=1), "models dir", "bad"
     )
 
 
-def test_a_damaged_database(host: Host) -> None:
-    host.run("keys", "create", "x")
+def test_a_damaged_database(host: CommandHost) -> None:
+    host.run_command("keys", "create", "x")
     database = host.home / "llb.db"
     content = bytearray(database.read_bytes())
     content[8192:12_288] = b"\xff" * 4096
@@ -133,15 +135,15 @@ def test_a_damaged_database(host: Host) -> None:
     only(findings(host, "--port", "0", status=1), "database", "bad")
 
 
-def test_a_database_of_a_newer_version(host: Host) -> None:
-    host.run("keys", "create", "x")
+def test_a_database_of_a_newer_version(host: CommandHost) -> None:
+    host.run_command("keys", "create", "x")
     db = sqlite3.connect(host.home / "llb.db")
     db.execute("PRAGMA user_version = 99")
     db.close()
     assert "newer llb" in only(findings(host, "--port", "0", status=1), "database", "bad")["detail"]
 
 
-def test_a_catalogue_that_is_broken(host: Host, tmp_path: Path) -> None:
+def test_a_catalogue_that_is_broken(host: CommandHost, tmp_path: Path) -> None:
     broken = tmp_path / "mine.json"
     broken.write_text('[{"id": "x"}]')
     finding = only(findings(host, "--port", "0", "--catalog", str(broken), status=1), "catalogue", "bad")
@@ -149,16 +151,16 @@ def test_a_catalogue_that_is_broken(host: Host, tmp_path: Path) -> None:
     assert "entry 1" in finding["detail"]
 
 
-def test_a_memory_limit_that_nothing_fits_in(host: Host) -> None:
+def test_a_memory_limit_that_nothing_fits_in(host: CommandHost) -> None:
     finding = only(findings(host, "--port", "0", "--memory-limit", "1MB", status=1), "memory", "bad")
     assert "no model fits" in finding["detail"]
 
 
 @pytest.mark.parametrize("what", ["missing", "cut", "changed"])
-def test_model_files_that_were_touched_by_hand(with_models: Host, what: str) -> None:
-    with_models.start()
-    with_models.run("pull", "tiny")
-    with_models.stop()
+def test_model_files_that_were_touched_by_hand(with_models: CommandHost, what: str) -> None:
+    with_models.start_server()
+    with_models.run_command("pull", "tiny")
+    with_models.stop_server()
     path = with_models.home / "models" / "tiny" / "tiny.gguf"
     if what == "missing":
         path.unlink()
@@ -171,9 +173,9 @@ def test_model_files_that_were_touched_by_hand(with_models: Host, what: str) -> 
     assert "llb pull tiny" in first["remedy"]
 
 
-def test_a_pull_that_failed(with_models: Host) -> None:
-    with_models.start()
-    with_models.run("pull", "gated", status=1)
+def test_a_pull_that_failed(with_models: CommandHost) -> None:
+    with_models.start_server()
+    with_models.run_command("pull", "gated", expected_status=1)
     finding = next(each for each in findings(with_models)["model files"] if each["level"] == "warn")
     assert finding["detail"].startswith("gated: ")
     assert "licence" in finding["detail"]
@@ -183,14 +185,14 @@ def test_a_pull_that_failed(with_models: Host) -> None:
 # --- the Hub -----------------------------------------------------------------------------------------
 
 
-def test_a_hub_that_is_not_there(host: Host) -> None:
+def test_a_hub_that_is_not_there(host: CommandHost) -> None:
     finding = only(findings(host, "--port", "0"), "hub", "warn")
     assert "connection was refused" in finding["detail"]
     host.env["HF_ENDPOINT"] = "http://nowhere.invalid"
     assert "offline" in only(findings(host, "--port", "0"), "hub", "warn")["detail"]
 
 
-def test_hubs_that_are_ill(with_models: Host, models_hub: HubStandIn) -> None:
+def test_hubs_that_are_ill(with_models: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.fail(503)
     assert "answers 503" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
     models_hub.faults.clear()
@@ -204,16 +206,16 @@ def test_hubs_that_are_ill(with_models: Host, models_hub: HubStandIn) -> None:
     assert "did not answer in time" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
 
 
-def test_the_token(with_models: Host, models_hub: HubStandIn) -> None:
+def test_the_token(with_models: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.add_token("hf_good")
     with_models.env["HF_TOKEN"] = "hf_bad"
-    report = with_models.run("doctor", "--json", "--port", "0", status=1).stdout
+    report = with_models.run_command("doctor", "--json", "--port", "0", expected_status=1).stdout
     assert "does not accept the token" in report
     assert "hf_bad" not in report
     with_models.env["HF_TOKEN"] = "hf_good"
     assert "valid token" in only(findings(with_models, "--port", "0"), "hub", "ok")["detail"]
 
 
-def test_a_good_password_is_not_complained_of(host: Host) -> None:
-    host.run("password", stdin=f"{PASSWORD}\n")
+def test_a_good_password_is_not_complained_of(host: CommandHost) -> None:
+    host.run_command("password", stdin=f"{PASSWORD}\n")
     only(findings(host, "--port", "0"), "accounts", "ok")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.cli.parser import build
+from llb.cli.parser import build_parser
 from llb.config import CLI_ENVIRONMENT, SETTINGS, Setting
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,7 +27,7 @@ def commands(
                 yield from commands(inner, f"{path} {name}")
 
 
-ALL = dict(commands(build()))
+ALL = dict(commands(build_parser()))
 OF_SETTINGS = {setting.flag for setting in SETTINGS}
 EVERYWHERE = {"-h", "--help", "--home", "--url", "--key", "-y"}
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llb.base import runfile
-from tests.cli.conftest import DEADLINE_S, Host, host_with_models
+from tests.cli.conftest import DEADLINE_S, CommandHost, create_host_with_models
 from tests.cli.test_doctor import findings, only
 from tests.hub import HubStandIn
 from tests.processes import wait_until
@@ -22,52 +22,54 @@ NO_TOKEN = "llbj-of-nobody"
 
 
 @pytest.fixture
-def attic(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+def attic(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
     """A balancer that runs."""
-    made = host_with_models(tmp_path, models_hub)
-    made.start()
+    made = create_host_with_models(tmp_path, models_hub)
+    made.start_server()
     yield made
-    made.stop()
+    made.stop_server()
 
 
 @pytest.fixture
-def garage(tmp_path: Path, models_hub: HubStandIn) -> Iterator[Host]:
+def garage(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
     """A further host; its server is not started."""
     (tmp_path / "other").mkdir()
-    made = Host(tmp_path / "other" / "home", HF_ENDPOINT=models_hub.url, LLB_NODE_NAME="garage")
+    made = CommandHost(tmp_path / "other" / "home", HF_ENDPOINT=models_hub.url, LLB_NODE_NAME="garage")
     yield made
-    made.stop()
+    made.stop_server()
 
 
-def new_token(balancer: Host) -> str:
-    return str(balancer.json("join-token")["token"])
+def new_token(balancer: CommandHost) -> str:
+    return str(balancer.run_json_command("join-token")["token"])
 
 
-def nodes(balancer: Host) -> dict[str, dict[str, Any]]:
-    return {node["name"]: node for node in balancer.json("nodes")["nodes"]}
+def nodes(balancer: CommandHost) -> dict[str, dict[str, Any]]:
+    return {node["name"]: node for node in balancer.run_json_command("nodes")["nodes"]}
 
 
-def lend(host: Host, balancer: Host, **how: Any) -> None:
+def lend(host: CommandHost, balancer: CommandHost, **how: Any) -> None:
     """Start `host` as a node of `balancer`, which is told the token in the environment."""
     host.env["LLB_JOIN_TOKEN"] = new_token(balancer)
-    host.start("--host", "127.0.0.1", "--join", balancer.url, **how)
+    host.start_server("--host", "127.0.0.1", "--join", balancer.url, **how)
     del host.env["LLB_JOIN_TOKEN"]
 
 
 # --- the token ---------------------------------------------------------------------------------------
 
 
-def test_the_command_alone_is_on_standard_output(attic: Host) -> None:
-    done = attic.run("join-token")
+def test_the_command_alone_is_on_standard_output(attic: CommandHost) -> None:
+    done = attic.run_command("join-token")
     assert re.fullmatch(rf"python -m llb --join {attic.url} --token llbj-\S+\n", done.stdout)
     assert "once, within the hour" in done.stderr
     assert "listens on loopback only" in done.stderr
 
 
-def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(attic: Host, garage: Host) -> None:
+def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(
+    attic: CommandHost, garage: CommandHost
+) -> None:
     token = new_token(attic)
     garage.env |= {"LLB_JOIN_TOKEN": token, "LLB_LOG_LEVEL": "debug"}
-    garage.start("--host", "127.0.0.1", "--join", attic.url)
+    garage.start_server("--host", "127.0.0.1", "--join", attic.url)
     assert nodes(attic)["garage"]["status"] == "online"
     member = garage.home / "node.json"
     assert stat.S_IMODE(member.stat().st_mode) == 0o600
@@ -76,10 +78,10 @@ def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(attic: Ho
         json.loads(member.read_text())["credential"],
         json.loads(member.read_text())["hop_credential"],
     ]
-    garage.run("leave")
+    garage.run_command("leave")
     wait_until(lambda: not member.exists())
-    garage.stop()
-    attic.stop()
+    garage.stop_server()
+    attic.stop_server()
     for host in (attic, garage):
         log = (host.home.parent / "server.log").read_text()
         assert not [secret for secret in secrets if secret in log]
@@ -89,51 +91,51 @@ def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(attic: Ho
     assert secrets[1].encode() not in (attic.home / "llb.db").read_bytes()
 
 
-def test_a_token_on_standard_input(attic: Host, garage: Host) -> None:
-    assert garage.fail("--join", attic.url, "--token", "-", stdin=f"{NO_TOKEN}\n").startswith(
+def test_a_token_on_standard_input(attic: CommandHost, garage: CommandHost) -> None:
+    assert garage.run_failing_command("--join", attic.url, "--token", "-", stdin=f"{NO_TOKEN}\n").startswith(
         "The join token is not known here"
     )
-    assert "a token is needed" in garage.fail("--join", attic.url, "--token", "-", stdin="")
-    assert "a token is needed" in garage.fail("--join", attic.url, stdin="")
+    assert "a token is needed" in garage.run_failing_command("--join", attic.url, "--token", "-", stdin="")
+    assert "a token is needed" in garage.run_failing_command("--join", attic.url, stdin="")
 
 
-def test_a_token_at_a_prompt(attic: Host, garage: Host) -> None:
+def test_a_token_at_a_prompt(attic: CommandHost, garage: CommandHost) -> None:
     token = new_token(attic)
-    with garage.terminal("--port", "0", "--host", "127.0.0.1", "--join", attic.url) as terminal:
+    with garage.open_terminal("--port", "0", "--host", "127.0.0.1", "--join", attic.url) as terminal:
         terminal.expect("Join token: ")
         terminal.write(f"{token}\n")
         terminal.expect(f"This host lends itself to {attic.url} as garage")
         terminal.write("\x03")
         assert terminal.wait() == 0
-        assert token not in terminal.seen
+        assert token not in terminal.output
     # It belongs there: nobody is asked again.
-    with garage.terminal("--port", "0", "--host", "127.0.0.1") as terminal:
+    with garage.open_terminal("--port", "0", "--host", "127.0.0.1") as terminal:
         terminal.expect("This host lends itself to")
         terminal.write("\x03")
         assert terminal.wait() == 0
-        assert "Join token" not in terminal.seen
+        assert "Join token" not in terminal.output
 
 
-def test_a_prompt_that_is_not_answered(attic: Host, garage: Host) -> None:
-    with garage.terminal("--port", "0", "--join", attic.url) as terminal:
+def test_a_prompt_that_is_not_answered(attic: CommandHost, garage: CommandHost) -> None:
+    with garage.open_terminal("--port", "0", "--join", attic.url) as terminal:
         terminal.expect("Join token: ")
         terminal.write("\x04")
         assert terminal.wait() == 1
-        assert "No token was given; nothing was changed." in terminal.seen
-    with garage.terminal("--port", "0", "--join", attic.url) as terminal:
+        assert "No token was given; nothing was changed." in terminal.output
+    with garage.open_terminal("--port", "0", "--join", attic.url) as terminal:
         terminal.expect("Join token: ")
         terminal.write("\x03")
         assert terminal.wait() == 130
 
 
-def test_refusals_at_the_start_are_one_sentence_and_status_1(attic: Host, garage: Host) -> None:
+def test_refusals_at_the_start_are_one_sentence_and_status_1(attic: CommandHost, garage: CommandHost) -> None:
     at = ("--port", "0", "--token", NO_TOKEN)
-    done = garage.run(*at, "--join", attic.url, status=1)
+    done = garage.run_command(*at, "--join", attic.url, expected_status=1)
     assert done.stdout == ""
     assert (
         done.stderr == "The join token is not known here: make one with 'llb join-token' on the balancer.\n"
     )
-    done = garage.run(*at, "--join", "http://127.0.0.1:9", status=1)
+    done = garage.run_command(*at, "--join", "http://127.0.0.1:9", expected_status=1)
     assert done.stderr.startswith("The llb at http://127.0.0.1:9 cannot be reached (connection refused)")
     assert done.stderr.count("\n") == 1
     for url in (
@@ -146,19 +148,21 @@ def test_refusals_at_the_start_are_one_sentence_and_status_1(attic: Host, garage
     ):
         assert (
             "is not the address of an llb, such as http://host:8080"
-            in garage.run("--join", url, status=2).stderr
+            in garage.run_command("--join", url, expected_status=2).stderr
         )
 
 
-def test_the_default_password_lets_no_host_in(garage: Host) -> None:
-    garage.start()
-    assert garage.fail("join-token").startswith("Change the default password first")
+def test_the_default_password_lets_no_host_in(garage: CommandHost) -> None:
+    garage.start_server()
+    assert garage.run_failing_command("join-token").startswith("Change the default password first")
 
 
 # --- a host that lends itself ------------------------------------------------------------------------
 
 
-def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(attic: Host, garage: Host) -> None:
+def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(
+    attic: CommandHost, garage: CommandHost
+) -> None:
     lend(garage, attic)
     for command in (
         ("models",),
@@ -173,25 +177,27 @@ def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(attic: Host, 
         ("users",),
         ("password",),
     ):
-        said = garage.fail(*command, stdin="a good password\n")
+        said = garage.run_failing_command(*command, stdin="a good password\n")
         assert said == (
             f"This host lends itself to {attic.url}, which has the models, keys and people: run this there, or give "
             f"--url {attic.url} and a key of it."
         )
-    key = attic.run("keys", "create", "laptop").stdout.strip()
+    key = attic.run_command("keys", "create", "laptop").stdout.strip()
     # The address of any host will do for what goes over /v1; the commands want the balancer's.
-    assert garage.run("models", "--url", attic.url, "--key", key).stdout
-    garage.stop()
-    assert "This host lends itself to" in garage.fail("models")
+    assert garage.run_command("models", "--url", attic.url, "--key", key).stdout
+    garage.stop_server()
+    assert "This host lends itself to" in garage.run_failing_command("models")
 
 
-def test_the_doctor_tells_to_whom_and_whether_the_link_stands(attic: Host, garage: Host) -> None:
+def test_the_doctor_tells_to_whom_and_whether_the_link_stands(
+    attic: CommandHost, garage: CommandHost
+) -> None:
     found = findings(garage, "--port", "0", "--join", "http://127.0.0.1:9", status=1)
     assert "Nothing answers at http://127.0.0.1:9" in only(found, "lending", "bad")["detail"]
     found = findings(garage, "--port", "0", "--join", attic.url)
     assert "joins it with a token" in only(found, "lending", "ok")["detail"]
     lend(garage, attic)
-    attic.run("pull", "tiny")
+    attic.run_command("pull", "tiny")
     wait_until(lambda: len(nodes(attic)["garage"]["replicas"]) == 1, DEADLINE_S)
     wait_until(lambda: nodes(attic)["garage"]["replicas"][0]["state"] == "ready", DEADLINE_S)
     found = findings(garage)
@@ -200,25 +206,25 @@ def test_the_doctor_tells_to_whom_and_whether_the_link_stands(attic: Host, garag
     assert "1 of 1" in only(found, "model files", "ok")["detail"]
     assert "accounts" not in found
     (garage.home / "node.json").chmod(0o644)
-    attic.stop()
+    attic.stop_server()
     wait_until(lambda: "there is no link" in str(found_lending(garage)), DEADLINE_S)
     open_file, no_link = found_lending(garage)
     assert open_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
     assert "the balancer cannot be reached" in no_link["detail"]
-    garage.stop()
+    garage.stop_server()
     assert "Nothing answers at" in found_lending(garage)[1]["detail"]
 
 
-def found_lending(host: Host) -> list[dict[str, Any]]:
-    report = json.loads(host.run("doctor", "--port", "0", "--json", status=None).stdout)
+def found_lending(host: CommandHost) -> list[dict[str, Any]]:
+    report = json.loads(host.run_command("doctor", "--port", "0", "--json", expected_status=None).stdout)
     return [finding for finding in report["findings"] if finding["check"] == "lending"]
 
 
-def test_what_is_kept_of_joining_and_makes_no_sense(garage: Host) -> None:
+def test_what_is_kept_of_joining_and_makes_no_sense(garage: CommandHost) -> None:
     garage.home.mkdir()
     (garage.home / "node.json").write_text("{}")
     for command in ((), ("models",), ("leave",)):
-        said = garage.fail(*command)
+        said = garage.run_failing_command(*command)
         assert said.startswith(f"{garage.home / 'node.json'} cannot be read")
         assert "remove it to run this host on its own" in said
 
@@ -226,61 +232,61 @@ def test_what_is_kept_of_joining_and_makes_no_sense(garage: Host) -> None:
 # --- leaving -----------------------------------------------------------------------------------------
 
 
-def alone(host: Host) -> runfile.RunInfo | None:
+def alone(host: CommandHost) -> runfile.RunInfo | None:
     """The host's server, once it goes on alone."""
     info = runfile.find_running_server(host.home)
     return info if info is not None and not (host.home / "node.json").exists() else None
 
 
 def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
-    attic: Host, garage: Host, models_hub: HubStandIn
+    attic: CommandHost, garage: CommandHost, models_hub: HubStandIn
 ) -> None:
     # It had a life before: an account, a key, a model of its own.
     garage.env["LLB_ADMIN_PASSWORD"] = "another good password"
     garage.env["LLB_CATALOG"] = attic.env["LLB_CATALOG"]
-    garage.start()
-    key = garage.run("keys", "create", "mine").stdout.strip()
-    garage.run("pull", "other")
-    garage.stop()
+    garage.start_server()
+    key = garage.run_command("keys", "create", "mine").stdout.strip()
+    garage.run_command("pull", "other")
+    garage.stop_server()
     lend(garage, attic)
-    attic.run("pull", "tiny")
+    attic.run_command("pull", "tiny")
     wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
     was = runfile.find_running_server(garage.home)
-    done = garage.run("leave")
+    done = garage.run_command("leave")
     assert done.stdout == f"This host has left {attic.url}; its model files are where they were.\n"
     assert done.stderr == ""
     assert "garage" not in nodes(attic)
     wait_until(lambda: alone(garage) and alone(garage) != was, DEADLINE_S)
     assert (garage.home / "models" / "tiny" / "tiny.gguf").is_file()
-    shown = {model["model"]["id"]: model for model in garage.json("models")["models"]}
+    shown = {model["model"]["id"]: model for model in garage.run_json_command("models")["models"]}
     assert (shown["other"]["status"], shown["tiny"]["status"]) == ("Ready", "Available")
-    assert key[:10] in garage.run("keys").stdout
-    models_hub.forget_requests()
-    garage.run("pull", "tiny")
+    assert key[:10] in garage.run_command("keys").stdout
+    models_hub.clear_requests()
+    garage.run_command("pull", "tiny")
     assert models_hub.byte_requests() == []  # it lies there
-    assert "has not joined" in garage.fail("leave")
+    assert "has not joined" in garage.run_failing_command("leave")
     # And it may come back, by another name or the same.
-    garage.stop()
+    garage.stop_server()
     lend(garage, attic)
     assert nodes(attic)["garage"]["status"] == "online"
 
 
-def test_leaving_without_a_server(attic: Host, garage: Host) -> None:
+def test_leaving_without_a_server(attic: CommandHost, garage: CommandHost) -> None:
     lend(garage, attic)
-    garage.stop()
-    assert garage.run("leave").stderr == ""
+    garage.stop_server()
+    assert garage.run_command("leave").stderr == ""
     assert "garage" not in nodes(attic)
-    assert "has not joined" in garage.fail("leave")
+    assert "has not joined" in garage.run_failing_command("leave")
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_leaving_while_the_balancer_is_down(attic: Host, garage: Host, running: bool) -> None:
+def test_leaving_while_the_balancer_is_down(attic: CommandHost, garage: CommandHost, running: bool) -> None:
     lend(garage, attic)
-    attic.stop()
+    attic.stop_server()
     if not running:
-        garage.stop()
+        garage.stop_server()
     began = time.monotonic()
-    done = garage.run("leave")
+    done = garage.run_command("leave")
     assert time.monotonic() - began < 10
     assert done.stderr == ("That llb could not be told (connection refused): remove the node garage there.\n")
     if running:

@@ -8,18 +8,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.conftest import TINY_BYTES, Host
+from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.hub import HubStandIn, tiny_gguf
 
 
 @pytest.fixture
-def own(with_models: Host) -> Host:
-    with_models.start()
+def own(with_models: CommandHost) -> CommandHost:
+    with_models.start_server()
     return with_models
 
 
-def test_a_table_for_pipes_is_plain_and_whole(served: Host) -> None:
-    shown = served.run("models").stdout
+def test_a_table_for_pipes_is_plain_and_whole(served: CommandHost) -> None:
+    shown = served.run_command("models").stdout
     lines = shown.splitlines()
     assert lines[0].split() == ["ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"]
     assert [line.split()[0] for line in lines[1:]] == ["tiny", "other", "chat", "gated", "giant"]
@@ -30,81 +30,89 @@ def test_a_table_for_pipes_is_plain_and_whole(served: Host) -> None:
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_at_a_terminal_there_are_colours(served: Host) -> None:
-    with served.terminal("models") as terminal:
+def test_at_a_terminal_there_are_colours(served: CommandHost) -> None:
+    with served.open_terminal("models") as terminal:
         assert terminal.wait() == 0
-        assert "\x1b[" in terminal.seen
-        assert "too large" in terminal.seen
+        assert "\x1b[" in terminal.output
+        assert "too large" in terminal.output
 
 
-def test_models_can_be_narrowed_down(served: Host) -> None:
-    assert [item["model"]["id"] for item in served.json("models", "tin")["models"]] == ["tiny"]
-    assert "No model matches" in served.run("models", "nothing", "like", "it").stderr
+def test_models_can_be_narrowed_down(served: CommandHost) -> None:
+    assert [item["model"]["id"] for item in served.run_json_command("models", "tin")["models"]] == ["tiny"]
+    assert "No model matches" in served.run_command("models", "nothing", "like", "it").stderr
 
 
-def test_json_is_the_apis_own(served: Host) -> None:
-    key = served.run("keys", "create", "reader", "--scope", "admin").stdout.strip()
+def test_json_is_the_apis_own(served: CommandHost) -> None:
+    key = served.run_command("keys", "create", "reader", "--scope", "admin").stdout.strip()
     headers = {"Authorization": f"Bearer {key}"}
     theirs = httpx.get(f"{served.url}/api/models", headers=headers, trust_env=False).json()
-    ours = served.json("models")
+    ours = served.run_json_command("models")
     for item in (*theirs["models"], *ours["models"]):
         item["hf_stats"] = None  # may arrive between the two questions
     assert ours == theirs
 
 
-def test_nodes(served: Host) -> None:
-    [node] = served.json("nodes")["nodes"]
+def test_nodes(served: CommandHost) -> None:
+    [node] = served.run_json_command("nodes")["nodes"]
     assert (node["name"], node["status"]) == ("attic", "online")
-    assert served.run("nodes").stdout.splitlines()[1].split()[:4] == ["attic", "online", "this", "host"]
+    assert served.run_command("nodes").stdout.splitlines()[1].split()[:4] == [
+        "attic",
+        "online",
+        "this",
+        "host",
+    ]
 
 
-def test_an_unknown_model_is_told_with_those_that_are_nearly_so(served: Host) -> None:
+def test_an_unknown_model_is_told_with_those_that_are_nearly_so(served: CommandHost) -> None:
     for command in (("rm", "tinny"), ("chat", "tinny", "hi"), ("pull", "tinny")):
-        assert served.fail(*command) == "There is no model 'tinny': did you mean tiny?"
-    assert "'llb models' lists" in served.fail("pull", "zzzzzz")
+        assert served.run_failing_command(*command) == "There is no model 'tinny': did you mean tiny?"
+    assert "'llb models' lists" in served.run_failing_command("pull", "zzzzzz")
 
 
-def test_pulled_listed_and_removed(own: Host) -> None:
-    assert "No model was pulled yet" in own.run("models", "--pulled").stderr
-    assert "nothing to remove" in own.fail("rm", "tiny")
-    own.run("pull", "tiny")
+def test_pulled_listed_and_removed(own: CommandHost) -> None:
+    assert "No model was pulled yet" in own.run_command("models", "--pulled").stderr
+    assert "nothing to remove" in own.run_failing_command("rm", "tiny")
+    own.run_command("pull", "tiny")
     path = own.home / "models" / "tiny" / "tiny.gguf"
     assert path.stat().st_size == TINY_BYTES
-    [item] = own.json("models", "--pulled")["models"]
+    [item] = own.run_json_command("models", "--pulled")["models"]
     assert (item["model"]["id"], item["status"]) == ("tiny", "Ready")
-    assert own.run("rm", "TINY").stdout == "tiny is removed.\n"
-    assert own.json("models", "--pulled")["models"] == []
+    assert own.run_command("rm", "TINY").stdout == "tiny is removed.\n"
+    assert own.run_json_command("models", "--pulled")["models"] == []
 
 
-def test_removing_asks_at_a_terminal(own: Host) -> None:
-    own.run("pull", "tiny")
+def test_removing_asks_at_a_terminal(own: CommandHost) -> None:
+    own.run_command("pull", "tiny")
     for typed, status, left in (("\n", 1, 1), ("yes\n", 0, 0)):
-        with own.terminal("rm", "tiny") as terminal:
+        with own.open_terminal("rm", "tiny") as terminal:
             terminal.expect("Remove tiny from every node? [y/N] ")
             terminal.write(typed)
             assert terminal.wait() == status
-        assert len(own.json("models", "--pulled")["models"]) == left
+        assert len(own.run_json_command("models", "--pulled")["models"]) == left
 
 
 def test_a_file_of_this_host_is_adopted_and_not_fetched(
-    own: Host, models_hub: HubStandIn, tmp_path: Path
+    own: CommandHost, models_hub: HubStandIn, tmp_path: Path
 ) -> None:
     mine = tmp_path / "tiny.gguf"
     mine.write_bytes(tiny_gguf(TINY_BYTES))
-    models_hub.forget_requests()
-    assert "adopted as tiny" in own.run("import", os.path.relpath(mine, Path(__file__).parents[2])).stdout
-    own.run("pull", "tiny")
+    models_hub.clear_requests()
+    assert (
+        "adopted as tiny"
+        in own.run_command("import", os.path.relpath(mine, Path(__file__).parents[2])).stdout
+    )
+    own.run_command("pull", "tiny")
     assert models_hub.byte_requests("tiny.gguf") == []
     assert mine.read_bytes() == tiny_gguf(TINY_BYTES)
 
 
-def test_what_cannot_be_adopted(own: Host, tmp_path: Path) -> None:
+def test_what_cannot_be_adopted(own: CommandHost, tmp_path: Path) -> None:
     wrong = tmp_path / "tiny.gguf"
     wrong.write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
-    assert "sha256" in own.fail("import", str(wrong))
+    assert "sha256" in own.run_failing_command("import", str(wrong))
     unnamed = tmp_path / "what.gguf"
     unnamed.write_bytes(tiny_gguf(TINY_BYTES))
-    assert "--model" in own.fail("import", str(unnamed))
-    assert "no file" in own.fail("import", str(tmp_path / "none.gguf"))
-    own.run("import", str(unnamed), "--model", "tiny", status=None)
-    own.run("pull", "tiny")
+    assert "--model" in own.run_failing_command("import", str(unnamed))
+    assert "no file" in own.run_failing_command("import", str(tmp_path / "none.gguf"))
+    own.run_command("import", str(unnamed), "--model", "tiny", expected_status=None)
+    own.run_command("pull", "tiny")

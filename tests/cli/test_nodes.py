@@ -8,71 +8,80 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from llb.cli.nodes import row
+from llb.cli.nodes import node_row
 from llb.wire import Hardware, Meters, NodeStatus, NodeView, ReachView, ReachWay
-from tests.cli.conftest import Host
+from tests.cli.conftest import CommandHost
 
 
 @pytest.fixture(scope="module")
-def cellar(served: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def cellar(served: CommandHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandHost]:
     """A host that has joined `served`."""
-    token = served.json("join-token")["token"]
-    made = Host(tmp_path_factory.mktemp("cellar") / "home", HF_ENDPOINT=served.env["HF_ENDPOINT"])
-    made.start("--join", served.url, "--token", token, "--name", "cellar", "--host", "127.0.0.1")
+    token = served.run_json_command("join-token")["token"]
+    made = CommandHost(tmp_path_factory.mktemp("cellar") / "home", HF_ENDPOINT=served.env["HF_ENDPOINT"])
+    made.start_server("--join", served.url, "--token", token, "--name", "cellar", "--host", "127.0.0.1")
     yield made
-    made.stop()
+    made.stop_server()
 
 
-def named(served: Host, name: str) -> dict[str, Any]:
-    [node] = [node for node in served.json("nodes")["nodes"] if node["name"] == name]
+def named(served: CommandHost, name: str) -> dict[str, Any]:
+    [node] = [node for node in served.run_json_command("nodes")["nodes"] if node["name"] == name]
     return dict(node)
 
 
-def test_each_is_a_line(served: Host, cellar: Host) -> None:
-    heading, attic, other = served.run("nodes").stdout.splitlines()
+def test_each_is_a_line(served: CommandHost, cellar: CommandHost) -> None:
+    heading, attic, other = served.run_command("nodes").stdout.splitlines()
     assert heading.split()[:4] == ["NAME", "STATUS", "WAY", "CPU"]
     assert attic.split()[:4] == ["attic", "online", "this", "host"]
     assert other.split()[:2] == ["cellar", "online"]
-    assert served.run("nodes", "list").stdout.splitlines()[0] == heading
-    assert [node["name"] for node in served.json("nodes", "list")["nodes"]] == ["attic", "cellar"]
+    assert served.run_command("nodes", "list").stdout.splitlines()[0] == heading
+    assert [node["name"] for node in served.run_json_command("nodes", "list")["nodes"]] == ["attic", "cellar"]
 
 
-def test_drained_and_taken_back(served: Host, cellar: Host) -> None:
-    done = served.run("nodes", "drain", "Cellar")
+def test_drained_and_taken_back(served: CommandHost, cellar: CommandHost) -> None:
+    done = served.run_command("nodes", "drain", "Cellar")
     assert done.stdout == "cellar gets no new requests; those that it is answering go on.\n"
     assert "--off" in done.stderr
-    assert "online (draining)" in served.run("nodes").stdout
-    assert served.run("nodes", "drain", "cellar", "--off").stdout == "cellar gets requests again.\n"
+    assert "online (draining)" in served.run_command("nodes").stdout
+    assert served.run_command("nodes", "drain", "cellar", "--off").stdout == "cellar gets requests again.\n"
     assert not named(served, "cellar")["draining"]
 
 
-def test_renamed(served: Host, cellar: Host) -> None:
+def test_renamed(served: CommandHost, cellar: CommandHost) -> None:
     node_id = named(served, "cellar")["id"]
-    assert served.run("nodes", "rename", "cellar", "garage").stdout == "cellar is called garage now.\n"
+    assert (
+        served.run_command("nodes", "rename", "cellar", "garage").stdout == "cellar is called garage now.\n"
+    )
     assert named(served, "garage")["id"] == node_id
-    assert "Another node is called 'attic'" in served.fail("nodes", "rename", "garage", "attic")
-    assert "letters, digits" in served.fail("nodes", "rename", "garage", "a b")
-    assert "--name" in served.fail("nodes", "rename", "attic", "loft")
-    served.run("nodes", "rename", node_id, "cellar")
+    assert "Another node is called 'attic'" in served.run_failing_command(
+        "nodes", "rename", "garage", "attic"
+    )
+    assert "letters, digits" in served.run_failing_command("nodes", "rename", "garage", "a b")
+    assert "--name" in served.run_failing_command("nodes", "rename", "attic", "loft")
+    served.run_command("nodes", "rename", node_id, "cellar")
 
 
-def test_one_that_is_not_there_is_told_with_those_that_are_nearly_so(served: Host, cellar: Host) -> None:
+def test_one_that_is_not_there_is_told_with_those_that_are_nearly_so(
+    served: CommandHost, cellar: CommandHost
+) -> None:
     for command in ("drain", "remove"):
-        assert served.fail("nodes", command, "celar") == "There is no node 'celar': did you mean cellar?"
-    assert "'llb nodes' lists them" in served.fail("nodes", "drain", "zzzz")
+        assert (
+            served.run_failing_command("nodes", command, "celar")
+            == "There is no node 'celar': did you mean cellar?"
+        )
+    assert "'llb nodes' lists them" in served.run_failing_command("nodes", "drain", "zzzz")
 
 
-def test_removed_after_a_question(served: Host, cellar: Host) -> None:
-    assert "cannot be removed from itself" in served.fail("nodes", "remove", "attic", "--yes")
-    with served.terminal("nodes", "remove", "cellar") as terminal:
+def test_removed_after_a_question(served: CommandHost, cellar: CommandHost) -> None:
+    assert "cannot be removed from itself" in served.run_failing_command("nodes", "remove", "attic", "--yes")
+    with served.open_terminal("nodes", "remove", "cellar") as terminal:
         terminal.expect(
             "Remove cellar? Its model files stay there; to come back it needs a new join token. [y/N] "
         )
         terminal.write("\n")
         assert terminal.wait() == 1
-    done = served.run("nodes", "remove", "cellar", "--yes")
+    done = served.run_command("nodes", "remove", "cellar", "--yes")
     assert done.stdout == "cellar is removed; its model files are where they were.\n"
-    assert [node["name"] for node in served.json("nodes")["nodes"]] == ["attic"]
+    assert [node["name"] for node in served.run_json_command("nodes")["nodes"]] == ["attic"]
 
 
 NODE = NodeView(
@@ -99,4 +108,4 @@ NODE = NodeView(
     ],
 )
 def test_what_a_line_says(changes: dict[str, Any], shown: str) -> None:
-    assert shown in " | ".join(row(structs.replace(NODE, **changes), now=8_200.0))
+    assert shown in " | ".join(node_row(structs.replace(NODE, **changes), now=8_200.0))

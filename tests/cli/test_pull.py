@@ -7,20 +7,20 @@ import threading
 
 import pytest
 
-from tests.cli.conftest import DEADLINE_S, TINY_BYTES, Host
+from tests.cli.conftest import DEADLINE_S, TINY_BYTES, CommandHost
 from tests.hub import HubStandIn
 
 SLOW = 60_000  # bytes a second: five seconds for the whole
 
 
 @pytest.fixture
-def own(with_models: Host) -> Host:
-    with_models.start()
+def own(with_models: CommandHost) -> CommandHost:
+    with_models.start_server()
     return with_models
 
 
-def test_a_pull_without_a_terminal_is_told_in_lines(own: Host) -> None:
-    done = own.run("pull", "tiny")
+def test_a_pull_without_a_terminal_is_told_in_lines(own: CommandHost) -> None:
+    done = own.run_command("pull", "tiny")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
@@ -29,19 +29,19 @@ def test_a_pull_without_a_terminal_is_told_in_lines(own: Host) -> None:
     assert all(line.startswith("tiny: ") for line in steps)
 
 
-def test_lines_come_at_every_tenth_at_most(own: Host, models_hub: HubStandIn) -> None:
+def test_lines_come_at_every_tenth_at_most(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW * 2)
-    steps = [line for line in own.run("pull", "tiny").stdout.splitlines() if " % (" in line]
+    steps = [line for line in own.run_command("pull", "tiny").stdout.splitlines() if " % (" in line]
     assert 2 <= len(steps) <= 11
     assert any("kB/s" in line for line in steps)
     assert len(set(steps)) == len(steps)
 
 
 def test_at_a_terminal_there_is_a_bar_with_bytes_speed_and_time_left(
-    own: Host, models_hub: HubStandIn
+    own: CommandHost, models_hub: HubStandIn
 ) -> None:
     models_hub.faults.throttle(SLOW)
-    with own.terminal("pull", "tiny") as terminal:
+    with own.open_terminal("pull", "tiny") as terminal:
         for text in ("━", "of 300 kB", "kB/s, ", "s left"):
             terminal.expect(text)
         models_hub.faults.clear()
@@ -49,14 +49,14 @@ def test_at_a_terminal_there_is_a_bar_with_bytes_speed_and_time_left(
         assert terminal.wait() == 0
 
 
-def test_what_is_there_is_ready_at_once(own: Host) -> None:
-    own.run("pull", "tiny")
-    assert own.run("pull", "TINY").stdout == "tiny is ready (300 kB): llb chat tiny\n"
+def test_what_is_there_is_ready_at_once(own: CommandHost) -> None:
+    own.run_command("pull", "tiny")
+    assert own.run_command("pull", "TINY").stdout == "tiny is ready (300 kB): llb chat tiny\n"
 
 
-def test_two_follow_the_same_pull(own: Host, models_hub: HubStandIn) -> None:
+def test_two_follow_the_same_pull(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
-    first, second = own.begin("pull", "tiny"), own.begin("pull", "tiny")
+    first, second = own.start_command("pull", "tiny"), own.start_command("pull", "tiny")
     for process in (first, second):
         assert process.stdout is not None
         process.stdout.readline()
@@ -67,21 +67,21 @@ def test_two_follow_the_same_pull(own: Host, models_hub: HubStandIn) -> None:
         assert out.endswith("tiny is ready (300 kB): llb chat tiny\n")
 
 
-def test_ctrl_c_leaves_the_pull_running_and_says_so(own: Host, models_hub: HubStandIn) -> None:
+def test_ctrl_c_leaves_the_pull_running_and_says_so(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
-    with own.terminal("pull", "tiny") as terminal:
+    with own.open_terminal("pull", "tiny") as terminal:
         terminal.expect("of 300 kB")
         terminal.write("\x03")
         assert terminal.wait() == 130
-        assert "goes on without this command; 'llb rm tiny' cancels it" in terminal.seen
-        assert "Traceback" not in terminal.seen
+        assert "goes on without this command; 'llb rm tiny' cancels it" in terminal.output
+        assert "Traceback" not in terminal.output
     models_hub.faults.clear()
-    assert "is ready" in own.run("pull", "tiny").stdout
+    assert "is ready" in own.run_command("pull", "tiny").stdout
 
 
-def test_a_signal_does_the_same_without_a_terminal(own: Host, models_hub: HubStandIn) -> None:
+def test_a_signal_does_the_same_without_a_terminal(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
-    process = own.begin("pull", "tiny")
+    process = own.start_command("pull", "tiny")
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -91,41 +91,43 @@ def test_a_signal_does_the_same_without_a_terminal(own: Host, models_hub: HubSta
     assert "Traceback" not in err
 
 
-def test_a_pull_that_fails_says_why(own: Host) -> None:
-    said = own.fail("pull", "gated")
+def test_a_pull_that_fails_says_why(own: CommandHost) -> None:
+    said = own.run_failing_command("pull", "gated")
     assert said.startswith("The pull of gated failed: ")
     assert "licence" in said
-    assert "gated: " in own.run("models", "--pulled").stderr
-    assert "tries again" in own.fail("chat", "gated", "hi")
+    assert "gated: " in own.run_command("models", "--pulled").stderr
+    assert "tries again" in own.run_failing_command("chat", "gated", "hi")
 
 
-def test_pulling_again_is_the_retry(own: Host, models_hub: HubStandIn) -> None:
-    own.fail("pull", "gated")
+def test_pulling_again_is_the_retry(own: CommandHost, models_hub: HubStandIn) -> None:
+    own.run_failing_command("pull", "gated")
     models_hub.set_gated("test/gated", False)
     try:
-        assert "gated is ready" in own.run("pull", "gated").stdout
+        assert "gated is ready" in own.run_command("pull", "gated").stdout
     finally:
         models_hub.set_gated("test/gated", True)
 
 
-def test_what_fits_nowhere_is_refused_in_the_contracts_words(own: Host) -> None:
-    assert own.fail("pull", "giant").startswith("Insufficient VRAM. Required: 16000GB, Available: ")
+def test_what_fits_nowhere_is_refused_in_the_contracts_words(own: CommandHost) -> None:
+    assert own.run_failing_command("pull", "giant").startswith(
+        "Insufficient VRAM. Required: 16000GB, Available: "
+    )
 
 
-def test_a_pull_that_somebody_cancels(own: Host, models_hub: HubStandIn) -> None:
+def test_a_pull_that_somebody_cancels(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
-    process = own.begin("pull", "tiny")
+    process = own.start_command("pull", "tiny")
     assert process.stdout is not None
     process.stdout.readline()
-    assert "cancelled" in own.run("rm", "tiny").stdout
+    assert "cancelled" in own.run_command("rm", "tiny").stdout
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
     assert err == "The pull of tiny was cancelled.\n"
 
 
-def test_waiting_for_the_network_is_told(own: Host, models_hub: HubStandIn) -> None:
+def test_waiting_for_the_network_is_told(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.fail(503)
-    process = own.begin("pull", "tiny")
+    process = own.start_command("pull", "tiny")
     assert process.stdout is not None
     said = next(line for line in process.stdout if "waiting for the network" in line)
     assert said.startswith("tiny: ")
@@ -133,9 +135,9 @@ def test_waiting_for_the_network_is_told(own: Host, models_hub: HubStandIn) -> N
     process.communicate(timeout=DEADLINE_S)
 
 
-def test_a_server_that_restarts_meanwhile_is_waited_for(own: Host, models_hub: HubStandIn) -> None:
+def test_a_server_that_restarts_meanwhile_is_waited_for(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
-    process = own.begin("pull", "tiny")
+    process = own.start_command("pull", "tiny")
     assert process.stdout is not None
     heard: list[str] = []
     away, back = threading.Event(), threading.Event()
@@ -152,10 +154,10 @@ def test_a_server_that_restarts_meanwhile_is_waited_for(own: Host, models_hub: H
     listening = threading.Thread(target=listen)
     listening.start()
     assert back.wait(DEADLINE_S)
-    own.stop()
+    own.stop_server()
     assert away.wait(DEADLINE_S)
     before = own.url
-    own.start()
+    own.start_server()
     assert own.url != before  # on another port: found again through the home
     models_hub.faults.clear()
     assert process.wait(DEADLINE_S) == 0

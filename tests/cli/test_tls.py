@@ -10,30 +10,30 @@ import httpx
 from llb.cli.checks import tls as tls_checks
 from llb.config import make_config
 from llb.security.certificates import create_authority, issue_certificate
-from tests.cli.conftest import Host
+from tests.cli.conftest import CommandHost
 from tests.cli.test_doctor import findings, only
 
 DAY_S = 86_400.0
 
 
-def test_the_commands_believe_their_own_home(with_models: Host, tmp_path: Path) -> None:
+def test_the_commands_believe_their_own_home(with_models: CommandHost, tmp_path: Path) -> None:
     with_models.env["LLB_TLS"] = "auto"
-    with_models.start()
+    with_models.start_server()
     assert with_models.url.startswith("https://127.0.0.1:")
-    assert len(with_models.json("models")["models"]) == 5
-    assert "tiny is ready" in with_models.run("pull", "tiny").stdout  # over HTTPS and the WebSocket
+    assert len(with_models.run_json_command("models")["models"]) == 5
+    assert "tiny is ready" in with_models.run_command("pull", "tiny").stdout  # over HTTPS and the WebSocket
     found = findings(with_models)
     assert with_models.url in only(found, "server", "ok")["detail"]
     assert "own authority" in only(found, "certificate", "ok")["detail"]
-    assert with_models.url in with_models.run("join-token").stdout
+    assert with_models.url in with_models.run_command("join-token").stdout
 
 
-def test_from_elsewhere_the_certificate_has_to_be_known(with_models: Host, tmp_path: Path) -> None:
-    with_models.start("--tls", "auto")
-    key = with_models.run("keys", "create", "there").stdout.split()[-1]
+def test_from_elsewhere_the_certificate_has_to_be_known(with_models: CommandHost, tmp_path: Path) -> None:
+    with_models.start_server("--tls", "auto")
+    key = with_models.run_command("keys", "create", "there").stdout.split()[-1]
     assert key.startswith("sk-")
-    elsewhere = Host(tmp_path / "elsewhere")
-    said = elsewhere.fail("--url", with_models.url, "--key", key, "models")
+    elsewhere = CommandHost(tmp_path / "elsewhere")
+    said = elsewhere.run_failing_command("--url", with_models.url, "--key", key, "models")
     assert "certificate" in said
     assert "is not valid" in said
     known = tmp_path / "llb.pem"
@@ -41,7 +41,7 @@ def test_from_elsewhere_the_certificate_has_to_be_known(with_models: Host, tmp_p
         httpx.get(f"{with_models.url}/api/tls/certificate", trust_env=False, verify=False).text  # noqa: S501
     )
     elsewhere.env["SSL_CERT_FILE"] = str(known)
-    assert elsewhere.run("--url", with_models.url, "--key", key, "models").stdout
+    assert elsewhere.run_command("--url", with_models.url, "--key", key, "models").stdout
 
 
 def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
     now = (tmp_path / "key.pem").stat().st_mtime
 
     def level(at: float = now, /, **settings: Any) -> str | None:
-        found = [*tls_checks.certificate(make_config(home=tmp_path, **settings), at)]
+        found = [*tls_checks.check_certificate(make_config(home=tmp_path, **settings), at)]
         return found[0].level.value if found else None
 
     assert level() is None

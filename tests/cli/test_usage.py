@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from llb import __version__
-from tests.cli.conftest import ROOT, Host
+from tests.cli.conftest import ROOT, CommandHost
 
 
 @pytest.mark.parametrize(
     "arguments", [("version",), ("--version",), ("--home", "x", "version"), ("version", "--home", "x")]
 )
-def test_version(host: Host, arguments: tuple[str, ...]) -> None:
-    assert host.run(*arguments).stdout == f"llb {__version__}\n"
+def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
+    assert host.run_command(*arguments).stdout == f"llb {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_version(host: Host, arguments: tuple[str, ...]) -> None:
         (("nodes", "frobnicate"), "invalid choice: 'frobnicate'"),
     ],
 )
-def test_wrong_usage(host: Host, arguments: tuple[str, ...], said: str) -> None:
-    done = host.run(*arguments, status=2)
+def test_wrong_usage(host: CommandHost, arguments: tuple[str, ...], said: str) -> None:
+    done = host.run_command(*arguments, expected_status=2)
     assert done.stderr.startswith("usage: llb")
     assert said in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert not host.home.exists()
 
 
-def test_help_names_the_commands_and_the_settings(host: Host) -> None:
-    shown = host.run("--help").stdout
+def test_help_names_the_commands_and_the_settings(host: CommandHost) -> None:
+    shown = host.run_command("--help").stdout
     assert "doctor" in shown
     assert "--keep-alive" in shown
 
@@ -60,12 +60,14 @@ def test_help_names_the_commands_and_the_settings(host: Host) -> None:
     ("env", "said"),
     [({"LLB_PORT": "http"}, "LLB_PORT: 'http' is not a whole number."), ({"LLB_PRT": "1"}, "LLB_PRT")],
 )
-def test_a_server_with_a_bad_setting_does_not_start(host: Host, env: dict[str, str], said: str) -> None:
-    assert said in host.fail("serve", env=env)
+def test_a_server_with_a_bad_setting_does_not_start(
+    host: CommandHost, env: dict[str, str], said: str
+) -> None:
+    assert said in host.run_failing_command("serve", env=env)
 
 
-def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: Host) -> None:
-    assert host.run("keys", "create", "mine", env={"LLB_PORT": "http"}).stdout.startswith("sk-")
+def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: CommandHost) -> None:
+    assert host.run_command("keys", "create", "mine", env={"LLB_PORT": "http"}).stdout.startswith("sk-")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +82,10 @@ def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: Host) ->
         ("import", __file__),
     ],
 )
-def test_without_a_server_one_sentence_says_what_to_do(host: Host, arguments: tuple[str, ...]) -> None:
-    assert host.fail(*arguments).startswith(f"llb is not running on {host.home}: start it with 'llb'")
+def test_without_a_server_one_sentence_says_what_to_do(host: CommandHost, arguments: tuple[str, ...]) -> None:
+    assert host.run_failing_command(*arguments).startswith(
+        f"llb is not running on {host.home}: start it with 'llb'"
+    )
     assert not host.home.exists()
 
 
@@ -89,18 +93,18 @@ def test_without_a_server_one_sentence_says_what_to_do(host: Host, arguments: tu
     "arguments",
     [("keys",), ("users",), ("keys", "revoke", "sk-abcdef0"), ("users", "remove", "x"), ("backup", "f")],
 )
-def test_without_a_database_nothing_is_made(host: Host, arguments: tuple[str, ...]) -> None:
-    assert host.fail(*arguments).startswith(f"There is no llb in {host.home} yet")
+def test_without_a_database_nothing_is_made(host: CommandHost, arguments: tuple[str, ...]) -> None:
+    assert host.run_failing_command(*arguments).startswith(f"There is no llb in {host.home} yet")
     assert not host.home.exists()
 
 
-def test_a_home_that_is_a_file(host: Host) -> None:
+def test_a_home_that_is_a_file(host: CommandHost) -> None:
     host.home.write_text("")
-    assert str(host.home) in host.fail("keys", "create", "x")
-    assert host.run("models", status=1).stderr
+    assert str(host.home) in host.run_failing_command("keys", "create", "x")
+    assert host.run_command("models", expected_status=1).stderr
 
 
-def test_a_reader_that_goes_away_is_no_trouble(host: Host) -> None:
+def test_a_reader_that_goes_away_is_no_trouble(host: CommandHost) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -123,7 +127,7 @@ print(*sorted(name for name in sys.argv[1].split(",") if name in sys.modules), s
 """
 
 
-def imported(host: Host, forbidden: str, *arguments: str) -> str:
+def imported(host: CommandHost, forbidden: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", _SPY, forbidden, *arguments],
         capture_output=True,
@@ -148,9 +152,9 @@ def imported(host: Host, forbidden: str, *arguments: str) -> str:
         ("doctor", "--json"),
     ],
 )
-def test_no_command_imports_the_server(host: Host, arguments: tuple[str, ...]) -> None:
+def test_no_command_imports_the_server(host: CommandHost, arguments: tuple[str, ...]) -> None:
     assert imported(host, "sanic,llb.app,xllamacpp", *arguments) == ""
 
 
-def test_version_imports_little(host: Host) -> None:
+def test_version_imports_little(host: CommandHost) -> None:
     assert imported(host, "asyncio,rich,argon2,httpx2,websockets,http.client", "version") == ""

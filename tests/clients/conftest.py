@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model, write_reranking_model
+from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model, write_reranking_model
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.processes import LlbProcess, wait_until
@@ -21,19 +21,21 @@ QUESTION = "Say hello."
 
 
 @dataclass
-class Served:
+class RunningLlb:
     """A running llb, as a client knows it: where it is, and a key."""
 
     url: str
     key: str
-    admin: httpx.Client
+    admin_client: httpx.Client
 
-    def last_request(self, request_id: str) -> dict[str, Any]:
+    def wait_for_request(self, request_id: str) -> dict[str, Any]:
         """What the history says of a request, once it does."""
         found: dict[str, Any] = {}
 
         def noted() -> bool:
-            for request in self.admin.get("/api/requests?limit=20").raise_for_status().json()["requests"]:
+            for request in (
+                self.admin_client.get("/api/requests?limit=20").raise_for_status().json()["requests"]
+            ):
                 if request["request_id"] == request_id:
                     found.update(request)
             return bool(found)
@@ -43,13 +45,13 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[RunningLlb]:
     """All models are Ready; `absent` is in the catalogue only."""
     place = tmp_path_factory.mktemp("clients")
     files = {
         "embed": write_embedding_model(place / "embed.gguf"),
         "rank": write_reranking_model(place / "rank.gguf"),
-        "tools": write_chat_model(place / "tools.gguf", context=4096, template=TOOL_TEMPLATE),
+        "tools": write_chat_model(place / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE),
         "smollm2": smollm2,
     }
     about: dict[str, dict[str, Any]] = {
@@ -68,10 +70,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
         flags = ("--catalog", str(catalog), "--context", "2048", "--history-text")
         with LlbProcess(place / "home", *flags, HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD="good enough") as llb:
             for model_id in files:
-                assert llb.register(model_id).status_code == 202
+                assert llb.register_model(model_id).status_code == 202
             for model_id in files:
-                llb.until_status(model_id, "Ready")
+                llb.wait_for_status(model_id, "Ready")
             key = llb.http.post(
                 "/api/keys", json={"name": "client", "scopes": ["inference"]}
             ).raise_for_status()
-            yield Served(llb.url, key.json()["key"], llb.http)
+            yield RunningLlb(llb.url, key.json()["key"], llb.http)

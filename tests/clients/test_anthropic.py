@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.conftest import QUESTION, Served
+from tests.clients.conftest import QUESTION, RunningLlb
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ ASKED: list[MessageParam] = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[Anthropic]:
+def client(served: RunningLlb) -> Iterator[Anthropic]:
     from anthropic import Anthropic
 
     with Anthropic(base_url=served.url, api_key=served.key, max_retries=0) as client:
@@ -27,7 +27,7 @@ def client(served: Served) -> Iterator[Anthropic]:
 
 
 @pytest.mark.parametrize("name", ["smollm2", "Test/SmolLM2:q4_1"])
-def test_a_message(served: Served, client: Anthropic, name: str) -> None:
+def test_a_message(served: RunningLlb, client: Anthropic, name: str) -> None:
     answer = client.messages.with_raw_response.create(
         model=name, system="Be brief.", messages=ASKED, max_tokens=8
     )
@@ -37,18 +37,18 @@ def test_a_message(served: Served, client: Anthropic, name: str) -> None:
     [block] = message.content
     assert block.type == "text"
     assert message._request_id == answer.headers["x-request-id"]
-    noted = served.last_request(answer.headers["x-request-id"])
+    noted = served.wait_for_request(answer.headers["x-request-id"])
     assert (noted["endpoint"], noted["model"], noted["status"]) == ("/v1/messages", "smollm2", 200)
     cached = message.usage.cache_read_input_tokens or 0
     assert noted["prompt_tokens"] == message.usage.input_tokens + cached
     assert noted["cached_tokens"] == cached
     assert noted["completion_tokens"] == message.usage.output_tokens
-    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
     assert text["prompt"] == f"system: Be brief.\n\nuser: {QUESTION}"
     assert text["answer"] == block.text.strip("\n")
 
 
-def test_a_streamed_message(served: Served, client: Anthropic) -> None:
+def test_a_streamed_message(served: RunningLlb, client: Anthropic) -> None:
     with client.messages.stream(model="SmolLM2", messages=ASKED, max_tokens=8) as stream:
         words = list(stream.text_stream)
         message = stream.get_final_message()
@@ -57,18 +57,18 @@ def test_a_streamed_message(served: Served, client: Anthropic) -> None:
     [block] = message.content
     assert block.type == "text"
     assert "".join(words) == block.text
-    noted = served.last_request(request_id)
+    noted = served.wait_for_request(request_id)
     assert noted["stream"]
     assert noted["completion_tokens"] == message.usage.output_tokens
     assert noted["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
     assert noted["ttft_ms"] is not None
-    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
     assert text["answer"] == block.text.strip("\n")
 
 
 @pytest.mark.parametrize("most_tokens", [8, 600])
 def test_an_answer_whose_first_token_is_no_whole_character(
-    served: Served, client: Anthropic, most_tokens: int
+    served: RunningLlb, client: Anthropic, most_tokens: int
 ) -> None:
     """llama-server leaves out how such a stream begins; and long answers in one piece are streams to llb."""
     asked: list[MessageParam] = [{"role": "user", "content": "Repeat: 🌟🌟🌟🌟🌟🌟"}]
@@ -90,18 +90,18 @@ def test_an_answer_whose_first_token_is_no_whole_character(
         assert message.id
         cached = message.usage.cache_read_input_tokens or 0
         assert message.usage.input_tokens + cached == counted.input_tokens
-    noted = served.last_request(request_id)
+    noted = served.wait_for_request(request_id)
     assert noted["prompt_tokens"] == counted.input_tokens
     assert noted["completion_tokens"] == streamed.usage.output_tokens
 
 
-def test_counting_tokens(served: Served, client: Anthropic) -> None:
+def test_counting_tokens(served: RunningLlb, client: Anthropic) -> None:
     counted = client.messages.count_tokens(model="smollm2", messages=ASKED, system="Be brief.")
     usage = client.messages.create(model="smollm2", messages=ASKED, system="Be brief.", max_tokens=1).usage
     assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
     counted_so = 'gen_ai_operation_name="count_tokens",gen_ai_request_model="smollm2"'
-    wait_until(lambda: counted_so in served.admin.get("/metrics").text)
-    assert 'gen_ai_operation_name="messages"' not in served.admin.get("/metrics").text
+    wait_until(lambda: counted_so in served.admin_client.get("/metrics").text)
+    assert 'gen_ai_operation_name="messages"' not in served.admin_client.get("/metrics").text
 
 
 def test_a_conversation_with_a_tool(client: Anthropic) -> None:
@@ -130,7 +130,7 @@ def test_models(client: Anthropic) -> None:
 # --- refusals ----------------------------------------------------------------------------------------
 
 
-def test_errors_are_the_clients_own(served: Served, client: Anthropic) -> None:
+def test_errors_are_the_clients_own(served: RunningLlb, client: Anthropic) -> None:
     import anthropic
 
     def ask(**change: Any) -> None:
@@ -143,7 +143,7 @@ def test_errors_are_the_clients_own(served: Served, client: Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="'nothing' does not exist") as nothing:
         ask(model="nothing")
     assert nothing.value.type == "not_found_error"
-    assert served.last_request(str(nothing.value.request_id))["status"] == 404
+    assert served.wait_for_request(str(nothing.value.request_id))["status"] == 404
     with pytest.raises(anthropic.NotFoundError, match="has not been pulled"):
         ask(model="absent")
     with pytest.raises(anthropic.BadRequestError, match="for embeddings") as embeds:
@@ -177,16 +177,18 @@ def test_images(client: Anthropic, media: dict[str, str]) -> None:
         client.messages.create(model="smollm2", messages=[{"role": "user", "content": [block]}], max_tokens=2)
 
 
-def test_whatever_fails_below_messages_has_their_shape(served: Served) -> None:
+def test_whatever_fails_below_messages_has_their_shape(served: RunningLlb) -> None:
     for method, path, status, kind in (
         ("POST", "/v1/messages/batches", 404, "not_found_error"),
         ("GET", "/v1/messages", 405, "invalid_request_error"),
     ):
-        answer = served.admin.request(method, path)
+        answer = served.admin_client.request(method, path)
         body = answer.json()
         assert (answer.status_code, body["type"], body["error"]["type"]) == (status, "error", kind)
         assert body["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
-    answer = served.admin.post("/v1/messages", content=b"{", headers={"content-type": "application/json"})
+    answer = served.admin_client.post(
+        "/v1/messages", content=b"{", headers={"content-type": "application/json"}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
-    answer = served.admin.post("/v1/messages", content=b"{}", headers={"content-type": "text/plain"})
+    answer = served.admin_client.post("/v1/messages", content=b"{}", headers={"content-type": "text/plain"})
     assert (answer.status_code, answer.json()["type"]) == (415, "error")

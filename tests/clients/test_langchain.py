@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.conftest import QUESTION, Served
+from tests.clients.conftest import QUESTION, RunningLlb
 from tests.clients.test_openai import CITY
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def make_chat(served: Served) -> Any:
+def make_chat(served: RunningLlb) -> Any:
     from langchain_openai import ChatOpenAI
 
     def make(**settings: Any) -> ChatOpenAI:
@@ -58,7 +58,7 @@ def test_structured_output(make_chat: Any, responses: bool) -> None:
     assert set(answer) == {"city", "people"}
 
 
-def test_embeddings(served: Served) -> None:
+def test_embeddings(served: RunningLlb) -> None:
     from langchain_openai import OpenAIEmbeddings
 
     embeddings = OpenAIEmbeddings(

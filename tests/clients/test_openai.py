@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.conftest import QUESTION, Served
-from tests.ggufs import CALL_MARK
+from tests.clients.conftest import QUESTION, RunningLlb
+from tests.ggufs import TOOL_CALL_MARKER
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -29,7 +29,7 @@ WEATHER: dict[str, Any] = {
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
+def client(served: RunningLlb) -> Iterator[OpenAI]:
     from openai import OpenAI
 
     with OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0) as client:
@@ -108,7 +108,7 @@ def test_tools(client: OpenAI) -> None:
         messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
         tools=[{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}],
         tool_choice="required",
-        logit_bias={str(ord(CALL_MARK)): 50, str(ord(" ")): -50, str(ord("\n")): -50},
+        logit_bias={str(ord(TOOL_CALL_MARKER)): 50, str(ord(" ")): -50, str(ord("\n")): -50},
         max_tokens=200,
         temperature=0,
     )
@@ -121,7 +121,7 @@ def test_tools(client: OpenAI) -> None:
 # --- Responses ---------------------------------------------------------------------------------------
 
 
-def test_responses(served: Served, client: OpenAI) -> None:
+def test_responses(served: RunningLlb, client: OpenAI) -> None:
     answer = client.responses.with_raw_response.create(
         model="SMOLLM2", input=QUESTION, instructions="Be brief.", max_output_tokens=8, temperature=0
     )
@@ -129,12 +129,12 @@ def test_responses(served: Served, client: OpenAI) -> None:
     assert response.model == "smollm2"
     assert response.output_text
     assert response.usage is not None
-    noted = served.last_request(answer.headers["x-request-id"])
+    noted = served.wait_for_request(answer.headers["x-request-id"])
     assert (noted["endpoint"], noted["stream"], noted["status"]) == ("/v1/responses", False, 200)
     assert noted["prompt_tokens"] == response.usage.input_tokens
     assert noted["cached_tokens"] == response.usage.input_tokens_details.cached_tokens
     assert noted["completion_tokens"] == response.usage.output_tokens
-    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
     assert text["prompt"] == f"system: Be brief.\n\n{QUESTION}"
     assert text["answer"] == response.output_text.strip("\n")
 
@@ -153,7 +153,7 @@ def test_a_streamed_chat_whose_first_token_is_no_whole_character(client: OpenAI)
     assert (second.role, second.content) == (None, "🌟")
 
 
-def test_streamed_responses(served: Served, client: OpenAI) -> None:
+def test_streamed_responses(served: RunningLlb, client: OpenAI) -> None:
     words: list[str] = []
     with client.responses.with_streaming_response.create(
         model="smollm2", input=QUESTION, max_output_tokens=8, temperature=0, stream=True
@@ -166,11 +166,11 @@ def test_streamed_responses(served: Served, client: OpenAI) -> None:
         request_id = answer.headers["x-request-id"]
     assert "".join(words) == whole
     assert usage is not None
-    noted = served.last_request(request_id)
+    noted = served.wait_for_request(request_id)
     assert noted["stream"]
     assert (noted["prompt_tokens"], noted["completion_tokens"]) == (usage.input_tokens, usage.output_tokens)
     assert noted["ttft_ms"] is not None
-    text = served.admin.get(f"/api/requests/{noted['id']}").json()["text"]
+    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
     assert text["answer"] == whole.strip("\n")
 
 
@@ -195,7 +195,7 @@ def test_counting_the_tokens_of_responses(client: OpenAI) -> None:
 # --- refusals ----------------------------------------------------------------------------------------
 
 
-def test_errors(served: Served, client: OpenAI) -> None:
+def test_errors(served: RunningLlb, client: OpenAI) -> None:
     import openai
 
     with pytest.raises(openai.NotFoundError, match="does not exist"):
@@ -231,7 +231,7 @@ def test_errors(served: Served, client: OpenAI) -> None:
 # --- reranking: OpenAI's client has no name for it -----------------------------------------------------
 
 
-def test_reranking(served: Served, client: OpenAI) -> None:
+def test_reranking(served: RunningLlb, client: OpenAI) -> None:
     documents = ["a bear", "hi there", "pandas eat bamboo"]
     ranked: Any = client.post(
         "/rerank", cast_to=object, body={"model": "RANK", "query": "a panda", "documents": documents}

@@ -14,8 +14,8 @@ from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
 from llb.store.tables.replicas import ReplicaRecord
 from llb.wire import DesiredState, ReplicaState
-from tests.conftest import LlbMaker
-from tests.harness import Llb, eventually
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer, wait_until
 from tests.hub import HubStandIn
 
 
@@ -35,43 +35,43 @@ def may_look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 
 async def test_a_model_deleted_before_its_node_is_there_is_removed_when_it_comes(
-    make_llb: LlbMaker, may_look: asyncio.Event
+    make_llb: BalancerFactory, may_look: asyncio.Event
 ) -> None:
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     await llb.stop()
     may_look.clear()
     llb = await make_llb().start()
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
     may_look.set()
-    await eventually(lambda: not (llb.home / "models" / "tiny").exists())
-    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+    await wait_until(lambda: not (llb.home / "models" / "tiny").exists())
+    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
 async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello(
-    make_llb: LlbMaker, may_look: asyncio.Event, hub: HubStandIn
+    make_llb: BalancerFactory, may_look: asyncio.Event, hub: HubStandIn
 ) -> None:
     may_look.clear()
-    hub.refuse()
+    hub.stop_listening()
     llb = await make_llb().start()
-    await llb.register("tiny")
+    await llb.register_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    assert not llb.app.view.registrations["tiny"].active
+    assert not llb.app.view.registrations["tiny"].is_active
     await llb.stop()
     may_look.set()
     llb = await make_llb().start()
-    await eventually(lambda: "tiny" not in llb.app.view.registrations)
+    await wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
-async def test_a_model_that_rests_can_be_deleted(llb: Llb) -> None:
-    await llb.pull("tiny")
+async def test_a_model_that_rests_can_be_deleted(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
     agent = llb.app.agent
     nothing_wanted = DesiredState(cluster_id="", revision=agent._revision, models=())
     agent._reconcile(nothing_wanted)
-    await eventually(lambda: (task := agent._replicas["tiny"].current_task) is not None and task.done())
+    await wait_until(lambda: (task := agent._replicas["tiny"].current_task) is not None and task.done())
     await llb.http.delete("/api/models/tiny")
-    await llb.until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
     assert not (llb.home / "models" / "tiny").exists()
 
 
@@ -88,12 +88,12 @@ async def test_registering_at_the_very_end_of_a_deletion(
         await persist(self, record)
 
     monkeypatch.setattr(NodeAgent, "_persist", held)
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
     await at_the_end.wait()
     before = llb.app.agent._replicas["tiny"]
-    assert (await llb.register("tiny")).status_code == 202
-    await eventually(
+    assert (await llb.register_model("tiny")).status_code == 202
+    await wait_until(
         lambda: before.desired_model is not None or llb.app.agent._replicas["tiny"] is not before
     )
     go_on.set()
@@ -102,7 +102,7 @@ async def test_registering_at_the_very_end_of_a_deletion(
 
 
 async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
-    llb: Llb, monkeypatch: pytest.MonkeyPatch
+    llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, ended = threading.Event(), threading.Event()
     remove = ModelFiles.remove_files
@@ -113,11 +113,11 @@ async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
         remove(self, model_id, filenames)
         ended.set()
 
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     monkeypatch.setattr(ModelFiles, "remove_files", slow)
     await llb.http.delete("/api/models/tiny")
-    await eventually(began.is_set)
-    assert (await llb.register("tiny")).status_code == 202
-    await llb.until(lambda: llb.app.agent._replicas["tiny"].state is ReplicaState.READY)
-    await eventually(ended.is_set)
+    await wait_until(began.is_set)
+    assert (await llb.register_model("tiny")).status_code == 202
+    await llb.wait_until(lambda: llb.app.agent._replicas["tiny"].state is ReplicaState.READY)
+    await wait_until(ended.is_set)
     assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()

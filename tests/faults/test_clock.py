@@ -35,11 +35,11 @@ class Shifted(LlbProcess):
     def shift(self, seconds: float) -> None:
         self._clock.write_text(str(seconds))
 
-    def _command(self) -> list[str]:
+    def _build_command(self) -> list[str]:
         self._clock = self.home.with_name("clock")
         if not self._clock.exists():
             self.shift(0)
-        return [sys.executable, "-c", LAUNCHER, str(self._clock), *super()._command()[3:]]
+        return [sys.executable, "-c", LAUNCHER, str(self._clock), *super()._build_command()[3:]]
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def served(tmp_path: Path, hub: HubStandIn) -> Iterator[Shifted]:
         tmp_path / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD
     )
     with llb:
-        assert llb.register("chat").status_code == 202
-        llb.until_status("chat", "Ready")
+        assert llb.register_model("chat").status_code == 202
+        llb.wait_for_status("chat", "Ready")
         yield llb
 
 
@@ -70,8 +70,8 @@ def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None
     cookie = {"Authorization": "", "Cookie": f"llb_session={signed_in.cookies['llb_session']}"}
     http.cookies.clear()
     slow = hub.faults.throttle(500_000, file="large.gguf")
-    assert served.register("large").status_code == 202
-    served.until_status("large", "Downloading")
+    assert served.register_model("large").status_code == 202
+    served.wait_for_status("large", "Downloading")
 
     with http.stream(
         "POST", "/v1/chat/completions", json={**HELLO, "max_tokens": 400, "stream": True}
@@ -86,7 +86,7 @@ def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None
     assert http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""}).status_code == 200
     http.cookies.clear()
     slow.clear()
-    assert served.until_status("large", "Ready")["error"] is None
+    assert served.wait_for_status("large", "Ready")["error"] is None
     [node] = http.get("/api/nodes").json()["nodes"]
     assert node["status"] == "online"
     noted = http.get("/api/requests?limit=10").json()["requests"]
@@ -94,7 +94,7 @@ def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None
     served.shift(0)
     assert http.post("/v1/chat/completions", json=HELLO, headers=key).status_code == 200
     assert http.delete("/api/models/large").status_code == 204
-    served.until_status("large", "Available")
+    served.wait_for_status("large", "Available")
 
 
 def test_what_ends_at_a_time_ends_by_the_clock(served: Shifted) -> None:

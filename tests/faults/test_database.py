@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness import PASSWORD, Llb, eventually, write_catalog
+from tests.harness import PASSWORD, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
-Fault = Callable[[Llb], AbstractAsyncContextManager[None]]
+Fault = Callable[[RunningBalancer], AbstractAsyncContextManager[None]]
 HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 
 
@@ -42,7 +42,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def full(llb: Llb) -> AsyncIterator[None]:
+async def full(llb: RunningBalancer) -> AsyncIterator[None]:
     """Not a byte is left on the file system of the home."""
     filler = llb.home / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -53,7 +53,7 @@ async def full(llb: Llb) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def locked(llb: Llb) -> AsyncIterator[None]:
+async def locked(llb: RunningBalancer) -> AsyncIterator[None]:
     """Another program writes and does not end."""
     await llb.app.db._writer.execute_fetchall("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(llb.app.db.path, isolation_level=None, timeout=30)
@@ -65,7 +65,7 @@ async def locked(llb: Llb) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def read_only(llb: Llb) -> AsyncIterator[None]:
+async def read_only(llb: RunningBalancer) -> AsyncIterator[None]:
     """The file system was mounted anew, read-only, after an error."""
     await llb.app.db._writer.execute_fetchall("PRAGMA query_only = ON")
     yield
@@ -81,7 +81,7 @@ def fault(request: pytest.FixtureRequest) -> Fault:
 @pytest.fixture
 async def chatting(
     request: pytest.FixtureRequest, fault: Fault, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
-) -> AsyncIterator[Llb]:
+) -> AsyncIterator[RunningBalancer]:
     """`chat` is Ready and loaded, `tiny` can be pulled."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     sizes = {"chat": chat_gguf.stat().st_size, "tiny": 300_000}
@@ -90,7 +90,7 @@ async def chatting(
     )
     if fault is full:
         request.getfixturevalue("small_disk")
-    llb = Llb(
+    llb = RunningBalancer(
         tmp_path / "home",
         hub_endpoint=hub.url,
         catalog=catalog,
@@ -98,8 +98,8 @@ async def chatting(
         models_dir=tmp_path / "models",
     )
     async with llb:
-        await llb.online()
-        await llb.pull("chat")
+        await llb.wait_until_online()
+        await llb.pull_model("chat")
         assert (await llb.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
         yield llb
 
@@ -111,7 +111,7 @@ def refused(answer: httpx.Response) -> None:
     assert answer.headers["retry-after"]
 
 
-async def test_models_answer_and_the_history_catches_up(chatting: Llb, fault: Fault) -> None:
+async def test_models_answer_and_the_history_catches_up(chatting: RunningBalancer, fault: Fault) -> None:
     names = []
     async with fault(chatting):
         for stream in (False, True):
@@ -127,23 +127,25 @@ async def test_models_answer_and_the_history_catches_up(chatting: Llb, fault: Fa
             await asyncio.sleep(0.02)
 
 
-async def test_a_pull_that_cannot_be_noted_is_not_begun(chatting: Llb, fault: Fault) -> None:
+async def test_a_pull_that_cannot_be_noted_is_not_begun(chatting: RunningBalancer, fault: Fault) -> None:
     async with fault(chatting):
-        refused(await chatting.register("tiny"))
-        assert (await chatting.model("tiny"))["status"] == "Available"
-    await chatting.pull("tiny")
+        refused(await chatting.register_model("tiny"))
+        assert (await chatting.get_model("tiny"))["status"] == "Available"
+    await chatting.pull_model("tiny")
 
 
-async def test_a_deletion_that_cannot_be_noted_deletes_nothing(chatting: Llb, fault: Fault) -> None:
+async def test_a_deletion_that_cannot_be_noted_deletes_nothing(
+    chatting: RunningBalancer, fault: Fault
+) -> None:
     async with fault(chatting):
         refused(await chatting.http.delete("/api/models/chat"))
-        assert (await chatting.model("chat"))["status"] == "Ready"
+        assert (await chatting.get_model("chat"))["status"] == "Ready"
         assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
     assert (await chatting.http.delete("/api/models/chat")).status_code == 204
-    await chatting.until_status("chat", "Available")
+    await chatting.wait_for_status("chat", "Available")
 
 
-async def test_no_key_no_session_no_token_is_half_made(chatting: Llb, fault: Fault) -> None:
+async def test_no_key_no_session_no_token_is_half_made(chatting: RunningBalancer, fault: Fault) -> None:
     http = chatting.http
     keys_before = (await http.get("/api/keys")).json()
     async with fault(chatting):
@@ -160,13 +162,13 @@ async def test_no_key_no_session_no_token_is_half_made(chatting: Llb, fault: Fau
 
 
 async def test_a_pull_under_way_ends_well_when_it_is_mended(
-    chatting: Llb, fault: Fault, hub: HubStandIn, tmp_path: Path
+    chatting: RunningBalancer, fault: Fault, hub: HubStandIn, tmp_path: Path
 ) -> None:
     slow = hub.faults.throttle(400_000, file="tiny.gguf")
-    assert (await chatting.register("tiny")).status_code == 202
-    await chatting.until_status("tiny", "Downloading")
+    assert (await chatting.register_model("tiny")).status_code == 202
+    await chatting.wait_for_status("tiny", "Downloading")
     async with fault(chatting):
         slow.clear()
-        await eventually((tmp_path / "models" / "tiny" / "tiny.gguf").exists)
+        await wait_until((tmp_path / "models" / "tiny" / "tiny.gguf").exists)
         assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
-    await chatting.until_status("tiny", "Ready")
+    await chatting.wait_for_status("tiny", "Ready")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.store.backup import diagnose
+from llb.store.backup import find_database_defect
 from llb.store.database import Database
 
 ROWS = 40
@@ -42,7 +42,7 @@ async def test_a_write_ahead_log_that_ends_anywhere(tmp_path: Path, seed: int) -
             file.seek(at)
             file.write(chance.randbytes(3000))
     committed = sum(end <= at for end in ends)
-    assert diagnose(cut / path.name) is None
+    assert find_database_defect(cut / path.name) is None
     again = await Database.open(cut / path.name)
     try:
         found = [

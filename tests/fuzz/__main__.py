@@ -15,32 +15,32 @@ import traceback
 import tracemalloc
 from pathlib import Path
 
-from tests.fuzz.targets import Target, targets
+from tests.fuzz.targets import FuzzTarget, build_targets
 
-MOST_S = 2.0
-MOST_BYTES = 100_000_000
+MAX_DURATION_S = 2.0
+MAX_MEMORY_BYTES = 100_000_000
 
 
-def defect(target: Target, seed: str, *, measured: bool) -> str | None:
+def find_defect(target: FuzzTarget, seed: str, *, measure_memory: bool) -> str | None:
     """Why this case is one, None if it is none."""
     chance = random.Random(seed)
-    case = target.case(chance)
-    if measured:
+    case = target.generate_case(chance)
+    if measure_memory:
         tracemalloc.start()
     began = time.perf_counter()
     try:
-        target.read(case, chance)
-    except target.allowed:
+        target.parse(case, chance)
+    except target.allowed_errors:
         pass
     except Exception:
         return f"{traceback.format_exc()}\ncase: {case[:2000]!r}"
     finally:
         took_s = time.perf_counter() - began
-        peak_bytes = tracemalloc.get_traced_memory()[1] if measured else 0
+        peak_bytes = tracemalloc.get_traced_memory()[1] if measure_memory else 0
         tracemalloc.stop()
-    if took_s > MOST_S:
+    if took_s > MAX_DURATION_S:
         return f"it took {took_s:.1f} s\ncase: {case[:2000]!r}"
-    if peak_bytes > MOST_BYTES:
+    if peak_bytes > MAX_MEMORY_BYTES:
         return f"it took {peak_bytes} bytes\ncase: {case[:2000]!r}"
     return None
 
@@ -55,14 +55,14 @@ def main() -> None:
     options = parser.parse_args()
     found: list[str] = []
     with tempfile.TemporaryDirectory(prefix="llb-fuzz-") as name:
-        chosen = [each for each in targets(Path(name)) if options.only in (None, each.name)]
+        chosen = [each for each in build_targets(Path(name)) if options.only in (None, each.name)]
         for target in chosen:
             cases = max(1, options.cases // len(chosen))
             began = time.monotonic()
             for number in range(cases):
                 seed = f"{options.seed}.{target.name}.{number}"
                 # Memory is looked at in one of twenty: it makes everything slow.
-                if (why := defect(target, seed, measured=number % 20 == 0)) is not None:
+                if (why := find_defect(target, seed, measure_memory=number % 20 == 0)) is not None:
                     found.append(f"{target.name}, seed {seed}: {why}")
                     break
             print(f"{target.name}: {number + 1} cases in {time.monotonic() - began:.0f} s", flush=True)

@@ -34,17 +34,22 @@ CHECKS = (
     "negative_data_rejection",
 )
 # To ask for a model that is not Ready is a 503 by contract, and so it would be after a pull of a model without weights.
-LEFT_OUT = ("models.register", "ollama.pull")
-NOBODY, USER, ADMIN, JUNK = "nobody", "a user's session", "an administrator's session", "an unknown key"
-KEY_FOR = "a key for "
-ROLES = (NOBODY, JUNK, *(KEY_FOR + scope.value for scope in Scope), USER, ADMIN)
+EXCLUDED_OPERATIONS = ("models.register", "ollama.pull")
+ANONYMOUS, USER, ADMIN, UNKNOWN_KEY = (
+    "nobody",
+    "a user's session",
+    "an administrator's session",
+    "an unknown key",
+)
+KEY_ROLE_PREFIX = "a key for "
+ROLES = (ANONYMOUS, UNKNOWN_KEY, *(KEY_ROLE_PREFIX + scope.value for scope in Scope), USER, ADMIN)
 
 
-def credential(llb: LlbProcess, role: str) -> tuple[str, ...]:
+def credential_headers(llb: LlbProcess, role: str) -> tuple[str, ...]:
     """The header with which `role` calls."""
-    if role == NOBODY:
+    if role == ANONYMOUS:
         return ()
-    if role == JUNK:
+    if role == UNKNOWN_KEY:
         return ("Authorization: Bearer sk-unknown",)
     if role in (USER, ADMIN):
         name = "ann" if role == USER else "admin"
@@ -53,16 +58,18 @@ def credential(llb: LlbProcess, role: str) -> tuple[str, ...]:
             f"{llb.url}/api/auth/login", json={"username": name, "password": PASSWORD}, trust_env=False
         ).raise_for_status()
         return (f"Cookie: {SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}", f"Origin: {llb.url}")
-    scope = role.removeprefix(KEY_FOR)
+    scope = role.removeprefix(KEY_ROLE_PREFIX)
     made = llb.http.post("/api/keys", json={"name": scope, "scopes": [scope]}).raise_for_status()
     return (f"Authorization: Bearer {made.json()['key']}",)
 
 
-def command(st: str, llb: LlbProcess, headers: Sequence[str], seconds: int, seed: int) -> Iterator[str]:
+def schemathesis_command(
+    st: str, llb: LlbProcess, headers: Sequence[str], seconds: int, seed: int
+) -> Iterator[str]:
     yield from (st, "run", f"{llb.url}/api/openapi.json", "--checks", ",".join(CHECKS))
     yield from ("--phases", "examples,coverage,fuzzing", "-n", "30", "--seed", str(seed))
     yield from ("--continue-on-failure", "--max-time", str(seconds), "--no-color")
-    for operation in LEFT_OUT:
+    for operation in EXCLUDED_OPERATIONS:
         yield from ("--exclude-operation-id", operation)
     for header in headers:
         yield from ("-H", header)
@@ -89,11 +96,11 @@ def main() -> None:
             home = directory / str(number)
             flags = ("--catalog", str(catalog), "--host", "127.0.0.1")
             with LlbProcess(home, *flags, HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD) as llb:
-                llb.register(MODEL)
-                llb.until_status(MODEL, "Ready")
+                llb.register_model(MODEL)
+                llb.wait_for_status(MODEL, "Ready")
                 print(f"=== {role}", flush=True)
-                headers = credential(llb, role)
-                asked = [*command(options.st, llb, headers, options.seconds, options.seed)]
+                headers = credential_headers(llb, role)
+                asked = [*schemathesis_command(options.st, llb, headers, options.seconds, options.seed)]
                 if subprocess.run(asked, check=False, cwd=directory).returncode:
                     failed.append(role)
     sys.exit(f"found something as {', '.join(failed)}" if failed else None)

@@ -34,8 +34,8 @@ from llb.security import file_token, tls_trust
 from llb.security.certificates import create_authority
 from llb.wire import InferenceFields
 from llb.wire.decoding import DECODE_ERRORS
-from tests.fuzz.mutate import mutated
-from tests.ggufs import TOOL_TEMPLATE, write_chat_model, write_embedding_model
+from tests.fuzz.mutate import mutate
+from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import write_catalog
 
 CHAT = {
@@ -43,7 +43,7 @@ CHAT = {
     "stream": True, "max_tokens": 8, "n": 1, "logprobs": True, "keep_alive": "5m",
     "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "^a{1,3}$"}}},
 }  # fmt: skip
-SSE = (
+SSE_SEEDS = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"created":1,"id":"c","model":"m","prompt_progress":{"total":9,"cache":0,"processed":0,"time_ms":0}}\n\n'
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"Hi","tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}],"created":1,"id":"c","model":"m"}\n\n'
     b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":1,"id":"c","model":"m","usage":{"prompt_tokens":3,"completion_tokens":1},"timings":{"prompt_n":3,"predicted_n":1}}\n\n'
@@ -58,23 +58,23 @@ CLOCK = RequestClock(lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda: 1.0, lamb
 
 
 @dataclass(frozen=True)
-class Target:
+class FuzzTarget:
     """`read` takes one case; it may raise `allowed` and nothing else."""
 
     name: str
     seeds: tuple[bytes, ...]
-    read: Callable[[bytes, random.Random], object]
-    allowed: tuple[type[Exception], ...] = ()
+    parse: Callable[[bytes, random.Random], object]
+    allowed_errors: tuple[type[Exception], ...] = ()
 
-    def case(self, chance: random.Random) -> bytes:
-        return mutated(chance, self.seeds)
+    def generate_case(self, chance: random.Random) -> bytes:
+        return mutate(chance, self.seeds)
 
 
-def _json(*documents: object) -> tuple[bytes, ...]:
+def _json_seeds(*documents: object) -> tuple[bytes, ...]:
     return tuple(json.dumps(document).encode() for document in documents)
 
 
-def _pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
+def _random_chunks(data: bytes, chance: random.Random) -> Iterator[bytes]:
     """As a network would cut them."""
     at = 0
     while at < len(data):
@@ -83,8 +83,8 @@ def _pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
         at += step
 
 
-def targets(directory: Path) -> tuple[Target, ...]:
-    chat = write_chat_model(directory / "chat.gguf", template=TOOL_TEMPLATE).read_bytes()
+def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
+    chat = write_chat_model(directory / "chat.gguf", template=TOOL_CHAT_TEMPLATE).read_bytes()
     embedding = write_embedding_model(directory / "embed.gguf").read_bytes()
     catalog_path = write_catalog(directory / "catalog.json", {"id": "tiny", "size_bytes": 300_000})
     key = file_token.derive_key("secret")
@@ -119,7 +119,7 @@ def targets(directory: Path) -> tuple[Target, ...]:
     def stream(data: bytes, chance: random.Random) -> None:
         edges, prelude, transcript = UsageParser(), ProgressFilter(), Transcript("x")
         transcript.set_content_type(b"text/event-stream")
-        for piece in _pieces(data, chance):
+        for piece in _random_chunks(data, chance):
             edges.feed(piece)
             transcript.feed(piece)
         prelude.filter_events(data)
@@ -133,14 +133,14 @@ def targets(directory: Path) -> tuple[Target, ...]:
 
     def whole(data: bytes, chance: random.Random) -> None:
         gathered = chance.choice([*AGGREGATOR_OF_PATH.values()])()
-        for piece in _pieces(data, chance):
+        for piece in _random_chunks(data, chance):
             gathered.feed(piece)
         if gathered.is_complete:
             json.loads(gathered.document().decode("utf-8", "replace"))
 
     def ollama_stream(data: bytes, chance: random.Random) -> None:
         answer = ResponseTranslator("m", chance.choice([*ResponseShape]), CLOCK)
-        lines = b"".join(answer.feed(piece) for piece in _pieces(data, chance)) + answer.finish()
+        lines = b"".join(answer.feed(piece) for piece in _random_chunks(data, chance)) + answer.finish()
         for line in lines.splitlines():
             json.loads(line)
 
@@ -186,19 +186,19 @@ def targets(directory: Path) -> tuple[Target, ...]:
     wire_errors = DECODE_ERRORS
     return (
         # A header is at the beginning; what is behind it is only counted.
-        Target("GGUF header", (chat[:6000], embedding[:6000], chat), header, (gguf.GgufError,)),
-        Target("catalogue", (catalog_path.read_bytes(),), catalogue, (SetupError,)),
-        Target("llb.toml", (b'port = 8080\nmemory_limit = "12GB"\nallowed_host = ["a", "b"]\nhistory_text = true\n',), config, (SetupError,)),
-        Target("request body", _json(CHAT, {"model": "m", "prompt": "x", "n_probs": 3}), body, (LlbError,)),
-        Target("engine's stream", SSE, stream),
-        Target("stream made whole", SSE, whole, (LlbError,)),
-        Target("stream as Ollama's lines", SSE, ollama_stream),
-        Target("Ollama's request", _json(OLLAMA, {"model": "m", "prompt": "x", "suffix": "y"}, {"model": "m", "input": ["a"]}), translate_ollama_request, (InvalidRequest,)),
-        Target("engine's error", _json({"error": {"code": 400, "message": "'n' is /a/b wrong", "type": "x"}}, {"error": {"message": "m", "type": "exceed_context_size_error", "n_prompt_tokens": 5, "n_ctx": 4}}), engine_error),
-        Target("Host and Origin", (b"localhost:8080", b"http://[::1]:8080", b"null", b"https://a.example"), origins),
-        Target("node's message", _json(HELLO, {"type": "goodbye"}), link, wire_errors),
-        Target("balancer's message", _json({"type": "want", "revision": 1, "models": [], "deleted": []}, {"type": "dial", "spares": 3}), want, wire_errors),
-        Target("ticket", (ticket.encode(),), proof, (InvalidFileToken,)),
-        Target("certificate of another host", (create_authority().certificate.encode(),), anchor, (ValueError,)),
-        Target("engine's vectors", _json({"data": [{"embedding": [0.5, 1e-3], "index": 0}], "usage": {"prompt_tokens": 1}}), vectors, (*wire_errors, ValueError)),
+        FuzzTarget("GGUF header", (chat[:6000], embedding[:6000], chat), header, (gguf.GgufError,)),
+        FuzzTarget("catalogue", (catalog_path.read_bytes(),), catalogue, (SetupError,)),
+        FuzzTarget("llb.toml", (b'port = 8080\nmemory_limit = "12GB"\nallowed_host = ["a", "b"]\nhistory_text = true\n',), config, (SetupError,)),
+        FuzzTarget("request body", _json_seeds(CHAT, {"model": "m", "prompt": "x", "n_probs": 3}), body, (LlbError,)),
+        FuzzTarget("engine's stream", SSE_SEEDS, stream),
+        FuzzTarget("stream made whole", SSE_SEEDS, whole, (LlbError,)),
+        FuzzTarget("stream as Ollama's lines", SSE_SEEDS, ollama_stream),
+        FuzzTarget("Ollama's request", _json_seeds(OLLAMA, {"model": "m", "prompt": "x", "suffix": "y"}, {"model": "m", "input": ["a"]}), translate_ollama_request, (InvalidRequest,)),
+        FuzzTarget("engine's error", _json_seeds({"error": {"code": 400, "message": "'n' is /a/b wrong", "type": "x"}}, {"error": {"message": "m", "type": "exceed_context_size_error", "n_prompt_tokens": 5, "n_ctx": 4}}), engine_error),
+        FuzzTarget("Host and Origin", (b"localhost:8080", b"http://[::1]:8080", b"null", b"https://a.example"), origins),
+        FuzzTarget("node's message", _json_seeds(HELLO, {"type": "goodbye"}), link, wire_errors),
+        FuzzTarget("balancer's message", _json_seeds({"type": "want", "revision": 1, "models": [], "deleted": []}, {"type": "dial", "spares": 3}), want, wire_errors),
+        FuzzTarget("ticket", (ticket.encode(),), proof, (InvalidFileToken,)),
+        FuzzTarget("certificate of another host", (create_authority().certificate.encode(),), anchor, (ValueError,)),
+        FuzzTarget("engine's vectors", _json_seeds({"data": [{"embedding": [0.5, 1e-3], "index": 0}], "usage": {"prompt_tokens": 1}}), vectors, (*wire_errors, ValueError)),
     )  # fmt: skip

@@ -6,23 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import defect
-from tests.fuzz.targets import Target, targets
+from tests.fuzz.__main__ import find_defect
+from tests.fuzz.targets import FuzzTarget, build_targets
 
 CASES = 150
 
 
 @pytest.fixture(scope="module")
-def all_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
-    return {target.name: target for target in targets(tmp_path_factory.mktemp("fuzz"))}
+def all_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FuzzTarget]:
+    return {target.name: target for target in build_targets(tmp_path_factory.mktemp("fuzz"))}
 
 
-def test_no_reader_is_upset(all_targets: dict[str, Target]) -> None:
+def test_no_reader_is_upset(all_targets: dict[str, FuzzTarget]) -> None:
     found = [
         f"{target.name}: {why}"
         for target in all_targets.values()
         for number in range(CASES)
-        if (why := defect(target, f"suite.{target.name}.{number}", measured=number % 50 == 0)) is not None
+        if (why := find_defect(target, f"suite.{target.name}.{number}", measure_memory=number % 50 == 0))
+        is not None
     ]
     assert found == []
     assert Path(__file__).exists()

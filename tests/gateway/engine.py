@@ -22,52 +22,52 @@ class Exchange:
     path: str
     headers: list[tuple[str, str]]
     body: bytes
-    connection: int  # 1 is the first that the server accepted
-    gone: asyncio.Event  # the client has closed the connection
+    connection_number: int  # 1 is the first that the server accepted
+    client_closed: asyncio.Event  # the client has closed the connection
     writer: asyncio.StreamWriter
-    hang_up: bool = False  # close the connection once the answer is out
+    close_after_response: bool = False  # close the connection once the answer is out
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def chunk(self, data: bytes) -> None:
+    async def send_chunk(self, data: bytes) -> None:
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    async def end(self) -> None:
+    async def end_body(self) -> None:
         await self.send(b"0\r\n\r\n")
 
-    async def json(self, body: bytes, status: int = 200) -> None:
+    async def send_json(self, body: bytes, status: int = 200) -> None:
         head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         await self.send(head % (status, len(body)) + body)
 
-    def die(self) -> None:
+    def abort(self) -> None:
         self.writer.transport.abort()
 
 
-Answer = Callable[[Exchange], Awaitable[None]]
+ResponseHandler = Callable[[Exchange], Awaitable[None]]
 
 
 @dataclass
-class Engine:
+class FakeEngine:
     target: UpstreamTarget
     exchanges: list[Exchange] = field(default_factory=list)
-    connections: int = 0
-    open: int = 0
+    connection_count: int = 0
+    open_connections: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def until_open(self, count: int) -> None:
+    async def wait_for_open_connections(self, count: int) -> None:
         async with self.changed:
-            await self.changed.wait_for(lambda: self.open == count)
+            await self.changed.wait_for(lambda: self.open_connections == count)
 
 
-def _note_gone(gone: asyncio.Event, head: asyncio.Future[bytes]) -> None:
+def _set_when_closed(client_closed: asyncio.Event, head: asyncio.Future[bytes]) -> None:
     if not head.cancelled() and head.exception() is not None:
-        gone.set()
+        client_closed.set()
 
 
 @contextlib.asynccontextmanager
-async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[Engine]:
+async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") -> AsyncIterator[FakeEngine]:
     """Serve `answer` on a free port; leaves no task and no socket behind."""
     handlers: set[asyncio.Task[None]] = set()
 
@@ -75,10 +75,10 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
         task = asyncio.current_task()
         assert task is not None
         handlers.add(task)
-        state.connections += 1
-        number = state.connections
+        state.connection_count += 1
+        number = state.connection_count
         async with state.changed:
-            state.open += 1
+            state.open_connections += 1
             state.changed.notify_all()
         try:
             await _serve_one(reader, writer, number)
@@ -87,7 +87,7 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
         finally:
             writer.transport.abort()
             async with state.changed:
-                state.open -= 1
+                state.open_connections -= 1
                 state.changed.notify_all()
             handlers.discard(task)
 
@@ -104,19 +104,19 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
             state.exchanges.append(exchange)
             # Reading on while answering is how a server notices that its client has gone.
             head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
-            head.add_done_callback(partial(_note_gone, exchange.gone))
+            head.add_done_callback(partial(_set_when_closed, exchange.client_closed))
             try:
-                await answer(exchange)
+                await handler(exchange)
             except BaseException:
                 head.cancel()
                 raise
-            if exchange.hang_up:
+            if exchange.close_after_response:
                 head.cancel()
                 return
 
     server = await asyncio.start_server(serve, host, 0)
     port: int = server.sockets[0].getsockname()[1]
-    state = Engine(UpstreamTarget(host, port, api_key="sk-engine"))
+    state = FakeEngine(UpstreamTarget(host, port, api_key="sk-engine"))
     try:
         yield state
     finally:
@@ -127,11 +127,11 @@ async def engine(answer: Answer, *, host: str = "127.0.0.1") -> AsyncIterator[En
         await server.wait_closed()
 
 
-async def read(response: UpstreamResponse) -> bytes:
+async def read_body(response: UpstreamResponse) -> bytes:
     return await response.read(64 * 1024 * 1024, 10.0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until `condition` holds: what it asks about has no event of its own."""
     for _ in range(100_000):
         if condition():
@@ -140,5 +140,5 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-async def say_hello(exchange: Exchange) -> None:
-    await exchange.json(b'{"hello":1}')
+async def respond_hello(exchange: Exchange) -> None:
+    await exchange.send_json(b'{"hello":1}')

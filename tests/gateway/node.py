@@ -20,22 +20,22 @@ NODE_ID = "node-1"
 
 
 @dataclass
-class Asked:
+class PendingRequest:
     """One request that waits for its answer."""
 
     path: str
     headers: dict[str, str]
     writer: asyncio.StreamWriter
-    gone: asyncio.Event = field(default_factory=asyncio.Event)  # whoever asked has hung up
+    client_closed: asyncio.Event = field(default_factory=asyncio.Event)  # whoever asked has hung up
 
-    async def answer(self, body: bytes, *lines: bytes, status: int = 200) -> None:
+    async def respond(self, body: bytes, *lines: bytes, status: int = 200) -> None:
         head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (
             status,
             len(body),
         )
         await self.send(head + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body)
 
-    async def begin(self) -> None:
+    async def start_stream(self) -> None:
         """The head of a stream, and its first event."""
         await self.send(SSE_HEAD + b"d\r\ndata: begun\n\n\r\n")
 
@@ -43,43 +43,43 @@ class Asked:
         self.writer.write(data)
         await self.writer.drain()
 
-    def die(self) -> None:
+    def abort(self) -> None:
         self.writer.transport.abort()
 
 
 @dataclass
-class Node:
+class FakeNode:
     """`proofs` are the headers with which it was asked who it is; `beats` are the pulse's, and `met` all connections, each
     with the loop's time."""
 
     url: str
     id: str = NODE_ID
     credential: str = CREDENTIAL
-    asked: list[Asked] = field(default_factory=list)
-    beats: list[float] = field(default_factory=list)
-    pulses: list[asyncio.StreamWriter] = field(default_factory=list)
-    proofs: list[dict[str, str]] = field(default_factory=list)
-    met: list[float] = field(default_factory=list)
-    refusing: bool = False  # whoever connects is hung up on at once
+    requests: list[PendingRequest] = field(default_factory=list)
+    probe_times: list[float] = field(default_factory=list)
+    probe_writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    proof_headers: list[dict[str, str]] = field(default_factory=list)
+    connection_times: list[float] = field(default_factory=list)
+    rejects_connections: bool = False  # whoever connects is hung up on at once
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(condition)
 
-    async def next(self) -> Asked:
+    async def next_request(self) -> PendingRequest:
         """Wait until one more request is here."""
-        count = len(self.asked)
-        await self.until(lambda: len(self.asked) > count)
-        return self.asked[-1]
+        count = len(self.requests)
+        await self.wait_until(lambda: len(self.requests) > count)
+        return self.requests[-1]
 
-    def cut(self) -> None:
+    def drop_probe_connections(self) -> None:
         """End every pulse: the program has gone, or the kernel says that the host has."""
-        for writer in self.pulses:
+        for writer in self.probe_writers:
             writer.transport.abort()
-        self.pulses.clear()
+        self.probe_writers.clear()
 
-    def hello(self, *urls: str, instance: str = "first") -> Hello:
+    def build_hello(self, *urls: str, instance: str = "first") -> Hello:
         return Hello(
             protocol=2,
             node_id=self.id,
@@ -96,14 +96,14 @@ class Node:
             instance=instance,
         )
 
-    async def note(self, noted: list[T], value: T) -> None:
+    async def record(self, records: list[T], value: T) -> None:
         async with self.changed:
-            noted.append(value)
+            records.append(value)
             self.changed.notify_all()
 
 
 @asynccontextmanager
-async def node() -> AsyncIterator[Node]:
+async def run_fake_node() -> AsyncIterator[FakeNode]:
     """Serve on a free port; leaves no task and no socket behind."""
     handlers: set[asyncio.Task[None]] = set()
 
@@ -113,9 +113,9 @@ async def node() -> AsyncIterator[Node]:
         handlers.add(task)
         try:
             now = asyncio.get_running_loop().time()
-            await state.note(state.met, now)
-            if not state.refusing:
-                await _serve(state, reader, writer)
+            await state.record(state.connection_times, now)
+            if not state.rejects_connections:
+                await _serve_connection(state, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the server's end cancels it, and nobody looks
         finally:
@@ -123,7 +123,7 @@ async def node() -> AsyncIterator[Node]:
             handlers.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    state = Node(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    state = FakeNode(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
         yield state
     finally:
@@ -134,28 +134,30 @@ async def node() -> AsyncIterator[Node]:
         await server.wait_closed()
 
 
-async def _serve(state: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve_connection(
+    state: FakeNode, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     while True:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:-2])}
         url = urlsplit(lines[0].split(" ")[1])
         await reader.readexactly(int(headers.get("content-length", "0")))
-        asked = Asked(url.path, headers, writer)
+        asked = PendingRequest(url.path, headers, writer)
         if url.path == "/hop/proof":
-            await state.note(state.proofs, headers)
+            await state.record(state.proof_headers, headers)
             shown = tokens.challenge_response(state.credential, state.id, parse_qs(url.query)["nonce"][0])
-            await asked.answer(b'{"proof":"%b"}' % shown.encode())
+            await asked.respond(b'{"proof":"%b"}' % shown.encode())
         elif url.path == "/hop/pulse":
-            await state.note(state.pulses, writer)
+            await state.record(state.probe_writers, writer)
             while await reader.read(1000):
                 now = asyncio.get_running_loop().time()
-                await state.note(state.beats, now)
+                await state.record(state.probe_times, now)
             return
         else:
-            await state.note(state.asked, asked)
+            await state.record(state.requests, asked)
             try:
                 while await reader.read(1000):
                     pass
             finally:
-                asked.gone.set()
+                asked.client_closed.set()
             return

@@ -16,9 +16,9 @@ from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.response import UpstreamResponse
 from llb.hardware import engine_environment
 
-KEY = "sk-real"
+API_KEY = "sk-real"
 # The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.
-WORKER = """
+WORKER_SOURCE = """
 import os, sys, xllamacpp
 p = xllamacpp.CommonParams()
 p.model.path, p.api_keys = sys.argv[1], [sys.argv[2]]
@@ -43,7 +43,7 @@ class RealEngine:
         """Of what is in the log by now, `logged` finds nothing."""
         self._read = self._log.stat().st_size
 
-    async def logged(self, text: str) -> None:
+    async def wait_for_log(self, text: str) -> None:
         """Wait until a new line of the engine's log contains `text`."""
         async with asyncio.timeout(60):
             while True:
@@ -74,7 +74,7 @@ def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngin
             child.kill()
 
 
-async def ask(
+async def post_json(
     upstream: HttpClient, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
 ) -> UpstreamResponse:
     return await upstream.request(
@@ -88,5 +88,5 @@ async def ask(
     )
 
 
-def chat(text: str, **fields: Any) -> dict[str, Any]:
+def chat_body(text: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}

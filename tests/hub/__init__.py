@@ -38,7 +38,7 @@ By hand, or as a process of its own: `python -m tests.hub --help`, and `HubProce
 from tests.hub.content import smollm2_path, tiny_gguf
 from tests.hub.faults import Fault, Faults
 from tests.hub.process import HubProcess
-from tests.hub.record import Request
+from tests.hub.record import RecordedRequest
 from tests.hub.server import HubStandIn
 
-__all__ = ["Fault", "Faults", "HubProcess", "HubStandIn", "Request", "smollm2_path", "tiny_gguf"]
+__all__ = ["Fault", "Faults", "HubProcess", "HubStandIn", "RecordedRequest", "smollm2_path", "tiny_gguf"]

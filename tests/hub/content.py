@@ -23,7 +23,7 @@ class Content:
         if isinstance(source, Path):
             stat = source.stat()
             self.size = stat.st_size
-            self.sha256 = _sha256_of(source, stat.st_size, stat.st_mtime_ns)
+            self.sha256 = _compute_sha256(source, stat.st_size, stat.st_mtime_ns)
         else:
             self.size = len(source)
             self.sha256 = hashlib.sha256(source).hexdigest()
@@ -41,13 +41,13 @@ class Content:
 
 
 @functools.lru_cache(maxsize=64)
-def _sha256_of(path: Path, size_bytes: int, mtime_ns: int) -> str:
+def _compute_sha256(path: Path, size_bytes: int, mtime_ns: int) -> str:
     """The sha256 of a file, once per (path, size, time): tests add the same 98 MB again and again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _string(text: str) -> bytes:
+def _gguf_string(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 
@@ -55,9 +55,9 @@ def _string(text: str) -> bytes:
 def tiny_gguf(size_bytes: int = 4096, seed: str = "tiny", architecture: str = "llama") -> bytes:
     """Bytes with a valid GGUF v3 header (no tensors) and deterministic noise up to `size_bytes`."""
     pairs = [
-        _string("general.architecture") + struct.pack("<I", _STRING) + _string(architecture),
-        _string("general.name") + struct.pack("<I", _STRING) + _string(seed),
-        _string(f"{architecture}.context_length") + struct.pack("<II", _U32, 2048),
+        _gguf_string("general.architecture") + struct.pack("<I", _STRING) + _gguf_string(architecture),
+        _gguf_string("general.name") + struct.pack("<I", _STRING) + _gguf_string(seed),
+        _gguf_string(f"{architecture}.context_length") + struct.pack("<II", _U32, 2048),
     ]
     header = b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
     noise = random.Random(seed).randbytes(max(0, size_bytes - len(header)))

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-On = Literal["any", "api", "resolve", "bytes"]
-KINDS = (
+FaultScope = Literal["any", "api", "resolve", "bytes"]
+FAULT_KINDS = (
     "throttle", "latency", "stall", "drop", "short", "corrupt", "ignore_range", "wrong_range", "answer",
     "black_hole", "expire_links", "omit_headers", "direct",
 )  # fmt: skip
@@ -17,7 +17,7 @@ class Fault:
     """One thing that goes wrong; `fired` says how often it has."""
 
     def __init__(
-        self, owner: Faults, kind: str, on: On, repo: str | None, file: str | None, times: int | None,
+        self, faults: Faults, kind: str, on: FaultScope, repo: str | None, file: str | None, times: int | None,
         params: dict[str, Any],
     ) -> None:  # fmt: skip
         self.kind = kind
@@ -27,15 +27,15 @@ class Fault:
         self.times = times
         self.params = params
         self.fired = 0
-        self.ended = False  # cleared, as opposed to used up
-        self._owner = owner
+        self.is_cleared = False  # cleared, as opposed to used up
+        self._faults = faults
 
     @property
-    def active(self) -> bool:
-        return self in self._owner.active
+    def is_active(self) -> bool:
+        return self in self._faults.active
 
     def clear(self) -> None:
-        self._owner.remove(self)
+        self._faults.remove(self)
 
     def matches(self, on: str, repo: str | None, file: str | None) -> bool:
         return (
@@ -53,9 +53,9 @@ class Fault:
 class Faults:
     """The faults in force. Thread-safe; `changed` is called after every change, with no lock held."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, on_changed: Callable[[], None]) -> None:
         self._lock = threading.Lock()
-        self._changed = changed
+        self._on_changed = on_changed
         self._active: tuple[Fault, ...] = ()
         self._all: list[Fault] = []  # used up ones too: one may still hold a connection
 
@@ -67,37 +67,37 @@ class Faults:
         self,
         kind: str,
         *,
-        on: On,
+        on: FaultScope,
         repo: str | None = None,
         file: str | None = None,
         times: int | None = None,
         **params: Any,
     ) -> Fault:
-        if kind not in KINDS:
-            raise ValueError(f"no fault is called {kind!r}: {', '.join(KINDS)}")
-        if on not in get_args(On):
-            raise ValueError(f"on={on!r}: one of {', '.join(get_args(On))}")
+        if kind not in FAULT_KINDS:
+            raise ValueError(f"no fault is called {kind!r}: {', '.join(FAULT_KINDS)}")
+        if on not in get_args(FaultScope):
+            raise ValueError(f"on={on!r}: one of {', '.join(get_args(FaultScope))}")
         fault = Fault(self, kind, on, repo, file, times, params)
         with self._lock:
             self._active = (*self._active, fault)
             self._all.append(fault)
-        self._changed()
+        self._on_changed()
         return fault
 
     def remove(self, fault: Fault) -> None:
-        fault.ended = True
+        fault.is_cleared = True
         with self._lock:
             self._active = tuple(other for other in self._active if other is not fault)
-        self._changed()
+        self._on_changed()
 
     def clear(self, kind: str | None = None) -> None:
         """End all faults, or those of one kind."""
         with self._lock:
             for fault in self._all:
-                fault.ended = fault.ended or kind in (None, fault.kind)
-            self._all = [fault for fault in self._all if not fault.ended]
-            self._active = tuple(fault for fault in self._active if not fault.ended)
-        self._changed()
+                fault.is_cleared = fault.is_cleared or kind in (None, fault.kind)
+            self._all = [fault for fault in self._all if not fault.is_cleared]
+            self._active = tuple(fault for fault in self._active if not fault.is_cleared)
+        self._on_changed()
 
     def find(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
         """The newest fault of this kind that is in force here; it is not counted."""
@@ -106,12 +106,12 @@ class Faults:
                 return fault
         return None
 
-    def take(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
+    def trigger(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
         """Like `find`, and counts that it happened now."""
         fault = self.find(kind, on, repo, file)
-        return fault if fault is not None and self.fire(fault) else None
+        return fault if fault is not None and self.count_occurrence(fault) else None
 
-    def fire(self, fault: Fault) -> bool:
+    def count_occurrence(self, fault: Fault) -> bool:
         """Count one occurrence; False if the fault has been used up or cleared meanwhile."""
         with self._lock:
             if fault not in self._active:
@@ -119,7 +119,7 @@ class Faults:
             fault.fired += 1
             if fault.times is not None and fault.fired >= fault.times:
                 self._active = tuple(other for other in self._active if other is not fault)
-        self._changed()
+        self._on_changed()
         return True
 
     def throttle(self, bytes_per_s: float, *, total: bool = False, **where: Any) -> Fault:

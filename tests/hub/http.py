@@ -19,12 +19,12 @@ DRAIN_TIMEOUT_S = 5.0
 SIOCOUTQ = 0x5411  # Linux: bytes the peer's kernel has not acknowledged
 
 
-class PeerGone(Exception):
+class PeerDisconnected(Exception):
     """The peer closed, or the connection was reset on purpose."""
 
 
 @dataclass
-class Incoming:
+class ParsedRequest:
     """A request as it was read."""
 
     method: str
@@ -49,7 +49,7 @@ class Connection:
         self._buffer = b""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def read_request(self) -> Incoming | None:
+    def read_request(self) -> ParsedRequest | None:
         """The next request; None when the peer has closed."""
         while b"\r\n\r\n" not in self._buffer:
             if len(self._buffer) > MAX_HEAD_BYTES or not (data := self.sock.recv(65_536)):
@@ -67,7 +67,7 @@ class Connection:
                 return None
             rest += data
         self._buffer = rest[length:]
-        return Incoming(method, target, headers, rest[:length])
+        return ParsedRequest(method, target, headers, rest[:length])
 
     def send_head(self, status: int, headers: dict[str, str]) -> None:
         try:
@@ -111,7 +111,7 @@ class Connection:
         self.sock.close()
 
 
-class Answer(Exception):
+class ResponseRaised(Exception):
     """A complete answer, raised from wherever it is known."""
 
     def __init__(self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> None:

@@ -26,8 +26,8 @@ class HubProcess:
 
     def __enter__(self) -> HubProcess:
         self._process = prefork.Popen(
-            self._command(),
-            env=self._environment(),
+            self._build_command(),
+            env=self._build_environment(),
             stdout=subprocess.PIPE,
             stdin=subprocess.PIPE,
             text=True,
@@ -47,10 +47,10 @@ class HubProcess:
         self._process.terminate()
         self._process.communicate(timeout=START_TIMEOUT_S)
 
-    def _command(self) -> list[str]:
+    def _build_command(self) -> list[str]:
         return [sys.executable, "-m", "tests.hub", "--port", "0", "--quiet", *self._arguments]
 
-    def _environment(self) -> dict[str, str]:
+    def _build_environment(self) -> dict[str, str]:
         return dict(os.environ)
 
     def control(self, **order: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Request:
+class RecordedRequest:
     """One request as the stand-in saw it; `bytes_sent` and `done` change while it is answered."""
 
     origin: str  # "hub" or "cdn"
@@ -35,31 +35,31 @@ class Request:
         return self.headers.get("authorization")
 
 
-class Journal:
+class RequestJournal:
     """All requests in order of arrival; whoever waits is told of every change."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._requests: list[Request] = []
+        self._requests: list[RecordedRequest] = []
         self.bytes_sent = 0
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[RecordedRequest]:
         with self._changed:
             return list(self._requests)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: RecordedRequest) -> None:
         with self._changed:
             self._requests.append(request)
             self._changed.notify_all()
 
-    def count(self, request: Request, size_bytes: int) -> None:
+    def add_bytes_sent(self, request: RecordedRequest, size_bytes: int) -> None:
         with self._changed:
             request.bytes_sent += size_bytes
             self.bytes_sent += size_bytes
             self._changed.notify_all()
 
-    def finish(self, request: Request) -> None:
+    def finish(self, request: RecordedRequest) -> None:
         with self._changed:
             request.done = True
             self._changed.notify_all()

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from tests.hub.content import Content
-from tests.hub.http import Answer, Incoming
+from tests.hub.http import ParsedRequest, ResponseRaised
 
 
 @dataclass
@@ -26,13 +26,13 @@ class Repo:
     gated: bool = False
 
 
-def refusal(status: int, code: str | None, message: str) -> Answer:
+def error_response(status: int, code: str | None, message: str) -> ResponseRaised:
     """An error as the Hub words it: the code in `X-Error-Code`, the sentence in `X-Error-Message` and in the body."""
     headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-    return Answer(status, {"error": message}, headers)
+    return ResponseRaised(status, {"error": message}, headers)
 
 
-class Shelf:
+class Repositories:
     """Repositories by name, and the tokens that are valid."""
 
     def __init__(self) -> None:
@@ -63,49 +63,49 @@ class Shelf:
     def add_token(self, token: str, licences: Iterable[str]) -> None:
         self._tokens[token] = frozenset(licences)
 
-    def token(self, authorization: str | None) -> str | None:
+    def authenticate(self, authorization: str | None) -> str | None:
         """The token of an Authorization header, or None without one; refuses one that is not valid."""
         if authorization is None:
             return None
         token = authorization.removeprefix("Bearer ")
         if token not in self._tokens:
-            raise refusal(401, None, "Invalid credentials in Authorization header")
+            raise error_response(401, None, "Invalid credentials in Authorization header")
         return token
 
-    def repo(self, authorization: str | None, name: str) -> Repo:
+    def require_repo(self, authorization: str | None, name: str) -> Repo:
         """The repository, for whoever asks; refuses what does not exist."""
-        token = self.token(authorization)
+        token = self.authenticate(authorization)
         if (repo := self._repos.get(name)) is None:
             # The Hub does not tell strangers whether a repository is missing or private.
             if token is None:
-                raise refusal(401, "RepoNotFound", "Invalid username or password.")
-            raise refusal(404, "RepoNotFound", "Repository not found")
+                raise error_response(401, "RepoNotFound", "Invalid username or password.")
+            raise error_response(404, "RepoNotFound", "Repository not found")
         return repo
 
-    def commit(self, repo: Repo, revision: str) -> str:
+    def resolve_commit(self, repo: Repo, revision: str) -> str:
         commit = repo.refs.get(revision, revision)
         if commit not in repo.commits:
-            raise refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise error_response(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
 
-    def file(self, repo: Repo, commit: str, file: str) -> Content:
+    def require_file(self, repo: Repo, commit: str, file: str) -> Content:
         if (content := repo.commits.get(commit, {}).get(file)) is None:
-            raise refusal(404, "EntryNotFound", "Entry not found")
+            raise error_response(404, "EntryNotFound", "Entry not found")
         return content
 
     def check_licence(self, repo: Repo, authorization: str | None) -> None:
         if not repo.gated:
             return
         about = f"Access to model {repo.name} is restricted"
-        token = self.token(authorization)
+        token = self.authenticate(authorization)
         if token is None:
-            raise refusal(
+            raise error_response(
                 401,
                 "GatedRepo",
                 f"{about}. You must have access to it and be authenticated to access it. Please log in.",
             )
         if repo.name not in self._tokens[token]:
-            raise refusal(
+            raise error_response(
                 403, "GatedRepo", f"{about} and you are not in the authorized list. Visit its page."
             )
 
@@ -119,7 +119,7 @@ class Shelf:
             "gated": "manual" if repo.gated else False,
             "private": False,
             "siblings": [
-                {"rfilename": name} | (self._blob_facts(content) if "blobs" in query else {})
+                {"rfilename": name} | (self._blob_info(content) if "blobs" in query else {})
                 for name, content in repo.commits[commit].items()
             ],
         }
@@ -128,16 +128,16 @@ class Shelf:
         return {"_id": commit[:24], "id": repo.name, "modelId": repo.name, **facts}
 
     @staticmethod
-    def _blob_facts(content: Content) -> dict[str, Any]:
+    def _blob_info(content: Content) -> dict[str, Any]:
         lfs = {"lfs": {"sha256": content.sha256, "size": content.size, "pointerSize": 134}}
         return {"blobId": content.git_oid, "size": content.size} | (lfs if content.is_lfs else {})
 
-    def paths(
-        self, repo: Repo, commit: str, what: str, folder: str | None, incoming: Incoming
+    def list_files(
+        self, repo: Repo, commit: str, listing: str, folder: str | None, incoming: ParsedRequest
     ) -> list[dict[str, Any]]:
         """The files of a commit: those asked for (`paths-info`), or all below a folder (`tree`)."""
         wanted: list[str] | None = None
-        if what == "paths-info":
+        if listing == "paths-info":
             if incoming.headers.get("content-type", "").startswith("application/json"):
                 wanted = list(json.loads(incoming.body or b"{}").get("paths", []))
             else:

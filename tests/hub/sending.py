@@ -8,72 +8,78 @@ import time
 
 from tests.hub.content import Content
 from tests.hub.faults import Fault, Faults
-from tests.hub.http import Answer, Connection, PeerGone, parse_range
-from tests.hub.record import Journal, Request
+from tests.hub.http import Connection, PeerDisconnected, ResponseRaised, parse_range
+from tests.hub.record import RecordedRequest, RequestJournal
 
-CHUNK_BYTES = 1 << 20
+MAX_CHUNK_BYTES = 1 << 20
 POLL_S = 0.02
 
 
-class Sender:
+class ResponseSender:
     """Sends answers and bodies; every wait ends when the peer goes or `stopping` is set."""
 
-    def __init__(self, faults: Faults, journal: Journal, stopping: threading.Event) -> None:
+    def __init__(self, faults: Faults, journal: RequestJournal, stopping: threading.Event) -> None:
         self._faults = faults
         self._journal = journal
         self._stopping = stopping
-        self._shared = threading.Lock()
+        self._total_rate_lock = threading.Lock()
         self._total_due = 0.0
 
-    def apply_faults_before(self, connection: Connection, request: Request) -> None:
-        if (fault := self.take("latency", request)) is not None:
+    def apply_faults_before(self, connection: Connection, request: RecordedRequest) -> None:
+        if (fault := self.trigger_fault("latency", request)) is not None:
             until = time.monotonic() + float(fault.params["seconds"])
             while (left := until - time.monotonic()) > 0:
                 self._pause(connection, min(left, POLL_S))
-        if (fault := self.take("black_hole", request)) is not None:
-            self._hold(connection, fault)
-        if (fault := self.take("answer", request)) is not None:
-            raise Answer(fault.params["status"], str(fault.params["body"]).encode(), fault.params["headers"])
+        if (fault := self.trigger_fault("black_hole", request)) is not None:
+            self._hold_silent(connection, fault)
+        if (fault := self.trigger_fault("answer", request)) is not None:
+            raise ResponseRaised(
+                fault.params["status"], str(fault.params["body"]).encode(), fault.params["headers"]
+            )
 
-    def _hold(self, connection: Connection, fault: Fault) -> None:
+    def _hold_silent(self, connection: Connection, fault: Fault) -> None:
         """Silence until the fault is cleared or the peer goes; then the connection is closed."""
-        while not fault.ended:
+        while not fault.is_cleared:
             self._pause(connection, POLL_S)
-        raise PeerGone
+        raise PeerDisconnected
 
     def _pause(self, connection: Connection, wait_s: float) -> None:
         if self._stopping.is_set() or connection.peer_closed(wait_s):
-            raise PeerGone
+            raise PeerDisconnected
 
-    def _find(self, kind: str, request: Request) -> Fault | None:
+    def _find_fault(self, kind: str, request: RecordedRequest) -> Fault | None:
         return self._faults.find(kind, request.on, request.repo, request.file)
 
-    def take(self, kind: str, request: Request) -> Fault | None:
-        return self._faults.take(kind, request.on, request.repo, request.file)
+    def trigger_fault(self, kind: str, request: RecordedRequest) -> Fault | None:
+        return self._faults.trigger(kind, request.on, request.repo, request.file)
 
-    def send(self, connection: Connection, request: Request, answer: Answer) -> None:
-        headers = self._headers(request, {**answer.headers, "Content-Length": str(len(answer.body))})
-        request.status = answer.status
-        connection.send_head(answer.status, headers)
+    def send_response(
+        self, connection: Connection, request: RecordedRequest, response: ResponseRaised
+    ) -> None:
+        headers = self._apply_header_faults(
+            request, {**response.headers, "Content-Length": str(len(response.body))}
+        )
+        request.status = response.status
+        connection.send_head(response.status, headers)
         if request.method != "HEAD":
-            connection.sock.sendall(answer.body)
+            connection.sock.sendall(response.body)
 
-    def _headers(self, request: Request, headers: dict[str, str]) -> dict[str, str]:
-        fault = self._find("omit_headers", request)
+    def _apply_header_faults(self, request: RecordedRequest, headers: dict[str, str]) -> dict[str, str]:
+        fault = self._find_fault("omit_headers", request)
         if fault is None or not any(name.lower() in fault.params["names"] for name in headers):
             return headers
-        self._faults.fire(fault)
+        self._faults.count_occurrence(fault)
         return {name: value for name, value in headers.items() if name.lower() not in fault.params["names"]}
 
     def send_content(
-        self, connection: Connection, request: Request, content: Content, headers: dict[str, str]
+        self, connection: Connection, request: RecordedRequest, content: Content, headers: dict[str, str]
     ) -> None:
         size = content.size
         try:
             span = parse_range(request.range, size)
         except IndexError:
-            raise Answer(416, headers={"Content-Range": f"bytes */{size}"}) from None
-        if span is not None and self.take("ignore_range", request) is not None:
+            raise ResponseRaised(416, headers={"Content-Range": f"bytes */{size}"}) from None
+        if span is not None and self.trigger_fault("ignore_range", request) is not None:
             span = None
         start, end = span or (0, size)
         headers = {
@@ -84,32 +90,32 @@ class Sender:
         }
         if span is not None:
             shown_start, shown_end, shown_size = start, end, size
-            if (fault := self.take("wrong_range", request)) is not None:
+            if (fault := self.trigger_fault("wrong_range", request)) is not None:
                 shown_start += fault.params["start"]
                 shown_end += fault.params["start"]
                 shown_size += fault.params["total"]
             headers["Content-Range"] = f"bytes {shown_start}-{shown_end - 1}/{shown_size}"
         request.range_start = start
         request.status = 200 if span is None else 206
-        connection.send_head(request.status, self._headers(request, headers))
+        connection.send_head(request.status, self._apply_header_faults(request, headers))
         if request.method != "HEAD":
             self._send_body(connection, request, content, start, end)
 
     def _send_body(
-        self, connection: Connection, request: Request, content: Content, start: int, end: int
+        self, connection: Connection, request: RecordedRequest, content: Content, start: int, end: int
     ) -> None:
         file = content.path.open("rb") if content.path is not None else None
         due = 0.0
         try:
             while (at := start + request.bytes_sent) < end:
-                stop = min(self._break_off_or_stop(connection, request, start), end, at + CHUNK_BYTES)
-                throttle = self._find("throttle", request)
+                stop = min(self._apply_break_faults(connection, request, start), end, at + MAX_CHUNK_BYTES)
+                throttle = self._find_fault("throttle", request)
                 if throttle is not None:
                     rate = float(throttle.params["bytes_per_s"])
                     stop = min(stop, at + max(1, min(65_536, int(rate / 20))))
-                corrupt = self._find("corrupt", request)
-                broken_at = self._offset(corrupt, content)
-                if corrupt is not None and at <= broken_at < stop and self._faults.fire(corrupt):
+                corrupt = self._find_fault("corrupt", request)
+                broken_at = self._corrupt_offset(corrupt, content)
+                if corrupt is not None and at <= broken_at < stop and self._faults.count_occurrence(corrupt):
                     piece = bytearray(content.read(at, stop - at))
                     piece[broken_at - at] ^= 0xFF
                     connection.sock.sendall(piece)
@@ -117,49 +123,49 @@ class Sender:
                     connection.sock.sendfile(file, at, stop - at)
                 else:
                     connection.sock.sendall(content.view()[at:stop])
-                self._journal.count(request, stop - at)
+                self._journal.add_bytes_sent(request, stop - at)
                 if throttle is not None:
                     due = self._pace(connection, throttle, (stop - at) / rate, due)
         finally:
             if file is not None:
                 file.close()
 
-    def _break_off_or_stop(self, connection: Connection, request: Request, start: int) -> int:
+    def _apply_break_faults(self, connection: Connection, request: RecordedRequest, start: int) -> int:
         """Do what is due at this byte; returns the offset before which the next such thing is not."""
         at, stop = start + request.bytes_sent, sys.maxsize
         for kind in ("drop", "stall", "short"):
-            fault = self._find(kind, request)
+            fault = self._find_fault(kind, request)
             if fault is None:
                 continue
             limit = start + int(fault.params["after"])
             if at < limit:
                 stop = min(stop, limit)
-            elif self._faults.fire(fault):
-                self._break_off(connection, kind, fault)
+            elif self._faults.count_occurrence(fault):
+                self._break_connection(connection, kind, fault)
         return stop
 
     @staticmethod
-    def _offset(corrupt: Fault | None, content: Content) -> int:
+    def _corrupt_offset(corrupt: Fault | None, content: Content) -> int:
         if corrupt is None:
             return -1
         return content.size // 2 if corrupt.params["at"] is None else int(corrupt.params["at"])
 
-    def _break_off(self, connection: Connection, kind: str, fault: Fault) -> None:
+    def _break_connection(self, connection: Connection, kind: str, fault: Fault) -> None:
         if kind == "stall":
-            while not fault.ended:
+            while not fault.is_cleared:
                 self._pause(connection, POLL_S)
             return  # cleared: the body goes on
         if kind == "drop":
             connection.reset()
-        raise PeerGone
+        raise PeerDisconnected
 
     def _pace(self, connection: Connection, throttle: Fault, cost_s: float, due: float) -> float:
         """Wait until the piece just sent has taken `cost_s`, by this connection's clock or the one shared by all."""
         if throttle.params["total"]:
-            with self._shared:
+            with self._total_rate_lock:
                 self._total_due = due = max(self._total_due, time.monotonic()) + cost_s
         else:
             due = max(due, time.monotonic() - POLL_S) + cost_s
-        while (left := due - time.monotonic()) > 0 and not throttle.ended:
+        while (left := due - time.monotonic()) > 0 and not throttle.is_cleared:
             self._pause(connection, min(left, POLL_S))
         return due

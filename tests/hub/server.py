@@ -18,15 +18,15 @@ from urllib.parse import quote
 
 from tests.hub.content import Content
 from tests.hub.faults import Fault, Faults
-from tests.hub.http import Answer, Connection, Incoming, PeerGone
-from tests.hub.record import Journal, Request
-from tests.hub.repositories import Shelf
-from tests.hub.sending import Sender
+from tests.hub.http import Connection, ParsedRequest, PeerDisconnected, ResponseRaised
+from tests.hub.record import RecordedRequest, RequestJournal
+from tests.hub.repositories import Repositories
+from tests.hub.sending import ResponseSender
 
 LINK_LIFETIME_S = 3600.0
 
 _RESOLVE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)$")
-_CACHE = re.compile(r"^/api/resolve-cache/models/(?P<repo>[^/]+/[^/]+)/(?P<rev>[^/]+)/(?P<file>.+)$")
+_RESOLVE_CACHE = re.compile(r"^/api/resolve-cache/models/(?P<repo>[^/]+/[^/]+)/(?P<rev>[^/]+)/(?P<file>.+)$")
 _MODEL = re.compile(
     r"^/api/models/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|paths-info|tree)/(?P<rev>[^/]+)(?:/(?P<path>.*))?)?$"
 )
@@ -45,10 +45,10 @@ class HubStandIn:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._secret = secrets.token_bytes(16)
-        self._shelf = Shelf()
-        self._journal = Journal()
+        self._repositories = Repositories()
+        self._journal = RequestJournal()
         self.faults = Faults(self._journal.notify)
-        self._sender = Sender(self.faults, self._journal, self._stopping)
+        self._sender = ResponseSender(self.faults, self._journal, self._stopping)
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ class HubStandIn:
     def stop(self) -> None:
         """Close every socket and wait for the threads; idempotent."""
         self._stopping.set()
-        self.refuse()
+        self.stop_listening()
         for thread in tuple(self._threads):
             if thread.ident is not None:  # one that is just being made finds everything closed
                 thread.join(timeout=10)
@@ -80,9 +80,9 @@ class HubStandIn:
             listener = socket.create_server((self._host, self._ports[origin]), backlog=128)
             self._ports[origin] = listener.getsockname()[1]
             self._listeners[origin] = listener
-            self._spawn(self._accept, origin, listener)
+            self._start_thread(self._accept_connections, origin, listener)
 
-    def refuse(self) -> None:
+    def stop_listening(self) -> None:
         """Close the listening sockets, so that connecting is refused, and reset what is open; idempotent."""
         with self._lock:
             listeners = tuple(self._listeners.values())
@@ -121,7 +121,7 @@ class HubStandIn:
     ) -> str:
         """Add a repository, or a new commit to one; `main` points at it. Returns the commit (40 hex digits)."""
         contents = {name: Content(name, source) for name, source in files.items()}
-        entry, commit = self._shelf.add(repo, contents, commit)
+        entry, commit = self._repositories.add(repo, contents, commit)
         entry.gated = gated
         self.set_stats(repo, downloads=downloads, likes=likes, last_modified=last_modified)
         return commit
@@ -134,33 +134,33 @@ class HubStandIn:
         likes: int | None = None,
         last_modified: str | None = None,
     ) -> None:
-        entry = self._shelf[repo]
+        entry = self._repositories[repo]
         entry.downloads = entry.downloads if downloads is None else downloads
         entry.likes = entry.likes if likes is None else likes
         entry.last_modified = last_modified or entry.last_modified
 
     def set_gated(self, repo: str, gated: bool = True) -> None:
-        self._shelf[repo].gated = gated
+        self._repositories[repo].gated = gated
 
     def add_token(self, token: str, licences: Iterable[str] = ()) -> None:
         """Make `token` valid; its owner has accepted the licences of the repositories named."""
-        self._shelf.add_token(token, licences)
+        self._repositories.add_token(token, licences)
 
     def remove_repo(self, repo: str) -> None:
-        self._shelf.remove(repo)
+        self._repositories.remove(repo)
 
     def remove_file(self, repo: str, file: str) -> None:
-        for files in self._shelf[repo].commits.values():
+        for files in self._repositories[repo].commits.values():
             files.pop(file, None)
 
     def sha256(self, repo: str, file: str) -> str:
-        entry = self._shelf[repo]
+        entry = self._repositories[repo]
         return entry.commits[entry.refs["main"]][file].sha256
 
     # --- what happened -------------------------------------------------------------------------------
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[RecordedRequest]:
         return self._journal.requests
 
     @property
@@ -168,7 +168,7 @@ class HubStandIn:
         """Body bytes of files, of all connections."""
         return self._journal.bytes_sent
 
-    def byte_requests(self, file: str | None = None) -> list[Request]:
+    def byte_requests(self, file: str | None = None) -> list[RecordedRequest]:
         """The requests for a file's content, in order of arrival."""
         return [r for r in self.requests if r.on == "bytes" and file in (None, r.file)]
 
@@ -176,7 +176,7 @@ class HubStandIn:
         """Every Authorization the second origin was sent: must stay empty."""
         return [r.authorization for r in self.requests if r.origin == "cdn" and r.authorization is not None]
 
-    def forget_requests(self) -> None:
+    def clear_requests(self) -> None:
         self._journal.clear()
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -185,7 +185,7 @@ class HubStandIn:
 
     # --- connections ---------------------------------------------------------------------------------
 
-    def _spawn(self, target: Callable[..., None], *args: Any) -> None:
+    def _start_thread(self, target: Callable[..., None], *args: Any) -> None:
         def run() -> None:
             try:
                 target(*args)
@@ -196,7 +196,7 @@ class HubStandIn:
         self._threads.add(thread)
         thread.start()
 
-    def _accept(self, origin: str, listener: socket.socket) -> None:
+    def _accept_connections(self, origin: str, listener: socket.socket) -> None:
         while True:
             try:
                 sock, (peer, _) = listener.accept()
@@ -208,20 +208,20 @@ class HubStandIn:
                     sock.close()
                     break
                 self._connections.add(connection)
-            self._spawn(self._converse, origin, connection)
+            self._start_thread(self._serve_connection, origin, connection)
 
-    def _converse(self, origin: str, connection: Connection) -> None:
-        with suppress(OSError, ValueError, PeerGone):
+    def _serve_connection(self, origin: str, connection: Connection) -> None:
+        with suppress(OSError, ValueError, PeerDisconnected):
             while (incoming := connection.read_request()) is not None:
-                self._answer(origin, connection, incoming)
+                self._handle_request(origin, connection, incoming)
                 if incoming.headers.get("connection", "").lower() == "close":
                     break
         with self._lock:
             self._connections.discard(connection)
         connection.close()
 
-    def _answer(self, origin: str, connection: Connection, incoming: Incoming) -> None:
-        request = Request(
+    def _handle_request(self, origin: str, connection: Connection, incoming: ParsedRequest) -> None:
+        request = RecordedRequest(
             origin,
             incoming.method,
             incoming.path,
@@ -232,21 +232,26 @@ class HubStandIn:
         )
         self._classify(request)
         if incoming.path == "/_control":
-            self._sender.send(connection, request, self._control(incoming))
+            self._sender.send_response(connection, request, self._handle_control(incoming))
             return
         self._journal.add(request)
         try:
             self._sender.apply_faults_before(connection, request)
             route = self._route_cdn if origin == "cdn" else self._route_hub
             route(connection, request, incoming)
-        except Answer as answer:
-            self._sender.send(connection, request, answer)
+        except ResponseRaised as answer:
+            self._sender.send_response(connection, request, answer)
         finally:
             self._journal.finish(request)
 
-    def _classify(self, request: Request) -> None:
+    def _classify(self, request: RecordedRequest) -> None:
         """Fill in what faults match on: the part of the protocol, the repository and the file."""
-        for pattern, on in ((_BLOB, "bytes"), (_RESOLVE, "resolve"), (_CACHE, "bytes"), (_MODEL, "api")):
+        for pattern, on in (
+            (_BLOB, "bytes"),
+            (_RESOLVE, "resolve"),
+            (_RESOLVE_CACHE, "bytes"),
+            (_MODEL, "api"),
+        ):
             if (match := pattern.match(request.path)) is not None:
                 request.on = on
                 request.repo = match["repo"]
@@ -255,72 +260,84 @@ class HubStandIn:
 
     # --- the Hub's own origin ------------------------------------------------------------------------
 
-    def _route_hub(self, connection: Connection, request: Request, incoming: Incoming) -> None:
+    def _route_hub(self, connection: Connection, request: RecordedRequest, incoming: ParsedRequest) -> None:
         if (match := _RESOLVE.match(request.path)) is not None:
-            self._resolve(connection, request, match["repo"], match["rev"], match["file"])
-        elif (match := _CACHE.match(request.path)) is not None:
-            content = self._shelf.file(
-                self._shelf.repo(request.authorization, match["repo"]), match["rev"], match["file"]
+            self._handle_resolve(connection, request, match["repo"], match["rev"], match["file"])
+        elif (match := _RESOLVE_CACHE.match(request.path)) is not None:
+            content = self._repositories.require_file(
+                self._repositories.require_repo(request.authorization, match["repo"]),
+                match["rev"],
+                match["file"],
             )
             headers = {"ETag": f'"{content.git_oid}"', "X-Repo-Commit": match["rev"]}
             self._sender.send_content(connection, request, content, headers)
         elif (match := _MODEL.match(request.path)) is not None:
-            repo = self._shelf.repo(request.authorization, match["repo"])
-            commit = self._shelf.commit(repo, match["rev"] or "main")
+            repo = self._repositories.require_repo(request.authorization, match["repo"])
+            commit = self._repositories.resolve_commit(repo, match["rev"] or "main")
             if match["what"] in (None, "revision"):
-                raise Answer(200, self._shelf.model_info(repo, commit, incoming.query))
-            raise Answer(200, self._shelf.paths(repo, commit, match["what"], match["path"], incoming))
+                raise ResponseRaised(200, self._repositories.model_info(repo, commit, incoming.query))
+            raise ResponseRaised(
+                200, self._repositories.list_files(repo, commit, match["what"], match["path"], incoming)
+            )
         else:
-            raise Answer(404, {"error": "Sorry, we can't find the page you are looking for."})
+            raise ResponseRaised(404, {"error": "Sorry, we can't find the page you are looking for."})
 
-    def _resolve(self, connection: Connection, request: Request, name: str, revision: str, file: str) -> None:
-        repo = self._shelf.repo(request.authorization, name)
-        self._shelf.check_licence(repo, request.authorization)
-        commit = self._shelf.commit(repo, revision)
-        content = self._shelf.file(repo, commit, file)
+    def _handle_resolve(
+        self, connection: Connection, request: RecordedRequest, name: str, revision: str, file: str
+    ) -> None:
+        repo = self._repositories.require_repo(request.authorization, name)
+        self._repositories.check_licence(repo, request.authorization)
+        commit = self._repositories.resolve_commit(repo, revision)
+        content = self._repositories.require_file(repo, commit, file)
         common = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if not content.is_lfs:
             location = f"/api/resolve-cache/models/{repo.name}/{commit}/{quote(file)}"
-            raise Answer(307, headers={**common, "ETag": f'"{content.git_oid}"', "Location": location})
+            raise ResponseRaised(
+                307, headers={**common, "ETag": f'"{content.git_oid}"', "Location": location}
+            )
         linked = {
             **common,
             "ETag": f'"{content.sha256}"',
             "X-Linked-ETag": f'"{content.sha256}"',
             "X-Linked-Size": str(content.size),
         }
-        if self._sender.take("direct", request) is not None:
+        if self._sender.trigger_fault("direct", request) is not None:
             request.on = "bytes"
             self._sender.send_content(connection, request, content, linked)
             return
-        expiry = self._sender.take("expire_links", request)
+        expiry = self._sender.trigger_fault("expire_links", request)
         lifetime_s = LINK_LIFETIME_S if expiry is None else float(expiry.params["after_s"])
         path = f"/blobs/{repo.name}/{commit}/{quote(file)}"
         expires = f"{time.time() + lifetime_s:.3f}"
         link = f"{self.cdn_url}{path}?Expires={expires}&Signature={self._sign(path, expires)}"
-        raise Answer(302, b"Found. Redirecting.", {**linked, "Content-Type": "text/plain", "Location": link})
+        raise ResponseRaised(
+            302, b"Found. Redirecting.", {**linked, "Content-Type": "text/plain", "Location": link}
+        )
 
     # --- the second origin, and bytes ----------------------------------------------------------------
 
     def _sign(self, path: str, expires: str) -> str:
         return hmac.new(self._secret, f"{path} {expires}".encode(), "sha256").hexdigest()
 
-    def _route_cdn(self, connection: Connection, request: Request, incoming: Incoming) -> None:
+    def _route_cdn(self, connection: Connection, request: RecordedRequest, incoming: ParsedRequest) -> None:
         match = _BLOB.match(request.path)
         expires = incoming.query.get("Expires", ["0"])[0]
         signature = incoming.query.get("Signature", [""])[0]
         signed = hmac.compare_digest(signature, self._sign(incoming.target.partition("?")[0], expires))
         if match is None or not signed or float(expires) <= time.time():
             body = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-            raise Answer(403, body, {"Content-Type": "application/xml"})
-        repo = self._shelf.get(match["repo"])
+            raise ResponseRaised(403, body, {"Content-Type": "application/xml"})
+        repo = self._repositories.get(match["repo"])
         if repo is None:
-            raise Answer(404, b"<Error><Code>NoSuchKey</Code></Error>", {"Content-Type": "application/xml"})
-        content = self._shelf.file(repo, match["rev"], match["file"])
+            raise ResponseRaised(
+                404, b"<Error><Code>NoSuchKey</Code></Error>", {"Content-Type": "application/xml"}
+            )
+        content = self._repositories.require_file(repo, match["rev"], match["file"])
         self._sender.send_content(connection, request, content, {"ETag": f'"{content.sha256}"'})
 
     # --- by hand, from another process ---------------------------------------------------------------
 
-    def _control(self, incoming: Incoming) -> Answer:
+    def _handle_control(self, incoming: ParsedRequest) -> ResponseRaised:
         """`POST /_control` with {"add": {"kind", …}} and/or {"clear": true|kind}, {"refuse_for_s": n}, {"gated": {repo: bool}}."""
         try:
             order = json.loads(incoming.body or b"{}")
@@ -340,10 +357,10 @@ class HubStandIn:
             for repo, gated in order.get("gated", {}).items():
                 self.set_gated(repo, gated)
             if (seconds := order.get("refuse_for_s")) is not None:
-                self._spawn(self._refuse_for, float(seconds))
+                self._start_thread(self._stop_listening_for, float(seconds))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            return Answer(400, {"error": f"{type(error).__name__}: {error}"})
-        return Answer(
+            return ResponseRaised(400, {"error": f"{type(error).__name__}: {error}"})
+        return ResponseRaised(
             200,
             {
                 "faults": [repr(fault) for fault in self.faults.active],
@@ -356,9 +373,9 @@ class HubStandIn:
             },
         )
 
-    def _refuse_for(self, seconds: float) -> None:
+    def _stop_listening_for(self, seconds: float) -> None:
         # The order that caused it is answered first.
         self._stopping.wait(0.1)
-        self.refuse()
+        self.stop_listening()
         if not self._stopping.wait(seconds):
             self.listen()

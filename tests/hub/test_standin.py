@@ -204,7 +204,7 @@ def test_drop_resets_after_exactly_so_many_bytes_and_so_many_times(
     assert received(client, file_url(hub)) == (100_000, httpx2.ReadError)
     assert received(client, file_url(hub)) == (100_000, httpx2.ReadError)
     assert received(client, file_url(hub)) == (300_000, None)
-    assert (fault.fired, fault.active) == (2, False)
+    assert (fault.fired, fault.is_active) == (2, False)
 
 
 def test_short_closes_cleanly(hub: HubStandIn, client: httpx2.Client) -> None:
@@ -304,7 +304,7 @@ def test_black_hole_answers_never_and_latency_late(hub: HubStandIn) -> None:
 def test_refuse_closes_and_listen_opens_the_same_address(hub: HubStandIn, client: httpx2.Client) -> None:
     url = hub.url
     assert client.get(file_url(hub)).status_code == 200
-    hub.refuse()
+    hub.stop_listening()
     with pytest.raises(httpx2.ConnectError):
         client.get(file_url(hub))
     hub.listen()

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, write_catalog
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn
 
 
 @pytest.fixture
 async def cluster(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
-) -> tuple[Llb, JoinedLlb]:
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> tuple[RunningBalancer, RunningJoinedNode]:
     """A balancer that offers nothing itself, and a node that has the model `chat`."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog, memory_limit_bytes=1).start()
     node = await make_node(llb, "garage").start()
-    await node.online()
-    await llb.pull("chat")
+    await node.wait_until_online()
+    await llb.pull_model("chat")
     return llb, node

@@ -17,9 +17,9 @@ from llb.gateway import dispatcher
 from llb.gateway.nodes.route_monitor import RECOVERY_WINDOW_S
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.wire import ReplicaReport, ReplicaState
-from tests.gateway.node import Asked, Node, node
-from tests.harness import Llb, eventually
-from tests.joined_node.wire import HEARTBEAT, Speaker, dial, join
+from tests.gateway.node import FakeNode, PendingRequest, run_fake_node
+from tests.harness import RunningBalancer, wait_until
+from tests.joined_node.wire import HEARTBEAT, LinkClient, join_node, open_link
 
 ANSWER = (
     b'{"id":"1","object":"chat.completion","created":1,"model":"chat","choices":[],'
@@ -31,14 +31,14 @@ NAMES = ("cellar", "garage")
 class Peers:
     """Two nodes that say that they hold `tiny`; the balancer's own takes no requests."""
 
-    def __init__(self, llb: Llb) -> None:
+    def __init__(self, llb: RunningBalancer) -> None:
         self.llb = llb
-        self.nodes: dict[str, Node] = {}
-        self.links: dict[str, Speaker] = {}
+        self.nodes: dict[str, FakeNode] = {}
+        self.links: dict[str, LinkClient] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Peers:
-        await self.llb.pull("tiny")
+        await self.llb.pull_model("tiny")
         for name in NAMES:
             await self._add(name)
         own = self.llb.app.agent.node_id
@@ -50,46 +50,48 @@ class Peers:
         await self._stack.aclose()
 
     async def _add(self, name: str) -> None:
-        joined = await join(self.llb, name)
-        there = self.nodes[name] = await self._stack.enter_async_context(node())
+        joined = await join_node(self.llb, name)
+        there = self.nodes[name] = await self._stack.enter_async_context(run_fake_node())
         there.id, there.credential = joined.node_id, joined.hop_credential
-        link = self.links[name] = await self._stack.enter_async_context(dial(self.llb, joined.credential))
+        link = self.links[name] = await self._stack.enter_async_context(
+            open_link(self.llb, joined.credential)
+        )
         held = ReplicaReport(model_id="tiny", attempt=1, state=ReplicaState.READY)
-        hello = msgspec.structs.replace(there.hello(), replicas=(held,), name=name)
-        await link.say(json.loads(msgspec.json.encode(hello)))
-        await link.say(HEARTBEAT)
-        await eventually(lambda: self.llb.app.node_connections.route_of(joined.node_id) is not None)
-        await there.until(lambda: bool(there.pulses))
+        hello = msgspec.structs.replace(there.build_hello(), replicas=(held,), name=name)
+        await link.send(json.loads(msgspec.json.encode(hello)))
+        await link.send(HEARTBEAT)
+        await wait_until(lambda: self.llb.app.node_connections.route_of(joined.node_id) is not None)
+        await there.wait_until(lambda: bool(there.probe_writers))
 
     def ask(self, **fields: Any) -> asyncio.Task[httpx.Response]:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], **fields}
         return asyncio.ensure_future(self.llb.http.post("/v1/chat/completions", json=body))
 
-    async def asked(self, *but: str) -> tuple[str, Asked]:
+    async def asked(self, *but: str) -> tuple[str, PendingRequest]:
         """The node that has a request which it has not answered, and that request."""
 
-        def found() -> list[tuple[str, Asked]]:
+        def found() -> list[tuple[str, PendingRequest]]:
             return [
                 (name, asked)
                 for name, there in self.nodes.items()
-                for asked in there.asked
-                if name not in but and not asked.gone.is_set()
+                for asked in there.requests
+                if name not in but and not asked.client_closed.is_set()
             ]
 
-        await eventually(found)
+        await wait_until(found)
         [one] = found()
         return one
 
 
 @pytest.fixture
-async def peers(llb: Llb) -> AsyncIterator[Peers]:
+async def peers(llb: RunningBalancer) -> AsyncIterator[Peers]:
     async with Peers(llb) as peers:
         yield peers
 
 
-async def refuse(asked: Asked, status: int, code: str) -> None:
+async def refuse(asked: PendingRequest, status: int, code: str) -> None:
     body = {"error": {"message": "of this node", "type": "service_unavailable", "code": code}}
-    await asked.answer(json.dumps(body).encode(), f"x-llb-error: {code}".encode(), status=status)
+    await asked.respond(json.dumps(body).encode(), f"x-llb-error: {code}".encode(), status=status)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ async def test_what_one_node_cannot_another_can(peers: Peers, status: int, code:
     name, asked = await peers.asked()
     await refuse(asked, status, code)
     other, again = await peers.asked(name)
-    await again.answer(ANSWER)
+    await again.respond(ANSWER)
     answer = await asking
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert answer.headers["x-llb-node"] == other
@@ -130,17 +132,17 @@ async def test_what_is_wrong_with_the_request_is_wrong_everywhere(peers: Peers) 
     asking = peers.ask()
     name, asked = await peers.asked()
     body = b'{"error":{"message":"n","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}}'
-    await asked.answer(body, status=400)
+    await asked.respond(body, status=400)
     assert (await asking).json()["error"]["code"] == "context_length_exceeded"
-    assert not [there for other, there in peers.nodes.items() if other != name and there.asked]
+    assert not [there for other, there in peers.nodes.items() if other != name and there.requests]
 
 
 async def test_a_node_that_hangs_up(peers: Peers) -> None:
     asking = peers.ask()
     name, asked = await peers.asked()
-    asked.die()
+    asked.abort()
     other, again = await peers.asked(name)
-    await again.answer(ANSWER)
+    await again.respond(ANSWER)
     assert (await asking).headers["x-llb-node"] == other
 
 
@@ -152,9 +154,9 @@ async def test_heartbeats_are_no_answer(peers: Peers, monkeypatch: pytest.Monkey
         lines = answer.aiter_lines()
         assert await anext(lines) == ": heartbeat"
         name, _ = await peers.asked()
-        peers.nodes[name].cut()
+        peers.nodes[name].drop_probe_connections()
         _, again = await peers.asked(name)
-        await again.begin()
+        await again.start_stream()
         await again.send(b"0\r\n\r\n")
         rest = [line async for line in lines if line and not line.startswith(":")]
     assert rest == ["data: begun"]
@@ -167,12 +169,12 @@ async def test_the_only_holder_that_seems_to_be_gone_is_waited_for(peers: Peers)
     there = peers.nodes["cellar"]
     asking = peers.ask()
     await peers.asked()
-    there.cut()
-    await eventually(lambda: len(there.asked) == 2)
+    there.drop_probe_connections()
+    await wait_until(lambda: len(there.requests) == 2)
     later = peers.ask()
-    await eventually(lambda: len(there.asked) == 3)
-    for asked in there.asked[1:]:
-        await asked.answer(ANSWER)
+    await wait_until(lambda: len(there.requests) == 3)
+    for asked in there.requests[1:]:
+        await asked.respond(ANSWER)
     assert [(await one).status_code for one in (asking, later)] == [200, 200]
 
 
@@ -182,8 +184,8 @@ async def test_the_only_holder_that_has_gone_is_not_waited_for_long(peers: Peers
     there = peers.nodes["cellar"]
     asking = peers.ask()
     await peers.asked()
-    there.refusing = True
-    there.cut()
+    there.rejects_connections = True
+    there.drop_probe_connections()
     began_s = asyncio.get_running_loop().time()
     answer = await asking
     assert answer.status_code == 502
@@ -197,10 +199,10 @@ async def test_the_only_holder_that_has_gone_is_not_waited_for_long(peers: Peers
 
 async def test_unload_does_not_wait_for_a_node_that_has_gone(peers: Peers) -> None:
     unloading = asyncio.ensure_future(peers.llb.http.post("/api/models/tiny/unload"))
-    await eventually(lambda: all(there.asked for there in peers.nodes.values()))
-    peers.nodes["cellar"].cut()
-    [asked] = peers.nodes["garage"].asked
-    await asked.answer(b"")
+    await wait_until(lambda: all(there.requests for there in peers.nodes.values()))
+    peers.nodes["cellar"].drop_probe_connections()
+    [asked] = peers.nodes["garage"].requests
+    await asked.respond(b"")
     answer = await unloading
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
     assert "cellar" in answer.json()["error"]["message"]

@@ -20,13 +20,13 @@ from llb.errors import SetupError
 from llb.security import tokens
 from llb.store.tables import nodes
 from llb.wire import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode
 
 NO_TOKEN = "llbj-of-nobody"
 
 
-async def refusal(node: JoinedLlb) -> str:
+async def refusal(node: RunningJoinedNode) -> str:
     """The sentence with which its start ends; nothing of it may be left."""
     with pytest.raises(SetupError) as refused:
         await node.start()
@@ -40,19 +40,23 @@ async def refusal(node: JoinedLlb) -> str:
 # --- let in ------------------------------------------------------------------------------------------
 
 
-async def test_a_host_joins_with_a_token_and_from_then_on_needs_none(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_host_joins_with_a_token_and_from_then_on_needs_none(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     first = node.id
     await node.stop()
     again = await make_node(llb, "garage", join_token=None).start()
-    await again.online()
+    await again.wait_until_online()
     assert again.id == first
     listed = (await llb.http.get("/api/nodes")).json()["nodes"]
     assert [(each["name"], each["status"]) for each in listed] == [("attic", "online"), ("garage", "online")]
 
 
-async def test_what_a_host_keeps_of_it_is_its_owners_alone(llb: Llb, make_node: NodeMaker) -> None:
+async def test_what_a_host_keeps_of_it_is_its_owners_alone(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     node = await make_node(llb, "garage").start()
     file = node.home / "node.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -67,27 +71,29 @@ async def test_what_a_host_keeps_of_it_is_its_owners_alone(llb: Llb, make_node: 
 
 
 async def test_a_stored_credential_is_used_and_a_token_beside_it_ignored(
-    llb: Llb, make_node: NodeMaker
+    llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(llb, "garage").start()
     await node.stop()
     again = await make_node(llb, "garage", join_token=NO_TOKEN).start()
-    await again.online()
+    await again.wait_until_online()
 
 
 async def test_a_second_node_with_the_same_name_is_told_what_it_is_called(
-    llb: Llb, make_node: NodeMaker, caplog: pytest.LogCaptureFixture
+    llb: RunningBalancer, make_node: JoinedNodeFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = await make_node(llb, "garage", name="Attic").start()
-    await node.online()
+    await node.wait_until_online()
     assert "another node is called Attic already: this one is called Attic-2" in caplog.text
     assert llb.app.view.nodes[node.id].hello.name == "Attic-2"
     third = await make_node(llb, "cellar", name="attic").start()
-    await third.online()
+    await third.wait_until_online()
     assert llb.app.view.nodes[third.id].hello.name == "attic-3"
 
 
-async def test_a_name_of_the_greatest_length_is_numbered_too(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_name_of_the_greatest_length_is_numbered_too(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     name = "n" * 63
     await make_node(llb, "garage", name=name).start()
     second = await make_node(llb, "cellar", name=name).start()
@@ -97,13 +103,13 @@ async def test_a_name_of_the_greatest_length_is_numbered_too(llb: Llb, make_node
 
 
 async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
-    llb: Llb, make_node: NodeMaker
+    llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     await node.stop()
     node = await make_node(llb, "garage", name="shed").start()
-    await node.online()
+    await node.wait_until_online()
     assert llb.app.view.nodes[node.id].hello.name == "shed"
     member = node_identity.read_membership(node.home)
     assert member is not None
@@ -112,22 +118,22 @@ async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
     await llb.http.patch(f"/api/nodes/{node.id}", json={"name": "workshop"})
     await node.stop()
     node = await make_node(llb, "garage", name="shed").start()
-    await node.online()
+    await node.wait_until_online()
     assert llb.app.view.nodes[node.id].hello.name == "workshop"
     await node.stop()
     node = await make_node(llb, "garage", name="attic").start()
-    await node.online()
+    await node.wait_until_online()
     assert llb.app.view.nodes[node.id].hello.name == "attic-2"
 
 
 async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
-    make_llb: LlbMaker, make_node: NodeMaker, caplog: pytest.LogCaptureFixture
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     llb = await make_llb().start()
     await make_node(llb, "garage").start()
     await llb.stop()
     llb = await make_llb(name="garage").start()
-    await llb.online()
+    await llb.wait_until_online()
     assert "a node that joined is called garage already: this host is called garage-2" in caplog.text
     assert sorted(node.hello.name for node in llb.app.view.nodes.values()) == ["garage", "garage-2"]
 
@@ -135,30 +141,30 @@ async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
 # --- tokens ------------------------------------------------------------------------------------------
 
 
-async def test_a_wrong_token(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_wrong_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join_token=NO_TOKEN))
     assert said == "The join token is not known here: make one with 'llb join-token' on the balancer."
 
 
-async def test_no_token(llb: Llb, make_node: NodeMaker) -> None:
+async def test_no_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join_token=None))
     assert said.startswith(f"To join {llb.url} a token is needed: 'llb join-token' makes one there")
 
 
-async def test_a_used_token(llb: Llb, make_node: NodeMaker) -> None:
-    token = await llb.new_token()
+async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
+    token = await llb.create_join_token()
     await make_node(llb, "garage", join_token=token).start()
     said = await refusal(make_node(llb, "cellar", join_token=token))
     assert said.startswith("The join token was used already: each lets one host in")
     assert len(llb.app.view.nodes) == 2
 
 
-async def test_an_expired_token(llb: Llb, make_node: NodeMaker) -> None:
+async def test_an_expired_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     now = 1_800_000_000.0
     llb.app.members._clock = lambda: now
-    token = await llb.new_token()
+    token = await llb.create_join_token()
     now += 3599
-    early = make_node(llb, "early", join_token=await llb.new_token())
+    early = make_node(llb, "early", join_token=await llb.create_join_token())
     await early.start()
     now += 1
     assert (await refusal(make_node(llb, "late", join_token=token))).startswith(
@@ -168,14 +174,14 @@ async def test_an_expired_token(llb: Llb, make_node: NodeMaker) -> None:
     now += 7 * 86_400
     assert "has expired" in await refusal(make_node(llb, "later", join_token=token))
     now += 1
-    await llb.new_token()
+    await llb.create_join_token()
     assert "not known here" in await refusal(make_node(llb, "latest", join_token=token))
 
 
 async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
-    llb: Llb, make_node: NodeMaker
+    llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
-    token = await llb.new_token()
+    token = await llb.create_join_token()
     hosts = [make_node(llb, name, join_token=token) for name in ("garage", "cellar", "shed")]
     ends = await asyncio.gather(*(host.start() for host in hosts), return_exceptions=True)
     refused = [end for end in ends if isinstance(end, SetupError)]
@@ -184,20 +190,20 @@ async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
     assert len(llb.app.view.nodes) == 2
 
 
-async def test_a_token_is_stored_as_a_hash_only(llb: Llb) -> None:
-    token = await llb.new_token()
+async def test_a_token_is_stored_as_a_hash_only(llb: RunningBalancer) -> None:
+    token = await llb.create_join_token()
     [row] = await llb.app.db.fetch_all("SELECT * FROM join_tokens", ())
     assert token not in str(tuple(row))
 
 
-async def test_no_token_is_made_while_everybody_knows_the_password(make_llb: LlbMaker) -> None:
+async def test_no_token_is_made_while_everybody_knows_the_password(make_llb: BalancerFactory) -> None:
     llb = await make_llb(admin_password=None).start()
     answer = await llb.http.post("/api/nodes/join-tokens", json={})
     assert answer.status_code == 403
     assert answer.json()["error"]["message"].startswith("Change the default password first")
 
 
-async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_llb: LlbMaker) -> None:
+async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
     assert made["command"] == f"python -m llb --join {llb.url} --token {made['token']}"
@@ -213,7 +219,7 @@ async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_ll
 # --- what answers ------------------------------------------------------------------------------------
 
 
-async def test_an_address_where_nothing_answers(llb: Llb, make_node: NodeMaker) -> None:
+async def test_an_address_where_nothing_answers(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join="http://127.0.0.1:9", join_token=NO_TOKEN))
     assert said == (
         "The llb at http://127.0.0.1:9 cannot be reached (connection refused): check the address, and that it listens "
@@ -221,7 +227,7 @@ async def test_an_address_where_nothing_answers(llb: Llb, make_node: NodeMaker) 
     )
 
 
-async def test_a_name_that_is_none(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_name_that_is_none(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join="http://nowhere.invalid:8080", join_token=NO_TOKEN))
     assert said.startswith("The llb at http://nowhere.invalid:8080 cannot be reached (")
 
@@ -273,7 +279,12 @@ def stranger(
     ],
 )  # fmt: skip
 async def test_an_address_where_no_llb_answers(
-    llb: Llb, make_node: NodeMaker, status: int, body: bytes, headers: dict[str, str], sentence: str
+    llb: RunningBalancer,
+    make_node: JoinedNodeFactory,
+    status: int,
+    body: bytes,
+    headers: dict[str, str],
+    sentence: str,
 ) -> None:
     with stranger(status, body, headers) as url:
         said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
@@ -282,7 +293,7 @@ async def test_an_address_where_no_llb_answers(
 
 
 async def test_an_address_that_never_answers(
-    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
+    llb: RunningBalancer, make_node: JoinedNodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_link_client, "REQUEST_TIMEOUT_S", 0.2)
     gate = threading.Event()
@@ -293,7 +304,7 @@ async def test_an_address_that_never_answers(
 
 
 async def test_a_name_that_the_balancer_is_not_known_by(
-    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
+    llb: RunningBalancer, make_node: JoinedNodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = socket.getaddrinfo
     monkeypatch.setattr(
@@ -318,9 +329,13 @@ async def test_a_name_that_the_balancer_is_not_known_by(
     ],
 )
 async def test_a_protocol_that_the_balancer_does_not_speak(
-    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, protocol: int, sentence: str
+    llb: RunningBalancer,
+    make_node: JoinedNodeFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: int,
+    sentence: str,
 ) -> None:
-    token = await llb.new_token()
+    token = await llb.create_join_token()
     monkeypatch.setattr("llb.joined_node.PROTOCOL_VERSION", protocol)
     said = await refusal(make_node(llb, "garage", join_token=token))
     assert said.startswith("This node runs llb ")
@@ -333,7 +348,9 @@ async def test_a_protocol_that_the_balancer_does_not_speak(
 # --- circles -----------------------------------------------------------------------------------------
 
 
-async def test_a_host_cannot_join_itself(llb: Llb, make_llb: LlbMaker, make_node: NodeMaker) -> None:
+async def test_a_host_cannot_join_itself(
+    llb: RunningBalancer, make_llb: BalancerFactory, make_node: JoinedNodeFactory
+) -> None:
     node = make_node(llb, "copy")
     node.home.mkdir()
     await llb.app.db.backup(node.home / "llb.db")
@@ -343,18 +360,20 @@ async def test_a_host_cannot_join_itself(llb: Llb, make_llb: LlbMaker, make_node
 
 
 async def test_a_host_cannot_join_its_own_node(
-    make_llb: LlbMaker, make_node: NodeMaker, tmp_path: Path
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
     await llb.stop()
-    itself = JoinedLlb(llb, llb.home, join=node.url, join_token=NO_TOKEN)
+    itself = RunningJoinedNode(llb, llb.home, join=node.url, join_token=NO_TOKEN)
     assert (await refusal(itself)) == (
         "The llb at this address lends itself to this very host, which cannot join its own node."
     )
 
 
-async def test_a_host_that_lends_itself_lets_nobody_in(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_host_that_lends_itself_lets_nobody_in(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     node = await make_node(llb, "garage").start()
     said = await refusal(make_node(llb, "cellar", join=node.url))
     assert said == f"The llb at this address lends itself to another one: join that one, at {llb.url}."
@@ -363,7 +382,9 @@ async def test_a_host_that_lends_itself_lets_nobody_in(llb: Llb, make_node: Node
 # --- another balancer --------------------------------------------------------------------------------
 
 
-async def test_joining_another_llb_without_a_token_is_refused(llb: Llb, make_node: NodeMaker) -> None:
+async def test_joining_another_llb_without_a_token_is_refused(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     node = await make_node(llb, "garage").start()
     await node.stop()
     with stranger(404, b"", {}) as url:
@@ -373,34 +394,34 @@ async def test_joining_another_llb_without_a_token_is_refused(llb: Llb, make_nod
     assert str(refused.value) == (
         f"This host lends itself to {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
     )
-    await (await make_node(llb, "garage").start()).online()
+    await (await make_node(llb, "garage").start()).wait_until_online()
 
 
 async def test_joining_another_llb_with_its_token_leaves_the_first(
-    llb: Llb, make_node: NodeMaker, tmp_path: Path
+    llb: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
-    async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
+    async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
         node = await make_node(llb, "garage").start()
-        await node.online()
+        await node.wait_until_online()
         before = node.id
         await node.stop()
         # A token that is wrong costs nothing.
         with pytest.raises(SetupError, match="not known here"):
             await make_node(other, "garage", join_token=NO_TOKEN).start()
         assert before in llb.app.view.nodes
-        moved = await make_node(other, "garage", join_token=await other.new_token()).start()
-        await moved.online()
+        moved = await make_node(other, "garage", join_token=await other.create_join_token()).start()
+        await moved.wait_until_online()
         assert before not in llb.app.view.nodes
-        assert (await nodes.all_nodes(llb.app.db, removed=True))[-1].removed_at is not None
+        assert (await nodes.list_nodes(llb.app.db, include_removed=True))[-1].removed_at is not None
         await moved.stop()
 
 
 async def test_a_balancer_at_another_address_is_still_the_nodes_own(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     before = node.id
     await node.stop()
     await llb.stop()
@@ -408,9 +429,9 @@ async def test_a_balancer_at_another_address_is_still_the_nodes_own(
     llb = await make_llb().start()
     assert llb.url != first_url
     # With or without a token, which is not used up; its credential went to nobody who had not proved that it knows it.
-    token = await llb.new_token()
+    token = await llb.create_join_token()
     node = await make_node(llb, "garage", join_token=token).start()
-    await node.online()
+    await node.wait_until_online()
     assert node.id == before
     member = node_identity.read_membership(node.home)
     assert member is not None
@@ -422,10 +443,10 @@ async def test_a_balancer_at_another_address_is_still_the_nodes_own(
 
 
 async def test_who_only_knows_of_a_node_proves_nothing(
-    llb: Llb, make_node: NodeMaker, tmp_path: Path
+    llb: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     member = node.app.membership
     assert member is not None
     # Neither another llb, nor whoever passes the question on to the node itself.
@@ -441,7 +462,7 @@ async def test_who_only_knows_of_a_node_proves_nothing(
         assert (await llb.http.get(f"/api/nodes/proof?{query}")).status_code == 404
     own = (await llb.http.get(f"/api/nodes/proof?node={node.id}&nonce=1")).json()["proof"]
     assert own == tokens.balancer_challenge_response(member.hop_credential, node.id, "1")
-    async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
+    async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
         assert not await control_link_client.is_same_balancer(other.url, member)
         with stranger(200, b'{"proof": "x"}', {}) as url:
             assert not await control_link_client.is_same_balancer(url, member)

@@ -74,7 +74,7 @@ ORDERS = [*itertools.product(("stop", "kill"), ("balancer", "node"), ("balancer"
 
 
 def test_both_sides_end_and_return_in_any_order(pair: Pair) -> None:
-    pair.balancer.register("tiny")
+    pair.balancer.register_model("tiny")
     pair.until_holding("tiny")
     identity = pair.shown()["id"]
     for how, first_down, first_up in ORDERS:
@@ -94,7 +94,7 @@ def test_both_sides_end_and_return_in_any_order(pair: Pair) -> None:
 @pytest.mark.parametrize("victim", ["balancer", "node"])
 def test_kill_9_in_mid_pull_loses_no_byte_and_no_wish(pair: Pair, victim: str) -> None:
     stall = pair.hub.faults.stall(after=100_000)
-    pair.balancer.register("tiny")
+    pair.balancer.register_model("tiny")
     partials = [side.home / "models" / "tiny" for side in (pair.balancer, pair.node)]
     wait_until(lambda: all([*folder.glob("*.partial")] for folder in partials))
     process = getattr(pair, victim)
@@ -103,12 +103,12 @@ def test_kill_9_in_mid_pull_loses_no_byte_and_no_wish(pair: Pair, victim: str) -
     process.start()
     pair.until_online()
     pair.until_holding("tiny")
-    pair.balancer.until_status("tiny", "Ready")
+    pair.balancer.wait_for_status("tiny", "Ready")
 
 
 def test_what_was_deleted_while_a_node_was_away_is_removed_when_it_returns(pair: Pair) -> None:
-    pair.balancer.register("tiny")
-    pair.balancer.register("other")
+    pair.balancer.register_model("tiny")
+    pair.balancer.register_model("other")
     pair.until_holding("tiny", "other")
     foreign = pair.node.home / "models" / "tiny" / "notes.txt"
     foreign.write_text("mine")
@@ -121,7 +121,7 @@ def test_what_was_deleted_while_a_node_was_away_is_removed_when_it_returns(pair:
     pair.until_online()
     pair.until_holding("other")
     assert foreign.read_text() == "mine"
-    assert pair.balancer.model("tiny")["status"] == "Available"
+    assert pair.balancer.get_model("tiny")["status"] == "Available"
 
 
 def test_a_node_that_falls_silent_is_offline_and_returns_by_itself(pair: Pair) -> None:

@@ -11,13 +11,13 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from llb.wire import PROTOCOL_VERSION, EngineState, NodeStatus
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn
-from tests.joined_node.wire import HEARTBEAT, OLD_HELLO, dial, join
+from tests.joined_node.wire import HEARTBEAT, PROTOCOL_1_HELLO, join_node, open_link
 
 
-async def reason(node: JoinedLlb) -> str | None:
+async def reason(node: RunningJoinedNode) -> str | None:
     """What `/readyz` of a joined host says is in the way."""
     answer = await node.http.get("/readyz")
     said = answer.json()
@@ -26,8 +26,8 @@ async def reason(node: JoinedLlb) -> str | None:
     return None if said["reason"] is None else str(said["reason"])
 
 
-async def until_reason(node: JoinedLlb, text: str) -> None:
-    await eventually(lambda: text in (node.app.problem or ""))
+async def until_reason(node: RunningJoinedNode, text: str) -> None:
+    await wait_until(lambda: text in (node.app.problem or ""))
     assert text in str(await reason(node))
 
 
@@ -35,13 +35,13 @@ async def until_reason(node: JoinedLlb, text: str) -> None:
 
 
 async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
-    await node.online()
-    await llb.pull("tiny")
-    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await node.wait_until_online()
+    await llb.pull_model("tiny")
+    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
     port = llb.port
     await llb.stop()
     await until_reason(node, "the balancer cannot be reached")
@@ -49,17 +49,17 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     llb = node.balancer = await make_llb().start(port)
     shown = (await llb.http.get(f"/api/nodes/{node.id}")).json()
     assert shown["name"] == "garage"
-    await node.online()
+    await node.wait_until_online()
     assert await reason(node) is None
-    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
 
 
 async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_there(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     port = llb.port
     await node.stop()
     await llb.stop()
@@ -69,13 +69,15 @@ async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_t
     llb = await make_llb().start(port)
     assert llb.app.view.nodes[node.id].status in (NodeStatus.OFFLINE, NodeStatus.ONLINE)
     node.balancer = llb
-    await node.online()
+    await node.wait_until_online()
 
 
-async def test_when_a_node_was_last_seen_survives_a_restart(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+async def test_when_a_node_was_last_seen_survives_a_restart(
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
+) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     created = llb.app.members.get_record(node.id)
     await node.stop()
     await llb.stop()
@@ -85,15 +87,15 @@ async def test_when_a_node_was_last_seen_survives_a_restart(make_llb: LlbMaker, 
 
 
 async def test_a_link_that_breaks_costs_no_engine(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog).start()
     node = await make_node(llb, "garage").start()
-    await node.online()
-    await llb.pull("chat")
-    await eventually(lambda: llb.app.view.status_of("chat").available_nodes == 2)
+    await node.wait_until_online()
+    await llb.pull_model("chat")
+    await wait_until(lambda: llb.app.view.status_of("chat").available_nodes == 2)
     lease = await node.app.agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None)
     async with lease:
         pass
@@ -101,37 +103,40 @@ async def test_a_link_that_breaks_costs_no_engine(
     view = llb.app.view
     first = view.nodes[node.id]
     await llb.app.link_server._sessions[node.id].link.close()
-    await eventually(lambda: view.nodes[node.id] is not first)
-    await node.online()
-    await eventually(lambda: "chat" in view.nodes[node.id].engines)
+    await wait_until(lambda: view.nodes[node.id] is not first)
+    await node.wait_until_online()
+    await wait_until(lambda: "chat" in view.nodes[node.id].engines)
     assert node.app.agent.engine_pool._engines["chat"].process is before
     assert before.state is EngineState.READY
 
 
 async def test_a_defect_costs_the_link_and_never_the_node(
-    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch
+    llb: RunningBalancer, make_node: JoinedNodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     before = llb.app.view.nodes[node.id]
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(node.app.agent, "_reconcile", fail)
-    await llb.register("tiny")
+    await llb.register_model("tiny")
     await until_reason(node, "the link to the balancer failed for a reason that the log tells")
     monkeypatch.undo()
-    await eventually(lambda: llb.app.view.nodes[node.id] is not before)
-    await node.online()
+    await wait_until(lambda: llb.app.view.nodes[node.id] is not before)
+    await node.wait_until_online()
 
 
 async def test_clocks_that_are_apart_are_told_of(
-    llb: Llb, make_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    llb: RunningBalancer,
+    make_node: JoinedNodeFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("llb.cluster.link.link_server.time", SimpleNamespace(time=lambda: time.time() - 3600))
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     assert "the clocks of this host and of its balancer are 3600 s apart: set both by the network (NTP)" in (
         caplog.text
     )
@@ -141,12 +146,12 @@ async def test_clocks_that_are_apart_are_told_of(
 
 
 async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
-    llb: Llb, make_node: NodeMaker
+    llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(llb, "garage").start()
-    await node.online()
-    await llb.pull("tiny")
-    await eventually(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await node.wait_until_online()
+    await llb.pull_model("tiny")
+    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
     member = node.app.membership
     assert member is not None
     assert (await llb.http.delete(f"/api/nodes/{node.id}")).status_code == 204
@@ -157,7 +162,7 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
     # Its files are its own.
     assert (node.home / "models" / "tiny" / "tiny.gguf").is_file()
     with pytest.raises(InvalidStatus) as refused:
-        async with dial(llb, member.credential):
+        async with open_link(llb, member.credential):
             pass
     assert refused.value.response.status_code == 401
     dead = {"Authorization": f"Bearer {member.credential}"}
@@ -168,10 +173,10 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
 
 
 async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
-    llb: Llb, make_node: NodeMaker, tmp_path: Path
+    llb: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     first = await make_node(llb, "garage").start()
-    await first.online()
+    await first.wait_until_online()
     shutil.copytree(first.home, tmp_path / "copy", ignore=shutil.ignore_patterns("llb.db*"))
     node = llb.app.view.nodes[first.id]
     second = await make_node(llb, "copy").start()
@@ -184,19 +189,19 @@ async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
     await first.stop()
     await second.stop()
     moved = await make_node(llb, "copy").start()
-    await moved.online()
+    await moved.wait_until_online()
 
 
 async def test_a_balancer_that_lends_itself_is_no_longer_one(
-    make_llb: LlbMaker, make_node: NodeMaker, tmp_path: Path
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     port = llb.port
     await llb.stop()
-    async with Llb(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
-        lent = JoinedLlb(other, llb.home)
+    async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
+        lent = RunningJoinedNode(other, llb.home)
         await lent.start(port)
         await until_reason(node, "the llb at the balancer's address leads elsewhere")
         await lent.stop()
@@ -205,25 +210,25 @@ async def test_a_balancer_that_lends_itself_is_no_longer_one(
 # --- other versions ----------------------------------------------------------------------------------
 
 
-async def test_a_node_of_one_version_back_is_understood(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        welcome = await relic.introduce(joined.node_id)
+async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        welcome = await relic.send_hello(joined.node_id)
         assert (welcome["name"], welcome["node_id"]) == ("relic", joined.node_id)
         assert welcome["protocol"] == PROTOCOL_VERSION
-        assert (await relic.hear("want"))["models"] == []
+        assert (await relic.receive("want"))["models"] == []
         assert llb.app.view.nodes[joined.node_id].status is NodeStatus.ONLINE
-        await llb.register("tiny")
-        while not (wanted := (await relic.hear("want"))["models"]):
+        await llb.register_model("tiny")
+        while not (wanted := (await relic.receive("want"))["models"]):
             pass  # it is being resolved
         assert [model["model_id"] for model in wanted] == ["tiny"]
         # Nor is it sent away for words that nobody here knows, or fields of another shape.
-        await relic.say({"type": "gossip", "of": "another version"})
-        await relic.say({**HEARTBEAT, "hardware": "unknown"})
+        await relic.send({"type": "gossip", "of": "another version"})
+        await relic.send({**HEARTBEAT, "hardware": "unknown"})
         report = {"model_id": "tiny", "attempt": 1, "state": "ready", "more": 1}
-        await relic.say({"type": "replica", **report})
-        await llb.until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
-    await llb.until(lambda: llb.app.view.nodes[joined.node_id].status is NodeStatus.OFFLINE)
+        await relic.send({"type": "replica", **report})
+        await llb.wait_until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
+    await llb.wait_until(lambda: llb.app.view.nodes[joined.node_id].status is NodeStatus.OFFLINE)
 
 
 @pytest.mark.parametrize(
@@ -239,63 +244,67 @@ async def test_a_node_of_one_version_back_is_understood(llb: Llb) -> None:
         ({"type": "heartbeat", **HEARTBEAT}, "a node says hello first, and in its own name"),
     ],
 )  # fmt: skip
-async def test_a_hello_that_is_refused(llb: Llb, hello: dict[str, object], sentence: str) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        await relic.say({**OLD_HELLO, "node_id": joined.node_id, **hello})
-        assert sentence in (await relic.hear("refused"))["message"]
-        await relic.ended()
+async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, object], sentence: str) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, **hello})
+        assert sentence in (await relic.receive("refused"))["message"]
+        await relic.wait_closed()
     assert llb.app.view.nodes[joined.node_id].status is NodeStatus.JOINING
 
 
-async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_for(llb: Llb) -> None:
-    await llb.pull("tiny")
-    joined = await join(llb, "relic")
+async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_for(
+    llb: RunningBalancer,
+) -> None:
+    await llb.pull_model("tiny")
+    joined = await join_node(llb, "relic")
     held = {"model_id": "tiny", "attempt": 1, "state": "ready", "total_bytes": 1}
-    async with dial(llb, joined.credential) as relic:
-        await relic.say({**OLD_HELLO, "node_id": joined.node_id, "replicas": [held]})
-        await relic.hear("welcome")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
+        await relic.receive("welcome")
         llb.app.link_server.push_desired_state()
-        await relic.say(HEARTBEAT)
-        first = await relic.hear("want")
+        await relic.send(HEARTBEAT)
+        first = await relic.receive("want")
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
-    async with dial(llb, joined.credential) as relic:
-        await relic.say({**OLD_HELLO, "node_id": joined.node_id, "replicas": [held]})
-        first = await relic.hear("want")  # what it had room for is known by now
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
+        first = await relic.receive("want")  # what it had room for is known by now
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
 
 
-async def test_something_that_is_no_message_ends_the_link(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
+async def test_something_that_is_no_message_ends_the_link(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
         await relic._socket.send("not JSON")
-        await relic.ended()
+        await relic.wait_closed()
 
 
-async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as old, dial(llb, joined.credential) as new:
-        await old.introduce(joined.node_id, instance="one")
+async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more(
+    llb: RunningBalancer,
+) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as old, open_link(llb, joined.credential) as new:
+        await old.send_hello(joined.node_id, instance="one")
         began = time.monotonic()
-        await new.introduce(joined.node_id, instance="one")
+        await new.send_hello(joined.node_id, instance="one")
         assert time.monotonic() - began < 3
-        await old.ended()
+        await old.wait_closed()
         assert llb.app.view.nodes[joined.node_id].is_online
-        await new.say({"type": "replica", "model_id": "tiny", "attempt": 1, "state": "wanted"})
-        await llb.until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
+        await new.send({"type": "replica", "model_id": "tiny", "attempt": 1, "state": "wanted"})
+        await llb.wait_until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
 
 
-async def test_draining_is_told_to_the_node_also_when_it_dials_again(llb: Llb) -> None:
-    joined = await join(llb, "relic")
+async def test_draining_is_told_to_the_node_also_when_it_dials_again(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
     path = f"/api/nodes/{joined.node_id}"
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
         shown = (await llb.http.patch(path, json={"draining": True})).json()
         assert shown["draining"]
-        assert (await relic.hear("drain"))["draining"]
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
-        assert (await relic.hear("drain"))["draining"]
+        assert (await relic.receive("drain"))["draining"]
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
+        assert (await relic.receive("drain"))["draining"]
         await llb.http.patch(path, json={"draining": False})
-        assert not (await relic.hear("drain"))["draining"]
+        assert not (await relic.receive("drain"))["draining"]

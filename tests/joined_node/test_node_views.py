@@ -9,12 +9,12 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
-from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
-from tests.harness import DEADLINE_S, Llb
+from tests.conftest import TINY_BYTES, BalancerFactory, JoinedNodeFactory
+from tests.harness import DEADLINE_S, RunningBalancer
 from tests.hub import HubStandIn
 
 
-async def names(llb: Llb) -> list[str]:
+async def names(llb: RunningBalancer) -> list[str]:
     return [node["name"] for node in (await llb.http.get("/api/nodes")).json()["nodes"]]
 
 
@@ -28,23 +28,25 @@ async def until(reader: ClientConnection, condition: Callable[[dict[str, Any]], 
 
 
 async def test_nodes_are_listed_in_the_order_they_came_after_a_restart_too(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb().start()
-    await llb.online()
+    await llb.wait_until_online()
     for name in ("cellar", "barn"):
         node = await make_node(llb, name).start()
-        await node.online()
+        await node.wait_until_online()
         await node.stop()
     assert await names(llb) == ["attic", "cellar", "barn"]
     await llb.stop()
     await llb.start(llb.port)
-    await llb.online()
+    await llb.wait_until_online()
     assert await names(llb) == ["attic", "cellar", "barn"]
 
 
-async def test_the_way_to_a_node_is_told_once_it_is_found(llb: Llb, make_node: NodeMaker) -> None:
-    async with llb.events() as reader:
+async def test_the_way_to_a_node_is_told_once_it_is_found(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
+    async with llb.open_event_stream() as reader:
         own = await until(reader, lambda event: event["name"] == "attic")
         assert own["reach"] == {"way": "local", "answer_ms": None}
         node = await make_node(llb, "cellar").start()
@@ -56,22 +58,24 @@ async def test_the_way_to_a_node_is_told_once_it_is_found(llb: Llb, make_node: N
         assert (gone["status"], gone["reach"]["answer_ms"]) == ("offline", None)
 
 
-async def test_tags_are_told_to_those_who_listen(llb: Llb, make_node: NodeMaker) -> None:
+async def test_tags_are_told_to_those_who_listen(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     node = await make_node(llb, "cellar").start()
-    await node.online()
-    async with llb.events() as reader:
+    await node.wait_until_online()
+    async with llb.open_event_stream() as reader:
         patch = {"tags": ["gpu", "upstairs"]}
         assert (await llb.http.patch(f"/api/nodes/{node.id}", json=patch)).status_code == 200
         event = await until(reader, lambda event: event["tags"])
         assert (event["node_id"], event["tags"]) == (node.id, ["gpu", "upstairs"])
 
 
-async def test_each_node_tells_how_far_it_has_come(llb: Llb, hub: HubStandIn, make_node: NodeMaker) -> None:
+async def test_each_node_tells_how_far_it_has_come(
+    llb: RunningBalancer, hub: HubStandIn, make_node: JoinedNodeFactory
+) -> None:
     node = await make_node(llb, "cellar").start()
-    await node.online()
+    await node.wait_until_online()
     stalled = hub.faults.stall(after=TINY_BYTES // 2)
-    async with llb.events() as reader:
-        await llb.register("tiny")
+    async with llb.open_event_stream() as reader:
+        await llb.register_model("tiny")
         for name in ("attic", "cellar"):
 
             def halfway(event: dict[str, Any], name: str = name) -> bool:

@@ -9,15 +9,15 @@ import pytest
 
 from llb.cluster.view import FAILOVER_GRACE_S
 from llb.wire import EngineState, NodeStatus, ReplicaState
-from tests.conftest import TINY_BYTES, LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, eventually, write_catalog
+from tests.conftest import TINY_BYTES, BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
-from tests.joined_node.wire import HEARTBEAT, OLD_HELLO, dial, join
+from tests.joined_node.wire import HEARTBEAT, PROTOCOL_1_HELLO, join_node, open_link
 
 GB = 1_000_000_000
 
 
-def holders(llb: Llb, model_id: str) -> set[str]:
+def holders(llb: RunningBalancer, model_id: str) -> set[str]:
     """The names of the online nodes that have a model and are to have it."""
     placed = llb.app.view.assigned_nodes_of(model_id)
     return {
@@ -27,29 +27,29 @@ def holders(llb: Llb, model_id: str) -> set[str]:
     }
 
 
-async def until_held(llb: Llb, model_id: str, *names: str) -> None:
-    await eventually(lambda: holders(llb, model_id) == set(names))
+async def until_held(llb: RunningBalancer, model_id: str, *names: str) -> None:
+    await wait_until(lambda: holders(llb, model_id) == set(names))
     assert llb.app.view.status_of(model_id).available_nodes == len(names)
 
 
-async def online(*nodes: JoinedLlb) -> None:
+async def online(*nodes: RunningJoinedNode) -> None:
     for node in nodes:
         await node.start()
-        await node.online()
+        await node.wait_until_online()
 
 
 # --- where a model goes ------------------------------------------------------------------------------
 
 
 async def test_every_node_that_a_model_fits_on_holds_it_whenever_it_joins(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb(memory_limit_bytes=4 * GB).start()
     await online(
         make_node(llb, "garage", memory_limit_bytes=5 * GB),
         make_node(llb, "shoebox", memory_limit_bytes=1_000_000),
     )
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     await until_held(llb, "tiny", "attic", "garage")
     await online(make_node(llb, "late", memory_limit_bytes=4 * GB))
     await until_held(llb, "tiny", "attic", "garage", "late")
@@ -58,7 +58,7 @@ async def test_every_node_that_a_model_fits_on_holds_it_whenever_it_joins(
 
 
 async def test_n_replicas_go_to_the_roomiest_and_the_next_takes_over_from_one_that_is_removed(
-    make_llb: LlbMaker, make_node: NodeMaker
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
@@ -76,24 +76,24 @@ async def test_n_replicas_go_to_the_roomiest_and_the_next_takes_over_from_one_th
 
 
 @pytest.mark.parametrize("replicas", [0, -1, 1.5, "many", None])
-async def test_a_number_of_replicas_that_is_none(llb: Llb, replicas: object) -> None:
+async def test_a_number_of_replicas_that_is_none(llb: RunningBalancer, replicas: object) -> None:
     answer = await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": replicas})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "replicas"
 
 
 async def test_the_memory_check_speaks_of_the_roomiest_online_node(
-    make_llb: LlbMaker, make_node: NodeMaker, tmp_path: Path
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     catalog = write_catalog(
         tmp_path / "big.json",
         {"id": "tiny", "size_bytes": TINY_BYTES, "required_memory_bytes": 2 * GB},
     )
     llb = await make_llb(catalog=catalog, memory_limit_bytes=GB // 2).start()
-    await llb.online()
+    await llb.wait_until_online()
 
     async def refused() -> str:
-        return str((await llb.register("tiny")).json()["error"]["message"])
+        return str((await llb.register_model("tiny")).json()["error"]["message"])
 
     assert await refused() == "Insufficient VRAM. Required: 2GB, Available: 0.5GB"
     small, large = (
@@ -103,10 +103,10 @@ async def test_the_memory_check_speaks_of_the_roomiest_online_node(
     await online(small)
     assert await refused() == "Insufficient VRAM. Required: 2GB, Available: 1GB"
     await online(large)
-    fit = (await llb.model("tiny"))["fit"]
+    fit = (await llb.get_model("tiny"))["fit"]
     assert (fit["verdict"], fit["node_name"], fit["available_bytes"]) == ("fits", "cellar", 3 * GB)
     await large.stop()
-    await large.until_status(NodeStatus.OFFLINE)
+    await large.wait_for_status(NodeStatus.OFFLINE)
     assert await refused() == "Insufficient VRAM. Required: 2GB, Available: 1GB"
 
 
@@ -114,7 +114,7 @@ async def test_the_memory_check_speaks_of_the_roomiest_online_node(
 
 
 async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     now = 0.0
@@ -123,32 +123,32 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     await online(garage)
     await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": 1})
     await until_held(llb, "tiny", "garage")
-    hub.forget_requests()
+    hub.clear_requests()
     await garage.stop()
-    await garage.until_status(NodeStatus.OFFLINE)
+    await garage.wait_for_status(NodeStatus.OFFLINE)
     now = FAILOVER_GRACE_S - 1
     llb.app.link_server.push_desired_state()
-    shown = await llb.model("tiny")
+    shown = await llb.get_model("tiny")
     assert (shown["status"], shown["error"]) == ("Registered", "waiting for node garage to return")
     assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
     await garage.start()
-    await garage.online()
+    await garage.wait_until_online()
     await until_held(llb, "tiny", "garage")
     assert hub.byte_requests() == []
     # After that another one takes over, and what the first one has lies there unused.
     await garage.stop()
-    await garage.until_status(NodeStatus.OFFLINE)
+    await garage.wait_for_status(NodeStatus.OFFLINE)
     now += FAILOVER_GRACE_S
     llb.app.link_server.push_desired_state()
     await until_held(llb, "tiny", "attic")
     await garage.start()
-    await garage.online()
+    await garage.wait_until_online()
     await until_held(llb, "tiny", "garage")  # both have it: the roomier one serves
     assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()
 
 
 async def test_a_balancer_that_restarts_waits_for_the_holder(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
@@ -157,9 +157,9 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
     await until_held(llb, "tiny", "garage")
     await garage.stop()
     await llb.stop()
-    hub.forget_requests()
+    hub.clear_requests()
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
-    await llb.online()
+    await llb.wait_until_online()
     assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
     assert hub.byte_requests() == []
 
@@ -167,58 +167,58 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
 # --- deleted -----------------------------------------------------------------------------------------
 
 
-async def test_a_deletion_waits_for_whoever_was_told_to_hold_the_model(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
-        await llb.pull("tiny")
-        while not (await relic.hear("want"))["models"]:
+async def test_a_deletion_waits_for_whoever_was_told_to_hold_the_model(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
+        await llb.pull_model("tiny")
+        while not (await relic.receive("want"))["models"]:
             pass
         # It has begun and not said so yet when the model is deleted.
         await llb.http.delete("/api/models/tiny")
-        while "tiny" not in (await relic.hear("want"))["deleted"]:
+        while "tiny" not in (await relic.receive("want"))["deleted"]:
             pass
-    assert not llb.app.view.registrations["tiny"].active
+    assert not llb.app.view.registrations["tiny"].is_active
     # When it comes again it says what it has, is told once more, and obeys.
     held = {"model_id": "tiny", "attempt": 1, "state": "downloading"}
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id, replicas=[held])
-        assert (await relic.hear("want"))["deleted"] == ["tiny"]
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id, replicas=[held])
+        assert (await relic.receive("want"))["deleted"] == ["tiny"]
         assert "tiny" in llb.app.view.registrations
-        await relic.say({"type": "replica", **held, "state": "gone"})
-        await eventually(lambda: "tiny" not in llb.app.view.registrations)
+        await relic.send({"type": "replica", **held, "state": "gone"})
+        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
-async def test_a_deletion_does_not_wait_for_a_node_that_never_got_the_word(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
-        await llb.pull("tiny")
+async def test_a_deletion_does_not_wait_for_a_node_that_never_got_the_word(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
+        await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    await llb.until(lambda: "tiny" not in llb.app.view.nodes[llb.app.agent.node_id].replicas)
+    await llb.wait_until(lambda: "tiny" not in llb.app.view.nodes[llb.app.agent.node_id].replicas)
     assert "tiny" in llb.app.view.registrations
-    async with dial(llb, joined.credential) as relic:
-        await relic.introduce(joined.node_id)
-        await eventually(lambda: "tiny" not in llb.app.view.registrations)
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send_hello(joined.node_id)
+        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
-async def test_a_deletion_does_not_wait_for_a_node_that_was_removed(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    async with dial(llb, joined.credential) as relic:
-        await relic.say({**OLD_HELLO, "node_id": joined.node_id})
-        await relic.say(HEARTBEAT)
-        await llb.pull("tiny")
-        while not (await relic.hear("want"))["models"]:
+async def test_a_deletion_does_not_wait_for_a_node_that_was_removed(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    async with open_link(llb, joined.credential) as relic:
+        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id})
+        await relic.send(HEARTBEAT)
+        await llb.pull_model("tiny")
+        while not (await relic.receive("want"))["models"]:
             pass
         await llb.http.delete("/api/models/tiny")
-        while "tiny" not in (await relic.hear("want"))["deleted"]:
+        while "tiny" not in (await relic.receive("want"))["deleted"]:
             pass
         await llb.http.delete(f"/api/nodes/{joined.node_id}")
-        await eventually(lambda: "tiny" not in llb.app.view.registrations)
+        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
 async def test_files_that_a_host_had_before_it_joined_are_used_and_never_deleted(
-    llb: Llb, make_node: NodeMaker, hub: HubStandIn
+    llb: RunningBalancer, make_node: JoinedNodeFactory, hub: HubStandIn
 ) -> None:
     node = make_node(llb, "garage")
     folder = node.home / "models" / "tiny"
@@ -228,32 +228,34 @@ async def test_files_that_a_host_had_before_it_joined_are_used_and_never_deleted
     before = own.stat()
     (node.home / "models" / "foreign").mkdir()
     (node.home / "models" / "foreign" / "notes.gguf").write_text("mine")
-    await llb.pull("tiny")
-    hub.forget_requests()
+    await llb.pull_model("tiny")
+    hub.clear_requests()
     await online(node)
     await until_held(llb, "tiny", "attic", "garage")
     assert hub.byte_requests() == []
-    await llb.pull("other")
+    await llb.pull_model("other")
     await until_held(llb, "other", "attic", "garage")
     # Also when it was killed and started in between.
     await node.stop()
     await node.start()
-    await node.online()
+    await node.wait_until_online()
     for model_id in ("tiny", "other"):
         await llb.http.delete(f"/api/models/{model_id}")
-    await eventually(lambda: not {"tiny", "other"} & set(llb.app.view.registrations))
+    await wait_until(lambda: not {"tiny", "other"} & set(llb.app.view.registrations))
     assert (own.stat().st_ino, own.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert not (node.home / "models" / "other").exists()
     assert (node.home / "models" / "foreign" / "notes.gguf").read_text() == "mine"
     assert not (llb.home / "models" / "tiny").exists()
 
 
-async def test_a_file_of_the_same_size_that_is_not_the_one_is_fetched(llb: Llb, make_node: NodeMaker) -> None:
+async def test_a_file_of_the_same_size_that_is_not_the_one_is_fetched(
+    llb: RunningBalancer, make_node: JoinedNodeFactory
+) -> None:
     node = make_node(llb, "garage")
     folder = node.home / "models" / "tiny"
     folder.mkdir(parents=True)
     (folder / "tiny.gguf").write_bytes(bytes(TINY_BYTES))
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     await online(node)
     await until_held(llb, "tiny", "attic", "garage")
     digest = hashlib.sha256((folder / "tiny.gguf").read_bytes()).digest()
@@ -263,11 +265,13 @@ async def test_a_file_of_the_same_size_that_is_not_the_one_is_fetched(llb: Llb, 
 # --- at a distance -----------------------------------------------------------------------------------
 
 
-async def test_a_node_that_was_away_hears_what_is_pinned(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+async def test_a_node_that_was_away_hears_what_is_pinned(
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
+) -> None:
     llb = await make_llb().start()
     node = make_node(llb, "garage")
     await online(node)
-    await llb.pull("tiny")
+    await llb.pull_model("tiny")
     await until_held(llb, "tiny", "attic", "garage")
     for pinned in (True, False):
         await node.stop()
@@ -275,27 +279,27 @@ async def test_a_node_that_was_away_hears_what_is_pinned(make_llb: LlbMaker, mak
         assert (answer.status_code, answer.json()["pinned"]) == (200, pinned)
         node = make_node(llb, "garage")
         await online(node)
-        await eventually(lambda: node.app.agent._replicas["tiny"].pinned == pinned)  # noqa: B023
+        await wait_until(lambda: node.app.agent._replicas["tiny"].pinned == pinned)  # noqa: B023
     # A retry keeps it, and it is gone with the model.
     await llb.http.patch("/api/models/tiny", json={"pinned": True})
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    await llb.pull("tiny")
-    assert not (await llb.model("tiny"))["pinned"]
+    await llb.pull_model("tiny")
+    assert not (await llb.get_model("tiny"))["pinned"]
 
 
 async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
-    make_llb: LlbMaker, make_node: NodeMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog).start()
     nodes = [make_node(llb, "garage"), make_node(llb, "cellar")]
     await online(*nodes)
-    await llb.pull("chat")
+    await llb.pull_model("chat")
     await until_held(llb, "chat", "attic", "garage", "cellar")
     agents = [llb.app.agent, *(node.app.agent for node in nodes)]
     assert (await llb.http.patch("/api/models/chat", json={"pinned": True})).status_code == 200
-    await llb.until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
+    await llb.wait_until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
     for agent in agents:
         async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
             pass

@@ -19,15 +19,15 @@ from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import PROTOCOL_VERSION
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, eventually
-from tests.joined_node.wire import join
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode, wait_until
+from tests.joined_node.wire import join_node
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 8, "seed": 1}
 
 
 @pytest.fixture
-async def anybody(cluster: tuple[Llb, JoinedLlb]) -> AsyncIterator[httpx.AsyncClient]:
+async def anybody(cluster: tuple[RunningBalancer, RunningJoinedNode]) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the joined host without any credential."""
     async with httpx.AsyncClient(base_url=cluster[1].url, timeout=30, trust_env=False) as client:
         yield client
@@ -37,7 +37,7 @@ def bearer(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
-def credentials(node: JoinedLlb) -> tuple[str, str]:
+def credentials(node: RunningJoinedNode) -> tuple[str, str]:
     """What the node shows its balancer, and what the balancer shows the node."""
     member = node.app.membership
     assert member is not None
@@ -48,10 +48,10 @@ def credentials(node: JoinedLlb) -> tuple[str, str]:
 
 
 async def test_any_hosts_address_answers_for_the_cluster(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     listed = await anybody.get("/v1/models", headers=key)
     assert [model["id"] for model in listed.json()["data"]] == ["chat"]
     answer = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
@@ -64,7 +64,9 @@ async def test_any_hosts_address_answers_for_the_cluster(
     assert [each["request_id"] for each in requests] == [answer.headers["x-request-id"]]
 
 
-async def test_a_joined_host_opens_no_port_without_keys(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+async def test_a_joined_host_opens_no_port_without_keys(
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
+) -> None:
     """Its balancer would ask the relayed requests for a key."""
     llb = await make_llb(ollama_port=0).start()
     node = await make_node(llb, "garage", ollama_port=0).start()
@@ -72,9 +74,11 @@ async def test_a_joined_host_opens_no_port_without_keys(make_llb: LlbMaker, make
     assert node.ollama_port is None
 
 
-async def test_ollamas_clients_are_answered_for_the_cluster(cluster: tuple[Llb, JoinedLlb]) -> None:
+async def test_ollamas_clients_are_answered_for_the_cluster(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> None:
     llb, node = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     async with ollama.AsyncClient(node.url, headers=key, trust_env=False) as client:
         assert [model.model for model in (await client.list()).models] == ["chat:latest"]
         stream = await client.chat("chat", QUESTION["messages"], options={"num_predict": 4}, stream=True)
@@ -89,10 +93,10 @@ async def test_ollamas_clients_are_answered_for_the_cluster(cluster: tuple[Llb, 
 
 
 async def test_a_stream_comes_through_piece_by_piece(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
-    key = {"X-API-Key": await llb.new_key("inference")}
+    key = {"X-API-Key": await llb.create_key("inference")}
     pieces = []
     async with anybody.stream(
         "POST", "/v1/chat/completions", json={**QUESTION, "stream": True}, headers=key
@@ -114,10 +118,14 @@ async def test_a_stream_comes_through_piece_by_piece(
     ],
 )
 async def test_every_dialect_comes_through(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient, path: str, body: dict[str, Any], counts: bool
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+    anybody: httpx.AsyncClient,
+    path: str,
+    body: dict[str, Any],
+    counts: bool,
 ) -> None:
     llb, _ = cluster
-    key = {"X-API-Key": await llb.new_key("inference"), "anthropic-version": "2023-06-01"}
+    key = {"X-API-Key": await llb.create_key("inference"), "anthropic-version": "2023-06-01"}
     answer = await anybody.post(path, json={"model": "Test/Chat", **body}, headers=key)
     assert answer.status_code == 200, answer.text
     assert answer.json().get("model", "chat") == "chat"
@@ -136,11 +144,11 @@ async def test_every_dialect_comes_through(
 
 
 async def test_errors_of_messages_have_their_shape_at_both_doors(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     body = {"model": "unknown", "messages": QUESTION["messages"], "max_tokens": 4}
-    key = {"X-API-Key": await llb.new_key("inference")}
+    key = {"X-API-Key": await llb.create_key("inference")}
     for headers, kind in ((key, "not_found_error"), ({}, "authentication_error")):
         answer = await anybody.post("/v1/messages", json=body, headers=headers)
         assert answer.json()["error"]["type"] == kind
@@ -155,7 +163,7 @@ async def test_errors_of_messages_have_their_shape_at_both_doors(
 
 
 async def test_limits_of_a_key_hold_at_every_door(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     made = await llb.http.post("/api/keys", json={"name": "k", "limits": {"requests_per_minute": 2}})
@@ -171,10 +179,10 @@ async def test_limits_of_a_key_hold_at_every_door(
 
 
 async def test_errors_of_the_balancer_come_through_as_they_are(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     for body, headers in (
         ({**QUESTION, "model": "unknown"}, key),
         (QUESTION, {}),
@@ -191,7 +199,7 @@ async def test_errors_of_the_balancer_come_through_as_they_are(
 
 
 async def test_a_caller_of_a_joined_host_is_never_local_at_the_balancer(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     for token in (llb.app.local_token, node.app.local_token):
@@ -201,9 +209,11 @@ async def test_a_caller_of_a_joined_host_is_never_local_at_the_balancer(
     assert (await anybody.get("/v1/models", headers=spoofed)).status_code == 401
 
 
-async def test_a_client_that_leaves_frees_its_slot_through_both_hops(cluster: tuple[Llb, JoinedLlb]) -> None:
+async def test_a_client_that_leaves_frees_its_slot_through_both_hops(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> None:
     llb, node = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     long = {**QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True}
     async with (
         httpx.AsyncClient(base_url=node.url, timeout=30, trust_env=False) as client,
@@ -211,15 +221,15 @@ async def test_a_client_that_leaves_frees_its_slot_through_both_hops(cluster: tu
     ):
         await anext(answer.aiter_lines())
         assert llb.app.view.traffic.active_requests(node.id) == 1
-    await eventually(lambda: llb.app.view.traffic.active_requests(node.id) == 0, 5)
-    await eventually(lambda: node.app.agent.engine_pool._engines["chat"].process.active_requests == 0, 5)
+    await wait_until(lambda: llb.app.view.traffic.active_requests(node.id) == 0, 5)
+    await wait_until(lambda: node.app.agent.engine_pool._engines["chat"].process.active_requests == 0, 5)
 
 
 async def test_a_balancer_that_is_down_is_one_sentence(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     await llb.stop()
     answer = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert answer.status_code == 503
@@ -228,9 +238,11 @@ async def test_a_balancer_that_is_down_is_one_sentence(
     assert llb.url not in answer.text
 
 
-async def test_an_answer_that_breaks_off_behind_is_cut_here_too(cluster: tuple[Llb, JoinedLlb]) -> None:
+async def test_an_answer_that_breaks_off_behind_is_cut_here_too(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> None:
     llb, node = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     long = {**QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True}
     async with (
         httpx.AsyncClient(base_url=node.url, timeout=30, trust_env=False) as client,
@@ -247,10 +259,10 @@ async def test_an_answer_that_breaks_off_behind_is_cut_here_too(cluster: tuple[L
 
 
 async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
-    cluster: tuple[Llb, JoinedLlb],
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
 ) -> None:
     llb, node = cluster
-    key = bearer(await llb.new_key("inference"))
+    key = bearer(await llb.create_key("inference"))
     long = {**QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True}
     async with (
         httpx.AsyncClient(timeout=30, trust_env=False) as client,
@@ -258,8 +270,8 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
     ):
         lines = answer.aiter_lines()
         await anext(lines)
-        stopping = asyncio.ensure_future(node.stop(streams_end_s=20))
-        await llb.until(lambda: not llb.app.view.nodes[node.id].is_online)
+        stopping = asyncio.ensure_future(node.stop(drain_timeout_s=20))
+        await llb.wait_until(lambda: not llb.app.view.nodes[node.id].is_online)
         refused = await client.post(f"{llb.url}/v1/chat/completions", json=QUESTION, headers=key)
         assert refused.status_code == 503
         rest = [line async for line in lines if line]
@@ -286,7 +298,7 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
     ],
 )
 async def test_the_page_and_the_api_lead_to_the_balancer(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient, method: str, path: str
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient, method: str, path: str
 ) -> None:
     llb, _ = cluster
     answer = await anybody.request(method, path.replace(" ", "%20"))
@@ -295,11 +307,11 @@ async def test_the_page_and_the_api_lead_to_the_balancer(
 
 
 async def test_nobody_but_the_balancer_may_hop(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     own, balancers = credentials(node)
-    key = await llb.new_key("admin")
+    key = await llb.create_key("admin")
     for credential in (None, own, key, node.app.local_token, llb.app.local_token, "llbn-no"):
         headers = {} if credential is None else bearer(credential)
         for method, path in (
@@ -319,7 +331,7 @@ async def test_nobody_but_the_balancer_may_hop(
 
 
 async def test_the_balancers_credential_opens_nothing_but_hops(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     _, balancers = credentials(node)
@@ -329,7 +341,7 @@ async def test_the_balancers_credential_opens_nothing_but_hops(
 
 
 async def test_what_a_host_says_of_its_lending_is_for_its_command_line(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     assert (await anybody.get("/api/node")).status_code == 401
@@ -338,18 +350,18 @@ async def test_what_a_host_says_of_its_lending_is_for_its_command_line(
 
 
 async def test_only_the_command_line_of_the_host_may_have_it_leave(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     own, _ = credentials(node)
-    for credential in (own, llb.app.local_token, await llb.new_key("admin")):
+    for credential in (own, llb.app.local_token, await llb.create_key("admin")):
         assert (await anybody.post("/api/node/leave", headers=bearer(credential))).status_code == 401
     assert (await anybody.post("/api/node/leave")).status_code == 401
     assert node.app.membership is not None
 
 
 async def test_who_answers_at_an_address_can_be_proved_without_a_secret(
-    cluster: tuple[Llb, JoinedLlb], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
 ) -> None:
     assert len((await anybody.get("/hop/proof?nonce=a")).json()["proof"]) == 64
     for query in ("", "?nonce=", f"?nonce={'x' * 129}"):
@@ -359,8 +371,8 @@ async def test_who_answers_at_an_address_can_be_proved_without_a_secret(
 # --- the node's credential at the balancer -----------------------------------------------------------
 
 
-async def test_a_nodes_credential_opens_its_own_routes_only(llb: Llb) -> None:
-    joined = await join(llb, "relic")
+async def test_a_nodes_credential_opens_its_own_routes_only(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
     headers = bearer(joined.credential)
     app = next(iter(Sanic._app_registry.values()))
     tried = 0
@@ -381,9 +393,9 @@ async def test_a_nodes_credential_opens_its_own_routes_only(llb: Llb) -> None:
     assert (await llb.http.post("/api/nodes/leave", headers=headers)).status_code == 401
 
 
-async def test_nobody_but_a_node_opens_the_link(llb: Llb) -> None:
-    joined = await join(llb, "relic")
-    wrong = (None, await llb.new_key("admin"), llb.app.local_token, joined.hop_credential, "llbn-no")
+async def test_nobody_but_a_node_opens_the_link(llb: RunningBalancer) -> None:
+    joined = await join_node(llb, "relic")
+    wrong = (None, await llb.create_key("admin"), llb.app.local_token, joined.hop_credential, "llbn-no")
     for credential in wrong:
         with pytest.raises(InvalidStatus) as refused:
             async with websockets.asyncio.client.connect(
@@ -398,10 +410,10 @@ async def test_nobody_but_a_node_opens_the_link(llb: Llb) -> None:
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", None])
 @pytest.mark.parametrize("allowed", [(), ("*",)])
 async def test_a_page_never_opens_the_link(
-    make_llb: LlbMaker, origin: str | None, allowed: tuple[str, ...]
+    make_llb: BalancerFactory, origin: str | None, allowed: tuple[str, ...]
 ) -> None:
     llb = await make_llb(allowed_origins=allowed).start()
-    joined = await join(llb, "relic")
+    joined = await join_node(llb, "relic")
     headers = {**bearer(joined.credential), "Origin": llb.url if origin is None else origin}
     with pytest.raises(InvalidStatus) as refused:
         async with websockets.asyncio.client.connect(
@@ -411,8 +423,8 @@ async def test_a_page_never_opens_the_link(
     assert refused.value.response.status_code == 403
 
 
-async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: Llb) -> None:
-    token = await llb.new_token()
+async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: RunningBalancer) -> None:
+    token = await llb.create_join_token()
     good: dict[str, Any] = {"token": token, "name": "garage", "protocol": PROTOCOL_VERSION, "version": "1"}
     for change in (
         {"name": "two words"},

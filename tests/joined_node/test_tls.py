@@ -20,22 +20,24 @@ from llb.errors import SetupError
 from llb.security import tls_trust, tokens
 from llb.security.certificates import CertificateAuthority, ServerTls, create_authority, issue_certificate
 from llb.wire import ReachWay, ReplicaState
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import PASSWORD, JoinedLlb, Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import PASSWORD, RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 
 
 @pytest.fixture
-async def chatting(make_llb: LlbMaker, hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> Llb:
+async def chatting(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
     """A balancer with TLS that offers nothing itself; the model `chat` can be pulled."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     return await make_llb(catalog=catalog, memory_limit_bytes=1, tls="auto").start()
 
 
-def anchor_of(host: Llb | JoinedLlb) -> str:
+def anchor_of(host: RunningBalancer | RunningJoinedNode) -> str:
     assert host.app.tls is not None
     return host.app.tls.anchor
 
@@ -43,9 +45,9 @@ def anchor_of(host: Llb | JoinedLlb) -> str:
 # --- one host ----------------------------------------------------------------------------------------
 
 
-async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_llb: LlbMaker) -> None:
+async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_llb: BalancerFactory) -> None:
     llb = await make_llb(tls="auto").start()
-    await llb.online()
+    await llb.wait_until_online()
     shown = await llb.http.get("/api/tls/certificate")
     assert (shown.text, shown.headers["content-type"]) == (anchor_of(llb), "application/x-pem-file")
 
@@ -55,12 +57,12 @@ async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_l
     assert answer.status_code == 200
     assert "; Secure" in answer.headers["set-cookie"]
 
-    async with llb.events() as reader:
+    async with llb.open_event_stream() as reader:
         assert b"hello" in (await reader.recv(decode=False)).lower()
 
-    key = await llb.new_key("inference")
+    key = await llb.create_key("inference")
     async with openai.AsyncOpenAI(
-        base_url=llb.url + "/v1", api_key=key, http_client=httpx2.AsyncClient(verify=llb.trust or True)
+        base_url=llb.url + "/v1", api_key=key, http_client=httpx2.AsyncClient(verify=llb.ssl_context or True)
     ) as client:
         assert [model.id async for model in client.models.list()] == []
 
@@ -71,7 +73,9 @@ async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_l
             await stranger.get(llb.url.replace("https", "http") + "/health")
 
 
-async def test_it_is_the_same_host_after_a_restart_and_a_restore(make_llb: LlbMaker, tmp_path: Path) -> None:
+async def test_it_is_the_same_host_after_a_restart_and_a_restore(
+    make_llb: BalancerFactory, tmp_path: Path
+) -> None:
     llb = await make_llb(tls="auto").start()
     before, key_before = anchor_of(llb), (llb.home / "tls.pem").read_bytes()
     saved = tmp_path / "saved.db"
@@ -85,13 +89,13 @@ async def test_it_is_the_same_host_after_a_restart_and_a_restore(make_llb: LlbMa
     assert b"tls_authority" in saved.read_bytes()
 
 
-async def test_a_plain_host_has_no_certificate(make_llb: LlbMaker) -> None:
+async def test_a_plain_host_has_no_certificate(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     answer = await llb.http.get("/api/tls/certificate")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_who_never_shakes_hands_delays_nobody(make_llb: LlbMaker) -> None:
+async def test_who_never_shakes_hands_delays_nobody(make_llb: BalancerFactory) -> None:
     llb = await make_llb(tls="auto").start()
     silent = [await asyncio.open_connection("127.0.0.1", llb.port) for _ in range(20)]
     assert (await llb.http.get("/health")).status_code == 200
@@ -121,7 +125,7 @@ class Pair:
 
 
 async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
-    make_llb: LlbMaker, tmp_path: Path
+    make_llb: BalancerFactory, tmp_path: Path
 ) -> None:
     pair = Pair(tmp_path)
     pair.write()
@@ -160,7 +164,7 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
     ],
 )
 async def test_a_certificate_that_cannot_be_used_is_told_in_a_sentence(
-    make_llb: LlbMaker, tmp_path: Path, settings: dict[str, Path], sentence: str
+    make_llb: BalancerFactory, tmp_path: Path, settings: dict[str, Path], sentence: str
 ) -> None:
     pair = Pair(tmp_path)
     pair.write()
@@ -193,10 +197,10 @@ def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
 
 
 async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
-    chatting: Llb, make_node: NodeMaker, hub: HubStandIn
+    chatting: RunningBalancer, make_node: JoinedNodeFactory, hub: HubStandIn
 ) -> None:
     node = await make_node(chatting, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     assert node.url.startswith("https:")  # nobody had to say so
     assert node_identity.read_membership(node.home) == node.app.membership
     assert node.app.agent.balancer_anchor == anchor_of(chatting)
@@ -204,43 +208,45 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
     assert way is not None
     assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 
-    await chatting.pull("chat")
+    await chatting.pull_model("chat")
     answer = await chatting.http.post("/v1/chat/completions", json=HELLO)
     assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "garage")
     # The node's own door leads back to the balancer over TLS, too.
-    key = await chatting.new_key("inference")
+    key = await chatting.create_key("inference")
     through = await node.http.post(
         "/v1/chat/completions", json=HELLO, headers={"Authorization": f"Bearer {key}"}
     )
     assert through.status_code == 200
 
     second = await make_node(chatting, "cellar").start()
-    await second.online()
+    await second.wait_until_online()
     copied = chatting.app.view.nodes[second.id].replicas
 
     def ready() -> bool:
         return "chat" in copied and copied["chat"].state is ReplicaState.READY
 
-    await eventually(ready)
+    await wait_until(ready)
     assert len(hub.byte_requests("chat.gguf")) == 1  # the second one has it from the first
 
 
 async def test_a_node_that_speaks_no_tls_is_asked_over_the_connections_that_it_dials(
-    chatting: Llb, make_node: NodeMaker
+    chatting: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(chatting, "garage", tls="off").start()
-    await node.online()
+    await node.wait_until_online()
     way = chatting.app.node_connections.route_of(node.id)
     assert way is not None
     assert (way.kind, way.base_url) == (ReachWay.REVERSE, None)
-    await chatting.pull("chat")
+    await chatting.pull_model("chat")
     assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
 
 
-async def test_an_llb_without_tls_takes_nodes_with_it(make_llb: LlbMaker, make_node: NodeMaker) -> None:
+async def test_an_llb_without_tls_takes_nodes_with_it(
+    make_llb: BalancerFactory, make_node: JoinedNodeFactory
+) -> None:
     llb = await make_llb(memory_limit_bytes=1).start()
     node = await make_node(llb, "garage", tls="auto").start()
-    await node.online()
+    await node.wait_until_online()
     way = llb.app.node_connections.route_of(node.id)
     assert way is not None
     assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
@@ -287,9 +293,9 @@ async def impostor(place: Path, port: int = 0, *, certificate: str | None = None
 
 @pytest.mark.parametrize("tells", ["its own", "the real one"])
 async def test_the_token_is_not_told_to_somebody_with_another_certificate(
-    chatting: Llb, make_node: NodeMaker, tmp_path: Path, tells: str
+    chatting: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path, tells: str
 ) -> None:
-    token = await chatting.new_token()
+    token = await chatting.create_join_token()
     assert tokens.split_join_token(token)[1] == tls_trust.certificate_fingerprint(anchor_of(chatting))
     certificate = anchor_of(chatting) if tells == "the real one" else create_authority().certificate
     async with impostor(tmp_path, certificate=certificate) as between:
@@ -304,7 +310,7 @@ async def test_the_token_is_not_told_to_somebody_with_another_certificate(
 
 
 async def test_a_token_with_a_fingerprint_is_not_told_without_tls(
-    chatting: Llb, make_node: NodeMaker
+    chatting: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     plain = chatting.url.replace("https", "http")
     with pytest.raises(SetupError, match=f"join it as {chatting.url}"):
@@ -312,28 +318,28 @@ async def test_a_token_with_a_fingerprint_is_not_told_without_tls(
 
 
 async def test_a_joined_host_tells_nothing_to_who_took_its_balancers_place(
-    chatting: Llb, make_node: NodeMaker, tmp_path: Path
+    chatting: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path
 ) -> None:
     node = await make_node(chatting, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     port = chatting.port
     await chatting.stop()
     async with impostor(tmp_path, port) as between:
-        await eventually(lambda: "certificate" in (node.app.problem or ""))
+        await wait_until(lambda: "certificate" in (node.app.problem or ""))
         assert between.heard == b""
     await chatting.start(port)
-    await node.online()
+    await node.wait_until_online()
 
 
 async def test_a_node_that_moves_to_another_address_knows_its_balancer(
-    chatting: Llb, make_node: NodeMaker
+    chatting: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(chatting, "garage").start()
-    await node.online()
+    await node.wait_until_online()
     await node.stop()
     node.settings |= {"join": chatting.url.replace("127.0.0.1", "localhost"), "join_token": None}
     await node.start()
-    await node.online()
+    await node.wait_until_online()
     assert node.app.membership is not None
     assert node.app.membership.anchor == anchor_of(chatting)
 

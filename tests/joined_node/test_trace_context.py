@@ -10,18 +10,18 @@ import pytest
 
 from llb.base import log_setup
 from tests.api.middleware.test_trace_context import PARENT, TRACE
-from tests.harness import JoinedLlb, Llb
+from tests.harness import RunningBalancer, RunningJoinedNode
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 4}
 
 
 async def test_a_log_line_of_any_host_and_the_history_meet(
-    cluster: tuple[Llb, JoinedLlb], caplog: pytest.LogCaptureFixture
+    cluster: tuple[RunningBalancer, RunningJoinedNode], caplog: pytest.LogCaptureFixture
 ) -> None:
     llb, node = cluster
     caplog.handler.setFormatter(log_setup.JsonFormatter())
     headers = {
-        "Authorization": f"Bearer {await llb.new_key()}",
+        "Authorization": f"Bearer {await llb.create_key()}",
         "X-Request-ID": "my-id.1",
         "traceparent": PARENT,
     }

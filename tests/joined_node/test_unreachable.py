@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llb.wire import EngineState, NodeStatus
-from tests.conftest import LlbMaker, NodeMaker
-from tests.harness import JoinedLlb, Llb, eventually, write_catalog
+from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
@@ -26,27 +26,27 @@ def settings(hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> dict[str, Any]
 
 
 @pytest.fixture
-async def balancer(make_llb: LlbMaker, settings: dict[str, Any]) -> Llb:
+async def balancer(make_llb: BalancerFactory, settings: dict[str, Any]) -> RunningBalancer:
     return await make_llb(**settings).start()
 
 
 @pytest.fixture
-async def node(balancer: Llb, make_node: NodeMaker) -> JoinedLlb:
+async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> RunningJoinedNode:
     """It holds a model that answers; the balancer's own node takes no requests."""
     node = await make_node(balancer, "cellar", advertise=NOWHERE).start()
-    await node.online()
-    await balancer.pull("chat")
-    await eventually(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
+    await node.wait_until_online()
+    await balancer.pull_model("chat")
+    await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
     own = balancer.app.agent.node_id
     (await balancer.http.patch(f"/api/nodes/{own}", json={"draining": True})).raise_for_status()
     return node
 
 
-async def reach(balancer: Llb, node: JoinedLlb) -> str:
+async def reach(balancer: RunningBalancer, node: RunningJoinedNode) -> str:
     return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["reach"]["way"])
 
 
-async def test_it_is_asked_and_answers(balancer: Llb, node: JoinedLlb) -> None:
+async def test_it_is_asked_and_answers(balancer: RunningBalancer, node: RunningJoinedNode) -> None:
     shown = (await balancer.http.get(f"/api/nodes/{node.id}")).json()
     assert shown["reach"]["way"] == "reverse"
     assert shown["reach"]["answer_ms"] > 0
@@ -63,10 +63,10 @@ async def test_it_is_asked_and_answers(balancer: Llb, node: JoinedLlb) -> None:
         assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
         assert answer.text.endswith("data: [DONE]\n\n")
     (await balancer.http.post("/api/models/chat/unload")).raise_for_status()
-    await eventually(lambda: not balancer.app.view.nodes[node.id].engines)
+    await wait_until(lambda: not balancer.app.view.nodes[node.id].engines)
 
 
-async def test_it_loads_a_model_without_a_request(balancer: Llb, node: JoinedLlb) -> None:
+async def test_it_loads_a_model_without_a_request(balancer: RunningBalancer, node: RunningJoinedNode) -> None:
     nodes = balancer.app.view.nodes
     for node_id in nodes:
         balancer.app.node_commands.preload(node_id, "chat")
@@ -78,57 +78,63 @@ async def test_it_loads_a_model_without_a_request(balancer: Llb, node: JoinedLlb
         )
 
     assert not loaded()
-    await eventually(loaded)
+    await wait_until(loaded)
 
 
-async def test_a_client_that_leaves_frees_its_slot(balancer: Llb, node: JoinedLlb) -> None:
+async def test_a_client_that_leaves_frees_its_slot(
+    balancer: RunningBalancer, node: RunningJoinedNode
+) -> None:
     endless = BODY | {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
     async with balancer.http.stream("POST", "/v1/chat/completions", json=endless) as answer:
         await anext(answer.aiter_lines())
         pool = node.app.agent.engine_pool
         assert [report.busy for report in pool.engine_reports()] == [1]
-    await eventually(lambda: [report.busy for report in pool.engine_reports()] == [0], deadline_s=1.0)
+    await wait_until(lambda: [report.busy for report in pool.engine_reports()] == [0], deadline_s=1.0)
 
 
 async def test_it_is_found_again_when_either_was_away(
-    balancer: Llb, node: JoinedLlb, make_llb: LlbMaker, settings: dict[str, Any]
+    balancer: RunningBalancer, node: RunningJoinedNode, make_llb: BalancerFactory, settings: dict[str, Any]
 ) -> None:
     port = node.port
     await node.stop()
-    await node.until_status(NodeStatus.OFFLINE)
+    await node.wait_for_status(NodeStatus.OFFLINE)
     assert await reach(balancer, node) == "none"
     await node.start(port)
-    await node.online()
+    await node.wait_until_online()
     assert await reach(balancer, node) == "reverse"
     port = balancer.port
     await balancer.stop()
     node.balancer = balancer = await make_llb(**settings).start(port)
-    await node.online()
+    await node.wait_until_online()
     assert await reach(balancer, node) == "reverse"
-    await eventually(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
+    await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert answer.headers["x-llb-node"] == "cellar"
 
 
-async def test_a_node_that_stops_lets_its_answers_end(balancer: Llb, node: JoinedLlb) -> None:
+async def test_a_node_that_stops_lets_its_answers_end(
+    balancer: RunningBalancer, node: RunningJoinedNode
+) -> None:
     async with balancer.http.stream(
         "POST", "/v1/chat/completions", json=BODY | {"stream": True, "max_tokens": 64, "ignore_eos": True}
     ) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
-        stopping = asyncio.ensure_future(node.stop(streams_end_s=20.0))
+        stopping = asyncio.ensure_future(node.stop(drain_timeout_s=20.0))
         rest = [json.loads(line.removeprefix("data: ")) async for line in lines if line.startswith("data: {")]
     await stopping
     assert not [event for event in rest if "error" in event]
     assert len(rest) >= 60
 
 
-async def test_only_a_node_may_dial_and_only_when_its_link_stands(balancer: Llb, node: JoinedLlb) -> None:
+async def test_only_a_node_may_dial_and_only_when_its_link_stands(
+    balancer: RunningBalancer, node: RunningJoinedNode
+) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "llb-hop"}
     assert (await balancer.http.get("/hop/dial", headers=upgrade)).status_code == 401
     assert node.app.membership is not None
     credential = node.app.membership.credential
     await node.stop()
-    await node.until_status(NodeStatus.OFFLINE)
+    await node.wait_for_status(NodeStatus.OFFLINE)
     signed = upgrade | {"Authorization": f"Bearer {credential}"}
     assert (await balancer.http.get("/hop/dial", headers=signed)).status_code == 409

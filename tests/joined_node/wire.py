@@ -12,11 +12,11 @@ import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed
 
 from llb.wire import JoinReply
-from tests.harness import Llb
+from tests.harness import RunningBalancer
 
 DEADLINE_S = 30.0
 # Of protocol 1: what it did not have is not there.
-OLD_HELLO: dict[str, Any] = {
+PROTOCOL_1_HELLO: dict[str, Any] = {
     "type": "hello",
     "protocol": 1,
     "name": "relic",
@@ -32,39 +32,39 @@ OLD_HELLO: dict[str, Any] = {
 }
 HEARTBEAT: dict[str, Any] = {
     "type": "heartbeat",
-    "hardware": OLD_HELLO["hardware"],
+    "hardware": PROTOCOL_1_HELLO["hardware"],
     "meters": {},
     "memory_used_bytes": 0,
     "disk_free_bytes": 100_000_000_000,
 }
 
 
-async def join(llb: Llb, name: str) -> JoinReply:
+async def join_node(llb: RunningBalancer, name: str) -> JoinReply:
     """What a host does that joins, without the host."""
-    body = {"token": await llb.new_token(), "name": name, "protocol": 1, "version": "0.0.9"}
+    body = {"token": await llb.create_join_token(), "name": name, "protocol": 1, "version": "0.0.9"}
     answer = await llb.http.post("/api/nodes/join", json=body)
     assert answer.status_code == 201, answer.text
     return JoinReply(**answer.json())
 
 
-class Speaker:
+class LinkClient:
     """One link, by hand."""
 
     def __init__(self, socket: websockets.asyncio.client.ClientConnection) -> None:
         self._socket = socket
 
-    async def say(self, message: dict[str, Any]) -> None:
+    async def send(self, message: dict[str, Any]) -> None:
         await self._socket.send(json.dumps(message))
 
-    async def hear(self, kind: str) -> dict[str, Any]:
+    async def receive(self, message_type: str) -> dict[str, Any]:
         """The next message of this type; others are passed over."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 message = json.loads(await self._socket.recv())
-                if message["type"] == kind:
+                if message["type"] == message_type:
                     return dict(message)
 
-    async def ended(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the other end has closed it."""
         async with asyncio.timeout(DEADLINE_S):
             try:
@@ -73,19 +73,19 @@ class Speaker:
             except ConnectionClosed:
                 return
 
-    async def introduce(self, node_id: str, **changes: Any) -> dict[str, Any]:
+    async def send_hello(self, node_id: str, **changes: Any) -> dict[str, Any]:
         """Say hello and the first heartbeat; returns the welcome."""
-        await self.say({**OLD_HELLO, "node_id": node_id, **changes})
-        await self.say(HEARTBEAT)
-        return await self.hear("welcome")
+        await self.send({**PROTOCOL_1_HELLO, "node_id": node_id, **changes})
+        await self.send(HEARTBEAT)
+        return await self.receive("welcome")
 
 
 @asynccontextmanager
-async def dial(llb: Llb, credential: str, **headers: str) -> AsyncIterator[Speaker]:
+async def open_link(llb: RunningBalancer, credential: str, **headers: str) -> AsyncIterator[LinkClient]:
     """A link with this credential, opened."""
     async with websockets.asyncio.client.connect(
         f"ws://127.0.0.1:{llb.port}/ws/nodes",
         additional_headers={"Authorization": f"Bearer {credential}", **headers},
         proxy=None,
     ) as socket:
-        yield Speaker(socket)
+        yield LinkClient(socket)

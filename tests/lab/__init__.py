@@ -18,6 +18,6 @@ Whatever a killed run left behind (namespaces, processes) is found by its mark a
 
 from tests.lab.host import Host
 from tests.lab.lan import Lan, open_lan
-from tests.lab.processes import LabHub, LabLlb
+from tests.lab.processes import LabHubProcess, LabLlbProcess
 
-__all__ = ["Host", "LabHub", "LabLlb", "Lan", "open_lan"]
+__all__ = ["Host", "LabHubProcess", "LabLlbProcess", "Lan", "open_lan"]

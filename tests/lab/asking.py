@@ -12,15 +12,15 @@ from typing import Any
 
 import httpx
 
-from tests.lab.cluster import Cluster
-from tests.lab.host import Inside
+from tests.lab.cluster import LabCluster
+from tests.lab.host import HostTransport
 from tests.processes import wait_until
 
 DEADLINE_S = 90.0
 _prompts = itertools.count()
 
 
-class Asking:
+class BackgroundRequest:
     """A request under way in a thread. `events` are those of a stream; `done` is set when nothing more comes."""
 
     def __init__(self, client: httpx.Client, body: dict[str, Any]) -> None:
@@ -28,9 +28,9 @@ class Asking:
         self.node: str | None = None
         self.events: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = {}
-        self.problem: Exception | None = None
-        self.began_s = time.monotonic()
-        self.first_s: float | None = None
+        self.error: Exception | None = None
+        self.started_s = time.monotonic()
+        self.first_event_s: float | None = None
         self.ended_s: float | None = None
         self.done = threading.Event()
         self._body = body
@@ -43,57 +43,59 @@ class Asking:
             with self._client.stream("POST", "/v1/chat/completions", json=self._body) as response:
                 self.status, self.node = response.status_code, response.headers.get("x-llb-node")
                 if self._body.get("stream") and self.status == 200:
-                    self._read(response)
+                    self._read_events(response)
                 else:
                     self.answer = json.loads(response.read())
-                    self.first_s = time.monotonic()
+                    self.first_event_s = time.monotonic()
         except (httpx.HTTPError, OSError) as error:
-            self.problem = error
+            self.error = error
         finally:
             self.ended_s = time.monotonic()
             self.done.set()
 
-    def _read(self, response: httpx.Response) -> None:
+    def _read_events(self, response: httpx.Response) -> None:
         for line in response.iter_lines():
             if line.startswith("data: {"):
-                self.first_s = self.first_s or time.monotonic()
+                self.first_event_s = self.first_event_s or time.monotonic()
                 self.events.append(json.loads(line.removeprefix("data: ")))
 
-    def until_begun(self) -> None:
-        wait_until(lambda: self.first_s is not None or self.done.is_set(), DEADLINE_S)
-        assert self.first_s is not None, (self.status, self.answer, self.problem)
+    def wait_until_started(self) -> None:
+        wait_until(lambda: self.first_event_s is not None or self.done.is_set(), DEADLINE_S)
+        assert self.first_event_s is not None, (self.status, self.answer, self.error)
 
     def wait(self, deadline_s: float = DEADLINE_S) -> None:
         assert self.done.wait(deadline_s), "it has not ended"
 
 
 @contextmanager
-def client_of(cluster: Cluster, at: str | None = None) -> Iterator[httpx.Client]:
+def open_client(cluster: LabCluster, node_name: str | None = None) -> Iterator[httpx.Client]:
     """Speaks to the balancer's address from the client's host, with a key; or `at` a joined host to that host's own."""
-    key = cluster.new_key("inference", "models:read")
-    server, here = (cluster.balancer.host, cluster.client) if at is None else (cluster.nodes[at].host,) * 2
+    key = cluster.create_key("inference", "models:read")
+    server, here = (
+        (cluster.balancer.host, cluster.client) if node_name is None else (cluster.nodes[node_name].host,) * 2
+    )
     with httpx.Client(
         base_url=server.url,
         headers={"Authorization": f"Bearer {key}"},
         timeout=DEADLINE_S,
-        transport=Inside(here),
+        transport=HostTransport(here),
     ) as client:
         yield client
 
 
-def chat(model: str, words: int = 1, **fields: Any) -> dict[str, Any]:
+def chat_body(model: str, words: int = 1, **fields: Any) -> dict[str, Any]:
     """A body whose prompt has about so many tokens, and is in no engine's cache."""
     content = f"{next(_prompts)} " + "word " * words
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 
-def drain(cluster: Cluster, *names: str) -> None:
+def drain_nodes(cluster: LabCluster, *names: str) -> None:
     """Let these nodes take no requests."""
     for name, view in cluster.node_views().items():
         body = {"draining": name in names}
         cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json=body).raise_for_status()
 
 
-def busy(cluster: Cluster) -> list[str]:
+def busy_nodes(cluster: LabCluster) -> list[str]:
     """The nodes that answer something now."""
     return [name for name, view in cluster.node_views().items() if view["active_requests"]]

@@ -20,30 +20,30 @@ from typing import BinaryIO
 import msgspec
 
 from llb.base.tasks import TaskSupervisor
-from tests.lab.exchange import Answer, ask
-from tests.lab.records import Record
+from tests.lab.exchange import ResponseReader, send_request
+from tests.lab.records import AttemptRecord
 
-CONNECT_S = 5.0
-WHOLE_S = 60.0
-RETRY_FIRST_S, RETRY_MOST_S = 0.1, 2.0  # and what Retry-After says, up to the latter
-GIVE_UP_S = 60.0
-WHO: dict[str, Callable[[int], bool]] = {
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 60.0
+BACKOFF_INITIAL_S, BACKOFF_MAX_S = 0.1, 2.0  # and what Retry-After says, up to the latter
+RETRY_DEADLINE_S = 60.0
+CLIENT_SELECTIONS: dict[str, Callable[[int], bool]] = {
     "none": lambda number: False,
     "half": lambda number: number % 2 == 0,
     "all": lambda number: True,
 }
 
 
-class Client:
+class LoadClient:
     """One client; it stops between two requests once `stop` is set."""
 
     def __init__(self, number: int, options: argparse.Namespace, out: BinaryIO, stop: asyncio.Event) -> None:
-        self._number = number
+        self._client_number = number
         self._options = options
-        self._out = out
+        self._records_file = out
         self._stop = stop
-        self._stream = WHO[options.stream](number)
-        self._session = f"lab-client-{number}" if WHO[options.sessions](number // 2) else None
+        self._stream = CLIENT_SELECTIONS[options.stream](number)
+        self._session = f"lab-client-{number}" if CLIENT_SELECTIONS[options.sessions](number // 2) else None
         self._headers = {"Authorization": f"Bearer {options.key}"}
         if self._session is not None:
             self._headers["x-session-id"] = self._session
@@ -52,38 +52,38 @@ class Client:
         request = 0
         while not self._stop.is_set():
             request += 1
-            await self._request(request)
-            await _unless(self._stop, self._options.pause)
+            await self._send_with_retries(request)
+            await _sleep_unless_stopped(self._stop, self._options.pause)
 
-    async def _request(self, request: int) -> None:
-        words = f"I am client {self._number}. Question {request}: what comes next?"
+    async def _send_with_retries(self, request: int) -> None:
+        words = f"I am client {self._client_number}. Question {request}: what comes next?"
         body = {
             "model": self._options.model,
             "messages": [{"role": "user", "content": words}],
             "max_tokens": self._options.max_tokens,
             "stream": self._stream,
         }
-        began, attempt, pause_s = time.monotonic(), 0, RETRY_FIRST_S
+        began, attempt, pause_s = time.monotonic(), 0, BACKOFF_INITIAL_S
         while True:
             attempt += 1
-            answer, start_s = Answer(stream=self._stream), time.monotonic()
-            await ask(
+            answer, start_s = ResponseReader(stream=self._stream), time.monotonic()
+            await send_request(
                 f"{self._options.url}/v1/chat/completions",
                 msgspec.json.encode(body),
                 self._headers,
                 answer,
-                connect_s=CONNECT_S,
-                whole_s=WHOLE_S,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                timeout_s=REQUEST_TIMEOUT_S,
             )
-            self._write(request, attempt, start_s, answer)
-            if answer.error is None or not self._options.retry or time.monotonic() - began > GIVE_UP_S:
+            self._write_record(request, attempt, start_s, answer)
+            if answer.error is None or not self._options.retry or time.monotonic() - began > RETRY_DEADLINE_S:
                 return
-            await asyncio.sleep(min(RETRY_MOST_S, max(pause_s, answer.retry_after_s or 0.0)))
-            pause_s = min(RETRY_MOST_S, 2 * pause_s)
+            await asyncio.sleep(min(BACKOFF_MAX_S, max(pause_s, answer.retry_after_s or 0.0)))
+            pause_s = min(BACKOFF_MAX_S, 2 * pause_s)
 
-    def _write(self, request: int, attempt: int, start_s: float, answer: Answer) -> None:
-        record = Record(
-            client=self._number,
+    def _write_record(self, request: int, attempt: int, start_s: float, answer: ResponseReader) -> None:
+        record = AttemptRecord(
+            client=self._client_number,
             request=request,
             attempt=attempt,
             session=self._session,
@@ -94,10 +94,10 @@ class Client:
             node=answer.node,
             error=answer.error,
         )
-        self._out.write(msgspec.json.encode(record) + b"\n")
+        self._records_file.write(msgspec.json.encode(record) + b"\n")
 
 
-async def _unless(stop: asyncio.Event, seconds: float) -> None:
+async def _sleep_unless_stopped(stop: asyncio.Event, seconds: float) -> None:
     """Wait, but not once `stop` is set."""
     try:
         async with asyncio.timeout(seconds):
@@ -106,14 +106,14 @@ async def _unless(stop: asyncio.Event, seconds: float) -> None:
         pass
 
 
-async def run(options: argparse.Namespace) -> None:
+async def run_clients(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     group = TaskSupervisor("lab")
     with options.records.open("wb", buffering=0) as out:
         clients = [
-            group.spawn(Client(number, options, out, stop).run(), f"client-{number}")
+            group.spawn(LoadClient(number, options, out, stop).run(), f"client-{number}")
             for number in range(options.clients)
         ]
         print("begun", flush=True)
@@ -121,7 +121,7 @@ async def run(options: argparse.Namespace) -> None:
     await group.close()
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m tests.lab.clients", description=(__doc__ or "").partition("\n")[0]
     )
@@ -133,11 +133,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-tokens", type=int, default=8)
     p.add_argument("--pause", type=float, default=0.0, help="seconds between two requests of a client")
     p.add_argument("--retry", action="store_true", help="ask again what failed, with growing pauses")
-    share = functools.partial(p.add_argument, choices=WHO, default="half")
+    share = functools.partial(p.add_argument, choices=CLIENT_SELECTIONS, default="half")
     share("--stream", help="which clients stream")
     share("--sessions", help="which clients send x-session-id")
     return p
 
 
 if __name__ == "__main__":
-    asyncio.run(run(parser().parse_args()))
+    asyncio.run(run_clients(build_parser().parse_args()))

@@ -12,15 +12,15 @@ from typing import Any
 from tests.harness import PASSWORD, write_catalog
 from tests.lab.host import Host
 from tests.lab.lan import Lan
-from tests.lab.load import Load
-from tests.lab.processes import LabHub, LabLlb
+from tests.lab.load import LoadGenerator
+from tests.lab.processes import LabHubProcess, LabLlbProcess
 
 BALANCER = "attic"
 POLL_S = 0.05
 CHAT_MEMORY_BYTES = 300_000_000
 
 
-class Cluster:
+class LabCluster:
     """`with Cluster(lan, folder, {"chat": path}) as cluster:` has a Hub with these models and a balancer; nodes `join`."""
 
     def __init__(self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str) -> None:
@@ -29,8 +29,8 @@ class Cluster:
         self.folder = folder
         self.models = models
         self._hub_flags = hub_flags
-        self.client: Host = lan.host("client")
-        self.nodes: dict[str, LabLlb] = {}
+        self.client: Host = lan.add_host("client")
+        self.nodes: dict[str, LabLlbProcess] = {}
         self._catalog = write_catalog(
             folder / "catalog.json",
             *(
@@ -44,13 +44,15 @@ class Cluster:
         )
         self._stack = ExitStack()
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> LabCluster:
         with ExitStack() as stack:
             files = [f"--file={name}.gguf={path}" for name, path in self.models.items()]
             self.hub = stack.enter_context(
-                LabHub(self.lan.host("hub"), "--catalog", str(self._catalog), *files, *self._hub_flags)
+                LabHubProcess(
+                    self.lan.add_host("hub"), "--catalog", str(self._catalog), *files, *self._hub_flags
+                )
             )
-            self.balancer = stack.enter_context(self._llb(self.lan.host(BALANCER)))
+            self.balancer = stack.enter_context(self._create_process(self.lan.add_host(BALANCER)))
             self._stack = stack.pop_all()
         return self
 
@@ -59,8 +61,8 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
-    def _llb(self, host: Host, *flags: str) -> LabLlb:
-        return LabLlb(
+    def _create_process(self, host: Host, *flags: str) -> LabLlbProcess:
+        return LabLlbProcess(
             host,
             self.folder / host.name,
             "--catalog", str(self._catalog), *flags,
@@ -71,48 +73,52 @@ class Cluster:
     # --- its hosts ----------------------------------------------------------------------------------
 
     @property
-    def processes(self) -> dict[str, LabLlb]:
+    def processes(self) -> dict[str, LabLlbProcess]:
         """All of llb, by host."""
         return {BALANCER: self.balancer, **self.nodes}
 
-    def join(self, name: str, *flags: str) -> LabLlb:
+    def join_node(self, name: str, *flags: str) -> LabLlbProcess:
         """A further host, joined with a token as a person does it; returns when the balancer calls it online."""
         answer = self.balancer.http.post("/api/nodes/join-tokens", json={})
         assert answer.status_code == 201, answer.text
-        host = self.lan.host(name)
+        host = self.lan.add_host(name)
         # A loopback address is none that a host would find and tell by itself.
         address = () if self.lan.has_cables else ("--advertise", host.url)
-        node = self._llb(
+        node = self._create_process(
             host, "--join", self.balancer.host.url, "--token", answer.json()["token"], *address, *flags
         )
         self.nodes[name] = self._stack.enter_context(node)
-        self.until_online(name)
+        self.wait_until_online(name)
         return node
 
-    def slow(self, bytes_per_s: int) -> None:
+    def limit_bandwidth(self, bytes_per_s: int) -> None:
         """Limit the cables between the hosts that run llb, in each direction; nothing where there are none."""
         if self.lan.has_cables:
             for process in self.processes.values():
-                self.lan.slow(process.host, up_bytes_per_s=bytes_per_s, down_bytes_per_s=bytes_per_s)
+                self.lan.limit_bandwidth(
+                    process.host, up_bytes_per_s=bytes_per_s, down_bytes_per_s=bytes_per_s
+                )
 
-    def restore(self, ways: Mapping[str, str]) -> None:
+    def restore(self, expected_routes: Mapping[str, str]) -> None:
         """Undo what a test has done: every cable is whole, every process runs, each node is reached in its way and idle."""
         if self.lan.has_cables:
             for host in self.lan.hosts.values():
-                self.lan.mend(host)
+                self.lan.restore_cable(host)
         for process in self.processes.values():
-            if not process.running:
+            if not process.is_running:
                 process.start()
-        self.until_online(*self.nodes)
+        self.wait_until_online(*self.nodes)
 
         def quiet() -> bool:
             views = self.node_views()
-            return all(views[name]["reach"]["way"] == way for name, way in ways.items()) and not any(
+            return all(
+                views[name]["reach"]["way"] == way for name, way in expected_routes.items()
+            ) and not any(
                 view["active_requests"] or any(engine["busy"] for engine in view["engines"])
                 for view in views.values()
             )
 
-        _until(quiet, 30.0, self.node_views)
+        _wait_until(quiet, 30.0, self.node_views)
 
     # --- what its balancer says ---------------------------------------------------------------------
 
@@ -121,36 +127,38 @@ class Cluster:
         listed = self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"]
         return {node["name"]: node for node in listed}
 
-    def until_online(self, *names: str, deadline_s: float = 15.0) -> float:
+    def wait_until_online(self, *names: str, deadline_s: float = 15.0) -> float:
         """Wait until the balancer calls these nodes online; seconds that took."""
 
         def all_online() -> bool:
             views = self.node_views()
             return all(name in views and views[name]["status"] == "online" for name in names)
 
-        return _until(all_online, deadline_s, self.node_views)
+        return _wait_until(all_online, deadline_s, self.node_views)
 
-    def until_held(self, model_id: str, nodes: int, deadline_s: float = 60.0) -> float:
+    def wait_until_replicated(self, model_id: str, node_count: int, deadline_s: float = 60.0) -> float:
         """Wait until so many online nodes have a model ready; seconds that took."""
-        return _until(
-            lambda: self.balancer.model(model_id)["available_nodes"] == nodes,
+        return _wait_until(
+            lambda: self.balancer.get_model(model_id)["available_nodes"] == node_count,
             deadline_s,
-            lambda: self.balancer.model(model_id),
+            lambda: self.balancer.get_model(model_id),
         )
 
-    def new_key(self, *scopes: str) -> str:
+    def create_key(self, *scopes: str) -> str:
         answer = self.balancer.http.post("/api/keys", json={"name": "lab", "scopes": [*scopes]})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["key"])
 
-    def load(self, model_id: str, *flags: str) -> Load:
+    def create_load_generator(self, model_id: str, *flags: str) -> LoadGenerator:
         """Clients of the balancer's address (not begun: `with cluster.load(…) as load`); flags as of `tests.lab.clients`."""
         file = self.folder / f"load-{len([*self.folder.glob('load-*')])}.jsonl"
         file.touch()
-        return Load(self.client, self.balancer.host.url, self.new_key("inference"), model_id, file, *flags)
+        return LoadGenerator(
+            self.client, self.balancer.host.url, self.create_key("inference"), model_id, file, *flags
+        )
 
 
-def _until(condition: Callable[[], object], deadline_s: float, state: Callable[[], object]) -> float:
+def _wait_until(condition: Callable[[], object], deadline_s: float, state: Callable[[], object]) -> float:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < deadline_s, f"not within {deadline_s} s: {state()}"

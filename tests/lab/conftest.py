@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lan, namespaces, open_lan
-from tests.lab.cluster import Cluster
+from tests.lab.cluster import LabCluster
 
 # /proc tells whose a process is, and all of 127.0.0.0/8 is this machine's.
 collect_ignore_glob = [] if sys.platform.startswith("linux") else ["test_*.py"]
 LOG_LINES = 60
 
-ClusterMaker = Callable[..., Cluster]
+ClusterFactory = Callable[..., LabCluster]
 
 
 @pytest.fixture
@@ -29,33 +29,36 @@ def lan() -> Iterator[Lan]:
 @pytest.fixture
 def cabled(lan: Lan) -> Lan:
     """The network, where cables can be cut and slowed; a test is skipped where they cannot."""
-    return with_cables(lan)
+    return require_cables(lan)
 
 
-def with_cables(lan: Lan) -> Lan:
+def require_cables(lan: Lan) -> Lan:
     if not lan.has_cables:
-        pytest.skip(f"loopback addresses cannot be cut off or slowed: {namespaces.missing()}")
+        pytest.skip(f"loopback addresses cannot be cut off or slowed: {namespaces.unavailable_reason()}")
     return lan
 
 
 @pytest.fixture
-def make_cluster(lan: Lan, tmp_path: Path) -> Iterator[ClusterMaker]:
+def make_cluster(lan: Lan, tmp_path: Path) -> Iterator[ClusterFactory]:
     """Starts a cluster of the models given and of nodes with these names; one a test."""
     with ExitStack() as stack:
 
-        def make(models: dict[str, Path], *hub_flags: str, nodes: tuple[str, ...] = ()) -> Cluster:
-            cluster = stack.enter_context(Cluster(lan, tmp_path, models, *hub_flags))
+        def make(models: dict[str, Path], *hub_flags: str, nodes: tuple[str, ...] = ()) -> LabCluster:
+            cluster = stack.enter_context(LabCluster(lan, tmp_path, models, *hub_flags))
             for name in nodes:
-                cluster.join(name)
+                cluster.join_node(name)
             return cluster
 
         yield make
 
 
 @pytest.fixture(scope="module")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Cluster]:
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[LabCluster]:
     """A cluster without nodes that knows the real model `smollm2`, for all tests of a module."""
-    with open_lan() as lan, Cluster(lan, tmp_path_factory.mktemp("cluster"), {"smollm2": smollm2}) as cluster:
+    with (
+        open_lan() as lan,
+        LabCluster(lan, tmp_path_factory.mktemp("cluster"), {"smollm2": smollm2}) as cluster,
+    ):
         yield cluster
 
 
@@ -63,7 +66,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> I
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     shared = item.funcargs.get("shared_cluster")
-    folder = shared.folder if isinstance(shared, Cluster) else item.funcargs.get("tmp_path")
+    folder = shared.folder if isinstance(shared, LabCluster) else item.funcargs.get("tmp_path")
     if report.failed and isinstance(folder, Path):
         for path in sorted(folder.glob("*.log")):
             lines = path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]

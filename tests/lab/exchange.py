@@ -12,15 +12,15 @@ import msgspec
 READ_BYTES = 65_536
 
 
-class _Failure(msgspec.Struct):
+class _ErrorDetail(msgspec.Struct):
     code: str = "no code"
 
 
-class _Body(msgspec.Struct):
-    error: _Failure | None = None
+class _ErrorBody(msgspec.Struct):
+    error: _ErrorDetail | None = None
 
 
-class Answer:
+class ResponseReader:
     """What has come so far; `error` is what a client would call a failure, in a few words."""
 
     def __init__(self, *, stream: bool) -> None:
@@ -30,15 +30,15 @@ class Answer:
         self.first_byte_s: float | None = None
         self.error: str | None = "the connection ended early"
         self._stream = stream
-        self._ended = False
+        self._is_complete = False
         self._body = bytearray()
-        self._said_done = False
+        self._has_done_event = False
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bool:
         """True once the answer is complete. Raises httptools.HttpParserError."""
         self._parser.feed_data(data)
-        return self._ended
+        return self._is_complete
 
     # --- what httptools calls -----------------------------------------------------------------------
 
@@ -56,52 +56,58 @@ class Answer:
     def on_body(self, body: bytes) -> None:
         self._body += body
         if not self._stream:
-            self._note_first()
+            self._mark_first_byte()
             return
         *events, rest = bytes(self._body).split(b"\n\n")
         self._body = bytearray(rest)
         for event in events:
-            self._take(event.strip())
+            self._process_event(event.strip())
 
     def on_message_complete(self) -> None:
-        self._ended = True
+        self._is_complete = True
         if self._stream:
-            if self._said_done:
+            if self._has_done_event:
                 self.error = None
             elif self.error == "the connection ended early":
                 self.error = "the stream ended without [DONE]"
         elif self.status == 200:
             self.error = None
         else:
-            self.error = f"{self.status} {_code(bytes(self._body))}"
+            self.error = f"{self.status} {_error_code_of(bytes(self._body))}"
 
     # -------------------------------------------------------------------------------------------------
 
-    def _take(self, event: bytes) -> None:
+    def _process_event(self, event: bytes) -> None:
         if event.startswith(b":") or not event:
             return  # a comment that keeps the connection alive
         data = event.removeprefix(b"data:").strip()
         if data.startswith(b'{"error"'):
-            self.error = f"in the stream: {_code(data)}"
+            self.error = f"in the stream: {_error_code_of(data)}"
             return
-        self._said_done = data == b"[DONE]"
-        self._note_first()
+        self._has_done_event = data == b"[DONE]"
+        self._mark_first_byte()
 
-    def _note_first(self) -> None:
+    def _mark_first_byte(self) -> None:
         if self.first_byte_s is None:
             self.first_byte_s = time.monotonic()
 
 
-def _code(body: bytes) -> str:
+def _error_code_of(body: bytes) -> str:
     try:
-        error = msgspec.json.decode(body, type=_Body).error
+        error = msgspec.json.decode(body, type=_ErrorBody).error
     except msgspec.DecodeError:
         return "no JSON"
     return "no error object" if error is None else error.code
 
 
-async def ask(
-    url: str, body: bytes, headers: dict[str, str], answer: Answer, *, connect_s: float, whole_s: float
+async def send_request(
+    url: str,
+    body: bytes,
+    headers: dict[str, str],
+    reader_state: ResponseReader,
+    *,
+    connect_timeout_s: float,
+    timeout_s: float,
 ) -> None:
     """POST `body` and fill `answer`; whatever goes wrong is its `error`, and only cancelling it raises."""
     where = urlsplit(url)
@@ -116,19 +122,19 @@ async def ask(
     ]
     writer = None
     try:
-        async with asyncio.timeout(whole_s):
-            async with asyncio.timeout(connect_s):
+        async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(connect_timeout_s):
                 reader, writer = await asyncio.open_connection(where.hostname, where.port or 80)
             writer.write("\r\n".join([*lines, "", ""]).encode() + body)
             while data := await reader.read(READ_BYTES):
-                if answer.feed(data):
+                if reader_state.feed(data):
                     return
     except TimeoutError:
-        answer.error = "no connection in time" if writer is None else "no whole answer in time"
+        reader_state.error = "no connection in time" if writer is None else "no whole answer in time"
     except OSError as error:
-        answer.error = f"{type(error).__name__} ({'connecting' if writer is None else 'connected'})"
+        reader_state.error = f"{type(error).__name__} ({'connecting' if writer is None else 'connected'})"
     except httptools.HttpParserError:
-        answer.error = "not HTTP"
+        reader_state.error = "not HTTP"
     finally:
         if writer is not None:
             writer.transport.abort()

@@ -19,7 +19,7 @@ class Host:
     port: int  # free on that address, for the one server a host runs
 
     @property
-    def listen(self) -> str:
+    def listen_address(self) -> str:
         """What its server binds, so that it is reached by others and by programs on the host."""
         return self.address
 
@@ -28,17 +28,17 @@ class Host:
         """Where other hosts reach its server."""
         return f"http://{self.address}:{self.port}"
 
-    def command(self, *arguments: str) -> list[str]:
+    def wrap_command(self, *arguments: str) -> list[str]:
         """The command line that runs `arguments` on this host; the process keeps its id."""
         return [*arguments]
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def enter_network(self) -> Iterator[None]:
         """Sockets that the calling thread makes meanwhile are this host's."""
         yield
 
 
-class Inside(httpx.HTTPTransport):
+class HostTransport(httpx.HTTPTransport):
     """HTTP as a program on the host speaks it, for an `httpx.Client` of this process: also while the cable is cut."""
 
     def __init__(self, host: Host) -> None:
@@ -46,5 +46,5 @@ class Inside(httpx.HTTPTransport):
         self._host = host
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with self._host.inside():
+        with self._host.enter_network():
             return super().handle_request(request)

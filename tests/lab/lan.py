@@ -8,7 +8,7 @@ from types import TracebackType
 
 from tests.lab import namespaces, owner
 from tests.lab.host import Host
-from tests.lab.namespaces import NamespaceHost, Namespaces
+from tests.lab.namespaces import NamespaceHost, NamespaceNetwork
 
 
 class Lan:
@@ -17,30 +17,30 @@ class Lan:
     has_cables = False
 
     def __init__(self) -> None:
-        owner.end_orphans()
+        owner.kill_orphans()
         self.hosts: dict[str, Host] = {}
 
-    def host(self, name: str) -> Host:
+    def add_host(self, name: str) -> Host:
         """A new host. Its name is its own in this network."""
         assert name not in self.hosts
-        self.hosts[name] = self._new(name, len(self.hosts) + 1)
+        self.hosts[name] = self._create_host(name, len(self.hosts) + 1)
         return self.hosts[name]
 
-    def _new(self, name: str, number: int) -> Host:
+    def _create_host(self, name: str, number: int) -> Host:
         # One network a process, so that laboratories side by side do not meet.
         address = f"127.77.{os.getpid() % 254 + 1}.{number}"
         with socket.create_server((address, 0)) as probe:
             return Host(name, number, address, probe.getsockname()[1])
 
-    def slow(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+    def limit_bandwidth(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         """Limit what leaves and what reaches a host, headers included; only with cables."""
         raise NotImplementedError("loopback has no cables")
 
-    def cut(self, host: Host) -> None:
+    def cut_cable(self, host: Host) -> None:
         """Pull the far end of a host's cable: what it sends and what it is sent vanishes; only with cables."""
         raise NotImplementedError("loopback has no cables")
 
-    def mend(self, host: Host) -> None:
+    def restore_cable(self, host: Host) -> None:
         """Plug the cable in again; idempotent, only with cables."""
         raise NotImplementedError("loopback has no cables")
 
@@ -56,31 +56,33 @@ class Lan:
         self.close()
 
 
-class Cabled(Lan):
+class NamespaceLan(Lan):
     """Each host a network namespace with one cable to a bridge; needs `namespaces.missing()` to be None."""
 
     has_cables = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._net = Namespaces()
+        self._network = NamespaceNetwork()
 
-    def _new(self, name: str, number: int) -> NamespaceHost:
-        return self._net.add(name, number)
+    def _create_host(self, name: str, number: int) -> NamespaceHost:
+        return self._network.add_host(name, number)
 
-    def slow(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
-        self._net.slow(host.name, up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s)
+    def limit_bandwidth(self, host: Host, *, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        self._network.limit_bandwidth(
+            host.name, up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s
+        )
 
-    def cut(self, host: Host) -> None:
-        self._net.unplug(host.name)
+    def cut_cable(self, host: Host) -> None:
+        self._network.unplug(host.name)
 
-    def mend(self, host: Host) -> None:
-        self._net.plug(host.name)
+    def restore_cable(self, host: Host) -> None:
+        self._network.plug(host.name)
 
     def close(self) -> None:
-        self._net.remove()
+        self._network.remove()
 
 
 def open_lan() -> Lan:
     """The best network that this machine and user can have."""
-    return Cabled() if namespaces.missing() is None else Lan()
+    return NamespaceLan() if namespaces.unavailable_reason() is None else Lan()

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import psutil
 
-VARIABLE = "PEERS_LAB_OWNER"
+OWNER_VARIABLE = "PEERS_LAB_OWNER"
 _START_TIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the command's name (proc(5))
-GONE_DEADLINE_S = 10.0
+KILL_TIMEOUT_S = 10.0
 
 
-def mark() -> str:
+def owner_mark() -> str:
     """This process, as no other process will ever be called: its id and the clock tick of its start."""
     return f"{os.getpid()}.{_start_tick(os.getpid())}"
 
 
-def lives(owner: str) -> bool:
+def is_alive(owner: str) -> bool:
     """Whether the process that a mark names still runs."""
     pid, _, tick = owner.partition(".")
     return pid.isdigit() and _start_tick(int(pid)) == tick
@@ -32,19 +32,19 @@ def _start_tick(pid: int) -> str | None:
     return stat.rpartition(")")[2].split()[_START_TIME]
 
 
-def end_orphans() -> None:
+def kill_orphans() -> None:
     """Kill the processes of laboratories whose owner has gone; returns when none is left."""
-    orphans = list(_orphans())
+    orphans = list(_iter_orphans())
     for process in orphans:
         process.kill()
-    psutil.wait_procs(orphans, timeout=GONE_DEADLINE_S)
+    psutil.wait_procs(orphans, timeout=KILL_TIMEOUT_S)
 
 
-def _orphans() -> Iterator[psutil.Process]:
+def _iter_orphans() -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
-            owner = process.environ().get(VARIABLE)
+            owner = process.environ().get(OWNER_VARIABLE)
         except psutil.Error:
             continue  # another user's, or gone meanwhile
-        if owner is not None and not lives(owner):
+        if owner is not None and not is_alive(owner):
             yield process

@@ -9,38 +9,40 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.chaos import FOREIGN, HUB_RATE, Chaos, models, steps, wrong_files
-from bench.peers.cluster_fixture import NODES
+from bench.peers.chaos import FOREIGN_FILES, HUB_RATE, ChaosRun, create_models, find_file_problems, plan_steps
+from bench.peers.cluster_fixture import NODE_NAMES
 from tests.lab.cluster import BALANCER
-from tests.lab.conftest import ClusterMaker
+from tests.lab.conftest import ClusterFactory
 
-HOSTS = (BALANCER, *NODES[:1])
+HOSTS = (BALANCER, *NODE_NAMES[:1])
 
 
 def test_the_disks_hold_what_is_wanted_after_kills_in_any_order(
-    make_cluster: ClusterMaker, tmp_path: Path
+    make_cluster: ClusterFactory, tmp_path: Path
 ) -> None:
-    cluster = make_cluster(models(tmp_path), "--total-rate", HUB_RATE, nodes=NODES[:1])
-    assert Chaos(cluster).round(steps(random.Random(1), cluster.processes)) == []
+    cluster = make_cluster(create_models(tmp_path), "--total-rate", HUB_RATE, nodes=NODE_NAMES[:1])
+    assert ChaosRun(cluster).run_round(plan_steps(random.Random(1), cluster.processes)) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_an_order_asks_and_kills_only_what_runs_and_leaves_all_running(seed: int) -> None:
     running = set(HOSTS)
-    for step in steps(random.Random(seed), HOSTS):
-        match step.what:
+    for step in plan_steps(random.Random(seed), HOSTS):
+        match step.action:
             case "kill":
-                running.remove(step.whom)
+                running.remove(step.subject)
             case "start":
-                assert step.whom not in running
-                running.add(step.whom)
+                assert step.subject not in running
+                running.add(step.subject)
             case _:
                 assert BALANCER in running
     assert running == set(HOSTS)
 
 
 def test_orders_differ_and_kill_both() -> None:
-    orders = [tuple((s.what, s.whom) for s in steps(random.Random(seed), HOSTS)) for seed in range(20)]
+    orders = [
+        tuple((s.action, s.subject) for s in plan_steps(random.Random(seed), HOSTS)) for seed in range(20)
+    ]
     assert len(set(orders)) == 20
     assert all(sum(("kill", host) in order for order in orders) >= 10 for host in HOSTS)
 
@@ -48,7 +50,7 @@ def test_orders_differ_and_kill_both() -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """A models directory with `red` complete, and what others put there."""
-    for name, content in {**FOREIGN, "red/red.gguf": b"weights"}.items():
+    for name, content in {**FOREIGN_FILES, "red/red.gguf": b"weights"}.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
@@ -79,4 +81,4 @@ def test_wrong_files_are_found(
     elif name is not None and content is not None:
         (disk / name).parent.mkdir(exist_ok=True)
         (disk / name).write_bytes(content)
-    assert [*wrong_files(disk, WANTED)] == wrong
+    assert [*find_file_problems(disk, WANTED)] == wrong

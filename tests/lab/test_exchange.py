@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from tests.lab.exchange import Answer, ask
+from tests.lab.exchange import ResponseReader, send_request
 
 STREAM = b"HTTP/1.1 200 OK\r\nx-llb-node: attic\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b'data: {"choices":[]}\n\n'
@@ -50,10 +50,10 @@ async def server(said: bytes | None) -> AsyncIterator[str]:
         await asyncio.gather(*handlers)
 
 
-async def answer_to(said: bytes | None, *, stream: bool, whole_s: float = 5.0) -> Answer:
-    answer = Answer(stream=stream)
+async def answer_to(said: bytes | None, *, stream: bool, whole_s: float = 5.0) -> ResponseReader:
+    answer = ResponseReader(stream=stream)
     async with server(said) as url:
-        await ask(url, b"{}", {}, answer, connect_s=5, whole_s=whole_s)
+        await send_request(url, b"{}", {}, answer, connect_timeout_s=5, timeout_s=whole_s)
     return answer
 
 
@@ -97,6 +97,6 @@ async def test_silence_ends_at_the_deadline() -> None:
 async def test_a_closed_port_is_a_failure_to_connect() -> None:
     async with server(None) as url:
         pass
-    answer = Answer(stream=False)
-    await ask(url, b"{}", {}, answer, connect_s=5, whole_s=5)
+    answer = ResponseReader(stream=False)
+    await send_request(url, b"{}", {}, answer, connect_timeout_s=5, timeout_s=5)
     assert answer.error == "ConnectionRefusedError (connecting)"

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.cluster_fixture import NODES, hold
-from bench.peers.failover import WAYS, fail
+from bench.peers.cluster_fixture import NODE_NAMES, replicate_model
+from bench.peers.failover import FAULT_KINDS, run_outage
 from tests.lab import Lan
-from tests.lab.conftest import ClusterMaker
+from tests.lab.conftest import ClusterFactory
 
 CLIENTS = "32"
 CALM_S, AWAY_S = 1.0, 3.0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FAULT_KINDS)
 def test_a_node_that_fails_costs_no_answer_that_had_not_begun(
-    cabled: Lan, make_cluster: ClusterMaker, chat_gguf: Path, way: str
+    cabled: Lan, make_cluster: ClusterFactory, chat_gguf: Path, way: str
 ) -> None:
-    cluster = make_cluster({"chat": chat_gguf}, nodes=NODES)
-    hold(cluster, "chat")
-    with cluster.load("chat", "--clients", CLIENTS) as load:
-        seen = fail(cluster, load, NODES[0], way, calm_s=CALM_S, away_s=AWAY_S)
-    assert seen.wrong() == [], seen
+    cluster = make_cluster({"chat": chat_gguf}, nodes=NODE_NAMES)
+    replicate_model(cluster, "chat")
+    with cluster.create_load_generator("chat", "--clients", CLIENTS) as load:
+        seen = run_outage(cluster, load, NODE_NAMES[0], way, baseline_s=CALM_S, outage_s=AWAY_S)
+    assert seen.find_problems() == [], seen

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.peers.cluster_fixture import NODES, hold
-from bench.peers.restart import WAYS, restart, verdict
-from tests.lab.conftest import ClusterMaker
-from tests.lab.records import summarize
+from bench.peers.cluster_fixture import NODE_NAMES, replicate_model
+from bench.peers.restart import STOP_KINDS, find_lost_requests, run_restart
+from tests.lab.conftest import ClusterFactory
+from tests.lab.records import summarize_attempts
 
 CLIENTS = "16"
 
 
-def test_a_balancer_that_restarts_loses_nothing(make_cluster: ClusterMaker, chat_gguf: Path) -> None:
-    cluster = make_cluster({"chat": chat_gguf}, nodes=NODES)
-    hold(cluster, "chat")
-    with cluster.load("chat", "--clients", CLIENTS, "--retry") as load:
-        load.wait_for(lambda noted: {record.node for record in noted} >= {*cluster.processes})
-        seen = [restart(cluster, load, way) for way in WAYS]
-        noted = summarize(load.finish())
-    assert [text for each in seen for text in each.wrong()] == []
-    assert verdict(noted) == []
+def test_a_balancer_that_restarts_loses_nothing(make_cluster: ClusterFactory, chat_gguf: Path) -> None:
+    cluster = make_cluster({"chat": chat_gguf}, nodes=NODE_NAMES)
+    replicate_model(cluster, "chat")
+    with cluster.create_load_generator("chat", "--clients", CLIENTS, "--retry") as load:
+        load.wait_for_records(lambda noted: {record.node for record in noted} >= {*cluster.processes})
+        seen = [run_restart(cluster, load, way) for way in STOP_KINDS]
+        noted = summarize_attempts(load.finish())
+    assert [text for each in seen for text in each.find_problems()] == []
+    assert find_lost_requests(noted) == []

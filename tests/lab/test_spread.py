@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.peers.cluster_fixture import NODES
-from bench.peers.spread import HUB_RATE, spread
+from bench.peers.cluster_fixture import NODE_NAMES
+from bench.peers.spread import HUB_RATE, measure_spread
 from tests.hub import tiny_gguf
-from tests.lab.conftest import ClusterMaker
+from tests.lab.conftest import ClusterFactory
 
 SIZE_BYTES = 30_000_000
 
 
 def test_the_hub_is_asked_once_and_three_hosts_take_hardly_longer_than_one(
-    make_cluster: ClusterMaker, tmp_path: Path
+    make_cluster: ClusterFactory, tmp_path: Path
 ) -> None:
     models = {name: tmp_path / f"{name}.gguf" for name in ("first", "second")}
     for name, path in models.items():
         path.write_bytes(tiny_gguf(SIZE_BYTES, seed=name))
     cluster = make_cluster(models, "--total-rate", HUB_RATE)
-    seen = spread(cluster, "first", "second", NODES)
-    assert seen.wrong() == [], f"{seen}; {seen.fetches}"
+    seen = measure_spread(cluster, "first", "second", NODE_NAMES)
+    assert seen.find_problems() == [], f"{seen}; {seen.fetches}"
     for process in cluster.processes.values():
         for name, path in models.items():
             assert (process.home / "models" / name / path.name).read_bytes() == path.read_bytes()

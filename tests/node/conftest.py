@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubStandIn
-from tests.node.replica_fixture import Site
+from tests.node.replica_fixture import DownloadFixture
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def stand_in() -> Iterator[HubStandIn]:
 
 
 @pytest.fixture
-async def site(stand_in: HubStandIn, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(stand_in, tmp_path / "models" / "tiny")
+async def site(stand_in: HubStandIn, tmp_path: Path) -> AsyncIterator[DownloadFixture]:
+    site = DownloadFixture(stand_in, tmp_path / "models" / "tiny")
     yield site
-    for download in site.started:
+    for download in site.downloads:
         await download.stop()
     stand_in.faults.clear()
-    for download in site.started:
+    for download in site.downloads:
         assert await asyncio.to_thread(download.join, 10)
-    await site.client.aclose()
-    site.peers.close()
+    await site.hub_client.aclose()
+    site.peer_client.close()

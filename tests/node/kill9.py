@@ -12,13 +12,13 @@ from llb.hub import HubClient
 from llb.node.download.file_download import BandwidthLimiter, DownloadTimeouts, FileDownload
 from llb.wire import FileSpec
 
-TIMING = DownloadTimeouts(backoff_initial_s=0.05, sync_interval_bytes=128 * 1024)
+TIMEOUTS = DownloadTimeouts(backoff_initial_s=0.05, sync_interval_bytes=128 * 1024)
 
 
-async def pull(url: str, directory: Path, spec: FileSpec) -> None:
+async def download_file(url: str, directory: Path, spec: FileSpec) -> None:
     hub = HubClient(url)
     download = FileDownload(
-        spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None), timeouts=TIMING
+        spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None), timeouts=TIMEOUTS
     )
     download.start()
     finished = asyncio.ensure_future(download.wait())
@@ -33,4 +33,6 @@ async def pull(url: str, directory: Path, spec: FileSpec) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(pull(sys.argv[1], Path(sys.argv[2]), msgspec.json.decode(sys.argv[3], type=FileSpec)))
+    asyncio.run(
+        download_file(sys.argv[1], Path(sys.argv[2]), msgspec.json.decode(sys.argv[3], type=FileSpec))
+    )

@@ -18,12 +18,12 @@ from tests.hub import HubStandIn, tiny_gguf
 
 REPO, NAME = "org/tiny", "tiny.gguf"
 CONTENT = tiny_gguf(3_000_000)
-QUICK = DownloadTimeouts(
+FAST_TIMEOUTS = DownloadTimeouts(
     backoff_initial_s=0.01, backoff_max_s=0.02, read_timeout_s=5.0, connect_timeout_s=2.0
 )
 
 
-class Clock(threading.Event):
+class FakeClockEvent(threading.Event):
     """An event that is never set and waited for in no time: what passes is `now`, what was asked is `waits`."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Clock(threading.Event):
         return False
 
 
-class Site:
+class DownloadFixture:
     """A stand-in that holds one file, and what is needed to download it."""
 
     def __init__(self, stand_in: HubStandIn, directory: Path) -> None:
@@ -52,69 +52,73 @@ class Site:
         )
         self.directory = directory
         self.path = directory / NAME
-        self.partial = directory / partial_file_name(self.spec)
-        self.client = HubClient(stand_in.url)
-        self.peers = PeerClient()
-        self.copies: tuple[PeerSource, ...] = ()  # the nodes that a download may copy from
-        self.started: list[FileDownload] = []
+        self.partial_path = directory / partial_file_name(self.spec)
+        self.hub_client = HubClient(stand_in.url)
+        self.peer_client = PeerClient()
+        self.peer_sources: tuple[PeerSource, ...] = ()  # the nodes that a download may copy from
+        self.downloads: list[FileDownload] = []
 
-    def prepare(
+    def create_download(
         self,
         spec: FileSpec | None = None,
         *,
-        timing: DownloadTimeouts = QUICK,
-        rate: int | None = None,
+        timeouts: DownloadTimeouts = FAST_TIMEOUTS,
+        rate_limit: int | None = None,
         reserve_bytes: int = 0,
-        make_room: Callable[[int], object] | None = None,
+        free_up_space: Callable[[int], object] | None = None,
     ) -> FileDownload:
         download = FileDownload(
             spec or self.spec,
             self.directory,
-            hub=self.client,
-            bandwidth_limiter=BandwidthLimiter(rate),
-            peer_context=PeerFetchContext("tiny", self.peers, lambda: self.copies),
+            hub=self.hub_client,
+            bandwidth_limiter=BandwidthLimiter(rate_limit),
+            peer_context=PeerFetchContext("tiny", self.peer_client, lambda: self.peer_sources),
             reserve_bytes=reserve_bytes,
-            make_room=make_room,
-            timeouts=timing,
+            make_room=free_up_space,
+            timeouts=timeouts,
         )
-        self.started.append(download)
+        self.downloads.append(download)
         return download
 
-    def download(
+    def start_download(
         self,
         spec: FileSpec | None = None,
         *,
-        timing: DownloadTimeouts = QUICK,
-        rate: int | None = None,
+        timeouts: DownloadTimeouts = FAST_TIMEOUTS,
+        rate_limit: int | None = None,
         reserve_bytes: int = 0,
-        make_room: Callable[[int], object] | None = None,
+        free_up_space: Callable[[int], object] | None = None,
     ) -> FileDownload:
         """One that has been started."""
-        download = self.prepare(
-            spec, timing=timing, rate=rate, reserve_bytes=reserve_bytes, make_room=make_room
+        download = self.create_download(
+            spec,
+            timeouts=timeouts,
+            rate_limit=rate_limit,
+            reserve_bytes=reserve_bytes,
+            free_up_space=free_up_space,
         )
         download.start()
         return download
 
-    def leave_partial(self, content: bytes) -> None:
+    def write_partial(self, content: bytes) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.partial.write_bytes(content)
+        self.partial_path.write_bytes(content)
 
     def assert_complete(self) -> None:
         assert self.path.read_bytes() == CONTENT
         assert [path.name for path in self.directory.iterdir()] == [NAME]
 
-    def ranges(self) -> list[str | None]:
+    def requested_ranges(self) -> list[str | None]:
         """What was asked for at the server that has the bytes."""
         return [request.range for request in self.hub.byte_requests(NAME)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for a counter of a thread, as the agent does: by looking at it."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.002)
 
 
-def waits_for(download: FileDownload) -> Callable[[], bool]:
+def is_waiting_to_retry(download: FileDownload) -> Callable[[], bool]:
     return lambda: download.retry_at is not None

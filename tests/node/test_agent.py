@@ -18,18 +18,18 @@ from llb.wire import (
     NodeStatusChanged,
     ReplicaState,
 )
-from tests.conftest import TINY_BYTES, LlbMaker
-from tests.harness import Llb, eventually
+from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.harness import RunningBalancer, wait_until
 from tests.hub import HubStandIn
 
 
 async def test_a_node_whose_link_failed_comes_back(
-    make_llb: LlbMaker, monkeypatch: pytest.MonkeyPatch
+    make_llb: BalancerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "HEARTBEAT_INTERVAL_S", 0.02)
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     meters = HardwareProbe.measure_utilisation
     failed: list[str] = []
 
@@ -45,27 +45,29 @@ async def test_a_node_whose_link_failed_comes_back(
         return [event.status for event in events if isinstance(event, NodeStatusChanged)]
 
     monkeypatch.setattr(HardwareProbe, "measure_utilisation", fail_once)
-    await eventually(lambda: "offline" in statuses() and statuses()[-1] == "online")
-    await llb.until_status("tiny", "Ready")
+    await wait_until(lambda: "offline" in statuses() and statuses()[-1] == "online")
+    await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_llb: LlbMaker) -> None:
+async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
-    await llb.online()
-    await llb.pull("tiny")
+    await llb.wait_until_online()
+    await llb.pull_model("tiny")
     await llb.stop()
     directory = llb.home / "models" / "tiny"
     (directory / "tiny.gguf").unlink()
     directory.rmdir()
     directory.symlink_to(directory)  # every look into it fails
     llb = await make_llb().start()
-    await llb.until_status("tiny", "Error")
-    error = (await llb.model("tiny"))["error"]
+    await llb.wait_for_status("tiny", "Error")
+    error = (await llb.get_model("tiny"))["error"]
     assert error.startswith("file cannot be read: tiny.gguf")
     assert str(llb.home) not in error
 
 
-async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(llb: Llb, hub: HubStandIn) -> None:
+async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     def want(commit: str, revision: int) -> DesiredState:
         spec = FileSpec(
             name="tiny.gguf",
@@ -84,14 +86,14 @@ async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(llb: L
 
     agent = llb.app.agent
     agent._reconcile(want("0" * 40, 1_000_001))
-    await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
+    await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
     facts = await llb.app.hub.resolve_file("test/tiny", "tiny.gguf")
     agent._reconcile(want(facts.commit, 1_000_002))
-    await eventually(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
+    await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
 
 
-async def test_when_a_model_was_used_is_stored_once(llb: Llb, tmp_path: Path) -> None:
-    await llb.pull("tiny")
+async def test_when_a_model_was_used_is_stored_once(llb: RunningBalancer, tmp_path: Path) -> None:
+    await llb.pull_model("tiny")
     agent = llb.app.agent
     agent._replicas["tiny"].last_used = 5.0
     await agent._store_last_used()

@@ -37,12 +37,12 @@ from llb.security import tokens
 from llb.store.database import Database
 from llb.store.tables.nodes import NodeRecord
 from llb.wire import Event, Hello, ReplicaState
-from tests.harness import eventually
+from tests.harness import wait_until
 from tests.hub import HubStandIn
 
 _names = itertools.count()
 # As patient as the product with nodes that send, and quick where a test would only wait.
-TIMING = DownloadTimeouts(
+TIMEOUTS = DownloadTimeouts(
     backoff_initial_s=0.05,
     backoff_max_s=0.2,
     peer_backoff_initial_s=0.02,
@@ -52,35 +52,35 @@ TIMING = DownloadTimeouts(
 
 
 @dataclass(frozen=True)
-class Asked:
+class FileRequest:
     """A request for a file that a node was sent."""
 
     status: int
     range: str | None
 
 
-class Host:
+class ClusterNode:
     """One node: an agent on a home of its own, and a server for its files. It may be stopped and started again."""
 
     def __init__(
-        self, cluster: Cluster, name: str, home: Path, timing: DownloadTimeouts, **settings: Any
+        self, cluster: InProcessCluster, name: str, home: Path, timeouts: DownloadTimeouts, **settings: Any
     ) -> None:
         self.name = name
         self.home = home
-        self.asked: list[Asked] = []
-        self.secret = tokens.new_session_token()
-        self.dialable = True
+        self.file_requests: list[FileRequest] = []
+        self.file_token_secret = tokens.new_session_token()
+        self.is_dialable = True
         self._cluster = cluster
-        self._timing = timing
+        self._timeouts = timeouts
         self._config = make_config(home=home, name=name, hub_endpoint=cluster.hub_endpoint, **settings)
         self._port = 0
         self._tasks: TaskSupervisor | None = None
 
     @property
     def address(self) -> str | None:
-        return f"http://127.0.0.1:{self._port}" if self.dialable and self._port else None
+        return f"http://127.0.0.1:{self._port}" if self.is_dialable and self._port else None
 
-    async def start(self) -> Host:
+    async def start(self) -> ClusterNode:
         config = self._config
         config.models_dir.mkdir(parents=True, exist_ok=True)
         self._db = Database(config.database_path)
@@ -93,7 +93,7 @@ class Host:
             files=ModelFiles(config.models_dir),
             hardware_probe=HardwareProbe(),
             engine_pool=EnginePool(slots=1, context=None, keep_alive_s=0),
-            timeouts=self._timing,
+            timeouts=self._timeouts,
         )
         self.agent.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         await self.agent.start(self.name)
@@ -115,11 +115,13 @@ class Host:
             self._config, AccountAuthenticator(self._db), local_token=tokens.new_local_token()
         ).install(app)
         app.blueprint(
-            peer_files_blueprint(self.agent.peer_file_server, lambda: self.name, lambda: self.secret)
+            peer_files_blueprint(
+                self.agent.peer_file_server, lambda: self.name, lambda: self.file_token_secret
+            )
         )
 
         async def note(request: Request, response: BaseHTTPResponse) -> None:
-            self.asked.append(Asked(response.status, request.headers.get("range")))
+            self.file_requests.append(FileRequest(response.status, request.headers.get("range")))
 
         app.register_middleware(note, "response")
         sock = socket.create_server(("127.0.0.1", self._port))
@@ -156,26 +158,26 @@ class Host:
         replica = self.replica(model_id)
         return None if replica is None else replica.state
 
-    def has_bytes(self, model_id: str) -> int:
+    def downloaded_bytes_of(self, model_id: str) -> int:
         replica = self.replica(model_id)
         return 0 if replica is None else replica.downloaded_bytes
 
-    def ready(self, model_id: str) -> bool:
+    def is_ready(self, model_id: str) -> bool:
         return self.state(model_id) is ReplicaState.READY
 
-    def waits(self, model_id: str) -> bool:
+    def is_waiting_to_retry(self, model_id: str) -> bool:
         """Whether its download waits for somebody's turn."""
         replica = self.replica(model_id)
         return replica is not None and any(each.retry_at is not None for each in replica.downloads.values())
 
-    def path(self, model_id: str, file: str) -> Path:
+    def file_path(self, model_id: str, file: str) -> Path:
         return self._config.models_dir / model_id / file
 
-    def served(self) -> list[str | None]:
+    def served_ranges(self) -> list[str | None]:
         """The ranges of the copies that began here."""
-        return [asked.range for asked in self.asked if asked.status == 206]
+        return [asked.range for asked in self.file_requests if asked.status == 206]
 
-    def sources(self, model_id: str) -> list[str]:
+    def source_node_ids(self, model_id: str) -> list[str]:
         """From whom it is told to copy the model."""
         replica = self.replica(model_id)
         return (
@@ -185,71 +187,73 @@ class Host:
         )
 
 
-class Cluster:
+class InProcessCluster:
     """The balancer's part, and the hosts by name. The first of them is the balancer's own."""
 
     def __init__(self, directory: Path, hub: HubStandIn, catalog: Path) -> None:
         self.hub_endpoint = hub.url
-        self.hosts: dict[str, Host] = {}
+        self.nodes: dict[str, ClusterNode] = {}
         self.bus: EventBus[Event] = EventBus()
         self._directory = directory
         self._db = Database(directory / "balancer.db")
         self._hub = HubClient(hub.url)
         self.view = ClusterView(load_catalog(catalog), self.bus, lambda _repo: None)
-        self.copies = PeerSources(
+        self.peer_sources = PeerSources(
             self.view,
-            get_local_node_id=lambda: next(iter(self.hosts)),
-            address_of=lambda node_id: self.hosts[node_id].address,
-            file_token_secret_of=lambda node_id: self.hosts[node_id].secret,
+            get_local_node_id=lambda: next(iter(self.nodes)),
+            address_of=lambda node_id: self.nodes[node_id].address,
+            file_token_secret_of=lambda node_id: self.nodes[node_id].file_token_secret,
         )
-        self.registrations = Registrations(self._db, self._hub, self.view, self.copies)
+        self.registrations = Registrations(self._db, self._hub, self.view, self.peer_sources)
         self.links = LinkServer(
             self.view,
             self.registrations.desired_state_of,
-            record_hello=self._record,
+            record_hello=self._build_record,
             on_hello=lambda hello, _observed: self.registrations.on_hello(hello),
             on_replica_report=self.registrations.on_replica_report,
             on_bad_source=self.registrations.on_bad_source,
         )
         self.registrations.desired_state_changed.subscribe(self.links.push_desired_state)
 
-    async def _record(self, hello: Hello) -> NodeRecord:
+    async def _build_record(self, hello: Hello) -> NodeRecord:
         return NodeRecord(id=hello.node_id, name=hello.name, created_at=0.0)
 
-    async def start(self) -> Cluster:
+    async def start(self) -> InProcessCluster:
         await self._db.start()
         await self.registrations.start("cluster")
         return self
 
     async def stop(self) -> None:
-        for host in self.hosts.values():
+        for host in self.nodes.values():
             await host.stop()
         await self.registrations.close()
         self.view.close()
         await self._hub.aclose()
         await self._db.close()
 
-    async def add(self, *names: str, timing: DownloadTimeouts = TIMING, **settings: Any) -> tuple[Host, ...]:
+    async def add_nodes(
+        self, *names: str, timeouts: DownloadTimeouts = TIMEOUTS, **settings: Any
+    ) -> tuple[ClusterNode, ...]:
         """More hosts, which are online when this returns, and joined in this order."""
         added = []
         for name in names:
-            self.hosts[name] = host = Host(self, name, self._directory / name, timing, **settings)
+            self.nodes[name] = host = ClusterNode(self, name, self._directory / name, timeouts, **settings)
             await host.start()
-            await self.online(host)
+            await self.wait_until_online(host)
             added.append(host)
         return tuple(added)
 
-    async def online(self, host: Host) -> None:
+    async def wait_until_online(self, cluster_node: ClusterNode) -> None:
         def known() -> bool:
-            node = self.view.nodes.get(host.name)
+            node = self.view.nodes.get(cluster_node.name)
             return node is not None and node.is_online and node.heartbeat is not None
 
-        await eventually(known)
+        await wait_until(known)
 
-    async def register(self, model_id: str) -> None:
+    async def register_model(self, model_id: str) -> None:
         await self.registrations.register(model_id, replicas="all", created_by="test")
 
-    async def ready(self, model_id: str, *hosts: Host) -> None:
+    async def wait_until_ready(self, model_id: str, *hosts: ClusterNode) -> None:
         """Wait until these hosts (without any: all) have the model."""
-        waited = hosts or tuple(self.hosts.values())
-        await eventually(lambda: all(host.ready(model_id) for host in waited))
+        waited = hosts or tuple(self.nodes.values())
+        await wait_until(lambda: all(host.is_ready(model_id) for host in waited))

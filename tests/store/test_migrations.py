@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from llb.store.backup import diagnose, restore
+from llb.store.backup import find_database_defect, restore_database
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS
 from llb.store.tables import audit, keys, nodes, registrations, settings, users
-from tests.conftest import LlbMaker
+from tests.conftest import BalancerFactory
 
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = range(1, len(MIGRATIONS) + 1)
@@ -56,17 +56,17 @@ async def test_every_row_is_still_there(tmp_path: Path, version: int) -> None:
     before = rows_of(path)
     db = await Database.open(path)
     try:
-        user = await users.by_name(db, "ANN")
+        user = await users.get_by_name(db, "ANN")
         assert user is not None
         assert user.id == "u1"
-        [key] = await keys.all_keys(db)
+        [key] = await keys.list_keys(db)
         assert (key.name, key.owner_name, len(key.scopes)) == ("laptop", "ann", 2)
-        [node] = await nodes.all_nodes(db)
+        [node] = await nodes.list_nodes(db)
         assert (node.name, node.draining, node.tags) == ("garage", True, ("gpu",))
-        [registration] = await registrations.all_registrations(db)
+        [registration] = await registrations.list_registrations(db)
         assert (registration.model_id, registration.attempt, registration.pinned) == ("tiny", 2, True)
         assert await settings.get(db, "cluster_id") == "0123456789abcdef"
-        [act] = await audit.newest(db)
+        [act] = await audit.list_newest(db)
         assert (act.actor, act.action) == ("ann", "login")
     finally:
         await db.close()
@@ -83,13 +83,13 @@ async def test_every_row_is_still_there(tmp_path: Path, version: int) -> None:
 def test_a_backup_of_every_schema_can_be_restored(tmp_path: Path, version: int) -> None:
     backup, path = tmp_path / "saved.db", tmp_path / "home" / "llb.db"
     old_database(backup, version)
-    assert diagnose(backup) is None
-    assert restore(backup, path) is None
+    assert find_database_defect(backup) is None
+    assert restore_database(backup, path) is None
     assert rows_of(path)["users"] == rows_of(backup)["users"]
 
 
 @pytest.mark.parametrize("version", [1, len(MIGRATIONS)])
-async def test_an_old_key_opens_the_new_llb(make_llb: LlbMaker, tmp_path: Path, version: int) -> None:
+async def test_an_old_key_opens_the_new_llb(make_llb: BalancerFactory, tmp_path: Path, version: int) -> None:
     old_database(tmp_path / "home" / "llb.db", version)
     llb = await make_llb().start()
     answer = await llb.http.get("/api/models", headers={"Authorization": f"Bearer {KEY}"})

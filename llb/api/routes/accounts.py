@@ -105,7 +105,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @requires_scope(Scope.ADMIN)
     @ApiOperation("List users", response=UserList)
     async def list_users(_: Request) -> HTTPResponse:
-        return json_response(UserList(tuple(user_view(user) for user in await users.all_users(db))))
+        return json_response(UserList(tuple(user_view(user) for user in await users.list_users(db))))
 
     @blueprint.post("/api/users")
     @requires_scope(Scope.ADMIN)

@@ -40,7 +40,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
     @ApiOperation("List API keys", description="Your own; with the scope `admin`, all.", response=KeyList)
     async def list_keys(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
-        visible = [key for key in await keys.all_keys(db) if _can_manage(principal, key)]
+        visible = [key for key in await keys.list_keys(db) if _can_manage(principal, key)]
         return json_response(KeyList(tuple(key_view(key) for key in visible)))
 
     @blueprint.post("/api/keys")

@@ -25,8 +25,8 @@ from llb.gateway.observability.request_log import RequestLog
 from llb.security.permissions import Principal, has_scope, scopes_of_role
 from llb.store.database import Database
 from llb.store.tables import audit, request_history, usage
-from llb.store.tables.request_history import US, RequestRow, Wanted, Whose
-from llb.store.tables.usage import WIDTH_S, UsageRecord
+from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
+from llb.store.tables.usage import UsageRecord
 from llb.wire import (
     RequestDetail,
     RequestPage,
@@ -86,10 +86,10 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         limit = int_query_param(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
         outcome = enum_query_param(request, "status", Outcome)
         await _flush_briefly(request_log)
-        records = await request_history.page(
+        records = await request_history.list_page(
             db,
             _visible_to(request.ctx.principal),
-            Wanted(
+            RequestFilter(
                 request_id=request.args.get("request_id"),
                 key_id=request.args.get("key"),
                 model=request.args.get("model"),
@@ -121,7 +121,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         # A request of another user looks like a missing one, so that its existence stays hidden.
         if record is None:
             raise NotFound("There is no such request in the history")
-        text = await request_history.text_of(db, record_id) if record.has_text else None
+        text = await request_history.get_text(db, record_id) if record.has_text else None
         return json_response(RequestDetail(**_request_fields(record), text=text))
 
     @blueprint.delete("/api/requests", name="clear")
@@ -130,7 +130,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     async def clear_requests(request: Request) -> HTTPResponse:
         await request_log.flush()
         async with db.write() as tx:
-            await request_history.clear(tx)
+            await request_history.delete_all(tx)
             await audit.record(
                 tx,
                 actor=request.ctx.principal.label,
@@ -156,7 +156,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         bucket = enum_query_param(request, "bucket", UsageBucket) or UsageBucket.HOUR
         since, until = _time_range(request, bucket)
         await _flush_briefly(request_log)
-        records = await usage.totals(
+        records = await usage.list_totals(
             db,
             _visible_to(request.ctx.principal),
             by=by,
@@ -192,10 +192,10 @@ def _visible_to(principal: Principal) -> Whose:
     A key with fewer rights than its owner sees only its own requests: somebody else may hold it.
     """
     if has_scope(principal, Scope.ADMIN):
-        return Whose()
+        return OwnerFilter()
     if principal.user_id is not None and principal.granted_scopes >= scopes_of_role(principal.role):
-        return Whose(user_id=principal.user_id)
-    return Whose(key_id=principal.id)
+        return OwnerFilter(user_id=principal.user_id)
+    return OwnerFilter(key_id=principal.id)
 
 
 def _time_range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
@@ -209,7 +209,7 @@ def _time_range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
 
 def _request_fields(record: RequestRow) -> dict[str, Any]:
     fields = asdict(record)
-    return {"time": to_iso(record.id / US), "user": fields.pop("username"), **fields}
+    return {"time": to_iso(record.id / MICROSECONDS_PER_S), "user": fields.pop("username"), **fields}
 
 
 def _usage_view(record: UsageRecord, by: UsageBy, view: ClusterView) -> UsageView:

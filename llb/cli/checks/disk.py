@@ -13,7 +13,7 @@ import msgspec
 from llb.base import platform_compat
 from llb.cli import output
 from llb.cli.checks import Finding, bad, ok, warn
-from llb.cli.checks.cluster import member_of
+from llb.cli.checks.cluster import membership_of
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.node.files import ModelFiles, UnsafeFileName
 from llb.store import backup
@@ -21,11 +21,11 @@ from llb.store.tables import registrations, replicas, settings, users
 from llb.store.tables.replicas import ReplicaRecord
 from llb.wire import ReplicaState
 
-LITTLE_HOME_BYTES = 100_000_000
-LITTLE_MODELS_BYTES = 5_000_000_000
+MIN_FREE_HOME_BYTES = 100_000_000
+MIN_FREE_MODELS_BYTES = 5_000_000_000
 
 
-def home(config: Config) -> Iterator[Finding]:
+def check_home(config: Config) -> Iterator[Finding]:
     path = config.home
     if not path.exists():
         parent = next(each for each in path.parents if each.exists())
@@ -37,7 +37,7 @@ def home(config: Config) -> Iterator[Finding]:
             )
         return
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
-        yield bad("home", f"{path} is not a directory this user can write to", _give(path))
+        yield bad("home", f"{path} is not a directory this user can write to", _permission_remedy(path))
         return
     status = path.stat()
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
@@ -49,33 +49,35 @@ def home(config: Config) -> Iterator[Finding]:
     elif os.name == "posix" and status.st_mode & 0o077:
         yield warn("home", f"{path} can be looked into by other users of this host", f"chmod 700 {path}")
     free = platform_compat.free_disk_bytes(path)
-    if free < LITTLE_HOME_BYTES:
+    if free < MIN_FREE_HOME_BYTES:
         yield bad(
             "home",
-            f"only {output.size(free)} of disk are free at {path}",
+            f"only {output.format_size(free)} of disk are free at {path}",
             "make room: llb cannot keep its records",
         )
     else:
-        yield ok("home", f"{path}, {output.size(free)} free")
+        yield ok("home", f"{path}, {output.format_size(free)} free")
 
 
-def models_dir(config: Config) -> Iterator[Finding]:
+def check_models_dir(config: Config) -> Iterator[Finding]:
     path = config.models_dir
     here = next(each for each in (path, *path.parents) if each.exists())
     if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
-        yield bad("models dir", f"{path} cannot be written to", _give(path))
+        yield bad("models dir", f"{path} cannot be written to", _permission_remedy(path))
         return
     free = platform_compat.free_disk_bytes(path)
     files = ModelFiles(path)
     try:
         used, partials = files.disk_used_bytes(), files.list_partials()
     except OSError as error:
-        yield bad("models dir", f"{path} cannot be read: {error.strerror}", _give(path))
+        yield bad("models dir", f"{path} cannot be read: {error.strerror}", _permission_remedy(path))
         return
-    detail = f"{path}, {output.size(used)} used, {output.size(free)} free"
+    detail = f"{path}, {output.format_size(used)} used, {output.format_size(free)} free"
     if partials:
-        detail += f", {len(partials)} unfinished ({output.size(sum(each.size_bytes for each in partials))})"
-    if free < LITTLE_MODELS_BYTES:
+        detail += (
+            f", {len(partials)} unfinished ({output.format_size(sum(each.size_bytes for each in partials))})"
+        )
+    if free < MIN_FREE_MODELS_BYTES:
         yield warn(
             "models dir", detail, "remove models ('llb rm'), or choose a larger disk with --models-dir"
         )
@@ -83,20 +85,20 @@ def models_dir(config: Config) -> Iterator[Finding]:
         yield ok("models dir", detail)
 
 
-def database(config: Config) -> Iterator[Finding]:
+def check_database(config: Config) -> Iterator[Finding]:
     path = config.database_path
     if not path.exists():
         yield ok("database", "is made at the first start")
         return
-    fault = backup.diagnose(path)
+    fault = backup.find_database_defect(path)
     if fault is not None:
         yield bad("database", f"{path}: {fault}", "put a backup in its place: llb restore FILE")
         return
-    yield ok("database", f"intact, {output.size(path.stat().st_size)}")
+    yield ok("database", f"intact, {output.format_size(path.stat().st_size)}")
     if config.join is not None:
         return  # no accounts while it lends itself
     try:
-        default = asyncio.run(_default_password(path))
+        default = asyncio.run(_is_default_password_in_use(path))
     except sqlite3.Error as error:
         yield bad(
             "accounts", f"cannot be read: {error}", "put a backup in the database's place: llb restore FILE"
@@ -112,12 +114,12 @@ def database(config: Config) -> Iterator[Finding]:
         yield ok("accounts", "the default password is not in use")
 
 
-def model_files(config: Config) -> Iterator[Finding]:
+def check_model_files(config: Config) -> Iterator[Finding]:
     """Whether the files of all ready models are as they were when they were verified."""
     if not config.database_path.exists():
         return
     try:
-        held, failed = asyncio.run(_models(config))
+        held, failed = asyncio.run(_read_replicas(config))
     except (sqlite3.Error, msgspec.MsgspecError):
         return  # told by the check of the database
     where = "" if config.join is None else f" at {config.join}"
@@ -125,7 +127,7 @@ def model_files(config: Config) -> Iterator[Finding]:
     ready = [replica for replica in held if replica.state is ReplicaState.READY]
     whole = 0
     for replica in ready:
-        fault = _fault(files, replica)
+        fault = _find_file_defect(files, replica)
         if fault is None:
             whole += 1
         else:
@@ -139,7 +141,7 @@ def model_files(config: Config) -> Iterator[Finding]:
         yield ok("model files", f"no model is here yet: llb pull ID{where}")
 
 
-def _fault(files: ModelFiles, replica: ReplicaRecord) -> str | None:
+def _find_file_defect(files: ModelFiles, replica: ReplicaRecord) -> str | None:
     for expected in replica.files:
         try:
             found = files.get_file_stamp(replica.model_id, expected.name)
@@ -148,24 +150,24 @@ def _fault(files: ModelFiles, replica: ReplicaRecord) -> str | None:
         if found is None:
             return f"{expected.name} is missing"
         if found.size_bytes != expected.size_bytes:
-            return f"{expected.name} has {output.size(found.size_bytes)} instead of {output.size(expected.size_bytes)}"
+            return f"{expected.name} has {output.format_size(found.size_bytes)} instead of {output.format_size(expected.size_bytes)}"
         if found.mtime_ns != expected.mtime_ns:
             return f"{expected.name} was changed after it was verified"
     return None
 
 
-async def _default_password(path: Path) -> bool:
-    async with backup.look(path) as reading:
-        return await users.default_password_in_use(reading)
+async def _is_default_password_in_use(path: Path) -> bool:
+    async with backup.open_read_only(path) as reading:
+        return await users.is_default_password_in_use(reading)
 
 
-async def _models(config: Config) -> tuple[list[ReplicaRecord], dict[str, str]]:
+async def _read_replicas(config: Config) -> tuple[list[ReplicaRecord], dict[str, str]]:
     """The replicas of this node, and why each model that could not be fetched could not."""
-    member = member_of(config)
-    async with backup.look(config.database_path) as reading:
+    member = membership_of(config)
+    async with backup.open_read_only(config.database_path) as reading:
         node_id = await settings.get(reading, "node_id") if member is None else member.node_id
-        held = [] if node_id is None else await replicas.all_of_node(reading, node_id)
-        wished = await registrations.all_registrations(reading) if member is None else []
+        held = [] if node_id is None else await replicas.list_by_node(reading, node_id)
+        wished = await registrations.list_registrations(reading) if member is None else []
         failed = {each.model_id: each.error for each in wished if each.error is not None}
         for each in held:
             if each.state is ReplicaState.ERROR:
@@ -173,5 +175,5 @@ async def _models(config: Config) -> tuple[list[ReplicaRecord], dict[str, str]]:
         return held, failed
 
 
-def _give(path: Path) -> str:
+def _permission_remedy(path: Path) -> str:
     return f"make it writable for the user llb runs as, or choose another ({path} is set by --home or --models-dir)"

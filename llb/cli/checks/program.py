@@ -17,31 +17,40 @@ from llb.base.runfile import RunInfo
 from llb.catalog import load_catalog
 from llb.cli import output
 from llb.cli.checks import Finding, Level, bad, ok, warn
-from llb.cli.client import Client, own
-from llb.cli.errors import Failure
+from llb.cli.client import ApiClient, local_server
+from llb.cli.errors import CommandError
 from llb.config import Config
 from llb.errors import SetupError
 from llb.hardware import HardwareProbe
 from llb.wire import Model
 
-OLDEST_PYTHON = (3, 11)
-PACKAGES = ("xllamacpp", "sanic", "uvloop", "msgspec", "aiosqlite", "huggingface_hub", "httpx2", "psutil")
-OPTIONAL = frozenset({"uvloop"})  # llb runs without it, slower
-ANSWER_TIMEOUT_S = 5.0
+MIN_PYTHON_VERSION = (3, 11)
+CHECKED_PACKAGES = (
+    "xllamacpp",
+    "sanic",
+    "uvloop",
+    "msgspec",
+    "aiosqlite",
+    "huggingface_hub",
+    "httpx2",
+    "psutil",
+)
+OPTIONAL_PACKAGES = frozenset({"uvloop"})  # llb runs without it, slower
+RESPONSE_TIMEOUT_S = 5.0
 
 
-def versions() -> Iterator[Finding]:
+def check_versions() -> Iterator[Finding]:
     python = f"Python {platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}"
-    if sys.version_info < OLDEST_PYTHON:
+    if sys.version_info < MIN_PYTHON_VERSION:
         yield bad("python", python, "install Python 3.11 or newer, and llb in it")
     else:
         yield ok("python", python)
     found: list[str] = []
-    for name in PACKAGES:
+    for name in CHECKED_PACKAGES:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            if name not in OPTIONAL:
+            if name not in OPTIONAL_PACKAGES:
                 yield bad(
                     "packages",
                     f"{name} is missing",
@@ -59,18 +68,18 @@ def versions() -> Iterator[Finding]:
 # --- the server --------------------------------------------------------------------------------------
 
 
-def server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
+def check_server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
     """Whether one runs on this home and answers; if none does, whether its port is free."""
     if info is None:
-        yield _port(config)
+        yield _check_port(config)
         return
-    client = Client(lambda: own(info))
+    client = ApiClient(lambda: local_server(info))
     try:
-        client.ask("GET", "/health", timeout_s=ANSWER_TIMEOUT_S)
+        client.request("GET", "/health", timeout_s=RESPONSE_TIMEOUT_S)
         # A host that lends itself has none of the API but what is about itself.
         about = "/api/system" if config.join is None else "/api/node"
         system = client.get(about, dict[str, object])
-    except Failure as failure:
+    except CommandError as failure:
         yield bad(
             "server",
             f"process {info.pid} runs on this home but does not answer: {failure}",
@@ -86,9 +95,9 @@ def server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
         yield ok("server", f"runs at {info.url} (process {info.pid})")
 
 
-def _port(config: Config) -> Finding:
+def _check_port(config: Config) -> Finding:
     lock = config.home / runfile.LOCK_NAME
-    if lock.exists() and _is_held(config):
+    if lock.exists() and _is_home_locked(config):
         return warn(
             "server",
             f"process {platform_compat.read_lock_owner(lock) or 'unknown'} holds this home but does not serve",
@@ -118,7 +127,7 @@ def _port(config: Config) -> Finding:
     return ok("server", f"does not run; port {port} on {host} is free")
 
 
-def _is_held(config: Config) -> bool:
+def _is_home_locked(config: Config) -> bool:
     try:
         lock = platform_compat.try_lock_file(config.home / runfile.LOCK_NAME)
     except OSError:
@@ -137,7 +146,7 @@ class CatalogCheck:
     models: tuple[Model, ...]
 
 
-def catalog(config: Config) -> CatalogCheck:
+def check_catalog(config: Config) -> CatalogCheck:
     try:
         models = load_catalog(config.catalog).models
     except SetupError as error:
@@ -150,7 +159,7 @@ def catalog(config: Config) -> CatalogCheck:
 # --- the engine --------------------------------------------------------------------------------------
 
 
-def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
+def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
     """What llama.cpp can compute on here, and which models that is enough for."""
 
     async def probe() -> Iterator[Finding]:
@@ -176,15 +185,15 @@ def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
         ]  # each says its remedy
         hardware = facts.hardware
         for gpu in hardware.gpus:
-            detail = f"{gpu.name}, {output.size(gpu.memory_free_bytes)} of {output.size(gpu.memory_total_bytes)} free"
+            detail = f"{gpu.name}, {output.format_size(gpu.memory_free_bytes)} of {output.format_size(gpu.memory_total_bytes)} free"
             found.append(ok("gpu", detail if gpu.usable else f"{detail}; not usable by this engine"))
         if not hardware.gpus:
             found.append(ok("gpu", "none: models run on the processor"))
         budget = facts.memory_budget(config.memory_limit_bytes).total_bytes
         fitting = [model for model in models if model.required_memory_bytes <= budget]
         detail = (
-            f"{output.size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
-            f"{output.size(budget)} for models"
+            f"{output.format_size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
+            f"{output.format_size(budget)} for models"
         )
         if not models:
             found.append(ok("memory", detail))
@@ -199,7 +208,7 @@ def engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
                 bad(
                     "memory",
                     f"{detail}: no model fits",
-                    f"the smallest, {smallest.id}, needs {output.size(smallest.required_memory_bytes)}: "
+                    f"the smallest, {smallest.id}, needs {output.format_size(smallest.required_memory_bytes)}: "
                     "raise --memory-limit, or use a host with more memory",
                 )
             )

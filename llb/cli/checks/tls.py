@@ -12,11 +12,11 @@ from llb.config import Config
 from llb.errors import SetupError
 from llb.security.certificates import TLS_FILE_NAME, create_server_tls
 
-ENDS_SOON_DAYS = 14.0
+EXPIRY_WARNING_DAYS = 14.0
 DAY_S = 86_400.0
 
 
-def certificate(config: Config, now: float) -> Iterator[Finding]:
+def check_certificate(config: Config, now: float) -> Iterator[Finding]:
     """Whether it can be used, and for how long. Nothing where the server speaks plain HTTP."""
     try:
         if create_server_tls(config) is None:
@@ -25,11 +25,11 @@ def certificate(config: Config, now: float) -> Iterator[Finding]:
         yield bad("certificate", str(error), "give both flags, or neither")
         return
     if config.tls_cert is None or config.tls_key is None:
-        yield from _own_making(config.home / TLS_FILE_NAME)
+        yield from _check_generated_certificate(config.home / TLS_FILE_NAME)
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, lambda: "")
-        ends = _ends(config.tls_cert)
+        ends = _expiry_of(config.tls_cert)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         yield bad(
@@ -46,26 +46,26 @@ def certificate(config: Config, now: float) -> Iterator[Finding]:
             f"{config.tls_cert} ended on {ends:%Y-%m-%d}",
             "renew it: llb reads it anew by itself",
         )
-    elif left_days < ENDS_SOON_DAYS:
+    elif left_days < EXPIRY_WARNING_DAYS:
         yield warn("certificate", until, "renew it: llb reads it anew by itself")
     else:
         yield ok("certificate", until)
 
 
-def _own_making(path: Path) -> Iterator[Finding]:
+def _check_generated_certificate(path: Path) -> Iterator[Finding]:
     if not path.exists():
         yield ok("certificate", "is made at the start, signed by an authority of this host's own")
         return
     try:
         yield ok(
             "certificate",
-            f"of this host's own authority, good until {_ends(path):%Y-%m-%d}; renewed by itself before that",
+            f"of this host's own authority, good until {_expiry_of(path):%Y-%m-%d}; renewed by itself before that",
         )
     except (OSError, ValueError) as error:
         yield bad("certificate", f"{path} cannot be read: {error}", "restart llb: it is made at the start")
 
 
-def _ends(path: Path) -> datetime.datetime:
+def _expiry_of(path: Path) -> datetime.datetime:
     from cryptography import x509
 
     return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc

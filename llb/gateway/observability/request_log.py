@@ -19,7 +19,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import request_history, usage
-from llb.store.tables.request_history import US, RequestRow
+from llb.store.tables.request_history import MICROSECONDS_PER_S, RequestRow
 from llb.wire import RequestText
 
 log = logging.getLogger(__name__)
@@ -171,10 +171,10 @@ class RequestLog:
 
     def open_record(self, principal: Principal, endpoint: str, request_id: str) -> RequestRecord:
         """Return the record of a new request of `principal`."""
-        now = int(self._clock() * US)
+        now = int(self._clock() * MICROSECONDS_PER_S)
         # Ids are unique even within a microsecond. A clock that was set back by more than a second is
         # accepted.
-        if 0 <= self._last_id - now < US:
+        if 0 <= self._last_id - now < MICROSECONDS_PER_S:
             now = self._last_id + 1
         self._last_id = now
         return RequestRecord(now, request_id, principal, endpoint, time.monotonic())
@@ -275,9 +275,9 @@ class RequestLog:
         now = self._clock()
         async with self._db.write() as tx:
             await usage.prune(tx, hours_before=now - HOURLY_RETENTION_S, days_before=now - DAILY_RETENTION_S)
-            expired = int((now - self.retention_days * 86_400) * US)
-            first = max(expired, await request_history.first_kept(tx, MAX_REQUESTS))
-            first_text = await request_history.first_kept_text(tx, MAX_TEXTS)
+            expired = int((now - self.retention_days * 86_400) * MICROSECONDS_PER_S)
+            first = max(expired, await request_history.find_oldest_kept_id(tx, MAX_REQUESTS))
+            first_text = await request_history.find_oldest_kept_text_id(tx, MAX_TEXTS)
         await self._prune_in_batches(request_history.prune, first)
         await self._prune_in_batches(request_history.prune_texts, first_text)
 

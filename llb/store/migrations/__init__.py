@@ -28,18 +28,18 @@ MIGRATIONS: tuple[Migration, ...] = (
 )
 
 
-def version_of(connection: sqlite3.Connection) -> int:
+def schema_version_of(connection: sqlite3.Connection) -> int:
     """How many migrations this database has behind it."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the schema up to date, each step in its own transaction. Another process may be doing the same."""
-    while version_of(connection) < len(migrations):
+    while schema_version_of(connection) < len(migrations):
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Looked at again under the lock: the step may have been taken meanwhile.
-            version = version_of(connection)
+            version = schema_version_of(connection)
             if version < len(migrations):
                 migrations[version](connection)
                 connection.execute(f"PRAGMA user_version = {version + 1}")

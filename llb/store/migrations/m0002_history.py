@@ -6,7 +6,7 @@ import sqlite3
 
 # A request's `id` is the UTC unix microsecond of its arrival, so that the order of time is that of the table.
 # The other ids are no foreign keys: what was asked stays, whoever or whatever goes.
-REQUESTS = """
+REQUESTS_TABLE = """
     CREATE TABLE requests (
         id INTEGER PRIMARY KEY,
         request_id TEXT NOT NULL,
@@ -27,7 +27,7 @@ REQUESTS = """
         has_text INTEGER NOT NULL CHECK (has_text IN (0, 1))
     )
 """
-TEXTS = """
+REQUEST_TEXTS_TABLE = """
     CREATE TABLE request_texts (
         id INTEGER PRIMARY KEY,
         prompt TEXT,
@@ -37,10 +37,10 @@ TEXTS = """
     )
 """
 # Without statistics SQLite takes the youngest of several indexes that would do: the most selective comes last.
-FILTERS = ("node_id", "model", "user_id", "key_id")
+INDEXED_COLUMNS = ("node_id", "model", "user_id", "key_id")
 
 # '' stands for none: a primary key has no NULL. `start` is the UTC unix second at which the hour or the day begins.
-USAGE = """
+USAGE_TABLE = """
     CREATE TABLE usage_{bucket}s (
         start INTEGER NOT NULL,
         model TEXT NOT NULL,
@@ -58,13 +58,13 @@ USAGE = """
 """
 
 # What a key or a person was called, for totals that outlive them. A trigger, because keys also go with their owner.
-FORMER_NAMES = """
+FORMER_NAMES_TABLE = """
     CREATE TABLE former_names (
         id TEXT PRIMARY KEY,
         name TEXT NOT NULL
     ) WITHOUT ROWID
 """
-REMEMBER = """
+FORMER_NAME_TRIGGER = """
     CREATE TRIGGER remember_{table} AFTER DELETE ON {table} BEGIN
         INSERT OR REPLACE INTO former_names (id, name) VALUES (OLD.id, OLD.{name});
     END
@@ -72,16 +72,16 @@ REMEMBER = """
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    for statement in (REQUESTS, TEXTS, FORMER_NAMES):
+    for statement in (REQUESTS_TABLE, REQUEST_TEXTS_TABLE, FORMER_NAMES_TABLE):
         connection.execute(statement)
     connection.execute("CREATE INDEX requests_failed ON requests (id) WHERE error_code IS NOT NULL")
     connection.execute("CREATE INDEX requests_with_text ON requests (id) WHERE has_text")
-    for column in FILTERS:
+    for column in INDEXED_COLUMNS:
         connection.execute(f"CREATE INDEX requests_by_{column} ON requests ({column})")
         connection.execute(
             f"CREATE INDEX requests_failed_by_{column} ON requests ({column}) WHERE error_code IS NOT NULL"
         )
     for bucket in ("hour", "day"):
-        connection.execute(USAGE.format(bucket=bucket))
+        connection.execute(USAGE_TABLE.format(bucket=bucket))
     for table, name in (("api_keys", "name"), ("users", "username")):
-        connection.execute(REMEMBER.format(table=table, name=name))
+        connection.execute(FORMER_NAME_TRIGGER.format(table=table, name=name))

@@ -39,7 +39,7 @@ async def record(
     await tx.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (MAX_ROWS,))
 
 
-async def newest(
+async def list_newest(
     db: Database | Transaction, *, limit: int = 100, before_id: int | None = None
 ) -> list[AuditRecord]:
     """The newest `limit` records, newest first; older than record `before_id` if given."""
@@ -47,8 +47,8 @@ async def newest(
         "SELECT * FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?",
         (before_id, before_id, limit),
     )
-    return [_record(row) for row in rows]
+    return [_record_from_row(row) for row in rows]
 
 
-def _record(row: sqlite3.Row) -> AuditRecord:
+def _record_from_row(row: sqlite3.Row) -> AuditRecord:
     return AuditRecord(**dict(row))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from llb.wire import OLLAMA_PORT_KEY_ID
 
-KEY_NAME = f"""coalesce(
+KEY_NAME_SQL = f"""coalesce(
     (SELECT name FROM api_keys WHERE api_keys.id = {{id}}),
     (SELECT name FROM former_names WHERE former_names.id = {{id}}),
     iif({{id}} = '{OLLAMA_PORT_KEY_ID}', '{OLLAMA_PORT_KEY_ID}', NULL))"""  # noqa: S608  # a constant
-USERNAME = """coalesce(
+USERNAME_SQL = """coalesce(
     (SELECT username FROM users WHERE users.id = {id}),
     (SELECT name FROM former_names WHERE former_names.id = {id}))"""
 # A removed node keeps its row.
-NODE_NAME = "(SELECT name FROM nodes WHERE nodes.id = {id})"
+NODE_NAME_SQL = "(SELECT name FROM nodes WHERE nodes.id = {id})"

@@ -10,5 +10,5 @@ async def get(db: Database | Transaction, sha256: str) -> bytes | None:
     return None if row is None else bytes(row["facts"])
 
 
-async def put(tx: Transaction, sha256: str, facts: bytes) -> None:
-    await tx.execute("INSERT OR REPLACE INTO file_facts (sha256, facts) VALUES (?, ?)", (sha256, facts))
+async def put(tx: Transaction, sha256: str, metadata: bytes) -> None:
+    await tx.execute("INSERT OR REPLACE INTO file_facts (sha256, facts) VALUES (?, ?)", (sha256, metadata))

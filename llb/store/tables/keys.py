@@ -39,19 +39,19 @@ _SELECT = """
 """
 
 
-async def all_keys(db: Database | Transaction) -> list[ApiKey]:
+async def list_keys(db: Database | Transaction) -> list[ApiKey]:
     rows = await db.fetch_all(_SELECT + " ORDER BY api_keys.created_at, api_keys.id")
-    return [_key(row) for row in rows]
+    return [_key_from_row(row) for row in rows]
 
 
 async def get(db: Database | Transaction, key_id: str) -> ApiKey | None:
     row = await db.fetch_one(_SELECT + " WHERE api_keys.id = ?", (key_id,))
-    return None if row is None else _key(row)
+    return None if row is None else _key_from_row(row)
 
 
-async def by_hash(db: Database | Transaction, key_hash: str) -> ApiKey | None:
+async def get_by_hash(db: Database | Transaction, key_hash: str) -> ApiKey | None:
     row = await db.fetch_one(_SELECT + " WHERE api_keys.hash = ?", (key_hash,))
-    return None if row is None else _key(row)
+    return None if row is None else _key_from_row(row)
 
 
 async def add(tx: Transaction, key: ApiKey) -> None:
@@ -68,8 +68,8 @@ async def add(tx: Transaction, key: ApiKey) -> None:
             key.owner_id,
             key.expires_at,
             key.created_at,
-            _as_text(key.limits),
-            _as_text(key.ceiling),
+            _encode_limits(key.limits),
+            _encode_limits(key.ceiling),
         ),
     )
 
@@ -77,15 +77,15 @@ async def add(tx: Transaction, key: ApiKey) -> None:
 async def set_limits(tx: Transaction, key_id: str, limits: KeyLimits, ceiling: KeyLimits) -> None:
     await tx.execute(
         "UPDATE api_keys SET limits = ?, ceiling = ? WHERE id = ?",
-        (_as_text(limits), _as_text(ceiling), key_id),
+        (_encode_limits(limits), _encode_limits(ceiling), key_id),
     )
 
 
-async def touch(tx: Transaction, used: Mapping[str, float]) -> None:
+async def update_last_used(tx: Transaction, last_used_by_key: Mapping[str, float]) -> None:
     """Note when each key was last used."""
     await tx.execute_many(
         "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?",
-        [(at, key_id) for key_id, at in used.items()],
+        [(at, key_id) for key_id, at in last_used_by_key.items()],
     )
 
 
@@ -93,7 +93,7 @@ async def remove(tx: Transaction, key_id: str) -> bool:
     return bool(await tx.execute("DELETE FROM api_keys WHERE id = ?", (key_id,)))
 
 
-def _key(row: sqlite3.Row) -> ApiKey:
+def _key_from_row(row: sqlite3.Row) -> ApiKey:
     return ApiKey(
         id=row["id"],
         name=row["name"],
@@ -106,14 +106,14 @@ def _key(row: sqlite3.Row) -> ApiKey:
         expires_at=row["expires_at"],
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
-        limits=_limits(row["limits"]),
-        ceiling=_limits(row["ceiling"]),
+        limits=_decode_limits(row["limits"]),
+        ceiling=_decode_limits(row["ceiling"]),
     )
 
 
-def _as_text(limits: KeyLimits) -> str | None:
+def _encode_limits(limits: KeyLimits) -> str | None:
     return None if limits == _UNLIMITED else msgspec.json.encode(limits).decode()
 
 
-def _limits(text: str | None) -> KeyLimits:
+def _decode_limits(text: str | None) -> KeyLimits:
     return _UNLIMITED if text is None else msgspec.json.decode(text, type=KeyLimits)

@@ -31,17 +31,17 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     last_seen: float | None = None
 
 
-async def all_nodes(db: Database | Transaction, *, removed: bool = False) -> list[NodeRecord]:
+async def list_nodes(db: Database | Transaction, *, include_removed: bool = False) -> list[NodeRecord]:
     """All nodes in the order they came; the removed ones too if asked for."""
     rows = await db.fetch_all(
-        "SELECT * FROM nodes WHERE ? OR removed_at IS NULL ORDER BY created_at, id", (removed,)
+        "SELECT * FROM nodes WHERE ? OR removed_at IS NULL ORDER BY created_at, id", (include_removed,)
     )
-    return [_node(row) for row in rows]
+    return [_node_from_row(row) for row in rows]
 
 
 async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
     row = await db.fetch_one("SELECT * FROM nodes WHERE id = ?", (node_id,))
-    return None if row is None else _node(row)
+    return None if row is None else _node_from_row(row)
 
 
 async def put(tx: Transaction, node: NodeRecord) -> None:
@@ -88,7 +88,7 @@ async def mark_removed(tx: Transaction, node_id: str) -> bool:
     )
 
 
-def _node(row: sqlite3.Row) -> NodeRecord:
+def _node_from_row(row: sqlite3.Row) -> NodeRecord:
     return NodeRecord(
         id=row["id"],
         name=row["name"],
@@ -98,12 +98,12 @@ def _node(row: sqlite3.Row) -> NodeRecord:
         draining=bool(row["draining"]),
         created_at=row["created_at"],
         removed_at=row["removed_at"],
-        hello=_hello(row["hello"]),
+        hello=_decode_hello(row["hello"]),
         last_seen=row["last_seen"],
     )
 
 
-def _hello(blob: bytes | None) -> Hello | None:
+def _decode_hello(blob: bytes | None) -> Hello | None:
     if blob is None:
         return None
     try:

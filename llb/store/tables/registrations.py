@@ -33,25 +33,25 @@ class Registration(Struct, frozen=True, kw_only=True):
     created_by: str
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         return self.state is RegistrationState.ACTIVE
 
 
-async def revision(db: Database | Transaction) -> int:
+async def get_revision(db: Database | Transaction) -> int:
     """Grows with every change of any registration, and never shrinks."""
     row = await db.fetch_one("SELECT value FROM settings WHERE key = 'revision'")
     return 0 if row is None else int(row["value"])
 
 
-async def all_registrations(db: Database | Transaction) -> list[Registration]:
+async def list_registrations(db: Database | Transaction) -> list[Registration]:
     """All of them, tombstones too, in the order they were made."""
     rows = await db.fetch_all("SELECT * FROM registrations ORDER BY created_at, model_id")
-    return [_registration(row) for row in rows]
+    return [_registration_from_row(row) for row in rows]
 
 
 async def get(db: Database | Transaction, model_id: str) -> Registration | None:
     row = await db.fetch_one("SELECT * FROM registrations WHERE model_id = ?", (model_id,))
-    return None if row is None else _registration(row)
+    return None if row is None else _registration_from_row(row)
 
 
 async def put(tx: Transaction, registration: Registration) -> None:
@@ -73,7 +73,7 @@ async def put(tx: Transaction, registration: Registration) -> None:
             registration.created_by,
         ),
     )
-    await _raise_revision(tx)
+    await _increment_revision(tx)
 
 
 async def remove(tx: Transaction, model_id: str) -> bool:
@@ -82,15 +82,15 @@ async def remove(tx: Transaction, model_id: str) -> bool:
         await tx.execute("DELETE FROM registrations WHERE model_id = ? AND state = 'deleting'", (model_id,))
     )
     if removed:
-        await _raise_revision(tx)
+        await _increment_revision(tx)
     return removed
 
 
-async def _raise_revision(tx: Transaction) -> None:
+async def _increment_revision(tx: Transaction) -> None:
     await tx.execute("UPDATE settings SET value = value + 1 WHERE key = 'revision'")
 
 
-def _registration(row: sqlite3.Row) -> Registration:
+def _registration_from_row(row: sqlite3.Row) -> Registration:
     resolved = row["resolved"]
     return Registration(
         model_id=row["model_id"],

@@ -36,9 +36,9 @@ class ReplicaRecord(Struct, frozen=True, kw_only=True):
     pinned: bool = False
 
 
-async def all_of_node(db: Database | Transaction, node_id: str) -> list[ReplicaRecord]:
+async def list_by_node(db: Database | Transaction, node_id: str) -> list[ReplicaRecord]:
     rows = await db.fetch_all("SELECT * FROM replicas WHERE node_id = ? ORDER BY model_id", (node_id,))
-    return [_replica(row) for row in rows]
+    return [_replica_from_row(row) for row in rows]
 
 
 async def put(tx: Transaction, replica: ReplicaRecord) -> None:
@@ -59,11 +59,11 @@ async def put(tx: Transaction, replica: ReplicaRecord) -> None:
     )
 
 
-async def touch(tx: Transaction, node_id: str, used: Mapping[str, float]) -> None:
+async def update_last_used(tx: Transaction, node_id: str, last_used_by_model: Mapping[str, float]) -> None:
     """Note when each model of a node was last used."""
     await tx.execute_many(
         "UPDATE replicas SET last_used = ? WHERE node_id = ? AND model_id = ?",
-        [(at, node_id, model_id) for model_id, at in used.items()],
+        [(at, node_id, model_id) for model_id, at in last_used_by_model.items()],
     )
 
 
@@ -73,7 +73,7 @@ async def remove(tx: Transaction, node_id: str, model_id: str) -> bool:
     )
 
 
-def _replica(row: sqlite3.Row) -> ReplicaRecord:
+def _replica_from_row(row: sqlite3.Row) -> ReplicaRecord:
     return ReplicaRecord(
         node_id=row["node_id"],
         model_id=row["model_id"],

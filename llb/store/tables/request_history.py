@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Struct
 
 from llb.store.database import Database, Transaction
-from llb.store.tables.display_names import KEY_NAME, NODE_NAME, USERNAME
+from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
 from llb.wire import RequestText
 
-US = 1_000_000  # microseconds a second: ids are such
+MICROSECONDS_PER_S = 1_000_000  # microseconds a second: ids are such
 
 
 class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
@@ -43,14 +43,14 @@ class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
     node_name: str | None = None
 
 
-class Whose(Struct, frozen=True, kw_only=True):
+class OwnerFilter(Struct, frozen=True, kw_only=True):
     """Whose requests: a person's, a key's, or everybody's."""
 
     user_id: str | None = None
     key_id: str | None = None
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class RequestFilter(Struct, frozen=True, kw_only=True):
     """Which requests: those that meet all that is given. Unix seconds, `until` excluded."""
 
     request_id: str | None = None
@@ -62,11 +62,11 @@ class Wanted(Struct, frozen=True, kw_only=True):
     until: float | None = None
 
 
-ANY = Wanted()
+MATCH_ALL = RequestFilter()
 
 
-_FOUND = ("key_name", "username", "node_name")
-_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _FOUND)
+_JOINED_COLUMNS = ("key_name", "username", "node_name")
+_STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _JOINED_COLUMNS)
 
 
 # --- writing -----------------------------------------------------------------------------------------
@@ -74,10 +74,10 @@ _COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _F
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     """Keep the requests. One whose `id` is taken, because the clock was set back, is left out."""
-    values = ", ".join(column(name) for name in _COLUMNS)
+    values = ", ".join(json_column(name) for name in _STORED_COLUMNS)
     await tx.execute(
-        f"INSERT OR IGNORE INTO requests ({', '.join(_COLUMNS)}) SELECT {values} FROM json_each(?)",
-        (as_json(records),),
+        f"INSERT OR IGNORE INTO requests ({', '.join(_STORED_COLUMNS)}) SELECT {values} FROM json_each(?)",
+        (encode_rows(records),),
     )
 
 
@@ -93,13 +93,13 @@ async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -
     )
 
 
-def as_json(records: Sequence[RequestRow]) -> str:
+def encode_rows(records: Sequence[RequestRow]) -> str:
     """For `json_each` and `column`: many rows in one step. A step a row would have to win the interpreter's lock each
     time, from an event loop that has its hands full."""
     return msgspec.json.encode(records).decode()
 
 
-def column(name: str) -> str:
+def json_column(name: str) -> str:
     """SQL of a field in a row of `as_json`."""
     return f"json_extract(value, '$[{RequestRow.__struct_fields__.index(name)}]')"
 
@@ -107,7 +107,7 @@ def column(name: str) -> str:
 # --- forgetting --------------------------------------------------------------------------------------
 
 
-async def clear(tx: Transaction) -> None:
+async def delete_all(tx: Transaction) -> None:
     """Forget every request and its text; the totals stay."""
     await tx.execute("DELETE FROM requests")
     await tx.execute("DELETE FROM request_texts")
@@ -115,7 +115,7 @@ async def clear(tx: Transaction) -> None:
 
 async def prune(tx: Transaction, *, before_id: int, limit: int) -> int:
     """Forget the oldest requests before `before_id`, at most `limit` of them; returns how many."""
-    removed, last = await _oldest(tx, "id < ?", before_id, limit)
+    removed, last = await _find_oldest(tx, "id < ?", before_id, limit)
     if removed:
         await tx.execute("DELETE FROM requests WHERE id <= ?", (last,))
         await tx.execute("DELETE FROM request_texts WHERE id <= ?", (last,))
@@ -124,24 +124,24 @@ async def prune(tx: Transaction, *, before_id: int, limit: int) -> int:
 
 async def prune_texts(tx: Transaction, *, before_id: int, limit: int) -> int:
     """As `prune`, but of the requests' texts alone."""
-    removed, last = await _oldest(tx, "has_text AND id < ?", before_id, limit)
+    removed, last = await _find_oldest(tx, "has_text AND id < ?", before_id, limit)
     if removed:
         await tx.execute("UPDATE requests SET has_text = 0 WHERE has_text AND id <= ?", (last,))
         await tx.execute("DELETE FROM request_texts WHERE id <= ?", (last,))
     return removed
 
 
-async def first_kept(tx: Transaction, rows: int) -> int:
+async def find_oldest_kept_id(tx: Transaction, max_rows: int) -> int:
     """The `id` from which on there are not more than `rows` requests; 0 where there are not so many at all."""
-    return await _first_kept(tx, "requests", rows)
+    return await _find_oldest_kept(tx, "requests", max_rows)
 
 
-async def first_kept_text(tx: Transaction, rows: int) -> int:
+async def find_oldest_kept_text_id(tx: Transaction, max_rows: int) -> int:
     """As `first_kept`, of the requests that have their text."""
-    return await _first_kept(tx, "requests WHERE has_text", rows)
+    return await _find_oldest_kept(tx, "requests WHERE has_text", max_rows)
 
 
-async def _oldest(tx: Transaction, condition: str, before_id: int, limit: int) -> tuple[int, int]:
+async def _find_oldest(tx: Transaction, condition: str, before_id: int, limit: int) -> tuple[int, int]:
     """How many of the oldest requests, at most `limit`, there are, and the `id` of the last of them."""
     [row] = await tx.fetch_all(
         f"SELECT count(*), max(id) FROM (SELECT id FROM requests WHERE {condition} ORDER BY id LIMIT ?)",
@@ -150,12 +150,14 @@ async def _oldest(tx: Transaction, condition: str, before_id: int, limit: int) -
     return row[0], row[1]
 
 
-async def _first_kept(tx: Transaction, source: str, rows: int) -> int:
+async def _find_oldest_kept(tx: Transaction, table_clause: str, max_rows: int) -> int:
     # Counted first, which an index does: to walk back from the newest would read all the rows.
-    [[count]] = await tx.fetch_all(f"SELECT count(*) FROM {source}")
-    if count <= rows:
+    [[count]] = await tx.fetch_all(f"SELECT count(*) FROM {table_clause}")
+    if count <= max_rows:
         return 0
-    [[first]] = await tx.fetch_all(f"SELECT id FROM {source} ORDER BY id LIMIT 1 OFFSET ?", (count - rows,))
+    [[first]] = await tx.fetch_all(
+        f"SELECT id FROM {table_clause} ORDER BY id LIMIT 1 OFFSET ?", (count - max_rows,)
+    )
     return int(first)
 
 
@@ -163,56 +165,56 @@ async def _first_kept(tx: Transaction, source: str, rows: int) -> int:
 
 _SELECT = f"""
     SELECT requests.*,
-        {KEY_NAME.format(id="requests.key_id")} AS key_name,
-        {USERNAME.format(id="requests.user_id")} AS username,
-        {NODE_NAME.format(id="requests.node_id")} AS node_name
+        {KEY_NAME_SQL.format(id="requests.key_id")} AS key_name,
+        {USERNAME_SQL.format(id="requests.user_id")} AS username,
+        {NODE_NAME_SQL.format(id="requests.node_id")} AS node_name
     FROM requests
 """
 
 
-def page_query(
-    whose: Whose, wanted: Wanted, *, limit: int, before_id: int | None = None
+def build_page_query(
+    owner: OwnerFilter, filters: RequestFilter, *, limit: int, before_id: int | None = None
 ) -> tuple[str, list[Any]]:
     """The statement of `page`. Only what is given stands in it, so that SQLite takes the index that goes with it."""
     terms = [
-        ("user_id = ?", whose.user_id),
-        ("key_id = ?", whose.key_id),
-        ("key_id = ?", wanted.key_id),
-        ("model = ?", wanted.model),
-        ("node_id = ?", wanted.node_id),
-        ("request_id = ?", wanted.request_id),
-        ("id >= ?", None if wanted.since is None else int(wanted.since * US)),
-        ("id < ?", None if wanted.until is None else int(wanted.until * US)),
+        ("user_id = ?", owner.user_id),
+        ("key_id = ?", owner.key_id),
+        ("key_id = ?", filters.key_id),
+        ("model = ?", filters.model),
+        ("node_id = ?", filters.node_id),
+        ("request_id = ?", filters.request_id),
+        ("id >= ?", None if filters.since is None else int(filters.since * MICROSECONDS_PER_S)),
+        ("id < ?", None if filters.until is None else int(filters.until * MICROSECONDS_PER_S)),
         ("id < ?", before_id),
     ]
     conditions = [condition for condition, value in terms if value is not None]
-    if wanted.failed is not None:
-        conditions.append("error_code IS NOT NULL" if wanted.failed else "error_code IS NULL")
+    if filters.failed is not None:
+        conditions.append("error_code IS NOT NULL" if filters.failed else "error_code IS NULL")
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     values = [value for _, value in terms if value is not None]
     return f"{_SELECT} {where} ORDER BY id DESC LIMIT ?", [*values, limit]
 
 
-async def page(
+async def list_page(
     db: Database | Transaction,
-    whose: Whose,
-    wanted: Wanted = ANY,
+    owner: OwnerFilter,
+    filters: RequestFilter = MATCH_ALL,
     *,
     limit: int = 100,
     before_id: int | None = None,
 ) -> list[RequestRow]:
     """The newest `limit` requests, newest first; those that came before record `before_id` if given."""
-    rows = await db.fetch_all(*page_query(whose, wanted, limit=limit, before_id=before_id))
-    return [_record(row) for row in rows]
+    rows = await db.fetch_all(*build_page_query(owner, filters, limit=limit, before_id=before_id))
+    return [_record_from_row(row) for row in rows]
 
 
-async def get(db: Database | Transaction, whose: Whose, record_id: int) -> RequestRow | None:
+async def get(db: Database | Transaction, owner: OwnerFilter, record_id: int) -> RequestRow | None:
     """The request, if it is one of these people's or keys'."""
-    rows = await page(db, whose, limit=1, before_id=record_id + 1)
+    rows = await list_page(db, owner, limit=1, before_id=record_id + 1)
     return rows[0] if rows and rows[0].id == record_id else None
 
 
-async def text_of(db: Database | Transaction, record_id: int) -> RequestText | None:
+async def get_text(db: Database | Transaction, record_id: int) -> RequestText | None:
     row = await db.fetch_one("SELECT * FROM request_texts WHERE id = ?", (record_id,))
     if row is None:
         return None
@@ -224,5 +226,5 @@ async def text_of(db: Database | Transaction, record_id: int) -> RequestText | N
     )
 
 
-def _record(row: sqlite3.Row) -> RequestRow:
+def _record_from_row(row: sqlite3.Row) -> RequestRow:
     return RequestRow(**{**dict(row), "stream": bool(row["stream"]), "has_text": bool(row["has_text"])})

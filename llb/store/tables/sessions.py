@@ -33,7 +33,7 @@ _SELECT = """
 
 async def get(db: Database | Transaction, session_id: str) -> Session | None:
     row = await db.fetch_one(_SELECT + " WHERE sessions.id = ?", (session_id,))
-    return None if row is None else _session(row)
+    return None if row is None else _session_from_row(row)
 
 
 async def add(
@@ -45,11 +45,11 @@ async def add(
     )
 
 
-async def touch(tx: Transaction, seen: Mapping[str, float]) -> None:
+async def update_last_seen(tx: Transaction, last_seen_by_session: Mapping[str, float]) -> None:
     """Note when each session was last used."""
     await tx.execute_many(
         "UPDATE sessions SET last_seen = max(last_seen, ?) WHERE id = ?",
-        [(at, session_id) for session_id, at in seen.items()],
+        [(at, session_id) for session_id, at in last_seen_by_session.items()],
     )
 
 
@@ -57,7 +57,7 @@ async def remove(tx: Transaction, session_id: str) -> bool:
     return bool(await tx.execute("DELETE FROM sessions WHERE id = ?", (session_id,)))
 
 
-async def remove_of_user(tx: Transaction, user_id: str) -> int:
+async def remove_by_user(tx: Transaction, user_id: str) -> int:
     """Sign a user out everywhere; returns from how many sessions."""
     return await tx.execute("DELETE FROM sessions WHERE user_id = ?", (user_id,))
 
@@ -69,7 +69,7 @@ async def remove_expired(tx: Transaction, *, now: float, idle_s: float) -> int:
     )
 
 
-def _session(row: sqlite3.Row) -> Session:
+def _session_from_row(row: sqlite3.Row) -> Session:
     return Session(
         id=row["id"],
         user_id=row["user_id"],

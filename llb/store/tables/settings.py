@@ -19,13 +19,13 @@ async def put(tx: Transaction, key: str, value: str) -> None:
     )
 
 
-async def ensure(db: Database, key: str, make: Callable[[], str]) -> str:
+async def get_or_create(db: Database, key: str, make_value: Callable[[], str]) -> str:
     """The value of `key`, made at its first use and the same ever after."""
     known = await get(db, key)
     if known is not None:
         return known
     async with db.write() as tx:
-        await tx.execute("INSERT OR IGNORE INTO settings (key, value) VALUES (?, ?)", (key, make()))
+        await tx.execute("INSERT OR IGNORE INTO settings (key, value) VALUES (?, ?)", (key, make_value()))
         value = await get(tx, key)
     assert value is not None  # noqa: S101  # inserted just now
     return value

@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from llb.store.database import Database, Transaction
-from llb.store.tables.display_names import KEY_NAME, NODE_NAME, USERNAME
-from llb.store.tables.request_history import US, RequestRow, Whose, as_json, column
+from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
+from llb.store.tables.request_history import (
+    MICROSECONDS_PER_S,
+    OwnerFilter,
+    RequestRow,
+    encode_rows,
+    json_column,
+)
 from llb.wire import UsageBucket, UsageBy
 
-WIDTH_S = {UsageBucket.HOUR: 3600, UsageBucket.DAY: 86_400}
-_KEY = ("start", "model", "key_id", "user_id", "node_id")
-_SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
+BUCKET_WIDTH_S = {UsageBucket.HOUR: 3600, UsageBucket.DAY: 86_400}
+_KEY_COLUMNS = ("start", "model", "key_id", "user_id", "node_id")
+_SUM_COLUMNS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
 
 
 class UsageRecord(Struct, frozen=True, kw_only=True):
@@ -37,18 +43,18 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     """Count the requests in their hour and day. Of each, `model` must be one that exists: whoever makes up names must
     not be able to fill the totals with them."""
-    group = ", ".join(f"coalesce({column(name)}, '')" for name in _KEY[1:])
-    sums = ", ".join(f"total({column(name)})" for name in _SUMS[2:])
-    for bucket, width_s in WIDTH_S.items():
+    group = ", ".join(f"coalesce({json_column(name)}, '')" for name in _KEY_COLUMNS[1:])
+    sums = ", ".join(f"total({json_column(name)})" for name in _SUM_COLUMNS[2:])
+    for bucket, width_s in BUCKET_WIDTH_S.items():
         await tx.execute(
             f"""
-            INSERT INTO usage_{bucket}s ({", ".join((*_KEY, *_SUMS))})
-            SELECT {column("id")} / {width_s * US} * {width_s}, {group},
-                count(*), count({column("error_code")}), {sums}
+            INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS))})
+            SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
+                count(*), count({json_column("error_code")}), {sums}
             FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
-            ON CONFLICT ({", ".join(_KEY)}) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}
+            ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)}
             """,
-            (as_json(records),),
+            (encode_rows(records),),
         )
 
 
@@ -63,16 +69,16 @@ async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> 
 
 
 # By what the totals are told: the columns of a group, and the SQL of its name.
-_GROUPS = {
+_GROUP_SQL = {
     UsageBy.MODEL: ("model AS key, '' AS user_id", "NULL"),
-    UsageBy.KEY: ("key_id AS key, user_id", KEY_NAME.format(id="key")),
-    UsageBy.NODE: ("node_id AS key, '' AS user_id", NODE_NAME.format(id="key")),
+    UsageBy.KEY: ("key_id AS key, user_id", KEY_NAME_SQL.format(id="key")),
+    UsageBy.NODE: ("node_id AS key, '' AS user_id", NODE_NAME_SQL.format(id="key")),
 }
 
 
-async def totals(
+async def list_totals(
     db: Database | Transaction,
-    whose: Whose,
+    owner: OwnerFilter,
     *,
     by: UsageBy,
     bucket: UsageBucket,
@@ -82,20 +88,20 @@ async def totals(
 ) -> list[UsageRecord]:
     """Of the hours or days that begin from `since` and before `until`, in unix seconds: the newest `limit` totals,
     oldest first, and within an hour or day the most used first."""
-    group, name = _GROUPS[by]
+    group, name = _GROUP_SQL[by]
     rows = await db.fetch_all(
         f"""
-        SELECT *, {name} AS name, {USERNAME.format(id="user_id")} AS username FROM (
-            SELECT start, {group}, {", ".join(f"sum({total}) AS {total}" for total in _SUMS)}
+        SELECT *, {name} AS name, {USERNAME_SQL.format(id="user_id")} AS username FROM (
+            SELECT start, {group}, {", ".join(f"sum({total}) AS {total}" for total in _SUM_COLUMNS)}
             FROM usage_{bucket}s
             WHERE start >= ?1 AND start < ?2 AND (?3 IS NULL OR user_id = ?3) AND (?4 IS NULL OR key_id = ?4)
             GROUP BY 1, 2, 3 ORDER BY start DESC, requests DESC, 2, 3 LIMIT ?5
         ) ORDER BY start, requests DESC, key, user_id
         """,
-        (since, until, whose.user_id, whose.key_id, limit),
+        (since, until, owner.user_id, owner.key_id, limit),
     )
-    return [_usage(row) for row in rows]
+    return [_usage_from_row(row) for row in rows]
 
 
-def _usage(row: sqlite3.Row) -> UsageRecord:
+def _usage_from_row(row: sqlite3.Row) -> UsageRecord:
     return UsageRecord(**{**dict(row), "key": row["key"] or None, "user_id": row["user_id"] or None})

@@ -22,22 +22,22 @@ class User(Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-async def all_users(db: Database | Transaction) -> list[User]:
-    return [_user(row) for row in await db.fetch_all("SELECT * FROM users ORDER BY created_at, id")]
+async def list_users(db: Database | Transaction) -> list[User]:
+    return [_user_from_row(row) for row in await db.fetch_all("SELECT * FROM users ORDER BY created_at, id")]
 
 
 async def get(db: Database | Transaction, user_id: str) -> User | None:
     row = await db.fetch_one("SELECT * FROM users WHERE id = ?", (user_id,))
-    return None if row is None else _user(row)
+    return None if row is None else _user_from_row(row)
 
 
-async def by_name(db: Database | Transaction, username: str) -> User | None:
+async def get_by_name(db: Database | Transaction, username: str) -> User | None:
     """The user called `username`, whatever its case."""
     row = await db.fetch_one("SELECT * FROM users WHERE username = ?", (username,))
-    return None if row is None else _user(row)
+    return None if row is None else _user_from_row(row)
 
 
-async def default_password_in_use(db: Database | Transaction) -> bool:
+async def is_default_password_in_use(db: Database | Transaction) -> bool:
     """Whether somebody still has the well-known password."""
     return await db.fetch_one("SELECT 1 FROM users WHERE must_change_password LIMIT 1") is not None
 
@@ -81,23 +81,23 @@ async def set_role(tx: Transaction, user_id: str, role: Role) -> None:
     """Raises `NotFound`, and `Conflict` when nobody would be admin any more."""
     if not await tx.execute("UPDATE users SET role = ? WHERE id = ?", (role, user_id)):
         raise NotFound("There is no such user")
-    await _require_an_admin(tx)
+    await _require_admin(tx)
 
 
 async def remove(tx: Transaction, user_id: str) -> None:
     """Also ends the user's sessions and keys. Raises `NotFound`, and `Conflict` for the last admin."""
     if not await tx.execute("DELETE FROM users WHERE id = ?", (user_id,)):
         raise NotFound("There is no such user")
-    await _require_an_admin(tx)
+    await _require_admin(tx)
 
 
-async def _require_an_admin(tx: Transaction) -> None:
+async def _require_admin(tx: Transaction) -> None:
     # Raising rolls the change back, so the rule holds however many change roles at once.
     if await tx.fetch_one("SELECT 1 FROM users WHERE role = ? LIMIT 1", (Role.ADMIN,)) is None:
         raise Conflict("The last admin cannot be removed or demoted")
 
 
-def _user(row: sqlite3.Row) -> User:
+def _user_from_row(row: sqlite3.Row) -> User:
     return User(
         id=row["id"],
         username=row["username"],

@@ -9,11 +9,19 @@ from llb.gateway.http.client import HttpClient, UpstreamTarget, build_request_he
 from llb.gateway.http.connection import MAX_HEADER_BYTES, parse_keepalive_expiry_s
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, InvalidResponse, UpstreamClosed, UpstreamTimeout
-from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
+from tests.gateway.engine import (
+    SSE_HEAD,
+    Exchange,
+    FakeEngine,
+    read_body,
+    respond_hello,
+    run_fake_engine,
+    wait_until,
+)
 
 
 async def ask(
-    upstream: HttpClient, served: Engine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
+    upstream: HttpClient, served: FakeEngine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
 ) -> UpstreamResponse:
     return await upstream.request(
         served.target,
@@ -27,12 +35,12 @@ async def ask(
 
 
 async def test_an_answer_with_a_length(upstream: HttpClient) -> None:
-    async with engine(say_hello) as served:
+    async with run_fake_engine(respond_hello) as served:
         response = await ask(upstream, served, b'{"model":"m"}')
         assert response.status == 200
         assert response.content_type == b"application/json"
         assert response.content_length == 11
-        assert await read(response) == b'{"hello":1}'
+        assert await read_body(response) == b'{"hello":1}'
     got = served.exchanges[0]
     assert (got.method, got.path, got.body) == ("POST", "/v1/chat/completions", b'{"model":"m"}')
     headers = dict(got.headers)
@@ -46,22 +54,22 @@ async def test_a_connection_is_used_again_and_abreast(upstream: HttpClient) -> N
     async def answer(exchange: Exchange) -> None:
         if exchange.path == "/together":
             await together.wait()
-        await exchange.json(b"{}")
+        await exchange.send_json(b"{}")
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         for _ in range(5):
-            await read(await ask(upstream, served))
-        assert served.connections == 1
+            await read_body(await ask(upstream, served))
+        assert served.connection_count == 1
         assert upstream.idle_connections == 1
 
         async def one() -> bytes:
             response = await upstream.request(
                 served.target, b"GET", b"/together", connect_timeout_s=5, header_timeout_s=5
             )
-            return await read(response)
+            return await read_body(response)
 
         assert list(await asyncio.gather(one(), one())) == [b"{}", b"{}"]
-        assert served.connections == 2
+        assert served.connection_count == 2
         assert upstream.idle_connections == 2
 
 
@@ -77,22 +85,22 @@ async def test_chunks_in_odd_splits(upstream: HttpClient) -> None:
         for at in range(300, len(wire), 1009):
             await exchange.send(wire[at : at + 1009])
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         first = await ask(upstream, served)
-        assert await read(first) == b"".join(parts)
-        await read(await ask(upstream, served))
-        assert served.connections == 1
+        assert await read_body(first) == b"".join(parts)
+        await read_body(await ask(upstream, served))
+        assert served.connection_count == 1
 
 
 async def test_interim_answers_are_skipped(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 103 Early Hints\r\nContent-Type: text/plain\r\nLink: x\r\n\r\n")
-        await exchange.json(b"{}")
+        await exchange.send_json(b"{}")
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         assert (response.status, response.content_type) == (200, b"application/json")
-        assert await read(response) == b"{}"
+        assert await read_body(response) == b"{}"
         assert b"link" not in [name for name, _ in response.headers]
 
 
@@ -100,10 +108,10 @@ async def test_a_body_that_ends_with_its_connection(upstream: HttpClient) -> Non
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it")
         exchange.writer.write_eof()
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
-        assert await read(await ask(upstream, served)) == b"all of it"
+    async with run_fake_engine(answer) as served:
+        assert await read_body(await ask(upstream, served)) == b"all of it"
         assert upstream.idle_connections == 0
 
 
@@ -114,7 +122,7 @@ async def test_hop_by_hop_headers_end_here(upstream: HttpClient) -> None:
             b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
         )
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await upstream.request(
             served.target,
             b"POST",
@@ -129,8 +137,8 @@ async def test_hop_by_hop_headers_end_here(upstream: HttpClient) -> None:
             header_timeout_s=5,
         )
         assert response.headers == [(b"x-kept", b"yes")]
-        assert await read(response) == b""
-        await served.until_open(0)
+        assert await read_body(response) == b""
+        await served.wait_for_open_connections(0)
     headers = served.exchanges[0].headers
     assert ("x-own", "1") in headers
     assert [value for name, value in headers if name == "authorization"] == ["Bearer sk-engine"]
@@ -162,21 +170,21 @@ async def test_a_kept_connection_that_the_peer_closed_is_replaced(upstream: Http
 
     async def answer(exchange: Exchange) -> None:
         if len(served.exchanges) == 2:
-            exchange.die()
+            exchange.abort()
             return
-        await exchange.json(b"{}")
+        await exchange.send_json(b"{}")
 
-    async with engine(answer) as served:
-        await read(await ask(upstream, served))
-        assert await read(await ask(upstream, served)) == b"{}"
-        assert [exchange.connection for exchange in served.exchanges] == [1, 1, 2]
+    async with run_fake_engine(answer) as served:
+        await read_body(await ask(upstream, served))
+        assert await read_body(await ask(upstream, served)) == b"{}"
+        assert [exchange.connection_number for exchange in served.exchanges] == [1, 1, 2]
 
 
 async def test_a_fresh_connection_is_not_tried_twice(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
-        exchange.die()
+        exchange.abort()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         with pytest.raises(UpstreamClosed) as caught:
             await ask(upstream, served)
         assert caught.value.before_first_byte
@@ -187,12 +195,12 @@ async def test_an_answer_that_began_is_never_asked_for_again(upstream: HttpClien
     async def answer(exchange: Exchange) -> None:
         if len(served.exchanges) == 2:
             await exchange.send(b"HTTP/1.1 2")
-            exchange.hang_up = True
+            exchange.close_after_response = True
             return
-        await exchange.json(b"{}")
+        await exchange.send_json(b"{}")
 
-    async with engine(answer) as served:
-        await read(await ask(upstream, served))
+    async with run_fake_engine(answer) as served:
+        await read_body(await ask(upstream, served))
         with pytest.raises(UpstreamClosed) as caught:
             await ask(upstream, served)
         assert not caught.value.before_first_byte
@@ -201,13 +209,13 @@ async def test_an_answer_that_began_is_never_asked_for_again(upstream: HttpClien
 
 async def test_an_idle_connection_closed_by_the_peer_leaves_the_pool(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
-        await exchange.json(b"{}")
-        exchange.hang_up = True
+        await exchange.send_json(b"{}")
+        exchange.close_after_response = True
 
-    async with engine(answer) as served:
-        await read(await ask(upstream, served))
-        await served.until_open(0)
-        await until(lambda: not upstream.open_connections)
+    async with run_fake_engine(answer) as served:
+        await read_body(await ask(upstream, served))
+        await served.wait_for_open_connections(0)
+        await wait_until(lambda: not upstream.open_connections)
         assert upstream.idle_connections == 0
 
 
@@ -242,13 +250,13 @@ async def test_a_black_hole_costs_the_connect_deadline(upstream: HttpClient) -> 
 async def test_header_and_idle_deadlines(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.path == "/mute":
-            await exchange.gone.wait()
+            await exchange.client_closed.wait()
         else:
             await exchange.send(SSE_HEAD)
-            await exchange.chunk(b"data: 1\n\n")
-            await exchange.gone.wait()
+            await exchange.send_chunk(b"data: 1\n\n")
+            await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         with pytest.raises(UpstreamTimeout) as caught:
             await upstream.request(
                 served.target, b"GET", b"/mute", connect_timeout_s=5, header_timeout_s=0.05
@@ -260,7 +268,7 @@ async def test_header_and_idle_deadlines(upstream: HttpClient) -> None:
         with pytest.raises(UpstreamTimeout) as caught:
             await anext(chunks)
         assert caught.value.stage == "idle"
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 async def test_silence_is_reported_and_the_answer_goes_on(upstream: HttpClient) -> None:
@@ -269,10 +277,10 @@ async def test_silence_is_reported_and_the_answer_goes_on(upstream: HttpClient) 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         await more.wait()
-        await exchange.chunk(b"late")
-        await exchange.end()
+        await exchange.send_chunk(b"late")
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         assert await response.read_chunk(0.02) is None
         assert await response.read_chunk(0.02) is None
@@ -295,12 +303,12 @@ async def test_silence_is_reported_and_the_answer_goes_on(upstream: HttpClient) 
 async def test_a_bad_answer_closes_the_connection(upstream: HttpClient, wire: bytes) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(wire)
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         with pytest.raises(InvalidResponse):
             await ask(upstream, served)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: HttpClient) -> None:
@@ -308,17 +316,17 @@ async def test_bytes_after_an_answer_never_reach_the_next_request(upstream: Http
         body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
         await exchange.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         for number in (1, 2):
-            assert await read(await ask(upstream, served)) == b"{}"
-            assert served.connections == number
+            assert await read_body(await ask(upstream, served)) == b"{}"
+            assert served.connection_count == number
 
 
 async def test_an_answer_larger_than_allowed(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
-        await exchange.json(b"x" * 100_000)
+        await exchange.send_json(b"x" * 100_000)
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         with pytest.raises(InvalidResponse):
             await response.read(1000, 10)
@@ -332,11 +340,11 @@ async def test_leaving_closes_the_connection_at_once(upstream: HttpClient, stage
     async def answer(exchange: Exchange) -> None:
         if stage == "body":
             await exchange.send(SSE_HEAD)
-            await exchange.chunk(b"data: 1\n\n")
+            await exchange.send_chunk(b"data: 1\n\n")
         asked.set()
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
 
         async def client() -> None:
             response = await ask(upstream, served)
@@ -352,8 +360,8 @@ async def test_leaving_closes_the_connection_at_once(upstream: HttpClient, stage
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await served.exchanges[0].gone.wait()
-        await served.until_open(0)
+        await served.exchanges[0].client_closed.wait()
+        await served.wait_for_open_connections(0)
         assert upstream.idle_connections == 0
 
 
@@ -364,16 +372,16 @@ async def test_cancelling_after_the_whole_answer_came_spares_the_next_user(upstr
     async def answer(exchange: Exchange) -> None:
         if len(served.exchanges) == 2:
             await release.wait()
-        await exchange.json(b"{}")
+        await exchange.send_json(b"{}")
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         first = asyncio.ensure_future(ask(upstream, served))
-        await until(lambda: upstream.idle_connections == 1)
+        await wait_until(lambda: upstream.idle_connections == 1)
         second = asyncio.ensure_future(ask(upstream, served))
         first.cancel()
         await asyncio.wait([first])
         release.set()
-        assert await read(await second) == b"{}"
+        assert await read_body(await second) == b"{}"
 
 
 async def test_a_slow_reader_pauses_the_engine(upstream: HttpClient) -> None:
@@ -389,14 +397,14 @@ async def test_a_slow_reader_pauses_the_engine(upstream: HttpClient) -> None:
         for _ in range(total_bytes // len(piece)):
             try:
                 async with asyncio.timeout(0.3):
-                    await exchange.chunk(piece)
+                    await exchange.send_chunk(piece)
             except TimeoutError:
                 stuck.set()
                 await exchange.writer.drain()
             sent_bytes += len(piece)
-        await exchange.end()
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         assert await response.read_chunk(10)
         await stuck.wait()
@@ -413,26 +421,26 @@ async def test_a_slow_reader_pauses_the_engine(upstream: HttpClient) -> None:
 
 async def test_closing_the_client_ends_what_runs(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         task = asyncio.ensure_future(ask(upstream, served))
-        await served.until_open(1)
-        await until(lambda: len(served.exchanges) == 1)
+        await served.wait_for_open_connections(1)
+        await wait_until(lambda: len(served.exchanges) == 1)
         await upstream.close()
         await upstream.close()
         with pytest.raises(UpstreamClosed):
             await task
         with pytest.raises(ConnectError):
             await ask(upstream, served)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 async def test_a_dropped_target_keeps_no_connection(upstream: HttpClient) -> None:
-    async with engine(say_hello) as served:
-        await read(await ask(upstream, served))
+    async with run_fake_engine(respond_hello) as served:
+        await read_body(await ask(upstream, served))
         upstream.close_idle(served.target)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
         assert upstream.idle_connections == 0
 
 

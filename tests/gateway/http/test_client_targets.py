@@ -13,14 +13,22 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.security import tls_trust
 from llb.security.certificates import create_authority, issue_certificate
-from tests.gateway.engine import SSE_HEAD, Engine, Exchange, engine, read, say_hello, until
+from tests.gateway.engine import (
+    SSE_HEAD,
+    Exchange,
+    FakeEngine,
+    read_body,
+    respond_hello,
+    run_fake_engine,
+    wait_until,
+)
 
 # --- connections that the other end dials ------------------------------------------------------------
 
 DIALLED = UpstreamTarget("localhost", 80, tunnel_id="node-1")
 
 
-async def adopt(upstream: HttpClient, served: Engine) -> None:
+async def adopt(upstream: HttpClient, served: FakeEngine) -> None:
     """What the balancer does with a connection on which an engine listens, whoever dialled it."""
     transport, _ = await asyncio.get_running_loop().create_connection(
         asyncio.Protocol, served.target.host, served.target.port
@@ -35,27 +43,27 @@ def get(upstream: HttpClient, *, connect_timeout_s: float = 5.0) -> asyncio.Task
 
 
 async def test_requests_wait_in_turn_for_what_is_dialled(upstream: HttpClient) -> None:
-    async with engine(say_hello) as served:
+    async with run_fake_engine(respond_hello) as served:
         first, second = get(upstream), get(upstream)
         await asyncio.sleep(0)
         await adopt(upstream, served)
-        await read(await first)
-        await read(await second)  # over the same one, when it was free again
-        assert served.connections == 1
-        await read(await get(upstream))
-        assert served.connections == 1
+        await read_body(await first)
+        await read_body(await second)  # over the same one, when it was free again
+        assert served.connection_count == 1
+        await read_body(await get(upstream))
+        assert served.connection_count == 1
 
 
 async def test_who_leaves_passes_its_connection_on(upstream: HttpClient) -> None:
-    async with engine(say_hello) as served:
+    async with run_fake_engine(respond_hello) as served:
         first, second = get(upstream), get(upstream)
         await asyncio.sleep(0)
         await adopt(upstream, served)
         first.cancel()  # in the same turn of the loop in which it was given the connection
         await asyncio.wait([first])
         assert first.cancelled()
-        await read(await second)
-        assert served.connections == 1
+        await read_body(await second)
+        assert served.connection_count == 1
 
 
 async def test_what_is_not_dialled_in_time(upstream: HttpClient) -> None:
@@ -63,21 +71,21 @@ async def test_what_is_not_dialled_in_time(upstream: HttpClient) -> None:
         await get(upstream, connect_timeout_s=0.05)
     assert caught.value.is_timeout
     assert not upstream._tunnel_waiters
-    async with engine(say_hello) as served:
+    async with run_fake_engine(respond_hello) as served:
         await adopt(upstream, served)  # comes late, and is there for the next one
         assert upstream.idle_connections == 1
-        await read(await get(upstream))
+        await read_body(await get(upstream))
 
 
 async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: HttpClient) -> None:
-    async with engine(say_hello) as served:
+    async with run_fake_engine(respond_hello) as served:
         waiting = get(upstream)
         await asyncio.sleep(0)
         await adopt(upstream, served)
         for connection in tuple(upstream._connections):
             connection.abort(UpstreamClosed(before_first_byte=True))
         await adopt(upstream, served)
-        await read(await waiting)
+        await read_body(await waiting)
 
 
 # --- a target that has gone --------------------------------------------------------------------------
@@ -87,23 +95,23 @@ async def test_one_that_ended_while_it_was_handed_over_is_not_used(upstream: Htt
 async def test_abandoning_a_target(upstream: HttpClient, begun_too: bool) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.path == "/hello":
-            await say_hello(exchange)
+            await respond_hello(exchange)
             return
         if exchange.path == "/begun":
             await exchange.send(SSE_HEAD)
-            await exchange.chunk(b"data: 1\n\n")
-        await exchange.gone.wait()
+            await exchange.send_chunk(b"data: 1\n\n")
+        await exchange.client_closed.wait()
 
-    async def request(served: Engine, path: bytes) -> UpstreamResponse:
+    async def request(served: FakeEngine, path: bytes) -> UpstreamResponse:
         return await upstream.request(served.target, b"GET", path, connect_timeout_s=5, header_timeout_s=10)
 
-    async with engine(answer) as served, engine(answer) as other:
+    async with run_fake_engine(answer) as served, run_fake_engine(answer) as other:
         begun = await request(served, b"/begun")
         assert await begun.read_chunk(10) == b"data: 1\n\n"
         waiting = asyncio.ensure_future(request(served, b"/waiting"))
         elsewhere = asyncio.ensure_future(request(other, b"/waiting"))
-        await read(await request(served, b"/hello"))
-        await until(lambda: len(served.exchanges) == 3 and len(other.exchanges) == 1)
+        await read_body(await request(served, b"/hello"))
+        await wait_until(lambda: len(served.exchanges) == 3 and len(other.exchanges) == 1)
         upstream.fail_requests(served.target, include_started=begun_too)
         with pytest.raises(UpstreamClosed) as caught:
             await waiting
@@ -138,7 +146,7 @@ async def test_a_target_that_speaks_tls(upstream: HttpClient, tmp_path: Path) ->
     async def get(host: str, whom: str = tls_trust.SYSTEM_TRUST) -> bytes:
         target = UpstreamTarget(host, port, trust_anchor=whom)
         response = await upstream.request(target, b"GET", b"/", connect_timeout_s=5.0, header_timeout_s=5.0)
-        return await read(response)
+        return await read_body(response)
 
     async with server:
         with pytest.raises(ConnectError):  # nobody here trusts that certificate

@@ -13,18 +13,18 @@ import pytest
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import UpstreamClosed
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S, TCP_USER_TIMEOUT_S, LivenessProbe
-from tests.gateway.node import Node, node
+from tests.gateway.node import FakeNode, run_fake_node
 
 
 @asynccontextmanager
 async def felt_node(
     upstream: HttpClient,
-) -> AsyncIterator[tuple[Node, UpstreamTarget, LivenessProbe, asyncio.Task[None]]]:
-    async with node() as there:
+) -> AsyncIterator[tuple[FakeNode, UpstreamTarget, LivenessProbe, asyncio.Task[None]]]:
+    async with run_fake_node() as there:
         target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
         pulse = await LivenessProbe.open(upstream, target, connect_timeout_s=5)
         task = asyncio.ensure_future(pulse.run())
-        await there.until(lambda: bool(there.pulses))
+        await there.wait_until(lambda: bool(there.probe_writers))
         try:
             yield there, target, pulse, task
         finally:
@@ -49,23 +49,23 @@ async def wait_at(upstream: HttpClient, target: UpstreamTarget, pulse: LivenessP
 
 async def test_it_beats_while_something_waits_and_no_longer(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, _):
-        assert there.beats == []
+        assert there.probe_times == []
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        asked = await there.next()
-        await there.until(lambda: len(there.beats) >= 4)
-        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(there.beats))
-        await asked.answer(b"{}")
+        asked = await there.next_request()
+        await there.wait_until(lambda: len(there.probe_times) >= 4)
+        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(there.probe_times))
+        await asked.respond(b"{}")
         assert await waiting == b"{}"
-        count = len(there.beats)
+        count = len(there.probe_times)
         await asyncio.sleep(3 * PROBE_INTERVAL_S)  # what does not come has no event
-        assert len(there.beats) <= count + 1
+        assert len(there.probe_times) <= count + 1
 
 
 async def test_two_that_wait_share_one_beat(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, _, pulse, _task):
         with felt(pulse), felt(pulse), felt(pulse):
-            await there.until(lambda: len(there.beats) >= 3)
-        assert there.beats[2] - there.beats[0] >= PROBE_INTERVAL_S
+            await there.wait_until(lambda: len(there.probe_times) >= 3)
+        assert there.probe_times[2] - there.probe_times[0] >= PROBE_INTERVAL_S
 
 
 async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: HttpClient) -> None:
@@ -74,12 +74,12 @@ async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Http
             begun = asyncio.ensure_future(
                 upstream.request(target, b"POST", b"/begun", connect_timeout_s=5, header_timeout_s=60)
             )
-            first = await there.next()
-            await first.begin()
+            first = await there.next_request()
+            await first.start_stream()
             response = await begun
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        await there.next()
-        there.cut()
+        await there.next_request()
+        there.drop_probe_connections()
         with pytest.raises(UpstreamClosed) as caught:
             await waiting
         assert caught.value.before_first_byte
@@ -93,12 +93,12 @@ async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: Http
 async def test_a_retired_one_goes_on_until_nothing_waits(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        asked = await there.next()
+        asked = await there.next_request()
         pulse.retire()
-        count = len(there.beats)
-        await there.until(lambda: len(there.beats) > count)
+        count = len(there.probe_times)
+        await there.wait_until(lambda: len(there.probe_times) > count)
         assert not task.done()
-        await asked.answer(b"{}")
+        await asked.respond(b"{}")
         await waiting
         await task
 
@@ -106,9 +106,9 @@ async def test_a_retired_one_goes_on_until_nothing_waits(upstream: HttpClient) -
 async def test_a_retired_one_still_notices(upstream: HttpClient) -> None:
     async with felt_node(upstream) as (there, target, pulse, task):
         waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        await there.next()
+        await there.next_request()
         pulse.retire()
-        there.cut()
+        there.drop_probe_connections()
         with pytest.raises(UpstreamClosed):
             await waiting
         await task
@@ -123,7 +123,7 @@ async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: HttpC
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other kernels count differently")
 async def test_the_kernel_is_told_when_to_give_up(upstream: HttpClient) -> None:
-    async with node() as there:
+    async with run_fake_node() as there:
         target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
         connection = await upstream.open_connection(target, connect_timeout_s=5)
         connection.return_to_pool()  # into the pool, and out of it again as a pulse

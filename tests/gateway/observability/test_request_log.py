@@ -19,7 +19,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database, Transaction
 from llb.store.tables import request_history, usage
-from llb.store.tables.request_history import US, RequestRow, Whose
+from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestRow
 from llb.wire import Role, UsageBucket, UsageBy
 
 KEY = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER, user_id="u")
@@ -184,10 +184,10 @@ async def test_text_is_kept_with_its_request(db: Database) -> None:
         with_text = log_request(log, transcript=Transcript("user: hi"))
         without = log_request(log, transcript=Transcript(""))
     assert [row.has_text for row in await rows(db)] == [True, False]
-    text = await request_history.text_of(db, with_text.id)
+    text = await request_history.get_text(db, with_text.id)
     assert text is not None
     assert text.prompt == "user: hi"
-    assert await request_history.text_of(db, without.id) is None
+    assert await request_history.get_text(db, without.id) is None
 
 
 async def test_a_flush_continues_when_its_caller_is_cancelled(db: Database) -> None:

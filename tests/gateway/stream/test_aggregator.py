@@ -22,10 +22,10 @@ from llb.gateway.stream.aggregator import (
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
-from tests.gateway.engine import SSE_HEAD, Exchange, engine
-from tests.gateway.real import RealEngine, ask
+from tests.gateway.engine import SSE_HEAD, Exchange
+from tests.gateway.real import RealEngine
 from tests.gateway.stream.test_relay import Sink
-from tests.ggufs import CALL_MARK, TOOL_TEMPLATE, write_chat_model
+from tests.ggufs import write_chat_model
 
 CHAT, TEXT, RESPONSES, MESSAGES = AGGREGATOR_OF_PATH
 PARAMETERS = {
@@ -42,7 +42,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 HELLO = [{"role": "user", "content": "Say hello to Zoë 👋."}]
-CALLING = {"logit_bias": {str(ord(CALL_MARK)): 50, str(ord(" ")): -50, str(ord("\n")): -50}, "temperature": 0}
+CALLING = {
+    "logit_bias": {str(ord(TOOL_CALL_MARKER)): 50, str(ord(" ")): -50, str(ord("\n")): -50},
+    "temperature": 0,
+}
 # Of two answers to the same question: who they are, when, and how long it took.
 THEIR_OWN = ("id", "created", "created_at", "completed_at", "timings", "call_id")
 
@@ -50,7 +53,7 @@ THEIR_OWN = ("id", "created", "created_at", "completed_at", "timings", "call_id"
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_chat_model(
-        tmp_path_factory.mktemp("tools") / "tools.gguf", context=4096, template=TOOL_TEMPLATE
+        tmp_path_factory.mktemp("tools") / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE
     )
 
 
@@ -72,7 +75,7 @@ async def said_whole(
     upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
-    result = await relay_response(await ask(upstream, real, body, path), sink)
+    result = await relay_response(await post_json(upstream, real, body, path), sink)
     return json.loads(sink.got), result
 
 
@@ -81,7 +84,9 @@ async def put_together(
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
     asked = json.loads(request_progress(json.dumps(body).encode(), stream=False))
-    result = await relay_aggregated(await ask(upstream, real, asked, path), sink, AGGREGATOR_OF_PATH[path]())
+    result = await relay_aggregated(
+        await post_json(upstream, real, asked, path), sink, AGGREGATOR_OF_PATH[path]()
+    )
     assert sink.ended
     return json.loads(sink.got), result
 
@@ -295,13 +300,13 @@ def test_what_the_engine_says_in_place_of_an_answer(
 async def test_nothing_is_written_of_an_answer_that_breaks(upstream: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(CALLS.removesuffix(DONE))
+        await exchange.send_chunk(CALLS.removesuffix(DONE))
         if json.loads(exchange.body)["ends"]:
-            await exchange.end()
+            await exchange.end_body()
         else:
-            exchange.die()
+            exchange.abort()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         for ends in (True, False):
             sink = Sink()
             response = await upstream.request(
@@ -311,7 +316,7 @@ async def test_nothing_is_written_of_an_answer_that_breaks(upstream: HttpClient)
             with pytest.raises(EngineFailed):
                 await relay_aggregated(response, sink, ChatAggregator())
             assert sink.writes == []
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 # --- what comes before the first token ---------------------------------------------------------------
@@ -359,12 +364,12 @@ async def test_the_first_byte_is_the_first_of_the_answer(upstream: HttpClient) -
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(chunk({}, **PROGRESS))
+        await exchange.send_chunk(chunk({}, **PROGRESS))
         await go_on.wait()
-        await exchange.chunk(CALLS)
-        await exchange.end()
+        await exchange.send_chunk(CALLS)
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         sink = Sink()
         response = await upstream.request(
             served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5

@@ -37,7 +37,7 @@ class Sink:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_answer_with_its_counts(upstream: HttpClient, real: RealEngine, stream: bool) -> None:
     sink = Sink()
-    response = await ask(upstream, real, chat("Say hello", max_tokens=4, stream=stream))
+    response = await post_json(upstream, real, chat_body("Say hello", max_tokens=4, stream=stream))
     result = await relay_response(response, sink)
     assert result.error is None
     assert result.stream is stream
@@ -54,15 +54,15 @@ async def test_an_answer_with_its_counts(upstream: HttpClient, real: RealEngine,
 
 async def test_what_it_refuses(upstream: HttpClient, real: RealEngine) -> None:
     async def refused(body: dict[str, Any], path: bytes = b"/v1/chat/completions") -> Exception:
-        response = await ask(upstream, real, body, path)
+        response = await post_json(upstream, real, body, path)
         return translate_engine_error(response.status, await response.read(1 << 20, 60))
 
     for stream in (True, False):
-        too_long = await refused(chat("word " * 5000, stream=stream))
+        too_long = await refused(chat_body("word " * 5000, stream=stream))
         assert isinstance(too_long, ContextLengthExceeded)
         assert too_long.details["context_length"] == 4096
     for body, path in (
-        (chat("a", temperature="hot"), b"/v1/chat/completions"),
+        (chat_body("a", temperature="hot"), b"/v1/chat/completions"),
         ({}, b"/v1/chat/completions"),
         ({"input": "a"}, b"/v1/embeddings"),
     ):
@@ -76,30 +76,32 @@ async def test_leaving_in_prefill_frees_the_slot(
     sink = Sink()
 
     async def client() -> None:
-        await relay_response(await ask(upstream, real, chat("word " * 3500, stream=stream)), sink)
+        await relay_response(await post_json(upstream, real, chat_body("word " * 3500, stream=stream)), sink)
 
     task = asyncio.ensure_future(client())
-    await real.logged("prompt processing")
+    await real.wait_for_log("prompt processing")
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
     assert sink.got == b""
-    await real.logged("cancel task")
-    await real.logged("stop processing")
+    await real.wait_for_log("cancel task")
+    await real.wait_for_log("stop processing")
     after = Sink()
-    result = await relay_response(await ask(upstream, real, chat("Hello", max_tokens=2)), after)
+    result = await relay_response(await post_json(upstream, real, chat_body("Hello", max_tokens=2)), after)
     assert result.usage.completion_tokens == 2
 
 
 async def test_leaving_in_the_stream_frees_the_slot(upstream: HttpClient, real: RealEngine) -> None:
     sink = Sink()
-    response = await ask(upstream, real, chat("Count", stream=True, max_tokens=4000, ignore_eos=True))
+    response = await post_json(
+        upstream, real, chat_body("Count", stream=True, max_tokens=4000, ignore_eos=True)
+    )
     task = asyncio.ensure_future(relay_response(response, sink))
     await sink.wrote.wait()
     task.cancel()
     await asyncio.wait([task])
-    await real.logged("cancel task")
-    await real.logged("stop processing")
+    await real.wait_for_log("cancel task")
+    await real.wait_for_log("stop processing")
 
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])

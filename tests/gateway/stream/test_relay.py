@@ -15,7 +15,7 @@ from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES, RelayResult, relay_aggregated, relay_response
 from llb.gateway.stream.sse import MAX_EVENT_BYTES, SSE_KEEPALIVE
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent, read_token_count
-from tests.gateway.engine import SSE_HEAD, Answer, Engine, Exchange, engine
+from tests.gateway.engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
 
@@ -50,14 +50,19 @@ class Sink:
             await self.wrote.wait()
 
 
-async def ask(upstream: HttpClient, served: Engine) -> UpstreamResponse:
+async def ask(upstream: HttpClient, served: FakeEngine) -> UpstreamResponse:
     return await upstream.request(
         served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
     )
 
 
 async def run(
-    upstream: HttpClient, served: Engine, sink: Sink, *, heartbeat_s: float = 30, idle_timeout_s: float = 30
+    upstream: HttpClient,
+    served: FakeEngine,
+    sink: Sink,
+    *,
+    heartbeat_s: float = 30,
+    idle_timeout_s: float = 30,
 ) -> RelayResult:
     response = await ask(upstream, served)
     return await relay_response(
@@ -65,17 +70,17 @@ async def run(
     )
 
 
-def stream(*chunks: bytes, finish: bool = True) -> Answer:
+def stream(*chunks: bytes, finish: bool = True) -> ResponseHandler:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         for chunk in chunks:
-            await exchange.chunk(chunk)
+            await exchange.send_chunk(chunk)
         if finish:
-            await exchange.end()
+            await exchange.end_body()
         else:
             # Closed in order, so that what was sent arrives first.
             exchange.writer.write_eof()
-            await exchange.gone.wait()
+            await exchange.client_closed.wait()
 
     return answer
 
@@ -91,7 +96,7 @@ def sent_error(got: bytes) -> dict[str, str]:
 async def test_a_stream_passes_through_byte_for_byte(upstream: HttpClient) -> None:
     parts = [b"data: one\n\n", b"data: tw", b"o\n", b"\ndata: three\r\n\r\nda", b"ta: four\n\n" + LAST]
     sink = Sink()
-    async with engine(stream(*parts)) as served:
+    async with run_fake_engine(stream(*parts)) as served:
         result = await run(upstream, served, sink)
     assert sink.got == b"".join(parts)
     assert all(write.endswith((b"\n\n", b"\r\n\r\n")) for write in sink.writes)
@@ -112,25 +117,25 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: HttpCli
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(b'data: {"choices":[],"prompt_progress":{"processed":1}}\n\n')
+        await exchange.send_chunk(b'data: {"choices":[],"prompt_progress":{"processed":1}}\n\n')
         if way == "stream":
             await sink.until(1)
         else:
             await asyncio.sleep(0.05)  # what does not come has no event
         unheard.append(not heard.is_set())
-        await exchange.chunk(b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n')
+        await exchange.send_chunk(b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n')
         if way == "with a prelude":
             await sink.until(1)
         else:
             await asyncio.sleep(0.05)
         unheard.append(not heard.is_set())
-        await exchange.chunk(
+        await exchange.send_chunk(
             b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
         )
-        await exchange.chunk(LAST)
-        await exchange.end()
+        await exchange.send_chunk(LAST)
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         response.defer_started(heard.set)
         if way == "whole":
@@ -166,7 +171,7 @@ async def test_a_message_begins_with_its_start(upstream: HttpClient, sent: bytes
         return 31
 
     opening = MessagesStartEvent("chat", "007", count)
-    async with engine(stream(sent)) as served:
+    async with run_fake_engine(stream(sent)) as served:
         response = await ask(upstream, served)
         if whole:
             result = await relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
@@ -194,7 +199,7 @@ async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
         raise UpstreamClosed(before_first_byte=True)
 
     opening = MessagesStartEvent("chat", "007", count)
-    async with engine(stream(REST)) as served:
+    async with run_fake_engine(stream(REST)) as served:
         response = await ask(upstream, served)
         relaying = (
             relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
@@ -213,7 +218,7 @@ async def test_an_error_is_no_message_without_a_start(upstream: HttpClient) -> N
         raise AssertionError("nothing is to be counted")
 
     sink = Sink()
-    async with engine(stream(failed)) as served:
+    async with run_fake_engine(stream(failed)) as served:
         await relay_response(
             await ask(upstream, served),
             sink,
@@ -242,7 +247,7 @@ ERROR = b'data: {"error":{"message":"No"}}\n\n'
 )
 async def test_a_chat_begins_with_its_role(upstream: HttpClient, sent: bytes, expected: bytes) -> None:
     sink = Sink()
-    async with engine(stream(sent)) as served:
+    async with run_fake_engine(stream(sent)) as served:
         await relay_response(
             await ask(upstream, served), sink, progress_filter=ProgressFilter(ChatStartEvent())
         )
@@ -256,7 +261,7 @@ async def test_reading_a_count(upstream: HttpClient, body: bytes, expected: int 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await ask(upstream, served)
         if expected is None:
             with pytest.raises(InvalidResponse):
@@ -267,7 +272,7 @@ async def test_reading_a_count(upstream: HttpClient, body: bytes, expected: int 
 
 async def test_a_stream_that_ends_without_a_blank_line(upstream: HttpClient) -> None:
     sink = Sink()
-    async with engine(stream(b"data: 1\n\ndata: 2")) as served:
+    async with run_fake_engine(stream(b"data: 1\n\ndata: 2")) as served:
         result = await run(upstream, served, sink)
     assert sink.got == b"data: 1\n\ndata: 2"
     assert result.error is None
@@ -279,12 +284,12 @@ async def test_heartbeats_fill_silence_and_stand_between_events(upstream: HttpCl
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         await sink.until(2)
-        await exchange.chunk(b"data: half of an")
+        await exchange.send_chunk(b"data: half of an")
         await sink.until(4)
-        await exchange.chunk(b" event\n\n")
-        await exchange.end()
+        await exchange.send_chunk(b" event\n\n")
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         result = await run(upstream, served, sink, heartbeat_s=0.02)
     assert len(sink.writes) >= 5
     assert sink.writes[-1] == b"data: half of an event\n\n"
@@ -294,7 +299,7 @@ async def test_heartbeats_fill_silence_and_stand_between_events(upstream: HttpCl
 
 async def test_an_engine_that_dies_in_the_middle(upstream: HttpClient) -> None:
     sink = Sink()
-    async with engine(stream(b"data: 1\n\n", b"data: cut o", finish=False)) as served:
+    async with run_fake_engine(stream(b"data: 1\n\n", b"data: cut o", finish=False)) as served:
         result = await run(upstream, served, sink)
     assert sink.got.startswith(b"data: 1\n\ndata: {")
     assert sent_error(sink.got) == {
@@ -310,12 +315,12 @@ async def test_an_engine_that_falls_silent(upstream: HttpClient) -> None:
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(b"data: 1\n\n")
-        await exchange.gone.wait()
+        await exchange.send_chunk(b"data: 1\n\n")
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         result = await run(upstream, served, sink, heartbeat_s=0.03, idle_timeout_s=0.1)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
     assert sink.writes[:2] == [b"data: 1\n\n", SSE_KEEPALIVE]
     assert sent_error(sink.got)["code"] == "engine_timeout"
     assert isinstance(result.error, EngineTimeout)
@@ -328,10 +333,10 @@ async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: HttpClie
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         await sink.until(4)  # heartbeats: three idle deadlines have passed
-        await exchange.chunk(LAST)
-        await exchange.end()
+        await exchange.send_chunk(LAST)
+        await exchange.end_body()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         result = await run(upstream, served, sink, heartbeat_s=0.02, idle_timeout_s=0.02)
     assert result.error is None
     assert sink.writes[-1] == LAST
@@ -342,15 +347,15 @@ async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         response = await upstream.request(
             served.target, b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
         )
         with pytest.raises(EngineTimeout):
             await relay_response(response, sink, first_event_timeout_s=0.05)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
     assert sink.writes == []
 
 
@@ -363,10 +368,10 @@ async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
     ids=["nothing", "half an event"],
 )
 async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
-    upstream: HttpClient, answer: Answer
+    upstream: HttpClient, answer: ResponseHandler
 ) -> None:
     sink = Sink()
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         with pytest.raises(EngineFailed):
             await run(upstream, served, sink)
     assert sink.writes == []
@@ -375,7 +380,7 @@ async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
 async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: HttpClient) -> None:
     sink = Sink()
     giant = b"data: " + b"x" * (3 * MAX_EVENT_BYTES) + b"\n\n"
-    async with engine(stream(giant, LAST)) as served:
+    async with run_fake_engine(stream(giant, LAST)) as served:
         result = await run(upstream, served, sink)
     assert sink.got == giant + LAST
     assert len(sink.writes) > 2
@@ -384,7 +389,7 @@ async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: HttpClient)
 
 async def test_an_engine_that_dies_inside_a_giant_event(upstream: HttpClient) -> None:
     sink = Sink()
-    async with engine(stream(b"data: " + b"x" * (2 * MAX_EVENT_BYTES), finish=False)) as served:
+    async with run_fake_engine(stream(b"data: " + b"x" * (2 * MAX_EVENT_BYTES), finish=False)) as served:
         await run(upstream, served, sink)
     assert sent_error(sink.got)["code"] == "engine_failed"
     assert b"x\n\ndata: {" in sink.got
@@ -393,7 +398,7 @@ async def test_an_engine_that_dies_inside_a_giant_event(upstream: HttpClient) ->
 async def test_an_error_that_the_engine_itself_streamed(upstream: HttpClient) -> None:
     sink = Sink()
     said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
-    async with engine(stream(b"data: 1\n\n", said)) as served:
+    async with run_fake_engine(stream(b"data: 1\n\n", said)) as served:
         result = await run(upstream, served, sink)
     assert sink.got == b"data: 1\n\n" + said
     assert isinstance(result.error, EngineFailed)
@@ -404,9 +409,9 @@ async def test_a_document_passes_through(upstream: HttpClient) -> None:
     body = b'{"usage":{"prompt_tokens":5,"completion_tokens":2},"timings":{"prompt_n":1,"predicted_ms":3.5}}'
 
     async def answer(exchange: Exchange) -> None:
-        await exchange.json(body)
+        await exchange.send_json(body)
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         result = await run(upstream, served, sink)
     assert sink.writes == [body]
     assert not result.stream
@@ -419,9 +424,9 @@ async def test_documents_of_any_size(upstream: HttpClient, size_bytes: int) -> N
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
-        await exchange.json(b"x" * size_bytes)
+        await exchange.send_json(b"x" * size_bytes)
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         result = await run(upstream, served, sink)
     assert sink.got == b"x" * size_bytes
     assert result.body_bytes == size_bytes
@@ -437,9 +442,9 @@ async def test_a_document_that_breaks(upstream: HttpClient, sent_bytes: int) -> 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * sent_bytes)
         exchange.writer.write_eof()
-        await exchange.gone.wait()
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         if sent_bytes < MAX_HELD_BYTES:
             with pytest.raises(EngineFailed):
                 await run(upstream, served, sink)
@@ -456,13 +461,13 @@ async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: Ht
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(b"data: 1\n\n")
-        await exchange.gone.wait()
+        await exchange.send_chunk(b"data: 1\n\n")
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         with pytest.raises(ConnectionResetError):
             await run(upstream, served, sink)
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 async def test_a_cancelled_relay_closes_the_engines_connection(upstream: HttpClient) -> None:
@@ -470,16 +475,16 @@ async def test_a_cancelled_relay_closes_the_engines_connection(upstream: HttpCli
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
-        await exchange.chunk(b"data: 1\n\n")
-        await exchange.gone.wait()
+        await exchange.send_chunk(b"data: 1\n\n")
+        await exchange.client_closed.wait()
 
-    async with engine(answer) as served:
+    async with run_fake_engine(answer) as served:
         task = asyncio.ensure_future(run(upstream, served, sink))
         await sink.until(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await served.until_open(0)
+        await served.wait_for_open_connections(0)
 
 
 async def test_no_heartbeat_for_a_quick_block() -> None:

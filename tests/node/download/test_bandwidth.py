@@ -5,11 +5,11 @@ import time
 import pytest
 
 from llb.node.download.bandwidth import BandwidthLimiter, TransferRate
-from tests.node.replica_fixture import Clock
+from tests.node.replica_fixture import FakeClockEvent
 
 
 def test_a_limit_is_shared_and_idle_time_is_not_saved_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
+    clock = FakeClockEvent()
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     limiter = BandwidthLimiter(1000, burst_s=0.0)
     assert [limiter.acquire(500, clock) for _ in range(4)] == [0.5] * 4

@@ -12,10 +12,10 @@ from llb.node.download.file_download import DownloadCancelled, DownloadFailed
 from llb.wire import PeerSource
 from tests.hub import HubStandIn
 from tests.node.download.test_peer_fetch import Node, part
-from tests.node.replica_fixture import CONTENT, QUICK, REPO, Site, until
+from tests.node.replica_fixture import CONTENT, FAST_TIMEOUTS, REPO, DownloadFixture, wait_until
 
 SOON = replace(
-    QUICK,
+    FAST_TIMEOUTS,
     peer_read_timeout_s=0.2,
     peer_backoff_initial_s=0.01,
     peer_backoff_max_s=0.02,
@@ -26,72 +26,72 @@ SOON = replace(
 
 
 @pytest.fixture
-def node(site: Site) -> Iterator[Node]:
+def node(site: DownloadFixture) -> Iterator[Node]:
     made = Node()
     yield made
     made.close()
 
 
-def source(node: Node, site: Site, name: str = "attic") -> PeerSource:
+def source(node: Node, site: DownloadFixture, name: str = "attic") -> PeerSource:
     return PeerSource(
         node_id=name, node_name=name, address=node.address, tickets={site.spec.sha256: "a ticket"}
     )
 
 
-async def test_where_no_node_gives_anything_the_hub_does(site: Site, node: Node) -> None:
+async def test_where_no_node_gives_anything_the_hub_does(site: DownloadFixture, node: Node) -> None:
     node.answer = part(0)  # a thousand bytes, then silence
-    site.copies = (source(node, site),)
-    await site.download(timing=SOON).wait()
+    site.peer_sources = (source(node, site),)
+    await site.start_download(timeouts=SOON).wait()
     site.assert_complete()
-    assert site.ranges()[0] == "bytes=1000-"
+    assert site.requested_ranges()[0] == "bytes=1000-"
 
 
-async def test_what_a_node_says_is_shown_while_it_is_waited_for(site: Site, node: Node) -> None:
+async def test_what_a_node_says_is_shown_while_it_is_waited_for(site: DownloadFixture, node: Node) -> None:
     node.answer = b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n"
-    site.copies = (source(node, site),)
-    download = site.download(timing=replace(SOON, hub_fallback_delay_s=600.0))
-    await until(lambda: download.waiting_reason is not None)
+    site.peer_sources = (source(node, site),)
+    download = site.start_download(timeouts=replace(SOON, hub_fallback_delay_s=600.0))
+    await wait_until(lambda: download.waiting_reason is not None)
     assert download.waiting_reason == "waiting for a copy: node attic has not got so far"
     assert site.hub.requests == []
-    site.copies = ()  # it is to be the first now
+    site.peer_sources = ()  # it is to be the first now
     download.on_sources_changed()
     await download.wait()
     site.assert_complete()
 
 
 async def test_a_hub_that_refuses_is_not_the_end_while_a_node_may_have_it(
-    site: Site, node: Node, stand_in: HubStandIn
+    site: DownloadFixture, node: Node, stand_in: HubStandIn
 ) -> None:
     stand_in.set_gated(REPO)
-    site.copies = (source(node, site),)  # which says nothing
-    download = site.download(timing=SOON)
-    await until(lambda: bool(stand_in.requests) and download.retry_at is not None)
+    site.peer_sources = (source(node, site),)  # which says nothing
+    download = site.start_download(timeouts=SOON)
+    await wait_until(lambda: bool(stand_in.requests) and download.retry_at is not None)
     await asyncio.to_thread(stand_in.wait_until, lambda: len(node.requests) >= 3)
-    site.copies = ()
+    site.peer_sources = ()
     download.on_sources_changed()
     with pytest.raises(DownloadFailed, match="licence"):
         await download.wait()
 
 
-async def test_a_copy_is_cancelled_at_once(site: Site, node: Node) -> None:
+async def test_a_copy_is_cancelled_at_once(site: DownloadFixture, node: Node) -> None:
     node.answer = part(0)
-    site.copies = (source(node, site),)
-    download = site.download(timing=replace(SOON, peer_read_timeout_s=600.0))
-    await until(lambda: download.downloaded_bytes == 1000)
+    site.peer_sources = (source(node, site),)
+    download = site.start_download(timeouts=replace(SOON, peer_read_timeout_s=600.0))
+    await wait_until(lambda: download.downloaded_bytes == 1000)
     download.cancel()
     async with asyncio.timeout(1):
         with pytest.raises(DownloadCancelled):
             await download.wait()
-    assert site.partial.read_bytes() == CONTENT[:1000]
+    assert site.partial_path.read_bytes() == CONTENT[:1000]
 
 
 async def test_a_copy_that_is_being_opened_is_cancelled_at_once_and_shows_no_more_bytes(
-    site: Site, node: Node
+    site: DownloadFixture, node: Node
 ) -> None:
-    site.leave_partial(CONTENT[:1000])
-    site.copies = (source(node, site),)  # which does not answer
-    download = site.download(timing=replace(SOON, peer_read_timeout_s=3.0))
-    await until(lambda: bool(node.requests))
+    site.write_partial(CONTENT[:1000])
+    site.peer_sources = (source(node, site),)  # which does not answer
+    download = site.start_download(timeouts=replace(SOON, peer_read_timeout_s=3.0))
+    await wait_until(lambda: bool(node.requests))
     assert download.growing_file.have_bytes == 1000
     download.cancel()
     async with asyncio.timeout(1):
@@ -100,26 +100,26 @@ async def test_a_copy_that_is_being_opened_is_cancelled_at_once_and_shows_no_mor
     assert download.growing_file.have_bytes == 0
 
 
-async def test_a_node_whose_copy_crawls_is_left(site: Site, node: Node) -> None:
+async def test_a_node_whose_copy_crawls_is_left(site: DownloadFixture, node: Node) -> None:
     """The rules for a slow server hold for nodes, too."""
     node.answer = part(0)
-    site.copies = (source(node, site),)
+    site.peer_sources = (source(node, site),)
     timing = replace(
         SOON, slow_window_s=0.0, min_bytes_per_s=10**12, peer_backoff_initial_s=60.0, peer_backoff_max_s=60.0
     )
-    download = site.download(timing=replace(timing, hub_fallback_delay_s=600.0))
-    await until(lambda: download.waiting_reason is not None)
+    download = site.start_download(timeouts=replace(timing, hub_fallback_delay_s=600.0))
+    await wait_until(lambda: download.waiting_reason is not None)
     assert download.waiting_reason == "waiting for a copy: node attic had become very slow"
 
 
-async def test_who_sends_wrong_bytes_is_named_and_not_asked_again(site: Site, node: Node) -> None:
+async def test_who_sends_wrong_bytes_is_named_and_not_asked_again(site: DownloadFixture, node: Node) -> None:
     wrong = CONTENT[:-1] + bytes([CONTENT[-1] ^ 0xFF])
     head = part(0, "X-LLB-Verified: true").partition(b"\r\n\r\n")[0]
     node.answer = head + b"\r\n\r\n" + wrong
-    site.copies = (source(node, site),)
-    download = site.download(timing=SOON)
+    site.peer_sources = (source(node, site),)
+    download = site.start_download(timeouts=SOON)
     await download.wait()
     site.assert_complete()
     assert download.bad_sources == ("attic",)
     assert len(node.requests) == 1
-    assert site.ranges() == ["bytes=0-"]
+    assert site.requested_ranges() == ["bytes=0-"]

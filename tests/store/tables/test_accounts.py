@@ -45,23 +45,23 @@ async def _add(db: Database, *people: users.User) -> None:
 async def test_a_user_is_found_whatever_the_case_of_the_name(db: Database) -> None:
     ann = _user("Ann", Role.ADMIN)
     await _add(db, ann)
-    assert await users.by_name(db, "aNN") == ann
+    assert await users.get_by_name(db, "aNN") == ann
     assert await users.get(db, ann.id) == ann
-    assert await users.all_users(db) == [ann]
-    assert await users.by_name(db, "Bob") is None
+    assert await users.list_users(db) == [ann]
+    assert await users.get_by_name(db, "Bob") is None
     with pytest.raises(Conflict, match="'ann' exists"):
         await _add(db, _user("ann"))
 
 
 async def test_a_new_password_ends_the_time_of_the_default_one(db: Database) -> None:
     await _add(db, _user("admin", Role.ADMIN, default_password=True))
-    assert await users.default_password_in_use(db)
+    assert await users.is_default_password_in_use(db)
     async with db.write() as tx:
         await users.set_password(tx, "id-admin", "new")
     admin = await users.get(db, "id-admin")
     assert admin is not None
     assert (admin.password_hash, admin.must_change_password) == ("new", False)
-    assert not await users.default_password_in_use(db)
+    assert not await users.is_default_password_in_use(db)
     with pytest.raises(NotFound):
         async with db.write() as tx:
             await users.set_password(tx, "nobody", "new")
@@ -90,7 +90,7 @@ async def test_the_last_admin_stays_even_when_two_leave_at_once(db: Database) ->
 
     results = await asyncio.gather(demote("id-ann"), remove("id-bob"), return_exceptions=True)
     assert [type(result) for result in results if result is not None] == [Conflict]
-    assert [user.role for user in await users.all_users(db)].count(Role.ADMIN) == 1
+    assert [user.role for user in await users.list_users(db)].count(Role.ADMIN) == 1
     with pytest.raises(NotFound):
         await remove("nobody")
     with pytest.raises(NotFound):
@@ -110,7 +110,7 @@ async def test_with_a_user_go_the_sessions_and_keys(db: Database) -> None:
         await users.remove(tx, "id-bob")
     assert await sessions.get(db, "s-bob") is None
     assert await sessions.get(db, "s-ann") is not None
-    assert [key.name for key in await keys.all_keys(db)] == ["ann", "host"]
+    assert [key.name for key in await keys.list_keys(db)] == ["ann", "host"]
 
 
 async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> None:
@@ -120,8 +120,8 @@ async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> N
             await sessions.add(
                 tx, session_id=name, user_id="id-ann", now=1, expires_at=expires_at, address="10.0.0.1"
             )
-        await sessions.touch(tx, {"used": 15.0, "unknown": 1.0})
-        await sessions.touch(tx, {"used": 14.0})  # late news never turn the clock back
+        await sessions.update_last_seen(tx, {"used": 15.0, "unknown": 1.0})
+        await sessions.update_last_seen(tx, {"used": 14.0})  # late news never turn the clock back
         assert await sessions.remove(tx, "gone")
         assert not await sessions.remove(tx, "gone")
         assert await sessions.remove_expired(tx, now=20, idle_s=10) == 2
@@ -138,7 +138,7 @@ async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> N
         address="10.0.0.1",
     )
     async with db.write() as tx:
-        assert await sessions.remove_of_user(tx, "id-ann") == 1
+        assert await sessions.remove_by_user(tx, "id-ann") == 1
     assert await sessions.get(db, "used") is None
 
 
@@ -146,9 +146,9 @@ async def test_a_key_knows_its_owners_role_of_now(db: Database) -> None:
     await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN))
     async with db.write() as tx:
         await keys.add(tx, _key("k", "id-bob"))
-        await keys.touch(tx, {"id-k": 7.0})
+        await keys.update_last_used(tx, {"id-k": 7.0})
         await users.set_role(tx, "id-bob", Role.USER)
-    key = await keys.by_hash(db, "hash of k")
+    key = await keys.get_by_hash(db, "hash of k")
     assert key is not None
     assert key == await keys.get(db, "id-k")
     assert (key.owner_name, key.owner_role, key.last_used_at) == ("bob", Role.USER, 7.0)
@@ -156,16 +156,16 @@ async def test_a_key_knows_its_owners_role_of_now(db: Database) -> None:
     async with db.write() as tx:
         assert await keys.remove(tx, "id-k")
         assert not await keys.remove(tx, "id-k")
-    assert await keys.by_hash(db, "hash of k") is None
+    assert await keys.get_by_hash(db, "hash of k") is None
 
 
 async def test_the_audit_trail_is_read_backwards_in_pages(db: Database) -> None:
     async with db.write() as tx:
         for number in range(5):
             await audit.record(tx, actor="ann", action="login", target=str(number), address="::1")
-    page = await audit.newest(db, limit=2)
+    page = await audit.list_newest(db, limit=2)
     assert [entry.target for entry in page] == ["4", "3"]
-    rest = await audit.newest(db, before_id=page[-1].id)
+    rest = await audit.list_newest(db, before_id=page[-1].id)
     assert [entry.target for entry in rest] == ["2", "1", "0"]
     assert rest[0].result == "ok"
 
@@ -175,4 +175,4 @@ async def test_the_audit_trail_is_bounded(db: Database, monkeypatch: pytest.Monk
     async with db.write() as tx:
         for number in range(10):
             await audit.record(tx, actor="ann", action="login", target=str(number))
-    assert [entry.target for entry in await audit.newest(db)] == ["9", "8", "7"]
+    assert [entry.target for entry in await audit.list_newest(db)] == ["9", "8", "7"]

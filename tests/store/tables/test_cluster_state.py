@@ -31,7 +31,7 @@ async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
     assert await registrations.get(db, "tiny") == WISH
     async with db.write() as tx:
         await registrations.put(tx, structs.replace(WISH, resolved=FILES))
-    assert await registrations.all_registrations(db) == [
+    assert await registrations.list_registrations(db) == [
         Registration(
             model_id="tiny", replicas=2, entry=ENTRY, resolved=FILES, created_at=3.0, created_by="ann"
         )
@@ -40,16 +40,16 @@ async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
 
 
 async def test_every_change_raises_the_revision_and_nothing_else_does(db: Database) -> None:
-    assert await registrations.revision(db) == 0
+    assert await registrations.get_revision(db) == 0
     async with db.write() as tx:
         await registrations.put(tx, WISH)
         await registrations.put(tx, structs.replace(WISH, error="gated"))
         await registrations.put(tx, TOMBSTONE)
         await registrations.remove(tx, "tiny")
-        assert await registrations.revision(tx) == 4
+        assert await registrations.get_revision(tx) == 4
     async with db.write() as tx:
         assert not await registrations.remove(tx, "tiny")
-    assert await registrations.revision(db) == 4
+    assert await registrations.get_revision(db) == 4
 
 
 async def test_only_a_tombstone_is_removed_so_a_new_wish_survives_the_old_deletion(db: Database) -> None:
@@ -81,8 +81,8 @@ async def test_replicas_of_a_node(db: Database) -> None:
     async with db.write() as tx:
         await replicas.put(tx, ready)
         await replicas.put(tx, other)
-        await replicas.touch(tx, "n1", {"tiny": 5.5})
-    assert await replicas.all_of_node(db, "n1") == [
+        await replicas.update_last_used(tx, "n1", {"tiny": 5.5})
+    assert await replicas.list_by_node(db, "n1") == [
         replicas.ReplicaRecord(
             node_id="n1",
             model_id="tiny",
@@ -96,8 +96,8 @@ async def test_replicas_of_a_node(db: Database) -> None:
     async with db.write() as tx:
         assert await replicas.remove(tx, "n1", "tiny")
         assert not await replicas.remove(tx, "n1", "tiny")
-    assert await replicas.all_of_node(db, "n1") == []
-    assert await replicas.all_of_node(db, "n2") == [other]
+    assert await replicas.list_by_node(db, "n1") == []
+    assert await replicas.list_by_node(db, "n2") == [other]
 
 
 async def test_a_node_keeps_what_was_set_when_it_starts_again(db: Database) -> None:
@@ -118,11 +118,11 @@ async def test_a_removed_node_loses_its_credential_and_its_replicas(db: Database
         )
         assert await nodes.mark_removed(tx, "n2")
         assert not await nodes.mark_removed(tx, "n2")
-    assert await nodes.all_nodes(db) == []
-    [removed] = await nodes.all_nodes(db, removed=True)
+    assert await nodes.list_nodes(db) == []
+    [removed] = await nodes.list_nodes(db, include_removed=True)
     assert removed.credential_hash is None
     assert removed.removed_at is not None
-    assert await replicas.all_of_node(db, "n2") == []
+    assert await replicas.list_by_node(db, "n2") == []
 
 
 async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Database) -> None:

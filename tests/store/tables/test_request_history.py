@@ -14,13 +14,13 @@ from msgspec import structs
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS, migrate
 from llb.store.tables import keys, nodes, request_history, usage, users
-from llb.store.tables.request_history import US, RequestRow, Wanted, Whose
+from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
 from llb.wire import RequestText, Role, Scope, UsageBucket, UsageBy
 
-EVERYBODY = Whose()
+EVERYBODY = OwnerFilter()
 HOUR_S, DAY_S = 3600, 86_400
 NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
-_ids = itertools.count(NOON * US)
+_ids = itertools.count(NOON * MICROSECONDS_PER_S)
 
 
 def request(**changes: Any) -> RequestRow:
@@ -47,7 +47,7 @@ def request(**changes: Any) -> RequestRow:
 
 
 def at(seconds: float, **changes: Any) -> RequestRow:
-    return request(id=int(seconds * US), **changes)
+    return request(id=int(seconds * MICROSECONDS_PER_S), **changes)
 
 
 def failed(**changes: Any) -> RequestRow:
@@ -61,8 +61,10 @@ async def keep(db: Database, *records: RequestRow) -> None:
         await usage.add(tx, records)
 
 
-async def ids(db: Database, wanted: Wanted = request_history.ANY, whose: Whose = EVERYBODY) -> list[int]:
-    return [record.id for record in await request_history.page(db, whose, wanted)]
+async def ids(
+    db: Database, wanted: RequestFilter = request_history.MATCH_ALL, whose: OwnerFilter = EVERYBODY
+) -> list[int]:
+    return [record.id for record in await request_history.list_page(db, whose, wanted)]
 
 
 async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
@@ -74,7 +76,7 @@ async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
         "until": 2**40,
         "limit": 100,
     }
-    found = await usage.totals(db, asked.pop("whose", EVERYBODY), **{**plain, **asked})
+    found = await usage.list_totals(db, asked.pop("whose", EVERYBODY), **{**plain, **asked})
     return [(record.start, record.key, record.requests) for record in found]
 
 
@@ -84,7 +86,7 @@ async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
 async def test_what_was_kept_is_read_back(db: Database) -> None:
     good, bad = request(has_text=True), failed(key_id=None, user_id=None, model=None, stream=False)
     await keep(db, good, bad)
-    assert await request_history.page(db, EVERYBODY) == [bad, good]
+    assert await request_history.list_page(db, EVERYBODY) == [bad, good]
     assert await request_history.get(db, EVERYBODY, good.id) == good
     assert await request_history.get(db, EVERYBODY, good.id - 1) is None
 
@@ -98,33 +100,33 @@ async def test_a_request_whose_id_is_taken_breaks_nothing(db: Database) -> None:
 async def test_pages_newest_first(db: Database) -> None:
     records = [request() for _ in range(5)]
     await keep(db, *records)
-    page = await request_history.page(db, EVERYBODY, limit=2)
+    page = await request_history.list_page(db, EVERYBODY, limit=2)
     assert page == [records[4], records[3]]
-    rest = await request_history.page(db, EVERYBODY, before_id=page[-1].id)
+    rest = await request_history.list_page(db, EVERYBODY, before_id=page[-1].id)
     assert rest == [records[2], records[1], records[0]]
 
 
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        (Wanted(), "edcba"),
-        (Wanted(key_id="k2"), "b"),
-        (Wanted(request_id="r2"), "b"),
-        (Wanted(model="m2"), "c"),
-        (Wanted(node_id="n2"), "d"),
-        (Wanted(failed=True), "e"),
-        (Wanted(failed=False), "dcba"),
-        (Wanted(model="m", failed=False), "dba"),
-        (Wanted(since=NOON + 2, until=NOON + 4), "dc"),
-        (Wanted(model="m2", key_id="k2"), ""),
+        (RequestFilter(), "edcba"),
+        (RequestFilter(key_id="k2"), "b"),
+        (RequestFilter(request_id="r2"), "b"),
+        (RequestFilter(model="m2"), "c"),
+        (RequestFilter(node_id="n2"), "d"),
+        (RequestFilter(failed=True), "e"),
+        (RequestFilter(failed=False), "dcba"),
+        (RequestFilter(model="m", failed=False), "dba"),
+        (RequestFilter(since=NOON + 2, until=NOON + 4), "dc"),
+        (RequestFilter(model="m2", key_id="k2"), ""),
     ],
 )
-async def test_filters(db: Database, wanted: Wanted, found: str) -> None:
+async def test_filters(db: Database, wanted: RequestFilter, found: str) -> None:
     a = at(NOON)
     b = at(NOON + 1, key_id="k2", request_id="r2")
     c = at(NOON + 2, model="m2")
     d = at(NOON + 3, node_id="n2")
-    e = failed(id=int((NOON + 4) * US))
+    e = failed(id=int((NOON + 4) * MICROSECONDS_PER_S))
     await keep(db, a, b, c, d, e)
     names = {a.id: "a", b.id: "b", c.id: "c", d.id: "d", e.id: "e"}
     assert "".join(names[record_id] for record_id in await ids(db, wanted)) == found
@@ -133,26 +135,26 @@ async def test_filters(db: Database, wanted: Wanted, found: str) -> None:
 async def test_whose_requests_they_are(db: Database) -> None:
     session, key, other = request(key_id=None, user_id="ann"), request(user_id="ann"), request(key_id="x")
     await keep(db, session, key, other)
-    ann = Whose(user_id="ann")
+    ann = OwnerFilter(user_id="ann")
     assert await ids(db, whose=ann) == [key.id, session.id]
-    assert await ids(db, Wanted(key_id="x"), ann) == []
-    assert await ids(db, whose=Whose(key_id="x")) == [other.id]
+    assert await ids(db, RequestFilter(key_id="x"), ann) == []
+    assert await ids(db, whose=OwnerFilter(key_id="x")) == [other.id]
     assert await request_history.get(db, ann, key.id) == key
     assert await request_history.get(db, ann, other.id) is None
 
 
-@pytest.mark.parametrize("whose", [EVERYBODY, Whose(user_id="u"), Whose(key_id="k")])
+@pytest.mark.parametrize("whose", [EVERYBODY, OwnerFilter(user_id="u"), OwnerFilter(key_id="k")])
 @pytest.mark.parametrize("failed", [None, True, False])
 @pytest.mark.parametrize("cursor", [None, 9])
 @pytest.mark.parametrize("given", [*itertools.product((False, True), repeat=3)])
 async def test_no_page_reads_the_whole_table(
-    db: Database, whose: Whose, failed: bool | None, cursor: int | None, given: tuple[bool, ...]
+    db: Database, whose: OwnerFilter, failed: bool | None, cursor: int | None, given: tuple[bool, ...]
 ) -> None:
     values = {
         name: "x" for name, is_given in zip(("key_id", "model", "node_id"), given, strict=True) if is_given
     }
-    wanted = Wanted(**values, failed=failed, since=1.0, until=2.0)
-    query, parameters = request_history.page_query(whose, wanted, limit=10, before_id=cursor)
+    wanted = RequestFilter(**values, failed=failed, since=1.0, until=2.0)
+    query, parameters = request_history.build_page_query(whose, wanted, limit=10, before_id=cursor)
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     [step] = [detail for detail in plan if "requests" in detail]
     assert step.startswith("SEARCH requests USING")
@@ -165,13 +167,13 @@ async def test_no_page_reads_the_whole_table(
 
 
 async def test_of_several_filters_the_most_selective_is_searched(db: Database) -> None:
-    query, parameters = request_history.page_query(
-        EVERYBODY, Wanted(node_id="n", model="m", key_id="k"), limit=10
+    query, parameters = request_history.build_page_query(
+        EVERYBODY, RequestFilter(node_id="n", model="m", key_id="k"), limit=10
     )
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     assert plan[0].startswith("SEARCH requests USING INDEX requests_by_key_id")
-    wanted = Wanted(key_id="k", request_id="r")
-    query, parameters = request_history.page_query(Whose(user_id="u"), wanted, limit=10)
+    wanted = RequestFilter(key_id="k", request_id="r")
+    query, parameters = request_history.build_page_query(OwnerFilter(user_id="u"), wanted, limit=10)
     plan = [row["detail"] for row in await db.fetch_all(f"EXPLAIN QUERY PLAN {query}", parameters)]
     assert plan[0].startswith("SEARCH requests USING INDEX requests_by_request_id")
 
@@ -195,8 +197,8 @@ async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -
     await keep(db, request())
 
     async def names() -> tuple[str | None, ...]:
-        [record] = await request_history.page(db, EVERYBODY)
-        [used] = await usage.totals(
+        [record] = await request_history.list_page(db, EVERYBODY)
+        [used] = await usage.list_totals(
             db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.DAY, since=0, until=2**40, limit=9
         )
         assert (used.key, used.user_id) == ("k", "u")
@@ -210,7 +212,7 @@ async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -
         await nodes.put(tx, structs.replace(node, name="cellar"))
         await users.remove(tx, "u")  # and the key with its owner
         await nodes.mark_removed(tx, "n")
-    assert await keys.all_keys(db) == []
+    assert await keys.list_keys(db) == []
     assert await names() == ("laptop", "ann", "cellar")
 
 
@@ -248,8 +250,8 @@ async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Databa
             removed.append(await request_history.prune(tx, before_id=records[3].id, limit=2))
     assert removed == [2, 1, 0]
     assert await ids(db) == [records[4].id, records[3].id]
-    assert await request_history.text_of(db, records[3].id) == TEXT
-    assert await request_history.text_of(db, records[2].id) is None
+    assert await request_history.get_text(db, records[3].id) == TEXT
+    assert await request_history.get_text(db, records[2].id) is None
     assert [count for _, _, count in await totals(db)] == [5]
 
 
@@ -260,28 +262,32 @@ async def test_texts_can_go_before_their_requests(db: Database) -> None:
     async with db.write() as tx:
         assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 2
         assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 0
-    assert [record.has_text for record in await request_history.page(db, EVERYBODY)] == [True, False, False]
-    assert await request_history.text_of(db, records[1].id) is None
+    assert [record.has_text for record in await request_history.list_page(db, EVERYBODY)] == [
+        True,
+        False,
+        False,
+    ]
+    assert await request_history.get_text(db, records[1].id) is None
 
 
 async def test_where_too_many_begin(db: Database) -> None:
     records = [request(has_text=number % 2 == 0) for number in range(5)]
     async with db.write() as tx:
-        assert await request_history.first_kept(tx, 2) == 0
+        assert await request_history.find_oldest_kept_id(tx, 2) == 0
         await request_history.add(tx, records)
-        assert await request_history.first_kept(tx, 5) == 0
-        assert await request_history.first_kept(tx, 2) == records[3].id
-        assert await request_history.first_kept_text(tx, 3) == 0
-        assert await request_history.first_kept_text(tx, 2) == records[2].id
+        assert await request_history.find_oldest_kept_id(tx, 5) == 0
+        assert await request_history.find_oldest_kept_id(tx, 2) == records[3].id
+        assert await request_history.find_oldest_kept_text_id(tx, 3) == 0
+        assert await request_history.find_oldest_kept_text_id(tx, 2) == records[2].id
 
 
 async def test_clearing_leaves_the_totals(db: Database) -> None:
     await keep(db, record := request(has_text=True))
     await keep_text(db, record)
     async with db.write() as tx:
-        await request_history.clear(tx)
+        await request_history.delete_all(tx)
     assert await ids(db) == []
-    assert await request_history.text_of(db, record.id) is None
+    assert await request_history.get_text(db, record.id) is None
     assert await totals(db) == [(NOON, "m", 1)]
 
 
@@ -290,13 +296,17 @@ async def test_clearing_leaves_the_totals(db: Database) -> None:
 
 async def test_totals_by_hour_and_day(db: Database) -> None:
     await keep(
-        db, at(NOON + 1), at(NOON + HOUR_S - 0.001), at(NOON + HOUR_S), failed(id=(NOON + HOUR_S + 1) * US)
+        db,
+        at(NOON + 1),
+        at(NOON + HOUR_S - 0.001),
+        at(NOON + HOUR_S),
+        failed(id=(NOON + HOUR_S + 1) * MICROSECONDS_PER_S),
     )
     await keep(db, at(NOON + DAY_S))
     midnight = NOON - 12 * HOUR_S
     assert await totals(db) == [(NOON, "m", 2), (NOON + HOUR_S, "m", 2), (NOON + DAY_S, "m", 1)]
     assert await totals(db, bucket=UsageBucket.DAY) == [(midnight, "m", 4), (midnight + DAY_S, "m", 1)]
-    [first, second, *_] = await usage.totals(
+    [first, second, *_] = await usage.list_totals(
         db, EVERYBODY, by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
     )
     sums = ("errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
@@ -316,7 +326,7 @@ async def test_totals_by_model_key_and_node(db: Database) -> None:
     )
     assert {key: n for _, key, n in await totals(db)} == {"m1": 2, "m2": 3, None: 1}
     assert {key: n for _, key, n in await totals(db, by=UsageBy.NODE)} == {"n": 4, None: 2}
-    by_key = await usage.totals(
+    by_key = await usage.list_totals(
         db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
     )
     assert [(used.key, used.user_id, used.requests) for used in by_key] == [
@@ -333,8 +343,8 @@ async def test_totals_of_one_person_or_key(db: Database) -> None:
         db, request(user_id="ann"), request(user_id="ann", key_id=None), request(key_id="x", node_id=None)
     )
     for by in UsageBy:
-        assert sum(n for *_, n in await totals(db, by=by, whose=Whose(user_id="ann"))) == 2
-        assert sum(n for *_, n in await totals(db, by=by, whose=Whose(key_id="x"))) == 1
+        assert sum(n for *_, n in await totals(db, by=by, whose=OwnerFilter(user_id="ann"))) == 2
+        assert sum(n for *_, n in await totals(db, by=by, whose=OwnerFilter(key_id="x"))) == 1
 
 
 async def test_totals_of_a_time_and_at_most_so_many(db: Database) -> None:
@@ -366,7 +376,7 @@ async def test_an_older_database_gets_its_history(tmp_path: Path) -> None:
         await keep(db, request())
         async with db.write() as tx:
             await keys.remove(tx, "k")
-        [record] = await request_history.page(db, EVERYBODY)
+        [record] = await request_history.list_page(db, EVERYBODY)
         assert (record.key_name, record.username) == ("laptop", "ann")
     finally:
         await db.close()
