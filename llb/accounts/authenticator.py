@@ -149,8 +149,8 @@ class AccountAuthenticator:
             return
         try:
             async with self._db.write() as tx:
-                await keys.touch(tx, pending[PrincipalKind.KEY])
-                await sessions.touch(tx, pending[PrincipalKind.SESSION])
+                await keys.update_last_used(tx, pending[PrincipalKind.KEY])
+                await sessions.update_last_seen(tx, pending[PrincipalKind.SESSION])
         except sqlite3.Error as error:
             # A full disk must not lock users out.
             log.warning("could not write the times of last use: %s", error)

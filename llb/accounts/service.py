@@ -48,7 +48,7 @@ class AccountService:
         Raises `SetupError` for a password that breaks the rules.
         """
         is_default = password is None or password == DEFAULT_PASSWORD
-        existing_users = await users.all_users(self._db)
+        existing_users = await users.list_users(self._db)
         default_users = [user for user in existing_users if user.must_change_password]
         if existing_users and (is_default or not default_users):
             return
@@ -65,7 +65,7 @@ class AccountService:
         )
         async with self._db.write() as tx:
             # A command may have added a user while the password was hashed.
-            if not await users.all_users(tx):
+            if not await users.list_users(tx):
                 await users.add(tx, user)
                 await audit.record(tx, actor="system", action="user.create", target=user.username)
 
@@ -209,7 +209,7 @@ class AccountService:
         return user
 
     async def _require_no_default_password(self) -> None:
-        if await users.default_password_in_use(self._db):
+        if await users.is_default_password_in_use(self._db):
             raise PermissionDenied(
                 "Change the default password first; no user can be added while it is in use"
             )

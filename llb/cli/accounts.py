@@ -60,7 +60,9 @@ def create_key(options: argparse.Namespace) -> int:
     async def work() -> None:
         async with open_database(_require_own_home(options)) as db, db.write() as tx:
             await keys.add(tx, record)
-            await audit.record(tx, actor=HOST.label, action="key.create", target=key_audit_target(record))
+            await audit.record(
+                tx, actor=LOCAL_PRINCIPAL.label, action="key.create", target=key_audit_target(record)
+            )
 
     asyncio.run(work())
     output.print_line(new.key)  # alone, so that $(llb keys create …) is the key
@@ -144,7 +146,9 @@ def revoke_key(options: argparse.Namespace) -> int:
         async with open_database(_require_own_home(options)) as db, db.write() as tx:
             key = _find_key(await keys.list_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
-            await audit.record(tx, actor=HOST.label, action="key.delete", target=key_audit_target(key))
+            await audit.record(
+                tx, actor=LOCAL_PRINCIPAL.label, action="key.delete", target=key_audit_target(key)
+            )
             return key
 
     key = asyncio.run(work())

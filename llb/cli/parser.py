@@ -104,7 +104,7 @@ def _add_model_commands(commands: _Commands) -> None:
         commands,
         "models",
         "list the models that can be pulled and those that were",
-        "models:show",
+        "models:list_models",
         remote=True,
     )
     models.add_argument(
@@ -114,17 +114,23 @@ def _add_model_commands(commands: _Commands) -> None:
     _add_json_flag(models)
 
     pull = _add_command(
-        commands, "pull", "fetch a model, and follow until it is ready", "pull:pull", remote=True
+        commands, "pull", "fetch a model, and follow until it is ready", "pull:pull_model", remote=True
     )
     pull.add_argument("model_id", metavar="ID")
 
     rm = _add_command(
-        commands, "rm", "remove a model from every node, or cancel its pull", "models:remove", remote=True
+        commands,
+        "rm",
+        "remove a model from every node, or cancel its pull",
+        "models:remove_model",
+        remote=True,
     )
     rm.add_argument("model_id", metavar="ID")
     _add_yes_flag(rm)
 
-    adopt = _add_command(commands, "import", "adopt a model file of this host, by its sha256", "models:adopt")
+    adopt = _add_command(
+        commands, "import", "adopt a model file of this host, by its sha256", "models:import_model"
+    )
     adopt.add_argument("file", metavar="FILE")
     adopt.add_argument(
         "--model", metavar="ID", default=None, help="whose file it is, where its name does not tell"
@@ -148,22 +154,22 @@ def _add_node_commands(commands: _Commands) -> None:
         commands,
         "nodes",
         "the hosts and what they have: list, drain, rename, remove",
-        "nodes:show",
+        "nodes:list_nodes",
         remote=True,
     )
     _add_json_flag(nodes)
     inside = nodes.add_subparsers(title="actions", metavar="ACTION", dest="action")
     _add_json_flag(
-        _add_command(inside, "list", "list the hosts and what they have", "nodes:show", remote=True)
+        _add_command(inside, "list", "list the hosts and what they have", "nodes:list_nodes", remote=True)
     )
-    drain = _add_command(inside, "drain", "send a node no new requests", "nodes:drain", remote=True)
+    drain = _add_command(inside, "drain", "send a node no new requests", "nodes:drain_node", remote=True)
     _add_node_argument(drain)
     drain.add_argument("--off", action="store_true", default=False, help="send it requests again")
-    rename = _add_command(inside, "rename", "call a node something else", "nodes:rename", remote=True)
+    rename = _add_command(inside, "rename", "call a node something else", "nodes:rename_node", remote=True)
     _add_node_argument(rename)
     rename.add_argument("new_name", metavar="NEW")
     remove = _add_command(
-        inside, "remove", "let a node go; its model files stay", "nodes:remove", remote=True
+        inside, "remove", "let a node go; its model files stay", "nodes:remove_node", remote=True
     )
     _add_node_argument(remove)
     _add_yes_flag(remove)
@@ -172,7 +178,7 @@ def _add_node_commands(commands: _Commands) -> None:
         commands,
         "join-token",
         "print the command that lets another host join this one",
-        "joining:join_token",
+        "join:create_join_token",
         remote=True,
     )
     _add_json_flag(token)
@@ -240,7 +246,7 @@ def _add_account_commands(commands: _Commands) -> None:
 
 def _add_host_commands(commands: _Commands) -> None:
     doctor = _add_command(
-        commands, "doctor", "what this host has, what is wrong and how to mend it", "doctor:examine"
+        commands, "doctor", "what this host has, what is wrong and how to mend it", "doctor:run_doctor"
     )
     _add_settings(doctor, excluded="home")
     _add_json_flag(doctor)

@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 
 from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
 from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
-from tests.conftest import TINY_BYTES
+from tests.conftest import TINY_BYTES, BalancerFactory
 from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import PASSWORD, RunningBalancer, write_catalog
 from tests.hub import HubStandIn

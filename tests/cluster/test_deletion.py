@@ -76,7 +76,7 @@ async def test_a_model_that_rests_can_be_deleted(llb: RunningBalancer) -> None:
 
 
 async def test_registering_at_the_very_end_of_a_deletion(
-    llb: Llb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     at_the_end, go_on = asyncio.Event(), asyncio.Event()
     persist = NodeAgent._persist

@@ -47,7 +47,7 @@ def main() -> int:
     if options.garbage:
         print("<html>not a report</html>", flush=True)
     else:
-        serve_and_report(spec, is_healthy=not options.unhealthy)
+        report(spec, healthy=not options.unhealthy)
     while sys.stdin.buffer.read(4096):
         pass
     while options.ignore_eof:
@@ -55,10 +55,10 @@ def main() -> int:
     return 0
 
 
-def serve_and_report(spec: dict[str, object], *, is_healthy: bool) -> None:
+def report(spec: dict[str, object], *, healthy: bool) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if is_healthy else 500)
+            self.send_response(200 if healthy else 500)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -13,7 +13,7 @@ from llb.errors import LlbError, ModelFailed
 from llb.hardware import MemoryBudget
 from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
-from tests.engine.workers import fake_worker_command
+from tests.engine.workers import fake_worker
 from tests.shapes import uniform_shape
 
 GB = 10**9
@@ -78,19 +78,19 @@ class PoolFixture:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.planner = FakePlanner()
+        self.planner = TablePlanner()
         self.now = 1000.0
         self.reports: list[EngineReport] = []
         self.pools: list[EnginePool] = []
 
-    def create_pool(
+    def pool(
         self,
         *worker: str,
         keep_alive_s: float = -1.0,
         ram_bytes: int = 10 * GB,
         models: str = "abc",
-        watchdog_interval_s: float = 3600.0,
-        health_check_timeout_s: float = 5.0,
+        watch_s: float = 3600.0,
+        check_s: float = 5.0,
     ) -> EnginePool:
         pool = EnginePool(
             slots=2,
@@ -99,14 +99,14 @@ class PoolFixture:
             budget=MemoryBudget(ram_bytes),
             clock=lambda: self.now,
             planner=self.planner,
-            command=fake_worker_command("--journal", str(self.folder / "journal"), *worker),
-            watchdog_interval_s=watchdog_interval_s,
-            health_check_timeout_s=health_check_timeout_s,
+            command=fake_worker("--journal", str(self.folder / "journal"), *worker),
+            watchdog_interval_s=watch_s,
+            health_check_timeout_s=check_s,
         )
         pool.engine_changed.subscribe(self.reports.append)
         self.pools.append(pool)
         for model_id in models:
-            pool.add_model(model_id, self.engine_files(model_id))
+            pool.add_model(model_id, self.files(model_id))
         return pool
 
     def files(self, model_id: str) -> EngineFiles:
@@ -118,10 +118,10 @@ class PoolFixture:
         journal = self.folder / "journal"
         return [line.split()[1] for line in journal.read_text().splitlines()] if journal.exists() else []
 
-    def worker_pid(self, load_index: int = -1) -> int:
-        return int((self.folder / "journal").read_text().splitlines()[load_index].split()[0])
+    def pid(self, load: int = -1) -> int:
+        return int((self.folder / "journal").read_text().splitlines()[load].split()[0])
 
-    def reported_states(self, model_id: str) -> list[EngineState]:
+    def states(self, model_id: str) -> list[EngineState]:
         return [report.state for report in self.reports if report.model_id == model_id]
 
 
@@ -131,14 +131,12 @@ def state(pool: EnginePool, model_id: str = "a") -> EngineState:
     return states.get(model_id, EngineState.STOPPED)
 
 
-async def use_model(pool: EnginePool, model_id: str = "a", *, keep_alive_s: float | None = None) -> None:
-    async with await pool.acquire_lease(model_id, deadline_s=LEASE_TIMEOUT_S, keep_alive_s=keep_alive_s):
+async def use(pool: EnginePool, model_id: str = "a", *, keep_alive_s: float | None = None) -> None:
+    async with await pool.acquire_lease(model_id, deadline_s=WAIT_S, keep_alive_s=keep_alive_s):
         pass
 
 
-async def lease_error(
-    pool: EnginePool, model_id: str = "a", *, deadline_s: float = LEASE_TIMEOUT_S
-) -> LlbError:
+async def error_of(pool: EnginePool, model_id: str = "a", *, deadline_s: float = WAIT_S) -> LlbError:
     with pytest.raises(LlbError) as caught:
         await pool.acquire_lease(model_id, deadline_s=deadline_s)
     return caught.value

@@ -22,7 +22,7 @@ from tests.engine.workers import eventually, fake_worker
 async def test_a_request_loads_the_model_and_holds_it(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool()
     assert (pool.engine_reports(), pool.memory_used_bytes) == ((), 0)
-    lease = await pool.acquire_lease("a", deadline_s=LEASE_TIMEOUT_S)
+    lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     assert (lease.host, lease.slots, lease.context_length, lease.api_key) == (
         "127.0.0.1",
         2,
@@ -49,7 +49,7 @@ async def test_concurrent_first_requests_load_once(pool_fixture: PoolFixture) ->
     assert pool_fixture.planner.inspected == [pool_fixture.folder / "a.gguf"]
     for lease in leases:
         lease.release()
-    assert engine_state_of(pool) is EngineState.READY
+    assert state(pool) is EngineState.READY
 
 
 async def test_a_caller_that_leaves_does_not_end_the_load_of_others(
@@ -95,7 +95,7 @@ async def test_who_leaves_in_the_moment_of_being_let_in_gives_the_lease_back(
             asyncio.get_running_loop().call_soon(waiting[0].cancel)
 
     pool.engine_changed.subscribe(leave_when_let_in)
-    waiting.append(tasks.spawn(pool.acquire_lease("a", deadline_s=LEASE_TIMEOUT_S), "leaving"))
+    waiting.append(tasks.spawn(pool.acquire_lease("a", deadline_s=WAIT_S), "leaving"))
     await asyncio.wait(waiting)
     assert waiting[0].cancelled()
     assert [(report.state, report.busy) for report in pool.engine_reports()] == [("ready", 0)]
@@ -125,7 +125,7 @@ async def test_nothing_is_loaded_before_the_budget_is_known(pool_fixture: PoolFi
     assert isinstance(await error_of(pool, deadline_s=SOON_S), ModelLoading)
     assert pool_fixture.loads == []
     pool.set_budget(MemoryBudget(GB))
-    await use_model(pool)
+    await use(pool)
 
 
 # --- idle --------------------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ async def test_idle_engines_unload(pool_fixture: PoolFixture) -> None:
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     pool_fixture.now += 100
     pool._schedule()
-    await use_model(pool, "b")
-    assert engine_state_of(pool) is EngineState.BUSY
+    await use(pool, "b")
+    assert state(pool) is EngineState.BUSY
     lease.release()
     pool_fixture.now += 59
     await use(pool, "b")
@@ -179,13 +179,13 @@ async def test_a_request_says_how_long_the_engine_stays(
 async def test_a_pinned_engine_stays_until_it_is_unpinned(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool(keep_alive_s=60)
     pool.set_pinned("a", True)
-    await use_model(pool)
+    await use(pool)
     assert pool.engine_reports()[0].pinned
     pool_fixture.now += 10_000
     await use(pool, "b")
     assert state(pool) is EngineState.READY
     pool.set_pinned("a", False)
-    await wait_until(lambda: engine_state_of(pool) is EngineState.STOPPED)
+    await eventually(lambda: state(pool) is EngineState.STOPPED)
 
 
 async def test_pinning_before_serving(pool_fixture: PoolFixture) -> None:
@@ -225,25 +225,22 @@ async def test_memory_has_returned_before_the_next_load_begins(
             alive_at_start.append(psutil.pid_exists(stubborn))
 
     pool.engine_changed.subscribe(watch)
-    await use_model(pool, "b")
+    await use(pool, "b")
     assert alive_at_start == [False]
 
 
 async def test_busy_and_pinned_engines_are_never_evicted(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool(ram_bytes=2 * GB)
     pool.set_pinned("b", True)
-    await use_model(pool, "b")
-    busy = await pool.acquire_lease("a", deadline_s=LEASE_TIMEOUT_S)
-    error = await lease_error(pool, "c", deadline_s=SHORT_WAIT_S)
+    await use(pool, "b")
+    busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
+    error = await error_of(pool, "c", deadline_s=SOON_S)
     assert isinstance(error, ModelLoading)
     assert error.message == "Model 'c' is not loaded yet: it needs 1GB of memory, and models in use hold it"
-    assert (engine_state_of(pool, "a"), engine_state_of(pool, "b")) == (EngineState.BUSY, EngineState.READY)
+    assert (state(pool, "a"), state(pool, "b")) == (EngineState.BUSY, EngineState.READY)
     busy.release()
-    await use_model(pool, "c")
-    assert (engine_state_of(pool, "a"), engine_state_of(pool, "b")) == (
-        EngineState.STOPPED,
-        EngineState.READY,
-    )
+    await use(pool, "c")
+    assert (state(pool, "a"), state(pool, "b")) == (EngineState.STOPPED, EngineState.READY)
 
 
 async def test_a_waiting_load_begins_when_a_request_ends(
@@ -269,10 +266,7 @@ async def test_small_models_pass_one_that_waits_for_busy_engines(
     assert pool_fixture.loads == ["a", "c"]
     busy.release()
     (await waiting).release()
-    assert (engine_state_of(pool, "a"), engine_state_of(pool, "c")) == (
-        EngineState.STOPPED,
-        EngineState.STOPPED,
-    )
+    assert (state(pool, "a"), state(pool, "c")) == (EngineState.STOPPED, EngineState.STOPPED)
 
 
 async def test_memory_freed_for_one_is_not_taken_by_another(
@@ -294,8 +288,8 @@ async def test_a_smaller_context_rather_than_waiting(pool_fixture: PoolFixture) 
     pool_fixture.planner.shrinkable = {"b"}
     pool = pool_fixture.pool(ram_bytes=2 * GB)
     async with (
-        await pool.acquire_lease("a", deadline_s=LEASE_TIMEOUT_S),
-        await pool.acquire_lease("b", deadline_s=LEASE_TIMEOUT_S) as lease,
+        await pool.acquire_lease("a", deadline_s=WAIT_S),
+        await pool.acquire_lease("b", deadline_s=WAIT_S) as lease,
     ):
         assert lease.context_length == 512
 
@@ -307,7 +301,7 @@ async def test_the_whole_context_rather_than_an_idle_neighbour(pool_fixture: Poo
     await use(pool, "a")
     async with await pool.acquire_lease("b", deadline_s=WAIT_S) as lease:
         assert lease.context_length == 1024
-    assert engine_state_of(pool, "a") is EngineState.STOPPED
+    assert state(pool, "a") is EngineState.STOPPED
 
 
 async def test_what_can_never_fit_is_refused_at_once(pool_fixture: PoolFixture) -> None:
@@ -362,7 +356,7 @@ async def test_served_again_while_it_leaves(pool_fixture: PoolFixture, tasks: Ta
     assert pool.memory_used_bytes == 2 * GB
     lease.release()
     await leaving
-    assert (pool.memory_used_bytes, engine_state_of(pool)) == (GB, EngineState.READY)
+    assert (pool.memory_used_bytes, state(pool)) == (GB, EngineState.READY)
 
 
 async def test_unload_frees_the_memory_and_the_next_request_loads(pool_fixture: PoolFixture) -> None:
@@ -388,5 +382,5 @@ async def test_close_leaves_nothing(pool_fixture: PoolFixture, tasks: TaskSuperv
     await pool.close()
     assert isinstance(await refused, NoNodeAvailable)
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert isinstance(await lease_error(pool, "c"), NoNodeAvailable)
+    assert isinstance(await error_of(pool, "c"), NoNodeAvailable)
     lease.release()

@@ -60,7 +60,7 @@ async def test_a_pinned_engine_comes_back_by_itself(
 async def test_a_file_the_engine_refuses_is_tried_once(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool("--refuse-alias", "a")
     for _ in range(2):
-        error = await lease_error(pool)
+        error = await error_of(pool)
         assert isinstance(error, ModelFailed)
         assert error.message == "Model 'a' cannot be used: refused by the engine: this one is not liked"
     assert pool_fixture.loads == ["a"]
@@ -125,18 +125,18 @@ async def test_a_broken_engine_that_is_reported_is_looked_at(pool_fixture: PoolF
     pool = pool_fixture.pool("--unhealthy")
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
     lease.report_suspected_failure()
-    await wait_until(lambda: engine_state_of(pool) is EngineState.FAILED)
+    await eventually(lambda: state(pool) is EngineState.FAILED)
     lease.report_suspected_failure()
     lease.release()
-    assert "stopped answering" in (await lease_error(pool)).message
+    assert "stopped answering" in (await error_of(pool)).message
 
 
 async def test_a_sound_engine_that_is_reported_stays(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool()
     async with await pool.acquire_lease("a", deadline_s=WAIT_S) as lease:
         lease.report_suspected_failure()
-        await wait_until(lambda: not any("check" in task.get_name() for task in asyncio.all_tasks()))
-        assert engine_state_of(pool) is EngineState.BUSY
+        await eventually(lambda: not any("check" in task.get_name() for task in asyncio.all_tasks()))
+        assert state(pool) is EngineState.BUSY
 
 
 async def test_an_engine_that_hangs_at_work_is_ended(pool_fixture: PoolFixture) -> None:
@@ -155,4 +155,4 @@ async def test_an_engine_that_hangs_for_a_moment_stays(pool_fixture: PoolFixture
         await asyncio.sleep(0.2)
         os.kill(pool_fixture.pid(), signal.SIGCONT)
         await asyncio.sleep(0.2)
-        assert engine_state_of(pool) is EngineState.BUSY
+        assert state(pool) is EngineState.BUSY

@@ -19,7 +19,7 @@ from llb.engine.process import TRANSITIONS, EngineProcess
 from llb.engine.spec import EngineSpec
 from llb.errors import EngineFailed
 from llb.wire import EngineState
-from tests.engine.workers import fake_worker_command, wait_until
+from tests.engine.workers import eventually, fake_worker
 
 DEADLINE_S = 20.0
 
@@ -46,7 +46,7 @@ def make(tasks: TaskSupervisor) -> Callable[..., EngineProcess]:
         return EngineProcess(
             "m",
             tasks=tasks,
-            command=fake_worker_command(*arguments),
+            command=fake_worker(*arguments),
             on_transition=lambda old, new: moves.append(new) if moves is not None else None,
         )
 
@@ -176,7 +176,7 @@ async def test_stop_while_loading(
 ) -> None:
     engine = make("--gate", str(tmp_path / "never"), "--journal", str(tmp_path / "journal"))
     loading = tasks.spawn(_refused(engine), "loading")
-    await wait_until((tmp_path / "journal").exists)
+    await eventually((tmp_path / "journal").exists)
     await engine.stop()
     assert await loading == "the engine was stopped while loading"
     assert engine.state is EngineState.STOPPED
@@ -201,7 +201,7 @@ async def test_giving_up_a_load_leaves_no_process(
     journal = tmp_path / "journal"
     engine = make("--gate", str(tmp_path / "never"), "--journal", str(journal))
     loading = tasks.spawn(_refused(engine), "loading")
-    await wait_until(lambda: journal.exists() and journal.read_text())
+    await eventually(lambda: journal.exists() and journal.read_text())
     pid = int(journal.read_text().split()[0])
     loading.cancel()
     await engine.exited()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FAKE_WORKER_PATH = Path(__file__).with_name("fake_worker.py")
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 
 
 def fake_worker(*arguments: str) -> tuple[str, ...]:

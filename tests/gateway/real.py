@@ -61,7 +61,7 @@ def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngin
     """llama-server for `model`."""
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(model), KEY, str(slots)],
+            [sys.executable, "-c", WORKER_SOURCE, str(model), API_KEY, str(slots)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=engine_environment(os.environ),
         )  # fmt: skip
     with child:
@@ -69,7 +69,7 @@ def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngin
             assert child.stdout is not None
             address = child.stdout.readline().decode().strip()
             assert address, log.read_text(errors="replace")
-            yield RealEngine(UpstreamTarget("127.0.0.1", int(address.rpartition(":")[2]), KEY), log)
+            yield RealEngine(UpstreamTarget("127.0.0.1", int(address.rpartition(":")[2]), API_KEY), log)
         finally:
             child.kill()
 

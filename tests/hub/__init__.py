@@ -28,7 +28,7 @@ A fault that is added or cleared while a body is being sent works at its next pi
 
 The state of things: `hub.set_gated(repo)`, `hub.add_token("hf_x", licences=["org/name"])` (a token not added is invalid: 401),
 `hub.remove_repo(repo)`, `hub.remove_file(repo, file)`, `hub.set_stats(repo, downloads=…, likes=…, last_modified=…)`,
-`hub.refuse()` (both listening sockets closed, open connections reset) and `hub.listen()` (again on the same ports).
+`hub.stop_listening()` (both listening sockets closed, open connections reset) and `hub.listen()` (again on the same ports).
 What happened: `hub.requests` (all), `hub.byte_requests(file)`, `hub.bytes_sent`, `hub.tokens_seen_by_cdn()`.
 `bytes_sent` counts body bytes handed to the kernel; before RST the stand-in waits until the peer's kernel has them.
 

@@ -349,7 +349,8 @@ class HubStandIn:
                     name: getattr(self.faults, name)
                     for name in dir(Faults)
                     if not name.startswith("_")
-                    and name not in ("add", "remove", "clear", "find", "take", "fire", "active")
+                    and name
+                    not in ("add", "remove", "clear", "find", "trigger", "count_occurrence", "active")
                 }
                 if kind not in adders:
                     raise ValueError(f"kind is one of {', '.join(sorted(adders))}")

@@ -52,7 +52,7 @@ class AttemptSummary(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         nodes = ", ".join(f"{name} {count}" for name, count in sorted(self.answered_by_node.items()))
-        errors = "; ".join(f"{count} × {text}" for text, count in sorted(self.errors.items()))
+        errors = "; ".join(f"{count} × {text}" for text, count in sorted(self.error_counts.items()))
         return (
             f"{self.answered} of {self.attempts} answered ({nodes or 'by nobody'}), failed before the first byte "
             f"{self.failed_before_first_byte}, after it {self.failed_after_first_byte}, lost {self.lost_requests}; first byte p50 {self.p50_s:.3f} s, "

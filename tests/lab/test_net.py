@@ -27,10 +27,10 @@ LEFT_BEHIND = """
 import subprocess, sys, time
 from tests.lab import open_lan, owner
 with open_lan() as lan:
-    command = lan.host("attic").command(sys.executable, "-c", "import time; time.sleep(600)")
-    process = subprocess.Popen(command, env={owner.VARIABLE: owner.mark()}, start_new_session=True)
+    command = lan.add_host("attic").wrap_command(sys.executable, "-c", "import time; time.sleep(600)")
+    process = subprocess.Popen(command, env={owner.OWNER_VARIABLE: owner.owner_mark()}, start_new_session=True)
     try:
-        print(owner.mark(), process.pid, flush=True)
+        print(owner.owner_mark(), process.pid, flush=True)
         time.sleep(600)
     finally:
         process.kill()

@@ -61,7 +61,7 @@ class EventFeed:
         models = [
             self._view.build_status_event(model_id)
             for model_id, registration in self._view.registrations.items()
-            if registration.active
+            if registration.is_active
         ]
         nodes = [self._view.build_node_event(node) for node in self._view.nodes.values()]
         metrics = [node.metrics for node in self._view.online_nodes() if node.metrics is not None]

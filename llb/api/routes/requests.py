@@ -186,7 +186,7 @@ async def _flush_briefly(request_log: RequestLog) -> None:
             await request_log.flush()
 
 
-def _visible_to(principal: Principal) -> Whose:
+def _visible_to(principal: Principal) -> OwnerFilter:
     """Return the owner of the requests that `principal` may see.
 
     A key with fewer rights than its owner sees only its own requests: somebody else may hold it.
@@ -200,7 +200,7 @@ def _visible_to(principal: Principal) -> Whose:
 
 def _time_range(request: Request, bucket: UsageBucket) -> tuple[float, float]:
     """Return start, rounded down to an hour or a day, and end in Unix seconds; by default until now."""
-    width_s = WIDTH_S[bucket]
+    width_s = BUCKET_WIDTH_S[bucket]
     since, until = time_query_param(request, "from"), time_query_param(request, "to")
     until = time.time() if until is None else until
     since = max(0.0, until - (DEFAULT_BUCKET_COUNT[bucket] - 1) * width_s) if since is None else since

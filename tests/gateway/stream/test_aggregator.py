@@ -22,10 +22,10 @@ from llb.gateway.stream.aggregator import (
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
-from tests.gateway.engine import SSE_HEAD, Exchange
-from tests.gateway.real import RealEngine
+from tests.gateway.engine import SSE_HEAD, Exchange, run_fake_engine
+from tests.gateway.real import RealEngine, post_json
 from tests.gateway.stream.test_relay import Sink
-from tests.ggufs import write_chat_model
+from tests.ggufs import TOOL_CALL_MARKER, TOOL_CHAT_TEMPLATE, write_chat_model
 
 CHAT, TEXT, RESPONSES, MESSAGES = AGGREGATOR_OF_PATH
 PARAMETERS = {

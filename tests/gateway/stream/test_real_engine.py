@@ -16,7 +16,7 @@ from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
-from tests.gateway.real import RealEngine, ask, chat
+from tests.gateway.real import RealEngine, chat_body, post_json
 
 
 @pytest.fixture
@@ -111,17 +111,17 @@ async def test_leaving_beside_somebody_elses_stream(
     """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
     real = engines(smollm2, 2)
     other = Sink()
-    forever = chat("Count", stream=True, max_tokens=2000, ignore_eos=True)
-    beside = asyncio.ensure_future(relay_response(await ask(upstream, real, forever), other))
+    forever = chat_body("Count", stream=True, max_tokens=2000, ignore_eos=True)
+    beside = asyncio.ensure_future(relay_response(await post_json(upstream, real, forever), other))
     await other.wrote.wait()
 
     stream = at == "a stream's prompt"
     text = "Count to a hundred" if at == "the answer" else "word " * 1500
-    body = chat(text, max_tokens=2000, ignore_eos=True)
+    body = chat_body(text, max_tokens=2000, ignore_eos=True)
     if stream:
         body["stream"] = True
     asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
-    response = await ask(upstream, real, asked)
+    response = await post_json(upstream, real, asked)
     whole = ChatAggregator()
 
     async def leaver() -> None:
@@ -136,11 +136,11 @@ async def test_leaving_beside_somebody_elses_stream(
             while not whole.has_started:
                 await asyncio.sleep(0.01)
     else:
-        await real.logged("prompt processing")
+        await real.wait_for_log("prompt processing")
     task.cancel()
     await asyncio.wait([task])
-    await real.logged("cancel task")
+    await real.wait_for_log("cancel task")
     assert not beside.done()
     beside.cancel()
     await asyncio.wait([beside])
-    await real.logged("cancel task")
+    await real.wait_for_log("cancel task")
