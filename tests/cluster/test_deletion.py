@@ -97,7 +97,7 @@ async def test_registering_at_the_very_end_of_a_deletion(
         lambda: before.desired_model is not None or llb.app.agent._replicas["tiny"] is not before
     )
     go_on.set()
-    await llb.until_status("tiny", "Ready")
+    await llb.wait_for_status("tiny", "Ready")
     assert "crashed" not in caplog.text
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.engine.pool_fixture import PoolFixture
 
 def crashed_tasks(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Log messages of all background tasks that crashed during the test."""
-    phases = ("setup", "call", "teardown")
+    phases: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
     records = [record for phase in phases for record in caplog.get_records(phase)]
     return [record.getMessage() for record in records if record.name == "llb.base.tasks"]
 

@@ -26,7 +26,7 @@ from llb.security.permissions import Principal, has_scope, scopes_of_role
 from llb.store.database import Database
 from llb.store.tables import audit, request_history, usage
 from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
-from llb.store.tables.usage import UsageRecord
+from llb.store.tables.usage import BUCKET_WIDTH_S, UsageRecord
 from llb.wire import (
     RequestDetail,
     RequestPage,
