@@ -1,5 +1,4 @@
-"""Events within the process: a bus with a bounded queue per subscriber, and topics with synchronous handlers.
-"""
+"""Events within the process: a bus with a bounded queue per subscriber, and topics with synchronous handlers."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ServerTls:
         if self._files is not None:
             await asyncio.to_thread(self._load_files, self._files)
             return
-        stored = await settings.ensure(
+        stored = await settings.get_or_create(
             db, AUTHORITY_SETTING, lambda: msgspec.json.encode(create_authority()).decode()
         )
         self._authority = msgspec.json.decode(stored, type=CertificateAuthority)

@@ -218,13 +218,9 @@ def test_errors(served: RunningLlb, client: OpenAI) -> None:
             ],
         )
     assert far.value.param == "image_url"
-    with pytest.raises(
-        openai.BadRequestError, match="for text generation and does not support embeddings"
-    ):
+    with pytest.raises(openai.BadRequestError, match="for text generation and does not support embeddings"):
         client.embeddings.create(model="smollm2", input="x")
-    with pytest.raises(
-        openai.BadRequestError, match="for embeddings and does not support text generation"
-    ):
+    with pytest.raises(openai.BadRequestError, match="for embeddings and does not support text generation"):
         client.chat.completions.create(model="embed", messages=[{"role": "user", "content": "x"}])
 
 

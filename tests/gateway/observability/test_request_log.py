@@ -19,7 +19,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database, Transaction
 from llb.store.tables import request_history, usage
-from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestRow
+from llb.store.tables.request_history import RequestRow
 from llb.wire import Role, UsageBucket, UsageBy
 
 KEY = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER, user_id="u")
@@ -55,12 +55,12 @@ def log_request(log: RequestLog, principal: Principal = KEY, **fields: Any) -> R
 
 async def rows(db: Database) -> list[RequestRow]:
     """Return the logged requests, oldest first."""
-    return [*reversed(await request_history.page(db, Whose(), limit=100_000))]
+    return [*reversed(await request_history.list_page(db, OwnerFilter(), limit=100_000))]
 
 
 async def total_requests(db: Database, bucket: UsageBucket = UsageBucket.DAY) -> dict[str | None, int]:
-    totals = await usage.totals(
-        db, Whose(), by=UsageBy.MODEL, bucket=bucket, since=0, until=2**40, limit=1000
+    totals = await usage.list_totals(
+        db, OwnerFilter(), by=UsageBy.MODEL, bucket=bucket, since=0, until=2**40, limit=1000
     )
     return {total.key: total.requests for total in totals}
 
@@ -159,8 +159,13 @@ async def test_ids_are_the_order_of_arrival(db: Database) -> None:
     async with running(db, clock=lambda: next(times)) as log:
         records = [log.open_record(KEY, "/", "r") for _ in range(6)]
     *near, later, set_back = [record.id for record in records]
-    assert near == [50 * US, 50 * US + 1, 50 * US + 2, 50 * US + 3]
-    assert (later, set_back) == (60 * US, 20 * US)
+    assert near == [
+        50 * MICROSECONDS_PER_S,
+        50 * MICROSECONDS_PER_S + 1,
+        50 * MICROSECONDS_PER_S + 2,
+        50 * MICROSECONDS_PER_S + 3,
+    ]
+    assert (later, set_back) == (60 * MICROSECONDS_PER_S, 20 * MICROSECONDS_PER_S)
 
 
 async def test_a_made_up_model_is_not_in_the_totals(db: Database) -> None:
@@ -334,17 +339,17 @@ async def test_old_requests_are_pruned(db: Database, monkeypatch: pytest.MonkeyP
             log_request(log)
         await log.flush()
         await log.prune()
-        assert [round(100 - row.id / US / DAY_S, 2) for row in await rows(db)] == [6.99, 0]
-        hours = await usage.totals(
-            db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=now + 1, limit=99
+        assert [round(100 - row.id / MICROSECONDS_PER_S / DAY_S, 2) for row in await rows(db)] == [6.99, 0]
+        hours = await usage.list_totals(
+            db, OwnerFilter(), by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=now + 1, limit=99
         )
         assert sum(hour.requests for hour in hours) == 6
         now = (100 - 36 + 401) * DAY_S
         await log.prune()
     assert await rows(db) == []
     assert await total_requests(db, UsageBucket.HOUR) == {}
-    days = await usage.totals(
-        db, Whose(), by=UsageBy.MODEL, bucket=UsageBucket.DAY, since=0, until=now, limit=99
+    days = await usage.list_totals(
+        db, OwnerFilter(), by=UsageBy.MODEL, bucket=UsageBucket.DAY, since=0, until=now, limit=99
     )
     assert sum(day.requests for day in days) == 6
 
