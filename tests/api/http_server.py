@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from llb.wire import NewUser, Role, Scope
 
 Sanic.test_mode = True
 _app_numbers = itertools.count()
-Handler = Callable[[Request], Awaitable[HTTPResponse]]
+Handler = Callable[[Request], Coroutine[Any, Any, HTTPResponse]]
 
 PASSWORD = "a good password"
 NODE_CREDENTIAL = "llbn-of-a-node"
@@ -150,7 +150,7 @@ class ApiServer:
 
     async def audit_records(self) -> list[tuple[str, str, str | None, str]]:
         """Actor, action, target and result of every audit record, oldest first."""
-        records = await audit.newest(self.db)
+        records = await audit.list_newest(self.db)
         return [(record.actor, record.action, record.target, record.result) for record in reversed(records)]
 
 

@@ -68,4 +68,6 @@ def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
 
 
 def test_one_file_without_the_other(tmp_path: Path, host: CommandHost) -> None:
-    assert "must be given together" in host.run_failing_command("serve", "--tls-cert", str(tmp_path / "cert.pem"))
+    assert "must be given together" in host.run_failing_command(
+        "serve", "--tls-cert", str(tmp_path / "cert.pem")
+    )

@@ -6,17 +6,17 @@ import pytest
 
 from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_ollama_app
-from tests.conftest import LlbMaker
-from tests.harness import Llb
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer
 
 
 @pytest.fixture
-async def empty_llb(make_llb: LlbMaker) -> Llb:
+async def empty_llb(make_llb: BalancerFactory) -> RunningBalancer:
     """A balancer without a model."""
     return await make_llb().start()
 
 
-async def test_a_trailing_slash_makes_no_difference_to_a_list(empty_llb: Llb) -> None:
+async def test_a_trailing_slash_makes_no_difference_to_a_list(empty_llb: RunningBalancer) -> None:
     """Every GET route of the inference dialects that has no parameter: `/v1/models`, `/api/tags`, ..."""
     app = create_ollama_app(empty_llb.app)
     paths = [
@@ -32,7 +32,7 @@ async def test_a_trailing_slash_makes_no_difference_to_a_list(empty_llb: Llb) ->
         assert (slashed.status_code, slashed.json()) == (200, plain.json()), path
 
 
-async def test_an_unknown_model_is_not_the_list(empty_llb: Llb) -> None:
+async def test_an_unknown_model_is_not_the_list(empty_llb: RunningBalancer) -> None:
     for path in ("/v1/models/nothing", "/v1/models/nothing/", "/v1/models//"):
         answer = await empty_llb.http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), path

@@ -19,7 +19,7 @@ from llb.node.sharing.growing_file import GrowingFile
 from llb.node.sharing.peer_file_server import PeerFileServer
 from llb.security.file_token import CLOCK_SKEW_S, FileToken, derive_key, expiry_of, sign
 from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_server
-from tests.harness import eventually
+from tests.harness import wait_until
 
 SECRET = "what this node and its balancer know"
 KEY = derive_key(SECRET)
@@ -195,7 +195,7 @@ async def test_a_copy_is_cut_when_its_download_does_not_go_on(shop: Shop, how: s
     await shop.append(b"GGUF other bytes")
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(reader.readexactly(1), 5)
-    await eventually(lambda: shop.offers.active_copies == 0)
+    await wait_until(lambda: shop.offers.active_copies == 0)
 
 
 async def test_a_whole_file_that_was_changed_is_not_sent(shop: Shop) -> None:
@@ -215,7 +215,7 @@ async def test_no_more_copies_run_than_may(shop: Shop) -> None:
     assert answer.header("Retry-After") is not None
     for writer in shop.writers:
         writer.close()
-    await eventually(lambda: shop.offers.active_copies == 0)
+    await wait_until(lambda: shop.offers.active_copies == 0)
     assert (await shop.get()).status == 200
 
 

@@ -27,7 +27,7 @@ from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.gateway.nodes.route_discovery import tunnel_target
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Role
-from tests.harness import eventually
+from tests.harness import wait_until
 
 Sanic.test_mode = True
 _names = itertools.count()
@@ -72,7 +72,7 @@ class Pair:
         )
 
     async def idle(self, count: int) -> None:
-        await eventually(lambda: self.upstream.idle_connections == count)
+        await wait_until(lambda: self.upstream.idle_connections == count)
 
 
 @asynccontextmanager
@@ -227,10 +227,10 @@ def test_a_client_that_leaves_ends_its_request(tell: Callable[[Story], None]) ->
         both.spares.set_min_idle(1)
         streaming = await both.ask("/stream")
         waiting = asyncio.ensure_future(both.ask("/silent"))
-        await eventually(lambda: both.going == 2)
+        await wait_until(lambda: both.going == 2)
         streaming.close()
         waiting.cancel()
-        await eventually(lambda: both.cancelled == 2, deadline_s=1.0)
+        await wait_until(lambda: both.cancelled == 2, deadline_s=1.0)
         await both.idle(1)
 
     tell(story)
@@ -242,7 +242,7 @@ def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -
         streaming = await both.ask("/stream")
         assert await streaming.read_chunk(10) == b"data: first\n\n"
         waiting = asyncio.ensure_future(both.ask("/silent"))
-        await eventually(lambda: both.going == 2)
+        await wait_until(lambda: both.going == 2)
         await both.idle(1)
         both.spares.set_min_idle(0)
         for connection in tuple(both.spares._connections):
@@ -262,7 +262,7 @@ def test_asked_for_none_it_dials_none(tell: Callable[[Story], None]) -> None:
         await both.idle(2)
         both.spares.set_min_idle(0)
         both.upstream.close_idle(TARGET)
-        await eventually(lambda: both.upstream.open_connections == 0)
+        await wait_until(lambda: both.upstream.open_connections == 0)
         with pytest.raises(ConnectError) as caught:
             await both.ask("/echo", connect_timeout_s=0.2)
         assert caught.value.is_timeout
@@ -281,7 +281,7 @@ def test_idle_connections_do_not_outlive_the_link_and_answers_do(tell: Callable[
         before = both.dialled_count
         both.spares.set_min_idle(0)
         both.spares.set_min_idle(2)
-        await eventually(lambda: both.dialled_count == before + 2)
+        await wait_until(lambda: both.dialled_count == before + 2)
         await both.idle(2)
         both.release.set()
         assert (await streaming.read(1_000_000, 10)).endswith(b"data: 99\n\n")

@@ -310,7 +310,7 @@ async def test_an_expired_and_a_revoked_key_are_refused_at_once(server: ApiServe
     assert (await server.call("GET", "/any", expired)).status == 401
     key = await server.create_key(Scope.ADMIN)
     assert (await server.call("GET", "/any", key)).status == 200
-    stored = await keys.by_hash(server.db, hash_token(key[1].removeprefix("Bearer ")))
+    stored = await keys.get_by_hash(server.db, hash_token(key[1].removeprefix("Bearer ")))
     assert stored is not None
     assert (await server.call("DELETE", f"/api/keys/{stored.id}", key)).status == 204
     assert (await server.call("GET", "/any", key)).status == 401

@@ -12,15 +12,20 @@ import pytest
 from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_ollama_app
 from llb.wire import Scope
-from tests.conftest import LlbMaker
-from tests.harness import Llb
+from tests.conftest import BalancerFactory
+from tests.harness import RunningBalancer
 
 Header = tuple[str, str]
 ASK = {"model": "tiny", "prompt": "x"}
 
 
 async def call(
-    llb: Llb, method: str, path: str, *headers: Header, host: str = "localhost:11434", body: object = None
+    llb: RunningBalancer,
+    method: str,
+    path: str,
+    *headers: Header,
+    host: str = "localhost:11434",
+    body: object = None,
 ) -> tuple[int, Any]:
     """Status and JSON of an answer at the port without keys; exactly these headers are sent."""
     content = b"" if body is None else json.dumps(body).encode()
@@ -40,7 +45,7 @@ async def call(
 
 
 @pytest.fixture
-async def open_llb(make_llb: LlbMaker) -> Llb:
+async def open_llb(make_llb: BalancerFactory) -> RunningBalancer:
     """An appliance that would let much pass where a key is asked for."""
     return await make_llb(
         ollama_port=0,
@@ -50,13 +55,13 @@ async def open_llb(make_llb: LlbMaker) -> Llb:
     ).start()
 
 
-async def test_local_programs_are_answered(open_llb: Llb) -> None:
+async def test_local_programs_are_answered(open_llb: RunningBalancer) -> None:
     assert await call(open_llb, "GET", "/") == (200, "Ollama is running")
     assert (await call(open_llb, "HEAD", "/"))[0] == 200
     for host in ("localhost", "127.0.0.1:11434", "[::1]:11434", "ollama.localhost"):
         assert await call(open_llb, "GET", "/api/tags", host=host) == (200, {"models": []})
     # What programs send that must have a key, and one that is right: neither counts.
-    key = await open_llb.new_key("admin")
+    key = await open_llb.create_key("admin")
     for token in ("ollama", "sk-nothing", key, open_llb.app.local_token):
         bearer = ("Authorization", f"Bearer {token}")
         assert (await call(open_llb, "GET", "/api/tags", bearer))[0] == 200
@@ -86,7 +91,7 @@ ASKED: list[tuple[str, str, object]] = [
 ]
 
 
-async def test_no_page_gets_through(open_llb: Llb) -> None:
+async def test_no_page_gets_through(open_llb: RunningBalancer) -> None:
     for headers, (method, path, body) in itertools.product(PAGES, ASKED):
         status, answer = await call(open_llb, method, path, *headers, body=body)
         assert status == 403, (headers, method, path, answer)
@@ -112,7 +117,7 @@ ELSEWHERE: list[tuple[list[Header], str, int]] = [
 ]
 
 
-async def test_nobody_from_elsewhere_gets_through(open_llb: Llb) -> None:
+async def test_nobody_from_elsewhere_gets_through(open_llb: RunningBalancer) -> None:
     for headers, host, status in ELSEWHERE:
         found, answer = await call(open_llb, "POST", "/api/generate", *headers, host=host, body=ASK)
         assert found == status, (headers, host, answer)
@@ -122,7 +127,7 @@ async def test_nobody_from_elsewhere_gets_through(open_llb: Llb) -> None:
         assert answer["error"]["message"]
 
 
-async def test_named_networks_are_let_in_and_no_others(make_llb: LlbMaker) -> None:
+async def test_named_networks_are_let_in_and_no_others(make_llb: BalancerFactory) -> None:
     """The caller is a loopback address that calls as others would: what lets it in is its network, not that it is local."""
     outside = "192.168.1.5:11434"
     llb = await make_llb(ollama_port=0, ollama_allow=("127.0.0.0/8", "fd00::/8")).start()
@@ -136,7 +141,7 @@ async def test_named_networks_are_let_in_and_no_others(make_llb: LlbMaker) -> No
     assert (await call(llb, "GET", "/api/tags"))[0] == 200
 
 
-async def test_nothing_but_the_dialects_is_there(open_llb: Llb) -> None:
+async def test_nothing_but_the_dialects_is_there(open_llb: RunningBalancer) -> None:
     for path in (
         "/api/models",
         "/api/keys",
@@ -155,7 +160,7 @@ async def test_nothing_but_the_dialects_is_there(open_llb: Llb) -> None:
     assert not [access for access in table if access.public or access.node_only or access.requires_file_token]
 
 
-async def test_it_gives_the_right_to_infer_and_no_other(open_llb: Llb) -> None:
+async def test_it_gives_the_right_to_infer_and_no_other(open_llb: RunningBalancer) -> None:
     status, answer = await call(open_llb, "POST", "/api/generate", body={"model": "tiny", "keep_alive": 0})
     assert (status, answer) == (403, {"error": "Unloading a model needs the scope 'models:write'"})
     status, answer = await call(open_llb, "POST", "/api/pull", body={"model": "tiny"})
@@ -167,7 +172,7 @@ async def test_it_gives_the_right_to_infer_and_no_other(open_llb: Llb) -> None:
     assert [item["key_name"] for item in noted] == ["ollama-port"] * 2
 
 
-async def test_the_usual_port_is_as_it_was(open_llb: Llb) -> None:
+async def test_the_usual_port_is_as_it_was(open_llb: RunningBalancer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", open_llb.port)
     writer.write(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert int((await reader.readline()).split()[1]) == 401

@@ -22,12 +22,12 @@ from llb.api.middleware.route_policy import public
 from llb.api.reference.examples import EXAMPLES
 from llb.api.reference.openapi import TAG_BY_BLUEPRINT, TAG_DESCRIPTIONS, build_document
 from llb.api.reference.operation import ApiOperation, UndocumentedRoute, operation_of
-from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
+from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import InferenceFields
-from tests.reference import Reference
+from tests.reference import ApiReference
 
 ROOT = Path(__file__).parents[3]
 API_MD = (ROOT / "docs/api.md").read_text("utf-8")
@@ -45,8 +45,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> App:
 
 
 @pytest.fixture(scope="module")
-def reference(app: App) -> Reference:
-    return Reference(json.loads(msgspec.json.encode(build_document(app))))
+def reference(app: App) -> ApiReference:
+    return ApiReference(json.loads(msgspec.json.encode(build_document(app))))
 
 
 def documented(app: App) -> list[tuple[Route, ApiOperation]]:
@@ -73,10 +73,10 @@ def test_every_blueprint_has_a_tag_and_every_tag_an_operation(app: App) -> None:
     assert set(TAG_BY_BLUEPRINT.values()) == set(TAG_DESCRIPTIONS)
 
 
-def test_every_error_says_what_it_means(reference: Reference) -> None:
+def test_every_error_says_what_it_means(reference: ApiReference) -> None:
     for code, kind in errors.error_classes_by_code().items():
         assert vars(kind).get("__doc__"), f"{kind.__name__} has no docstring"
-        assert code in reference.told["components"]["schemas"]["Error"]["x-llb-codes"]
+        assert code in reference.document["components"]["schemas"]["Error"]["x-llb-codes"]
 
 
 def test_nothing_that_llb_looks_at_in_a_body_is_left_out() -> None:
@@ -143,11 +143,11 @@ def test_the_arguments_are_the_ones_that_are_read(app: App) -> None:
 # --- what is written elsewhere -----------------------------------------------------------------------
 
 
-def test_each_example_is_what_it_shows(reference: Reference) -> None:
-    schemas = reference.told["components"]["schemas"]
+def test_each_example_is_what_it_shows(reference: ApiReference) -> None:
+    schemas = reference.document["components"]["schemas"]
     for name, schema in schemas.items():
         for example in schema.get("examples", []):
-            assert reference.complaints({"$ref": f"#/components/schemas/{name}"}, example) == []
+            assert reference.validation_errors({"$ref": f"#/components/schemas/{name}"}, example) == []
     shown = {type(example).__name__ for example in EXAMPLES}
     assert shown <= set(schemas)
 
@@ -165,7 +165,7 @@ def test_the_examples_of_the_documents_are_these() -> None:
         assert json.loads(block) in shown
 
 
-def test_every_operation_stands_in_the_table_of_routes(reference: Reference) -> None:
+def test_every_operation_stands_in_the_table_of_routes(reference: ApiReference) -> None:
     told = set()
     for row in re.findall(r"^\| (`(?:[A-Z|\\]+) /.+?) \|", API_MD, re.MULTILINE):
         methods: list[str] = []
@@ -174,7 +174,7 @@ def test_every_operation_stands_in_the_table_of_routes(reference: Reference) -> 
             assert found, text
             methods = found[1].replace("\\", "").split("|") if found[1] else methods
             told |= {(method, re.sub(r"\{\w+\}", "{}", found[2])) for method in methods}
-    for path, operations in reference.told["paths"].items():
+    for path, operations in reference.document["paths"].items():
         for method, operation in operations.items():
             name = "WS" if "101" in operation["responses"] else method.upper()
             assert (name, re.sub(r"\{\w+\}", "{}", path)) in told, (method, path)

@@ -28,7 +28,7 @@ async def log_in_with(
 
 
 async def _user_id(server: ApiServer, username: str) -> str:
-    user = await users.by_name(server.db, username)
+    user = await users.get_by_name(server.db, username)
     assert user is not None
     return user.id
 
@@ -126,7 +126,7 @@ async def test_a_session_ends_by_idleness_and_by_age(server: ApiServer) -> None:
     assert await lives(SESSION_IDLE_S - 1)
     assert not await lives(SESSION_IDLE_S + 1)
     async with server.db.write() as tx:
-        await sessions.touch(tx, {session.id: now + SESSION_MAX_S - 10})
+        await sessions.update_last_seen(tx, {session.id: now + SESSION_MAX_S - 10})
     assert await lives(SESSION_MAX_S - 1)
     assert not await lives(SESSION_MAX_S + 1)
 
@@ -188,11 +188,11 @@ async def test_a_key_changes_no_password(server: ApiServer) -> None:
 
 async def test_the_first_password_counts_at_the_first_start_only(tmp_path: Path) -> None:
     async with run_api_server(tmp_path, admin_password=PASSWORD) as server:
-        assert not await users.default_password_in_use(server.db)
+        assert not await users.is_default_password_in_use(server.db)
     async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
         assert (await log_in_with(server, "admin", NEW_PASSWORD)).status == 401
         assert (await log_in_with(server, "admin", PASSWORD)).status == 200
-        assert len(await users.all_users(server.db)) == 1
+        assert len(await users.list_users(server.db)) == 1
 
 
 async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_pat
         async with run_api_server(tmp_path, admin_password="short"):
             pass
     async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
-        assert not await users.default_password_in_use(server.db)
+        assert not await users.is_default_password_in_use(server.db)
         assert (await log_in_with(server, "admin", "test")).status == 401
         assert (await log_in_with(server, "admin", NEW_PASSWORD, ELSEWHERE)).status == 200
         assert (await server.call("GET", "/any", session)).status == 401
@@ -296,7 +296,7 @@ async def test_an_admin_makes_changes_and_removes_users(server: ApiServer) -> No
 )
 async def test_a_user_that_cannot_be(server: ApiServer, body: dict[str, str], status: int) -> None:
     assert (await server.call("POST", "/api/users", await server.log_in(), json_body=body)).status == status
-    assert len(await users.all_users(server.db)) == 1
+    assert len(await users.list_users(server.db)) == 1
 
 
 async def test_the_last_admin_stays(server: ApiServer) -> None:
@@ -390,7 +390,7 @@ async def test_the_last_use_is_written_once_a_minute(server: ApiServer) -> None:
 
     async def last_use() -> float | None:
         await authenticator.flush()
-        stored = await keys.by_hash(server.db, tokens.hash_token(key))
+        stored = await keys.get_by_hash(server.db, tokens.hash_token(key))
         assert stored is not None
         return stored.last_used_at
 

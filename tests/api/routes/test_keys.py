@@ -86,7 +86,7 @@ async def test_a_key_made_by_a_key_does_not_outlive_it(server: ApiServer) -> Non
 async def test_a_key_that_cannot_be(server: ApiServer, body: dict[str, object], param: str) -> None:
     response = await _make(server, await server.log_in(), **body)
     assert (response.status, response.json["error"]["param"]) == (400, param)
-    assert await keys.all_keys(server.db) == []
+    assert await keys.list_keys(server.db) == []
 
 
 async def test_an_unknown_scope_is_refused(server: ApiServer) -> None:
@@ -110,7 +110,7 @@ async def test_everybody_manages_their_own_keys_and_an_admin_all(server: ApiServ
 
 
 async def test_a_lesser_key_does_not_revoke_its_owners_greater_ones(server: ApiServer) -> None:
-    admin = await users.by_name(server.db, "admin")
+    admin = await users.get_by_name(server.db, "admin")
     assert admin is not None
     great = await _make(server, await server.log_in(), name="great")
     lesser = await _make(server, await server.log_in(), name="lesser", scopes=["inference"])

@@ -13,7 +13,7 @@ from llb.api.routes.page import PAGE_PATHS, Page, page_blueprint
 from llb.base.resources import resource_path
 from llb.errors import SetupError
 from tests.api.http_server import PASSWORD, ApiServer, run_api_server
-from tests.conftest import LlbMaker
+from tests.conftest import BalancerFactory
 from tests.harness import write_catalog
 
 FILES = {
@@ -246,7 +246,7 @@ def test_the_shipped_page_can_be_served() -> None:
     assert b"{{" not in page.index.content
 
 
-async def test_long_lists_are_compressed_for_whom_it_suits(make_llb: LlbMaker, tmp_path: Path) -> None:
+async def test_long_lists_are_compressed_for_whom_it_suits(make_llb: BalancerFactory, tmp_path: Path) -> None:
     entries = [{"id": f"model-{number}", "size_bytes": 1000} for number in range(200)]
     llb = await make_llb(catalog=write_catalog(tmp_path / "long.json", *entries)).start()
     packed = await llb.http.get("/api/models", headers={"Accept-Encoding": "gzip"})

@@ -23,7 +23,7 @@ from llb.cluster.view import ClusterView
 from llb.gateway.observability.request_log import RequestLog
 from llb.store.database import Database
 from llb.store.tables import keys, nodes, request_history, usage, users
-from llb.store.tables.request_history import US, RequestRow
+from llb.store.tables.request_history import MICROSECONDS_PER_S, RequestRow
 from llb.wire import RequestText, Scope
 from tests.api.http_server import PASSWORD, ApiServer, run_api_server
 
@@ -87,7 +87,7 @@ async def add_records(db: Database, *records: RequestRow) -> None:
 
 def at(seconds: float, **changes: Any) -> RequestRow:
     plain: dict[str, Any] = {
-        "id": int(seconds * US), "request_id": "r", "key_id": None, "user_id": None, "model": "llama-3.2-1b", "node_id": "n",
+        "id": int(seconds * MICROSECONDS_PER_S), "request_id": "r", "key_id": None, "user_id": None, "model": "llama-3.2-1b", "node_id": "n",
         "endpoint": "/v1/chat/completions", "stream": True, "status": 200, "error_code": None,
         "prompt_tokens": 31, "cached_tokens": 30, "completion_tokens": 3, "queue_ms": 0, "ttft_ms": 20,
         "duration_ms": 100,
@@ -98,7 +98,7 @@ def at(seconds: float, **changes: Any) -> RequestRow:
 async def listed(server: ApiServer, credential: Credential, **query: Any) -> list[int]:
     response = await server.call("GET", f"/api/requests?{urlencode(query)}", credential)
     assert response.status == 200, response.body
-    return [request["id"] // US - NOON for request in response.json["requests"]]
+    return [request["id"] // MICROSECONDS_PER_S - NOON for request in response.json["requests"]]
 
 
 async def used(server: ApiServer, credential: Credential, **query: Any) -> list[dict[str, Any]]:
@@ -112,16 +112,16 @@ async def used(server: ApiServer, credential: Credential, **query: Any) -> list[
 
 
 async def test_a_request_as_it_is_told(server: ApiServer, db: Database) -> None:
-    admin = await users.by_name(db, "admin")
+    admin = await users.get_by_name(db, "admin")
     assert admin is not None
     await server.create_key(Scope.INFERENCE, owner_id=admin.id)
-    [key] = await keys.all_keys(db)
+    [key] = await keys.list_keys(db)
     await add_records(db, at(NOON, key_id=key.id, user_id=admin.id))
     response = await server.call("GET", "/api/requests", await server.log_in())
     assert response.json == {
         "requests": [
             {
-                "id": NOON * US,
+                "id": NOON * MICROSECONDS_PER_S,
                 "time": "2027-01-15T12:00:00.000Z",
                 "request_id": "r",
                 "key_id": key.id,
@@ -158,7 +158,7 @@ async def test_pages(server: ApiServer, db: Database) -> None:
     for _ in range(3):
         before = "" if cursor is None else f"&before={cursor}"
         page = (await server.call("GET", f"/api/requests?limit=2{before}", admin)).json
-        found += [request["id"] // US - NOON for request in page["requests"]]
+        found += [request["id"] // MICROSECONDS_PER_S - NOON for request in page["requests"]]
         cursor = page["next_cursor"]
     assert found == [4, 3, 2, 1, 0]
     assert cursor is None
@@ -206,9 +206,9 @@ async def test_one_request_with_its_text(server: ApiServer, db: Database) -> Non
     text = RequestText(prompt="user: hi", answer="Hello", answer_truncated=True)
     await add_records(db, at(NOON, has_text=True), at(NOON + 1))
     async with db.write() as tx:
-        await request_history.add_texts(tx, [(NOON * US, text)])
+        await request_history.add_texts(tx, [(NOON * MICROSECONDS_PER_S, text)])
     admin = await server.log_in()
-    shown = (await server.call("GET", f"/api/requests/{NOON * US}", admin)).json
+    shown = (await server.call("GET", f"/api/requests/{NOON * MICROSECONDS_PER_S}", admin)).json
     assert shown["text"] == {
         "prompt": "user: hi",
         "prompt_truncated": False,
@@ -219,7 +219,9 @@ async def test_one_request_with_its_text(server: ApiServer, db: Database) -> Non
     listed = (await server.call("GET", "/api/requests", admin)).json["requests"]
     assert [request["has_text"] for request in listed] == [False, True]
     assert "text" not in listed[1]
-    assert (await server.call("GET", f"/api/requests/{(NOON + 1) * US}", admin)).json["text"] is None
+    assert (await server.call("GET", f"/api/requests/{(NOON + 1) * MICROSECONDS_PER_S}", admin)).json[
+        "text"
+    ] is None
 
 
 @pytest.mark.parametrize("record_id", ["1", "-1", "x", str(2**63 - 1), str(2**70)])
@@ -249,13 +251,13 @@ async def test_an_admin_may_clear_the_history(
 
 async def test_everybody_sees_their_own(server: ApiServer, db: Database) -> None:
     await server.add_user("bob")
-    bob = await users.by_name(db, "bob")
+    bob = await users.get_by_name(db, "bob")
     assert bob is not None
     whole = await server.create_key(Scope.INFERENCE, Scope.MODELS_READ, owner_id=bob.id)
     lesser = await server.create_key(Scope.INFERENCE, owner_id=bob.id)
     of_host = await server.create_key(Scope.INFERENCE, Scope.MODELS_READ)
     admins = await server.create_key(Scope.ADMIN)
-    ids = {key.prefix: key.id for key in await keys.all_keys(db)}
+    ids = {key.prefix: key.id for key in await keys.list_keys(db)}
 
     def id_of(credential: Credential) -> str:
         return next(ids[prefix] for prefix in ids if credential[1].startswith(f"Bearer {prefix}"))
@@ -283,7 +285,9 @@ async def test_everybody_sees_their_own(server: ApiServer, db: Database) -> None
         for by in ("model", "key", "node"):
             assert sum(total["requests"] for total in await used(server, credential, by=by)) == len(seen)
         for number in everything:
-            response = await server.call("GET", f"/api/requests/{(NOON + number) * US}", credential)
+            response = await server.call(
+                "GET", f"/api/requests/{(NOON + number) * MICROSECONDS_PER_S}", credential
+            )
             assert response.status == (200 if number in seen else 404)
     assert await listed(server, lesser, key=id_of(whole)) == []
 
@@ -306,7 +310,10 @@ async def test_the_rules_stand_at_the_routes(server: ApiServer) -> None:
 
 async def test_totals_as_they_are_told(server: ApiServer, db: Database) -> None:
     await add_records(
-        db, at(NOON), at(NOON + HOUR_S), at(NOON + HOUR_S, id=(NOON + HOUR_S) * US + 1, error_code="x")
+        db,
+        at(NOON),
+        at(NOON + HOUR_S),
+        at(NOON + HOUR_S, id=(NOON + HOUR_S) * MICROSECONDS_PER_S + 1, error_code="x"),
     )
     span = "from=2027-01-15T12:30:00Z&to=2027-01-15T13:00:01Z"
     response = await server.call("GET", f"/api/usage?by=model&bucket=hour&{span}", await server.log_in())
@@ -346,10 +353,10 @@ async def test_totals_as_they_are_told(server: ApiServer, db: Database) -> None:
 
 
 async def test_totals_by_key_and_node_have_names(server: ApiServer, db: Database) -> None:
-    admin = await users.by_name(db, "admin")
+    admin = await users.get_by_name(db, "admin")
     assert admin is not None
     await server.create_key(Scope.INFERENCE)
-    [key] = await keys.all_keys(db)
+    [key] = await keys.list_keys(db)
     await add_records(
         db,
         *(at(NOON + number, key_id=key.id) for number in range(3)),
@@ -388,7 +395,11 @@ async def test_by_default_the_last_hours_or_days(
 
 async def test_of_too_many_totals_the_newest_are_told(server: ApiServer, db: Database) -> None:
     await add_records(
-        db, *(at(NOON, id=NOON * US + number, model=f"m{number}") for number in range(MAX_USAGE_ROWS))
+        db,
+        *(
+            at(NOON, id=NOON * MICROSECONDS_PER_S + number, model=f"m{number}")
+            for number in range(MAX_USAGE_ROWS)
+        ),
     )
     await add_records(db, at(NOON + HOUR_S))
     span = "from=2027-01-15T12:00:00Z&to=2027-01-16"
@@ -420,7 +431,7 @@ async def test_how_a_request_failed(
     except asyncio.IncompleteReadError:
         assert code == "client_closed"
     await request_log.flush()
-    [record] = await request_history.page(db, request_history.Whose())
+    [record] = await request_history.list_page(db, request_history.OwnerFilter())
     assert (record.status, record.error_code) == (status, code)
     assert (record.endpoint, record.request_id) == ("/v1/probe", "mine")
-    assert record.key_id == (await keys.all_keys(db))[0].id
+    assert record.key_id == (await keys.list_keys(db))[0].id

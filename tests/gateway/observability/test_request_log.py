@@ -19,8 +19,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database, Transaction
 from llb.store.tables import request_history, usage
-from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter
-from llb.store.tables.request_history import RequestRow
+from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestRow
 from llb.wire import Role, UsageBucket, UsageBy
 
 KEY = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER, user_id="u")
