@@ -8,7 +8,7 @@ namespace and cores of that command, then runs the module as `python -m` does. I
 signals, exit status and memory.
 
 Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command line of
-another form also starts from nothing, and so does every child that the product starts (engines, the device probe).
+another form also starts from nothing, and so does every engine that the product starts.
 """
 
 from __future__ import annotations
@@ -243,6 +243,8 @@ def serve_forks(control_socket: socket.socket) -> None:
     control_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MESSAGE_BYTES)
     for module in PRELOADED_MODULES:
         importlib.import_module(module)
+    speedups = importlib.import_module("tests.speedups")
+    speedups.prepare_children()
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()

@@ -1,23 +1,23 @@
 """Work that every appliance in a test process would repeat with the same result: done once, then shared.
 
-Installed by `tests/conftest.py` before the first test. Nothing here changes what the product does; each test of the
-work itself (the device probe, the page's files) asks for it with arguments of its own and gets the real one. A child
-process (`python -m llb`) does not import this module and does all of the work.
+Installed by `tests/conftest.py` before the first test, and by `tests/prefork.py` before the first process: what is done
+there once, all of them inherit. Nothing here changes what the product does, passwords being cheaper to guess excepted;
+each test of the work itself (the device probe, the page's files, the hashes) asks for the real one. A process that is
+not forked from the template (as `subprocess` starts it) does all of the work.
 """
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import ssl
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import argon2
 import httpx
 import httpx2
 from sanic.touchup.service import TouchUp
@@ -26,6 +26,9 @@ from sanic_routing import router
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.hardware import HardwareProbe, engine_command, engine_environment
+from llb.security import passwords
+
+REAL_HASHER, REAL_DUMMY_HASH = passwords._HASHER, passwords.DUMMY_HASH
 
 _is_installed = False
 
@@ -41,6 +44,16 @@ def install() -> None:
     _share_sanic_routes()
     _share_device_probe()
     _share_page()
+    _hash_cheaply()
+
+
+def prepare_children() -> None:
+    """Install, and do all of it now: processes that are forked from this one have it done."""
+    install()
+    for transports in (httpx._transports.default, httpx2._transports.default):
+        transports.create_ssl_context(verify=True, cert=None, trust_env=False)  # type: ignore[attr-defined]
+    _probe_devices_once()
+    Page.load(resource_path("web"))
 
 
 def _share_tls_contexts() -> None:
@@ -101,25 +114,24 @@ def _share_sanic_routes() -> None:
 
 
 def _share_device_probe() -> None:
-    """The devices of this machine: a child process that loads llama.cpp. Later probes read what the first one said."""
+    """The devices of this machine: a child process that loads llama.cpp. Later probes are told what the first one said."""
     make = HardwareProbe.__init__
-    answer = functools.cache(_probe_devices_once)
 
     def init(self: HardwareProbe, *, devices_command: Sequence[str] | None = None) -> None:
-        make(self, devices_command=devices_command or ("cat", str(answer())))
+        make(self, devices_command=devices_command or ("printf", "%s\n", _probe_devices_once()))
 
     HardwareProbe.__init__ = init  # type: ignore[method-assign]
 
 
-def _probe_devices_once() -> Path:
-    said = subprocess.run(
-        engine_command("--devices"), env=engine_environment(os.environ), capture_output=True, check=True
-    ).stdout
-    folder = tempfile.TemporaryDirectory(prefix="llb-tests-")
-    atexit.register(folder.cleanup)
-    path = Path(folder.name) / "devices.json"
-    path.write_bytes(said)
-    return path
+@functools.cache
+def _probe_devices_once() -> str:
+    return subprocess.run(
+        engine_command("--devices"),
+        env=engine_environment(os.environ),
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.strip()
 
 
 def _share_page() -> None:
@@ -132,3 +144,9 @@ def _share_page() -> None:
         return load_shipped() if directory == shipped else load(directory)
 
     Page.load = load_once  # type: ignore[method-assign]
+
+
+def _hash_cheaply() -> None:
+    """A password's hash takes 30 ms of a core, and each new home and each login want one."""
+    passwords._HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    passwords.DUMMY_HASH = passwords._HASHER.hash("nobody knows this")

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests import prefork
 from tests.harness import write_catalog
 from tests.hub import HubStandIn
 from tests.processes import ROOT, LlbProcess, clean_environment, wait_until
@@ -39,13 +40,8 @@ def served(hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Iterator[LlbProces
 
 def run_llb(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """One call of the command line that is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "llb", *arguments],
-        env=clean_environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
+    return prefork.run(
+        [sys.executable, "-m", "llb", *arguments], env=clean_environment(**extra), timeout=60, cwd=ROOT
     )
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource
+from tests import prefork
 from tests.hub import HubStandIn, tiny_gguf
 
 ROUNDS = int(os.environ.get("KILL9_ROUNDS", "5"))
@@ -51,7 +52,7 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
             delay_s = chance.choice((0.0, chance.uniform(0.0, 0.02)))
             # Told through a file: what the child wrote before its death can be read after it.
             with tempfile.TemporaryFile() as told:
-                child = subprocess.Popen(command, stdout=told)
+                child = prefork.Popen(command, stdout=told)
                 try:
                     hub.wait_until(
                         lambda here=here, target=target, child=child: (  # type: ignore[misc]
@@ -77,7 +78,7 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
             assert safe_bytes <= (on_disk.stat().st_size if on_disk.exists() else 0), story
 
         throttle.clear()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        assert prefork.run(command, timeout=60).returncode == 0
         requests = hub.byte_requests(NAME)[seen:]
         assert all(request.range_start >= safe_bytes for request in requests), f"seed {SEED}"
         assert hashlib.sha256((directory / NAME).read_bytes()).hexdigest() == spec.sha256

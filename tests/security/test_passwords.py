@@ -6,6 +6,13 @@ import pytest
 
 from llb.errors import InvalidRequest
 from llb.security import passwords
+from tests import speedups
+
+
+@pytest.fixture(autouse=True)
+def real_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "_HASHER", speedups.REAL_HASHER)
+    monkeypatch.setattr(passwords, "DUMMY_HASH", speedups.REAL_DUMMY_HASH)
 
 
 def test_a_password_verifies_against_its_own_hash_only() -> None:
