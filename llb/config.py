@@ -1,4 +1,4 @@
-"""One frozen Config, made from flags over environment over `llb.toml` over defaults."""
+"""Configuration: one frozen `Config` from flags, over the environment, over `llb.toml`, over defaults."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
+import msgspec
 import platformdirs
 
 from llb.base.units import format_duration, format_size, parse_duration, parse_size
@@ -21,15 +22,19 @@ from llb.wire import SettingView
 
 DEFAULT_HUB_ENDPOINT = "https://huggingface.co"
 DEFAULT_HOST = "127.0.0.1"
-ALL_INTERFACES = "0.0.0.0"  # noqa: S104  # where others have to reach a host
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104
 DEFAULT_PORT = 8080
 TLS_AUTO, TLS_OFF = "auto", "off"
-DEFAULT_PASSWORD = "test"  # noqa: S105  # the seed's; usable from this host only until it is changed
+# Accepted from this host only, until it is changed.
+DEFAULT_PASSWORD = "test"  # noqa: S105
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a process can be told. Sizes in bytes, times in seconds; None means "find out"."""
+    """All settings of a process.
+
+    Sizes in bytes, times in seconds; None stands for a value that llb determines.
+    """
 
     host: str | None = None
     port: int = DEFAULT_PORT
@@ -37,28 +42,36 @@ class Config:
     models_dir: Path
     catalog: Path | None = None
     admin_password: str | None = None
-    join: str | None = None  # base URL of the llb that this host lends itself to
+    # Base URL of the llb that this host joins.
+    join: str | None = None
     join_token: str | None = None
-    tls: str | None = None  # TLS_AUTO, TLS_OFF; None: as `--join` has it
+    # TLS_AUTO or TLS_OFF; None: as the llb of `join` has it.
+    tls: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     name: str
-    advertise: str | None = None  # base URL where others reach this host
+    # Base URL by which other hosts reach this one.
+    advertise: str | None = None
     memory_limit_bytes: int | None = None
     disk_limit_bytes: int | None = None
     parallel: int = 4
     context: int | None = None
-    keep_alive_s: float = 600.0  # negative: never unload
+    # Negative: never unload.
+    keep_alive_s: float = 600.0
     max_queue: int = 512
     queue_timeout_s: float = 60.0
     max_downloads: int = 2
-    download_rate: int | None = None  # bytes a second, None: unlimited
+    # Bytes per second; None: unlimited.
+    download_rate: int | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
-    ollama_port: int | None = None  # None: not open
-    ollama_allow: tuple[str, ...] = ()  # networks whose programs need no key there
-    history_days: int = 7  # 0: no request is kept, only the totals
+    # None: not open.
+    ollama_port: int | None = None
+    # Networks whose programs need no key on that port.
+    ollama_allow: tuple[str, ...] = ()
+    # 0: only totals are kept, no requests.
+    history_days: int = 7
     history_text: bool = False
     log_level: str = "info"
     log_format: str = "text"
@@ -67,13 +80,14 @@ class Config:
 
     @property
     def listen_host(self) -> str:
+        """Address of the main port: loopback by default, all interfaces for a host that has joined."""
         if self.host is not None:
             return self.host
         return DEFAULT_HOST if self.join is None else ALL_INTERFACES
 
     @property
     def ollama_host(self) -> str:
-        """Where the port without keys listens: on loopback, unless other hosts were let in."""
+        """Address of the Ollama port: loopback, unless `ollama_allow` admits other hosts."""
         if not self.ollama_allow:
             return DEFAULT_HOST
         return ALL_INTERFACES if all("." in network for network in self.ollama_allow) else "::"
@@ -83,7 +97,7 @@ class Config:
         return self.home / "llb.db"
 
 
-# --- one value, from a text and back ----------------------------------------------------------------
+# --- parsing and formatting of one value -------------------------------------------------------------
 
 
 def _integer_between(low: int, high: int) -> Callable[[str], int]:
@@ -166,7 +180,7 @@ NODE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 def _parse_node_name(text: str) -> str:
     if not NODE_NAME_PATTERN.fullmatch(text):
-        raise ValueError("must be letters, digits, '.', '_' or '-', at most 63")
+        raise ValueError("must consist of at most 63 letters, digits, '.', '_' or '-'")
     return text
 
 
@@ -178,25 +192,20 @@ def _parse_base_url(text: str) -> str:
 
 
 def _parse_llb_url(text: str) -> str:
-    """Scheme, host and port of an llb; the host in lower case, so that one address is written in one way."""
+    """Return scheme, host and port of an llb; the host in lower case, so that one address has one text."""
     parts = urlsplit(text)
     try:
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        sound = False
-    if (
-        not sound
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or parts.username is not None
-    ):
+        is_valid = False
+    has_path = parts.path not in ("", "/") or parts.query or parts.fragment
+    if not is_valid or has_path or parts.username is not None:
         raise ValueError("is not the address of an llb, such as http://host:8080")
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _format_url(value: str) -> str:
-    """A URL without the name and the password that may stand in it."""
+    """Return the URL without its user name and password."""
     parts = urlsplit(value)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -215,7 +224,7 @@ def _parse_networks(text: str) -> tuple[str, ...]:
         try:
             networks.append(str(ipaddress.ip_network(part, strict=False)))
         except ValueError:
-            raise ValueError(f"names '{part}', which is not an address or a network") from None
+            raise ValueError(f"contains '{part}', which is not an address or a network") from None
     return tuple(networks)
 
 
@@ -230,7 +239,10 @@ def _parse_path(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its field in `Config`, how it is written, and how a text becomes its value and back."""
+    """One setting: its field in `Config`, its names, and how its value is parsed and formatted.
+
+    A flag with `is_repeatable` may be given several times; one with `is_switch` has no value and means "on".
+    """
 
     field: str
     env: str
@@ -238,13 +250,13 @@ class Setting:
     help: str
     flag: str | None = None
     metavar: str = "TEXT"
-    is_repeatable: bool = False  # the flag may be given several times
-    is_switch: bool = False  # the flag stands alone, and means "on"
+    is_repeatable: bool = False
+    is_switch: bool = False
     format_value: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
 
     @property
     def key(self) -> str:
-        """Its name in llb.toml."""
+        """Name in llb.toml."""
         return self.flag.removeprefix("--").replace("-", "_") if self.flag else self.env.lower()
 
 
@@ -270,7 +282,7 @@ SETTINGS: tuple[Setting, ...] = (
         "home",
         "LLB_HOME",
         _parse_path,
-        "where the data is (default: the user's data directory)",
+        "data directory (default: the user's data directory)",
         "--home",
         "DIR",
     ),
@@ -278,25 +290,23 @@ SETTINGS: tuple[Setting, ...] = (
         "models_dir",
         "LLB_MODELS_DIR",
         _parse_path,
-        "where model files are (default: models in home)",
+        "directory of the model files (default: models in home)",
         "--models-dir",
         "DIR",
     ),
-    Setting(
-        "catalog", "LLB_CATALOG", _parse_path, "a list of supported models of your own", "--catalog", "FILE"
-    ),
+    Setting("catalog", "LLB_CATALOG", _parse_path, "your own list of supported models", "--catalog", "FILE"),
     Setting(
         "admin_password",
         "LLB_ADMIN_PASSWORD",
         str,
-        "password of the user admin, in place of the default one",
+        "password of the user admin, instead of the default one",
         format_value=_format_secret,
     ),
     Setting(
         "join",
         "LLB_JOIN",
         _parse_llb_url,
-        "lend this host to the llb at this address",
+        "join the llb at this address as a node",
         "--join",
         "URL",
     ),
@@ -304,7 +314,7 @@ SETTINGS: tuple[Setting, ...] = (
         "join_token",
         "LLB_JOIN_TOKEN",
         str,
-        "token that lets this host join, once; '-' reads it from standard input",
+        "join token, valid once; '-' reads it from standard input",
         "--token",
         "TOKEN",
         format_value=_format_secret,
@@ -313,7 +323,7 @@ SETTINGS: tuple[Setting, ...] = (
         "name",
         "LLB_NODE_NAME",
         _parse_node_name,
-        "what others call this node (default: host name)",
+        "name of this node (default: host name)",
         "--name",
         "NAME",
     ),
@@ -321,7 +331,7 @@ SETTINGS: tuple[Setting, ...] = (
         "advertise",
         "LLB_ADVERTISE",
         _parse_llb_url,
-        "where others reach this host (default: all its addresses, tried in turn)",
+        "base URL of this host for other hosts (default: all its addresses, tried in turn)",
         "--advertise",
         "URL",
     ),
@@ -329,7 +339,7 @@ SETTINGS: tuple[Setting, ...] = (
         "tls",
         "LLB_TLS",
         _one_of(TLS_AUTO, TLS_OFF),
-        "auto: speak TLS, with a certificate of this host's own making (default: off, auto where the llb to join has it)",
+        "auto: serve TLS with this host's own certificate (default: as the llb to join, else off)",
         "--tls",
         "HOW",
     ),
@@ -337,11 +347,11 @@ SETTINGS: tuple[Setting, ...] = (
         "tls_cert",
         "LLB_TLS_CERT",
         _parse_path,
-        "speak TLS with this certificate (PEM, with those above it)",
+        "serve TLS with this certificate (PEM, with its chain)",
         "--tls-cert",
         "FILE",
     ),
-    Setting("tls_key", "LLB_TLS_KEY", _parse_path, "the key of --tls-cert (PEM)", "--tls-key", "FILE"),
+    Setting("tls_key", "LLB_TLS_KEY", _parse_path, "private key of --tls-cert (PEM)", "--tls-key", "FILE"),
     Setting(
         "memory_limit_bytes",
         "LLB_MEMORY_LIMIT",
@@ -361,13 +371,18 @@ SETTINGS: tuple[Setting, ...] = (
         format_value=_format_optional_size,
     ),
     Setting(
-        "parallel", "LLB_PARALLEL", _integer_between(1, 64), "slots an engine (default: 4)", "--parallel", "N"
+        "parallel",
+        "LLB_PARALLEL",
+        _integer_between(1, 64),
+        "slots per engine (default: 4)",
+        "--parallel",
+        "N",
     ),
     Setting(
         "context",
         "LLB_CONTEXT",
         _integer_between(128, 10_000_000),
-        "context length a slot, in tokens (default: fitted to memory)",
+        "context length per slot, in tokens (default: fitted to memory)",
         "--context",
         "N",
     ),
@@ -375,7 +390,7 @@ SETTINGS: tuple[Setting, ...] = (
         "keep_alive_s",
         "LLB_KEEP_ALIVE",
         parse_duration,
-        "unload an idle engine after this (default: 10m; -1 never, 0 at once)",
+        "time until an idle engine is unloaded (default: 10m; -1 never, 0 at once)",
         "--keep-alive",
         "TIME",
         format_value=format_duration,
@@ -384,7 +399,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_queue",
         "LLB_MAX_QUEUE",
         _integer_between(0, 1_000_000),
-        "requests that may wait (default: 512)",
+        "requests that may wait for a model (default: 512)",
         "--max-queue",
         "N",
     ),
@@ -409,7 +424,7 @@ SETTINGS: tuple[Setting, ...] = (
         "download_rate",
         "LLB_DOWNLOAD_RATE",
         _parse_rate,
-        "bytes a second for all downloads together (default: unlimited)",
+        "bytes per second of all downloads together (default: unlimited)",
         "--download-rate",
         "SIZE",
         format_value=_format_rate,
@@ -418,7 +433,7 @@ SETTINGS: tuple[Setting, ...] = (
         "allowed_hosts",
         "LLB_ALLOWED_HOSTS",
         _parse_list,
-        "further host names this server is called by",
+        "further host name of this server",
         "--allowed-host",
         "NAME",
         is_repeatable=True,
@@ -428,7 +443,7 @@ SETTINGS: tuple[Setting, ...] = (
         "allowed_origins",
         "LLB_ALLOWED_ORIGINS",
         _parse_list,
-        "origins of other pages that may call with an API key",
+        "origin of a web page that may call with an API key",
         "--allowed-origin",
         "URL",
         is_repeatable=True,
@@ -438,7 +453,7 @@ SETTINGS: tuple[Setting, ...] = (
         "trusted_proxies",
         "LLB_TRUSTED_PROXIES",
         _parse_list,
-        "addresses whose X-Forwarded-* headers count",
+        "address of a proxy whose X-Forwarded-* headers are trusted",
         "--trusted-proxy",
         "ADDRESS",
         is_repeatable=True,
@@ -448,7 +463,7 @@ SETTINGS: tuple[Setting, ...] = (
         "ollama_port",
         "LLB_OLLAMA_PORT",
         _integer_between(0, 65535),
-        "answer programs that only know Ollama on this port, without a key (default: off; Ollama's own: 11434)",
+        "port for Ollama clients, without a key (default: off; Ollama uses 11434)",
         "--ollama-port",
         "N",
     ),
@@ -456,7 +471,7 @@ SETTINGS: tuple[Setting, ...] = (
         "ollama_allow",
         "LLB_OLLAMA_ALLOW",
         _parse_networks,
-        "network whose programs may use it too (default: this host's own only)",
+        "network that may use the Ollama port too (default: only this host)",
         "--ollama-allow",
         "CIDR",
         is_repeatable=True,
@@ -466,7 +481,7 @@ SETTINGS: tuple[Setting, ...] = (
         "history_days",
         "LLB_HISTORY_DAYS",
         _integer_between(0, 365),
-        "days that requests are kept (default: 7; 0: only totals of their use)",
+        "days to keep requests (default: 7; 0: only totals)",
         "--history-days",
         "N",
     ),
@@ -507,18 +522,18 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
-# Environment variables that are not settings of the server: the command line's own.
+# Environment variables of the command line, which are no settings of the server.
 CLI_ENVIRONMENT = frozenset({"LLB_URL", "LLB_API_KEY"})
 _SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
 
 
 def default_home() -> Path:
-    """`$XDG_DATA_HOME/llb` on Linux, the user's data directory elsewhere."""
+    """Return `$XDG_DATA_HOME/llb` on Linux, the user's data directory elsewhere."""
     return Path(platformdirs.user_data_dir("llb", appauthor=False))
 
 
 def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | None = None) -> Config:
-    """A `Config` from flag texts (by `Setting.field`) over `env` over `llb.toml`; raises `SetupError`."""
+    """Return the `Config` of flag texts (by `Setting.field`) over `env` over `llb.toml`. Raises `SetupError`."""
     env = os.environ if env is None else env
     known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT
     for name in sorted(env):
@@ -531,40 +546,78 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
     for setting in SETTINGS:
         if env.get(setting.env):
             values[setting.field] = _parse_value(setting, env[setting.env], setting.env)
-        given = flags.get(setting.field)
-        if given is not None:
-            text = ",".join(given) if isinstance(given, list) else given
+        flag_value = flags.get(setting.field)
+        if flag_value is not None:
+            text = ",".join(flag_value) if isinstance(flag_value, list) else flag_value
             values[setting.field] = _parse_value(setting, text, setting.flag or setting.env)
     values["home"] = home
     if values.get("join") is None:
         from llb.base import node_identity
 
-        member = node_identity.read_membership(home)
-        # Joined once, until it leaves: no flag has to repeat it.
-        values["join"] = None if member is None else member.balancer_url
+        # A host that has joined stays in its cluster until it leaves: the flag need not be repeated.
+        membership = node_identity.read_membership(home)
+        values["join"] = None if membership is None else membership.balancer_url
     return make_config(**values)
 
 
-def make_config(*, home: Path, **values: Any) -> Config:
-    """A `Config` with every default filled in; for embedding and tests. Raises `SetupError` for an unknown field."""
-    unknown = set(values) - {item.name for item in fields(Config)}
+def make_config(*, home: str | os.PathLike[str], **values: Any) -> Config:
+    """Return a `Config` with defaults for all other fields; for programs that embed llb.
+
+    `values` are fields of `Config`; a path may be a str or any `os.PathLike`, a tuple any sequence of str.
+    Raises `SetupError` for an unknown field and for a value of the wrong type.
+    """
+    types = get_type_hints(Config)
+    unknown = set(values) - set(types)
     if unknown:
         raise SetupError(f"Unknown setting {sorted(unknown)[0]}.")
-    values.setdefault("models_dir", home / "models")
-    values.setdefault("name", re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].strip("-.") or "llb")
-    return Config(home=home, **values)
+    checked = {
+        name: _check_type(name, value, types[name]) for name, value in {"home": home, **values}.items()
+    }
+    checked.setdefault("models_dir", checked["home"] / "models")
+    checked.setdefault(
+        "name", re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].strip("-.") or "llb"
+    )
+    return Config(**checked)
+
+
+_TYPE_DESCRIPTIONS = {
+    Path: "a path",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    tuple[str, ...]: "a list of texts",
+}
+
+
+def _check_type(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` as the type of its field. Raises `SetupError`, without the value: it may be a secret."""
+    is_optional = type(None) in get_args(hint)
+    expected = next(arg for arg in get_args(hint) if arg is not type(None)) if is_optional else hint
+    if value is None and is_optional:
+        return None
+    try:
+        if expected is Path:
+            return Path(msgspec.convert(os.fspath(value), str)).expanduser().absolute()
+        return msgspec.convert(value, expected)
+    except (TypeError, msgspec.ValidationError):
+        description = _TYPE_DESCRIPTIONS[expected] + (" or None" if is_optional else "")
+        raise SetupError(f"The setting {name} must be {description}, not {type(value).__name__}.") from None
 
 
 def effective_settings(config: Config) -> tuple[SettingView, ...]:
-    """Every setting as it is in effect, as its flag takes it; None where llb finds out. No secret is in them."""
-    usual = make_config(home=default_home(), models_dir=config.home / "models")
+    """Return all settings in effect as their flags take them; None where llb determines the value.
+
+    No secrets.
+    """
+    defaults = make_config(home=default_home(), models_dir=config.home / "models")
     return tuple(
         SettingView(
             name=setting.key,
             flag=setting.flag,
             environment=setting.env,
             value=setting.format_value(value := getattr(config, setting.field)),
-            is_default=value == getattr(usual, setting.field),
+            is_default=value == getattr(defaults, setting.field),
         )
         for setting in SETTINGS
     )
@@ -574,7 +627,7 @@ def _parse_value(setting: Setting, text: str, source_name: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        # A secret must not reach the screen, not even a misspelt one.
+        # A secret must not appear in a message, not even a mistyped one.
         shown = "its value" if setting.field in _SECRET_FIELDS else f"'{text}'"
         raise SetupError(f"{source_name}: {shown} {error}.") from None
 

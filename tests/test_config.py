@@ -1,8 +1,11 @@
-"""Settings: flag over environment over file over default, and a sentence for everything that is wrong."""
+"""Settings: flag over environment over file over default, and one sentence for each mistake."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 
@@ -63,9 +66,13 @@ def test_a_switch(
         (
             {"LLB_OLLAMA_ALLOW": "10.0.0.0/8, lan"},
             "",
-            "LLB_OLLAMA_ALLOW: '10.0.0.0/8, lan' names 'lan', which is not an address or a network.",
+            "LLB_OLLAMA_ALLOW: '10.0.0.0/8, lan' contains 'lan', which is not an address or a network.",
         ),
-        ({}, "ollama_allow = ['10.0.0.0/33']", "names '10.0.0.0/33', which is not an address or a network."),
+        (
+            {},
+            "ollama_allow = ['10.0.0.0/33']",
+            "contains '10.0.0.0/33', which is not an address or a network.",
+        ),
         ({}, "prot = 1", "unknown setting 'prot'."),
         ({}, "port = true", "'port' has the wrong type."),
         ({}, "port = [", "cannot be read"),
@@ -77,6 +84,60 @@ def test_what_is_wrong_is_said(tmp_path: Path, env: dict[str, str], toml: str, s
     with pytest.raises(SetupError, match=r".") as caught:
         load(tmp_path, env=env)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("as_path", [str, Path, PurePath])
+def test_a_path_may_be_text_or_a_path(tmp_path: Path, as_path: Callable[[Path], str | PathLike[str]]) -> None:
+    config = make_config(
+        home=as_path(tmp_path), models_dir=as_path(tmp_path / "m"), catalog=as_path(tmp_path / "c.json")
+    )
+    assert (config.home, config.models_dir) == (tmp_path, tmp_path / "m")
+    assert config.catalog == tmp_path / "c.json"
+    assert make_config(home=as_path(tmp_path)).models_dir == tmp_path / "models"
+    assert all(isinstance(path, Path) for path in (config.home, config.models_dir, config.catalog))
+
+
+def test_a_relative_path_and_a_users_home_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "ann"))
+    assert make_config(home="data").home == tmp_path / "data"
+    assert make_config(home="~/data").home == tmp_path / "ann" / "data"
+
+
+def test_values_of_a_related_type_are_converted(tmp_path: Path) -> None:
+    config = make_config(home=tmp_path, keep_alive_s=600, allowed_hosts=["a", "b"], catalog=None)
+    assert (config.keep_alive_s, config.allowed_hosts, config.catalog) == (600.0, ("a", "b"), None)
+    assert isinstance(config.keep_alive_s, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"home": 1}, "The setting home must be a path, not int."),
+        ({"home": None}, "The setting home must be a path, not NoneType."),
+        ({"home": b"/data"}, "The setting home must be a path, not bytes."),
+        ({"catalog": ["a"]}, "The setting catalog must be a path or None, not list."),
+        ({"port": "8080"}, "The setting port must be a whole number, not str."),
+        ({"port": 80.5}, "The setting port must be a whole number, not float."),
+        ({"port": True}, "The setting port must be a whole number, not bool."),
+        ({"port": None}, "The setting port must be a whole number, not NoneType."),
+        ({"keep_alive_s": "10m"}, "The setting keep_alive_s must be a number, not str."),
+        ({"context": "8192"}, "The setting context must be a whole number or None, not str."),
+        ({"history_text": "on"}, "The setting history_text must be True or False, not str."),
+        ({"history_text": 1}, "The setting history_text must be True or False, not int."),
+        ({"allowed_hosts": "a,b"}, "The setting allowed_hosts must be a list of texts, not str."),
+        ({"allowed_hosts": [1]}, "The setting allowed_hosts must be a list of texts, not list."),
+        ({"join": 1}, "The setting join must be text or None, not int."),
+        ({"name": None}, "The setting name must be text, not NoneType."),
+        ({"hub_token": 12345}, "The setting hub_token must be text or None, not int."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_rejected(tmp_path: Path, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        make_config(**{"home": tmp_path, **values})
+    assert str(caught.value) == sentence
 
 
 def test_a_misspelt_secret_is_not_repeated(tmp_path: Path) -> None:

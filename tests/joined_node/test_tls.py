@@ -188,7 +188,7 @@ def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
     second = (tmp_path / "tls.pem").read_bytes()
     assert second != first
     monkeypatch.undo()
-    monkeypatch.setattr("llb.security.certificates.own_addresses", lambda: ["192.0.2.7"])
+    monkeypatch.setattr("llb.security.certificates.list_host_addresses", lambda: ["192.0.2.7"])
     tls.renew_if_needed()
     assert (tmp_path / "tls.pem").read_bytes() not in (first, second)
 
