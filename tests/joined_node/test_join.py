@@ -367,7 +367,7 @@ async def test_a_host_cannot_join_its_own_node(
     await llb.stop()
     itself = RunningJoinedNode(llb, llb.home, join=node.url, join_token=NO_TOKEN)
     assert (await refusal(itself)) == (
-        "The llb at this address lends itself to this very host, which cannot join its own node."
+        "The llb at this address is a node of this host: a balancer cannot join its own node."
     )
 
 
@@ -376,7 +376,7 @@ async def test_a_host_that_lends_itself_lets_nobody_in(
 ) -> None:
     node = await make_node(llb, "garage").start()
     said = await refusal(make_node(llb, "cellar", join=node.url))
-    assert said == f"The llb at this address lends itself to another one: join that one, at {llb.url}."
+    assert said == f"The llb at this address has joined another llb: join that one, at {llb.url}."
 
 
 # --- another balancer --------------------------------------------------------------------------------

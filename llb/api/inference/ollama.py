@@ -149,7 +149,7 @@ def ollama_blueprint(
     @InternalRoute("routes of Ollama that llb does not support")
     async def unsupported(_request: Request, digest: str = "") -> HTTPResponse:
         raise errors.UnsupportedOperation(
-            "The Model Hub manages the models: pull or delete them on its page, or import them with 'llb import'"
+            "The Model Hub manages models: pull or delete them on its page, or import them with 'llb import'"
         )
 
     blueprint.add_route(version, "/api/version", methods=["GET", "HEAD"], name="version")

@@ -1,4 +1,4 @@
-"""What a balancer may ask of the node that runs here: who it is, an answer of one of its engines, its memory back."""
+"""Node API: routes for a balancer to verify this node, send it inference requests and manage its models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.blueprint import Blueprint
-from llb.api.internode.proxy import InFlightCounter, proxy_response, select_headers
+from llb.api.internode.proxy import HEADER_TIMEOUT_S, InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import node_only, public
 from llb.api.query_params import float_query_param
 from llb.api.responses import error_response, json_response, no_content
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FORWARDED_HEADERS = ("content-type", "x-request-id", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
-HEADER_TIMEOUT_S = 3600.0  # the balancer's deadlines count, and end this connection
 NONCE_MAX_CHARS = 128
 
 
@@ -37,24 +36,24 @@ def node_api_blueprint(
     in_flight: InFlightCounter,
     get_membership: Callable[[], Membership | None],
 ) -> Blueprint:
-    """`/hop`."""
+    """Routes of `/hop`."""
     blueprint = Blueprint("hop")
 
     @blueprint.get("/hop/proof", name="proof")
     @public
     async def proof(request: Request) -> HTTPResponse:
-        """Shows whoever has dialled this address that it is the node they look for, before they show it a credential."""
-        member, nonce = get_membership(), request.args.get("nonce") or ""
-        if member is None or not is_valid_nonce(nonce):
-            raise errors.InvalidRequest("There is nothing to prove")
+        """Prove the identity of this node to a balancer, before the balancer sends it a credential."""
+        membership, nonce = get_membership(), request.args.get("nonce") or ""
+        if membership is None or not is_valid_nonce(nonce):
+            raise errors.InvalidRequest("This host is no node, or the nonce is not valid")
         return json_response(
-            {"proof": tokens.challenge_response(member.hop_credential, member.node_id, nonce)}
+            {"proof": tokens.challenge_response(membership.hop_credential, membership.node_id, nonce)}
         )
 
     @blueprint.post("/hop/pulse", name="pulse", stream=True)
     @node_only
     async def pulse(request: Request) -> HTTPResponse:
-        """A body that goes on for as long as the balancer cares: it feels this host's kernel, and waits for no answer."""
+        """Read an endless body: it lets the balancer probe the kernel of this host, without a response."""
         async for _ in cast(AsyncIterable[bytes], request.stream):
             pass
         return no_content()
@@ -67,9 +66,9 @@ def node_api_blueprint(
                 return await _infer(request, path)
         except errors.LlbError as error:
             log.warning("a request for %s failed: %s", request.args.get("model"), error.message)
-            answer = error_response(error)
-            answer.headers[NODE_ERROR_HEADER.decode("ascii")] = error.code
-            return answer
+            response = error_response(error)
+            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.code
+            return response
 
     async def _infer(request: Request, path: str) -> HTTPResponse | None:
         model_id = request.args.get("model") or ""
@@ -90,9 +89,9 @@ def node_api_blueprint(
                 )
                 log.debug("%s for %s: %s", path, model_id, response.status)
                 return await proxy_response(request, response)
-            except TransportError as fault:
+            except TransportError as error:
                 lease.report_suspected_failure()
-                raise error_from_transport_error(fault) from fault
+                raise error_from_transport_error(error) from error
 
     @blueprint.post("/hop/models/<model_id:str>/load", name="load")
     @node_only
@@ -110,4 +109,5 @@ def node_api_blueprint(
 
 
 def is_valid_nonce(text: str) -> bool:
+    """Whether `text` is short enough to be signed."""
     return 0 < len(text) <= NONCE_MAX_CHARS

@@ -1,4 +1,4 @@
-"""What a joined host says of itself: that it is alive, whether its link stands; and the way out."""
+"""Status routes of a joined node: health, readiness, its balancer, and leaving the cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llb.wire import JoinRequest, LeaveReply, Liveness, NodeStatusView, Readines
 
 
 class LeavableNode(Protocol):
-    """A host that lends itself; `problem` is why its link does not stand, as a sentence."""
+    """Joined node. `problem` is why it is not connected to its balancer, as a sentence; None if it is."""
 
     membership: Membership | None
 
@@ -30,7 +30,7 @@ class LeavableNode(Protocol):
 
 
 def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: asyncio.Event) -> Blueprint:
-    """`/health`, `/readyz`, `/api/nodes/join`, `/api/node`. `left` is set once whoever had it leave was told so."""
+    """Routes of a joined node; `left_cluster` is set after the response to a request to leave."""
     blueprint = Blueprint("lending")
 
     @blueprint.get("/health", name="health")
@@ -50,26 +50,27 @@ def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: a
     @blueprint.post("/api/nodes/join", name="join")
     @public
     async def join(request: Request) -> HTTPResponse:
-        asked = parse_body(request, JoinRequest)
-        if node.membership is not None and asked.cluster_id == node.membership.cluster_id:
+        body = parse_body(request, JoinRequest)
+        if node.membership is not None and body.cluster_id == node.membership.cluster_id:
             return error_response(
                 Conflict(
-                    "The llb at this address lends itself to this very host, which cannot join its own node"
+                    "The llb at this address is a node of this host: a balancer cannot join its own node"
                 )
             )
-        answer = error_response(Conflict("The llb at this address lends itself to another one"))
-        answer.headers["Location"] = balancer_url  # where everybody is led who asks for the page
-        return answer
+        response = error_response(Conflict("The llb at this address has joined another llb"))
+        # The page redirects there, too.
+        response.headers["Location"] = balancer_url
+        return response
 
     @blueprint.get("/api/node", name="show")
     @requires_scope(Scope.ADMIN)
     async def show(_request: Request) -> HTTPResponse:
-        member = node.membership
+        membership = node.membership
         return json_response(
             NodeStatusView(
                 version=__version__,
                 balancer_url=balancer_url,
-                name=None if member is None else member.name,
+                name=None if membership is None else membership.name,
                 problem=node.problem,
             )
         )
@@ -77,8 +78,9 @@ def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: a
     @blueprint.post("/api/node/leave", name="leave")
     @requires_scope(Scope.ADMIN)
     async def leave(request: Request) -> None:
-        answer = cast(HTTPResponse, await request.respond(json_response(await node.leave())))
-        await answer.eof()  # type: ignore[no-untyped-call]
-        left_cluster.set()  # last: the server ends with it, and whoever asked is to hear of it
+        response = cast(HTTPResponse, await request.respond(json_response(await node.leave())))
+        await response.eof()  # type: ignore[no-untyped-call]
+        # Last, because the server stops then.
+        left_cluster.set()
 
     return blueprint

@@ -1,4 +1,4 @@
-"""The model files of this host, for other nodes that bring a ticket."""
+"""Model files of this host, for other nodes with a file token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sanic.response import HTTPResponse
 from llb import errors
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import requires_file_token
-from llb.api.responses import error_response
+from llb.api.responses import OCTET_STREAM, abort_connection, error_response
 from llb.node.download.peer_fetch import VERIFIED_HEADER
 from llb.node.sharing.growing_file import ContentLost, GrowingFile
 from llb.node.sharing.peer_file_server import PeerFileServer
@@ -23,7 +23,8 @@ from llb.security import file_token
 
 log = logging.getLogger(__name__)
 
-SEND_TIMEOUT_S = 60.0  # a reader that takes nothing for so long is cut off
+# A peer that accepts no data for this time is disconnected.
+SEND_TIMEOUT_S = 60.0
 _OPEN_RANGE = re.compile(r"bytes=(\d{1,18})-")
 
 
@@ -32,7 +33,10 @@ def peer_files_blueprint(
     get_node_id: Callable[[], str],
     get_file_token_secret: Callable[[], str | None],
 ) -> Blueprint:
-    """`/hop/files`. `ticket_secret` is what this node shares with its balancer, None while it has none."""
+    """Routes of `/hop/files`.
+
+    `get_file_token_secret` returns the secret that this node shares with its balancer, None if it has none.
+    """
     blueprint = Blueprint("files")
 
     @requires_file_token
@@ -41,10 +45,10 @@ def peer_files_blueprint(
         file = peer_file_server.find_file(model_id, sha256)
         if file is None:
             raise errors.NotFound("This node does not have that file")
-        given = request.headers.get("range")
-        start = _range_start(given)
-        life, have_bytes = file.generation, file.have_bytes
-        # Who would rather wait for it than be told so at once (RFC 7240) gets it the moment it is here.
+        range_header = request.headers.get("range")
+        start = _range_start(range_header)
+        generation, have_bytes = file.generation, file.have_bytes
+        # RFC 7240: the peer prefers to wait for a byte that has not been downloaded yet over an error.
         may_wait = (
             file.is_growing and "wait=" in request.headers.get("prefer", "") and start < file.size_bytes
         )
@@ -55,32 +59,28 @@ def peer_files_blueprint(
             "Content-Length": str(file.size_bytes - start),
             VERIFIED_HEADER: "true" if file.is_verified else "false",
         }
-        if given is not None:
+        if range_header is not None:
             headers["Content-Range"] = f"bytes {start}-{file.size_bytes - 1}/{file.size_bytes}"
-        status = 200 if given is None else 206
+        status = 200 if range_header is None else 206
         if request.method == "HEAD":
-            return HTTPResponse(status=status, headers=headers, content_type="application/octet-stream")
+            return HTTPResponse(status=status, headers=headers, content_type=OCTET_STREAM)
         with peer_file_server.reserve_copy():
             response = cast(
                 HTTPResponse,
-                await request.respond(
-                    status=status, headers=headers, content_type="application/octet-stream"
-                ),
+                await request.respond(status=status, headers=headers, content_type=OCTET_STREAM),
             )
             try:
-                await response.send(
-                    b""
-                )  # the head at once: it says that we are well, though nothing may follow yet
-                async for piece in peer_file_server.iter_chunks(file, life, start):
+                # Send the head at once: it shows that this node is alive although the data may take a while.
+                await response.send(b"")
+                async for chunk in peer_file_server.iter_chunks(file, generation, start):
                     async with asyncio.timeout(SEND_TIMEOUT_S):
-                        await response.send(piece)
+                        await response.send(chunk)
             except (ContentLost, TimeoutError) as error:
-                # The length was promised and cannot be kept: only a cut connection says so.
-                why = (
-                    "the file is not there any more" if isinstance(error, ContentLost) else "it was not taken"
+                reason = (
+                    "the file is gone" if isinstance(error, ContentLost) else "the node did not read the data"
                 )
-                log.info("a copy of model %s to another node was cut: %s", model_id, why)
-                cast(asyncio.Transport, request.transport).abort()
+                log.info("aborted a copy of model %s to another node: %s", model_id, reason)
+                abort_connection(request)
                 return None
             await response.eof()  # type: ignore[no-untyped-call]
         return None
@@ -91,29 +91,29 @@ def peer_files_blueprint(
 
 
 def _verify_file_token(text: str, sha256: str, node_id: str, secret: str | None) -> None:
-    """Raises `InvalidTicket` unless `text` lets its bearer read this file at this node."""
+    """Raise `InvalidFileToken` unless `text` is a token for this file at this node."""
     if secret is None:
-        raise errors.InvalidFileToken("This node has no balancer whose tickets count")
-    ticket = file_token.verify(file_token.derive_key(secret), text, time.time())
-    if ticket.from_node != node_id:
-        raise errors.InvalidFileToken("The ticket is for another node")
-    if ticket.sha256 != sha256:
-        raise errors.InvalidFileToken("The ticket is for another file")
+        raise errors.InvalidFileToken("This node has no balancer whose file tokens it accepts")
+    token = file_token.verify(file_token.derive_key(secret), text, time.time())
+    if token.from_node != node_id:
+        raise errors.InvalidFileToken("The file token is for another node")
+    if token.sha256 != sha256:
+        raise errors.InvalidFileToken("The file token is for another file")
 
 
 def _range_start(range_header: str | None) -> int:
-    """Where the body is to begin. Raises `InvalidRequest` for any other kind of range."""
+    """Return the first byte of an open range; raises `InvalidRequest` for any other kind of range."""
     if range_header is None:
         return 0
     match = _OPEN_RANGE.fullmatch(range_header.strip())
     if match is None:
-        raise errors.InvalidRequest("Only a range from a byte to the end is understood: 'bytes=N-'")
+        raise errors.InvalidRequest("Only open ranges are supported: 'bytes=N-'")
     return int(match[1])
 
 
 def _range_not_available(file: GrowingFile, start: int) -> HTTPResponse:
-    answer = error_response(
+    response = error_response(
         errors.RangeNotAvailable(f"This node does not have byte {start} of that file yet")
     )
-    answer.headers["Content-Range"] = f"bytes */{file.size_bytes}"
-    return answer
+    response.headers["Content-Range"] = f"bytes */{file.size_bytes}"
+    return response

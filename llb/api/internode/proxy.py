@@ -1,4 +1,4 @@
-"""Passes the answer of another HTTP server on to the client of this one, byte for byte."""
+"""Reverse proxy: forwards the response of another HTTP server unchanged, and counts requests in flight."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import cast
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from llb.api.responses import PassthroughResponse
+from llb.api.responses import OCTET_STREAM, PassthroughResponse, abort_connection
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 
-IDLE_TIMEOUT_S = 3600.0  # whoever asked has deadlines of its own, and this connection ends with theirs
+# Longer than any deadline of the caller, which closes this connection when its own deadline expires.
+HEADER_TIMEOUT_S = IDLE_TIMEOUT_S = 3600.0
 
 
 class InFlightCounter:
-    """Counts the answers that are under way, so that a host which stops can let them end."""
+    """Counts the requests in flight, so that a host can finish them before it stops."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -27,7 +28,7 @@ class InFlightCounter:
 
     @contextmanager
     def track(self) -> Iterator[None]:
-        """An answer is under way while the block runs."""
+        """Count a request as in flight while the block runs."""
         self._count += 1
         self._idle.clear()
         try:
@@ -38,13 +39,13 @@ class InFlightCounter:
                 self._idle.set()
 
     async def wait_idle(self, timeout_s: float) -> None:
-        """Wait until none is under way, at most so long."""
+        """Wait until no request is in flight, at most `timeout_s`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
 
 def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    """The headers of `request` with these names (lower case), as the upstream client takes them: the bytes that came."""
+    """Return the headers of `request` with these names (lower case), as the bytes that were received."""
     return [
         (name.encode("ascii"), value.encode(errors="surrogateescape"))
         for name in names
@@ -55,21 +56,23 @@ def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, 
 async def proxy_response(
     request: Request, response: UpstreamResponse, *, headers: Mapping[str, str] | None = None
 ) -> HTTPResponse | None:
-    """Write `response` to the client; head and first bytes leave together. Raises `UpstreamFault` while nothing was
-    written; an answer that breaks later has its connection cut, which is the only thing that can still be said."""
-    answer: HTTPResponse | None = None
+    """Write `response` to the client; its head and first bytes leave in one write.
+
+    Raises `TransportError` only while nothing is written. Later errors abort the client's connection.
+    """
+    started: HTTPResponse | None = None
     try:
         try:
             async for data in response.iter_chunks(IDLE_TIMEOUT_S):
-                answer = answer or await _start_response(request, response, headers)
-                await answer.send(data)
+                started = started or await _start_response(request, response, headers)
+                await started.send(data)
         except TransportError:
-            if answer is None:
+            if started is None:
                 raise
-            cast(asyncio.Transport, request.transport).abort()
+            abort_connection(request)
             return None
-        answer = answer or await _start_response(request, response, headers)
-        await answer.eof()  # type: ignore[no-untyped-call]
+        started = started or await _start_response(request, response, headers)
+        await started.eof()  # type: ignore[no-untyped-call]
         return None
     finally:
         response.close()
@@ -84,7 +87,7 @@ async def _start_response(
             PassthroughResponse(
                 status=response.status,
                 headers=headers or {},
-                content_type=response.content_type.decode("latin-1") or "application/octet-stream",
+                content_type=response.content_type.decode("latin-1") or OCTET_STREAM,
             )
         ),
     )

@@ -1,13 +1,13 @@
-"""Connections that a node dials so that its balancer can send requests over them: HTTP/1.1 with the roles of dialling exchanged.
+"""Reverse tunnels: connections that a node dials so that its balancer can send HTTP/1.1 requests over them.
 
     node                                            balancer
     GET /hop/dial, Upgrade: llb-hop, Bearer …  ──▶
                                                ◀──  101 Switching Protocols
-                                               ◀──  POST /hop/v1/chat/completions …   and from here on as ever
+                                               ◀──  POST /hop/v1/chat/completions …   from here on as usual
     200 OK …                                   ──▶
 
-Nothing but the sockets' owners changes: at one end Sanic's protocol gives its transport to the upstream client, at the other
-one of Sanic's takes over a transport that it has not accepted.
+Only the owners of the sockets change. At the balancer, Sanic's protocol hands its transport to the HTTP
+client. At the node, a protocol of Sanic takes over a transport that it has not accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TransportHandler = Callable[[asyncio.Transport], None]
 
 
 class TunnelAcceptor(Protocol):
-    """Who takes what a node has dialled."""
+    """Receives the connections that nodes have dialled."""
 
     def expects_tunnel(self, node_id: str) -> bool: ...
 
@@ -38,7 +38,7 @@ class TunnelAcceptor(Protocol):
 
 
 def reverse_tunnel_blueprint(acceptor: TunnelAcceptor) -> Blueprint:
-    """`/hop/dial`, at the balancer."""
+    """Route `/hop/dial` of the balancer."""
     blueprint = Blueprint("reverse")
 
     @blueprint.get("/hop/dial", name="dial")
@@ -46,16 +46,16 @@ def reverse_tunnel_blueprint(acceptor: TunnelAcceptor) -> Blueprint:
     async def dial(request: Request) -> HTTPResponse:
         node_id = request.ctx.principal.id
         if request.headers.get("upgrade") != TUNNEL_PROTOCOL:
-            raise errors.InvalidRequest(f"This is for a connection that becomes {TUNNEL_PROTOCOL}")
+            raise errors.InvalidRequest(f"This route needs 'Upgrade: {TUNNEL_PROTOCOL}'")
         if not acceptor.expects_tunnel(node_id):
-            raise errors.Conflict("A node connects its link first")
+            raise errors.Conflict("The link of this node is not connected, so it cannot dial tunnels")
         return _SwitchProtocolsResponse(lambda transport: acceptor.accept_tunnel(node_id, transport))
 
     return blueprint
 
 
 class _SwitchProtocolsResponse(HTTPResponse):
-    """Switches protocols: afterwards Sanic neither reads, writes nor closes the connection."""
+    """Response that takes the connection away from Sanic, which then neither reads, writes nor closes it."""
 
     __slots__ = ("_on_switched",)
 
@@ -67,16 +67,18 @@ class _SwitchProtocolsResponse(HTTPResponse):
         stream = cast(Any, self.stream)
         protocol = stream.protocol
         transport = protocol.transport
-        stream.keep_alive = False  # its loop ends, finds that it has answered,
+        # Sanic's connection loop ends and finds that it has responded.
+        stream.keep_alive = False
         stream.stage = Stage.IDLE
         protocol.connections.discard(protocol)
-        protocol.transport = None  # and has nothing that it could close
+        # Without a transport it has nothing to close.
+        protocol.transport = None
         transport.write(SWITCHING_PROTOCOLS_RESPONSE)
         self._on_switched(transport)
 
 
 class TunnelProtocol(HttpProtocol):
-    """Serves a connection that this node has dialled. `stirred` is called when it is asked something, and at its end."""
+    """Serves a connection that this node has dialled; calls `on_activity` for each request and at its end."""
 
     __slots__ = ("_on_activity",)
 
@@ -86,7 +88,7 @@ class TunnelProtocol(HttpProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is ready for a request."""
+        """Whether no request is in progress."""
         return not self.recv_buffer and (self.http is None or self.http.stage is Stage.IDLE)
 
     @property

@@ -1,4 +1,4 @@
-"""What Ollama's clients ask, and the same as a request of OpenAI's dialect. Pure."""
+"""Requests in Ollama's dialect and their translation to OpenAI's dialect. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from llb.errors import InvalidRequest
 
 CHAT_PATH, COMPLETION_PATH, EMBEDDINGS_PATH = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
-MAX_TOKENS = 2**31 - 1  # an engine counts no further
+# llama.cpp counts tokens with 32 bits.
+MAX_TOKENS = 2**31 - 1
 
-# What an image begins with, in Base64; the engine looks at the bytes themselves.
+# Image formats by the start of their Base64 encoding. Only a hint: the engine detects the format itself.
 _IMAGE_TYPES = {"iVBOR": "png", "/9j/": "jpeg", "R0lG": "gif", "UklG": "webp", "Qk": "bmp"}
 _REASONING_EFFORTS = ("low", "medium", "high", "max")
 
 
 class Options(Struct, frozen=True, omit_defaults=True):
-    """Those that an engine has too. Others (`num_ctx`, `num_gpu`, …) pass unheard: they are the host's business."""
+    """The options that llama-server has too; the others, such as `num_ctx` and `num_gpu`, are ignored."""
 
     num_predict: float | None = None
     num_keep: float | None = None
@@ -61,7 +62,7 @@ class Message(Struct, frozen=True):
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """What all requests to a model have."""
+    """Fields of every request that runs a model."""
 
     model: str
     options: Options | None = None
@@ -69,7 +70,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
 
 
 class TextRequest(ModelRequest, frozen=True, kw_only=True):
-    """What all have that are answered in words."""
+    """Fields of every request that generates text."""
 
     stream: bool | None = None
     format: str | dict[str, Any] | None = None
@@ -105,14 +106,14 @@ class OldEmbedRequest(ModelRequest, frozen=True, kw_only=True):
 
 
 class NamedModel(Struct, frozen=True, kw_only=True):
-    """A request about a model, which older clients call `name`."""
+    """A request about a model. Older clients send its name as `name`."""
 
     model: str = ""
     name: str = ""
 
     @property
     def requested_model(self) -> str:
-        """Raises `InvalidRequest` where neither is given."""
+        """The model name; raises `InvalidRequest` if neither field has one."""
         if not (self.model or self.name):
             raise InvalidRequest("model is required", param="model")
         return self.model or self.name
@@ -123,21 +124,26 @@ class PullRequest(NamedModel, frozen=True, kw_only=True):
 
 
 class EngineRequest(Struct, frozen=True):
-    """A request as OpenAI's dialect has it: `path`, and the body without its `model`."""
+    """A request in OpenAI's dialect: the path, and the body without its `model`."""
 
     path: str
     document: dict[str, Any]
 
     def encode_body(self, model_id: str) -> bytes:
-        """Raises `InvalidRequest` for what can be read and not be written."""
+        """Return the body as JSON; raises `InvalidRequest` for values that cannot be encoded."""
         try:
             return msgspec.json.encode({"model": model_id, **self.document})
         except (OverflowError, RecursionError):
-            raise InvalidRequest("A number of the request is too large, or it is too deeply nested") from None
+            raise InvalidRequest(
+                "The request has a number that is too large, or is too deeply nested"
+            ) from None
 
 
 def translate_chat(request: ChatRequest) -> EngineRequest | None:
-    """None: there is nothing to answer, the model is to be loaded. Raises `InvalidRequest`."""
+    """Translate a chat; raises `InvalidRequest`.
+
+    Returns None for a chat without messages, which loads or unloads the model.
+    """
     if not request.messages:
         return None
     document = {
@@ -151,25 +157,24 @@ def translate_chat(request: ChatRequest) -> EngineRequest | None:
 
 
 def translate_generate(request: GenerateRequest) -> EngineRequest | None:
-    """As `chat`: a prompt is its only message, unless it is `raw`."""
+    """Translate a prompt to a chat with one message, or to a completion if it is `raw`.
+
+    Returns None without a prompt. Raises `InvalidRequest`.
+    """
     if request.template:
-        raise InvalidRequest(
-            "A request cannot bring its own template: send the whole prompt with raw", param="template"
-        )
+        raise InvalidRequest("template is not supported: send a complete prompt with raw", param="template")
     if request.suffix:
         raise InvalidRequest(
-            "Text cannot be filled in before a suffix: send the model's own marks for that with raw",
+            "suffix is not supported: send the model's own fill-in-the-middle tokens with raw",
             param="suffix",
         )
     if request.context:
-        raise InvalidRequest(
-            "A context of an earlier answer cannot be taken up: use /api/chat", param="context"
-        )
+        raise InvalidRequest("context is not supported: use /api/chat", param="context")
     if not request.prompt and not request.images:
         return None
     if request.raw:
         if request.system or request.images:
-            raise InvalidRequest("A raw prompt has no system message and no images", param="raw")
+            raise InvalidRequest("A raw prompt cannot have a system message or images", param="raw")
         return EngineRequest(
             COMPLETION_PATH,
             {"prompt": request.prompt, **_generation_fields(request), **_json_schema_field(request.format)},
@@ -186,18 +191,22 @@ def translate_generate(request: GenerateRequest) -> EngineRequest | None:
 
 
 def translate_embed(request: EmbedRequest) -> EngineRequest:
-    """Raises `InvalidRequest` for what an engine does not do."""
+    """Translate a request for embeddings; raises `InvalidRequest` for unsupported fields."""
     if request.dimensions is not None:
-        raise InvalidRequest("A model's vectors have the length that they have", param="dimensions")
+        raise InvalidRequest(
+            "dimensions is not supported: the model determines the length of its embeddings",
+            param="dimensions",
+        )
     return EngineRequest(EMBEDDINGS_PATH, {"input": request.input})
 
 
 def translate_legacy_embed(request: OldEmbedRequest) -> EngineRequest:
+    """Translate a request of older clients for one embedding."""
     return EngineRequest(EMBEDDINGS_PATH, {"input": request.prompt or ""})
 
 
 def build_load_request(*, is_embedding: bool) -> EngineRequest:
-    """What costs nothing, and is not answered before the model is in memory."""
+    """Return the cheapest request that is answered only once the model is loaded."""
     if is_embedding:
         return EngineRequest(EMBEDDINGS_PATH, {"input": " "})
     return EngineRequest(COMPLETION_PATH, {"prompt": "", "max_tokens": 1})
@@ -211,11 +220,12 @@ def _generation_fields(request: TextRequest) -> dict[str, Any]:
     if request.wants_stream:
         document["stream_options"] = {"include_usage": True}
     options: dict[str, Any] = msgspec.to_builtins(request.options or Options())
-    most, keep = options.pop("num_predict", None), options.pop("num_keep", None)
-    if most is not None and most >= 1:  # -1 and -2: as much as there is room for
-        document["max_tokens"] = min(int(most), MAX_TOKENS)
-    if keep is not None:
-        document["n_keep"] = max(-1, min(int(keep), MAX_TOKENS))
+    num_predict, num_keep = options.pop("num_predict", None), options.pop("num_keep", None)
+    # -1 and -2 mean no limit but the context.
+    if num_predict is not None and num_predict >= 1:
+        document["max_tokens"] = min(int(num_predict), MAX_TOKENS)
+    if num_keep is not None:
+        document["n_keep"] = max(-1, min(int(num_keep), MAX_TOKENS))
     return document | options
 
 
@@ -239,51 +249,57 @@ def _json_schema_field(output_format: str | dict[str, Any] | None) -> dict[str, 
 
 
 def _parse_schema(output_format: str | dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON schema that is wanted, empty where any JSON will do; None without one."""
+    """Return the requested JSON schema, empty for any JSON, None for plain text."""
     if isinstance(output_format, str) and output_format not in ("", "json"):
-        raise InvalidRequest('format is "json" or a JSON schema', param="format")
+        raise InvalidRequest('format must be "json" or a JSON schema', param="format")
     return ({} if output_format else None) if isinstance(output_format, str) else output_format
 
 
 def _thinking_fields(think: bool | str | None) -> dict[str, Any]:
-    """A template that knows nothing of it goes on as ever."""
+    # Chat templates ignore arguments that they do not use.
     if think is None:
         return {}
     if isinstance(think, bool):
         return {"chat_template_kwargs": {"enable_thinking": think}}
     if think not in _REASONING_EFFORTS:
-        raise InvalidRequest(f"think is true, false or one of {', '.join(_REASONING_EFFORTS)}", param="think")
+        raise InvalidRequest(
+            f"think must be true, false or one of {', '.join(_REASONING_EFFORTS)}", param="think"
+        )
     return {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": think}}
 
 
 def _translate_messages(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-    """OpenAI's calls have ids, by which an answer names its call; Ollama's may have none: the order tells."""
-    made = 0
-    unanswered: list[str] = []
+    """Translate messages, with an id for each tool call and its result.
+
+    OpenAI's dialect requires the ids. In Ollama's they are optional: results follow the order of the calls.
+    """
+    call_count = 0
+    pending_ids: list[str] = []
     for message in messages:
         document: dict[str, Any] = {"role": message.role, "content": _translate_content(message)}
         if message.thinking:
             document["reasoning_content"] = message.thinking
         if message.tool_calls:
-            ids = [call.id or f"call_{made + place}" for place, call in enumerate(message.tool_calls)]
-            made += len(ids)
-            unanswered = list(ids)
+            numbered = enumerate(message.tool_calls, call_count)
+            ids = [call.id or f"call_{number}" for number, call in numbered]
+            call_count += len(ids)
+            pending_ids = list(ids)
             document["tool_calls"] = [
-                {"id": call_id, "type": "function", "function": _translate_function(call.function)}
-                for call_id, call in zip(ids, message.tool_calls, strict=True)
+                {"id": id_, "type": "function", "function": _translate_function(call.function)}
+                for id_, call in zip(ids, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
-            answered = message.tool_call_id or (unanswered[0] if unanswered else f"call_{made}")
-            if answered in unanswered:
-                unanswered.remove(answered)
-            document["tool_call_id"] = answered
+            call_id = message.tool_call_id or (pending_ids[0] if pending_ids else f"call_{call_count}")
+            if call_id in pending_ids:
+                pending_ids.remove(call_id)
+            document["tool_call_id"] = call_id
             if message.tool_name:
                 document["name"] = message.tool_name
         yield document
 
 
-def _translate_function(called: CalledFunction) -> dict[str, str]:
-    return {"name": called.name, "arguments": msgspec.json.encode(called.arguments).decode()}
+def _translate_function(function: CalledFunction) -> dict[str, str]:
+    return {"name": function.name, "arguments": msgspec.json.encode(function.arguments).decode()}
 
 
 def _translate_content(message: Message) -> str | list[dict[str, Any]]:
@@ -298,5 +314,5 @@ def _translate_content(message: Message) -> str | list[dict[str, Any]]:
 def _data_url(image: str) -> str:
     if image.startswith("data:"):
         return image
-    kind = next((kind for start, kind in _IMAGE_TYPES.items() if image.startswith(start)), "png")
-    return f"data:image/{kind};base64,{image}"
+    subtype = next((subtype for start, subtype in _IMAGE_TYPES.items() if image.startswith(start)), "png")
+    return f"data:image/{subtype};base64,{image}"

@@ -1,6 +1,6 @@
-"""An engine's answer in OpenAI's dialect, and the same as Ollama's clients read it. Pure, but for the clock it is given.
+"""Translation of an engine's answer from OpenAI's dialect to Ollama's. Pure, except for the clock.
 
-An answer is a stream of SSE events, or a document; what is made of it is a line of JSON for each event, or one line.
+A stream of SSE events becomes a line of JSON for each event. A complete document becomes one line.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ _NS_PER_MS = 1_000_000
 
 
 class ResponseShape(Enum):
-    """In which field the words of an answer stand."""
+    """The field of Ollama's answer that holds the text."""
 
     CHAT = "message"
     GENERATE = "response"
 
 
 class RequestClock(Struct, frozen=True):
-    """What time it is (UTC), how long the request has taken, and how long of it the model took to load."""
+    """Clock of one request."""
 
+    # The current time in UTC.
     now: Callable[[], datetime]
+    # Time since the request arrived.
     total_s: Callable[[], float]
+    # The part of it that loading the model took.
     load_s: Callable[[], float]
 
 
-# --- what the engine says ----------------------------------------------------------------------------
+# --- the engine's answer -----------------------------------------------------------------------------
 
 
 class _Function(Struct):
@@ -58,7 +61,7 @@ class _MessageDelta(Struct):
 
 
 class _Choice(Struct):
-    """One of a chat, streamed (`delta`) or not (`message`), or of a completion (`text`)."""
+    """Choice of a chat, streamed (`delta`) or complete (`message`), or of a completion (`text`)."""
 
     delta: _MessageDelta | None = None
     message: _MessageDelta | None = None
@@ -93,7 +96,7 @@ class _Vectors(Struct):
     usage: _Usage | None = None
 
 
-# --- what the client reads ---------------------------------------------------------------------------
+# --- Ollama's answer ---------------------------------------------------------------------------------
 
 
 class _OllamaFunction(Struct):
@@ -115,7 +118,7 @@ class _Message(Struct, omit_defaults=True):
 
 
 class _Counts(Struct, omit_defaults=True):
-    """How it went; times in nanoseconds."""
+    """Token counts, and durations in nanoseconds."""
 
     total_duration: int | None
     load_duration: int | None
@@ -148,21 +151,21 @@ class _EmbedResponse(Struct, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
-# They end a line to Python's `splitlines`, by which the official client reads; inside JSON they may be spelled.
+# The official client splits lines with `str.splitlines`, which also splits at these characters.
 _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def error_body(error: LlbError) -> dict[str, str]:
-    """An error as Ollama's clients read it."""
+    """Return the body of `error` in Ollama's format."""
     return {"error": error.message}
 
 
 class ResponseTranslator:
-    """One answer on its way. `feed` takes the bytes of a stream, however they are cut; `document` a whole answer."""
+    """Translates one answer: a stream with `feed` and `finish`, or a document with `translate_document`."""
 
     def __init__(self, requested_model: str, shape: ResponseShape, clock: RequestClock) -> None:
-        """`asked` is what the client calls the model."""
+        """`requested_model` is the model name that the client used, which Ollama's answers repeat."""
         self._requested_model = requested_model
         self._shape = shape
         self._clock = clock
@@ -174,23 +177,23 @@ class ResponseTranslator:
         self._is_finished = False
 
     def feed(self, data: bytes) -> bytes:
-        """The lines that follow from these bytes, perhaps none."""
+        """Return the lines for the next bytes of a stream, which may end anywhere; empty for none."""
         return b"".join(map(self._translate_event, self._lines.feed(data)))
 
     def finish(self) -> bytes:
-        """The last line, where the stream has not brought it."""
-        last = self.feed(b"\n") if self._lines.has_partial_line else b""
-        return last + self._last_lines()
+        """Return the last line, empty if the stream has already ended with one."""
+        partial_line = self.feed(b"\n") if self._lines.has_partial_line else b""
+        return partial_line + self._last_lines()
 
     def translate_document(self, body: bytes) -> bytes:
-        """The one line of an answer that is no stream."""
+        """Return the line for a complete answer."""
         event = _decode_event(body)
-        words = self._record_event(event)
+        message = self._record_event(event)
         calls = self._complete_tool_calls()
-        return self._encode_line(words.content or "", words.reasoning_content, calls, done=True)
+        return self._encode_line(message.content or "", message.reasoning_content, calls, done=True)
 
     def translate_empty(self, reason: str) -> bytes:
-        """The one line of a request that asked for no words: the model was loaded, or unloaded."""
+        """Return the line for a request that has only loaded or unloaded the model, as `reason` says."""
         self._finish_reason = reason
         return self._encode_line("", None, None, done=True)
 
@@ -202,56 +205,55 @@ class ResponseTranslator:
         try:
             event = _decode_event(data)
         except DECODE_ERRORS:
-            return b""  # nothing that an engine of ours says
+            # llama-server sends no such event.
+            return b""
         if event.error is not None:
             self._is_finished = True
             return _as_json_line(_encode({"error": _error_message(event.error, data)}))
-        words = self._record_event(event)
-        if not words.content and not words.reasoning_content:
+        delta = self._record_event(event)
+        if not delta.content and not delta.reasoning_content:
             return b""
-        return self._encode_line(words.content or "", words.reasoning_content, None, done=False)
+        return self._encode_line(delta.content or "", delta.reasoning_content, None, done=False)
 
     def _last_lines(self) -> bytes:
         if self._is_finished:
             return b""
         self._is_finished = True
         calls = self._complete_tool_calls()
-        told = b"" if calls is None else self._encode_line("", None, calls, done=False)
-        return told + self._encode_line("", None, None, done=True)
+        call_line = b"" if calls is None else self._encode_line("", None, calls, done=False)
+        return call_line + self._encode_line("", None, None, done=True)
 
     def _record_event(self, event: _Event) -> _MessageDelta:
-        """Note the counts and calls of an event; returns its words."""
+        """Record the counts and tool calls of an event; returns its text."""
         self._usage = event.usage or self._usage
         self._timings = event.timings or self._timings
-        words = _MessageDelta()
+        delta = _MessageDelta()
         for choice in event.choices:
-            part = choice.delta or choice.message or _MessageDelta(content=choice.text)
+            delta = choice.delta or choice.message or _MessageDelta(content=choice.text)
             self._finish_reason = choice.finish_reason or self._finish_reason
-            for call in part.tool_calls or ():
+            for call in delta.tool_calls or ():
                 self._add_tool_call(call, is_complete=choice.message is not None)
-            words = part
-        return words
+        return delta
 
     def _add_tool_call(self, call: _ToolCall, *, is_complete: bool) -> None:
-        """Calls of a stream come in pieces, told apart by their index."""
+        """Add a tool call, or a part of one: a stream sends calls in parts with the same index."""
         index = len(self._tool_calls) if is_complete else call.index
-        known = self._tool_calls.setdefault(index, _ToolCall(index))
-        known.id = call.id or known.id
-        known.function.name = call.function.name or known.function.name
-        known.function.arguments = (known.function.arguments or "") + (call.function.arguments or "")
+        merged = self._tool_calls.setdefault(index, _ToolCall(index))
+        merged.id = call.id or merged.id
+        merged.function.name = call.function.name or merged.function.name
+        merged.function.arguments = (merged.function.arguments or "") + (call.function.arguments or "")
 
     def _complete_tool_calls(self) -> list[_OllamaToolCall] | None:
-        """The calls that are complete: one that a limit of tokens cut off has no arguments that could be read."""
-        told: list[_OllamaToolCall] = []
+        """Return the tool calls, without any whose arguments a token limit has truncated."""
+        complete: list[_OllamaToolCall] = []
         for call in self._tool_calls.values():
             try:
                 arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
             except DECODE_ERRORS:
                 continue
-            told.append(
-                _OllamaToolCall(_OllamaFunction(call.function.name or "", arguments, len(told)), call.id)
-            )
-        return told or None
+            function = _OllamaFunction(call.function.name or "", arguments, len(complete))
+            complete.append(_OllamaToolCall(function, call.id))
+        return complete or None
 
     def _encode_line(
         self, text: str, thinking: str | None, calls: list[_OllamaToolCall] | None, *, done: bool
@@ -259,8 +261,8 @@ class ResponseTranslator:
         line: _ChatLine | _GenerateLine
         now = self._clock.now()
         if self._shape is ResponseShape.CHAT:
-            said = _Message("assistant", text, thinking or None, calls)
-            line = _ChatLine(model=self._requested_model, created_at=now, message=said, done=done)
+            message = _Message("assistant", text, thinking or None, calls)
+            line = _ChatLine(model=self._requested_model, created_at=now, message=message, done=done)
         else:
             line = _GenerateLine(
                 model=self._requested_model,
@@ -276,41 +278,36 @@ class ResponseTranslator:
 
 
 def translate_embeddings(body: bytes, requested_model: str, clock: RequestClock) -> bytes:
-    """The answer of `/api/embed`; the vectors are not looked at."""
-    answer = msgspec.json.decode(body, type=_Vectors)
-    told = _EmbedResponse(
-        model=requested_model, embeddings=[vector.embedding for vector in _sorted_vectors(answer)]
-    )
-    return _merge_objects(told, _build_counts(clock, answer.usage or _Usage(), EngineTimings()))
+    """Return the answer of `/api/embed`; the vectors are copied without decoding their numbers."""
+    vectors = msgspec.json.decode(body, type=_Vectors)
+    by_index = sorted(vectors.data, key=lambda vector: vector.index)
+    response = _EmbedResponse(model=requested_model, embeddings=[vector.embedding for vector in by_index])
+    return _merge_objects(response, _build_counts(clock, vectors.usage or _Usage(), EngineTimings()))
 
 
 def translate_legacy_embedding(body: bytes) -> bytes:
-    """The answer of `/api/embeddings`."""
+    """Return the answer of `/api/embeddings`."""
     [vector] = msgspec.json.decode(body, type=_Vectors).data
     return _encode({"embedding": vector.embedding})
 
 
-def _sorted_vectors(answer: _Vectors) -> list[_Vector]:
-    return sorted(answer.data, key=lambda vector: vector.index)
-
-
 def _as_json_line(document: bytes) -> bytes:
-    for end, spelled in _LINE_SEPARATORS:
-        document = document.replace(end, spelled)
+    for separator, escaped in _LINE_SEPARATORS:
+        document = document.replace(separator, escaped)
     return document + b"\n"
 
 
 def _merge_objects(line: Struct, counts: _Counts) -> bytes:
-    """One object of both, the counts at its end, where a person looks for them."""
+    """Return the JSON object with the fields of both, the counts last."""
     return _encode(line)[:-1] + b"," + _encode(counts)[1:]
 
 
 def _build_counts(clock: RequestClock, usage: _Usage, timings: EngineTimings) -> _Counts:
-    prompt = None if timings.prompt_n is None else timings.cache_n + timings.prompt_n
+    prompt_tokens = None if timings.prompt_n is None else timings.cache_n + timings.prompt_n
     return _Counts(
         total_duration=_ms_to_ns(clock.total_s() * 1000),
         load_duration=_ms_to_ns(clock.load_s() * 1000),
-        prompt_eval_count=prompt if usage.prompt_tokens is None else usage.prompt_tokens,
+        prompt_eval_count=prompt_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
         prompt_eval_duration=_ms_to_ns(timings.prompt_ms),
         eval_count=timings.predicted_n if usage.completion_tokens is None else usage.completion_tokens,
         eval_duration=_ms_to_ns(timings.predicted_ms),
@@ -322,5 +319,5 @@ def _ms_to_ns(ms: float | None) -> int | None:
 
 
 def _error_message(error: _Error, data: bytes) -> str:
-    """llb's own errors have a code in words; what an engine says must not show where its files are."""
+    # llb's own errors have a textual code. The message of an engine may contain paths of its host.
     return translate_engine_error(error.code, data).message if isinstance(error.code, int) else error.message
