@@ -533,7 +533,10 @@ def default_home() -> Path:
 
 
 def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | None = None) -> Config:
-    """Return the `Config` of flag texts (by `Setting.field`) over `env` over `llb.toml`. Raises `SetupError`."""
+    """Return the `Config` from flags, over `env`, over `llb.toml`. Raises `SetupError`.
+
+    `flags` has texts by `Setting.field`; a repeatable flag has a list of texts.
+    """
     env = os.environ if env is None else env
     known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT
     for name in sorted(env):

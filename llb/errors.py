@@ -1,46 +1,25 @@
-"""The errors that reach a person, as a tree. Codes and facts only; which HTTP status they get is the API's business.
+"""Exceptions with a stable error code.
 
-LlbError
-├── InvalidRequest            invalid_request · invalid_json
-│   ├── ModelNotSupported     model_not_supported
-│   ├── ModelNotFound         model_not_found
-│   ├── ModelNotRegistered    model_not_registered
-│   ├── AlreadyRegistered     model_already_registered
-│   ├── ContextExceeded       context_length_exceeded
-│   ├── InvalidApiKey         invalid_api_key
-│   │   └── InvalidJoinToken  invalid_join_token
-│   ├── InvalidCredentials    invalid_credentials
-│   ├── InvalidTicket         invalid_ticket
-│   ├── PayloadTooLarge       payload_too_large
-│   ├── UnsupportedMediaType  unsupported_media_type
-│   ├── UnknownHost           unknown_host
-│   ├── NotFound              not_found
-│   ├── NotOffered            not_offered
-│   ├── NotArrived            not_arrived
-│   └── Conflict              conflict
-├── PermissionDenied          insufficient_permissions
-│   └── OriginNotAllowed      origin_not_allowed
-├── RateLimited               rate_limit_exceeded
-├── ResourceShort
-│   ├── InsufficientMemory    insufficient_memory
-│   └── InsufficientStorage   insufficient_storage
-├── Unavailable
-│   ├── ModelDownloading      model_downloading
-│   ├── ModelPending          model_pending
-│   ├── ModelFailed           model_error
-│   ├── ModelLoading          model_loading
-│   ├── HubAway               hub_unreachable
-│   ├── DatabaseUnavailable   database_unavailable
-│   └── NoNodeAvailable       no_node_available
-├── Overloaded
-│   ├── QueueFull             queue_full
-│   ├── QueueTimeout          queue_timeout
-│   └── TooManyCopies         too_many_copies
-├── UpstreamError
-│   ├── EngineFailed          engine_failed
-│   └── EngineTimeout         engine_timeout
-├── InternalError             internal_error
-└── SetupError                (never on the wire: one sentence, then exit)
+LlbError ├── InvalidRequest invalid_request · invalid_json │ ├── ModelNotSupported model_not_supported │ ├──
+ModelNotFound model_not_found │ ├── ModelNotRegistered model_not_registered │ ├── AlreadyRegistered
+model_already_registered │ ├── ContextLengthExceeded context_length_exceeded │ ├── InvalidApiKey
+invalid_api_key │ │ └── InvalidJoinToken invalid_join_token │ ├── InvalidCredentials invalid_credentials │ ├──
+InvalidFileToken invalid_ticket │ ├── PayloadTooLarge payload_too_large │ ├── UnsupportedMediaType
+unsupported_media_type │ ├── UnknownHost unknown_host │ ├── NotFound not_found │ ├── UnsupportedOperation
+not_offered │ ├── RangeNotAvailable not_arrived │ └── Conflict conflict ├── PermissionDenied
+insufficient_permissions │ └── OriginNotAllowed origin_not_allowed ├── RateLimited rate_limit_exceeded ├──
+InsufficientResources │ ├── InsufficientMemory insufficient_memory │ └── InsufficientStorage
+insufficient_storage ├── Unavailable │ ├── ModelDownloading model_downloading │ ├── ModelPending model_pending
+│ ├── ModelFailed model_error │ ├── ModelLoading model_loading │ ├── HubUnavailable hub_unreachable │ ├──
+DatabaseUnavailable database_unavailable │ └── NoNodeAvailable no_node_available ├── Overloaded │ ├──
+QueueFull queue_full │ ├── QueueTimeout queue_timeout │ └── TooManyPeerCopies too_many_copies ├──
+UpstreamError │ ├── EngineFailed engine_failed │ └── EngineTimeout engine_timeout └── InternalError
+internal_error
+
+SetupError stops a start or a command; it never leaves the process
+
+The API maps a type to its HTTP status (`llb.api.error_mapping`) and publishes the docstrings of the classes
+with a code.
 """
 
 from __future__ import annotations
@@ -49,11 +28,13 @@ from typing import Any, ClassVar, Self
 
 
 class LlbError(Exception):
-    """An error with a stable code and one sentence for a person; `details` are extra fields of the error body."""
+    """Error with a stable `code`, one sentence for a person, and `details`: further fields of the error body.
+    """
 
     type: ClassVar[str] = "api_error"
     code: str = "internal_error"
-    retry_after_s: int | None = None  # None: waiting will not help
+    # None: a later attempt will not help.
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, code: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -64,31 +45,32 @@ class LlbError(Exception):
 
 
 def error_from_code(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
-    """The error of `code` that another llb raised, to be raised here; one that is not known here is an `InternalError`."""
-    kind = error_classes_by_code().get(code, InternalError)
-    error = kind.__new__(kind)
+    """Rebuild an error that another llb sent; an unknown code becomes an `InternalError`."""
+    error_class = error_classes_by_code().get(code, InternalError)
+    # Past __init__, whose parameters are the facts of the message, which is complete already.
+    error = error_class.__new__(error_class)
     LlbError.__init__(error, message, code=code, **details)
     error.retry_after_s = retry_after_s
     return error
 
 
 def error_classes_by_code(root: type[LlbError] = LlbError) -> dict[str, type[LlbError]]:
-    """`kind` and all that is below it in the tree, by their codes."""
-    found = {root.code: root}
-    for narrower in root.__subclasses__():
-        found |= error_classes_by_code(narrower)
-    return found
+    """Return `root` and its subclasses by their codes."""
+    classes = {root.code: root}
+    for subclass in root.__subclasses__():
+        classes |= error_classes_by_code(subclass)
+    return classes
 
 
 class InvalidRequest(LlbError):
-    """The request is not what this operation takes; `param` names the field, where it is one."""
+    """The request is malformed or has an invalid value; `param` names the field, if it is one."""
 
     type = "invalid_request_error"
     code = "invalid_request"
 
 
 class ModelNotSupported(InvalidRequest):
-    """The catalogue has no such model, so it cannot be pulled."""
+    """The model is not in the list of supported models, so it cannot be pulled."""
 
     code = "model_not_supported"
 
@@ -97,7 +79,7 @@ class ModelNotSupported(InvalidRequest):
 
 
 class ModelNotFound(InvalidRequest):
-    """There is no model of that name."""
+    """No model has this name."""
 
     code = "model_not_found"
 
@@ -106,7 +88,7 @@ class ModelNotFound(InvalidRequest):
 
 
 class ModelNotRegistered(InvalidRequest):
-    """The model is in the catalogue, and nobody has pulled it."""
+    """The model is supported but has not been pulled."""
 
     code = "model_not_registered"
 
@@ -115,7 +97,7 @@ class ModelNotRegistered(InvalidRequest):
 
 
 class AlreadyRegistered(InvalidRequest):
-    """The model has been pulled, or is being pulled."""
+    """The model has been pulled already, or is being pulled."""
 
     code = "model_already_registered"
 
@@ -124,7 +106,7 @@ class AlreadyRegistered(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt is longer than the context: `prompt_tokens`, `context_length`."""
+    """The prompt is longer than the context length: see `prompt_tokens` and `context_length`."""
 
     code = "context_length_exceeded"
 
@@ -137,13 +119,13 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class InvalidApiKey(InvalidRequest):
-    """No credential was given, or one that does not count here."""
+    """The credential is missing, unknown, expired or revoked."""
 
     code = "invalid_api_key"
 
 
 class InvalidJoinToken(InvalidApiKey):
-    """The join token is wrong, used up or too old."""
+    """The join token is unknown, used or expired."""
 
     code = "invalid_join_token"
 
@@ -155,68 +137,68 @@ class InvalidCredentials(InvalidRequest):
 
 
 class InvalidFileToken(InvalidRequest):
-    """The ticket for a file is forged, for another file or too old."""
+    """The file token is not valid for this file and node, or has expired."""
 
     code = "invalid_ticket"
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The request is larger than llb or the engine takes."""
+    """The request is larger than llb or the engine accepts."""
 
     code = "payload_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is of another kind than this operation takes; see `Content-Type`."""
+    """The `Content-Type` of the request is not one that this operation accepts."""
 
     code = "unsupported_media_type"
 
 
 class UnknownHost(InvalidRequest):
-    """llb was called by a name that it does not know; see `--allowed-host`."""
+    """The `Host` header has a name that this server does not know; see `--allowed-host`."""
 
     code = "unknown_host"
 
 
 class NotFound(InvalidRequest):
-    """There is nothing of that id, or at this address."""
+    """The resource or the route does not exist."""
 
     code = "not_found"
 
 
 class UnsupportedOperation(InvalidRequest):
-    """A dialect has it, and llb has not."""
+    """The operation belongs to the dialect, but llb does not support it."""
 
     code = "not_offered"
 
 
 class RangeNotAvailable(InvalidRequest):
-    """That part of a file has not arrived here yet."""
+    """The requested part of the file has not been downloaded to this node yet."""
 
     code = "not_arrived"
 
 
 class Conflict(InvalidRequest):
-    """It cannot be done as things are; the message says what is in the way."""
+    """The present state does not allow the operation; the message gives the reason."""
 
     code = "conflict"
 
 
 class PermissionDenied(LlbError):
-    """The credential is good, and may not do this."""
+    """The credential is valid but does not permit this operation."""
 
     type = "permission_error"
     code = "insufficient_permissions"
 
 
 class OriginNotAllowed(PermissionDenied):
-    """A page of another origin may not do this; see `--allowed-origin`."""
+    """A web page of another origin may not do this; see `--allowed-origin`."""
 
     code = "origin_not_allowed"
 
 
 class RateLimited(LlbError):
-    """Too many requests; `Retry-After` says when to come back."""
+    """Too many requests; `Retry-After` has the time until the next attempt."""
 
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
@@ -231,20 +213,21 @@ class InsufficientResources(LlbError):
 
 
 class InsufficientMemory(InsufficientResources):
-    """The model fits into no node's memory: `required_bytes`, `available_bytes`."""
+    """The model does not fit into the memory of any node: see `required_bytes` and `available_bytes`."""
 
     code = "insufficient_memory"
 
     def __init__(self, required_bytes: int, available_bytes: int) -> None:
         super().__init__(
-            f"Insufficient VRAM. Required: {format_gigabytes(required_bytes)}, Available: {format_gigabytes(available_bytes)}",
+            f"Insufficient VRAM. Required: {format_gigabytes(required_bytes)}, "
+            f"Available: {format_gigabytes(available_bytes)}",
             required_bytes=required_bytes,
             available_bytes=available_bytes,
         )
 
 
 class InsufficientStorage(InsufficientResources):
-    """The model fits onto no node's disk: `required_bytes`, `available_bytes`."""
+    """The model does not fit on the disk of any node: see `required_bytes` and `available_bytes`."""
 
     code = "insufficient_storage"
 
@@ -263,32 +246,33 @@ class Unavailable(LlbError):
 
 
 class ModelDownloading(Unavailable):
-    """The model's files are still coming."""
+    """The files of the model are still being downloaded."""
 
     code = "model_downloading"
 
     def __init__(self, model_id: str, progress: float, *, retry_after_s: int = 5) -> None:
-        # The per cent is rounded down: 100 % is said only when it is true.
+        # Rounded down, so that 100 % means complete.
         super().__init__(f"Model '{model_id}' is still downloading ({int(progress * 100)}% complete)")
         self.retry_after_s = retry_after_s
 
 
 class ModelPending(Unavailable):
-    """The model is registered and waits for something; the message says for what."""
+    """The model is registered and its download has not started; the message gives the reason."""
 
     code = "model_pending"
 
 
 class ModelFailed(Unavailable):
-    """The model could not be pulled or loaded; waiting will not help."""
+    """The model could not be downloaded or loaded, and a later attempt will not help."""
 
     code = "model_error"
     retry_after_s: int | None = None
-    reason: str | None = None  # what the sentence goes on with, of a model whose files are of no use
+    # Why the files of the model cannot be used, without the model's name.
+    reason: str | None = None
 
     @classmethod
     def from_unusable_files(cls, model_id: str, reason: str) -> Self:
-        """Its files lie there and no engine loads them."""
+        """Return the error of a model whose files are complete but cannot be loaded."""
         error = cls(f"Model '{model_id}' cannot be used: {reason}")
         error.reason = reason
         return error
@@ -301,19 +285,19 @@ class ModelLoading(Unavailable):
 
 
 class HubUnavailable(Unavailable):
-    """Hugging Face does not answer."""
+    """The Hugging Face Hub cannot be reached."""
 
     code = "hub_unreachable"
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database of this host cannot be read or written at the moment; nothing was changed."""
+    """The database of this host cannot be read or written now; nothing was changed."""
 
     code = "database_unavailable"
 
 
 class NoNodeAvailable(Unavailable):
-    """No node that has the model can be reached."""
+    """No node that has the model is available."""
 
     code = "no_node_available"
 
@@ -324,19 +308,19 @@ class Overloaded(LlbError):
 
 
 class QueueFull(Overloaded):
-    """More requests wait for the model than may."""
+    """The queue of the model is full."""
 
     code = "queue_full"
 
 
 class QueueTimeout(Overloaded):
-    """No slot became free in time."""
+    """No slot became free within the queue timeout."""
 
     code = "queue_timeout"
 
 
 class TooManyPeerCopies(Overloaded):
-    """As many files are being copied from this node as may be."""
+    """The node already serves its maximum number of file copies."""
 
     code = "too_many_copies"
 
@@ -346,7 +330,7 @@ class UpstreamError(LlbError):
 
 
 class EngineFailed(UpstreamError):
-    """The engine failed to answer."""
+    """The engine failed to answer the request."""
 
     code = "engine_failed"
 
@@ -358,16 +342,16 @@ class EngineTimeout(UpstreamError):
 
 
 class InternalError(LlbError):
-    """A mistake of llb; the log of the host has the details under the `X-Request-ID`."""
+    """Internal error of llb; the log of the host has the details under the `X-Request-ID`."""
 
     code = "internal_error"
 
 
 class SetupError(Exception):
-    """The process cannot start or a command cannot run; the message is one sentence that says what to do."""
+    """The process cannot start or a command cannot run; the message is one sentence with a remedy."""
 
 
 def format_gigabytes(size_bytes: int) -> str:
-    """`size_bytes` as the contract prints it: 10⁹ bytes, one decimal unless whole ("16GB", "7.5GB")."""
+    """Return `size_bytes` in units of 10⁹ bytes, with one decimal unless whole: "16GB", "7.5GB"."""
     tenths = round(size_bytes / 1e8)
     return f"{tenths // 10}GB" if tenths % 10 == 0 else f"{tenths / 10:.1f}GB"
