@@ -129,7 +129,7 @@ install_iproute2() {
 
 run_tests() {
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
-  local suite=(-n 2 --dist loadgroup)
+  local suite=(-n 2 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then
     shift
     suite+=(--ignore=tests/lab --ignore=e2e)
@@ -138,13 +138,20 @@ run_tests() {
     install_iproute2
   fi
   if [ $# -gt 0 ]; then
-    [ "${#suite[@]}" -gt 3 ] || suite=()
+    [ "${#suite[@]}" -gt 5 ] || suite=()
     exec .venv/bin/python -m pytest "${suite[@]}" "$@"
   fi
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  .venv/bin/mypy
-  exec .venv/bin/python -m pytest "${suite[@]}"
+  # The types are checked while the tests wait for something.
+  types=$(mktemp)
+  trap 'rm -f "$types"' EXIT
+  nice .venv/bin/mypy >"$types" 2>&1 &
+  local mypy=$! status=0
+  .venv/bin/python -m pytest "${suite[@]}" || status=$?
+  wait "$mypy" || status=1
+  cat "$types"
+  return "$status"
 }
 
 case "${1:-}" in

@@ -18,9 +18,6 @@ from tests.lab.cluster import BALANCER, LabCluster
 from tests.lab.conftest import require_cables
 from tests.processes import wait_until
 
-# One cluster for all of them, so one worker; and no other test that measures the real engine beside it.
-pytestmark = pytest.mark.xdist_group("engines")
-
 NODES = ("cellar", "garage")
 LONG = 700  # tokens that one core needs seconds for
 AT_MOST_S = 1.0

@@ -15,9 +15,6 @@ from tests.lab.conftest import ClusterFactory, require_cables
 from tests.lab.records import summarize_attempts
 from tests.processes import wait_until
 
-# One cluster for nearly all of them, so one worker; and no other test that measures the real engine beside it.
-pytestmark = pytest.mark.xdist_group("engines")
-
 HIDDEN, OPEN = "cellar", "garage"
 AT_MOST_S = 1.0
 
