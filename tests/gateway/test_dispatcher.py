@@ -1,0 +1,402 @@
+"""Dispatcher over fakes: failover, rounds, giving up, deadline, cancellation. Nothing that was taken is left over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from llb import errors
+from llb.cluster.node_traffic import NodeTraffic
+from llb.cluster.view import ClusterView
+from llb.gateway import dispatcher as dispatcher_module
+from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
+from llb.gateway.attempt import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
+from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.engine_routes import Operation
+from llb.gateway.http.client import HttpClient
+from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamClosed
+from llb.gateway.inference_call import InferenceCall
+from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.stream.keepalive import SseKeepalive
+from llb.node.agent import NodeAgent
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import InferenceFields, Model, Role
+
+LOCAL = "local"
+PATH = b"/v1/chat/completions"
+BODY = b'{"model":"m","messages":[{"role":"user","content":"Hello"}]}'
+EVENTS = b'data: {"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}\n\ndata: [DONE]\n\n'
+DOCUMENT = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+Chunk = bytes | TransportError
+
+
+@dataclass
+class FakeResponse:
+    """Answer of one node: its chunks in order; an error in place of a chunk breaks it off."""
+
+    chunks: list[Chunk]
+    status: int = 200
+    content_type: bytes = b"application/json"
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    first_byte_at: float | None = 0.0
+    received_bytes: int = 0
+    is_closed: bool = False
+
+    async def read_chunk(self, _wait_s: float) -> bytes:
+        await asyncio.sleep(0)
+        chunk = self.chunks.pop(0) if self.chunks else b""
+        if isinstance(chunk, TransportError):
+            raise chunk
+        return chunk
+
+    async def read(self, _max_bytes: int, _timeout_s: float) -> bytes:
+        return b"".join(chunk for chunk in self.chunks if isinstance(chunk, bytes))
+
+    def mark_started(self) -> None: ...
+
+    def reset_started(self) -> None: ...
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+Outcome = FakeResponse | TransportError | Callable[[], Any]
+
+
+class FakeNodes:
+    """The other hosts: each node's outcomes in order, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.requests: list[str] = []
+        self.recovering: set[str] = set()
+
+    async def request(self, node_id: str, *_arguments: Any, **_options: Any) -> UpstreamResponse:
+        self.requests.append(node_id)
+        outcomes = self.outcomes[node_id]
+        outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
+        if isinstance(outcome, TransportError):
+            raise outcome
+        if callable(outcome):
+            outcome = await outcome()
+        return cast(UpstreamResponse, outcome)
+
+    def may_recover(self, node_id: str) -> bool:
+        return node_id in self.recovering
+
+
+@dataclass
+class FakeLease:
+    """Lease of the engine of this host."""
+
+    host: str = "127.0.0.1"
+    port: int = 1
+    api_key: str = "sk-engine"
+    is_released: bool = False
+    suspected_failures: int = 0
+
+    def release(self) -> None:
+        self.is_released = True
+
+    def report_suspected_failure(self) -> None:
+        self.suspected_failures += 1
+
+
+class FakeSink:
+    """The client."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.node_name: str | None = None
+        self.body = b""
+
+    def start_response(self, _status: int, _content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self.node_name = node_name
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        self.started = True
+        self.body += data
+
+
+class Gateway:
+    """A dispatcher with its fakes. `assert_idle` finds a slot, lease, permit or counter that was not given back."""
+
+    def __init__(self, *node_ids: str) -> None:
+        self.nodes = FakeNodes()
+        self.admission = AdmissionController(8, 1.0)
+        self.traffic = NodeTraffic()
+        self.leases: list[FakeLease] = []
+        self.engine_outcomes: list[Outcome] = []
+        self.closed_targets: list[object] = []
+        for node_id in node_ids:
+            self.admission.set_capacity(node_id, "m", 1)
+            self.nodes.outcomes[node_id] = [FakeResponse([DOCUMENT])]
+        view = SimpleNamespace(
+            nodes={
+                node_id: SimpleNamespace(id=node_id, hello=SimpleNamespace(name=f"host-{node_id}"))
+                for node_id in node_ids
+            }
+        )
+        self.context = AttemptContext(
+            view=cast(ClusterView, view),
+            admission=self.admission,
+            http_client=cast(
+                HttpClient,
+                SimpleNamespace(
+                    request=self._request_engine, close_idle=self.closed_targets.append, close=self._close
+                ),
+            ),
+            agent=cast(NodeAgent, SimpleNamespace(node_id=LOCAL, acquire_lease=self._acquire_lease)),
+            node_connections=cast(NodeConnections, self.nodes),
+            performance=PerformanceModel(),
+            traffic=self.traffic,
+            load_timeout_s=5.0,
+        )
+        self.dispatcher = Dispatcher(self.context, ApiKeyRateLimiter())
+
+    async def _acquire_lease(self, _model_id: str, **_options: Any) -> FakeLease:
+        self.leases.append(FakeLease())
+        return self.leases[-1]
+
+    async def _request_engine(self, *_arguments: Any, **_options: Any) -> UpstreamResponse:
+        outcome = self.engine_outcomes.pop(0)
+        if isinstance(outcome, TransportError):
+            raise outcome
+        return cast(UpstreamResponse, outcome)
+
+    async def _close(self) -> None: ...
+
+    def assert_idle(self) -> None:
+        assert [slot.busy for model in self.admission.snapshot() for slot in model.nodes] == [
+            0 for model in self.admission.snapshot() for _ in model.nodes
+        ]
+        assert self.traffic.is_idle
+        assert all(lease.is_released for lease in self.leases)
+        assert self.context.token_count_permits._value == MAX_CONCURRENT_TOKEN_COUNTS
+
+
+def make_call(
+    *, stream: bool = False, operation: Operation = Operation.CHAT, **options: Any
+) -> InferenceCall:
+    principal = Principal(kind=PrincipalKind.KEY, id="key", role=Role.USER)
+    return InferenceCall(
+        record=RequestRecord(1, "request-1", principal, PATH.decode(), 0.0),
+        model=cast(Model, SimpleNamespace(id="m")),
+        path=PATH if operation is Operation.CHAT else b"/v1/messages/count_tokens",
+        body=BODY,
+        # Progress that the client asks for itself is not filtered: the fakes stream none.
+        head=InferenceFields(model="m", max_tokens=1, return_progress=True),
+        operation=operation,
+        stream=stream,
+        key_id="key",
+        **options,
+    )
+
+
+@asynccontextmanager
+async def gateway_of(*node_ids: str) -> AsyncIterator[Gateway]:
+    gateway = Gateway(*node_ids)
+    try:
+        yield gateway
+        gateway.assert_idle()
+    finally:
+        await gateway.dispatcher.close()
+
+
+def broken() -> FakeResponse:
+    """An answer that ends before its first byte."""
+    return FakeResponse([UpstreamClosed(before_first_byte=False)])
+
+
+async def test_the_first_node_answers() -> None:
+    async with gateway_of("a", "b") as gateway:
+        sink, call = FakeSink(), make_call()
+        result = await gateway.dispatcher.dispatch(call, sink)
+        assert result is not None
+        assert (sink.body, result.usage.completion_tokens) == (DOCUMENT, 2)
+        assert sink.node_name == f"host-{call.record.node_id}"
+        assert len(gateway.nodes.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_another_node_answers_when_the_first_breaks_before_its_first_byte(stream: bool) -> None:
+    async with gateway_of("a", "b") as gateway:
+        answer = (
+            FakeResponse([EVENTS], content_type=b"text/event-stream") if stream else FakeResponse([DOCUMENT])
+        )
+        gateway.nodes.outcomes = {"a": [broken()], "b": [broken()]}
+        first = await first_choice(gateway)
+        gateway.nodes.outcomes["b" if first == "a" else "a"] = [answer]
+        sink, call = FakeSink(), make_call(stream=stream)
+        await gateway.dispatcher.dispatch(call, sink)
+        assert sink.body == (EVENTS if stream else DOCUMENT)
+        assert call.record.node_id != first
+
+
+async def first_choice(gateway: Gateway) -> str:
+    """The node that routing prefers, found with a request that fails everywhere."""
+    with pytest.raises(errors.EngineFailed):
+        await gateway.dispatcher.dispatch(make_call(), FakeSink())
+    first = gateway.nodes.requests[0]
+    gateway.nodes.requests.clear()
+    return first
+
+
+async def test_no_other_node_is_asked_after_the_first_byte() -> None:
+    """The client has half of an answer: the rest of another one would not fit."""
+    async with gateway_of("a", "b") as gateway:
+        half: list[Chunk] = [EVENTS[:70] + b"\n\n", UpstreamClosed(before_first_byte=False)]
+        for node_id in ("a", "b"):
+            gateway.nodes.outcomes[node_id] = [FakeResponse([*half], content_type=b"text/event-stream")]
+        sink, call = FakeSink(), make_call(stream=True)
+        result = await gateway.dispatcher.dispatch(call, sink)
+        assert len(gateway.nodes.requests) == 1
+        assert result is not None
+        assert isinstance(result.error, errors.EngineFailed)
+        assert b'"code":"engine_failed"' in sink.body
+        assert call.record.error_code == "engine_failed"
+
+
+async def test_an_unreachable_node_that_may_recover_is_tried_in_another_round() -> None:
+    async with gateway_of("a") as gateway:
+        gateway.nodes.recovering = {"a"}
+        gateway.nodes.outcomes["a"] = [ConnectError("refused"), FakeResponse([DOCUMENT])]
+        sink = FakeSink()
+        await gateway.dispatcher.dispatch(make_call(), sink)
+        assert sink.body == DOCUMENT
+        assert gateway.nodes.requests == ["a", "a"]
+
+
+async def test_rounds_end() -> None:
+    async with gateway_of("a") as gateway:
+        gateway.nodes.recovering = {"a"}
+        gateway.nodes.outcomes["a"] = [ConnectError("refused")]
+        with pytest.raises(errors.EngineFailed, match="cannot be reached"):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+        assert gateway.nodes.requests == ["a"] * 3
+
+
+async def test_giving_up_raises_what_a_node_said_and_not_that_none_is_left() -> None:
+    async with gateway_of("a", "b") as gateway:
+        refusal = FakeResponse([b'{"error":{"message":"no memory"}}'], status=500)
+        gateway.nodes.outcomes = {"a": [refusal], "b": [refusal]}
+        with pytest.raises(errors.UpstreamError):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+        assert sorted(gateway.nodes.requests) == ["a", "b"]
+
+
+async def test_a_refusal_of_the_request_itself_is_not_tried_elsewhere() -> None:
+    async with gateway_of("a", "b") as gateway:
+        refusal = FakeResponse(
+            [b'{"error":{"code":400,"message":"bad","type":"invalid_request_error"}}'], status=400
+        )
+        gateway.nodes.outcomes = {"a": [refusal], "b": [refusal]}
+        with pytest.raises(errors.InvalidRequest):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+        assert len(gateway.nodes.requests) == 1
+
+
+async def test_without_any_node_the_reason_is_told() -> None:
+    async with gateway_of() as gateway:
+        with pytest.raises(errors.NoNodeAvailable):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+
+
+async def test_the_engine_of_this_host_is_leased_and_suspected_after_a_failure() -> None:
+    async with gateway_of(LOCAL) as gateway:
+        gateway.engine_outcomes = [broken()]
+        with pytest.raises(errors.EngineFailed):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+        [lease] = gateway.leases
+        assert (lease.is_released, lease.suspected_failures) == (True, 1)
+        assert len(gateway.closed_targets) == 1
+
+
+async def test_counting_takes_no_slot_and_gives_its_permit_back() -> None:
+    async with gateway_of("a") as gateway:
+        gateway.admission.set_capacity("a", "m", 1)
+        gateway.nodes.outcomes["a"] = [FakeResponse([b'{"input_tokens":3}'])]
+        sink = FakeSink()
+        await gateway.dispatcher.dispatch(make_call(operation=Operation.COUNTING), sink)
+        assert sink.body == b'{"input_tokens":3}'
+
+
+async def test_an_error_after_keepalive_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "SseKeepalive", lambda sink: SseKeepalive(sink, interval_s=0.001))
+    async with gateway_of("a") as gateway:
+
+        async def answer_late() -> FakeResponse:
+            while not sink.started:
+                await asyncio.sleep(0.001)
+            return broken()
+
+        gateway.nodes.outcomes["a"] = [answer_late]
+        sink, call = FakeSink(), make_call(stream=True)
+        assert await gateway.dispatcher.dispatch(call, sink) is None
+        assert sink.body.startswith(b": heartbeat\n\n")
+        assert b'"code":"engine_failed"' in sink.body
+        assert call.record.error_code == "engine_failed"
+
+
+async def test_a_client_that_leaves_gives_back_all_that_its_request_held() -> None:
+    async with gateway_of("a") as gateway:
+        is_waiting = asyncio.Event()
+
+        async def answer_never() -> FakeResponse:
+            is_waiting.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        gateway.nodes.outcomes["a"] = [answer_never]
+        request = asyncio.ensure_future(gateway.dispatcher.dispatch(make_call(), FakeSink()))
+        await is_waiting.wait()
+        assert gateway.traffic.active_requests("a") == 1
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+
+async def test_a_request_over_its_deadline_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "MAX_REQUEST_DURATION_S", 0.01)
+    async with gateway_of("a") as gateway:
+
+        async def answer_never() -> FakeResponse:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        gateway.nodes.outcomes["a"] = [answer_never]
+        with pytest.raises(errors.EngineTimeout, match="longer than a request may take"):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+
+
+async def test_a_drain_waits_for_the_running_request_and_takes_no_new_one() -> None:
+    async with gateway_of("a") as gateway:
+        is_waiting, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def answer_when_told() -> FakeResponse:
+            is_waiting.set()
+            await may_answer.wait()
+            return FakeResponse([DOCUMENT])
+
+        gateway.nodes.outcomes["a"] = [answer_when_told]
+        sink = FakeSink()
+        request = asyncio.ensure_future(gateway.dispatcher.dispatch(make_call(), sink))
+        await is_waiting.wait()
+        drain = asyncio.ensure_future(gateway.dispatcher.drain(5.0))
+        await asyncio.sleep(0)
+        with pytest.raises(errors.NoNodeAvailable):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+        assert not drain.done()
+        may_answer.set()
+        await asyncio.gather(request, drain)
+        assert sink.body == DOCUMENT
