@@ -1,6 +1,6 @@
-"""Every route, asked with every kind of credential at a real socket: what the guard answers is what the table of rules says.
+"""Authorisation of every route with every kind of credential, over a real socket, against the route policies.
 
-The table is the code's (`llb.api.middleware.route_policy.access_table`); docs/security.md shows it, so that a change of it is seen in a review.
+docs/security.md contains the table of all policies, so that a review shows every change of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tests import harness
 from tests.conftest import BalancerFactory
 from tests.harness import PASSWORD, RunningBalancer
 
-LET_IN = 299  # by a middleware behind the guard: no handler runs, so nothing is changed by being asked
+# Status of a request that passes the auth middleware. No handler runs, so requests have no effect.
+ADMITTED = 299
 NODE = "llbn-of-a-node"
 ALL = frozenset(Scope)
 READING = frozenset({Scope.INFERENCE, Scope.MODELS_READ})
@@ -36,43 +37,47 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a credential: what it grants (None: nobody is behind it), and what else counts."""
+    """Client with a credential."""
 
     name: str
     headers: dict[str, str] = field(default_factory=dict)
-    grants: frozenset[Scope] | None = None
-    shows_something: bool = True  # a credential, good or bad
-    node: bool = False
-    page: bool = False  # a page of this very origin
-    ambiguous: bool = False  # it shows two credentials
+    # None without a valid credential.
+    scopes: frozenset[Scope] | None = None
+    # Whether it sends a credential, valid or not.
+    has_credential: bool = True
+    is_node: bool = False
+    # Whether it is a web page of this origin.
+    is_page: bool = False
+    # Whether it sends two credentials.
+    is_ambiguous: bool = False
 
-    def expected(self, access: RoutePolicy) -> int:
-        if self.ambiguous:
+    def expected_status(self, policy: RoutePolicy) -> int:
+        if self.is_ambiguous:
             return 401
-        if access.public or access.requires_file_token:
-            return LET_IN
-        if access.node_only:
-            return LET_IN if self.node else 403 if self.page else 401
-        if self.grants is None:
-            alone = access.or_local_program and not self.shows_something and not self.page
-            return LET_IN if alone else 401
-        return LET_IN if access.scope is None or access.scope in self.grants else 403
+        if policy.public or policy.requires_file_token:
+            return ADMITTED
+        if policy.node_only:
+            return ADMITTED if self.is_node else 403 if self.is_page else 401
+        if self.scopes is None:
+            anonymous = policy.or_local_program and not self.has_credential and not self.is_page
+            return ADMITTED if anonymous else 401
+        return ADMITTED if policy.scope is None or policy.scope in self.scopes else 403
 
 
 @pytest.fixture
 async def llb(make_llb: BalancerFactory, monkeypatch: pytest.MonkeyPatch) -> RunningBalancer:
-    """An appliance behind whose guard nothing happens."""
+    """Balancer whose handlers do not run, unless a request has `X-Really`."""
 
-    def stopped(config: Any) -> Sanic[Any, Any]:
+    def create_app_without_handlers(config: Any) -> Sanic[Any, Any]:
         app = create_app(config)
 
         async def stop(request: Request) -> HTTPResponse | None:
-            return None if request.headers.get("x-really") else HTTPResponse(status=LET_IN)
+            return None if request.headers.get("x-really") else HTTPResponse(status=ADMITTED)
 
         app.register_middleware(stop, "request", priority=1)
         return app
 
-    monkeypatch.setattr(harness, "create_app", stopped)
+    monkeypatch.setattr(harness, "create_app", create_app_without_handlers)
     llb = await make_llb().start()
     llb.http.headers["x-really"] = "yes"
     llb.app.authenticator._node_id_of = lambda credential: "garage" if credential == NODE else None
@@ -89,7 +94,8 @@ async def callers(llb: RunningBalancer) -> list[Caller]:
         answer = await llb.http.post(
             "/api/auth/login", json={"username": name, "password": PASSWORD}, headers={"Authorization": ""}
         )
-        llb.http.cookies.clear()  # signing in replaces the session that one has
+        # Signing in would replace the session of this client.
+        llb.http.cookies.clear()
         return f"llb_session={answer.cookies['llb_session']}"
 
     def bearer(token: str) -> dict[str, str]:
@@ -113,44 +119,44 @@ async def callers(llb: RunningBalancer) -> list[Caller]:
     async with llb.app.db.write() as tx:
         await keys.add(tx, record)
     found = [
-        Caller("nobody", shows_something=False),
+        Caller("nobody", has_credential=False),
         Caller(
-            "a page without a session", {"Sec-Fetch-Site": "same-origin"}, shows_something=False, page=True
+            "a page without a session", {"Sec-Fetch-Site": "same-origin"}, has_credential=False, is_page=True
         ),
         Caller("an unknown key", bearer("sk-unknown")),
         Caller("no key at all as Bearer", bearer("x")),
         Caller("an unknown key beside a good cookie", {**bearer("sk-unknown"), "Cookie": admin}),
-        Caller("two keys", {**bearer("sk-a"), "X-API-Key": "sk-b"}, ambiguous=True),
+        Caller("two keys", {**bearer("sk-a"), "X-API-Key": "sk-b"}, is_ambiguous=True),
         Caller("a revoked key", bearer(revoked.json()["key"])),
         Caller("an expired key", bearer(expired.key)),
         Caller("the local token", bearer(llb.app.local_token), ALL),
         Caller("an administrator's session", {"Cookie": admin}, ALL),
         Caller("somebody's session", {"Cookie": ann}, READING),
-        Caller("an ended session", {"Cookie": "llb_session=ended"}, shows_something=False),
-        Caller("a node", bearer(NODE), node=True),
+        Caller("an ended session", {"Cookie": "llb_session=ended"}, has_credential=False),
+        Caller("a node", bearer(NODE), is_node=True),
         Caller("a node that is none", bearer("llbn-nobody")),
     ]
     for scope in Scope:
         token = await key(scope)
-        grants = ALL if scope is Scope.ADMIN else frozenset({scope})
+        scopes = ALL if scope is Scope.ADMIN else frozenset({scope})
         found += [
-            Caller(f"a key for {scope.value}", bearer(token), grants),
-            Caller(f"the same as X-API-Key ({scope.value})", {"X-API-Key": token}, grants),
+            Caller(f"a key for {scope.value}", bearer(token), scopes),
+            Caller(f"the same as X-API-Key ({scope.value})", {"X-API-Key": token}, scopes),
         ]
     return found
 
 
-def asked(path: str) -> str:
+def example_path(path: str) -> str:
     return re.sub(r"<\w+(:\w+)?>", "1", path)
 
 
 async def test_every_route_with_every_credential(llb: RunningBalancer) -> None:
-    wrong: list[str] = []
+    mismatches: list[str] = []
     count = 0
-    people = await callers(llb)
+    clients = await callers(llb)
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in route_policy_table(llb.sanic_app):
-            headers = {} if method in ("GET", "HEAD", "OPTIONS") else {"Content-Type": access.media_types[0]}
+        for method, path, policy in route_policy_table(llb.sanic_app):
+            headers = {} if method in ("GET", "HEAD", "OPTIONS") else {"Content-Type": policy.media_types[0]}
             if path.startswith("/ws/"):
                 headers |= {
                     "Connection": "Upgrade",
@@ -158,16 +164,17 @@ async def test_every_route_with_every_credential(llb: RunningBalancer) -> None:
                     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
                     "Sec-WebSocket-Version": "13",
                 }
-            for caller in people:
-                answer = await client.request(method, asked(path), headers={**headers, **caller.headers})
+            for caller in clients:
+                answer = await client.request(
+                    method, example_path(path), headers={**headers, **caller.headers}
+                )
                 count += 1
-                if answer.status_code != caller.expected(access):
-                    wrong.append(
-                        f"{method} {path}: {caller.name}: {answer.status_code}, not {caller.expected(access)}"
-                    )
+                expected = caller.expected_status(policy)
+                if answer.status_code != expected:
+                    mismatches.append(f"{method} {path}: {caller.name}: {answer.status_code}, not {expected}")
                 elif answer.status_code in (401, 403) and method != "HEAD":
                     assert "error" in answer.json(), (method, path)
-    assert wrong == []
+    assert mismatches == []
     assert count > 1000
 
 
@@ -176,7 +183,8 @@ async def test_every_route_with_every_credential(llb: RunningBalancer) -> None:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
-        {"Origin": "http://127.0.0.1:1"},  # another port of the same host
+        # Another port of the same host.
+        {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -185,28 +193,28 @@ async def test_every_route_with_every_credential(llb: RunningBalancer) -> None:
 async def test_a_cookie_never_counts_for_another_page(llb: RunningBalancer, foreign: dict[str, str]) -> None:
     [admin] = [caller for caller in await callers(llb) if caller.name == "an administrator's session"]
     async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=30) as client:
-        for method, path, access in route_policy_table(llb.sanic_app):
-            if access.public and method in ("GET", "HEAD"):
+        for method, path, policy in route_policy_table(llb.sanic_app):
+            if policy.public and method in ("GET", "HEAD"):
                 continue
-            headers = {"Content-Type": access.media_types[0], **admin.headers, **foreign}
+            headers = {"Content-Type": policy.media_types[0], **admin.headers, **foreign}
             if path.startswith("/ws/"):
                 headers |= {"Connection": "Upgrade", "Upgrade": "websocket"}
-            answer = await client.request(method, asked(path), headers=headers)
-            if method == "OPTIONS" or access.requires_file_token:
+            answer = await client.request(method, example_path(path), headers=headers)
+            if method == "OPTIONS" or policy.requires_file_token:
                 continue
             assert answer.status_code in (401, 403), (method, path, answer.status_code)
 
 
-# --- the table that people read ----------------------------------------------------------------------
+# --- the table in the documentation ------------------------------------------------------------------
 
 
 def rows(app: Sanic[Any, Any]) -> Iterator[str]:
-    by_rule: dict[tuple[str, str], list[str]] = {}
-    for method, path, access in route_policy_table(app):
+    methods_by_rule: dict[tuple[str, str], list[str]] = {}
+    for method, path, policy in route_policy_table(app):
         if method not in ("OPTIONS", "HEAD"):
-            by_rule.setdefault((path, access.allowed_callers), []).append(method)
-    for (path, who), methods in sorted(by_rule.items()):
-        yield f"| `{', '.join(sorted(methods))}` | `{path}` | {who} |"
+            methods_by_rule.setdefault((path, policy.allowed_callers), []).append(method)
+    for (path, allowed), methods in sorted(methods_by_rule.items()):
+        yield f"| `{', '.join(sorted(methods))}` | `{path}` | {allowed} |"
 
 
 def test_the_document_shows_the_table(tmp_path: Path) -> None:
@@ -220,30 +228,31 @@ def test_the_document_shows_the_table(tmp_path: Path) -> None:
     balancer = apps["a balancer"]
     assert balancer is not None
     apps["the port without keys"] = create_ollama_app(balancer.ctx.llb)
-    told = DOCUMENT.read_text(encoding="utf-8")
+    document = DOCUMENT.read_text(encoding="utf-8")
     for name, app in apps.items():
         assert app is not None
         app.finalize()
         table = "\n".join(rows(app))
         Sanic.unregister_app(app)
-        assert table in told, f"of {name} docs/security.md has to say:\n{table}"
+        assert table in document, f"docs/security.md lacks the table of {name}:\n{table}"
 
 
-# --- what is written down ----------------------------------------------------------------------------
+# --- the audit trail ---------------------------------------------------------------------------------
 
 
-async def test_somebody_who_was_refused_stands_in_the_trail_once(make_llb: BalancerFactory) -> None:
+async def test_a_denied_request_is_recorded_once(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     key = {"Authorization": f"Bearer {await llb.create_key('inference')}"}
     for _ in range(3):
         assert (await llb.http.get("/api/users", headers=key)).status_code == 403
-    assert (await llb.http.get("/api/models", headers=key)).status_code == 403  # reading is no act
+    # Denied reads are not recorded.
+    assert (await llb.http.get("/api/models", headers=key)).status_code == 403
     assert (await llb.http.delete("/api/models/tiny", headers=key)).status_code == 403
     assert (
         await llb.http.get("/api/users", headers={"Authorization": "Bearer sk-nobody"})
     ).status_code == 401
 
-    async def refused() -> list[tuple[str, str, str, str]]:
+    async def denied_requests() -> list[tuple[str, str, str, str]]:
         entries = (await llb.http.get("/api/audit")).json()["entries"]
         return [
             (entry["actor"], entry["target"], entry["address"], entry["result"])
@@ -252,9 +261,9 @@ async def test_somebody_who_was_refused_stands_in_the_trail_once(make_llb: Balan
         ]
 
     async with asyncio.timeout(30):
-        while len(await refused()) < 2:
+        while len(await denied_requests()) < 2:
             await asyncio.sleep(0.01)
-    assert await refused() == [
+    assert await denied_requests() == [
         ("key test", "GET /api/users", "127.0.0.1", "insufficient_permissions"),
         ("key test", "DELETE /api/models/tiny", "127.0.0.1", "insufficient_permissions"),
     ]

@@ -1,4 +1,4 @@
-"""Each dialect's own errors, before and inside its streams; and what is asked of an engine without a slot."""
+"""Errors of each dialect before and inside its streams, and requests that need no slot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.hub import HubStandIn
 
 TURN = {"role": "user", "content": "Count."}
 LONG: dict[str, Any] = {"model": "chat", "stream": True}
-# A request of each dialect whose answer goes on for a while, and the field that limits it.
+# A request of each dialect with a long answer.
 CHAT = ("/v1/chat/completions", {**LONG, "messages": [TURN], "max_tokens": 400, "ignore_eos": True})
 RESPONSES = ("/v1/responses", {**LONG, "input": "Count.", "max_output_tokens": 400, "ignore_eos": True})
 MESSAGES = ("/v1/messages", {**LONG, "messages": [TURN], "max_tokens": 400})
@@ -27,7 +27,7 @@ MESSAGES = ("/v1/messages", {**LONG, "messages": [TURN], "max_tokens": 400})
 async def chatting(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """An appliance with one slot for a tiny model, and no patience."""
+    """Balancer with one slot for a tiny model, and no queue."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(
         tmp_path / "chat.json",
@@ -53,8 +53,8 @@ async def ask(llb: RunningBalancer, **change: Any) -> httpx.Response:
     return await llb.http.post("/v1/messages", json=body)
 
 
-async def test_a_full_house(chatting: RunningBalancer) -> None:
-    """A slot is not what a token count waits for."""
+async def test_a_full_queue(chatting: RunningBalancer) -> None:
+    """Counting tokens needs no slot."""
     assert (await ask(chatting)).status_code == 200
     slot = await chatting.app.admission.reserve_slot("chat", key_id="somebody")
     try:
@@ -69,11 +69,11 @@ async def test_a_full_house(chatting: RunningBalancer) -> None:
     finally:
         slot.release()
     await chatting.app.history.flush()
-    [noted] = (await chatting.http.get("/api/requests?status=error")).json()["requests"]
-    assert (noted["status"], noted["error_code"]) == (529, "queue_full")
+    [entry] = (await chatting.http.get("/api/requests?status=error")).json()["requests"]
+    assert (entry["status"], entry["error_code"]) == (529, "queue_full")
 
 
-async def test_a_model_that_is_not_there_yet(chatting: RunningBalancer, hub: HubStandIn) -> None:
+async def test_a_model_that_is_not_ready(chatting: RunningBalancer, hub: HubStandIn) -> None:
     assert error_of(await ask(chatting, model="nothing")) == (404, "not_found_error", "model_not_found")
     assert error_of(await ask(chatting, model="other")) == (404, "not_found_error", "model_not_registered")
     assert error_of(await ask(chatting, model="ranks")) == (400, "invalid_request_error", "invalid_request")
@@ -84,12 +84,12 @@ async def test_a_model_that_is_not_there_yet(chatting: RunningBalancer, hub: Hub
     assert error_of(answer) == (503, "api_error", "model_downloading")
     assert "retry-after" in answer.headers
     await chatting.app.history.flush()
-    [noted] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
-    assert (noted["status"], noted["error_code"]) == (503, "model_downloading")
+    [entry] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
+    assert (entry["status"], entry["error_code"]) == (503, "model_downloading")
 
 
 @pytest.mark.parametrize(("path", "body"), [CHAT, RESPONSES, MESSAGES])
-async def test_a_stream_that_breaks_says_so_in_its_own_way(
+async def test_a_failed_stream_ends_with_an_error_event_of_its_dialect(
     chatting: RunningBalancer, path: str, body: dict[str, Any]
 ) -> None:
     assert (await ask(chatting)).status_code == 200
@@ -99,16 +99,16 @@ async def test_a_stream_that_breaks_says_so_in_its_own_way(
         await anext(lines)
         os.kill(pid, signal.SIGKILL)
         rest = [line async for line in lines if line]
-    told = json.loads(rest[-1].removeprefix("data: "))
-    assert told["error"]["code"] == "engine_failed"
+    event = json.loads(rest[-1].removeprefix("data: "))
+    assert event["error"]["code"] == "engine_failed"
     match path:
         case "/v1/messages":
             assert rest[-2] == "event: error"
-            assert (told["type"], told["error"]["type"]) == ("error", "api_error")
-            assert told["request_id"] == answer.headers["request-id"]
+            assert (event["type"], event["error"]["type"]) == ("error", "api_error")
+            assert event["request_id"] == answer.headers["request-id"]
         case "/v1/responses":
             assert rest[-2] == "event: error"
-            assert (told["type"], told["code"]) == ("error", "engine_failed")
+            assert (event["type"], event["code"]) == ("error", "engine_failed")
     await chatting.app.history.flush()
-    [noted] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
-    assert (noted["endpoint"], noted["status"], noted["error_code"]) == (path, 200, "engine_failed")
+    [entry] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
+    assert (entry["endpoint"], entry["status"], entry["error_code"]) == (path, 200, "engine_failed")

@@ -1,4 +1,4 @@
-"""What a request body must not ask of an engine, however it is spelt; and what is known without the Hub."""
+"""Error responses: invalid and oversized bodies, requests without a valid credential, and a full queue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.hub import HubStandIn
         (rb'{"model": "tiny", "keep_alive": "-nonsense"}', "keep_alive"),
     ],
 )
-async def test_refused(llb: RunningBalancer, body: bytes, param: str) -> None:
+async def test_invalid_bodies_are_rejected(llb: RunningBalancer, body: bytes, param: str) -> None:
     await llb.pull_model("tiny")
     answer = await llb.http.post(
         "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
@@ -43,7 +43,7 @@ async def test_refused(llb: RunningBalancer, body: bytes, param: str) -> None:
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", param)
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: RunningBalancer) -> None:
+async def test_an_oversized_body_is_rejected_before_it_arrives(llb: RunningBalancer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     lines = (
         "POST /v1/chat/completions HTTP/1.1",
@@ -74,7 +74,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_comes(llb: RunningB
         ("/nowhere", "", "application/json", 404),
     ],
 )
-async def test_nobodys_body_is_waited_for(
+async def test_requests_are_rejected_before_their_body_arrives(
     llb: RunningBalancer, path: str, key: str, content_type: str, status: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
@@ -92,7 +92,9 @@ async def test_nobodys_body_is_waited_for(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_who_sends_all_of_it_first_still_reads_why(llb: RunningBalancer, chunked: bool) -> None:
+async def test_a_client_that_sends_the_whole_body_first_still_reads_the_error(
+    llb: RunningBalancer, chunked: bool
+) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 2**20 + 8):
             yield bytes(2**20)
@@ -105,7 +107,7 @@ async def test_who_sends_all_of_it_first_still_reads_why(llb: RunningBalancer, c
     assert answer.headers["connection"] == "close"
 
 
-async def test_who_never_ends_is_cut_off(llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_body_is_cut_off(llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "LINGER_TIMEOUT_S", 0.1)
     _, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     writer.write(
@@ -122,7 +124,7 @@ async def test_who_never_ends_is_cut_off(llb: RunningBalancer, monkeypatch: pyte
     writer.close()
 
 
-async def test_a_crowd_is_refused_at_once(
+async def test_a_full_queue_rejects_at_once(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -142,7 +144,7 @@ async def test_a_crowd_is_refused_at_once(
     assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
     assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
     rows = (await llb.http.get("/api/requests", params={"limit": 100})).json()["requests"]
-    took = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
-    assert len(took) == len(refused)
-    assert statistics.median(took) < 50
+    durations_ms = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
+    assert len(durations_ms) == len(refused)
+    assert statistics.median(durations_ms) < 50
     assert [(queue.queued, queue.nodes[0].busy) for queue in llb.app.admission.snapshot()] == [(0, 0)]

@@ -1,4 +1,4 @@
-"""/ws/models: snapshot, then every change; who may listen; slow readers."""
+"""`/ws/models`: snapshot and changes, authorisation, slow readers."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ async def messages(reader: ClientConnection) -> AsyncIterator[dict[str, Any]]:
 
 
 async def until_ready(reader: ClientConnection, model_id: str) -> list[dict[str, Any]]:
-    """Everything that is said of a model up to its Ready."""
-    said = []
+    """Return all status events of a model up to Ready."""
+    events = []
     async with asyncio.timeout(20):
         async for message in messages(reader):
             if message.get("model_id") == model_id and message["type"] == "ModelStatusChanged":
-                said.append(message)
+                events.append(message)
                 if message["status"] == "Ready":
                     break
-    return said
+    return events
 
 
 async def test_a_pull_step_by_step(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.throttle(400_000)
     async with llb.open_event_stream() as reader:
         await llb.register_model("tiny")
-        said = await until_ready(reader, "tiny")
-    statuses = [status for status, _ in itertools.groupby(message["status"] for message in said)]
+        events = await until_ready(reader, "tiny")
+    statuses = [status for status, _ in itertools.groupby(message["status"] for message in events)]
     assert statuses == ["Registered", "Downloading", "Ready"]
-    progress = [message["progress"] for message in said]
+    progress = [message["progress"] for message in events]
     assert progress == sorted(progress)
     assert any(0 < share < 1 for share in progress)
-    numbers = [message["seq"] for message in said]
+    numbers = [message["seq"] for message in events]
     assert numbers == sorted(set(numbers))
 
 
-async def test_it_begins_with_all_there_is(llb: RunningBalancer) -> None:
+async def test_it_starts_with_a_snapshot(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     async with llb.open_event_stream() as reader:
         first = [await anext(messages(reader)) for _ in range(4)]
@@ -100,11 +100,11 @@ async def test_an_engine_is_followed_from_its_load_to_its_end(
                     engines.append(model["engine"])
                     if model["engine"] is None and len(engines) > 1:
                         break
-    passed = [state for state, _ in itertools.groupby(engines)]
-    assert [state for state in passed if state != "ready"] == [None, "starting", "busy", "stopping", None]
+    states = [state for state, _ in itertools.groupby(engines)]
+    assert [state for state in states if state != "ready"] == [None, "starting", "busy", "stopping", None]
 
 
-async def test_figures_of_the_hub_are_told(make_llb: BalancerFactory, hub: HubStandIn) -> None:
+async def test_statistics_of_the_hub_are_published(make_llb: BalancerFactory, hub: HubStandIn) -> None:
     hub.set_stats("test/tiny", downloads=50_000, likes=120)
     llb = await make_llb().start()
     async with llb.open_event_stream() as reader, asyncio.timeout(20):
@@ -115,19 +115,19 @@ async def test_figures_of_the_hub_are_told(make_llb: BalancerFactory, hub: HubSt
     assert (await llb.get_model("tiny"))["hf_stats"]["stars"] == 120
 
 
-async def test_a_local_program_may_listen_without_a_credential_and_hears_states_alone(
+async def test_a_local_program_without_a_credential_receives_model_states_only(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     hub.remove_repo("test/tiny")
     async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", proxy=None) as reader:
         await llb.register_model("tiny")
-        said = []
+        events = []
         async for message in messages(reader):
-            said.append(message)
+            events.append(message)
             if message.get("status") == "Error":
                 break
-    assert {message["type"] for message in said} == {"Hello", "ModelStatusChanged"}
-    assert all(message.get("error") is None for message in said)
+    assert {message["type"] for message in events} == {"Hello", "ModelStatusChanged"}
+    assert all(message.get("error") is None for message in events)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,19 @@ async def test_a_local_program_may_listen_without_a_credential_and_hears_states_
         ({"X-Forwarded-For": "192.0.2.7"}, 401),
     ],
 )
-async def test_who_may_not_listen(llb: RunningBalancer, headers: dict[str, str], status: int) -> None:
+async def test_unauthorised_clients_are_rejected(
+    llb: RunningBalancer, headers: dict[str, str], status: int
+) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with connect(f"ws://127.0.0.1:{llb.port}/ws/models", additional_headers=headers, proxy=None):
             pass
     assert refused.value.response.status_code == status
 
 
-async def test_a_slow_reader_is_told_to_begin_anew(llb: RunningBalancer) -> None:
+async def test_a_slow_reader_is_told_to_resync(llb: RunningBalancer) -> None:
     async with llb.open_event_stream(max_queue=1) as reader:
         assert (await anext(messages(reader)))["type"] == "Hello"
-        # Far more than a socket's buffers and the feed's queue take while the reader sleeps.
+        # Far more than the buffers of a socket and the queue of the feed hold while the reader sleeps.
         for number in range(40_000):
             llb.app.event_bus.publish(
                 ModelStatusChanged(model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 40_000)
@@ -168,14 +170,16 @@ async def test_a_slow_reader_is_told_to_begin_anew(llb: RunningBalancer) -> None
     assert after["type"] == "NodeStatusChanged"
 
 
-async def test_a_reader_that_leaves_is_forgotten(llb: RunningBalancer) -> None:
+async def test_a_closed_connection_ends_its_subscription(llb: RunningBalancer) -> None:
     async with llb.open_event_stream() as reader:
         await anext(messages(reader))
         assert len(llb.app.event_bus._subscriptions) == 1
     await wait_until(lambda: not llb.app.event_bus._subscriptions)
 
 
-async def test_progress_is_told_at_most_four_times_a_second(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_progress_is_published_at_most_four_times_a_second(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.faults.throttle(300_000)
     times = []
     async with llb.open_event_stream() as reader:
@@ -185,5 +189,5 @@ async def test_progress_is_told_at_most_four_times_a_second(llb: RunningBalancer
                 times.append(asyncio.get_running_loop().time())
             if message.get("status") == "Ready":
                 break
-    # A second's worth of messages: 4, and one more for the change of status at its edge.
+    # Four messages a second, and one more for the change of status.
     assert all(sum(start <= at < start + 1.0 for at in times) <= 5 for start in times)

@@ -1,4 +1,4 @@
-"""What goes wrong with a pull, said where the person looks, and nothing lost."""
+"""Failures of pulls: reported in the model's status, and recovered from without data loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def status_of(llb: RunningBalancer) -> tuple[str, str]:
     return model["status"], model["error"] or ""
 
 
-async def test_a_missing_repository_is_an_error_and_the_retry_heals_it(
+async def test_a_missing_repository_is_an_error_and_a_retry_succeeds(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     hub.remove_repo("test/tiny")
@@ -30,7 +30,7 @@ async def test_a_missing_repository_is_an_error_and_the_retry_heals_it(
     await llb.pull_model("tiny")
 
 
-async def test_gated_without_and_with_a_token_are_told_apart(
+async def test_a_gated_repository_without_and_with_a_token(
     make_llb: BalancerFactory, hub: HubStandIn
 ) -> None:
     hub.set_gated("test/tiny")
@@ -66,7 +66,7 @@ async def test_the_network_never_ends_a_pull(llb: RunningBalancer, hub: HubStand
     await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_a_connection_lost_in_mid_pull_says_what_it_waits_for(
+async def test_a_connection_lost_during_a_pull_shows_the_reason(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     hub.faults.drop(after=100_000, times=1)
@@ -88,9 +88,7 @@ async def test_register_and_list_answer_while_the_hub_is_a_black_hole(
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
 
 
-async def test_wrong_bytes_are_fetched_once_more_and_then_refused(
-    llb: RunningBalancer, hub: HubStandIn
-) -> None:
+async def test_corrupt_content_is_downloaded_again_once(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.corrupt()
     await llb.register_model("tiny")
     await llb.wait_for_status("tiny", "Error")
@@ -100,7 +98,7 @@ async def test_wrong_bytes_are_fetched_once_more_and_then_refused(
     await llb.pull_model("tiny")
 
 
-async def test_another_file_than_the_catalogue_pins_is_refused(
+async def test_a_file_with_another_hash_than_the_catalogue_is_rejected(
     make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path
 ) -> None:
     catalog = write_catalog(
@@ -114,14 +112,14 @@ async def test_another_file_than_the_catalogue_pins_is_refused(
     assert hub.byte_requests() == []
 
 
-async def test_what_is_not_a_gguf_is_refused(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_an_invalid_gguf_is_rejected(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.add_repo("test/tiny", {"tiny.gguf": b"GGUF" + b"\x03\x00\x00\x00" + b"\xff" * 5000})
     await llb.register_model("tiny")
     await llb.wait_for_status("tiny", "Error")
     assert "cannot be used" in (await status_of(llb))[1]
 
 
-async def test_a_file_that_vanished_is_an_error_and_the_retry_heals_it(make_llb: BalancerFactory) -> None:
+async def test_a_missing_file_is_an_error_and_a_retry_succeeds(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     await llb.wait_until_online()
     await llb.pull_model("tiny")
@@ -135,7 +133,7 @@ async def test_a_file_that_vanished_is_an_error_and_the_retry_heals_it(make_llb:
     assert path.stat().st_size == TINY_BYTES
 
 
-async def test_a_file_that_vanished_is_noticed_by_the_first_request(llb: RunningBalancer) -> None:
+async def test_a_missing_file_is_detected_by_the_first_request(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     (llb.home / "models" / "tiny" / "tiny.gguf").unlink()
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
@@ -145,9 +143,7 @@ async def test_a_file_that_vanished_is_noticed_by_the_first_request(llb: Running
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
-async def test_a_file_that_somebody_altered_is_found_and_mended(
-    make_llb: BalancerFactory, damage: str
-) -> None:
+async def test_a_changed_file_is_detected_and_repaired(make_llb: BalancerFactory, damage: str) -> None:
     llb = await make_llb().start()
     await llb.wait_until_online()
     await llb.pull_model("tiny")
@@ -162,7 +158,7 @@ async def test_a_file_that_somebody_altered_is_found_and_mended(
     assert path.read_bytes() == content
 
 
-async def test_a_pull_goes_on_after_a_restart(make_llb: BalancerFactory, hub: HubStandIn) -> None:
+async def test_a_pull_resumes_after_a_restart(make_llb: BalancerFactory, hub: HubStandIn) -> None:
     stall = hub.faults.stall(after=200_000)
     llb = await make_llb().start()
     await llb.wait_until_online()
@@ -176,7 +172,7 @@ async def test_a_pull_goes_on_after_a_restart(make_llb: BalancerFactory, hub: Hu
     assert [request.range_start for request in hub.byte_requests()] == [200_000]
 
 
-async def test_a_registration_made_while_nothing_runs_is_resolved_at_the_next_start(
+async def test_an_unresolved_registration_is_resolved_after_a_restart(
     make_llb: BalancerFactory, hub: HubStandIn
 ) -> None:
     hub.stop_listening()
@@ -188,7 +184,7 @@ async def test_a_registration_made_while_nothing_runs_is_resolved_at_the_next_st
     await llb.wait_for_status("tiny", "Ready")
 
 
-async def test_the_disk_is_looked_at_before_a_model_is_registered(make_llb: BalancerFactory) -> None:
+async def test_a_registration_needs_enough_disk(make_llb: BalancerFactory) -> None:
     llb = await make_llb(disk_limit_bytes=100_000).start()
     await llb.wait_until_online()
     answer = await llb.register_model("tiny")
@@ -210,33 +206,33 @@ async def test_a_file_of_the_hugging_face_cache_is_adopted(
 async def test_import_adopts_a_file_by_its_sha256(
     llb: RunningBalancer, hub: HubStandIn, tmp_path: Path
 ) -> None:
-    given = tmp_path / "tiny.gguf"
-    given.write_bytes(tiny_gguf(TINY_BYTES))
-    answer = await llb.http.post("/api/models/import", json={"path": str(given)})
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(tiny_gguf(TINY_BYTES))
+    answer = await llb.http.post("/api/models/import", json={"path": str(file)})
     assert (answer.status_code, answer.json()["model_id"]) == (202, "tiny")
     await llb.wait_for_status("tiny", "Ready")
     assert hub.byte_requests() == []
-    assert given.read_bytes() == tiny_gguf(TINY_BYTES)
+    assert file.read_bytes() == tiny_gguf(TINY_BYTES)
 
 
-async def test_import_refuses_another_file_and_other_callers(llb: RunningBalancer, tmp_path: Path) -> None:
-    given = tmp_path / "tiny.gguf"
-    given.write_bytes(tiny_gguf(TINY_BYTES, seed="not it"))
-    answer = await llb.http.post("/api/models/import", json={"path": str(given)})
+async def test_import_rejects_other_files_and_remote_callers(llb: RunningBalancer, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(tiny_gguf(TINY_BYTES, seed="not it"))
+    answer = await llb.http.post("/api/models/import", json={"path": str(file)})
     assert answer.status_code == 400
     assert "sha256" in answer.json()["error"]["message"]
     answer = await llb.http.post(
-        "/api/models/import", json={"path": str(given.with_name("none.gguf")), "model_id": "tiny"}
+        "/api/models/import", json={"path": str(file.with_name("none.gguf")), "model_id": "tiny"}
     )
     assert answer.status_code == 400
     key = await llb.create_key("admin")
     answer = await llb.http.post(
-        "/api/models/import", json={"path": str(given)}, headers={"Authorization": f"Bearer {key}"}
+        "/api/models/import", json={"path": str(file)}, headers={"Authorization": f"Bearer {key}"}
     )
     assert answer.status_code == 403
 
 
-async def test_a_model_whose_memory_was_taken_away_is_not_called_ready(make_llb: BalancerFactory) -> None:
+async def test_a_model_without_enough_memory_is_not_ready(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     await llb.wait_until_online()
     await llb.pull_model("tiny")

@@ -1,4 +1,4 @@
-"""Copies between whole hosts: a balancer, and one that has joined it over HTTP and a WebSocket."""
+"""Peer copies between a balancer and its joined nodes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from tests.harness import RunningJoinedNode, wait_until
 from tests.hub import HubStandIn
 
 
-async def test_a_joined_host_copies_from_its_balancer_and_is_copied_from(
+async def test_a_joined_node_copies_from_its_balancer_and_serves_copies(
     make_llb: BalancerFactory, tmp_path: Path, hub: HubStandIn
 ) -> None:
     balancer = await make_llb().start()
     await balancer.wait_until_online()
     await balancer.pull_model("tiny")
-    view, reach = balancer.app.view, balancer.app.node_connections
+    view, node_connections = balancer.app.view, balancer.app.node_connections
     async with RunningJoinedNode(balancer, tmp_path / "cellar") as cellar:
         await balancer.wait_until(lambda: view.status_of("tiny").available_nodes == 2)
         assert (cellar.home / "models" / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES
-        await wait_until(lambda: reach.route_of(cellar.id) is not None)
-        (balancer.home / "models" / "tiny" / "tiny.gguf").unlink()  # so that cellar alone can give it
+        await wait_until(lambda: node_connections.route_of(cellar.id) is not None)
+        # So that cellar is the only source.
+        (balancer.home / "models" / "tiny" / "tiny.gguf").unlink()
         agent = balancer.app.agent
         assert not await agent._replica_worker.check_files(agent._replicas["tiny"])
         await balancer.wait_until(lambda: view.status_of("tiny").available_nodes == 1)

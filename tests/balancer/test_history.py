@@ -1,4 +1,4 @@
-"""What the history says of requests to the real engine, however they end."""
+"""Request log entries of requests to the real engine, however they end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDLESS = {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
 def make_chatting(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, smollm2: Path, tmp_path: Path
 ) -> BalancerFactory:
-    """Appliances for `start_chatting`."""
+    """Factory of balancers for `start_chatting`."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
@@ -52,8 +52,8 @@ async def ask(llb: RunningBalancer, path: str = "/v1/chat/completions", **body: 
     return await llb.http.post(path, json={"model": "chat", **plain, **body})
 
 
-async def noted(llb: RunningBalancer, count: int) -> list[dict[str, Any]]:
-    """The whole history, oldest first, once it has `count` requests."""
+async def logged_requests(llb: RunningBalancer, count: int) -> list[dict[str, Any]]:
+    """Return the complete request log, oldest first, once it has `count` entries."""
     async with asyncio.timeout(30):
         while True:
             listed = (await llb.http.get("/api/requests")).json()["requests"]
@@ -65,17 +65,18 @@ async def noted(llb: RunningBalancer, count: int) -> list[dict[str, Any]]:
 
 async def test_every_kind_of_answer_is_counted(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(), "chat", "embed")
-    whole = (await ask(llb, max_tokens=5, ignore_eos=True)).json()["usage"]
+    complete = (await ask(llb, max_tokens=5, ignore_eos=True)).json()["usage"]
     async with llb.http.stream(
         "POST",
         "/v1/chat/completions",
         json={"model": "CHAT", "messages": QUESTION, "stream": True, "max_tokens": 5, "ignore_eos": True},
     ) as streamed:
-        assert '"usage":{' not in (await streamed.aread()).decode()  # nobody asked for it
+        # The client did not request usage.
+        assert '"usage":{' not in (await streamed.aread()).decode()
     await ask(llb, "/v1/completions", prompt="One, two,", max_tokens=3, ignore_eos=True)
     vectors = (await ask(llb, "/v1/embeddings", model="embed", input=["one", "two"])).json()["usage"]
 
-    chat, stream, completion, embedding = await noted(llb, 4)
+    chat, stream, completion, embedding = await logged_requests(llb, 4)
     assert [request["endpoint"] for request in (chat, stream, completion, embedding)] == [
         "/v1/chat/completions",
         "/v1/chat/completions",
@@ -95,7 +96,7 @@ async def test_every_kind_of_answer_is_counted(make_chatting: BalancerFactory) -
         assert request["node_id"] == llb.app.agent.node_id
         assert not request["has_text"]
     for request in (chat, stream):
-        assert request["prompt_tokens"] == whole["prompt_tokens"]
+        assert request["prompt_tokens"] == complete["prompt_tokens"]
         assert request["completion_tokens"] == 5
         assert 0 < request["ttft_ms"] <= request["duration_ms"]
     assert stream["cached_tokens"] > 0
@@ -108,7 +109,7 @@ async def test_every_kind_of_answer_is_counted(make_chatting: BalancerFactory) -
     assert (of_embed["key"], of_embed["requests"], of_embed["errors"]) == ("embed", 1, 0)
 
 
-async def test_whose_requests_they_were(make_chatting: BalancerFactory) -> None:
+async def test_entries_name_the_key_of_a_request(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting())
     key = await llb.create_key("inference")
     answer = await llb.http.post(
@@ -118,22 +119,22 @@ async def test_whose_requests_they_were(make_chatting: BalancerFactory) -> None:
     )
     assert answer.status_code == 200
     await ask(llb, max_tokens=1)
-    by_key, by_host = await noted(llb, 2)
+    by_key, by_host = await logged_requests(llb, 2)
     assert (by_key["key_name"], by_key["user"], by_key["request_id"]) == ("test", None, "mine")
     assert (by_host["key_id"], by_host["user_id"]) == (None, None)
     [revoked] = [item for item in (await llb.http.get("/api/keys")).json()["keys"] if item["name"] == "test"]
     await llb.http.delete(f"/api/keys/{revoked['id']}")
-    assert (await noted(llb, 2))[0]["key_name"] == "test"
+    assert (await logged_requests(llb, 2))[0]["key_name"] == "test"
 
 
-async def test_what_is_refused_is_noted(make_chatting: BalancerFactory) -> None:
+async def test_rejected_requests_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting())
     await ask(llb, model="gpt-9")
     await ask(llb, "/v1/embeddings", model="embed", input="one")
     await ask(llb, n=2)
     await llb.http.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"})
     await ask(llb, messages=[{"role": "user", "content": "word " * 4000}])
-    requests = await noted(llb, 5)
+    requests = await logged_requests(llb, 5)
     assert [(request["model"], request["status"], request["error_code"]) for request in requests] == [
         ("gpt-9", 404, "model_not_found"),
         ("embed", 404, "model_not_registered"),
@@ -149,7 +150,7 @@ async def test_what_is_refused_is_noted(make_chatting: BalancerFactory) -> None:
     assert {total["key"]: total["errors"] for total in usage} == {None: 3, "chat": 1, "embed": 1}
 
 
-async def test_what_finds_no_slot_is_noted(make_chatting: BalancerFactory) -> None:
+async def test_requests_without_a_slot_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(parallel=1, max_queue=1, queue_timeout_s=1.0), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
@@ -160,16 +161,17 @@ async def test_what_finds_no_slot_is_noted(make_chatting: BalancerFactory) -> No
         await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
         assert (await ask(llb, model="smollm2")).json()["error"]["code"] == "queue_full"
         assert (await waiting).json()["error"]["code"] == "queue_timeout"
-    _, running, timed_out, full = await noted(llb, 4)
+    _, running, timed_out, full = await logged_requests(llb, 4)
     assert (full["status"], full["error_code"]) == (503, "queue_full")
-    assert full["queue_ms"] < 100  # it was refused at once
+    # It was rejected at once.
+    assert full["queue_ms"] < 100
     assert (timed_out["status"], timed_out["error_code"]) == (503, "queue_timeout")
     assert 900 <= timed_out["queue_ms"] <= timed_out["duration_ms"]
     assert timed_out["node_id"] is timed_out["ttft_ms"] is None
     assert running["error_code"] == "client_closed"
 
 
-async def test_clients_that_leave_are_noted(make_chatting: BalancerFactory) -> None:
+async def test_disconnected_clients_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(parallel=1), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
@@ -181,15 +183,16 @@ async def test_clients_that_leave_are_noted(make_chatting: BalancerFactory) -> N
         waiting.cancel()
         await asyncio.wait({waiting})
         await wait_until(lambda: not llb.app.admission.snapshot()[0].queued)
-    _, in_stream, in_queue = await noted(llb, 3)
+    _, in_stream, in_queue = await logged_requests(llb, 3)
     assert (in_stream["status"], in_stream["error_code"]) == (200, "client_closed")
     assert 0 < in_stream["ttft_ms"] <= in_stream["duration_ms"]
-    assert in_stream["completion_tokens"] is None  # the engine tells at the end only
+    # The engine reports usage at the end of a stream only.
+    assert in_stream["completion_tokens"] is None
     assert (in_queue["status"], in_queue["error_code"], in_queue["node_id"]) == (499, "client_closed", None)
     assert in_queue["queue_ms"] > 0
 
 
-async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: BalancerFactory) -> None:
+async def test_an_engine_crash_during_a_stream_is_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(), "smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     [pid] = [engine.process.pid for engine in llb.app.engine_pool._all_engines() if engine.process.pid]
@@ -199,11 +202,11 @@ async def test_an_engine_that_dies_in_mid_stream_is_noted(make_chatting: Balance
         await anext(lines)
         os.kill(pid, signal.SIGKILL)
         assert "engine_failed" in [line async for line in lines if line][-1]
-    _, broken = await noted(llb, 2)
+    _, broken = await logged_requests(llb, 2)
     assert (broken["status"], broken["error_code"], broken["node_name"]) == (200, "engine_failed", "attic")
 
 
-async def test_history_outlives_a_restart_and_what_ran_at_the_stop_is_in_it(
+async def test_history_survives_a_restart_with_the_requests_that_ran_at_the_stop(
     make_chatting: BalancerFactory,
 ) -> None:
     llb = await start_chatting(make_chatting(), "smollm2")
@@ -217,19 +220,19 @@ async def test_history_outlives_a_restart_and_what_ran_at_the_stop_is_in_it(
         await anext(chunks)
         await llb.stop()
     again = await make_chatting().start()
-    first, cut = await noted(again, 2)
+    first, cut = await logged_requests(again, 2)
     assert (first["status"], first["error_code"]) == (200, None)
     assert cut["error_code"] is not None
     assert (await again.http.delete("/api/requests")).status_code == 204
-    await noted(again, 0)
+    await logged_requests(again, 0)
     [total] = (await again.http.get("/api/usage?by=node&bucket=day")).json()["usage"]
     assert (total["name"], total["requests"]) == ("attic", 2)
 
 
-async def test_text_is_kept_only_where_it_is_asked_for(make_chatting: BalancerFactory) -> None:
+async def test_text_is_recorded_with_history_text_only(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(history_text=True), "smollm2")
-    whole = (await ask(llb, model="smollm2", max_tokens=8)).json()["choices"][0]["message"]["content"]
-    said = ""
+    complete = (await ask(llb, model="smollm2", max_tokens=8)).json()["choices"][0]["message"]["content"]
+    streamed_text = ""
     async with llb.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -238,17 +241,21 @@ async def test_text_is_kept_only_where_it_is_asked_for(make_chatting: BalancerFa
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 for choice in json.loads(line[6:])["choices"]:
-                    said += choice["delta"].get("content") or ""
+                    streamed_text += choice["delta"].get("content") or ""
     await ask(llb, model="gpt-9")
     texts = []
-    for request in await noted(llb, 3):
+    for request in await logged_requests(llb, 3):
         assert request["has_text"]
         detail = (await llb.http.get(f"/api/requests/{request['id']}")).json()
         texts.append((detail["text"]["prompt"], detail["text"]["answer"]))
-    assert texts == [("user: Say hello.", whole), ("user: Say hello.", said), ("user: Say hello.", None)]
+    assert texts == [
+        ("user: Say hello.", complete),
+        ("user: Say hello.", streamed_text),
+        ("user: Say hello.", None),
+    ]
 
 
-async def test_without_days_only_totals_are_kept(make_chatting: BalancerFactory) -> None:
+async def test_without_history_days_only_totals_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(history_days=0, history_text=True))
     await ask(llb, max_tokens=1)
     await llb.app.history.flush()

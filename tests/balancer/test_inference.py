@@ -1,4 +1,4 @@
-"""The real engine behind the gateway; `tests/clients` has it asked by the official clients."""
+"""The gateway with the real engine; `tests/clients` covers the official clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUESTION = [{"role": "user", "content": "Say hello."}]
 async def talking(
     make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """An appliance with SmolLM2 and a small embedding model, both Ready."""
+    """Balancer with SmolLM2 and a small embedding model, both Ready."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
@@ -57,7 +57,7 @@ async def test_headers_of_any_bytes_pass_through(talking: RunningBalancer) -> No
     assert answer.status_code == 200, answer.text
 
 
-async def test_what_the_headers_say(talking: RunningBalancer) -> None:
+async def test_response_headers(talking: RunningBalancer) -> None:
     answer = await chat(talking, max_tokens=1)
     assert answer.headers["x-llb-node"] == "attic"
     assert answer.headers["x-llb-queue-ms"] == "0"
@@ -79,20 +79,17 @@ async def test_what_the_headers_say(talking: RunningBalancer) -> None:
         ({"n_predict": -1}, 400, "invalid_request", "n_predict"),
         ({"n": 2}, 400, "invalid_request", "n"),
         ({"max_completion_tokens": -1}, 400, "invalid_request", "max_completion_tokens"),
-        ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "http://127.0.0.1/x"}}]}]},
-         400, "invalid_request", "image_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url":
+          {"url": "http://127.0.0.1/x"}}]}]}, 400, "invalid_request", "image_url"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema":
-          {"type": "string", "pattern": "^((a{0,999}){0,999}){0,999}$"}}}}, 400, "invalid_request", "pattern"),
+          {"type": "string", "pattern": "^((a{0,999}){0,999}){0,999}$"}}}},
+         400, "invalid_request", "pattern"),
         ({"keep_alive": "soon"}, 400, "invalid_request", "keep_alive"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}]}]},
-            400,
-            "invalid_request",
-            "image_url",
-        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url":
+          {"url": "http://127.0.0.1/x.png"}}]}]}, 400, "invalid_request", "image_url"),
     ],
 )  # fmt: skip
-async def test_refusals(
+async def test_error_codes(
     talking: RunningBalancer, change: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
     answer = await chat(talking, **change)
@@ -111,7 +108,7 @@ async def test_a_prompt_that_is_too_long_names_both_numbers(talking: RunningBala
     assert str(error["prompt_tokens"]) in error["message"]
 
 
-async def test_one_prompt_a_request(talking: RunningBalancer) -> None:
+async def test_a_request_has_one_prompt(talking: RunningBalancer) -> None:
     answer = await talking.http.post("/v1/completions", json={"model": "smollm2", "prompt": ["a", "b"]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
     answer = await talking.http.post(
@@ -138,8 +135,9 @@ def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
 
 
-async def test_a_client_that_leaves_frees_its_slot(talking: RunningBalancer) -> None:
-    await chat(talking, max_tokens=1)  # loaded
+async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) -> None:
+    # Load the model.
+    await chat(talking, max_tokens=1)
     async with talking.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -158,7 +156,7 @@ async def test_a_client_that_leaves_frees_its_slot(talking: RunningBalancer) -> 
     await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
-async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking: RunningBalancer) -> None:
+async def test_a_killed_engine_fails_one_request_and_restarts(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=1)
     [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
     stream = talking.http.stream(
@@ -179,15 +177,15 @@ async def test_an_engine_that_is_killed_takes_one_request_and_comes_back(talking
         rest = [line async for line in lines if line]
     last = json.loads(rest[-1].removeprefix("data: "))
     assert last["error"]["code"] == "engine_failed"
-    # Its back-off is a second; until then the answer is honest about it.
-    resting = await chat(talking, max_tokens=1)
-    if resting.status_code != 200:
-        assert resting.json()["error"]["code"] == "engine_failed"
+    # The backoff is one second, during which requests fail.
+    during_backoff = await chat(talking, max_tokens=1)
+    if during_backoff.status_code != 200:
+        assert during_backoff.json()["error"]["code"] == "engine_failed"
         await asyncio.sleep(1.1)
     assert (await chat(talking, max_tokens=1)).status_code == 200
 
 
-async def test_delete_while_an_answer_runs_lets_it_end(talking: RunningBalancer) -> None:
+async def test_deleting_a_model_lets_a_running_answer_finish(talking: RunningBalancer) -> None:
     async with talking.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -204,7 +202,7 @@ async def test_delete_while_an_answer_runs_lets_it_end(talking: RunningBalancer)
     assert not (talking.home / "models" / "smollm2").exists()
 
 
-async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: RunningBalancer) -> None:
+async def test_unloading_frees_the_memory_of_a_pinned_model(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=1)
     assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
     assert (await talking.http.get("/api/models/smollm2")).json()["pinned"]
@@ -216,7 +214,7 @@ async def test_unload_frees_the_memory_and_a_pin_keeps_it(talking: RunningBalanc
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
 
 
-async def test_a_node_counts_what_it_answered(talking: RunningBalancer) -> None:
+async def test_traffic_of_a_node_is_counted(talking: RunningBalancer) -> None:
     await chat(talking, max_tokens=5)
     node = talking.app.agent.node_id
     requests, _ = talking.app.view.traffic.sample(node)
@@ -227,19 +225,20 @@ async def test_a_node_counts_what_it_answered(talking: RunningBalancer) -> None:
     assert tokens_per_second > 0
 
 
-async def test_what_an_engine_does_is_measured(talking: RunningBalancer) -> None:
-    node_id, speeds = talking.app.agent.node_id, talking.app.dispatcher.performance
+async def test_the_performance_of_an_engine_is_measured(talking: RunningBalancer) -> None:
+    node_id, performance = talking.app.agent.node_id, talking.app.dispatcher.performance
 
     def load_s() -> float:
-        return speeds.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)
+        return performance.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)
 
-    speed, unknown_s = speeds.throughput_of(node_id, "smollm2"), load_s()
-    assert speed == Throughput()
+    throughput, unknown_s = performance.throughput_of(node_id, "smollm2"), load_s()
+    assert throughput == Throughput()
     body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8}
     assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
-    assert speed.grade is not None
+    assert throughput.grade is not None
     assert 0 < load_s() < unknown_s
-    whole = speeds.estimate_request("smollm2", 1000, None, None).prompt_tokens
-    for _ in range(5):  # the prompt is in the cache: less of it is to be computed
+    uncached_tokens = performance.estimate_request("smollm2", 1000, None, None).prompt_tokens
+    # With the prompt cached, fewer tokens are processed.
+    for _ in range(5):
         assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
-    assert speeds.estimate_request("smollm2", 1000, None, None).prompt_tokens < whole
+    assert performance.estimate_request("smollm2", 1000, None, None).prompt_tokens < uncached_tokens

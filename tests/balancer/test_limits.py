@@ -1,4 +1,4 @@
-"""Limits of a key on the real engine: what it is told, what it is charged, and that nothing is held when it leaves."""
+"""Rate limits of a key with the real engine: headers, charged tokens, and release after a disconnect."""
 
 from __future__ import annotations
 
@@ -42,12 +42,14 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post(CHAT, json={**QUESTION, "max_tokens": 8, **fields})
 
 
-def left(llb: RunningBalancer, key_id: str, what: str) -> int:
-    known = llb.app.rate_limiter._rate_limits[key_id]
-    return int(llb.app.rate_limiter.rate_limit_headers(key_id, known.limits)[f"x-ratelimit-remaining-{what}"])
+def remaining_of(llb: RunningBalancer, key_id: str, what: str) -> int:
+    bucket = llb.app.rate_limiter._rate_limits[key_id]
+    return int(
+        llb.app.rate_limiter.rate_limit_headers(key_id, bucket.limits)[f"x-ratelimit-remaining-{what}"]
+    )
 
 
-async def test_requests_are_counted_told_and_refused(chat: RunningBalancer) -> None:
+async def test_requests_are_counted_and_limited(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, requests_per_minute=2)
     async with client:
         for remaining in ("1", "0"):
@@ -76,15 +78,15 @@ async def test_requests_are_counted_told_and_refused(chat: RunningBalancer) -> N
     ]
 
 
-async def test_tokens_are_those_that_were_used(chat: RunningBalancer) -> None:
+async def test_only_used_tokens_are_charged(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, tokens_per_minute=100_000)
     async with client:
         for stream in (False, True):
-            before = left(chat, key_id, "tokens") if stream else 100_000
-            held = await ask(client, stream=stream, max_tokens=16)
-            assert held.status_code == 200
-            # The bucket fills by 1,667 tokens a second: what is told is what was left when the answer began.
-            assert before - 50_000 < int(held.headers["x-ratelimit-remaining-tokens"]) <= 100_000
+            before = remaining_of(chat, key_id, "tokens") if stream else 100_000
+            answer = await ask(client, stream=stream, max_tokens=16)
+            assert answer.status_code == 200
+            # The bucket fills by 1,667 tokens a second. The header has the value at the start of the answer.
+            assert before - 50_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) <= 100_000
     await chat.app.history.flush()
     used = [
         row["prompt_tokens"] + row["completion_tokens"]
@@ -98,29 +100,32 @@ async def test_tokens_are_those_that_were_used(chat: RunningBalancer) -> None:
         refused = await ask(slow, max_tokens=60)
         assert refused.status_code == 429
         assert "60 tokens a minute" in refused.json()["error"]["message"]
-        assert abs(left(chat, slow_id, "tokens") - max(0, 60 - max(used))) <= 5
+        assert abs(remaining_of(chat, slow_id, "tokens") - max(0, 60 - max(used))) <= 5
 
 
-async def test_who_leaves_holds_nothing(chat: RunningBalancer) -> None:
+async def test_a_disconnected_client_releases_its_reservations(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, concurrent=1, tokens_per_minute=1_000_000)
-    quota = chat.app.rate_limiter
+    rate_limiter = chat.app.rate_limiter
     async with client:
         for stream in (True, False):
-            asking = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
+            pending = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
             await wait_until(
-                lambda: key_id in quota._rate_limits and quota._rate_limits[key_id].active_requests == 1
+                lambda: (
+                    key_id in rate_limiter._rate_limits
+                    and rate_limiter._rate_limits[key_id].active_requests == 1
+                )
             )
             refused = await ask(client)
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
             assert "at the same time" in refused.json()["error"]["message"]
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-            await wait_until(lambda: quota._rate_limits[key_id].active_requests == 0)
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+            await wait_until(lambda: rate_limiter._rate_limits[key_id].active_requests == 0)
         assert (await ask(client)).status_code == 200
 
 
-async def test_a_key_without_limits_is_told_nothing(chat: RunningBalancer) -> None:
+async def test_a_key_without_limits_has_no_headers(chat: RunningBalancer) -> None:
     async with httpx.AsyncClient(
         base_url=chat.url, headers={"Authorization": f"Bearer {await chat.create_key()}"}, trust_env=False
     ) as client:
@@ -130,7 +135,7 @@ async def test_a_key_without_limits_is_told_nothing(chat: RunningBalancer) -> No
     assert not chat.app.rate_limiter._rate_limits
 
 
-async def test_a_token_of_a_stream_has_about_as_many_bytes_as_are_charged_for_one(
+async def test_a_streamed_token_has_about_the_assumed_number_of_bytes(
     chat: RunningBalancer,
 ) -> None:
     _, client = await limited(chat, tokens_per_minute=1_000_000)

@@ -1,4 +1,4 @@
-"""The memory of a model that was not pulled, from its header."""
+"""Memory estimates of models that are not pulled, from the header of their file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ async def llb(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_pat
     return started
 
 
-async def test_one_ranged_request_and_then_from_memory(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_the_header_is_read_with_one_range_request_and_cached(
+    llb: RunningBalancer, hub: HubStandIn
+) -> None:
     answer = (await llb.http.get("/api/models/smollm2/memory?context_length=4096&slots=2")).json()
     assert (answer["context_length"], answer["slots"], answer["trained_context_length"]) == (4096, 2, 8192)
-    # 30 layers × (K + V) of 3 heads × 64 numbers of 2 bytes × 4096 tokens × 2 slots
+    # 30 layers × (K + V) × 3 heads × 64 values of 2 bytes × 4096 tokens × 2 slots.
     assert answer["kv_cache_bytes"] == 30 * 2 * 3 * 64 * 2 * 4096 * 2
     assert answer["weights_bytes"] > 90_000_000
     assert answer["fit"]["verdict"] == "fits"
@@ -35,25 +37,25 @@ async def test_one_ranged_request_and_then_from_memory(llb: RunningBalancer, hub
     assert len(hub.byte_requests()) == 1
 
 
-async def test_the_context_is_at_most_the_trained_one(llb: RunningBalancer) -> None:
+async def test_the_context_is_limited_to_the_trained_one(llb: RunningBalancer) -> None:
     answer = (await llb.http.get("/api/models/smollm2/memory?context_length=999999")).json()
     assert answer["context_length"] == 8192
 
 
 @pytest.mark.parametrize("query", ["slots=0", "slots=x", "context_length=-1", "slots=65"])
-async def test_nonsense_is_named(llb: RunningBalancer, query: str) -> None:
+async def test_invalid_parameters_are_rejected(llb: RunningBalancer, query: str) -> None:
     answer = await llb.http.get(f"/api/models/smollm2/memory?{query}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_a_hub_that_is_away_is_said(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_an_unreachable_hub_is_an_error(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.stop_listening()
     answer = await llb.http.get("/api/models/smollm2/memory")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "hub_unreachable")
     assert "Hub" in answer.json()["error"]["message"]
 
 
-async def test_of_a_pulled_model_it_is_known_without_the_hub(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_the_estimate_of_a_pulled_model_needs_no_hub(llb: RunningBalancer, hub: HubStandIn) -> None:
     await llb.pull_model("smollm2")
     first = (await llb.http.get("/api/models/smollm2/memory")).json()
     hub.stop_listening()

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads of a real appliance, and what it must never read."""
+"""`/metrics` of a real balancer: values, what they must not reveal, the documentation and the dashboard."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def samples(llb: RunningBalancer) -> dict[tuple[str, tuple[tuple[str, str]
     }
 
 
-async def test_what_was_asked_is_counted(
+async def test_requests_are_counted(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -62,14 +62,14 @@ async def test_what_was_asked_is_counted(
 
     now = await samples(llb)
     chat = (("gen_ai_operation_name", "chat"), ("gen_ai_request_model", "chat"))
-    well = (("error_type", ""), *chat)
-    assert now[("gen_ai_server_request_duration_seconds_count", well)] == 2
-    lost = (
+    succeeded = (("error_type", ""), *chat)
+    assert now[("gen_ai_server_request_duration_seconds_count", succeeded)] == 2
+    not_found = (
         ("error_type", "model_not_found"),
         ("gen_ai_operation_name", "chat"),
         ("gen_ai_request_model", ""),
     )
-    assert now[("gen_ai_server_request_duration_seconds_count", lost)] == 1
+    assert now[("gen_ai_server_request_duration_seconds_count", not_found)] == 1
     assert now[("gen_ai_server_time_to_first_token_seconds_count", chat)] == 2
     assert now[("gen_ai_server_time_per_output_token_seconds_count", chat)] == 2
     assert now[("llb_tokens_total", (("model", "chat"), ("type", "completion")))] == 8
@@ -91,7 +91,7 @@ async def test_what_was_asked_is_counted(
         assert word not in text
 
 
-async def test_a_download_and_the_loop_are_seen(llb: RunningBalancer, hub: HubStandIn) -> None:
+async def test_downloads_and_event_loop_lag_are_measured(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.stall(after=150_000)
     assert (await llb.register_model("tiny")).status_code == 202
     await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
@@ -111,7 +111,7 @@ async def test_a_download_and_the_loop_are_seen(llb: RunningBalancer, hub: HubSt
     await wait_until(lag)
 
 
-async def test_only_admins_and_this_host_read_them(llb: RunningBalancer) -> None:
+async def test_only_administrators_and_local_programs_may_read_them(llb: RunningBalancer) -> None:
     async with httpx.AsyncClient(base_url=llb.url) as nobody:
         assert (await nobody.get("/metrics")).status_code == 200
         for headers, status in (
@@ -123,7 +123,7 @@ async def test_only_admins_and_this_host_read_them(llb: RunningBalancer) -> None
             assert (await nobody.get("/metrics", headers=headers)).status_code == status
 
 
-async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
+async def test_queue_waits_count_queued_requests_only(llb_metrics: Metrics) -> None:
     principal = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER)
     for node_id, queued_s, error in (
         ("attic", 0.0, None),
@@ -132,9 +132,9 @@ async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
         (None, 0.00001, "queue_full"),
         (None, 0.0, "rate_limit_exceeded"),
     ):
-        tally = RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0)
-        tally.model_id, tally.node_id, tally.queued_s, tally.error_code = "m", node_id, queued_s, error
-        llb_metrics.record_requests([tally])
+        record = RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0)
+        record.model_id, record.node_id, record.queued_s, record.error_code = "m", node_id, queued_s, error
+        llb_metrics.record_requests([record])
     sample = llb_metrics.registry.get_sample_value
     assert sample("llb_queue_wait_seconds_count", {"model": "m"}) == 3
     assert sample("llb_queue_wait_seconds_sum", {"model": "m"}) == 63
@@ -143,18 +143,21 @@ async def test_waits_are_those_of_who_waited(llb_metrics: Metrics) -> None:
         assert sample("gen_ai_server_request_duration_seconds_count", labels) == 1
 
 
-async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> None:
-    def told(state: ReplicaState, arrived: int, node_id: str = "n") -> None:
+async def test_only_downloaded_bytes_are_counted(llb_metrics: Metrics) -> None:
+    def report(state: ReplicaState, downloaded_bytes: int, node_id: str = "n") -> None:
         llb_metrics.record_replica(
-            node_id, ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
+            node_id, ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=downloaded_bytes)
         )
 
-    told(ReplicaState.READY, 900, "old")  # as it was before this start
-    for state, arrived in (
+    # Downloaded before this start.
+    report(ReplicaState.READY, 900, "old")
+    for state, downloaded_bytes in (
         (ReplicaState.WANTED, 0),
-        (ReplicaState.DOWNLOADING, 500),  # what an earlier try had left
+        # Left by an earlier attempt.
+        (ReplicaState.DOWNLOADING, 500),
         (ReplicaState.DOWNLOADING, 700),
-        (ReplicaState.DOWNLOADING, 100),  # the rest was wrong
+        # The rest was corrupt.
+        (ReplicaState.DOWNLOADING, 100),
         (ReplicaState.VERIFYING, 900),
         (ReplicaState.READY, 900),
         (ReplicaState.DELETING, 900),
@@ -162,7 +165,7 @@ async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> 
         (ReplicaState.DOWNLOADING, 0),
         (ReplicaState.ERROR, 10),
     ):
-        told(state, arrived)
+        report(state, downloaded_bytes)
     sample = llb_metrics.registry.get_sample_value
     assert sample("llb_downloaded_bytes_total", {"node": "n"}) == 200 + 800 + 10
     assert sample("llb_downloads_total", {"node": "n", "outcome": "ready"}) == 1
@@ -170,26 +173,27 @@ async def test_only_what_came_is_counted_of_a_download(llb_metrics: Metrics) -> 
     assert sample("llb_downloads_total", {"node": "old", "outcome": "ready"}) is None
 
 
-async def test_the_replicas_of_a_removed_node_are_followed_no_longer(llb_metrics: Metrics) -> None:
-    def told(state: ReplicaState, arrived: int) -> None:
+async def test_replicas_of_a_removed_node_are_forgotten(llb_metrics: Metrics) -> None:
+    def report(state: ReplicaState, downloaded_bytes: int) -> None:
         llb_metrics.record_replica(
-            "n", ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=arrived)
+            "n", ReplicaReport(model_id="m", attempt=1, state=state, downloaded_bytes=downloaded_bytes)
         )
 
-    told(ReplicaState.DOWNLOADING, 0)
-    told(ReplicaState.DOWNLOADING, 500)
+    report(ReplicaState.DOWNLOADING, 0)
+    report(ReplicaState.DOWNLOADING, 500)
     llb_metrics.forget_node("n")
-    told(ReplicaState.READY, 900)  # it joined again: this is where it stands
+    # The node has joined again with its files.
+    report(ReplicaState.READY, 900)
     sample = llb_metrics.registry.get_sample_value
     assert sample("llb_downloaded_bytes_total", {"node": "n"}) == 500
     assert sample("llb_downloads_total", {"node": "n", "outcome": "ready"}) is None
 
 
-# --- the documents -----------------------------------------------------------------------------------
+# --- documentation -----------------------------------------------------------------------------------
 
 
 def families_of(text: str) -> dict[str, str]:
-    """The name of every metric, as it is queried, and its type."""
+    """Return the type of every metric, by the name that queries use."""
     return {
         family.name + ("_total" if family.type == "counter" else ""): family.type
         for family in text_string_to_metric_families(text)
@@ -197,7 +201,7 @@ def families_of(text: str) -> dict[str, str]:
 
 
 def documented() -> dict[str, set[str]]:
-    """The metrics of the table in docs/metrics.md, and the labels of each."""
+    """Return the labels of every metric in the table of docs/metrics.md."""
     rows = [line.split("|")[1:3] for line in DOCS.splitlines() if line.startswith("| `")]
     return {
         name: set(re.findall(r"`(\w+)`", labels))
@@ -211,32 +215,34 @@ def test_every_metric_is_documented(llb_metrics: Metrics) -> None:
     assert {name for name in families if not name.startswith("process_")} == documented().keys()
 
 
-async def test_the_documented_labels_are_those_there_are(llb: RunningBalancer) -> None:
+async def test_the_documented_labels_are_complete(llb: RunningBalancer) -> None:
     await llb.wait_until_online()
     await llb.pull_model("tiny")
-    known = documented()
+    documented_labels = documented()
     text = (await llb.http.get("/metrics")).text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if not sample.name.startswith("process_"):
                 name = family.name + ("_total" if family.type == "counter" else "")
-                assert sample.labels.keys() - {"le"} == known[name], sample.name
+                assert sample.labels.keys() - {"le"} == documented_labels[name], sample.name
 
 
 def queries() -> list[str]:
-    """Everything that the dashboard asks Prometheus."""
+    """Return all Prometheus queries of the dashboard."""
     board = json.loads(DASHBOARD)
-    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    return asked + [each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query"]
+    expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    return expressions + [
+        each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query"
+    ]
 
 
 METRIC = re.compile(r"\b(?:llb|gen_ai_server|process)_[a-z_]+\b(?!\s*[=!])")
 
 
-def test_the_dashboard_queries_what_there_is(llb_metrics: Metrics) -> None:
+def test_the_dashboard_queries_existing_metrics(llb_metrics: Metrics) -> None:
     families = families_of(llb_metrics.render().decode())
     labels = documented()
-    asked = set()
+    queried = set()
     for query in queries():
         found = METRIC.findall(query)
         assert found, query
@@ -246,7 +252,7 @@ def test_the_dashboard_queries_what_there_is(llb_metrics: Metrics) -> None:
             is_histogram = families.get(base) == "histogram"
             assert (name != base) if is_histogram else (name in families), query
             names.add(base if is_histogram else name)
-        asked |= names
+        queried |= names
         used = {label for group in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", group)}
         used |= {
             label
@@ -256,7 +262,8 @@ def test_the_dashboard_queries_what_there_is(llb_metrics: Metrics) -> None:
         used |= set(re.findall(r"label_values\([^,]+, (\w+)\)", query))
         assert used <= {"le"}.union(*(labels.get(name, set()) for name in names)), query
         assert query.count("(") == query.count(")")
-    assert labels.keys() <= asked  # nothing that llb tells is missing
+    # Every metric has a panel.
+    assert labels.keys() <= queried
 
 
 def test_the_dashboard_can_be_imported() -> None:

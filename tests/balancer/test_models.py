@@ -1,4 +1,4 @@
-"""The catalogue over HTTP: states, numbers, filters, refusals."""
+"""The model catalogue over HTTP: states, numbers, filters, errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_pull_from_registered_to_ready(llb: RunningBalancer) -> None:
     assert replica["path"].endswith("tiny.gguf")
 
 
-async def test_where_files_are_is_for_those_who_may_change_them(llb: RunningBalancer) -> None:
+async def test_paths_of_files_need_the_scope_to_change_them(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     key = await llb.create_key("models:read")
     answer = await llb.http.get("/api/models/tiny", headers={"Authorization": f"Bearer {key}"})
@@ -62,8 +62,8 @@ async def test_where_files_are_is_for_those_who_may_change_them(llb: RunningBala
     assert str(llb.home) not in node.text
 
 
-# The three bodies of the seed, to the letter.
-async def test_an_unknown_model_is_refused_as_the_seed_says(llb: RunningBalancer) -> None:
+# The exact bodies of three errors in the seed.
+async def test_registering_an_unknown_model_fails_as_in_the_seed(llb: RunningBalancer) -> None:
     answer = await llb.register_model("unknown-model")
     assert answer.status_code == 400
     assert answer.json() == {
@@ -75,7 +75,7 @@ async def test_an_unknown_model_is_refused_as_the_seed_says(llb: RunningBalancer
     }
 
 
-async def test_a_model_that_is_too_large_is_refused_as_the_seed_says(
+async def test_registering_a_model_that_is_too_large_fails_as_in_the_seed(
     make_llb: BalancerFactory, tmp_path: Path
 ) -> None:
     catalog = write_catalog(
@@ -91,7 +91,7 @@ async def test_a_model_that_is_too_large_is_refused_as_the_seed_says(
     assert (error["type"], error["code"]) == ("resource_error", "insufficient_memory")
 
 
-async def test_a_model_that_is_still_coming_answers_503_with_the_per_cent(
+async def test_a_downloading_model_fails_with_its_progress_as_in_the_seed(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     stall = hub.faults.stall(after=135_000)
@@ -131,7 +131,7 @@ async def test_registering_twice_is_a_conflict(llb: RunningBalancer) -> None:
         (b'{"model_id": "\xff"}', "invalid_json", None),
     ],
 )
-async def test_bad_bodies_are_named(llb: RunningBalancer, body: bytes, code: str, param: str | None) -> None:
+async def test_invalid_bodies(llb: RunningBalancer, body: bytes, code: str, param: str | None) -> None:
     answer = await llb.http.post(
         "/api/models/register", content=body, headers={"Content-Type": "application/json"}
     )
@@ -149,7 +149,7 @@ async def test_delete_when_ready_removes_the_files(llb: RunningBalancer) -> None
     assert not path.parent.exists()
 
 
-async def test_delete_while_downloading_keeps_the_partial_and_a_later_pull_goes_on(
+async def test_deleting_during_a_download_keeps_the_partial_file_for_the_next_pull(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
     stall = hub.faults.stall(after=200_000)
@@ -165,7 +165,7 @@ async def test_delete_while_downloading_keeps_the_partial_and_a_later_pull_goes_
     assert [request.range_start for request in hub.byte_requests()] == [200_000]
 
 
-async def test_registering_while_it_is_being_deleted(llb: RunningBalancer) -> None:
+async def test_registering_a_model_during_its_deletion(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
     await llb.pull_model("tiny")
@@ -184,7 +184,7 @@ async def test_registering_while_it_is_being_deleted(llb: RunningBalancer) -> No
         ("GET", "/nowhere", 404, "not_found"),
     ],
 )
-async def test_what_is_not_there(
+async def test_unknown_paths_and_models(
     llb: RunningBalancer, method: str, path: str, status: int, code: str
 ) -> None:
     answer = await llb.http.request(method, path)
@@ -201,15 +201,13 @@ async def test_what_is_not_there(
     ],
 )
 @pytest.mark.parametrize("method", ["PUT", "TRACE"])
-async def test_a_method_that_an_address_does_not_know(
-    llb: RunningBalancer, method: str, path: str, methods: set[str]
-) -> None:
+async def test_unsupported_methods(llb: RunningBalancer, method: str, path: str, methods: set[str]) -> None:
     answer = await llb.http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     assert {*answer.headers["allow"].split(", ")} - {"HEAD", "OPTIONS"} == methods
 
 
-async def test_a_registration_survives_its_entry(make_llb: BalancerFactory, tmp_path: Path) -> None:
+async def test_a_registration_survives_its_catalogue_entry(make_llb: BalancerFactory, tmp_path: Path) -> None:
     first = await make_llb().start()
     await first.wait_until_online()
     await first.pull_model("tiny")
@@ -227,7 +225,7 @@ async def test_a_registration_survives_its_entry(make_llb: BalancerFactory, tmp_
     assert answer.json()["error"]["code"] == "model_not_supported"
 
 
-async def test_a_model_of_several_files_is_all_or_nothing(
+async def test_a_model_of_several_files_is_downloaded_as_a_whole(
     make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path
 ) -> None:
     hub.add_repo(

@@ -1,4 +1,4 @@
-"""Ollama's official client against the real engine: with a key at the usual port, without one at Ollama's own."""
+"""Ollama's official client against the real engine: with a key at the main port, without one at Ollama's."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
-FEW = {"num_predict": 8, "temperature": 0, "num_ctx": 4096}
+OPTIONS = {"num_predict": 8, "temperature": 0, "num_ctx": 4096}
 
 
 @pytest.fixture
 async def talking(
     make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """An appliance with SmolLM2 Ready, two models that are not pulled, and Ollama's port open."""
+    """Balancer with SmolLM2 Ready, models that are not pulled, and Ollama's port open."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     tools = write_chat_model(tmp_path / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE)
     hub.add_repo("test/tools", {"tools.gguf": tools})
@@ -51,14 +51,14 @@ async def talking(
 
 @pytest.fixture
 async def keyed(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
-    """The official client at the usual port, with an ordinary key."""
+    """Official client at the main port, with an API key."""
     async with client(talking.url, await talking.create_key("inference")) as found:
         yield found
 
 
 @pytest.fixture
 async def keyless(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
-    """The official client at Ollama's port, as a program that knows nothing of llb has it."""
+    """Official client at Ollama's port, without a key."""
     async with client(f"http://localhost:{talking.ollama_port}") as found:
         yield found
 
@@ -72,41 +72,41 @@ async def last_request(llb: RunningBalancer) -> dict[str, Any]:
     return dict((await llb.http.get("/api/requests?limit=1")).json()["requests"][0])
 
 
-async def test_a_chat_streamed_and_whole(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
-    whole = await keyed.chat("smollm2:latest", QUESTION, options=FEW)
-    assert whole.message.role == "assistant"
-    assert whole.message.content
-    assert (whole.model, whole.done, whole.done_reason) == ("smollm2:latest", True, "length")
-    assert whole.eval_count == 8
-    assert (whole.load_duration or 0) > 0
-    pieces = [piece async for piece in await keyed.chat("SmolLM2", QUESTION, options=FEW, stream=True)]
-    assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content
+async def test_a_chat_with_and_without_a_stream(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
+    complete = await keyed.chat("smollm2:latest", QUESTION, options=OPTIONS)
+    assert complete.message.role == "assistant"
+    assert complete.message.content
+    assert (complete.model, complete.done, complete.done_reason) == ("smollm2:latest", True, "length")
+    assert complete.eval_count == 8
+    assert (complete.load_duration or 0) > 0
+    pieces = [piece async for piece in await keyed.chat("SmolLM2", QUESTION, options=OPTIONS, stream=True)]
+    assert "".join(piece.message.content or "" for piece in pieces) == complete.message.content
     assert len(pieces) > 3
     assert [piece.done for piece in pieces[-2:]] == [False, True]
     last = pieces[-1]
-    assert (last.eval_count, last.prompt_eval_count) == (whole.eval_count, whole.prompt_eval_count)
+    assert (last.eval_count, last.prompt_eval_count) == (complete.eval_count, complete.prompt_eval_count)
     assert (last.total_duration or 0) >= (last.eval_duration or 0) > 0
-    noted = await last_request(talking)
-    assert (noted["endpoint"], noted["stream"], noted["status"]) == ("/api/chat", True, 200)
-    assert (noted["model"], noted["completion_tokens"]) == ("smollm2", 8)
-    assert noted["key_name"] == "test"
+    entry = await last_request(talking)
+    assert (entry["endpoint"], entry["stream"], entry["status"]) == ("/api/chat", True, 200)
+    assert (entry["model"], entry["completion_tokens"]) == ("smollm2", 8)
+    assert entry["key_name"] == "test"
     assert 'gen_ai_operation_name="chat"' in (await talking.http.get("/metrics")).text
 
 
-async def test_a_prompt_raw_and_not(keyed: ollama.AsyncClient) -> None:
-    spoken = await keyed.generate("smollm2", "Say hello.", options=FEW)
-    assert spoken.response
-    chatted = await keyed.chat("smollm2", QUESTION, options=FEW)
-    assert spoken.response == chatted.message.content
-    raw = await keyed.generate("smollm2", "One, two, three,", raw=True, options=FEW)
+async def test_a_prompt_with_and_without_raw(keyed: ollama.AsyncClient) -> None:
+    complete = await keyed.generate("smollm2", "Say hello.", options=OPTIONS)
+    assert complete.response
+    chatted = await keyed.chat("smollm2", QUESTION, options=OPTIONS)
+    assert complete.response == chatted.message.content
+    raw = await keyed.generate("smollm2", "One, two, three,", raw=True, options=OPTIONS)
     assert (raw.response or "").startswith(" four")
     pieces = [
-        piece async for piece in await keyed.generate("smollm2", "Say hello.", options=FEW, stream=True)
+        piece async for piece in await keyed.generate("smollm2", "Say hello.", options=OPTIONS, stream=True)
     ]
-    assert "".join(piece.response or "" for piece in pieces) == spoken.response
+    assert "".join(piece.response or "" for piece in pieces) == complete.response
 
 
-async def test_a_schema_is_kept(keyed: ollama.AsyncClient) -> None:
+async def test_structured_output(keyed: ollama.AsyncClient) -> None:
     schema = {
         "type": "object",
         "properties": {"people": {"enum": ["few", "many"]}},
@@ -121,7 +121,7 @@ async def test_a_schema_is_kept(keyed: ollama.AsyncClient) -> None:
 
 
 def weather(city: str) -> str:
-    """What the weather is like in a city.
+    """Return the weather in a city.
 
     Args:
         city: its name
@@ -129,10 +129,10 @@ def weather(city: str) -> str:
     return f"It rains in {city}."
 
 
-async def test_calls_of_functions_and_their_results_are_understood(
+async def test_tool_calls_and_their_results_reach_the_engine(
     talking: RunningBalancer, keyed: ollama.AsyncClient
 ) -> None:
-    """What the engine is asked; a model that calls by itself is larger than these (see tests/gateway/test_ollama.py)."""
+    """Only requests: models that call tools are larger than these. See also tests/gateway/dialects."""
     await talking.pull_model("tools")
     call = {"function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     answer = await keyed.chat(
@@ -143,15 +143,15 @@ async def test_calls_of_functions_and_their_results_are_understood(
             {"role": "tool", "tool_name": "weather", "content": weather("Oslo")},
         ],
         tools=[weather],
-        options=FEW,
+        options=OPTIONS,
     )
     alone = await keyed.chat(
-        "tools", [{"role": "user", "content": "What is the weather in Oslo?"}], options=FEW
+        "tools", [{"role": "user", "content": "What is the weather in Oslo?"}], options=OPTIONS
     )
     assert (answer.prompt_eval_count or 0) > (alone.prompt_eval_count or 0) + len(weather("Oslo"))
 
 
-async def test_vectors(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
+async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
     await talking.pull_model("embed")
     found = await keyed.embed("embed", ["one", "two"])
     assert len(found.embeddings) == 2
@@ -166,9 +166,7 @@ async def test_vectors(talking: RunningBalancer, keyed: ollama.AsyncClient) -> N
     assert refused.value.status_code == 400
 
 
-async def test_what_is_there_and_what_is_loaded(
-    talking: RunningBalancer, keyless: ollama.AsyncClient
-) -> None:
+async def test_ready_and_loaded_models(talking: RunningBalancer, keyless: ollama.AsyncClient) -> None:
     [listed] = (await keyless.list()).models
     assert listed.model == "smollm2:latest"
     assert listed.size == talking.app.catalog.models[0].size_bytes
@@ -183,13 +181,13 @@ async def test_what_is_there_and_what_is_loaded(
     [running] = (await keyless.ps()).models
     assert (running.model, running.context_length) == ("smollm2:latest", 2048)
     assert (running.size or 0) > 10**8
-    noted = await last_request(talking)
-    assert (noted["key_id"], noted["key_name"], noted["user"]) == ("ollama-port", "ollama-port", None)
+    entry = await last_request(talking)
+    assert (entry["key_id"], entry["key_name"], entry["user"]) == ("ollama-port", "ollama-port", None)
     totals = (await talking.http.get("/api/usage?by=key")).json()["usage"]
     assert [(total["key"], total["name"]) for total in totals] == [("ollama-port", "ollama-port")]
 
 
-async def test_unloading_asks_for_more_than_inference(
+async def test_unloading_needs_more_than_the_inference_scope(
     talking: RunningBalancer, keyed: ollama.AsyncClient
 ) -> None:
     assert (await keyed.chat("smollm2")).done_reason == "load"
@@ -205,7 +203,7 @@ async def test_unloading_asks_for_more_than_inference(
     assert talking.app.engine_pool.memory_used_bytes == 0
 
 
-REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
+ERRORS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/api/chat", {"model": "nothing", "messages": QUESTION}, 404, "Model 'nothing' does not exist"),
     ("/api/generate", {"model": "tools", "prompt": "x"}, 404, "pull it first"),
     ("/api/show", {"model": "nothing"}, 404, "does not exist"),
@@ -215,21 +213,23 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/api/chat", {"model": "smollm2", "messages": QUESTION, "keep_alive": "soon"}, 400, "keep_alive"),
     ("/api/generate", {"model": "smollm2", "prompt": "x", "template": "y"}, 400, "template"),
     ("/api/generate", {"model": "smollm2", "prompt": "x", "images": ["aaaa"]}, 400, "image"),
-    ("/api/chat", {"model": "smollm2", "messages": [{"role": "user", "content": "word " * 4000}]}, 400, "2048"),
-    ("/api/generate", {"model": "smollm2", "prompt": "x", "format": {"type": "string", "pattern": "a{5000}"}}, 400, "pattern"),
+    ("/api/chat", {"model": "smollm2", "messages": [{"role": "user", "content": "word " * 4000}]},
+     400, "2048"),
+    ("/api/generate", {"model": "smollm2", "prompt": "x", "format": {"type": "string", "pattern": "a{5000}"}},
+     400, "pattern"),
     ("/api/embed", {"model": "smollm2", "input": "x"}, 400, "embeddings"),
 ]  # fmt: skip
 
 
-async def test_refusals_are_a_sentence(talking: RunningBalancer) -> None:
-    for path, body, status, said in REFUSALS:
+async def test_errors_are_one_sentence(talking: RunningBalancer) -> None:
+    for path, body, status, text in ERRORS:
         answer = await talking.http.post(path, json=body)
         assert answer.status_code == status, (path, body, answer.text)
         assert answer.json().keys() == {"error"}
-        assert said in answer.json()["error"]
+        assert text in answer.json()["error"]
 
 
-async def test_what_ollama_keeps_and_llb_does_not(talking: RunningBalancer) -> None:
+async def test_unsupported_routes(talking: RunningBalancer) -> None:
     for path, method in UNSUPPORTED_ROUTES:
         answer = await talking.http.request(
             method, path.replace("<digest:str>", "sha256:00"), json={"model": "x"}
@@ -251,17 +251,20 @@ async def test_a_model_of_the_catalogue_can_be_pulled(
         await keyed.pull("embed")
     assert refused.value.status_code == 403
     async with client(talking.url, await talking.create_key("models:write")) as owner:
-        told = [line async for line in await owner.pull("embed", stream=True)]
-        assert told[-1].status == "success"
+        statuses = [line async for line in await owner.pull("embed", stream=True)]
+        assert statuses[-1].status == "success"
         assert (await owner.pull("embed:latest")).status == "success"
         with pytest.raises(ollama.ResponseError) as refused:
             await owner.pull("llama3.2")
         assert refused.value.status_code == 404
-    acts = (await talking.http.get("/api/audit")).json()["entries"]
-    assert [act["action"] for act in acts].count("model.register") == 2  # smollm2, and embed once
+    entries = (await talking.http.get("/api/audit")).json()["entries"]
+    # smollm2, and embed once.
+    assert [entry["action"] for entry in entries].count("model.register") == 2
 
 
-async def test_a_pull_that_fails_or_is_cancelled_says_so(talking: RunningBalancer, hub: HubStandIn) -> None:
+async def test_a_failed_or_cancelled_pull_ends_with_an_error(
+    talking: RunningBalancer, hub: HubStandIn
+) -> None:
     hub.faults.stall(after=1000)
     async with client(talking.url, await talking.create_key("models:write")) as owner:
         stream = aiter(await owner.pull("tools", stream=True))
@@ -276,15 +279,15 @@ async def test_a_pull_that_fails_or_is_cancelled_says_so(talking: RunningBalance
         assert failed.value.status_code == 503
 
 
-async def test_a_body_may_be_called_what_curl_calls_it(talking: RunningBalancer) -> None:
-    body = json.dumps({"model": "smollm2", "prompt": "Hi", "stream": False, "options": FEW})
+async def test_media_types_that_curl_sends(talking: RunningBalancer) -> None:
+    body = json.dumps({"model": "smollm2", "prompt": "Hi", "stream": False, "options": OPTIONS})
     for kind in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
         answer = await talking.http.post("/api/generate", content=body, headers=kind)
         assert answer.status_code == 200, answer.text
         assert answer.json()["done"]
 
 
-async def test_an_engine_that_dies_ends_the_stream_with_an_error(
+async def test_an_engine_crash_ends_the_stream_with_an_error(
     talking: RunningBalancer, keyless: ollama.AsyncClient
 ) -> None:
     stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
@@ -297,23 +300,24 @@ async def test_an_engine_that_dies_ends_the_stream_with_an_error(
     assert (await last_request(talking))["error_code"] == "engine_failed"
 
 
-async def test_a_client_that_leaves_frees_its_slot(
+async def test_a_disconnected_client_frees_its_slot(
     talking: RunningBalancer, keyless: ollama.AsyncClient
 ) -> None:
     stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
     assert busy_slots(talking) == 1
-    await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+    # It is a generator, although its type does not say so.
+    await stream.aclose()  # type: ignore[attr-defined]
     await wait_until(lambda: not busy_slots(talking))
 
 
-async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
+async def test_keepalives_do_not_break_a_stream(
     talking: RunningBalancer, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A blank before a line is no line, and a proxy sees that something comes."""
-    usual = keepalive.SseKeepalive
-    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: usual(sink, interval_s=0.01))
-    body = {"model": "smollm2", "messages": QUESTION, "options": FEW}  # it has to be loaded first
+    original = keepalive.SseKeepalive
+    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: original(sink, interval_s=0.01))
+    # The model is not loaded, so the stream starts with a wait.
+    body = {"model": "smollm2", "messages": QUESTION, "options": OPTIONS}
     async with httpx.AsyncClient(trust_env=False) as plain:
         answer = await plain.post(f"http://127.0.0.1:{talking.ollama_port}/api/chat", json=body)
     assert answer.headers["content-type"] == "application/x-ndjson"
@@ -321,7 +325,7 @@ async def test_while_a_stream_waits_it_is_kept_alive_and_stays_readable(
     assert json.loads(answer.text.splitlines()[-1])["done"]
 
 
-async def test_openai_speaks_at_ollamas_port_too(talking: RunningBalancer) -> None:
+async def test_openais_dialect_at_ollamas_port(talking: RunningBalancer) -> None:
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{talking.ollama_port}", trust_env=False
     ) as plain:
@@ -341,7 +345,7 @@ def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
 
 
-async def test_texts_are_kept_if_they_are_to_be(
+async def test_transcripts_are_recorded_with_history_text(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
@@ -350,10 +354,10 @@ async def test_texts_are_kept_if_they_are_to_be(
     await llb.wait_until_online()
     await llb.pull_model("chat")
     async with client(f"http://127.0.0.1:{llb.ollama_port}") as plain:
-        spoken = await plain.chat("chat", QUESTION, options=FEW)
-        pieces = [piece async for piece in await plain.chat("chat", QUESTION, options=FEW, stream=True)]
+        complete = await plain.chat("chat", QUESTION, options=OPTIONS)
+        pieces = [piece async for piece in await plain.chat("chat", QUESTION, options=OPTIONS, stream=True)]
     streamed = "".join(piece.message.content or "" for piece in pieces)
-    noted = (await llb.http.get("/api/requests?limit=2")).json()["requests"]
-    texts = [(await llb.http.get(f"/api/requests/{item['id']}")).json()["text"] for item in noted]
+    entry = (await llb.http.get("/api/requests?limit=2")).json()["requests"]
+    texts = [(await llb.http.get(f"/api/requests/{item['id']}")).json()["text"] for item in entry]
     assert [text["prompt"] for text in texts] == ["user: Say hello."] * 2
-    assert [text["answer"] for text in texts] == [streamed, spoken.message.content]
+    assert [text["answer"] for text in texts] == [streamed, complete.message.content]

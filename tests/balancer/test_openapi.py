@@ -1,6 +1,6 @@
-"""The reference of the API, held against a running llb: each operation is called, rightly and wrongly.
+"""The API reference against a running llb: valid and invalid calls of every operation.
 
-`tests.harness` holds every other answer of the suite against it too.
+`tests.harness` also checks every other response of the suite.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def document(llb: RunningBalancer) -> dict[str, Any]:
 
 @pytest.fixture
 async def talking(make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path) -> RunningBalancer:
-    """An appliance with a chat model and an embedding model, and two more that nobody has pulled."""
+    """Balancer with a chat model and an embedding model, and two models that are not pulled."""
     chat, embed = write_chat_model(tmp_path / "chat.gguf"), write_embedding_model(tmp_path / "embed.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat})
     hub.add_repo("test/embed", {"embed.gguf": embed})
@@ -64,32 +64,32 @@ async def talking(make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path) ->
     return llb
 
 
-async def test_it_is_valid_and_for_everybody(llb: RunningBalancer) -> None:
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as anybody:
-        answer = await anybody.get("/api/openapi.json", headers={"Accept-Encoding": "identity"})
+async def test_it_is_valid_and_public(llb: RunningBalancer) -> None:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as anonymous:
+        answer = await anonymous.get("/api/openapi.json", headers={"Accept-Encoding": "identity"})
         assert answer.status_code == 200
         validate(answer.json())
-        again = await anybody.get(
+        unchanged = await anonymous.get(
             "/api/openapi.json",
             headers={"Accept-Encoding": "identity", "If-None-Match": answer.headers["etag"]},
         )
-        assert (again.status_code, again.content) == (304, b"")
-        async with anybody.stream("GET", "/api/openapi.json", headers={"Accept-Encoding": "gzip"}) as packed:
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        async with anonymous.stream(
+            "GET", "/api/openapi.json", headers={"Accept-Encoding": "gzip"}
+        ) as packed:
             raw = b"".join([piece async for piece in packed.aiter_raw()])
         assert gzip.decompress(raw) == answer.content
         assert len(raw) < len(answer.content) / 4
 
 
-async def test_nothing_of_this_host_is_in_it(llb: RunningBalancer) -> None:
+async def test_it_reveals_nothing_about_the_host(llb: RunningBalancer) -> None:
     text = (await llb.http.get("/api/openapi.json")).text
     for secret in (str(llb.home), llb.app.local_token, llb.app.agent.node_id):
         assert secret not in text
 
 
-async def test_without_a_credential_or_with_too_little(
-    llb: RunningBalancer, document: dict[str, Any]
-) -> None:
-    """Each operation says so, in a way that the document knows (`Llb.http` checks that)."""
+async def test_invalid_and_insufficient_credentials(llb: RunningBalancer, document: dict[str, Any]) -> None:
+    """`RunningBalancer.http` checks each response against the reference."""
     key = await llb.create_key("inference")
     for method, path, operation in operations(document):
         scopes = {scope for way in operation["security"] for names in way.values() for scope in names}
@@ -108,20 +108,16 @@ async def test_without_a_credential_or_with_too_little(
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b'{"model": 1}', b"\xff", b'{"a":' * 5000])
-async def test_with_a_body_that_is_none(
-    llb: RunningBalancer, document: dict[str, Any], content: bytes
-) -> None:
+async def test_invalid_bodies(llb: RunningBalancer, document: dict[str, Any], content: bytes) -> None:
     for method, path, operation in operations(document):
         if "requestBody" in operation:
             answer = await llb.http.request(method, path, content=content, headers=JSON)
             assert 400 <= answer.status_code < 500, (method, path, answer.text)
 
 
-async def test_with_arguments_at_and_beyond_their_ends(
-    llb: RunningBalancer, document: dict[str, Any]
-) -> None:
+async def test_parameters_at_and_beyond_their_limits(llb: RunningBalancer, document: dict[str, Any]) -> None:
     reference = reference_of(llb.sanic_app)
-    tried = 0
+    checked = 0
     for method, path, operation in operations(document):
         for argument in operation["parameters"]:
             if argument["in"] != "query" or "{" in path:
@@ -129,29 +125,29 @@ async def test_with_arguments_at_and_beyond_their_ends(
             for value in VALUES:
                 answer = await llb.http.request(method, path, params={argument["name"]: value})
                 schema = argument["schema"]
-                typed = (
+                parsed = (
                     int(value) if schema.get("type") == "integer" and value.lstrip("-").isdigit() else value
                 )
-                fits = not reference.validation_errors(schema, typed)
+                fits = not reference.validation_errors(schema, parsed)
                 if schema.get("format") == "date-time":
                     fits = value.startswith("2027")
                 expected = 200 if fits else 400
                 assert answer.status_code == expected, (path, argument["name"], value, answer.text)
-                tried += 1
-    assert tried > 100
+                checked += 1
+    assert checked > 100
 
 
 async def test_each_operation(talking: RunningBalancer) -> None:
-    """A life in which everything is asked once: each answer is checked as it comes, and no operation is left out."""
+    """Call every operation. Each response is checked, and no operation may be left out."""
     llb = talking
     document = (await llb.http.get("/api/openapi.json")).json()
-    asked: set[tuple[str, str]] = set()
+    called_routes: set[tuple[str, str]] = set()
     http = llb.http
 
     async def ask(method: str, path: str, expected: int, **options: Any) -> Any:
         answer = await http.request(method, path, **options)
         assert answer.status_code == expected, (method, path, answer.text)
-        asked.add((method, path))
+        called_routes.add((method, path))
         return (
             answer.json()
             if answer.content and answer.headers["content-type"].startswith("application")
@@ -228,18 +224,18 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     reference = reference_of(llb.sanic_app)
     called = {
         operation["operationId"]
-        for method, path in asked
+        for method, path in called_routes
         if (operation := reference.find_operation(method, path))
     }
-    elsewhere = {"accounts.log_in", "accounts.log_out", "accounts.change_password", "live.models"}
-    assert called | elsewhere == {each["operationId"] for _, _, each in operations(document)}
+    called_in_other_ways = {"accounts.log_in", "accounts.log_out", "accounts.change_password", "live.models"}
+    assert called | called_in_other_ways == {each["operationId"] for _, _, each in operations(document)}
 
 
-async def test_what_engines_answer(talking: RunningBalancer) -> None:
-    """Streamed or not, as the document says that it looks."""
+async def test_responses_of_engines(talking: RunningBalancer) -> None:
+    """Both as a stream and as a document."""
     llb = talking
     reference = reference_of(llb.sanic_app)
-    asked: dict[str, dict[str, Any]] = {
+    bodies: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {
             "model": "chat",
             "messages": [{"role": "user", "content": "Hi"}],
@@ -248,14 +244,14 @@ async def test_what_engines_answer(talking: RunningBalancer) -> None:
         "/v1/completions": {"model": "chat", "prompt": "Hi", "max_tokens": 4},
         "/v1/embeddings": {"model": "embed", "input": ["Hi"]},
     }
-    chat = asked["/v1/chat/completions"]
-    asked |= {
+    chat = bodies["/v1/chat/completions"]
+    bodies |= {
         "/v1/responses": {"model": "chat", "input": "Hi", "max_output_tokens": 4},
         "/v1/responses/input_tokens": {"model": "chat", "input": "Hi"},
         "/v1/messages": chat,
         "/v1/messages/count_tokens": chat,
     }
-    for path, body in asked.items():
+    for path, body in bodies.items():
         answer = await llb.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
         reference.check_response(answer.request, answer)
@@ -276,9 +272,9 @@ async def test_what_engines_answer(talking: RunningBalancer) -> None:
             assert reference.validation_errors(event, json.loads(line)) == [], line
 
 
-async def test_what_ollamas_clients_are_answered(talking: RunningBalancer) -> None:
+async def test_responses_in_ollamas_dialect(talking: RunningBalancer) -> None:
     reference = reference_of(talking.sanic_app)
-    asked: dict[str, dict[str, Any]] = {
+    bodies: dict[str, dict[str, Any]] = {
         "/api/chat": {
             "model": "chat",
             "messages": [{"role": "user", "content": "Hi"}],
@@ -289,7 +285,7 @@ async def test_what_ollamas_clients_are_answered(talking: RunningBalancer) -> No
         "/api/embeddings": {"model": "embed", "prompt": "Hi"},
         "/api/pull": {"model": "chat"},
     }
-    for path, body in asked.items():
+    for path, body in bodies.items():
         answer = await talking.http.post(path, json={**body, "stream": False})
         assert answer.status_code == 200, answer.text
         reference.check_response(answer.request, answer)
@@ -304,7 +300,7 @@ async def test_what_ollamas_clients_are_answered(talking: RunningBalancer) -> No
     assert (await talking.http.get("/api/ps")).json()["models"]
 
 
-async def test_what_the_live_feed_tells(llb: RunningBalancer) -> None:
+async def test_messages_of_the_event_stream(llb: RunningBalancer) -> None:
     reference = reference_of(llb.sanic_app)
     live = reference.find_operation("GET", "/ws/models")
     assert live is not None
@@ -317,7 +313,7 @@ async def test_what_the_live_feed_tells(llb: RunningBalancer) -> None:
             seen.add(message["type"])
 
 
-def test_a_wrong_answer_is_found(llb_reference: ApiReference) -> None:
+def test_wrong_responses_are_detected(llb_reference: ApiReference) -> None:
     request = httpx.Request("GET", "http://localhost/api/auth/me")
     for answer in (
         httpx.Response(200, json={"kind": "key"}),
@@ -337,7 +333,7 @@ async def llb_reference(llb: RunningBalancer) -> ApiReference:
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Method, path and what is said, of all."""
+    """Return method, path and operation of all operations."""
     return [
         (method.upper(), path, operation)
         for path, methods in document["paths"].items()

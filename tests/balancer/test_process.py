@@ -1,4 +1,4 @@
-"""`python -m llb` as a process: its first lines, its signals, its lock, kill -9."""
+"""`python -m llb` as a process: banner, signals, lock, kill -9."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUESTION = {"model": "smollm2", "messages": [{"role": "user", "content": "Count.
 
 @pytest.fixture
 def served(hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Iterator[LlbProcess]:
-    """A running process whose catalogue has SmolLM2."""
+    """Running process with SmolLM2 in its catalogue."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     catalog = write_catalog(
         tmp_path / "c.json",
@@ -39,13 +39,13 @@ def served(hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Iterator[LlbProces
 
 
 def run_llb(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    """One call of the command line that is expected to end by itself."""
+    """Run a command that ends by itself."""
     return prefork.run(
         [sys.executable, "-m", "llb", *arguments], env=clean_environment(**extra), timeout=60, cwd=ROOT
     )
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -54,21 +54,21 @@ def children_of(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def test_the_first_lines_say_where_and_what(served: LlbProcess) -> None:
-    said = served.log.read_text()
-    assert re.search(r"llb \S+ listens on http://127\.0\.0\.1:\d+\n", said)
-    assert f"Data: {served.home}" in said
-    assert "password 'test' (works from this machine only)" in said
+def test_the_banner(served: LlbProcess) -> None:
+    output = served.log.read_text()
+    assert re.search(r"llb \S+ listens on http://127\.0\.0\.1:\d+\n", output)
+    assert f"Data: {served.home}" in output
+    assert "password 'test' (works from this machine only)" in output
 
 
-def test_a_second_process_on_the_home_is_refused_with_one_sentence(served: LlbProcess) -> None:
+def test_a_second_process_on_the_same_home_fails_with_one_sentence(served: LlbProcess) -> None:
     second = run_llb("--port", "0", LLB_HOME=str(served.home))
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
     assert f"llb runs already on {served.home}: process {served.pid}, at {served.url}." in second.stderr
 
 
-def test_a_taken_port_is_named(served: LlbProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(served: LlbProcess, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     second = run_llb("--port", port, LLB_HOME=str(tmp_path / "other"))
     assert second.returncode == 1
@@ -76,7 +76,7 @@ def test_a_taken_port_is_named(served: LlbProcess, tmp_path: Path) -> None:
     assert second.stderr.count("\n") == 1
 
 
-def test_ollamas_port_is_told_and_named_where_it_is_taken(tmp_path: Path) -> None:
+def test_ollamas_port_is_announced_or_an_error_if_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = run_llb("--port", "0", "--ollama-port", port, LLB_HOME=str(tmp_path / "home"))
@@ -88,17 +88,17 @@ def test_ollamas_port_is_told_and_named_where_it_is_taken(tmp_path: Path) -> Non
     process = LlbProcess(tmp_path / "home", *flags)
     with process:
         pattern = r"without a key, on port (\d+), to programs of this host, 10.0.0.0/8, 192"
-        # It is told just after the run file says that the server is there.
+        # The line follows the run file that shows that the server is running.
         wait_until(lambda: re.search(pattern, process.log.read_text()))
-        told = re.search(pattern, process.log.read_text())
-        assert told is not None
-        answer = httpx.get(f"http://127.0.0.1:{told[1]}/api/version", trust_env=False)
+        announced = re.search(pattern, process.log.read_text())
+        assert announced is not None
+        answer = httpx.get(f"http://127.0.0.1:{announced[1]}/api/version", trust_env=False)
         assert answer.json().keys() == {"version"}
         assert process.stop() == 0
-        assert not answers(int(told[1]))
+        assert not is_listening(int(announced[1]))
 
 
-def test_the_default_password_never_listens_beyond_loopback(tmp_path: Path) -> None:
+def test_the_default_password_works_on_loopback_only(tmp_path: Path) -> None:
     refused = run_llb("--port", "0", "--host", "0.0.0.0", LLB_HOME=str(tmp_path / "home"))
     assert refused.returncode == 1
     assert "LLB_ADMIN_PASSWORD" in refused.stderr
@@ -106,7 +106,7 @@ def test_the_default_password_never_listens_beyond_loopback(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_clean_stop_ends_streams_engines_and_downloads(
+def test_a_graceful_stop_finishes_streams_and_ends_engines_and_downloads(
     served: LlbProcess, hub: HubStandIn, number: signal.Signals
 ) -> None:
     served.register_model("smollm2")
@@ -144,14 +144,14 @@ def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
         process.send_signal(signal.SIGTERM)
         # The first signal has arrived once the port is closed.
         port = int(served.url.rpartition(":")[2])
-        wait_until(lambda: not answers(port))
+        wait_until(lambda: not is_listening(port))
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(engines, timeout=5)
     assert alive == []
 
 
-def test_kill_9_in_mid_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, smollm2: Path) -> None:
+def test_kill_9_during_a_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, smollm2: Path) -> None:
     stall = hub.faults.stall(after=40_000_000)
     served.register_model("smollm2")
     hub.wait_until(lambda: hub.bytes_sent >= 40_000_000)
@@ -168,7 +168,7 @@ def test_kill_9_in_mid_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, s
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(smollm2.read_bytes()).digest()
 
 
-def test_kill_9_takes_the_engines_along(served: LlbProcess) -> None:
+def test_kill_9_ends_the_engines(served: LlbProcess) -> None:
     served.register_model("smollm2")
     served.wait_for_status("smollm2", "Ready")
     served.http.post("/v1/chat/completions", json={**QUESTION, "stream": False, "max_tokens": 1})

@@ -1,4 +1,4 @@
-"""The seed's own snippets, as they stand in the requirement, with a real key in place of the placeholder."""
+"""The snippets of the seed, unchanged except for the key."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ asyncio.run(listen_model_updates())
 """
 
 
-def as_given(snippet: str, llb: RunningBalancer, key: str) -> str:
-    """The snippet with this run's key, and this run's port where 8080 is somebody else's."""
+def fill_in(snippet: str, llb: RunningBalancer, key: str) -> str:
+    """Return the snippet with the key and port of this run."""
     assert "localhost:8080" in snippet
     return snippet.replace("sk-your-api-key", key).replace("localhost:8080", f"localhost:{llb.port}")
 
@@ -97,7 +97,7 @@ async def output_of(*command: str) -> str:
 
 @pytest.fixture
 async def seeded(make_llb: BalancerFactory) -> RunningBalancer:
-    """The shipped catalogue, and a Hub that serves its first entry's repository."""
+    """Balancer with the shipped catalogue."""
     llb = await make_llb(catalog=None).start()
     await llb.wait_until_online()
     return llb
@@ -105,7 +105,7 @@ async def seeded(make_llb: BalancerFactory) -> RunningBalancer:
 
 async def test_curl(seeded: RunningBalancer) -> None:
     key = await seeded.create_key()
-    listed = json.loads(await output_of("sh", "-c", as_given(CURL_LIST, seeded, key) + " 2>/dev/null"))
+    listed = json.loads(await output_of("sh", "-c", fill_in(CURL_LIST, seeded, key) + " 2>/dev/null"))
     first = listed["models"][0]
     assert first["model"]["id"] == "llama-3.2-1b"
     assert {
@@ -120,14 +120,14 @@ async def test_curl(seeded: RunningBalancer) -> None:
     } <= first["model"].keys()
     assert first["status"] == "Available"
     assert first["available_nodes"] == 0
-    registered = json.loads(await output_of("sh", "-c", as_given(CURL_REGISTER, seeded, key)))
+    registered = json.loads(await output_of("sh", "-c", fill_in(CURL_REGISTER, seeded, key)))
     assert registered["model_id"] == "llama-3.2-1b"
     assert registered["status"] == "Registered"
 
 
 async def test_the_httpx_script(seeded: RunningBalancer, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(as_given(HTTPX_SCRIPT, seeded, await seeded.create_key()), encoding="utf-8")
+    script.write_text(fill_in(HTTPX_SCRIPT, seeded, await seeded.create_key()), encoding="utf-8")
     lines = (await output_of(sys.executable, str(script))).splitlines()
     assert lines[0] == "LLaMA 3.2 1B: Available (0.8GB)"
     assert lines[-1] == "Registered: llama-3.2-1b"
@@ -137,28 +137,28 @@ async def test_the_httpx_script(seeded: RunningBalancer, tmp_path: Path) -> None
 
 async def test_the_listener_prints_every_step_of_a_pull(llb: RunningBalancer, tmp_path: Path) -> None:
     script = tmp_path / "listener.py"
-    script.write_text(as_given(LISTENER, llb, ""), encoding="utf-8")
-    await llb.pull_model("other")  # it is told of at once, so its line says that the listener is connected
+    script.write_text(fill_in(LISTENER, llb, ""), encoding="utf-8")
+    # Its event comes first, and so shows that the listener is connected.
+    await llb.pull_model("other")
     process = await run(sys.executable, str(script))
     assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"Model other: Ready\n"
             await llb.register_model("tiny")
-            said: list[str] = []
-            while not said or said[-1] != "Model tiny: Ready":
-                said.append((await process.stdout.readline()).decode().rstrip())
+            lines: list[str] = []
+            while not lines or lines[-1] != "Model tiny: Ready":
+                lines.append((await process.stdout.readline()).decode().rstrip())
             assert await process.stdout.readline() == b"  Progress: 100.0%\n"
     finally:
         process.kill()
         await process.wait()
-    steps = [line for line in said if line.startswith("Model tiny")]
+    steps = [line for line in lines if line.startswith("Model tiny")]
     assert steps[0] == "Model tiny: Registered"
     assert "Model tiny: Downloading" in steps
 
 
-async def test_on_its_own_port_where_that_is_free(make_llb: BalancerFactory) -> None:
-    """`localhost:8080` is the default: the same snippets then run without a change."""
+async def test_the_default_port_is_that_of_the_snippets(make_llb: BalancerFactory) -> None:
     from llb.config import make_config
     from llb.server import bind_main_socket
 

@@ -1,4 +1,4 @@
-"""What Anthropic's own client sees."""
+"""Anthropic's own client against llb."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anthropic import Anthropic
     from anthropic.types import MessageParam
 
-ASKED: list[MessageParam] = [{"role": "user", "content": QUESTION}]
+MESSAGES: list[MessageParam] = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def client(served: RunningLlb) -> Iterator[Anthropic]:
 @pytest.mark.parametrize("name", ["smollm2", "Test/SmolLM2:q4_1"])
 def test_a_message(served: RunningLlb, client: Anthropic, name: str) -> None:
     answer = client.messages.with_raw_response.create(
-        model=name, system="Be brief.", messages=ASKED, max_tokens=8
+        model=name, system="Be brief.", messages=MESSAGES, max_tokens=8
     )
     message = answer.parse()
     assert message.model == "smollm2"
@@ -37,32 +37,32 @@ def test_a_message(served: RunningLlb, client: Anthropic, name: str) -> None:
     [block] = message.content
     assert block.type == "text"
     assert message._request_id == answer.headers["x-request-id"]
-    noted = served.wait_for_request(answer.headers["x-request-id"])
-    assert (noted["endpoint"], noted["model"], noted["status"]) == ("/v1/messages", "smollm2", 200)
+    entry = served.wait_for_request(answer.headers["x-request-id"])
+    assert (entry["endpoint"], entry["model"], entry["status"]) == ("/v1/messages", "smollm2", 200)
     cached = message.usage.cache_read_input_tokens or 0
-    assert noted["prompt_tokens"] == message.usage.input_tokens + cached
-    assert noted["cached_tokens"] == cached
-    assert noted["completion_tokens"] == message.usage.output_tokens
-    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
+    assert entry["prompt_tokens"] == message.usage.input_tokens + cached
+    assert entry["cached_tokens"] == cached
+    assert entry["completion_tokens"] == message.usage.output_tokens
+    text = served.admin_client.get(f"/api/requests/{entry['id']}").json()["text"]
     assert text["prompt"] == f"system: Be brief.\n\nuser: {QUESTION}"
     assert text["answer"] == block.text.strip("\n")
 
 
 def test_a_streamed_message(served: RunningLlb, client: Anthropic) -> None:
-    with client.messages.stream(model="SmolLM2", messages=ASKED, max_tokens=8) as stream:
-        words = list(stream.text_stream)
+    with client.messages.stream(model="SmolLM2", messages=MESSAGES, max_tokens=8) as stream:
+        pieces = list(stream.text_stream)
         message = stream.get_final_message()
         request_id = stream.response.headers["request-id"]
     assert message.model == "smollm2"
     [block] = message.content
     assert block.type == "text"
-    assert "".join(words) == block.text
-    noted = served.wait_for_request(request_id)
-    assert noted["stream"]
-    assert noted["completion_tokens"] == message.usage.output_tokens
-    assert noted["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
-    assert noted["ttft_ms"] is not None
-    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
+    assert "".join(pieces) == block.text
+    entry = served.wait_for_request(request_id)
+    assert entry["stream"]
+    assert entry["completion_tokens"] == message.usage.output_tokens
+    assert entry["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+    assert entry["ttft_ms"] is not None
+    text = served.admin_client.get(f"/api/requests/{entry['id']}").json()["text"]
     assert text["answer"] == block.text.strip("\n")
 
 
@@ -70,34 +70,34 @@ def test_a_streamed_message(served: RunningLlb, client: Anthropic) -> None:
 def test_an_answer_whose_first_token_is_no_whole_character(
     served: RunningLlb, client: Anthropic, most_tokens: int
 ) -> None:
-    """llama-server leaves out how such a stream begins; and long answers in one piece are streams to llb."""
+    """llama-server omits the start event of such a stream, and llb requests long answers as streams."""
     asked: list[MessageParam] = [{"role": "user", "content": "Repeat: 🌟🌟🌟🌟🌟🌟"}]
     surely = {"temperature": 0}
     with client.messages.stream(
         model="smollm2", messages=asked, max_tokens=most_tokens, extra_body=surely
     ) as stream:
-        words = "".join(stream.text_stream)
+        text = "".join(stream.text_stream)
         streamed = stream.get_final_message()
         request_id = stream.response.headers["request-id"]
     whole = client.messages.create(model="smollm2", messages=asked, max_tokens=most_tokens, extra_body=surely)
     counted = client.messages.count_tokens(model="smollm2", messages=asked)
     [block] = whole.content
     assert block.type == "text"
-    assert words.startswith("🌟")
-    assert block.text == words
+    assert text.startswith("🌟")
+    assert block.text == text
     for message in (streamed, whole):
         assert (message.type, message.role, message.model) == ("message", "assistant", "smollm2")
         assert message.id
         cached = message.usage.cache_read_input_tokens or 0
         assert message.usage.input_tokens + cached == counted.input_tokens
-    noted = served.wait_for_request(request_id)
-    assert noted["prompt_tokens"] == counted.input_tokens
-    assert noted["completion_tokens"] == streamed.usage.output_tokens
+    entry = served.wait_for_request(request_id)
+    assert entry["prompt_tokens"] == counted.input_tokens
+    assert entry["completion_tokens"] == streamed.usage.output_tokens
 
 
 def test_counting_tokens(served: RunningLlb, client: Anthropic) -> None:
-    counted = client.messages.count_tokens(model="smollm2", messages=ASKED, system="Be brief.")
-    usage = client.messages.create(model="smollm2", messages=ASKED, system="Be brief.", max_tokens=1).usage
+    counted = client.messages.count_tokens(model="smollm2", messages=MESSAGES, system="Be brief.")
+    usage = client.messages.create(model="smollm2", messages=MESSAGES, system="Be brief.", max_tokens=1).usage
     assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
     counted_so = 'gen_ai_operation_name="count_tokens",gen_ai_request_model="smollm2"'
     wait_until(lambda: counted_so in served.admin_client.get("/metrics").text)
@@ -105,9 +105,9 @@ def test_counting_tokens(served: RunningLlb, client: Anthropic) -> None:
 
 
 def test_a_conversation_with_a_tool(client: Anthropic) -> None:
-    """What a tool was called with is not fetched, so it may name any address."""
-    talk: list[MessageParam] = [
-        *ASKED,
+    """Arguments of tool calls are not fetched, so they may contain any URL."""
+    messages: list[MessageParam] = [
+        *MESSAGES,
         {
             "role": "assistant",
             "content": [
@@ -119,7 +119,7 @@ def test_a_conversation_with_a_tool(client: Anthropic) -> None:
             "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "It says hello."}],
         },
     ]
-    assert client.messages.create(model="smollm2", messages=talk, max_tokens=2).content
+    assert client.messages.create(model="smollm2", messages=messages, max_tokens=2).content
 
 
 def test_models(client: Anthropic) -> None:
@@ -127,17 +127,19 @@ def test_models(client: Anthropic) -> None:
     assert client.models.retrieve("test/smollm2").id == "smollm2"
 
 
-# --- refusals ----------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------
 
 
 def test_errors_are_the_clients_own(served: RunningLlb, client: Anthropic) -> None:
     import anthropic
 
     def ask(**change: Any) -> None:
-        client.messages.create(**{"model": "smollm2", "messages": ASKED, "max_tokens": 2, **change})
+        client.messages.create(**{"model": "smollm2", "messages": MESSAGES, "max_tokens": 2, **change})
 
     with pytest.raises(anthropic.AuthenticationError) as unknown:
-        client.with_options(api_key="sk-wrong").messages.create(model="smollm2", messages=ASKED, max_tokens=2)
+        client.with_options(api_key="sk-wrong").messages.create(
+            model="smollm2", messages=MESSAGES, max_tokens=2
+        )
     assert unknown.value.type == "authentication_error"
     assert unknown.value.request_id
     with pytest.raises(anthropic.NotFoundError, match="'nothing' does not exist") as nothing:
@@ -158,7 +160,7 @@ def test_errors_are_the_clients_own(served: RunningLlb, client: Anthropic) -> No
         ) as stream,
     ):
         stream.get_final_message()
-    with pytest.raises(anthropic.BadRequestError, match="limit of tokens"):
+    with pytest.raises(anthropic.BadRequestError, match="must not be negative"):
         ask(max_tokens=-1)
     with pytest.raises(anthropic.BadRequestError, match="'messages' is required"):
         client.post("/v1/messages", cast_to=object, body={"model": "smollm2", "max_tokens": 2})
@@ -166,14 +168,14 @@ def test_errors_are_the_clients_own(served: RunningLlb, client: Anthropic) -> No
 
 @pytest.mark.parametrize("media", [{"type": "url", "url": "http://127.0.0.1/x.png"}, {"type": "base64"}])
 def test_images(client: Anthropic, media: dict[str, str]) -> None:
-    """Addresses are refused by llb; what is sent along reaches the engine, which says that this model sees nothing."""
+    """llb rejects URLs. An inline image reaches the engine, which reports that the model has no vision."""
     import anthropic
 
     if media["type"] == "base64":
         media = {**media, "media_type": "image/png", "data": base64.b64encode(b"no image").decode()}
     block: Any = {"type": "image", "source": media}
-    says = "data: URLs" if media["type"] == "url" else "not supported"
-    with pytest.raises(anthropic.BadRequestError, match=says):
+    message = "data: URLs" if media["type"] == "url" else "not supported"
+    with pytest.raises(anthropic.BadRequestError, match=message):
         client.messages.create(model="smollm2", messages=[{"role": "user", "content": [block]}], max_tokens=2)
 
 

@@ -1,4 +1,4 @@
-"""What LangChain sees, through its client for OpenAI's dialect."""
+"""LangChain's client for OpenAI's dialect against llb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What OpenAI's own client sees."""
+"""OpenAI's own client against llb."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_chat(client: OpenAI, name: str) -> None:
 
 
 def test_a_streamed_chat_is_the_same(client: OpenAI) -> None:
-    words, usage = [], None
+    pieces, usage = [], None
     for chunk in client.chat.completions.create(
         model="SmolLM2:Q4_1",
         messages=[{"role": "user", "content": QUESTION}],
@@ -64,11 +64,11 @@ def test_a_streamed_chat_is_the_same(client: OpenAI) -> None:
     ):
         assert chunk.model == "smollm2"
         usage = chunk.usage or usage
-        words += [choice.delta.content or "" for choice in chunk.choices]
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
     whole = client.chat.completions.create(
         model="smollm2", messages=[{"role": "user", "content": QUESTION}], max_tokens=16, temperature=0
     )
-    assert "".join(words) == whole.choices[0].message.content
+    assert "".join(pieces) == whole.choices[0].message.content
     assert usage is not None
     assert whole.usage is not None
     assert usage.completion_tokens == whole.usage.completion_tokens
@@ -102,7 +102,7 @@ def test_a_json_schema(client: OpenAI) -> None:
 
 
 def test_tools(client: OpenAI) -> None:
-    """SmolLM2's template knows no tools; this model's does, and its words are held to the grammar of a call."""
+    """SmolLM2's template has no tools. This model's has, and a grammar constrains its output to calls."""
     called = client.chat.completions.create(
         model="tools",
         messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
@@ -129,18 +129,18 @@ def test_responses(served: RunningLlb, client: OpenAI) -> None:
     assert response.model == "smollm2"
     assert response.output_text
     assert response.usage is not None
-    noted = served.wait_for_request(answer.headers["x-request-id"])
-    assert (noted["endpoint"], noted["stream"], noted["status"]) == ("/v1/responses", False, 200)
-    assert noted["prompt_tokens"] == response.usage.input_tokens
-    assert noted["cached_tokens"] == response.usage.input_tokens_details.cached_tokens
-    assert noted["completion_tokens"] == response.usage.output_tokens
-    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
+    entry = served.wait_for_request(answer.headers["x-request-id"])
+    assert (entry["endpoint"], entry["stream"], entry["status"]) == ("/v1/responses", False, 200)
+    assert entry["prompt_tokens"] == response.usage.input_tokens
+    assert entry["cached_tokens"] == response.usage.input_tokens_details.cached_tokens
+    assert entry["completion_tokens"] == response.usage.output_tokens
+    text = served.admin_client.get(f"/api/requests/{entry['id']}").json()["text"]
     assert text["prompt"] == f"system: Be brief.\n\n{QUESTION}"
     assert text["answer"] == response.output_text.strip("\n")
 
 
 def test_a_streamed_chat_whose_first_token_is_no_whole_character(client: OpenAI) -> None:
-    """llama-server leaves out the role, which other clients of this dialect insist on."""
+    """llama-server omits the role, which other clients of this dialect require."""
     stream = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "Repeat: 🌟🌟🌟🌟🌟🌟"}],
@@ -154,28 +154,28 @@ def test_a_streamed_chat_whose_first_token_is_no_whole_character(client: OpenAI)
 
 
 def test_streamed_responses(served: RunningLlb, client: OpenAI) -> None:
-    words: list[str] = []
+    pieces: list[str] = []
     with client.responses.with_streaming_response.create(
         model="smollm2", input=QUESTION, max_output_tokens=8, temperature=0, stream=True
     ) as answer:
         for event in answer.parse():
             if event.type == "response.output_text.delta":
-                words.append(event.delta)
+                pieces.append(event.delta)
             elif event.type == "response.completed":
                 usage, whole = event.response.usage, event.response.output_text
         request_id = answer.headers["x-request-id"]
-    assert "".join(words) == whole
+    assert "".join(pieces) == whole
     assert usage is not None
-    noted = served.wait_for_request(request_id)
-    assert noted["stream"]
-    assert (noted["prompt_tokens"], noted["completion_tokens"]) == (usage.input_tokens, usage.output_tokens)
-    assert noted["ttft_ms"] is not None
-    text = served.admin_client.get(f"/api/requests/{noted['id']}").json()["text"]
+    entry = served.wait_for_request(request_id)
+    assert entry["stream"]
+    assert (entry["prompt_tokens"], entry["completion_tokens"]) == (usage.input_tokens, usage.output_tokens)
+    assert entry["ttft_ms"] is not None
+    text = served.admin_client.get(f"/api/requests/{entry['id']}").json()["text"]
     assert text["answer"] == whole.strip("\n")
 
 
-def test_a_form_that_responses_are_held_to(client: OpenAI) -> None:
-    """The engine knows it of a chat only; llb passes it on as that."""
+def test_the_response_format_of_responses(client: OpenAI) -> None:
+    """The engine supports it for chats only, so llb translates it."""
     answer = client.responses.create(
         model="smollm2",
         input="Name a city and how many people live there.",
@@ -192,7 +192,7 @@ def test_counting_the_tokens_of_responses(client: OpenAI) -> None:
     assert counted.input_tokens == used.input_tokens
 
 
-# --- refusals ----------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------
 
 
 def test_errors(served: RunningLlb, client: OpenAI) -> None:
@@ -224,7 +224,7 @@ def test_errors(served: RunningLlb, client: OpenAI) -> None:
         client.chat.completions.create(model="embed", messages=[{"role": "user", "content": "x"}])
 
 
-# --- reranking: OpenAI's client has no name for it -----------------------------------------------------
+# --- reranking, which OpenAI's client has no method for ------------------------------------------------
 
 
 def test_reranking(served: RunningLlb, client: OpenAI) -> None:
@@ -245,18 +245,18 @@ def test_reranking(served: RunningLlb, client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         ({"model": "smollm2"}, "for text generation and does not support reranking"),
-        ({"top_n": -1}, "not negative"),
+        ({"top_n": -1}, "must not be negative"),
         ({"documents": []}, "non-empty"),
         ({"documents": ["word " * 3000]}, "context length"),
     ],
 )
-def test_what_cannot_be_ranked(client: OpenAI, body: dict[str, Any], says: str) -> None:
+def test_invalid_rerank_requests(client: OpenAI, body: dict[str, Any], message: str) -> None:
     import openai
 
-    with pytest.raises(openai.BadRequestError, match=says):
+    with pytest.raises(openai.BadRequestError, match=message):
         client.post(
             "/rerank",
             cast_to=object,
