@@ -35,6 +35,11 @@ _app_numbers = itertools.count()
 Handler = Callable[[Request], Coroutine[Any, Any, HTTPResponse]]
 
 PASSWORD = "a good password"
+_WEBSOCKET_HEADERS = (
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ("Sec-WebSocket-Version", "13"),
+)
 NODE_CREDENTIAL = "llbn-of-a-node"
 
 
@@ -95,7 +100,8 @@ class ApiServer:
         if json_body is not None:
             body = json.dumps(json_body).encode()
             headers = (("Content-Type", "application/json"), *headers)
-        lines = [f"{method} {path} HTTP/1.1", "Connection: close"]
+        connection = "Upgrade" if ("Upgrade", "websocket") in headers else "close"
+        lines = [f"{method} {path} HTTP/1.1", f"Connection: {connection}"]
         if host is not None:
             lines.append(f"Host: {host}")
         lines += [f"{name}: {value}" for name, value in headers]
@@ -115,6 +121,11 @@ class ApiServer:
         finally:
             writer.close()
             await writer.wait_closed()
+
+    async def websocket_status(self, *headers: tuple[str, str], host: str = "localhost") -> int:
+        """The status of a WebSocket handshake at `/ws`; 101 is success."""
+        response = await self.call("GET", "/ws", *_WEBSOCKET_HEADERS, *headers, host=host)
+        return response.status
 
     async def log_in(self, username: str = "admin", password: str = PASSWORD) -> tuple[str, str]:
         """Start a session; return its Cookie header."""

@@ -1,9 +1,13 @@
-"""OpenAI's model list, and the trailing slash that clients add to a list."""
+"""OpenAI's dialect: the model list, and errors inside a stream of Responses."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from llb import errors
+from llb.api.inference.openai import responses_error_event
 from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_ollama_app
 from tests.conftest import BalancerFactory
@@ -36,3 +40,11 @@ async def test_an_unknown_model_is_not_the_list(empty_llb: RunningBalancer) -> N
     for path in ("/v1/models/nothing", "/v1/models/nothing/", "/v1/models//"):
         answer = await empty_llb.http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), path
+
+
+def test_an_error_in_a_stream_of_responses() -> None:
+    event = responses_error_event(errors.EngineFailed("It broke"))
+    assert event.startswith(b"event: error\ndata: ")
+    shown = json.loads(event.partition(b"data: ")[2])
+    assert (shown["type"], shown["code"], shown["message"]) == ("error", "engine_failed", "It broke")
+    assert shown["error"]["message"] == "It broke"

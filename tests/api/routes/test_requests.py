@@ -1,8 +1,7 @@
-"""/api/requests and /api/usage: what is told, and to whom."""
+"""Request log routes: history, usage totals, and who may see them."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,73 +9,34 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from sanic import Request, Sanic
-from sanic.response import HTTPResponse
+from sanic import Sanic
 
-from llb import errors
-from llb.api.middleware.route_policy import requires_scope, route_policy_table
-from llb.api.request_recorder import RequestRecorder
+from llb.api.middleware.route_policy import route_policy_table
 from llb.api.routes.requests import MAX_USAGE_ROWS, requests_blueprint
 from llb.base.events import EventBus
 from llb.catalog import load_catalog
 from llb.cluster.view import ClusterView
 from llb.gateway.observability.request_log import RequestLog
+from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
-from llb.store.tables import keys, nodes, request_history, usage, users
+from llb.store.tables import keys, request_history, usage, users
 from llb.store.tables.request_history import MICROSECONDS_PER_S, RequestRow
-from llb.wire import RequestText, Scope
+from llb.wire import RequestText, Role, Scope
 from tests.api.http_server import PASSWORD, ApiServer, run_api_server
 
 [NAME] = {model.name for model in load_catalog(None).models if model.id == "llama-3.2-1b"}
-NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
+# 2027-01-15T12:00:00Z
+NOON = 1_800_014_400
 HOUR_S, DAY_S = 3600, 86_400
 Credential = tuple[str, str]
-
-
-@pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    """The blueprint's own connections, on the door's home."""
-    database = await Database.open(tmp_path / "llb.db")
-    async with database.write() as tx:
-        await nodes.ensure_local(tx, "n", "attic")
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def request_log(db: Database) -> AsyncIterator[RequestLog]:
-    started = RequestLog(db, retention_days=7, keeps_text=True)
-    started.start()
-    yield started
-    await started.close()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, db: Database, request_log: RequestLog) -> AsyncIterator[ApiServer]:
     view = ClusterView(load_catalog(None), EventBus(), lambda _: None)
     blueprint = requests_blueprint(db, request_log, view)
-
-    @blueprint.post("/v1/probe")
-    @requires_scope(Scope.INFERENCE)
-    async def probe(request: Request) -> HTTPResponse | None:
-        with RequestRecorder(request_log).record(request) as record:
-            raise _FAILURES[request.args["as"][0]](record)
-
     async with run_api_server(tmp_path, blueprint, admin_password=PASSWORD) as running:
         yield running
-
-
-def _begun(record: Any) -> BaseException:
-    record.status = 200
-    return asyncio.CancelledError()
-
-
-_FAILURES: dict[str, Any] = {
-    "refused": lambda _: errors.QueueFull("full"),
-    "broken": lambda _: ZeroDivisionError(),
-    "left": lambda _: asyncio.CancelledError(),
-    "left in mid-stream": _begun,
-}
 
 
 async def add_records(db: Database, *records: RequestRow) -> None:
@@ -87,7 +47,8 @@ async def add_records(db: Database, *records: RequestRow) -> None:
 
 def at(seconds: float, **changes: Any) -> RequestRow:
     plain: dict[str, Any] = {
-        "id": int(seconds * MICROSECONDS_PER_S), "request_id": "r", "key_id": None, "user_id": None, "model": "llama-3.2-1b", "node_id": "n",
+        "id": int(seconds * MICROSECONDS_PER_S), "request_id": "r", "key_id": None, "user_id": None,
+        "model": "llama-3.2-1b", "node_id": "n",
         "endpoint": "/v1/chat/completions", "stream": True, "status": 200, "error_code": None,
         "prompt_tokens": 31, "cached_tokens": 30, "completion_tokens": 3, "queue_ms": 0, "ttft_ms": 20,
         "duration_ms": 100,
@@ -238,7 +199,12 @@ async def test_an_admin_may_clear_the_history(
     refused = await server.call("DELETE", "/api/requests", await server.log_in("bob"))
     assert (refused.status, refused.code) == (403, "insufficient_permissions")
     admin = await server.log_in()
-    await server.call("POST", "/v1/probe?as=refused", admin)  # not written yet
+    # A record that the log has not written yet.
+    record = request_log.open_record(
+        Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER), "/v1/probe", "r"
+    )
+    record.status = 503
+    request_log.close_record(record)
     assert (await server.call("DELETE", "/api/requests", admin)).status == 204
     await request_log.flush()
     assert await listed(server, admin) == []
@@ -407,31 +373,3 @@ async def test_of_too_many_totals_the_newest_are_told(server: ApiServer, db: Dat
     assert response.json["truncated"]
     assert len(response.json["usage"]) == MAX_USAGE_ROWS
     assert response.json["usage"][-1]["key"] == "llama-3.2-1b"
-
-
-# --- noting ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("failure", "status", "code"),
-    [
-        ("refused", 503, "queue_full"),
-        ("broken", 500, "internal_error"),
-        ("left", 499, "client_closed"),
-        ("left in mid-stream", 200, "client_closed"),
-    ],
-)
-async def test_how_a_request_failed(
-    server: ApiServer, db: Database, request_log: RequestLog, failure: str, status: int, code: str
-) -> None:
-    key = await server.create_key(Scope.INFERENCE)
-    path = f"/v1/probe?{urlencode({'as': failure})}"
-    try:
-        await server.call("POST", path, key, ("X-Request-ID", "mine"))
-    except asyncio.IncompleteReadError:
-        assert code == "client_closed"
-    await request_log.flush()
-    [record] = await request_history.list_page(db, request_history.OwnerFilter())
-    assert (record.status, record.error_code) == (status, code)
-    assert (record.endpoint, record.request_id) == ("/v1/probe", "mine")
-    assert record.key_id == (await keys.list_keys(db))[0].id
