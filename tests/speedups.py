@@ -51,7 +51,7 @@ def prepare_children() -> None:
     """Install, and do all of it now: processes that are forked from this one have it done."""
     install()
     for transports in (httpx._transports.default, httpx2._transports.default):
-        transports.create_ssl_context(verify=True, cert=None, trust_env=False)  # type: ignore[attr-defined]
+        transports.create_ssl_context(verify=True, cert=None, trust_env=False)
     _probe_devices_once()
     Page.load(resource_path("web"))
 

@@ -236,7 +236,7 @@ async def test_another_node_answers_when_the_first_breaks_before_its_first_byte(
         )
         gateway.nodes.outcomes = {"a": [broken()], "b": [broken()]}
         first = await first_choice(gateway)
-        gateway.nodes.outcomes["b" if first == "a" else "a"] = [answer]
+        gateway.nodes.outcomes = {first: [broken()], "b" if first == "a" else "a": [answer]}
         sink, call = FakeSink(), make_call(stream=stream)
         await gateway.dispatcher.dispatch(call, sink)
         assert sink.body == (EVENTS if stream else DOCUMENT)
