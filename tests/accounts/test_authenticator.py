@@ -59,7 +59,8 @@ async def test_a_change_by_another_process_is_seen_within_a_second(server: ApiSe
     authenticator = AccountAuthenticator(server.db, clock=lambda: now)
     key = (await server.create_key(Scope.ADMIN))[1].removeprefix("Bearer ")
     principal = await authenticator.authenticate_key(key)
-    async with server.db.write() as tx:  # behind its back, as the command line does it
+    # As a command on the host does it.
+    async with server.db.write() as tx:
         await keys.remove(tx, principal.id)
     assert (await authenticator.authenticate_key(key)).id == principal.id
     now += 1.0
@@ -72,7 +73,8 @@ async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(server:
     principal = permissions.Principal(kind=permissions.PrincipalKind.KEY, id="k", role=Role.ADMIN)
 
     async def read_before(_: str) -> permissions.Principal | None:
-        authenticator.clear_cache()  # revoked while the answer was on its way
+        # The key is revoked during the lookup.
+        authenticator.clear_cache()
         return principal
 
     async def read_after(_: str) -> permissions.Principal | None:

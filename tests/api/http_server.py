@@ -1,4 +1,4 @@
-"""HTTP server for the tests of the API: accounts, a few probe routes, and a client that can send any headers."""
+"""HTTP server for tests of the API: accounts, probe routes, and a client that can send any headers."""
 
 from __future__ import annotations
 

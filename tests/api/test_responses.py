@@ -1,4 +1,4 @@
-"""Answers that are passed on have the headers that Sanic would write."""
+"""Passthrough responses have the headers that Sanic would write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from llb.api.responses import PassthroughResponse
     ],
 )
 def test_headers_as_sanic_writes_them(headers: dict[str, str]) -> None:
-    for _ in range(2):  # made, and remembered
-        passed = PassthroughResponse(headers=headers, content_type="application/json").processed_headers
-        assert [*passed] == [
+    # The second time from the cache.
+    for _ in range(2):
+        written = PassthroughResponse(headers=headers, content_type="application/json").processed_headers
+        assert [*written] == [
             *HTTPResponse(headers=headers, content_type="application/json").processed_headers
         ]

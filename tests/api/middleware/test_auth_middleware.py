@@ -138,7 +138,7 @@ async def test_a_nodes_credential_opens_the_routes_of_nodes_and_no_other(server:
             assert (await server.call(method, path, node)).status == 401
     assert (await server.call("GET", "/metrics", node)).status == 401
     assert await server.websocket_status(node) == 401
-    # It opens nothing more to a host than it does from afar.
+    # It is valid from another host too.
     assert (await server.call("GET", "/node", node, host="192.168.1.5")).status == 200
 
 

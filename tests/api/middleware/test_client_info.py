@@ -66,8 +66,8 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
         ("X-Forwarded-Host", "llm.example"),
     )
     await server.call("GET", "/open", *forwarded)
-    peer = server.handled_requests[-1].ctx.client
-    assert (peer.address, peer.scheme, peer.origin[1], peer.is_local) == (
+    client = server.handled_requests[-1].ctx.client
+    assert (client.address, client.scheme, client.origin[1], client.is_local) == (
         "127.0.0.1",
         "http",
         "localhost",
@@ -82,10 +82,11 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
     )
     async with proxied as behind:
         await behind.call("GET", "/open", *forwarded)
-        peer = behind.handled_requests[-1].ctx.client
-        assert peer.address == "198.51.100.7"  # what is left of it, the client may have written
-        assert peer.origin == ("https", "llm.example", 443)
-        assert not peer.is_local
+        client = behind.handled_requests[-1].ctx.client
+        # The client may have invented the addresses before this one.
+        assert client.address == "198.51.100.7"
+        assert client.origin == ("https", "llm.example", 443)
+        assert not client.is_local
         login = await behind.call(
             "POST",
             "/api/auth/login",
@@ -99,6 +100,6 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
         assert evil.status == 421
         # A proxy that adds no header must not make its clients look local.
         assert (await behind.call("GET", "/metrics")).status == 401
-        # The token itself proves more than an address.
+        # The local token proves more than an address.
         local = ("Authorization", f"Bearer {behind.local_token}")
         assert (await behind.call("GET", "/any", local)).status == 200

@@ -1,4 +1,4 @@
-"""The port that asks for no key, and those who must not get through it."""
+"""Ollama port: requests that it serves without a key, and requests that it denies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer
 
 Header = tuple[str, str]
-ASK = {"model": "tiny", "prompt": "x"}
+BODY = {"model": "tiny", "prompt": "x"}
 
 
 async def call(
@@ -27,7 +27,7 @@ async def call(
     host: str = "localhost:11434",
     body: object = None,
 ) -> tuple[int, Any]:
-    """Status and JSON of an answer at the port without keys; exactly these headers are sent."""
+    """Send a request to the Ollama port with exactly these headers; return status and body."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
@@ -37,8 +37,8 @@ async def call(
     try:
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
         status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
-        answer = await reader.read()
-        return status, json.loads(answer) if answer.startswith(b"{") else answer.decode()
+        response = await reader.read()
+        return status, json.loads(response) if response.startswith(b"{") else response.decode()
     finally:
         writer.close()
         await writer.wait_closed()
@@ -46,7 +46,7 @@ async def call(
 
 @pytest.fixture
 async def open_llb(make_llb: BalancerFactory) -> RunningBalancer:
-    """An appliance that would let much pass where a key is asked for."""
+    """A balancer with permissive settings for its main port."""
     return await make_llb(
         ollama_port=0,
         allowed_hosts=("attic.example",),
@@ -60,7 +60,7 @@ async def test_local_programs_are_answered(open_llb: RunningBalancer) -> None:
     assert (await call(open_llb, "HEAD", "/"))[0] == 200
     for host in ("localhost", "127.0.0.1:11434", "[::1]:11434", "ollama.localhost"):
         assert await call(open_llb, "GET", "/api/tags", host=host) == (200, {"models": []})
-    # What programs send that must have a key, and one that is right: neither counts.
+    # Some programs must send a key. None counts, not even a valid one.
     key = await open_llb.create_key("admin")
     for token in ("ollama", "sk-nothing", key, open_llb.app.local_token):
         bearer = ("Authorization", f"Bearer {token}")
@@ -69,7 +69,7 @@ async def test_local_programs_are_answered(open_llb: RunningBalancer) -> None:
     assert (await call(open_llb, "GET", "/api/tags", ("Origin", "http://localhost:11434")))[0] == 200
 
 
-PAGES: list[list[Header]] = [
+PAGE_HEADERS: list[list[Header]] = [
     [("Origin", "http://evil.example")],
     [("Origin", "https://localhost:11434")],
     [("Origin", "http://localhost:8080")],
@@ -83,29 +83,29 @@ PAGES: list[list[Header]] = [
 ]
 
 
-ASKED: list[tuple[str, str, object]] = [
+REQUESTS: list[tuple[str, str, object]] = [
     ("GET", "/", None),
     ("GET", "/api/tags", None),
-    ("POST", "/api/generate", ASK),
-    ("POST", "/v1/completions", ASK),
+    ("POST", "/api/generate", BODY),
+    ("POST", "/v1/completions", BODY),
 ]
 
 
 async def test_no_page_gets_through(open_llb: RunningBalancer) -> None:
-    for headers, (method, path, body) in itertools.product(PAGES, ASKED):
-        status, answer = await call(open_llb, method, path, *headers, body=body)
-        assert status == 403, (headers, method, path, answer)
-        assert "page" in json.dumps(answer)
-    for headers in PAGES:
+    for headers, (method, path, body) in itertools.product(PAGE_HEADERS, REQUESTS):
+        status, response = await call(open_llb, method, path, *headers, body=body)
+        assert status == 403, (headers, method, path, response)
+        assert "page" in json.dumps(response)
+    for headers in PAGE_HEADERS:
         preflight = [*headers, ("Access-Control-Request-Method", "POST")]
         assert (await call(open_llb, "OPTIONS", "/api/generate", *preflight))[0] in (403, 405)
 
 
-ELSEWHERE: list[tuple[list[Header], str, int]] = [
+OUTSIDE_REQUESTS: list[tuple[list[Header], str, int]] = [
     ([], "evil.example", 421),
     ([], "localhost.evil.example", 421),
     ([], "", 400),
-    # This host, called by a name that others may use too: the caller may be anybody whom something let in.
+    # This host, by a name that other hosts use too: a proxy may have let anybody in.
     ([], "attic.example", 403),
     ([], "192.168.1.5:11434", 403),
     ([("X-Forwarded-For", "127.0.0.1")], "localhost", 403),
@@ -118,22 +118,22 @@ ELSEWHERE: list[tuple[list[Header], str, int]] = [
 
 
 async def test_nobody_from_elsewhere_gets_through(open_llb: RunningBalancer) -> None:
-    for headers, host, status in ELSEWHERE:
-        found, answer = await call(open_llb, "POST", "/api/generate", *headers, host=host, body=ASK)
-        assert found == status, (headers, host, answer)
-        assert isinstance(answer["error"], str)
-        found, answer = await call(open_llb, "POST", "/v1/completions", *headers, host=host, body=ASK)
-        assert found == status, (headers, host, answer)
-        assert answer["error"]["message"]
+    for headers, host, status in OUTSIDE_REQUESTS:
+        found, response = await call(open_llb, "POST", "/api/generate", *headers, host=host, body=BODY)
+        assert found == status, (headers, host, response)
+        assert isinstance(response["error"], str)
+        found, response = await call(open_llb, "POST", "/v1/completions", *headers, host=host, body=BODY)
+        assert found == status, (headers, host, response)
+        assert response["error"]["message"]
 
 
 async def test_named_networks_are_let_in_and_no_others(make_llb: BalancerFactory) -> None:
-    """The caller is a loopback address that calls as others would: what lets it in is its network, not that it is local."""
+    """The client has a loopback address but calls as another host would: only its network admits it."""
     outside = "192.168.1.5:11434"
     llb = await make_llb(ollama_port=0, ollama_allow=("127.0.0.0/8", "fd00::/8")).start()
     assert (await call(llb, "GET", "/api/tags", host=outside))[0] == 200
     assert (await call(llb, "GET", "/api/tags", host="evil.example"))[0] == 421
-    for header in (*PAGES[0], ("X-Forwarded-For", "127.0.0.1"), ("Via", "1.1 proxy")):
+    for header in (*PAGE_HEADERS[0], ("X-Forwarded-For", "127.0.0.1"), ("Via", "1.1 proxy")):
         assert (await call(llb, "GET", "/api/tags", header, host=outside))[0] == 403
     await llb.stop()
     llb = await make_llb(ollama_port=0, ollama_allow=("10.0.0.0/8",)).start()
@@ -153,23 +153,23 @@ async def test_nothing_but_the_dialects_is_there(open_llb: RunningBalancer) -> N
     ):
         assert (await call(open_llb, "GET", path))[0] == 404
     app = create_ollama_app(open_llb.app)
-    table = [access for *_, access in route_policy_table(app)]
+    table = [policy for *_, policy in route_policy_table(app)]
     app.unregister_app(app)
     assert table
-    assert {access.scope for access in table} == {Scope.INFERENCE, Scope.MODELS_WRITE}
-    assert not [access for access in table if access.public or access.node_only or access.requires_file_token]
+    assert {policy.scope for policy in table} == {Scope.INFERENCE, Scope.MODELS_WRITE}
+    assert not [policy for policy in table if policy.public or policy.node_only or policy.requires_file_token]
 
 
 async def test_it_gives_the_right_to_infer_and_no_other(open_llb: RunningBalancer) -> None:
-    status, answer = await call(open_llb, "POST", "/api/generate", body={"model": "tiny", "keep_alive": 0})
-    assert (status, answer) == (403, {"error": "Unloading a model needs the scope 'models:write'"})
-    status, answer = await call(open_llb, "POST", "/api/pull", body={"model": "tiny"})
+    status, response = await call(open_llb, "POST", "/api/generate", body={"model": "tiny", "keep_alive": 0})
+    assert (status, response) == (403, {"error": "Unloading a model needs the scope 'models:write'"})
+    status, response = await call(open_llb, "POST", "/api/pull", body={"model": "tiny"})
     assert status == 403
-    assert "'models:write'" in answer["error"]
-    status, answer = await call(open_llb, "POST", "/api/generate", body=ASK)
-    assert (status, answer) == (404, {"error": "Model 'tiny' has not been pulled; pull it first"})
-    noted = (await open_llb.http.get("/api/requests")).json()["requests"]
-    assert [item["key_name"] for item in noted] == ["ollama-port"] * 2
+    assert "'models:write'" in response["error"]
+    status, response = await call(open_llb, "POST", "/api/generate", body=BODY)
+    assert (status, response) == (404, {"error": "Model 'tiny' has not been pulled; pull it first"})
+    recorded = (await open_llb.http.get("/api/requests")).json()["requests"]
+    assert [item["key_name"] for item in recorded] == ["ollama-port"] * 2
 
 
 async def test_the_usual_port_is_as_it_was(open_llb: RunningBalancer) -> None:

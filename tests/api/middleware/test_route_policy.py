@@ -15,7 +15,7 @@ from tests.api.http_server import ApiServer
 
 async def test_every_route_of_the_app_has_exactly_one_rule(server: ApiServer) -> None:
     app = next(iter(Sanic._app_registry.values()))
-    table = {(method, path): access for method, path, access in route_policy_table(app)}
+    table = {(method, path): policy for method, path, policy in route_policy_table(app)}
     assert table["POST", "/api/auth/login"].public
     assert table["GET", "/api/users"].scope is Scope.ADMIN
     assert not table["GET", "/api/keys"].public

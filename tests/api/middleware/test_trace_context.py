@@ -1,4 +1,4 @@
-"""A caller's trace and its request's id: what is taken for one, and where they stand afterwards."""
+"""Trace context and request ids: which are valid, and where they appear in the log."""
 
 from __future__ import annotations
 

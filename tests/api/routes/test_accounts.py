@@ -15,7 +15,8 @@ from llb.wire import Role, Scope
 from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_server
 
 NEW_PASSWORD = "another good one"
-ELSEWHERE = ("X-Forwarded-For", "203.0.113.9")  # no longer local, whoever says so
+# A forwarded request is never a local one.
+ELSEWHERE = ("X-Forwarded-For", "203.0.113.9")
 
 
 async def log_in_with(
@@ -46,7 +47,8 @@ async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(server: Api
     [cookie] = response.header_values("set-cookie")
     assert cookie.startswith("llb_session=")
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
-    assert "Secure" not in cookie  # plain HTTP: the browser would never send it back
+    # Over plain HTTP a browser would never send a Secure cookie back.
+    assert "Secure" not in cookie
     assert PASSWORD.encode() not in response.body
 
     me = await server.call("GET", "/api/auth/me", ("Cookie", response.cookie))
@@ -165,7 +167,6 @@ async def test_the_first_password_counts_at_the_first_start_only(tmp_path: Path)
 
 
 async def test_a_password_given_later_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
-    """As the sentence says that refuses to listen with it."""
     async with run_api_server(tmp_path) as server:
         session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
     with pytest.raises(SetupError, match="LLB_ADMIN_PASSWORD"):

@@ -1,4 +1,4 @@
-"""Who may set which limits of a key, and where they are seen."""
+"""Limits of API keys: who may set them, and which views show them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_limits_are_given_at_creation_and_changed_later(server: ApiServer)
     assert made.json["limits"] == {**NONE, "requests_per_minute": 60, "concurrent": 2}
     assert (await only_key_of(server, admin))["limits"] == made.json["limits"]
 
-    # What is not named stays; null takes away.
+    # Omitted limits stay; null removes a limit.
     key_id = made.json["id"]
     changed = await change(server, admin, key_id, {"tokens_per_minute": 5000, "concurrent": None})
     assert changed.json["limits"] == {**NONE, "requests_per_minute": 60, "tokens_per_minute": 5000}
@@ -98,7 +98,7 @@ async def test_a_user_tightens_and_never_loosens_what_an_admin_set(server: ApiSe
     made = await make(server, bob)
     key_id = made.json["id"]
     assert (await change(server, bob, key_id, {"requests_per_minute": 10})).status == 200
-    assert (await change(server, bob, key_id, {"requests_per_minute": 20})).status == 200  # it was his own
+    assert (await change(server, bob, key_id, {"requests_per_minute": 20})).status == 200
 
     assert (await change(server, admin, key_id, {"requests_per_minute": 15})).status == 200
     for looser in ({"requests_per_minute": 16}, {"requests_per_minute": None}, None):

@@ -1,4 +1,4 @@
-"""The page over HTTP: its addresses, the version in the address of every asset, caching and compression."""
+"""Page routes: addresses, versioned assets, caching and compression."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def version(web: Path) -> str:
 
 @pytest.fixture
 async def server(tmp_path: Path, web: Path) -> AsyncIterator[ApiServer]:
-    """A server with the page, and nobody signed in."""
+    """A server with the page."""
     async with run_api_server(tmp_path / "home", page_blueprint(web), admin_password=PASSWORD) as running:
         yield running
 

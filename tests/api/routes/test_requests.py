@@ -230,8 +230,10 @@ async def test_everybody_sees_their_own(server: ApiServer, db: Database) -> None
 
     await add_records(
         db,
-        at(NOON),  # a command on the host
-        at(NOON + 1, user_id=bob.id),  # bob's session
+        # A command on the host.
+        at(NOON),
+        # Bob's session.
+        at(NOON + 1, user_id=bob.id),
         at(NOON + 2, user_id=bob.id, key_id=id_of(whole)),
         at(NOON + 3, user_id=bob.id, key_id=id_of(lesser)),
         at(NOON + 4, key_id=id_of(of_host)),
@@ -260,7 +262,7 @@ async def test_everybody_sees_their_own(server: ApiServer, db: Database) -> None
 
 async def test_the_rules_stand_at_the_routes(server: ApiServer) -> None:
     app = next(iter(Sanic._app_registry.values()))
-    table = {(method, path): access for method, path, access in route_policy_table(app)}
+    table = {(method, path): policy for method, path, policy in route_policy_table(app)}
     assert table["DELETE", "/api/requests"].scope is Scope.ADMIN
     for method, path in (
         ("GET", "/api/requests"),
@@ -354,7 +356,7 @@ async def test_by_default_the_last_hours_or_days(
     this = time.time() // width_s * width_s
     await add_records(db, *(at(this - number * width_s) for number in range(buckets + 3)))
     response = await server.call("GET", f"/api/usage?bucket={bucket}", await server.log_in())
-    # One more, should the next one have begun meanwhile.
+    # The next period may have begun meanwhile.
     assert len(response.json["usage"]) in (buckets, buckets - 1)
     assert response.json["by"] == "model"
 
