@@ -1,4 +1,6 @@
-"""The composition root of a balancer with its own node: what it is made of, and in which order it starts and stops."""
+"""The composition root of a balancer with its own node: what it is made of, and in which order it starts and
+stops.
+"""
 
 from __future__ import annotations
 
@@ -250,7 +252,9 @@ class Balancer:
         )
 
     async def start(self) -> None:
-        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the network."""
+        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the
+        network.
+        """
         self._data_dir_lock = await asyncio.to_thread(
             data_dir.acquire_lock, self.config.home, self.config.models_dir
         )
@@ -284,7 +288,8 @@ class Balancer:
         self.tasks.spawn(self.members.run_flush_loop(), "members")
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
-        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody for long.
+        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody
+        # for long.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.desired_state_received.wait(), LOCAL_JOIN_TIMEOUT_S)
 
@@ -293,7 +298,10 @@ class Balancer:
         await self.dispatcher.drain(timeout_s)
 
     async def stop(self) -> None:
-        """Stop in the reverse order of the start; idempotent. A part that fails to stop does not keep the others."""
+        """Stop in the reverse order of the start; idempotent.
+
+        A part that fails to stop does not keep the others.
+        """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
             stack.push_async_callback(self.db.close)

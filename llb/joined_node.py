@@ -1,4 +1,6 @@
-"""The composition root of a host that lends itself to another llb: a node, its link, and a door that leads on."""
+"""The composition root of a host that lends itself to another llb: a node, its link, and a door that leads
+on.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,10 @@ class JoinedNode:
         await self.in_flight.wait_idle(timeout_s)
 
     async def stop(self) -> None:
-        """Stop in the reverse order of the start; idempotent. A part that fails to stop does not keep the others."""
+        """Stop in the reverse order of the start; idempotent.
+
+        A part that fails to stop does not keep the others.
+        """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
             stack.push_async_callback(self.db.close)

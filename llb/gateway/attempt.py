@@ -1,4 +1,7 @@
-"""One attempt to have a request answered by one node: slot, lease, request, relay. It gives back what it took."""
+"""One attempt to have a request answered by one node: slot, lease, request, relay.
+
+It gives back what it took.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +53,8 @@ MAX_ERROR_BODY_BYTES = 256 * 1024
 TOKEN_COUNT_TIMEOUT_S = 10.0
 # Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
 MAX_CONCURRENT_TOKEN_COUNTS = 4
-# A document that may take longer than this is requested as a stream: llama-server notices a client that left a
-# document only after a second, a client that left a stream at the next token.
+# A document that may take longer than this is requested as a stream: llama-server notices a client that left
+# a document only after a second, a client that left a stream at the next token.
 AGGREGATE_ABOVE_S = 0.5
 
 _CHAT_START_EVENT = ChatStartEvent()
@@ -111,8 +114,8 @@ class Attempt:
     async def open(self, excluded: frozenset[str]) -> UpstreamResponse:
         """Reserve a slot, lease the engine and send the request; returns once the head of an answer has come.
 
-        Raises what the node or the route to it says, and `NoNodeAvailable`, `QueueFull` or `QueueTimeout` while
-        no node outside `excluded` can be used.
+        Raises what the node or the route to it says, and `NoNodeAvailable`, `QueueFull` or `QueueTimeout`
+        while no node outside `excluded` can be used.
         """
         call, context = self._call, self._context
         record = call.record
@@ -221,7 +224,10 @@ class Attempt:
             call.record.queued_s += time.monotonic() - queued_at
 
     def _should_stream_progress(self, node_id: str) -> bool:
-        """Whether the engine must notice at once that the client left. For a short answer it makes no difference."""
+        """Whether the engine must notice at once that the client left.
+
+        For a short answer it makes no difference.
+        """
         call = self._call
         if not call.operation.generates_text:
             return False

@@ -1,4 +1,4 @@
-"""Dispatcher of inference requests: deadline, rate limit, and failover while the client has received nothing."""
+"""Dispatcher of inference requests: deadline, rate limit, and failover until the client has received bytes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Dispatcher:
     async def dispatch(self, call: InferenceCall, sink: ClientSink) -> RelayResult | None:
         """Have `call` answered into `sink`.
 
-        Raises `LlbError` while the client has received nothing. Returns None for a stream that keep-alive comments
-        had begun and that ended with an error event.
+        Raises `LlbError` while the client has received nothing. Returns None for a stream that keep-alive
+        comments had begun and that ended with an error event.
         """
         self._idle_event.clear()
         deadline = self._deadline_timer.start_deadline()

@@ -1,4 +1,4 @@
-"""A stream of the engine's as the document that it would have been without `stream`: one class for each dialect. Pure."""
+"""Aggregators turn a stream into the document that the engine would have sent without `stream`. Pure."""
 
 from __future__ import annotations
 
@@ -19,49 +19,51 @@ _encode = msgspec.json.Encoder().encode
 _ABSENT = Raw()
 _NULL = Raw(b"null")
 _EMPTY_OBJECT = Raw(b"{}")
-_DEFAULT_ERROR_STATUS = 500  # of an error that says none
+# For an error without a status.
+_DEFAULT_ERROR_STATUS = 500
 
 
 class StreamAggregator(ABC):
-    """One answer on its way. `feed` takes the bytes of a stream, however they are cut."""
+    """Aggregator of one answer. `feed` takes the bytes of the stream in pieces of any size."""
 
     def __init__(self) -> None:
-        self.has_started = False  # its first token has come
+        # The first token has come.
+        self.has_started = False
         self.is_complete = False
         self._lines = DataLineReader()
 
     def feed(self, data: bytes) -> None:
-        """Raises `LlbError` where the engine says that it failed, or what cannot be read."""
+        """Raises `LlbError` if the engine reports a failure or sends what cannot be decoded."""
         try:
             for event in self._lines.feed(data):
                 self._add_event(event)
         except (*DECODE_ERRORS, LookupError):
-            raise EngineFailed("The engine answered something that makes no sense") from None
+            raise EngineFailed("The engine sent an event that cannot be decoded") from None
 
     @property
     def lacks_start_event(self) -> bool:
-        """Whether the event is missing with which it should have begun; it can still be fed."""
+        """Whether the start event is missing; it can still be fed."""
         return False
 
     @abstractmethod
     def document(self) -> bytes:
-        """The answer, once it is `complete`."""
+        """Return the answer, once `is_complete`."""
 
     @abstractmethod
     def _add_event(self, event: bytes) -> None: ...
 
 
 class _StreamError(Struct):
-    """An error in a stream: OpenAI's stands in a field, that of the other dialects perhaps not."""
+    """Error event: OpenAI's dialect has it in a field, the others may not."""
 
     error: Raw = _ABSENT
     code: int | str | None = None
 
 
 def _raise_stream_error(event: bytes) -> None:
-    """An engine that fails in its stream says what it would have said with a status."""
-    told = msgspec.json.decode(event, type=_StreamError)
-    error = bytes(told.error) or event
+    """Raise the error that the engine would have answered with a status."""
+    envelope = msgspec.json.decode(event, type=_StreamError)
+    error = bytes(envelope.error) or event
     code = msgspec.json.decode(error, type=_StreamError).code
     status = code if isinstance(code, int) else _DEFAULT_ERROR_STATUS
     raise translate_engine_error(status, b'{"error":' + error + b"}")
@@ -157,7 +159,7 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class _ChoiceAggregator(StreamAggregator):
-    """What the two have in common: one choice, which comes in pieces."""
+    """Aggregator of one choice: the common part of chat and completions."""
 
     object_type: str
 
@@ -267,24 +269,24 @@ class _ResponseEvent(Struct):
 
 
 class ResponsesAggregator(StreamAggregator):
-    """Its last event has all of it."""
+    """Aggregator of Responses, whose last event contains the whole answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self._document: dict[str, Raw] = {}
 
     def _add_event(self, event: bytes) -> None:
-        told = msgspec.json.decode(event, type=_ResponseEvent)
-        if told.type == "response.completed":
-            self._document = msgspec.json.decode(told.response, type=dict[str, Raw])
+        decoded = msgspec.json.decode(event, type=_ResponseEvent)
+        if decoded.type == "response.completed":
+            self._document = msgspec.json.decode(decoded.response, type=dict[str, Raw])
             self.is_complete = True
-        elif not told.type.startswith("response."):
+        elif not decoded.type.startswith("response."):
             _raise_stream_error(event)
-        self.has_started = self.has_started or told.type not in _PRE_TOKEN_EVENTS
+        self.has_started = self.has_started or decoded.type not in _PRE_TOKEN_EVENTS
 
     def document(self) -> bytes:
         document = self._document
-        # A stream's lacks this; where it has the other, both are the same moment.
+        # The document of a stream lacks this field; both are the same moment.
         document["completed_at"] = document.get("created_at", _NULL)
         return _encode(document)
 
@@ -306,7 +308,8 @@ class _MessageEnd(Struct):
 
 class _MessageEvent(Struct):
     type: str = ""
-    message: Raw = _EMPTY_OBJECT  # of an error that is all there is, a text
+    # A text if the event is an error.
+    message: Raw = _EMPTY_OBJECT
     index: int = 0
     content_block: dict[str, Any] = {}
     delta: Raw = _EMPTY_OBJECT
@@ -321,28 +324,28 @@ class MessagesAggregator(StreamAggregator):
         super().__init__()
         self._message: dict[str, Any] = {}
         self._stop_fields: dict[str, Any] = {}
-        self._prompt_usage: dict[str, Any] = {}  # the usage of the prompt, and of what was written
+        self._prompt_usage: dict[str, Any] = {}
         self._completion_usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
         self._deltas: dict[int, list[_BlockDelta]] = {}
 
     def _add_event(self, event: bytes) -> None:
-        told = _decode_message_event(event)
-        match told.type:
+        decoded = _decode_message_event(event)
+        match decoded.type:
             case "message_start":
-                self._message = msgspec.json.decode(told.message, type=dict[str, Any])
+                self._message = msgspec.json.decode(decoded.message, type=dict[str, Any])
                 self._prompt_usage = msgspec.convert(self._message.get("usage", {}), dict[str, Any])
                 self.has_started = True
             case "content_block_start":
                 self.has_started = True
-                self._blocks[told.index] = told.content_block
-                self._deltas[told.index] = []
+                self._blocks[decoded.index] = decoded.content_block
+                self._deltas[decoded.index] = []
             case "content_block_delta":
-                self._deltas[told.index].append(msgspec.json.decode(told.delta, type=_BlockDelta))
+                self._deltas[decoded.index].append(msgspec.json.decode(decoded.delta, type=_BlockDelta))
             case "message_delta":
-                end = msgspec.json.decode(told.delta, type=_MessageEnd)
+                end = msgspec.json.decode(decoded.delta, type=_MessageEnd)
                 self._stop_fields = {"stop_reason": end.stop_reason, "stop_sequence": end.stop_sequence}
-                self._completion_usage = told.usage
+                self._completion_usage = decoded.usage
             case "message_stop":
                 self.is_complete = True
             case "content_block_stop" | "ping":
@@ -361,7 +364,7 @@ class MessagesAggregator(StreamAggregator):
 
 
 def _merge_deltas(block: dict[str, Any], deltas: list[_BlockDelta]) -> dict[str, Any]:
-    """A block with what came after its start."""
+    """Return a content block with the deltas that followed its start."""
     filled = dict(block)
     for name in ("text", "thinking", "signature"):
         if more := "".join(getattr(piece, name) for piece in deltas):
@@ -369,7 +372,8 @@ def _merge_deltas(block: dict[str, Any], deltas: list[_BlockDelta]) -> dict[str,
     if "input" in block:
         try:
             filled["input"] = msgspec.json.decode("".join(piece.partial_json for piece in deltas) or "{}")
-        except DECODE_ERRORS:  # the limit of tokens cut it off
+        except DECODE_ERRORS:
+            # The token limit cut it off.
             filled["input"] = {}
     return filled
 

@@ -1,8 +1,8 @@
-"""How an engine is asked so that it soon notices a client that left.
+"""Disconnect detection: requests are sent so that the engine soon notices a client that left.
 
-llama-server looks for a client that left an answer in one piece only after a second in which no request had a result: beside
-another's stream it computes the rest for nobody. What it streams it stops at the next token, and, where it was asked to say
-how far it is with a prompt, at the next batch of that.
+llama-server checks for a client that left a document only after a second in which no request had a result:
+beside another request's stream it computes the rest for nobody. A stream stops at the next token, and a
+stream that reports the progress of its prompt at the next batch of the prompt.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 
 from llb.gateway.stream.start_event import StartEvent
 
-_PROGRESS_FIELD = b'"prompt_progress":'  # cannot stand inside a JSON string, whose quotes are escaped
+# Cannot occur inside a JSON string, whose quotes are escaped.
+_PROGRESS_FIELD = b'"prompt_progress":'
 _PROGRESS_PATTERN = re.compile(rb',"prompt_progress":\{[^{}]*\}')
-# Responses: these stand before the first token, and without progress would come with it.
+# Responses: these events precede the first token. Without progress they would come together with it.
 _CREATED_EVENT = b"event: response.created\n"
 _IN_PROGRESS_EVENT = b"event: response.in_progress\n"
 
@@ -24,13 +25,16 @@ _PROGRESS_REQUEST_FIELD = b',"return_progress":true}'
 
 
 def request_progress(body: bytes, *, stream: bool) -> bytes:
-    """The request `body`, a JSON object with at least one field, as one for a stream (which it is already with `stream`) that
-    says how far the prompt is. Of two fields with one name llama-server takes the last, so nothing is parsed."""
+    """Return the request `body`, a JSON object with at least one field, with fields that ask for progress.
+
+    Without `stream` it also asks for a stream. Of two fields with one name llama-server takes the last, so
+    nothing has to be parsed.
+    """
     return body.rstrip()[:-1] + (_PROGRESS_REQUEST_FIELD if stream else _STREAM_WITH_PROGRESS_FIELDS)
 
 
 class ProgressFilter:
-    """What an engine streams before the first token; the client is told nothing of it. `opening`: what has to follow."""
+    """Drops the progress events that precede the first token. `start_event` completes what follows them."""
 
     def __init__(self, start_event: StartEvent | None = None) -> None:
         self.is_finished = False
@@ -39,7 +43,9 @@ class ProgressFilter:
         self._has_sent_in_progress = False
 
     def filter_events(self, events: bytes) -> bytes:
-        """What of these whole events is passed on: nothing until `over`, then all that is not progress."""
+        """Return the part of these whole events to pass on: nothing until `is_finished`, then all but
+        progress.
+        """
         at = 0
         while (end := events.find(b"\n\n", at) + 2) >= 2:
             event = events[at:end]
@@ -58,5 +64,5 @@ class ProgressFilter:
         return self._held + events[at:]
 
     def flush(self) -> bytes:
-        """What was kept back, where the stream ends before its first token."""
+        """Return what was held back, for a stream that ends before its first token."""
         return b"" if self.is_finished else self._held

@@ -14,7 +14,9 @@ SSE_KEEPALIVE_INTERVAL_S = 15.0
 
 
 class BodySink(Protocol):
-    """Receiver of the client's bytes. `write` returns when the client can take more and raises when it has gone.
+    """Receiver of the client's bytes.
+
+    `write` returns when the client can take more and raises when it has gone.
 
     Nothing follows a write that is marked as the `last`.
     """
@@ -23,9 +25,11 @@ class BodySink(Protocol):
 
 
 class SseKeepalive:
-    """Writes SSE comments while the block runs longer than `interval_s`: a queue, a model load, a long prompt.
+    """Writes SSE comments while the block runs longer than `interval_s`: a queue, a model load, a long
+    prompt.
 
-    Nothing else may write to the sink inside the block. `has_written` says that the client has received bytes.
+    Nothing else may write to the sink inside the block. `has_written` says that the client has received
+    bytes.
     """
 
     def __init__(self, sink: BodySink, interval_s: float = SSE_KEEPALIVE_INTERVAL_S) -> None:

@@ -17,9 +17,11 @@ from llb.gateway.stream.start_event import StartEvent
 from llb.gateway.stream.usage_parser import Usage, UsageParser
 
 IDLE_TIMEOUT_S = 300.0
-# llama-server sends the head of a stream before it reads the prompt, so silence before the first event is work.
+# llama-server sends the head of a stream before it reads the prompt, so silence before the first event is
+# work.
 FIRST_EVENT_TIMEOUT_S = 3600.0
-# A document is held back up to this size, so that one which breaks off can still be fetched from another node.
+# A document is held back up to this size, so that one which breaks off can still be fetched from another
+# node.
 MAX_HELD_BYTES = 64 * 1024
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
 
@@ -58,8 +60,8 @@ async def relay_response(
 ) -> RelayResult:
     """Pass the body on and return its outcome. A `progress_filter` holds back what precedes the first token.
 
-    Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be tried,
-    and what the sink raises. The response is closed in every case.
+    Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be
+    tried, and what the sink raises. The response is closed in every case.
     """
     stream = is_event_stream(response)
     usage_parser = UsageParser()

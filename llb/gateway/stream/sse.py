@@ -1,4 +1,7 @@
-"""Server-Sent Events: framing, data lines, keep-alive comments and error events. The one place that splits them."""
+"""Server-Sent Events: framing, data lines, keep-alive comments and error events.
+
+The one place that splits them.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""What llama-server leaves out where the first token is no whole character (an emoji, a kanji): how a stream begins. Clients of
-Anthropic's dialect fail without it, and only there do the tokens of the prompt stand; some of OpenAI's miss the role."""
+"""Start event of a stream, added where llama-server leaves it out.
+
+It does so if the first token is no whole character (an emoji, a kanji). Anthropic's clients fail without
+`message_start`, the only event that counts the prompt; some of OpenAI's clients need the role.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,25 @@ MAX_COUNT_RESPONSE_BYTES = 4096
 _MESSAGE_START = b"message_start"
 _MESSAGE_START_EVENT = b"event: " + _MESSAGE_START + b"\n"
 _ERROR_EVENT = b"event: error\n"
-_ROLE_FIELD = b'"role":'  # cannot stand inside a JSON string, whose quotes are escaped
+# Cannot occur inside a JSON string, whose quotes are escaped.
+_ROLE_FIELD = b'"role":'
 
 
 class StartEvent(Protocol):
-    """How the streams of one dialect begin."""
+    """Start of the streams of one dialect."""
 
     async def missing_prefix(self, events: bytes) -> bytes:
-        """What is missing before the first events of a stream, mostly nothing; raises `UpstreamFault`."""
+        """Return what is missing before the first events of a stream, usually nothing; raises
+        `TransportError`.
+        """
         ...
 
 
 class MessagesStartEvent:
-    """Anthropic's. `count` has the engine count the tokens of the prompt, and raises `UpstreamFault`."""
+    """Anthropic's `message_start`.
+
+    `count_tokens` lets the engine count the prompt and raises `TransportError`.
+    """
 
     def __init__(self, model_id: str, request_id: str, count_tokens: Callable[[], Awaitable[int]]) -> None:
         self._model_id = model_id
@@ -41,7 +50,7 @@ class MessagesStartEvent:
         self._count_tokens = count_tokens
 
     async def missing_prefix(self, events: bytes) -> bytes:
-        """What the engine would have written, but that it does not say how much of the prompt was in its cache."""
+        """Return the engine's own event, except that the cached part of the prompt is unknown."""
         if events.startswith((_MESSAGE_START_EVENT, _ERROR_EVENT)):
             return b""
         usage = {"cache_read_input_tokens": 0, "input_tokens": await self._count_tokens(), "output_tokens": 0}
@@ -60,10 +69,10 @@ class MessagesStartEvent:
 
 
 class ChatStartEvent:
-    """OpenAI's chat."""
+    """First chunk of OpenAI's chat, with the role."""
 
     async def missing_prefix(self, events: bytes) -> bytes:
-        """A first piece like the one that came, but with the role alone."""
+        """Return a copy of the first chunk with the role alone."""
         first = events.partition(b"\n\n")[0]
         if _ROLE_FIELD in first or not first.startswith(b"data:"):
             return b""
@@ -71,7 +80,8 @@ class ChatStartEvent:
             chunk = msgspec.json.decode(first[5:], type=dict[str, Any])
             [choice] = msgspec.convert(chunk.get("choices"), list[dict[str, Any]])
         except (*DECODE_ERRORS, ValueError):
-            return b""  # an error, or the last piece of a stream without any other
+            # An error, or the last chunk of a stream without any other.
+            return b""
         delta = {"role": "assistant", "content": None}
         begun = {**chunk, "choices": [{**choice, "finish_reason": None, "delta": delta}]}
         begun.pop("timings", None)
@@ -83,7 +93,7 @@ class _TokenCount(Struct):
 
 
 async def read_token_count(response: UpstreamResponse, timeout_s: float) -> int:
-    """The number in an answer to `COUNT_PATH`; raises `UpstreamFault`."""
+    """Return the tokens that an answer to `COUNT_TOKENS_PATH` reports; raises `TransportError`."""
     try:
         body = await response.read(MAX_COUNT_RESPONSE_BYTES, timeout_s)
         return msgspec.json.decode(body, type=_TokenCount).input_tokens

@@ -1,4 +1,4 @@
-"""What was asked and what was answered, as text within a limit. Used with `--history-text` only."""
+"""Transcript: prompt and answer as text of bounded size. Used with `--history-text` only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from llb.gateway.stream.sse import iter_data
 from llb.wire import RequestText
 from llb.wire.decoding import DECODE_ERRORS
 
-MAX_TEXT_BYTES = 32 * 1024  # of each
-MAX_DOCUMENT_BYTES = 256 * 1024  # an answer that is no stream is looked at when it is complete
+# Of the prompt, and of the answer.
+MAX_TEXT_BYTES = 32 * 1024
+# A document is decoded when it is complete.
+MAX_DOCUMENT_BYTES = 256 * 1024
 
 
-# --- what is asked -----------------------------------------------------------------------------------
+# --- prompts -----------------------------------------------------------------------------------------
 
 
 class _Function(Struct, frozen=True):
@@ -28,7 +30,7 @@ class _ToolCall(Struct, frozen=True):
 
 
 class _Part(Struct, frozen=True):
-    """One of a message. Anthropic's calls of tools, and what they brought, are parts too."""
+    """Part of a message. Anthropic's tool calls and their results are parts, too."""
 
     type: str = "text"
     text: str | None = None
@@ -38,7 +40,7 @@ class _Part(Struct, frozen=True):
 
 
 class _Message(Struct, frozen=True):
-    """One of a chat, or an item of Responses, where calls of functions and what they brought stand beside messages."""
+    """Message of a chat, or item of Responses, where function calls and results are items beside messages."""
 
     role: str = ""
     content: str | list[_Part] | None = None
@@ -60,11 +62,10 @@ class _Request(Struct, frozen=True):
 
 
 def extract_prompt(body: bytes) -> str:
-    """The messages of a chat, each after its role, or the prompt, or what is to be ranked; empty where there is no
-    such thing."""
+    """Return the messages of a chat, each after its role, the prompt, or the documents to rank; else empty."""
     try:
         request = msgspec.json.decode(body, type=_Request)
-        texts = [f"system: {_content_text(said)}" for said in (request.system, request.instructions) if said]
+        texts = [f"system: {_content_text(text)}" for text in (request.system, request.instructions) if text]
         texts += _format_messages(request.messages)
         for raw in (request.prompt, request.input):
             if bytes(raw):
@@ -80,7 +81,7 @@ def _format_messages(messages: list[_Message]) -> list[str]:
 
 
 def _parse_turns(raw: Raw) -> list[str]:
-    """The input of Responses as turns; none where it is something else."""
+    """Return the turns of a Responses input; empty for any other input."""
     try:
         return _format_messages(msgspec.json.decode(raw, type=list[_Message]))
     except DECODE_ERRORS:
@@ -113,7 +114,7 @@ def _part_texts(part: _Part) -> Iterator[str]:
 
 
 def _tool_call_texts(calls: list[_ToolCall] | None) -> Iterator[str]:
-    """The name of a function on a line of its own, then its arguments; in a stream they come in pieces."""
+    """Yield the name of each function on its own line, then its arguments; a stream brings them in pieces."""
     for call in calls or ():
         yield from _function_call_texts(call.function.name, call.function.arguments)
 
@@ -125,14 +126,14 @@ def _function_call_texts(name: str | None, arguments: str | None) -> Iterator[st
 
 
 def _raw_text(raw: Raw) -> str:
-    """A text, or a text a line; tokens as they were written."""
+    """Return a text, or texts one a line; token ids as they were written."""
     value = msgspec.json.decode(raw)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
     return value if isinstance(value, str) else bytes(raw).decode()
 
 
-# --- what is answered --------------------------------------------------------------------------------
+# --- answers -----------------------------------------------------------------------------------------
 
 
 class _Delta(Struct, frozen=True):
@@ -141,7 +142,7 @@ class _Delta(Struct, frozen=True):
 
 
 class _Choice(Struct, frozen=True):
-    """One of a chat, streamed (`delta`) or not (`message`), or of a completion (`text`)."""
+    """Choice of a chat, streamed (`delta`) or not (`message`), or of a completion (`text`)."""
 
     delta: _Delta | None = None
     message: _Delta | None = None
@@ -149,14 +150,14 @@ class _Choice(Struct, frozen=True):
 
 
 class _BlockDelta(Struct, frozen=True):
-    """What an event of Anthropic's adds: of a text, or of a tool's input."""
+    """Delta of Anthropic's dialect: of a text, or of a tool's input."""
 
     text: str | None = None
     partial_json: str | None = None
 
 
 class _ResponseBody(Struct, frozen=True):
-    """An answer, or one event of it: OpenAI's chat (`choices`), Anthropic's (`content`), Responses (`output`)."""
+    """Answer or event: OpenAI's chat (`choices`), Anthropic's (`content`), Responses (`output`)."""
 
     choices: list[_Choice] = []
     content: list[_Part] = []
@@ -171,7 +172,7 @@ _decoder = msgspec.json.Decoder(_ResponseBody)
 
 
 class Transcript:
-    """The text of one request, gathered while its answer passes by: of a prompt the end, of an answer the beginning."""
+    """Text of one request, collected while the answer passes: the end of the prompt, the start of the answer."""
 
     def __init__(self, prompt: str) -> None:
         whole = prompt.encode()
@@ -186,7 +187,7 @@ class Transcript:
         self._is_stream = content_type.startswith(b"text/event-stream")
 
     def feed(self, data: bytes) -> None:
-        """Some bytes of the answer; of a stream whole lines."""
+        """Take bytes of the answer; of a stream whole lines."""
         if not self._is_stream:
             if len(self._document) <= MAX_DOCUMENT_BYTES:
                 self._document += data
@@ -195,7 +196,7 @@ class Transcript:
                 self._add_event(event)
 
     def build_text(self) -> RequestText | None:
-        """All of it, once the answer is complete; None where there was none."""
+        """Return the transcript, once the answer is complete; None if it is empty."""
         if self._document:
             self._add_event(bytes(self._document))
         answer = "".join(self._answer).strip("\n").encode()
@@ -213,21 +214,22 @@ class Transcript:
         try:
             answer = _decoder.decode(event)
         except DECODE_ERRORS:
-            return  # `[DONE]`, or a piece of an event that was too large to be passed on whole
+            # `[DONE]`, or a piece of an event over MAX_EVENT_BYTES.
+            return
         for piece in _response_texts(answer):
             self._answer.append(piece)
             self._answer_bytes += len(piece.encode())
 
 
-# Of the events of Responses, those that say something new; others repeat it.
+# Events of Responses with new text; the others repeat it.
 _DELTA_EVENTS = ("response.output_text.delta", "response.function_call_arguments.delta")
 
 
 def _response_texts(answer: _ResponseBody) -> Iterator[str]:
     for choice in answer.choices:
-        said = choice.delta or choice.message or _Delta(content=choice.text)
-        yield said.content or ""
-        yield from _tool_call_texts(said.tool_calls)
+        delta = choice.delta or choice.message or _Delta(content=choice.text)
+        yield delta.content or ""
+        yield from _tool_call_texts(delta.tool_calls)
     if answer.type == "response.output_item.added" and answer.item is not None:
         yield from _function_call_texts(answer.item.name, None)
     elif answer.type in _DELTA_EVENTS and isinstance(answer.delta, str):

@@ -1,4 +1,4 @@
-"""Token counts of an answer, read from its first and last bytes; what lies between is never parsed."""
+"""Usage parser: token counts from the first and last bytes of an answer; the rest is never parsed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llb.wire.decoding import DECODE_ERRORS
 # Enough for the last events of a stream, and for the whole of most answers that are not streamed.
 TAIL_BYTES = 64 * 1024
 HEAD_BYTES = 4 * 1024
-# Counts stand in the last event or a few before it (`[DONE]`, an empty `message_stop`).
+# The counts are in the last event, or a few events before it (`[DONE]`, an empty `message_stop`).
 MAX_TAIL_EVENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one request cost: tokens (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
+    """Tokens of one request (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -31,7 +31,7 @@ class Usage:
 
 
 class UsageParser:
-    """The first and the last bytes of a body that passes through."""
+    """Keeps the first and last bytes of a body that passes through."""
 
     __slots__ = ("_head", "_tail", "_tail_bytes", "total_bytes")
 
@@ -53,7 +53,7 @@ class UsageParser:
             self._tail_bytes -= len(tail.popleft())
 
     def prepend(self, data: bytes) -> None:
-        """What should have come before all else."""
+        """Add bytes before the first ones."""
         self._head = data + self._head
 
     @property
@@ -65,7 +65,7 @@ class UsageParser:
         return not self._tail or self._tail[-1].endswith((b"\n\n", b"\r\n\r\n"))
 
     def parse_stream(self) -> tuple[Usage, str | None]:
-        """Counts of an SSE stream, and the message of the engine's error where its last event is one."""
+        """Return the counts of an SSE stream, and the engine's error message if its last event is one."""
         counts = _UsageAccumulator()
         error: str | None = None
         tail = b"".join(self._tail)
@@ -85,12 +85,12 @@ class UsageParser:
                     counts.add_event(event)
                     break
         if not whole:
-            # The last event of Responses repeats the answer: of a long one only its end was kept.
+            # The last event of Responses repeats the answer, of which only the end is kept if it is long.
             counts.add_event(_decode_truncated(tail))
         return counts.build_usage(), error
 
     def parse_document(self) -> Usage:
-        """Counts of a JSON answer."""
+        """Return the counts of a JSON answer."""
         counts = _UsageAccumulator()
         tail = b"".join(self._tail)
         if self._tail_bytes == self.total_bytes:
@@ -99,12 +99,13 @@ class UsageParser:
         elif (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
             # A large embedding: llama.cpp writes `usage` before `data`.
             counts.prompt_tokens = int(match[1])
-        else:  # a long answer: it stands before its counts
+        else:
+            # A long answer comes before its counts.
             counts.add_event(_decode_truncated(tail))
         return counts.build_usage()
 
 
-# These cannot stand inside a JSON string, whose quotes are escaped.
+# These cannot occur inside a JSON string, whose quotes are escaped.
 _PROMPT_TOKENS_PATTERN = re.compile(rb'"prompt_tokens":\s*(\d+)')
 _USAGE_PATTERN = re.compile(rb'"usage":\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
 _TIMINGS_PATTERN = re.compile(rb'"timings":\s*\{[^{}]*\}')
@@ -115,7 +116,7 @@ class _TokenDetails(Struct):
 
 
 class _UsageFields(Struct):
-    """`usage` as OpenAI's chat (`prompt_tokens`), its Responses and Anthropic (`input_tokens`) write it."""
+    """`usage` of OpenAI's chat (`prompt_tokens`), of Responses and of Anthropic (`input_tokens`)."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -123,11 +124,12 @@ class _UsageFields(Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     input_tokens_details: _TokenDetails | None = None
-    cache_read_input_tokens: int | None = None  # Anthropic: not part of input_tokens
+    # Anthropic: not part of input_tokens.
+    cache_read_input_tokens: int | None = None
 
 
 class EngineTimings(Struct):
-    """llama.cpp's own: `prompt_n` counts only what was not in the cache."""
+    """Timings of llama.cpp: `prompt_n` counts only what was not in the cache."""
 
     cache_n: int = 0
     prompt_n: int | None = None
@@ -145,17 +147,19 @@ class _Error(Struct):
 
 
 class _Event(Struct):
-    """The fields of an answer, or of one event of it, that count."""
+    """Fields with counts, of an answer or of one event."""
 
     usage: _UsageFields | None = None
     timings: EngineTimings | None = None
-    response: _NestedUsage | None = None  # Responses: response.completed
-    message: _NestedUsage | str | None = None  # Anthropic: message_start; its error is only this text
+    # Responses: response.completed.
+    response: _NestedUsage | None = None
+    # Anthropic: message_start; of an error only this text.
+    message: _NestedUsage | str | None = None
     error: _Error | None = None
 
     @property
     def error_message(self) -> str | None:
-        """What the engine says went wrong, where it says so."""
+        """Message of the engine's error, None if there is none."""
         if self.error is not None:
             return self.error.message
         return self.message if isinstance(self.message, str) else None
@@ -177,7 +181,7 @@ def _decode_event_line(line: bytes) -> _Event | None:
 
 
 def _decode_truncated(tail: bytes) -> _Event:
-    """The counts in a JSON text whose beginning is missing."""
+    """Return the counts in a JSON text without its beginning."""
     parts = [
         match[0]
         for pattern, name in ((_USAGE_PATTERN, b'"usage"'), (_TIMINGS_PATTERN, b'"timings"'))
@@ -187,7 +191,7 @@ def _decode_truncated(tail: bytes) -> _Event:
 
 
 class _UsageAccumulator:
-    """Gathers counts from several places; the first place that has one wins."""
+    """Collects counts from several places; the first place that has one wins."""
 
     def __init__(self) -> None:
         self.prompt_tokens: int | None = None
@@ -205,7 +209,8 @@ class _UsageAccumulator:
             if part is not None and part.usage is not None:
                 self._add_usage(part.usage)
         if isinstance(event.message, _NestedUsage) and (begun := event.message.usage) is not None:
-            begun.output_tokens = None  # it has only begun
+            # The answer has only begun.
+            begun.output_tokens = None
             self._add_usage(begun)
         if event.timings is not None:
             self._add_timings(event.timings)
