@@ -20,8 +20,8 @@ async def empty_llb(make_llb: BalancerFactory) -> RunningBalancer:
     return await make_llb().start()
 
 
-async def test_a_trailing_slash_makes_no_difference_to_a_list(empty_llb: RunningBalancer) -> None:
-    """Every GET route of the inference dialects that has no parameter: `/v1/models`, `/api/tags`, ..."""
+async def test_lists_accept_a_trailing_slash(empty_llb: RunningBalancer) -> None:
+    """Covers every GET route of the inference dialects that has no path parameter."""
     app = create_ollama_app(empty_llb.app)
     paths = [
         path
@@ -45,6 +45,6 @@ async def test_an_unknown_model_is_not_the_list(empty_llb: RunningBalancer) -> N
 def test_an_error_in_a_stream_of_responses() -> None:
     event = responses_error_event(errors.EngineFailed("It broke"))
     assert event.startswith(b"event: error\ndata: ")
-    shown = json.loads(event.partition(b"data: ")[2])
-    assert (shown["type"], shown["code"], shown["message"]) == ("error", "engine_failed", "It broke")
-    assert shown["error"]["message"] == "It broke"
+    body = json.loads(event.partition(b"data: ")[2])
+    assert (body["type"], body["code"], body["message"]) == ("error", "engine_failed", "It broke")
+    assert body["error"]["message"] == "It broke"

@@ -1,4 +1,4 @@
-"""What a body may ask of an engine, in each dialect."""
+"""Validation of request bodies in each dialect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llb.api.inference.request_validation import validate_request
 from llb.errors import InvalidRequest
 from llb.wire import InferenceFields
 
-FAR = "http://127.0.0.1/x.png"
-NEAR = "data:image/png;base64,AAAA"
+HTTP_URL = "http://127.0.0.1/x.png"
+DATA_URL = "data:image_part/png;base64,AAAA"
 
 
 def check(**fields: Any) -> None:
@@ -21,31 +21,31 @@ def check(**fields: Any) -> None:
     validate_request(msgspec.json.decode(body, type=InferenceFields), body)
 
 
-def said(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+def user_message(*parts: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(parts)}]
 
 
-def image(**source: str) -> dict[str, Any]:
+def image_part(**source: str) -> dict[str, Any]:
     return {"type": "image", "source": source}
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"messages": said({"type": "image_url", "image_url": {"url": FAR}})},
-        {"messages": said({"type": "image_url", "image_url": FAR})},
-        {"input": said({"type": "input_image", "image_url": FAR})},
-        {"input": said({"type": "input_file", "file_url": FAR})},
-        {"messages": said(image(type="url", url=FAR))},
-        {"messages": said(image(type="url", url="file:///etc/passwd"))},
+        {"messages": user_message({"type": "image_url", "image_url": {"url": HTTP_URL}})},
+        {"messages": user_message({"type": "image_url", "image_url": HTTP_URL})},
+        {"input": user_message({"type": "input_image", "image_url": HTTP_URL})},
+        {"input": user_message({"type": "input_file", "file_url": HTTP_URL})},
+        {"messages": user_message(image_part(type="url", url=HTTP_URL))},
+        {"messages": user_message(image_part(type="url", url="file:///etc/passwd"))},
         {
-            "messages": said(
-                {"type": "tool_result", "tool_use_id": "t", "content": [image(type="url", url=FAR)]}
+            "messages": user_message(
+                {"type": "tool_result", "tool_use_id": "t", "content": [image_part(type="url", url=HTTP_URL)]}
             )
         },
     ],
 )
-def test_addresses_are_refused(fields: dict[str, Any]) -> None:
+def test_urls_are_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="data: URLs"):
         check(**fields)
 
@@ -53,28 +53,36 @@ def test_addresses_are_refused(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"messages": said({"type": "image_url", "image_url": {"url": NEAR}})},
-        {"input": said({"type": "input_image", "image_url": NEAR})},
-        {"messages": said(image(type="base64", media_type="image/png", data="AAAA"))},
-        {"messages": said({"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": FAR}})},
+        {"messages": user_message({"type": "image_url", "image_url": {"url": DATA_URL}})},
+        {"input": user_message({"type": "input_image", "image_url": DATA_URL})},
+        {"messages": user_message(image_part(type="base64", media_type="image/png", data="AAAA"))},
         {
-            "input": said(
-                {"type": "output_text", "text": "x", "annotations": [{"type": "url_citation", "url": FAR}]}
+            "messages": user_message(
+                {"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": HTTP_URL}}
+            )
+        },
+        {
+            "input": user_message(
+                {
+                    "type": "output_text",
+                    "text": "x",
+                    "annotations": [{"type": "url_citation", "url": HTTP_URL}],
+                }
             )
         },
         {"tools": [{"name": "fetch", "input_schema": {"properties": {"url": {"type": "string"}}}}]},
-        {"metadata": {"url": FAR}},
+        {"metadata": {"url": HTTP_URL}},
     ],
 )
-def test_addresses_that_nobody_fetches_are_words(fields: dict[str, Any]) -> None:
+def test_urls_outside_fetched_fields_are_accepted(fields: dict[str, Any]) -> None:
     check(**fields)
 
 
 @pytest.mark.parametrize(
     "name", ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "top_n"]
 )
-def test_nothing_is_negative(name: str) -> None:
+def test_negative_numbers_are_rejected(name: str) -> None:
     check(**{name: 1})
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as error:
         check(**{name: -1})
-    assert refused.value.details["param"] == name
+    assert error.value.details["param"] == name

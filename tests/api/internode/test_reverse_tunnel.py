@@ -1,4 +1,4 @@
-"""Connections with their roles exchanged, between two real Sanic servers, on both event loops."""
+"""Reverse tunnels between two real Sanic servers, on both event loops."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 @dataclass
 class Pair:
-    """The node and its balancer. `cancelled` counts the node's handlers that saw their client leave."""
+    """A node and its balancer."""
 
-    upstream: HttpClient
-    spares: TunnelPool
+    http_client: HttpClient
+    tunnel_pool: TunnelPool
     expected: bool = True
     dialled_count: int = 0
+    # Handlers of the node that were cancelled by a disconnect.
     cancelled: int = 0
-    going: int = 0
+    active_handlers: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
     def expects_tunnel(self, node_id: str) -> bool:
@@ -56,12 +57,12 @@ class Pair:
 
     def accept_tunnel(self, node_id: str, transport: asyncio.Transport) -> None:
         self.dialled_count += 1
-        self.upstream.adopt_connection(tunnel_target(node_id), transport)
+        self.http_client.adopt_connection(tunnel_target(node_id), transport)
 
     async def ask(
         self, path: str, body: bytes = b"{}", *, connect_timeout_s: float = 5.0
     ) -> UpstreamResponse:
-        return await self.upstream.request(
+        return await self.http_client.request(
             TARGET,
             b"POST",
             path.encode(),
@@ -72,7 +73,7 @@ class Pair:
         )
 
     async def idle(self, count: int) -> None:
-        await wait_until(lambda: self.upstream.idle_connections == count)
+        await wait_until(lambda: self.http_client.idle_connections == count)
 
 
 @asynccontextmanager
@@ -114,7 +115,7 @@ async def pair() -> AsyncIterator[Pair]:
 
     @node.post("/stream")
     async def stream(request: Request) -> HTTPResponse | None:
-        both.going += 1
+        both.active_handlers += 1
         try:
             answer = await request.respond(content_type="text/event-stream")
             await answer.send(b"data: first\n\n")
@@ -126,24 +127,24 @@ async def pair() -> AsyncIterator[Pair]:
             both.cancelled += 1
             raise
         finally:
-            both.going -= 1
+            both.active_handlers -= 1
         return None
 
     @node.post("/silent")
     async def silent(_request: Request) -> HTTPResponse:
-        both.going += 1
+        both.active_handlers += 1
         try:
             await both.release.wait()
         except asyncio.CancelledError:
             both.cancelled += 1
             raise
         finally:
-            both.going -= 1
+            both.active_handlers -= 1
         return no_content()
 
-    upstream = HttpClient()
-    relay = _Late()
-    balancer.blueprint(reverse_tunnel_blueprint(relay))
+    http_client = HttpClient()
+    acceptor = _DeferredAcceptor()
+    balancer.blueprint(reverse_tunnel_blueprint(acceptor))
     async with served(balancer) as (port, _), served(node):
         membership = Membership(
             balancer_url=f"http://127.0.0.1:{port}",
@@ -153,99 +154,102 @@ async def pair() -> AsyncIterator[Pair]:
             credential="credential",
             hop_credential="",
         )
-        both = relay.to = Pair(upstream, TunnelPool(membership, partial(TunnelProtocol, node)))
-        running = asyncio.ensure_future(both.spares.run())
+        both = acceptor.pair = Pair(http_client, TunnelPool(membership, partial(TunnelProtocol, node)))
+        running = asyncio.ensure_future(both.tunnel_pool.run())
         try:
             yield both
         finally:
             running.cancel()
             await asyncio.wait([running])
-            await upstream.close()
+            await http_client.close()
 
 
-class _Late:
-    """Hands on to a pair that is made later."""
+class _DeferredAcceptor:
+    """Forwards to a pair that is created later."""
 
-    to: Pair
+    pair: Pair
 
     def expects_tunnel(self, node_id: str) -> bool:
-        return self.to.expects_tunnel(node_id)
+        return self.pair.expects_tunnel(node_id)
 
     def accept_tunnel(self, node_id: str, transport: asyncio.Transport) -> None:
-        self.to.accept_tunnel(node_id, transport)
+        self.pair.accept_tunnel(node_id, transport)
 
 
-Story = Callable[[Pair], Awaitable[None]]
+Scenario = Callable[[Pair], Awaitable[None]]
+RunScenario = Callable[[Scenario], None]
 
 
 @pytest.fixture(params=LOOPS)
-def tell(request: pytest.FixtureRequest) -> Callable[[Story], None]:
-    """Runs a story with a pair on an event loop of its own."""
+def run_scenario(request: pytest.FixtureRequest) -> RunScenario:
+    """Return a function that runs a scenario with a pair on an event loop of its own."""
 
-    async def with_pair(story: Story) -> None:
+    async def with_pair(scenario: Scenario) -> None:
         async with asyncio.timeout(30), pair() as both:
-            await story(both)
+            await scenario(both)
 
-    def run(story: Story) -> None:
+    def run(scenario: Scenario) -> None:
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-            runner.run(with_pair(story))
+            runner.run(with_pair(scenario))
 
     return run
 
 
-def test_requests_travel_over_what_the_node_dialled(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(2)
+def test_requests_use_the_tunnels_of_the_node(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(2)
         await both.idle(2)
         for size in (2, 300_000, 2, 2):
             response = await both.ask("/echo", b"x" * size)
             assert await response.read(100, 10) == b'{"length":%d}' % size
         await both.idle(3)
-        assert both.dialled_count == 3  # one is in use at a time, and each is used again
+        # One is in use at a time, and each is reused.
+        assert both.dialled_count == 3
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_what_is_used_is_replaced(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(2)
+def test_tunnels_in_use_are_replaced(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(2)
         answers = await asyncio.gather(*(both.ask("/stream") for _ in range(20)))
-        assert both.going == 20
+        assert both.active_handlers == 20
         await both.idle(2)
         both.release.set()
         for answer in answers:
             body = await answer.read(1_000_000, 10)
             assert body.startswith(b"data: first\n\n")
             assert body.endswith(b"data: 99\n\n")
-        await both.idle(22)  # they stay for the next crowd
+        # They stay open for the next burst.
+        await both.idle(22)
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_a_client_that_leaves_ends_its_request(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(1)
+def test_a_disconnect_cancels_the_request(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(1)
         streaming = await both.ask("/stream")
         waiting = asyncio.ensure_future(both.ask("/silent"))
-        await wait_until(lambda: both.going == 2)
+        await wait_until(lambda: both.active_handlers == 2)
         streaming.close()
         waiting.cancel()
         await wait_until(lambda: both.cancelled == 2, deadline_s=1.0)
         await both.idle(1)
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(1)
+def test_a_stopping_node_ends_its_responses(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(1)
         streaming = await both.ask("/stream")
         assert await streaming.read_chunk(10) == b"data: first\n\n"
         waiting = asyncio.ensure_future(both.ask("/silent"))
-        await wait_until(lambda: both.going == 2)
+        await wait_until(lambda: both.active_handlers == 2)
         await both.idle(1)
-        both.spares.set_min_idle(0)
-        for connection in tuple(both.spares._connections):
+        both.tunnel_pool.set_min_idle(0)
+        for connection in tuple(both.tunnel_pool._connections):
             connection.abort()
         with pytest.raises(UpstreamClosed):
             await streaming.read_chunk(10)
@@ -253,72 +257,73 @@ def test_a_node_that_stops_ends_what_it_answers(tell: Callable[[Story], None]) -
             await waiting
         await both.idle(0)
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_asked_for_none_it_dials_none(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(2)
+def test_without_demand_no_tunnel_is_dialled(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(2)
         await both.idle(2)
-        both.spares.set_min_idle(0)
-        both.upstream.close_idle(TARGET)
-        await wait_until(lambda: both.upstream.open_connections == 0)
+        both.tunnel_pool.set_min_idle(0)
+        both.http_client.close_idle(TARGET)
+        await wait_until(lambda: both.http_client.open_connections == 0)
         with pytest.raises(ConnectError) as caught:
             await both.ask("/echo", connect_timeout_s=0.2)
         assert caught.value.is_timeout
         assert both.dialled_count == 2
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_idle_connections_do_not_outlive_the_link_and_answers_do(tell: Callable[[Story], None]) -> None:
-    """Behind a cut cable the node's kernel thinks for a long time that they stand: they must not count afterwards."""
+def test_a_new_link_replaces_idle_tunnels_and_keeps_active_ones(run_scenario: RunScenario) -> None:
+    """After a network cut, the kernel of the node takes dead connections for open for a long time."""
 
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(2)
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(2)
         streaming = await both.ask("/stream")
         await both.idle(2)
         before = both.dialled_count
-        both.spares.set_min_idle(0)
-        both.spares.set_min_idle(2)
+        both.tunnel_pool.set_min_idle(0)
+        both.tunnel_pool.set_min_idle(2)
         await wait_until(lambda: both.dialled_count == before + 2)
         await both.idle(2)
         both.release.set()
         assert (await streaming.read(1_000_000, 10)).endswith(b"data: 99\n\n")
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_a_balancer_that_refuses_is_asked_again(tell: Callable[[Story], None]) -> None:
-    async def story(both: Pair) -> None:
+def test_a_rejected_tunnel_is_dialled_again(run_scenario: RunScenario) -> None:
+    async def scenario(both: Pair) -> None:
         both.expected = False
-        both.spares.set_min_idle(1)
+        both.tunnel_pool.set_min_idle(1)
         with pytest.raises(ConnectError):
             await both.ask("/echo", connect_timeout_s=0.3)
         assert both.dialled_count == 0
         both.expected = True
         await (await both.ask("/echo")).read(100, 10)
 
-    tell(story)
+    run_scenario(scenario)
 
 
-def test_nothing_is_closed_or_written_behind_the_back_of_its_new_owner(tell: Callable[[Story], None]) -> None:
-    """Sanic's own task of the request that dialled has long ended when the connection is used."""
+def test_sanic_releases_a_tunnel_completely(run_scenario: RunScenario) -> None:
+    """The task of the request that dialled the tunnel has ended when the tunnel is used."""
 
-    async def story(both: Pair) -> None:
-        both.spares.set_min_idle(1)
+    async def scenario(both: Pair) -> None:
+        both.tunnel_pool.set_min_idle(1)
         await both.idle(1)
         tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
-        assert sum("connection_task" in name for name in tasks) == 1  # the node's end, which serves
+        # That of the node, which serves requests.
+        assert sum("connection_task" in name for name in tasks) == 1
         await (await both.ask("/echo")).read(100, 10)
 
-    tell(story)
+    run_scenario(scenario)
 
 
-async def test_an_ordinary_request_to_the_route_is_refused() -> None:
+async def test_a_request_without_an_upgrade_is_rejected() -> None:
     async with pair() as both:
-        port = int(both.spares._membership.balancer_url.rpartition(":")[2])
-        response = await both.upstream.request(
+        port = int(both.tunnel_pool._membership.balancer_url.rpartition(":")[2])
+        response = await both.http_client.request(
             UpstreamTarget("127.0.0.1", port, api_key="credential"),
             b"GET",
             b"/hop/dial",

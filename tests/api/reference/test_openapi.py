@@ -1,4 +1,4 @@
-"""The reference of the API against the code: nothing is left out, and each declaration says what its handler does."""
+"""The API reference against the code: it is complete, and each operation matches its handler."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from tests.reference import ApiReference
 ROOT = Path(__file__).parents[3]
 API_MD = (ROOT / "docs/api.md").read_text("utf-8")
 App = Sanic[Any, Any]
-SHARED = (*INFERENCE_OPERATIONS.values(), *MESSAGES_OPERATIONS.values())  # those of one handler
+# Operations that share a handler.
+SHARED = (*INFERENCE_OPERATIONS.values(), *MESSAGES_OPERATIONS.values())
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> App:
     Sanic.test_mode = True
-    made = create_app(make_config(home=tmp_path_factory.mktemp("home"), port=0))
-    Sanic.unregister_app(made)
-    made.router.finalize()
-    return made
+    created = create_app(make_config(home=tmp_path_factory.mktemp("home"), port=0))
+    Sanic.unregister_app(created)
+    created.router.finalize()
+    return created
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,13 @@ def reference(app: App) -> ApiReference:
 
 def documented(app: App) -> list[tuple[Route, ApiOperation]]:
     return [
-        (route, said) for route in app.router.routes if isinstance(said := operation_of(route), ApiOperation)
+        (route, operation)
+        for route in app.router.routes
+        if isinstance(operation := operation_of(route), ApiOperation)
     ]
 
 
-def test_a_route_that_says_nothing_of_itself_is_found() -> None:
+def test_an_undocumented_route_is_an_error() -> None:
     bare: App = Sanic("bare", configure_logging=False)
     Sanic.unregister_app(bare)
 
@@ -73,18 +76,20 @@ def test_every_blueprint_has_a_tag_and_every_tag_an_operation(app: App) -> None:
     assert set(TAG_BY_BLUEPRINT.values()) == set(TAG_DESCRIPTIONS)
 
 
-def test_every_error_says_what_it_means(reference: ApiReference) -> None:
+def test_every_error_is_described(reference: ApiReference) -> None:
     for code, kind in errors.error_classes_by_code().items():
         assert vars(kind).get("__doc__"), f"{kind.__name__} has no docstring"
         assert code in reference.document["components"]["schemas"]["Error"]["x-llb-codes"]
 
 
-def test_nothing_that_llb_looks_at_in_a_body_is_left_out() -> None:
-    told = {name for said in SHARED if said.body for name in said.body.__struct_fields__}
-    assert set(InferenceFields.__struct_fields__) <= told
+def test_every_field_that_llb_reads_is_documented() -> None:
+    documented_names = {
+        name for operation in SHARED if operation.body for name in operation.body.__struct_fields__
+    }
+    assert set(InferenceFields.__struct_fields__) <= documented_names
 
 
-# --- what the handlers do ----------------------------------------------------------------------------
+# --- operations and their handlers -------------------------------------------------------------------
 
 
 def handler_of(route: Route) -> Any:
@@ -95,7 +100,7 @@ def handler_of(route: Route) -> Any:
 
 
 def calls_of(function: Any) -> Iterator[ast.Call]:
-    """The calls in a function, and in those of its module that it hands the request to."""
+    """Yield the calls in a function, and in functions of its module that it passes the request to."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     module = inspect.getmodule(function)
     for node in ast.walk(tree):
@@ -108,9 +113,9 @@ def calls_of(function: Any) -> Iterator[ast.Call]:
                 yield from calls_of(helper)
 
 
-def test_each_body_is_the_one_that_is_read(app: App) -> None:
-    for route, said in documented(app):
-        if said in SHARED:
+def test_each_body_is_the_one_that_the_handler_reads(app: App) -> None:
+    for route, operation in documented(app):
+        if operation in SHARED:
             continue
         read = [
             ast.unparse(call.args[1])
@@ -118,12 +123,12 @@ def test_each_body_is_the_one_that_is_read(app: App) -> None:
             if ast.unparse(call.func) == "parse_body" and len(call.args) == 2
         ]
         names = [name.rpartition(".")[2] for name in read]
-        assert names == ([] if said.body is None else [said.body.__name__]), route.path
+        assert names == ([] if operation.body is None else [operation.body.__name__]), route.path
 
 
-def test_the_arguments_are_the_ones_that_are_read(app: App) -> None:
-    for route, said in documented(app):
-        if said in SHARED:
+def test_the_query_parameters_are_the_ones_that_the_handler_reads(app: App) -> None:
+    for route, operation in documented(app):
+        if operation in SHARED:
             continue
         read = set()
         for call in calls_of(handler_of(route)):
@@ -137,13 +142,13 @@ def test_the_arguments_are_the_ones_that_are_read(app: App) -> None:
                     and "." not in named.value
                 ):
                     read.add(named.value)
-        assert read == {item.name for item in said.parameters if item.location == "query"}, route.path
+        assert read == {item.name for item in operation.parameters if item.location == "query"}, route.path
 
 
-# --- what is written elsewhere -----------------------------------------------------------------------
+# --- examples and docs/api.md ------------------------------------------------------------------------
 
 
-def test_each_example_is_what_it_shows(reference: ApiReference) -> None:
+def test_each_example_matches_its_schema(reference: ApiReference) -> None:
     schemas = reference.document["components"]["schemas"]
     for name, schema in schemas.items():
         for example in schema.get("examples", []):
@@ -154,10 +159,10 @@ def test_each_example_is_what_it_shows(reference: ApiReference) -> None:
 
 def test_each_body_has_an_example(app: App) -> None:
     shown = {type(example) for example in EXAMPLES}
-    assert {said.body for _, said in documented(app) if said.body} <= shown
+    assert {operation.body for _, operation in documented(app) if operation.body} <= shown
 
 
-def test_the_examples_of_the_documents_are_these() -> None:
+def test_the_examples_in_the_documentation_are_those_of_the_reference() -> None:
     shown = [json.loads(msgspec.json.encode(example)) for example in EXAMPLES]
     blocks = re.findall(r"```json\n(.+?)```", API_MD, re.DOTALL)
     assert blocks
@@ -165,16 +170,16 @@ def test_the_examples_of_the_documents_are_these() -> None:
         assert json.loads(block) in shown
 
 
-def test_every_operation_stands_in_the_table_of_routes(reference: ApiReference) -> None:
-    told = set()
+def test_every_operation_is_in_the_table_of_routes(reference: ApiReference) -> None:
+    documented_routes = set()
     for row in re.findall(r"^\| (`(?:[A-Z|\\]+) /.+?) \|", API_MD, re.MULTILINE):
         methods: list[str] = []
         for text in re.findall(r"`(.+?)`", row):
             found = re.match(r"(?:([A-Z|\\]+) )?(/[^\s?]*)", text)
             assert found, text
             methods = found[1].replace("\\", "").split("|") if found[1] else methods
-            told |= {(method, re.sub(r"\{\w+\}", "{}", found[2])) for method in methods}
+            documented_routes |= {(method, re.sub(r"\{\w+\}", "{}", found[2])) for method in methods}
     for path, operations in reference.document["paths"].items():
         for method, operation in operations.items():
             name = "WS" if "101" in operation["responses"] else method.upper()
-            assert (name, re.sub(r"\{\w+\}", "{}", path)) in told, (method, path)
+            assert (name, re.sub(r"\{\w+\}", "{}", path)) in documented_routes, (method, path)
