@@ -182,7 +182,7 @@ def _add_node_commands(commands: _Commands) -> None:
         remote=True,
     )
     _add_json_flag(token)
-    _add_command(commands, "leave", "let this host stand alone again; its files stay", "joining:leave")
+    _add_command(commands, "leave", "let this host stand alone again; its files stay", "join:leave")
 
 
 def _add_account_commands(commands: _Commands) -> None:

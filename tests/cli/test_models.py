@@ -109,7 +109,7 @@ def test_a_file_of_this_host_is_adopted_and_not_fetched(
 def test_what_cannot_be_adopted(own: CommandHost, tmp_path: Path) -> None:
     wrong = tmp_path / "tiny.gguf"
     wrong.write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
-    assert "sha256" in own.run_failing_command("import", str(wrong))
+    assert "SHA-256" in own.run_failing_command("import", str(wrong))
     unnamed = tmp_path / "what.gguf"
     unnamed.write_bytes(tiny_gguf(TINY_BYTES))
     assert "--model" in own.run_failing_command("import", str(unnamed))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from llb import __version__
+from llb.cli import parser
 from tests.cli.conftest import ROOT, CommandHost
 
 
@@ -158,3 +162,11 @@ def test_no_command_imports_the_server(host: CommandHost, arguments: tuple[str, 
 
 def test_version_imports_little(host: CommandHost) -> None:
     assert imported(host, "asyncio,rich,argon2,httpx2,websockets,http.client", "version") == ""
+
+
+def test_every_command_is_where_its_name_leads() -> None:
+    """They are named in strings, which no type checker follows."""
+    named = re.findall(r'"(\w+):(\w+)"', Path(parser.__file__).read_text())
+    assert len(named) > 15
+    for module, function in named:
+        assert callable(getattr(importlib.import_module(f"llb.cli.{module}"), function)), (module, function)
