@@ -1,4 +1,4 @@
-"""llb: one address for the local language models of a few machines."""
+"""llb: load balancer and node for local language models. To embed it: `create_app(make_config(home=…))`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Imported at first use: the engine's worker and the commands import this package too, and need no server.
+    # Imported at first use: the engine worker and the commands import this package too, without a server.
     if name == "create_app":
         from llb.app import create_app
 

@@ -1,4 +1,4 @@
-"""`python -m llb`, and the console script `llb`."""
+"""Entry point of `python -m llb` and of the console script `llb`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from llb.config import Config
 
 
 def main() -> int:
+    """Run the command line; returns the exit status."""
     return cli.main(sys.argv[1:], serve=_serve)
 
 
 def _serve(config: Config) -> int:
-    # Imported here: no other command needs the server, and it takes longer to import than they take to run.
+    # Imported here: importing the server takes longer than other commands take to run.
     from llb import server
 
     return server.run(config)

@@ -1,4 +1,4 @@
-"""Why an engine ended, in one sentence a person can act on, from its exit status and the last lines of its log."""
+"""Diagnosis of a failed engine, from its exit status and the last lines of its log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from llb.engine.spec import EXIT_BAD_SPEC, EXIT_LOAD_REJECTED
 
 
 class FailureKind(StrEnum):
-    REJECTED = "refused"  # llama.cpp does not want this file: trying again will not help
-    MEMORY = "memory"  # an allocation failed, or the kernel took the process
+    """Kind of an engine failure.
+
+    REJECTED: llama.cpp cannot load the file, and another attempt will not help. MEMORY: an allocation failed,
+    or the kernel killed the process. TIMEOUT: the engine was not ready or did not answer within its deadline.
+    """
+
+    REJECTED = "refused"
+    MEMORY = "memory"
     CRASHED = "crashed"
-    TIMEOUT = "timeout"  # not ready, or not answering, within its deadline
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True)
 class FailureDiagnosis:
+    """Kind of a failure, and a clause that describes it to a person."""
+
     kind: FailureKind
     message: str
 
@@ -35,37 +43,37 @@ _FATAL_LINE = re.compile(
 
 
 def diagnose_exit(returncode: int, log_lines: Sequence[str], *, was_ready: bool) -> FailureDiagnosis:
-    """The failure of a child that ended by itself; `ready` tells whether it had loaded its model."""
+    """Diagnose a worker that ended by itself; `was_ready` is whether it had loaded its model."""
     errors = [text for level, text in map(_parse_log_line, log_lines) if level == "E"]
-    short_of_memory = next((text for text in errors if _OUT_OF_MEMORY.search(text)), None)
-    if short_of_memory is not None and not (was_ready and returncode >= 0):
+    memory_error = next((text for text in errors if _OUT_OF_MEMORY.search(text)), None)
+    if memory_error is not None and not (was_ready and returncode >= 0):
         return FailureDiagnosis(
-            FailureKind.MEMORY, f"the engine ran out of memory: {_sanitise_message(short_of_memory)}"
+            FailureKind.MEMORY, f"the engine ran out of memory: {_sanitise_message(memory_error)}"
         )
     if returncode == EXIT_LOAD_REJECTED:
         reason = _sanitise_message(errors[0]) if errors else "it gave no reason"
         return FailureDiagnosis(FailureKind.REJECTED, f"refused by the engine: {reason}")
     if returncode == EXIT_BAD_SPEC:
-        return FailureDiagnosis(FailureKind.CRASHED, "the engine did not understand what it was to run")
+        return FailureDiagnosis(FailureKind.CRASHED, "the engine did not understand its specification")
     if returncode == -signal.SIGTERM:
-        return FailureDiagnosis(FailureKind.CRASHED, "the engine was stopped by somebody else")
+        return FailureDiagnosis(FailureKind.CRASHED, "the engine was stopped from outside")
     if returncode == -getattr(signal, "SIGKILL", 9):
         return FailureDiagnosis(FailureKind.MEMORY, "the engine was killed (out of memory?)")
     fatal = next((line for line in reversed(log_lines) if _FATAL_LINE.search(line)), None)
-    how = f"the engine crashed ({_exit_description(returncode)})"
-    return FailureDiagnosis(
-        FailureKind.CRASHED, f"{how}: {_sanitise_message(_parse_log_line(fatal)[1])}" if fatal else how
-    )
+    message = f"the engine crashed ({_exit_description(returncode)})"
+    if fatal is not None:
+        message += f": {_sanitise_message(_parse_log_line(fatal)[1])}"
+    return FailureDiagnosis(FailureKind.CRASHED, message)
 
 
 def _parse_log_line(line: str) -> tuple[str, str]:
-    """The level and the text of a log line; lines that are not llama.cpp's own have no level."""
+    """Return level and text of a log line; the level is empty for lines in another format."""
     match = _LOG_LINE.match(line)
     return (match["level"], match["text"]) if match else ("", line)
 
 
 def _sanitise_message(text: str) -> str:
-    """`text` without function names and directories: a message to clients must not show where files lie."""
+    """Remove function names and directories: a message to clients must not reveal paths."""
     text = _LOG_PREFIX.sub("", text.strip()).rpartition("error loading model: ")[2]
     return _DIRECTORY.sub("", text).rstrip(". ")[:300]
 

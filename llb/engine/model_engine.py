@@ -1,4 +1,4 @@
-"""One model that this node may load: its process, who waits for it, how it failed, and the leases of it."""
+"""Engine of one model: its process, its leases and lease requests, and its back-off after failures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
+from llb.base.backoff import Backoff
 from llb.engine.diagnosis import FailureKind
 from llb.engine.plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
@@ -17,28 +18,31 @@ from llb.wire import EngineReport, EngineState
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 60.0
-BACKOFF_RESET_AFTER_S = 60.0  # an engine that lived so long before it failed begins its back-off anew
-MAX_LOAD_CRASHES = 3  # crashes while loading after which the file is held for the cause
-MAX_LOAD_PROGRESS = 0.99  # a load is complete only when the engine says so
+# An engine that was ready for at least this long before it failed starts again at the initial back-off.
+BACKOFF_RESET_AFTER_S = 60.0
+# After this many crashes while loading, the file counts as the cause.
+MAX_LOAD_CRASHES = 3
+# A load is complete only when the worker reports it.
+MAX_LOAD_PROGRESS = 0.99
 
 
 @dataclass(eq=False, slots=True)
 class LeaseRequest:
-    """A caller of `lease` who waits for the engine to become ready."""
+    """Pending `acquire_lease`; `requested_at` is in seconds of the pool's clock."""
 
     lease: asyncio.Future[Lease]
     requested_at: float
     keep_alive_s: float | None
 
     def abandon(self) -> None:
-        """Give back what was granted at the very moment in which the caller went away."""
-        granted = self.lease
-        if granted.done() and not granted.cancelled() and granted.exception() is None:
-            granted.result().release()
+        """Release a lease that was granted while the caller timed out or was cancelled."""
+        future = self.lease
+        if future.done() and not future.cancelled() and future.exception() is None:
+            future.result().release()
 
 
 class Lease:
-    """One request's hold on a loaded engine. Release it once, in `finally` or as a context manager; more is harmless."""
+    """Right of one request to use a loaded engine, until `release()` or the end of the `async with` block."""
 
     def __init__(self, engine: ModelEngine) -> None:
         ready, spec = engine.process.ready, engine.process.spec
@@ -54,12 +58,13 @@ class Lease:
         self._is_held = True
 
     def release(self) -> None:
+        """Give the lease back; idempotent."""
         if self._is_held:
             self._is_held = False
             self._engine.end_lease(self._generation)
 
     def report_suspected_failure(self) -> None:
-        """Have the pool look whether the engine still answers, and end it if not."""
+        """Have the pool check whether the engine still answers, and kill it if it does not."""
         self._engine.on_suspected_failure(self._engine)
 
     async def __aenter__(self) -> Lease:
@@ -72,7 +77,7 @@ class Lease:
 
 
 class ModelEngine:
-    """What the pool knows of one model. It changes only between awaits, by the pool and its process."""
+    """Engine of one model, changed by its pool and its process only, without an await in between."""
 
     def __init__(
         self,
@@ -88,28 +93,32 @@ class ModelEngine:
         self.model_id = model_id
         self.files = files
         self.metadata: ModelMetadata | None = None
-        self.plan: EnginePlan | None = (
-            None  # its memory counts from the decision to load until the child is gone
-        )
+        # Its memory counts from the decision to load until the process has ended.
+        self.plan: EnginePlan | None = None
         self.lease_requests: list[LeaseRequest] = []
-        self.is_task_running = False  # a task reads its header or loads it
-        self.is_stopping = False  # no new leases: it is about to stop
+        # Whether a task reads the header or loads the model.
+        self.is_task_running = False
+        # No new leases are granted.
+        self.is_stopping = False
         self.pinned = False
-        self.rejection_reason: str | None = None  # why the engine will never load these files
+        # Why these files can never be loaded.
+        self.rejection_reason: str | None = None
+        # Why the load has not started.
         self.waiting_reason: str | None = None
         self.retry_at = 0.0
-        self.state_changed = asyncio.Event()  # set at every move, for who waits until no request runs
+        # Set at each transition; a drain waits for it.
+        self.state_changed = asyncio.Event()
         self.on_suspected_failure = on_suspected_failure
         self._default_keep_alive_s = self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._on_changed = on_changed
         self._last_used = self._ready_at = 0.0
-        self._failures = 0
+        self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
         self._load_progress = 0.0
         self.process = make_process(self._on_transition)
 
-    # --- what the pool decides on --------------------------------------------------------------------
+    # --- input of the pool's decisions ---------------------------------------------------------------
 
     @property
     def is_leasable(self) -> bool:
@@ -117,15 +126,17 @@ class ModelEngine:
 
     @property
     def memory(self) -> Memory:
+        """Memory that the plan reserves, none without a plan."""
         return self.plan.memory if self.plan is not None else Memory()
 
     @property
     def is_releasing_memory(self) -> bool:
-        """Whether its memory comes back without anybody's doing."""
+        """Whether the engine stops without waiting for a request, so that its memory is free soon."""
         return self.is_stopping and self.process.active_requests == 0
 
     @property
     def loaded_engine(self) -> LoadedEngine:
+        """Snapshot for the eviction policy."""
         return LoadedEngine(
             self.model_id,
             self.memory,
@@ -136,19 +147,22 @@ class ModelEngine:
 
     @property
     def unload_at(self) -> float | None:
-        """When it will have been idle for long enough; None if it may stay, or is not idle."""
-        idle = self.process.state is EngineState.READY and not self.is_stopping
-        if not idle or self.pinned or self._keep_alive_s < 0:
+        """Time at which the keep-alive ends; None for an engine that is not idle, is pinned, or never
+        unloads.
+        """
+        is_idle = self.process.state is EngineState.READY and not self.is_stopping
+        if not is_idle or self.pinned or self._keep_alive_s < 0:
             return None
         return self._last_used + self._keep_alive_s
 
     @property
     def reload_at(self) -> float | None:
-        """When it is to be loaded again though nobody asks: pinned and crashed."""
-        failed = self.process.state is EngineState.FAILED and self.rejection_reason is None
-        return self.retry_at if failed and self.pinned else None
+        """Time of the next load of a pinned engine that failed; None for all others."""
+        has_failed = self.process.state is EngineState.FAILED and self.rejection_reason is None
+        return self.retry_at if has_failed and self.pinned else None
 
     def needs_load(self, now: float) -> bool:
+        """Return whether a request or a pin requires a load, and it may start now."""
         if (
             self.is_stopping
             or self.is_task_running
@@ -159,21 +173,23 @@ class ModelEngine:
             return False
         return bool(self.lease_requests) or self.reload_at is not None
 
-    # --- who waits -----------------------------------------------------------------------------------
+    # --- leases --------------------------------------------------------------------------------------
 
     def grant_lease(self, keep_alive_s: float | None) -> Lease:
+        """Return a lease; `keep_alive_s` replaces the keep-alive of this engine unless it is None."""
         if keep_alive_s is not None:
             self._keep_alive_s = keep_alive_s
         self._last_used = self._clock()
         return Lease(self)
 
     def end_lease(self, generation: int) -> None:
+        """Count a lease of process `generation` as released."""
         if generation == self.process.generation:
             self._last_used = self._clock()
         self.process.end_request(generation)
 
     def resolve_lease_requests(self, now: float) -> None:
-        """Let those in who can be let in, and send away those for whom waiting is pointless."""
+        """Grant the pending leases if the engine is ready, or reject them if it cannot be loaded now."""
         if self.rejection_reason is not None:
             self.reject_lease_requests(
                 lambda: ModelFailed.from_unusable_files(self.model_id, self.rejection_reason or "")
@@ -181,33 +197,33 @@ class ModelEngine:
         elif self.process.state is EngineState.FAILED and now < self.retry_at:
             self.reject_lease_requests(lambda: self._backoff_error(now))
         elif self.is_leasable:
-            for waiter in self._pop_lease_requests():
-                lease = self.grant_lease(waiter.keep_alive_s)
-                # Granting announces, and whoever hears it may have made the waiter leave.
-                if waiter.lease.done():
+            for request in self._pop_lease_requests():
+                lease = self.grant_lease(request.keep_alive_s)
+                # Granting publishes a report, and one of its handlers may have cancelled the request.
+                if request.lease.done():
                     lease.release()
                 else:
-                    waiter.lease.set_result(lease)
+                    request.lease.set_result(lease)
 
     def reject_lease_requests(self, make_error: Callable[[], LlbError]) -> None:
-        """Every waiter gets an error of its own: a traceback belongs to one task."""
-        for waiter in self._pop_lease_requests():
-            waiter.lease.set_exception(make_error())
+        """Reject all pending leases; each gets its own error, since a traceback belongs to one task."""
+        for request in self._pop_lease_requests():
+            request.lease.set_exception(make_error())
 
     def _pop_lease_requests(self) -> list[LeaseRequest]:
-        waiters, self.lease_requests = self.lease_requests, []
-        return [waiter for waiter in waiters if not waiter.lease.done()]
+        requests, self.lease_requests = self.lease_requests, []
+        return [request for request in requests if not request.lease.done()]
 
     def _backoff_error(self, now: float) -> EngineFailed:
         failure = self.process.failure
         seconds = max(1, round(self.retry_at - now))
         reason = failure.message if failure is not None else "its engine failed"
-        error = EngineFailed(f"Model '{self.model_id}': {reason}; it is tried again in {seconds} s")
+        error = EngineFailed(f"Model '{self.model_id}': {reason}; next attempt in {seconds} s")
         error.retry_after_s = seconds
         return error
 
     def loading_error(self) -> ModelLoading:
-        """What a caller gets who waited as long as it wanted to."""
+        """Return the error of a request whose deadline passed before the engine was ready."""
         loading = {"state": str(self.process.state), "progress": self.load_progress()}
         reason = (
             f"is not loaded yet: {self.waiting_reason}"
@@ -216,14 +232,16 @@ class ModelEngine:
         )
         return ModelLoading(f"Model '{self.model_id}' {reason}", loading=loading)
 
-    # --- what happened to it -------------------------------------------------------------------------
+    # --- transitions and failures --------------------------------------------------------------------
 
     def begin_load(self, plan: EnginePlan) -> None:
+        """Reserve the memory of `plan` for a load that starts now."""
         self.plan, self.waiting_reason, self._load_progress = plan, None, 0.0
 
     def reset_failures(self) -> None:
-        """Forget how it failed: its files are new, or somebody wants to try again."""
-        self.rejection_reason, self._failures, self._load_crashes, self.retry_at = None, 0, 0, 0.0
+        """Forget all failures, for new files or a manual retry."""
+        self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
+        self._backoff.reset()
 
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
         now = self._clock()
@@ -243,10 +261,9 @@ class ModelEngine:
         if failure is None:
             return
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
-            self._failures = 0
-        self.retry_at = now + min(BACKOFF_MAX_S, BACKOFF_INITIAL_S * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        # A chat template that never ends is no crash, and would keep a core busy for as long as it is tried again.
+            self._backoff.reset()
+        self.retry_at = now + self._backoff.next_delay_s()
+        # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
         if while_loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):
             self._load_crashes += 1
         if failure.kind is FailureKind.REJECTED:
@@ -256,10 +273,10 @@ class ModelEngine:
                 f"refused by the engine: {MAX_LOAD_CRASHES} times while loading, {failure.message}"
             )
 
-    # --- what is told of it --------------------------------------------------------------------------
+    # --- reports -------------------------------------------------------------------------------------
 
     def report(self, slots: int) -> EngineReport:
-        """The engine as others see it; `slots` is what it would get if it were loaded."""
+        """Return the report of this engine; `slots` is the number of slots that a load would give it."""
         process = self.process
         failure = process.failure if process.state is EngineState.FAILED else None
         return EngineReport(
@@ -275,7 +292,10 @@ class ModelEngine:
         )
 
     def load_progress(self) -> float | None:
-        """How far a load is, from what the child has in memory of what it was planned to need: llama.cpp tells no more."""
+        """Estimate the progress of a load (0–1) from the worker's resident memory; None when not loading.
+
+        llama.cpp reports no progress while it loads.
+        """
         if self.process.state is not EngineState.STARTING:
             return None
         share = self.process.rss_bytes() / max(1, self.memory.total_bytes)

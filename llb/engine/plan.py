@@ -1,4 +1,4 @@
-"""What an engine is to run and how much memory that takes: from the model's files to one `EngineSpec`."""
+"""Engine plan: from the files of a model to the specification of its engine and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ API_KEY_BYTES = 24
 
 
 def engine_kind_of(capabilities: Collection[Capability]) -> EngineKind:
-    """What an engine is started for: one that embeds or reranks writes no text."""
+    """Return the kind of engine for a model; an engine for embeddings or reranking generates no text."""
     if Capability.RERANKING in capabilities:
         return EngineKind.RERANKING
     if Capability.EMBEDDING in capabilities:
@@ -29,7 +29,7 @@ def engine_kind_of(capabilities: Collection[Capability]) -> EngineKind:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFiles:
-    """One model's files on this host: the first shard, then the rest (further shards, a projector)."""
+    """Files of one model on this host: the first shard, then further shards and a projector."""
 
     model_path: Path
     extra_paths: tuple[Path, ...] = ()
@@ -42,7 +42,7 @@ class EngineFiles:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """An engine that fits, and the memory that it will take."""
+    """Specification of an engine that fits, and the memory that it will use."""
 
     spec: EngineSpec
     memory: Memory
@@ -50,7 +50,7 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What the headers of a model's files say: its shape, and which of them is a projector."""
+    """Result of reading the headers: the shape of the model, and which file is a projector."""
 
     shape: ModelShape
     projector_path: Path | None = None
@@ -58,33 +58,35 @@ class ModelMetadata:
 
 
 class EnginePlanner:
-    """Plans loads with `slots` an engine; `context` is the context length a slot, None: what fits, up to a default."""
+    """Plans loads with `slots` per engine; `context` is the context length per slot, None for the default at
+    most.
+    """
 
     def __init__(self, *, slots: int, context: int | None) -> None:
         self.slots = slots
         self.context = context
 
     def read_metadata(self, files: EngineFiles) -> ModelMetadata:
-        """Read the headers (blocking); raises `ModelFailed` for files that llama.cpp could not load."""
+        """Read the headers, blocking. Raises `ModelFailed` for files that llama.cpp cannot load."""
         paths = (files.model_path, *files.extra_paths)
         try:
-            facts = [_read_gguf_metadata(path) for path in paths]
-            shape = gguf.build_model_shape(facts)
+            headers = [_read_gguf_metadata(path) for path in paths]
+            shape = gguf.build_model_shape(headers)
         except OSError as error:
             raise ModelFailed(f"its file cannot be read: {error.strerror}") from None
-        except gguf.GgufError as refused:
-            raise ModelFailed(f"its file cannot be used: {refused}") from None
-        projectors = [path for path, each in zip(paths, facts, strict=True) if each.is_projector]
+        except gguf.GgufError as error:
+            raise ModelFailed(f"its file cannot be used: {error}") from None
+        projectors = [path for path, header in zip(paths, headers, strict=True) if header.is_projector]
         return ModelMetadata(
             shape,
             projector_path=projectors[0] if projectors else None,
-            declares_pooling=any(each.pooling not in (None, "none") for each in facts),
+            declares_pooling=any(header.pooling not in (None, "none") for header in headers),
         )
 
     def plan_engine(
         self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
     ) -> EnginePlan | None:
-        """The best way to load within `room`, None if there is none."""
+        """Return the best plan within `budget`, None if the model does not fit."""
         kind = files.kind
         load = memory.plan_load(
             metadata.shape,
@@ -96,7 +98,7 @@ class EnginePlanner:
         )
         if load is None:
             return None
-        # A model made to embed says how it pools; one that was not is averaged, as most are trained to be.
+        # A model without a declared pooling type gets the mean, for which most embedding models are trained.
         pooling = PoolingType.MEAN if kind is EngineKind.EMBEDDING and not metadata.declares_pooling else None
         spec = EngineSpec(
             model_path=str(files.model_path),
@@ -118,7 +120,7 @@ class EnginePlanner:
         return EnginePlan(spec, load.memory)
 
     def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
-        """The least memory with which this model could be loaded at all."""
+        """Return the least memory with which the model can be loaded."""
         return memory.estimate_memory(
             metadata.shape,
             context_length=memory.MIN_CONTEXT,
@@ -130,6 +132,6 @@ class EnginePlanner:
 def _read_gguf_metadata(path: Path) -> gguf.GgufMetadata:
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
-        facts = gguf.read_metadata(file, file_size=size_bytes)
-    gguf.check_complete(facts, size_bytes)
-    return facts
+        metadata = gguf.read_metadata(file, file_size=size_bytes)
+    gguf.check_complete(metadata, size_bytes)
+    return metadata

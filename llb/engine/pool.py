@@ -1,7 +1,9 @@
-"""The engines of this node: loaded on demand, unloaded when idle or when another needs the memory.
+"""Engine pool: loads the engines of a node on demand, and unloads them when idle or for the memory of another
+one.
 
-One synchronous function, `_step`, looks at everything and decides; what it starts (a load, a stop) runs as a task, and
-its end makes `_step` look again. So nothing is decided on a state that an `await` has made old.
+One synchronous function, `_reconcile`, makes all decisions. The loads and stops that it starts run as tasks,
+and the end of each schedules `_reconcile` again. So no decision is based on a state that an `await` has made
+stale.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ __all__ = ["EngineFiles", "EnginePool", "Lease"]
 log = logging.getLogger(__name__)
 
 MIN_LOAD_TIMEOUT_S = 120.0
-MIN_LOAD_BYTES_PER_S = 20_000_000  # a slow disk; what takes longer hangs
+# A slow disk; a load that takes longer is considered to hang.
+MIN_LOAD_BYTES_PER_S = 20_000_000
 HEALTH_CHECK_TIMEOUT_S = 5.0
-# An engine that is at work is asked whether it is there as often as this; one that says nothing so many times in a row hangs.
+# Interval of the health checks of busy engines, and the failed checks in a row after which an engine is
+# killed.
 WATCHDOG_INTERVAL_S = 10.0
 WATCHDOG_MAX_MISSES = 3
 PROGRESS_INTERVAL_S = 0.5
@@ -38,7 +42,11 @@ UNLOAD_GRACE_S = 30.0
 
 
 class EnginePool:
-    """Owns every engine of this node. Use it from one event loop; `close()` is idempotent."""
+    """Owner of all engines of this node, for use in one event loop; `close()` is idempotent.
+
+    `engine_changed` publishes a report after each change. Nothing is loaded before the memory budget is
+    known.
+    """
 
     def __init__(
         self,
@@ -65,23 +73,24 @@ class EnginePool:
         self._watchdog_task: asyncio.Task[None] | None = None
         self._tasks = TaskSupervisor("engines")
         self._engines: dict[str, ModelEngine] = {}
-        self._withdrawn: list[ModelEngine] = []  # withdrawn, but not gone yet
+        # Removed, but their processes have not ended yet.
+        self._removed: list[ModelEngine] = []
         self._pinned_ids: set[str] = set()
         self._reconcile_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # --- what may be loaded --------------------------------------------------------------------------
+    # --- models --------------------------------------------------------------------------------------
 
     def set_budget(self, budget: MemoryBudget) -> None:
-        """What engines may use in all. Until it is known nothing is loaded."""
+        """Set the memory that all engines together may use."""
         self._budget = budget
         self._schedule()
 
     def add_model(self, model_id: str, files: EngineFiles) -> None:
-        """This model may be loaded on demand from now on; a file that was refused before gets a new chance."""
+        """Allow loading this model on demand; forgets earlier failures of its files."""
         if self._watchdog_task is None:
-            self._watchdog_task = self._tasks.spawn(self._run_watchdog(), "watch")
+            self._watchdog_task = self._tasks.spawn(self._run_watchdog(), "watchdog")
         engine = self._engines.get(model_id)
         if engine is None:
             engine = self._engines[model_id] = ModelEngine(
@@ -89,8 +98,8 @@ class EnginePool:
                 files,
                 keep_alive_s=self._keep_alive_s,
                 clock=self._clock,
-                make_process=lambda moved: EngineProcess(
-                    model_id, tasks=self._tasks, on_transition=moved, command=self._command
+                make_process=lambda on_transition: EngineProcess(
+                    model_id, tasks=self._tasks, on_transition=on_transition, command=self._command
                 ),
                 on_changed=self._on_engine_changed,
                 on_suspected_failure=self._on_suspected_failure,
@@ -102,21 +111,23 @@ class EnginePool:
         self._schedule()
 
     async def remove_model(self, model_id: str, *, grace_s: float) -> None:
-        """No new requests, running ones get up to `grace_s`, then the engine is gone. Unknown ids are fine."""
+        """Remove a model: reject new requests, and stop after at most `grace_s`. Unknown ids are ignored."""
         engine = self._engines.pop(model_id, None)
         if engine is not None:
-            self._withdrawn.append(engine)
+            self._removed.append(engine)
             engine.reject_lease_requests(lambda: NoNodeAvailable(f"Model '{model_id}' is being removed"))
             await self._drain_uncancelled(engine, grace_s)
 
     async def unload(self, model_id: str, *, grace_s: float = UNLOAD_GRACE_S) -> None:
-        """Free the model's memory; the next request loads it again. Running requests get up to `grace_s`."""
+        """Unload a model after its running requests, at most `grace_s`; the next request loads it again."""
         engine = self._engines.get(model_id)
         if engine is not None:
             await self._drain_uncancelled(engine, grace_s)
 
     def set_pinned(self, model_id: str, pinned: bool) -> None:
-        """A pinned engine is neither unloaded when idle nor evicted, and comes back after a crash."""
+        """Pin or unpin a model; a pinned one is not unloaded when idle, not evicted, and reloaded after a
+        crash.
+        """
         if pinned == (model_id in self._pinned_ids):
             return
         (self._pinned_ids.add if pinned else self._pinned_ids.discard)(model_id)
@@ -125,64 +136,65 @@ class EnginePool:
             engine.pinned = pinned
             self._on_engine_changed(engine)
 
-    # --- what is loaded ------------------------------------------------------------------------------
+    # --- leases and reports --------------------------------------------------------------------------
 
     async def acquire_lease(
         self, model_id: str, *, deadline_s: float, keep_alive_s: float | None = None
     ) -> Lease:
-        """A ready engine, loaded first if need be; `keep_alive_s` holds for that engine from then on.
+        """Return a lease of a ready engine, which is loaded first if necessary.
 
-        Raises `ModelLoading` (not ready within `deadline_s`), `EngineFailed` (it failed, and rests before the next try),
-        `ModelFailed` (llama.cpp will never load this file), `InsufficientMemory`, `NoNodeAvailable` (not served here).
+        `keep_alive_s` becomes the keep-alive of the engine. Raises `ModelLoading` if it is not ready within
+        `deadline_s`, `EngineFailed` during the back-off after a failure, `ModelFailed` if llama.cpp cannot
+        load the file, `InsufficientMemory`, and `NoNodeAvailable` for a model that this node does not serve.
         """
         engine = self._engines.get(model_id)
         if engine is None or self._closed:
             raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")
         if engine.is_leasable:
             return engine.grant_lease(keep_alive_s)
-        waiter = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive_s)
-        engine.lease_requests.append(waiter)
+        request = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive_s)
+        engine.lease_requests.append(request)
         self._schedule()
         try:
             async with asyncio.timeout(deadline_s):
-                return await waiter.lease
+                return await request.lease
         except TimeoutError:
-            waiter.abandon()
+            request.abandon()
             raise engine.loading_error() from None
         except asyncio.CancelledError:
-            waiter.abandon()
+            request.abandon()
             raise
         finally:
-            if waiter in engine.lease_requests:
-                engine.lease_requests.remove(waiter)
+            if request in engine.lease_requests:
+                engine.lease_requests.remove(request)
 
     def engine_reports(self) -> tuple[EngineReport, ...]:
-        """Every engine that is not simply stopped."""
+        """Return the reports of all engines that are not stopped."""
         reports = (engine.report(self._slots) for engine in self._all_engines())
         return tuple(report for report in reports if report.state is not EngineState.STOPPED)
 
     @property
     def memory_used_bytes(self) -> int:
-        """What the engines that live were planned to need."""
+        """Memory that the plans of all engines reserve."""
         return self._used_memory().total_bytes
 
     async def close(self) -> None:
-        """Stop every engine at once; requests that still run are cut."""
+        """Stop all engines at once; running requests are aborted."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for engine in self._all_engines():
             engine.reject_lease_requests(lambda: NoNodeAvailable("This node is shutting down"))
         alive = [engine for engine in self._all_engines() if engine.process.is_alive]
-        stops = [self._tasks.spawn(self._stop(engine), f"{engine.model_id}.stop") for engine in alive]
-        if stops:
-            await asyncio.wait(stops)
+        stop_tasks = [self._tasks.spawn(self._stop(engine), f"{engine.model_id}.stop") for engine in alive]
+        if stop_tasks:
+            await asyncio.wait(stop_tasks)
         await self._tasks.close()
 
-    # --- deciding ------------------------------------------------------------------------------------
+    # --- decisions -----------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        """Have `_step` run soon, once for however many reasons."""
+        """Run `_reconcile` in the next step of the event loop, once for all calls until then."""
         if not self._reconcile_scheduled and not self._closed:
             self._reconcile_scheduled = True
             asyncio.get_running_loop().call_soon(self._reconcile)
@@ -202,62 +214,64 @@ class EnginePool:
         self._set_timer(now)
 
     def _start_loads(self, budget: MemoryBudget, now: float) -> None:
-        """Start what fits, evict for what does not, in the order in which it was first asked for."""
+        """Start the loads that fit, and evict engines for those that do not, oldest request first."""
         free = Memory(budget.ram_bytes, sum(budget.vram_bytes)) - self._used_memory()
-        returning = sum(
+        releasing = sum(
             (engine.memory for engine in self._all_engines() if engine.is_releasing_memory), Memory()
         )
-        wanting = [engine for engine in self._engines.values() if engine.needs_load(now)]
+        waiting = [engine for engine in self._engines.values() if engine.needs_load(now)]
         for engine in sorted(
-            wanting,
+            waiting,
             key=lambda engine: engine.lease_requests[0].requested_at if engine.lease_requests else now,
         ):
             if engine.metadata is None:
                 engine.is_task_running = True
-                self._tasks.spawn(self._read_metadata(engine), f"{engine.model_id}.inspect")
+                self._tasks.spawn(self._read_metadata(engine), f"{engine.model_id}.read_metadata")
                 continue
             loaded = [
                 each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
             ]
-            room = sum((each.memory for each in loaded if each.is_evictable), free + returning)
+            obtainable = sum((each.memory for each in loaded if each.is_evictable), free + releasing)
             plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, budget)
             if plan is None:
-                needed_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
-                engine.reject_lease_requests(partial(InsufficientMemory, needed_bytes, budget.total_bytes))
+                required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
+                engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
                 continue
-            if not room.covers(plan.memory):
-                # Rather a smaller context than waiting for models in use, rather waiting than nothing.
+            if not obtainable.covers(plan.memory):
+                # A smaller context is better than waiting for busy engines, and waiting is better than an
+                # error.
+                limited = _limit_budget(budget, obtainable)
                 plan = (
-                    self._planner.plan_engine(
-                        engine.model_id, engine.files, engine.metadata, _limit_budget(budget, room)
-                    )
-                    or plan
+                    self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, limited) or plan
                 )
             if free.covers(plan.memory):
                 free -= plan.memory
                 self._start_load(engine, plan)
                 continue
-            chosen = select_victims(plan.memory, free + returning, loaded)
-            if chosen is None:
-                engine.waiting_reason = f"it needs {format_gigabytes(plan.memory.total_bytes)} of memory, and models in use hold it"
+            victims = select_victims(plan.memory, free + releasing, loaded)
+            if victims is None:
+                size = format_gigabytes(plan.memory.total_bytes)
+                engine.waiting_reason = f"it needs {size} of memory that models in use occupy"
                 continue
-            for model_id in chosen:
-                returning += self._engines[model_id].memory
+            for model_id in victims:
+                releasing += self._engines[model_id].memory
                 self._start_stop(self._engines[model_id])
             engine.waiting_reason = "memory is being freed for it"
-            # Promised: whoever comes later in the order must not take it.
+            # Reserved: later requests must not take this memory.
             free -= plan.memory
 
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = [at for engine in self._engines.values() if (at := engine.unload_at) is not None]
-        due += [at for engine in self._engines.values() if (at := engine.reload_at) is not None and at > now]
-        if due:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, min(due) - now), self._schedule)
+        times = [at for engine in self._engines.values() if (at := engine.unload_at) is not None]
+        times += [
+            at for engine in self._engines.values() if (at := engine.reload_at) is not None and at > now
+        ]
+        if times:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, min(times) - now), self._schedule)
 
-    # --- acting --------------------------------------------------------------------------------------
+    # --- tasks ---------------------------------------------------------------------------------------
 
     def _start_load(self, engine: ModelEngine, plan: EnginePlan) -> None:
         engine.begin_load(plan)
@@ -271,15 +285,15 @@ class EnginePool:
     async def _read_metadata(self, engine: ModelEngine) -> None:
         files = engine.files
         try:
-            facts = await asyncio.to_thread(self._planner.read_metadata, files)
+            metadata = await asyncio.to_thread(self._planner.read_metadata, files)
             if engine.files == files:
-                engine.metadata = facts
-        except ModelFailed as refused:
-            engine.rejection_reason = refused.message
+                engine.metadata = metadata
+        except ModelFailed as error:
+            engine.rejection_reason = error.message
         except Exception:
-            # A defect of ours: those who wait must not make it happen again and again.
+            # A defect of llb: without the rejection, the pending requests would repeat it at once.
             engine.reject_lease_requests(
-                lambda: EngineFailed(f"Model '{engine.model_id}': its header could not be understood")
+                lambda: EngineFailed(f"Model '{engine.model_id}': its header could not be read")
             )
             raise
         finally:
@@ -288,13 +302,13 @@ class EnginePool:
 
     async def _load(self, engine: ModelEngine, plan: EnginePlan) -> None:
         deadline_s = max(MIN_LOAD_TIMEOUT_S, plan.memory.total_bytes / MIN_LOAD_BYTES_PER_S)
-        telling = self._tasks.spawn(self._report_progress(engine), f"{engine.model_id}.progress")
+        progress_task = self._tasks.spawn(self._report_progress(engine), f"{engine.model_id}.progress")
         try:
             await engine.process.start(plan.spec, deadline_s=deadline_s)
-        except EngineFailed as failed:
-            log.info("model %s was not loaded: %s", engine.model_id, failed.message)
+        except EngineFailed as error:
+            log.info("model %s was not loaded: %s", engine.model_id, error.message)
         finally:
-            telling.cancel()
+            progress_task.cancel()
             engine.is_task_running = False
             if not engine.process.is_alive:
                 engine.plan = None
@@ -307,10 +321,10 @@ class EnginePool:
                 self._publish_report(engine)
 
     async def _drain_uncancelled(self, engine: ModelEngine, grace_s: float) -> None:
-        """Let no new request in, wait for the running ones, stop it. Who gives up waiting leaves no engine behind."""
+        """Stop an engine after its running requests; cancelling the caller does not cancel the stop."""
         engine.is_stopping = True
-        ending = self._tasks.spawn(self._drain_and_stop(engine, grace_s), f"{engine.model_id}.drain")
-        await asyncio.wait([ending])
+        drain_task = self._tasks.spawn(self._drain_and_stop(engine, grace_s), f"{engine.model_id}.drain")
+        await asyncio.wait([drain_task])
 
     async def _drain_and_stop(self, engine: ModelEngine, grace_s: float) -> None:
         try:
@@ -319,19 +333,21 @@ class EnginePool:
                     engine.state_changed.clear()
                     await engine.state_changed.wait()
         except TimeoutError:
-            log.info("model %s: %d running requests are cut", engine.model_id, engine.process.active_requests)
+            log.info(
+                "model %s: %d running requests are aborted", engine.model_id, engine.process.active_requests
+            )
         await self._stop(engine)
 
     async def _stop(self, engine: ModelEngine) -> None:
-        """Stop the child and wait until it is gone; unless it was withdrawn it may then be loaded again."""
+        """Stop the process and wait for its end; unless the model was removed, it may be loaded again."""
         engine.is_stopping = True
         try:
             await engine.process.stop()
-        except EngineFailed as failed:
-            log.error("model %s: %s", engine.model_id, failed.message)
-        if engine in self._withdrawn and not engine.process.is_alive:
-            self._withdrawn.remove(engine)
-        engine.is_stopping = engine in self._withdrawn
+        except EngineFailed as error:
+            log.error("model %s: %s", engine.model_id, error.message)
+        if engine in self._removed and not engine.process.is_alive:
+            self._removed.remove(engine)
+        engine.is_stopping = engine in self._removed
         self._schedule()
 
     def _on_suspected_failure(self, engine: ModelEngine) -> None:
@@ -342,29 +358,32 @@ class EnginePool:
             )
 
     async def _run_watchdog(self) -> None:
-        """End engines that hang: their requests would hold a slot, and their clients wait, for as long as an answer may take."""
-        missed: dict[tuple[str, int], int] = {}  # by model and generation
+        """Kill busy engines that hang; else a request would keep its slot and its client until the answer
+        timeout.
+        """
+        # Failed checks in a row, by model and generation of the process.
+        misses: dict[tuple[str, int], int] = {}
         while True:
             await asyncio.sleep(self._watchdog_interval_s)
             busy = [engine for engine in self._all_engines() if engine.process.state is EngineState.BUSY]
-            asked = {(engine.model_id, engine.process.generation): engine.process for engine in busy}
-            answers = await asyncio.gather(
+            processes = {(engine.model_id, engine.process.generation): engine.process for engine in busy}
+            results = await asyncio.gather(
                 *(
                     process.is_responsive(deadline_s=self._health_check_timeout_s)
-                    for process in asked.values()
+                    for process in processes.values()
                 )
             )
-            missed = {
-                which: missed.get(which, 0) + 1
-                for which, answered in zip(asked, answers, strict=True)
-                if not answered
+            misses = {
+                key: misses.get(key, 0) + 1
+                for key, is_responsive in zip(processes, results, strict=True)
+                if not is_responsive
             }
-            for which, times in missed.items():
-                if times >= WATCHDOG_MAX_MISSES:
-                    log.error("model %s: its engine hangs, and is ended", which[0])
-                    await asked[which].kill_if_unresponsive(deadline_s=self._health_check_timeout_s)
+            for key, count in misses.items():
+                if count >= WATCHDOG_MAX_MISSES:
+                    log.error("model %s: its engine hangs and is killed", key[0])
+                    await processes[key].kill_if_unresponsive(deadline_s=self._health_check_timeout_s)
 
-    # --- what there is -------------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------------
 
     def _on_engine_changed(self, engine: ModelEngine) -> None:
         self._publish_report(engine)
@@ -375,14 +394,14 @@ class EnginePool:
 
     def _all_engines(self) -> Iterator[ModelEngine]:
         yield from self._engines.values()
-        yield from self._withdrawn
+        yield from self._removed
 
     def _used_memory(self) -> Memory:
         return sum((engine.memory for engine in self._all_engines()), Memory())
 
 
 def _limit_budget(budget: MemoryBudget, available: Memory) -> MemoryBudget:
-    """`room` as a budget: its VRAM spread over the GPUs in proportion to their sizes."""
+    """Return `available` as a budget, with its VRAM spread over the GPUs in proportion to their sizes."""
     vram_bytes = sum(budget.vram_bytes)
     return MemoryBudget(
         ram_bytes=max(0, available.ram_bytes),

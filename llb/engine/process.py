@@ -1,4 +1,4 @@
-"""One engine child: its lifecycle, its log, its end. What to run and when is the pool's business."""
+"""Engine process: lifecycle, log and exit of one worker. The pool decides what to run and when."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from llb.wire import EngineState
 
 log = logging.getLogger(__name__)
 
-STOP_EOF_S = 2.0  # the worker exits at once when its stdin ends
+# The worker exits at once when its stdin ends.
+STOP_EOF_S = 2.0
 STOP_TERM_S = 3.0
-STOP_KILL_S = 10.0  # a process in an uninterruptible read of a dead disk may take that long
+# A process in an uninterruptible read of a failing disk may take this long.
+STOP_KILL_S = 10.0
 LOG_DRAIN_TIMEOUT_S = 1.0
 MAX_LOG_LINES = 200
 MAX_LOG_LINE_CHARS = 1000
@@ -41,7 +43,7 @@ LIVE_STATES = frozenset({EngineState.STARTING, EngineState.READY, EngineState.BU
 
 
 class EngineProcess:
-    """The state machine of one engine child. `start()` again after it stopped or failed makes a new child."""
+    """State machine of one engine process; after a stop or a failure, `start()` spawns a new worker."""
 
     def __init__(
         self,
@@ -55,22 +57,24 @@ class EngineProcess:
         self.state = EngineState.STOPPED
         self.spec: EngineSpec | None = None
         self.ready: WorkerReady | None = None
-        self.failure: FailureDiagnosis | None = None  # why it is FAILED
+        # Set in the state FAILED.
+        self.failure: FailureDiagnosis | None = None
         self.active_requests = 0
-        self.generation = 0  # counts the children; a lease of an earlier one must not count for a later one
+        # Number of the worker: a lease of an earlier worker must not count for a later one.
+        self.generation = 0
         self._command = tuple(command) if command is not None else engine_command()
         self._tasks = tasks
         self._on_transition = on_transition
         self._child: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        self._failure_cause: FailureDiagnosis | None = (
-            None  # why we ended it, where the exit status would only tell how
-        )
-        self._started = asyncio.Event()  # ready, or ended before
+        # Why this process killed the worker, which its exit status does not show.
+        self._failure_cause: FailureDiagnosis | None = None
+        # Ready, or ended before that.
+        self._started = asyncio.Event()
         self._exited = asyncio.Event()
         self._exited.set()
 
-    # --- what it is ----------------------------------------------------------------------------------
+    # --- properties ----------------------------------------------------------------------------------
 
     @property
     def is_alive(self) -> bool:
@@ -80,13 +84,8 @@ class EngineProcess:
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None and not self._exited.is_set() else None
 
-    @property
-    def log_lines(self) -> tuple[str, ...]:
-        """The last lines the engine wrote to its log, oldest first."""
-        return tuple(self._log)
-
     def rss_bytes(self) -> int:
-        """Resident memory of the child, 0 when there is none."""
+        """Return the resident memory of the worker, 0 without one."""
         if self.pid is None:
             return 0
         try:
@@ -94,15 +93,18 @@ class EngineProcess:
         except psutil.Error:
             return 0
 
-    # --- its life ------------------------------------------------------------------------------------
+    # --- lifecycle -----------------------------------------------------------------------------------
 
     async def start(self, spec: EngineSpec, *, deadline_s: float) -> WorkerReady:
-        """Run a child until it says ready; raises `EngineFailed` with the reason (see `failure`), `IllegalMove`."""
+        """Spawn a worker and wait until it is ready.
+
+        Raises `EngineFailed` with the reason (see `failure`), and `IllegalTransition` if a worker is alive.
+        """
         self._reset_for_start(spec)
         try:
             child = await self._spawn()
             self._child = child
-            self._tasks.spawn(self._monitor(child), f"{self.name}.follow")
+            self._tasks.spawn(self._monitor(child), f"{self.name}.monitor")
             await self._send_spec(child, spec)
             if self.state is EngineState.STOPPING:
                 await self._terminate(child, graceful=False)
@@ -119,7 +121,7 @@ class EngineProcess:
             )
             self._on_exit(None)
         except asyncio.CancelledError:
-            self._failure_cause = FailureDiagnosis(FailureKind.CRASHED, "loading was given up")
+            self._failure_cause = FailureDiagnosis(FailureKind.CRASHED, "loading was cancelled")
             if self._child is not None:
                 self._send_signal(self._child.kill)
             else:
@@ -132,22 +134,18 @@ class EngineProcess:
         return self.ready
 
     async def stop(self) -> None:
-        """End the child and wait until its memory is back; idempotent. Raises `EngineFailed` if not even SIGKILL ends it."""
+        """Stop the worker and wait for its end; idempotent. Raises `EngineFailed` if SIGKILL fails."""
         if self.state in (EngineState.STOPPED, EngineState.FAILED):
             return
-        loading = self.state is EngineState.STARTING
+        is_loading = self.state is EngineState.STARTING
         if self.state is not EngineState.STOPPING:
             self._transition(EngineState.STOPPING)
         if self._child is not None:
-            await self._terminate(self._child, graceful=not loading)
+            await self._terminate(self._child, graceful=not is_loading)
         await self._require_exit(STOP_KILL_S)
 
-    async def exited(self) -> None:
-        """Wait until there is no child; at once if there is none."""
-        await self._exited.wait()
-
     async def kill_if_unresponsive(self, *, deadline_s: float) -> bool:
-        """Whether it still answers; one that does not is killed and becomes FAILED."""
+        """Kill the worker unless it answers within the deadline; returns whether it answered."""
         generation = self.generation
         if await self.is_responsive(deadline_s=deadline_s):
             return True
@@ -157,7 +155,7 @@ class EngineProcess:
         return False
 
     async def is_responsive(self, *, deadline_s: float) -> bool:
-        """Whether it is ready and says so within the deadline."""
+        """Return whether the worker is ready and answers a health check within the deadline."""
         ready = self.ready
         if self.state not in (EngineState.READY, EngineState.BUSY) or ready is None:
             return False
@@ -168,28 +166,28 @@ class EngineProcess:
             return False
 
     def begin_request(self) -> int:
-        """Count one request in; returns what `release` wants to know. Raises `IllegalMove` unless it is ready."""
+        """Count one more request; returns the generation for `end_request`. Raises `IllegalTransition`."""
         if self.state is not EngineState.BUSY:
             self._transition(EngineState.BUSY)
         self.active_requests += 1
         return self.generation
 
     def end_request(self, generation: int) -> None:
-        """Count one request out; nothing if the child that served it is gone."""
+        """Count one request less; no effect if the worker of that generation has ended."""
         if generation != self.generation or self.active_requests == 0:
             return
         self.active_requests -= 1
         if self.active_requests == 0 and self.state is EngineState.BUSY:
             self._transition(EngineState.READY)
 
-    # --- within --------------------------------------------------------------------------------------
+    # --- internals -----------------------------------------------------------------------------------
 
     def _transition(self, new_state: EngineState) -> None:
-        old = self.state
-        check_transition(TRANSITIONS, old, new_state, subject=f"engine {self.name}")
+        old_state = self.state
+        check_transition(TRANSITIONS, old_state, new_state, subject=f"engine {self.name}")
         self.state = new_state
-        log.debug("engine %s: %s → %s", self.name, old, new_state)
-        self._on_transition(old, new_state)
+        log.debug("engine %s: %s → %s", self.name, old_state, new_state)
+        self._on_transition(old_state, new_state)
 
     def _reset_for_start(self, spec: EngineSpec) -> None:
         self._transition(EngineState.STARTING)
@@ -206,34 +204,35 @@ class EngineProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=engine_environment(os.environ),
-            # Ctrl-C in our terminal must not end engines before the streams are drained.
+            # Ctrl-C in the terminal must not end the engines before running requests have ended.
             start_new_session=True,
         )
 
     async def _send_spec(self, child: asyncio.subprocess.Process, spec: EngineSpec) -> None:
         if child.stdin is None:
-            raise RuntimeError("engines are started with a pipe as stdin")
-        with contextlib.suppress(ConnectionError):  # it is gone already: following it will say why
+            raise RuntimeError("the worker has no pipe as stdin")
+        # A worker that has ended already: `_monitor` finds out why.
+        with contextlib.suppress(ConnectionError):
             child.stdin.write(msgspec.json.encode(spec) + b"\n")
             await child.stdin.drain()
 
     async def _monitor(self, child: asyncio.subprocess.Process) -> None:
-        """Read what the child says until it ends, then settle its state: the only place that sees it end."""
+        """Read the output of the worker until it ends, and record the exit."""
         if child.stdout is None or child.stderr is None:
-            raise RuntimeError("engines are started with pipes")
-        reading = self._tasks.spawn(self._collect_log(child.stderr), f"{self.name}.log")
+            raise RuntimeError("the worker has no pipes as stdout and stderr")
+        log_task = self._tasks.spawn(self._collect_log(child.stderr), f"{self.name}.log")
         try:
             await self._read_ready(child.stdout)
             returncode = await child.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reading, LOG_DRAIN_TIMEOUT_S)
+                await asyncio.wait_for(log_task, LOG_DRAIN_TIMEOUT_S)
         except BaseException:
             self._send_signal(child.kill)
             raise
         self._on_exit(returncode)
 
     async def _read_ready(self, stdout: asyncio.StreamReader) -> None:
-        """Take the first line as the child's report, and read the rest to its end."""
+        """Decode the first line as the ready report, and discard the rest."""
         try:
             line = await stdout.readline()
             if line and self.state is EngineState.STARTING:
@@ -242,7 +241,7 @@ class EngineProcess:
                 self._started.set()
         except (ValueError, msgspec.MsgspecError):
             self._failure_cause = FailureDiagnosis(
-                FailureKind.CRASHED, "the engine's report was not understood"
+                FailureKind.CRASHED, "the engine sent an invalid ready report"
             )
             if self._child is not None:
                 self._send_signal(self._child.kill)
@@ -261,7 +260,7 @@ class EngineProcess:
             self._log.append(rest.decode(errors="replace"))
 
     def _on_exit(self, returncode: int | None) -> None:
-        """The child is gone: be STOPPED if that was asked for, else FAILED with the reason."""
+        """Record the exit: STOPPED after `stop()`, else FAILED with a diagnosis."""
         was_ready = self.ready is not None
         self.active_requests = 0
         self._child = None
@@ -277,16 +276,17 @@ class EngineProcess:
         self._started.set()
 
     async def _terminate(self, child: asyncio.subprocess.Process, *, graceful: bool = True) -> None:
-        """Close its stdin, then SIGTERM, then SIGKILL, each with its deadline."""
+        """Close stdin, then send SIGTERM, then SIGKILL, each with a deadline."""
         if child.stdin is not None:
             child.stdin.close()
-        # While it loads, the worker cannot see its stdin end: llama.cpp holds the interpreter.
+        # While a model loads, the worker cannot notice the end of stdin: llama.cpp holds the interpreter
+        # lock.
         steps = [(STOP_TERM_S, child.terminate), (STOP_KILL_S, child.kill)]
         if graceful and await self._exits_within(STOP_EOF_S):
             return
-        for patience_s, signal_child in steps:
+        for timeout_s, signal_child in steps:
             self._send_signal(signal_child)
-            if await self._exits_within(patience_s):
+            if await self._exits_within(timeout_s):
                 return
 
     @staticmethod
@@ -307,11 +307,11 @@ class EngineProcess:
 
     async def _require_exit(self, timeout_s: float) -> None:
         if not await self._exits_within(timeout_s):
-            raise EngineFailed("the engine does not end, not even when killed; its memory is not back")
+            raise EngineFailed("the engine does not end even when killed, so its memory is not free")
 
 
 async def _probe_health(host: str, port: int) -> bool:
-    """Whether a llama.cpp server answers `/health` there with 200; raises OSError."""
+    """Return whether the llama.cpp server answers `/health` with 200. Raises OSError."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())

@@ -1,8 +1,9 @@
-"""What an engine is not allowed: it reads hostile files, runs their templates, and would fetch any image URL that a request names.
+"""Engine sandbox: an engine reads hostile files, runs their templates, and would fetch any image URL of a
+request.
 
-Two filters of Linux that a process lays on itself and cannot take off again. `refuse_writes` before the model is loaded: no file can be
-made, changed, removed or run (Landlock; it holds for this thread and those that come of it). `give_up_rights` once the server listens:
-no internet socket, no other program, no look into other processes (seccomp; it holds for every thread).
+Two Linux mechanisms, which a process cannot undo. `apply_landlock`, before the model is loaded: no file can
+be created, changed, removed or executed, by this thread and those that it starts. `apply_seccomp`, once the
+server listens: no internet socket, no other program, no access to other processes, for all threads.
 """
 
 from __future__ import annotations
@@ -19,22 +20,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+# linux/prctl.h
+_PR_SET_NO_NEW_PRIVS = 38
 
 # --- Landlock: linux/landlock.h; the system calls have the same numbers everywhere -------------------
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION, _LANDLOCK_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE = 1 << 0, 1 << 1
-# Remove and make, of every kind; 13 and 14 came with the second and the third version of the interface.
+# Removal and creation of all kinds; bits 13 and 14 came with the second and the third version of the
+# interface.
 _MODIFY_DIRECTORIES = sum(1 << bit for bit in range(4, 13))
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
-# Graphics drivers talk through devices, and keep what they have compiled.
+# Graphics drivers write to devices and cache compiled shaders.
 WRITABLE_PATHS = ("/dev", "~/.nv", "~/.cache/nvidia", "~/.cache/mesa_shader_cache")
 
 
 def apply_landlock(writable_paths: Sequence[str] = WRITABLE_PATHS) -> bool:
-    """From now on this thread and those it starts cannot change or run a file but below `writable`. False where unsupported."""
+    """Forbid this thread and those it starts to change files, except below `writable_paths`, and to run any.
+
+    Returns False where the kernel does not support it.
+    """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -49,13 +55,19 @@ def apply_landlock(writable_paths: Sequence[str] = WRITABLE_PATHS) -> bool:
         return False
     try:
         for name in writable_paths:
-            with suppress(OSError):  # it is not there
+            # The path need not exist.
+            with suppress(OSError):
                 _add_path_rule(libc, ruleset, Path(name).expanduser(), handled & ~_EXECUTE)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        if not _set_no_new_privs(libc):
             return False
         return bool(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
+
+
+def _set_no_new_privs(libc: ctypes.CDLL) -> bool:
+    """Give up privileges of setuid programs, which both mechanisms require; returns whether that worked."""
+    return bool(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
 
 
 def _add_path_rule(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
@@ -69,22 +81,27 @@ def _add_path_rule(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> 
 
 # --- seccomp -----------------------------------------------------------------------------------------
 
-_SECCOMP_SET_MODE_FILTER = 1  # linux/seccomp.h
+# linux/seccomp.h
+_SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_TSYNC = 1
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 
-# linux/bpf_common.h: load a 32-bit word at an offset of `struct seccomp_data`; jump if equal, if greater or equal; return.
+# linux/bpf_common.h: load a 32-bit word of `struct seccomp_data`; jump if equal, if greater or equal; return.
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _OFFSET_SYSCALL, _OFFSET_ARCH, _OFFSET_FIRST_ARGUMENT = 0, 4, 16
-_X32 = 0x40000000  # the other numbers of x86_64's system calls
+# The x32 system calls of x86_64 have numbers from here on.
+_X32 = 0x40000000
 
 
 @dataclass(frozen=True)
 class _SyscallTable:
-    """AUDIT_ARCH of linux/audit.h, and numbers of asm/unistd.h. `refused`: execve, execveat, ptrace, process_vm_readv and
-    _writev, mount, umount2, pivot_root, chroot, unshare, setns, init_module, finit_module, kexec_load, bpf, keyctl, add_key,
-    request_key, userfaultfd, perf_event_open."""
+    """Numbers of one architecture: AUDIT_ARCH of linux/audit.h, and system calls of asm/unistd.h.
+
+    `denied`: execve, execveat, ptrace, process_vm_readv and process_vm_writev, mount, umount2, pivot_root,
+    chroot, unshare, setns, init_module, finit_module, kexec_load, bpf, keyctl, add_key, request_key,
+    userfaultfd, perf_event_open.
+    """
 
     arch: int
     seccomp: int
@@ -113,31 +130,33 @@ class _BpfProgram(ctypes.Structure):
 
 
 def apply_seccomp() -> bool:
-    """From now on no thread of this process can make an internet socket, run a program, or look into another process; what is open
-    goes on. False where unsupported.
+    """Forbid all threads to create internet sockets, to run programs and to access other processes.
 
-    Call it once the server listens: accepting does not make a socket in the sense of the system call. Unix sockets stay
-    possible, GPU drivers talk through them.
+    Returns False where it is not supported. Call it once the server listens: open sockets stay usable, and
+    accepting a connection is no `socket` system call. Unix sockets stay allowed, because GPU drivers use
+    them.
     """
-    machine = _SYSCALL_TABLES.get(platform.machine())
-    if not sys.platform.startswith("linux") or machine is None or sys.maxsize < 2**32:
+    table = _SYSCALL_TABLES.get(platform.machine())
+    if not sys.platform.startswith("linux") or table is None or sys.maxsize < 2**32:
         return False
-    code = ctypes.create_string_buffer(_build_bpf_filter(machine))
+    code = ctypes.create_string_buffer(_build_bpf_filter(table))
     program = _BpfProgram(len(code) // 8, ctypes.cast(code, ctypes.c_void_p))
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        if not _set_no_new_privs(libc):
             return False
-        done = libc.syscall(
-            machine.seccomp, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)
+        result = libc.syscall(
+            table.seccomp, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program)
         )
     except (OSError, AttributeError):
         return False
-    return bool(done == 0)
+    return bool(result == 0)
 
 
 def _build_bpf_filter(table: _SyscallTable) -> bytes:
-    """The program: refused are calls of another machine's kind, those of `machine.refused`, and internet sockets."""
+    """Return the filter: it denies calls of another architecture, those of `table.denied`, and internet
+    sockets.
+    """
     checks: list[tuple[int, int]] = [(_JUMP_IF_AT_LEAST, _X32)]
     checks += [(_JUMP_IF_EQUAL, number) for number in table.denied]
     steps: list[tuple[int, int, int, int]] = [
@@ -145,7 +164,7 @@ def _build_bpf_filter(table: _SyscallTable) -> bytes:
         (_JUMP_IF_EQUAL, 0, len(checks) + 6, table.arch),
         (_LOAD, 0, 0, _OFFSET_SYSCALL),
     ]
-    # A jump counts the steps that it leaps over; the last one refuses, and the one before allows.
+    # A jump counts the steps that it skips. The last step denies, the one before it allows.
     steps += [(jump, len(checks) - at + 4, 0, value) for at, (jump, value) in enumerate(checks)]
     steps += [
         (_JUMP_IF_EQUAL, 0, 3, table.socket),

@@ -12,13 +12,15 @@ EXIT_LOAD_REJECTED = 3
 
 
 class EngineKind(StrEnum):
+    """Purpose of an engine."""
+
     CHAT = "chat"
     EMBEDDING = "embedding"
     RERANKING = "reranking"
 
 
 class PoolingType(StrEnum):
-    """How an embedding model makes one vector out of its tokens' vectors."""
+    """How an embedding model combines the vectors of its tokens into one."""
 
     MEAN = "mean"
     CLS = "cls"
@@ -27,13 +29,14 @@ class PoolingType(StrEnum):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What one engine is to run. `context_length` is in tokens per slot; `gpu_layers` 0 keeps all in RAM."""
+    """Specification of one engine; `context_length` in tokens per slot, `gpu_layers` 0 for RAM only."""
 
     model_path: str
     projector_path: str | None = None
     alias: str
     kind: EngineKind = EngineKind.CHAT
-    pooling: PoolingType | None = None  # None: what the file says
+    # None: the type that the file declares.
+    pooling: PoolingType | None = None
     context_length: int
     slots: int
     gpu_layers: int
@@ -47,7 +50,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that answers: where, and what llama.cpp made of the spec (it caps the context at the model's own)."""
+    """Ready report of a worker: its address, and the limits in effect.
+
+    llama.cpp caps the context length at that of the model.
+    """
 
     host: str
     port: int

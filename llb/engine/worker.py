@@ -1,8 +1,9 @@
-"""The engine child, `python -m llb.engine.worker`: one llama.cpp server with one model, until stdin ends.
+"""Engine worker, `python -m llb.engine.worker`: one llama.cpp server with one model, until stdin ends.
 
-Reads an `EngineSpec` as one JSON line on stdin, answers with a `Ready` line on stdout once the model is loaded; the log
-of llama.cpp goes to stderr. Exit status: 0 stdin ended, 2 the spec was not understood, 3 llama.cpp refused to start.
-`--devices` instead prints what this build of llama.cpp can compute on, as a JSON array.
+It reads an `EngineSpec` as one JSON line on stdin, and writes a `WorkerReady` line to stdout once the model
+is loaded; the log of llama.cpp goes to stderr. Exit status: 0 stdin ended, 2 invalid specification, 3
+llama.cpp rejected the load. With `--devices` it prints the compute devices of this build of llama.cpp as a
+JSON array instead.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from llb.engine.spec import (
     WorkerReady,
 )
 
-LLAMA_LOG_VERBOSITY = (
-    3  # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 what happened, 4 everything about the model
-)
-EXTRA_HTTP_THREADS = 4  # beside one a slot: health checks and tokenizing must not wait for generation
+# llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
+LLAMA_LOG_VERBOSITY = 3
+# Beside one thread per slot: health checks and tokenization must not wait for generation.
+EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run as the child process; returns its exit status."""
+    """Run the worker; returns its exit status."""
     platform_compat.kill_with_parent()
-    # Ctrl-C in a terminal reaches the whole process group on systems where we could not leave it.
+    # Ctrl-C in a terminal reaches the whole process group on systems without sessions.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = _redirect_stdout()
     if arguments == ["--devices"]:
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
     try:
         spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineSpec)
     except msgspec.MsgspecError as error:
-        sys.stderr.write(f"engine spec not understood: {error}\n")
+        sys.stderr.write(f"invalid engine specification: {error}\n")
         return EXIT_BAD_SPEC
     sandbox.apply_landlock()
     xllamacpp = _import_xllamacpp()
@@ -64,12 +65,12 @@ def main(arguments: list[str]) -> int:
     report.flush()
     while sys.stdin.buffer.read(4096):
         pass
-    # Not `return`: the server's destructor would wait for running requests, and nobody is left to read them.
+    # Not `return`: the destructor of the server would wait for running requests, whose clients are gone.
     os._exit(0)
 
 
 def build_llama_params(spec: EngineSpec) -> Any:
-    """`spec` as xllamacpp's CommonParams: loopback, own key, no page, no cross-origin, nothing fetched."""
+    """Return `spec` as xllamacpp's CommonParams: loopback, own key, no web page, no CORS, offline."""
     xllamacpp = _import_xllamacpp()
 
     params = xllamacpp.CommonParams()
@@ -83,7 +84,8 @@ def build_llama_params(spec: EngineSpec) -> Any:
     params.endpoint_props = False
     params.endpoint_metrics = False
     params.offline = True
-    params.sse_ping_interval = -1  # heartbeats are the gateway's; a ping would pass for the first token
+    # The gateway sends heartbeats itself; it would take a ping for the first token.
+    params.sse_ping_interval = -1
     params.n_threads_http = spec.slots + EXTRA_HTTP_THREADS
     params.verbosity = LLAMA_LOG_VERBOSITY
 
@@ -95,14 +97,17 @@ def build_llama_params(spec: EngineSpec) -> Any:
     load_modes = xllamacpp.llama_load_mode
     params.load_mode = load_modes.LLAMA_LOAD_MODE_MMAP if spec.mmap else load_modes.LLAMA_LOAD_MODE_NONE
     params.n_gpu_layers = spec.gpu_layers
-    params.fit_params = False  # the plan was made by decide.memory; a second opinion costs a second of start
+    # `policy.memory` has made the plan; llama.cpp's own fitting adds a second to the start.
+    params.fit_params = False
     params.cpuparams.n_threads = spec.threads
     params.cpuparams_batch.n_threads = spec.threads
 
     params.n_parallel = spec.slots
-    params.n_ctx = spec.context_length * spec.slots  # llama.cpp divides it among the slots
+    # llama.cpp divides it among the slots.
+    params.n_ctx = spec.context_length * spec.slots
     params.kv_unified = False
-    params.ctx_shift = False  # forgetting the beginning of a prompt silently is worse than an error
+    # Dropping the beginning of a prompt silently is worse than an error.
+    params.ctx_shift = False
     params.n_predict = spec.context_length
     params.n_batch = spec.batch_tokens
     params.n_ubatch = spec.ubatch_tokens
@@ -120,7 +125,7 @@ def build_llama_params(spec: EngineSpec) -> Any:
 
 
 def list_devices() -> list[dict[str, object]]:
-    """What llama.cpp can compute on: name, description, kind (cpu, gpu, igpu, accel), memory in bytes."""
+    """Return the devices of llama.cpp: name, description, kind (cpu, gpu, igpu, accel), memory in bytes."""
     xllamacpp = _import_xllamacpp()
 
     return [
@@ -137,14 +142,14 @@ def list_devices() -> list[dict[str, object]]:
 
 
 def _import_xllamacpp() -> Any:
-    """The xllamacpp module: 34 MB of shared library, so only once there is something to do for it."""
+    """Import xllamacpp where it is needed: it is a shared library of 34 MB."""
     return importlib.import_module("xllamacpp")
 
 
 def _query_server_props(address: str, spec: EngineSpec) -> WorkerReady:
-    """Ask the started server what context it really gives a slot."""
-    where = urlsplit(address)
-    host, port = where.hostname or "127.0.0.1", where.port or 0
+    """Return the ready report, with the context length per slot that the server has in effect."""
+    parts = urlsplit(address)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 0
     connection = http.client.HTTPConnection(host, port, timeout=PROPS_TIMEOUT_S)
     try:
         connection.request("GET", "/props", headers={"Authorization": f"Bearer {spec.api_key}"})
@@ -156,7 +161,7 @@ def _query_server_props(address: str, spec: EngineSpec) -> WorkerReady:
 
 
 def _redirect_stdout() -> BinaryIO:
-    """Keep stdout for our one line; whatever a library prints goes to stderr from now on."""
+    """Reserve stdout for the report; returns it. Output of libraries goes to stderr from now on."""
     report = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return report

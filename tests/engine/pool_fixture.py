@@ -23,12 +23,13 @@ MIN_MEMORY_BYTES = 16 * GB
 
 
 SHAPE = uniform_shape(
-    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8, vocabulary_size=8, context_length=8
+    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8, vocabulary_size=8,
+    context_length=8,
 )  # fmt: skip
 
 
 class TablePlanner(EnginePlanner):
-    """Plans from a table of required memory; `shrinkable` models also fit into half of it, at half the context."""
+    """Plans from a table of required memory; `shrinkable` models also fit into half of it."""
 
     def __init__(self) -> None:
         super().__init__(slots=2, context=None)

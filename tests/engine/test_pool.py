@@ -152,7 +152,8 @@ async def test_idle_engines_unload(pool_fixture: PoolFixture) -> None:
 
 async def test_the_timer_unloads_without_any_request(pool_fixture: PoolFixture, tmp_path: Path) -> None:
     pool = EnginePool(
-        slots=2, context=None, keep_alive_s=0.05, budget=MemoryBudget(GB), planner=pool_fixture.planner, command=fake_worker()
+        slots=2, context=None, keep_alive_s=0.05, budget=MemoryBudget(GB), planner=pool_fixture.planner,
+        command=fake_worker(),
     )  # fmt: skip
     pool_fixture.pools.append(pool)
     pool.add_model("a", pool_fixture.files("a"))
@@ -236,7 +237,7 @@ async def test_busy_and_pinned_engines_are_never_evicted(pool_fixture: PoolFixtu
     busy = await pool.acquire_lease("a", deadline_s=WAIT_S)
     error = await error_of(pool, "c", deadline_s=SOON_S)
     assert isinstance(error, ModelLoading)
-    assert error.message == "Model 'c' is not loaded yet: it needs 1GB of memory, and models in use hold it"
+    assert error.message == "Model 'c' is not loaded yet: it needs 1GB of memory that models in use occupy"
     assert (state(pool, "a"), state(pool, "b")) == (EngineState.BUSY, EngineState.READY)
     busy.release()
     await use(pool, "c")

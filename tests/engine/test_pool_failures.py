@@ -23,7 +23,7 @@ async def test_a_crash_rests_then_the_next_request_loads_again(pool_fixture: Poo
     await eventually(lambda: state(pool) is EngineState.FAILED)
     error = await error_of(pool)
     assert isinstance(error, EngineFailed)
-    assert error.message == "Model 'a': the engine was killed (out of memory?); it is tried again in 1 s"
+    assert error.message == "Model 'a': the engine was killed (out of memory?); next attempt in 1 s"
     assert error.retry_after_s == 1
     assert pool.engine_reports()[0].error == "the engine was killed (out of memory?)"
     pool_fixture.now += 1
@@ -48,11 +48,13 @@ async def test_the_back_off_grows_and_a_good_run_resets_it(pool_fixture: PoolFix
 async def test_a_pinned_engine_comes_back_by_itself(
     pool_fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_engine, "BACKOFF_INITIAL_S", 0.0)
+    monkeypatch.setattr(model_engine, "BACKOFF_INITIAL_S", 0.001)
     pool = pool_fixture.pool()
     pool.set_pinned("a", True)
     await use(pool)
     os.kill(pool_fixture.pid(), signal.SIGKILL)
+    await eventually(lambda: EngineState.FAILED in pool_fixture.states("a"))
+    pool_fixture.now += 1
     await eventually(lambda: pool_fixture.loads == ["a", "a"])
     await eventually(lambda: state(pool) is EngineState.READY)
 
@@ -116,7 +118,7 @@ async def test_a_defect_of_ours_is_told_and_not_repeated(
     pool_fixture.planner.defective = [pool_fixture.files("a")]
     assert isinstance(await error_of(pool), EngineFailed)
     assert len(pool_fixture.planner.inspected) == 1
-    await eventually(lambda: crashed_tasks(caplog) == ["task engines.a.inspect crashed"])
+    await eventually(lambda: crashed_tasks(caplog) == ["task engines.a.read_metadata crashed"])
     caplog.clear()
     await use(pool, "b")
 

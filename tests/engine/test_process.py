@@ -67,7 +67,7 @@ async def test_a_life(make: Callable[..., EngineProcess]) -> None:
     engine.end_request(second)
     await engine.stop()
     await engine.stop()
-    await engine.exited()
+    await engine._exited.wait()
     assert moves == ["starting", "ready", "busy", "ready", "stopping", "stopped"]
     assert not psutil.pid_exists(pid)
     assert engine.rss_bytes() == 0
@@ -121,19 +121,19 @@ async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess])
         (["--log", "0.00.121.635 E llama_model_load: error loading model: unknown model architecture: 'xyz'",
           "--log", "0.00.121.672 E llama_model_load_from_file_impl: failed to load model", "--exit", "3"],
          FailureKind.REJECTED, "refused by the engine: unknown model architecture: 'xyz'"),
-        (["--log", "0.00.012.904 E gguf_init_from_file: failed to open GGUF file '/home/a/models/x y/m.gguf' (No such file)",
+        (["--log", "0.00.012.904 E gguf_init_from_file: failed to open GGUF file '/home/a/models/x y/m.gguf' (No file)",
           "--exit", "3"],
          FailureKind.REJECTED, "refused by the engine: failed to open GGUF file"),
-        (["--log", "0.07.683.315 E ggml_aligned_malloc: insufficient memory (attempted to allocate 878906.25 MB)",
+        (["--log", "0.07.683.315 E ggml_aligned_malloc: insufficient memory (attempted to allocate 87.25 MB)",
           "--exit", "3"],
-         FailureKind.MEMORY, "the engine ran out of memory: insufficient memory (attempted to allocate 878906.25 MB)"),
+         FailureKind.MEMORY, "the engine ran out of memory: insufficient memory (attempted to allocate 87.25 MB)"),
         (["--kill", "9"], FailureKind.MEMORY, "the engine was killed (out of memory?)"),
         (["--log", "/build/ggml/src/ggml.c:12: GGML_ASSERT(ne > 0) failed", "--kill", "6"],
          FailureKind.CRASHED, "the engine crashed (SIGABRT): ggml.c:12: GGML_ASSERT(ne > 0) failed"),
         (["--kill", "11"], FailureKind.CRASHED, "the engine crashed (SIGSEGV)"),
         (["--exit", "0"], FailureKind.CRASHED, "the engine crashed (exit status 0)"),
-        (["--exit", "2"], FailureKind.CRASHED, "the engine did not understand what it was to run"),
-        (["--garbage"], FailureKind.CRASHED, "the engine's report was not understood"),
+        (["--exit", "2"], FailureKind.CRASHED, "the engine did not understand its specification"),
+        (["--garbage"], FailureKind.CRASHED, "the engine sent an invalid ready report"),
     ],
 )  # fmt: skip
 async def test_why_it_did_not_start(
@@ -204,7 +204,7 @@ async def test_giving_up_a_load_leaves_no_process(
     await eventually(lambda: journal.exists() and journal.read_text())
     pid = int(journal.read_text().split()[0])
     loading.cancel()
-    await engine.exited()
+    await engine._exited.wait()
     assert not psutil.pid_exists(pid)
     assert engine.state is EngineState.FAILED
 
@@ -237,7 +237,7 @@ async def test_death_while_busy(make: Callable[..., EngineProcess]) -> None:
     lease = engine.begin_request()
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
-    await engine.exited()
+    await engine._exited.wait()
     assert moves[-1] is EngineState.FAILED
     assert engine.active_requests == 0
     engine.end_request(lease)
@@ -265,9 +265,9 @@ async def test_the_log_keeps_the_last_lines(make: Callable[..., EngineProcess]) 
     engine = make(*lines, "--log", "x" * 100_000, "--exit", "1")
     with pytest.raises(EngineFailed):
         await engine.start(spec(), deadline_s=DEADLINE_S)
-    assert len(engine.log_lines) == 200
-    assert engine.log_lines[-2] == "line 249"
-    assert len(engine.log_lines[-1]) == 1000
+    assert len(engine._log) == 200
+    assert engine._log[-2] == "line 249"
+    assert len(engine._log[-1]) == 1000
 
 
 async def test_it_leads_its_own_session(make: Callable[..., EngineProcess]) -> None:
@@ -279,7 +279,7 @@ async def test_it_leads_its_own_session(make: Callable[..., EngineProcess]) -> N
 
 
 async def test_the_real_worker_dies_with_its_parent(smollm2: Path, tmp_path: Path) -> None:
-    """The parent is killed with SIGKILL while its engine is ready; nobody is left to clean up but the worker."""
+    """The parent is killed with SIGKILL while its engine is ready, so only the worker can clean up."""
     script = tmp_path / "parent.py"
     script.write_text(
         "import asyncio, sys\n"

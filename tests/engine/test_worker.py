@@ -203,7 +203,8 @@ async def test_an_allocation_that_fails_is_not_the_files_fault(tasks: TaskSuperv
 def run_worker(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         engine_command(*arguments),
-        input=stdin, capture_output=True, text=True, timeout=30, check=False, env=engine_environment(os.environ),
+        input=stdin, capture_output=True, text=True, timeout=30, check=False,
+        env=engine_environment(os.environ),
     )  # fmt: skip
 
 
@@ -211,7 +212,7 @@ def run_worker(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_spec_that_is_not_understood(line: str) -> None:
     done = run_worker(line)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "not understood" in done.stderr
+    assert "invalid engine specification" in done.stderr
 
 
 def test_devices() -> None:
