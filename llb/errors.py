@@ -1,22 +1,49 @@
 """Exceptions with a stable error code.
 
-LlbError ├── InvalidRequest invalid_request · invalid_json │ ├── ModelNotSupported model_not_supported │ ├──
-ModelNotFound model_not_found │ ├── ModelNotRegistered model_not_registered │ ├── AlreadyRegistered
-model_already_registered │ ├── ContextLengthExceeded context_length_exceeded │ ├── InvalidApiKey
-invalid_api_key │ │ └── InvalidJoinToken invalid_join_token │ ├── InvalidCredentials invalid_credentials │ ├──
-InvalidFileToken invalid_ticket │ ├── PayloadTooLarge payload_too_large │ ├── UnsupportedMediaType
-unsupported_media_type │ ├── UnknownHost unknown_host │ ├── NotFound not_found │ ├── UnsupportedOperation
-not_offered │ ├── RangeNotAvailable not_arrived │ └── Conflict conflict ├── PermissionDenied
-insufficient_permissions │ └── OriginNotAllowed origin_not_allowed ├── RateLimited rate_limit_exceeded ├──
-InsufficientResources │ ├── InsufficientMemory insufficient_memory │ └── InsufficientStorage
-insufficient_storage ├── Unavailable │ ├── ModelDownloading model_downloading │ ├── ModelPending model_pending
-│ ├── ModelFailed model_error │ ├── ModelLoading model_loading │ ├── HubUnavailable hub_unreachable │ ├──
-DatabaseUnavailable database_unavailable │ └── NoNodeAvailable no_node_available ├── Overloaded │ ├──
-QueueFull queue_full │ ├── QueueTimeout queue_timeout │ └── TooManyPeerCopies too_many_copies ├──
-UpstreamError │ ├── EngineFailed engine_failed │ └── EngineTimeout engine_timeout └── InternalError
-internal_error
+Each class and the code that clients see:
 
-SetupError stops a start or a command; it never leaves the process
+    LlbError
+    ├── InvalidRequest             invalid_request, invalid_json
+    │   ├── ModelNotSupported      model_not_supported
+    │   ├── ModelNotFound          model_not_found
+    │   ├── ModelNotRegistered     model_not_registered
+    │   ├── AlreadyRegistered      model_already_registered
+    │   ├── ContextLengthExceeded  context_length_exceeded
+    │   ├── InvalidApiKey          invalid_api_key
+    │   │   └── InvalidJoinToken   invalid_join_token
+    │   ├── InvalidCredentials     invalid_credentials
+    │   ├── InvalidFileToken       invalid_ticket
+    │   ├── PayloadTooLarge        payload_too_large
+    │   ├── UnsupportedMediaType   unsupported_media_type
+    │   ├── UnknownHost            unknown_host
+    │   ├── NotFound               not_found
+    │   ├── UnsupportedOperation   not_offered
+    │   ├── RangeNotAvailable      not_arrived
+    │   └── Conflict               conflict
+    ├── PermissionDenied           insufficient_permissions
+    │   └── OriginNotAllowed       origin_not_allowed
+    ├── RateLimited                rate_limit_exceeded
+    ├── InsufficientResources
+    │   ├── InsufficientMemory     insufficient_memory
+    │   └── InsufficientStorage    insufficient_storage
+    ├── Unavailable
+    │   ├── ModelDownloading       model_downloading
+    │   ├── ModelPending           model_pending
+    │   ├── ModelFailed            model_error
+    │   ├── ModelLoading           model_loading
+    │   ├── HubUnavailable         hub_unreachable
+    │   ├── DatabaseUnavailable    database_unavailable
+    │   └── NoNodeAvailable        no_node_available
+    ├── Overloaded
+    │   ├── QueueFull              queue_full
+    │   ├── QueueTimeout           queue_timeout
+    │   └── TooManyPeerCopies      too_many_copies
+    ├── UpstreamError
+    │   ├── EngineFailed           engine_failed
+    │   └── EngineTimeout          engine_timeout
+    └── InternalError              internal_error
+
+`SetupError` stops a start or a command; it never leaves the process.
 
 The API maps a type to its HTTP status (`llb.api.error_mapping`) and publishes the docstrings of the classes
 with a code.
