@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,10 @@ from llb.wire import Event, HelloEvent, Resync
 
 # A row may import itself and the rows before it. Whoever wants a word gets it through core/i18n.js.
 ROWS = ("lib", "core", "components", "pages", "main.js")
-MARKUP = "lib/html.js"  # the one place where text becomes markup
+# The only module that turns text into markup.
+MARKUP = "lib/html.js"
+# A reader takes in a folder at a glance.
+MAX_MODULES_PER_FOLDER = 14
 
 # Never asked for: a name to read paths against, and the name of a format.
 OTHER_ORIGINS = {"http://page.invalid", "http://www.w3.org/2000/svg"}
@@ -44,8 +48,8 @@ NAMES = {
 # As globals: `fetch(…)`, `new WebSocket(…)`, `localStorage.…`, but not `{ alert: … }` or `state.fetch`.
 GLOBALS = {
     "fetch": {"core/api.js"},
-    "WebSocket": {"core/live.js"},
-    "localStorage": {"core/settings.js", "boot.js", "pages/playground/conversations.js"},
+    "WebSocket": {"core/socket.js"},
+    "localStorage": {"core/preferences.js", "boot.js", "pages/playground/conversation-store.js"},
     "sessionStorage": set(),
     "indexedDB": set(),
     "eval": set(),
@@ -108,8 +112,8 @@ def row_of(name: str) -> int:
 
 
 def page_of(name: str) -> str:
-    """`models` for pages/models.js and for what lies in pages/models/."""
-    return name.split("/")[1].removesuffix(".js")
+    """`models` for every module in pages/models/."""
+    return name.split("/")[1]
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -144,6 +148,11 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         assert free, f"imports in a circle: {sorted(below)}"
         for name in free:
             del below[name]
+
+
+def test_a_folder_holds_at_most_fourteen_modules() -> None:
+    counts = Counter(path.parent for path in modules())
+    assert {name_of(folder): count for folder, count in counts.items() if count > MAX_MODULES_PER_FOLDER} == {}
 
 
 def test_every_module_is_used() -> None:
@@ -336,7 +345,7 @@ def facts() -> dict[str, Any]:
             await page.goto(ORIGIN)
             return await page.evaluate(
                 """async () => {
-                  const { eventHandlers } = await import('/web/core/reduce.js');
+                  const { eventHandlers } = await import('/web/core/reducer.js');
                   const { ROUTES } = await import('/web/core/router.js');
                   const { LOCALES } = await import('/web/core/i18n.js');
                   const { SECTIONS } = await import('/web/components/shell.js');
@@ -357,7 +366,8 @@ def test_every_address_of_the_page_is_answered_by_the_server(facts: dict[str, An
 
 
 def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any]) -> None:
-    pages = {path.stem for path in (WEB / "pages").glob("*.js")}
+    pages = {path.parent.name for path in (WEB / "pages").glob("*/page.js")}
+    assert pages == {path.name for path in (WEB / "pages").iterdir()}
     assert {route["page"] for route in facts["routes"].values()} == pages
     assert set(facts["sections"]) == pages - {"login", "docs"}
 

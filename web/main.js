@@ -1,30 +1,30 @@
 /** The page: who is signed in, which page is open, and one place where everything is drawn. */
 
 import { html, render } from './lib/html.js';
-import { announcements } from './core/announce.js';
+import { announcements } from './core/live-region.js';
 import { makeApi } from './core/api.js';
 import { choose, t, useLocale } from './core/i18n.js';
 import { address, HOME, returnAddress, startRouter } from './core/router.js';
-import { recall, remember } from './core/settings.js';
+import { recall, remember } from './core/preferences.js';
 import { makeStore } from './core/store.js';
-import { makeSync } from './core/sync.js';
-import { busyOf } from './components/engines.js';
-import { dismissDialogs } from './components/dialog.js';
+import { makeSync } from './core/data-sync.js';
+import { busyOf } from './components/engine-status.js';
+import { dismissDialogs } from './components/forms/dialog.js';
 import { alertBox, explain } from './components/feedback.js';
 import { porch, shell } from './components/shell.js';
-import { makeToasts } from './components/toasts.js';
-import * as login from './pages/login.js';
-import * as models from './pages/models.js';
+import { makeToasts } from './components/toast-list.js';
+import * as login from './pages/login/page.js';
+import * as models from './pages/models/page.js';
 
 const PAGES = {
   login: () => login,
   models: () => models,
-  playground: () => import('./pages/playground.js'),
-  nodes: () => import('./pages/nodes.js'),
-  requests: () => import('./pages/requests.js'),
-  access: () => import('./pages/access.js'),
-  settings: () => import('./pages/settings.js'),
-  docs: () => import('./pages/docs.js'),
+  playground: () => import('./pages/playground/page.js'),
+  nodes: () => import('./pages/nodes/page.js'),
+  requests: () => import('./pages/requests/page.js'),
+  access: () => import('./pages/access/page.js'),
+  settings: () => import('./pages/settings/page.js'),
+  docs: () => import('./pages/docs/page.js'),
 };
 
 const OPEN = new Set(['login', 'docs']); // for whoever is not signed in, too

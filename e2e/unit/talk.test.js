@@ -1,8 +1,8 @@
 /** pages/playground: cutting Markdown, what is sent, and how quick it was. */
 
-import { blocks, splitThinking } from '/web/pages/playground/blocks.js';
-import { nextBody, numberFrom, PARAMETERS, requestBody, streamedBody } from '/web/pages/playground/request.js';
-import { figures } from '/web/pages/playground/stats.js';
+import { blocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
+import { nextBody, numberFrom, PARAMETERS, requestBody, streamedBody } from '/web/pages/playground/chat-request.js';
+import { figures } from '/web/pages/playground/response-stats.js';
 import { equal, frozen, ok, test } from './runner.js';
 
 const user = (text, images) => ({ role: 'user', text, ...(images ? { images } : {}) });

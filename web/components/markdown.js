@@ -2,7 +2,7 @@
 
 import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
-import { copyButton } from './copy.js';
+import { copyButton } from './copy-button.js';
 
 const LONGEST = 20_000; // characters of a block; what is longer is shown as it is: parsers can be made to take for ever
 const PLAIN = ['start', 'align', 'target', 'rel']; // no addresses, so the rule for these is not theirs

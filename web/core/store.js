@@ -1,6 +1,6 @@
 /** The state of the page: one object, changed by actions only; whoever listens is called once a frame. */
 
-import { initial, knows, reduce } from './reduce.js';
+import { initial, knows, reduce } from './reducer.js';
 
 /** `schedule` calls back before the next frame; tests hand in their own. */
 export function makeStore(schedule = (work) => requestAnimationFrame(work)) {

@@ -2,12 +2,12 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { choices } from '../../components/choices.js';
-import { copyBox } from '../../components/copy.js';
-import { formDialog } from '../../components/dialog.js';
-import { field } from '../../components/field.js';
-import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './expiry.js';
-import { limitFields, limitsOf } from './limits.js';
+import { choices } from '../../components/forms/choices.js';
+import { copyBox } from '../../components/copy-button.js';
+import { formDialog } from '../../components/forms/dialog.js';
+import { field } from '../../components/forms/field.js';
+import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './key-expiry.js';
+import { limitFields, limitsOf } from './key-limits.js';
 
 const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
 const USUAL = ['inference', 'models:read'];

@@ -3,13 +3,13 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
-import { choices } from '../../components/choices.js';
-import { confirmDialog, formDialog } from '../../components/dialog.js';
+import { choices } from '../../components/forms/choices.js';
+import { confirmDialog, formDialog } from '../../components/forms/dialog.js';
 import { explain, note } from '../../components/feedback.js';
-import { field, newPasswordField } from '../../components/field.js';
+import { field, newPasswordField } from '../../components/forms/field.js';
 import { icon } from '../../components/icons.js';
-import { dataTable } from '../../components/table.js';
-import { makeList } from './list.js';
+import { dataTable } from '../../components/data-table.js';
+import { makeList } from './remote-list.js';
 
 const ROLES = ['user', 'admin'];
 const NAME_MOST = 64; // characters; the server's rule

@@ -2,12 +2,12 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { copyButton } from '../../components/copy.js';
+import { copyButton } from '../../components/copy-button.js';
 import { icon } from '../../components/icons.js';
 import { asCurl } from './curl.js';
-import { bounds, kindOf } from './reading.js';
+import { bounds, kindOf } from './openapi.js';
 import { schemaView } from './schema.js';
-import { paragraphs, words } from './text.js';
+import { paragraphs, words } from './inline-markup.js';
 
 /** `ui` as for `schemaView`, with `everywhere`: the codes that any request may be answered. */
 export const operationView = (operation, ui) => html`

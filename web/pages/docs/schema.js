@@ -2,8 +2,8 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { bounds, inner, kindOf, objectsIn } from './reading.js';
-import { words } from './text.js';
+import { bounds, inner, kindOf, objectsIn } from './openapi.js';
+import { words } from './inline-markup.js';
 
 /**
  * A schema under a line that names it. `place` tells it from all others of the page; `ui` is {find, isOpen(place),

@@ -5,9 +5,9 @@ import { t } from '../../core/i18n.js';
 import { address } from '../../core/router.js';
 import { emptyState } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { modelCard } from './card.js';
+import { modelCard } from './model-card.js';
 import { choices, FILTERS, matcher, ORDERS, sorted } from './filter.js';
-import { awayIn, isSeveral } from './where.js';
+import { awayIn, isSeveral } from './replica-locations.js';
 
 export function openHub(app, actions) {
   const set = (route, name, value) =>

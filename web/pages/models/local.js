@@ -3,14 +3,14 @@
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
-import { progressBar } from '../../components/bars.js';
-import { confirmDialog } from '../../components/dialog.js';
-import { engineBadge, isServing } from '../../components/engines.js';
+import { progressBar } from '../../components/progress.js';
+import { confirmDialog } from '../../components/forms/dialog.js';
+import { engineBadge, isServing } from '../../components/engine-status.js';
 import { alertBox, emptyState, explain } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { isChat, tryIt } from './card.js';
-import { awayIn, isSeveral, whereList } from './where.js';
+import { isChat, tryIt } from './model-card.js';
+import { awayIn, isSeveral, whereList } from './replica-locations.js';
 
 const THERE = new Set(['ready', 'deleting']);
 

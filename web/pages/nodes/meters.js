@@ -2,7 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { meter } from '../../components/bars.js';
+import { meter } from '../../components/progress.js';
 
 /** What the engines of a node need. Their sum, not `memory_used_bytes`: that is as old as the last heartbeat. */
 export const memoryUsed = (node) => node.engines.reduce((sum, engine) => sum + engine.memory_bytes, 0);

@@ -1,6 +1,6 @@
 /** Figures of requests over all nodes, out of what each node's heartbeats have told. Pure. */
 
-import { busyOf, isServing } from '../../components/engines.js';
+import { busyOf, isServing } from '../../components/engine-status.js';
 
 export const WINDOW_MS = 15 * 60_000;
 

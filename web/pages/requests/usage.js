@@ -4,7 +4,7 @@ import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { bars, timeChart } from '../../components/chart.js';
 import { alertBox, explain } from '../../components/feedback.js';
-import { columns } from './totals.js';
+import { columns } from './usage-series.js';
 
 const BY = ['model', 'key', 'node'];
 const BUCKETS = ['day', 'hour'];

@@ -3,7 +3,7 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox, explain } from '../../components/feedback.js';
-import { field, newPasswordField } from '../../components/field.js';
+import { field, newPasswordField } from '../../components/forms/field.js';
 
 /** `focused`: whether a person came here to change it. */
 export function openPassword(app, { focused }) {

@@ -4,7 +4,7 @@ import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { alertBox, explain, note, skeletons } from '../../components/feedback.js';
-import { dataTable } from '../../components/table.js';
+import { dataTable } from '../../components/data-table.js';
 
 export function openServer(app) {
   let error = null;

@@ -1,0 +1,292 @@
+/** core/data-sync.js: asks for what an event has outdated, and for nothing by the clock. */
+
+import { makeStore } from '/web/core/store.js';
+import { makeSync } from '/web/core/data-sync.js';
+import { withFakes } from './fakes.js';
+import { equal, ok, test } from './runner.js';
+import { model, node } from './samples.js';
+
+/** An API whose answers the test gives: `asked` holds the open questions. */
+class FakeApi {
+  paths = [];
+  asked = [];
+
+  get = (path) =>
+    new Promise((resolve, reject) => {
+      this.paths.push(path);
+      this.asked.push({ path, resolve, reject });
+    });
+
+  /** Answer what is open from `answers`: path → answer, an Error rejects. */
+  async answer(answers = ANSWERS) {
+    for (const { path, resolve, reject } of this.asked.splice(0)) {
+      const answer = answers[path] ?? answers.other?.(path);
+      if (answer instanceof Error) reject(answer);
+      else resolve(structuredClone(answer));
+    }
+  }
+
+  /** The questions since the last call. */
+  news() {
+    return this.paths.splice(0).sort();
+  }
+}
+
+const ANSWERS = {
+  '/api/models': { models: ['a', 'b', 'c', 'd', 'e', 'f'].map((id) => model(id)) },
+  '/api/nodes': { nodes: [node('n')] },
+  '/api/system': { version: '1' },
+  '/api/auth/me': { kind: 'session' },
+  other: (path) => model(decodeURIComponent(path.split('/').at(-1))),
+};
+const EVERYTHING = ['/api/models', '/api/nodes', '/api/system'];
+
+/** A page that is signed in and has heard Hello and its first answers. */
+const withSync = (run) =>
+  withFakes(async (fakes) => {
+    const api = new FakeApi();
+    const store = makeStore((work) => work());
+    const upgrades = [];
+    const sync = makeSync({ api, store, onUpgrade: () => upgrades.push(true) });
+    store.dispatch({ type: 'me', me: { kind: 'session' } });
+    sync.start();
+    const { sockets, clock } = fakes;
+    let seq = 0;
+    const tell = (type, fields = {}) => sockets.at(-1).tell({ type, seq: (seq += 1), ...fields });
+    tell('Hello', { version: '1' });
+    await clock.pass(20);
+    try {
+      await run({ ...fakes, api, store, sync, tell, upgrades, restart: () => (seq = 0) });
+    } finally {
+      sync.stop();
+    }
+    await clock.pass(1000);
+    equal(clock.waiting, 0, 'timers are left after stop()');
+  });
+
+const changed = (id, status = 'Ready') => ({ model_id: id, status, progress: null, downloaded_bytes: null, total_bytes: null, bytes_per_second: null, eta_seconds: null, available_nodes: 0, error: null });
+
+test('Hello has everything asked for, once', () =>
+  withSync(async ({ api, store, clock }) => {
+    equal(api.news(), EVERYTHING);
+    await api.answer();
+    await clock.pass(60_000);
+    equal([store.state.models.size, store.state.nodes.size, store.state.system.version], [6, 1, '1']);
+  }));
+
+test('with nothing heard nothing is asked', () =>
+  withSync(async ({ api, clock, tell }) => {
+    await api.answer();
+    api.news();
+    for (let at = 0; at < 100; at += 1) {
+      await clock.pass(5000);
+      tell('Unknown');
+    }
+    equal(api.news(), []);
+  }));
+
+test('start() twice is one connection', () =>
+  withSync(async ({ sync, sockets }) => {
+    sync.start();
+    equal(sockets.length, 1);
+  }));
+
+test('what one event outdates is asked for by itself', () =>
+  withSync(async ({ api, clock, tell, store }) => {
+    await api.answer();
+    api.news();
+    tell('ModelStatusChanged', changed('a'));
+    await clock.pass(20);
+    equal(api.news(), [], 'events come in groups');
+    await clock.pass(150);
+    equal(api.news(), ['/api/models/a']);
+    equal(store.state.stale.models.size, 0);
+    await api.answer();
+    await clock.pass(1000);
+    equal(api.news(), []);
+  }));
+
+test('a group of events is one question each; many models are one list', () =>
+  withSync(async ({ api, clock, tell }) => {
+    await api.answer();
+    api.news();
+    for (const id of ['a', 'b', 'c', 'd']) tell('ModelStatusChanged', changed(id));
+    tell('NodeStatusChanged', { node_id: 'new', name: 'new', status: 'online', draining: false, models: [] });
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/a', '/api/models/b', '/api/models/c', '/api/models/d', '/api/nodes']);
+    await api.answer({ ...ANSWERS, '/api/nodes': { nodes: [node('n'), node('new')] } });
+    await clock.pass(20);
+    for (const id of ['a', 'b', 'c', 'd', 'e']) tell('ModelStatusChanged', changed(id, 'Error'));
+    await clock.pass(200);
+    equal(api.news(), ['/api/models']);
+    await api.answer();
+  }));
+
+test('an id is escaped in its address', () =>
+  withSync(async ({ api, clock, tell }) => {
+    await api.answer({ ...ANSWERS, '/api/models': { models: [model('a/b?c')] } });
+    await clock.pass(20);
+    api.news();
+    tell('ModelStatusChanged', changed('a/b?c'));
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/a%2Fb%3Fc']);
+    await api.answer();
+  }));
+
+test('one question at a time: what is outdated meanwhile is asked after the answer', () =>
+  withSync(async ({ api, clock, tell }) => {
+    await api.answer();
+    api.news();
+    tell('ModelStatusChanged', changed('a'));
+    await clock.pass(200);
+    tell('ModelStatusChanged', changed('a', 'Error'));
+    tell('ModelStatusChanged', changed('b'));
+    await clock.pass(1000);
+    equal(api.news(), ['/api/models/a']);
+    await api.answer();
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/a', '/api/models/b']);
+    await api.answer();
+  }));
+
+test('an answer that is older than an event does not undo it', () =>
+  withSync(async ({ api, clock, tell, store }) => {
+    tell('ModelStatusChanged', changed('a', 'Registered'));
+    await clock.pass(20);
+    await api.answer();
+    await clock.pass(20);
+    equal(store.state.models.get('a').status, 'Registered');
+    api.news();
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/a'], 'what the event outdates is asked for after the first answer');
+    await api.answer({ other: () => model('a', { status: 'Registered' }) });
+  }));
+
+test('what was heard before the question is not applied to its answer', () =>
+  withSync(async ({ api, clock, tell, store }) => {
+    await api.answer();
+    tell('ModelStatusChanged', changed('a', 'Registered'));
+    await clock.pass(200);
+    await api.answer({ other: () => model('a', { status: 'Ready' }) });
+    await clock.pass(20);
+    equal(store.state.models.get('a').status, 'Ready');
+  }));
+
+test('a first answer that does not come is told; the next Hello mends it', () =>
+  withSync(async ({ api, clock, store, sockets, tell, restart }) => {
+    const error = new Error('away');
+    await api.answer({ ...ANSWERS, '/api/nodes': error });
+    await clock.pass(20);
+    ok(store.state.failed === error);
+    sockets.at(-1).end();
+    await clock.pass(500);
+    await api.answer();
+    restart();
+    api.news();
+    tell('Hello', { version: '1' });
+    equal(api.news(), EVERYTHING);
+    await api.answer();
+    await clock.pass(20);
+    equal([store.state.failed, store.state.nodes.size], [null, 1]);
+  }));
+
+test('a question that fails is not asked again and again', () =>
+  withSync(async ({ api, clock, tell }) => {
+    await api.answer();
+    api.news();
+    tell('ModelStatusChanged', changed('a'));
+    await clock.pass(200);
+    await api.answer({ other: () => new Error('away') });
+    await clock.pass(60_000 / 5);
+    equal(api.news(), ['/api/models/a']);
+  }));
+
+test('Resync has everything asked for anew', () =>
+  withSync(async ({ api, tell }) => {
+    await api.answer();
+    api.news();
+    tell('Resync');
+    equal(api.news(), EVERYTHING);
+    await api.answer();
+  }));
+
+test('a server that starts its count anew is heard', () =>
+  withSync(async ({ api, clock, tell, store, sockets, restart }) => {
+    await api.answer();
+    for (let at = 0; at < 50; at += 1) tell('Unknown');
+    sockets.at(-1).end();
+    equal(store.state.live.status, 'waiting');
+    await clock.pass(500);
+    await api.answer();
+    restart();
+    tell('Hello', { version: '1' });
+    tell('ModelStatusChanged', changed('a', 'Registered'));
+    await clock.pass(20);
+    equal(store.state.models.get('a').status, 'Registered');
+    await api.answer();
+  }));
+
+test('another version of the server is told once it answers', () =>
+  withSync(async ({ api, clock, tell, upgrades, sockets }) => {
+    await api.answer();
+    for (const version of ['1', '1', '2']) {
+      sockets.at(-1).end();
+      await clock.pass(500);
+      await api.answer();
+      tell('Hello', { version });
+    }
+    equal(upgrades.length, 1);
+    await api.answer();
+  }));
+
+test('a lost connection asks who is there; signed out, it is over', () =>
+  withSync(async ({ api, clock, store, sockets, sync }) => {
+    await api.answer();
+    api.news();
+    sockets.at(-1).end();
+    equal(api.news(), ['/api/auth/me']);
+    store.dispatch({ type: 'signedOut' });
+    sync.stop();
+    await api.answer({ '/api/auth/me': new Error('401') });
+    await clock.pass(60_000);
+    equal([sockets.length, api.news()], [1, []]);
+    store.dispatch({ type: 'me', me: { kind: 'session' } });
+    sync.start();
+    equal(sockets.length, 2, 'and can be started again');
+  }));
+
+test('stopped in a pause it asks nothing, started again it does', () =>
+  withSync(async ({ api, clock, tell, sync, store, restart }) => {
+    await api.answer();
+    api.news();
+    tell('ModelStatusChanged', changed('a'));
+    await clock.pass(20);
+    sync.stop();
+    await clock.pass(1000);
+    equal(api.news(), []);
+    store.dispatch({ type: 'asked' });
+    sync.start();
+    restart();
+    tell('Hello', { version: '1' });
+    await api.answer();
+    await clock.pass(20);
+    api.news();
+    tell('ModelStatusChanged', changed('b'));
+    await clock.pass(200);
+    equal(api.news(), ['/api/models/b']);
+    await api.answer();
+  }));
+
+test('reconnect() is for a connection that is lost', () =>
+  withSync(async ({ api, clock, sockets, sync }) => {
+    sync.reconnect();
+    equal(sockets.length, 1);
+    sockets[0].end();
+    await api.answer();
+    sync.reconnect();
+    equal(sockets.length, 2);
+    await clock.pass(1);
+    sync.stop();
+    sync.reconnect();
+    equal(sockets.length, 2);
+  }));

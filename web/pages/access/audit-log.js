@@ -1,0 +1,61 @@
+/** The audit log: who did what, newest first. For administrators. */
+
+import { html } from '../../lib/html.js';
+import { f, hasText, t } from '../../core/i18n.js';
+import { badge } from '../../components/badges.js';
+import { dataTable } from '../../components/data-table.js';
+import { address } from '../../core/router.js';
+import { makeList } from './remote-list.js';
+
+const PAGE = 20;
+
+export function openAudit(app) {
+  const list = makeList(app, async (known, before = null) => {
+    const page = await app.api.get(address('/api/audit', { limit: PAGE, before }));
+    return before === null ? joined(page, known) : { ...page, entries: [...known.entries, ...page.entries] };
+  });
+
+  const table = ({ entries, next_cursor: next }) => html`
+    ${dataTable({ labelledBy: 'audit', columns: columns(), rows: entries, key: ({ id }) => id })}
+    ${next === null ? null : html`<div><button type="button" class="button small" @click=${() => list.load(next)}>${t('audit.older')}</button></div>`}`;
+
+  return {
+    load: () => list.load(),
+    isReady: list.isReady,
+    view: () => html`
+      <section class="card access-card" aria-labelledby="audit">
+        <div><h2 id="audit" tabindex="-1">${t('audit.title')}</h2><p class="soft">${t('audit.text')}</p></div>
+        ${list.view(table)}
+      </section>`,
+  };
+}
+
+/** A newer first page, and of what is known what goes on below it; nothing where acts are missing between the two. */
+function joined(page, known) {
+  const last = page.entries.at(-1);
+  const below = known?.entries.filter(({ id }) => id < last?.id) ?? [];
+  const meets = page.entries.some(({ id }) => id === known?.entries[0]?.id);
+  return meets && below.length ? { entries: [...page.entries, ...below], next_cursor: known.next_cursor } : page;
+}
+
+const columns = () => [
+  { title: t('audit.act'), cell: act },
+  { title: t('audit.who'), cell: ({ actor }) => actor },
+  { title: t('audit.address'), cell: ({ address: from }) => from ?? '–' },
+  { title: t('audit.result'), cell: outcome },
+  { title: t('audit.time'), kind: 'nowrap', cell: ({ time }) => html`<time datetime=${time}>${f.dateTime(time)}</time>` },
+];
+
+/** In words where it is known: `user.change role+password` is under `user_change_role_password`. */
+function act({ action, target }) {
+  const key = `audit.action.${plain(action)}`;
+  return html`<span>${hasText(key) ? t(key) : action}</span> ${target ? html`<span class="audit-target">${target}</span>` : null}`;
+}
+
+function outcome({ result }) {
+  if (result === 'ok') return html`<span class="soft">${t('audit.ok')}</span>`;
+  const key = `audit.result.${plain(result)}`;
+  return badge('bad', hasText(key) ? t(key) : result);
+}
+
+const plain = (name) => name.replace(/\W+/g, '_');

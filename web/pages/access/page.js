@@ -1,0 +1,38 @@
+/** Access: API keys for programs, and for administrators the people and what was done. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { skeletons } from '../../components/feedback.js';
+import { openAudit } from './audit-log.js';
+import { openKeys } from './api-keys.js';
+import { openUsers } from './users.js';
+
+export const title = () => t('nav.access');
+
+export function open(app) {
+  const keys = openKeys(app, reload);
+  const forAdmins = [openUsers(app, reload), openAudit(app)];
+  const parts = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
+
+  /** An act shows in more than its own list: a user's keys go with the user, and each act is on record. */
+  function reload() {
+    return Promise.all(parts().map((part) => part.load()));
+  }
+
+  reload();
+  return {
+    view(state) {
+      const shown = parts();
+      return html`
+        <div class="page access">
+          <div class="page-head">
+            <h1 tabindex="-1">${t('nav.access')}</h1>
+            <a href="/docs">${t('docs.title')}</a>
+          </div>
+          ${shown.every((part) => part.isReady())
+            ? html`<div class="stack">${shown.map((part) => part.view(state))}</div>`
+            : skeletons(shown.length, 'access-card')}
+        </div>`;
+    },
+  };
+}

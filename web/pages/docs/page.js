@@ -1,0 +1,132 @@
+/** The reference of the API, for everybody: what `/api/openapi.json` says, to be read and searched. */
+
+import { each, html, memo } from '../../lib/html.js';
+import { locale, t } from '../../core/i18n.js';
+import { address } from '../../core/router.js';
+import { alertBox, emptyState, explain, skeletons } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { dataTable } from '../../components/data-table.js';
+import { operationView } from './operation.js';
+import { matching, reading } from './openapi.js';
+import { paragraphs, words } from './inline-markup.js';
+
+export const title = () => t('docs.title');
+
+const SOURCE = '/api/openapi.json';
+
+export function open(app) {
+  let known = null;
+  let failure = null;
+  let turn = 0; // grows whenever something opens or closes
+  const opened = new Set();
+
+  const ui = {
+    find: (ref) => known.find(ref),
+    isOpen: (place) => opened.has(place),
+    toggle(place, open) {
+      if (opened.has(place) === open) return;
+      opened[open ? 'add' : 'delete'](place);
+      // Of a body the first level is seen at once; what is in it opens when it is asked for.
+      if (open) known.operations.get(place)?.bodies.forEach((body) => opened.add(body));
+      turn += 1;
+      app.touch();
+    },
+  };
+
+  async function load() {
+    failure = null;
+    try {
+      known = reading(await app.api.get(SOURCE));
+      ui.everywhere = known.everywhere;
+      app.touch();
+      showLinked();
+    } catch (error) {
+      failure = error;
+      app.touch();
+    }
+  }
+
+  /** Open the operation that the address names, and go there. */
+  function showLinked() {
+    const id = decodeURIComponent(location.hash.slice(1));
+    if (!known || !id) return;
+    if (known.operations.has(id)) ui.toggle(id, true);
+    requestAnimationFrame(() => {
+      const place = document.getElementById(id);
+      place?.scrollIntoView();
+      (place?.querySelector('summary') ?? place)?.focus({ preventScroll: true });
+    });
+  }
+
+  const search = (query) => html`
+    <search class="filters docs-search">
+      <label class="search">
+        ${icon('search')}<span class="sr-only">${t('docs.search')}</span>
+        <input
+          class="control"
+          type="search"
+          placeholder=${t('docs.search')}
+          .value=${query.q ?? ''}
+          @input=${(event) => app.go(address('/docs', { ...query, q: event.target.value }), { replace: true })}
+        />
+      </label>
+    </search>`;
+
+  function content(query) {
+    const tags = matching(known.tags, query.q ?? '');
+    const count = tags.reduce((sum, { operations }) => sum + operations.length, 0);
+    return html`
+      <div class="docs-about" lang="en">${paragraphs(known.about)}</div>
+      ${search(query)}
+      <p class="sr-only" role="status">${t('docs.found', { count })}</p>
+      <nav class="docs-tags" aria-label=${t('docs.sections')}>
+        ${tags.map(({ name }) => html`<a class="chip" href=${`#${name}`}>${name}</a>`)}
+        <a class="chip" href="#errors">${t('docs.all_errors')}</a>
+      </nav>
+      ${count ? null : emptyState('search', t('docs.none.title'), t('docs.none.text'))}
+      <div class="stack">${each(tags, ({ name }) => name, section)} ${errors()}</div>`;
+  }
+
+  const section = ({ name, text, operations }) => html`
+    <section class="docs-section" aria-labelledby=${name}>
+      <h2 id=${name} tabindex="-1" lang="en">${name}</h2>
+      <p class="soft" lang="en">${words(text)}</p>
+      <div class="docs-operations">${each(operations, ({ id }) => id, (one) => operationView(one, ui))}</div>
+    </section>`;
+
+  const errors = () => html`
+    <section class="docs-section" aria-labelledby="errors">
+      <h2 id="errors" tabindex="-1">${t('docs.all_errors')}</h2>
+      <p class="soft">${t('docs.all_errors.text')}</p>
+      ${dataTable({
+        labelledBy: 'errors',
+        rows: known.codes,
+        key: ({ code }) => code,
+        columns: [
+          { title: t('docs.column.code'), cell: ({ code }) => html`<code>${code}</code>` },
+          { title: t('docs.column.status'), cell: ({ status }) => status },
+          { title: t('docs.column.meaning'), cell: ({ text }) => html`<span lang="en">${words(text)}</span>` },
+        ],
+      })}
+    </section>`;
+
+  load();
+  return {
+    update: showLinked,
+    view: (_state, { query }) => html`
+      <div class="page docs">
+        <div class="page-head">
+          <h1 tabindex="-1">${t('docs.title')}</h1>
+          <p class="docs-source">
+            ${known ? html`<span>${t('docs.version', { version: known.version })}</span>` : null}
+            <a href=${SOURCE} target="_blank">${t('docs.source')}</a>
+          </p>
+        </div>
+        ${known
+          ? memo([known, query.q, turn, locale()], () => content(query))
+          : failure
+            ? alertBox(explain(failure), html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`)
+            : skeletons(4)}
+      </div>`,
+  };
+}

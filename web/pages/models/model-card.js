@@ -1,0 +1,171 @@
+/** One model of the hub: what it is, whether it fits, and the one thing to do next. */
+
+import { html, memo } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { fitBadge, statusBadge } from '../../components/badges.js';
+import { progressBar } from '../../components/progress.js';
+import { alertBox, explain } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { busyAttribute } from './actions.js';
+import { whereLine } from './replica-locations.js';
+
+/**
+ * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models;
+ * `away`: the ids of the nodes that cannot be reached, as one text, null where there is one node only.
+ * What is in it is only looked at when one of the things it shows has changed: filters hide and show hundreds at a time.
+ */
+export const modelCard = (app, actions, item, { doing, shown, can, away }) => html`
+  <article
+    class="card model"
+    aria-labelledby=${headingOf(item)}
+    tabindex="-1"
+    data-model=${item.model.id}
+    ?hidden=${!shown}
+  >
+    ${memo([item, doing, can, away], () => content(app, actions, item, doing, can, away))}
+  </article>`;
+
+const headingOf = ({ model }) => `model-${model.id}`;
+
+function content(app, actions, item, doing, can, away) {
+  const { model } = item;
+  return html`
+    <div class="model-head">
+      <div>
+        <h2 id=${headingOf(item)}>${model.name}</h2>
+        <p class="model-repo">${model.repo}</p>
+      </div>
+      ${statusBadge(item.status)}
+    </div>
+    ${model.description ? html`<p class="description">${model.description}</p>` : null}
+    <dl class="facts">
+      ${fact(t('model.size'), f.bytes(model.size_bytes))} ${fact(t('model.memory'), f.bytes(model.required_memory_bytes))}
+      ${fact(t('model.parameters'), model.parameter_count)} ${fact(t('model.quantization'), model.quantization)}
+      ${fact(t('model.context'), model.context_length && t('model.tokens', { count: f.tokens(model.context_length) }))}
+    </dl>
+    <ul class="chips" aria-label=${t('model.about')}>
+      ${model.capabilities.map((name) => html`<li class="chip">${t(`capability.${name}`)}</li>`)}
+      ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
+    </ul>
+    <div class="model-foot">
+      ${away === null ? null : whereLine(item, away.split(' '))}
+      ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
+      ${nextStep[item.status](app, actions, item, doing, can)}
+      ${doing.error ? alertBox(explain(doing.error)) : null}
+    </div>`;
+}
+
+const fact = (name, value) => (value ? html`<div><dt>${name}</dt><dd>${value}</dd></div>` : null);
+
+/** The line above the action: whether it fits, and how popular it is. */
+const judgement = ({ fit, hf_stats: stats }) => html`
+  <div class="model-line">
+    ${fitBadge(fit)}
+    ${stats
+      ? html`
+          <p class="popularity">
+            <span title=${t('model.downloads')}>
+              ${icon('download')}<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}
+            </span>
+            <span title=${t('model.stars')}>
+              ${icon('star')}<span class="sr-only">${t('model.stars')}: </span>${f.compact(stats.stars)}
+            </span>
+          </p>`
+      : null}
+  </div>`;
+
+/**
+ * The table of the quick start: what a person can do in each status. All but Error are one line and one row of buttons
+ * high, so that a card does not grow under the pointer.
+ */
+const nextStep = {
+  Available: (app, actions, item, doing, can) => html`
+    ${judgement(item)}
+    <div class="model-act">
+      ${can
+        ? html`
+            <button
+              type="button"
+              class="button wide ${item.fit.verdict === 'too_large' ? '' : 'tinted'}"
+              aria-disabled=${busyAttribute(doing)}
+              @click=${() => actions.pull(item.model.id)}
+            >
+              ${icon('download')}${t('action.pull')}
+            </button>`
+        : html`<p class="soft">${t('model.ask_admin')}</p>`}
+    </div>`,
+
+  Registered: (app, actions, item, doing, can) => html`
+    <p class="model-line soft">${item.error ?? t('model.waiting')}</p>
+    <div class="model-act">
+      ${progressBar(t('model.progress', { name: item.model.name }), 0, t('status.Registered'))}
+      ${cancelButton(actions, item, doing, can)}
+    </div>`,
+
+  Downloading: (app, actions, item, doing, can) => html`
+    ${pullNumbers(item)}
+    <div class="model-act">
+      ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? 0, progressText(item))}
+      ${cancelButton(actions, item, doing, can)}
+    </div>
+    ${item.error ? html`<p class="soft">${item.error}</p>` : null}`,
+
+  Ready: (app, actions, item) => html`
+    ${judgement(item)}
+    <div class="model-act">
+      <span class="ready">${icon('check')}${readyText(item)}</span>
+      ${isChat(item.model)
+        ? html`<button type="button" class="button primary" @click=${() => tryIt(app, item.model)}>
+            ${icon('playground')}${t('action.try')}
+          </button>`
+        : null}
+    </div>`,
+
+  Error: (app, actions, item, doing, can) => html`
+    ${alertBox(item.error ?? t('model.failed'))}
+    ${can
+      ? html`
+          <div class="model-act">
+            <button type="button" class="button primary" aria-disabled=${busyAttribute(doing)} @click=${() => actions.pull(item.model.id)}>
+              ${icon('refresh')}${t('action.retry')}
+            </button>
+            ${cancelButton(actions, item, doing, can)}
+          </div>`
+      : null}`,
+};
+
+function readyText({ available_nodes: count, replicas }) {
+  const all = replicas.filter(({ state }) => state !== 'deleting').length;
+  return count < all ? t('model.on_some', { count, all }) : t('model.on_nodes', { count });
+}
+
+const cancelButton = (actions, { model }, doing, can) =>
+  can
+    ? html`<button type="button" class="button" aria-disabled=${busyAttribute(doing)} @click=${() => actions.cancel(model.id)}>
+        ${t('action.cancel')}
+      </button>`
+    : null;
+
+/** Whether the Playground can talk to it. */
+export const isChat = (model) => model.capabilities.includes('TextGeneration');
+
+export const tryIt = (app, model) => app.go(`/playground?model=${encodeURIComponent(model.id)}`);
+
+const isVerifying = ({ replicas, download_progress: progress }) =>
+  progress >= 1 || replicas.some(({ state }) => state === 'verifying');
+
+function pullNumbers(item) {
+  const { download_progress: progress, downloaded_bytes: got, total_bytes: total, bytes_per_second: speed } = item;
+  const amount = got === null ? '' : t('model.of', { got: f.bytes(got), total: f.bytes(total) });
+  const pace = speed ? `${f.rate(speed)}${left(item)}` : '';
+  return html`
+    <p class="model-line numbers">
+      <span><strong>${f.percent(progress)}</strong> ${amount}</span><span>${isVerifying(item) ? t('model.verifying') : pace}</span>
+    </p>`;
+}
+
+const left = ({ eta_seconds: seconds }) =>
+  seconds === null || seconds === undefined ? '' : ` · ${t('model.left', { time: f.duration(seconds) })}`;
+
+const progressText = (item) =>
+  isVerifying(item) ? t('model.verifying') : `${f.percent(item.download_progress)}${left(item)}`;

@@ -1,0 +1,40 @@
+/** The downloads of one node, each with its bar. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { progressBar } from '../../components/progress.js';
+
+/** `downloads`: what `downloadsOf` says. */
+export const pulls = (state, downloads) =>
+  downloads.length
+    ? html`
+        <div class="node-part">
+          <h3>${t('node.downloads')}</h3>
+          <ul class="rows" aria-label=${t('node.downloads')}>
+            ${each(downloads, ({ id }) => id, (download) => row(state, download))}
+          </ul>
+        </div>`
+    : null;
+
+function row({ models }, { id, state, got, total, rate, left, error }) {
+  const name = models?.get(id)?.model.name ?? id;
+  const share = total ? got / total : 0;
+  return html`
+    <li class="pull">
+      <p class="pull-line">
+        <strong>${name}</strong><span>${stage(state) ?? speed(rate, left)}</span>
+      </p>
+      ${progressBar(t('model.progress', { name }), share, f.percent(share))}
+      <p class="pull-line">
+        <span><b>${f.percent(share)}</b> ${total ? t('model.of', { got: f.bytes(got), total: f.bytes(total) }) : ''}</span>
+        <span>${error ?? ''}</span>
+      </p>
+    </li>`;
+}
+
+const stage = (state) => ({ wanted: t('model.waiting'), verifying: t('model.verifying') })[state];
+
+function speed(rate, left) {
+  const parts = [rate ? f.rate(rate) : '', left === null ? '' : t('model.left', { time: f.duration(left) })];
+  return parts.filter(Boolean).join(' · ');
+}

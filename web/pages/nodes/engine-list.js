@@ -1,0 +1,43 @@
+/** The engines of one node: which models are in memory there, and what each of them does. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { progressBar } from '../../components/progress.js';
+import { busyOf, engineBadge, isServing, slotsBusy } from '../../components/engine-status.js';
+import { alertBox } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { filesOf } from './meters.js';
+
+export const engineList = (state, node) => html`
+  <div class="node-part">
+    <h3>${t('node.engines')}</h3>
+    ${node.engines.length
+      ? html`
+          <ul class="rows" aria-label=${t('node.engines')}>
+            ${each(node.engines, (engine) => engine.model_id, (engine) => row(state, engine))}
+          </ul>`
+      : html`<p class="soft">${t(filesOf(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
+  </div>`;
+
+function row({ models }, engine) {
+  const name = models?.get(engine.model_id)?.model.name ?? engine.model_id;
+  return html`
+    <li class="engine">
+      <div class="engine-name">
+        <span>${name}</span>${engineBadge([engine])}
+        ${engine.pinned ? html`<span class="engine-pinned">${icon('pin')}${t('node.engines.pinned')}</span>` : null}
+      </div>
+      <div class="engine-figures">
+        ${isServing(engine) ? slotsBusy(busyOf(engine), engine.slots, slotsText(engine)) : null}
+        ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
+        ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
+      </div>
+      ${engine.state === 'starting' ? progressBar(t('local.loading', { name }), engine.progress ?? null) : null}
+      ${engine.error ? alertBox(engine.error) : null}
+    </li>`;
+}
+
+const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(engine.context_length) });
+
+const slotsText = (engine) =>
+  t('node.engines.slots', { busy: f.number(busyOf(engine)), slots: f.number(engine.slots), count: engine.slots });

@@ -1,0 +1,45 @@
+/** How busy the machine itself is, by whatever runs on it: now, and over the last minutes. */
+
+import { html, memo } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { meter } from '../../components/progress.js';
+import { sparkline } from '../../components/chart.js';
+
+const SPAN_MS = 5 * 60_000;
+const GAP_MS = 15_000; // heartbeats come every 5 s; a line that bridged more would tell of what nobody saw
+
+/** `traffic`: the node's figures in the store; undefined until the first heartbeat. */
+export function hostUse({ meters }, traffic) {
+  const history = traffic?.history ?? [];
+  return html`
+    <div class="host">
+      <p class="measured-head">
+        <strong>${t('node.host')}</strong><span>${t('node.host.span', { time: f.duration(SPAN_MS / 1000) })}</span>
+      </p>
+      ${gauge(t('node.host.cpu'), meters.cpu_usage, history, 'cpu')}
+      ${gauge(t('node.host.ram'), meters.memory_usage, history, 'memory')}
+      ${meters.gpu_usage === null ? null : gauge(t('node.host.gpu'), meters.gpu_usage)}
+      ${meters.gpu_memory_usage === null ? null : gauge(t('node.host.vram'), meters.gpu_memory_usage)}
+    </div>`;
+}
+
+/** `field`: which figure of `history` belongs to it; a GPU has none. */
+const gauge = (label, share, history, field) => html`
+  <div class="gauge">
+    <span class="gauge-name">${label}</span><span class="gauge-value">${f.percent(share)}</span>
+    ${meter(label, [{ name: label, value: share, kind: 'other' }], 1)}
+    ${field ? html`<div class="gauge-history">${memo([history], () => line(history, field))}</div>` : null}
+  </div>`;
+
+function line(history, field) {
+  if (!history.length) return null;
+  const to = history.at(-1).at;
+  const points = [];
+  for (const point of history) {
+    if (point.at < to - SPAN_MS) continue;
+    const before = points.at(-1);
+    if (before && point.at - before.at > GAP_MS) points.push({ at: before.at, value: null });
+    points.push({ at: point.at, value: point[field] });
+  }
+  return sparkline(points, to - SPAN_MS, to);
+}

@@ -1,0 +1,78 @@
+/** One node: a section with its name, what it is, and, while it can be reached, what goes on in it. */
+
+import { html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { downloadsOf } from './downloads.js';
+import { engineList } from './engine-list.js';
+import { held } from './disk.js';
+import { hostUse } from './host-usage.js';
+import { diskMeter, filesOf, memoryMeter } from './meters.js';
+import { pulls } from './download-list.js';
+import { isOnline, notesOf, reachFact, statusBadge } from './status.js';
+
+/** `acts`: what this person may do with it, as a view; null for nothing. */
+export function nodeCard(state, node, acts) {
+  const heading = `node-${node.id}`;
+  const downloads = downloadsOf(node);
+  return html`
+    <section class="card node" aria-labelledby=${heading} tabindex="-1">
+      <div class="node-head">
+        <h2 id=${heading}>${node.name}</h2>
+        ${statusBadge(node)}
+        <p class="soft">${about(node)}</p>
+        ${tags(node)}
+      </div>
+      ${node.status === 'joining' ? null : facts(node)} ${notesOf(node, state.system)}
+      ${isOnline(node)
+        ? html`
+            <div class="node-columns">
+              <div class="node-meters">${memoryMeter(node)} ${diskMeter(node, downloads)}</div>
+              ${hostUse(node, state.traffic.get(node.id))}
+            </div>
+            ${engineList(state, node)} ${pulls(state, downloads)}`
+        : null}
+      ${held(state, node)} ${acts}
+    </section>`;
+}
+
+const tags = (node) =>
+  node.tags.length
+    ? html`<ul class="chips" aria-label=${t('node.tags')}>${node.tags.map((tag) => html`<li class="chip">${tag}</li>`)}</ul>`
+    : null;
+
+function facts(node) {
+  const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus } = node.hardware;
+  const files = filesOf(node);
+  return html`
+    <dl class="facts node-facts">
+      ${reachFact(node)}
+      <div><dt>${t('node.cpu')}</dt><dd>${cpu} <small>${t('node.cores', { count: cores })}</small></dd></div>
+      <div><dt>${t('node.ram')}</dt><dd>${f.bytes(memory)}</dd></div>
+      <div>
+        <dt>${t('node.gpu')}</dt>
+        ${gpus.length ? gpus.map(gpuFact) : html`<dd>${t('node.gpu.none')}</dd>`}
+      </div>
+      ${isOnline(node)
+        ? null
+        : html`
+            <div>
+              <dt>${t('node.models')}</dt>
+              <dd>${t('node.models_of', { count: files.count, size: f.bytes(files.bytes) })}</dd>
+            </div>`}
+    </dl>`;
+}
+
+/** What runs on a node, and when one that is away was last heard of. */
+function about({ version, platform, status, last_seen: seen }) {
+  if (status === 'joining') return null;
+  // Its clock or ours may be wrong, and nobody was heard in the future.
+  const ago = f.ago(Math.min(seen, Date.now() / 1000));
+  return t(status === 'online' ? 'node.about' : 'node.about.away', { version, platform, ago, time: f.dateTime(seen) });
+}
+
+const gpuFact = (gpu) => html`
+  <dd>
+    ${gpu.name}
+    <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
+    ${gpu.usable ? null : html`<small class="node-unusable">${t('node.gpu.unusable')}</small>`}
+  </dd>`;

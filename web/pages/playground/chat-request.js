@@ -1,0 +1,87 @@
+/** What is sent for a conversation, and what it may be told besides. Pure. */
+
+import { splitThinking } from './markdown-blocks.js';
+
+/** The numbers a person may set; left empty, the model's own default holds. */
+export const PARAMETERS = [
+  { name: 'temperature', min: 0, max: 2, step: 0.05 },
+  { name: 'top_p', min: 0, max: 1, step: 0.01 },
+  { name: 'top_k', min: 0, max: 1000, step: 1 },
+  { name: 'min_p', min: 0, max: 1, step: 0.01 },
+  { name: 'max_tokens', min: 1, max: 131072, step: 1 },
+  { name: 'presence_penalty', min: -2, max: 2, step: 0.1 },
+  { name: 'frequency_penalty', min: -2, max: 2, step: 0.1 },
+  { name: 'seed', min: 0, max: 4294967295, step: 1 },
+];
+
+const MOST_STOPS = 8;
+
+/** The number that was typed; null where nothing was, undefined where it is none that can be sent. */
+export function numberFrom(text, { min, max, step }) {
+  if (text.trim() === '') return null;
+  const value = Number(text);
+  const whole = step !== 1 || Number.isInteger(value);
+  return whole && value >= min && value <= max ? value : undefined;
+}
+
+/** The body of `POST /v1/chat/completions` for a conversation: {system, parameters, stop, messages}. */
+export function requestBody(model, { system = '', parameters = {}, stop = '', messages }) {
+  const sent = taken(messages.map(toWire).filter(({ content }) => content.length));
+  const stops = stop.split('\n').filter(Boolean).slice(0, MOST_STOPS);
+  return {
+    model,
+    messages: system.trim() ? [{ role: 'system', content: system }, ...sent] : sent,
+    ...numbers(parameters),
+    ...(stops.length ? { stop: stops } : {}),
+  };
+}
+
+/** The same, streamed, with the counts of tokens at its end. */
+export const streamedBody = (model, conversation) => ({
+  ...requestBody(model, conversation),
+  stream: true,
+  stream_options: { include_usage: true },
+});
+
+/**
+ * What a program would ask next: the draft, else the last question once more, else `example`. An answer at the end would be
+ * gone on with instead.
+ */
+export function nextBody(model, conversation, draft, example) {
+  const { messages } = conversation;
+  const asked = messages.at(-1)?.role === 'assistant' ? messages.slice(0, -1) : messages;
+  const text = draft.text.trim();
+  if (text || draft.images.length) return requestBody(model, { ...conversation, messages: [...messages, { role: 'user', text, images: draft.images }] });
+  return requestBody(model, { ...conversation, messages: asked.length ? asked : [{ role: 'user', text: example }] });
+}
+
+/** What a model thought is not told to it again. */
+function toWire({ role, text, images = [] }) {
+  if (role === 'assistant') return { role, content: splitThinking(text).text.trim() };
+  if (!images.length) return { role, content: text };
+  const parts = images.map((url) => ({ type: 'image_url', image_url: { url } }));
+  return { role, content: [...(text ? [{ type: 'text', text }] : []), ...parts] };
+}
+
+/** Questions that were never answered join the next one: many chat templates insist that the two sides take turns. */
+function taken(messages) {
+  const turns = [];
+  for (const { role, content } of messages) {
+    const last = turns.at(-1);
+    if (last?.role !== role) turns.push({ role, content });
+    else if (typeof last.content === 'string' && typeof content === 'string') last.content += `\n\n${content}`;
+    else last.content = [...asParts(last.content), ...asParts(content)];
+  }
+  return turns;
+}
+
+const asParts = (content) => (typeof content === 'string' ? [{ type: 'text', text: content }] : content);
+
+/** Those that were set and are numbers within their bounds. */
+function numbers(parameters) {
+  return Object.fromEntries(
+    PARAMETERS.map(({ name, min, max }) => [name, parameters[name], min, max])
+      .filter(([, value, min, max]) => Number.isFinite(value) && value >= min && value <= max)
+      .map(([name, value]) => [name, value]),
+  );
+}

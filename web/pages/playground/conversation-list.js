@@ -1,0 +1,73 @@
+/** The conversations that this browser keeps, to be opened, renamed and deleted. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { confirmDialog, openDialog } from '../../components/forms/dialog.js';
+import { icon } from '../../components/icons.js';
+import { titleOf } from './conversation-store.js';
+
+/** `act`: {begin(), open(id), rename(), remove()}; the last two are for the one that is open. */
+export const shelf = ({ conversations, current, act }) => html`
+  <section class="shelf" aria-label=${t('playground.conversations')}>
+    <button type="button" class="button wide" @click=${act.begin}>${icon('plus')}${t('playground.new')}</button>
+    ${conversations.length
+      ? html`<ul>
+          ${each(
+            conversations,
+            ({ id }) => id,
+            (conversation) => html`
+              <li class=${conversation.id === current.id ? 'current' : ''}>
+                <button
+                  type="button"
+                  class="shelf-open"
+                  aria-current=${conversation.id === current.id ? 'true' : null}
+                  @click=${() => act.open(conversation.id)}
+                >
+                  <span>${nameOf(conversation)}</span><small>${f.ago(conversation.updated / 1000)}</small>
+                </button>
+                ${conversation.id === current.id
+                  ? html`
+                      <div class="shelf-actions">
+                        <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
+                        <button type="button" class="button quiet small" @click=${act.remove}>${t('action.delete')}</button>
+                      </div>`
+                  : null}
+              </li>`,
+          )}
+        </ul>`
+      : html`<p class="soft">${t('playground.no_conversations')}</p>`}
+  </section>`;
+
+const nameOf = (conversation) => titleOf(conversation) || t('playground.untitled');
+
+/** The title that a person gives it; null where they do not. */
+export function askForTitle(conversation) {
+  return openDialog(({ close }) => {
+    const submit = (event) => {
+      event.preventDefault();
+      close(new FormData(event.currentTarget).get('title').trim());
+    };
+    return {
+      title: t('playground.rename.title'),
+      body: html`
+        <form id="rename" @submit=${submit}>
+          <label class="field">
+            <span>${t('playground.rename.label')}</span>
+            <input name="title" maxlength="120" autocomplete="off" value=${titleOf(conversation)} autofocus />
+          </label>
+        </form>`,
+      buttons: html`
+        <button type="button" class="button" @click=${() => close(null)}>${t('common.cancel')}</button>
+        <button class="button primary" form="rename">${t('playground.rename.action')}</button>`,
+    };
+  });
+}
+
+/** Whether it was deleted, by `remove(id)`. */
+export const askToDelete = (conversation, remove) =>
+  confirmDialog({
+    title: t('playground.delete.title'),
+    body: t('playground.delete.text', { title: nameOf(conversation) }),
+    action: t('action.delete'),
+    act: async () => remove(conversation.id),
+  });

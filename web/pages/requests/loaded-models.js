@@ -1,0 +1,59 @@
+/** The models in memory, and how busy they are: a row a model, over all nodes that have loaded it. */
+
+import { each, html } from '../../lib/html.js';
+import { f, t } from '../../core/i18n.js';
+import { busyOf, engineBadge, isServing, slotsBusy } from '../../components/engine-status.js';
+
+export function loads({ nodes, models }) {
+  const loaded = byModel(nodes);
+  return html`
+    <section class="card loads" aria-labelledby="requests-loads">
+      <h2 id="requests-loads">${t('requests.loads')}</h2>
+      ${loaded.length
+        ? html`
+            <table class="table">
+              <thead>
+                <tr>
+                  <th scope="col">${t('requests.loads.model')}</th>
+                  <th scope="col">${t('requests.loads.slots')}</th>
+                  <th scope="col" class="extra">${t('requests.loads.nodes')}</th>
+                  <th scope="col" class="number extra">${t('requests.loads.memory')}</th>
+                </tr>
+              </thead>
+              <tbody>
+                ${each(loaded, ({ id }) => id, (load) => row(models, load))}
+              </tbody>
+            </table>`
+        : html`<p class="soft">${t('requests.loads.none')}</p>`}
+    </section>`;
+}
+
+/** [{id, engines, names, busy, slots, memory}], the busiest first; `names` are those of the nodes. */
+function byModel(nodes) {
+  const loads = new Map();
+  for (const node of nodes.values()) {
+    if (node.status !== 'online') continue;
+    for (const engine of node.engines) {
+      const id = engine.model_id;
+      const load = loads.get(id) ?? { id, engines: [], names: [], busy: 0, slots: 0, memory: 0 };
+      loads.set(id, load);
+      load.engines.push(engine);
+      load.names.push(node.name);
+      load.memory += engine.memory_bytes;
+      if (!isServing(engine)) continue;
+      load.busy += busyOf(engine);
+      load.slots += engine.slots;
+    }
+  }
+  return [...loads.values()].sort((a, b) => b.busy - a.busy);
+}
+
+const row = (models, { id, engines, names, busy, slots, memory }) => html`
+  <tr>
+    <th scope="row"><span class="loads-model">${models.get(id)?.model.name ?? id} ${engineBadge(engines)}</span></th>
+    <td>${slots ? slotsBusy(busy, slots, slotsText(busy, slots)) : null}</td>
+    <td class="extra">${names.join(', ')}</td>
+    <td class="number extra">${f.bytes(memory)}</td>
+  </tr>`;
+
+const slotsText = (busy, slots) => t('requests.slots_of', { busy: f.number(busy), slots: f.number(slots) });

@@ -1,0 +1,54 @@
+/** Settings: how the page looks, one's own password, and what this server is and was told. */
+
+import { html } from '../../lib/html.js';
+import { LOCALES, locale, t } from '../../core/i18n.js';
+import { recall, useTheme } from '../../core/preferences.js';
+import { choices } from '../../components/forms/choices.js';
+import { openPassword } from './password.js';
+import { openServer } from './server.js';
+
+export const title = () => t('nav.settings');
+
+const BY_SYSTEM = 'system';
+const THEMES = [BY_SYSTEM, 'light', 'dark'];
+
+export function open(app, route) {
+  const password = openPassword(app, { focused: route.query.focus === 'password' });
+  const server = openServer(app);
+
+  function chooseTheme(name) {
+    useTheme(name === BY_SYSTEM ? null : name);
+    app.touch();
+  }
+
+  const appearance = () => html`
+    <section class="card settings-card" aria-labelledby="appearance">
+      <h2 id="appearance">${t('settings.appearance')}</h2>
+      <div class="settings-pair">
+        ${choices({
+          legend: t('settings.theme'),
+          name: 'theme',
+          options: THEMES.map((name) => ({ value: name, text: t(`settings.theme.${name}`) })),
+          isChosen: (name) => name === (recall('theme') ?? BY_SYSTEM),
+          onChoose: chooseTheme,
+        })}
+        ${choices({
+          legend: t('settings.language'),
+          name: 'language',
+          options: Object.entries(LOCALES).map(([name, text]) => ({ value: name, text })),
+          isChosen: (name) => name === locale(),
+          onChoose: app.chooseLocale,
+        })}
+      </div>
+    </section>`;
+
+  return {
+    view: (state) => html`
+      <div class="page settings">
+        <div class="page-head"><h1 tabindex="-1">${t('nav.settings')}</h1></div>
+        <div class="stack">
+          ${appearance()} ${state.me?.kind === 'session' ? password.view(state) : null} ${server.view(state)}
+        </div>
+      </div>`,
+  };
+}
