@@ -214,7 +214,7 @@ async def look_at_a_toast(see: Inspector) -> None:
     page = await see.open("/nodes")
     await see.visitor.llb.pull_model("free")
     await expect(
-        page.get_by_role("paragraph").filter(has_text=see.say("notice.ready", name="free"))
+        page.get_by_role("paragraph").filter(has_text=see.say("toast.ready", name="free"))
     ).to_be_visible()
     await see.look(page, "a toast")
     assert (await see.visitor.llb.http.delete("/api/models/free")).is_success
@@ -329,7 +329,7 @@ async def look_at_a_lost_connection(see: Inspector) -> None:
     """Only once: the house does not come back."""
     page = await see.open("/models/local")
     await see.visitor.llb.stop()
-    await expect(page.get_by_text(see.say("live.reconnect"))).to_be_visible()
+    await expect(page.get_by_text(see.say("connection.reconnect"))).to_be_visible()
     await see.look(page, "the connection is lost")
 
 

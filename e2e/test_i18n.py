@@ -178,7 +178,7 @@ def test_every_key_is_used() -> None:
     ("prefix", "values"),
     [
         ("status", ModelStatus),
-        ("announce", ModelStatus),
+        ("announcement", ModelStatus),
         ("capability", Capability),
         ("fit", Verdict),
         ("engine", EngineState),

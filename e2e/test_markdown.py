@@ -69,7 +69,7 @@ async def test_hostile_markdown_is_inert(page: Page, talker: RunningBalancer) ->
     await fake_completions(page, text_completion(HOSTILE))
     await send_message(page, "Attack")
     await expect(conversation_log(page)).to_contain_text("The end")
-    said = conversation_log(page).locator(".answer .said-text")
+    said = conversation_log(page).locator(".answer .message-text")
     for selector in FORBIDDEN:
         await expect(said.locator(selector)).to_have_count(0)
     # Markup is text to be read.
@@ -136,7 +136,7 @@ async def test_markdown_looks_like_it(page: Page) -> None:
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await fake_completions(page, text_completion(RICH))
     await send_message(page, "Show me")
-    said = conversation_log(page).locator(".answer .said-text")
+    said = conversation_log(page).locator(".answer .message-text")
     await expect(said.locator("strong")).to_have_text("bold")
     await expect(said.locator("sub")).to_have_text("2")
     await expect(said.locator("ol > li")).to_have_count(3)

@@ -91,7 +91,7 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     async def begun() -> None:
         await wait_until(lambda: busy_slots(writer) == 1)
         # A few words: of a single token no speed can be told.
-        await expect(answer.locator(".said-text")).to_contain_text(
+        await expect(answer.locator(".message-text")).to_contain_text(
             re.compile(r"(\w+\W+){3}"), timeout=SLOW_MS
         )
 
@@ -123,7 +123,7 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await writer.stop()
     broken = answer.get_by_role("alert")
     await expect(broken).to_contain_text("The connection broke off here.")
-    assert re.search(r"\w{2}", await answer.locator(".said-text").inner_text())
+    assert re.search(r"\w{2}", await answer.locator(".message-text").inner_text())
     await writer.start(writer.port)
     await writer.wait_until_online()
     await broken.get_by_role("button", name="Retry").click()

@@ -1,6 +1,6 @@
 /** core/api.js: every failure is an ApiError, and an ended session is noticed. */
 
-import { ApiError, makeApi } from '/web/core/api.js';
+import { ApiError, createApi } from '/web/core/api.js';
 import { equal, fails, ok, test } from './runner.js';
 
 const json = (body, status = 200, headers = {}) => new Response(JSON.stringify(body), { status, headers });
@@ -10,7 +10,7 @@ const problem = (status, error, headers) => json({ error }, status, headers);
 function make(answer) {
   const calls = [];
   let signedOut = 0;
-  const api = makeApi({
+  const api = createApi({
     onSignedOut: () => (signedOut += 1),
     fetch: async (path, options) => {
       calls.push({ path, ...options });

@@ -1,11 +1,11 @@
 /** components/chart.js: scales, gaps, and what is told of where a person points. */
 
 import { html, render } from '/web/lib/html.js';
-import { area, roundTop, sparkline, timeChart } from '/web/components/chart.js';
+import { area, niceMaximum, sparkline, timeChart } from '/web/components/chart.js';
 import { equal, ok, place, test } from './runner.js';
 
 test('the top of a chart is round, and so is its half', () => {
-  equal([0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map(roundTop), [
+  equal([0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map(niceMaximum), [
     2, 2, 2, 2, 4, 4, 10, 20, 20, 40, 100, 100, 200, 4000, 10000,
   ]);
 });
@@ -27,7 +27,7 @@ test('a chart says what it shows, and where a person points', () => {
       summary: 'Rate: 3 now.',
       from: 0,
       to: 100,
-      highest: 3,
+      maximum: 3,
       format: String,
       ticks: [{ at: 0, text: 'then' }, { at: 100, text: 'now' }],
       mark: area([{ at: 0, value: 1 }, { at: 100, value: 3 }]),

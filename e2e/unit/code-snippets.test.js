@@ -1,6 +1,6 @@
 /** pages/playground/code-snippets.js, pages/access/key-expiry.js: texts for elsewhere, and ends of keys. */
 
-import { endOf, LIFETIMES, NEVER, ON_A_DATE, standing, today } from '/web/pages/access/key-expiry.js';
+import { expiryTime, LIFETIMES, NEVER, ON_A_DATE, expiryState, today } from '/web/pages/access/key-expiry.js';
 import { asCurl, asPython } from '/web/pages/playground/code-snippets.js';
 import { equal, ok, test } from './runner.js';
 
@@ -46,9 +46,9 @@ test('Python is told what its client knows, and the rest as extra_body', () => {
 
 test('a key ends after its days, at the end of its date, or never', () => {
   const now = Date.UTC(2026, 10, 21, 12);
-  equal(endOf(NEVER, '', now), null);
-  equal(endOf('7', '', now), '2026-11-28T12:00:00.000Z');
-  equal(endOf(ON_A_DATE, '2027-01-31', now), '2027-01-31T23:59:59.000Z');
+  equal(expiryTime(NEVER, '', now), null);
+  equal(expiryTime('7', '', now), '2026-11-28T12:00:00.000Z');
+  equal(expiryTime(ON_A_DATE, '2027-01-31', now), '2027-01-31T23:59:59.000Z');
   equal(today(now), '2026-11-21');
   ok(LIFETIMES.includes(NEVER) && LIFETIMES.includes(ON_A_DATE));
 });
@@ -56,5 +56,5 @@ test('a key ends after its days, at the end of its date, or never', () => {
 test('a key is valid, ends soon, or has ended', () => {
   const now = Date.UTC(2026, 10, 21);
   const at = (days) => new Date(now + days * 86_400_000).toISOString();
-  equal([-1, 0, 0.001, 6.9, 7, 400].map((days) => standing(at(days), now)), ['expired', 'expired', 'soon', 'soon', 'valid', 'valid']);
+  equal([-1, 0, 0.001, 6.9, 7, 400].map((days) => expiryState(at(days), now)), ['expired', 'expired', 'soon', 'soon', 'valid', 'valid']);
 });

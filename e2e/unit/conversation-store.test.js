@@ -1,6 +1,6 @@
 /** pages/playground/conversation-store.js: kept in the browser, each person's own, also where there is no room. */
 
-import { makeConversations, newConversation, titleOf } from '/web/pages/playground/conversation-store.js';
+import { createConversationStore, newConversation, titleOf } from '/web/pages/playground/conversation-store.js';
 import { equal, ok, test } from './runner.js';
 
 /** A storage that holds `room` characters. */
@@ -30,7 +30,7 @@ const IMAGE = `data:image/png;base64,${'A'.repeat(2000)}`;
 const said = (updated, text = 'hi', images) => ({ ...newConversation(updated), messages: [{ role: 'user', text, ...(images ? { images } : {}) }] });
 
 test('what is saved is found again, newest first, and can be removed', () => {
-  const kept = makeConversations('me', new FakeStorage());
+  const kept = createConversationStore('me', new FakeStorage());
   const [old, young] = [said(1), said(2)];
   ok(kept.save(old) && kept.save(young));
   equal(kept.all(), [young, old]);
@@ -41,18 +41,18 @@ test('what is saved is found again, newest first, and can be removed', () => {
 
 test('people who share a browser do not read each other', () => {
   const storage = new FakeStorage();
-  const [ann, bob] = ['ann', 'bob'].map((owner) => makeConversations(owner, storage));
+  const [ann, bob] = ['ann', 'bob'].map((owner) => createConversationStore(owner, storage));
   const hers = said(1);
   ann.save(hers);
   equal([bob.all(), bob.get(hers.id)], [[], null]);
   equal([...storage.known.keys()].every((key) => key.startsWith('llb.')), true);
   const [key] = storage.known.keys();
-  equal([ann.concerns(key), bob.concerns(key), bob.concerns(null)], [true, false, true]);
+  equal([ann.owns(key), bob.owns(key), bob.owns(null)], [true, false, true]);
 });
 
 test('what another version or hand has written is passed over', () => {
   const storage = new FakeStorage();
-  const kept = makeConversations('me', storage);
+  const kept = createConversationStore('me', storage);
   const good = said(1);
   kept.save(good);
   const [key] = storage.known.keys();
@@ -70,7 +70,7 @@ test('what another version or hand has written is passed over', () => {
 
 test('where there is no room, images of others go first, then the oldest', () => {
   const storage = new FakeStorage(6000);
-  const kept = makeConversations('me', storage);
+  const kept = createConversationStore('me', storage);
   const [first, second] = [said(1, 'first', [IMAGE]), said(2, 'second', [IMAGE])];
   ok(kept.save(first) && kept.save(second));
   const third = said(3, 'x'.repeat(3000));
@@ -83,7 +83,7 @@ test('where there is no room, images of others go first, then the oldest', () =>
 });
 
 test('without a storage nothing is kept and nothing fails', () => {
-  const kept = makeConversations('me', null);
+  const kept = createConversationStore('me', null);
   equal([kept.save(said(1)), kept.all(), kept.get('x')], [false, [], null]);
   kept.remove('x');
 });

@@ -1,7 +1,7 @@
 /** core/data-sync.js: asks for what an event has outdated, and for nothing by the clock. */
 
-import { makeStore } from '/web/core/store.js';
-import { makeSync } from '/web/core/data-sync.js';
+import { createStore } from '/web/core/store.js';
+import { createDataSync } from '/web/core/data-sync.js';
 import { withFakes } from './fakes.js';
 import { equal, ok, test } from './runner.js';
 import { model, node } from './samples.js';
@@ -42,12 +42,12 @@ const ANSWERS = {
 const EVERYTHING = ['/api/models', '/api/nodes', '/api/system'];
 
 /** A page that is signed in and has heard Hello and its first answers. */
-const withSync = (run) =>
+const withDataSync = (run) =>
   withFakes(async (fakes) => {
     const api = new FakeApi();
-    const store = makeStore((work) => work());
+    const store = createStore((work) => work());
     const upgrades = [];
-    const sync = makeSync({ api, store, onUpgrade: () => upgrades.push(true) });
+    const sync = createDataSync({ api, store, onUpgrade: () => upgrades.push(true) });
     store.dispatch({ type: 'me', me: { kind: 'session' } });
     sync.start();
     const { sockets, clock } = fakes;
@@ -67,7 +67,7 @@ const withSync = (run) =>
 const changed = (id, status = 'Ready') => ({ model_id: id, status, progress: null, downloaded_bytes: null, total_bytes: null, bytes_per_second: null, eta_seconds: null, available_nodes: 0, error: null });
 
 test('Hello has everything asked for, once', () =>
-  withSync(async ({ api, store, clock }) => {
+  withDataSync(async ({ api, store, clock }) => {
     equal(api.news(), EVERYTHING);
     await api.answer();
     await clock.pass(60_000);
@@ -75,7 +75,7 @@ test('Hello has everything asked for, once', () =>
   }));
 
 test('with nothing heard nothing is asked', () =>
-  withSync(async ({ api, clock, tell }) => {
+  withDataSync(async ({ api, clock, tell }) => {
     await api.answer();
     api.news();
     for (let at = 0; at < 100; at += 1) {
@@ -86,13 +86,13 @@ test('with nothing heard nothing is asked', () =>
   }));
 
 test('start() twice is one connection', () =>
-  withSync(async ({ sync, sockets }) => {
+  withDataSync(async ({ sync, sockets }) => {
     sync.start();
     equal(sockets.length, 1);
   }));
 
 test('what one event outdates is asked for by itself', () =>
-  withSync(async ({ api, clock, tell, store }) => {
+  withDataSync(async ({ api, clock, tell, store }) => {
     await api.answer();
     api.news();
     tell('ModelStatusChanged', changed('a'));
@@ -107,7 +107,7 @@ test('what one event outdates is asked for by itself', () =>
   }));
 
 test('a group of events is one question each; many models are one list', () =>
-  withSync(async ({ api, clock, tell }) => {
+  withDataSync(async ({ api, clock, tell }) => {
     await api.answer();
     api.news();
     for (const id of ['a', 'b', 'c', 'd']) tell('ModelStatusChanged', changed(id));
@@ -123,7 +123,7 @@ test('a group of events is one question each; many models are one list', () =>
   }));
 
 test('an id is escaped in its address', () =>
-  withSync(async ({ api, clock, tell }) => {
+  withDataSync(async ({ api, clock, tell }) => {
     await api.answer({ ...ANSWERS, '/api/models': { models: [model('a/b?c')] } });
     await clock.pass(20);
     api.news();
@@ -134,7 +134,7 @@ test('an id is escaped in its address', () =>
   }));
 
 test('one question at a time: what is outdated meanwhile is asked after the answer', () =>
-  withSync(async ({ api, clock, tell }) => {
+  withDataSync(async ({ api, clock, tell }) => {
     await api.answer();
     api.news();
     tell('ModelStatusChanged', changed('a'));
@@ -150,7 +150,7 @@ test('one question at a time: what is outdated meanwhile is asked after the answ
   }));
 
 test('an answer that is older than an event does not undo it', () =>
-  withSync(async ({ api, clock, tell, store }) => {
+  withDataSync(async ({ api, clock, tell, store }) => {
     tell('ModelStatusChanged', changed('a', 'Registered'));
     await clock.pass(20);
     await api.answer();
@@ -163,7 +163,7 @@ test('an answer that is older than an event does not undo it', () =>
   }));
 
 test('what was heard before the question is not applied to its answer', () =>
-  withSync(async ({ api, clock, tell, store }) => {
+  withDataSync(async ({ api, clock, tell, store }) => {
     await api.answer();
     tell('ModelStatusChanged', changed('a', 'Registered'));
     await clock.pass(200);
@@ -173,11 +173,11 @@ test('what was heard before the question is not applied to its answer', () =>
   }));
 
 test('a first answer that does not come is told; the next Hello mends it', () =>
-  withSync(async ({ api, clock, store, sockets, tell, restart }) => {
+  withDataSync(async ({ api, clock, store, sockets, tell, restart }) => {
     const error = new Error('away');
     await api.answer({ ...ANSWERS, '/api/nodes': error });
     await clock.pass(20);
-    ok(store.state.failed === error);
+    ok(store.state.loadError === error);
     sockets.at(-1).end();
     await clock.pass(500);
     await api.answer();
@@ -187,11 +187,11 @@ test('a first answer that does not come is told; the next Hello mends it', () =>
     equal(api.news(), EVERYTHING);
     await api.answer();
     await clock.pass(20);
-    equal([store.state.failed, store.state.nodes.size], [null, 1]);
+    equal([store.state.loadError, store.state.nodes.size], [null, 1]);
   }));
 
 test('a question that fails is not asked again and again', () =>
-  withSync(async ({ api, clock, tell }) => {
+  withDataSync(async ({ api, clock, tell }) => {
     await api.answer();
     api.news();
     tell('ModelStatusChanged', changed('a'));
@@ -202,7 +202,7 @@ test('a question that fails is not asked again and again', () =>
   }));
 
 test('Resync has everything asked for anew', () =>
-  withSync(async ({ api, tell }) => {
+  withDataSync(async ({ api, tell }) => {
     await api.answer();
     api.news();
     tell('Resync');
@@ -211,11 +211,11 @@ test('Resync has everything asked for anew', () =>
   }));
 
 test('a server that starts its count anew is heard', () =>
-  withSync(async ({ api, clock, tell, store, sockets, restart }) => {
+  withDataSync(async ({ api, clock, tell, store, sockets, restart }) => {
     await api.answer();
     for (let at = 0; at < 50; at += 1) tell('Unknown');
     sockets.at(-1).end();
-    equal(store.state.live.status, 'waiting');
+    equal(store.state.connection.status, 'disconnected');
     await clock.pass(500);
     await api.answer();
     restart();
@@ -227,7 +227,7 @@ test('a server that starts its count anew is heard', () =>
   }));
 
 test('another version of the server is told once it answers', () =>
-  withSync(async ({ api, clock, tell, upgrades, sockets }) => {
+  withDataSync(async ({ api, clock, tell, upgrades, sockets }) => {
     await api.answer();
     for (const version of ['1', '1', '2']) {
       sockets.at(-1).end();
@@ -240,7 +240,7 @@ test('another version of the server is told once it answers', () =>
   }));
 
 test('a lost connection asks who is there; signed out, it is over', () =>
-  withSync(async ({ api, clock, store, sockets, sync }) => {
+  withDataSync(async ({ api, clock, store, sockets, sync }) => {
     await api.answer();
     api.news();
     sockets.at(-1).end();
@@ -256,7 +256,7 @@ test('a lost connection asks who is there; signed out, it is over', () =>
   }));
 
 test('stopped in a pause it asks nothing, started again it does', () =>
-  withSync(async ({ api, clock, tell, sync, store, restart }) => {
+  withDataSync(async ({ api, clock, tell, sync, store, restart }) => {
     await api.answer();
     api.news();
     tell('ModelStatusChanged', changed('a'));
@@ -264,7 +264,7 @@ test('stopped in a pause it asks nothing, started again it does', () =>
     sync.stop();
     await clock.pass(1000);
     equal(api.news(), []);
-    store.dispatch({ type: 'asked' });
+    store.dispatch({ type: 'refreshStarted' });
     sync.start();
     restart();
     tell('Hello', { version: '1' });
@@ -278,7 +278,7 @@ test('stopped in a pause it asks nothing, started again it does', () =>
   }));
 
 test('reconnect() is for a connection that is lost', () =>
-  withSync(async ({ api, clock, sockets, sync }) => {
+  withDataSync(async ({ api, clock, sockets, sync }) => {
     sync.reconnect();
     equal(sockets.length, 1);
     sockets[0].end();

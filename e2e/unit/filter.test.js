@@ -1,6 +1,6 @@
 /** pages/models/filter.js: which models are shown, and in which order. */
 
-import { choices, FILTERS, matcher, ORDERS, sorted } from '/web/pages/models/filter.js';
+import { filterOptions, FILTERS, createMatcher, SORT_ORDERS, sortModels } from '/web/pages/models/filter.js';
 import { equal, frozen, ok, test } from './runner.js';
 import { model } from './samples.js';
 
@@ -15,7 +15,7 @@ const LIST = frozen([
   entry('whisper', { status: 'Error', hf_stats: { downloads: 500, stars: 9 } }, { name: 'ウィスパー', size_bytes: 100, capabilities: ['SpeechToText'], parameter_count: '1.5B', tags: ['chat'] }),
 ]);
 
-const shown = (query) => LIST.filter(matcher(query)).map((item) => item.model.id);
+const shown = (query) => LIST.filter(createMatcher(query)).map((item) => item.model.id);
 
 test('without a query all are shown', () => {
   for (const query of [{}, { q: '' }, { q: '   ' }, { q: undefined, status: '' }]) equal(shown(query), ['qwen', 'llava', 'whisper']);
@@ -52,27 +52,27 @@ test('filters and search together narrow', () => {
 });
 
 test('orders', () => {
-  const ids = (order) => sorted(LIST, order).map((item) => item.model.id);
+  const ids = (order) => sortModels(LIST, order).map((item) => item.model.id);
   equal(ids('size'), ['whisper', 'qwen', 'llava']);
   equal(ids('downloads'), ['whisper', 'qwen', 'llava'], 'a model without figures comes last');
   const none = entry('none', { hf_stats: { downloads: 0, stars: 0 } });
-  equal(sorted([entry('unknown'), none], 'downloads').map((item) => item.model.id), ['none', 'unknown']);
+  equal(sortModels([entry('unknown'), none], 'downloads').map((item) => item.model.id), ['none', 'unknown']);
   equal(ids('name'), ['llava', 'qwen', 'whisper']);
-  for (const order of [undefined, null, '', 'nonsense', 'constructor']) ok(sorted(LIST, order) === LIST, String(order));
-  equal(ORDERS, ['', 'size', 'downloads', 'name']);
+  for (const order of [undefined, null, '', 'nonsense', 'constructor']) ok(sortModels(LIST, order) === LIST, String(order));
+  equal(SORT_ORDERS, ['', 'size', 'downloads', 'name']);
 });
 
 test('an order keeps equals as they were', () => {
   const list = ['c', 'a', 'b'].map((id) => entry(id));
-  equal(sorted(list, 'size').map((item) => item.model.id), ['c', 'a', 'b']);
+  equal(sortModels(list, 'size').map((item) => item.model.id), ['c', 'a', 'b']);
 });
 
 test('choices are what occurs, the most frequent first', () => {
-  equal(choices(LIST), {
+  equal(filterOptions(LIST), {
     capability: ['TextGeneration', 'ImageUnderstanding', 'SpeechToText'],
     tag: ['chat', 'small', 'vision'],
     status: ['Ready', 'Available', 'Error'],
     fit: ['fits', 'too_large'],
   });
-  equal(choices([]), { capability: [], tag: [], status: [], fit: [] });
+  equal(filterOptions([]), { capability: [], tag: [], status: [], fit: [] });
 });

@@ -17,14 +17,14 @@ test('nothing at first, and nothing when nothing changed', () => {
 test('a model that begins, ends or fails', () => {
   for (const status of ['Available', 'Registered', 'Downloading', 'Ready', 'Error']) {
     const before = known(model('a', { status: status === 'Ready' ? 'Error' : 'Ready' }), model('b'));
-    equal(said(before, known(model('a', { status }), model('b'))), [`announce.${status} Name of a`]);
+    equal(said(before, known(model('a', { status }), model('b'))), [`announcement.${status} Name of a`]);
   }
 });
 
 test('the end of a pull is told by its notice, not twice', () => {
   for (const was of ['Downloading', 'Registered']) {
     for (const now of ['Ready', 'Error']) equal(said(known(model('a', { status: was })), known(model('a', { status: now }))), []);
-    equal(said(known(model('a', { status: was })), known(model('a'))), ['announce.Available Name of a'], 'a cancelled one has none');
+    equal(said(known(model('a', { status: was })), known(model('a'))), ['announcement.Available Name of a'], 'a cancelled one has none');
   }
 });
 
@@ -36,21 +36,21 @@ test('a pull is told by quarters, not by every per cent', () => {
     heard.push(...said(before, after));
     before = after;
   }
-  equal(heard, ['announce.progress Name of a 25', 'announce.progress Name of a 50', 'announce.progress Name of a 75']);
+  equal(heard, ['announcement.progress Name of a 25', 'announcement.progress Name of a 50', 'announcement.progress Name of a 75']);
 });
 
 test('a leap over two quarters is told once, with the last of them', () => {
-  equal(said(known(pulling('a', 0.1)), known(pulling('a', 0.8))), ['announce.progress Name of a 75']);
-  equal(said(known(pulling('a', null)), known(pulling('a', 0.3))), ['announce.progress Name of a 25']);
+  equal(said(known(pulling('a', 0.1)), known(pulling('a', 0.8))), ['announcement.progress Name of a 75']);
+  equal(said(known(pulling('a', null)), known(pulling('a', 0.3))), ['announcement.progress Name of a 25']);
 });
 
 test('a beginning is told without its progress', () => {
-  equal(said(known(model('a')), known(pulling('a', 0.6))), ['announce.Downloading Name of a']);
+  equal(said(known(model('a')), known(pulling('a', 0.6))), ['announcement.Downloading Name of a']);
 });
 
 test('several models are told in the order of the list', () => {
   equal(
     said(known(pulling('a', 0.2), model('b')), known(pulling('a', 0.3), model('b', { status: 'Error' }))),
-    ['announce.progress Name of a 25', 'announce.Error Name of b'],
+    ['announcement.progress Name of a 25', 'announcement.Error Name of b'],
   );
 });

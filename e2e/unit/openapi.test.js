@@ -1,7 +1,7 @@
 /** pages/docs/openapi.js and curl.js: what the reference of the API says, taken apart. */
 
 import { asCurl } from '/web/pages/docs/curl.js';
-import { bounds, kindOf, matching, objectsIn, reading } from '/web/pages/docs/openapi.js';
+import { constraintText, typeText, searchOperations, objectSchemas, parseOpenApi } from '/web/pages/docs/openapi.js';
 import { equal, test } from './runner.js';
 
 const refused = (...codes) => ({ 'x-llb-codes': codes });
@@ -52,7 +52,7 @@ const document = {
   },
 };
 
-const known = reading(document);
+const known = parseOpenApi(document);
 
 test('operations stand under their tags, with what they take and answer', () => {
   equal(known.tags.map(({ name, operations }) => [name, operations.map(({ id }) => id)]), [
@@ -61,18 +61,18 @@ test('operations stand under their tags, with what they take and answer', () => 
   ]);
   const [list, pull] = known.tags[0].operations;
   equal([list.method, list.path, list.open, list.body], ['GET', '/api/models', false, null]);
-  equal(list.answers.map(({ status, kinds }) => [status, kinds.map(({ type }) => type)]), [[200, ['application/json']]]);
+  equal(list.responses.map(({ status, contents }) => [status, contents.map(({ type }) => type)]), [[200, ['application/json']]]);
   equal(pull.example, { id: "it's" });
-  equal(pull.bodies, ['models.pull/body/Model']);
+  equal(pull.bodySections, ['models.pull/body/Model']);
   equal(pull.errors.map(({ code, status }) => [code, status]), [['bad', 404], ['gone', 404]]);
 });
 
 test('what any request may be answered is known', () => {
-  equal([...known.everywhere], ['bad']);
+  equal([...known.commonErrors], ['bad']);
 });
 
 test('all words of a search have to be there, wherever', () => {
-  const found = (text) => matching(known.tags, text).flatMap(({ operations }) => operations.map(({ id }) => id));
+  const found = (text) => searchOperations(known.tags, text).flatMap(({ operations }) => operations.map(({ id }) => id));
   equal(found(''), ['models.list', 'models.pull']);
   equal(found('POST models'), ['models.pull']);
   equal(found('limit'), ['models.list']);
@@ -81,7 +81,7 @@ test('all words of a search have to be there, wherever', () => {
 });
 
 test('a kind is told in a few words', () => {
-  const of = (schema) => kindOf(schema, known.find);
+  const of = (schema) => typeText(schema, known.find);
   equal(of({ type: 'string' }), 'string');
   equal(of({ anyOf: [{ type: 'integer' }, { type: 'null' }] }), 'integer or null');
   equal(of({ type: 'array', items: { $ref: '#/components/schemas/Model' } }), 'Model[]');
@@ -92,14 +92,14 @@ test('a kind is told in a few words', () => {
 });
 
 test('limits are told with their units', () => {
-  equal(bounds({ minimum: 1, maximum: 1000 }), '1–1000');
-  equal(bounds({ minimum: 0 }), '≥ 0');
-  equal(bounds({ maxLength: 5, format: 'date-time' }), '≤ 5 characters, date-time');
-  equal(bounds({}), '');
+  equal(constraintText({ minimum: 1, maximum: 1000 }), '1–1000');
+  equal(constraintText({ minimum: 0 }), '≥ 0');
+  equal(constraintText({ maxLength: 5, format: 'date-time' }), '≤ 5 characters, date-time');
+  equal(constraintText({}), '');
 });
 
 test('objects are found in lists, in choices and in themselves', () => {
-  const names = (schema) => objectsIn(schema, known.find).map(({ name }) => name);
+  const names = (schema) => objectSchemas(schema, known.find).map(({ name }) => name);
   equal(names({ type: 'array', items: { $ref: '#/components/schemas/Model' } }), ['Model']);
   equal(names(known.find('#/components/schemas/Model').properties.next), ['Model']);
   equal(names({ anyOf: [{ $ref: '#/components/schemas/Model' }, { type: 'string' }] }), ['Model']);

@@ -1,6 +1,6 @@
 /** core/preferences.js: what the browser remembers, also where it refuses to. */
 
-import { applyTheme, recall, remember, useTheme } from '/web/core/preferences.js';
+import { applyTheme, readPreference, savePreference, setTheme } from '/web/core/preferences.js';
 import { equal, test } from './runner.js';
 
 /** As in a browser that forbids storage, or has none left. */
@@ -20,42 +20,42 @@ const forbidden = () => {
 
 test('what is remembered is recalled, under a name of its own', () => {
   for (const value of ['dark', 0, false, { a: [1] }, '日本語 "x"']) {
-    equal(remember('x', value), true);
-    equal(recall('x'), value);
+    equal(savePreference('x', value), true);
+    equal(readPreference('x'), value);
   }
   equal(Object.keys(localStorage), ['llb.x']);
   for (const nothing of [null, undefined]) {
-    remember('x', 'something');
-    equal(remember('x', nothing), true);
-    equal([recall('x', 'fallback'), localStorage.length], ['fallback', 0]);
+    savePreference('x', 'something');
+    equal(savePreference('x', nothing), true);
+    equal([readPreference('x', 'fallback'), localStorage.length], ['fallback', 0]);
   }
 });
 
 test('what others wrote there does no harm', () => {
   localStorage.setItem('llb.x', '{broken');
-  equal(recall('x', 'fallback'), 'fallback');
+  equal(readPreference('x', 'fallback'), 'fallback');
   localStorage.clear();
 });
 
 test('a browser that forbids storage forgets', () => {
-  withStorage(forbidden, () => equal([recall('x', 'fallback'), remember('x', 1), remember('x', null)], ['fallback', false, false]));
+  withStorage(forbidden, () => equal([readPreference('x', 'fallback'), savePreference('x', 1), savePreference('x', null)], ['fallback', false, false]));
   const full = {
     getItem: () => null,
     setItem() {
       throw new DOMException('full', 'QuotaExceededError');
     },
   };
-  withStorage(() => full, () => equal([recall('x', 'fallback'), remember('x', 1)], ['fallback', false]));
+  withStorage(() => full, () => equal([readPreference('x', 'fallback'), savePreference('x', 1)], ['fallback', false]));
 });
 
 test('a theme is applied and remembered; null is that of the system', () => {
   const { dataset } = document.documentElement;
   for (const theme of ['light', 'dark']) {
-    useTheme(theme);
-    equal([dataset.theme, recall('theme')], [theme, theme]);
+    setTheme(theme);
+    equal([dataset.theme, readPreference('theme')], [theme, theme]);
   }
-  useTheme(null);
-  equal([dataset.theme, recall('theme')], [undefined, null]);
+  setTheme(null);
+  equal([dataset.theme, readPreference('theme')], [undefined, null]);
   applyTheme('dark');
   for (const other of ['pink', '', undefined, 7]) {
     applyTheme(other);

@@ -1,6 +1,6 @@
 /** core/reducer.js: what the page knows after what it hears. Every state and action of these tests is frozen. */
 
-import { eventHandlers, HISTORY, initial, knows, reduce as reduceIt } from '/web/core/reducer.js';
+import { eventHandlers, HISTORY_LENGTH, initialState, isKnownAction, reduce as reduceIt } from '/web/core/reducer.js';
 import { equal, fails, frozen, ok, test } from './runner.js';
 import { comingTo, downloading, engine, event, metrics, model, node, nodeChanged, onNode, replica, statusChanged } from './samples.js';
 
@@ -14,38 +14,38 @@ const nodes = (...list) => ({ type: 'nodes', nodes: list });
 const shownOf = (state, id) => state.models.get(id);
 const progressOf = (state, id) => shownOf(state, id).download_progress;
 
-const signedIn = after(initial(), { type: 'me', me: { kind: 'session' } });
+const signedIn = after(initialState(), { type: 'me', me: { kind: 'session' } });
 const withModels = (...list) => after(signedIn, models(...list), nodes());
 
 // --- actions -----------------------------------------------------------------------------------------
 
 test('at first nobody knows who is there', () => {
-  const state = initial();
+  const state = initialState();
   equal([state.me, state.models, state.nodes, state.lastSeq], [undefined, null, null, 0]);
-  ok(initial().traffic !== initial().traffic, 'two pages share nothing');
+  ok(initialState().traffic !== initialState().traffic, 'two pages share nothing');
 });
 
 test('it knows its own actions and no others', () => {
-  for (const type of ['me', 'signedOut', 'models', 'model', 'nodes', 'system', 'failed', 'live', 'notice', 'dismiss', 'asked', 'events']) {
-    ok(knows({ type }), type);
+  for (const type of ['me', 'signedOut', 'models', 'model', 'nodes', 'system', 'loadError', 'connection', 'showToast', 'dismissToast', 'refreshStarted', 'events']) {
+    ok(isKnownAction({ type }), type);
   }
-  for (const type of ['x', 'constructor', '__proto__', 'toString', undefined]) ok(!knows({ type }), String(type));
+  for (const type of ['x', 'constructor', '__proto__', 'toString', undefined]) ok(!isKnownAction({ type }), String(type));
 });
 
 test('signing out forgets everything, and remembers who ended it', () => {
   const full = hear(withModels(model('a')), metrics('n'), statusChanged('a', 'Registered'));
-  equal(reduce(full, { type: 'signedOut' }), { ...initial(), me: null });
-  const ended = reduce(full, { type: 'signedOut', ended: true });
-  equal([ended.me, ended.ended, ended.models], [null, true, null]);
-  equal(reduce(ended, { type: 'me', me: { kind: 'session' } }).ended, false);
+  equal(reduce(full, { type: 'signedOut' }), { ...initialState(), me: null });
+  const sessionEnded = reduce(full, { type: 'signedOut', sessionEnded: true });
+  equal([sessionEnded.me, sessionEnded.sessionEnded, sessionEnded.models], [null, true, null]);
+  equal(reduce(sessionEnded, { type: 'me', me: { kind: 'session' } }).sessionEnded, false);
 });
 
 test('system, and why the first answer did not come', () => {
   const error = new Error('away');
-  const state = after(initial(), { type: 'system', system: { version: '1' } }, { type: 'failed', error });
+  const state = after(initialState(), { type: 'system', system: { version: '1' } }, { type: 'loadError', error });
   equal(state.system, { version: '1' });
-  ok(state.failed === error);
-  equal(reduce(state, models(model('a'))).failed, null);
+  ok(state.loadError === error);
+  equal(reduce(state, models(model('a'))).loadError, null);
 });
 
 test('models are kept by id in the order of the answer', () => {
@@ -66,19 +66,19 @@ test('one model replaces itself; one that is not in the list is not added', () =
 test('the connection: losing it begins a new count of events', () => {
   const state = hear(withModels(model('a')), metrics('n'));
   ok(state.lastSeq > 0);
-  const live = reduce(state, { type: 'live', live: { status: 'live', since: 1, retryAt: null } });
-  equal(live.lastSeq, state.lastSeq);
-  equal(reduce(state, { type: 'live', live: { status: 'waiting', since: 1, retryAt: 2 } }).lastSeq, 0);
-  equal(live.live.status, 'live');
+  const connection = reduce(state, { type: 'connection', connection: { status: 'connected', since: 1, retryAt: null } });
+  equal(connection.lastSeq, state.lastSeq);
+  equal(reduce(state, { type: 'connection', connection: { status: 'disconnected', since: 1, retryAt: 2 } }).lastSeq, 0);
+  equal(connection.connection.status, 'connected');
 });
 
 test('notices have ids of their own, the last five stay, and can be dismissed', () => {
-  let state = initial();
-  for (let at = 1; at <= 7; at += 1) state = reduce(state, { type: 'notice', notice: { kind: 'info', text: `n${at}` } });
-  equal(state.notices.map(({ id }) => id), [3, 4, 5, 6, 7]);
-  state = reduce(state, { type: 'dismiss', id: 5 });
-  equal(state.notices.map(({ text }) => text), ['n3', 'n4', 'n6', 'n7']);
-  equal(reduce(state, { type: 'notice', notice: { kind: 'info', text: 'new' } }).notices.at(-1).id, 8, 'an id is not used again');
+  let state = initialState();
+  for (let at = 1; at <= 7; at += 1) state = reduce(state, { type: 'showToast', toast: { kind: 'info', text: `n${at}` } });
+  equal(state.toasts.map(({ id }) => id), [3, 4, 5, 6, 7]);
+  state = reduce(state, { type: 'dismissToast', id: 5 });
+  equal(state.toasts.map(({ text }) => text), ['n3', 'n4', 'n6', 'n7']);
+  equal(reduce(state, { type: 'showToast', toast: { kind: 'info', text: 'new' } }).toasts.at(-1).id, 8, 'an id is not used again');
 });
 
 // --- events: order -----------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ test('a status brings its numbers, and has the rest asked for', () => {
 });
 
 test('progress alone has nothing asked for', () => {
-  const begun = reduce(hear(withModels(model('a')), downloading('a', 0.1)), { type: 'asked' });
+  const begun = reduce(hear(withModels(model('a')), downloading('a', 0.1)), { type: 'refreshStarted' });
   equal(hear(begun, downloading('a', 0.2), downloading('a', 0.3)).stale.models.size, 0);
 });
 
@@ -227,14 +227,14 @@ test('hearing the same again after an answer tells nobody twice', () => {
   const heard = [downloading('a', 0.5), statusChanged('a', 'Ready'), metrics('n', { request_count: 3 })];
   const begun = withModels(model('a', { status: 'Registered' }));
   const state = hear(begun, ...heard);
-  equal(state.notices.map(({ key }) => key), ['notice.ready']);
+  equal(state.toasts.map(({ key }) => key), ['toast.ready']);
   const next = after(state, { ...models(model('a', { status: 'Ready' })), after: heard }, { ...nodes(node('n')), after: heard });
-  equal(next.notices.length, 1);
+  equal(next.toasts.length, 1);
   equal(next.traffic.get('n').history.length, 1);
 });
 
 test('asked: nothing is outdated any more', () => {
-  const state = reduce(hear(withModels(model('a')), statusChanged('a', 'Ready'), nodeChanged('new')), { type: 'asked' });
+  const state = reduce(hear(withModels(model('a')), statusChanged('a', 'Ready'), nodeChanged('new')), { type: 'refreshStarted' });
   equal(state.stale, { models: new Set(), nodes: false });
 });
 
@@ -265,9 +265,9 @@ test('a node that is renamed is renamed wherever a model says that it is there',
 test('a node that goes or comes back is asked for: when it was last seen, what it is now', () => {
   const gone = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
   equal([gone.nodes.get('n').status, gone.stale.nodes], ['offline', true]);
-  const asked = reduce(gone, { type: 'asked' });
-  equal(hear(asked, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' })).stale.nodes, false);
-  equal(hear(asked, nodeChanged('n', [onNode('a', 'ready')])).stale.nodes, true);
+  const refreshStarted = reduce(gone, { type: 'refreshStarted' });
+  equal(hear(refreshStarted, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' })).stale.nodes, false);
+  equal(hear(refreshStarted, nodeChanged('n', [onNode('a', 'ready')])).stale.nodes, true);
 });
 
 test('a node that is removed is gone, and so are its replicas, whatever it held', () => {
@@ -290,9 +290,9 @@ test('another way to a node is shown at once, and where it leads is asked for', 
 // --- downloads, node by node -------------------------------------------------------------------------
 
 /** A model that two nodes fetch, as the API tells it. */
-const fetched = (got) => {
-  const coming = { model_id: 'a', state: 'downloading', downloaded_bytes: got, total_bytes: 1000, bytes_per_second: 10, error: null };
-  const of = (id) => replica(id, 'downloading', { progress: got / 1000 });
+const fetched = (downloaded) => {
+  const coming = { model_id: 'a', state: 'downloading', downloaded_bytes: downloaded, total_bytes: 1000, bytes_per_second: 10, error: null };
+  const of = (id) => replica(id, 'downloading', { progress: downloaded / 1000 });
   return after(
     signedIn,
     models(model('a', { status: 'Downloading', replicas: [of('n'), of('m')] }), model('b')),
@@ -303,11 +303,11 @@ const gotOn = (state, id) => state.nodes.get(id).replicas[0].downloaded_bytes;
 const shareOn = (state, id) => shownOf(state, 'a').replicas.find((each) => each.node_id === id).progress;
 
 test('each node has come as far as it tells, and needs no question for it', () => {
-  const state = hear(fetched(100), nodeChanged('n', [comingTo('a', 600, { error: 'waiting' })]), nodeChanged('m', [comingTo('a', 200)]));
+  const state = hear(fetched(100), nodeChanged('n', [comingTo('a', 600, { error: 'disconnected' })]), nodeChanged('m', [comingTo('a', 200)]));
   equal([gotOn(state, 'n'), gotOn(state, 'm')], [600, 200]);
   equal([shareOn(state, 'n'), shareOn(state, 'm')], [0.6, 0.2]);
   const { bytes_per_second: rate, error } = state.nodes.get('n').replicas[0];
-  equal([rate, error, shownOf(state, 'a').replicas[0].error], [50, 'waiting', 'waiting']);
+  equal([rate, error, shownOf(state, 'a').replicas[0].error], [50, 'disconnected', 'disconnected']);
   equal(state.stale, { models: new Set(), nodes: false });
 });
 
@@ -391,9 +391,9 @@ test('figures go to the node and into its history', () => {
 
 test('the history of a node is as long as it may be, and the latest is its last', () => {
   let state = held('ready');
-  for (let at = 1; at <= HISTORY + 20; at += 1) state = hear(state, metrics('n', { tokens_per_second: at }));
+  for (let at = 1; at <= HISTORY_LENGTH + 20; at += 1) state = hear(state, metrics('n', { tokens_per_second: at }));
   const { history, tokensPerSecond } = state.traffic.get('n');
-  equal([history.length, history[0].tokensPerSecond, history.at(-1).tokensPerSecond, tokensPerSecond], [HISTORY, 21, HISTORY + 20, HISTORY + 20]);
+  equal([history.length, history[0].tokensPerSecond, history.at(-1).tokensPerSecond, tokensPerSecond], [HISTORY_LENGTH, 21, HISTORY_LENGTH + 20, HISTORY_LENGTH + 20]);
   const bySeq = history.map(({ seq }) => seq);
   equal(bySeq, [...bySeq].sort((a, b) => a - b));
 });
@@ -417,28 +417,28 @@ test('what was answered makes the node and what it has loaded outdated', () => {
   const next = hear(state, metrics('n', { request_count: 2 }));
   equal([next.stale.models, next.stale.nodes], [new Set(['a']), true]);
   equal(hear(next, metrics('m', { request_count: 1 }), metrics('m', { request_count: 2 })).stale.models, new Set(['a']));
-  const quiet = hear(reduce(next, { type: 'asked' }), metrics('n', { request_count: 2 }));
+  const quiet = hear(reduce(next, { type: 'refreshStarted' }), metrics('n', { request_count: 2 }));
   equal([quiet.stale.models.size, quiet.stale.nodes], [0, false]);
 });
 
 // --- notices -----------------------------------------------------------------------------------------
 
-const told = (state) => state.notices.map(({ kind, key, values }) => `${kind} ${key} ${values.name}`);
+const told = (state) => state.toasts.map(({ kind, key, values }) => `${kind} ${key} ${values.name}`);
 
 test('a pull that ends is told once, whoever says it first', () => {
   const begun = hear(withModels(model('a')), statusChanged('a', 'Registered'), downloading('a', 0.5));
   equal(told(begun), []);
   const byEvent = hear(begun, statusChanged('a', 'Ready'));
-  equal(told(byEvent), ['success notice.ready Name of a']);
-  equal(byEvent.notices[0].about, 'model a');
+  equal(told(byEvent), ['success toast.ready Name of a']);
+  equal(byEvent.toasts[0].about, 'model a');
   equal(told(reduce(byEvent, models(model('a', { status: 'Ready' })))).length, 1);
-  equal(told(reduce(begun, models(model('a', { status: 'Ready' })))), ['success notice.ready Name of a']);
-  equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), ['error notice.failed Name of a']);
+  equal(told(reduce(begun, models(model('a', { status: 'Ready' })))), ['success toast.ready Name of a']);
+  equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), ['error toast.failed Name of a']);
 });
 
 test('a pull that ends between two frames is told, too', () => {
   const state = hear(withModels(model('a', { status: 'Registered' })), downloading('a', 0.5), statusChanged('a', 'Ready'));
-  equal(told(state), ['success notice.ready Name of a']);
+  equal(told(state), ['success toast.ready Name of a']);
 });
 
 test('what was so from the beginning, or is cancelled or deleted, is not told', () => {
@@ -452,11 +452,11 @@ test('what was so from the beginning, or is cancelled or deleted, is not told', 
 
 test('a node that goes and comes back is told once each', () => {
   const gone = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
-  equal(told(gone), ['error notice.offline name of n']);
+  equal(told(gone), ['error toast.offline name of n']);
   const again = hear(gone, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
   equal(told(again).length, 1);
   const back = reduce(again, nodes(node('n')));
-  equal(told(back), ['success notice.online name of n'], 'it is not away any more');
+  equal(told(back), ['success toast.online name of n'], 'it is not away any more');
 });
 
 test('a node that is removed takes along what was told of it', () => {
@@ -468,8 +468,8 @@ test('a node that is removed takes along what was told of it', () => {
 test('a node that has joined is told once it is online, not before', () => {
   const joining = after(held('ready'), nodes(node('n'), node('m', { status: 'joining' })));
   equal(told(joining), []);
-  equal(told(hear(joining, nodeChanged('m'))), ['success notice.joined name of m']);
-  equal(told(reduce(held('ready'), nodes(node('n'), node('m')))), ['success notice.joined name of m']);
+  equal(told(hear(joining, nodeChanged('m'))), ['success toast.joined name of m']);
+  equal(told(reduce(held('ready'), nodes(node('n'), node('m')))), ['success toast.joined name of m']);
 });
 
 test('the first node, and that of the balancer itself, join nothing', () => {
@@ -479,9 +479,9 @@ test('the first node, and that of the balancer itself, join nothing', () => {
 });
 
 test('a retry that succeeds takes the place of the failure', () => {
-  const failed = hear(withModels(model('a', { status: 'Downloading' })), statusChanged('a', 'Error'));
-  equal(told(failed), ['error notice.failed Name of a']);
-  equal(told(hear(hear(failed, downloading('a', 0.5)), statusChanged('a', 'Ready'))), ['success notice.ready Name of a']);
+  const loadError = hear(withModels(model('a', { status: 'Downloading' })), statusChanged('a', 'Error'));
+  equal(told(loadError), ['error toast.failed Name of a']);
+  equal(told(hear(hear(loadError, downloading('a', 0.5)), statusChanged('a', 'Ready'))), ['success toast.ready Name of a']);
 });
 
-test('an action that is not known is an error', () => fails(() => reduceIt(initial(), { type: 'x' })));
+test('an action that is not known is an error', () => fails(() => reduceIt(initialState(), { type: 'x' })));

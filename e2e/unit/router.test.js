@@ -1,52 +1,52 @@
 /** core/router.js: addresses, and the way back after signing in. */
 
-import { address, HOME, match, returnAddress, ROUTES, startRouter } from '/web/core/router.js';
+import { buildUrl, HOME_PATH, matchRoute, safeReturnUrl, ROUTES, startRouter } from '/web/core/router.js';
 import { equal, ok, place, test } from './runner.js';
 
 test('every address of the page is matched, with its tab', () => {
-  for (const [path, route] of Object.entries(ROUTES)) equal(match(path), { path, tab: null, ...route, query: {} });
-  equal(match('/models').tab, 'hub');
-  equal(match('/models/local').tab, 'local');
+  for (const [path, route] of Object.entries(ROUTES)) equal(matchRoute(path), { path, tab: null, ...route, query: {} });
+  equal(matchRoute('/models').tab, 'hub');
+  equal(matchRoute('/models/local').tab, 'local');
 });
 
 test('the root is the home; slashes at the end do not matter', () => {
-  equal(match('/').path, HOME);
-  equal(match('/models/').path, '/models');
-  equal(match('/models/local//').tab, 'local');
+  equal(matchRoute('/').path, HOME_PATH);
+  equal(matchRoute('/models/').path, '/models');
+  equal(matchRoute('/models/local//').tab, 'local');
 });
 
 test('what is not an address of the page is none', () => {
   for (const other of ['/api/models', '/v1/models', '/models/x', '/Models', '/assets/x/main.js', '/constructor', '/__proto__', '/toString']) {
-    equal(match(other), null, other);
+    equal(matchRoute(other), null, other);
   }
 });
 
 test('the query is read, the fragment is not', () => {
-  equal(match('/models?q=a+b%26c&status=Ready&q=last#x').query, { q: 'last', status: 'Ready' });
-  equal(match('/models?').query, {});
-  equal(match('https://llb.example/nodes?x=1'), { path: '/nodes', page: 'nodes', tab: null, query: { x: '1' } });
+  equal(matchRoute('/models?q=a+b%26c&status=Ready&q=last#x').query, { q: 'last', status: 'Ready' });
+  equal(matchRoute('/models?').query, {});
+  equal(matchRoute('https://llb.example/nodes?x=1'), { path: '/nodes', page: 'nodes', tab: null, query: { x: '1' } });
 });
 
 test('a hostile query is a mere text', () => {
-  const { query } = match('/models?__proto__=x&constructor=y&q=%3Cscript%3E');
+  const { query } = matchRoute('/models?__proto__=x&constructor=y&q=%3Cscript%3E');
   equal(Object.hasOwn(query, '__proto__') ? query.constructor : 'y', 'y');
   equal(query.q, '<script>');
   equal({}.x, undefined);
 });
 
 test('an address is written with what is filled only', () => {
-  equal(address('/models'), '/models');
-  equal(address('/models', { q: '', tag: null, status: undefined }), '/models');
-  equal(address('/models', { q: 'a b&c=d/ü', page: 0 }), '/models?q=a+b%26c%3Dd%2F%C3%BC&page=0');
+  equal(buildUrl('/models'), '/models');
+  equal(buildUrl('/models', { q: '', tag: null, status: undefined }), '/models');
+  equal(buildUrl('/models', { q: 'a b&c=d/ü', page: 0 }), '/models?q=a+b%26c%3Dd%2F%C3%BC&page=0');
 });
 
 test('what is written is what is read', () => {
   const query = { q: 'a+b &?#/%20"<>', status: 'Ready' };
-  equal(match(address('/models', query)).query, query);
+  equal(matchRoute(buildUrl('/models', query)).query, query);
 });
 
 test('back to an address of this page', () => {
-  for (const good of ['/models', '/models/local?q=1', '/nodes#x', '/playground?model=a%2Fb', '/']) equal(returnAddress(good), good);
+  for (const good of ['/models', '/models/local?q=1', '/nodes#x', '/playground?model=a%2Fb', '/']) equal(safeReturnUrl(good), good);
 });
 
 test('never to another site, to the login, or to the server', () => {
@@ -55,7 +55,7 @@ test('never to another site, to the login, or to the server', () => {
     '/\t/evil.example/models', '/\n/evil.example', 'javascript:alert(1)', 'data:text/html,x', '/login', '/login?next=/login', '/login/',
     '/api/auth/logout', '/x', ' /models', '%2F%2Fevil.example', '/..//evil.example/models', '/models/../../..//evil.example', '/.//evil.example',
   ];
-  for (const next of bad) equal(returnAddress(next), HOME, String(next));
+  for (const next of bad) equal(safeReturnUrl(next), HOME_PATH, String(next));
 });
 
 test('wherever it leads, it is this origin', () => {
@@ -67,9 +67,9 @@ test('wherever it leads, it is this origin', () => {
   };
   for (let step = 0; step < 5000; step += 1) {
     const next = `/${Array.from({ length: random(6) }, () => pieces[random(pieces.length)]).join('')}`;
-    const url = new URL(returnAddress(next), location.href);
+    const url = new URL(safeReturnUrl(next), location.href);
     equal(url.origin, location.origin, next);
-    ok(match(url.href) && match(url.href).page !== 'login', next);
+    ok(matchRoute(url.href) && matchRoute(url.href).page !== 'login', next);
   }
 });
 

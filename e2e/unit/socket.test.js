@@ -1,13 +1,13 @@
 /** core/socket.js: the WebSocket that comes back. */
 
-import { delayBefore, follow, SILENCE_MS } from '/web/core/socket.js';
+import { delayBefore, openSocket, SILENCE_TIMEOUT_MS } from '/web/core/socket.js';
 import { withFakes } from './fakes.js';
 import { equal, ok, test } from './runner.js';
 
 /** Follow with everything that is told noted down. */
 function listen(answers = {}) {
   const told = { hello: [], events: [], status: [], lost: 0 };
-  const following = follow('/ws/models', {
+  const connection = openSocket('/ws/models', {
     onHello: (event) => told.hello.push(event),
     onEvents: (events) => told.events.push(events.map(({ seq }) => seq)),
     onStatus: (live) => told.status.push(live),
@@ -16,7 +16,7 @@ function listen(answers = {}) {
       return answers.goOn ? answers.goOn() : true;
     },
   });
-  return { ...following, told, statuses: () => told.status.map(({ status }) => status) };
+  return { ...connection, told, statuses: () => told.status.map(({ status }) => status) };
 }
 
 test('the delay doubles up to 15 s, half of it by chance', () => {
@@ -41,7 +41,7 @@ test('live begins with Hello, not before', () =>
     sockets[0].onopen?.();
     equal(statuses(), ['connecting']);
     sockets[0].tell({ type: 'Hello', seq: 1, version: '1' });
-    equal(statuses(), ['connecting', 'live']);
+    equal(statuses(), ['connecting', 'connected']);
     equal([told.status.at(-1).since, told.hello[0].version], [clock.now, '1']);
     stop();
   }));
@@ -66,7 +66,7 @@ test('Resync asks for everything anew, and is no new connection', () =>
     const { stop, told, statuses } = listen();
     sockets[0].tell({ type: 'Hello', seq: 1 });
     sockets[0].tell({ type: 'Resync', seq: 2 });
-    equal([told.hello.map(({ type }) => type), statuses()], [['Hello', 'Resync'], ['connecting', 'live']]);
+    equal([told.hello.map(({ type }) => type), statuses()], [['Hello', 'Resync'], ['connecting', 'connected']]);
     stop();
   }));
 
@@ -76,7 +76,7 @@ test('a connection that ends is told, and made again', () =>
     sockets[0].tell({ type: 'Hello', seq: 1 });
     await clock.pass(60);
     sockets[0].end();
-    equal(statuses().at(-1), 'waiting');
+    equal(statuses().at(-1), 'disconnected');
     const { since, retryAt } = told.status.at(-1);
     equal(since, clock.now);
     ok(retryAt > clock.now && retryAt <= clock.now + 500);
@@ -84,7 +84,7 @@ test('a connection that ends is told, and made again', () =>
     await clock.pass(500);
     equal([sockets.length, statuses().at(-1)], [2, 'connecting']);
     sockets[1].tell({ type: 'Hello', seq: 1 });
-    equal(statuses().at(-1), 'live');
+    equal(statuses().at(-1), 'connected');
     stop();
   }));
 
@@ -119,20 +119,20 @@ test('silence means that nobody is there', () =>
     const { stop, statuses } = listen();
     sockets[0].tell({ type: 'Hello', seq: 1 });
     for (let at = 0; at < 5; at += 1) {
-      await clock.pass(SILENCE_MS - 1);
+      await clock.pass(SILENCE_TIMEOUT_MS - 1);
       ok(!sockets[0].closed, 'it was cut although it spoke');
       sockets[0].tell({ type: 'X', seq: 2 + at });
     }
-    await clock.pass(SILENCE_MS);
+    await clock.pass(SILENCE_TIMEOUT_MS);
     ok(sockets[0].closed);
-    equal(statuses().at(-1), 'waiting');
+    equal(statuses().at(-1), 'disconnected');
     stop();
   }));
 
 test('a connection that never says Hello is given up', () =>
   withFakes(async ({ sockets, clock }) => {
     const { stop } = listen();
-    await clock.pass(SILENCE_MS);
+    await clock.pass(SILENCE_TIMEOUT_MS);
     ok(sockets[0].closed);
     await clock.pass(500);
     equal(sockets.length, 2);
@@ -162,7 +162,7 @@ test('what was heard before the end is handed over before the end is told', () =
     sockets[0].tell({ type: 'X', seq: 700 });
     sockets[0].end();
     // A count that begins anew must not meet an event of the old one.
-    equal([told.events, told.status.at(-1).status], [[[1, 700]], 'waiting']);
+    equal([told.events, told.status.at(-1).status], [[[1, 700]], 'disconnected']);
     await clock.pass(600);
     equal(told.events.length, 1);
     stop();

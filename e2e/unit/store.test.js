@@ -1,35 +1,35 @@
 /** core/store.js: one state, listeners once a frame. */
 
-import { makeStore } from '/web/core/store.js';
+import { createStore } from '/web/core/store.js';
 import { equal, fails, ok, test } from './runner.js';
 
 /** A store whose frames the test draws. */
 function makeManual() {
   const due = [];
-  const store = makeStore((work) => due.push(work));
+  const store = createStore((work) => due.push(work));
   return { store, due, frame: () => due.splice(0).forEach((work) => work()) };
 }
 
-const notice = (text) => ({ type: 'notice', notice: { kind: 'info', text } });
+const showToast = (text) => ({ type: 'showToast', toast: { kind: 'info', text } });
 
 test('listeners are called once a frame with the last state', () => {
   const { store, due, frame } = makeManual();
   const heard = [];
   store.subscribe((state) => heard.push(state));
-  for (const text of ['a', 'b', 'c']) store.dispatch(notice(text));
+  for (const text of ['a', 'b', 'c']) store.dispatch(showToast(text));
   equal([heard.length, due.length], [0, 1]);
   frame();
   equal(heard.length, 1);
   ok(heard[0] === store.state);
-  equal(heard[0].notices.length, 3);
+  equal(heard[0].toasts.length, 3);
   frame();
   equal(heard.length, 1);
 });
 
 test('the state is new at once, before any frame', () => {
   const { store } = makeManual();
-  store.dispatch(notice('a'));
-  equal(store.state.notices[0].text, 'a');
+  store.dispatch(showToast('a'));
+  equal(store.state.toasts[0].text, 'a');
 });
 
 test('what changes nothing draws nothing', () => {
@@ -42,9 +42,9 @@ test('touch draws although nothing changed, once', () => {
   const { store, due, frame } = makeManual();
   let drawn = 0;
   store.subscribe(() => (drawn += 1));
-  store.touch();
-  store.touch();
-  store.dispatch(notice('a'));
+  store.requestRender();
+  store.requestRender();
+  store.dispatch(showToast('a'));
   equal(due.length, 1);
   frame();
   equal(drawn, 1);
@@ -55,9 +55,9 @@ test('a listener may change the state: that is the next frame', () => {
   let drawn = 0;
   store.subscribe(() => {
     drawn += 1;
-    if (drawn === 1) store.dispatch(notice('from a listener'));
+    if (drawn === 1) store.dispatch(showToast('from a listener'));
   });
-  store.touch();
+  store.requestRender();
   frame();
   equal([drawn, due.length], [1, 1]);
   frame();
@@ -70,9 +70,9 @@ test('a listener can be ended, also by another one', () => {
   const ends = [];
   ends.push(store.subscribe(() => heard.push('one')));
   ends.push(store.subscribe(() => ends.forEach((end) => end())));
-  store.touch();
+  store.requestRender();
   frame();
-  store.touch();
+  store.requestRender();
   frame();
   equal(heard, ['one']);
 });
@@ -82,14 +82,14 @@ test('an error of a listener does not stop the frames to come', () => {
   const end = store.subscribe(() => {
     throw new Error('broken view');
   });
-  store.touch();
+  store.requestRender();
   try {
     frame();
   } catch {
     // The browser would tell it to the console.
   }
   end();
-  store.touch();
+  store.requestRender();
   equal(due.length, 1);
 });
 
@@ -100,8 +100,8 @@ test('an action that is not known is refused by its name', async () => {
 });
 
 test('frames of the browser are the default', async () => {
-  const store = makeStore();
+  const store = createStore();
   const drawn = new Promise((resolve) => store.subscribe(resolve));
-  store.dispatch(notice('a'));
-  equal((await drawn).notices.length, 1);
+  store.dispatch(showToast('a'));
+  equal((await drawn).toasts.length, 1);
 });

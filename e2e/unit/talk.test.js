@@ -1,8 +1,8 @@
 /** pages/playground: cutting Markdown, what is sent, and how quick it was. */
 
-import { blocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
-import { nextBody, numberFrom, PARAMETERS, requestBody, streamedBody } from '/web/pages/playground/chat-request.js';
-import { figures } from '/web/pages/playground/response-stats.js';
+import { splitBlocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
+import { nextRequestBody, parseNumber, PARAMETERS, requestBody, streamedBody } from '/web/pages/playground/chat-request.js';
+import { responseStats } from '/web/pages/playground/response-stats.js';
 import { equal, frozen, ok, test } from './runner.js';
 
 const user = (text, images) => ({ role: 'user', text, ...(images ? { images } : {}) });
@@ -10,28 +10,28 @@ const assistant = (text) => ({ role: 'assistant', text });
 const NOTHING = { text: '', images: [] };
 
 test('blocks end at a blank line', () => {
-  equal(blocks(''), []);
-  equal(blocks('\n\n'), []);
-  equal(blocks('one'), ['one']);
-  equal(blocks('one\ntwo\n\nthree').map((each) => each.trimEnd()), ['one\ntwo', 'three']);
+  equal(splitBlocks(''), []);
+  equal(splitBlocks('\n\n'), []);
+  equal(splitBlocks('one'), ['one']);
+  equal(splitBlocks('one\ntwo\n\nthree').map((each) => each.trimEnd()), ['one\ntwo', 'three']);
 });
 
 test('a fence stays whole, also an open one and one of the other kind inside', () => {
-  for (const whole of ['```js\na\n\nb\n```', '~~~\n```\n\nx\n~~~', '````\n```\n\n```\n````', '```\nopen\n\nstill open']) equal(blocks(whole), [whole]);
-  equal(blocks('```\na\n```\n\nafter').map((each) => each.trimEnd()), ['```\na\n```', 'after']);
+  for (const whole of ['```js\na\n\nb\n```', '~~~\n```\n\nx\n~~~', '````\n```\n\n```\n````', '```\nopen\n\nstill open']) equal(splitBlocks(whole), [whole]);
+  equal(splitBlocks('```\na\n```\n\nafter').map((each) => each.trimEnd()), ['```\na\n```', 'after']);
 });
 
 test('a list with blank lines stays one list', () => {
-  for (const whole of ['- a\n\n- b', '1. a\n\n2. b', '- a\n\n  more of a']) equal(blocks(whole), [whole]);
-  equal(blocks('- a\n\nno item').length, 2);
+  for (const whole of ['- a\n\n- b', '1. a\n\n2. b', '- a\n\n  more of a']) equal(splitBlocks(whole), [whole]);
+  equal(splitBlocks('- a\n\nno item').length, 2);
 });
 
 test('nothing is lost, and what is finished does not change while the rest arrives', () => {
   const text = '# Head\n\ntext\nmore\n\n- a\n\n- b\n\n```py\nx\n\ny\n```\n\n| a |\n| - |\n\n  end\n';
-  equal(blocks(text).join('\n').replace(/\s/g, ''), text.replace(/\s/g, ''));
+  equal(splitBlocks(text).join('\n').replace(/\s/g, ''), text.replace(/\s/g, ''));
   let before = [];
   for (let at = 0; at <= text.length; at += 1) {
-    const now = blocks(text.slice(0, at));
+    const now = splitBlocks(text.slice(0, at));
     // The last block may still go on; a line that has only begun may yet turn out to belong to the one before it.
     equal(now.slice(0, Math.max(0, before.length - 2)), before.slice(0, -2), `after ${at} characters`);
     before = now;
@@ -47,9 +47,9 @@ test('thinking is told apart, closed or not yet', () => {
 
 test('a typed number is one within its bounds, nothing, or none', () => {
   const [temperature, topK] = ['temperature', 'top_k'].map((name) => PARAMETERS.find((each) => each.name === name));
-  equal(['', '  ', '0', '2', '0.5'].map((text) => numberFrom(text, temperature)), [null, null, 0, 2, 0.5]);
-  equal(['2.01', '-1', 'x', 'NaN', 'Infinity', '1,5'].map((text) => numberFrom(text, temperature)), Array(6).fill(undefined));
-  equal(['40', '1.5', '1001'].map((text) => numberFrom(text, topK)), [40, undefined, undefined]);
+  equal(['', '  ', '0', '2', '0.5'].map((text) => parseNumber(text, temperature)), [null, null, 0, 2, 0.5]);
+  equal(['2.01', '-1', 'x', 'NaN', 'Infinity', '1,5'].map((text) => parseNumber(text, temperature)), Array(6).fill(undefined));
+  equal(['40', '1.5', '1001'].map((text) => parseNumber(text, topK)), [40, undefined, undefined]);
 });
 
 test('a conversation is sent in turns, without thoughts and without empty answers', () => {
@@ -82,7 +82,7 @@ test('system prompt, stops and numbers are sent where they are set', () => {
 
 test('the next request: the draft, else the last question again, else the example', () => {
   const said = frozen({ messages: [user('a'), assistant('b')] });
-  const texts = (conversation, draft) => nextBody('m', conversation, draft, 'Hello').messages.map(({ content }) => content);
+  const texts = (conversation, draft) => nextRequestBody('m', conversation, draft, 'Hello').messages.map(({ content }) => content);
   equal(texts(said, { text: ' c ', images: [] }), ['a', 'b', 'c']);
   equal(texts(said, NOTHING), ['a']);
   equal(texts({ messages: [] }, NOTHING), ['Hello']);
@@ -92,10 +92,10 @@ test('the speed is what the engine tells, else that of the pieces', () => {
   const measured = { firstTokenMs: 200, totalMs: 1200, pieces: 11 };
   const usage = { prompt_tokens: 12, completion_tokens: 90, prompt_tokens_details: { cached_tokens: 3 } };
   const timings = { predicted_per_second: 12.34, predicted_n: 9, prompt_n: 8, cache_n: 2 };
-  equal(figures({ usage, timings }, measured), { promptTokens: 12, cachedTokens: 3, completionTokens: 90, tokensPerSecond: 12.34, firstTokenMs: 200 });
-  equal(figures({ timings }, measured).completionTokens, 9);
-  for (const rate of [0, Infinity, NaN, null, 1e9, -1]) equal(figures({ timings: { predicted_per_second: rate } }, measured).tokensPerSecond, 10);
-  const none = figures({}, { firstTokenMs: null, totalMs: 5, pieces: 0 });
+  equal(responseStats({ usage, timings }, measured), { promptTokens: 12, cachedTokens: 3, completionTokens: 90, tokensPerSecond: 12.34, firstTokenMs: 200 });
+  equal(responseStats({ timings }, measured).completionTokens, 9);
+  for (const rate of [0, Infinity, NaN, null, 1e9, -1]) equal(responseStats({ timings: { predicted_per_second: rate } }, measured).tokensPerSecond, 10);
+  const none = responseStats({}, { firstTokenMs: null, totalMs: 5, pieces: 0 });
   ok(Object.values(none).every((value) => value === null));
-  equal(figures({}, { ...measured, pieces: 1 }).tokensPerSecond, null);
+  equal(responseStats({}, { ...measured, pieces: 1 }).tokensPerSecond, null);
 });

@@ -1,6 +1,6 @@
 /** pages/requests/usage-series.js: the API's totals as columns. */
 
-import { columns, MOST_SERIES } from '/web/pages/requests/usage-series.js';
+import { usageSeries, MAX_SERIES } from '/web/pages/requests/usage-series.js';
 import { equal, test } from './runner.js';
 
 const DAY = 86_400_000;
@@ -22,7 +22,7 @@ const answer = (...usage) => ({ bucket: 'day', from: DAYS[0], to: '2026-01-12T09
 const byName = ({ name }) => name;
 
 test('every day of the range has a column, also without use', () => {
-  const { stacks, from, to, width } = columns(answer(entry(1, 'a', 2)), 'requests', byName);
+  const { stacks, from, to, width } = usageSeries(answer(entry(1, 'a', 2)), 'requests', byName);
   equal(
     stacks.map(({ at, total }) => [at - from, total]),
     [
@@ -35,19 +35,19 @@ test('every day of the range has a column, also without use', () => {
 });
 
 test('tokens are those of the prompt and of the answer', () => {
-  equal(columns(answer(entry(0, 'a', 3)), 'tokens', byName).total, 33);
+  equal(usageSeries(answer(entry(0, 'a', 3)), 'tokens', byName).total, 33);
   const unknown = entry(0, 'a', 3, { prompt_tokens: null, completion_tokens: null });
-  equal(columns(answer(unknown), 'tokens', byName), { ...columns(answer(), 'tokens', byName) });
+  equal(usageSeries(answer(unknown), 'tokens', byName), { ...usageSeries(answer(), 'tokens', byName) });
 });
 
 test('the largest series come first, and the rest is one', () => {
-  const many = Array.from({ length: MOST_SERIES + 3 }, (_, at) => entry(2, `m${at}`, at + 1));
-  const { series, stacks, highest, total } = columns(answer(...many), 'requests', byName);
-  equal(series.length, MOST_SERIES + 1);
-  equal(series[0], { name: `m${MOST_SERIES + 2}`, total: MOST_SERIES + 3 });
+  const many = Array.from({ length: MAX_SERIES + 3 }, (_, at) => entry(2, `m${at}`, at + 1));
+  const { series, stacks, maximum, total } = usageSeries(answer(...many), 'requests', byName);
+  equal(series.length, MAX_SERIES + 1);
+  equal(series[0], { name: `m${MAX_SERIES + 2}`, total: MAX_SERIES + 3 });
   equal(series.at(-1), { name: null, total: 1 + 2 + 3 });
-  equal(stacks[2].parts.at(-1), { value: 6, series: MOST_SERIES });
-  equal(highest, total);
+  equal(stacks[2].parts.at(-1), { value: 6, series: MAX_SERIES });
+  equal(maximum, total);
 });
 
 test('two keys of one name stay two series, and sessions are told apart by their person', () => {
@@ -58,7 +58,7 @@ test('two keys of one name stay two series, and sessions are told apart by their
     entry(0, null, 4, { user_id: 'u2', name: null }),
   ];
   equal(
-    columns(answer(...usage), 'requests', ({ name }) => name ?? 'session').series.map(({ total }) => total),
+    usageSeries(answer(...usage), 'requests', ({ name }) => name ?? 'session').series.map(({ total }) => total),
     [4, 3, 2, 1],
   );
 });

@@ -10,7 +10,7 @@ const HEIGHT = 100;
 
 /** A mark: the area below `points`, [{at, value}] in order of time; a value of null is a gap. */
 export const area = (points) => ({ x, y }) =>
-  runs(points).map((run) => {
+  segments(points).map((run) => {
     const line = run.map(({ at, value }) => `${x(at)} ${y(value)}`).join('L');
     return svg`
       <g>
@@ -20,7 +20,7 @@ export const area = (points) => ({ x, y }) =>
   });
 
 /** A mark: columns of parts one upon the other. `stacks`: [{at, parts: [{value, series}]}], each `width` milliseconds wide. */
-export const bars = (stacks, width) => ({ x, y }) =>
+export const stackedBars = (stacks, width) => ({ x, y }) =>
   stacks.map(({ at, parts }) => {
     const gap = (x(at + width) - x(at)) * 0.12;
     let base = 0;
@@ -47,8 +47,8 @@ export const bars = (stacks, width) => ({ x, y }) =>
  *   cursor           the moment that a person points at; null: none
  *   onCursor(at)     told that moment, null when they leave
  */
-export function timeChart({ label, summary, from, to, highest, format, ticks, mark, readout, cursor, onCursor }) {
-  const top = roundTop(highest);
+export function timeChart({ label, summary, from, to, maximum, format, ticks, mark, readout, cursor, onCursor }) {
+  const top = niceMaximum(maximum);
   const share = (at) => (at - from) / (to - from);
   const scale = {
     x: (at) => round(share(at) * WIDTH),
@@ -87,13 +87,13 @@ export const sparkline = (points, from, to) => html`
   </svg>`;
 
 /** The least of 2, 4, 10, 20, 40, 100, … that is not below `highest`: its half is a round number, too. */
-export function roundTop(highest) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(1, highest)));
-  return [2, 4, 10, 20].map((step) => step * power).find((top) => top >= highest);
+export function niceMaximum(maximum) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, maximum)));
+  return [2, 4, 10, 20].map((step) => step * power).find((top) => top >= maximum);
 }
 
 /** `points` without those of no value, cut where they were. */
-function runs(points) {
+function segments(points) {
   const found = [];
   let open = null;
   for (const point of points) {

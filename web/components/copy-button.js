@@ -4,33 +4,33 @@ import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
-const SAID_MS = 2000;
+const FEEDBACK_MS = 2000;
 
 /** `text`: the text, or a function that makes it when it is wanted. `label`: what is copied, for the button's name. */
 export const copyButton = (text, label = t('common.copy')) => html`
   <button type="button" class="button quiet small copy" @click=${(event) => copy(event.currentTarget, text)}>
-    ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-done" aria-live="polite"></span>
+    ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-status" aria-live="polite"></span>
   </button>`;
 
 /** Text to be taken elsewhere: shown whole, with its button. `label` names it; a `focused` one is where a dialog begins. */
 export const copyBox = (label, text, { focused = false } = {}) => html`
   <div class="copy-box" role="group" aria-label=${label} tabindex=${focused ? '-1' : null} ?autofocus=${focused}>
-    <code>${words(text)}</code>${copyButton(text)}
+    <code>${breakableText(text)}</code>${copyButton(text)}
   </div>`;
 
 /** Lines break between words: not at the dashes of a flag. */
-const words = (text) =>
+const breakableText = (text) =>
   text.split(' ').flatMap((word, at) => [at ? ' ' : null, html`<span class="copy-word">${word}</span>`]);
 
 async function copy(button, text) {
-  const said = button.querySelector('.copy-done');
-  const done = await write(typeof text === 'function' ? text() : text);
-  said.textContent = t(done ? 'common.copied' : 'common.copy_failed');
+  const status = button.querySelector('.copy-status');
+  const copied = await write(typeof text === 'function' ? text() : text);
+  status.textContent = t(copied ? 'common.copied' : 'common.copy_failed');
   button.classList.add('done');
   setTimeout(() => {
     button.classList.remove('done');
-    said.textContent = '';
-  }, SAID_MS);
+    status.textContent = '';
+  }, FEEDBACK_MS);
 }
 
 async function write(text) {
@@ -38,19 +38,19 @@ async function write(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return writeOld(text);
+    return writeWithExecCommand(text);
   }
 }
 
 /** The clipboard API exists on https and loopback only; people reach llb at http://attic:8080, too. */
-function writeOld(text) {
+function writeWithExecCommand(text) {
   const area = document.createElement('textarea');
   area.value = text;
   area.className = 'sr-only';
   // Inside an open dialog everything else cannot take the focus.
   (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
-  const done = document.execCommand('copy');
+  const copied = document.execCommand('copy');
   area.remove();
-  return done;
+  return copied;
 }

@@ -10,13 +10,13 @@ import { each, html } from '../lib/html.js';
  * title is for screen readers. `labelledBy` is the id of the heading above the table.
  */
 export const dataTable = ({ labelledBy, columns, rows, key }) => html`
-  <div class="data-table-place"><div class="data-table-scroll">
+  <div class="data-table-container"><div class="data-table-scroll">
     <table class="table data-table" role="table" aria-labelledby=${labelledBy}>
       <thead role="rowgroup">
         <tr role="row">
           ${columns.map(
             ({ title, kind = '' }) => html`
-              <th scope="col" role="columnheader" class=${kind}><span class=${kind === 'acts' ? 'sr-only' : ''}>${title}</span></th>`,
+              <th scope="col" role="columnheader" class=${kind}><span class=${kind === 'actions' ? 'sr-only' : ''}>${title}</span></th>`,
           )}
         </tr>
       </thead>
@@ -29,4 +29,4 @@ export const dataTable = ({ labelledBy, columns, rows, key }) => html`
 const header = (column, row) => html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
 
 const cell = (column, row) => html`
-  <td role="cell" class=${column.kind ?? ''} data-title=${column.kind === 'acts' ? null : column.title}><span>${column.cell(row)}</span></td>`;
+  <td role="cell" class=${column.kind ?? ''} data-title=${column.kind === 'actions' ? null : column.title}><span>${column.cell(row)}</span></td>`;

@@ -4,7 +4,7 @@ import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { badge } from './badges.js';
 
-const DOTS = 16; // more slots than that are a bar
+const MAX_DOTS = 16; // more slots than that are a bar
 
 /** What the engines of one model do, in a word: the busiest of them speaks for all. */
 export function engineBadge(engines) {
@@ -21,12 +21,12 @@ export function engineBadge(engines) {
 export const isServing = ({ state }) => state === 'ready' || state === 'busy';
 
 /** How many slots of an engine are at work. Its state is told at once, the count is as old as the API's last answer. */
-export const busyOf = ({ state, busy }) => (state === 'busy' ? Math.max(1, busy) : 0);
+export const busySlots = ({ state, busy }) => (state === 'busy' ? Math.max(1, busy) : 0);
 
 /** `busy` of `slots` as dots, and as `text` says it. */
-export const slotsBusy = (busy, slots, text) => html`
+export const slotUsage = (busy, slots, text) => html`
   <span class="slots">
-    ${slots > DOTS
+    ${slots > MAX_DOTS
       ? html`<span class="slots-bar" aria-hidden="true"><i --share=${busy / slots}></i></span>`
       : html`<span class="slots-dots" aria-hidden="true">
           ${Array.from({ length: slots }, (_, at) => html`<i class=${at < busy ? 'busy' : ''}></i>`)}

@@ -5,7 +5,7 @@ import { hasText, t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
 /** An ApiError (or any Error) in a sentence of the reader's language; the server's own words where they say more. */
-export function explain(error) {
+export function errorMessage(error) {
   const key = `error.${error.code ?? 'unexpected'}`;
   const own = error.message && error.message !== error.code ? error.message : '';
   if (hasText(key)) return t(key, { message: own, seconds: error.retryAfter ?? '', ...error.details }).trim();

@@ -39,7 +39,7 @@ export const icon = (name, className = '') => html`
   </svg>`;
 
 /** Four bars of different height: many machines, one address. */
-export const mark = () => html`
+export const logo = () => html`
   <svg class="mark" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
     <rect width="24" height="24" rx="6"></rect>
     <path d="M6.5 6v12M11 10v8M15.5 6v12h3"></path>

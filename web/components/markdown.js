@@ -4,54 +4,54 @@ import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { copyButton } from './copy-button.js';
 
-const LONGEST = 20_000; // characters of a block; what is longer is shown as it is: parsers can be made to take for ever
-const PLAIN = ['start', 'align', 'target', 'rel']; // no addresses, so the rule for these is not theirs
+const MAX_BLOCK_LENGTH = 20_000; // characters of a block; what is longer is shown as it is: parsers can be made to take for ever
+const NON_URL_ATTRIBUTES = ['start', 'align', 'target', 'rel']; // no addresses, so the rule for these is not theirs
 
 const ALLOWED = {
   ALLOWED_TAGS: [
     ...['p', 'br', 'hr', 'strong', 'em', 'del', 'sub', 'sup', 'a', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'span'],
     ...['h3', 'h4', 'h5', 'h6', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'img'],
   ],
-  ALLOWED_ATTR: ['href', 'title', 'class', 'src', 'alt', ...PLAIN],
-  ADD_URI_SAFE_ATTR: PLAIN,
+  ALLOWED_ATTR: ['href', 'title', 'class', 'src', 'alt', ...NON_URL_ATTRIBUTES],
+  ADD_URI_SAFE_ATTR: NON_URL_ATTRIBUTES,
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|data:image\/(?:png|jpeg|gif|webp);base64,)/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
 
-let tools = null;
+let libraries = null;
 let loading = null;
 
 /** Fetch the parser and the sanitizer; resolves when `markdown` can be used. */
 export function loadMarkdown() {
   loading ??= Promise.all([import('../vendor/marked/marked.js'), import('../vendor/dompurify/dompurify.js')]).then(
     ([{ Marked }, { default: purify }]) => {
-      tools = { parser: new Marked({ gfm: true, breaks: true, renderer: renderer() }), purify };
+      libraries = { parser: new Marked({ gfm: true, breaks: true, renderer: renderer() }), purify };
     },
   );
   return loading;
 }
 
 /** Whether `markdown` can be used. */
-export const canMarkdown = () => tools !== null;
+export const isMarkdownLoaded = () => libraries !== null;
 
 /** `text` as an element. With `highlighted`, code is coloured too: for what will not change any more. */
-export function markdown(text, { highlighted = false } = {}) {
-  const place = document.createElement('div');
-  place.className = 'markdown';
-  const made = fragment(text);
-  if (made) place.append(made);
+export function renderMarkdown(text, { highlighted = false } = {}) {
+  const container = document.createElement('div');
+  container.className = 'markdown';
+  const nodes = fragment(text);
+  if (nodes) container.append(nodes);
   else {
-    place.className = 'plain';
-    place.textContent = text;
+    container.className = 'plain';
+    container.textContent = text;
   }
-  for (const code of place.querySelectorAll('pre > code')) dressCode(code, highlighted);
+  for (const code of container.querySelectorAll('pre > code')) decorateCodeBlock(code, highlighted);
   // A model begins with whichever it likes: large or small, for a screen reader all stand one below the answer itself.
-  for (const heading of place.querySelectorAll('h3, h4, h5, h6')) heading.ariaLevel = '3';
-  for (const table of place.querySelectorAll('table')) {
+  for (const heading of container.querySelectorAll('h3, h4, h5, h6')) heading.ariaLevel = '3';
+  for (const table of container.querySelectorAll('table')) {
     const frame = document.createElement('div');
-    frame.className = 'table-place';
+    frame.className = 'table-scroll';
     frame.tabIndex = 0; // wide ones scroll, by keyboard too
     frame.role = 'group';
     frame.ariaLabel = t('playground.table');
@@ -59,14 +59,14 @@ export function markdown(text, { highlighted = false } = {}) {
     frame.append(table);
     table.className = 'table';
   }
-  return place;
+  return container;
 }
 
 /** The sanitised nodes of a text; null for one that is too much for the parser. */
 function fragment(text) {
-  if (text.length > LONGEST) return null;
+  if (text.length > MAX_BLOCK_LENGTH) return null;
   try {
-    return tools.purify.sanitize(tools.parser.parse(text), ALLOWED);
+    return libraries.purify.sanitize(libraries.parser.parse(text), ALLOWED);
   } catch {
     return null; // thousands of brackets in each other
   }
@@ -75,12 +75,12 @@ function fragment(text) {
 const escape = (text) =>
   text.replace(/[&<>"']/g, (each) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[each]);
 
-const PICTURE = /^data:image\/(?:png|jpeg|gif|webp);base64,/i;
-const HARMLESS = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
+const IMAGE_DATA_URL = /^data:image\/(?:png|jpeg|gif|webp);base64,/i;
+const ALLOWED_INLINE_HTML = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
 
 /** What differs from plain Markdown: no markup of the model's own, headings below the page's, links that open elsewhere. */
 const renderer = () => ({
-  html: ({ text }) => (HARMLESS.test(text) ? text : escape(text)),
+  html: ({ text }) => (ALLOWED_INLINE_HTML.test(text) ? text : escape(text)),
   heading({ tokens, depth }) {
     const level = Math.min(6, depth + 2);
     return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
@@ -93,7 +93,7 @@ const renderer = () => ({
   },
   // A picture from elsewhere would tell its host that, and when, the answer was read.
   image: ({ href, text }) =>
-    PICTURE.test(href) ? `<img src="${escape(href)}" alt="${escape(text)}">` : escape(text),
+    IMAGE_DATA_URL.test(href) ? `<img src="${escape(href)}" alt="${escape(text)}">` : escape(text),
   checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
 });
 
@@ -105,12 +105,12 @@ const LANGUAGES = {
   ...{ md: 'markdown', ps1: 'powershell', py: 'python', rb: 'ruby', rs: 'rust', console: 'shell', ts: 'typescript' },
   ...{ tsx: 'typescript', html: 'xml', svg: 'xml', yml: 'yaml' },
 };
-const SHIPPED = new Set(
+const VENDORED = new Set(
   `bash c cpp csharp css diff dockerfile go ini java javascript json kotlin lua makefile markdown php powershell python r
   ruby rust shell sql swift typescript xml yaml`.split(/\s+/),
 );
 
-function dressCode(code, highlighted) {
+function decorateCodeBlock(code, highlighted) {
   const name = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? '';
   code.className = '';
   const frame = document.createElement('div');
@@ -125,7 +125,7 @@ function dressCode(code, highlighted) {
   block.replaceWith(frame);
   frame.append(head, block);
   const language = LANGUAGES[name.toLowerCase()] ?? name.toLowerCase();
-  if (highlighted && SHIPPED.has(language)) highlight(code, language);
+  if (highlighted && VENDORED.has(language)) highlight(code, language);
 }
 
 /** Colours come a moment later; without them the code is there all the same. */
@@ -137,6 +137,6 @@ async function highlight(code, language) {
   if (!engine.getLanguage(language)) engine.registerLanguage(language, grammar);
   const { value } = engine.highlight(code.textContent, { language, ignoreIllegals: true });
   code.replaceChildren(
-    tools.purify.sanitize(value, { ALLOWED_TAGS: ['span'], ALLOWED_ATTR: ['class'], RETURN_DOM_FRAGMENT: true }),
+    libraries.purify.sanitize(value, { ALLOWED_TAGS: ['span'], ALLOWED_ATTR: ['class'], RETURN_DOM_FRAGMENT: true }),
   );
 }

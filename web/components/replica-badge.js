@@ -7,13 +7,13 @@ const KINDS = { ready: 'good', error: 'bad', downloading: 'active', verifying: '
 const ICONS = { ready: 'check', error: 'alert', away: 'alert' };
 
 /** `away`: the node cannot be reached, so that nothing of it can be used. */
-const standing = ({ state }, away) => (away && state !== 'deleting' ? 'away' : state);
+const displayState = ({ state }, away) => (away && state !== 'deleting' ? 'away' : state);
 
 /** `replica` is a ReplicaView of the API. */
 export const replicaText = (replica, away) =>
-  t(`replica.${standing(replica, away)}`, { percent: f.percent(replica.progress) });
+  t(`replica.${displayState(replica, away)}`, { percent: f.percent(replica.progress) });
 
 export function replicaBadge(replica, away) {
-  const name = standing(replica, away);
+  const name = displayState(replica, away);
   return badge(KINDS[name] ?? '', replicaText(replica, away), ICONS[name]);
 }

@@ -2,8 +2,8 @@
 
 import { html } from '../lib/html.js';
 import { f, t } from '../core/i18n.js';
-import { address } from '../core/router.js';
-import { icon, mark } from './icons.js';
+import { buildUrl } from '../core/router.js';
+import { icon, logo } from './icons.js';
 
 export const SECTIONS = ['models', 'playground', 'nodes', 'requests', 'access', 'settings'];
 
@@ -12,7 +12,7 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
   <div class="app">
     <a class="skip" href="#main">${t('shell.skip')}</a>
     <header class="side">
-      <a class="brand" href="/models">${mark()}<span>llb</span></a>
+      <a class="brand" href="/models">${logo()}<span>llb</span></a>
       <nav class="nav" aria-label=${t('shell.navigation')}>
         <ul>
           ${SECTIONS.map(
@@ -27,9 +27,9 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
         </ul>
       </nav>
       <div class="side-foot">
-        ${liveSign(state)}
-        <div class="who">
-          <span class="who-name">${state.me?.user?.username ?? ''}</span>
+        ${connectionStatus(state)}
+        <div class="account">
+          <span class="account-name">${state.me?.user?.username ?? ''}</span>
           <button type="button" class="button quiet small" @click=${onSignOut}>
             ${icon('out')}<span>${t('shell.log_out')}</span>
           </button>
@@ -42,32 +42,32 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
   </div>`;
 
 /** The frame around a page for whoever is not signed in; signing in leads back to `path`. */
-export const porch = (content, path) => html`
-  <div class="porch">
+export const signedOutShell = (content, path) => html`
+  <div class="signed-out">
     <a class="skip" href="#main">${t('shell.skip')}</a>
-    <header class="porch-head">
-      <a class="brand" href="/">${mark()}<span>llb</span></a>
-      <a class="button small" href=${address('/login', { next: path })}>${t('login.submit')}</a>
+    <header class="signed-out-head">
+      <a class="brand" href="/">${logo()}<span>llb</span></a>
+      <a class="button small" href=${buildUrl('/login', { next: path })}>${t('login.submit')}</a>
     </header>
     <main id="main" tabindex="-1">${content}</main>
   </div>`;
 
-const liveSign = ({ live }) => html`
-  <p class="live ${live.status}">
-    <i class="dot"></i><span>${t(`live.${live.status}`)}</span>
+const connectionStatus = ({ connection }) => html`
+  <p class="connection ${connection.status}">
+    <i class="dot"></i><span>${t(`connection.${connection.status}`)}</span>
   </p>`;
 
 /** Says that what is shown may be old, once it is; a connection that is only being made says nothing. */
-function connectionBanner({ live }, onReconnect) {
-  const stale = live.status !== 'live' && live.since !== null;
+function connectionBanner({ connection }, onReconnect) {
+  const stale = connection.status !== 'connected' && connection.since !== null;
   return html`
-    <div class="banner-place" role="status">
+    <div class="banner-region" role="status">
       ${stale
         ? html`
             <div class="banner warning">
               ${icon('alert')}
-              <p>${t('live.stale', { time: f.timeOfDay(live.since / 1000) })}</p>
-              <button type="button" class="button small" @click=${onReconnect}>${t('live.reconnect')}</button>
+              <p>${t('connection.stale', { time: f.timeOfDay(connection.since / 1000) })}</p>
+              <button type="button" class="button small" @click=${onReconnect}>${t('connection.reconnect')}</button>
             </div>`
         : null}
     </div>`;

@@ -7,14 +7,14 @@ export const tabList = (label, tabs, current) => html`
   <div class="tabs" role="tablist" aria-label=${label} @keydown=${walk}>
     ${tabs.map(
       ({ id, path, name, count }) => html`
-        <span class="tab-place" role="presentation">
+        <span class="tab-slot" role="presentation">
           <a
             class="tab"
             role="tab"
             id=${`tab-${id}`}
             href=${path}
             aria-selected=${String(id === current)}
-            aria-controls="panel"
+            aria-controls="tab-panel"
             tabindex=${id === current ? '0' : '-1'}
             >${name}</a
           >${count ? html`<span class="count" aria-hidden="true">${count}</span>` : null}

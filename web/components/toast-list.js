@@ -4,31 +4,31 @@ import { each, html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
-const STAYS_MS = 7000;
+const VISIBLE_MS = 7000;
 const ICONS = { success: 'check', error: 'alert', info: 'info' };
 
-export function makeToasts(store) {
+export function createToastList(store) {
   const timers = new Map();
 
-  const dismiss = (id) => store.dispatch({ type: 'dismiss', id });
-  const leaveSoon = (id) => timers.set(id, setTimeout(dismiss, STAYS_MS, id));
-  const stay = (id) => clearTimeout(timers.get(id));
+  const dismiss = (id) => store.dispatch({ type: 'dismissToast', id });
+  const startTimer = (id) => timers.set(id, setTimeout(dismiss, VISIBLE_MS, id));
+  const stopTimer = (id) => clearTimeout(timers.get(id));
 
   return {
-    view: (notices) => {
-      for (const { id, kind } of notices) if (kind !== 'error' && !timers.has(id)) leaveSoon(id);
+    view: (toasts) => {
+      for (const { id, kind } of toasts) if (kind !== 'error' && !timers.has(id)) startTimer(id);
       for (const id of timers.keys()) {
-        if (notices.some((notice) => notice.id === id)) continue;
-        stay(id);
+        if (toasts.some((toast) => toast.id === id)) continue;
+        stopTimer(id);
         timers.delete(id);
       }
       return html`
         <div class="toasts" role="status" aria-live="polite">
           ${each(
-            notices,
+            toasts,
             ({ id }) => id,
             ({ id, kind, key, values, text }) => html`
-              <div class="toast ${kind}" @pointerenter=${() => stay(id)} @pointerleave=${() => kind !== 'error' && leaveSoon(id)}>
+              <div class="toast ${kind}" @pointerenter=${() => stopTimer(id)} @pointerleave=${() => kind !== 'error' && startTimer(id)}>
                 ${icon(ICONS[kind])}
                 <p>${text ?? t(key, values)}</p>
                 <button type="button" class="button quiet square" aria-label=${t('common.dismiss')} @click=${() => dismiss(id)}>

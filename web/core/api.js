@@ -11,7 +11,7 @@ export class ApiError extends Error {
 }
 
 /** `onSignedOut` is called when the session has ended, whichever request finds it out. */
-export function makeApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bind(globalThis) } = {}) {
+export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bind(globalThis) } = {}) {
   async function send(method, path, body, signal) {
     let answer;
     try {

@@ -1,7 +1,7 @@
 /** Command lines that ask llb. Pure. */
 
 /** Stands where everybody puts a key of their own. */
-export const KEY = 'sk-your-api-key';
+export const API_KEY_PLACEHOLDER = 'sk-your-api-key';
 
 /** In single quotes a shell leaves everything as it is but the single quote. */
-export const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+export const shellQuote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;

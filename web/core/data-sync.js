@@ -1,91 +1,91 @@
 /** Keeps the store true: asks the API for what an event has outdated, never by the clock. */
 
-import { follow } from './socket.js';
+import { openSocket } from './socket.js';
 
-const ANSWER_WITHIN_MS = 15_000;
-const PAUSE_MS = 150; // events come in groups; one question answers them all
-const ONE_BY_ONE = 4; // more outdated models than that: ask for the list
+const REQUEST_TIMEOUT_MS = 15_000;
+const DEBOUNCE_MS = 150; // events come in groups; one question answers them all
+const MAX_SINGLE_REQUESTS = 4; // more outdated models than that: ask for the list
 
 /** `onUpgrade` is called when the server that answers is of another version than at first. */
-export function makeSync({ api, store, onUpgrade }) {
-  const logs = new Set(); // of each open question, the events heard since
-  let following = null;
+export function createDataSync({ api, store, onUpgrade }) {
+  const eventLogs = new Set(); // of each open question, the events heard since
+  let socket = null;
   let version = null;
-  let pause = 0;
+  let refreshTimer = 0;
 
-  async function ask(path, action) {
+  async function request(path, action) {
     const log = [];
-    logs.add(log);
+    eventLogs.add(log);
     try {
-      const answer = await api.get(path, { signal: AbortSignal.timeout(ANSWER_WITHIN_MS) });
-      store.dispatch({ ...action(answer), after: log });
+      const response = await api.get(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+      store.dispatch({ ...action(response), after: log });
     } finally {
-      logs.delete(log);
+      eventLogs.delete(log);
     }
   }
 
-  const askModels = () => ask('/api/models', ({ models }) => ({ type: 'models', models }));
-  const askNodes = () => ask('/api/nodes', ({ nodes }) => ({ type: 'nodes', nodes }));
-  const askModel = (id) => ask(`/api/models/${encodeURIComponent(id)}`, (model) => ({ type: 'model', model }));
-  const askSystem = () => ask('/api/system', (system) => ({ type: 'system', system }));
+  const fetchModels = () => request('/api/models', ({ models }) => ({ type: 'models', models }));
+  const fetchNodes = () => request('/api/nodes', ({ nodes }) => ({ type: 'nodes', nodes }));
+  const fetchModel = (id) => request(`/api/models/${encodeURIComponent(id)}`, (model) => ({ type: 'model', model }));
+  const fetchSystem = () => request('/api/system', (system) => ({ type: 'system', system }));
 
-  async function everything() {
+  async function reloadAll() {
     try {
-      await Promise.all([askModels(), askNodes(), askSystem()]);
+      await Promise.all([fetchModels(), fetchNodes(), fetchSystem()]);
     } catch (error) {
-      store.dispatch({ type: 'failed', error });
+      store.dispatch({ type: 'loadError', error });
     } finally {
-      refreshSoon();
+      scheduleRefresh();
     }
   }
 
-  function refreshSoon() {
+  function scheduleRefresh() {
     const { stale } = store.state;
-    if (pause || (!stale.models.size && !stale.nodes)) return;
-    pause = setTimeout(refresh, PAUSE_MS);
+    if (refreshTimer || (!stale.models.size && !stale.nodes)) return;
+    refreshTimer = setTimeout(refresh, DEBOUNCE_MS);
   }
 
   async function refresh() {
     const { stale } = store.state;
-    store.dispatch({ type: 'asked' });
-    const questions = stale.models.size > ONE_BY_ONE ? [askModels()] : [...stale.models].map(askModel);
-    if (stale.nodes) questions.push(askNodes());
+    store.dispatch({ type: 'refreshStarted' });
+    const requests = stale.models.size > MAX_SINGLE_REQUESTS ? [fetchModels()] : [...stale.models].map(fetchModel);
+    if (stale.nodes) requests.push(fetchNodes());
     // A question that fails is asked again with everything else when the connection is back.
-    await Promise.allSettled(questions);
-    pause = 0;
-    refreshSoon();
+    await Promise.allSettled(requests);
+    refreshTimer = 0;
+    scheduleRefresh();
   }
 
   return {
-    everything,
+    reloadAll,
     start() {
-      following ??= follow('/ws/models', {
+      socket ??= openSocket('/ws/models', {
         onHello(event) {
           if (event.version) {
             if (version && version !== event.version) onUpgrade();
             version = event.version;
           }
-          everything();
+          reloadAll();
         },
         onEvents(events) {
-          for (const log of logs) log.push(...events);
+          for (const log of eventLogs) log.push(...events);
           store.dispatch({ type: 'events', events });
-          refreshSoon();
+          scheduleRefresh();
         },
-        onStatus: (live) => store.dispatch({ type: 'live', live }),
+        onStatus: (connection) => store.dispatch({ type: 'connection', connection }),
         async onLost() {
           // A refused WebSocket says nothing of the reason; a request does.
-          await api.get('/api/auth/me', { signal: AbortSignal.timeout(ANSWER_WITHIN_MS) }).catch(() => {});
+          await api.get('/api/auth/me', { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) }).catch(() => {});
           return store.state.me !== null;
         },
       });
     },
     stop() {
-      following?.stop();
-      following = null;
-      clearTimeout(pause);
-      pause = 0;
+      socket?.stop();
+      socket = null;
+      clearTimeout(refreshTimer);
+      refreshTimer = 0;
     },
-    reconnect: () => following?.reconnect(),
+    reconnect: () => socket?.reconnect(),
   };
 }

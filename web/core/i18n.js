@@ -4,49 +4,49 @@ import * as format from './format.js';
 
 export const LOCALES = { en: 'English', ja: '日本語' };
 
-let current = 'en';
-let words = Object.create(null);
+let currentLocale = 'en';
+let messages = Object.create(null);
 let plural = new Intl.PluralRules('en');
 
-export const locale = () => current;
+export const locale = () => currentLocale;
 
 /** The best of our languages for what a browser asks for. */
-export const choose = (wanted, asked) =>
-  [wanted, ...asked.map((tag) => tag.toLowerCase().split('-')[0])].find((tag) => Object.hasOwn(LOCALES, tag)) ?? 'en';
+export const pickLocale = (stored, requested) =>
+  [stored, ...requested.map((tag) => tag.toLowerCase().split('-')[0])].find((tag) => Object.hasOwn(LOCALES, tag)) ?? 'en';
 
 /** Load the words of `name`; everything has to be rendered anew after it. */
-export async function useLocale(name) {
+export async function loadLocale(name) {
   const module = await import(`../i18n/${name}.js`);
-  words = { __proto__: null, ...module.default };
-  current = name;
+  messages = { __proto__: null, ...module.default };
+  currentLocale = name;
   plural = new Intl.PluralRules(name);
   document.documentElement.lang = name;
 }
 
 /** The text of `key` with `{name}` replaced by `values.name`; the key itself where there is none, so that it is seen. */
 export function t(key, values = {}) {
-  let text = words[key] ?? key;
+  let text = messages[key] ?? key;
   if (typeof text === 'object') text = text[plural.select(values.count)] ?? text.other;
-  return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  return text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
 }
 
-export const hasText = (key) => key in words;
+export const hasText = (key) => key in messages;
 
 /** The functions of format.js in the current language. */
 export const f = {
-  bytes: (value) => format.bytes(value, current),
-  rate: (value) => format.rate(value, current),
-  percent: (value) => format.percent(value, current),
-  compact: (value) => format.compact(value, current),
-  number: (value, digits) => format.number(value, current, digits),
-  tokens: (value) => format.tokens(value, current),
-  duration: (value) => format.duration(value, current),
-  milliseconds: (value) => format.milliseconds(value, current),
-  latency: (value) => format.latency(value, current),
-  ago: (value) => format.ago(value, current, Date.now()),
-  dateTime: (value) => format.dateTime(value, current),
-  shortDateTime: (value) => format.shortDateTime(value, current),
-  utcDay: (value) => format.utcDay(value, current),
-  hourOfDay: (value) => format.hourOfDay(value, current),
-  timeOfDay: (value) => format.timeOfDay(value, current),
+  bytes: (value) => format.bytes(value, currentLocale),
+  rate: (value) => format.rate(value, currentLocale),
+  percent: (value) => format.percent(value, currentLocale),
+  compact: (value) => format.compact(value, currentLocale),
+  number: (value, digits) => format.number(value, currentLocale, digits),
+  tokens: (value) => format.tokens(value, currentLocale),
+  duration: (value) => format.duration(value, currentLocale),
+  milliseconds: (value) => format.milliseconds(value, currentLocale),
+  latency: (value) => format.latency(value, currentLocale),
+  ago: (value) => format.ago(value, currentLocale, Date.now()),
+  dateTime: (value) => format.dateTime(value, currentLocale),
+  shortDateTime: (value) => format.shortDateTime(value, currentLocale),
+  utcDay: (value) => format.utcDay(value, currentLocale),
+  hourOfDay: (value) => format.hourOfDay(value, currentLocale),
+  timeOfDay: (value) => format.timeOfDay(value, currentLocale),
 };

@@ -6,8 +6,8 @@ const ENDED = new Set(['Ready', 'Error']);
 
 /** [{key, values}] for the way from one map of models to the next. */
 export function announcements(before, after) {
-  const told = [];
-  if (!before || !after || before === after) return told;
+  const messages = [];
+  if (!before || !after || before === after) return messages;
   for (const [id, now] of after) {
     const was = before.get(id);
     if (!was || was === now) continue;
@@ -15,10 +15,10 @@ export function announcements(before, after) {
     const pulled = (was.status === 'Downloading' || was.status === 'Registered') && ENDED.has(now.status);
     if (pulled) continue; // a notice tells it, and is heard, too
     if (was.status !== now.status) {
-      told.push({ key: `announce.${now.status}`, values: { name } });
+      messages.push({ key: `announcement.${now.status}`, values: { name } });
     } else if (now.status === 'Downloading' && quarter(now) > quarter(was) && quarter(now) < 4) {
-      told.push({ key: 'announce.progress', values: { name, percent: quarter(now) * 25 } });
+      messages.push({ key: 'announcement.progress', values: { name, percent: quarter(now) * 25 } });
     }
   }
-  return told;
+  return messages;
 }

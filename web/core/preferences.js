@@ -3,7 +3,7 @@
 const PREFIX = 'llb.';
 
 /** The remembered value, or `fallback`; a browser that forbids storage forgets at once. */
-export function recall(name, fallback = null) {
+export function readPreference(name, fallback = null) {
   try {
     const text = localStorage.getItem(PREFIX + name);
     return text === null ? fallback : JSON.parse(text);
@@ -13,7 +13,7 @@ export function recall(name, fallback = null) {
 }
 
 /** Returns whether it could be kept: storage may be full or forbidden. */
-export function remember(name, value) {
+export function savePreference(name, value) {
   try {
     if (value === null || value === undefined) localStorage.removeItem(PREFIX + name);
     else localStorage.setItem(PREFIX + name, JSON.stringify(value));
@@ -24,8 +24,8 @@ export function remember(name, value) {
 }
 
 /** `light`, `dark`, or null for what the system says. */
-export function useTheme(theme) {
-  remember('theme', theme);
+export function setTheme(theme) {
+  savePreference('theme', theme);
   applyTheme(theme);
 }
 

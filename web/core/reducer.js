@@ -9,60 +9,60 @@
  *   notices  what a person is to be told, oldest first
  */
 
-import { notified, withNotices } from './toasts.js';
+import { addToast, withToasts } from './toasts.js';
 
-export const HISTORY = 180; // figures kept of each node: 15 minutes of heartbeats
+export const HISTORY_LENGTH = 180; // figures kept of each node: 15 minutes of heartbeats
 
-export const initial = () => ({
+export const initialState = () => ({
   me: undefined, // null: signed out; `ended`: the server said so, not the person
-  ended: false,
+  sessionEnded: false,
   system: null,
   models: null,
   nodes: null,
-  failed: null, // why the first answer did not come
+  loadError: null, // why the first answer did not come
   traffic: new Map(),
-  live: { status: 'connecting', since: null, retryAt: null },
+  connection: { status: 'connecting', since: null, retryAt: null },
   lastSeq: 0,
   stale: { models: new Set(), nodes: false },
-  notices: [],
-  noticeCount: 0,
+  toasts: [],
+  toastCount: 0,
 });
 
 const handlers = {
-  me: (state, { me }) => ({ ...state, me, ended: false }),
-  signedOut: (_, { ended = false }) => ({ ...initial(), me: null, ended }),
+  me: (state, { me }) => ({ ...state, me, sessionEnded: false }),
+  signedOut: (_, { sessionEnded = false }) => ({ ...initialState(), me: null, sessionEnded }),
   system: (state, { system }) => ({ ...state, system }),
-  failed: (state, { error }) => ({ ...state, failed: error }),
-  live: (state, { live }) => ({ ...state, live, ...(live.status === 'live' ? {} : { lastSeq: 0 }) }),
-  notice: (state, { notice }) => notified(state, notice),
-  dismiss: (state, { id }) => ({ ...state, notices: state.notices.filter((notice) => notice.id !== id) }),
+  loadError: (state, { error }) => ({ ...state, loadError: error }),
+  connection: (state, { connection }) => ({ ...state, connection, ...(connection.status === 'connected' ? {} : { lastSeq: 0 }) }),
+  showToast: (state, { toast }) => addToast(state, toast),
+  dismissToast: (state, { id }) => ({ ...state, toasts: state.toasts.filter((toast) => toast.id !== id) }),
 
   /** The API's whole list. `after`: the events heard since it was asked for, which may be newer than the answer. */
   models(state, { models, after = [] }) {
     const known = models.map((model) => [model.model.id, keepProgress(state.models?.get(model.model.id), model)]);
-    return withNotices(state, applied({ ...state, models: new Map(known), failed: null }, after));
+    return withToasts(state, applyEvents({ ...state, models: new Map(known), loadError: null }, after));
   },
   model(state, { model, after = [] }) {
     if (!state.models?.has(model.model.id)) return state;
     const models = new Map(state.models);
     models.set(model.model.id, keepProgress(models.get(model.model.id), model));
-    return withNotices(state, applied({ ...state, models }, after));
+    return withToasts(state, applyEvents({ ...state, models }, after));
   },
   nodes(state, { nodes, after = [] }) {
-    return withNotices(state, applied({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after));
+    return withToasts(state, applyEvents({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after));
   },
-  asked: (state) => ({ ...state, stale: { models: new Set(), nodes: false } }),
+  refreshStarted: (state) => ({ ...state, stale: { models: new Set(), nodes: false } }),
 
   /** Everything that arrived since the last frame, in order. */
   events(state, { events }) {
     const fresh = events.filter((event) => event.seq > state.lastSeq);
     if (!fresh.length) return state;
-    return withNotices(state, { ...applied(state, fresh), lastSeq: fresh.at(-1).seq });
+    return withToasts(state, { ...applyEvents(state, fresh), lastSeq: fresh.at(-1).seq });
   },
 };
 
 /** A copy of `state` after `events`; collections are copied once for all of them. */
-function applied(state, events) {
+function applyEvents(state, events) {
   const next = {
     ...state,
     models: state.models && new Map(state.models),
@@ -108,16 +108,16 @@ export const eventHandlers = {
     if (!next.nodes) return;
     const removed = event.status === 'removed';
     const before = next.nodes.get(event.node_id);
-    const there = new Map(removed ? [] : event.models.map((model) => [model.model_id, model]));
+    const reported = new Map(removed ? [] : event.models.map((model) => [model.model_id, model]));
     if (removed) next.nodes.delete(event.node_id);
-    else if (before) next.nodes.set(event.node_id, nodeAfter(before, event, there));
+    else if (before) next.nodes.set(event.node_id, updateNode(before, event, reported));
     // One that comes back may be of another version, or have other hardware; one that goes was heard of a moment ago.
-    next.stale.nodes ||= !removed && !(before && sameStanding(before, event) && sameReplicas(before, there));
+    next.stale.nodes ||= !removed && !(before && sameReachability(before, event) && sameReplicas(before, reported));
     for (const [id, model] of next.models ?? []) {
       const replica = model.replicas.find((each) => each.node_id === event.node_id);
-      const now = there.get(id);
+      const now = reported.get(id);
       if (!replica && !now) continue;
-      if (!replica || !now || !sameWork(replica, now)) next.stale.models.add(id);
+      if (!replica || !now || !sameReplicaState(replica, now)) next.stale.models.add(id);
       if (replica && now) next.models.set(id, withReplica(model, replica, now, event.name));
       else if (replica) next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
     }
@@ -160,7 +160,7 @@ export const eventHandlers = {
       cpu: event.cpu_usage,
       memory: event.memory_usage,
     };
-    next.traffic.set(event.node_id, { ...point, history: [...history.slice(1 - HISTORY), point] });
+    next.traffic.set(event.node_id, { ...point, history: [...history.slice(1 - HISTORY_LENGTH), point] });
   },
 };
 
@@ -170,7 +170,7 @@ export function reduce(state, action) {
 }
 
 /** Whether an action is one that the reducer knows: `store.dispatch` refuses others. */
-export const knows = (action) => Object.hasOwn(handlers, action.type);
+export const isKnownAction = (action) => Object.hasOwn(handlers, action.type);
 
 // --- what follows from a change ----------------------------------------------------------------------
 
@@ -179,8 +179,8 @@ export const knows = (action) => Object.hasOwn(handlers, action.type);
  * connections, and the older may come last.
  */
 function keepProgress(before, now) {
-  const goesOn = before?.status === 'Downloading' && now.status === 'Downloading';
-  if (!goesOn || (before.download_progress ?? 0) <= (now.download_progress ?? 0)) return now;
+  const continues = before?.status === 'Downloading' && now.status === 'Downloading';
+  if (!continues || (before.download_progress ?? 0) <= (now.download_progress ?? 0)) return now;
   const { download_progress, downloaded_bytes } = before;
   return { ...now, download_progress, downloaded_bytes };
 }
@@ -191,18 +191,18 @@ const REPLICA_STATES = new Set(['wanted', 'downloading', 'verifying', 'ready', '
 const replicaState = (now) => (REPLICA_STATES.has(now.lifecycle_status) ? now.lifecycle_status : 'ready');
 
 /** An engine's state as far as its numbers depend on it: they stay as they are from one request to the next. */
-const inMemory = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
+const engineLoadState = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
 
 /** Whether what is known of a model's replica is still so, whatever its progress is. */
-const sameWork = (replica, now) =>
-  replica.state === replicaState(now) && inMemory(replica.engine?.state) === inMemory(now.engine);
+const sameReplicaState = (replica, now) =>
+  replica.state === replicaState(now) && engineLoadState(replica.engine?.state) === engineLoadState(now.engine);
 
 function withReplica(model, replica, now, name) {
   const state = replicaState(now);
   const engine = now.engine
     ? { ...replica.engine, model_id: model.model.id, state: now.engine, progress: now.engine_progress ?? null }
     : null;
-  const { progress, error } = now.download ? comingAfter(replica, state, now.download) : replica;
+  const { progress, error } = now.download ? updateDownload(replica, state, now.download) : replica;
   const changed = { ...replica, node_name: name, state, engine, progress, error };
   if (sameReplica(replica, changed)) return model; // the others on this node stay what they are while one is pulled
   return { ...model, replicas: model.replicas.map((each) => (each === replica ? changed : each)) };
@@ -213,26 +213,26 @@ const sameReplica = (a, b) =>
 
 const sameEngine = (a, b) => a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
 
-function comingAfter(replica, state, { downloaded_bytes: got, total_bytes: total, error }) {
-  const share = total ? got / total : 0;
+function updateDownload(replica, state, { downloaded_bytes: downloaded, total_bytes: total, error }) {
+  const share = total ? downloaded / total : 0;
   return { progress: state === replica.state ? Math.max(share, replica.progress ?? 0) : share, error };
 }
 
 /** A node as an event tells it; `there`: what it says of each model on it. What is new there has to be asked for. */
-function nodeAfter(node, { name, status, draining, tags, reach }, there) {
+function updateNode(node, { name, status, draining, tags, reach }, reported) {
   const engines = node.engines.flatMap((engine) => {
-    const now = there.get(engine.model_id);
+    const now = reported.get(engine.model_id);
     return now?.engine ? [{ ...engine, state: now.engine, progress: now.engine_progress ?? null }] : [];
   });
   const replicas = node.replicas.flatMap((replica) => {
-    const now = there.get(replica.model_id);
-    return now ? [replicaAfter(replica, now)] : [];
+    const now = reported.get(replica.model_id);
+    return now ? [updateReplica(replica, now)] : [];
   });
   return { ...node, name, status, draining, tags, reach, engines, replicas };
 }
 
 /** As for a model: while it goes on, no figure runs backwards. */
-function replicaAfter(replica, now) {
+function updateReplica(replica, now) {
   const state = replicaState(now);
   if (!now.download) return state === replica.state ? replica : { ...replica, state };
   const older = state === replica.state && now.download.downloaded_bytes < replica.downloaded_bytes;
@@ -241,16 +241,16 @@ function replicaAfter(replica, now) {
 }
 
 /** Whether what an event does not tell of a node (its address, its hardware) is still as it was. */
-const sameStanding = (node, { status, reach }) => node.status === status && node.reach?.way === reach?.way;
+const sameReachability = (node, { status, reach }) => node.status === status && node.reach?.way === reach?.way;
 
 /** Whether a node's replicas and engines are still those of an event's `models`, whatever their progress is. */
-function sameReplicas(node, there) {
+function sameReplicas(node, reported) {
   const engines = new Map(node?.engines.map((engine) => [engine.model_id, engine]));
   return (
-    node?.replicas.length === there.size &&
+    node?.replicas.length === reported.size &&
     node.replicas.every((replica) => {
-      const now = there.get(replica.model_id);
-      return now && sameWork({ state: replica.state, engine: engines.get(replica.model_id) }, now);
+      const now = reported.get(replica.model_id);
+      return now && sameReplicaState({ state: replica.state, engine: engines.get(replica.model_id) }, now);
     })
   );
 }

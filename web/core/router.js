@@ -13,31 +13,31 @@ export const ROUTES = {
   '/docs': { page: 'docs' },
 };
 
-export const HOME = '/models';
+export const HOME_PATH = '/models';
 
 const ORIGIN = 'http://page.invalid'; // what a path is read against
 
 /** An address (path, query, fragment) → {path, page, tab, query}, null for one that is not the page's. */
-export function match(address) {
-  const url = new URL(address, ORIGIN);
-  const path = url.pathname === '/' ? HOME : url.pathname.replace(/\/+$/, '');
+export function matchRoute(href) {
+  const url = new URL(href, ORIGIN);
+  const path = url.pathname === '/' ? HOME_PATH : url.pathname.replace(/\/+$/, '');
   const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : null;
   return route && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
 }
 
 /** A path and what stands in its query; empty values are left out, so that a plain address stays plain. */
-export function address(path, query = {}) {
+export function buildUrl(path, query = {}) {
   const filled = Object.entries(query).filter(([, value]) => value !== '' && value !== null && value !== undefined);
   return filled.length ? `${path}?${new URLSearchParams(filled)}` : path;
 }
 
 /** Where to go after signing in: an address of this page, never another site's. */
-export function returnAddress(next) {
+export function safeReturnUrl(next) {
   // Browsers read `//host`, `/\host` and `/<tab>/host` as other sites: ask the parser itself, not a pattern.
-  if (typeof next !== 'string' || !next.startsWith('/') || !URL.canParse(next, ORIGIN)) return HOME;
+  if (typeof next !== 'string' || !next.startsWith('/') || !URL.canParse(next, ORIGIN)) return HOME_PATH;
   const { origin, pathname, search, hash } = new URL(next, ORIGIN);
-  const route = origin === ORIGIN && match(next);
-  return route && route.page !== 'login' ? pathname + search + hash : HOME;
+  const route = origin === ORIGIN && matchRoute(next);
+  return route && route.page !== 'login' ? pathname + search + hash : HOME_PATH;
 }
 
 /**
@@ -48,7 +48,7 @@ export function startRouter(onChange) {
   let current = null;
 
   const show = () => {
-    const route = match(location.href);
+    const route = matchRoute(location.href);
     if (!route) return location.reload(); // it is the server's
     const moved = !current || current.path !== route.path;
     current = route;
@@ -68,7 +68,7 @@ export function startRouter(onChange) {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     if (link.target || link.hasAttribute('download') || link.origin !== location.origin) return;
     if (link.hash && link.pathname === location.pathname) return; // within the page
-    if (!match(link.href)) return;
+    if (!matchRoute(link.href)) return;
     event.preventDefault();
     go(link.pathname + link.search);
   });

@@ -1,13 +1,13 @@
 /** The WebSocket: connects, notices when it has gone silent, comes back with back-off and jitter. */
 
-const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 15_000;
-const HIDDEN_MS = 250; // a hidden page has no frames, and its events must not pile up
-export const SILENCE_MS = 15_000; // a node's heartbeat comes every 5 s, so silence means that nobody is there
+const INITIAL_DELAY_MS = 500;
+const MAX_DELAY_MS = 15_000;
+const HIDDEN_FLUSH_MS = 250; // a hidden page has no frames, and its events must not pile up
+export const SILENCE_TIMEOUT_MS = 15_000; // a node's heartbeat comes every 5 s, so silence means that nobody is there
 
 /** How long to wait before attempt `failures` + 1: doubling, at most 15 s, and half of it at random. */
 export function delayBefore(failures, random = Math.random) {
-  const full = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(failures, 10));
+  const full = Math.min(MAX_DELAY_MS, INITIAL_DELAY_MS * 2 ** Math.min(failures, 10));
   return full / 2 + (full / 2) * random();
 }
 
@@ -19,64 +19,64 @@ export function delayBefore(failures, random = Math.random) {
  *   onStatus(live)     {status: connecting | live | waiting, since, retryAt}
  *   onLost()           the connection ended; resolves to false where trying again makes no sense
  */
-export function follow(path, { onHello, onEvents, onStatus, onLost }) {
+export function openSocket(path, { onHello, onEvents, onStatus, onLost }) {
   let socket = null;
   let failures = 0;
   let stopped = false;
-  let retry = 0;
-  let watch = 0;
+  let retryTimer = 0;
+  let silenceTimer = 0;
   let frame = 0;
-  let heard = [];
+  let pending = [];
   let since = null;
 
   const flush = () => {
     frame = 0;
-    const events = heard;
-    heard = [];
+    const events = pending;
+    pending = [];
     if (events.length && !stopped) onEvents(events);
   };
 
-  const alive = () => {
-    clearTimeout(watch);
-    watch = setTimeout(() => socket?.close(), SILENCE_MS);
+  const restartSilenceTimer = () => {
+    clearTimeout(silenceTimer);
+    silenceTimer = setTimeout(() => socket?.close(), SILENCE_TIMEOUT_MS);
   };
 
   function connect() {
     if (stopped) return;
-    clearTimeout(retry);
+    clearTimeout(retryTimer);
     onStatus({ status: 'connecting', since, retryAt: null });
-    const opened = new WebSocket(new URL(path, location.href.replace(/^http/, 'ws')));
-    socket = opened;
-    alive();
-    opened.onmessage = ({ data }) => {
-      if (opened !== socket) return;
-      alive();
+    const current = new WebSocket(new URL(path, location.href.replace(/^http/, 'ws')));
+    socket = current;
+    restartSilenceTimer();
+    current.onmessage = ({ data }) => {
+      if (current !== socket) return;
+      restartSilenceTimer();
       const event = { ...JSON.parse(data), at: Date.now() };
       if (event.type === 'Hello' || event.type === 'Resync') {
         failures = 0;
         since = null;
-        if (event.type === 'Hello') onStatus({ status: 'live', since: event.at, retryAt: null });
+        if (event.type === 'Hello') onStatus({ status: 'connected', since: event.at, retryAt: null });
         onHello(event);
       }
-      heard.push(event);
-      frame ||= document.hidden ? setTimeout(flush, HIDDEN_MS) : requestAnimationFrame(flush);
+      pending.push(event);
+      frame ||= document.hidden ? setTimeout(flush, HIDDEN_FLUSH_MS) : requestAnimationFrame(flush);
     };
-    opened.onclose = () => opened === socket && lost();
+    current.onclose = () => current === socket && onClose();
   }
 
-  async function lost() {
+  async function onClose() {
     socket = null;
-    clearTimeout(watch);
+    clearTimeout(silenceTimer);
     flush(); // the next connection counts anew: what waits for its frame belongs to this one
     since ??= Date.now();
     const delay = delayBefore(failures);
     failures += 1;
-    onStatus({ status: 'waiting', since, retryAt: Date.now() + delay });
-    retry = setTimeout(connect, delay);
+    onStatus({ status: 'disconnected', since, retryAt: Date.now() + delay });
+    retryTimer = setTimeout(connect, delay);
     if (!(await onLost())) stop();
   }
 
-  const now = () => {
+  const reconnect = () => {
     if (document.hidden) flush();
     if (socket || stopped || document.hidden) return;
     failures = 0;
@@ -85,18 +85,18 @@ export function follow(path, { onHello, onEvents, onStatus, onLost }) {
 
   function stop() {
     stopped = true;
-    clearTimeout(retry);
-    clearTimeout(watch);
-    removeEventListener('online', now);
-    document.removeEventListener('visibilitychange', now);
+    clearTimeout(retryTimer);
+    clearTimeout(silenceTimer);
+    removeEventListener('online', reconnect);
+    document.removeEventListener('visibilitychange', reconnect);
     const last = socket;
     socket = null;
     last?.close();
   }
 
   // Whoever comes back to the page, or to the network, does not want to wait out a back-off.
-  addEventListener('online', now);
-  document.addEventListener('visibilitychange', now);
+  addEventListener('online', reconnect);
+  document.addEventListener('visibilitychange', reconnect);
   connect();
-  return { stop, reconnect: now };
+  return { stop, reconnect: reconnect };
 }

@@ -1,10 +1,10 @@
 /** The state of the page: one object, changed by actions only; whoever listens is called once a frame. */
 
-import { initial, knows, reduce } from './reducer.js';
+import { initialState, isKnownAction, reduce } from './reducer.js';
 
 /** `schedule` calls back before the next frame; tests hand in their own. */
-export function makeStore(schedule = (work) => requestAnimationFrame(work)) {
-  let state = initial();
+export function createStore(schedule = (work) => requestAnimationFrame(work)) {
+  let state = initialState();
   let waiting = false;
   const listeners = new Set();
 
@@ -22,14 +22,14 @@ export function makeStore(schedule = (work) => requestAnimationFrame(work)) {
       return state;
     },
     dispatch(action) {
-      if (!knows(action)) throw new Error(`there is no action '${action.type}'`);
+      if (!isKnownAction(action)) throw new Error(`there is no action '${action.type}'`);
       const next = reduce(state, action);
       if (next === state) return;
       state = next;
       changed();
     },
     /** Have the page drawn although the state is as it was: something of a page's own has changed. */
-    touch: changed,
+    requestRender: changed,
     /** Returns the function that ends it. */
     subscribe(listener) {
       listeners.add(listener);

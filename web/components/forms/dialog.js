@@ -2,17 +2,17 @@
 
 import { html, render } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { alertBox, explain } from '../feedback.js';
+import { alertBox, errorMessage } from '../feedback.js';
 
 /**
  * Ask, and do it. `body` is a template or a text, `action` the name of the acting button. With `act` the dialog stays
  * open while that runs and shows what went wrong, in the words of `explainError`. Resolves to whether it was done.
  */
-export function confirmDialog({ title, body, action, act = async () => {}, danger = true, explainError = explain }) {
+export function confirmDialog({ title, body, action, perform = async () => {}, danger = true, toMessage = errorMessage }) {
   return openDialog((dialog) => {
     const { close, state } = dialog;
-    const perform = async () => {
-      await act();
+    const run = async () => {
+      await perform();
       close(true);
     };
     return {
@@ -24,7 +24,7 @@ export function confirmDialog({ title, body, action, act = async () => {}, dange
           type="button"
           class="button ${danger ? 'danger' : 'primary'}"
           aria-disabled=${state.busy ? 'true' : null}
-          @click=${() => attempt(dialog, perform, explainError)}
+          @click=${() => attempt(dialog, run, toMessage)}
         >
           ${action}
         </button>`,
@@ -42,21 +42,21 @@ export function confirmDialog({ title, body, action, act = async () => {}, dange
  *
  * Resolves to whether it was done.
  */
-export function formDialog({ title, fields, firstState, action, check = () => null, act, explainError = explain, done }) {
-  const id = unique('form');
+export function formDialog({ title, fields, initialState, action, check = () => null, perform, toMessage = errorMessage, resultView }) {
+  const id = uniqueId('form');
   return openDialog((dialog) => {
     const { close, update, state } = dialog;
-    if (state.result) return done(state.result, () => close(true));
+    if (state.result) return resultView(state.result, () => close(true));
     const submit = (event) => {
       event.preventDefault();
       const form = new FormData(event.currentTarget);
       const problem = check(form);
       if (problem) return update({ problem });
-      return attempt(dialog, () => perform(form), explainError);
+      return attempt(dialog, () => run(form), toMessage);
     };
-    const perform = async (form) => {
-      const result = await act(form);
-      if (done) update({ busy: false, result });
+    const run = async (form) => {
+      const result = await perform(form);
+      if (resultView) update({ busy: false, result });
       else close(true);
     };
     return {
@@ -68,17 +68,17 @@ export function formDialog({ title, fields, firstState, action, check = () => nu
         <button type="button" class="button" @click=${() => close(false)}>${t('common.cancel')}</button>
         <button class="button primary" form=${id} aria-disabled=${state.busy ? 'true' : null}>${action}</button>`,
     };
-  }, firstState);
+  }, initialState);
 }
 
 /** Do `work`, once at a time; the dialog stays and says why where it fails. */
-async function attempt({ update, state }, work, explainError) {
+async function attempt({ update, state }, work, toMessage) {
   if (state.busy) return;
   update({ busy: true, problem: null });
   try {
     await work();
   } catch (error) {
-    update({ busy: false, problem: explainError(error) });
+    update({ busy: false, problem: toMessage(error) });
   }
 }
 
@@ -88,15 +88,15 @@ async function attempt({ update, state }, work, explainError) {
  * happens meanwhile: it is called once, and what it returns when the dialog closes. Resolves to what `close(value)` is
  * given; null when it is dismissed.
  */
-export function openDialog(view, firstState = {}, follow = () => () => {}) {
+export function openDialog(view, initialState = {}, subscribe = () => () => {}) {
   return new Promise((resolve) => {
     const dialog = document.createElement('dialog');
-    const titleId = unique('dialog');
+    const titleId = uniqueId('dialog');
     dialog.className = 'dialog';
     dialog.setAttribute('aria-labelledby', titleId);
     let result = null;
-    let state = firstState;
-    let isFirm = false;
+    let state = initialState;
+    let closesExplicitly = false;
     const close = (value) => {
       result = value;
       dialog.close();
@@ -106,8 +106,8 @@ export function openDialog(view, firstState = {}, follow = () => () => {}) {
       draw();
     };
     const draw = () => {
-      const { title, body, buttons, firm = false } = view({ close, update, state });
-      isFirm = firm;
+      const { title, body, buttons, explicitClose = false } = view({ close, update, state });
+      closesExplicitly = explicitClose;
       render(
         html`<h2 id=${titleId}>${title}</h2>${body}<div class="dialog-buttons">${buttons}</div>`,
         dialog,
@@ -116,7 +116,7 @@ export function openDialog(view, firstState = {}, follow = () => () => {}) {
       if (dialog.open && !dialog.contains(document.activeElement)) dialog.querySelector('[autofocus]')?.focus();
     };
     draw();
-    const stop = follow(update);
+    const stop = subscribe(update);
     dialog.addEventListener('close', () => {
       stop();
       dialog.remove();
@@ -125,11 +125,11 @@ export function openDialog(view, firstState = {}, follow = () => () => {}) {
       resolve(result);
     });
     // Browsers let a second Escape pass whatever `cancel` says; the key itself can be refused each time.
-    dialog.addEventListener('keydown', (event) => isFirm && event.key === 'Escape' && event.preventDefault());
-    dialog.addEventListener('cancel', (event) => isFirm && event.preventDefault());
+    dialog.addEventListener('keydown', (event) => closesExplicitly && event.key === 'Escape' && event.preventDefault());
+    dialog.addEventListener('cancel', (event) => closesExplicitly && event.preventDefault());
     // A press beside it is how people leave a question they did not mean to ask.
     dialog.addEventListener('pointerdown', (event) => {
-      if (!isFirm && event.target === dialog && outside(dialog, event)) close(null);
+      if (!closesExplicitly && event.target === dialog && isOutside(dialog, event)) close(null);
     });
     document.body.append(dialog);
     dialog.showModal();
@@ -141,9 +141,9 @@ export function dismissDialogs() {
   for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
 }
 
-const unique = (prefix) => `${prefix}-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+const uniqueId = (prefix) => `${prefix}-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
 
-function outside(dialog, { clientX, clientY }) {
+function isOutside(dialog, { clientX, clientY }) {
   const box = dialog.getBoundingClientRect();
   return clientX < box.left || clientX > box.right || clientY < box.top || clientY > box.bottom;
 }

@@ -3,7 +3,7 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 
-const PASSWORD_LEAST = 8; // characters; the server's rule
+const PASSWORD_MIN_LENGTH = 8; // characters; the server's rule
 
 /** The hint describes the field; as a part of its name it would be read, and looked for, with it. */
 export const field = ({
@@ -13,12 +13,12 @@ export const field = ({
   type = 'text',
   autocomplete = 'off',
   value = null,
-  least = null,
-  most = null,
-  lowest = null,
-  highest = null,
+  minLength = null,
+  maxLength = null,
+  min = null,
+  max = null,
   optional = false,
-  focus = false,
+  autofocus = false,
 }) => html`
   <div class="field">
     <label for=${`field-${name}`}>${label}</label>
@@ -31,12 +31,12 @@ export const field = ({
       autocomplete=${autocomplete}
       autocapitalize="none"
       spellcheck="false"
-      minlength=${least}
-      maxlength=${most}
-      min=${lowest}
-      max=${highest}
+      minlength=${minLength}
+      maxlength=${maxLength}
+      min=${min}
+      max=${max}
       aria-describedby=${hint && `field-${name}-hint`}
-      ?autofocus=${focus}
+      ?autofocus=${autofocus}
     />
     ${hint ? html`<small id=${`field-${name}-hint`}>${hint}</small>` : null}
   </div>`;
@@ -46,7 +46,7 @@ export const newPasswordField = (options) =>
   field({
     type: 'password',
     autocomplete: 'new-password',
-    least: PASSWORD_LEAST,
-    hint: t('password.hint', { count: PASSWORD_LEAST }),
+    minLength: PASSWORD_MIN_LENGTH,
+    hint: t('password.hint', { count: PASSWORD_MIN_LENGTH }),
     ...options,
   });

@@ -46,7 +46,7 @@ export default {
   'model.waiting': 'Waiting to be downloaded.',
   'model.failed': 'It could not be pulled.',
   'model.progress': 'Download of {name}',
-  'model.of': '{got} of {total}',
+  'model.of': '{downloaded} of {total}',
   'model.left': '{time} left',
   'model.verifying': 'Verifying the files',
   'model.on_some': { one: 'Ready on {count} of {all} nodes', other: 'Ready on {count} of {all} nodes' },

@@ -46,7 +46,7 @@ export default {
   'model.waiting': 'ダウンロード待ちです。',
   'model.failed': '取得できませんでした。',
   'model.progress': '{name} のダウンロード',
-  'model.of': '{total} 中 {got}',
+  'model.of': '{total} 中 {downloaded}',
   'model.left': '残り {time}',
   'model.verifying': 'ファイルを検証しています',
   'model.on_some': { other: '{all} 台中 {count} 台のノードで利用可能' },

@@ -4,15 +4,15 @@ import { html } from '../../lib/html.js';
 import { f, hasText, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { dataTable } from '../../components/data-table.js';
-import { address } from '../../core/router.js';
-import { makeList } from './remote-list.js';
+import { buildUrl } from '../../core/router.js';
+import { createRemoteList } from './remote-list.js';
 
-const PAGE = 20;
+const PAGE_SIZE = 20;
 
-export function openAudit(app) {
-  const list = makeList(app, async (known, before = null) => {
-    const page = await app.api.get(address('/api/audit', { limit: PAGE, before }));
-    return before === null ? joined(page, known) : { ...page, entries: [...known.entries, ...page.entries] };
+export function createAuditLog(app) {
+  const list = createRemoteList(app, async (known, before = null) => {
+    const page = await app.api.get(buildUrl('/api/audit', { limit: PAGE_SIZE, before }));
+    return before === null ? mergePages(page, known) : { ...page, entries: [...known.entries, ...page.entries] };
   });
 
   const table = ({ entries, next_cursor: next }) => html`
@@ -31,7 +31,7 @@ export function openAudit(app) {
 }
 
 /** A newer first page, and of what is known what goes on below it; nothing where acts are missing between the two. */
-function joined(page, known) {
+function mergePages(page, known) {
   const last = page.entries.at(-1);
   const below = known?.entries.filter(({ id }) => id < last?.id) ?? [];
   const meets = page.entries.some(({ id }) => id === known?.entries[0]?.id);
@@ -39,23 +39,23 @@ function joined(page, known) {
 }
 
 const columns = () => [
-  { title: t('audit.act'), cell: act },
+  { title: t('audit.act'), cell: actionCell },
   { title: t('audit.who'), cell: ({ actor }) => actor },
   { title: t('audit.address'), cell: ({ address: from }) => from ?? '–' },
-  { title: t('audit.result'), cell: outcome },
+  { title: t('audit.result'), cell: resultCell },
   { title: t('audit.time'), kind: 'nowrap', cell: ({ time }) => html`<time datetime=${time}>${f.dateTime(time)}</time>` },
 ];
 
 /** In words where it is known: `user.change role+password` is under `user_change_role_password`. */
-function act({ action, target }) {
-  const key = `audit.action.${plain(action)}`;
+function actionCell({ action, target }) {
+  const key = `audit.action.${keyPart(action)}`;
   return html`<span>${hasText(key) ? t(key) : action}</span> ${target ? html`<span class="audit-target">${target}</span>` : null}`;
 }
 
-function outcome({ result }) {
+function resultCell({ result }) {
   if (result === 'ok') return html`<span class="soft">${t('audit.ok')}</span>`;
-  const key = `audit.result.${plain(result)}`;
+  const key = `audit.result.${keyPart(result)}`;
   return badge('bad', hasText(key) ? t(key) : result);
 }
 
-const plain = (name) => name.replace(/\W+/g, '_');
+const keyPart = (name) => name.replace(/\W+/g, '_');

@@ -10,7 +10,7 @@ export const ON_A_DATE = 'date';
 export const LIFETIMES = [NEVER, '7', '30', '90', ON_A_DATE];
 
 /** The moment as the API takes it, null for never. A date, `2027-01-31`, counts to its last second where the reader is. */
-export function endOf(lifetime, date, now) {
+export function expiryTime(lifetime, date, now) {
   if (lifetime === NEVER) return null;
   const end = lifetime === ON_A_DATE ? new Date(`${date}T23:59:59`) : new Date(now + Number(lifetime) * DAY_MS);
   return end.toISOString();
@@ -24,7 +24,7 @@ export function today(now) {
 }
 
 /** `expired`, `soon` (within a week) or `valid`. */
-export function standing(end, now) {
+export function expiryState(end, now) {
   const left = Date.parse(end) - now;
   if (left <= 0) return 'expired';
   return left < SOON_MS ? 'soon' : 'valid';

@@ -6,10 +6,10 @@ import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
 
 const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'concurrent'];
-const MOST = 1_000_000_000; // the server's rule
+const MAX_LIMIT = 1_000_000_000; // the server's rule
 
 /** What is limited, in round numbers; nothing where nothing is. */
-export const limitsLines = (limits) =>
+export const limitLines = (limits) =>
   LIMITS.filter((name) => limits[name] !== null).map((name) =>
     t(`keys.limits.${name}.of`, { count: limits[name], number: f.compact(limits[name]) }),
   );
@@ -24,16 +24,16 @@ export const limitFields = ({ limits = {}, ceiling = {}, alone = false } = {}) =
     <p class="soft" id="key-limits-hint">${t('keys.limits.hint')}</p>
     <div class="key-limits-fields">
       ${LIMITS.map((name) => {
-        const most = ceiling[name] ?? null;
+        const max = ceiling[name] ?? null;
         return field({
           name,
           label: t(`keys.limits.${name}`),
-          hint: most === null ? null : t('keys.limits.most', { number: f.number(most) }),
+          hint: max === null ? null : t('keys.limits.most', { number: f.number(max) }),
           type: 'number',
-          lowest: 1,
-          highest: most ?? MOST,
+          min: 1,
+          max: max ?? MAX_LIMIT,
           value: limits[name] ?? null,
-          optional: most === null,
+          optional: max === null,
         });
       })}
     </div>
@@ -48,5 +48,5 @@ export const askForLimits = (app, { id, name, limits, ceiling }) =>
     title: t('keys.limits.title', { name }),
     action: t('keys.limits.action'),
     fields: () => limitFields({ limits, ceiling: app.can('admin') ? {} : ceiling, alone: true }),
-    act: (form) => app.api.patch(`/api/keys/${encodeURIComponent(id)}`, { limits: limitsOf(form) }),
+    perform: (form) => app.api.patch(`/api/keys/${encodeURIComponent(id)}`, { limits: limitsOf(form) }),
   });

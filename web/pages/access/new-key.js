@@ -6,31 +6,31 @@ import { choices } from '../../components/forms/choices.js';
 import { copyBox } from '../../components/copy-button.js';
 import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
-import { endOf, LIFETIMES, NEVER, ON_A_DATE, today } from './key-expiry.js';
+import { expiryTime, LIFETIMES, NEVER, ON_A_DATE, today } from './key-expiry.js';
 import { limitFields, limitsOf } from './key-limits.js';
 
 const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
-const USUAL = ['inference', 'models:read'];
-const NAME_MOST = 64; // characters; the server's rule
+const DEFAULT_SCOPES = ['inference', 'models:read'];
+const NAME_MAX_LENGTH = 64; // characters; the server's rule
 
 /** Resolves to whether a key was made. */
 export const askForKey = (app) =>
   formDialog({
     title: t('keys.new.title'),
     action: t('keys.new.action'),
-    firstState: { scopes: new Set(USUAL), lifetime: NEVER },
+    initialState: { scopes: new Set(DEFAULT_SCOPES), lifetime: NEVER },
     fields: ({ state, update }) => html`
-      ${field({ name: 'name', label: t('keys.new.name'), hint: t('keys.new.name_hint'), most: NAME_MOST, focus: true })}
+      ${field({ name: 'name', label: t('keys.new.name'), hint: t('keys.new.name_hint'), maxLength: NAME_MAX_LENGTH, autofocus: true })}
       ${scopeChoices(app, state, update)} ${lifetime(state, update)} ${limitFields()}`,
     check: (form) => (form.getAll('scope').length ? null : t('keys.new.no_scope')),
-    act: (form) =>
+    perform: (form) =>
       app.api.post('/api/keys', {
         name: form.get('name').trim(),
         scopes: form.getAll('scope'),
-        expires_at: endOf(form.get('lifetime'), form.get('date'), Date.now()),
+        expires_at: expiryTime(form.get('lifetime'), form.get('date'), Date.now()),
         limits: limitsOf(form),
       }),
-    done: shownOnce,
+    resultView: newKeyView,
   });
 
 function scopeChoices(app, { scopes }, update) {
@@ -78,11 +78,11 @@ function lifetimeText(value) {
 }
 
 /** Only its own button closes it: what is not copied is lost. */
-function shownOnce({ key, name, scopes }, close) {
+function newKeyView({ key, name, scopes }, close) {
   const command = curl(key, scopes);
   return {
     title: t('keys.made.title', { name }),
-    firm: true,
+    explicitClose: true,
     body: html`
       <div class="dialog-text">
         <p>${t('keys.made.text')}</p>

@@ -3,26 +3,26 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { skeletons } from '../../components/feedback.js';
-import { openAudit } from './audit-log.js';
-import { openKeys } from './api-keys.js';
-import { openUsers } from './users.js';
+import { createAuditLog } from './audit-log.js';
+import { createKeySection } from './api-keys.js';
+import { createUserSection } from './users.js';
 
 export const title = () => t('nav.access');
 
 export function open(app) {
-  const keys = openKeys(app, reload);
-  const forAdmins = [openUsers(app, reload), openAudit(app)];
-  const parts = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
+  const keys = createKeySection(app, reload);
+  const forAdmins = [createUserSection(app, reload), createAuditLog(app)];
+  const sections = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
 
   /** An act shows in more than its own list: a user's keys go with the user, and each act is on record. */
   function reload() {
-    return Promise.all(parts().map((part) => part.load()));
+    return Promise.all(sections().map((part) => part.load()));
   }
 
   reload();
   return {
     view(state) {
-      const shown = parts();
+      const shown = sections();
       return html`
         <div class="page access">
           <div class="page-head">

@@ -5,18 +5,18 @@ import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { choices } from '../../components/forms/choices.js';
 import { confirmDialog, formDialog } from '../../components/forms/dialog.js';
-import { explain, note } from '../../components/feedback.js';
+import { errorMessage, note } from '../../components/feedback.js';
 import { field, newPasswordField } from '../../components/forms/field.js';
 import { icon } from '../../components/icons.js';
 import { dataTable } from '../../components/data-table.js';
-import { makeList } from './remote-list.js';
+import { createRemoteList } from './remote-list.js';
 
 const ROLES = ['user', 'admin'];
-const NAME_MOST = 64; // characters; the server's rule
+const NAME_MAX_LENGTH = 64; // characters; the server's rule
 
 /** `changed()` is called after each act. */
-export function openUsers(app, changed) {
-  const list = makeList(app, async () => (await app.api.get('/api/users')).users);
+export function createUserSection(app, changed) {
+  const list = createRemoteList(app, async () => (await app.api.get('/api/users')).users);
   const path = ({ id }) => `/api/users/${encodeURIComponent(id)}`;
   const isMe = ({ id }) => id === app.store.state.me?.user?.id;
 
@@ -24,17 +24,17 @@ export function openUsers(app, changed) {
     const done = await formDialog({
       title: t('users.new.title'),
       action: t('users.new.action'),
-      firstState: { role: 'user' },
+      initialState: { role: 'user' },
       fields: (dialog) => html`
-        ${field({ name: 'username', label: t('login.username'), most: NAME_MOST, focus: true })}
+        ${field({ name: 'username', label: t('login.username'), maxLength: NAME_MAX_LENGTH, autofocus: true })}
         ${newPasswordField({ name: 'password', label: t('login.password') })} ${roleChoices(dialog)}`,
-      act: (form) =>
+      perform: (form) =>
         app.api.post('/api/users', {
           username: form.get('username').trim(),
           password: form.get('password'),
           role: form.get('role'),
         }),
-      explainError: (error) => (error.code === 'conflict' ? t('users.taken') : explain(error)),
+      toMessage: (error) => (error.code === 'conflict' ? t('users.taken') : errorMessage(error)),
     });
     if (done) changed();
   }
@@ -43,10 +43,10 @@ export function openUsers(app, changed) {
     const done = await formDialog({
       title: t('users.role.title', { name: user.username }),
       action: t('users.role.action'),
-      firstState: { role: user.role },
+      initialState: { role: user.role },
       fields: roleChoices,
-      act: (form) => app.api.patch(path(user), { role: form.get('role') }),
-      explainError: explainLast,
+      perform: (form) => app.api.patch(path(user), { role: form.get('role') }),
+      toMessage: lastAdminMessage,
     });
     if (!done) return;
     if (isMe(user)) await app.refreshMe(); // it may have taken this very list away
@@ -59,8 +59,8 @@ export function openUsers(app, changed) {
       action: t('users.password.action'),
       fields: () => html`
         <p class="soft">${t('users.password.text')}</p>
-        ${newPasswordField({ name: 'password', label: t('password.new'), focus: true })}`,
-      act: (form) => app.api.patch(path(user), { password: form.get('password') }),
+        ${newPasswordField({ name: 'password', label: t('password.new'), autofocus: true })}`,
+      perform: (form) => app.api.patch(path(user), { password: form.get('password') }),
     });
     if (done) changed();
   }
@@ -70,8 +70,8 @@ export function openUsers(app, changed) {
       title: t('users.delete.title', { name: user.username }),
       body: t(isMe(user) ? 'users.delete.me' : 'users.delete.text'),
       action: t('action.delete'),
-      act: () => app.api.remove(path(user)),
-      explainError: explainLast,
+      perform: () => app.api.remove(path(user)),
+      toMessage: lastAdminMessage,
     });
     if (!done) return;
     document.getElementById('users')?.focus(); // the button goes with its row
@@ -82,17 +82,17 @@ export function openUsers(app, changed) {
     { title: t('login.username'), cell: (user) => html`<span>${user.username}</span> ${isMe(user) ? badge('', t('users.you')) : null}` },
     { title: t('users.role'), kind: 'nowrap', cell: ({ role }) => t(`role.${role}`) },
     { title: t('users.since'), kind: 'nowrap', cell: ({ created_at: at }) => html`<time datetime=${at}>${f.dateTime(at)}</time>` },
-    { title: t('access.actions'), kind: 'acts', cell: acts },
+    { title: t('access.actions'), kind: 'actions', cell: actions },
   ];
 
-  const act = (text, work) => html`<button type="button" class="button quiet small" @click=${work}>${text}</button>`;
+  const perform = (text, work) => html`<button type="button" class="button quiet small" @click=${work}>${text}</button>`;
 
-  const acts = (user) => html`
-    ${act(t('users.role.open'), () => changeRole(user))}
+  const actions = (user) => html`
+    ${perform(t('users.role.open'), () => changeRole(user))}
     ${isMe(user)
       ? html`<a class="button quiet small" href="/settings?focus=password">${t('users.password.mine')}</a>`
-      : act(t('users.password.open'), () => changePassword(user))}
-    ${act(t('action.delete'), () => remove(user))}`;
+      : perform(t('users.password.open'), () => changePassword(user))}
+    ${perform(t('action.delete'), () => remove(user))}`;
 
   /** While the password is the default one, nobody can be added: the server would refuse. */
   const head = ({ me }) => html`
@@ -126,4 +126,4 @@ const roleChoices = ({ state, update }) =>
     onChoose: (role) => update({ role }),
   });
 
-const explainLast = (error) => (error.code === 'conflict' ? t('users.last_admin') : explain(error));
+const lastAdminMessage = (error) => (error.code === 'conflict' ? t('users.last_admin') : errorMessage(error));

@@ -1,15 +1,15 @@
 /** An operation as a command line. Pure. */
 
-import { KEY, quote } from '../../core/curl.js';
+import { API_KEY_PLACEHOLDER, shellQuote } from '../../core/curl.js';
 
 /** `origin` is where llb answers; what stands in braces has to be filled in. A WebSocket has none. */
 export function asCurl(origin, { method, path, open, example, body }) {
   if (method === 'WS') return null;
-  const lines = [`curl ${method === 'GET' ? '' : `-X ${method} `}${quote(origin + path)}`];
-  if (!open) lines.push(`-H ${quote(`Authorization: Bearer ${KEY}`)}`);
+  const lines = [`curl ${method === 'GET' ? '' : `-X ${method} `}${shellQuote(origin + path)}`];
+  if (!open) lines.push(`-H ${shellQuote(`Authorization: Bearer ${API_KEY_PLACEHOLDER}`)}`);
   if (body) {
     lines.push(`-H 'Content-Type: application/json'`);
-    lines.push(`-d ${quote(JSON.stringify(example ?? {}, null, 2))}`);
+    lines.push(`-d ${shellQuote(JSON.stringify(example ?? {}, null, 2))}`);
   }
   return lines.join(' \\\n  ');
 }

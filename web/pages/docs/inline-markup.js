@@ -5,11 +5,11 @@ import { html } from '../../lib/html.js';
 const PIECE = /(`[^`]+`|\*\*[^*]+\*\*)/;
 
 /** One paragraph. */
-export const words = (text) =>
+export const inlineMarkup = (text) =>
   text.split(PIECE).map((piece) => {
     if (piece.startsWith('`')) return html`<code>${piece.slice(1, -1)}</code>`;
     return piece.startsWith('**') ? html`<strong>${piece.slice(2, -2)}</strong>` : html`<span>${piece}</span>`;
   });
 
 /** All of them. */
-export const paragraphs = (text) => text.split('\n\n').map((each) => html`<p>${words(each)}</p>`);
+export const paragraphs = (text) => text.split('\n\n').map((each) => html`<p>${inlineMarkup(each)}</p>`);

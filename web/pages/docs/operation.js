@@ -5,9 +5,9 @@ import { t } from '../../core/i18n.js';
 import { copyButton } from '../../components/copy-button.js';
 import { icon } from '../../components/icons.js';
 import { asCurl } from './curl.js';
-import { bounds, kindOf } from './openapi.js';
+import { constraintText, typeText } from './openapi.js';
 import { schemaView } from './schema.js';
-import { paragraphs, words } from './inline-markup.js';
+import { paragraphs, inlineMarkup } from './inline-markup.js';
 
 /** `ui` as for `schemaView`, with `everywhere`: the codes that any request may be answered. */
 export const operationView = (operation, ui) => html`
@@ -23,27 +23,27 @@ export const operationView = (operation, ui) => html`
       <span class="docs-summary" lang="en">${operation.summary}</span>
       ${icon('down')}
     </summary>
-    ${ui.isOpen(operation.id) ? inside(operation, ui) : null}
+    ${ui.isOpen(operation.id) ? operationBody(operation, ui) : null}
   </details>`;
 
 /** An address may break after a slash. */
 const breakable = (path) => path.split(/(?<=\/)/).map((piece) => html`<span>${piece}<wbr /></span>`);
 
-function inside(operation, ui) {
-  const { id, text, parameters, body, example, answers, messages } = operation;
+function operationBody(operation, ui) {
+  const { id, text, parameters, body, example, responses, messages } = operation;
   const curl = asCurl(location.origin, operation);
-  const own = operation.errors.filter(({ code }) => !ui.everywhere.has(code));
+  const specificErrors = operation.errors.filter(({ code }) => !ui.commonErrors.has(code));
   return html`
-    <div class="docs-inside">
+    <div class="docs-details">
       <div class="docs-text" lang="en">${paragraphs(text)}</div>
       <p class="docs-id">
         <a href=${`#${id}`}>${t('docs.link')}</a> <code>${id}</code>
       </p>
       ${parameters.length ? part(t('docs.parameters'), parameterList(parameters, ui)) : null}
       ${body ? part(t('docs.body'), html`${schemaView(body, `${id}/body`, ui)} ${example ? code(t('docs.example'), JSON.stringify(example, null, 2)) : null}`) : null}
-      ${part(t('docs.answers'), answers.map((each) => answer(each, id, ui)))}
+      ${part(t('docs.answers'), responses.map((each) => responseView(each, id, ui)))}
       ${messages ? part(t('docs.messages'), schemaView(messages, `${id}/messages`, ui)) : null}
-      ${own.length ? part(t('docs.errors'), errorList(own)) : null}
+      ${specificErrors.length ? part(t('docs.errors'), errorList(specificErrors)) : null}
       <p class="soft"><a href="#errors">${t('docs.everywhere')}</a></p>
       ${curl ? part('curl', code('curl', curl)) : null}
     </div>`;
@@ -58,20 +58,20 @@ const parameterList = (parameters, ui) => html`
         <li>
           <p class="docs-field">
             <code class="docs-name">${name}</code>
-            <code class="docs-type">${kindOf(schema, ui.find)}</code>
-            ${bounds(schema) ? html`<span class="docs-limits" lang="en">${bounds(schema)}</span>` : null}
+            <code class="docs-type">${typeText(schema, ui.find)}</code>
+            ${constraintText(schema) ? html`<span class="docs-limits" lang="en">${constraintText(schema)}</span>` : null}
             <span class="docs-limits">${t(`docs.in.${place}`)}</span>
             ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
           </p>
-          ${description ? html`<p class="soft" lang="en">${words(description)}</p>` : null}
+          ${description ? html`<p class="soft" lang="en">${inlineMarkup(description)}</p>` : null}
         </li>`,
     )}
   </ul>`;
 
-const answer = ({ status, text, kinds }, id, ui) => html`
+const responseView = ({ status, text, contents }, id, ui) => html`
   <div class="docs-answer">
     <p lang="en"><span class="docs-status">${status}</span> ${text}</p>
-    ${kinds.map(
+    ${contents.map(
       ({ type, schema }) => html`
         <div class="docs-kind-of">
           <p class="soft"><code>${type}</code></p>
@@ -86,7 +86,7 @@ const errorList = (errors) => html`
       ({ code: name, status, text }) => html`
         <li>
           <p class="docs-field"><span class="docs-status">${status}</span> <code class="docs-name">${name}</code></p>
-          <p class="soft">${words(text)}</p>
+          <p class="soft">${inlineMarkup(text)}</p>
         </li>`,
     )}
   </ul>`;

@@ -2,55 +2,55 @@
 
 import { each, html, memo } from '../../lib/html.js';
 import { locale, t } from '../../core/i18n.js';
-import { address } from '../../core/router.js';
-import { alertBox, emptyState, explain, skeletons } from '../../components/feedback.js';
+import { buildUrl } from '../../core/router.js';
+import { alertBox, emptyState, errorMessage, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { dataTable } from '../../components/data-table.js';
 import { operationView } from './operation.js';
-import { matching, reading } from './openapi.js';
-import { paragraphs, words } from './inline-markup.js';
+import { searchOperations, parseOpenApi } from './openapi.js';
+import { paragraphs, inlineMarkup } from './inline-markup.js';
 
 export const title = () => t('docs.title');
 
 const SOURCE = '/api/openapi.json';
 
 export function open(app) {
-  let known = null;
-  let failure = null;
-  let turn = 0; // grows whenever something opens or closes
+  let reference = null;
+  let loadError = null;
+  let revision = 0; // grows whenever something opens or closes
   const opened = new Set();
 
   const ui = {
-    find: (ref) => known.find(ref),
+    find: (ref) => reference.find(ref),
     isOpen: (place) => opened.has(place),
     toggle(place, open) {
       if (opened.has(place) === open) return;
       opened[open ? 'add' : 'delete'](place);
       // Of a body the first level is seen at once; what is in it opens when it is asked for.
-      if (open) known.operations.get(place)?.bodies.forEach((body) => opened.add(body));
-      turn += 1;
-      app.touch();
+      if (open) reference.operations.get(place)?.bodySections.forEach((body) => opened.add(body));
+      revision += 1;
+      app.requestRender();
     },
   };
 
   async function load() {
-    failure = null;
+    loadError = null;
     try {
-      known = reading(await app.api.get(SOURCE));
-      ui.everywhere = known.everywhere;
-      app.touch();
+      reference = parseOpenApi(await app.api.get(SOURCE));
+      ui.commonErrors = reference.commonErrors;
+      app.requestRender();
       showLinked();
     } catch (error) {
-      failure = error;
-      app.touch();
+      loadError = error;
+      app.requestRender();
     }
   }
 
   /** Open the operation that the address names, and go there. */
   function showLinked() {
     const id = decodeURIComponent(location.hash.slice(1));
-    if (!known || !id) return;
-    if (known.operations.has(id)) ui.toggle(id, true);
+    if (!reference || !id) return;
+    if (reference.operations.has(id)) ui.toggle(id, true);
     requestAnimationFrame(() => {
       const place = document.getElementById(id);
       place?.scrollIntoView();
@@ -67,16 +67,16 @@ export function open(app) {
           type="search"
           placeholder=${t('docs.search')}
           .value=${query.q ?? ''}
-          @input=${(event) => app.go(address('/docs', { ...query, q: event.target.value }), { replace: true })}
+          @input=${(event) => app.go(buildUrl('/docs', { ...query, q: event.target.value }), { replace: true })}
         />
       </label>
     </search>`;
 
   function content(query) {
-    const tags = matching(known.tags, query.q ?? '');
+    const tags = searchOperations(reference.tags, query.q ?? '');
     const count = tags.reduce((sum, { operations }) => sum + operations.length, 0);
     return html`
-      <div class="docs-about" lang="en">${paragraphs(known.about)}</div>
+      <div class="docs-about" lang="en">${paragraphs(reference.about)}</div>
       ${search(query)}
       <p class="sr-only" role="status">${t('docs.found', { count })}</p>
       <nav class="docs-tags" aria-label=${t('docs.sections')}>
@@ -90,7 +90,7 @@ export function open(app) {
   const section = ({ name, text, operations }) => html`
     <section class="docs-section" aria-labelledby=${name}>
       <h2 id=${name} tabindex="-1" lang="en">${name}</h2>
-      <p class="soft" lang="en">${words(text)}</p>
+      <p class="soft" lang="en">${inlineMarkup(text)}</p>
       <div class="docs-operations">${each(operations, ({ id }) => id, (one) => operationView(one, ui))}</div>
     </section>`;
 
@@ -100,12 +100,12 @@ export function open(app) {
       <p class="soft">${t('docs.all_errors.text')}</p>
       ${dataTable({
         labelledBy: 'errors',
-        rows: known.codes,
+        rows: reference.codes,
         key: ({ code }) => code,
         columns: [
           { title: t('docs.column.code'), cell: ({ code }) => html`<code>${code}</code>` },
           { title: t('docs.column.status'), cell: ({ status }) => status },
-          { title: t('docs.column.meaning'), cell: ({ text }) => html`<span lang="en">${words(text)}</span>` },
+          { title: t('docs.column.meaning'), cell: ({ text }) => html`<span lang="en">${inlineMarkup(text)}</span>` },
         ],
       })}
     </section>`;
@@ -118,14 +118,14 @@ export function open(app) {
         <div class="page-head">
           <h1 tabindex="-1">${t('docs.title')}</h1>
           <p class="docs-source">
-            ${known ? html`<span>${t('docs.version', { version: known.version })}</span>` : null}
+            ${reference ? html`<span>${t('docs.version', { version: reference.version })}</span>` : null}
             <a href=${SOURCE} target="_blank">${t('docs.source')}</a>
           </p>
         </div>
-        ${known
-          ? memo([known, query.q, turn, locale()], () => content(query))
-          : failure
-            ? alertBox(explain(failure), html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`)
+        ${reference
+          ? memo([reference, query.q, revision, locale()], () => content(query))
+          : loadError
+            ? alertBox(errorMessage(loadError), html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`)
             : skeletons(4)}
       </div>`,
   };

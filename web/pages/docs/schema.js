@@ -2,16 +2,16 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { bounds, inner, kindOf, objectsIn } from './openapi.js';
-import { words } from './inline-markup.js';
+import { constraintText, unwrapSchema, typeText, objectSchemas } from './openapi.js';
+import { inlineMarkup } from './inline-markup.js';
 
 /**
  * A schema under a line that names it. `place` tells it from all others of the page; `ui` is {find, isOpen(place),
  * toggle(place, open)}.
  */
 export function schemaView(schema, place, ui) {
-  const objects = objectsIn(schema, ui.find);
-  if (!objects.length) return html`<p class="docs-kind"><code>${kindOf(schema, ui.find)}</code></p>`;
+  const objects = objectSchemas(schema, ui.find);
+  if (!objects.length) return html`<p class="docs-kind"><code>${typeText(schema, ui.find)}</code></p>`;
   return html`<div class="docs-schemas">${objects.map((each) => expandable(each, `${place}/${each.name}`, ui))}</div>`;
 }
 
@@ -24,32 +24,32 @@ const expandable = ({ name, schema }, place, ui) => html`
 function fields(schema, place, ui) {
   const required = new Set(schema.required ?? []);
   return html`
-    ${schema.description ? html`<p class="soft" lang="en">${words(schema.description)}</p>` : null}
+    ${schema.description ? html`<p class="soft" lang="en">${inlineMarkup(schema.description)}</p>` : null}
     <ul class="docs-fields">
-      ${inOrder(schema.properties, required).map(([name, each]) => field(name, each, required.has(name), `${place}/${name}`, ui))}
+      ${requiredFirst(schema.properties, required).map(([name, each]) => field(name, each, required.has(name), `${place}/${name}`, ui))}
     </ul>
     ${schema.additionalProperties === true ? html`<p class="soft">${t('docs.open_object')}</p>` : null}`;
 }
 
 /** What has to be there comes first. */
-const inOrder = (properties, required) => {
+const requiredFirst = (properties, required) => {
   const all = Object.entries(properties);
   return [...all.filter(([name]) => required.has(name)), ...all.filter(([name]) => !required.has(name))];
 };
 
 function field(name, schema, required, place, ui) {
-  const { schema: here } = inner(schema, ui.find);
+  const { schema: here } = unwrapSchema(schema, ui.find);
   const text = schema.description ?? (here.properties ? null : here.description);
-  const limits = bounds(here);
+  const limits = constraintText(here);
   return html`
     <li>
       <p class="docs-field">
         <code class="docs-name">${name}</code>
-        <code class="docs-type">${kindOf(schema, ui.find)}</code>
+        <code class="docs-type">${typeText(schema, ui.find)}</code>
         ${limits ? html`<span class="docs-limits" lang="en">${limits}</span>` : null}
         ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
       </p>
-      ${text ? html`<p class="soft" lang="en">${words(text)}</p>` : null}
-      ${objectsIn(schema, ui.find).map((each) => expandable(each, `${place}/${each.name}`, ui))}
+      ${text ? html`<p class="soft" lang="en">${inlineMarkup(text)}</p>` : null}
+      ${objectSchemas(schema, ui.find).map((each) => expandable(each, `${place}/${each.name}`, ui))}
     </li>`;
 }

@@ -2,8 +2,8 @@
 
 import { html } from '../../lib/html.js';
 import { LOCALES, locale, t } from '../../core/i18n.js';
-import { mark } from '../../components/icons.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { logo } from '../../components/icons.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
 
 export const title = () => t('login.title');
 
@@ -17,7 +17,7 @@ export function open(app) {
     const form = event.currentTarget;
     busy = true;
     error = null;
-    app.touch();
+    app.requestRender();
     try {
       const { username, password } = Object.fromEntries(new FormData(form));
       await app.signIn(username, password);
@@ -27,16 +27,16 @@ export function open(app) {
       form.elements.password.focus();
     } finally {
       busy = false;
-      app.touch();
+      app.requestRender();
     }
   }
 
   return {
-    view: ({ ended }) => html`
+    view: ({ sessionEnded }) => html`
       <main class="login" id="main" tabindex="-1">
         <div class="login-box">
-          <div class="login-head">${mark()}<h1>${t('login.title')}</h1></div>
-          ${ended ? html`<p class="note" role="status">${t('login.ended')}</p>` : null}
+          <div class="login-head">${logo()}<h1>${t('login.title')}</h1></div>
+          ${sessionEnded ? html`<p class="note" role="status">${t('login.ended')}</p>` : null}
           <form @submit=${submit}>
             <label class="field">
               <span>${t('login.username')}</span>
@@ -46,7 +46,7 @@ export function open(app) {
               <span>${t('login.password')}</span>
               <input name="password" type="password" autocomplete="current-password" required />
             </label>
-            ${alertBox(error && explain(error))}
+            ${alertBox(error && errorMessage(error))}
             <button class="button primary wide" aria-disabled=${busy ? 'true' : null}>${t('login.submit')}</button>
           </form>
         </div>
@@ -59,7 +59,7 @@ export function open(app) {
                 id=${`language-${name}`}
                 lang=${name}
                 aria-pressed=${String(name === locale())}
-                @click=${() => app.chooseLocale(name)}
+                @click=${() => app.setLocale(name)}
               >
                 ${text}
               </button>`,

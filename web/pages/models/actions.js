@@ -1,13 +1,13 @@
 /** What can be done with a model. Each remembers, a model, whether it is under way and why it failed. */
 
 /** `of(id)` → {busy: the action's name or null, error: ApiError or null}; the same object until it changes. */
-export function makeActions(app) {
+export function createModelActions(app) {
   const known = new Map();
   const idle = Object.freeze({ busy: null, error: null });
 
   const set = (id, value) => {
     known.set(id, Object.freeze(value));
-    app.touch();
+    app.requestRender();
   };
 
   async function run(id, busy, work) {
@@ -32,7 +32,7 @@ export function makeActions(app) {
     /** Rejects when it fails: the dialog that asked shows why. */
     remove: (id) => app.api.remove(path(id)),
     forget(id) {
-      if (known.delete(id)) app.touch();
+      if (known.delete(id)) app.requestRender();
     },
   };
 }

@@ -1,23 +1,23 @@
 /** Which models a person wants to see, and in which order. Pure. */
 
 export const FILTERS = ['capability', 'tag', 'status', 'fit'];
-export const ORDERS = ['', 'size', 'downloads', 'name'];
+export const SORT_ORDERS = ['', 'size', 'downloads', 'name'];
 
 /** The words that a search looks through, made once a model. */
-const texts = new WeakMap();
+const searchTexts = new WeakMap();
 
 function textOf(model) {
-  let text = texts.get(model);
+  let text = searchTexts.get(model);
   if (text === undefined) {
     const { id, name, description, repo, tags, quantization, parameter_count: parameters } = model;
     text = [id, name, description, repo, ...tags, quantization, parameters].join(' ').toLowerCase();
-    texts.set(model, text);
+    searchTexts.set(model, text);
   }
   return text;
 }
 
 /** A function that tells whether a model (ModelWithStatus) passes `query`: {q, capability, tag, status, fit}. */
-export function matcher({ q = '', capability, tag, status, fit }) {
+export function createMatcher({ q = '', capability, tag, status, fit }) {
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   return (item) =>
     (!capability || item.model.capabilities.includes(capability)) &&
@@ -34,12 +34,12 @@ const comparisons = {
 };
 
 /** `models` in the order that `order` names; catalogue order without one. */
-export function sorted(models, order) {
+export function sortModels(models, order) {
   return Object.hasOwn(comparisons, order ?? '') ? [...models].sort(comparisons[order]) : models;
 }
 
 /** What each filter can be set to: the values that occur, most frequent first. */
-export function choices(models) {
+export function filterOptions(models) {
   const found = { capability: new Map(), tag: new Map(), status: new Map(), fit: new Map() };
   const count = (filter, value) => found[filter].set(value, (found[filter].get(value) ?? 0) + 1);
   for (const { model, status, fit } of models) {

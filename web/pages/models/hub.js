@@ -2,16 +2,16 @@
 
 import { each, html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { address } from '../../core/router.js';
+import { buildUrl } from '../../core/router.js';
 import { emptyState } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { modelCard } from './model-card.js';
-import { choices, FILTERS, matcher, ORDERS, sorted } from './filter.js';
-import { awayIn, isSeveral } from './replica-locations.js';
+import { filterOptions, FILTERS, createMatcher, SORT_ORDERS, sortModels } from './filter.js';
+import { offlineNodeIds, isMultiNode } from './replica-locations.js';
 
-export function openHub(app, actions) {
+export function createHubTab(app, actions) {
   const set = (route, name, value) =>
-    app.go(address('/models', { ...route.query, [name]: value }), { replace: true });
+    app.go(buildUrl('/models', { ...route.query, [name]: value }), { replace: true });
 
   const select = (route, name, values, textOf) => html`
     <select
@@ -25,7 +25,7 @@ export function openHub(app, actions) {
         .map((value) => html`<option value=${value} .selected=${route.query[name] === value}>${textOf(value)}</option>`)}
     </select>`;
 
-  const texts = {
+  const optionTexts = {
     capability: (value) => t(`capability.${value}`),
     tag: (value) => value,
     status: (value) => t(`status.${value}`),
@@ -33,7 +33,7 @@ export function openHub(app, actions) {
   };
 
   function filters(route, models) {
-    const possible = choices(models);
+    const possible = filterOptions(models);
     return html`
       <search class="filters">
         <label class="search">
@@ -46,7 +46,7 @@ export function openHub(app, actions) {
             @input=${(event) => set(route, 'q', event.target.value)}
           />
         </label>
-        ${FILTERS.map((name) => select(route, name, withChosen(possible[name], route.query[name]), texts[name]))}
+        ${FILTERS.map((name) => select(route, name, withChosen(possible[name], route.query[name]), optionTexts[name]))}
       </search>`;
   }
 
@@ -54,11 +54,11 @@ export function openHub(app, actions) {
     view(state, route) {
       const models = [...state.models.values()];
       if (!models.length) return emptyState('models', t('hub.empty.title'), t('hub.empty.text'));
-      const matches = matcher(route.query);
+      const matches = createMatcher(route.query);
       const found = models.filter(matches).length;
       const filtered = FILTERS.some((name) => route.query[name]) || Boolean(route.query.q);
-      const can = app.can('models:write');
-      const away = isSeveral(state.nodes) ? awayIn(state.nodes).join(' ') : null;
+      const canManage = app.can('models:write');
+      const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
       return html`
         ${filters(route, models)}
         <div class="found">
@@ -68,15 +68,15 @@ export function openHub(app, actions) {
                 ${t('hub.clear')}
               </button>`
             : null}
-          <div class="order">${select(route, 'sort', ORDERS, (value) => t(`hub.sort.${value}`))}</div>
+          <div class="order">${select(route, 'sort', SORT_ORDERS, (value) => t(`hub.sort.${value}`))}</div>
         </div>
         ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
         <div class="cards">
           ${each(
-            sorted(models, route.query.sort),
+            sortModels(models, route.query.sort),
             (item) => item.model.id,
             // Hidden rather than taken out: showing it again costs nothing, and what was typed or focused stays.
-            (item) => modelCard(app, actions, item, { doing: actions.of(item.model.id), shown: matches(item), can, away }),
+            (item) => modelCard(app, actions, item, { actionState: actions.of(item.model.id), shown: matches(item), canManage, offline }),
           )}
         </div>`;
     },

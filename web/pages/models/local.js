@@ -6,33 +6,33 @@ import { badge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
 import { engineBadge, isServing } from '../../components/engine-status.js';
-import { alertBox, emptyState, explain } from '../../components/feedback.js';
+import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { isChat, tryIt } from './model-card.js';
-import { awayIn, isSeveral, whereList } from './replica-locations.js';
+import { isChat, openInPlayground } from './model-card.js';
+import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.js';
 
-const THERE = new Set(['ready', 'deleting']);
+const STORED_STATES = new Set(['ready', 'deleting']);
 
 /** Whether a model lies complete on some node, or is just being removed from it. */
-export const isHere = ({ replicas }) => replicas.some(({ state }) => THERE.has(state));
+export const isStored = ({ replicas }) => replicas.some(({ state }) => STORED_STATES.has(state));
 
-export function openLocal(app, actions) {
-  async function askToDelete(item, away) {
+export function createLocalTab(app, actions) {
+  async function askToDelete(item, offlineIds) {
     const { model } = item;
-    const done = await confirmDialog({
+    const resultView = await confirmDialog({
       title: t('local.delete.title', { name: model.name }),
-      body: deletionText(item, away),
+      body: deletionText(item, offlineIds),
       action: t('action.delete'),
-      act: () => actions.remove(model.id),
+      perform: () => actions.remove(model.id),
     });
-    if (done) actions.forget(model.id);
+    if (resultView) actions.forget(model.id);
   }
 
   return {
     view(state) {
-      const here = [...state.models.values()].filter(isHere);
-      if (!here.length) {
+      const stored = [...state.models.values()].filter(isStored);
+      if (!stored.length) {
         return emptyState(
           'models',
           t('local.empty.title'),
@@ -43,7 +43,7 @@ export function openLocal(app, actions) {
       return html`
         <div class="locals">
           ${each(
-            here,
+            stored,
             ({ model }) => model.id,
             (item) => row(app, actions, item, state.nodes, askToDelete),
           )}
@@ -55,37 +55,37 @@ export function openLocal(app, actions) {
 function row(app, actions, item, nodes, askToDelete) {
   const { model } = item;
   const heading = `local-${model.id}`;
-  const replicas = item.replicas.filter(({ state }) => THERE.has(state));
-  const leaving = item.status === 'Available' || replicas.every(({ state }) => state === 'deleting');
+  const replicas = item.replicas.filter(({ state }) => STORED_STATES.has(state));
+  const deleting = item.status === 'Available' || replicas.every(({ state }) => state === 'deleting');
   const engines = replicas.map(({ engine }) => engine).filter(Boolean);
   const loaded = engines.filter(isServing);
   const pinned = engines.some((engine) => engine.pinned);
-  const doing = actions.of(model.id);
-  const can = app.can('models:write');
-  const several = isSeveral(nodes);
+  const actionState = actions.of(model.id);
+  const canManage = app.can('models:write');
+  const several = isMultiNode(nodes);
   const used = Math.max(...replicas.map(({ last_used: at }) => at ?? 0));
   return html`
     <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
       <div class="local-name">
         <h2 id=${heading}>${model.name}</h2>
-        ${leaving ? badge('waiting', t('local.deleting')) : engineBadge(engines)}
+        ${deleting ? badge('waiting', t('local.deleting')) : engineBadge(engines)}
         ${item.supported ? null : badge('waiting', t('local.unsupported'))}
       </div>
       <div class="buttons">
-        ${leaving || item.status !== 'Ready' || !isChat(model)
+        ${deleting || item.status !== 'Ready' || !isChat(model)
           ? null
-          : html`<button type="button" class="button small" @click=${() => tryIt(app, model)}>${icon('playground')}${t('action.try')}</button>`}
-        ${can && !leaving && loaded.length
+          : html`<button type="button" class="button small" @click=${() => openInPlayground(app, model)}>${icon('playground')}${t('action.try')}</button>`}
+        ${canManage && !deleting && loaded.length
           ? html`
-              <button type="button" class="button small" aria-pressed=${String(pinned)} aria-disabled=${busyAttribute(doing)} @click=${() => actions.pin(model.id, !pinned)}>
+              <button type="button" class="button small" aria-pressed=${String(pinned)} aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pin(model.id, !pinned)}>
                 ${icon('pin')}${t('action.pin')}
               </button>
-              <button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => actions.unload(model.id)}>
+              <button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.unload(model.id)}>
                 ${t('action.unload')}
               </button>`
           : null}
-        ${can && !leaving
-          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(doing)} @click=${() => askToDelete(item, awayIn(nodes))}>
+        ${canManage && !deleting
+          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => askToDelete(item, offlineNodeIds(nodes))}>
               ${icon('trash')}${t('action.delete')}
             </button>`
           : null}
@@ -100,8 +100,8 @@ function row(app, actions, item, nodes, askToDelete) {
           : null}
       </dl>
       ${loadingBar(model, engines)}
-      ${several ? whereList(item, awayIn(nodes)) : paths(replicas)}
-      ${doing.error ? html`<div class="wide">${alertBox(explain(doing.error))}</div>` : null}
+      ${several ? locationList(item, offlineNodeIds(nodes)) : paths(replicas)}
+      ${actionState.error ? html`<div class="wide">${alertBox(errorMessage(actionState.error))}</div>` : null}
     </article>`;
 }
 
@@ -128,10 +128,10 @@ const paths = (replicas) =>
         </ul>`
     : null;
 
-function deletionText({ model, replicas }, away) {
+function deletionText({ model, replicas }, offlineIds) {
   const holders = replicas.filter(({ state }) => state === 'ready');
   const names = holders.map((replica) => replica.node_name);
-  const later = holders.filter(({ node_id: id }) => away.includes(id)).map((replica) => replica.node_name);
+  const later = holders.filter(({ node_id: id }) => offlineIds.includes(id)).map((replica) => replica.node_name);
   return html`
     <p>${t('local.delete.files', { size: f.bytes(model.size_bytes), nodes: names.join(', '), count: names.length })}</p>
     ${paths(replicas)}

@@ -4,17 +4,17 @@ import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { fitBadge, statusBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { whereLine } from './replica-locations.js';
+import { locationSummary } from './replica-locations.js';
 
 /**
  * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models;
  * `away`: the ids of the nodes that cannot be reached, as one text, null where there is one node only.
  * What is in it is only looked at when one of the things it shows has changed: filters hide and show hundreds at a time.
  */
-export const modelCard = (app, actions, item, { doing, shown, can, away }) => html`
+export const modelCard = (app, actions, item, { actionState, shown, canManage, offline }) => html`
   <article
     class="card model"
     aria-labelledby=${headingOf(item)}
@@ -22,12 +22,12 @@ export const modelCard = (app, actions, item, { doing, shown, can, away }) => ht
     data-model=${item.model.id}
     ?hidden=${!shown}
   >
-    ${memo([item, doing, can, away], () => content(app, actions, item, doing, can, away))}
+    ${memo([item, actionState, canManage, offline], () => content(app, actions, item, actionState, canManage, offline))}
   </article>`;
 
 const headingOf = ({ model }) => `model-${model.id}`;
 
-function content(app, actions, item, doing, can, away) {
+function content(app, actions, item, actionState, canManage, offline) {
   const { model } = item;
   return html`
     <div class="model-head">
@@ -48,17 +48,17 @@ function content(app, actions, item, doing, can, away) {
       ${model.tags.map((tag) => html`<li class="chip">${tag}</li>`)}
     </ul>
     <div class="model-foot">
-      ${away === null ? null : whereLine(item, away.split(' '))}
+      ${offline === null ? null : locationSummary(item, offline.split(' '))}
       ${item.supported ? null : html`<p class="note">${t('model.unsupported')}</p>`}
-      ${nextStep[item.status](app, actions, item, doing, can)}
-      ${doing.error ? alertBox(explain(doing.error)) : null}
+      ${actionsByStatus[item.status](app, actions, item, actionState, canManage)}
+      ${actionState.error ? alertBox(errorMessage(actionState.error)) : null}
     </div>`;
 }
 
 const fact = (name, value) => (value ? html`<div><dt>${name}</dt><dd>${value}</dd></div>` : null);
 
 /** The line above the action: whether it fits, and how popular it is. */
-const judgement = ({ fit, hf_stats: stats }) => html`
+const fitLine = ({ fit, hf_stats: stats }) => html`
   <div class="model-line">
     ${fitBadge(fit)}
     ${stats
@@ -78,16 +78,16 @@ const judgement = ({ fit, hf_stats: stats }) => html`
  * The table of the quick start: what a person can do in each status. All but Error are one line and one row of buttons
  * high, so that a card does not grow under the pointer.
  */
-const nextStep = {
-  Available: (app, actions, item, doing, can) => html`
-    ${judgement(item)}
-    <div class="model-act">
-      ${can
+const actionsByStatus = {
+  Available: (app, actions, item, actionState, canManage) => html`
+    ${fitLine(item)}
+    <div class="model-actions">
+      ${canManage
         ? html`
             <button
               type="button"
               class="button wide ${item.fit.verdict === 'too_large' ? '' : 'tinted'}"
-              aria-disabled=${busyAttribute(doing)}
+              aria-disabled=${busyAttribute(actionState)}
               @click=${() => actions.pull(item.model.id)}
             >
               ${icon('download')}${t('action.pull')}
@@ -95,41 +95,41 @@ const nextStep = {
         : html`<p class="soft">${t('model.ask_admin')}</p>`}
     </div>`,
 
-  Registered: (app, actions, item, doing, can) => html`
+  Registered: (app, actions, item, actionState, canManage) => html`
     <p class="model-line soft">${item.error ?? t('model.waiting')}</p>
-    <div class="model-act">
+    <div class="model-actions">
       ${progressBar(t('model.progress', { name: item.model.name }), 0, t('status.Registered'))}
-      ${cancelButton(actions, item, doing, can)}
+      ${cancelButton(actions, item, actionState, canManage)}
     </div>`,
 
-  Downloading: (app, actions, item, doing, can) => html`
-    ${pullNumbers(item)}
-    <div class="model-act">
+  Downloading: (app, actions, item, actionState, canManage) => html`
+    ${downloadNumbers(item)}
+    <div class="model-actions">
       ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? 0, progressText(item))}
-      ${cancelButton(actions, item, doing, can)}
+      ${cancelButton(actions, item, actionState, canManage)}
     </div>
     ${item.error ? html`<p class="soft">${item.error}</p>` : null}`,
 
   Ready: (app, actions, item) => html`
-    ${judgement(item)}
-    <div class="model-act">
+    ${fitLine(item)}
+    <div class="model-actions">
       <span class="ready">${icon('check')}${readyText(item)}</span>
       ${isChat(item.model)
-        ? html`<button type="button" class="button primary" @click=${() => tryIt(app, item.model)}>
+        ? html`<button type="button" class="button primary" @click=${() => openInPlayground(app, item.model)}>
             ${icon('playground')}${t('action.try')}
           </button>`
         : null}
     </div>`,
 
-  Error: (app, actions, item, doing, can) => html`
+  Error: (app, actions, item, actionState, canManage) => html`
     ${alertBox(item.error ?? t('model.failed'))}
-    ${can
+    ${canManage
       ? html`
-          <div class="model-act">
-            <button type="button" class="button primary" aria-disabled=${busyAttribute(doing)} @click=${() => actions.pull(item.model.id)}>
+          <div class="model-actions">
+            <button type="button" class="button primary" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pull(item.model.id)}>
               ${icon('refresh')}${t('action.retry')}
             </button>
-            ${cancelButton(actions, item, doing, can)}
+            ${cancelButton(actions, item, actionState, canManage)}
           </div>`
       : null}`,
 };
@@ -139,9 +139,9 @@ function readyText({ available_nodes: count, replicas }) {
   return count < all ? t('model.on_some', { count, all }) : t('model.on_nodes', { count });
 }
 
-const cancelButton = (actions, { model }, doing, can) =>
-  can
-    ? html`<button type="button" class="button" aria-disabled=${busyAttribute(doing)} @click=${() => actions.cancel(model.id)}>
+const cancelButton = (actions, { model }, actionState, canManage) =>
+  canManage
+    ? html`<button type="button" class="button" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.cancel(model.id)}>
         ${t('action.cancel')}
       </button>`
     : null;
@@ -149,15 +149,15 @@ const cancelButton = (actions, { model }, doing, can) =>
 /** Whether the Playground can talk to it. */
 export const isChat = (model) => model.capabilities.includes('TextGeneration');
 
-export const tryIt = (app, model) => app.go(`/playground?model=${encodeURIComponent(model.id)}`);
+export const openInPlayground = (app, model) => app.go(`/playground?model=${encodeURIComponent(model.id)}`);
 
 const isVerifying = ({ replicas, download_progress: progress }) =>
   progress >= 1 || replicas.some(({ state }) => state === 'verifying');
 
-function pullNumbers(item) {
-  const { download_progress: progress, downloaded_bytes: got, total_bytes: total, bytes_per_second: speed } = item;
-  const amount = got === null ? '' : t('model.of', { got: f.bytes(got), total: f.bytes(total) });
-  const pace = speed ? `${f.rate(speed)}${left(item)}` : '';
+function downloadNumbers(item) {
+  const { download_progress: progress, downloaded_bytes: got, total_bytes: total, bytes_per_second: rate } = item;
+  const amount = got === null ? '' : t('model.of', { downloaded: f.bytes(got), total: f.bytes(total) });
+  const pace = rate ? `${f.rate(rate)}${left(item)}` : '';
   return html`
     <p class="model-line numbers">
       <span><strong>${f.percent(progress)}</strong> ${amount}</span><span>${isVerifying(item) ? t('model.verifying') : pace}</span>

@@ -3,16 +3,16 @@
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { tabList } from '../../components/tabs.js';
-import { alertBox, explain, skeletons } from '../../components/feedback.js';
-import { makeActions } from './actions.js';
-import { openHub } from './hub.js';
-import { isHere, openLocal } from './local.js';
+import { alertBox, errorMessage, skeletons } from '../../components/feedback.js';
+import { createModelActions } from './actions.js';
+import { createHubTab } from './hub.js';
+import { isStored, createLocalTab } from './local.js';
 
 export const title = (route) => t(`models.tab.${route.tab}`);
 
 export function open(app, route) {
-  const actions = makeActions(app);
-  const tabs = { hub: openHub(app, actions), local: openLocal(app, actions) };
+  const actions = createModelActions(app);
+  const tabs = { hub: createHubTab(app, actions), local: createLocalTab(app, actions) };
   let current = route;
 
   return {
@@ -20,7 +20,7 @@ export function open(app, route) {
       current = next;
     },
     view(state) {
-      const here = [...(state.models?.values() ?? [])].filter(isHere).length;
+      const storedCount = [...(state.models?.values() ?? [])].filter(isStored).length;
       return html`
         <div class="page">
           <div class="page-head"><h1 tabindex="-1">${t('nav.models')}</h1></div>
@@ -28,22 +28,22 @@ export function open(app, route) {
             t('nav.models'),
             [
               { id: 'hub', path: '/models', name: t('models.tab.hub') },
-              { id: 'local', path: '/models/local', name: t('models.tab.local'), count: here },
+              { id: 'local', path: '/models/local', name: t('models.tab.local'), count: storedCount },
             ],
             current.tab,
           )}
-          <div id="panel" role="tabpanel" aria-labelledby=${`tab-${current.tab}`}>
-            ${state.models ? tabs[current.tab].view(state, current) : waiting(app, state)}
+          <div id="tab-panel" role="tabpanel" aria-labelledby=${`tab-${current.tab}`}>
+            ${state.models ? tabs[current.tab].view(state, current) : loadingView(app, state)}
           </div>
         </div>`;
     },
   };
 }
 
-const waiting = (app, { failed }) =>
-  failed
+const loadingView = (app, { loadError }) =>
+  loadError
     ? alertBox(
-        explain(failed),
-        html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`,
+        errorMessage(loadError),
+        html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`,
       )
     : skeletons(6);

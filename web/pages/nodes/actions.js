@@ -3,23 +3,23 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { confirmDialog, formDialog } from '../../components/forms/dialog.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field } from '../../components/forms/field.js';
-import { filesOf } from './meters.js';
-import { badName, badTags, tagsIn } from './name-rules.js';
+import { storedModels } from './meters.js';
+import { isInvalidName, hasInvalidTag, parseTags } from './name-rules.js';
 import { isLocal } from './status.js';
 
-const NAME_MOST = 63; // characters; the server's rule
+const NAME_MAX_LENGTH = 63; // characters; the server's rule
 
-export function makeActs(app) {
-  const known = new Map(); // id → {busy, error} of its draining
+export function createNodeActions(app) {
+  const drainState = new Map(); // id → {busy, error} of its draining
   const path = ({ id }) => `/api/nodes/${encodeURIComponent(id)}`;
 
-  async function drain(node) {
-    if (known.get(node.id)?.busy) return;
+  async function toggleDraining(node) {
+    if (drainState.get(node.id)?.busy) return;
     const set = (value) => {
-      known.set(node.id, value);
-      app.touch();
+      drainState.set(node.id, value);
+      app.requestRender();
     };
     set({ busy: true, error: null });
     try {
@@ -30,65 +30,65 @@ export function makeActs(app) {
     }
   }
 
-  const edit = (node) =>
+  const editNode = (node) =>
     formDialog({
       title: t(isLocal(node) ? 'node.tags.title' : 'node.edit.title', { name: node.name }),
       action: t('node.edit.save'),
       fields: () => html`
         ${isLocal(node)
           ? null
-          : field({ name: 'name', label: t('node.edit.name'), hint: t('node.edit.name_hint'), value: node.name, most: NAME_MOST, focus: true })}
+          : field({ name: 'name', label: t('node.edit.name'), hint: t('node.edit.name_hint'), value: node.name, maxLength: NAME_MAX_LENGTH, autofocus: true })}
         ${field({
           name: 'tags',
           label: t('node.tags'),
           hint: t('node.tags.hint'),
           value: node.tags.join(', '),
           optional: true,
-          focus: isLocal(node),
+          autofocus: isLocal(node),
         })}`,
-      check: (form) => problemIn(form),
-      act: (form) => app.api.patch(path(node), { name: nameIn(form), tags: tagsIn(form.get('tags')) }),
-      explainError: (error) => (error.code === 'conflict' ? t('node.edit.taken') : explain(error)),
+      check: (form) => validate(form),
+      perform: (form) => app.api.patch(path(node), { name: nameField(form), tags: parseTags(form.get('tags')) }),
+      toMessage: (error) => (error.code === 'conflict' ? t('node.edit.taken') : errorMessage(error)),
     });
 
-  const remove = (node) =>
+  const removeNode = (node) =>
     confirmDialog({
       title: t('node.remove.title', { name: node.name }),
       body: removalText(node),
       action: t('node.remove'),
-      act: () => app.api.remove(path(node)),
+      perform: () => app.api.remove(path(node)),
     });
 
-  const act = (text, work, { busy = false, apart = false } = {}) => html`
-    <button type="button" class="button quiet small ${apart ? 'apart' : ''}" aria-disabled=${busy ? 'true' : null} @click=${work}>
+  const perform = (text, work, { busy = false, apart = false } = {}) => html`
+    <button type="button" class="button quiet small ${apart ? 'separate' : ''}" aria-disabled=${busy ? 'true' : null} @click=${work}>
       ${text}
     </button>`;
 
   return {
     view(node) {
-      const { busy = false, error = null } = known.get(node.id) ?? {};
+      const { busy = false, error = null } = drainState.get(node.id) ?? {};
       return html`
-        <div class="node-acts">
-          ${act(t(isLocal(node) ? 'node.tags' : 'node.edit'), () => edit(node))}
-          ${act(t(node.draining ? 'node.take_back' : 'node.drain'), () => drain(node), { busy })}
-          ${isLocal(node) ? null : act(t('node.remove'), () => remove(node), { apart: true })}
+        <div class="node-actions">
+          ${perform(t(isLocal(node) ? 'node.tags' : 'node.edit'), () => editNode(node))}
+          ${perform(t(node.draining ? 'node.take_back' : 'node.drain'), () => toggleDraining(node), { busy })}
+          ${isLocal(node) ? null : perform(t('node.remove'), () => removeNode(node), { apart: true })}
         </div>
-        ${error ? alertBox(explain(error)) : null}`;
+        ${error ? alertBox(errorMessage(error)) : null}`;
     },
   };
 }
 
 /** Undefined for the local node, whose name is not asked for. */
-const nameIn = (form) => form.get('name')?.trim();
+const nameField = (form) => form.get('name')?.trim();
 
-function problemIn(form) {
-  const name = nameIn(form);
-  if (name !== undefined && badName(name)) return t('node.edit.name_rule');
-  return badTags(tagsIn(form.get('tags'))) ? t('node.tags.rule') : null;
+function validate(form) {
+  const name = nameField(form);
+  if (name !== undefined && isInvalidName(name)) return t('node.edit.name_rule');
+  return hasInvalidTag(parseTags(form.get('tags'))) ? t('node.tags.rule') : null;
 }
 
 function removalText(node) {
-  const { count, bytes } = filesOf(node);
+  const { count, bytes } = storedModels(node);
   return html`
     <p>${t('node.remove.requests')}</p>
     ${count ? html`<p>${t('node.remove.files', { count, size: f.bytes(bytes) })}</p>` : null}

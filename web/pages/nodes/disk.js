@@ -4,20 +4,20 @@ import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { alertBox } from '../../components/feedback.js';
 
-const THERE = new Set(['ready', 'deleting']);
+const STORED_STATES = new Set(['ready', 'deleting']);
 
-export function held({ models }, { replicas }) {
-  const there = replicas.filter(({ state }) => THERE.has(state));
+export function diskModels({ models }, { replicas }) {
+  const stored = replicas.filter(({ state }) => STORED_STATES.has(state));
   const failed = replicas.filter(({ state }) => state === 'error');
-  if (!there.length && !failed.length) return null;
+  if (!stored.length && !failed.length) return null;
   const nameOf = ({ model_id: id }) => models?.get(id)?.model.name ?? id;
   return html`
     <div class="node-part">
       <h3>${t('node.models')}</h3>
-      ${there.length
+      ${stored.length
         ? html`
             <ul class="chips" aria-label=${t('node.models')}>
-              ${there.map(
+              ${stored.map(
                 (replica) => html`
                   <li class="chip">
                     ${nameOf(replica)} <span>${replica.state === 'deleting' ? t('local.deleting') : f.bytes(replica.total_bytes)}</span>

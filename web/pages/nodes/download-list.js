@@ -5,7 +5,7 @@ import { f, t } from '../../core/i18n.js';
 import { progressBar } from '../../components/progress.js';
 
 /** `downloads`: what `downloadsOf` says. */
-export const pulls = (state, downloads) =>
+export const downloadList = (state, downloads) =>
   downloads.length
     ? html`
         <div class="node-part">
@@ -16,17 +16,17 @@ export const pulls = (state, downloads) =>
         </div>`
     : null;
 
-function row({ models }, { id, state, got, total, rate, left, error }) {
+function row({ models }, { id, state, downloaded, total, rate, secondsLeft, error }) {
   const name = models?.get(id)?.model.name ?? id;
-  const share = total ? got / total : 0;
+  const share = total ? downloaded / total : 0;
   return html`
-    <li class="pull">
-      <p class="pull-line">
-        <strong>${name}</strong><span>${stage(state) ?? speed(rate, left)}</span>
+    <li class="download">
+      <p class="download-line">
+        <strong>${name}</strong><span>${stage(state) ?? speed(rate, secondsLeft)}</span>
       </p>
       ${progressBar(t('model.progress', { name }), share, f.percent(share))}
-      <p class="pull-line">
-        <span><b>${f.percent(share)}</b> ${total ? t('model.of', { got: f.bytes(got), total: f.bytes(total) }) : ''}</span>
+      <p class="download-line">
+        <span><b>${f.percent(share)}</b> ${total ? t('model.of', { downloaded: f.bytes(downloaded), total: f.bytes(total) }) : ''}</span>
         <span>${error ?? ''}</span>
       </p>
     </li>`;
@@ -34,7 +34,7 @@ function row({ models }, { id, state, got, total, rate, left, error }) {
 
 const stage = (state) => ({ wanted: t('model.waiting'), verifying: t('model.verifying') })[state];
 
-function speed(rate, left) {
-  const parts = [rate ? f.rate(rate) : '', left === null ? '' : t('model.left', { time: f.duration(left) })];
+function speed(rate, secondsLeft) {
+  const parts = [rate ? f.rate(rate) : '', secondsLeft === null ? '' : t('model.left', { time: f.duration(secondsLeft) })];
   return parts.filter(Boolean).join(' · ');
 }

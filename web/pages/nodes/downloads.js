@@ -1,17 +1,17 @@
 /** What a node fetches now. Pure. */
 
-const MOVING = new Set(['wanted', 'downloading', 'verifying']);
+const ACTIVE_STATES = new Set(['wanted', 'downloading', 'verifying']);
 
 /** [{id, state, got, total, rate, left, error}]: bytes, bytes a second, seconds; null where nobody knows. */
-export const downloadsOf = ({ replicas }) =>
+export const activeDownloads = ({ replicas }) =>
   replicas
-    .filter(({ state }) => MOVING.has(state))
-    .map(({ model_id: id, state, downloaded_bytes: got, total_bytes: total, bytes_per_second: rate, error }) => ({
+    .filter(({ state }) => ACTIVE_STATES.has(state))
+    .map(({ model_id: id, state, downloaded_bytes: downloaded, total_bytes: total, bytes_per_second: rate, error }) => ({
       id,
       state,
-      got,
+      downloaded,
       total,
       rate,
-      left: rate ? Math.ceil((total - got) / rate) : null,
+      secondsLeft: rate ? Math.ceil((total - downloaded) / rate) : null,
       error,
     }));

@@ -3,10 +3,10 @@
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { progressBar } from '../../components/progress.js';
-import { busyOf, engineBadge, isServing, slotsBusy } from '../../components/engine-status.js';
+import { busySlots, engineBadge, isServing, slotUsage } from '../../components/engine-status.js';
 import { alertBox } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { filesOf } from './meters.js';
+import { storedModels } from './meters.js';
 
 export const engineList = (state, node) => html`
   <div class="node-part">
@@ -16,7 +16,7 @@ export const engineList = (state, node) => html`
           <ul class="rows" aria-label=${t('node.engines')}>
             ${each(node.engines, (engine) => engine.model_id, (engine) => row(state, engine))}
           </ul>`
-      : html`<p class="soft">${t(filesOf(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
+      : html`<p class="soft">${t(storedModels(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
   </div>`;
 
 function row({ models }, engine) {
@@ -28,7 +28,7 @@ function row({ models }, engine) {
         ${engine.pinned ? html`<span class="engine-pinned">${icon('pin')}${t('node.engines.pinned')}</span>` : null}
       </div>
       <div class="engine-figures">
-        ${isServing(engine) ? slotsBusy(busyOf(engine), engine.slots, slotsText(engine)) : null}
+        ${isServing(engine) ? slotUsage(busySlots(engine), engine.slots, slotsText(engine)) : null}
         ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
         ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
       </div>
@@ -40,4 +40,4 @@ function row({ models }, engine) {
 const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(engine.context_length) });
 
 const slotsText = (engine) =>
-  t('node.engines.slots', { busy: f.number(busyOf(engine)), slots: f.number(engine.slots), count: engine.slots });
+  t('node.engines.slots', { busy: f.number(busySlots(engine)), slots: f.number(engine.slots), count: engine.slots });

@@ -9,11 +9,11 @@ const SPAN_MS = 5 * 60_000;
 const GAP_MS = 15_000; // heartbeats come every 5 s; a line that bridged more would tell of what nobody saw
 
 /** `traffic`: the node's figures in the store; undefined until the first heartbeat. */
-export function hostUse({ meters }, traffic) {
+export function hostUsage({ meters }, traffic) {
   const history = traffic?.history ?? [];
   return html`
     <div class="host">
-      <p class="measured-head">
+      <p class="labelled-meter-head">
         <strong>${t('node.host')}</strong><span>${t('node.host.span', { time: f.duration(SPAN_MS / 1000) })}</span>
       </p>
       ${gauge(t('node.host.cpu'), meters.cpu_usage, history, 'cpu')}
@@ -28,10 +28,10 @@ const gauge = (label, share, history, field) => html`
   <div class="gauge">
     <span class="gauge-name">${label}</span><span class="gauge-value">${f.percent(share)}</span>
     ${meter(label, [{ name: label, value: share, kind: 'other' }], 1)}
-    ${field ? html`<div class="gauge-history">${memo([history], () => line(history, field))}</div>` : null}
+    ${field ? html`<div class="gauge-history">${memo([history], () => historyLine(history, field))}</div>` : null}
   </div>`;
 
-function line(history, field) {
+function historyLine(history, field) {
   if (!history.length) return null;
   const to = history.at(-1).at;
   const points = [];

@@ -8,7 +8,7 @@ import { meter } from '../../components/progress.js';
 export const memoryUsed = (node) => node.engines.reduce((sum, engine) => sum + engine.memory_bytes, 0);
 
 /** How many models lie complete on a node's disk, and their bytes. */
-export function filesOf(node) {
+export function storedModels(node) {
   const files = node.replicas.filter(({ state }) => state === 'ready');
   return { count: files.length, bytes: files.reduce((sum, replica) => sum + replica.total_bytes, 0) };
 }
@@ -21,7 +21,7 @@ export function memoryMeter(node) {
     .map((engine) => ({ name: engine.model_id, value: engine.memory_bytes, kind: 'loaded' }))
     .sort((a, b) => b.value - a.value);
   const offered = t('node.offered', { size: f.bytes(node.memory_budget_bytes) });
-  return measured(t('node.memory'), offered, parts, used + free, [
+  return labelledMeter(t('node.memory'), offered, parts, used + free, [
     { kind: 'loaded', text: t('node.memory.loaded', { count: parts.length }), bytes: used },
     { kind: 'free', text: t('node.free'), bytes: free },
   ]);
@@ -29,24 +29,24 @@ export function memoryMeter(node) {
 
 /** `downloads`: what `downloadsOf` says. */
 export function diskMeter(node, downloads) {
-  const files = filesOf(node);
-  const coming = downloads.reduce((sum, download) => sum + download.got, 0);
+  const files = storedModels(node);
+  const downloaded = downloads.reduce((sum, download) => sum + download.downloaded, 0);
   const parts = [
     { name: 'files', value: files.bytes, kind: 'files' },
-    { name: 'coming', value: coming, kind: 'other' },
+    { name: 'coming', value: downloaded, kind: 'other' },
   ];
-  const total = files.bytes + coming + node.disk_free_bytes;
-  return measured(t('node.disk'), t('node.offered', { size: f.bytes(total) }), parts, total, [
+  const total = files.bytes + downloaded + node.disk_free_bytes;
+  return labelledMeter(t('node.disk'), t('node.offered', { size: f.bytes(total) }), parts, total, [
     { kind: 'files', text: t('node.disk.files', { count: files.count }), bytes: files.bytes },
-    ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: coming }] : []),
+    ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: downloaded }] : []),
     { kind: 'free', text: t('node.free'), bytes: node.disk_free_bytes },
   ]);
 }
 
 /** A meter with its name above it and its numbers below: `legend` is [{kind, text, bytes}]. */
-const measured = (label, offered, parts, total, legend) => html`
-  <div class="measured">
-    <p class="measured-head"><strong>${label}</strong><span>${offered}</span></p>
+const labelledMeter = (label, offered, parts, total, legend) => html`
+  <div class="labelled-meter">
+    <p class="labelled-meter-head"><strong>${label}</strong><span>${offered}</span></p>
     ${meter(label, parts, total, legend.map(({ text, bytes }) => `${text}: ${f.bytes(bytes)}`).join(', '))}
     <ul class="legend">
       ${legend.map(

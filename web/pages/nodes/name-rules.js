@@ -2,11 +2,11 @@
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const TAG = /^[A-Za-z0-9._:-]{1,63}$/;
-const TAGS_MOST = 32;
+const MAX_TAGS = 32;
 
-export const badName = (name) => !NAME.test(name);
+export const isInvalidName = (name) => !NAME.test(name);
 
 /** 'gpu, attic' → ['gpu', 'attic'], each once. */
-export const tagsIn = (text) => [...new Set(text.split(/[\s,、，]+/).filter(Boolean))];
+export const parseTags = (text) => [...new Set(text.split(/[\s,、，]+/).filter(Boolean))];
 
-export const badTags = (tags) => tags.length > TAGS_MOST || tags.some((tag) => !TAG.test(tag));
+export const hasInvalidTag = (tags) => tags.length > MAX_TAGS || tags.some((tag) => !TAG.test(tag));

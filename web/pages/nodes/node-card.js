@@ -2,36 +2,36 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { downloadsOf } from './downloads.js';
+import { activeDownloads } from './downloads.js';
 import { engineList } from './engine-list.js';
-import { held } from './disk.js';
-import { hostUse } from './host-usage.js';
-import { diskMeter, filesOf, memoryMeter } from './meters.js';
-import { pulls } from './download-list.js';
-import { isOnline, notesOf, reachFact, statusBadge } from './status.js';
+import { diskModels } from './disk.js';
+import { hostUsage } from './host-usage.js';
+import { diskMeter, storedModels, memoryMeter } from './meters.js';
+import { downloadList } from './download-list.js';
+import { isOnline, nodeNotes, connectionFact, statusBadge } from './status.js';
 
 /** `acts`: what this person may do with it, as a view; null for nothing. */
 export function nodeCard(state, node, acts) {
   const heading = `node-${node.id}`;
-  const downloads = downloadsOf(node);
+  const downloads = activeDownloads(node);
   return html`
     <section class="card node" aria-labelledby=${heading} tabindex="-1">
       <div class="node-head">
         <h2 id=${heading}>${node.name}</h2>
         ${statusBadge(node)}
-        <p class="soft">${about(node)}</p>
+        <p class="soft">${summaryLine(node)}</p>
         ${tags(node)}
       </div>
-      ${node.status === 'joining' ? null : facts(node)} ${notesOf(node, state.system)}
+      ${node.status === 'joining' ? null : facts(node)} ${nodeNotes(node, state.system)}
       ${isOnline(node)
         ? html`
             <div class="node-columns">
               <div class="node-meters">${memoryMeter(node)} ${diskMeter(node, downloads)}</div>
-              ${hostUse(node, state.traffic.get(node.id))}
+              ${hostUsage(node, state.traffic.get(node.id))}
             </div>
-            ${engineList(state, node)} ${pulls(state, downloads)}`
+            ${engineList(state, node)} ${downloadList(state, downloads)}`
         : null}
-      ${held(state, node)} ${acts}
+      ${diskModels(state, node)} ${acts}
     </section>`;
 }
 
@@ -42,10 +42,10 @@ const tags = (node) =>
 
 function facts(node) {
   const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus } = node.hardware;
-  const files = filesOf(node);
+  const files = storedModels(node);
   return html`
     <dl class="facts node-facts">
-      ${reachFact(node)}
+      ${connectionFact(node)}
       <div><dt>${t('node.cpu')}</dt><dd>${cpu} <small>${t('node.cores', { count: cores })}</small></dd></div>
       <div><dt>${t('node.ram')}</dt><dd>${f.bytes(memory)}</dd></div>
       <div>
@@ -63,7 +63,7 @@ function facts(node) {
 }
 
 /** What runs on a node, and when one that is away was last heard of. */
-function about({ version, platform, status, last_seen: seen }) {
+function summaryLine({ version, platform, status, last_seen: seen }) {
   if (status === 'joining') return null;
   // Its clock or ours may be wrong, and nobody was heard in the future.
   const ago = f.ago(Math.min(seen, Date.now() / 1000));
@@ -74,5 +74,5 @@ const gpuFact = (gpu) => html`
   <dd>
     ${gpu.name}
     <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
-    ${gpu.usable ? null : html`<small class="node-unusable">${t('node.gpu.unusable')}</small>`}
+    ${gpu.usable ? null : html`<small class="unusable">${t('node.gpu.unusable')}</small>`}
   </dd>`;

@@ -2,10 +2,10 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { alertBox, emptyState, explain, skeletons } from '../../components/feedback.js';
+import { alertBox, emptyState, errorMessage, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { makeActs } from './actions.js';
-import { makeAdding } from './add-node.js';
+import { createNodeActions } from './actions.js';
+import { createAddNode } from './add-node.js';
 import { nodeCard } from './node-card.js';
 import { memoryUsed } from './meters.js';
 import { isOnline } from './status.js';
@@ -13,12 +13,12 @@ import { isOnline } from './status.js';
 export const title = () => t('nav.nodes');
 
 export function open(app) {
-  const acts = makeActs(app);
-  const adding = makeAdding(app);
+  const actions = createNodeActions(app);
+  const addNode = createAddNode(app);
   return {
     view(state) {
       const nodes = [...(state.nodes?.values() ?? [])];
-      const can = app.can('admin');
+      const isAdmin = app.can('admin');
       return html`
         <div class="page">
           <div class="page-head">
@@ -26,23 +26,23 @@ export function open(app) {
               <h1 tabindex="-1">${t('nav.nodes')}</h1>
               ${nodes.length > 1 ? html`<p class="lead">${summary(nodes)}</p>` : null}
             </div>
-            ${state.nodes && can ? adding.button() : null}
+            ${state.nodes && isAdmin ? addNode.button() : null}
           </div>
-          ${state.nodes ? list(state, nodes, can ? acts : null) : waiting(app, state)}
-          ${nodes.length === 1 && can ? invitation() : null}
+          ${state.nodes ? nodeList(state, nodes, isAdmin ? actions : null) : loadingView(app, state)}
+          ${nodes.length === 1 && isAdmin ? addNodeHint() : null}
         </div>`;
     },
   };
 }
 
-const list = (state, nodes, acts) =>
+const nodeList = (state, nodes, actions) =>
   nodes.length
-    ? html`<div class="nodes">${each(nodes, ({ id }) => id, (node) => nodeCard(state, node, acts?.view(node)))}</div>`
+    ? html`<div class="nodes">${each(nodes, ({ id }) => id, (node) => nodeCard(state, node, actions?.view(node)))}</div>`
     : emptyState('nodes', t('nodes.empty.title'), t('nodes.empty.text'));
 
 /** For whoever has one machine, and may not know that there can be more. */
-const invitation = () => html`
-  <div class="nodes-room">
+const addNodeHint = () => html`
+  <div class="nodes-invite">
     ${icon('nodes', 'large')}
     <div><h2>${t('nodes.room.title')}</h2><p>${t('nodes.room.text')}</p></div>
   </div>`;
@@ -57,7 +57,7 @@ function summary(nodes) {
   });
 }
 
-const waiting = (app, { failed }) => (failed ? alertBox(explain(failed), againButton(app)) : skeletons(1, 'node'));
+const loadingView = (app, { loadError }) => (loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(1, 'node'));
 
-const againButton = (app) =>
-  html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`;
+const retryButton = (app) =>
+  html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;

@@ -17,25 +17,25 @@ export function statusBadge({ status, draining }) {
 }
 
 /** `system`: of the balancer; null until it is known. */
-export function notesOf(node, system) {
-  const told = [];
-  if (node.status !== 'online') told.push(t(`node.${node.status}.text`));
-  else if (node.reach?.way === 'none') told.push(t('node.unreachable.text'));
-  if (node.draining) told.push(t(isOnline(node) ? 'node.draining.text' : 'node.draining.away'));
+export function nodeNotes(node, system) {
+  const notes = [];
+  if (node.status !== 'online') notes.push(t(`node.${node.status}.text`));
+  else if (node.reach?.way === 'none') notes.push(t('node.unreachable.text'));
+  if (node.draining) notes.push(t(isOnline(node) ? 'node.draining.text' : 'node.draining.away'));
   if (system && node.version && node.version !== system.version) {
-    told.push(t('node.version.text', { version: node.version, own: system.version }));
+    notes.push(t('node.version.text', { version: node.version, own: system.version }));
   }
-  return told.map((text) => note(text));
+  return notes.map((text) => note(text));
 }
 
 /** How requests get there, and how soon it answers. */
-export function reachFact({ reach, address, status }) {
+export function connectionFact({ reach, address, status }) {
   if (!reach || status !== 'online') return null;
   const { way, answer_ms: answer } = reach;
   return html`
     <div>
       <dt>${t('node.reach')}</dt>
-      <dd class=${way === 'none' ? 'node-unusable' : ''}>
+      <dd class=${way === 'none' ? 'unusable' : ''}>
         ${t(`node.reach.${way}`, { time: f.latency(answer) })} ${address ? html`<small>· ${address}</small>` : null}
       </dd>
     </div>`;

@@ -14,10 +14,10 @@ export const PARAMETERS = [
   { name: 'seed', min: 0, max: 4294967295, step: 1 },
 ];
 
-const MOST_STOPS = 8;
+const MAX_STOP_SEQUENCES = 8;
 
 /** The number that was typed; null where nothing was, undefined where it is none that can be sent. */
-export function numberFrom(text, { min, max, step }) {
+export function parseNumber(text, { min, max, step }) {
   if (text.trim() === '') return null;
   const value = Number(text);
   const whole = step !== 1 || Number.isInteger(value);
@@ -26,8 +26,8 @@ export function numberFrom(text, { min, max, step }) {
 
 /** The body of `POST /v1/chat/completions` for a conversation: {system, parameters, stop, messages}. */
 export function requestBody(model, { system = '', parameters = {}, stop = '', messages }) {
-  const sent = taken(messages.map(toWire).filter(({ content }) => content.length));
-  const stops = stop.split('\n').filter(Boolean).slice(0, MOST_STOPS);
+  const sent = mergeTurns(messages.map(toWire).filter(({ content }) => content.length));
+  const stops = stop.split('\n').filter(Boolean).slice(0, MAX_STOP_SEQUENCES);
   return {
     model,
     messages: system.trim() ? [{ role: 'system', content: system }, ...sent] : sent,
@@ -47,7 +47,7 @@ export const streamedBody = (model, conversation) => ({
  * What a program would ask next: the draft, else the last question once more, else `example`. An answer at the end would be
  * gone on with instead.
  */
-export function nextBody(model, conversation, draft, example) {
+export function nextRequestBody(model, conversation, draft, example) {
   const { messages } = conversation;
   const asked = messages.at(-1)?.role === 'assistant' ? messages.slice(0, -1) : messages;
   const text = draft.text.trim();
@@ -64,7 +64,7 @@ function toWire({ role, text, images = [] }) {
 }
 
 /** Questions that were never answered join the next one: many chat templates insist that the two sides take turns. */
-function taken(messages) {
+function mergeTurns(messages) {
   const turns = [];
   for (const { role, content } of messages) {
     const last = turns.at(-1);

@@ -1,19 +1,19 @@
 /** A conversation as a program of one's own would send it. Pure. */
 
-import { KEY, quote } from '../../core/curl.js';
+import { API_KEY_PLACEHOLDER, shellQuote } from '../../core/curl.js';
 
-const LONGEST_ARGUMENT = 100_000; // bytes; Linux takes no argument above 128 KiB, and images are larger
+const MAX_ARGUMENT_BYTES = 100_000; // bytes; Linux takes no argument above 128 KiB, and images are larger
 
 /** A command line for a POSIX shell. `origin` is where llb answers. */
 export function asCurl(origin, body) {
   const document = JSON.stringify(body, null, 2);
-  const long = new TextEncoder().encode(document).length > LONGEST_ARGUMENT;
+  const long = new TextEncoder().encode(document).length > MAX_ARGUMENT_BYTES;
   return [
-    `curl ${quote(`${origin}/v1/chat/completions`)} \\`,
-    `  -H ${quote(`Authorization: Bearer ${KEY}`)} \\`,
+    `curl ${shellQuote(`${origin}/v1/chat/completions`)} \\`,
+    `  -H ${shellQuote(`Authorization: Bearer ${API_KEY_PLACEHOLDER}`)} \\`,
     `  -H 'Content-Type: application/json' \\`,
     // No line of the document can be the closing word: JSON has no line ends in its strings.
-    long ? `  --data-binary @- <<'JSON'\n${document}\nJSON` : `  -d ${quote(document)}`,
+    long ? `  --data-binary @- <<'JSON'\n${document}\nJSON` : `  -d ${shellQuote(document)}`,
   ].join('\n');
 }
 
@@ -21,12 +21,12 @@ export function asCurl(origin, body) {
 export function asPython(origin, body) {
   const { model, messages, ...rest } = body;
   const [known, extra] = [{}, {}];
-  for (const [name, value] of Object.entries(rest)) (EXTRAS.has(name) ? extra : known)[name] = value;
+  for (const [name, value] of Object.entries(rest)) (EXTRA_BODY_FIELDS.has(name) ? extra : known)[name] = value;
   const options = { ...known, ...(Object.keys(extra).length ? { extra_body: extra } : {}) };
   return [
     'from openai import OpenAI',
     '',
-    `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=${literal(KEY)})`,
+    `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=${literal(API_KEY_PLACEHOLDER)})`,
     'stream = client.chat.completions.create(',
     `    model=${literal(model)},`,
     `    messages=${literal(messages, 1)},`,
@@ -40,7 +40,7 @@ export function asPython(origin, body) {
   ].join('\n');
 }
 
-const EXTRAS = new Set(['top_k', 'min_p']);
+const EXTRA_BODY_FIELDS = new Set(['top_k', 'min_p']);
 
 /** A value of JSON as Python writes it: strings have the same escapes, lists and dicts one entry a line. */
 function literal(value, depth = 0) {

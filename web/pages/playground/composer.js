@@ -4,56 +4,56 @@ import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { ACCEPT, ImageRefused, MOST_IMAGES, toDataUrl } from './images.js';
+import { ACCEPT, ImageRefused, MAX_IMAGES, toDataUrl } from './images.js';
 
 /**
  * `drops(draft, sees)`: what the place around it listens to, {over, drop}. `draft`: {text, images}; `changed()` after every change of it. `sees`: whether the model takes pictures. `writing`:
  * Send is Stop then. `editing`: whether an earlier question is being rewritten.
  */
-export function makeComposer({ changed, send, stop, leaveEditing }) {
-  let problem = null;
+export function createComposer({ onChange, send, stop, cancelEditing }) {
+  let errorText = null;
   let input = null;
 
   async function attach(draft, files) {
-    problem = null;
+    errorText = null;
     for (const file of files) {
-      if (draft.images.length === MOST_IMAGES) {
-        problem = t('playground.images_enough', { count: MOST_IMAGES });
+      if (draft.images.length === MAX_IMAGES) {
+        errorText = t('playground.images_enough', { count: MAX_IMAGES });
         break;
       }
       try {
         draft.images.push(await toDataUrl(file));
       } catch (error) {
         if (!(error instanceof ImageRefused)) throw error;
-        problem = t('playground.image_refused', { name: error.message });
+        errorText = t('playground.image_refused', { name: error.message });
       }
     }
-    changed();
+    onChange();
   }
 
   /** Files that were pasted or dropped. Left to itself, a browser would open them in the place of the page. */
-  function take(event, draft, { files }, sees) {
+  function attachFromTransfer(event, draft, { files }, supportsImages) {
     if (!files.length) return;
     event.preventDefault();
-    if (sees) return attach(draft, [...files]);
-    problem = t('playground.images_unseen');
-    changed();
+    if (supportsImages) return attach(draft, [...files]);
+    errorText = t('playground.images_unseen');
+    onChange();
   }
 
-  const drops = (draft, sees) => ({
+  const dropHandlers = (draft, supportsImages) => ({
     over: (event) => event.dataTransfer.types.includes('Files') && event.preventDefault(),
-    drop: (event) => take(event, draft, event.dataTransfer, sees),
+    drop: (event) => attachFromTransfer(event, draft, event.dataTransfer, supportsImages),
   });
 
-  const view = ({ draft, sees, can, writing, editing }) => {
+  const view = ({ draft, supportsImages, can, writing, editing }) => {
     const submit = (event) => {
       event.preventDefault();
       if (writing) return;
-      problem = null;
+      errorText = null;
       if (can && (draft.text.trim() || draft.images.length)) send();
     };
     // The second press of a double click on Send means no Stop.
-    const press = (event) => {
+    const clickSend = (event) => {
       if (!writing) return;
       event.preventDefault();
       if (event.detail < 2) stop();
@@ -71,13 +71,13 @@ export function makeComposer({ changed, send, stop, leaveEditing }) {
         ${editing
           ? html`<div class="composer-note">
               <p>${t('playground.editing')}</p>
-              <button type="button" class="button quiet small" @click=${leaveEditing}>${t('common.cancel')}</button>
+              <button type="button" class="button quiet small" @click=${cancelEditing}>${t('common.cancel')}</button>
             </div>`
           : null}
-        ${alertBox(problem)}
-        ${draft.images.length ? thumbs(draft, changed) : null}
+        ${alertBox(errorText)}
+        ${draft.images.length ? thumbnails(draft, onChange) : null}
         <div class="composer-row">
-          ${sees
+          ${supportsImages
             ? html`<label class="button quiet square attach" title=${t('playground.attach')}>
                 ${icon('image')}<span class="sr-only">${t('playground.attach')}</span>
                 <input
@@ -103,23 +103,23 @@ export function makeComposer({ changed, send, stop, leaveEditing }) {
             }}
             @input=${(event) => {
               draft.text = event.target.value;
-              problem = null;
-              changed();
+              errorText = null;
+              onChange();
             }}
             @keydown=${keydown}
-            @paste=${(event) => event.clipboardData.types.includes('text/plain') || take(event, draft, event.clipboardData, sees)}
+            @paste=${(event) => event.clipboardData.types.includes('text/plain') || attachFromTransfer(event, draft, event.clipboardData, supportsImages)}
           ></textarea>
-          <button class="button primary square send ${writing ? 'stop' : ''}" aria-disabled=${writing || can ? null : 'true'} @click=${press}>
+          <button class="button primary square send ${writing ? 'stop' : ''}" aria-disabled=${writing || can ? null : 'true'} @click=${clickSend}>
             ${icon(writing ? 'stop' : 'send')}<span>${t(writing ? 'playground.stop' : 'playground.send')}</span>
           </button>
         </div>
       </form>`;
   };
 
-  return { view, drops, focus: () => input?.focus() };
+  return { view, dropHandlers, focus: () => input?.focus() };
 }
 
-const thumbs = (draft, changed) => html`
+const thumbnails = (draft, onChange) => html`
   <ul class="thumbs">
     ${draft.images.map(
       (url, at) => html`
@@ -131,7 +131,7 @@ const thumbs = (draft, changed) => html`
             aria-label=${t('playground.remove_image', { number: at + 1 })}
             @click=${() => {
               draft.images.splice(at, 1);
-              changed();
+              onChange();
             }}
           >
             ${icon('close')}

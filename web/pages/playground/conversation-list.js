@@ -7,9 +7,9 @@ import { icon } from '../../components/icons.js';
 import { titleOf } from './conversation-store.js';
 
 /** `act`: {begin(), open(id), rename(), remove()}; the last two are for the one that is open. */
-export const shelf = ({ conversations, current, act }) => html`
-  <section class="shelf" aria-label=${t('playground.conversations')}>
-    <button type="button" class="button wide" @click=${act.begin}>${icon('plus')}${t('playground.new')}</button>
+export const conversationList = ({ conversations, current, actions }) => html`
+  <section class="conversation-list" aria-label=${t('playground.conversations')}>
+    <button type="button" class="button wide" @click=${actions.create}>${icon('plus')}${t('playground.new')}</button>
     ${conversations.length
       ? html`<ul>
           ${each(
@@ -19,17 +19,17 @@ export const shelf = ({ conversations, current, act }) => html`
               <li class=${conversation.id === current.id ? 'current' : ''}>
                 <button
                   type="button"
-                  class="shelf-open"
+                  class="conversation-open"
                   aria-current=${conversation.id === current.id ? 'true' : null}
-                  @click=${() => act.open(conversation.id)}
+                  @click=${() => actions.open(conversation.id)}
                 >
                   <span>${nameOf(conversation)}</span><small>${f.ago(conversation.updated / 1000)}</small>
                 </button>
                 ${conversation.id === current.id
                   ? html`
-                      <div class="shelf-actions">
-                        <button type="button" class="button quiet small" @click=${act.rename}>${t('playground.rename.action')}</button>
-                        <button type="button" class="button quiet small" @click=${act.remove}>${t('action.delete')}</button>
+                      <div class="conversation-actions">
+                        <button type="button" class="button quiet small" @click=${actions.rename}>${t('playground.rename.action')}</button>
+                        <button type="button" class="button quiet small" @click=${actions.remove}>${t('action.delete')}</button>
                       </div>`
                   : null}
               </li>`,
@@ -69,5 +69,5 @@ export const askToDelete = (conversation, remove) =>
     title: t('playground.delete.title'),
     body: t('playground.delete.text', { title: nameOf(conversation) }),
     action: t('action.delete'),
-    act: async () => remove(conversation.id),
+    perform: async () => remove(conversation.id),
   });

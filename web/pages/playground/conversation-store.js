@@ -1,14 +1,14 @@
 /** Conversations, kept in this browser only: one entry each, so that two tabs do not overwrite each other's. */
 
-const ROOM = 'llb.conversation.';
+const KEY_PREFIX = 'llb.conversation.';
 const TITLE_LENGTH = 60;
 
 /**
  * `owner`: the id of who is signed in; people who share a browser do not read each other's. `storage`: localStorage, or what
  * a test hands in; null where a browser forbids it.
  */
-export function makeConversations(owner, storage = browserStorage()) {
-  const prefix = `${ROOM}${owner}.`;
+export function createConversationStore(owner, storage = browserStorage()) {
+  const prefix = `${KEY_PREFIX}${owner}.`;
 
   const load = (key) => {
     try {
@@ -54,7 +54,7 @@ export function makeConversations(owner, storage = browserStorage()) {
 
   const remove = (id) => storage?.removeItem(prefix + id);
 
-  return { all, save, remove, get: (id) => load(prefix + id), concerns: (key) => key === null || key.startsWith(prefix) };
+  return { all, save, remove, get: (id) => load(prefix + id), owns: (key) => key === null || key.startsWith(prefix) };
 }
 
 /** A conversation that nobody has said anything in; it is kept from its first message on. */

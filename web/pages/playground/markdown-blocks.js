@@ -4,15 +4,15 @@ const FENCE = /^ {0,3}(`{3,}|~{3,})/;
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])\s/;
 
 /** `text` in pieces that mean the same alone as together; only the last one can still change. */
-export function blocks(text) {
+export function splitBlocks(text) {
   const found = [];
   let current = [];
   let fence = null;
   let blank = false;
   for (const line of text.split('\n')) {
     const mark = FENCE.exec(line)?.[1];
-    const goesOn = /^\s/.test(line) || (LIST_ITEM.test(line) && LIST_ITEM.test(current[0] ?? ''));
-    if (!fence && blank && line.trim() && current.length && !goesOn) {
+    const continues = /^\s/.test(line) || (LIST_ITEM.test(line) && LIST_ITEM.test(current[0] ?? ''));
+    if (!fence && blank && line.trim() && current.length && !continues) {
       found.push(current.join('\n'));
       current = [];
     }

@@ -2,18 +2,18 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { address } from '../../core/router.js';
-import { recall, remember } from '../../core/preferences.js';
+import { buildUrl } from '../../core/router.js';
+import { readPreference, savePreference } from '../../core/preferences.js';
 import { progressBar } from '../../components/progress.js';
-import { alertBox, emptyState, explain, note, skeletons } from '../../components/feedback.js';
+import { alertBox, emptyState, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { loadMarkdown } from '../../components/markdown.js';
-import { makeAnswers } from './chat-client.js';
-import { makeComposer } from './composer.js';
-import { makeConversations, newConversation } from './conversation-store.js';
+import { createChatClient } from './chat-client.js';
+import { createComposer } from './composer.js';
+import { createConversationStore, newConversation } from './conversation-store.js';
 import { messageList } from './message-list.js';
-import { panel } from './parameters.js';
-import { askForTitle, askToDelete, shelf } from './conversation-list.js';
+import { parameterPanel } from './parameters.js';
+import { askForTitle, askToDelete, conversationList } from './conversation-list.js';
 
 export const title = () => t('nav.playground');
 
@@ -23,112 +23,112 @@ const SAVE_EVERY_MS = 1000; // while an answer grows
 
 export function open(app, route) {
   const owner = app.store.state.me.user.id;
-  const conversations = makeConversations(owner);
-  const begun = () => conversations.all().filter(({ messages }) => messages.length);
-  let known = begun();
-  let current = conversations.get(recall('open_conversation')) ?? newConversation();
-  let draft = { text: recall(`draft.${owner}`, ''), images: [] };
-  let wanted = route.query.model ?? null;
-  let editing = null; // index of the question that is being rewritten
-  let aside = null; // the draft that waits meanwhile
-  const typed = new Map(); // parameters that are no numbers yet
+  const conversationStore = createConversationStore(owner);
+  const savedConversations = () => conversationStore.all().filter(({ messages }) => messages.length);
+  let saved = savedConversations();
+  let current = conversationStore.get(readPreference('open_conversation')) ?? newConversation();
+  let draft = { text: readPreference(`draft.${owner}`, ''), images: [] };
+  let requestedModel = route.query.model ?? null;
+  let editedIndex = null; // index of the question that is being rewritten
+  let stashedDraft = null; // the draft that waits meanwhile
+  const invalidInputs = new Map(); // parameters that are no numbers yet
   // Where there is little room, both are drawers.
-  let shown = { panel: recall('panel', false) && !matchMedia(NARROW).matches, shelf: false };
+  let drawers = { parameters: readPreference('panel', false) && !matchMedia(NARROW).matches, conversations: false };
   let unsaved = false;
   let savedAt = 0;
-  let said = ''; // for screen readers: an answer is there
-  let log = null;
-  let atEnd = true;
-  let top = 0; // where the log was scrolled to
+  let announcement = ''; // for screen readers: an answer is there
+  let logElement = null;
+  let isAtEnd = true;
+  let lastScrollTop = 0; // where the log was scrolled to
 
-  loadMarkdown().then(app.touch, app.touch); // without it answers stand there as plain text
+  loadMarkdown().then(app.requestRender, app.requestRender); // without it answers stand there as plain text
 
-  const answers = makeAnswers(app, (conversation, { ended }) => {
+  const chatClient = createChatClient(app, (conversation, { ended }) => {
     if (ended || Date.now() - savedAt > SAVE_EVERY_MS) save(conversation);
-    if (ended) said = t('playground.finished');
-    app.touch();
+    if (ended) announcement = t('playground.finished');
+    app.requestRender();
   });
 
-  const composer = makeComposer({
-    changed() {
-      if (editing === null) remember(`draft.${owner}`, draft.text);
-      app.touch();
+  const composer = createComposer({
+    onChange() {
+      if (editedIndex === null) savePreference(`draft.${owner}`, draft.text);
+      app.requestRender();
     },
     send,
-    stop: answers.stop,
-    leaveEditing,
+    stop: chatClient.stop,
+    cancelEditing,
   });
 
   function hideDrawers() {
-    shown = { panel: false, shelf: false };
-    app.touch();
+    drawers = { parameters: false, conversations: false };
+    app.requestRender();
   }
 
-  function leaveEditing() {
-    if (editing === null) return;
-    editing = null;
-    draft = aside;
-    app.touch();
+  function cancelEditing() {
+    if (editedIndex === null) return;
+    editedIndex = null;
+    draft = stashedDraft;
+    app.requestRender();
   }
 
   // --- conversations ---
 
   function save(conversation) {
     savedAt = Date.now();
-    unsaved = !conversations.save(conversation);
-    remember('open_conversation', current.id);
-    known = begun();
-    app.touch();
+    unsaved = !conversationStore.save(conversation);
+    savePreference('open_conversation', current.id);
+    saved = savedConversations();
+    app.requestRender();
   }
 
   function show(conversation) {
-    answers.stop();
-    leaveEditing();
-    typed.clear();
-    if (!current.messages.length) conversations.remove(current.id); // it was kept for its parameters
+    chatClient.stop();
+    cancelEditing();
+    invalidInputs.clear();
+    if (!current.messages.length) conversationStore.remove(current.id); // it was kept for its parameters
     current = conversation;
-    atEnd = true;
-    shown.shelf = false;
-    remember('open_conversation', conversation.id);
-    app.touch();
+    isAtEnd = true;
+    drawers.conversations = false;
+    savePreference('open_conversation', conversation.id);
+    app.requestRender();
     composer.focus();
   }
 
   /** Another tab has changed something; what is being written here stays as it is. */
-  function elsewhere({ key }) {
-    if (!conversations.concerns(key ?? null)) return;
-    known = begun();
-    if (!answers.running) current = conversations.get(current.id) ?? (current.messages.length ? newConversation() : current);
-    app.touch();
+  function onStorage({ key }) {
+    if (!conversationStore.owns(key ?? null)) return;
+    saved = savedConversations();
+    if (!chatClient.running) current = conversationStore.get(current.id) ?? (current.messages.length ? newConversation() : current);
+    app.requestRender();
   }
 
-  const listening = new AbortController();
-  const on = (target, type, listener) => target.addEventListener(type, listener, { signal: listening.signal });
-  on(window, 'storage', elsewhere);
-  on(window, 'pagehide', () => answers.running && save(answers.running));
+  const listeners = new AbortController();
+  const on = (target, type, listener) => target.addEventListener(type, listener, { signal: listeners.signal });
+  on(window, 'storage', onStorage);
+  on(window, 'pagehide', () => chatClient.running && save(chatClient.running));
   on(document, 'keydown', (event) => {
     if (event.key !== 'Escape' || event.isComposing || document.querySelector('dialog[open]')) return;
-    if (answers.running) answers.stop();
-    else if (editing !== null) leaveEditing();
+    if (chatClient.running) chatClient.stop();
+    else if (editedIndex !== null) cancelEditing();
     else if (matchMedia(NARROW).matches) hideDrawers();
   });
 
-  const act = {
-    begin: () => show(newConversation(Date.now(), settingsOf(current))),
-    open: (id) => show(conversations.get(id) ?? newConversation()),
+  const actions = {
+    create: () => show(newConversation(Date.now(), copySettings(current))),
+    open: (id) => show(conversationStore.get(id) ?? newConversation()),
     regenerate() {
-      const model = chosen(app.store.state, wanted);
+      const model = selectModel(app.store.state, requestedModel);
       if (!model) return;
       if (current.messages.at(-1)?.role === 'assistant') current.messages.pop();
-      atEnd = true;
-      answers.ask(current, model.model.id);
+      isAtEnd = true;
+      chatClient.send(current, model.model.id);
     },
     edit(index) {
-      aside = editing === null ? draft : aside;
-      editing = index;
+      stashedDraft = editedIndex === null ? draft : stashedDraft;
+      editedIndex = index;
       const { text, images = [] } = current.messages[index];
       draft = { text, images: [...images] };
-      app.touch();
+      app.requestRender();
       composer.focus();
     },
     async rename() {
@@ -139,59 +139,59 @@ export function open(app, route) {
     },
     async remove() {
       const done = await askToDelete(current, (id) => {
-        answers.stop();
-        conversations.remove(id);
+        chatClient.stop();
+        conversationStore.remove(id);
       });
       if (done) {
-        known = begun();
-        show(newConversation(Date.now(), settingsOf(current)));
+        saved = savedConversations();
+        show(newConversation(Date.now(), copySettings(current)));
       }
     },
   };
 
   function send() {
-    const model = chosen(app.store.state, wanted);
-    if (!model || model.status !== 'Ready' || answers.running) return;
+    const model = selectModel(app.store.state, requestedModel);
+    if (!model || model.status !== 'Ready' || chatClient.running) return;
     const { text, images } = draft;
-    if (editing !== null) {
-      current.messages.splice(editing);
-      leaveEditing();
+    if (editedIndex !== null) {
+      current.messages.splice(editedIndex);
+      cancelEditing();
     } else {
       draft = { text: '', images: [] };
-      remember(`draft.${owner}`, null);
+      savePreference(`draft.${owner}`, null);
     }
     current.messages.push({ role: 'user', text: text.trim(), ...(images.length ? { images } : {}) });
     current.updated = Date.now();
-    remember('model', model.model.id);
-    said = '';
-    atEnd = true;
+    savePreference('model', model.model.id);
+    announcement = '';
+    isAtEnd = true;
     save(current);
-    answers.ask(current, model.model.id);
+    chatClient.send(current, model.model.id);
   }
 
   // --- what is seen ---
 
   function keepAtEnd() {
-    if (log?.isConnected && atEnd) log.scrollTop = log.scrollHeight;
+    if (logElement?.isConnected && isAtEnd) logElement.scrollTop = logElement.scrollHeight;
   }
 
   // Code is coloured, images are decoded and windows are made smaller without anything being drawn here.
-  const grown = new ResizeObserver(keepAtEnd);
+  const sizeObserver = new ResizeObserver(keepAtEnd);
 
-  const scrolled = () => {
-    const [before, up] = [atEnd, log.scrollTop < top - 1];
-    top = log.scrollTop;
+  const onScroll = () => {
+    const [before, up] = [isAtEnd, logElement.scrollTop < lastScrollTop - 1];
+    lastScrollTop = logElement.scrollTop;
     // Whoever turns the wheel up even a little means it.
-    atEnd = log.scrollHeight - log.scrollTop - log.clientHeight <= (up ? 1 : NEAR_END_PX);
-    if (before !== atEnd) app.touch();
+    isAtEnd = logElement.scrollHeight - logElement.scrollTop - logElement.clientHeight <= (up ? 1 : NEAR_END_PX);
+    if (before !== isAtEnd) app.requestRender();
   };
 
   function conversationView(state, model) {
-    const writing = answers.running === current;
+    const writing = chatClient.running === current;
     const can = model?.status === 'Ready';
-    const { over, drop } = composer.drops(draft, sees(model));
+    const { over, drop } = composer.dropHandlers(draft, supportsImages(model));
     return html`
-      <section class="talk" aria-label=${t('playground.chat')} @dragover=${over} @drop=${drop}>
+      <section class="chat-panel" aria-label=${t('playground.chat')} @dragover=${over} @drop=${drop}>
         <div
           class="log"
           role="log"
@@ -200,35 +200,35 @@ export function open(app, route) {
           aria-busy=${String(writing)}
           tabindex="0"
           ref=${(element) => {
-            log = element;
-            grown.observe(log);
-            grown.observe(log.firstElementChild);
+            logElement = element;
+            sizeObserver.observe(logElement);
+            sizeObserver.observe(logElement.firstElementChild);
           }}
-          @scroll=${scrolled}
+          @scroll=${onScroll}
         >
           <div class="log-content">
           ${current.messages.length
-            ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, act })
+            ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, actions })
             : can
-              ? beginning(model, (text) => {
+              ? chatIntro(model, (text) => {
                   Object.assign(draft, { text });
-                  remember(`draft.${owner}`, text);
+                  savePreference(`draft.${owner}`, text);
                   composer.focus();
-                  app.touch();
+                  app.requestRender();
                 })
               : null}
           </div>
         </div>
-        ${atEnd
+        ${isAtEnd
           ? null
-          : html`<button type="button" class="button small to-end" @click=${() => {
-              atEnd = true;
+          : html`<button type="button" class="button small scroll-to-end" @click=${() => {
+              isAtEnd = true;
               keepAtEnd();
-              app.touch();
+              app.requestRender();
             }}>${icon('down')}${t('playground.to_end')}</button>`}
-        <p class="sr-only" role="status">${said}</p>
+        <p class="sr-only" role="status">${announcement}</p>
         ${unsaved ? note(t('playground.unsaved')) : null}
-        ${composer.view({ draft, sees: sees(model), can, writing, editing: editing !== null })}
+        ${composer.view({ draft, supportsImages: supportsImages(model), can, writing, editing: editedIndex !== null })}
       </section>`;
   }
 
@@ -237,15 +237,15 @@ export function open(app, route) {
       <h1 tabindex="-1">${t('nav.playground')}</h1>
       <label class="model-choice">
         <span class="sr-only">${t('playground.model')}</span>
-        <select class="control" @change=${(event) => choose(event.target.value)}>
-          ${offered(state, model).map(
+        <select class="control" @change=${(event) => chooseModel(event.target.value)}>
+          ${selectableModels(state, model).map(
             (each) => html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
           )}
         </select>
       </label>
       <div class="buttons">
-        ${toggle('shelf', 'list', 'playground.conversations')}
-        ${toggle('panel', 'sliders', 'playground.settings')}
+        ${toggle('conversations', 'list', 'playground.conversations')}
+        ${toggle('parameters', 'sliders', 'playground.settings')}
       </div>
     </div>`;
 
@@ -254,45 +254,45 @@ export function open(app, route) {
       type="button"
       class="button quiet small toggle-${name}"
       aria-label=${t(key)}
-      aria-expanded=${String(Boolean(shown[name]))}
+      aria-expanded=${String(Boolean(drawers[name]))}
       @click=${() => {
-        shown = { ...shown, [name]: !shown[name] };
-        if (!matchMedia(NARROW).matches) remember('panel', shown.panel);
-        app.touch();
+        drawers = { ...drawers, [name]: !drawers[name] };
+        if (!matchMedia(NARROW).matches) savePreference('panel', drawers.parameters);
+        app.requestRender();
       }}
     >
       ${icon(iconName)}<span aria-hidden="true">${t(key)}</span>
     </button>`;
 
-  function choose(id) {
-    wanted = id;
-    remember('model', id);
-    app.go(address('/playground', { model: id }), { replace: true });
-    app.touch();
+  function chooseModel(id) {
+    requestedModel = id;
+    savePreference('model', id);
+    app.go(buildUrl('/playground', { model: id }), { replace: true });
+    app.requestRender();
   }
 
   return {
     update(next) {
-      wanted = next.query.model ?? wanted;
+      requestedModel = next.query.model ?? requestedModel;
     },
     close() {
-      answers.stop();
-      listening.abort();
-      grown.disconnect();
+      chatClient.stop();
+      listeners.abort();
+      sizeObserver.disconnect();
     },
     view(state) {
       if (!state.models) {
         return html`<div class="page"><div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
-          ${state.failed ? alertBox(explain(state.failed)) : skeletons(1)}</div>`;
+          ${state.loadError ? alertBox(errorMessage(state.loadError)) : skeletons(1)}</div>`;
       }
-      const model = chosen(state, wanted);
-      if (!model && !current.messages.length && !known.length) return nothingToTalkTo();
+      const model = selectModel(state, requestedModel);
+      if (!model && !current.messages.length && !saved.length) return noModelPage();
       return html`
         <div class="page chat">
-          ${head(state, model)} ${stateOf(model)}
-          <div class="chat-body ${shown.panel ? 'with-panel' : ''} ${shown.shelf ? 'with-shelf' : ''}">
-            ${shelf({ conversations: known, current, act })} ${conversationView(state, model)}
-            ${shown.panel ? panel({ conversation: current, model: model?.model.id, draft, typed, changed: settingsChanged }) : null}
+          ${head(state, model)} ${modelNotice(model)}
+          <div class="chat-body ${drawers.parameters ? 'with-parameters' : ''} ${drawers.conversations ? 'with-conversations' : ''}">
+            ${conversationList({ conversations: saved, current, actions })} ${conversationView(state, model)}
+            ${drawers.parameters ? parameterPanel({ conversation: current, model: model?.model.id, draft, invalidInputs, onChange: settingsChanged }) : null}
           </div>
         </div>`;
     },
@@ -300,26 +300,26 @@ export function open(app, route) {
 
   function settingsChanged() {
     save(current);
-    app.touch();
+    app.requestRender();
   }
 }
 
 const IDEAS = ['explain', 'write', 'code'];
 
 /** `choose(text)`: one of the ideas, to be changed or sent as it is. */
-const beginning = ({ model }, choose) => html`
+const chatIntro = ({ model }, chooseModel) => html`
   <div class="log-empty">
     <h2>${t('playground.begin', { name: model.name })}</h2>
     <p>${t('playground.begin.text')}</p>
     <div class="ideas">
       ${IDEAS.map((name) => {
         const text = t(`playground.idea.${name}`);
-        return html`<button type="button" class="idea" @click=${() => choose(text)}>${text}</button>`;
+        return html`<button type="button" class="idea" @click=${() => chooseModel(text)}>${text}</button>`;
       })}
     </div>
   </div>`;
 
-const nothingToTalkTo = () => html`
+const noModelPage = () => html`
   <div class="page">
     <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
     ${emptyState(
@@ -331,35 +331,35 @@ const nothingToTalkTo = () => html`
   </div>`;
 
 /** What is said above the conversation where the model cannot answer yet. */
-function stateOf(model) {
+function modelNotice(model) {
   if (!model) return note(t('playground.no_model'), html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`);
   if (model.status === 'Ready') return null;
   if (model.status !== 'Downloading') return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
   const share = model.download_progress ?? 0;
   return html`
-    <div class="note coming">
+    <div class="note download-note">
       <p>${t('playground.coming', { name: model.model.name, percent: f.percent(share) })}</p>
       ${progressBar(t('model.progress', { name: model.model.name }), share)}
     </div>`;
 }
 
-const talks = ({ model }) => model.capabilities.includes('TextGeneration');
+const isChatModel = ({ model }) => model.capabilities.includes('TextGeneration');
 
-const sees = (item) => Boolean(item?.model.capabilities.includes('ImageUnderstanding'));
+const supportsImages = (item) => Boolean(item?.model.capabilities.includes('ImageUnderstanding'));
 
-const readyOnes = (state) => [...state.models.values()].filter((item) => item.status === 'Ready' && talks(item));
+const readyChatModels = (state) => [...state.models.values()].filter((item) => item.status === 'Ready' && isChatModel(item));
 
 /** The model to ask: the one that was asked for, else the last one that was used, else the first that is Ready. */
-function chosen(state, wanted) {
-  const asked = state.models.get(wanted);
-  if (asked && talks(asked) && asked.status !== 'Available') return asked;
-  const ready = readyOnes(state);
-  const last = recall('model');
+function selectModel(state, requestedModel) {
+  const asked = state.models.get(requestedModel);
+  if (asked && isChatModel(asked) && asked.status !== 'Available') return asked;
+  const ready = readyChatModels(state);
+  const last = readPreference('model');
   return ready.find(({ model }) => model.id === last) ?? ready[0] ?? null;
 }
 
-const offered = (state, model) => {
-  const ready = readyOnes(state);
+const selectableModels = (state, model) => {
+  const ready = readyChatModels(state);
   return !model || ready.includes(model) ? ready : [model, ...ready];
 };
 
@@ -371,4 +371,4 @@ function loadingOf(item) {
   return starting ? { share: starting.progress ?? null } : null;
 }
 
-const settingsOf = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });
+const copySettings = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });

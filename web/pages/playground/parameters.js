@@ -3,15 +3,15 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { copyButton } from '../../components/copy-button.js';
-import { nextBody, numberFrom, PARAMETERS } from './chat-request.js';
+import { nextRequestBody, parseNumber, PARAMETERS } from './chat-request.js';
 import { asCurl, asPython } from './code-snippets.js';
 
 /**
  * `model`: the id of the one that is asked; `draft`: what is being typed; `typed`: texts of fields that are no numbers to be
  * sent, by their names. `changed()` after every change.
  */
-export const panel = ({ conversation, model, draft, typed, changed }) => html`
-  <section class="panel" id="panel-settings" aria-label=${t('playground.settings')}>
+export const parameterPanel = ({ conversation, model, draft, invalidInputs, onChange }) => html`
+  <section class="parameters" id="parameters" aria-label=${t('playground.settings')}>
     <label class="field">
       <span>${t('playground.system')}</span>
       <textarea
@@ -19,11 +19,11 @@ export const panel = ({ conversation, model, draft, typed, changed }) => html`
         .value=${conversation.system}
         @input=${(event) => {
           conversation.system = event.target.value;
-          changed();
+          onChange();
         }}
       ></textarea>
     </label>
-    <div class="panel-numbers">${PARAMETERS.map((parameter) => numberField(parameter, conversation, typed, changed))}</div>
+    <div class="parameters-numbers">${PARAMETERS.map((parameter) => numberField(parameter, conversation, invalidInputs, onChange))}</div>
     <label class="field">
       <span>${t('playground.stop_sequences')}</span>
       <textarea
@@ -31,7 +31,7 @@ export const panel = ({ conversation, model, draft, typed, changed }) => html`
         .value=${conversation.stop}
         @input=${(event) => {
           conversation.stop = event.target.value;
-          changed();
+          onChange();
         }}
       ></textarea>
       <small>${t('playground.stop_hint')}</small>
@@ -42,35 +42,35 @@ export const panel = ({ conversation, model, draft, typed, changed }) => html`
         class="button small"
         @click=${() => {
           Object.assign(conversation, { system: '', parameters: {}, stop: '' });
-          typed.clear();
-          changed();
+          invalidInputs.clear();
+          onChange();
         }}
       >
         ${t('playground.reset')}
       </button>
     </div>
-    <div class="panel-code">
+    <div class="parameters-code">
       <h2>${t('playground.as_code')}</h2>
       <div class="buttons">
-        ${copyButton(() => asCurl(location.origin, next(model, conversation, draft)), t('playground.copy_curl'))}
-        ${copyButton(() => asPython(location.origin, next(model, conversation, draft)), t('playground.copy_python'))}
+        ${copyButton(() => asCurl(location.origin, nextRequest(model, conversation, draft)), t('playground.copy_curl'))}
+        ${copyButton(() => asPython(location.origin, nextRequest(model, conversation, draft)), t('playground.copy_python'))}
       </div>
     </div>
   </section>`;
 
-const next = (model, conversation, draft) => nextBody(model ?? '', conversation, draft, t('playground.example'));
+const nextRequest = (model, conversation, draft) => nextRequestBody(model ?? '', conversation, draft, t('playground.example'));
 
-function numberField(parameter, conversation, typed, changed) {
+function numberField(parameter, conversation, invalidInputs, onChange) {
   const { name, min, max, step } = parameter;
-  const wrong = typed.has(name);
-  const note = `wrong-${name}`;
-  const read = ({ target }) => {
-    const value = numberFrom(target.value, parameter);
-    typed.delete(name);
+  const invalid = invalidInputs.has(name);
+  const errorId = `wrong-${name}`;
+  const readInput = ({ target }) => {
+    const value = parseNumber(target.value, parameter);
+    invalidInputs.delete(name);
     delete conversation.parameters[name];
-    if (value === undefined) typed.set(name, target.value);
+    if (value === undefined) invalidInputs.set(name, target.value);
     else if (value !== null) conversation.parameters[name] = value;
-    changed();
+    onChange();
   };
   return html`
     <label class="field">
@@ -79,13 +79,13 @@ function numberField(parameter, conversation, typed, changed) {
         inputmode=${step === 1 ? 'numeric' : 'decimal'}
         autocomplete="off"
         placeholder=${t('playground.default')}
-        aria-invalid=${wrong ? 'true' : null}
-        aria-describedby=${wrong ? note : null}
-        .value=${wrong ? typed.get(name) : String(conversation.parameters[name] ?? '')}
-        @input=${read}
+        aria-invalid=${invalid ? 'true' : null}
+        aria-describedby=${invalid ? errorId : null}
+        .value=${invalid ? invalidInputs.get(name) : String(conversation.parameters[name] ?? '')}
+        @input=${readInput}
       />
-      ${wrong
-        ? html`<small class="wrong" id=${note}>
+      ${invalid
+        ? html`<small class="wrong" id=${errorId}>
             ${t(step === 1 ? 'playground.whole' : 'playground.between', { min: f.number(min), max: f.number(max) })}
           </small>`
         : null}

@@ -4,7 +4,7 @@
  * From the last chunk's `usage` and llama.cpp's `timings` (either may be missing), and what was measured here:
  * {firstTokenMs, totalMs, pieces}. The engine's own rate counts where it is told; else that of the pieces that came.
  */
-export function figures({ usage, timings }, { firstTokenMs = null, totalMs, pieces }) {
+export function responseStats({ usage, timings }, { firstTokenMs = null, totalMs, pieces }) {
   const completion = usage?.completion_tokens ?? timings?.predicted_n ?? null;
   const writingS = firstTokenMs === null ? 0 : (totalMs - firstTokenMs) / 1000;
   const measured = pieces > 1 && writingS > 0 ? (pieces - 1) / writingS : null;

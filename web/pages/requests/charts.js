@@ -3,7 +3,7 @@
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { area, timeChart } from '../../components/chart.js';
-import { history, WINDOW_MS } from './traffic.js';
+import { trafficHistory, WINDOW_MS } from './traffic.js';
 
 const STEP_MS = 10_000;
 const MINUTE_MS = 60_000;
@@ -14,34 +14,34 @@ const CHARTS = [
   { field: 'active', key: 'requests.chart.active', digits: 0 },
 ];
 
-export function openCharts(app) {
+export function createCharts(app) {
   let cursor = null; // where a person points; both charts show it
 
   const onCursor = (at) => {
     cursor = at;
-    app.touch();
+    app.requestRender();
   };
 
   function chart({ field, key, digits }, steps) {
     const to = steps.at(-1).at + STEP_MS / 2;
     const known = steps.filter((step) => step[field] !== null);
-    const highest = Math.max(...known.map((step) => step[field]));
+    const maximum = Math.max(...known.map((step) => step[field]));
     const pointed = cursor === null ? null : steps[Math.floor((cursor - to + WINDOW_MS) / STEP_MS)];
     const text = (value) => f.number(value, digits);
     return timeChart({
       label: t(key),
-      summary: t('requests.chart.summary', { label: t(key), last: text(known.at(-1)[field]), highest: text(highest) }),
+      summary: t('requests.chart.summary', { label: t(key), last: text(known.at(-1)[field]), maximum: text(maximum) }),
       from: to - WINDOW_MS,
       to,
-      highest,
+      maximum,
       format: (value) => f.number(value),
       ticks: ticks(to),
       mark: area(steps.map((step) => ({ at: step.at, value: step[field] }))),
       readout:
         pointed && pointed[field] !== null
           ? t('requests.chart.at', { value: text(pointed[field]), time: f.timeOfDay(pointed.at / 1000) })
-          : highest > 0
-            ? t('requests.chart.highest', { value: text(highest) })
+          : maximum > 0
+            ? t('requests.chart.highest', { value: text(maximum) })
             : '',
       cursor: pointed?.at ?? null,
       onCursor,
@@ -51,7 +51,7 @@ export function openCharts(app) {
   return {
     view: ({ traffic }) =>
       memo([traffic, cursor], () => {
-        const steps = history(traffic, STEP_MS);
+        const steps = trafficHistory(traffic, STEP_MS);
         return html`
           <section class="card requests-charts" aria-labelledby="requests-history">
             <h2 id="requests-history">${t('requests.history')}</h2>
@@ -59,7 +59,7 @@ export function openCharts(app) {
             <p class="soft">${t('requests.history.since')}</p>
             <details class="chart-table">
               <summary>${t('requests.table')}</summary>
-              <div class="table-place" tabindex="0" role="region" aria-label=${t('requests.table.name')}>
+              <div class="table-scroll" tabindex="0" role="region" aria-label=${t('requests.table.name')}>
                 ${table(traffic)}
               </div>
             </details>
@@ -86,7 +86,7 @@ const table = (traffic) => html`
       </tr>
     </thead>
     <tbody>
-      ${history(traffic, MINUTE_MS)
+      ${trafficHistory(traffic, MINUTE_MS)
         .filter((minute) => minute.active !== null)
         .reverse()
         .map(

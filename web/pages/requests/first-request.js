@@ -2,7 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { address } from '../../core/router.js';
+import { buildUrl } from '../../core/router.js';
 import { copyButton } from '../../components/copy-button.js';
 import { emptyState } from '../../components/feedback.js';
 
@@ -19,7 +19,7 @@ export function firstRequest({ models }) {
   const { id } = found.model;
   const command = curl(id);
   return html`
-    <section class="card first" aria-labelledby="first-request">
+    <section class="card first-request" aria-labelledby="first-request">
       <h2 id="first-request">${t('requests.first.title')}</h2>
       <p class="soft">${t('requests.first.text')}</p>
       <div class="first-command">
@@ -28,7 +28,7 @@ export function firstRequest({ models }) {
       </div>
       <div class="buttons">
         <a class="button" href="/access">${t('requests.first.key')}</a>
-        <a class="button" href=${address('/playground', { model: id })}>${t('requests.first.try')}</a>
+        <a class="button" href=${buildUrl('/playground', { model: id })}>${t('requests.first.try')}</a>
       </div>
     </section>`;
 }

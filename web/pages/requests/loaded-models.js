@@ -2,13 +2,13 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { busyOf, engineBadge, isServing, slotsBusy } from '../../components/engine-status.js';
+import { busySlots, engineBadge, isServing, slotUsage } from '../../components/engine-status.js';
 
-export function loads({ nodes, models }) {
-  const loaded = byModel(nodes);
+export function loadedModels({ nodes, models }) {
+  const loaded = groupByModel(nodes);
   return html`
-    <section class="card loads" aria-labelledby="requests-loads">
-      <h2 id="requests-loads">${t('requests.loads')}</h2>
+    <section class="card loaded-models" aria-labelledby="requests-loaded-models">
+      <h2 id="requests-loaded-models">${t('requests.loads')}</h2>
       ${loaded.length
         ? html`
             <table class="table">
@@ -21,7 +21,7 @@ export function loads({ nodes, models }) {
                 </tr>
               </thead>
               <tbody>
-                ${each(loaded, ({ id }) => id, (load) => row(models, load))}
+                ${each(loaded, ({ id }) => id, (group) => row(models, group))}
               </tbody>
             </table>`
         : html`<p class="soft">${t('requests.loads.none')}</p>`}
@@ -29,29 +29,29 @@ export function loads({ nodes, models }) {
 }
 
 /** [{id, engines, names, busy, slots, memory}], the busiest first; `names` are those of the nodes. */
-function byModel(nodes) {
-  const loads = new Map();
+function groupByModel(nodes) {
+  const loadedModels = new Map();
   for (const node of nodes.values()) {
     if (node.status !== 'online') continue;
     for (const engine of node.engines) {
       const id = engine.model_id;
-      const load = loads.get(id) ?? { id, engines: [], names: [], busy: 0, slots: 0, memory: 0 };
-      loads.set(id, load);
-      load.engines.push(engine);
-      load.names.push(node.name);
-      load.memory += engine.memory_bytes;
+      const group = loadedModels.get(id) ?? { id, engines: [], names: [], busy: 0, slots: 0, memory: 0 };
+      loadedModels.set(id, group);
+      group.engines.push(engine);
+      group.names.push(node.name);
+      group.memory += engine.memory_bytes;
       if (!isServing(engine)) continue;
-      load.busy += busyOf(engine);
-      load.slots += engine.slots;
+      group.busy += busySlots(engine);
+      group.slots += engine.slots;
     }
   }
-  return [...loads.values()].sort((a, b) => b.busy - a.busy);
+  return [...loadedModels.values()].sort((a, b) => b.busy - a.busy);
 }
 
 const row = (models, { id, engines, names, busy, slots, memory }) => html`
   <tr>
-    <th scope="row"><span class="loads-model">${models.get(id)?.model.name ?? id} ${engineBadge(engines)}</span></th>
-    <td>${slots ? slotsBusy(busy, slots, slotsText(busy, slots)) : null}</td>
+    <th scope="row"><span class="loaded-model">${models.get(id)?.model.name ?? id} ${engineBadge(engines)}</span></th>
+    <td>${slots ? slotUsage(busy, slots, slotsText(busy, slots)) : null}</td>
     <td class="extra">${names.join(', ')}</td>
     <td class="number extra">${f.bytes(memory)}</td>
   </tr>`;

@@ -2,22 +2,22 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { alertBox, explain, skeletons } from '../../components/feedback.js';
-import { openCharts } from './charts.js';
+import { alertBox, errorMessage, skeletons } from '../../components/feedback.js';
+import { createCharts } from './charts.js';
 import { firstRequest } from './first-request.js';
-import { loads } from './loaded-models.js';
-import { openLog } from './request-log.js';
+import { loadedModels } from './loaded-models.js';
+import { createRequestLog } from './request-log.js';
 import { tiles } from './tiles.js';
-import { now } from './traffic.js';
-import { openUsage } from './usage.js';
+import { currentFigures } from './traffic.js';
+import { createUsageSection } from './usage.js';
 
 export const title = () => t('nav.requests');
 
 export function open(app, route) {
-  const charts = openCharts(app);
-  const usage = openUsage(app);
-  const log = openLog(app, route);
-  let answered = null;
+  const charts = createCharts(app);
+  const usage = createUsageSection(app);
+  const log = createRequestLog(app, route);
+  let requestCount = null;
 
   const reload = () => {
     usage.load();
@@ -25,23 +25,23 @@ export function open(app, route) {
   };
 
   // A heartbeat that counts more requests than the one before: the history has grown.
-  const unfollow = app.store.subscribe(({ traffic }) => {
+  const unsubscribe = app.store.subscribe(({ traffic }) => {
     const count = [...traffic.values()].reduce((sum, { requests }) => sum + requests, 0);
-    if (answered !== null && count !== answered) reload();
-    answered = count;
+    if (requestCount !== null && count !== requestCount) reload();
+    requestCount = count;
   });
 
   reload();
   log.loadKeys();
 
   function content(state) {
-    const figures = now(state);
-    const asked = figures.requests || figures.active;
+    const figures = currentFigures(state);
+    const hasRequests = figures.requests || figures.active;
     return html`
       ${tiles(state, figures)}
       <div class="stack">
-        ${asked ? charts.view(state) : firstRequest(state)}
-        ${asked || figures.slots ? loads(state) : null}
+        ${hasRequests ? charts.view(state) : firstRequest(state)}
+        ${hasRequests || figures.slots ? loadedModels(state) : null}
         ${usage.view(state)}
         ${log.view(state)}
       </div>`;
@@ -49,16 +49,16 @@ export function open(app, route) {
 
   return {
     update: log.update,
-    close: unfollow,
+    close: unsubscribe,
     view: (state) => html`
       <div class="page">
         <div class="page-head"><h1 tabindex="-1">${t('nav.requests')}</h1></div>
-        ${state.nodes && state.models ? content(state) : waiting(app, state)}
+        ${state.nodes && state.models ? content(state) : loadingView(app, state)}
       </div>`,
   };
 }
 
-const waiting = (app, { failed }) => (failed ? alertBox(explain(failed), againButton(app)) : skeletons(4, 'tile'));
+const loadingView = (app, { loadError }) => (loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(4, 'tile'));
 
-const againButton = (app) =>
-  html`<button type="button" class="button small" @click=${app.sync.everything}>${t('common.try_again')}</button>`;
+const retryButton = (app) =>
+  html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;

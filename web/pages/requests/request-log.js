@@ -2,48 +2,48 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { address } from '../../core/router.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { buildUrl } from '../../core/router.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
 import { badge } from '../../components/badges.js';
 
-const PAGE = 50;
+const PAGE_SIZE = 50;
 const FILTERS = ['model', 'key', 'status'];
 
-export function openLog(app, route) {
+export function createRequestLog(app, route) {
   let query = route.query;
   let rows = [];
-  let next = null;
+  let nextCursor = null;
   let days = null;
   let error = null;
   let ready = false;
   let keys = [];
-  let asked = 0;
+  let requestCount = 0;
 
   const pathOf = (before) =>
-    address('/api/requests', { limit: PAGE, before, ...Object.fromEntries(FILTERS.map((name) => [name, query[name]])) });
+    buildUrl('/api/requests', { limit: PAGE_SIZE, before, ...Object.fromEntries(FILTERS.map((name) => [name, query[name]])) });
 
   async function load(before = null) {
-    asked += 1;
-    const mine = asked;
+    requestCount += 1;
+    const requestNumber = requestCount;
     try {
       const page = await app.api.get(pathOf(before));
-      if (mine !== asked) return;
-      rows = before === null ? joined(page.requests, rows) : [...rows, ...page.requests];
+      if (requestNumber !== requestCount) return;
+      rows = before === null ? mergePages(page.requests, rows) : [...rows, ...page.requests];
       // The rows below the first page are still there: only the page that was asked for knows what is below it.
-      if (before !== null || rows.length === page.requests.length) next = page.next_cursor;
+      if (before !== null || rows.length === page.requests.length) nextCursor = page.next_cursor;
       [days, error, ready] = [page.history_days, null, true];
     } catch (failure) {
-      if (mine === asked) [error, ready] = [failure, true];
+      if (requestNumber === requestCount) [error, ready] = [failure, true];
     }
-    app.touch();
+    app.requestRender();
   }
 
   async function loadKeys() {
     ({ keys } = await app.api.get('/api/keys').catch(() => ({ keys: [] })));
-    app.touch();
+    app.requestRender();
   }
 
-  const set = (name, value) => app.go(address('/requests', { ...query, [name]: value }), { replace: true });
+  const set = (name, value) => app.go(buildUrl('/requests', { ...query, [name]: value }), { replace: true });
 
   const select = (name, options) => html`
     <select class="control ${query[name] ? 'set' : ''}" aria-label=${t(`log.filter.${name}`)} @change=${(event) => set(name, event.target.value)}>
@@ -62,11 +62,11 @@ export function openLog(app, route) {
     </div>`;
 
   function content(models) {
-    if (error) return alertBox(explain(error));
-    if (!ready) return html`<div class="skeleton log-wait" aria-hidden="true"></div>`;
+    if (error) return alertBox(errorMessage(error));
+    if (!ready) return html`<div class="skeleton log-loading" aria-hidden="true"></div>`;
     if (!rows.length) return html`<p class="soft">${t(FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none')}</p>`;
     return html`
-      <div class="table-place" tabindex="0" role="region" aria-label=${t('log.table')}>
+      <div class="table-scroll" tabindex="0" role="region" aria-label=${t('log.table')}>
         <table class="table log-table">
           <thead>
             <tr>
@@ -84,7 +84,7 @@ export function openLog(app, route) {
           <tbody>${each(rows, ({ id }) => id, (entry) => row(entry, models))}</tbody>
         </table>
       </div>
-      ${next === null ? null : html`<div><button type="button" class="button small" @click=${() => load(next)}>${t('log.older')}</button></div>`}`;
+      ${nextCursor === null ? null : html`<div><button type="button" class="button small" @click=${() => load(nextCursor)}>${t('log.older')}</button></div>`}`;
   }
 
   return {
@@ -94,11 +94,11 @@ export function openLog(app, route) {
       const same = FILTERS.every((name) => query[name] === to.query[name]);
       query = to.query;
       if (same) return;
-      [rows, next, ready] = [[], null, false];
+      [rows, nextCursor, ready] = [[], null, false];
       load();
     },
     view: ({ models }) => html`
-      <section class="card log-card" aria-labelledby="log">
+      <section class="card request-log" aria-labelledby="log">
         <div class="usage-head"><h2 id="log">${t('log.title')}</h2>${filters(models)}</div>
         ${content(models)}
         ${days === null ? null : html`<p class="soft log-note">${t(days ? 'log.kept' : 'log.not_kept', { count: days })}</p>`}
@@ -107,7 +107,7 @@ export function openLog(app, route) {
 }
 
 /** A newer first page before the rows that are shown already. */
-function joined(first, shown) {
+function mergePages(first, shown) {
   const last = first.at(-1)?.id;
   return last === undefined ? [] : [...first, ...shown.filter(({ id }) => id < last)];
 }

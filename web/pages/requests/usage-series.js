@@ -1,7 +1,7 @@
 /** The API's totals as columns to draw: a few large series, the rest together. Pure. */
 
-const WIDTH_MS = { hour: 3_600_000, day: 86_400_000 };
-export const MOST_SERIES = 5;
+const BUCKET_MS = { hour: 3_600_000, day: 86_400_000 };
+export const MAX_SERIES = 5;
 
 const MEASURES = {
   requests: (entry) => entry.requests,
@@ -16,8 +16,8 @@ const idOf = ({ key, user_id: user }) => JSON.stringify([key, user]);
  * width, highest, total, bucket}. Every hour or day of the range has a column; series are the largest first, and the last
  * has the name null where it is all the others.
  */
-export function columns({ bucket, from, to, usage }, measure, nameOf) {
-  const width = WIDTH_MS[bucket];
+export function usageSeries({ bucket, from, to, usage }, measure, nameOf) {
+  const width = BUCKET_MS[bucket];
   const valueOf = MEASURES[measure];
   const found = new Map();
   for (const entry of usage) {
@@ -26,7 +26,7 @@ export function columns({ bucket, from, to, usage }, measure, nameOf) {
     found.set(id, { ...one, total: one.total + valueOf(entry) });
   }
   const ranked = [...found.values()].filter(({ total }) => total > 0).sort((a, b) => b.total - a.total);
-  const kept = ranked.length > MOST_SERIES + 1 ? ranked.slice(0, MOST_SERIES) : ranked;
+  const kept = ranked.length > MAX_SERIES + 1 ? ranked.slice(0, MAX_SERIES) : ranked;
   const rest = ranked.slice(kept.length).reduce((sum, { total }) => sum + total, 0);
   const series = kept.map(({ name, total }) => ({ name, total }));
   if (rest) series.push({ name: null, total: rest });
@@ -52,7 +52,7 @@ export function columns({ bucket, from, to, usage }, measure, nameOf) {
     from: first,
     to: first + count * width,
     width,
-    highest: Math.max(...stacks.map(({ total }) => total)),
+    maximum: Math.max(...stacks.map(({ total }) => total)),
     total: stacks.reduce((sum, { total }) => sum + total, 0),
     bucket,
   };

@@ -2,39 +2,39 @@
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { bars, timeChart } from '../../components/chart.js';
-import { alertBox, explain } from '../../components/feedback.js';
-import { columns } from './usage-series.js';
+import { stackedBars, timeChart } from '../../components/chart.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
+import { usageSeries } from './usage-series.js';
 
 const BY = ['model', 'key', 'node'];
 const BUCKETS = ['day', 'hour'];
 const MEASURES = ['tokens', 'requests'];
-const MOST_TICKS = 8;
+const MAX_TICKS = 8;
 
 
-export function openUsage(app) {
+export function createUsageSection(app) {
   const chosen = { by: 'model', bucket: 'day', measure: 'tokens' };
-  let answer = null;
+  let usage = null;
   let error = null;
   let cursor = null;
-  let asked = 0;
+  let requestCount = 0;
 
   async function load() {
-    asked += 1;
-    const mine = asked;
+    requestCount += 1;
+    const requestNumber = requestCount;
     try {
-      const got = await app.api.get(`/api/usage?by=${chosen.by}&bucket=${chosen.bucket}`);
-      if (mine === asked) [answer, error] = [got, null];
+      const fetched = await app.api.get(`/api/usage?by=${chosen.by}&bucket=${chosen.bucket}`);
+      if (requestNumber === requestCount) [usage, error] = [fetched, null];
     } catch (failure) {
-      if (mine === asked) error = failure;
+      if (requestNumber === requestCount) error = failure;
     }
-    app.touch();
+    app.requestRender();
   }
 
   const choose = (name, value) => {
     chosen[name] = value;
     cursor = null;
-    if (name === 'measure') app.touch();
+    if (name === 'measure') app.requestRender();
     else load();
   };
 
@@ -44,33 +44,33 @@ export function openUsage(app) {
     </select>`;
 
   function content(models) {
-    if (error) return alertBox(explain(error));
-    if (!answer) return html`<div class="skeleton usage-wait" aria-hidden="true"></div>`;
-    const totals = columns(answer, chosen.measure, (entry) => nameOf(entry, answer.by, models));
+    if (error) return alertBox(errorMessage(error));
+    if (!usage) return html`<div class="skeleton usage-loading" aria-hidden="true"></div>`;
+    const totals = usageSeries(usage, chosen.measure, (entry) => nameOf(entry, usage.by, models));
     if (!totals.series.length) return html`<p class="soft">${t('usage.none')}</p>`;
     return [chart(totals), legend(totals), table(totals)];
   }
 
-  function chart({ stacks, from, to, width, highest, total }) {
+  function chart({ stacks, from, to, width, maximum, total }) {
     const at = stacks[Math.floor(((cursor ?? 0) - from) / width)];
     const shown = cursor === null || !at ? null : at;
     return html`<div>
       ${timeChart({
         label: t(`usage.measure.${chosen.measure}`),
-        summary: t('usage.summary', { total: f.number(total), highest: f.number(highest) }),
+        summary: t('usage.summary', { total: f.number(total), maximum: f.number(maximum) }),
         from,
         to,
-        highest,
+        maximum,
         format: f.compact,
-        ticks: ticks(stacks, width, answer.bucket),
-        mark: bars(stacks, width),
+        ticks: ticks(stacks, width, usage.bucket),
+        mark: stackedBars(stacks, width),
         readout: shown
-          ? t('requests.chart.at', { value: f.number(shown.total), time: when(shown.at, answer.bucket) })
+          ? t('requests.chart.at', { value: f.number(shown.total), time: when(shown.at, usage.bucket) })
           : t('usage.total', { total: f.number(total) }),
         cursor: null,
         onCursor(moment) {
           cursor = moment;
-          app.touch();
+          app.requestRender();
         },
       })}
     </div>`;
@@ -79,7 +79,7 @@ export function openUsage(app) {
   return {
     load,
     view: ({ models }) =>
-      memo([answer, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket], () => html`
+      memo([usage, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket], () => html`
         <section class="card usage" aria-labelledby="usage">
           <div class="usage-head">
             <h2 id="usage">${t('usage.title')}</h2>
@@ -100,7 +100,7 @@ function nameOf({ key, name, user }, by, models) {
 const when = (at, bucket) => (bucket === 'day' ? f.utcDay(at / 1000) : f.hourOfDay(at / 1000));
 
 function ticks(stacks, width, bucket) {
-  const every = Math.ceil(stacks.length / MOST_TICKS);
+  const every = Math.ceil(stacks.length / MAX_TICKS);
   return stacks
     .filter((_, index) => index % every === 0)
     .map(({ at }) => ({ at: at + width / 2, text: when(at, bucket) }));
@@ -115,7 +115,7 @@ const legend = ({ series }) => html`
 const table = ({ stacks, series, bucket }) => html`
   <details class="chart-table">
     <summary>${t('requests.table')}</summary>
-    <div class="table-place" tabindex="0" role="region" aria-label=${t('usage.table')}>
+    <div class="table-scroll" tabindex="0" role="region" aria-label=${t('usage.table')}>
       <table class="table">
         <thead>
           <tr>

@@ -2,10 +2,10 @@
 
 import { html } from '../../lib/html.js';
 import { LOCALES, locale, t } from '../../core/i18n.js';
-import { recall, useTheme } from '../../core/preferences.js';
+import { readPreference, setTheme } from '../../core/preferences.js';
 import { choices } from '../../components/forms/choices.js';
-import { openPassword } from './password.js';
-import { openServer } from './server.js';
+import { createPasswordForm } from './password.js';
+import { createServerSection } from './server.js';
 
 export const title = () => t('nav.settings');
 
@@ -13,12 +13,12 @@ const BY_SYSTEM = 'system';
 const THEMES = [BY_SYSTEM, 'light', 'dark'];
 
 export function open(app, route) {
-  const password = openPassword(app, { focused: route.query.focus === 'password' });
-  const server = openServer(app);
+  const password = createPasswordForm(app, { focused: route.query.focus === 'password' });
+  const server = createServerSection(app);
 
   function chooseTheme(name) {
-    useTheme(name === BY_SYSTEM ? null : name);
-    app.touch();
+    setTheme(name === BY_SYSTEM ? null : name);
+    app.requestRender();
   }
 
   const appearance = () => html`
@@ -29,7 +29,7 @@ export function open(app, route) {
           legend: t('settings.theme'),
           name: 'theme',
           options: THEMES.map((name) => ({ value: name, text: t(`settings.theme.${name}`) })),
-          isChosen: (name) => name === (recall('theme') ?? BY_SYSTEM),
+          isChosen: (name) => name === (readPreference('theme') ?? BY_SYSTEM),
           onChoose: chooseTheme,
         })}
         ${choices({
@@ -37,7 +37,7 @@ export function open(app, route) {
           name: 'language',
           options: Object.entries(LOCALES).map(([name, text]) => ({ value: name, text })),
           isChosen: (name) => name === locale(),
-          onChoose: app.chooseLocale,
+          onChoose: app.setLocale,
         })}
       </div>
     </section>`;

@@ -2,11 +2,11 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { alertBox, explain } from '../../components/feedback.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field, newPasswordField } from '../../components/forms/field.js';
 
 /** `focused`: whether a person came here to change it. */
-export function openPassword(app, { focused }) {
+export function createPasswordForm(app, { focused }) {
   let busy = false;
   let problem = null;
   let done = false;
@@ -23,7 +23,7 @@ export function openPassword(app, { focused }) {
     const form = event.currentTarget;
     const { current, fresh, again } = form.elements;
     [busy, problem, done] = [true, null, false];
-    app.touch();
+    app.requestRender();
     try {
       if (fresh.value !== again.value) return refuse(t('password.differ'), again);
       await app.api.post('/api/auth/password', { current_password: current.value, new_password: fresh.value });
@@ -32,10 +32,10 @@ export function openPassword(app, { focused }) {
       await app.refreshMe();
     } catch (error) {
       if (error.code === 'invalid_credentials') refuse(t('password.wrong'), current);
-      else refuse(explain(error), fresh);
+      else refuse(errorMessage(error), fresh);
     } finally {
       busy = false;
-      app.touch();
+      app.requestRender();
     }
   }
 
@@ -45,7 +45,7 @@ export function openPassword(app, { focused }) {
         <h2 id="password">${t('password.title')}</h2>
         <form class="form" @submit=${submit}>
           <input name="username" autocomplete="username" value=${me?.user?.username ?? ''} readonly hidden />
-          ${field({ name: 'current', label: t('password.current'), type: 'password', autocomplete: 'current-password', focus: focused })}
+          ${field({ name: 'current', label: t('password.current'), type: 'password', autocomplete: 'current-password', autofocus: focused })}
           ${newPasswordField({ name: 'fresh', label: t('password.new') })}
           ${newPasswordField({ name: 'again', label: t('password.again'), hint: null })}
           ${alertBox(problem)}

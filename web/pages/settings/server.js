@@ -3,10 +3,10 @@
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
-import { alertBox, explain, note, skeletons } from '../../components/feedback.js';
+import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { dataTable } from '../../components/data-table.js';
 
-export function openServer(app) {
+export function createServerSection(app) {
   let error = null;
 
   /** What was heard at the beginning may be old: a host finds out what is wrong with it while it starts. */
@@ -15,15 +15,15 @@ export function openServer(app) {
       app.store.dispatch({ type: 'system', system: await app.api.get('/api/system') });
     } catch (failure) {
       error = failure;
-      app.touch();
+      app.requestRender();
     }
   }
 
   ask();
   return {
     view({ system, nodes }) {
-      if (!system) return error ? alertBox(explain(error)) : skeletons(2, 'settings-card');
-      return html`${about(system, nodes)} ${system.settings ? inEffect(system.settings) : null}`;
+      if (!system) return error ? alertBox(errorMessage(error)) : skeletons(2, 'settings-card');
+      return html`${about(system, nodes)} ${system.settings ? configuration(system.settings) : null}`;
     },
   };
 }
@@ -56,7 +56,7 @@ function about(system, nodes) {
     </section>`;
 }
 
-const inEffect = (settings) => html`
+const configuration = (settings) => html`
   <section class="card settings-card" aria-labelledby="in-effect">
     <div><h2 id="in-effect">${t('settings.in_effect')}</h2><p class="soft">${t('settings.in_effect.text')}</p></div>
     ${dataTable({ labelledBy: 'in-effect', columns: columns(), rows: settings, key: ({ name }) => name })}
