@@ -1,21 +1,34 @@
-// Runs before the first paint and before any module is there. The rest is main.js.
+// Runs before the first paint and before any module is loaded. main.js does the rest.
 {
   const readPreference = (name) => {
     try {
       return JSON.parse(localStorage.getItem(name));
     } catch {
-      return null; // without storage the system's taste holds
+      // Without storage the system's setting applies.
+      return null;
     }
   };
 
-  // So that a chosen theme does not flash the other one.
+  // Prevents a flash of the other theme.
   const theme = readPreference('llb.theme');
   if (theme === 'light' || theme === 'dark') document.documentElement.dataset.theme = theme;
 
-  // The words are asked for beside the modules that will ask for them: a round trip less. As i18n.js chooses the language.
+  // Preloads the texts in parallel with the modules that import them, which saves a round trip. The language
+  // is chosen as in core/i18n.js.
   const asked = navigator.languages.map((tag) => tag.toLowerCase().split('-')[0]);
-  const language = [readPreference('llb.locale'), ...asked].find((tag) => tag === 'en' || tag === 'ja') ?? 'en';
-  const parts = ['access', 'docs', 'errors', 'models', 'nodes', 'playground', 'requests', 'settings', 'shell'];
+  const language =
+    [readPreference('llb.locale'), ...asked].find((tag) => tag === 'en' || tag === 'ja') ?? 'en';
+  const parts = [
+    'access',
+    'docs',
+    'errors',
+    'models',
+    'nodes',
+    'playground',
+    'requests',
+    'settings',
+    'shell',
+  ];
   for (const name of [language, ...parts.map((part) => `${language}/${part}`)]) {
     const link = document.createElement('link');
     link.rel = 'modulepreload';

@@ -1,4 +1,4 @@
-/** The page: who is signed in, which page is open, and one place where everything is drawn. */
+/** Application: session, routing and rendering. */
 
 import { html, render } from './lib/html.js';
 import { announcements } from './core/live-region.js';
@@ -27,7 +27,8 @@ const PAGES = {
   docs: () => import('./pages/docs/page.js'),
 };
 
-const PUBLIC_PAGES = new Set(['login', 'docs']); // for whoever is not signed in, too
+// Also for visitors who are not signed in.
+const PUBLIC_PAGES = new Set(['login', 'docs']);
 
 const store = createStore();
 const api = createApi({ onSignedOut: verifySession });
@@ -36,13 +37,15 @@ const toasts = createToastList(store);
 const root = document.getElementById('root');
 
 let route = null;
-let page = null; // {name, title, view, update?, close?} of the page that is open
-let openError = null; // why it could not be opened
+// Current page: {name, title, view, update?, close?}.
+let page = null;
+// Why the page could not be opened.
+let openError = null;
 let focusPending = false;
 let announcedModels = null;
 let verifyingSession = false;
 
-/** What a page may use of the rest. */
+/** Interface for pages. */
 const app = {
   api,
   store,
@@ -63,14 +66,17 @@ const app = {
     savePreference('locale', name);
     await loadLocale(name);
     const { id } = document.activeElement;
-    render(null, root); // every text is another one
-    draw(store.state); // at once: what is scrolled stays where it is
+    // Every text changes.
+    render(null, root);
+    // Synchronously, so that scroll positions are kept.
+    draw(store.state);
     document.getElementById(id)?.focus({ preventScroll: true });
   },
 };
 
 async function startSession() {
-  // Whoever was signed in when the page was last open most likely is so still: then nothing waits for the answer.
+  // A browser that was signed in most likely still is, so data loading starts without waiting for the
+  // response.
   if (readPreference('signedIn')) sync.start();
   await app.refreshMe();
   savePreference('signedIn', true);
@@ -78,8 +84,8 @@ async function startSession() {
 }
 
 /**
- * A request was refused. That need not be the end: one that was on its way while the password was changed had the cookie
- * of before.
+ * Checks the session after a 401. A request sent while the password was being changed still carries the
+ * previous cookie, so a single 401 does not mean that the session has ended.
  */
 async function verifySession() {
   if (verifyingSession || !store.state.me) return;
@@ -109,7 +115,7 @@ async function signOut() {
   try {
     await api.post('/api/auth/logout');
   } catch (error) {
-    // Whoever is told to be logged out must be.
+    // Report a failure: the user must not believe to be signed out while the session exists.
     if (error.status !== 401) return app.showToast({ kind: 'error', text: errorMessage(error) });
   }
   if (store.state.me) endSession({ sessionEnded: false });
@@ -119,14 +125,16 @@ async function signOut() {
 
 const router = startRouter(async (to, { moved }) => {
   if (store.state.me === null && !PUBLIC_PAGES.has(to.page)) return endSession({ sessionEnded: false });
-  if (store.state.me && to.page === 'login') return router.go(safeReturnUrl(to.query.next), { replace: true });
+  if (store.state.me && to.page === 'login')
+    return router.go(safeReturnUrl(to.query.next), { replace: true });
   const before = route;
   route = to;
   if (before?.page === to.page && page) page.update?.(to);
   else await openPage(to);
   if (moved && before) {
     scrollTo(0, 0);
-    focusPending ||= before.page !== to.page; // from tab to tab it stays on the tab
+    // Switching tabs keeps the focus on the tab.
+    focusPending ||= before.page !== to.page;
   }
   store.requestRender();
 });
@@ -139,7 +147,8 @@ async function openPage(to) {
   store.requestRender();
   try {
     const module = await PAGES[to.page]();
-    if (route !== to) return; // another one was asked for meanwhile
+    // The user has moved on to another page.
+    if (route !== to) return;
     page = { name: to.page, title: module.title, ...module.open(app, to) };
   } catch (error) {
     openError = error;
@@ -148,7 +157,8 @@ async function openPage(to) {
 
 function draw(state) {
   if (!route || state.me === undefined) return;
-  const content = page?.view(state, route) ?? (openError && alertBox(errorMessage(openError), reloadButton()));
+  const content =
+    page?.view(state, route) ?? (openError && alertBox(errorMessage(openError), reloadButton()));
   const name = page?.title(route);
   document.title = name ? `${name} · llb` : 'llb';
   const focused = document.activeElement;
@@ -158,12 +168,15 @@ function draw(state) {
   updateLiveRegion(state);
   if (focusPending && page) {
     focusPending = false;
-    const place = root.querySelector('[autofocus]') ?? root.querySelector('h1[tabindex]') ?? document.getElementById('main');
+    const place =
+      root.querySelector('[autofocus]') ??
+      root.querySelector('h1[tabindex]') ??
+      document.getElementById('main');
     place?.focus({ preventScroll: !place.matches('[autofocus]') });
   }
 }
 
-/** The pressed button is gone (Pull has become Cancel): whoever uses the keyboard goes on from where it was. */
+/** Keeps the keyboard position when the focused button was replaced (Pull became Cancel). */
 function restoreFocus(before) {
   const place = before.isConnected && before.hasAttribute('tabindex') ? before : null;
   (place ?? root.querySelector('h1[tabindex]'))?.focus({ preventScroll: true });
@@ -185,14 +198,17 @@ function frame(state, content) {
   });
 }
 
-/** What stands beside the links: pulls under way, nodes that are away, answers being written. */
+/** Badges of the navigation: active downloads, offline nodes, running requests. */
 function navCounts({ models: known, nodes }) {
   const nodeList = [...(nodes?.values() ?? [])];
   return {
     models: [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length,
     nodes: nodeList.filter(({ status }) => status === 'offline').length,
-    // Engines say at once when they are done; the count of requests comes with the next heartbeat.
-    requests: nodeList.filter(({ status }) => status === 'online').flatMap(({ engines }) => engines.map(busySlots)).reduce(sum, 0),
+    // Engine states are pushed immediately, whereas request counts come with the next heartbeat.
+    requests: nodeList
+      .filter(({ status }) => status === 'online')
+      .flatMap(({ engines }) => engines.map(busySlots))
+      .reduce(sum, 0),
   };
 }
 
@@ -201,15 +217,19 @@ const sum = (a, b) => a + b;
 function updateLiveRegion(state) {
   const messages = announcements(announcedModels, state.models);
   announcedModels = state.models;
-  if (messages.length) document.getElementById('live-region').textContent = messages.map(({ key, values }) => t(key, values)).join(' ');
+  if (messages.length)
+    document.getElementById('live-region').textContent = messages
+      .map(({ key, values }) => t(key, values))
+      .join(' ');
 }
 
 // --- the beginning -----------------------------------------------------------------------------------
 
 store.subscribe(draw);
-// Neither needs the other, and the first paint needs both.
+// These are independent, and the first paint needs both.
 const sessionStarted = startSession();
-sessionStarted.catch(() => {}); // looked at below, once there are words for it
+// Handled below, once the texts are loaded.
+sessionStarted.catch(() => {});
 await loadLocale(pickLocale(readPreference('locale'), navigator.languages));
 try {
   await sessionStarted;

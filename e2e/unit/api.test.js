@@ -20,10 +20,11 @@ function make(answer) {
   return { api, calls, signedOut: () => signedOut };
 }
 
-const failure = (run) => fails(run).then((error) => {
-  ok(error instanceof ApiError, String(error));
-  return error;
-});
+const failure = (run) =>
+  fails(run).then((error) => {
+    ok(error instanceof ApiError, String(error));
+    return error;
+  });
 
 test('methods, bodies and credentials', async () => {
   const { api, calls } = make(() => json({ ok: true }));
@@ -33,7 +34,13 @@ test('methods, bodies and credentials', async () => {
   await api.patch('/d', { y: null });
   await api.remove('/e');
   equal(
-    calls.map(({ method, path, body, credentials, headers }) => [method, path, body, credentials, headers['content-type']]),
+    calls.map(({ method, path, body, credentials, headers }) => [
+      method,
+      path,
+      body,
+      credentials,
+      headers['content-type'],
+    ]),
     [
       ['GET', '/a', undefined, 'same-origin', undefined],
       ['POST', '/b', '{"x":1}', 'same-origin', 'application/json'],
@@ -44,37 +51,57 @@ test('methods, bodies and credentials', async () => {
   );
 });
 
-test('204 is null', async () => equal(await make(() => new Response(null, { status: 204 })).api.remove('/x'), null));
+test('204 is null', async () =>
+  equal(await make(() => new Response(null, { status: 204 })).api.remove('/x'), null));
 
 test('an error has the code, the words and the details of the body', async () => {
   const { api, signedOut } = make(() =>
-    problem(507, { message: 'too large', type: 'api_error', code: 'insufficient_storage', required: 7 }, { 'x-request-id': 'r1', 'retry-after': '12' }),
+    problem(
+      507,
+      { message: 'too large', type: 'api_error', code: 'insufficient_storage', required: 7 },
+      { 'x-request-id': 'r1', 'retry-after': '12' },
+    ),
   );
   const error = await failure(() => api.get('/x'));
-  equal([error.status, error.code, error.message, error.requestId, error.retryAfter, error.details], [507, 'insufficient_storage', 'too large', 'r1', 12, { required: 7 }]);
+  equal(
+    [error.status, error.code, error.message, error.requestId, error.retryAfter, error.details],
+    [507, 'insufficient_storage', 'too large', 'r1', 12, { required: 7 }],
+  );
   equal(signedOut(), 0);
 });
 
 test('without a code the type says what it is', async () => {
-  const error = await failure(() => make(() => problem(500, { message: 'x', type: 'api_error', code: null })).api.get('/x'));
+  const error = await failure(() =>
+    make(() => problem(500, { message: 'x', type: 'api_error', code: null })).api.get('/x'),
+  );
   equal(error.code, 'api_error');
 });
 
 test('an answer that is no error of ours', async () => {
-  for (const answer of [() => new Response('<h1>Bad gateway</h1>', { status: 502 }), () => json({}, 502), () => json(null, 502), () => json([], 502)]) {
+  for (const answer of [
+    () => new Response('<h1>Bad gateway</h1>', { status: 502 }),
+    () => json({}, 502),
+    () => json(null, 502),
+    () => json([], 502),
+  ]) {
     const error = await failure(() => make(answer).api.get('/x'));
     equal([error.status, error.code, error.message], [502, 'unexpected', 'HTTP 502']);
   }
 });
 
 test('no answer at all', async () => {
-  const error = await failure(() => make(() => Promise.reject(new TypeError('Failed to fetch'))).api.get('/x'));
+  const error = await failure(() =>
+    make(() => Promise.reject(new TypeError('Failed to fetch'))).api.get('/x'),
+  );
   equal([error.status, error.code, error.retryAfter], [0, 'network', null]);
 });
 
 test('what is given up is no failure of llb', async () => {
   const controller = new AbortController();
-  const { api, calls } = make((_, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))));
+  const { api, calls } = make(
+    (_, { signal }) =>
+      new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+  );
   const asking = api.get('/x', { signal: controller.signal });
   controller.abort();
   equal((await fails(() => asking)).name, 'AbortError');
@@ -105,16 +132,23 @@ test('a stream is read up to its end', async () => {
 });
 
 test('an error in a stream is thrown after what came before it', async () => {
-  const { api } = make(() => sse('{"a":1}', '{"error":{"message":"gone","code":"engine_failed","node":"attic"}}', '{"a":2}'));
+  const { api } = make(() =>
+    sse('{"a":1}', '{"error":{"message":"gone","code":"engine_failed","node":"attic"}}', '{"a":2}'),
+  );
   const found = [];
   const error = await failure(async () => {
     for await (const message of api.stream('/v1', {})) found.push(message);
   });
-  equal([found, error.code, error.message, error.details], [[{ a: 1 }], 'engine_failed', 'gone', { node: 'attic' }]);
+  equal(
+    [found, error.code, error.message, error.details],
+    [[{ a: 1 }], 'engine_failed', 'gone', { node: 'attic' }],
+  );
 });
 
 test('a stream that is refused is an error before the first event', async () => {
-  const { api, signedOut } = make(() => problem(503, { message: 'x', code: 'model_loading' }, { 'retry-after': '3' }));
+  const { api, signedOut } = make(() =>
+    problem(503, { message: 'x', code: 'model_loading' }, { 'retry-after': '3' }),
+  );
   equal((await failure(() => read(api))).retryAfter, 3);
   equal(signedOut(), 0);
 });

@@ -5,9 +5,10 @@ import { area, niceMaximum, sparkline, timeChart } from '/web/components/chart.j
 import { equal, ok, place, test } from './runner.js';
 
 test('the top of a chart is round, and so is its half', () => {
-  equal([0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map(niceMaximum), [
-    2, 2, 2, 2, 4, 4, 10, 20, 20, 40, 100, 100, 200, 4000, 10000,
-  ]);
+  equal(
+    [0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map(niceMaximum),
+    [2, 2, 2, 2, 4, 4, 10, 20, 20, 40, 100, 100, 200, 4000, 10000],
+  );
 });
 
 test('a line is cut where nothing is known', () => {
@@ -29,8 +30,14 @@ test('a chart says what it shows, and where a person points', () => {
       to: 100,
       maximum: 3,
       format: String,
-      ticks: [{ at: 0, text: 'then' }, { at: 100, text: 'now' }],
-      mark: area([{ at: 0, value: 1 }, { at: 100, value: 3 }]),
+      ticks: [
+        { at: 0, text: 'then' },
+        { at: 100, text: 'now' },
+      ],
+      mark: area([
+        { at: 0, value: 1 },
+        { at: 100, value: 3 },
+      ]),
       readout: 'at most 3',
       cursor: 50,
       onCursor: (at) => (pointed = at),
@@ -38,7 +45,10 @@ test('a chart says what it shows, and where a person points', () => {
     element,
   );
   equal(element.querySelector('[role=img]').getAttribute('aria-label'), 'Rate: 3 now.');
-  equal([...element.querySelectorAll('.chart-levels span')].map((level) => level.textContent), ['4', '2', '0']);
+  equal(
+    [...element.querySelectorAll('.chart-levels span')].map((level) => level.textContent),
+    ['4', '2', '0'],
+  );
   ok(element.textContent.includes('<b>Rate</b>'));
   equal(element.querySelector('.chart-cursor').getAttribute('d'), 'M500 0V100');
   const plot = element.querySelector('.chart-plot');

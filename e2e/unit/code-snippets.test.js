@@ -23,7 +23,15 @@ function words(command) {
 }
 
 test('a shell hands curl exactly what was said, whatever it was', () => {
-  for (const text of ["it's", "'; rm -rf / #", '$(id) `id` $HOME \\ "', 'line\nline', "''\\''", '日本 🙂', '!!']) {
+  for (const text of [
+    "it's",
+    "'; rm -rf / #",
+    '$(id) `id` $HOME \\ "',
+    'line\nline',
+    "''\\''",
+    '日本 🙂',
+    '!!',
+  ]) {
     const found = words(asCurl('http://attic:8080', body(text)));
     equal(found.slice(0, 2), ['curl', 'http://attic:8080/v1/chat/completions']);
     equal(JSON.parse(found[found.indexOf('-d') + 1]), body(text));
@@ -38,8 +46,15 @@ test('what is too long for an argument goes through the input', () => {
 });
 
 test('Python is told what its client knows, and the rest as extra_body', () => {
-  const script = asPython('http://x', body('"""\\ \'x\' {y}', { temperature: 0.5, top_k: 3, stop: ['a'], ok: true, none: null }));
-  ok(script.includes('base_url="http://x/v1"') && script.includes('temperature=0.5,') && script.includes('extra_body={"top_k": 3},'));
+  const script = asPython(
+    'http://x',
+    body('"""\\ \'x\' {y}', { temperature: 0.5, top_k: 3, stop: ['a'], ok: true, none: null }),
+  );
+  ok(
+    script.includes('base_url="http://x/v1"') &&
+      script.includes('temperature=0.5,') &&
+      script.includes('extra_body={"top_k": 3},'),
+  );
   ok(script.includes('ok=True,') && script.includes('none=None,'));
   ok(script.includes(JSON.stringify('"""\\ \'x\' {y}')), 'a text is one literal');
 });
@@ -56,5 +71,8 @@ test('a key ends after its days, at the end of its date, or never', () => {
 test('a key is valid, ends soon, or has ended', () => {
   const now = Date.UTC(2026, 10, 21);
   const at = (days) => new Date(now + days * 86_400_000).toISOString();
-  equal([-1, 0, 0.001, 6.9, 7, 400].map((days) => expiryState(at(days), now)), ['expired', 'expired', 'soon', 'soon', 'valid', 'valid']);
+  equal(
+    [-1, 0, 0.001, 6.9, 7, 400].map((days) => expiryState(at(days), now)),
+    ['expired', 'expired', 'soon', 'soon', 'valid', 'valid'],
+  );
 });

@@ -1,6 +1,10 @@
 /** pages/playground/conversation-store.js: kept in the browser, each person's own, also where there is no room. */
 
-import { createConversationStore, newConversation, titleOf } from '/web/pages/playground/conversation-store.js';
+import {
+  createConversationStore,
+  newConversation,
+  titleOf,
+} from '/web/pages/playground/conversation-store.js';
 import { equal, ok, test } from './runner.js';
 
 /** A storage that holds `room` characters. */
@@ -21,13 +25,17 @@ class FakeStorage {
 
   setItem(key, value) {
     const others = [...this.known].filter(([name]) => name !== key);
-    if (others.reduce((sum, [, text]) => sum + text.length, value.length) > this.room) throw new DOMException('full', 'QuotaExceededError');
+    if (others.reduce((sum, [, text]) => sum + text.length, value.length) > this.room)
+      throw new DOMException('full', 'QuotaExceededError');
     this.known.set(key, value);
   }
 }
 
 const IMAGE = `data:image/png;base64,${'A'.repeat(2000)}`;
-const said = (updated, text = 'hi', images) => ({ ...newConversation(updated), messages: [{ role: 'user', text, ...(images ? { images } : {}) }] });
+const said = (updated, text = 'hi', images) => ({
+  ...newConversation(updated),
+  messages: [{ role: 'user', text, ...(images ? { images } : {}) }],
+});
 
 test('what is saved is found again, newest first, and can be removed', () => {
   const kept = createConversationStore('me', new FakeStorage());
@@ -45,7 +53,10 @@ test('people who share a browser do not read each other', () => {
   const hers = said(1);
   ann.save(hers);
   equal([bob.all(), bob.get(hers.id)], [[], null]);
-  equal([...storage.known.keys()].every((key) => key.startsWith('llb.')), true);
+  equal(
+    [...storage.known.keys()].every((key) => key.startsWith('llb.')),
+    true,
+  );
   const [key] = storage.known.keys();
   equal([ann.owns(key), bob.owns(key), bob.owns(null)], [true, false, true]);
 });
@@ -58,10 +69,22 @@ test('what another version or hand has written is passed over', () => {
   const [key] = storage.known.keys();
   const prefix = key.slice(0, -good.id.length);
   const bad = [
-    '{broken', 'null', '[]', '7', JSON.stringify({ ...good, messages: null }), JSON.stringify({ ...good, parameters: null }),
-    JSON.stringify({ ...good, messages: [{ role: 'system', text: 'x' }] }), JSON.stringify({ ...good, messages: [{ role: 'user' }] }),
-    JSON.stringify({ ...good, messages: [{ role: 'user', text: '', images: ['https://evil.example/x.png'] }] }),
-    JSON.stringify({ ...good, messages: [{ role: 'user', text: '', images: ['data:image/svg+xml;base64,AA'] }] }),
+    '{broken',
+    'null',
+    '[]',
+    '7',
+    JSON.stringify({ ...good, messages: null }),
+    JSON.stringify({ ...good, parameters: null }),
+    JSON.stringify({ ...good, messages: [{ role: 'system', text: 'x' }] }),
+    JSON.stringify({ ...good, messages: [{ role: 'user' }] }),
+    JSON.stringify({
+      ...good,
+      messages: [{ role: 'user', text: '', images: ['https://evil.example/x.png'] }],
+    }),
+    JSON.stringify({
+      ...good,
+      messages: [{ role: 'user', text: '', images: ['data:image/svg+xml;base64,AA'] }],
+    }),
   ];
   bad.forEach((text, at) => storage.setItem(`${prefix}bad-${at}`, text.replace(good.id, `bad-${at}`)));
   storage.setItem(`${prefix}other`, JSON.stringify(good));
@@ -78,7 +101,10 @@ test('where there is no room, images of others go first, then the oldest', () =>
   equal(kept.get(first.id).messages, [{ role: 'user', text: 'first' }]);
   equal(kept.get(third.id), third);
   ok(kept.save(said(4, 'y'.repeat(5500))));
-  equal(kept.all().map(({ updated }) => updated), [4]);
+  equal(
+    kept.all().map(({ updated }) => updated),
+    [4],
+  );
   equal(kept.save(said(5, 'z'.repeat(7000))), false);
 });
 
@@ -93,7 +119,11 @@ test('ids differ, also within one millisecond', () => {
 });
 
 test('a title is the given one, else the first line of the first question, cut between characters', () => {
-  const named = (title, ...texts) => titleOf({ title, messages: texts.map((text) => ({ role: 'user', text })) });
-  equal([named('Mine', 'x'), named('', ' a\nb'), named(''), named('', '', 'later')], ['Mine', 'a', '', 'later']);
+  const named = (title, ...texts) =>
+    titleOf({ title, messages: texts.map((text) => ({ role: 'user', text })) });
+  equal(
+    [named('Mine', 'x'), named('', ' a\nb'), named(''), named('', '', 'later')],
+    ['Mine', 'a', '', 'later'],
+  );
   equal(named('', '🙂'.repeat(80)), `${'🙂'.repeat(60)}…`);
 });

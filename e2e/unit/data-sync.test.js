@@ -64,7 +64,17 @@ const withDataSync = (run) =>
     equal(clock.waiting, 0, 'timers are left after stop()');
   });
 
-const changed = (id, status = 'Ready') => ({ model_id: id, status, progress: null, downloaded_bytes: null, total_bytes: null, bytes_per_second: null, eta_seconds: null, available_nodes: 0, error: null });
+const changed = (id, status = 'Ready') => ({
+  model_id: id,
+  status,
+  progress: null,
+  downloaded_bytes: null,
+  total_bytes: null,
+  bytes_per_second: null,
+  eta_seconds: null,
+  available_nodes: 0,
+  error: null,
+});
 
 test('Hello has everything asked for, once', () =>
   withDataSync(async ({ api, store, clock }) => {

@@ -10,22 +10,60 @@ const entry = (id, changes = {}, facts = {}) => {
 };
 
 const LIST = frozen([
-  entry('qwen', { status: 'Ready', hf_stats: { downloads: 50, stars: 1 } }, { name: 'Qwen 2.5', description: 'A careful multilingual model', size_bytes: 300, tags: ['small', 'chat'], quantization: 'Q8_0' }),
-  entry('llava', { status: 'Available', fit: { verdict: 'too_large' } }, { name: 'LLaVA', size_bytes: 900, capabilities: ['TextGeneration', 'ImageUnderstanding'], tags: ['vision', 'chat'] }),
-  entry('whisper', { status: 'Error', hf_stats: { downloads: 500, stars: 9 } }, { name: 'ウィスパー', size_bytes: 100, capabilities: ['SpeechToText'], parameter_count: '1.5B', tags: ['chat'] }),
+  entry(
+    'qwen',
+    { status: 'Ready', hf_stats: { downloads: 50, stars: 1 } },
+    {
+      name: 'Qwen 2.5',
+      description: 'A careful multilingual model',
+      size_bytes: 300,
+      tags: ['small', 'chat'],
+      quantization: 'Q8_0',
+    },
+  ),
+  entry(
+    'llava',
+    { status: 'Available', fit: { verdict: 'too_large' } },
+    {
+      name: 'LLaVA',
+      size_bytes: 900,
+      capabilities: ['TextGeneration', 'ImageUnderstanding'],
+      tags: ['vision', 'chat'],
+    },
+  ),
+  entry(
+    'whisper',
+    { status: 'Error', hf_stats: { downloads: 500, stars: 9 } },
+    {
+      name: 'ウィスパー',
+      size_bytes: 100,
+      capabilities: ['SpeechToText'],
+      parameter_count: '1.5B',
+      tags: ['chat'],
+    },
+  ),
 ]);
 
 const shown = (query) => LIST.filter(createMatcher(query)).map((item) => item.model.id);
 
 test('without a query all are shown', () => {
-  for (const query of [{}, { q: '' }, { q: '   ' }, { q: undefined, status: '' }]) equal(shown(query), ['qwen', 'llava', 'whisper']);
+  for (const query of [{}, { q: '' }, { q: '   ' }, { q: undefined, status: '' }])
+    equal(shown(query), ['qwen', 'llava', 'whisper']);
 });
 
 test('a search looks at id, name, description, repository, tags and numbers; case does not matter', () => {
   for (const [q, found] of [
-    ['QWEN', ['qwen']], ['multiling', ['qwen']], ['test/llava', ['llava']], ['vision', ['llava']], ['q8_0', ['qwen']], ['1.5b', ['whisper']],
-    ['ウィス', ['whisper']], ['Name of', []], ['nothing like it', []],
-  ]) equal(shown({ q }), found, q);
+    ['QWEN', ['qwen']],
+    ['multiling', ['qwen']],
+    ['test/llava', ['llava']],
+    ['vision', ['llava']],
+    ['q8_0', ['qwen']],
+    ['1.5b', ['whisper']],
+    ['ウィス', ['whisper']],
+    ['Name of', []],
+    ['nothing like it', []],
+  ])
+    equal(shown({ q }), found, q);
 });
 
 test('every word of a search has to be there, in any order', () => {
@@ -56,15 +94,22 @@ test('orders', () => {
   equal(ids('size'), ['whisper', 'qwen', 'llava']);
   equal(ids('downloads'), ['whisper', 'qwen', 'llava'], 'a model without figures comes last');
   const none = entry('none', { hf_stats: { downloads: 0, stars: 0 } });
-  equal(sortModels([entry('unknown'), none], 'downloads').map((item) => item.model.id), ['none', 'unknown']);
+  equal(
+    sortModels([entry('unknown'), none], 'downloads').map((item) => item.model.id),
+    ['none', 'unknown'],
+  );
   equal(ids('name'), ['llava', 'qwen', 'whisper']);
-  for (const order of [undefined, null, '', 'nonsense', 'constructor']) ok(sortModels(LIST, order) === LIST, String(order));
+  for (const order of [undefined, null, '', 'nonsense', 'constructor'])
+    ok(sortModels(LIST, order) === LIST, String(order));
   equal(SORT_ORDERS, ['', 'size', 'downloads', 'name']);
 });
 
 test('an order keeps equals as they were', () => {
   const list = ['c', 'a', 'b'].map((id) => entry(id));
-  equal(sortModels(list, 'size').map((item) => item.model.id), ['c', 'a', 'b']);
+  equal(
+    sortModels(list, 'size').map((item) => item.model.id),
+    ['c', 'a', 'b'],
+  );
 });
 
 test('choices are what occurs, the most frequent first', () => {

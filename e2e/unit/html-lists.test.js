@@ -22,7 +22,12 @@ test('a list of texts is not written again', () => {
 });
 
 test('items keep their elements when the order changes', () => {
-  const view = (names) => each(names, (name) => name, (name) => html`<li>${name}</li>`);
+  const view = (names) =>
+    each(
+      names,
+      (name) => name,
+      (name) => html`<li>${name}</li>`,
+    );
   const element = draw(view(['a', 'b', 'c', 'd']));
   const before = new Map([...element.children].map((child) => [child.textContent, child]));
   for (const order of ['dcba', 'bd', 'abcd', 'dabc', 'bcda', 'acbd']) {
@@ -35,7 +40,12 @@ test('items keep their elements when the order changes', () => {
 });
 
 test('an item that moves keeps its element, the focus and what was selected', () => {
-  const view = (names) => each(names, (name) => name, (name) => html`<input aria-label=${name} .value=${`value of ${name}`} />`);
+  const view = (names) =>
+    each(
+      names,
+      (name) => name,
+      (name) => html`<input aria-label=${name} .value=${`value of ${name}`} />`,
+    );
   const element = draw(view(['a', 'b', 'c']));
   const input = element.children[0];
   let blurred = 0;
@@ -53,7 +63,12 @@ test('an item that moves keeps its element, the focus and what was selected', ()
 });
 
 test('a transition goes on while its item moves', async () => {
-  const view = (names) => each(names, (name) => name, (name) => html`<p>${name}</p>`);
+  const view = (names) =>
+    each(
+      names,
+      (name) => name,
+      (name) => html`<p>${name}</p>`,
+    );
   const element = draw(view(['a', 'b', 'c']));
   const animation = element.children[0].animate([{ opacity: 0 }, { opacity: 1 }], 60_000);
   await animation.ready;
@@ -62,7 +77,12 @@ test('a transition goes on while its item moves', async () => {
 });
 
 test('an item at its place is not moved', () => {
-  const view = (names) => each(names, (name) => name, (name) => html`<li>${name}</li>`);
+  const view = (names) =>
+    each(
+      names,
+      (name) => name,
+      (name) => html`<li>${name}</li>`,
+    );
   const element = draw(view(['a', 'b', 'c']));
   equal(changes(element, () => draw(view(['a', 'b', 'c']), element)).length, 0);
   equal(changes(element, () => draw(view(['a', 'b', 'c', 'd']), element)).length, 1);
@@ -70,30 +90,99 @@ test('an item at its place is not moved', () => {
 });
 
 test('two items with the same key are an error', async () => {
-  await fails(() => draw(each([1, 2, 1], (n) => n, (n) => html`<i>${n}</i>`)), /the key 1/);
+  await fails(
+    () =>
+      draw(
+        each(
+          [1, 2, 1],
+          (n) => n,
+          (n) => html`<i>${n}</i>`,
+        ),
+      ),
+    /the key 1/,
+  );
 });
 
 test('keys are told apart by their kind', () => {
-  equal(draw(each([1, '1', null, undefined], (n) => n, (n) => html`<i>${String(n)}</i>`)).childElementCount, 4);
+  equal(
+    draw(
+      each(
+        [1, '1', null, undefined],
+        (n) => n,
+        (n) => html`<i>${String(n)}</i>`,
+      ),
+    ).childElementCount,
+    4,
+  );
 });
 
 test('an item has one root element', async () => {
-  await fails(() => draw(each([1], (n) => n, (n) => html`<i>${n}</i><b></b>`)), /one root/);
+  await fails(
+    () =>
+      draw(
+        each(
+          [1],
+          (n) => n,
+          (n) => html`<i>${n}</i><b></b>`,
+        ),
+      ),
+    /one root/,
+  );
   await fails(() => draw([html`<i></i>${1}`]), /one root/);
 });
 
 test('an item may become another template, or a text', () => {
-  const view = (items) => each(items, ({ id }) => id, ({ what }) => what);
-  const element = draw(view([{ id: 1, what: html`<i>1</i>` }, { id: 2, what: 'two' }]));
-  draw(view([{ id: 1, what: 'one' }, { id: 2, what: html`<b>2</b>` }]), element);
+  const view = (items) =>
+    each(
+      items,
+      ({ id }) => id,
+      ({ what }) => what,
+    );
+  const element = draw(
+    view([
+      { id: 1, what: html`<i>1</i>` },
+      { id: 2, what: 'two' },
+    ]),
+  );
+  draw(
+    view([
+      { id: 1, what: 'one' },
+      { id: 2, what: html`<b>2</b>` },
+    ]),
+    element,
+  );
   equal(shown(element), 'one<b>2</b>');
 });
 
 test('lists in lists', () => {
-  const view = (rows) => html`<table><tbody>${each(rows, ([name]) => name, ([name, cells]) => html`<tr>${each(cells, (cell) => cell, (cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table>`;
-  const element = draw(view([['a', [1, 2]], ['b', [3]]]));
-  draw(view([['b', [4, 3]], ['a', [2]]]), element);
-  equal([...element.querySelectorAll('tr')].map((row) => row.textContent), ['43', '2']);
+  const view = (rows) =>
+    html`<table><tbody>${each(
+      rows,
+      ([name]) => name,
+      ([name, cells]) =>
+        html`<tr>${each(
+          cells,
+          (cell) => cell,
+          (cell) => html`<td>${cell}</td>`,
+        )}</tr>`,
+    )}</tbody></table>`;
+  const element = draw(
+    view([
+      ['a', [1, 2]],
+      ['b', [3]],
+    ]),
+  );
+  draw(
+    view([
+      ['b', [4, 3]],
+      ['a', [2]],
+    ]),
+    element,
+  );
+  equal(
+    [...element.querySelectorAll('tr')].map((row) => row.textContent),
+    ['43', '2'],
+  );
 });
 
 test('a thousand random changes of a list end as a naive model says', () => {
@@ -106,7 +195,11 @@ test('a thousand random changes of a list end as a naive model says', () => {
   const elements = new Map();
   let next = 0;
   const view = () =>
-    html`<ol><li>head</li>${each(items, ({ id }) => id, ({ id, text }) => html`<li data-id=${id}>${text}</li>`)}<li>foot</li></ol>`;
+    html`<ol><li>head</li>${each(
+      items,
+      ({ id }) => id,
+      ({ id, text }) => html`<li data-id=${id}>${text}</li>`,
+    )}<li>foot</li></ol>`;
   const element = place();
   const operations = [
     () => items.splice(random(items.length + 1), 0, { id: (next += 1), text: `t${next}` }),
@@ -123,7 +216,11 @@ test('a thousand random changes of a list end as a naive model says', () => {
     operations[random(operations.length)]();
     draw(view(), element);
     const rows = [...element.querySelectorAll('li')];
-    equal(rows.map((row) => row.textContent), ['head', ...items.map(({ text }) => text), 'foot'], `step ${step}`);
+    equal(
+      rows.map((row) => row.textContent),
+      ['head', ...items.map(({ text }) => text), 'foot'],
+      `step ${step}`,
+    );
     for (const row of rows.slice(1, -1)) {
       const id = Number(row.dataset.id);
       ok(!elements.has(id) || elements.get(id) === row, `item ${id} has got another element at step ${step}`);
@@ -137,10 +234,11 @@ test('a thousand random changes of a list end as a naive model says', () => {
 
 test('a memo is made anew only when a dependency is another one', () => {
   let made = 0;
-  const view = (...deps) => html`<p>${memo(deps, () => {
-    made += 1;
-    return html`<b>${deps.join()}</b>`;
-  })}</p>`;
+  const view = (...deps) =>
+    html`<p>${memo(deps, () => {
+      made += 1;
+      return html`<b>${deps.join()}</b>`;
+    })}</p>`;
   const element = draw(view(1, 'a'));
   draw(view(1, 'a'), element);
   equal(made, 1);
@@ -168,11 +266,20 @@ test('a memo that something else took the place of is made anew', () => {
 
 test('an item of a list may be a memo', () => {
   const made = [];
-  const view = (items) => each(items, ({ id }) => id, (item) => memo([item], () => {
-    made.push(item.id);
-    return html`<li>${item.text}</li>`;
-  }));
-  const [a, b] = [{ id: 'a', text: '1' }, { id: 'b', text: '2' }];
+  const view = (items) =>
+    each(
+      items,
+      ({ id }) => id,
+      (item) =>
+        memo([item], () => {
+          made.push(item.id);
+          return html`<li>${item.text}</li>`;
+        }),
+    );
+  const [a, b] = [
+    { id: 'a', text: '1' },
+    { id: 'b', text: '2' },
+  ];
   const element = draw(view([a, b]));
   draw(view([b, a]), element);
   equal(made, ['a', 'b']);
@@ -201,7 +308,12 @@ test('the whole page drawn again with the same values changes nothing', () => {
     <main class="page ${'wide'}" lang=${'en'}>
       ${null} ${'text'} ${7}
       <input .value=${''} ?required=${true} @input=${click} />
-      ${each(rows, ({ id }) => id, ({ id, name }) => html`<article id=${`m${id}`} --share=${id / 30}><h2>${name}</h2>${id % 2 ? html`<b>odd</b>` : 'even'}</article>`)}
+      ${each(
+        rows,
+        ({ id }) => id,
+        ({ id, name }) =>
+          html`<article id=${`m${id}`} --share=${id / 30}><h2>${name}</h2>${id % 2 ? html`<b>odd</b>` : 'even'}</article>`,
+      )}
       ${['a', 'b'].map((text) => html`<li>${text}</li>`)} ${['a', 1, null]}
       <svg viewBox="0 0 ${1} ${2}">${[1].map((n) => svg`<path d=${`M${n}`}></path>`)}</svg>
     </main>`;

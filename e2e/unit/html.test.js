@@ -38,7 +38,13 @@ test('a hostile text beside others, at the root and in a list', () => {
     equal(draw(html`${text}${text}`).textContent, text + text);
     equal(draw(html`a${text}b`).textContent, `a${text}b`);
     equal(draw([text, text]).textContent, text + text);
-    const list = draw(html`<ul>${each([text], (item) => item, (item) => html`<li>${item}</li>`)}</ul>`);
+    const list = draw(
+      html`<ul>${each(
+        [text],
+        (item) => item,
+        (item) => html`<li>${item}</li>`,
+      )}</ul>`,
+    );
     equal(list.querySelector('li').textContent, text);
   }
   equal(window.hit, undefined);
@@ -47,7 +53,16 @@ test('a hostile text beside others, at the root and in a list', () => {
 test('nothing is shown of null, undefined, true and false; zero and NaN are shown', () => {
   const element = place();
   for (const [value, text] of [
-    [null, ''], [undefined, ''], [true, ''], [false, ''], ['', ''], [0, '0'], [-0, '0'], [NaN, 'NaN'], [12n, '12'], [1.5, '1.5'],
+    [null, ''],
+    [undefined, ''],
+    [true, ''],
+    [false, ''],
+    ['', ''],
+    [0, '0'],
+    [-0, '0'],
+    [NaN, 'NaN'],
+    [12n, '12'],
+    [1.5, '1.5'],
   ]) {
     equal(draw(html`<p>${value}</p>`, element).textContent, text);
     equal(draw([value]).textContent, text);
@@ -63,7 +78,12 @@ test('what comes out of JSON is text, whatever it looks like', () => {
     { deps: [], view: 'x' },
   ];
   for (const value of JSON.parse(JSON.stringify(pretenders))) {
-    equal(draw(html`<p>${value}</p>`).querySelector('p').innerHTML.replace(/<!--.*?-->/g, ''), '[object Object]');
+    equal(
+      draw(html`<p>${value}</p>`)
+        .querySelector('p')
+        .innerHTML.replace(/<!--.*?-->/g, ''),
+      '[object Object]',
+    );
     equal(draw([value]).textContent, '[object Object]');
     equal(draw(value).childElementCount, 0);
   }
@@ -75,7 +95,10 @@ test('a text that changes keeps its node; the same text is not written again', (
   const [node] = element.querySelector('p').childNodes;
   const records = changes(element, () => draw(view('two'), element));
   equal(node.data, 'two');
-  equal(records.map(({ type }) => type), ['characterData']);
+  equal(
+    records.map(({ type }) => type),
+    ['characterData'],
+  );
   equal(changes(element, () => draw(view('two'), element)).length, 0);
 });
 
@@ -90,7 +113,14 @@ test('a value changes from any kind to any other', () => {
     [html`${'edge'}`, 'edge'],
     [[1, html`<i>2</i>`, null], '1<i>2</i>'],
     [[], ''],
-    [each([1, 2], (n) => n, (n) => html`<u>${n}</u>`), '<u>1</u><u>2</u>'],
+    [
+      each(
+        [1, 2],
+        (n) => n,
+        (n) => html`<u>${n}</u>`,
+      ),
+      '<u>1</u><u>2</u>',
+    ],
     [node, '<hr>'],
     [memo([1], () => html`<s>m</s>`), '<s>m</s>'],
     [memo([2], () => null), ''],
@@ -152,23 +182,57 @@ test('an attribute is written only when its value is another one', () => {
   const view = (a, b, c) => html`<p title=${a} class="x ${b} ${c}" ?hidden=${c}></p>`;
   const element = draw(view('a', 'b', true));
   equal(changes(element, () => draw(view('a', 'b', true), element)).length, 0);
-  equal(changes(element, () => draw(view('z', 'b', true), element)).map((each) => each.attributeName), ['title']);
-  equal(changes(element, () => draw(view('z', 'y', true), element)).map((each) => each.attributeName), ['class']);
+  equal(
+    changes(element, () => draw(view('z', 'b', true), element)).map((each) => each.attributeName),
+    ['title'],
+  );
+  equal(
+    changes(element, () => draw(view('z', 'y', true), element)).map((each) => each.attributeName),
+    ['class'],
+  );
 });
 
 test('?name is there or not', () => {
   const element = place();
   const now = (value) => draw(html`<button ?disabled=${value}></button>`, element).firstElementChild.disabled;
-  equal([true, false, 1, 0, 'x', '', null, undefined].map(now), [true, false, true, false, true, false, false, false]);
+  equal([true, false, 1, 0, 'x', '', null, undefined].map(now), [
+    true,
+    false,
+    true,
+    false,
+    true,
+    false,
+    false,
+    false,
+  ]);
 });
 
 test('addresses that run a script are refused, those that lead somewhere are not', () => {
   const bad = [
-    'javascript:window.hit=1', 'JaVaScRiPt:alert(1)', ' javascript:alert(1)', '\tjavascript:alert(1)', '\u0001javascript:alert(1)',
-    'java\nscript:alert(1)', 'data:text/html,<script>alert(1)</script>', 'data:image/svg+xml,<svg onload=alert(1)>', 'vbscript:x',
-    'file:///etc/passwd', 'filesystem:x', 'xjavascript:x',
+    'javascript:window.hit=1',
+    'JaVaScRiPt:alert(1)',
+    ' javascript:alert(1)',
+    '\tjavascript:alert(1)',
+    '\u0001javascript:alert(1)',
+    'java\nscript:alert(1)',
+    'data:text/html,<script>alert(1)</script>',
+    'data:image/svg+xml,<svg onload=alert(1)>',
+    'vbscript:x',
+    'file:///etc/passwd',
+    'filesystem:x',
+    'xjavascript:x',
   ];
-  const good = ['https://a.example/', 'http://a.example/', '/models', './x', '?q=1', '#main', '', 'blob:x', 'data:image/png;base64,AA'];
+  const good = [
+    'https://a.example/',
+    'http://a.example/',
+    '/models',
+    './x',
+    '?q=1',
+    '#main',
+    '',
+    'blob:x',
+    'data:image/png;base64,AA',
+  ];
   for (const name of ['href', 'src', 'action', 'formaction']) {
     const views = {
       href: (url) => html`<a href=${url}>x</a>`,
@@ -192,15 +256,21 @@ test('addresses that run a script are refused, those that lead somewhere are not
 
 test('--name sets a custom property, and takes it away', () => {
   const element = place();
-  const now = (value) => draw(html`<div --share=${value}></div>`, element).firstElementChild.style.getPropertyValue('--share');
+  const now = (value) =>
+    draw(html`<div --share=${value}></div>`, element).firstElementChild.style.getPropertyValue('--share');
   equal([0.5, 0, null, '2', undefined].map(now), ['0.5', '0', '', '2', '']);
   equal(element.firstElementChild.getAttribute('--share'), null);
 });
 
 test('a hostile custom property sets nothing else', () => {
-  const { style } = draw(html`<div --share=${'1; background: url(https://a.example)'}></div>`).firstElementChild;
+  const { style } = draw(
+    html`<div --share=${'1; background: url(https://a.example)'}></div>`,
+  ).firstElementChild;
   equal(style.background, '');
-  equal([...style].filter((name) => name !== '--share'), []);
+  equal(
+    [...style].filter((name) => name !== '--share'),
+    [],
+  );
 });
 
 // --- properties and listeners ------------------------------------------------------------------------
@@ -232,11 +302,17 @@ test('a listener is replaced, not added; null takes it away', () => {
   const element = draw(view(() => heard.push('one')));
   const button = element.firstElementChild;
   button.click();
-  draw(view(() => heard.push('two')), element);
+  draw(
+    view(() => heard.push('two')),
+    element,
+  );
   button.click();
   draw(view(null), element);
   button.click();
-  draw(view((event) => heard.push(event.currentTarget === button)), element);
+  draw(
+    view((event) => heard.push(event.currentTarget === button)),
+    element,
+  );
   button.click();
   equal(heard, ['one', 'two', true]);
 });
@@ -250,7 +326,8 @@ test('many renderings add one listener', () => {
   };
   try {
     const element = place();
-    for (let at = 0; at < 50; at += 1) draw(html`<button @click=${() => at} @keydown=${() => at}></button>`, element);
+    for (let at = 0; at < 50; at += 1)
+      draw(html`<button @click=${() => at} @keydown=${() => at}></button>`, element);
   } finally {
     EventTarget.prototype.addEventListener = original;
   }
@@ -288,7 +365,11 @@ test('templates in templates change at every depth', () => {
   const element = place();
   const now = (n) => shown(draw(view(n), element));
   equal([1, 2, 3, 4, 1].map(now), [
-    '<div><i>1</i>1</div>', '<div><b>2</b>2</div>', '<div><p><i>3</i></p>3</div>', '<div><p><b>4</b></p>4</div>', '<div><i>1</i>1</div>',
+    '<div><i>1</i>1</div>',
+    '<div><b>2</b>2</div>',
+    '<div><p><i>3</i></p>3</div>',
+    '<div><p><b>4</b></p>4</div>',
+    '<div><i>1</i>1</div>',
   ]);
 });
 
@@ -304,7 +385,9 @@ test('a template that ends in a value leaves nothing behind', () => {
 });
 
 test('values reach their places in the order in which they are written', () => {
-  const element = draw(html`<p title=${1} class="a ${2} ${3}">${4}<b ?hidden=${true} lang=${'ja'}>${5}</b></p><i id=${6}>${7}</i>`);
+  const element = draw(
+    html`<p title=${1} class="a ${2} ${3}">${4}<b ?hidden=${true} lang=${'ja'}>${5}</b></p><i id=${6}>${7}</i>`,
+  );
   equal(shown(element), '<p title="1" class="a 2 3">4<b hidden="" lang="ja">5</b></p><i id="6">7</i>');
 });
 
@@ -314,14 +397,23 @@ test('values in tables and selects stay in them', () => {
     shown(draw(html`<table><tbody>${[1, 2].map(row)}</tbody></table>`)),
     '<table><tbody><tr><td>1</td></tr><tr><td>2</td></tr></tbody></table>',
   );
-  equal(draw(html`<select>${['a', 'b'].map((name) => html`<option value=${name}>${name}</option>`)}</select>`).querySelectorAll('select > option').length, 2);
+  equal(
+    draw(
+      html`<select>${['a', 'b'].map((name) => html`<option value=${name}>${name}</option>`)}</select>`,
+    ).querySelectorAll('select > option').length,
+    2,
+  );
 });
 
 test('a place that cannot hold a value is an error, not another place', async () => {
   await fails(() => draw(html`<textarea>${'x'}</textarea><p title=${'y'}></p>`), /template/);
   await fails(() => draw(html`<${'p'}></p>`), /template/);
   await fails(() => draw(html`<p class=${'a'} class=${'b'}></p>`), /template/);
-  await fails(() => draw(html`<table class=${'a'}><p title=${'b'}></p></table>`), /template/, 'the parser puts p before table');
+  await fails(
+    () => draw(html`<table class=${'a'}><p title=${'b'}></p></table>`),
+    /template/,
+    'the parser puts p before table',
+  );
 });
 
 test('what a view throws leaves the page as it was, and the next rendering works', async () => {
@@ -332,7 +424,14 @@ test('what a view throws leaves the page as it was, and the next rendering works
   const view = (items, item) => html`<main>${each(items, (name) => name, item)}</main>`;
   const good = (name) => html`<p>${name}</p>`;
   draw(view(['a', 'b', 'c'], good), element);
-  await fails(() => draw(view(['b', 'c', 'd'], (name) => (name === 'c' ? broken() : good(name))), element), /broken view/);
+  await fails(
+    () =>
+      draw(
+        view(['b', 'c', 'd'], (name) => (name === 'c' ? broken() : good(name))),
+        element,
+      ),
+    /broken view/,
+  );
   await fails(() => draw(view(['a', 'a'], good), element), /the key a/);
   draw(view(['c', 'd'], good), element);
   equal(shown(element), '<main><p>c</p><p>d</p></main>');
@@ -367,12 +466,17 @@ test('what stood in a container is replaced', () => {
 // --- svg ---------------------------------------------------------------------------------------------
 
 test('svg parts are made in the namespace of svg', () => {
-  const element = draw(html`<svg viewBox="0 0 ${10} ${20}">${[1, 2].map((n) => svg`<path d=${`M0 ${n}`}></path>`)}</svg>`);
+  const element = draw(
+    html`<svg viewBox="0 0 ${10} ${20}">${[1, 2].map((n) => svg`<path d=${`M0 ${n}`}></path>`)}</svg>`,
+  );
   const paths = [...element.querySelectorAll('path')];
-  equal(paths.map((path) => [path.namespaceURI, path.getAttribute('d')]), [
-    ['http://www.w3.org/2000/svg', 'M0 1'],
-    ['http://www.w3.org/2000/svg', 'M0 2'],
-  ]);
+  equal(
+    paths.map((path) => [path.namespaceURI, path.getAttribute('d')]),
+    [
+      ['http://www.w3.org/2000/svg', 'M0 1'],
+      ['http://www.w3.org/2000/svg', 'M0 2'],
+    ],
+  );
   equal(element.querySelector('svg').getAttribute('viewBox'), '0 0 10 20');
   const both = draw(html`<svg>${svg`<g></g>${svg`<path></path>`}`}</svg>`);
   equal([both.querySelectorAll('svg > path').length, both.querySelectorAll('svg').length], [1, 1]);

@@ -6,11 +6,17 @@ import { model } from './samples.js';
 
 const known = (...list) => new Map(list.map((each) => [each.model.id, each]));
 const pulling = (id, progress) => model(id, { status: 'Downloading', download_progress: progress });
-const said = (before, after) => announcements(before, after).map(({ key, values }) => [key, values.name, values.percent].filter((part) => part !== undefined).join(' '));
+const said = (before, after) =>
+  announcements(before, after).map(({ key, values }) =>
+    [key, values.name, values.percent].filter((part) => part !== undefined).join(' '),
+  );
 
 test('nothing at first, and nothing when nothing changed', () => {
   const models = known(model('a'));
-  equal([said(null, models), said(models, null), said(models, models), said(known(), models)], [[], [], [], []]);
+  equal(
+    [said(null, models), said(models, null), said(models, models), said(known(), models)],
+    [[], [], [], []],
+  );
   equal(said(models, new Map(models)), []);
 });
 
@@ -23,8 +29,13 @@ test('a model that begins, ends or fails', () => {
 
 test('the end of a pull is told by its notice, not twice', () => {
   for (const was of ['Downloading', 'Registered']) {
-    for (const now of ['Ready', 'Error']) equal(said(known(model('a', { status: was })), known(model('a', { status: now }))), []);
-    equal(said(known(model('a', { status: was })), known(model('a'))), ['announcement.Available Name of a'], 'a cancelled one has none');
+    for (const now of ['Ready', 'Error'])
+      equal(said(known(model('a', { status: was })), known(model('a', { status: now }))), []);
+    equal(
+      said(known(model('a', { status: was })), known(model('a'))),
+      ['announcement.Available Name of a'],
+      'a cancelled one has none',
+    );
   }
 });
 
@@ -36,7 +47,11 @@ test('a pull is told by quarters, not by every per cent', () => {
     heard.push(...said(before, after));
     before = after;
   }
-  equal(heard, ['announcement.progress Name of a 25', 'announcement.progress Name of a 50', 'announcement.progress Name of a 75']);
+  equal(heard, [
+    'announcement.progress Name of a 25',
+    'announcement.progress Name of a 50',
+    'announcement.progress Name of a 75',
+  ]);
 });
 
 test('a leap over two quarters is told once, with the last of them', () => {

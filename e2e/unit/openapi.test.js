@@ -1,7 +1,13 @@
 /** pages/docs/openapi.js and curl.js: what the reference of the API says, taken apart. */
 
 import { asCurl } from '/web/pages/docs/curl.js';
-import { constraintText, typeText, searchOperations, objectSchemas, parseOpenApi } from '/web/pages/docs/openapi.js';
+import {
+  constraintText,
+  typeText,
+  searchOperations,
+  objectSchemas,
+  parseOpenApi,
+} from '/web/pages/docs/openapi.js';
 import { equal, test } from './runner.js';
 
 const refused = (...codes) => ({ 'x-llb-codes': codes });
@@ -22,7 +28,10 @@ const document = {
         security: [{ bearer: [] }],
         parameters: [{ name: 'limit', in: 'query', schema: { type: 'integer', minimum: 1 } }],
         responses: {
-          200: { description: 'OK.', content: { 'application/json': { schema: { $ref: '#/components/schemas/Model' } } } },
+          200: {
+            description: 'OK.',
+            content: { 'application/json': { schema: { $ref: '#/components/schemas/Model' } } },
+          },
           400: { $ref: '#/components/responses/bad' },
         },
       },
@@ -44,7 +53,10 @@ const document = {
       Model: {
         type: 'object',
         required: ['id'],
-        properties: { id: { type: 'string' }, next: { anyOf: [{ $ref: '#/components/schemas/Model' }, { type: 'null' }] } },
+        properties: {
+          id: { type: 'string' },
+          next: { anyOf: [{ $ref: '#/components/schemas/Model' }, { type: 'null' }] },
+        },
         examples: [{ id: "it's" }],
       },
     },
@@ -55,16 +67,28 @@ const document = {
 const known = parseOpenApi(document);
 
 test('operations stand under their tags, with what they take and answer', () => {
-  equal(known.tags.map(({ name, operations }) => [name, operations.map(({ id }) => id)]), [
-    ['Models', ['models.list', 'models.pull']],
-    ['Nodes', []],
-  ]);
+  equal(
+    known.tags.map(({ name, operations }) => [name, operations.map(({ id }) => id)]),
+    [
+      ['Models', ['models.list', 'models.pull']],
+      ['Nodes', []],
+    ],
+  );
   const [list, pull] = known.tags[0].operations;
   equal([list.method, list.path, list.open, list.body], ['GET', '/api/models', false, null]);
-  equal(list.responses.map(({ status, contents }) => [status, contents.map(({ type }) => type)]), [[200, ['application/json']]]);
+  equal(
+    list.responses.map(({ status, contents }) => [status, contents.map(({ type }) => type)]),
+    [[200, ['application/json']]],
+  );
   equal(pull.example, { id: "it's" });
   equal(pull.bodySections, ['models.pull/body/Model']);
-  equal(pull.errors.map(({ code, status }) => [code, status]), [['bad', 404], ['gone', 404]]);
+  equal(
+    pull.errors.map(({ code, status }) => [code, status]),
+    [
+      ['bad', 404],
+      ['gone', 404],
+    ],
+  );
 });
 
 test('what any request may be answered is known', () => {
@@ -72,7 +96,8 @@ test('what any request may be answered is known', () => {
 });
 
 test('all words of a search have to be there, wherever', () => {
-  const found = (text) => searchOperations(known.tags, text).flatMap(({ operations }) => operations.map(({ id }) => id));
+  const found = (text) =>
+    searchOperations(known.tags, text).flatMap(({ operations }) => operations.map(({ id }) => id));
   equal(found(''), ['models.list', 'models.pull']);
   equal(found('POST models'), ['models.pull']);
   equal(found('limit'), ['models.list']);
@@ -85,7 +110,10 @@ test('a kind is told in a few words', () => {
   equal(of({ type: 'string' }), 'string');
   equal(of({ anyOf: [{ type: 'integer' }, { type: 'null' }] }), 'integer or null');
   equal(of({ type: 'array', items: { $ref: '#/components/schemas/Model' } }), 'Model[]');
-  equal(of({ type: 'array', items: { anyOf: [{ type: 'integer' }, { const: 'all' }] } }), '(integer or "all")[]');
+  equal(
+    of({ type: 'array', items: { anyOf: [{ type: 'integer' }, { const: 'all' }] } }),
+    '(integer or "all")[]',
+  );
   equal(of({ enum: ['a', 'b'] }), '"a" | "b"');
   equal(of({ type: 'object', additionalProperties: { type: 'string' } }), 'map of string');
   equal(of({}), 'any');
@@ -108,7 +136,10 @@ test('objects are found in lists, in choices and in themselves', () => {
 
 test('an operation as a command line', () => {
   const [list, pull] = known.tags[0].operations;
-  equal(asCurl('http://attic', list), "curl 'http://attic/api/models' \\\n  -H 'Authorization: Bearer sk-your-api-key'");
+  equal(
+    asCurl('http://attic', list),
+    "curl 'http://attic/api/models' \\\n  -H 'Authorization: Bearer sk-your-api-key'",
+  );
   equal(
     asCurl('http://attic', pull),
     "curl -X POST 'http://attic/api/models' \\\n  -H 'Content-Type: application/json' \\\n  -d '{\n  \"id\": \"it'\\''s\"\n}'",

@@ -38,14 +38,22 @@ test('what others wrote there does no harm', () => {
 });
 
 test('a browser that forbids storage forgets', () => {
-  withStorage(forbidden, () => equal([readPreference('x', 'fallback'), savePreference('x', 1), savePreference('x', null)], ['fallback', false, false]));
+  withStorage(forbidden, () =>
+    equal(
+      [readPreference('x', 'fallback'), savePreference('x', 1), savePreference('x', null)],
+      ['fallback', false, false],
+    ),
+  );
   const full = {
     getItem: () => null,
     setItem() {
       throw new DOMException('full', 'QuotaExceededError');
     },
   };
-  withStorage(() => full, () => equal([readPreference('x', 'fallback'), savePreference('x', 1)], ['fallback', false]));
+  withStorage(
+    () => full,
+    () => equal([readPreference('x', 'fallback'), savePreference('x', 1)], ['fallback', false]),
+  );
 });
 
 test('a theme is applied and remembered; null is that of the system', () => {

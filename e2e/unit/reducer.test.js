@@ -1,8 +1,26 @@
 /** core/reducer.js: what the page knows after what it hears. Every state and action of these tests is frozen. */
 
-import { eventHandlers, HISTORY_LENGTH, initialState, isKnownAction, reduce as reduceIt } from '/web/core/reducer.js';
+import {
+  eventHandlers,
+  HISTORY_LENGTH,
+  initialState,
+  isKnownAction,
+  reduce as reduceIt,
+} from '/web/core/reducer.js';
 import { equal, fails, frozen, ok, test } from './runner.js';
-import { comingTo, downloading, engine, event, metrics, model, node, nodeChanged, onNode, replica, statusChanged } from './samples.js';
+import {
+  comingTo,
+  downloading,
+  engine,
+  event,
+  metrics,
+  model,
+  node,
+  nodeChanged,
+  onNode,
+  replica,
+  statusChanged,
+} from './samples.js';
 
 /** Pure: neither the state nor the action may be touched. */
 const reduce = (state, action) => frozen(reduceIt(frozen(state), frozen(action)));
@@ -26,10 +44,24 @@ test('at first nobody knows who is there', () => {
 });
 
 test('it knows its own actions and no others', () => {
-  for (const type of ['me', 'signedOut', 'models', 'model', 'nodes', 'system', 'loadError', 'connection', 'showToast', 'dismissToast', 'refreshStarted', 'events']) {
+  for (const type of [
+    'me',
+    'signedOut',
+    'models',
+    'model',
+    'nodes',
+    'system',
+    'loadError',
+    'connection',
+    'showToast',
+    'dismissToast',
+    'refreshStarted',
+    'events',
+  ]) {
     ok(isKnownAction({ type }), type);
   }
-  for (const type of ['x', 'constructor', '__proto__', 'toString', undefined]) ok(!isKnownAction({ type }), String(type));
+  for (const type of ['x', 'constructor', '__proto__', 'toString', undefined])
+    ok(!isKnownAction({ type }), String(type));
 });
 
 test('signing out forgets everything, and remembers who ended it', () => {
@@ -42,7 +74,11 @@ test('signing out forgets everything, and remembers who ended it', () => {
 
 test('system, and why the first answer did not come', () => {
   const error = new Error('away');
-  const state = after(initialState(), { type: 'system', system: { version: '1' } }, { type: 'loadError', error });
+  const state = after(
+    initialState(),
+    { type: 'system', system: { version: '1' } },
+    { type: 'loadError', error },
+  );
   equal(state.system, { version: '1' });
   ok(state.loadError === error);
   equal(reduce(state, models(model('a'))).loadError, null);
@@ -57,7 +93,10 @@ test('models are kept by id in the order of the answer', () => {
 test('one model replaces itself; one that is not in the list is not added', () => {
   const state = withModels(model('a'), model('b'));
   const next = reduce(state, { type: 'model', model: model('b', { status: 'Ready' }) });
-  equal([...next.models.values()].map(({ status }) => status), ['Available', 'Ready']);
+  equal(
+    [...next.models.values()].map(({ status }) => status),
+    ['Available', 'Ready'],
+  );
   ok(next.models.get('a') === state.models.get('a'), 'the others stay the same objects');
   ok(reduce(state, { type: 'model', model: model('z') }) === state);
   ok(reduce(signedIn, { type: 'model', model: model('z') }) === signedIn);
@@ -66,19 +105,37 @@ test('one model replaces itself; one that is not in the list is not added', () =
 test('the connection: losing it begins a new count of events', () => {
   const state = hear(withModels(model('a')), metrics('n'));
   ok(state.lastSeq > 0);
-  const connection = reduce(state, { type: 'connection', connection: { status: 'connected', since: 1, retryAt: null } });
+  const connection = reduce(state, {
+    type: 'connection',
+    connection: { status: 'connected', since: 1, retryAt: null },
+  });
   equal(connection.lastSeq, state.lastSeq);
-  equal(reduce(state, { type: 'connection', connection: { status: 'disconnected', since: 1, retryAt: 2 } }).lastSeq, 0);
+  equal(
+    reduce(state, { type: 'connection', connection: { status: 'disconnected', since: 1, retryAt: 2 } })
+      .lastSeq,
+    0,
+  );
   equal(connection.connection.status, 'connected');
 });
 
 test('notices have ids of their own, the last five stay, and can be dismissed', () => {
   let state = initialState();
-  for (let at = 1; at <= 7; at += 1) state = reduce(state, { type: 'showToast', toast: { kind: 'info', text: `n${at}` } });
-  equal(state.toasts.map(({ id }) => id), [3, 4, 5, 6, 7]);
+  for (let at = 1; at <= 7; at += 1)
+    state = reduce(state, { type: 'showToast', toast: { kind: 'info', text: `n${at}` } });
+  equal(
+    state.toasts.map(({ id }) => id),
+    [3, 4, 5, 6, 7],
+  );
   state = reduce(state, { type: 'dismissToast', id: 5 });
-  equal(state.toasts.map(({ text }) => text), ['n3', 'n4', 'n6', 'n7']);
-  equal(reduce(state, { type: 'showToast', toast: { kind: 'info', text: 'new' } }).toasts.at(-1).id, 8, 'an id is not used again');
+  equal(
+    state.toasts.map(({ text }) => text),
+    ['n3', 'n4', 'n6', 'n7'],
+  );
+  equal(
+    reduce(state, { type: 'showToast', toast: { kind: 'info', text: 'new' } }).toasts.at(-1).id,
+    8,
+    'an id is not used again',
+  );
 });
 
 // --- events: order -----------------------------------------------------------------------------------
@@ -106,15 +163,29 @@ test('Hello and Resync change nothing by themselves', () => {
 });
 
 test('each event is taken before the first answer, too', () => {
-  for (const heard of [statusChanged('a', 'Ready'), event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }), nodeChanged('n', [onNode('a', 'ready')]), metrics('n')]) {
+  for (const heard of [
+    statusChanged('a', 'Ready'),
+    event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }),
+    nodeChanged('n', [onNode('a', 'ready')]),
+    metrics('n'),
+  ]) {
     const state = hear(signedIn, heard);
     equal([state.models, state.nodes, state.lastSeq], [null, null, heard.seq]);
   }
 });
 
 test('each kind of event keeps the objects of those it does not concern', () => {
-  const state = after(signedIn, models(model('a', { replicas: [replica('n', 'ready')] }), model('b')), nodes(node('n'), node('m')));
-  for (const heard of [statusChanged('a', 'Ready'), event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }), nodeChanged('n', [onNode('a', 'ready', 'ready')]), metrics('n')]) {
+  const state = after(
+    signedIn,
+    models(model('a', { replicas: [replica('n', 'ready')] }), model('b')),
+    nodes(node('n'), node('m')),
+  );
+  for (const heard of [
+    statusChanged('a', 'Ready'),
+    event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }),
+    nodeChanged('n', [onNode('a', 'ready', 'ready')]),
+    metrics('n'),
+  ]) {
     const next = hear(state, heard);
     ok(next.models.get('b') === state.models.get('b'), heard.type);
     ok(next.nodes.get('m') === state.nodes.get('m'), heard.type);
@@ -125,10 +196,31 @@ test('each kind of event keeps the objects of those it does not concern', () => 
 // --- ModelStatusChanged ------------------------------------------------------------------------------
 
 test('a status brings its numbers, and has the rest asked for', () => {
-  const state = hear(withModels(model('a'), model('b')), downloading('a', 0.25, { available_nodes: 2, error: 'waiting for the network' }));
-  const { status, download_progress, downloaded_bytes, total_bytes, bytes_per_second, eta_seconds, available_nodes, error } = shownOf(state, 'a');
+  const state = hear(
+    withModels(model('a'), model('b')),
+    downloading('a', 0.25, { available_nodes: 2, error: 'waiting for the network' }),
+  );
+  const {
+    status,
+    download_progress,
+    downloaded_bytes,
+    total_bytes,
+    bytes_per_second,
+    eta_seconds,
+    available_nodes,
+    error,
+  } = shownOf(state, 'a');
   equal(
-    [status, download_progress, downloaded_bytes, total_bytes, bytes_per_second, eta_seconds, available_nodes, error],
+    [
+      status,
+      download_progress,
+      downloaded_bytes,
+      total_bytes,
+      bytes_per_second,
+      eta_seconds,
+      available_nodes,
+      error,
+    ],
     ['Downloading', 0.25, 250, 1000, 50, 3, 2, 'waiting for the network'],
   );
   equal(state.stale.models, new Set(['a']));
@@ -166,7 +258,13 @@ test('a download of which nobody knows how far it is', () => {
 
 test('an answer that is older than the events does not turn it back', () => {
   const state = hear(withModels(model('a')), downloading('a', 0.6));
-  const answer = model('a', { status: 'Downloading', download_progress: 0.4, downloaded_bytes: 400, total_bytes: 1000, replicas: [replica('n', 'downloading')] });
+  const answer = model('a', {
+    status: 'Downloading',
+    download_progress: 0.4,
+    downloaded_bytes: 400,
+    total_bytes: 1000,
+    replicas: [replica('n', 'downloading')],
+  });
   for (const next of [reduce(state, models(answer)), reduce(state, { type: 'model', model: answer })]) {
     equal([progressOf(next, 'a'), shownOf(next, 'a').downloaded_bytes], [0.6, 600]);
     equal(shownOf(next, 'a').replicas.length, 1, 'the rest of the answer counts');
@@ -176,7 +274,12 @@ test('an answer that is older than the events does not turn it back', () => {
 
 test('a download that begins anew begins anew', () => {
   for (const between of ['Error', 'Available', 'Registered', 'Ready']) {
-    const state = hear(withModels(model('a')), downloading('a', 0.8), statusChanged('a', between), downloading('a', 0.05));
+    const state = hear(
+      withModels(model('a')),
+      downloading('a', 0.8),
+      statusChanged('a', between),
+      downloading('a', 0.05),
+    );
     equal(progressOf(state, 'a'), 0.05, between);
   }
 });
@@ -190,13 +293,16 @@ test('whatever comes in whatever order, what is shown never runs backwards', () 
   let state = withModels(model('a'));
   let last = null;
   for (let step = 0; step < 2000; step += 1) {
-    const status = ['Downloading', 'Downloading', 'Downloading', 'Downloading', 'Error', 'Available'][Math.floor(random() * 6)];
+    const status = ['Downloading', 'Downloading', 'Downloading', 'Downloading', 'Error', 'Available'][
+      Math.floor(random() * 6)
+    ];
     const progress = status === 'Downloading' ? random() : null;
     const heard = { ...downloading('a', progress ?? 0), status, progress };
     const answer = model('a', { status, download_progress: progress, downloaded_bytes: 0 });
     state = random() < 0.5 ? hear(state, heard) : reduce(state, models(answer));
     const now = shownOf(state, 'a');
-    if (last?.status === 'Downloading' && now.status === 'Downloading') ok(now.download_progress >= last.download_progress, `step ${step}`);
+    if (last?.status === 'Downloading' && now.status === 'Downloading')
+      ok(now.download_progress >= last.download_progress, `step ${step}`);
     else equal(now.download_progress, progress);
     last = now;
   }
@@ -204,7 +310,11 @@ test('whatever comes in whatever order, what is shown never runs backwards', () 
 
 test('ModelStatsUpdated brings the figures of the Hub', () => {
   const stats = { downloads: 7, stars: 3, last_modified: null };
-  const state = hear(withModels(model('a')), event('ModelStatsUpdated', { model_id: 'a', hf_stats: stats }), event('ModelStatsUpdated', { model_id: 'z', hf_stats: stats }));
+  const state = hear(
+    withModels(model('a')),
+    event('ModelStatsUpdated', { model_id: 'a', hf_stats: stats }),
+    event('ModelStatsUpdated', { model_id: 'z', hf_stats: stats }),
+  );
   equal(shownOf(state, 'a').hf_stats, stats);
   equal(state.stale.models.size, 0);
 });
@@ -215,7 +325,10 @@ test('what was heard since a question was asked is applied to its answer', () =>
   const heard = [statusChanged('a', 'Registered'), downloading('a', 0.5)];
   const state = hear(withModels(model('a')), ...heard);
   const old = model('a', { status: 'Available' });
-  for (const action of [{ ...models(old), after: heard }, { type: 'model', model: old, after: heard }]) {
+  for (const action of [
+    { ...models(old), after: heard },
+    { type: 'model', model: old, after: heard },
+  ]) {
     const next = reduce(state, action);
     equal([shownOf(next, 'a').status, progressOf(next, 'a')], ['Downloading', 0.5]);
   }
@@ -227,14 +340,23 @@ test('hearing the same again after an answer tells nobody twice', () => {
   const heard = [downloading('a', 0.5), statusChanged('a', 'Ready'), metrics('n', { request_count: 3 })];
   const begun = withModels(model('a', { status: 'Registered' }));
   const state = hear(begun, ...heard);
-  equal(state.toasts.map(({ key }) => key), ['toast.ready']);
-  const next = after(state, { ...models(model('a', { status: 'Ready' })), after: heard }, { ...nodes(node('n')), after: heard });
+  equal(
+    state.toasts.map(({ key }) => key),
+    ['toast.ready'],
+  );
+  const next = after(
+    state,
+    { ...models(model('a', { status: 'Ready' })), after: heard },
+    { ...nodes(node('n')), after: heard },
+  );
   equal(next.toasts.length, 1);
   equal(next.traffic.get('n').history.length, 1);
 });
 
 test('asked: nothing is outdated any more', () => {
-  const state = reduce(hear(withModels(model('a')), statusChanged('a', 'Ready'), nodeChanged('new')), { type: 'refreshStarted' });
+  const state = reduce(hear(withModels(model('a')), statusChanged('a', 'Ready'), nodeChanged('new')), {
+    type: 'refreshStarted',
+  });
   equal(state.stale, { models: new Set(), nodes: false });
 });
 
@@ -250,7 +372,10 @@ const held = (state, engineState = null, id = 'a') => {
 };
 
 test('a node takes name, state and draining; a new one is asked for', () => {
-  const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'cellar', draining: true, tags: ['gpu'] }));
+  const state = hear(
+    held('ready'),
+    nodeChanged('n', [onNode('a', 'ready')], { name: 'cellar', draining: true, tags: ['gpu'] }),
+  );
   const { name, status, draining, tags } = state.nodes.get('n');
   equal([name, status, draining, tags, state.stale.nodes], ['cellar', 'online', true, ['gpu'], false]);
   const other = hear(held('ready'), nodeChanged('m'));
@@ -259,14 +384,20 @@ test('a node takes name, state and draining; a new one is asked for', () => {
 
 test('a node that is renamed is renamed wherever a model says that it is there', () => {
   const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { name: 'garage' }));
-  equal([shownOf(state, 'a').replicas[0].node_name, state.stale], ['garage', { models: new Set(), nodes: false }]);
+  equal(
+    [shownOf(state, 'a').replicas[0].node_name, state.stale],
+    ['garage', { models: new Set(), nodes: false }],
+  );
 });
 
 test('a node that goes or comes back is asked for: when it was last seen, what it is now', () => {
   const gone = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' }));
   equal([gone.nodes.get('n').status, gone.stale.nodes], ['offline', true]);
   const refreshStarted = reduce(gone, { type: 'refreshStarted' });
-  equal(hear(refreshStarted, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' })).stale.nodes, false);
+  equal(
+    hear(refreshStarted, nodeChanged('n', [onNode('a', 'ready')], { status: 'offline' })).stale.nodes,
+    false,
+  );
   equal(hear(refreshStarted, nodeChanged('n', [onNode('a', 'ready')])).stale.nodes, true);
 });
 
@@ -283,7 +414,10 @@ test('another way to a node is shown at once, and where it leads is asked for', 
   const slower = { way: 'direct', answer_ms: 9 };
   const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: slower }));
   equal([state.nodes.get('n').reach, state.stale.nodes], [slower, false]);
-  const other = hear(held('ready'), nodeChanged('n', [onNode('a', 'ready')], { reach: { way: 'none', answer_ms: null } }));
+  const other = hear(
+    held('ready'),
+    nodeChanged('n', [onNode('a', 'ready')], { reach: { way: 'none', answer_ms: null } }),
+  );
   equal([other.nodes.get('n').reach.way, other.stale.nodes], ['none', true]);
 });
 
@@ -291,7 +425,14 @@ test('another way to a node is shown at once, and where it leads is asked for', 
 
 /** A model that two nodes fetch, as the API tells it. */
 const fetched = (downloaded) => {
-  const coming = { model_id: 'a', state: 'downloading', downloaded_bytes: downloaded, total_bytes: 1000, bytes_per_second: 10, error: null };
+  const coming = {
+    model_id: 'a',
+    state: 'downloading',
+    downloaded_bytes: downloaded,
+    total_bytes: 1000,
+    bytes_per_second: 10,
+    error: null,
+  };
   const of = (id) => replica(id, 'downloading', { progress: downloaded / 1000 });
   return after(
     signedIn,
@@ -303,7 +444,11 @@ const gotOn = (state, id) => state.nodes.get(id).replicas[0].downloaded_bytes;
 const shareOn = (state, id) => shownOf(state, 'a').replicas.find((each) => each.node_id === id).progress;
 
 test('each node has come as far as it tells, and needs no question for it', () => {
-  const state = hear(fetched(100), nodeChanged('n', [comingTo('a', 600, { error: 'disconnected' })]), nodeChanged('m', [comingTo('a', 200)]));
+  const state = hear(
+    fetched(100),
+    nodeChanged('n', [comingTo('a', 600, { error: 'disconnected' })]),
+    nodeChanged('m', [comingTo('a', 200)]),
+  );
   equal([gotOn(state, 'n'), gotOn(state, 'm')], [600, 200]);
   equal([shareOn(state, 'n'), shareOn(state, 'm')], [0.6, 0.2]);
   const { bytes_per_second: rate, error } = state.nodes.get('n').replicas[0];
@@ -314,15 +459,24 @@ test('each node has come as far as it tells, and needs no question for it', () =
 test('no figure of a node runs backwards while it goes on', () => {
   const state = hear(fetched(500), nodeChanged('n', [comingTo('a', 300)]));
   equal([gotOn(state, 'n'), shareOn(state, 'n')], [500, 0.5]);
-  const verifying = hear(state, nodeChanged('n', [{ ...comingTo('a', 1000), lifecycle_status: 'verifying' }]));
-  equal([gotOn(verifying, 'n'), shareOn(verifying, 'n'), verifying.nodes.get('n').replicas[0].state], [1000, 1, 'verifying']);
+  const verifying = hear(
+    state,
+    nodeChanged('n', [{ ...comingTo('a', 1000), lifecycle_status: 'verifying' }]),
+  );
+  equal(
+    [gotOn(verifying, 'n'), shareOn(verifying, 'n'), verifying.nodes.get('n').replicas[0].state],
+    [1000, 1, 'verifying'],
+  );
   const anew = hear(verifying, nodeChanged('n', [comingTo('a', 0)]));
   equal([gotOn(anew, 'n'), shareOn(anew, 'n')], [0, 0], 'what was wrong is fetched anew');
 });
 
 test('a replica that ends on one node is asked for, though the model is as it was', () => {
   const state = hear(fetched(500), nodeChanged('n', [onNode('a', 'error')]));
-  equal([shownOf(state, 'a').replicas[0].state, state.stale.models, state.stale.nodes], ['error', new Set(['a']), true]);
+  equal(
+    [shownOf(state, 'a').replicas[0].state, state.stale.models, state.stale.nodes],
+    ['error', new Set(['a']), true],
+  );
 });
 
 test('a model of which a node says nothing new stays the same object', () => {
@@ -335,14 +489,24 @@ test('an engine that is being loaded is shown at once, its numbers are asked for
   const state = hear(held('ready'), nodeChanged('n', [onNode('a', 'starting', 'starting', 0.4)]));
   const [its] = shownOf(state, 'a').replicas;
   equal([its.state, its.engine.state, its.engine.progress], ['ready', 'starting', 0.4]);
-  const further = hear(held('ready', 'starting'), nodeChanged('n', [onNode('a', 'starting', 'starting', 0.7)]));
+  const further = hear(
+    held('ready', 'starting'),
+    nodeChanged('n', [onNode('a', 'starting', 'starting', 0.7)]),
+  );
   equal(further.nodes.get('n').engines[0].progress, 0.7);
-  equal(hear(further, nodeChanged('n', [onNode('a', 'ready', 'ready')])).nodes.get('n').engines[0].progress, null);
+  equal(
+    hear(further, nodeChanged('n', [onNode('a', 'ready', 'ready')])).nodes.get('n').engines[0].progress,
+    null,
+  );
   equal([state.stale.models, state.stale.nodes], [new Set(['a']), true]);
 });
 
 test('an engine between two requests needs no question', () => {
-  for (const [from, to] of [['ready', 'busy'], ['busy', 'ready'], ['ready', 'ready']]) {
+  for (const [from, to] of [
+    ['ready', 'busy'],
+    ['busy', 'ready'],
+    ['ready', 'ready'],
+  ]) {
     const state = hear(held('ready', from), nodeChanged('n', [onNode('a', to, to)]));
     equal(shownOf(state, 'a').replicas[0].engine.state, to);
     equal(shownOf(state, 'a').replicas[0].engine.memory_bytes, 100, 'its numbers stay');
@@ -366,14 +530,22 @@ test('a replica that comes or goes is asked for', () => {
 });
 
 test('a replica is in the state that its node tells', () => {
-  for (const [told, shown] of [['deleting', 'deleting'], ['verifying', 'verifying'], ['busy', 'ready'], ['failed', 'ready']]) {
+  for (const [told, shown] of [
+    ['deleting', 'deleting'],
+    ['verifying', 'verifying'],
+    ['busy', 'ready'],
+    ['failed', 'ready'],
+  ]) {
     const state = hear(held('ready'), nodeChanged('n', [onNode('a', told, told === 'busy' ? 'busy' : null)]));
     equal(shownOf(state, 'a').replicas[0].state, shown);
   }
 });
 
 test('the same word again has nothing asked for', () => {
-  equal(hear(held('downloading'), nodeChanged('n', [onNode('a', 'downloading')])).stale, { models: new Set(), nodes: false });
+  equal(hear(held('downloading'), nodeChanged('n', [onNode('a', 'downloading')])).stale, {
+    models: new Set(),
+    nodes: false,
+  });
 });
 
 // --- MetricsUpdated ----------------------------------------------------------------------------------
@@ -386,16 +558,31 @@ test('figures go to the node and into its history', () => {
   equal([active_requests, memory_used_bytes, disk_free_bytes, slots], [2, 700, 800, 8]);
   const { history, ...latest } = state.traffic.get('n');
   equal(history, [latest]);
-  equal(latest, { seq: heard.seq, at: heard.at, requests: 5, active: 2, tokensPerSecond: 12.5, cpu: 0.5, memory: 0.6 });
+  equal(latest, {
+    seq: heard.seq,
+    at: heard.at,
+    requests: 5,
+    active: 2,
+    tokensPerSecond: 12.5,
+    cpu: 0.5,
+    memory: 0.6,
+  });
 });
 
 test('the history of a node is as long as it may be, and the latest is its last', () => {
   let state = held('ready');
-  for (let at = 1; at <= HISTORY_LENGTH + 20; at += 1) state = hear(state, metrics('n', { tokens_per_second: at }));
+  for (let at = 1; at <= HISTORY_LENGTH + 20; at += 1)
+    state = hear(state, metrics('n', { tokens_per_second: at }));
   const { history, tokensPerSecond } = state.traffic.get('n');
-  equal([history.length, history[0].tokensPerSecond, history.at(-1).tokensPerSecond, tokensPerSecond], [HISTORY_LENGTH, 21, HISTORY_LENGTH + 20, HISTORY_LENGTH + 20]);
+  equal(
+    [history.length, history[0].tokensPerSecond, history.at(-1).tokensPerSecond, tokensPerSecond],
+    [HISTORY_LENGTH, 21, HISTORY_LENGTH + 20, HISTORY_LENGTH + 20],
+  );
   const bySeq = history.map(({ seq }) => seq);
-  equal(bySeq, [...bySeq].sort((a, b) => a - b));
+  equal(
+    bySeq,
+    [...bySeq].sort((a, b) => a - b),
+  );
 });
 
 test('what was answered concerns the models that this node has loaded', () => {
@@ -408,7 +595,10 @@ test('what was answered concerns the models that this node has loaded', () => {
     ),
     nodes(node('n'), node('m')),
   );
-  equal(hear(state, metrics('n', { request_count: 1 }), metrics('n', { request_count: 2 })).stale.models, new Set(['here']));
+  equal(
+    hear(state, metrics('n', { request_count: 1 }), metrics('n', { request_count: 2 })).stale.models,
+    new Set(['here']),
+  );
 });
 
 test('what was answered makes the node and what it has loaded outdated', () => {
@@ -416,7 +606,10 @@ test('what was answered makes the node and what it has loaded outdated', () => {
   equal([state.stale.models.size, state.stale.nodes], [0, false], 'the first figures tell of no change');
   const next = hear(state, metrics('n', { request_count: 2 }));
   equal([next.stale.models, next.stale.nodes], [new Set(['a']), true]);
-  equal(hear(next, metrics('m', { request_count: 1 }), metrics('m', { request_count: 2 })).stale.models, new Set(['a']));
+  equal(
+    hear(next, metrics('m', { request_count: 1 }), metrics('m', { request_count: 2 })).stale.models,
+    new Set(['a']),
+  );
   const quiet = hear(reduce(next, { type: 'refreshStarted' }), metrics('n', { request_count: 2 }));
   equal([quiet.stale.models.size, quiet.stale.nodes], [0, false]);
 });
@@ -433,11 +626,17 @@ test('a pull that ends is told once, whoever says it first', () => {
   equal(byEvent.toasts[0].about, 'model a');
   equal(told(reduce(byEvent, models(model('a', { status: 'Ready' })))).length, 1);
   equal(told(reduce(begun, models(model('a', { status: 'Ready' })))), ['success toast.ready Name of a']);
-  equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), ['error toast.failed Name of a']);
+  equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), [
+    'error toast.failed Name of a',
+  ]);
 });
 
 test('a pull that ends between two frames is told, too', () => {
-  const state = hear(withModels(model('a', { status: 'Registered' })), downloading('a', 0.5), statusChanged('a', 'Ready'));
+  const state = hear(
+    withModels(model('a', { status: 'Registered' })),
+    downloading('a', 0.5),
+    statusChanged('a', 'Ready'),
+  );
   equal(told(state), ['success toast.ready Name of a']);
 });
 
@@ -475,13 +674,20 @@ test('a node that has joined is told once it is online, not before', () => {
 test('the first node, and that of the balancer itself, join nothing', () => {
   equal(told(after(signedIn, nodes(), nodes(node('n')))), []);
   const own = node('own', { reach: { way: 'local', answer_ms: 0 } });
-  equal(told(after(signedIn, nodes(node('n', { status: 'offline' })), nodes(own, node('n', { status: 'offline' })))), []);
+  equal(
+    told(
+      after(signedIn, nodes(node('n', { status: 'offline' })), nodes(own, node('n', { status: 'offline' }))),
+    ),
+    [],
+  );
 });
 
 test('a retry that succeeds takes the place of the failure', () => {
   const loadError = hear(withModels(model('a', { status: 'Downloading' })), statusChanged('a', 'Error'));
   equal(told(loadError), ['error toast.failed Name of a']);
-  equal(told(hear(hear(loadError, downloading('a', 0.5)), statusChanged('a', 'Ready'))), ['success toast.ready Name of a']);
+  equal(told(hear(hear(loadError, downloading('a', 0.5)), statusChanged('a', 'Ready'))), [
+    'success toast.ready Name of a',
+  ]);
 });
 
 test('an action that is not known is an error', () => fails(() => reduceIt(initialState(), { type: 'x' })));

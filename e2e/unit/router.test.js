@@ -4,7 +4,8 @@ import { buildUrl, HOME_PATH, matchRoute, safeReturnUrl, ROUTES, startRouter } f
 import { equal, ok, place, test } from './runner.js';
 
 test('every address of the page is matched, with its tab', () => {
-  for (const [path, route] of Object.entries(ROUTES)) equal(matchRoute(path), { path, tab: null, ...route, query: {} });
+  for (const [path, route] of Object.entries(ROUTES))
+    equal(matchRoute(path), { path, tab: null, ...route, query: {} });
   equal(matchRoute('/models').tab, 'hub');
   equal(matchRoute('/models/local').tab, 'local');
 });
@@ -16,7 +17,16 @@ test('the root is the home; slashes at the end do not matter', () => {
 });
 
 test('what is not an address of the page is none', () => {
-  for (const other of ['/api/models', '/v1/models', '/models/x', '/Models', '/assets/x/main.js', '/constructor', '/__proto__', '/toString']) {
+  for (const other of [
+    '/api/models',
+    '/v1/models',
+    '/models/x',
+    '/Models',
+    '/assets/x/main.js',
+    '/constructor',
+    '/__proto__',
+    '/toString',
+  ]) {
     equal(matchRoute(other), null, other);
   }
 });
@@ -24,7 +34,12 @@ test('what is not an address of the page is none', () => {
 test('the query is read, the fragment is not', () => {
   equal(matchRoute('/models?q=a+b%26c&status=Ready&q=last#x').query, { q: 'last', status: 'Ready' });
   equal(matchRoute('/models?').query, {});
-  equal(matchRoute('https://llb.example/nodes?x=1'), { path: '/nodes', page: 'nodes', tab: null, query: { x: '1' } });
+  equal(matchRoute('https://llb.example/nodes?x=1'), {
+    path: '/nodes',
+    page: 'nodes',
+    tab: null,
+    query: { x: '1' },
+  });
 });
 
 test('a hostile query is a mere text', () => {
@@ -46,20 +61,57 @@ test('what is written is what is read', () => {
 });
 
 test('back to an address of this page', () => {
-  for (const good of ['/models', '/models/local?q=1', '/nodes#x', '/playground?model=a%2Fb', '/']) equal(safeReturnUrl(good), good);
+  for (const good of ['/models', '/models/local?q=1', '/nodes#x', '/playground?model=a%2Fb', '/'])
+    equal(safeReturnUrl(good), good);
 });
 
 test('never to another site, to the login, or to the server', () => {
   const bad = [
-    null, undefined, 7, {}, '', 'models', 'https://evil.example/', '//evil.example/models', '/\\evil.example/models', '\\\\evil.example',
-    '/\t/evil.example/models', '/\n/evil.example', 'javascript:alert(1)', 'data:text/html,x', '/login', '/login?next=/login', '/login/',
-    '/api/auth/logout', '/x', ' /models', '%2F%2Fevil.example', '/..//evil.example/models', '/models/../../..//evil.example', '/.//evil.example',
+    null,
+    undefined,
+    7,
+    {},
+    '',
+    'models',
+    'https://evil.example/',
+    '//evil.example/models',
+    '/\\evil.example/models',
+    '\\\\evil.example',
+    '/\t/evil.example/models',
+    '/\n/evil.example',
+    'javascript:alert(1)',
+    'data:text/html,x',
+    '/login',
+    '/login?next=/login',
+    '/login/',
+    '/api/auth/logout',
+    '/x',
+    ' /models',
+    '%2F%2Fevil.example',
+    '/..//evil.example/models',
+    '/models/../../..//evil.example',
+    '/.//evil.example',
   ];
   for (const next of bad) equal(safeReturnUrl(next), HOME_PATH, String(next));
 });
 
 test('wherever it leads, it is this origin', () => {
-  const pieces = ['/', '\\', '\t', '\n', '.', '..', '@', ':', '%2f', 'evil.example', 'models', '?', '#', 'login'];
+  const pieces = [
+    '/',
+    '\\',
+    '\t',
+    '\n',
+    '.',
+    '..',
+    '@',
+    ':',
+    '%2f',
+    'evil.example',
+    'models',
+    '?',
+    '#',
+    'login',
+  ];
   let seed = 7;
   const random = (below) => {
     seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0;
@@ -77,12 +129,15 @@ test('wherever it leads, it is this origin', () => {
 
 history.replaceState(null, '', '/models');
 const heard = [];
-const router = startRouter((route, { moved }) => heard.push([route.path, JSON.stringify(route.query), moved]));
+const router = startRouter((route, { moved }) =>
+  heard.push([route.path, JSON.stringify(route.query), moved]),
+);
 const calls = () => heard.splice(0);
 
 function press(link, options = {}) {
   const event = new MouseEvent('click', { bubbles: true, cancelable: true, button: 0, ...options });
-  const stop = (late) => late.preventDefault(); // the browser itself must not leave the test
+  // the browser itself must not leave the test
+  const stop = (late) => late.preventDefault();
   window.addEventListener('click', stop, { once: true });
   let taken = false;
   document.addEventListener('click', (late) => (taken = late.defaultPrevented), { once: true });
@@ -105,7 +160,11 @@ test('a change of the query is told as no move', () => {
   router.go('/models?q=a', { replace: true });
   router.go('/models?q=a');
   router.go('/models/local');
-  equal(calls(), [['/models', '{}', true], ['/models', '{"q":"a"}', false], ['/models/local', '{}', true]]);
+  equal(calls(), [
+    ['/models', '{}', true],
+    ['/models', '{"q":"a"}', false],
+    ['/models/local', '{}', true],
+  ]);
   equal(location.pathname, '/models/local');
 });
 
@@ -138,7 +197,10 @@ test('a fragment of another page does not keep it from being opened', () => {
   router.go('/nodes', { replace: true });
   calls();
   ok(press(link('/access#x')));
-  equal(calls().map(([path]) => path), ['/access']);
+  equal(
+    calls().map(([path]) => path),
+    ['/access'],
+  );
 });
 
 test('other presses are left to the browser', () => {

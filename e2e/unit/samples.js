@@ -92,10 +92,26 @@ export const statusChanged = (id, status, fields = {}) =>
   });
 
 export const downloading = (id, progress, fields = {}) =>
-  statusChanged(id, 'Downloading', { progress, downloaded_bytes: progress * 1000, total_bytes: 1000, bytes_per_second: 50, eta_seconds: 3, ...fields });
+  statusChanged(id, 'Downloading', {
+    progress,
+    downloaded_bytes: progress * 1000,
+    total_bytes: 1000,
+    bytes_per_second: 50,
+    eta_seconds: 3,
+    ...fields,
+  });
 
 export const nodeChanged = (id, models = [], fields = {}) =>
-  event('NodeStatusChanged', { node_id: id, name: `name of ${id}`, status: 'online', draining: false, tags: [], reach: { way: 'direct', answer_ms: 0.5 }, models, ...fields });
+  event('NodeStatusChanged', {
+    node_id: id,
+    name: `name of ${id}`,
+    status: 'online',
+    draining: false,
+    tags: [],
+    reach: { way: 'direct', answer_ms: 0.5 },
+    models,
+    ...fields,
+  });
 
 export const onNode = (id, state, engineState = null, progress = null) => ({
   model_id: id,

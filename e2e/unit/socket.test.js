@@ -20,9 +20,18 @@ function listen(answers = {}) {
 }
 
 test('the delay doubles up to 15 s, half of it by chance', () => {
-  equal([0, 1, 2, 3, 4].map((failures) => delayBefore(failures, () => 1)), [500, 1000, 2000, 4000, 8000]);
-  equal([0, 1, 2, 3, 4].map((failures) => delayBefore(failures, () => 0)), [250, 500, 1000, 2000, 4000]);
-  equal([5, 6, 10, 11, 1000, 1e9].map((failures) => delayBefore(failures, () => 1)), Array(6).fill(15_000));
+  equal(
+    [0, 1, 2, 3, 4].map((failures) => delayBefore(failures, () => 1)),
+    [500, 1000, 2000, 4000, 8000],
+  );
+  equal(
+    [0, 1, 2, 3, 4].map((failures) => delayBefore(failures, () => 0)),
+    [250, 500, 1000, 2000, 4000],
+  );
+  equal(
+    [5, 6, 10, 11, 1000, 1e9].map((failures) => delayBefore(failures, () => 1)),
+    Array(6).fill(15_000),
+  );
   const delays = Array.from({ length: 200 }, () => delayBefore(3));
   ok(delays.every((delay) => delay >= 2000 && delay <= 4000) && new Set(delays).size > 100);
 });
@@ -30,7 +39,10 @@ test('the delay doubles up to 15 s, half of it by chance', () => {
 test('it connects to the path on its own host', () =>
   withFakes(async ({ sockets }) => {
     const { stop, statuses } = listen();
-    equal(sockets.map(({ url }) => url), ['ws://unit.localhost/ws/models']);
+    equal(
+      sockets.map(({ url }) => url),
+      ['ws://unit.localhost/ws/models'],
+    );
     equal(statuses(), ['connecting']);
     stop();
   }));
@@ -66,7 +78,13 @@ test('Resync asks for everything anew, and is no new connection', () =>
     const { stop, told, statuses } = listen();
     sockets[0].tell({ type: 'Hello', seq: 1 });
     sockets[0].tell({ type: 'Resync', seq: 2 });
-    equal([told.hello.map(({ type }) => type), statuses()], [['Hello', 'Resync'], ['connecting', 'connected']]);
+    equal(
+      [told.hello.map(({ type }) => type), statuses()],
+      [
+        ['Hello', 'Resync'],
+        ['connecting', 'connected'],
+      ],
+    );
     stop();
   }));
 
@@ -104,7 +122,9 @@ test('since when it is lost is told as long as it is lost; the pauses grow', () 
       sockets.at(-1).end();
       equal(told.status.at(-1).since, begun);
     }
-    pauses.forEach((pause, at) => ok(pause >= Math.min(15_000, 500 * 2 ** at) / 2 && pause <= Math.min(15_000, 500 * 2 ** at)));
+    pauses.forEach((pause, at) =>
+      ok(pause >= Math.min(15_000, 500 * 2 ** at) / 2 && pause <= Math.min(15_000, 500 * 2 ** at)),
+    );
     await clock.pass(15_000);
     sockets.at(-1).tell({ type: 'Hello', seq: 1 });
     await clock.pass(1000);
@@ -194,7 +214,10 @@ test('a page that is hidden before its frame came hands over at once', () =>
 test('whoever comes back to the page, or to the network, does not wait', () =>
   withFakes(async ({ sockets, clock, page }) => {
     const { stop } = listen();
-    for (const back of [() => document.dispatchEvent(new Event('visibilitychange')), () => dispatchEvent(new Event('online'))]) {
+    for (const back of [
+      () => document.dispatchEvent(new Event('visibilitychange')),
+      () => dispatchEvent(new Event('online')),
+    ]) {
       const { length } = sockets;
       sockets.at(-1).end();
       page.hidden = true;
@@ -263,7 +286,10 @@ test('stop leaves nothing behind: no timer, listener, connection or word', () =>
       page.hidden = false;
       document.dispatchEvent(new Event('visibilitychange'));
       sockets.at(-1).onmessage?.({ data: '{"type":"Hello","seq":2}' });
-      equal([JSON.stringify(told), sockets.length, clock.waiting, listening.count], [words, length, 0, before]);
+      equal(
+        [JSON.stringify(told), sockets.length, clock.waiting, listening.count],
+        [words, length, 0, before],
+      );
       ok(sockets.at(-1).closed);
     }
   }));

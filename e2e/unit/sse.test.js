@@ -25,17 +25,25 @@ async function read(chunks) {
   return found;
 }
 
-const TEXT = 'data: {"a":1}\n\n: heartbeat\n\nevent: error\ndata: é日本🙂\ndata: two\n\nid: 7\r\ndata:x\r\n\r\ndata: [DONE]\n\ndata: never ended';
-const FOUND = [['message', '{"a":1}'], ['error', 'é日本🙂\ntwo'], ['message', 'x'], ['message', '[DONE]']];
+const TEXT =
+  'data: {"a":1}\n\n: heartbeat\n\nevent: error\ndata: é日本🙂\ndata: two\n\nid: 7\r\ndata:x\r\n\r\ndata: [DONE]\n\ndata: never ended';
+const FOUND = [
+  ['message', '{"a":1}'],
+  ['error', 'é日本🙂\ntwo'],
+  ['message', 'x'],
+  ['message', '[DONE]'],
+];
 
 test('events in one piece', async () => equal(await read([bytes(TEXT)]), FOUND));
 
 test('events cut at every byte', async () => {
   const all = bytes(TEXT);
-  for (let at = 0; at <= all.length; at += 1) equal(await read([all.slice(0, at), all.slice(at)]), FOUND, `cut at ${at}`);
+  for (let at = 0; at <= all.length; at += 1)
+    equal(await read([all.slice(0, at), all.slice(at)]), FOUND, `cut at ${at}`);
 });
 
-test('events byte by byte', async () => equal(await read([...bytes(TEXT)].map((byte) => Uint8Array.of(byte))), FOUND));
+test('events byte by byte', async () =>
+  equal(await read([...bytes(TEXT)].map((byte) => Uint8Array.of(byte))), FOUND));
 
 test('nothing, and nothing but comments', async () => {
   equal(await read([]), []);
@@ -45,7 +53,9 @@ test('nothing, and nothing but comments', async () => {
 
 test('each event is there as soon as its bytes are', async () => {
   let enqueue;
-  const stream = new ReadableStream({ start: (controller) => (enqueue = (text) => controller.enqueue(bytes(text))) });
+  const stream = new ReadableStream({
+    start: (controller) => (enqueue = (text) => controller.enqueue(bytes(text))),
+  });
   const reading = events(stream);
   enqueue('data: 1\n\nda');
   equal((await reading.next()).value.data, '1');
@@ -56,7 +66,9 @@ test('each event is there as soon as its bytes are', async () => {
 
 test('whoever stops reading ends the stream', async () => {
   const ended = {};
-  for await (const { data } of events(streamOf([bytes('data: 1\n\n'), bytes('data: 2\n\n'), bytes('data: 3\n\n')], ended))) {
+  for await (const { data } of events(
+    streamOf([bytes('data: 1\n\n'), bytes('data: 2\n\n'), bytes('data: 3\n\n')], ended),
+  )) {
     equal(data, '1');
     break;
   }

@@ -1,7 +1,13 @@
 /** pages/playground: cutting Markdown, what is sent, and how quick it was. */
 
 import { splitBlocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
-import { nextRequestBody, parseNumber, PARAMETERS, requestBody, streamedBody } from '/web/pages/playground/chat-request.js';
+import {
+  nextRequestBody,
+  parseNumber,
+  PARAMETERS,
+  requestBody,
+  streamedBody,
+} from '/web/pages/playground/chat-request.js';
 import { responseStats } from '/web/pages/playground/response-stats.js';
 import { equal, frozen, ok, test } from './runner.js';
 
@@ -13,16 +19,29 @@ test('blocks end at a blank line', () => {
   equal(splitBlocks(''), []);
   equal(splitBlocks('\n\n'), []);
   equal(splitBlocks('one'), ['one']);
-  equal(splitBlocks('one\ntwo\n\nthree').map((each) => each.trimEnd()), ['one\ntwo', 'three']);
+  equal(
+    splitBlocks('one\ntwo\n\nthree').map((each) => each.trimEnd()),
+    ['one\ntwo', 'three'],
+  );
 });
 
 test('a fence stays whole, also an open one and one of the other kind inside', () => {
-  for (const whole of ['```js\na\n\nb\n```', '~~~\n```\n\nx\n~~~', '````\n```\n\n```\n````', '```\nopen\n\nstill open']) equal(splitBlocks(whole), [whole]);
-  equal(splitBlocks('```\na\n```\n\nafter').map((each) => each.trimEnd()), ['```\na\n```', 'after']);
+  for (const whole of [
+    '```js\na\n\nb\n```',
+    '~~~\n```\n\nx\n~~~',
+    '````\n```\n\n```\n````',
+    '```\nopen\n\nstill open',
+  ])
+    equal(splitBlocks(whole), [whole]);
+  equal(
+    splitBlocks('```\na\n```\n\nafter').map((each) => each.trimEnd()),
+    ['```\na\n```', 'after'],
+  );
 });
 
 test('a list with blank lines stays one list', () => {
-  for (const whole of ['- a\n\n- b', '1. a\n\n2. b', '- a\n\n  more of a']) equal(splitBlocks(whole), [whole]);
+  for (const whole of ['- a\n\n- b', '1. a\n\n2. b', '- a\n\n  more of a'])
+    equal(splitBlocks(whole), [whole]);
   equal(splitBlocks('- a\n\nno item').length, 2);
 });
 
@@ -46,17 +65,34 @@ test('thinking is told apart, closed or not yet', () => {
 });
 
 test('a typed number is one within its bounds, nothing, or none', () => {
-  const [temperature, topK] = ['temperature', 'top_k'].map((name) => PARAMETERS.find((each) => each.name === name));
-  equal(['', '  ', '0', '2', '0.5'].map((text) => parseNumber(text, temperature)), [null, null, 0, 2, 0.5]);
-  equal(['2.01', '-1', 'x', 'NaN', 'Infinity', '1,5'].map((text) => parseNumber(text, temperature)), Array(6).fill(undefined));
-  equal(['40', '1.5', '1001'].map((text) => parseNumber(text, topK)), [40, undefined, undefined]);
+  const [temperature, topK] = ['temperature', 'top_k'].map((name) =>
+    PARAMETERS.find((each) => each.name === name),
+  );
+  equal(
+    ['', '  ', '0', '2', '0.5'].map((text) => parseNumber(text, temperature)),
+    [null, null, 0, 2, 0.5],
+  );
+  equal(
+    ['2.01', '-1', 'x', 'NaN', 'Infinity', '1,5'].map((text) => parseNumber(text, temperature)),
+    Array(6).fill(undefined),
+  );
+  equal(
+    ['40', '1.5', '1001'].map((text) => parseNumber(text, topK)),
+    [40, undefined, undefined],
+  );
 });
 
 test('a conversation is sent in turns, without thoughts and without empty answers', () => {
-  const conversation = frozen({ messages: [user('a'), assistant(''), user('b'), assistant('<think>x</think>c'), user('d')] });
+  const conversation = frozen({
+    messages: [user('a'), assistant(''), user('b'), assistant('<think>x</think>c'), user('d')],
+  });
   equal(requestBody('m', conversation), {
     model: 'm',
-    messages: [{ role: 'user', content: 'a\n\nb' }, { role: 'assistant', content: 'c' }, { role: 'user', content: 'd' }],
+    messages: [
+      { role: 'user', content: 'a\n\nb' },
+      { role: 'assistant', content: 'c' },
+      { role: 'user', content: 'd' },
+    ],
   });
 });
 
@@ -70,11 +106,21 @@ test('pictures travel as parts, also where two questions join', () => {
 });
 
 test('system prompt, stops and numbers are sent where they are set', () => {
-  const settings = { system: ' be brief ', stop: 'a\n\nb', parameters: { temperature: 0, top_k: 5000, seed: 'x', model: 1, min_p: NaN } };
+  const settings = {
+    system: ' be brief ',
+    stop: 'a\n\nb',
+    parameters: { temperature: 0, top_k: 5000, seed: 'x', model: 1, min_p: NaN },
+  };
   const body = requestBody('m', { ...settings, messages: [user('q')] });
-  equal([body.messages[0], body.stop, body.temperature], [{ role: 'system', content: ' be brief ' }, ['a', 'b'], 0]);
+  equal(
+    [body.messages[0], body.stop, body.temperature],
+    [{ role: 'system', content: ' be brief ' }, ['a', 'b'], 0],
+  );
   equal(Object.keys(body).sort(), ['messages', 'model', 'stop', 'temperature']);
-  equal(requestBody('m', { system: '  ', stop: '\n', messages: [user('q')] }), { model: 'm', messages: [{ role: 'user', content: 'q' }] });
+  equal(requestBody('m', { system: '  ', stop: '\n', messages: [user('q')] }), {
+    model: 'm',
+    messages: [{ role: 'user', content: 'q' }],
+  });
   equal(requestBody('m', { stop: 'x\n'.repeat(20), messages: [] }).stop.length, 8);
   const streamed = streamedBody('m', { messages: [user('q')] });
   equal([streamed.stream, streamed.stream_options], [true, { include_usage: true }]);
@@ -82,7 +128,8 @@ test('system prompt, stops and numbers are sent where they are set', () => {
 
 test('the next request: the draft, else the last question again, else the example', () => {
   const said = frozen({ messages: [user('a'), assistant('b')] });
-  const texts = (conversation, draft) => nextRequestBody('m', conversation, draft, 'Hello').messages.map(({ content }) => content);
+  const texts = (conversation, draft) =>
+    nextRequestBody('m', conversation, draft, 'Hello').messages.map(({ content }) => content);
   equal(texts(said, { text: ' c ', images: [] }), ['a', 'b', 'c']);
   equal(texts(said, NOTHING), ['a']);
   equal(texts({ messages: [] }, NOTHING), ['Hello']);
@@ -92,9 +139,16 @@ test('the speed is what the engine tells, else that of the pieces', () => {
   const measured = { firstTokenMs: 200, totalMs: 1200, pieces: 11 };
   const usage = { prompt_tokens: 12, completion_tokens: 90, prompt_tokens_details: { cached_tokens: 3 } };
   const timings = { predicted_per_second: 12.34, predicted_n: 9, prompt_n: 8, cache_n: 2 };
-  equal(responseStats({ usage, timings }, measured), { promptTokens: 12, cachedTokens: 3, completionTokens: 90, tokensPerSecond: 12.34, firstTokenMs: 200 });
+  equal(responseStats({ usage, timings }, measured), {
+    promptTokens: 12,
+    cachedTokens: 3,
+    completionTokens: 90,
+    tokensPerSecond: 12.34,
+    firstTokenMs: 200,
+  });
   equal(responseStats({ timings }, measured).completionTokens, 9);
-  for (const rate of [0, Infinity, NaN, null, 1e9, -1]) equal(responseStats({ timings: { predicted_per_second: rate } }, measured).tokensPerSecond, 10);
+  for (const rate of [0, Infinity, NaN, null, 1e9, -1])
+    equal(responseStats({ timings: { predicted_per_second: rate } }, measured).tokensPerSecond, 10);
   const none = responseStats({}, { firstTokenMs: null, totalMs: 5, pieces: 0 });
   ok(Object.values(none).every((value) => value === null));
   equal(responseStats({}, { ...measured, pieces: 1 }).tokensPerSecond, null);

@@ -4,7 +4,8 @@ import { trafficHistory, latestTime, currentFigures, WINDOW_MS } from '/web/page
 import { equal, frozen, test } from './runner.js';
 
 const STEP = 10_000;
-const END = Math.floor(1.8e12 / STEP) * STEP; // a round moment
+// a round moment
+const END = Math.floor(1.8e12 / STEP) * STEP;
 
 const point = (at, tokensPerSecond, active = 0, requests = 0) => ({ at, tokensPerSecond, active, requests });
 const told = (...points) => ({ ...points.at(-1), history: points });
@@ -36,8 +37,14 @@ test('what is older than the window is left out, and silence is a gap', () => {
     ['a', told(point(END - WINDOW_MS - STEP, 99), point(END - 3 * STEP, 1), point(END, 2))],
   ]);
   const steps = trafficHistory(traffic, STEP);
-  equal(known(steps).map((step) => step.tokensPerSecond), [1, 2]);
-  equal(steps.slice(-4).map((step) => step.tokensPerSecond), [1, null, null, 2]);
+  equal(
+    known(steps).map((step) => step.tokensPerSecond),
+    [1, 2],
+  );
+  equal(
+    steps.slice(-4).map((step) => step.tokensPerSecond),
+    [1, null, null, 2],
+  );
 });
 
 test('what is past keeps its shape while time goes on', () => {
@@ -50,7 +57,15 @@ test('what is past keeps its shape while time goes on', () => {
 test('figures of now leave out nodes that are away, and idle engines have no busy slot', () => {
   const node = (id, status, engines, active) => [id, { id, status, engines, active_requests: active }];
   const nodes = new Map([
-    node('a', 'online', [{ state: 'busy', busy: 0, slots: 4 }, { state: 'ready', busy: 3, slots: 4 }], 1),
+    node(
+      'a',
+      'online',
+      [
+        { state: 'busy', busy: 0, slots: 4 },
+        { state: 'ready', busy: 3, slots: 4 },
+      ],
+      1,
+    ),
     node('b', 'online', [{ state: 'starting', busy: 0, slots: 8 }], 1),
     node('c', 'offline', [{ state: 'busy', busy: 2, slots: 2 }], 2),
   ]);
@@ -58,5 +73,11 @@ test('figures of now leave out nodes that are away, and idle engines have no bus
     ['a', told(point(END, 5, 1, 10))],
     ['c', told(point(END, 50, 2, 100))],
   ]);
-  equal(currentFigures({ nodes, traffic }), { active: 2, tokensPerSecond: 5, requests: 110, busy: 1, slots: 8 });
+  equal(currentFigures({ nodes, traffic }), {
+    active: 2,
+    tokensPerSecond: 5,
+    requests: 110,
+    busy: 1,
+    slots: 8,
+  });
 });

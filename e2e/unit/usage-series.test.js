@@ -58,7 +58,9 @@ test('two keys of one name stay two series, and sessions are told apart by their
     entry(0, null, 4, { user_id: 'u2', name: null }),
   ];
   equal(
-    usageSeries(answer(...usage), 'requests', ({ name }) => name ?? 'session').series.map(({ total }) => total),
+    usageSeries(answer(...usage), 'requests', ({ name }) => name ?? 'session').series.map(
+      ({ total }) => total,
+    ),
     [4, 3, 2, 1],
   );
 });

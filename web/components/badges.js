@@ -1,4 +1,4 @@
-/** Small labels: a status, whether a model fits. */
+/** Badges: the status of a model, and whether it fits into memory. */
 
 import { html } from '../lib/html.js';
 import { f, t } from '../core/i18n.js';
@@ -10,7 +10,7 @@ export const badge = (kind, text, iconName = null) =>
 export const statusBadge = (status) =>
   badge(`status-${status.toLowerCase()}`, t(`status.${status}`), { Ready: 'check', Error: 'alert' }[status]);
 
-/** Whether a model fits, with the numbers for the pointer and in the text for screen readers. */
+/** Badge of the memory check. The numbers are in the tooltip and in the text for screen readers. */
 export function fitBadge({ verdict, required_bytes, available_bytes, node_name }) {
   const numbers = t(available_bytes === null ? 'fit.numbers_unknown' : 'fit.numbers', {
     required: f.bytes(required_bytes),

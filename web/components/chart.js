@@ -1,6 +1,6 @@
 /**
- * Charts over time. Marks are drawn into an SVG that is stretched to its place, so it needs no measuring and is crisp
- * at every width; texts are HTML beside it, so they keep their size.
+ * Time charts. Marks are drawn into an SVG stretched to its container, so nothing needs measuring and lines
+ * stay crisp at every width. Texts are HTML next to it, so they keep their size.
  */
 
 import { html, svg } from '../lib/html.js';
@@ -8,23 +8,27 @@ import { html, svg } from '../lib/html.js';
 const WIDTH = 1000;
 const HEIGHT = 100;
 
-/** A mark: the area below `points`, [{at, value}] in order of time; a value of null is a gap. */
-export const area = (points) => ({ x, y }) =>
-  segments(points).map((run) => {
-    const line = run.map(({ at, value }) => `${x(at)} ${y(value)}`).join('L');
-    return svg`
+/** Mark: the area below `points`, [{at, value}] in chronological order. A value of null is a gap. */
+export const area =
+  (points) =>
+  ({ x, y }) =>
+    segments(points).map((run) => {
+      const line = run.map(({ at, value }) => `${x(at)} ${y(value)}`).join('L');
+      return svg`
       <g>
         <path class="chart-area" d=${`M${x(run[0].at)} ${HEIGHT}L${line}L${x(run.at(-1).at)} ${HEIGHT}z`}></path>
         <path class="chart-line" d=${`M${line}h0`}></path>
       </g>`;
-  });
+    });
 
-/** A mark: columns of parts one upon the other. `stacks`: [{at, parts: [{value, series}]}], each `width` milliseconds wide. */
-export const stackedBars = (stacks, width) => ({ x, y }) =>
-  stacks.map(({ at, parts }) => {
-    const gap = (x(at + width) - x(at)) * 0.12;
-    let base = 0;
-    return svg`
+/** Mark: stacked columns. `stacks`: [{at, parts: [{value, series}]}], each `width` milliseconds wide. */
+export const stackedBars =
+  (stacks, width) =>
+  ({ x, y }) =>
+    stacks.map(({ at, parts }) => {
+      const gap = (x(at + width) - x(at)) * 0.12;
+      let base = 0;
+      return svg`
       <g>
         ${parts.map(({ value, series }) => {
           const [foot, head] = [y(base), y(base + value)];
@@ -32,22 +36,34 @@ export const stackedBars = (stacks, width) => ({ x, y }) =>
           return svg`<rect class="series-${series}" x=${x(at) + gap} width=${x(at + width) - x(at) - 2 * gap} y=${head} height=${round(foot - head)}></rect>`;
         })}
       </g>`;
-  });
+    });
 
 /**
- * One chart.
+ * Time chart.
  *
- *   label, summary   what it shows; what a screen reader is told instead of the drawing
- *   from, to         the time it spans, in milliseconds
- *   highest          the greatest value that has to find room
- *   format           a value → text
- *   ticks            [{at, text}] below it
- *   mark             what is drawn, such as `area(points)`
- *   readout          a text at its head: what is under the cursor, or what matters most
- *   cursor           the moment that a person points at; null: none
- *   onCursor(at)     told that moment, null when they leave
+ *   label, summary   title; text alternative for screen readers
+ *   from, to         time range in milliseconds
+ *   maximum          largest value
+ *   format           value → text
+ *   ticks            [{at, text}] of the time axis
+ *   mark             what is drawn, e.g. `area(points)`
+ *   readout          text in the header: the value at the cursor, or a summary
+ *   cursor           time under the pointer, or null
+ *   onCursor(at)     called with the time under the pointer, or null when the pointer leaves
  */
-export function timeChart({ label, summary, from, to, maximum, format, ticks, mark, readout, cursor, onCursor }) {
+export function timeChart({
+  label,
+  summary,
+  from,
+  to,
+  maximum,
+  format,
+  ticks,
+  mark,
+  readout,
+  cursor,
+  onCursor,
+}) {
   const top = niceMaximum(maximum);
   const share = (at) => (at - from) / (to - from);
   const scale = {
@@ -77,7 +93,7 @@ export function timeChart({ label, summary, from, to, maximum, format, ticks, ma
     </figure>`;
 }
 
-/** A line without axes for shares 0–1; the number it belongs to stands beside it. */
+/** Line without axes for values from 0 to 1; the number itself is shown next to it. */
 export const sparkline = (points, from, to) => html`
   <svg class="sparkline" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
     ${area(points)({
@@ -86,13 +102,13 @@ export const sparkline = (points, from, to) => html`
     })}
   </svg>`;
 
-/** The least of 2, 4, 10, 20, 40, 100, … that is not below `highest`: its half is a round number, too. */
+/** Smallest of 2, 4, 10, 20, 40, 100, … that is at least `maximum`. Its half is a round number as well. */
 export function niceMaximum(maximum) {
   const power = 10 ** Math.floor(Math.log10(Math.max(1, maximum)));
   return [2, 4, 10, 20].map((step) => step * power).find((top) => top >= maximum);
 }
 
-/** `points` without those of no value, cut where they were. */
+/** Splits `points` at the gaps, without the points that have no value. */
 function segments(points) {
   const found = [];
   let open = null;

@@ -1,4 +1,4 @@
-/** A button that puts text on the clipboard and says so. */
+/** Button that copies text to the clipboard and confirms it. */
 
 import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
@@ -6,19 +6,22 @@ import { icon } from './icons.js';
 
 const FEEDBACK_MS = 2000;
 
-/** `text`: the text, or a function that makes it when it is wanted. `label`: what is copied, for the button's name. */
+/** `text`: the text, or a function that returns it on demand. `label`: name of the button. */
 export const copyButton = (text, label = t('common.copy')) => html`
   <button type="button" class="button quiet small copy" @click=${(event) => copy(event.currentTarget, text)}>
     ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-status" aria-live="polite"></span>
   </button>`;
 
-/** Text to be taken elsewhere: shown whole, with its button. `label` names it; a `focused` one is where a dialog begins. */
+/**
+ * Box with a text to copy and its button. `label` is its accessible name; with `focused` a dialog puts the
+ * initial focus on it.
+ */
 export const copyBox = (label, text, { focused = false } = {}) => html`
   <div class="copy-box" role="group" aria-label=${label} tabindex=${focused ? '-1' : null} ?autofocus=${focused}>
     <code>${breakableText(text)}</code>${copyButton(text)}
   </div>`;
 
-/** Lines break between words: not at the dashes of a flag. */
+/** Breaks lines between words only, not at the dashes of a flag. */
 const breakableText = (text) =>
   text.split(' ').flatMap((word, at) => [at ? ' ' : null, html`<span class="copy-word">${word}</span>`]);
 
@@ -42,12 +45,15 @@ async function write(text) {
   }
 }
 
-/** The clipboard API exists on https and loopback only; people reach llb at http://attic:8080, too. */
+/**
+ * Fallback for plain HTTP: the clipboard API exists only on HTTPS and localhost, but many reach llb at an
+ * address such as http://attic:8080.
+ */
 function writeWithExecCommand(text) {
   const area = document.createElement('textarea');
   area.value = text;
   area.className = 'sr-only';
-  // Inside an open dialog everything else cannot take the focus.
+  // While a dialog is open, elements outside it cannot receive focus.
   (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
   const copied = document.execCommand('copy');

@@ -1,13 +1,14 @@
 /**
- * A table where there is room for columns; elsewhere a list, each row a block that names its own columns.
- * Roles are written out: some browsers forget what a table is once it is not laid out as one.
+ * Responsive table. In a narrow container each row becomes a block that names its own columns. Roles are
+ * explicit because some browsers drop table semantics when the display type changes.
  */
 
 import { each, html } from '../lib/html.js';
 
 /**
- * `columns`: [{title, cell(row), kind}]; the first heads its row. `kind` is `number`, `nowrap`, or `acts`: buttons, whose
- * title is for screen readers. `labelledBy` is the id of the heading above the table.
+ * `columns`: [{title, cell(row), kind}]; the first column is the row header. `kind` is `number`, `nowrap`, or
+ * `actions` (buttons; only screen readers get the title). `labelledBy` is the id of the heading above the
+ * table.
  */
 export const dataTable = ({ labelledBy, columns, rows, key }) => html`
   <div class="data-table-container"><div class="data-table-scroll">
@@ -26,7 +27,8 @@ export const dataTable = ({ labelledBy, columns, rows, key }) => html`
     </table>
   </div></div>`;
 
-const header = (column, row) => html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
+const header = (column, row) =>
+  html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
 
 const cell = (column, row) => html`
   <td role="cell" class=${column.kind ?? ''} data-title=${column.kind === 'actions' ? null : column.title}><span>${column.cell(row)}</span></td>`;

@@ -1,12 +1,13 @@
-/** Engines, the processes that hold models in memory: what they do, and how many of their slots are busy. */
+/** Engine status: engines are the processes that keep models in memory. */
 
 import { html } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { badge } from './badges.js';
 
-const MAX_DOTS = 16; // more slots than that are a bar
+// With more slots than this, a bar is shown instead of dots.
+const MAX_DOTS = 16;
 
-/** What the engines of one model do, in a word: the busiest of them speaks for all. */
+/** Badge for all engines of a model; the most active engine determines the text. */
 export function engineBadge(engines) {
   const states = engines.map(({ state }) => state);
   if (states.includes('busy')) return badge('active', t('engine.busy'));
@@ -17,19 +18,24 @@ export function engineBadge(engines) {
   return badge('', t('engine.stopped'));
 }
 
-/** Whether an engine answers requests now or could. */
+/** Whether an engine serves requests or is ready to. */
 export const isServing = ({ state }) => state === 'ready' || state === 'busy';
 
-/** How many slots of an engine are at work. Its state is told at once, the count is as old as the API's last answer. */
+/**
+ * Number of busy slots. The state is pushed immediately, whereas the count is as old as the last API
+ * response.
+ */
 export const busySlots = ({ state, busy }) => (state === 'busy' ? Math.max(1, busy) : 0);
 
-/** `busy` of `slots` as dots, and as `text` says it. */
+/** Busy slots as dots or a bar, followed by `text`. */
 export const slotUsage = (busy, slots, text) => html`
   <span class="slots">
-    ${slots > MAX_DOTS
-      ? html`<span class="slots-bar" aria-hidden="true"><i --share=${busy / slots}></i></span>`
-      : html`<span class="slots-dots" aria-hidden="true">
+    ${
+      slots > MAX_DOTS
+        ? html`<span class="slots-bar" aria-hidden="true"><i --share=${busy / slots}></i></span>`
+        : html`<span class="slots-dots" aria-hidden="true">
           ${Array.from({ length: slots }, (_, at) => html`<i class=${at < busy ? 'busy' : ''}></i>`)}
-        </span>`}
+        </span>`
+    }
     <span>${text}</span>
   </span>`;

@@ -1,10 +1,13 @@
-/** What stands where content is not: loading, nothing there, something failed. */
+/** Feedback: loading, empty and error states. */
 
 import { html } from '../lib/html.js';
 import { hasText, t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
-/** An ApiError (or any Error) in a sentence of the reader's language; the server's own words where they say more. */
+/**
+ * Message for an ApiError or any other Error, in the current language. Uses the server's message where that
+ * is more specific.
+ */
 export function errorMessage(error) {
   const key = `error.${error.code ?? 'unexpected'}`;
   const own = error.message && error.message !== error.code ? error.message : '';
@@ -12,17 +15,15 @@ export function errorMessage(error) {
   return own || t('error.unexpected', { message: '' });
 }
 
-/** An `alert`; nothing where `message` is empty. `action`: a template that stands behind the words. */
+/** Alert, or null if `message` is empty. `action`: template shown after the message. */
 export const alertBox = (message, action = null) =>
-  message
-    ? html`<div class="alert" role="alert">${icon('alert')}<p>${message}</p>${action}</div>`
-    : null;
+  message ? html`<div class="alert" role="alert">${icon('alert')}<p>${message}</p>${action}</div>` : null;
 
-/** A calm note of something that a person should know; a `warning` of something that has to be done first. */
+/** Note; with the kind `warning` it asks for an action first. */
 export const note = (message, action = null, kind = '') =>
   html`<div class="note ${kind}">${icon(kind ? 'alert' : 'info')}<p>${message}</p>${action}</div>`;
 
-/** Nothing is there yet, and what to do about it. */
+/** Empty state: what is missing, and what to do about it. */
 export const emptyState = (iconName, title, text, action = null) => html`
   <div class="empty">
     ${icon(iconName, 'large')}
@@ -31,7 +32,7 @@ export const emptyState = (iconName, title, text, action = null) => html`
     ${action}
   </div>`;
 
-/** Grey shapes in the place of `count` cards, so that nothing jumps when they come. */
+/** Placeholders for `count` cards, so that the layout does not jump when they arrive. */
 export const skeletons = (count, className = 'card') => html`
   <div class="skeletons ${className}s" role="status">
     <span class="sr-only">${t('common.loading')}</span>

@@ -1,10 +1,13 @@
-/** The drawings of the page: 24 units square, one stroke, coloured by the text around them. Never the only sign of a thing. */
+/**
+ * Icons: 24 × 24, single stroke, in the colour of the surrounding text. Every icon is accompanied by text.
+ */
 
 import { html } from '../lib/html.js';
 
 const PATHS = {
   models: 'M12 3 4 7.2v9.6L12 21l8-4.2V7.2zM4 7.2l8 4.3 8-4.3M12 11.5V21',
-  playground: 'M20 12a7.5 7 0 0 1-7.5 7H6l-2.5 2v-9A7.5 7 0 0 1 11 5h1.5A7.5 7 0 0 1 20 12zM8.5 12h.01M12 12h.01M15.5 12h.01',
+  playground:
+    'M20 12a7.5 7 0 0 1-7.5 7H6l-2.5 2v-9A7.5 7 0 0 1 11 5h1.5A7.5 7 0 0 1 20 12zM8.5 12h.01M12 12h.01M15.5 12h.01',
   nodes: 'M4 5h16v6H4zM4 13h16v6H4zM7.5 8h.01M7.5 16h.01M11 8h5M11 16h5',
   requests: 'M3 12h4l3-7 4 14 3-7h4',
   access: 'M15 9a3 3 0 1 0-.01-.01M15 3a6 6 0 1 1-5.2 9L4 18v3h4v-2h2v-2h2l1-1.4',
@@ -32,13 +35,13 @@ const PATHS = {
   list: 'M9 6h11M9 12h11M9 18h11M4.5 6h.01M4.5 12h.01M4.5 18h.01',
 };
 
-/** `name` is one of PATHS; what it means stands beside it in words. */
+/** `name` is a key of PATHS. The icon is hidden from screen readers because text next to it says the same. */
 export const icon = (name, className = '') => html`
   <svg class="icon ${className}" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
     <path d=${PATHS[name]}></path>
   </svg>`;
 
-/** Four bars of different height: many machines, one address. */
+/** Logo: four bars of different height, for many machines behind one address. */
 export const logo = () => html`
   <svg class="mark" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
     <rect width="24" height="24" rx="6"></rect>

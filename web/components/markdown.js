@@ -1,15 +1,35 @@
-/** Markdown that a model has written, as nodes that can do nothing: what it says is hostile. Loaded when first needed. */
+/** Renderer for Markdown written by a model, which is untrusted input. The parser is loaded on first use. */
 
 import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { copyButton } from './copy-button.js';
 
-const MAX_BLOCK_LENGTH = 20_000; // characters of a block; what is longer is shown as it is: parsers can be made to take for ever
-const NON_URL_ATTRIBUTES = ['start', 'align', 'target', 'rel']; // no addresses, so the rule for these is not theirs
+// In characters. Longer blocks are shown as plain text because crafted input can keep the parser busy for
+// minutes.
+const MAX_BLOCK_LENGTH = 20_000;
+// These attributes hold no URLs, so the URL check must not apply to them.
+const NON_URL_ATTRIBUTES = ['start', 'align', 'target', 'rel'];
 
 const ALLOWED = {
   ALLOWED_TAGS: [
-    ...['p', 'br', 'hr', 'strong', 'em', 'del', 'sub', 'sup', 'a', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'span'],
+    ...[
+      'p',
+      'br',
+      'hr',
+      'strong',
+      'em',
+      'del',
+      'sub',
+      'sup',
+      'a',
+      'code',
+      'pre',
+      'blockquote',
+      'ul',
+      'ol',
+      'li',
+      'span',
+    ],
     ...['h3', 'h4', 'h5', 'h6', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'img'],
   ],
   ALLOWED_ATTR: ['href', 'title', 'class', 'src', 'alt', ...NON_URL_ATTRIBUTES],
@@ -23,20 +43,23 @@ const ALLOWED = {
 let libraries = null;
 let loading = null;
 
-/** Fetch the parser and the sanitizer; resolves when `markdown` can be used. */
+/** Loads the parser and the sanitizer. `renderMarkdown` can be used once the promise resolves. */
 export function loadMarkdown() {
-  loading ??= Promise.all([import('../vendor/marked/marked.js'), import('../vendor/dompurify/dompurify.js')]).then(
-    ([{ Marked }, { default: purify }]) => {
-      libraries = { parser: new Marked({ gfm: true, breaks: true, renderer: renderer() }), purify };
-    },
-  );
+  loading ??= Promise.all([
+    import('../vendor/marked/marked.js'),
+    import('../vendor/dompurify/dompurify.js'),
+  ]).then(([{ Marked }, { default: purify }]) => {
+    libraries = { parser: new Marked({ gfm: true, breaks: true, renderer: renderer() }), purify };
+  });
   return loading;
 }
 
-/** Whether `markdown` can be used. */
+/** Whether `renderMarkdown` can be used. */
 export const isMarkdownLoaded = () => libraries !== null;
 
-/** `text` as an element. With `highlighted`, code is coloured too: for what will not change any more. */
+/**
+ * Element for `text`. With `highlighted` code is highlighted as well; use it for text that no longer changes.
+ */
 export function renderMarkdown(text, { highlighted = false } = {}) {
   const container = document.createElement('div');
   container.className = 'markdown';
@@ -47,12 +70,14 @@ export function renderMarkdown(text, { highlighted = false } = {}) {
     container.textContent = text;
   }
   for (const code of container.querySelectorAll('pre > code')) decorateCodeBlock(code, highlighted);
-  // A model begins with whichever it likes: large or small, for a screen reader all stand one below the answer itself.
+  // Models start with any heading level. For screen readers all of them are one level below the heading of
+  // the message.
   for (const heading of container.querySelectorAll('h3, h4, h5, h6')) heading.ariaLevel = '3';
   for (const table of container.querySelectorAll('table')) {
     const frame = document.createElement('div');
     frame.className = 'table-scroll';
-    frame.tabIndex = 0; // wide ones scroll, by keyboard too
+    // Wide tables scroll; with a tab stop also by keyboard.
+    frame.tabIndex = 0;
     frame.role = 'group';
     frame.ariaLabel = t('playground.table');
     table.replaceWith(frame);
@@ -62,23 +87,27 @@ export function renderMarkdown(text, { highlighted = false } = {}) {
   return container;
 }
 
-/** The sanitised nodes of a text; null for one that is too much for the parser. */
+/** Sanitised nodes, or null if the text is too much for the parser. */
 function fragment(text) {
   if (text.length > MAX_BLOCK_LENGTH) return null;
   try {
     return libraries.purify.sanitize(libraries.parser.parse(text), ALLOWED);
   } catch {
-    return null; // thousands of brackets in each other
+    // For example thousands of nested brackets.
+    return null;
   }
 }
 
 const escape = (text) =>
-  text.replace(/[&<>"']/g, (each) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[each]);
+  text.replace(
+    /[&<>"']/g,
+    (each) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[each],
+  );
 
 const IMAGE_DATA_URL = /^data:image\/(?:png|jpeg|gif|webp);base64,/i;
 const ALLOWED_INLINE_HTML = /^<\/?(?:br|sub|sup)\s*\/?>$/i;
 
-/** What differs from plain Markdown: no markup of the model's own, headings below the page's, links that open elsewhere. */
+/** Differences from standard Markdown: no raw HTML, headings below those of the page, links in a new tab. */
 const renderer = () => ({
   html: ({ text }) => (ALLOWED_INLINE_HTML.test(text) ? text : escape(text)),
   heading({ tokens, depth }) {
@@ -91,7 +120,7 @@ const renderer = () => ({
     const hint = title ? ` title="${escape(title)}"` : '';
     return `<a href="${escape(href)}"${hint} target="_blank" rel="noreferrer noopener">${text}</a>`;
   },
-  // A picture from elsewhere would tell its host that, and when, the answer was read.
+  // An external image would tell its host that and when the message was read.
   image: ({ href, text }) =>
     IMAGE_DATA_URL.test(href) ? `<img src="${escape(href)}" alt="${escape(text)}">` : escape(text),
   checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
@@ -100,9 +129,25 @@ const renderer = () => ({
 // --- code --------------------------------------------------------------------------------------------
 
 const LANGUAGES = {
-  ...{ sh: 'bash', zsh: 'bash', 'c++': 'cpp', cs: 'csharp', 'c#': 'csharp', docker: 'dockerfile', golang: 'go' },
+  ...{
+    sh: 'bash',
+    zsh: 'bash',
+    'c++': 'cpp',
+    cs: 'csharp',
+    'c#': 'csharp',
+    docker: 'dockerfile',
+    golang: 'go',
+  },
   ...{ toml: 'ini', js: 'javascript', jsx: 'javascript', mjs: 'javascript', kt: 'kotlin', make: 'makefile' },
-  ...{ md: 'markdown', ps1: 'powershell', py: 'python', rb: 'ruby', rs: 'rust', console: 'shell', ts: 'typescript' },
+  ...{
+    md: 'markdown',
+    ps1: 'powershell',
+    py: 'python',
+    rb: 'ruby',
+    rs: 'rust',
+    console: 'shell',
+    ts: 'typescript',
+  },
   ...{ tsx: 'typescript', html: 'xml', svg: 'xml', yml: 'yaml' },
 };
 const VENDORED = new Set(
@@ -119,7 +164,8 @@ function decorateCodeBlock(code, highlighted) {
   head.className = 'code-head';
   render(html`<span>${name}</span>${copyButton(() => code.textContent, t('common.copy_code'))}`, head);
   const block = code.parentElement;
-  block.tabIndex = 0; // long lines scroll, by keyboard too
+  // Long lines scroll; with a tab stop also by keyboard.
+  block.tabIndex = 0;
   block.role = 'group';
   block.ariaLabel = name || t('playground.code');
   block.replaceWith(frame);
@@ -128,7 +174,7 @@ function decorateCodeBlock(code, highlighted) {
   if (highlighted && VENDORED.has(language)) highlight(code, language);
 }
 
-/** Colours come a moment later; without them the code is there all the same. */
+/** Highlights code asynchronously; until then it is shown without colours. */
 async function highlight(code, language) {
   const [{ default: engine }, { default: grammar }] = await Promise.all([
     import('../vendor/highlight/core.js'),
@@ -137,6 +183,10 @@ async function highlight(code, language) {
   if (!engine.getLanguage(language)) engine.registerLanguage(language, grammar);
   const { value } = engine.highlight(code.textContent, { language, ignoreIllegals: true });
   code.replaceChildren(
-    libraries.purify.sanitize(value, { ALLOWED_TAGS: ['span'], ALLOWED_ATTR: ['class'], RETURN_DOM_FRAGMENT: true }),
+    libraries.purify.sanitize(value, {
+      ALLOWED_TAGS: ['span'],
+      ALLOWED_ATTR: ['class'],
+      RETURN_DOM_FRAGMENT: true,
+    }),
   );
 }

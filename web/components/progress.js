@@ -1,9 +1,9 @@
-/** Bars: of something that goes on (`progressbar`) and of something that is there (`meter`). */
+/** Progress bars (`progressbar`) and meters (`meter`). */
 
 import { html } from '../lib/html.js';
 import { f } from '../core/i18n.js';
 
-/** `share` 0–1; null: it goes on, nobody knows how far. `text` is what a screen reader says instead of the number. */
+/** `share` from 0 to 1, or null if unknown. Screen readers read `text` instead of the number. */
 export const progressBar = (label, share, text = null) => html`
   <div
     class="progress ${share === null ? 'unknown' : ''}"
@@ -18,8 +18,8 @@ export const progressBar = (label, share, text = null) => html`
   </div>`;
 
 /**
- * A bar of parts: [{name, value, kind}], what is left of `total` is free. Its value is the sum of the parts; `text` says
- * it in words. `kind` is one of files, loaded, other: the colours of the legend.
+ * Meter of several parts: [{name, value, kind}]; the rest of `total` is free. Its value is the sum of the
+ * parts, `text` its text alternative. `kind` is files, loaded or other, and selects the colour of the legend.
  */
 export const meter = (label, parts, total, text) => {
   const used = parts.reduce((sum, part) => sum + part.value, 0);
@@ -35,7 +35,8 @@ export const meter = (label, parts, total, text) => {
       aria-valuetext=${text ?? f.percent(share)}
     >
       ${parts.map(
-        (part) => html`<div class="meter-part ${part.kind}" --share=${total > 0 ? part.value / total : 0}></div>`,
+        (part) =>
+          html`<div class="meter-part ${part.kind}" --share=${total > 0 ? part.value / total : 0}></div>`,
       )}
     </div>`;
 };

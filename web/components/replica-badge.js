@@ -1,12 +1,19 @@
-/** A model on one node, in a word: what became of its files there. */
+/** Replica badge: the state of a model's files on one node. */
 
 import { f, t } from '../core/i18n.js';
 import { badge } from './badges.js';
 
-const KINDS = { ready: 'good', error: 'bad', downloading: 'active', verifying: 'active', wanted: 'waiting', deleting: 'waiting' };
+const KINDS = {
+  ready: 'good',
+  error: 'bad',
+  downloading: 'active',
+  verifying: 'active',
+  wanted: 'waiting',
+  deleting: 'waiting',
+};
 const ICONS = { ready: 'check', error: 'alert', away: 'alert' };
 
-/** `away`: the node cannot be reached, so that nothing of it can be used. */
+/** `away`: the node is offline, so nothing on it can be used. */
 const displayState = ({ state }, away) => (away && state !== 'deleting' ? 'away' : state);
 
 /** `replica` is a ReplicaView of the API. */

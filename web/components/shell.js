@@ -1,4 +1,4 @@
-/** The frame around every page: brand, navigation, how live it is, who is signed in. */
+/** Shell around every page: logo, navigation, connection status and account. */
 
 import { html } from '../lib/html.js';
 import { f, t } from '../core/i18n.js';
@@ -7,7 +7,7 @@ import { icon, logo } from './icons.js';
 
 export const SECTIONS = ['models', 'playground', 'nodes', 'requests', 'access', 'settings'];
 
-/** `counts`: section → a short text that stands beside its link. */
+/** `counts`: section → number shown next to its link. */
 export const shell = ({ state, route, counts, content, onSignOut, onReconnect }) => html`
   <div class="app">
     <a class="skip" href="#main">${t('shell.skip')}</a>
@@ -41,7 +41,7 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
     </main>
   </div>`;
 
-/** The frame around a page for whoever is not signed in; signing in leads back to `path`. */
+/** Shell for visitors who are not signed in. Signing in leads back to `path`. */
 export const signedOutShell = (content, path) => html`
   <div class="signed-out">
     <a class="skip" href="#main">${t('shell.skip')}</a>
@@ -57,19 +57,21 @@ const connectionStatus = ({ connection }) => html`
     <i class="dot"></i><span>${t(`connection.${connection.status}`)}</span>
   </p>`;
 
-/** Says that what is shown may be old, once it is; a connection that is only being made says nothing. */
+/** Warns that the data may be stale. Nothing is shown while the first connection is being established. */
 function connectionBanner({ connection }, onReconnect) {
   const stale = connection.status !== 'connected' && connection.since !== null;
   return html`
     <div class="banner-region" role="status">
-      ${stale
-        ? html`
+      ${
+        stale
+          ? html`
             <div class="banner warning">
               ${icon('alert')}
               <p>${t('connection.stale', { time: f.timeOfDay(connection.since / 1000) })}</p>
               <button type="button" class="button small" @click=${onReconnect}>${t('connection.reconnect')}</button>
             </div>`
-        : null}
+          : null
+      }
     </div>`;
 }
 

@@ -1,8 +1,8 @@
-/** Tabs that are addresses: each is a link, the arrow keys go from one to the next. */
+/** Tabs. Each tab is a link with its own URL; arrow keys move between them. */
 
 import { html } from '../lib/html.js';
 
-/** `tabs`: [{id, path, name, count}]. The panel is the element with the id `panel`. */
+/** `tabs`: [{id, path, name, count}]. The panel is the element with the id `tab-panel`. */
 export const tabList = (label, tabs, current) => html`
   <div class="tabs" role="tablist" aria-label=${label} @keydown=${walk}>
     ${tabs.map(

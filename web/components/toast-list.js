@@ -1,4 +1,4 @@
-/** Short messages of what happened elsewhere. They leave by themselves, unless they tell of a failure. */
+/** Toasts: short messages about background events. They disappear after a while, except errors. */
 
 import { each, html } from '../lib/html.js';
 import { t } from '../core/i18n.js';

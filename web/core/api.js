@@ -1,16 +1,23 @@
-/** Requests to llb. Every failure is an `ApiError` with the contract's code, a lost network too. */
+/** API client. Every failure, including a lost connection, is an `ApiError` with an error code of the API. */
 
 import { events } from './sse.js';
 
 export class ApiError extends Error {
-  /** `status` 0: there was no answer at all. `details`: the further fields of the error's body. */
-  constructor({ status = 0, code = 'network', message = '', requestId = null, retryAfter = null, details = {} }) {
+  /** `status` 0: there was no response. `details`: additional fields of the error object. */
+  constructor({
+    status = 0,
+    code = 'network',
+    message = '',
+    requestId = null,
+    retryAfter = null,
+    details = {},
+  }) {
     super(message || code);
     Object.assign(this, { name: 'ApiError', status, code, requestId, retryAfter, details });
   }
 }
 
-/** `onSignedOut` is called when the session has ended, whichever request finds it out. */
+/** `onSignedOut` is called when a response shows that the session has ended. */
 export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bind(globalThis) } = {}) {
   async function send(method, path, body, signal) {
     let answer;
@@ -42,7 +49,10 @@ export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bin
     post: (path, body = {}) => call('POST', path, body),
     patch: (path, body) => call('PATCH', path, body),
     remove: (path) => call('DELETE', path),
-    /** POST that answers with Server-Sent Events: the parsed data of each; an `error` event is thrown. */
+    /**
+     * POST with a response of Server-Sent Events. Yields the parsed data of each event; throws for an `error`
+     * event.
+     */
     async *stream(path, body, signal) {
       const answer = await send('POST', path, body, signal);
       for await (const { data } of events(answer.body)) {

@@ -1,7 +1,7 @@
-/** Command lines that ask llb. Pure. */
+/** Building blocks of curl commands. Pure. */
 
-/** Stands where everybody puts a key of their own. */
+/** Placeholder for the user's own API key. */
 export const API_KEY_PLACEHOLDER = 'sk-your-api-key';
 
-/** In single quotes a shell leaves everything as it is but the single quote. */
+/** Quotes text for a POSIX shell: inside single quotes only the single quote itself needs escaping. */
 export const shellQuote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;

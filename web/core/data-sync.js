@@ -1,14 +1,17 @@
-/** Keeps the store true: asks the API for what an event has outdated, never by the clock. */
+/** Keeps the store in sync with the server: refetches what an event has made stale. There is no polling. */
 
 import { openSocket } from './socket.js';
 
 const REQUEST_TIMEOUT_MS = 15_000;
-const DEBOUNCE_MS = 150; // events come in groups; one question answers them all
-const MAX_SINGLE_REQUESTS = 4; // more outdated models than that: ask for the list
+// Events arrive in bursts; one request serves a whole burst.
+const DEBOUNCE_MS = 150;
+// With more stale models than this, the whole list is fetched instead.
+const MAX_SINGLE_REQUESTS = 4;
 
-/** `onUpgrade` is called when the server that answers is of another version than at first. */
+/** `onUpgrade` is called when the server's version differs from the first one seen. */
 export function createDataSync({ api, store, onUpgrade }) {
-  const eventLogs = new Set(); // of each open question, the events heard since
+  // Per pending request: the events received since it was sent.
+  const eventLogs = new Set();
   let socket = null;
   let version = null;
   let refreshTimer = 0;
@@ -26,7 +29,8 @@ export function createDataSync({ api, store, onUpgrade }) {
 
   const fetchModels = () => request('/api/models', ({ models }) => ({ type: 'models', models }));
   const fetchNodes = () => request('/api/nodes', ({ nodes }) => ({ type: 'nodes', nodes }));
-  const fetchModel = (id) => request(`/api/models/${encodeURIComponent(id)}`, (model) => ({ type: 'model', model }));
+  const fetchModel = (id) =>
+    request(`/api/models/${encodeURIComponent(id)}`, (model) => ({ type: 'model', model }));
   const fetchSystem = () => request('/api/system', (system) => ({ type: 'system', system }));
 
   async function reloadAll() {
@@ -48,9 +52,10 @@ export function createDataSync({ api, store, onUpgrade }) {
   async function refresh() {
     const { stale } = store.state;
     store.dispatch({ type: 'refreshStarted' });
-    const requests = stale.models.size > MAX_SINGLE_REQUESTS ? [fetchModels()] : [...stale.models].map(fetchModel);
+    const requests =
+      stale.models.size > MAX_SINGLE_REQUESTS ? [fetchModels()] : [...stale.models].map(fetchModel);
     if (stale.nodes) requests.push(fetchNodes());
-    // A question that fails is asked again with everything else when the connection is back.
+    // A failed request is repeated with the full reload after reconnecting.
     await Promise.allSettled(requests);
     refreshTimer = 0;
     scheduleRefresh();
@@ -74,7 +79,7 @@ export function createDataSync({ api, store, onUpgrade }) {
         },
         onStatus: (connection) => store.dispatch({ type: 'connection', connection }),
         async onLost() {
-          // A refused WebSocket says nothing of the reason; a request does.
+          // A rejected WebSocket does not reveal the reason; an HTTP request does.
           await api.get('/api/auth/me', { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) }).catch(() => {});
           return store.state.me !== null;
         },

@@ -1,4 +1,7 @@
-/** Numbers for people, in the language of `locale`. Sizes are decimal: 1 GB is 10⁹ bytes, as everywhere in llb. */
+/**
+ * Formatting of numbers, sizes and times for a locale. Sizes are decimal: 1 GB is 10⁹ bytes, as everywhere in
+ * llb.
+ */
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
 
@@ -15,7 +18,7 @@ const numberFormat = cached((locale, options) => new Intl.NumberFormat(locale, o
 const dateFormat = cached((locale, options) => new Intl.DateTimeFormat(locale, options));
 const relativeFormat = cached((locale) => new Intl.RelativeTimeFormat(locale, { numeric: 'auto' }));
 
-/** 1234567890 → "1.2 GB": three figures at most, one decimal below 100. */
+/** 1234567890 → "1.2 GB": at most three digits, one decimal below 100. */
 export function bytes(value, locale = 'en') {
   if (value === null || value === undefined) return '–';
   let size = Math.abs(value);
@@ -32,7 +35,7 @@ export function bytes(value, locale = 'en') {
 export const rate = (bytesPerSecond, locale = 'en') =>
   bytesPerSecond === null || bytesPerSecond === undefined ? '–' : `${bytes(bytesPerSecond, locale)}/s`;
 
-/** A share 0–1 → "45%", rounded down, so that 100% means complete. */
+/** Share from 0 to 1 → "45%", rounded down so that 100% means complete. */
 export const percent = (share, locale = 'en') =>
   numberFormat(locale, { style: 'percent' }).format(Math.floor((share ?? 0) * 100 + 1e-9) / 100);
 
@@ -47,13 +50,13 @@ export const number = (value, locale = 'en', digits = 0) =>
     ? '–'
     : numberFormat(locale, { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(value);
 
-/** 131072 → "128K": context lengths are powers of two, and everybody calls them by these names. */
+/** 131072 → "128K": context lengths are powers of two and commonly written this way. */
 export const tokens = (value, locale = 'en') => {
   if (value === null || value === undefined) return '–';
   return value >= 1024 && value % 1024 === 0 ? `${number(value / 1024, locale)}K` : number(value, locale);
 };
 
-/** Seconds → "40 sec", "3 min", "1 hr 20 min", "2 days 3 hr"; units are those of `locale`. */
+/** Seconds → "40 sec", "3 min", "1 hr 20 min", "2 days 3 hr", with the unit names of `locale`. */
 export function duration(seconds, locale = 'en') {
   if (!Number.isFinite(seconds)) return '–';
   const whole = Math.max(0, Math.round(seconds));
@@ -75,13 +78,13 @@ export const milliseconds = (value, locale = 'en') => {
   return value < 999.5 ? `${number(Math.round(value), locale)} ms` : `${number(value / 1000, locale, 1)} s`;
 };
 
-/** Milliseconds of a way through the network → "0.4 ms", "12 ms". */
+/** Network latency in milliseconds → "0.4 ms", "12 ms". */
 export const latency = (value, locale = 'en') => {
   if (value === null || value === undefined) return '–';
   return `${number(value, locale, value < 9.95 ? 1 : 0)} ms`;
 };
 
-/** A moment (Date, ISO text, or seconds since 1970) against `now` in milliseconds → "3 minutes ago". */
+/** Time (Date, ISO string, or Unix seconds) relative to `now` in milliseconds → "3 minutes ago". */
 export function ago(moment, locale, now) {
   const at = toDate(moment);
   if (!at) return '–';
@@ -97,26 +100,33 @@ export function ago(moment, locale, now) {
   return relativeFormat(locale).format(Math.trunc(seconds / length), unit);
 }
 
-/** A moment as date and time in the reader's own zone. */
+/** Date and time in the user's time zone. */
 export function dateTime(moment, locale = 'en') {
   const at = toDate(moment);
   return at ? dateFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(at) : '–';
 }
 
-/** A moment of these days, without its year. */
+/** Recent date and time, without the year. */
 export function shortDateTime(moment, locale = 'en') {
   const at = toDate(moment);
-  const fields = { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' };
+  const fields = {
+    month: 'short',
+    day: 'numeric',
+    hour: '2-digit',
+    minute: '2-digit',
+    second: '2-digit',
+    hourCycle: 'h23',
+  };
   return at ? dateFormat(locale, fields).format(at) : '–';
 }
 
-/** The day that a moment belongs to in UTC, which is how llb's totals are counted. */
+/** Day in UTC, which is how llb groups its totals. */
 export function utcDay(moment, locale = 'en') {
   const at = toDate(moment);
   return at ? dateFormat(locale, { month: 'short', day: 'numeric', timeZone: 'UTC' }).format(at) : '–';
 }
 
-/** Hours and minutes in the reader's own zone. */
+/** Hours and minutes in the user's time zone. */
 export function hourOfDay(moment, locale = 'en') {
   const at = toDate(moment);
   return at ? dateFormat(locale, { timeStyle: 'short' }).format(at) : '–';

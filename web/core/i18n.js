@@ -1,4 +1,7 @@
-/** The words of the page. `t('models.pull')`, `t('nodes.count', {count: 2})`; a text may differ by the plural of `count`. */
+/**
+ * Texts of the page: `t('models.pull')`, `t('nodes.count', {count: 2})`. A text can have plural forms for
+ * `count`.
+ */
 
 import * as format from './format.js';
 
@@ -10,11 +13,13 @@ let plural = new Intl.PluralRules('en');
 
 export const locale = () => currentLocale;
 
-/** The best of our languages for what a browser asks for. */
+/** Best supported language: the stored one, else the first match of the browser's preferences. */
 export const pickLocale = (stored, requested) =>
-  [stored, ...requested.map((tag) => tag.toLowerCase().split('-')[0])].find((tag) => Object.hasOwn(LOCALES, tag)) ?? 'en';
+  [stored, ...requested.map((tag) => tag.toLowerCase().split('-')[0])].find((tag) =>
+    Object.hasOwn(LOCALES, tag),
+  ) ?? 'en';
 
-/** Load the words of `name`; everything has to be rendered anew after it. */
+/** Loads the texts of a language. The whole page has to be rendered again afterwards. */
 export async function loadLocale(name) {
   const module = await import(`../i18n/${name}.js`);
   messages = { __proto__: null, ...module.default };
@@ -23,7 +28,10 @@ export async function loadLocale(name) {
   document.documentElement.lang = name;
 }
 
-/** The text of `key` with `{name}` replaced by `values.name`; the key itself where there is none, so that it is seen. */
+/**
+ * Text of `key` with `{name}` replaced by `values.name`. A missing text shows as its key so that it gets
+ * noticed.
+ */
 export function t(key, values = {}) {
   let text = messages[key] ?? key;
   if (typeof text === 'object') text = text[plural.select(values.count)] ?? text.other;
@@ -32,7 +40,7 @@ export function t(key, values = {}) {
 
 export const hasText = (key) => key in messages;
 
-/** The functions of format.js in the current language. */
+/** Functions of format.js bound to the current language. */
 export const f = {
   bytes: (value) => format.bytes(value, currentLocale),
   rate: (value) => format.rate(value, currentLocale),

@@ -1,10 +1,10 @@
-/** What a screen reader is told while models change: beginnings, quarters and ends of a pull, not every per cent. */
+/** Announcements for screen readers: start, quarters and end of a download rather than every percent. */
 
 const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
 
 const ENDED = new Set(['Ready', 'Error']);
 
-/** [{key, values}] for the way from one map of models to the next. */
+/** Announcements for a change from one map of models to the next: [{key, values}]. */
 export function announcements(before, after) {
   const messages = [];
   if (!before || !after || before === after) return messages;
@@ -13,7 +13,8 @@ export function announcements(before, after) {
     if (!was || was === now) continue;
     const { name } = now.model;
     const pulled = (was.status === 'Downloading' || was.status === 'Registered') && ENDED.has(now.status);
-    if (pulled) continue; // a notice tells it, and is heard, too
+    // Its toast is a live region as well.
+    if (pulled) continue;
     if (was.status !== now.status) {
       messages.push({ key: `announcement.${now.status}`, values: { name } });
     } else if (now.status === 'Downloading' && quarter(now) > quarter(was) && quarter(now) < 4) {

@@ -1,8 +1,8 @@
-/** What this browser remembers of a person's taste. Never a credential. */
+/** Preferences stored in this browser. Never holds credentials. */
 
 const PREFIX = 'llb.';
 
-/** The remembered value, or `fallback`; a browser that forbids storage forgets at once. */
+/** Stored value, or `fallback`. A browser that blocks storage always returns the fallback. */
 export function readPreference(name, fallback = null) {
   try {
     const text = localStorage.getItem(PREFIX + name);
@@ -12,7 +12,7 @@ export function readPreference(name, fallback = null) {
   }
 }
 
-/** Returns whether it could be kept: storage may be full or forbidden. */
+/** Returns false if the value could not be stored: storage may be full or blocked. */
 export function savePreference(name, value) {
   try {
     if (value === null || value === undefined) localStorage.removeItem(PREFIX + name);
@@ -23,7 +23,7 @@ export function savePreference(name, value) {
   }
 }
 
-/** `light`, `dark`, or null for what the system says. */
+/** `light`, `dark`, or null for the system's setting. */
 export function setTheme(theme) {
   savePreference('theme', theme);
   applyTheme(theme);

@@ -1,25 +1,28 @@
 /**
- * What the page knows, and how each thing it hears changes that. Pure: no clock, no network, no document.
+ * Reducer of the page's state. Pure: no clock, no network, no document.
  *
- *   models   id → ModelWithStatus of the API, in catalogue order; null until the first answer
- *   nodes    id → NodeView of the API; null until the first answer
- *   traffic  node id → the latest figures of requests, and `history`, the last of them
- *   live     what the WebSocket is doing
- *   stale    {models: Set of ids, nodes: boolean}: what an event has shown to be outdated and is to be asked for again
- *   notices  what a person is to be told, oldest first
+ *   models      id → ModelWithStatus of the API in catalogue order, or null before the first response
+ *   nodes       id → NodeView of the API, or null before the first response
+ *   traffic     node id → latest request metrics, and `history`, the most recent of them
+ *   connection  state of the WebSocket
+ *   stale       {models: Set of ids, nodes: boolean}: what has to be fetched again after an event
+ *   toasts      messages to show, oldest first
  */
 
 import { addToast, withToasts } from './toasts.js';
 
-export const HISTORY_LENGTH = 180; // figures kept of each node: 15 minutes of heartbeats
+// Data points kept per node: 15 minutes of heartbeats.
+export const HISTORY_LENGTH = 180;
 
 export const initialState = () => ({
-  me: undefined, // null: signed out; `ended`: the server said so, not the person
+  // `me` is null when signed out; `sessionEnded` is true if the server ended the session.
+  me: undefined,
   sessionEnded: false,
   system: null,
   models: null,
   nodes: null,
-  loadError: null, // why the first answer did not come
+  // Why the first load failed.
+  loadError: null,
   traffic: new Map(),
   connection: { status: 'connecting', since: null, retryAt: null },
   lastSeq: 0,
@@ -33,13 +36,23 @@ const handlers = {
   signedOut: (_, { sessionEnded = false }) => ({ ...initialState(), me: null, sessionEnded }),
   system: (state, { system }) => ({ ...state, system }),
   loadError: (state, { error }) => ({ ...state, loadError: error }),
-  connection: (state, { connection }) => ({ ...state, connection, ...(connection.status === 'connected' ? {} : { lastSeq: 0 }) }),
+  connection: (state, { connection }) => ({
+    ...state,
+    connection,
+    ...(connection.status === 'connected' ? {} : { lastSeq: 0 }),
+  }),
   showToast: (state, { toast }) => addToast(state, toast),
   dismissToast: (state, { id }) => ({ ...state, toasts: state.toasts.filter((toast) => toast.id !== id) }),
 
-  /** The API's whole list. `after`: the events heard since it was asked for, which may be newer than the answer. */
+  /**
+   * Full list of the API. `after`: events received since the request was sent, which may be newer than the
+   * response.
+   */
   models(state, { models, after = [] }) {
-    const known = models.map((model) => [model.model.id, keepProgress(state.models?.get(model.model.id), model)]);
+    const known = models.map((model) => [
+      model.model.id,
+      keepProgress(state.models?.get(model.model.id), model),
+    ]);
     return withToasts(state, applyEvents({ ...state, models: new Map(known), loadError: null }, after));
   },
   model(state, { model, after = [] }) {
@@ -49,11 +62,14 @@ const handlers = {
     return withToasts(state, applyEvents({ ...state, models }, after));
   },
   nodes(state, { nodes, after = [] }) {
-    return withToasts(state, applyEvents({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after));
+    return withToasts(
+      state,
+      applyEvents({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after),
+    );
   },
   refreshStarted: (state) => ({ ...state, stale: { models: new Set(), nodes: false } }),
 
-  /** Everything that arrived since the last frame, in order. */
+  /** All events since the last frame, in order. */
   events(state, { events }) {
     const fresh = events.filter((event) => event.seq > state.lastSeq);
     if (!fresh.length) return state;
@@ -61,7 +77,7 @@ const handlers = {
   },
 };
 
-/** A copy of `state` after `events`; collections are copied once for all of them. */
+/** Copy of `state` with `events` applied. Each collection is copied once for all of them. */
 function applyEvents(state, events) {
   const next = {
     ...state,
@@ -74,7 +90,7 @@ function applyEvents(state, events) {
   return next;
 }
 
-/** The types of /ws/models that the page follows; a test compares them with the server's. */
+/** Event types of /ws/models. A test compares them with the server's. */
 export const eventHandlers = {
   Hello() {},
   Resync() {},
@@ -111,15 +127,18 @@ export const eventHandlers = {
     const reported = new Map(removed ? [] : event.models.map((model) => [model.model_id, model]));
     if (removed) next.nodes.delete(event.node_id);
     else if (before) next.nodes.set(event.node_id, updateNode(before, event, reported));
-    // One that comes back may be of another version, or have other hardware; one that goes was heard of a moment ago.
-    next.stale.nodes ||= !removed && !(before && sameReachability(before, event) && sameReplicas(before, reported));
+    // A node that returns may have another version or other hardware; of one that goes offline, the time it
+    // was last seen is missing.
+    next.stale.nodes ||=
+      !removed && !(before && sameReachability(before, event) && sameReplicas(before, reported));
     for (const [id, model] of next.models ?? []) {
       const replica = model.replicas.find((each) => each.node_id === event.node_id);
       const now = reported.get(id);
       if (!replica && !now) continue;
       if (!replica || !now || !sameReplicaState(replica, now)) next.stale.models.add(id);
       if (replica && now) next.models.set(id, withReplica(model, replica, now, event.name));
-      else if (replica) next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
+      else if (replica)
+        next.models.set(id, { ...model, replicas: model.replicas.filter((each) => each !== replica) });
     }
   },
 
@@ -143,12 +162,15 @@ export const eventHandlers = {
     }
     const history = next.traffic.get(event.node_id)?.history ?? [];
     const last = history.at(-1);
-    if (last?.seq === event.seq) return; // heard a second time, after an answer
+    // The event was already applied to a response.
+    if (last?.seq === event.seq) return;
     if (last && (last.requests !== event.request_count || last.active !== event.active_requests)) {
-      // Something was answered: who is busy, and when a model was last used, is only told when it is asked for.
+      // A request has finished: busy slots and the time of last use are not part of events, so they have to
+      // be fetched.
       next.stale.nodes = true;
       for (const [id, model] of next.models ?? []) {
-        if (model.replicas.some((each) => each.node_id === event.node_id && each.engine)) next.stale.models.add(id);
+        if (model.replicas.some((each) => each.node_id === event.node_id && each.engine))
+          next.stale.models.add(id);
       }
     }
     const point = {
@@ -164,19 +186,19 @@ export const eventHandlers = {
   },
 };
 
-/** The state after `action`; the same object where nothing changes. */
+/** State after `action`; the same object if nothing changed. */
 export function reduce(state, action) {
   return handlers[action.type](state, action);
 }
 
-/** Whether an action is one that the reducer knows: `store.dispatch` refuses others. */
+/** Whether the reducer handles an action; `store.dispatch` rejects others. */
 export const isKnownAction = (action) => Object.hasOwn(handlers, action.type);
 
 // --- what follows from a change ----------------------------------------------------------------------
 
 /**
- * A download's numbers never run backwards while it goes on: an event and an answer of the API travel on two
- * connections, and the older may come last.
+ * Keeps download progress monotonic: events and API responses travel on two connections, so the older one may
+ * arrive last.
  */
 function keepProgress(before, now) {
   const continues = before?.status === 'Downloading' && now.status === 'Downloading';
@@ -185,40 +207,52 @@ function keepProgress(before, now) {
   return { ...now, download_progress, downloaded_bytes };
 }
 
-// `lifecycle_status` is the replica's state until it is ready, then its engine's.
+// `lifecycle_status` is the state of the replica until it is ready, and that of its engine from then on.
 const REPLICA_STATES = new Set(['wanted', 'downloading', 'verifying', 'ready', 'error', 'deleting', 'gone']);
 
 const replicaState = (now) => (REPLICA_STATES.has(now.lifecycle_status) ? now.lifecycle_status : 'ready');
 
-/** An engine's state as far as its numbers depend on it: they stay as they are from one request to the next. */
+/** Engine state without the difference between ready and busy, which does not affect its figures. */
 const engineLoadState = (engine) => (engine === 'busy' ? 'ready' : (engine ?? null));
 
-/** Whether what is known of a model's replica is still so, whatever its progress is. */
+/** Whether a replica and its engine are still in the same state, regardless of progress. */
 const sameReplicaState = (replica, now) =>
-  replica.state === replicaState(now) && engineLoadState(replica.engine?.state) === engineLoadState(now.engine);
+  replica.state === replicaState(now) &&
+  engineLoadState(replica.engine?.state) === engineLoadState(now.engine);
 
 function withReplica(model, replica, now, name) {
   const state = replicaState(now);
   const engine = now.engine
-    ? { ...replica.engine, model_id: model.model.id, state: now.engine, progress: now.engine_progress ?? null }
+    ? {
+        ...replica.engine,
+        model_id: model.model.id,
+        state: now.engine,
+        progress: now.engine_progress ?? null,
+      }
     : null;
   const { progress, error } = now.download ? updateDownload(replica, state, now.download) : replica;
   const changed = { ...replica, node_name: name, state, engine, progress, error };
-  if (sameReplica(replica, changed)) return model; // the others on this node stay what they are while one is pulled
+  // Keeps the other replicas of the node identical while one is being downloaded.
+  if (sameReplica(replica, changed)) return model;
   return { ...model, replicas: model.replicas.map((each) => (each === replica ? changed : each)) };
 }
 
 const sameReplica = (a, b) =>
-  ['node_name', 'state', 'progress', 'error'].every((field) => a[field] === b[field]) && sameEngine(a.engine, b.engine);
+  ['node_name', 'state', 'progress', 'error'].every((field) => a[field] === b[field]) &&
+  sameEngine(a.engine, b.engine);
 
-const sameEngine = (a, b) => a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
+const sameEngine = (a, b) =>
+  a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
 
 function updateDownload(replica, state, { downloaded_bytes: downloaded, total_bytes: total, error }) {
   const share = total ? downloaded / total : 0;
   return { progress: state === replica.state ? Math.max(share, replica.progress ?? 0) : share, error };
 }
 
-/** A node as an event tells it; `there`: what it says of each model on it. What is new there has to be asked for. */
+/**
+ * Node with an event applied; `reported`: what the event says about each model on it. New replicas have to be
+ * fetched.
+ */
 function updateNode(node, { name, status, draining, tags, reach }, reported) {
   const engines = node.engines.flatMap((engine) => {
     const now = reported.get(engine.model_id);
@@ -231,7 +265,7 @@ function updateNode(node, { name, status, draining, tags, reach }, reported) {
   return { ...node, name, status, draining, tags, reach, engines, replicas };
 }
 
-/** As for a model: while it goes on, no figure runs backwards. */
+/** As for a model: progress stays monotonic. */
 function updateReplica(replica, now) {
   const state = replicaState(now);
   if (!now.download) return state === replica.state ? replica : { ...replica, state };
@@ -240,10 +274,11 @@ function updateReplica(replica, now) {
   return { ...replica, state, ...figures };
 }
 
-/** Whether what an event does not tell of a node (its address, its hardware) is still as it was. */
-const sameReachability = (node, { status, reach }) => node.status === status && node.reach?.way === reach?.way;
+/** Whether the node's details that are not part of events (address, hardware) are still valid. */
+const sameReachability = (node, { status, reach }) =>
+  node.status === status && node.reach?.way === reach?.way;
 
-/** Whether a node's replicas and engines are still those of an event's `models`, whatever their progress is. */
+/** Whether a node's replicas and engines still match those of an event, regardless of progress. */
 function sameReplicas(node, reported) {
   const engines = new Map(node?.engines.map((engine) => [engine.model_id, engine]));
   return (

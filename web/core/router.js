@@ -1,6 +1,6 @@
-/** Addresses of the page: pure matching, and the little that touches the browser's history. */
+/** Router: URL matching, and the few calls to the browser's history. */
 
-/** The page's own addresses; the server answers each of them with index.html. */
+/** URLs of the page; the server responds to each with index.html. */
 export const ROUTES = {
   '/login': { page: 'login' },
   '/models': { page: 'models', tab: 'hub' },
@@ -15,9 +15,10 @@ export const ROUTES = {
 
 export const HOME_PATH = '/models';
 
-const ORIGIN = 'http://page.invalid'; // what a path is read against
+// Base for parsing paths.
+const ORIGIN = 'http://page.invalid';
 
-/** An address (path, query, fragment) → {path, page, tab, query}, null for one that is not the page's. */
+/** URL (path, query, fragment) → {path, page, tab, query}, or null if it is not one of the page's. */
 export function matchRoute(href) {
   const url = new URL(href, ORIGIN);
   const path = url.pathname === '/' ? HOME_PATH : url.pathname.replace(/\/+$/, '');
@@ -25,15 +26,18 @@ export function matchRoute(href) {
   return route && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
 }
 
-/** A path and what stands in its query; empty values are left out, so that a plain address stays plain. */
+/** Path with a query string; empty values are left out to keep URLs short. */
 export function buildUrl(path, query = {}) {
-  const filled = Object.entries(query).filter(([, value]) => value !== '' && value !== null && value !== undefined);
+  const filled = Object.entries(query).filter(
+    ([, value]) => value !== '' && value !== null && value !== undefined,
+  );
   return filled.length ? `${path}?${new URLSearchParams(filled)}` : path;
 }
 
-/** Where to go after signing in: an address of this page, never another site's. */
+/** Where to go after signing in: always a URL of this page, never another site. */
 export function safeReturnUrl(next) {
-  // Browsers read `//host`, `/\host` and `/<tab>/host` as other sites: ask the parser itself, not a pattern.
+  // Browsers treat `//host`, `/\host` and `/<tab>/host` as other sites. Hence the parser decides, not a
+  // pattern.
   if (typeof next !== 'string' || !next.startsWith('/') || !URL.canParse(next, ORIGIN)) return HOME_PATH;
   const { origin, pathname, search, hash } = new URL(next, ORIGIN);
   const route = origin === ORIGIN && matchRoute(next);
@@ -41,15 +45,16 @@ export function safeReturnUrl(next) {
 }
 
 /**
- * Follow links and the Back button. `onChange(route, {moved})` is called for every address; `moved` tells a new page or
- * tab from a mere change of the query.
+ * Handles links and the Back button. `onChange(route, {moved})` is called for every URL; `moved` is false if
+ * only the query has changed.
  */
 export function startRouter(onChange) {
   let current = null;
 
   const show = () => {
     const route = matchRoute(location.href);
-    if (!route) return location.reload(); // it is the server's
+    // The server handles this URL.
+    if (!route) return location.reload();
     const moved = !current || current.path !== route.path;
     current = route;
     onChange(route, { moved });
@@ -67,7 +72,8 @@ export function startRouter(onChange) {
     if (!link || event.defaultPrevented || event.button !== 0) return;
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     if (link.target || link.hasAttribute('download') || link.origin !== location.origin) return;
-    if (link.hash && link.pathname === location.pathname) return; // within the page
+    // Link within the page.
+    if (link.hash && link.pathname === location.pathname) return;
     if (!matchRoute(link.href)) return;
     event.preventDefault();
     go(link.pathname + link.search);

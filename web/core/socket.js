@@ -1,23 +1,25 @@
-/** The WebSocket: connects, notices when it has gone silent, comes back with back-off and jitter. */
+/** Reconnecting WebSocket: detects silence, reconnects with back-off and jitter. */
 
 const INITIAL_DELAY_MS = 500;
 const MAX_DELAY_MS = 15_000;
-const HIDDEN_FLUSH_MS = 250; // a hidden page has no frames, and its events must not pile up
-export const SILENCE_TIMEOUT_MS = 15_000; // a node's heartbeat comes every 5 s, so silence means that nobody is there
+// Hidden pages get no animation frames, and their events must not pile up.
+const HIDDEN_FLUSH_MS = 250;
+// Nodes send a heartbeat every 5 s, so silence means that the connection is dead.
+export const SILENCE_TIMEOUT_MS = 15_000;
 
-/** How long to wait before attempt `failures` + 1: doubling, at most 15 s, and half of it at random. */
+/** Delay before attempt `failures` + 1: doubles up to 15 s, half of it random. */
 export function delayBefore(failures, random = Math.random) {
   const full = Math.min(MAX_DELAY_MS, INITIAL_DELAY_MS * 2 ** Math.min(failures, 10));
   return full / 2 + (full / 2) * random();
 }
 
 /**
- * Follow `path` until `stop()`.
+ * Connects to `path` until `stop()`.
  *
- *   onHello(event)     connected, or told to begin anew: everything has to be asked for again
- *   onEvents(events)   what came since the last frame
- *   onStatus(live)     {status: connecting | live | waiting, since, retryAt}
- *   onLost()           the connection ended; resolves to false where trying again makes no sense
+ *   onHello(event)         connected, or asked to resync: everything has to be fetched again
+ *   onEvents(events)       events since the last frame
+ *   onStatus(connection)   {status: connecting | connected | disconnected, since, retryAt}
+ *   onLost()               connection closed; resolves to false if reconnecting is pointless
  */
 export function openSocket(path, { onHello, onEvents, onStatus, onLost }) {
   let socket = null;
@@ -67,7 +69,8 @@ export function openSocket(path, { onHello, onEvents, onStatus, onLost }) {
   async function onClose() {
     socket = null;
     clearTimeout(silenceTimer);
-    flush(); // the next connection counts anew: what waits for its frame belongs to this one
+    // The next connection restarts the sequence numbers, so pending events have to be delivered first.
+    flush();
     since ??= Date.now();
     const delay = delayBefore(failures);
     failures += 1;
@@ -94,7 +97,7 @@ export function openSocket(path, { onHello, onEvents, onStatus, onLost }) {
     last?.close();
   }
 
-  // Whoever comes back to the page, or to the network, does not want to wait out a back-off.
+  // Coming back to the page or to the network should not wait for the back-off.
   addEventListener('online', reconnect);
   document.addEventListener('visibilitychange', reconnect);
   connect();

@@ -1,6 +1,6 @@
-/** Server-Sent Events out of a stream of bytes, as they arrive. */
+/** Parser for a stream of Server-Sent Events. */
 
-/** Yields {event, data} of each event; comments (heartbeats) are passed over. */
+/** Yields {event, data} of each event; comments (heartbeats) are skipped. */
 export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
@@ -16,12 +16,12 @@ export async function* events(stream) {
       }
     }
   } finally {
-    // Whoever stops reading early wants the engine to stop, too.
+    // Cancelling the reader stops the engine as well.
     await reader.cancel().catch(() => {});
   }
 }
 
-/** One event's lines → {event, data}, null where there is no data. */
+/** Lines of one event → {event, data}, or null without data. */
 export function parseEvent(block) {
   let event = 'message';
   const data = [];

@@ -1,8 +1,8 @@
-/** The state of the page: one object, changed by actions only; whoever listens is called once a frame. */
+/** Store: holds the state of the page, changes it by actions, and calls its listeners once per frame. */
 
 import { initialState, isKnownAction, reduce } from './reducer.js';
 
-/** `schedule` calls back before the next frame; tests hand in their own. */
+/** `schedule` calls back before the next frame; tests pass their own. */
 export function createStore(schedule = (work) => requestAnimationFrame(work)) {
   let state = initialState();
   let waiting = false;
@@ -28,9 +28,9 @@ export function createStore(schedule = (work) => requestAnimationFrame(work)) {
       state = next;
       changed();
     },
-    /** Have the page drawn although the state is as it was: something of a page's own has changed. */
+    /** Renders the page even though the state has not changed, e.g. because a page's local state has. */
     requestRender: changed,
-    /** Returns the function that ends it. */
+    /** Returns the function that unsubscribes. */
     subscribe(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);

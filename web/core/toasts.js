@@ -1,10 +1,13 @@
-/** What a person is told without having asked: pulls that ended, nodes that came, went or returned. Pure. */
+/**
+ * Toasts derived from state changes: downloads that ended, nodes that joined, went offline or came back.
+ * Pure.
+ */
 
 const MAX_TOASTS = 5;
 
 /**
- * `state` with one notice more: {kind: success | error | info, key, values} or {kind, text}. Of two that are `about` the
- * same thing the older one goes: a node that is back is not away any more.
+ * `state` with one more toast: {kind: success | error | info, key, values} or {kind, text}. A new toast
+ * replaces an older one with the same `about`: a node that is back is no longer offline.
  */
 export function addToast(state, toast) {
   const id = state.toastCount + 1;
@@ -12,7 +15,7 @@ export function addToast(state, toast) {
   return { ...state, toastCount: id, toasts: [...others, { id, ...toast }].slice(-MAX_TOASTS) };
 }
 
-/** `after`, and what is to be told of the way to it from `before`. */
+/** `after` with the toasts for the change from `before`. */
 export function withToasts(before, after) {
   const messages = [];
   if (before.models && after.models) messages.push(...modelToasts(before.models, after.models));
@@ -35,17 +38,19 @@ function* nodeToasts(before, after) {
   for (const [id, now] of after) {
     const previous = before.get(id);
     const toast = { values: { name: now.name }, about: `node ${id}` };
-    if (previous && previous.status !== 'offline' && now.status === 'offline') yield { kind: 'error', key: 'toast.offline', ...toast };
-    if (previous?.status === 'offline' && now.status === 'online') yield { kind: 'success', key: 'toast.online', ...toast };
+    if (previous && previous.status !== 'offline' && now.status === 'offline')
+      yield { kind: 'error', key: 'toast.offline', ...toast };
+    if (previous?.status === 'offline' && now.status === 'online')
+      yield { kind: 'success', key: 'toast.online', ...toast };
     if (hasJoined(previous, now) && before.size) yield { kind: 'success', key: 'toast.joined', ...toast };
   }
 }
 
-/** Whether a node came for the first time; that of the balancer itself is only a little late. */
+/** Whether a node has joined for the first time. The balancer's own node is merely late at start. */
 const hasJoined = (previous, { status, reach }) =>
   status === 'online' && (!previous || previous.status === 'joining') && reach?.way !== 'local';
 
-/** What was told of a node that is removed concerns nobody any more. */
+/** Drops the toasts of removed nodes. */
 function dropRemovedNodes({ nodes: before }, after) {
   if (!after.nodes || before === after.nodes) return after;
   const gone = [...(before?.keys() ?? [])].filter((id) => !after.nodes.has(id)).map((id) => `node ${id}`);

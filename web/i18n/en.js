@@ -10,4 +10,14 @@ import requests from './en/requests.js';
 import settings from './en/settings.js';
 import shell from './en/shell.js';
 
-export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings, ...docs };
+export default {
+  ...shell,
+  ...errors,
+  ...models,
+  ...playground,
+  ...nodes,
+  ...requests,
+  ...access,
+  ...settings,
+  ...docs,
+};

@@ -10,4 +10,14 @@ import requests from './ja/requests.js';
 import settings from './ja/settings.js';
 import shell from './ja/shell.js';
 
-export default { ...shell, ...errors, ...models, ...playground, ...nodes, ...requests, ...access, ...settings, ...docs };
+export default {
+  ...shell,
+  ...errors,
+  ...models,
+  ...playground,
+  ...nodes,
+  ...requests,
+  ...access,
+  ...settings,
+  ...docs,
+};

@@ -1,26 +1,27 @@
 /**
- * Escaped templates that know how to update themselves.
+ * Templates with escaping and fine-grained updates.
  *
  *   render(html`<p class="note" ?hidden=${done} @click=${open}>${text}</p>`, container)
  *
- * A template's fixed text is parsed once. What stands in `${}` never becomes markup: a value is a text node, an attribute
- * or a property. Rendering again touches only what has changed, so focus, selection and scrolling stay.
+ * The static text of a template is parsed once. A value in `${}` never becomes markup: it is a text node, an
+ * attribute or a property. Rendering again changes only the values that differ, so focus, selection and scroll
+ * positions are kept.
  *
- *   text          string, number; null, undefined and booleans show nothing
- *   html`…`       a template; a Node (for markup that was sanitised elsewhere)
- *   [ … ]         a list, matched by position;  each(items, key, view): matched by key, one root element an item
- *   memo(deps, view): `view` runs again only when one of `deps` is another value than before; where two memos take turns
- *                 in one place, something in `deps` has to tell them apart
- *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  present or not
- *   .name=${v}    property, compared with what the element has now       @name=${f}  listener
- *   --name=${v}   custom CSS property (a style attribute would break the page's policy)
- *   ref=${f}      f(element), once, when it is made; it may not be in the document yet
+ *   text          string or number; null, undefined and booleans render nothing
+ *   html`…`       template; a Node is inserted as it is (for markup that was sanitised elsewhere)
+ *   [ … ]         list, matched by position;  each(items, key, view): matched by key, one root element per item
+ *   memo(deps, view): calls `view` only when one of `deps` has changed; where two memos alternate in one place,
+ *                 `deps` has to distinguish them
+ *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  boolean attribute
+ *   .name=${v}    property, compared with the element's current value   @name=${f}  event listener
+ *   --name=${v}   custom CSS property (the page's CSP forbids style attributes)
+ *   ref=${f}      f(element), called once on creation, possibly before the element is in the document
  */
 
 const MARK = 'llb:';
 const policy = globalThis.trustedTypes?.createPolicy('llb', { createHTML: (text) => text });
 
-// Classes, not plain objects: nothing that came out of JSON can pass for one of them.
+// Classes rather than plain objects: parsed JSON can never pass for one of them.
 class Template {
   constructor(strings, values, inSvg = false) {
     Object.assign(this, { strings, values, inSvg });
@@ -41,18 +42,18 @@ class Memo {
 
 export const html = (strings, ...values) => new Template(strings, values);
 
-/** As `html`, for what stands inside an `<svg>`. */
+/** Like `html`, for content of an `<svg>`. */
 export const svg = (strings, ...values) => new Template(strings, values, true);
 
-/** A list whose items keep their elements as long as their `key(item)` stays. */
+/** Keyed list: items keep their elements as long as `key(item)` stays the same. */
 export const each = (items, key, view) => new Keyed(items, key, view);
 
-/** A part of a view that is made anew only when one of `deps` has changed. */
+/** Part of a view that is rendered again only when one of `deps` has changed. */
 export const memo = (deps, view) => new Memo(deps, view);
 
 const parts = new WeakMap();
 
-/** Make `container` show `value`, with as few changes as that takes. */
+/** Renders `value` into `container` with as few changes as possible. */
 export function render(value, container) {
   let part = parts.get(container);
   if (!part) {
@@ -73,7 +74,10 @@ function templateOf(strings, inSvg) {
   return template;
 }
 
-/** The element of a template's fixed text, and where in it the values go: [index of the node, kind, name, fixed texts]. */
+/**
+ * Element of a template's static text and the positions of its values: [node index, kind, name, static
+ * parts].
+ */
 function parse(strings, inSvg) {
   let text = '';
   strings.forEach((piece, index) => {
@@ -87,10 +91,14 @@ function parse(strings, inSvg) {
   element.innerHTML = policy ? policy.createHTML(markup) : markup;
   if (inSvg) element.content.replaceChildren(...element.content.firstChild.childNodes);
   const holes = [];
-  const walker = document.createTreeWalker(element.content, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT);
+  const walker = document.createTreeWalker(
+    element.content,
+    NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT,
+  );
   for (let index = 0, node = walker.nextNode(); node; node = walker.nextNode(), index += 1) {
     if (node.nodeType === Node.COMMENT_NODE) {
-      if (node.data.startsWith(MARK)) holes.push({ index, kind: 'child', first: Number(node.data.slice(MARK.length)) });
+      if (node.data.startsWith(MARK))
+        holes.push({ index, kind: 'child', first: Number(node.data.slice(MARK.length)) });
       continue;
     }
     for (const { name, value } of [...node.attributes]) {
@@ -101,7 +109,7 @@ function parse(strings, inSvg) {
       holes.push({ ...hole, ...attributeKind(name) });
     }
   }
-  // Values are handed out in the order in which they are written, so each has to have the place where it was written.
+  // Values are assigned in source order, so each needs the position at which it was written.
   let next = 0;
   const inOrder = holes.every(({ first, texts }) => {
     const expected = next;
@@ -121,13 +129,16 @@ function attributeKind(name) {
   return kind ? { kind, name: name.slice(1) } : { kind: 'attribute', name };
 }
 
-/** One use of a template in the document. */
+/** Instance of a template in the document. */
 class Instance {
   constructor({ strings, inSvg }) {
     const { element, holes } = templateOf(strings, inSvg);
     this.strings = strings;
     this.fragment = document.importNode(element.content, true);
-    const walker = document.createTreeWalker(this.fragment, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT);
+    const walker = document.createTreeWalker(
+      this.fragment,
+      NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_COMMENT,
+    );
     let at = -1;
     let node = null;
     this.parts = holes.map((hole) => {
@@ -156,7 +167,7 @@ const SAFE_URL = /^(?:https?:|blob:|data:image\/(?:png|jpeg|gif|webp);|[/?#.]|$)
 
 class AttributePart {
   constructor(element, { kind, name, texts }) {
-    // The parser writes names in lower case; and an address has to pass the check that attributes pass.
+    // The HTML parser lower-cases names; and URLs have to pass the check for attributes.
     if (kind === 'property' && (!(name in element) || URLS.has(name))) {
       throw new Error(`<${element.localName}> has no property '${name}' for a template`);
     }
@@ -177,7 +188,7 @@ class AttributePart {
 
   set(value) {
     if (this.kind === 'property') {
-      // What the person typed is the element's, not ours: compare with the element.
+      // The user may have changed the property since: compare with the element.
       if (this.element[this.name] !== value) this.element[this.name] = value;
       return;
     }
@@ -213,14 +224,16 @@ class AttributePart {
 
 class ChildPart {
   constructor(anchor) {
-    this.anchor = anchor; // what is shown stands right before it
+    // The content is inserted before this node.
+    this.anchor = anchor;
     this.size = 1;
     this.clear();
   }
 
   clear() {
     for (const node of this.nodes ?? []) node.remove();
-    if (this.kind === 'node' && this.given instanceof DocumentFragment) this.given.append(...this.nodes); // it may come again
+    // The fragment may be rendered again.
+    if (this.kind === 'node' && this.given instanceof DocumentFragment) this.given.append(...this.nodes);
     for (const node of this.ranges ?? []) removeUpTo(...node);
     this.items?.forEach((item) => item.element.remove());
     this.kind = 'nothing';
@@ -238,7 +251,12 @@ class ChildPart {
     this.deps = null;
     if (value === null || value === undefined || typeof value === 'boolean') this.become('nothing');
     else if (value instanceof Template) this.setTemplate(value);
-    else if (Array.isArray(value)) this.setList(value, (_, at) => at, (item) => item);
+    else if (Array.isArray(value))
+      this.setList(
+        value,
+        (_, at) => at,
+        (item) => item,
+      );
     else if (value instanceof Keyed) this.setList(value.items, value.key, value.view);
     else if (value instanceof Node) this.setNode(value);
     else this.setText(String(value));
@@ -272,11 +290,12 @@ class ChildPart {
   setTemplate(result) {
     if (this.kind !== 'template' || this.instance.strings !== result.strings) {
       const instance = new Instance(result);
-      instance.update(result.values); // it may throw; then all stays as it was
+      // This may throw; in that case everything stays as it was.
+      instance.update(result.values);
       this.clear();
       this.kind = 'template';
       this.instance = instance;
-      // A part at the template's edge may put nodes beside it later, so it is remembered as a range.
+      // A part at the edge of the template may later insert nodes beside it, hence the range.
       const start = document.createComment('');
       this.anchor.before(start, instance.fragment);
       this.ranges = [[start, this.anchor]];
@@ -306,7 +325,7 @@ class ChildPart {
   }
 }
 
-/** One item of a list: a template with one root element, a node or a text, which moves as a whole. */
+/** List item: a template with one root element, a node or a text, moved as a whole. */
 class Item {
   set(value) {
     let result = value;
@@ -315,7 +334,8 @@ class Item {
       result = value.view();
     }
     this.deps = null;
-    if (!(result instanceof Template)) this.show(result instanceof Node ? result : textNode(plain(result), this.element));
+    if (!(result instanceof Template))
+      this.show(result instanceof Node ? result : textNode(plain(result), this.element));
     else if (this.instance?.strings === result.strings) this.instance.update(result.values);
     else this.make(result);
     this.deps = value instanceof Memo ? value.deps : null;
@@ -336,7 +356,7 @@ class Item {
   }
 }
 
-/** Put `node` before `next`. Where browsers can, it keeps the focus, its selection and its transitions on the way. */
+/** Moves `node` before `next`. `moveBefore`, where available, keeps focus, selection and transitions. */
 function move(node, next) {
   const parent = next.parentNode;
   if (parent.moveBefore && parent.isConnected && node.isConnected) parent.moveBefore(node, next);
@@ -346,7 +366,8 @@ function move(node, next) {
 const textNode = (data, before) =>
   before instanceof Text && before.data === data ? before : document.createTextNode(data);
 
-const plain = (value) => (value === null || value === undefined || typeof value === 'boolean' ? '' : String(value));
+const plain = (value) =>
+  value === null || value === undefined || typeof value === 'boolean' ? '' : String(value);
 
 const same = (a, b) => a.length === b.length && a.every((value, at) => Object.is(value, b[at]));
 

@@ -1,10 +1,10 @@
-/** What a person can choose from: radio buttons for one of several, checkboxes for any of them. */
+/** Choice group: radio buttons or checkboxes. */
 
 import { html } from '../../lib/html.js';
 
 /**
- * `options`: [{value, text, hint, disabled}]; `type` is `radio` or `checkbox`. `isChosen(value)` says what is chosen,
- * `onChoose(value, chosen)` is told when that changes.
+ * `options`: [{value, text, hint, disabled}]; `type` is `radio` or `checkbox`. `onChoose(value, chosen)` is
+ * called on every change.
  */
 export const choices = ({ legend, name, type = 'radio', options, isChosen, onChoose }) => html`
   <fieldset class="choices">

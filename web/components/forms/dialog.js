@@ -1,14 +1,24 @@
-/** Questions before something is lost, and small forms: a native `<dialog>`, which keeps the focus in and gives it back. */
+/**
+ * Confirmation dialogs and small forms, as native `<dialog>` elements, which trap the focus and restore it.
+ */
 
 import { html, render } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox, errorMessage } from '../feedback.js';
 
 /**
- * Ask, and do it. `body` is a template or a text, `action` the name of the acting button. With `act` the dialog stays
- * open while that runs and shows what went wrong, in the words of `explainError`. Resolves to whether it was done.
+ * Confirmation dialog. `body` is a template or a text, `action` the label of the confirm button. While
+ * `perform` runs the dialog stays open, and shows the error as `toMessage` puts it. Resolves to true if the
+ * action was performed.
  */
-export function confirmDialog({ title, body, action, perform = async () => {}, danger = true, toMessage = errorMessage }) {
+export function confirmDialog({
+  title,
+  body,
+  action,
+  perform = async () => {},
+  danger = true,
+  toMessage = errorMessage,
+}) {
   return openDialog((dialog) => {
     const { close, state } = dialog;
     const run = async () => {
@@ -33,16 +43,25 @@ export function confirmDialog({ title, body, action, perform = async () => {}, d
 }
 
 /**
- * Ask for values, and do something with them.
+ * Form dialog.
  *
- *   fields({update, state})   the form's fields; `state` begins as `firstState`
- *   check(form)               why its FormData cannot be sent, in words; null: it can
- *   act(form)                 what to do; when it rejects, the dialog stays open and shows what `explainError` says
- *   done(result, close)       what the dialog shows in the end, as `openDialog` takes it; without it the dialog closes
+ *   fields({update, state})     the form's fields; `state` starts as `initialState`
+ *   check(form)                 validation message for its FormData, or null
+ *   perform(form)               the action; if it rejects, the dialog stays open and shows `toMessage(error)`
+ *   resultView(result, close)   content after success, as for `openDialog`; by default the dialog closes
  *
- * Resolves to whether it was done.
+ * Resolves to true if the action was performed.
  */
-export function formDialog({ title, fields, initialState, action, check = () => null, perform, toMessage = errorMessage, resultView }) {
+export function formDialog({
+  title,
+  fields,
+  initialState,
+  action,
+  check = () => null,
+  perform,
+  toMessage = errorMessage,
+  resultView,
+}) {
   const id = uniqueId('form');
   return openDialog((dialog) => {
     const { close, update, state } = dialog;
@@ -71,7 +90,7 @@ export function formDialog({ title, fields, initialState, action, check = () => 
   }, initialState);
 }
 
-/** Do `work`, once at a time; the dialog stays and says why where it fails. */
+/** Runs `work` unless it is already running. On failure the dialog stays open and shows the error. */
 async function attempt({ update, state }, work, toMessage) {
   if (state.busy) return;
   update({ busy: true, problem: null });
@@ -83,10 +102,10 @@ async function attempt({ update, state }, work, toMessage) {
 }
 
 /**
- * Open a dialog whose content is `view({close, update, state})` → {title, body, buttons, firm}. `update(changes)` merges
- * into `state` and draws it anew. A `firm` one leaves by its own buttons only. `follow(update)` is for one that shows what
- * happens meanwhile: it is called once, and what it returns when the dialog closes. Resolves to what `close(value)` is
- * given; null when it is dismissed.
+ * Opens a dialog with the content `view({close, update, state})` → {title, body, buttons, explicitClose}.
+ * `update(changes)` merges into `state` and renders again. With `explicitClose` only the dialog's own buttons
+ * close it. `subscribe(update)` is called once; the function it returns is called on close. Resolves to the
+ * value given to `close(value)`, or to null if dismissed.
  */
 export function openDialog(view, initialState = {}, subscribe = () => () => {}) {
   return new Promise((resolve) => {
@@ -112,22 +131,27 @@ export function openDialog(view, initialState = {}, subscribe = () => () => {}) 
         html`<h2 id=${titleId}>${title}</h2>${body}<div class="dialog-buttons">${buttons}</div>`,
         dialog,
       );
-      // What had the focus is gone with the content before: the new one says where to go on.
-      if (dialog.open && !dialog.contains(document.activeElement)) dialog.querySelector('[autofocus]')?.focus();
+      // The focused element was replaced with the content: move the focus to the new one.
+      if (dialog.open && !dialog.contains(document.activeElement))
+        dialog.querySelector('[autofocus]')?.focus();
     };
     draw();
     const stop = subscribe(update);
     dialog.addEventListener('close', () => {
       stop();
       dialog.remove();
-      // The browser gives the focus back to where it was; that may be gone by now, with what was asked about.
-      if (document.activeElement === document.body) document.querySelector('h1[tabindex]')?.focus({ preventScroll: true });
+      // The browser restores the focus, but the element may be gone together with the deleted item.
+      if (document.activeElement === document.body)
+        document.querySelector('h1[tabindex]')?.focus({ preventScroll: true });
       resolve(result);
     });
-    // Browsers let a second Escape pass whatever `cancel` says; the key itself can be refused each time.
-    dialog.addEventListener('keydown', (event) => closesExplicitly && event.key === 'Escape' && event.preventDefault());
+    // Browsers ignore a prevented `cancel` on the second Escape, so the key itself is blocked.
+    dialog.addEventListener(
+      'keydown',
+      (event) => closesExplicitly && event.key === 'Escape' && event.preventDefault(),
+    );
     dialog.addEventListener('cancel', (event) => closesExplicitly && event.preventDefault());
-    // A press beside it is how people leave a question they did not mean to ask.
+    // Clicking the backdrop dismisses the dialog.
     dialog.addEventListener('pointerdown', (event) => {
       if (!closesExplicitly && event.target === dialog && isOutside(dialog, event)) close(null);
     });
@@ -136,7 +160,7 @@ export function openDialog(view, initialState = {}, subscribe = () => () => {}) 
   });
 }
 
-/** Close what is open: the page below it is going to be another one. */
+/** Closes all open dialogs before another page is shown. */
 export function dismissDialogs() {
   for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
 }

@@ -1,11 +1,12 @@
-/** A field of a form, with its name and a hint. */
+/** Form field with a label and a hint. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 
-const PASSWORD_MIN_LENGTH = 8; // characters; the server's rule
+// In characters; same limit as the server.
+const PASSWORD_MIN_LENGTH = 8;
 
-/** The hint describes the field; as a part of its name it would be read, and looked for, with it. */
+/** The hint is a description rather than part of the label, so that it is not part of the accessible name. */
 export const field = ({
   name,
   label,
@@ -41,7 +42,7 @@ export const field = ({
     ${hint ? html`<small id=${`field-${name}-hint`}>${hint}</small>` : null}
   </div>`;
 
-/** A field for a password that is being chosen. */
+/** Field for a new password. */
 export const newPasswordField = (options) =>
   field({
     type: 'password',

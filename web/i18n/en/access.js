@@ -81,7 +81,8 @@ export default {
   'users.password.text': 'Their sessions end; they log in with the new password.',
   'users.password.action': 'Set password',
   'users.delete.title': 'Delete {name}?',
-  'users.delete.me': 'This is you: you are logged out at once, and your API keys stop working. This cannot be undone.',
+  'users.delete.me':
+    'This is you: you are logged out at once, and your API keys stop working. This cannot be undone.',
   'users.delete.text': 'Their sessions end and their API keys stop working at once. This cannot be undone.',
   'role.admin': 'Administrator',
   'role.user': 'User',

@@ -81,7 +81,8 @@ export default {
   'hub.none.title': 'No model matches',
   'hub.none.text': 'Take a filter away, or search for something else.',
   'hub.empty.title': 'The catalogue is empty',
-  'hub.empty.text': 'Add models to supported_models.json, or name another catalogue with --catalog, and start llb again.',
+  'hub.empty.text':
+    'Add models to supported_models.json, or name another catalogue with --catalog, and start llb again.',
 
   'engine.busy': 'Answering',
   'engine.ready': 'Loaded',
@@ -114,6 +115,7 @@ export default {
     one: '{nodes} is offline: the files there are removed when it returns.',
     other: '{nodes} are offline: the files there are removed when they return.',
   },
-  'local.delete.requests': 'New requests are refused at once; answers that are being written get up to 30 seconds.',
+  'local.delete.requests':
+    'New requests are refused at once; answers that are being written get up to 30 seconds.',
   'local.delete.again': 'It can be pulled again at any time.',
 };

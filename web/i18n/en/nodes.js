@@ -9,11 +9,13 @@ export default {
   'nodes.add.until': 'It lets one machine join, once, until {time}.',
   'nodes.add.hint.only_loopback':
     'No other machine can reach this llb yet: it listens on loopback only. Start it with --host 0.0.0.0 first.',
-  'nodes.add.then': 'The machine then appears here by itself, fetches the models that fit it, and answers requests, too.',
+  'nodes.add.then':
+    'The machine then appears here by itself, fetches the models that fit it, and answers requests, too.',
   'nodes.add.waiting': 'Waiting for a machine to join…',
   'nodes.add.joining': '{name} is joining…',
   'nodes.add.renew': 'New command',
-  'nodes.add.default_password': 'Change the default password first: as long as everybody knows it, no machine may join.',
+  'nodes.add.default_password':
+    'Change the default password first: as long as everybody knows it, no machine may join.',
   'nodes.room.title': 'Room for more machines',
   'nodes.room.text':
     'With one pasted command another machine lends its memory to this address. Models spread to it by themselves, and each request goes where it is answered soonest.',
@@ -28,8 +30,10 @@ export default {
   'node.joining.text': 'It is being let in. What it does is shown from its first report on.',
   'node.draining.text': 'It takes no new requests. Answers that are being written go on.',
   'node.draining.away': 'When it returns it gets no requests until it is taken back.',
-  'node.unreachable.text': 'It is connected, but requests cannot be sent to it: none of its addresses answers. They are tried again and again.',
-  'node.version.text': 'It runs llb {version}, this address llb {own}. They understand each other; upgrade the older one when it suits.',
+  'node.unreachable.text':
+    'It is connected, but requests cannot be sent to it: none of its addresses answers. They are tried again and again.',
+  'node.version.text':
+    'It runs llb {version}, this address llb {own}. They understand each other; upgrade the older one when it suits.',
 
   'node.reach': 'Connection',
   'node.reach.local': 'This host',
@@ -41,7 +45,8 @@ export default {
   'node.edit.title': 'Name and tags of {name}',
   'node.edit.name': 'Name',
   'node.edit.name_hint': 'Letters, digits, dots and dashes, as in attic-2',
-  'node.edit.name_rule': 'A name begins with a letter or a digit, and has nothing but letters, digits, ‘.’, ‘_’ and ‘-’.',
+  'node.edit.name_rule':
+    'A name begins with a letter or a digit, and has nothing but letters, digits, ‘.’, ‘_’ and ‘-’.',
   'node.edit.taken': 'Another node has this name.',
   'node.edit.save': 'Save',
   'node.tags': 'Tags',
@@ -89,7 +94,8 @@ export default {
 
   'node.engines': 'In memory',
   'node.engines.none': 'Nothing yet. A model is loaded by the first request for it.',
-  'node.engines.no_models': 'Nothing yet. Models that are pulled come here, and are loaded by the first request for them.',
+  'node.engines.no_models':
+    'Nothing yet. Models that are pulled come here, and are loaded by the first request for them.',
   'node.engines.pinned': 'Stays loaded',
   'node.engines.slots': { one: '{busy} of {slots} slot busy', other: '{busy} of {slots} slots busy' },
   'node.engines.context': '{tokens} tokens a slot',

@@ -27,9 +27,11 @@ export default {
   'playground.attach': 'Attach images',
   'playground.image': 'Image {number}',
   'playground.remove_image': 'Remove image {number}',
-  'playground.image_refused': '{name} is not a picture that can be sent. PNG, JPEG, WebP and GIF up to 20 MB can.',
+  'playground.image_refused':
+    '{name} is not a picture that can be sent. PNG, JPEG, WebP and GIF up to 20 MB can.',
   'playground.editing': 'You are rewriting an earlier question. What followed it will be replaced.',
-  'playground.unsaved': 'This browser has no room left: this conversation will be gone when the page is closed.',
+  'playground.unsaved':
+    'This browser has no room left: this conversation will be gone when the page is closed.',
 
   'playground.you': 'You',
   'playground.assistant': 'Answer',

@@ -24,12 +24,14 @@ export default {
   'requests.loads.slots': 'Busy slots',
   'requests.loads.nodes': 'Nodes',
   'requests.loads.memory': 'Memory',
-  'requests.loads.none': 'None. A model is loaded by the first request for it, and leaves when it has been idle for a while.',
+  'requests.loads.none':
+    'None. A model is loaded by the first request for it, and leaves when it has been idle for a while.',
 
   'requests.none.title': 'No requests yet',
   'requests.none.text': 'Pull a model first. Then every program that speaks the OpenAI API can ask it.',
   'requests.first.title': 'Send the first request',
-  'requests.first.text': 'Every program that speaks the OpenAI API can ask llb. Put an API key in the place of sk-… and try it in a terminal:',
+  'requests.first.text':
+    'Every program that speaks the OpenAI API can ask llb. Put an API key in the place of sk-… and try it in a terminal:',
   'requests.first.command': 'Command',
   'requests.first.question': 'Say hello.',
   'requests.first.key': 'Make an API key',

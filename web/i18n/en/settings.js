@@ -29,7 +29,8 @@ export default {
   'settings.server.models_dir': 'Models',
 
   'settings.in_effect': 'Settings in effect',
-  'settings.in_effect.text': 'To change one, give llb its flag, set its environment variable, or write it into llb.toml in the data directory; then start llb again. A flag wins over the environment, the environment over the file.',
+  'settings.in_effect.text':
+    'To change one, give llb its flag, set its environment variable, or write it into llb.toml in the data directory; then start llb again. A flag wins over the environment, the environment over the file.',
   'settings.column.name': 'In llb.toml',
   'settings.column.value': 'Value',
   'settings.column.flag': 'Flag',

@@ -26,7 +26,8 @@ export default {
   'connection.connected': 'Live',
   'connection.connecting': 'Connecting…',
   'connection.disconnected': 'Not connected',
-  'connection.stale': 'The connection to llb is lost. This page shows what was at {time}, and catches up by itself.',
+  'connection.stale':
+    'The connection to llb is lost. This page shows what was at {time}, and catches up by itself.',
   'connection.reconnect': 'Reconnect now',
 
   'login.title': 'Log in to llb',

@@ -81,7 +81,8 @@ export default {
   'users.password.text': '現在のセッションは終了し、新しいパスワードでログインし直すことになります。',
   'users.password.action': 'パスワードを設定',
   'users.delete.title': '{name} を削除しますか？',
-  'users.delete.me': 'ご自身のアカウントです。直ちにログアウトし、API キーも使えなくなります。元に戻せません。',
+  'users.delete.me':
+    'ご自身のアカウントです。直ちにログアウトし、API キーも使えなくなります。元に戻せません。',
   'users.delete.text': 'セッションは終了し、API キーも直ちに使えなくなります。元に戻せません。',
   'role.admin': '管理者',
   'role.user': 'ユーザー',

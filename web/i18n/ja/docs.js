@@ -6,7 +6,8 @@ export default {
   'docs.sections': 'セクション',
   'docs.found': { other: '{count} 件の操作' },
   'docs.none.title': '一致する操作がありません',
-  'docs.none.text': 'すべての語が、アドレス、説明、パラメーター、エラーコードのいずれかに含まれている必要があります。',
+  'docs.none.text':
+    'すべての語が、アドレス、説明、パラメーター、エラーコードのいずれかに含まれている必要があります。',
   'docs.link': 'この操作へのリンク',
   'docs.parameters': 'パラメーター',
   'docs.in.path': 'パス内',

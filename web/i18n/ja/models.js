@@ -81,7 +81,8 @@ export default {
   'hub.none.title': '該当するモデルがありません',
   'hub.none.text': '条件を減らすか、別の言葉で検索してください。',
   'hub.empty.title': 'カタログが空です',
-  'hub.empty.text': 'supported_models.json にモデルを追加するか、--catalog で別のカタログを指定して、llb を再起動してください。',
+  'hub.empty.text':
+    'supported_models.json にモデルを追加するか、--catalog で別のカタログを指定して、llb を再起動してください。',
 
   'engine.busy': '応答中',
   'engine.ready': 'ロード済み',

@@ -1,16 +1,19 @@
 export default {
   'nodes.summary': { other: '{count} 台中 {online} 台がオンライン・メモリ {budget} 中 {used} を使用' },
   'nodes.add': 'ノードを追加',
-  'nodes.add.text': '追加するマシンに llb をインストールし、そのターミナルに次のコマンドを貼り付けてください。',
+  'nodes.add.text':
+    '追加するマシンに llb をインストールし、そのターミナルに次のコマンドを貼り付けてください。',
   'nodes.add.command': 'コマンド',
   'nodes.add.until': '{time} まで有効です。1 台のマシンが 1 回だけ参加できます。',
   'nodes.add.hint.only_loopback':
     'この llb はループバックでのみ待ち受けているため、ほかのマシンからは接続できません。先に --host 0.0.0.0 を付けて起動し直してください。',
-  'nodes.add.then': '参加したマシンは自動的にここに表示されます。収まるモデルを取得し、以後はリクエストにも応答します。',
+  'nodes.add.then':
+    '参加したマシンは自動的にここに表示されます。収まるモデルを取得し、以後はリクエストにも応答します。',
   'nodes.add.waiting': 'マシンの参加を待っています…',
   'nodes.add.joining': '{name} が参加の手続き中です…',
   'nodes.add.renew': 'コマンドを再発行',
-  'nodes.add.default_password': '先に初期パスワードを変更してください。誰でも知っているパスワードのままでは、マシンを追加できません。',
+  'nodes.add.default_password':
+    '先に初期パスワードを変更してください。誰でも知っているパスワードのままでは、マシンを追加できません。',
   'nodes.room.title': 'マシンを追加できます',
   'nodes.room.text':
     'コマンドを 1 つ貼り付けるだけで、別のマシンのメモリをこのアドレスで使えます。モデルは自動的に行き渡り、リクエストは最も早く応答できるマシンに送られます。',
@@ -25,8 +28,10 @@ export default {
   'node.joining.text': '参加の手続き中です。最初の報告が届くと、稼働状況を表示します。',
   'node.draining.text': '新しいリクエストは受け付けません。生成中の応答は続きます。',
   'node.draining.away': '復旧しても、受付を再開するまでリクエストは送られません。',
-  'node.unreachable.text': '接続はされていますが、どのアドレスも応答しないため、リクエストを送れません。自動的に再試行しています。',
-  'node.version.text': 'このノードは llb {version}、このアドレスは llb {own} です。このままでも動作しますが、古い方を更新してください。',
+  'node.unreachable.text':
+    '接続はされていますが、どのアドレスも応答しないため、リクエストを送れません。自動的に再試行しています。',
+  'node.version.text':
+    'このノードは llb {version}、このアドレスは llb {own} です。このままでも動作しますが、古い方を更新してください。',
 
   'node.reach': '接続',
   'node.reach.local': 'このホスト',
@@ -83,7 +88,8 @@ export default {
 
   'node.engines': 'メモリ上のモデル',
   'node.engines.none': 'まだありません。モデルは最初のリクエストでロードされます。',
-  'node.engines.no_models': 'まだありません。Pull したモデルがここに置かれ、最初のリクエストでロードされます。',
+  'node.engines.no_models':
+    'まだありません。Pull したモデルがここに置かれ、最初のリクエストでロードされます。',
   'node.engines.pinned': '常に保持',
   'node.engines.slots': { other: '{busy} / {slots} スロット使用中' },
   'node.engines.context': '{tokens} トークン / スロット',

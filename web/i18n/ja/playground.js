@@ -27,7 +27,8 @@ export default {
   'playground.attach': '画像を添付',
   'playground.image': '画像 {number}',
   'playground.remove_image': '画像 {number} を外す',
-  'playground.image_refused': '{name} は送信できる画像ではありません。20 MB までの PNG、JPEG、WebP、GIF を使えます。',
+  'playground.image_refused':
+    '{name} は送信できる画像ではありません。20 MB までの PNG、JPEG、WebP、GIF を使えます。',
   'playground.editing': '以前の質問を書き直しています。それ以降のやり取りは置き換えられます。',
   'playground.unsaved': 'ブラウザーの保存領域が足りません。ページを閉じるとこの会話は失われます。',
 
@@ -84,5 +85,6 @@ export default {
   'playground.whole': '{min} から {max} までの整数',
   'playground.between': '{min} から {max} までの数',
   'playground.images_enough': '1 つの質問に添付できる画像は {count} 枚までです。',
-  'playground.images_unseen': 'このモデルはテキスト専用です。画像について質問するには「画像理解」に対応したモデルを選んでください。',
+  'playground.images_unseen':
+    'このモデルはテキスト専用です。画像について質問するには「画像理解」に対応したモデルを選んでください。',
 };

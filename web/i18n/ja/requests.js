@@ -24,12 +24,15 @@ export default {
   'requests.loads.slots': '使用中のスロット',
   'requests.loads.nodes': 'ノード',
   'requests.loads.memory': 'メモリ',
-  'requests.loads.none': 'ありません。モデルは最初のリクエストでロードされ、しばらく使われないと解放されます。',
+  'requests.loads.none':
+    'ありません。モデルは最初のリクエストでロードされ、しばらく使われないと解放されます。',
 
   'requests.none.title': 'リクエストはまだありません',
-  'requests.none.text': '先にモデルを Pull してください。OpenAI API に対応したプログラムから利用できるようになります。',
+  'requests.none.text':
+    '先にモデルを Pull してください。OpenAI API に対応したプログラムから利用できるようになります。',
   'requests.first.title': '最初のリクエストを送る',
-  'requests.first.text': 'OpenAI API に対応したプログラムから llb を利用できます。sk-… を API キーに置き換えて、ターミナルで試してください。',
+  'requests.first.text':
+    'OpenAI API に対応したプログラムから llb を利用できます。sk-… を API キーに置き換えて、ターミナルで試してください。',
   'requests.first.command': 'コマンド',
   'requests.first.question': 'こんにちは。',
   'requests.first.key': 'API キーを作成',

@@ -29,7 +29,8 @@ export default {
   'settings.server.models_dir': 'モデル',
 
   'settings.in_effect': '有効な設定',
-  'settings.in_effect.text': '変更するには、フラグ、環境変数、またはデータディレクトリーの llb.toml で指定し、llb を再起動してください。フラグは環境変数に、環境変数は llb.toml に優先します。',
+  'settings.in_effect.text':
+    '変更するには、フラグ、環境変数、またはデータディレクトリーの llb.toml で指定し、llb を再起動してください。フラグは環境変数に、環境変数は llb.toml に優先します。',
   'settings.column.name': 'llb.toml での名前',
   'settings.column.value': '値',
   'settings.column.flag': 'フラグ',

@@ -26,7 +26,8 @@ export default {
   'connection.connected': '接続中',
   'connection.connecting': '接続しています…',
   'connection.disconnected': '未接続',
-  'connection.stale': 'llb との接続が切れました。{time} 時点の内容を表示しています。復旧すると自動で更新されます。',
+  'connection.stale':
+    'llb との接続が切れました。{time} 時点の内容を表示しています。復旧すると自動で更新されます。',
   'connection.reconnect': '今すぐ再接続',
 
   'login.title': 'llb にログイン',

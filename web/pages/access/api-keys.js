@@ -1,4 +1,4 @@
-/** API keys: what programs sign in with. Everybody sees their own, administrators all. */
+/** API keys. Users see their own, administrators all. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -11,7 +11,7 @@ import { askForKey } from './new-key.js';
 import { expiryState } from './key-expiry.js';
 import { askForLimits, limitLines } from './key-limits.js';
 
-/** `changed()` is called after each act. */
+/** `changed()` is called after each change. */
 export function createKeySection(app, changed) {
   const list = createRemoteList(app, async () => (await app.api.get('/api/keys')).keys.reverse());
 
@@ -31,17 +31,25 @@ export function createKeySection(app, changed) {
       perform: () => app.api.remove(`/api/keys/${encodeURIComponent(id)}`),
     });
     if (!resultView) return;
-    document.getElementById('keys').focus(); // the button goes with its row
+    // The button disappears with its row.
+    document.getElementById('keys').focus();
     changed();
   }
 
   const columns = () =>
     [
-      { title: t('keys.name'), cell: ({ name, prefix }) => html`<span>${name}</span><code class="key-prefix">${prefix}…</code>` },
+      {
+        title: t('keys.name'),
+        cell: ({ name, prefix }) => html`<span>${name}</span><code class="key-prefix">${prefix}…</code>`,
+      },
       { title: t('keys.scopes'), cell: permissions },
       app.can('admin') && { title: t('keys.owner'), cell: ({ owner }) => owner ?? t('keys.host') },
       { title: t('keys.created'), kind: 'nowrap', cell: ({ created_at: at }) => timeCell(at) },
-      { title: t('keys.last_used'), kind: 'nowrap', cell: ({ last_used_at: at }) => (at ? timeCell(at) : t('keys.never_used')) },
+      {
+        title: t('keys.last_used'),
+        kind: 'nowrap',
+        cell: ({ last_used_at: at }) => (at ? timeCell(at) : t('keys.never_used')),
+      },
       { title: t('keys.expires'), cell: ({ expires_at: at }) => expiryCell(at) },
       { title: t('access.actions'), kind: 'actions', cell: actionButtons },
     ].filter(Boolean);
@@ -73,7 +81,7 @@ export function createKeySection(app, changed) {
   };
 }
 
-/** What it may do, and how much of it. */
+/** Permissions and limits of a key. */
 const permissions = ({ scopes, limits }) => html`
   <ul>
     ${scopes.map((scope) => html`<li>${t(`scope.${scope}`)}</li>`)}

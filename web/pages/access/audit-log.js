@@ -1,4 +1,4 @@
-/** The audit log: who did what, newest first. For administrators. */
+/** Audit log, newest first. Administrators only. */
 
 import { html } from '../../lib/html.js';
 import { f, hasText, t } from '../../core/i18n.js';
@@ -12,7 +12,9 @@ const PAGE_SIZE = 20;
 export function createAuditLog(app) {
   const list = createRemoteList(app, async (known, before = null) => {
     const page = await app.api.get(buildUrl('/api/audit', { limit: PAGE_SIZE, before }));
-    return before === null ? mergePages(page, known) : { ...page, entries: [...known.entries, ...page.entries] };
+    return before === null
+      ? mergePages(page, known)
+      : { ...page, entries: [...known.entries, ...page.entries] };
   });
 
   const table = ({ entries, next_cursor: next }) => html`
@@ -30,12 +32,14 @@ export function createAuditLog(app) {
   };
 }
 
-/** A newer first page, and of what is known what goes on below it; nothing where acts are missing between the two. */
+/** Merges a newer first page with the known entries below it, unless there is a gap between the two. */
 function mergePages(page, known) {
   const last = page.entries.at(-1);
   const below = known?.entries.filter(({ id }) => id < last?.id) ?? [];
   const meets = page.entries.some(({ id }) => id === known?.entries[0]?.id);
-  return meets && below.length ? { entries: [...page.entries, ...below], next_cursor: known.next_cursor } : page;
+  return meets && below.length
+    ? { entries: [...page.entries, ...below], next_cursor: known.next_cursor }
+    : page;
 }
 
 const columns = () => [
@@ -43,10 +47,14 @@ const columns = () => [
   { title: t('audit.who'), cell: ({ actor }) => actor },
   { title: t('audit.address'), cell: ({ address: from }) => from ?? '–' },
   { title: t('audit.result'), cell: resultCell },
-  { title: t('audit.time'), kind: 'nowrap', cell: ({ time }) => html`<time datetime=${time}>${f.dateTime(time)}</time>` },
+  {
+    title: t('audit.time'),
+    kind: 'nowrap',
+    cell: ({ time }) => html`<time datetime=${time}>${f.dateTime(time)}</time>`,
+  },
 ];
 
-/** In words where it is known: `user.change role+password` is under `user_change_role_password`. */
+/** Translated where a text exists: `user.change role+password` has the key `user_change_role_password`. */
 function actionCell({ action, target }) {
   const key = `audit.action.${keyPart(action)}`;
   return html`<span>${hasText(key) ? t(key) : action}</span> ${target ? html`<span class="audit-target">${target}</span>` : null}`;

@@ -1,4 +1,4 @@
-/** When a key ends. Pure. */
+/** Expiry of API keys. Pure. */
 
 const DAY_MS = 86_400_000;
 const SOON_MS = 7 * DAY_MS;
@@ -6,17 +6,21 @@ const SOON_MS = 7 * DAY_MS;
 export const NEVER = 'never';
 export const ON_A_DATE = 'date';
 
-/** What a new key's end can be chosen from: the numbers are days. */
+/** Options for a new key; numbers are days. */
 export const LIFETIMES = [NEVER, '7', '30', '90', ON_A_DATE];
 
-/** The moment as the API takes it, null for never. A date, `2027-01-31`, counts to its last second where the reader is. */
+/**
+ * Expiry time for the API, or null for never. A date such as `2027-01-31` includes its last second in the
+ * user's time zone.
+ */
 export function expiryTime(lifetime, date, now) {
   if (lifetime === NEVER) return null;
-  const end = lifetime === ON_A_DATE ? new Date(`${date}T23:59:59`) : new Date(now + Number(lifetime) * DAY_MS);
+  const end =
+    lifetime === ON_A_DATE ? new Date(`${date}T23:59:59`) : new Date(now + Number(lifetime) * DAY_MS);
   return end.toISOString();
 }
 
-/** Today, as a date field writes it. */
+/** Today in the format of a date field. */
 export function today(now) {
   const at = new Date(now);
   const two = (number) => String(number).padStart(2, '0');

@@ -1,4 +1,4 @@
-/** How much a key may ask for: told, asked for, changed. */
+/** Limits of API keys: display and form. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -6,17 +6,18 @@ import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
 
 const LIMITS = ['requests_per_minute', 'tokens_per_minute', 'concurrent'];
-const MAX_LIMIT = 1_000_000_000; // the server's rule
+// Same limit as the server.
+const MAX_LIMIT = 1_000_000_000;
 
-/** What is limited, in round numbers; nothing where nothing is. */
+/** Lines for the limits that are set, in round numbers. */
 export const limitLines = (limits) =>
   LIMITS.filter((name) => limits[name] !== null).map((name) =>
     t(`keys.limits.${name}.of`, { count: limits[name], number: f.compact(limits[name]) }),
   );
 
 /**
- * Fields for them, within `ceiling`, which an administrator has set: under that a field cannot stay empty. `alone`: what they
- * are is said above them already.
+ * Fields for the limits. A `ceiling` set by an administrator makes its field mandatory. `alone`: the dialog's
+ * title already names them, so the legend is for screen readers only.
  */
 export const limitFields = ({ limits = {}, ceiling = {}, alone = false } = {}) => html`
   <fieldset class="key-limits" aria-describedby="key-limits-hint">
@@ -39,10 +40,11 @@ export const limitFields = ({ limits = {}, ceiling = {}, alone = false } = {}) =
     </div>
   </fieldset>`;
 
-/** What was put into the fields, as the API takes it: null where nothing was. */
-export const limitsOf = (form) => Object.fromEntries(LIMITS.map((name) => [name, form.get(name) ? Number(form.get(name)) : null]));
+/** Form values for the API; null for empty fields. */
+export const limitsOf = (form) =>
+  Object.fromEntries(LIMITS.map((name) => [name, form.get(name) ? Number(form.get(name)) : null]));
 
-/** Resolves to whether they were changed. */
+/** Resolves to true if the limits were changed. */
 export const askForLimits = (app, { id, name, limits, ceiling }) =>
   formDialog({
     title: t('keys.limits.title', { name }),

@@ -1,4 +1,4 @@
-/** The making of a key. It is shown once: as long as this dialog is open, and nowhere else. */
+/** Dialog that creates an API key. The key is shown only once, in this dialog. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -11,9 +11,10 @@ import { limitFields, limitsOf } from './key-limits.js';
 
 const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
 const DEFAULT_SCOPES = ['inference', 'models:read'];
-const NAME_MAX_LENGTH = 64; // characters; the server's rule
+// In characters; same limit as the server.
+const NAME_MAX_LENGTH = 64;
 
-/** Resolves to whether a key was made. */
+/** Resolves to true if a key was created. */
 export const askForKey = (app) =>
   formDialog({
     title: t('keys.new.title'),
@@ -43,7 +44,8 @@ function scopeChoices(app, { scopes }, update) {
       value: scope,
       text: t(`scope.${scope}`),
       hint: t(`scope.${scope}.hint`),
-      disabled: all && scope !== 'admin', // it implies them
+      // Full access implies the others.
+      disabled: all && scope !== 'admin',
     })),
     isChosen: (scope) => all || scopes.has(scope),
     onChoose(scope, chosen) {
@@ -63,13 +65,15 @@ const lifetime = ({ lifetime: chosen }, update) => html`
         ${LIFETIMES.map((value) => html`<option value=${value} .selected=${value === chosen}>${lifetimeText(value)}</option>`)}
       </select>
     </div>
-    ${chosen === ON_A_DATE
-      ? html`
+    ${
+      chosen === ON_A_DATE
+        ? html`
           <label class="field">
             <span>${t('keys.new.date')}</span>
             <input type="date" name="date" required min=${today(Date.now())} />
           </label>`
-      : null}
+        : null
+    }
   </div>`;
 
 function lifetimeText(value) {
@@ -77,7 +81,7 @@ function lifetimeText(value) {
   return value === ON_A_DATE ? t('keys.new.on_a_date') : t('keys.new.days', { count: Number(value) });
 }
 
-/** Only its own button closes it: what is not copied is lost. */
+/** Only the dialog's button closes it, because a key that was not copied is lost. */
 function newKeyView({ key, name, scopes }, close) {
   const command = curl(key, scopes);
   return {
@@ -94,8 +98,10 @@ function newKeyView({ key, name, scopes }, close) {
   };
 }
 
-/** A request that the key may make, whatever is pulled. */
+/** Request that is permitted for the key, whichever models are downloaded. */
 function curl(key, scopes) {
-  const path = scopes.some((scope) => scope === 'inference' || scope === 'admin') ? '/v1/models' : '/api/models';
+  const path = scopes.some((scope) => scope === 'inference' || scope === 'admin')
+    ? '/v1/models'
+    : '/api/models';
   return `curl ${location.origin}${path} -H 'Authorization: Bearer ${key}'`;
 }

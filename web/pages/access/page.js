@@ -1,4 +1,4 @@
-/** Access: API keys for programs, and for administrators the people and what was done. */
+/** Access page: API keys, and for administrators users and the audit log. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -14,7 +14,10 @@ export function open(app) {
   const forAdmins = [createUserSection(app, reload), createAuditLog(app)];
   const sections = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
 
-  /** An act shows in more than its own list: a user's keys go with the user, and each act is on record. */
+  /**
+   * A change affects several lists: deleting a user deletes their keys, and every change appears in the audit
+   * log.
+   */
   function reload() {
     return Promise.all(sections().map((part) => part.load()));
   }
@@ -29,9 +32,11 @@ export function open(app) {
             <h1 tabindex="-1">${t('nav.access')}</h1>
             <a href="/docs">${t('docs.title')}</a>
           </div>
-          ${shown.every((part) => part.isReady())
-            ? html`<div class="stack">${shown.map((part) => part.view(state))}</div>`
-            : skeletons(shown.length, 'access-card')}
+          ${
+            shown.every((part) => part.isReady())
+              ? html`<div class="stack">${shown.map((part) => part.view(state))}</div>`
+              : skeletons(shown.length, 'access-card')
+          }
         </div>`;
     },
   };

@@ -1,10 +1,13 @@
-/** A list that the API has, as it was when it was asked last: at the beginning, and after each change of our own. */
+/** List fetched from the API: loaded when the page opens and after each change made on it. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 
-/** `ask(known, …)` resolves to the list; `known` is what it was before, null at first, the rest is what `load` was given. */
+/**
+ * `fetchItems(items, …args)` resolves to the new list. `items` is the previous one, at first null; `args` are
+ * those of `load`.
+ */
 export function createRemoteList(app, fetchItems) {
   let items = null;
   let error = null;
@@ -22,13 +25,15 @@ export function createRemoteList(app, fetchItems) {
     app.requestRender();
   }
 
-  const retryButton = () => html`<button type="button" class="button small" @click=${() => load()}>${t('common.try_again')}</button>`;
+  const retryButton = () =>
+    html`<button type="button" class="button small" @click=${() => load()}>${t('common.try_again')}</button>`;
 
   return {
     load,
-    /** Whether there is something to show: an answer, or why there is none. */
+    /** Whether there is something to show: items or an error. */
     isReady: () => items !== null || error !== null,
-    /** `show(items)`; and where they could not be asked for, why. */
-    view: (show) => html`${error ? alertBox(errorMessage(error), retryButton()) : null} ${items ? show(items) : null}`,
+    /** `show(items)`, preceded by the error if loading failed. */
+    view: (show) =>
+      html`${error ? alertBox(errorMessage(error), retryButton()) : null} ${items ? show(items) : null}`,
   };
 }

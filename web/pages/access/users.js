@@ -1,4 +1,4 @@
-/** The people who may sign in. For administrators. */
+/** Users. Administrators only. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -12,9 +12,10 @@ import { dataTable } from '../../components/data-table.js';
 import { createRemoteList } from './remote-list.js';
 
 const ROLES = ['user', 'admin'];
-const NAME_MAX_LENGTH = 64; // characters; the server's rule
+// In characters; same limit as the server.
+const NAME_MAX_LENGTH = 64;
 
-/** `changed()` is called after each act. */
+/** `changed()` is called after each change. */
 export function createUserSection(app, changed) {
   const list = createRemoteList(app, async () => (await app.api.get('/api/users')).users);
   const path = ({ id }) => `/api/users/${encodeURIComponent(id)}`;
@@ -49,7 +50,8 @@ export function createUserSection(app, changed) {
       toMessage: lastAdminMessage,
     });
     if (!done) return;
-    if (isMe(user)) await app.refreshMe(); // it may have taken this very list away
+    // The change may have removed the permission to see this list.
+    if (isMe(user)) await app.refreshMe();
     changed();
   }
 
@@ -74,37 +76,55 @@ export function createUserSection(app, changed) {
       toMessage: lastAdminMessage,
     });
     if (!done) return;
-    document.getElementById('users')?.focus(); // the button goes with its row
+    // The button disappears with its row.
+    document.getElementById('users')?.focus();
     changed();
   }
 
   const columns = () => [
-    { title: t('login.username'), cell: (user) => html`<span>${user.username}</span> ${isMe(user) ? badge('', t('users.you')) : null}` },
+    {
+      title: t('login.username'),
+      cell: (user) => html`<span>${user.username}</span> ${isMe(user) ? badge('', t('users.you')) : null}`,
+    },
     { title: t('users.role'), kind: 'nowrap', cell: ({ role }) => t(`role.${role}`) },
-    { title: t('users.since'), kind: 'nowrap', cell: ({ created_at: at }) => html`<time datetime=${at}>${f.dateTime(at)}</time>` },
+    {
+      title: t('users.since'),
+      kind: 'nowrap',
+      cell: ({ created_at: at }) => html`<time datetime=${at}>${f.dateTime(at)}</time>`,
+    },
     { title: t('access.actions'), kind: 'actions', cell: actions },
   ];
 
-  const perform = (text, work) => html`<button type="button" class="button quiet small" @click=${work}>${text}</button>`;
+  const perform = (text, work) =>
+    html`<button type="button" class="button quiet small" @click=${work}>${text}</button>`;
 
   const actions = (user) => html`
     ${perform(t('users.role.open'), () => changeRole(user))}
-    ${isMe(user)
-      ? html`<a class="button quiet small" href="/settings?focus=password">${t('users.password.mine')}</a>`
-      : perform(t('users.password.open'), () => changePassword(user))}
+    ${
+      isMe(user)
+        ? html`<a class="button quiet small" href="/settings?focus=password">${t('users.password.mine')}</a>`
+        : perform(t('users.password.open'), () => changePassword(user))
+    }
     ${perform(t('action.delete'), () => remove(user))}`;
 
-  /** While the password is the default one, nobody can be added: the server would refuse. */
+  /** The server refuses new users while the default password is in use. */
   const head = ({ me }) => html`
     <div class="access-head">
       <div><h2 id="users" tabindex="-1">${t('users.title')}</h2><p class="soft">${t('users.text')}</p></div>
-      ${me?.user?.must_change_password
-        ? null
-        : html`<button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`}
+      ${
+        me?.user?.must_change_password
+          ? null
+          : html`<button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`
+      }
     </div>
-    ${me?.user?.must_change_password
-      ? note(t('users.default_password'), html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`)
-      : null}`;
+    ${
+      me?.user?.must_change_password
+        ? note(
+            t('users.default_password'),
+            html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`,
+          )
+        : null
+    }`;
 
   return {
     load: list.load,

@@ -1,8 +1,8 @@
-/** An operation as a command line. Pure. */
+/** curl command of an operation. Pure. */
 
 import { API_KEY_PLACEHOLDER, shellQuote } from '../../core/curl.js';
 
-/** `origin` is where llb answers; what stands in braces has to be filled in. A WebSocket has none. */
+/** `origin` is the server's URL. Path parameters stay in braces. WebSockets have no command. */
 export function asCurl(origin, { method, path, open, example, body }) {
   if (method === 'WS') return null;
   const lines = [`curl ${method === 'GET' ? '' : `-X ${method} `}${shellQuote(origin + path)}`];

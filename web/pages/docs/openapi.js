@@ -1,19 +1,33 @@
-/** An OpenAPI document as the page shows it. Pure. */
+/** View model of an OpenAPI document. Pure. */
 
 const METHODS = ['get', 'post', 'put', 'patch', 'delete'];
 const JSON_TYPE = 'application/json';
 
-/** → {version, about, tags: [{name, text, operations}], operations: by id, codes: [{code, status, text}], everywhere: Set of codes, find(ref)} */
+/**
+ * Returns {version, about, tags: [{name, text, operations}], operations: by id, codes: [{code, status,
+ * text}], commonErrors: Set of codes, find(ref)}.
+ */
 export function parseOpenApi(document) {
-  const find = (ref) => ref.split('/').slice(1).reduce((place, name) => place[name], document);
-  const codes = Object.entries(find('#/components/schemas/Error')['x-llb-codes']).map(([code, each]) => ({ code, ...each }));
+  const find = (ref) =>
+    ref
+      .split('/')
+      .slice(1)
+      .reduce((place, name) => place[name], document);
+  const codes = Object.entries(find('#/components/schemas/Error')['x-llb-codes']).map(([code, each]) => ({
+    code,
+    ...each,
+  }));
   const meaning = new Map(codes.map((each) => [each.code, each]));
   const operations = Object.entries(document.paths).flatMap(([path, item]) =>
-    METHODS.filter((method) => item[method]).map((method) => operation(method, path, item[method], find, meaning)),
+    METHODS.filter((method) => item[method]).map((method) =>
+      operation(method, path, item[method], find, meaning),
+    ),
   );
-  // What any request may be answered is told once.
+  // Errors common to all operations are listed only once.
   const commonErrors = new Set(
-    codes.map(({ code }) => code).filter((code) => operations.every(({ errors }) => errors.some((each) => each.code === code))),
+    codes
+      .map(({ code }) => code)
+      .filter((code) => operations.every(({ errors }) => errors.some((each) => each.code === code))),
   );
   return {
     version: document.info.version,
@@ -31,7 +45,11 @@ export function parseOpenApi(document) {
 }
 
 function operation(method, path, source, find, meaning) {
-  const entries = Object.entries(source.responses).map(([status, each]) => [Number(status), each.$ref ? find(each.$ref) : each, each]);
+  const entries = Object.entries(source.responses).map(([status, each]) => [
+    Number(status),
+    each.$ref ? find(each.$ref) : each,
+    each,
+  ]);
   const responses = entries.filter(([, , each]) => !each.$ref);
   const errors = entries
     .filter(([, , each]) => each.$ref)
@@ -47,12 +65,17 @@ function operation(method, path, source, find, meaning) {
     open: source.security.length === 0,
     parameters: source.parameters,
     body,
-    bodySections: body ? objectSchemas(body, find).map(({ name }) => `${source.operationId}/body/${name}`) : [],
+    bodySections: body
+      ? objectSchemas(body, find).map(({ name }) => `${source.operationId}/body/${name}`)
+      : [],
     example: body && (exampleOf(body, find) ?? null),
     responses: responses.map(([status, { description, content = {} }]) => ({
       status,
       text: description,
-      contents: Object.entries(content).map(([type, { schema, 'x-llb-event': event = null }]) => ({ type, schema: event ?? schema })),
+      contents: Object.entries(content).map(([type, { schema, 'x-llb-event': event = null }]) => ({
+        type,
+        schema: event ?? schema,
+      })),
     })),
     errors,
     messages: source['x-llb-messages'] ?? null,
@@ -61,7 +84,7 @@ function operation(method, path, source, find, meaning) {
 
 const exampleOf = (schema, find) => (schema.$ref ? find(schema.$ref) : schema).examples?.[0];
 
-/** The tags with those of their operations in which all `words` stand; a tag without any is left out. */
+/** Tags with the operations that contain all search words; tags without any are left out. */
 export function searchOperations(tags, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const found = ({ id, method, path, summary, text: more, tag, parameters, errors }) => {
@@ -76,14 +99,21 @@ export function searchOperations(tags, text) {
 
 // --- schemas -----------------------------------------------------------------------------------------
 
-/** Without `null` and references: {schema, name, nullable, several}; `several` counts the lists around it. */
+/**
+ * Schema without `null` and references: {schema, name, nullable, arrayDepth}; `arrayDepth` counts the
+ * enclosing arrays.
+ */
 export function unwrapSchema(schema, find) {
   let [resolved, name, nullable, arrayDepth] = [schema, null, false, 0];
   for (;;) {
     if (resolved.$ref) {
       name = resolved.$ref.split('/').at(-1);
       resolved = find(resolved.$ref);
-    } else if (resolved.anyOf && resolved.anyOf.some(({ type }) => type === 'null') && resolved.anyOf.length === 2) {
+    } else if (
+      resolved.anyOf &&
+      resolved.anyOf.some(({ type }) => type === 'null') &&
+      resolved.anyOf.length === 2
+    ) {
       nullable = true;
       resolved = resolved.anyOf.find(({ type }) => type !== 'null');
     } else if (resolved.type === 'array' && resolved.items) {
@@ -93,7 +123,7 @@ export function unwrapSchema(schema, find) {
   }
 }
 
-/** The kind of a value in a few words: `string`, `Model[]`, `integer or null`, `"a" | "b"`. */
+/** Short name of a type: `string`, `Model[]`, `integer or null`, `"a" | "b"`. */
 export function typeText(schema, find) {
   const { schema: resolved, name, nullable, arrayDepth } = unwrapSchema(schema, find);
   const list = '[]'.repeat(arrayDepth);
@@ -116,22 +146,29 @@ function plainTypeText(schema, find) {
   return schema.type ?? 'any';
 }
 
-/** What a value has to keep to besides its kind. */
+/** Constraints of a value apart from its type. */
 export function constraintText({ minimum, maximum, minLength, maxLength, minItems, maxItems, format }) {
   const between = (low, high, unit) => {
     if (low === undefined) return high === undefined ? null : `≤ ${high}${unit}`;
     return high === undefined ? `≥ ${low}${unit}` : `${low}–${high}${unit}`;
   };
-  return [between(minimum, maximum, ''), between(minLength, maxLength, ' characters'), between(minItems, maxItems, ' items'), format]
+  return [
+    between(minimum, maximum, ''),
+    between(minLength, maxLength, ' characters'),
+    between(minItems, maxItems, ' items'),
+    format,
+  ]
     .filter(Boolean)
     .join(', ');
 }
 
-/** The objects that can be looked into: [{name, schema}]; several where a value may be one of them. */
+/** Object schemas that can be expanded: [{name, schema}]; several for alternatives. */
 export function objectSchemas(schema, find) {
   const { schema: resolved, name } = unwrapSchema(schema, find);
   if (resolved.properties) return [{ name: name ?? '', schema: resolved }];
   const alternatives = resolved.anyOf ?? resolved.oneOf ?? [];
   const map = resolved.additionalProperties;
-  return map && typeof map === 'object' ? objectSchemas(map, find) : alternatives.flatMap((each) => objectSchemas(each, find));
+  return map && typeof map === 'object'
+    ? objectSchemas(map, find)
+    : alternatives.flatMap((each) => objectSchemas(each, find));
 }

@@ -1,4 +1,4 @@
-/** One operation: a line that opens, and all that is to be known of it. */
+/** Operation: an expandable row with its details. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -9,7 +9,7 @@ import { constraintText, typeText } from './openapi.js';
 import { schemaView } from './schema.js';
 import { paragraphs, inlineMarkup } from './inline-markup.js';
 
-/** `ui` as for `schemaView`, with `everywhere`: the codes that any request may be answered. */
+/** `ui` as for `schemaView`, plus `commonErrors`: the codes that any request may return. */
 export const operationView = (operation, ui) => html`
   <details
     class="docs-operation"
@@ -26,7 +26,7 @@ export const operationView = (operation, ui) => html`
     ${ui.isOpen(operation.id) ? operationBody(operation, ui) : null}
   </details>`;
 
-/** An address may break after a slash. */
+/** Allows line breaks after slashes. */
 const breakable = (path) => path.split(/(?<=\/)/).map((piece) => html`<span>${piece}<wbr /></span>`);
 
 function operationBody(operation, ui) {
@@ -41,7 +41,10 @@ function operationBody(operation, ui) {
       </p>
       ${parameters.length ? part(t('docs.parameters'), parameterList(parameters, ui)) : null}
       ${body ? part(t('docs.body'), html`${schemaView(body, `${id}/body`, ui)} ${example ? code(t('docs.example'), JSON.stringify(example, null, 2)) : null}`) : null}
-      ${part(t('docs.answers'), responses.map((each) => responseView(each, id, ui)))}
+      ${part(
+        t('docs.answers'),
+        responses.map((each) => responseView(each, id, ui)),
+      )}
       ${messages ? part(t('docs.messages'), schemaView(messages, `${id}/messages`, ui)) : null}
       ${specificErrors.length ? part(t('docs.errors'), errorList(specificErrors)) : null}
       <p class="soft"><a href="#errors">${t('docs.everywhere')}</a></p>
@@ -91,7 +94,7 @@ const errorList = (errors) => html`
     )}
   </ul>`;
 
-/** Long lines scroll, by keyboard too. */
+/** Long lines scroll; with a tab stop also by keyboard. */
 const code = (name, text) => html`
   <div class="docs-code">
     <pre tabindex="0" role="group" aria-label=${name}>${text}</pre>

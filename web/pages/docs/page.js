@@ -1,4 +1,4 @@
-/** The reference of the API, for everybody: what `/api/openapi.json` says, to be read and searched. */
+/** API reference: browses and searches `/api/openapi.json`. Needs no login. */
 
 import { each, html, memo } from '../../lib/html.js';
 import { locale, t } from '../../core/i18n.js';
@@ -17,7 +17,8 @@ const SOURCE = '/api/openapi.json';
 export function open(app) {
   let reference = null;
   let loadError = null;
-  let revision = 0; // grows whenever something opens or closes
+  // Increases whenever a section is opened or closed.
+  let revision = 0;
   const opened = new Set();
 
   const ui = {
@@ -26,7 +27,7 @@ export function open(app) {
     toggle(place, open) {
       if (opened.has(place) === open) return;
       opened[open ? 'add' : 'delete'](place);
-      // Of a body the first level is seen at once; what is in it opens when it is asked for.
+      // The first level of a request body opens with its operation; nested objects open on demand.
       if (open) reference.operations.get(place)?.bodySections.forEach((body) => opened.add(body));
       revision += 1;
       app.requestRender();
@@ -46,7 +47,7 @@ export function open(app) {
     }
   }
 
-  /** Open the operation that the address names, and go there. */
+  /** Opens the operation named in the URL and scrolls to it. */
   function showLinked() {
     const id = decodeURIComponent(location.hash.slice(1));
     if (!reference || !id) return;
@@ -91,7 +92,11 @@ export function open(app) {
     <section class="docs-section" aria-labelledby=${name}>
       <h2 id=${name} tabindex="-1" lang="en">${name}</h2>
       <p class="soft" lang="en">${inlineMarkup(text)}</p>
-      <div class="docs-operations">${each(operations, ({ id }) => id, (one) => operationView(one, ui))}</div>
+      <div class="docs-operations">${each(
+        operations,
+        ({ id }) => id,
+        (one) => operationView(one, ui),
+      )}</div>
     </section>`;
 
   const errors = () => html`
@@ -105,7 +110,10 @@ export function open(app) {
         columns: [
           { title: t('docs.column.code'), cell: ({ code }) => html`<code>${code}</code>` },
           { title: t('docs.column.status'), cell: ({ status }) => status },
-          { title: t('docs.column.meaning'), cell: ({ text }) => html`<span lang="en">${inlineMarkup(text)}</span>` },
+          {
+            title: t('docs.column.meaning'),
+            cell: ({ text }) => html`<span lang="en">${inlineMarkup(text)}</span>`,
+          },
         ],
       })}
     </section>`;
@@ -122,11 +130,16 @@ export function open(app) {
             <a href=${SOURCE} target="_blank">${t('docs.source')}</a>
           </p>
         </div>
-        ${reference
-          ? memo([reference, query.q, revision, locale()], () => content(query))
-          : loadError
-            ? alertBox(errorMessage(loadError), html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`)
-            : skeletons(4)}
+        ${
+          reference
+            ? memo([reference, query.q, revision, locale()], () => content(query))
+            : loadError
+              ? alertBox(
+                  errorMessage(loadError),
+                  html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`,
+                )
+              : skeletons(4)
+        }
       </div>`,
   };
 }

@@ -1,14 +1,11 @@
-/** What an object holds, field by field; objects within it open when they are asked for. */
+/** Schema: the fields of an object. Nested objects open on demand. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { constraintText, unwrapSchema, typeText, objectSchemas } from './openapi.js';
 import { inlineMarkup } from './inline-markup.js';
 
-/**
- * A schema under a line that names it. `place` tells it from all others of the page; `ui` is {find, isOpen(place),
- * toggle(place, open)}.
- */
+/** Expandable schema. `place` is its unique path; `ui` is {find, isOpen(place), toggle(place, open)}. */
 export function schemaView(schema, place, ui) {
   const objects = objectSchemas(schema, ui.find);
   if (!objects.length) return html`<p class="docs-kind"><code>${typeText(schema, ui.find)}</code></p>`;
@@ -31,7 +28,7 @@ function fields(schema, place, ui) {
     ${schema.additionalProperties === true ? html`<p class="soft">${t('docs.open_object')}</p>` : null}`;
 }
 
-/** What has to be there comes first. */
+/** Required fields first. */
 const requiredFirst = (properties, required) => {
   const all = Object.entries(properties);
   return [...all.filter(([name]) => required.has(name)), ...all.filter(([name]) => !required.has(name))];

@@ -1,4 +1,4 @@
-/** Signing in. */
+/** Login page. */
 
 import { html } from '../../lib/html.js';
 import { LOCALES, locale, t } from '../../core/i18n.js';

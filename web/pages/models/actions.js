@@ -1,6 +1,9 @@
-/** What can be done with a model. Each remembers, a model, whether it is under way and why it failed. */
+/** Actions on models. Remembers per model which action is running and why the last one failed. */
 
-/** `of(id)` → {busy: the action's name or null, error: ApiError or null}; the same object until it changes. */
+/**
+ * `of(id)` → {busy: name of the running action or null, error: ApiError or null}; the same object until it
+ * changes.
+ */
 export function createModelActions(app) {
   const known = new Map();
   const idle = Object.freeze({ busy: null, error: null });
@@ -29,7 +32,7 @@ export function createModelActions(app) {
     cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
     unload: (id) => run(id, 'unload', () => app.api.post(`${path(id)}/unload`)),
     pin: (id, pinned) => run(id, 'pin', () => app.api.patch(path(id), { pinned })),
-    /** Rejects when it fails: the dialog that asked shows why. */
+    /** Rejects on failure: the dialog shows the error. */
     remove: (id) => app.api.remove(path(id)),
     forget(id) {
       if (known.delete(id)) app.requestRender();
@@ -37,5 +40,5 @@ export function createModelActions(app) {
   };
 }
 
-/** For `aria-disabled`: a button that were really disabled would lose the focus of whoever pressed it. */
+/** For `aria-disabled`: a disabled button would lose the focus. */
 export const busyAttribute = ({ busy }) => (busy ? 'true' : null);

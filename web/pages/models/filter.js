@@ -1,9 +1,9 @@
-/** Which models a person wants to see, and in which order. Pure. */
+/** Filtering and sorting of models. Pure. */
 
 export const FILTERS = ['capability', 'tag', 'status', 'fit'];
 export const SORT_ORDERS = ['', 'size', 'downloads', 'name'];
 
-/** The words that a search looks through, made once a model. */
+/** Search text per model, built once. */
 const searchTexts = new WeakMap();
 
 function textOf(model) {
@@ -16,7 +16,7 @@ function textOf(model) {
   return text;
 }
 
-/** A function that tells whether a model (ModelWithStatus) passes `query`: {q, capability, tag, status, fit}. */
+/** Predicate for a ModelWithStatus; the query is {q, capability, tag, status, fit}. */
 export function createMatcher({ q = '', capability, tag, status, fit }) {
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   return (item) =>
@@ -33,12 +33,12 @@ const comparisons = {
   name: (a, b) => a.model.name.localeCompare(b.model.name),
 };
 
-/** `models` in the order that `order` names; catalogue order without one. */
+/** `models` sorted by `order`; catalogue order by default. */
 export function sortModels(models, order) {
   return Object.hasOwn(comparisons, order ?? '') ? [...models].sort(comparisons[order]) : models;
 }
 
-/** What each filter can be set to: the values that occur, most frequent first. */
+/** Options of each filter: the values that occur, most frequent first. */
 export function filterOptions(models) {
   const found = { capability: new Map(), tag: new Map(), status: new Map(), fit: new Map() };
   const count = (filter, value) => found[filter].set(value, (found[filter].get(value) ?? 0) + 1);

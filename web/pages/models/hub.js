@@ -1,4 +1,4 @@
-/** Model Hub: everything that can be pulled, as cards, with filters that live in the address. */
+/** Model Hub tab: the catalogue as cards. The filters are part of the URL. */
 
 import { each, html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -22,7 +22,10 @@ export function createHubTab(app, actions) {
       <option value="" .selected=${!route.query[name]}>${t(`hub.any.${name}`)}</option>
       ${values
         .filter(Boolean)
-        .map((value) => html`<option value=${value} .selected=${route.query[name] === value}>${textOf(value)}</option>`)}
+        .map(
+          (value) =>
+            html`<option value=${value} .selected=${route.query[name] === value}>${textOf(value)}</option>`,
+        )}
     </select>`;
 
   const optionTexts = {
@@ -63,11 +66,13 @@ export function createHubTab(app, actions) {
         ${filters(route, models)}
         <div class="found">
           <span role="status">${t('hub.found', { count: models.length, found })}</span>
-          ${filtered
-            ? html`<button type="button" class="button quiet small" @click=${() => app.go('/models', { replace: true })}>
+          ${
+            filtered
+              ? html`<button type="button" class="button quiet small" @click=${() => app.go('/models', { replace: true })}>
                 ${t('hub.clear')}
               </button>`
-            : null}
+              : null
+          }
           <div class="order">${select(route, 'sort', SORT_ORDERS, (value) => t(`hub.sort.${value}`))}</div>
         </div>
         ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
@@ -75,13 +80,19 @@ export function createHubTab(app, actions) {
           ${each(
             sortModels(models, route.query.sort),
             (item) => item.model.id,
-            // Hidden rather than taken out: showing it again costs nothing, and what was typed or focused stays.
-            (item) => modelCard(app, actions, item, { actionState: actions.of(item.model.id), shown: matches(item), canManage, offline }),
+            // Hidden rather than removed: showing a card again is free, and keeps its input and focus.
+            (item) =>
+              modelCard(app, actions, item, {
+                actionState: actions.of(item.model.id),
+                shown: matches(item),
+                canManage,
+                offline,
+              }),
           )}
         </div>`;
     },
   };
 }
 
-/** A value from the address that no model has (any more) is still shown as what is chosen. */
+/** A value from the URL that no longer matches any model is still shown as selected. */
 const withChosen = (values, chosen) => (!chosen || values.includes(chosen) ? values : [...values, chosen]);

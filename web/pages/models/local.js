@@ -1,4 +1,4 @@
-/** Local: what lies on the disks of this cluster, whether it is in memory, and how to be rid of it. */
+/** Local tab: the models stored in this cluster, with load state and actions. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -14,7 +14,7 @@ import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.j
 
 const STORED_STATES = new Set(['ready', 'deleting']);
 
-/** Whether a model lies complete on some node, or is just being removed from it. */
+/** Whether a model is complete on some node, or being deleted from it. */
 export const isStored = ({ replicas }) => replicas.some(({ state }) => STORED_STATES.has(state));
 
 export function createLocalTab(app, actions) {
@@ -72,32 +72,36 @@ function row(app, actions, item, nodes, askToDelete) {
         ${item.supported ? null : badge('waiting', t('local.unsupported'))}
       </div>
       <div class="buttons">
-        ${deleting || item.status !== 'Ready' || !isChat(model)
-          ? null
-          : html`<button type="button" class="button small" @click=${() => openInPlayground(app, model)}>${icon('playground')}${t('action.try')}</button>`}
-        ${canManage && !deleting && loaded.length
-          ? html`
+        ${
+          deleting || item.status !== 'Ready' || !isChat(model)
+            ? null
+            : html`<button type="button" class="button small" @click=${() => openInPlayground(app, model)}>${icon('playground')}${t('action.try')}</button>`
+        }
+        ${
+          canManage && !deleting && loaded.length
+            ? html`
               <button type="button" class="button small" aria-pressed=${String(pinned)} aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pin(model.id, !pinned)}>
                 ${icon('pin')}${t('action.pin')}
               </button>
               <button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.unload(model.id)}>
                 ${t('action.unload')}
               </button>`
-          : null}
-        ${canManage && !deleting
-          ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => askToDelete(item, offlineNodeIds(nodes))}>
+            : null
+        }
+        ${
+          canManage && !deleting
+            ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => askToDelete(item, offlineNodeIds(nodes))}>
               ${icon('trash')}${t('action.delete')}
             </button>`
-          : null}
+            : null
+        }
       </div>
       <dl class="facts wide">
         <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
         <div><dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt><dd>${f.bytes(memoryOf(model, loaded))}</dd></div>
         ${several ? null : html`<div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>`}
         <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
-        ${loaded.length
-          ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>`
-          : null}
+        ${loaded.length ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>` : null}
       </dl>
       ${loadingBar(model, engines)}
       ${several ? locationList(item, offlineNodeIds(nodes)) : paths(replicas)}
@@ -112,7 +116,9 @@ function loadingBar(model, engines) {
 }
 
 const memoryOf = (model, loaded) =>
-  loaded.length ? loaded.reduce((sum, engine) => sum + (engine.memory_bytes ?? 0), 0) : model.required_memory_bytes;
+  loaded.length
+    ? loaded.reduce((sum, engine) => sum + (engine.memory_bytes ?? 0), 0)
+    : model.required_memory_bytes;
 
 function slotsText(loaded) {
   const slots = loaded.reduce((sum, engine) => sum + (engine.slots ?? 0), 0);
@@ -131,7 +137,9 @@ const paths = (replicas) =>
 function deletionText({ model, replicas }, offlineIds) {
   const holders = replicas.filter(({ state }) => state === 'ready');
   const names = holders.map((replica) => replica.node_name);
-  const later = holders.filter(({ node_id: id }) => offlineIds.includes(id)).map((replica) => replica.node_name);
+  const later = holders
+    .filter(({ node_id: id }) => offlineIds.includes(id))
+    .map((replica) => replica.node_name);
   return html`
     <p>${t('local.delete.files', { size: f.bytes(model.size_bytes), nodes: names.join(', '), count: names.length })}</p>
     ${paths(replicas)}

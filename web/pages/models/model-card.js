@@ -1,4 +1,4 @@
-/** One model of the hub: what it is, whether it fits, and the one thing to do next. */
+/** Model card of the hub: description, memory check and the next action. */
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -10,9 +10,12 @@ import { busyAttribute } from './actions.js';
 import { locationSummary } from './replica-locations.js';
 
 /**
- * `doing`: what `actions.of` says; `shown`: whether the filters let it pass; `can`: whether this person may change models;
- * `away`: the ids of the nodes that cannot be reached, as one text, null where there is one node only.
- * What is in it is only looked at when one of the things it shows has changed: filters hide and show hundreds at a time.
+ *   actionState   result of `actions.of`
+ *   shown         whether it passes the filters
+ *   canManage     whether the user may change models
+ *   offline       ids of the offline nodes, separated by spaces; null for a single node
+ *
+ * The content is rendered only when one of these changes, because filters toggle hundreds of cards at a time.
  */
 export const modelCard = (app, actions, item, { actionState, shown, canManage, offline }) => html`
   <article
@@ -57,12 +60,13 @@ function content(app, actions, item, actionState, canManage, offline) {
 
 const fact = (name, value) => (value ? html`<div><dt>${name}</dt><dd>${value}</dd></div>` : null);
 
-/** The line above the action: whether it fits, and how popular it is. */
+/** Line above the action: memory check and popularity. */
 const fitLine = ({ fit, hf_stats: stats }) => html`
   <div class="model-line">
     ${fitBadge(fit)}
-    ${stats
-      ? html`
+    ${
+      stats
+        ? html`
           <p class="popularity">
             <span title=${t('model.downloads')}>
               ${icon('download')}<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}
@@ -71,19 +75,21 @@ const fitLine = ({ fit, hf_stats: stats }) => html`
               ${icon('star')}<span class="sr-only">${t('model.stars')}: </span>${f.compact(stats.stars)}
             </span>
           </p>`
-      : null}
+        : null
+    }
   </div>`;
 
 /**
- * The table of the quick start: what a person can do in each status. All but Error are one line and one row of buttons
- * high, so that a card does not grow under the pointer.
+ * Actions by status. Except for Error, each is one line and one row of buttons high, so that a card does not
+ * grow under the pointer.
  */
 const actionsByStatus = {
   Available: (app, actions, item, actionState, canManage) => html`
     ${fitLine(item)}
     <div class="model-actions">
-      ${canManage
-        ? html`
+      ${
+        canManage
+          ? html`
             <button
               type="button"
               class="button wide ${item.fit.verdict === 'too_large' ? '' : 'tinted'}"
@@ -92,7 +98,8 @@ const actionsByStatus = {
             >
               ${icon('download')}${t('action.pull')}
             </button>`
-        : html`<p class="soft">${t('model.ask_admin')}</p>`}
+          : html`<p class="soft">${t('model.ask_admin')}</p>`
+      }
     </div>`,
 
   Registered: (app, actions, item, actionState, canManage) => html`
@@ -114,24 +121,28 @@ const actionsByStatus = {
     ${fitLine(item)}
     <div class="model-actions">
       <span class="ready">${icon('check')}${readyText(item)}</span>
-      ${isChat(item.model)
-        ? html`<button type="button" class="button primary" @click=${() => openInPlayground(app, item.model)}>
+      ${
+        isChat(item.model)
+          ? html`<button type="button" class="button primary" @click=${() => openInPlayground(app, item.model)}>
             ${icon('playground')}${t('action.try')}
           </button>`
-        : null}
+          : null
+      }
     </div>`,
 
   Error: (app, actions, item, actionState, canManage) => html`
     ${alertBox(item.error ?? t('model.failed'))}
-    ${canManage
-      ? html`
+    ${
+      canManage
+        ? html`
           <div class="model-actions">
             <button type="button" class="button primary" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pull(item.model.id)}>
               ${icon('refresh')}${t('action.retry')}
             </button>
             ${cancelButton(actions, item, actionState, canManage)}
           </div>`
-      : null}`,
+        : null
+    }`,
 };
 
 function readyText({ available_nodes: count, replicas }) {
@@ -146,7 +157,7 @@ const cancelButton = (actions, { model }, actionState, canManage) =>
       </button>`
     : null;
 
-/** Whether the Playground can talk to it. */
+/** Whether it can be used in the Playground. */
 export const isChat = (model) => model.capabilities.includes('TextGeneration');
 
 export const openInPlayground = (app, model) => app.go(`/playground?model=${encodeURIComponent(model.id)}`);
@@ -155,7 +166,12 @@ const isVerifying = ({ replicas, download_progress: progress }) =>
   progress >= 1 || replicas.some(({ state }) => state === 'verifying');
 
 function downloadNumbers(item) {
-  const { download_progress: progress, downloaded_bytes: got, total_bytes: total, bytes_per_second: rate } = item;
+  const {
+    download_progress: progress,
+    downloaded_bytes: got,
+    total_bytes: total,
+    bytes_per_second: rate,
+  } = item;
   const amount = got === null ? '' : t('model.of', { downloaded: f.bytes(got), total: f.bytes(total) });
   const pace = rate ? `${f.rate(rate)}${left(item)}` : '';
   return html`

@@ -1,4 +1,4 @@
-/** Models: the hub of what can be pulled, and what is here. */
+/** Models page: the Model Hub and Local tabs. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';

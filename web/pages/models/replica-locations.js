@@ -1,4 +1,4 @@
-/** On which nodes a model is, or is going to be: for clusters of more than one. */
+/** Locations of a model's replicas, in clusters with more than one node. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -6,16 +6,18 @@ import { icon } from '../../components/icons.js';
 import { engineBadge } from '../../components/engine-status.js';
 import { replicaBadge, replicaText } from '../../components/replica-badge.js';
 
-const MAX_NAMED = 3; // on a card of the hub; Local and Nodes name them all
+// On a card of the hub; Local and Nodes list all of them.
+const MAX_NAMED = 3;
 
-/** The ids of the nodes that cannot be reached. */
-export const offlineNodeIds = (nodes) => [...(nodes?.values() ?? [])].filter(({ status }) => status === 'offline').map(({ id }) => id);
+/** Ids of the offline nodes. */
+export const offlineNodeIds = (nodes) =>
+  [...(nodes?.values() ?? [])].filter(({ status }) => status === 'offline').map(({ id }) => id);
 
 export const isMultiNode = (nodes) => (nodes?.size ?? 0) > 1;
 
-/** A line of a hub's card. It is there also while it is empty, so that nothing moves when a pull begins. */
+/** Line of a hub card. It is present even while empty, so that nothing moves when a download starts. */
 export function locationSummary({ replicas }, offline) {
-  // Who has it is also counted below; what is still to come, or does not, is named first.
+  // The card counts complete replicas below, so pending and failed ones are named first.
   const settled = ({ state, node_id: id }) => state === 'ready' && !offline.includes(id);
   const inOrder = [...replicas].sort((a, b) => settled(a) - settled(b));
   const named = inOrder.slice(0, replicas.length > MAX_NAMED ? MAX_NAMED - 1 : MAX_NAMED);
@@ -30,11 +32,12 @@ function location(replica, offline) {
   if (replica.state === 'ready' && !offline) {
     return html`<li>${icon('check')}${replica.node_name}<span class="sr-only"> ${replicaText(replica, offline)}</span></li>`;
   }
-  const text = replica.state === 'downloading' && !offline ? f.percent(replica.progress) : replicaText(replica, offline);
+  const text =
+    replica.state === 'downloading' && !offline ? f.percent(replica.progress) : replicaText(replica, offline);
   return html`<li class=${replica.state === 'error' ? 'bad' : ''}>${replica.node_name} <b>${text}</b></li>`;
 }
 
-/** Every node with what became of the model there, or of the engine that has it in memory, and where its files are. */
+/** All nodes with the state of the replica or its engine, and the path of its files. */
 export const locationList = ({ replicas }, offline) => html`
   <ul class="locations wide" aria-label=${t('local.nodes')}>
     ${replicas.map(

@@ -1,4 +1,7 @@
-/** What an administrator can do with a node. Each remembers, a node, whether it is under way and why it failed. */
+/**
+ * Actions on nodes, for administrators. Remembers per node whether draining is being changed and why it
+ * failed.
+ */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -9,10 +12,12 @@ import { storedModels } from './meters.js';
 import { isInvalidName, hasInvalidTag, parseTags } from './name-rules.js';
 import { isLocal } from './status.js';
 
-const NAME_MAX_LENGTH = 63; // characters; the server's rule
+// In characters; same limit as the server.
+const NAME_MAX_LENGTH = 63;
 
 export function createNodeActions(app) {
-  const drainState = new Map(); // id → {busy, error} of its draining
+  // Node id → {busy, error} of the change.
+  const drainState = new Map();
   const path = ({ id }) => `/api/nodes/${encodeURIComponent(id)}`;
 
   async function toggleDraining(node) {
@@ -35,9 +40,18 @@ export function createNodeActions(app) {
       title: t(isLocal(node) ? 'node.tags.title' : 'node.edit.title', { name: node.name }),
       action: t('node.edit.save'),
       fields: () => html`
-        ${isLocal(node)
-          ? null
-          : field({ name: 'name', label: t('node.edit.name'), hint: t('node.edit.name_hint'), value: node.name, maxLength: NAME_MAX_LENGTH, autofocus: true })}
+        ${
+          isLocal(node)
+            ? null
+            : field({
+                name: 'name',
+                label: t('node.edit.name'),
+                hint: t('node.edit.name_hint'),
+                value: node.name,
+                maxLength: NAME_MAX_LENGTH,
+                autofocus: true,
+              })
+        }
         ${field({
           name: 'tags',
           label: t('node.tags'),
@@ -47,7 +61,8 @@ export function createNodeActions(app) {
           autofocus: isLocal(node),
         })}`,
       check: (form) => validate(form),
-      perform: (form) => app.api.patch(path(node), { name: nameField(form), tags: parseTags(form.get('tags')) }),
+      perform: (form) =>
+        app.api.patch(path(node), { name: nameField(form), tags: parseTags(form.get('tags')) }),
       toMessage: (error) => (error.code === 'conflict' ? t('node.edit.taken') : errorMessage(error)),
     });
 
@@ -78,7 +93,7 @@ export function createNodeActions(app) {
   };
 }
 
-/** Undefined for the local node, whose name is not asked for. */
+/** Undefined for the local node, which cannot be renamed. */
 const nameField = (form) => form.get('name')?.trim();
 
 function validate(form) {

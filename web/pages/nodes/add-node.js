@@ -1,4 +1,6 @@
-/** How another machine joins: one command to paste there, and a word when it has. */
+/**
+ * Dialog that adds a node: shows the command to run on another machine, and the nodes that join meanwhile.
+ */
 
 import { html } from '../../lib/html.js';
 import { f, hasText, t } from '../../core/i18n.js';
@@ -10,7 +12,7 @@ import { icon } from '../../components/icons.js';
 export function createAddNode(app) {
   let creating = false;
 
-  /** Have a command made, and show it: {made} or {error}. */
+  /** Requests a join command: {invitation} or {error}. */
   async function createCommand() {
     try {
       return { invitation: await app.api.post('/api/nodes/join-tokens'), error: null };
@@ -46,16 +48,19 @@ export function createAddNode(app) {
       title: t('nodes.add'),
       body: html`<div class="dialog-text">${error ? errorView(error) : commandView(invitation, newNodes)}</div>`,
       buttons: html`
-        ${invitation
-          ? html`<button type="button" class="button" aria-disabled=${state.busy ? 'true' : null} @click=${renew}>${t('nodes.add.renew')}</button>`
-          : null}
+        ${
+          invitation
+            ? html`<button type="button" class="button" aria-disabled=${state.busy ? 'true' : null} @click=${renew}>${t('nodes.add.renew')}</button>`
+            : null
+        }
         <button type="button" class="button primary" @click=${() => close(null)}>${t('common.close')}</button>`,
     };
   }
 
-  /** While the password is the default one nobody can join: what to do about it stands beside. */
+  /** No node can join while the default password is in use, so the error links to the password form. */
   function errorView(error) {
-    const mustChange = error.code === 'insufficient_permissions' && app.store.state.me?.user?.must_change_password;
+    const mustChange =
+      error.code === 'insufficient_permissions' && app.store.state.me?.user?.must_change_password;
     if (!mustChange) return alertBox(errorMessage(error));
     return alertBox(
       t('nodes.add.default_password'),
@@ -71,7 +76,7 @@ export function createAddNode(app) {
   };
 }
 
-/** `come`: the nodes that came since the dialog was opened. */
+/** `newNodes`: nodes that have joined since the dialog was opened. */
 const commandView = ({ command, expires_at: until, hint, hint_code: code }, newNodes) => html`
   ${hint ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint, null, 'warning') : null}
   <p>${t('nodes.add.text')}</p>

@@ -1,4 +1,4 @@
-/** What lies on a node's disk, and what could not be brought there. */
+/** Models on a node's disk, and downloads that failed. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -14,8 +14,9 @@ export function diskModels({ models }, { replicas }) {
   return html`
     <div class="node-part">
       <h3>${t('node.models')}</h3>
-      ${stored.length
-        ? html`
+      ${
+        stored.length
+          ? html`
             <ul class="chips" aria-label=${t('node.models')}>
               ${stored.map(
                 (replica) => html`
@@ -24,7 +25,8 @@ export function diskModels({ models }, { replicas }) {
                   </li>`,
               )}
             </ul>`
-        : null}
+          : null
+      }
       ${failed.map((replica) => alertBox(t('node.models.failed', { name: nameOf(replica), error: replica.error ?? t('model.failed') })))}
     </div>`;
 }

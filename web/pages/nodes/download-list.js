@@ -1,17 +1,21 @@
-/** The downloads of one node, each with its bar. */
+/** Active downloads of a node with their progress. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { progressBar } from '../../components/progress.js';
 
-/** `downloads`: what `downloadsOf` says. */
+/** `downloads`: result of `activeDownloads`. */
 export const downloadList = (state, downloads) =>
   downloads.length
     ? html`
         <div class="node-part">
           <h3>${t('node.downloads')}</h3>
           <ul class="rows" aria-label=${t('node.downloads')}>
-            ${each(downloads, ({ id }) => id, (download) => row(state, download))}
+            ${each(
+              downloads,
+              ({ id }) => id,
+              (download) => row(state, download),
+            )}
           </ul>
         </div>`
     : null;
@@ -35,6 +39,9 @@ function row({ models }, { id, state, downloaded, total, rate, secondsLeft, erro
 const stage = (state) => ({ wanted: t('model.waiting'), verifying: t('model.verifying') })[state];
 
 function speed(rate, secondsLeft) {
-  const parts = [rate ? f.rate(rate) : '', secondsLeft === null ? '' : t('model.left', { time: f.duration(secondsLeft) })];
+  const parts = [
+    rate ? f.rate(rate) : '',
+    secondsLeft === null ? '' : t('model.left', { time: f.duration(secondsLeft) }),
+  ];
   return parts.filter(Boolean).join(' · ');
 }

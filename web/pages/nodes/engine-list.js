@@ -1,4 +1,4 @@
-/** The engines of one node: which models are in memory there, and what each of them does. */
+/** Engines of a node: the models in its memory and what they are doing. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -11,12 +11,18 @@ import { storedModels } from './meters.js';
 export const engineList = (state, node) => html`
   <div class="node-part">
     <h3>${t('node.engines')}</h3>
-    ${node.engines.length
-      ? html`
+    ${
+      node.engines.length
+        ? html`
           <ul class="rows" aria-label=${t('node.engines')}>
-            ${each(node.engines, (engine) => engine.model_id, (engine) => row(state, engine))}
+            ${each(
+              node.engines,
+              (engine) => engine.model_id,
+              (engine) => row(state, engine),
+            )}
           </ul>`
-      : html`<p class="soft">${t(storedModels(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`}
+        : html`<p class="soft">${t(storedModels(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`
+    }
   </div>`;
 
 function row({ models }, engine) {
@@ -40,4 +46,8 @@ function row({ models }, engine) {
 const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(engine.context_length) });
 
 const slotsText = (engine) =>
-  t('node.engines.slots', { busy: f.number(busySlots(engine)), slots: f.number(engine.slots), count: engine.slots });
+  t('node.engines.slots', {
+    busy: f.number(busySlots(engine)),
+    slots: f.number(engine.slots),
+    count: engine.slots,
+  });

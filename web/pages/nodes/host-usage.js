@@ -1,4 +1,4 @@
-/** How busy the machine itself is, by whatever runs on it: now, and over the last minutes. */
+/** Utilisation of the machine by all of its processes: now and over the last minutes. */
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -6,9 +6,10 @@ import { meter } from '../../components/progress.js';
 import { sparkline } from '../../components/chart.js';
 
 const SPAN_MS = 5 * 60_000;
-const GAP_MS = 15_000; // heartbeats come every 5 s; a line that bridged more would tell of what nobody saw
+// Heartbeats come every 5 s; a line across a longer gap would show values that nobody measured.
+const GAP_MS = 15_000;
 
-/** `traffic`: the node's figures in the store; undefined until the first heartbeat. */
+/** `traffic`: the node's metrics in the store; undefined before the first heartbeat. */
 export function hostUsage({ meters }, traffic) {
   const history = traffic?.history ?? [];
   return html`
@@ -23,7 +24,7 @@ export function hostUsage({ meters }, traffic) {
     </div>`;
 }
 
-/** `field`: which figure of `history` belongs to it; a GPU has none. */
+/** `field`: the corresponding field of `history`; GPUs have none. */
 const gauge = (label, share, history, field) => html`
   <div class="gauge">
     <span class="gauge-name">${label}</span><span class="gauge-value">${f.percent(share)}</span>

@@ -1,13 +1,16 @@
-/** What a node offers to models, and how much of it they have taken: memory and disk. */
+/** Memory and disk meters: what a node offers to models, and how much of it they use. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { meter } from '../../components/progress.js';
 
-/** What the engines of a node need. Their sum, not `memory_used_bytes`: that is as old as the last heartbeat. */
+/**
+ * Memory reserved by the node's engines. Their sum is more recent than `memory_used_bytes`, which is as old
+ * as the last heartbeat.
+ */
 export const memoryUsed = (node) => node.engines.reduce((sum, engine) => sum + engine.memory_bytes, 0);
 
-/** How many models lie complete on a node's disk, and their bytes. */
+/** Number and size of the models that are complete on a node's disk. */
 export function storedModels(node) {
   const files = node.replicas.filter(({ state }) => state === 'ready');
   return { count: files.length, bytes: files.reduce((sum, replica) => sum + replica.total_bytes, 0) };
@@ -27,7 +30,7 @@ export function memoryMeter(node) {
   ]);
 }
 
-/** `downloads`: what `downloadsOf` says. */
+/** `downloads`: result of `activeDownloads`. */
 export function diskMeter(node, downloads) {
   const files = storedModels(node);
   const downloaded = downloads.reduce((sum, download) => sum + download.downloaded, 0);
@@ -43,7 +46,7 @@ export function diskMeter(node, downloads) {
   ]);
 }
 
-/** A meter with its name above it and its numbers below: `legend` is [{kind, text, bytes}]. */
+/** Meter with a label and a legend: `legend` is [{kind, text, bytes}]. */
 const labelledMeter = (label, offered, parts, total, legend) => html`
   <div class="labelled-meter">
     <p class="labelled-meter-head"><strong>${label}</strong><span>${offered}</span></p>

@@ -1,4 +1,4 @@
-/** One node: a section with its name, what it is, and, while it can be reached, what goes on in it. */
+/** Node card: hardware, and for an online node its utilisation, engines and downloads. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -10,7 +10,7 @@ import { diskMeter, storedModels, memoryMeter } from './meters.js';
 import { downloadList } from './download-list.js';
 import { isOnline, nodeNotes, connectionFact, statusBadge } from './status.js';
 
-/** `acts`: what this person may do with it, as a view; null for nothing. */
+/** `actions`: template with the permitted actions, or null. */
 export function nodeCard(state, node, acts) {
   const heading = `node-${node.id}`;
   const downloads = activeDownloads(node);
@@ -23,14 +23,16 @@ export function nodeCard(state, node, acts) {
         ${tags(node)}
       </div>
       ${node.status === 'joining' ? null : facts(node)} ${nodeNotes(node, state.system)}
-      ${isOnline(node)
-        ? html`
+      ${
+        isOnline(node)
+          ? html`
             <div class="node-columns">
               <div class="node-meters">${memoryMeter(node)} ${diskMeter(node, downloads)}</div>
               ${hostUsage(node, state.traffic.get(node.id))}
             </div>
             ${engineList(state, node)} ${downloadList(state, downloads)}`
-        : null}
+          : null
+      }
       ${diskModels(state, node)} ${acts}
     </section>`;
 }
@@ -52,22 +54,29 @@ function facts(node) {
         <dt>${t('node.gpu')}</dt>
         ${gpus.length ? gpus.map(gpuFact) : html`<dd>${t('node.gpu.none')}</dd>`}
       </div>
-      ${isOnline(node)
-        ? null
-        : html`
+      ${
+        isOnline(node)
+          ? null
+          : html`
             <div>
               <dt>${t('node.models')}</dt>
               <dd>${t('node.models_of', { count: files.count, size: f.bytes(files.bytes) })}</dd>
-            </div>`}
+            </div>`
+      }
     </dl>`;
 }
 
-/** What runs on a node, and when one that is away was last heard of. */
+/** Version and platform, and for an offline node the time it was last seen. */
 function summaryLine({ version, platform, status, last_seen: seen }) {
   if (status === 'joining') return null;
-  // Its clock or ours may be wrong, and nobody was heard in the future.
+  // The clocks may differ, and a time in the future makes no sense here.
   const ago = f.ago(Math.min(seen, Date.now() / 1000));
-  return t(status === 'online' ? 'node.about' : 'node.about.away', { version, platform, ago, time: f.dateTime(seen) });
+  return t(status === 'online' ? 'node.about' : 'node.about.away', {
+    version,
+    platform,
+    ago,
+    time: f.dateTime(seen),
+  });
 }
 
 const gpuFact = (gpu) => html`

@@ -1,4 +1,4 @@
-/** Nodes: the machines of this cluster, what they are, what they hold and what they do. */
+/** Nodes page: the machines of this cluster. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -37,10 +37,14 @@ export function open(app) {
 
 const nodeList = (state, nodes, actions) =>
   nodes.length
-    ? html`<div class="nodes">${each(nodes, ({ id }) => id, (node) => nodeCard(state, node, actions?.view(node)))}</div>`
+    ? html`<div class="nodes">${each(
+        nodes,
+        ({ id }) => id,
+        (node) => nodeCard(state, node, actions?.view(node)),
+      )}</div>`
     : emptyState('nodes', t('nodes.empty.title'), t('nodes.empty.text'));
 
-/** For whoever has one machine, and may not know that there can be more. */
+/** Tells owners of a single node that they can add more. */
 const addNodeHint = () => html`
   <div class="nodes-invite">
     ${icon('nodes', 'large')}
@@ -57,7 +61,8 @@ function summary(nodes) {
   });
 }
 
-const loadingView = (app, { loadError }) => (loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(1, 'node'));
+const loadingView = (app, { loadError }) =>
+  loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(1, 'node');
 
 const retryButton = (app) =>
   html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;

@@ -1,4 +1,4 @@
-/** How a node stands, in words: whether it is there, how it is reached, what a person should know of it. */
+/** Status of a node: badge, notes and connection. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -7,7 +7,7 @@ import { note } from '../../components/feedback.js';
 
 export const isOnline = ({ status }) => status === 'online';
 
-/** Whether it is the node of the balancer itself. */
+/** Whether it is the balancer's own node. */
 export const isLocal = ({ reach }) => reach?.way === 'local';
 
 export function statusBadge({ status, draining }) {
@@ -16,7 +16,7 @@ export function statusBadge({ status, draining }) {
   return draining ? badge('waiting', t('node.draining')) : badge('good', t('node.online'), 'check');
 }
 
-/** `system`: of the balancer; null until it is known. */
+/** `system`: that of the balancer, or null before it is loaded. */
 export function nodeNotes(node, system) {
   const notes = [];
   if (node.status !== 'online') notes.push(t(`node.${node.status}.text`));
@@ -28,7 +28,7 @@ export function nodeNotes(node, system) {
   return notes.map((text) => note(text));
 }
 
-/** How requests get there, and how soon it answers. */
+/** How requests reach the node, and its latency. */
 export function connectionFact({ reach, address, status }) {
   if (!reach || status !== 'online') return null;
   const { way, answer_ms: answer } = reach;

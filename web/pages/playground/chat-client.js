@@ -1,4 +1,4 @@
-/** Asking a model and taking its answer, piece by piece, into the last message of a conversation. */
+/** Chat client: sends a conversation and appends the streamed tokens to its last message. */
 
 import { ApiError } from '../../core/api.js';
 import { errorMessage } from '../../components/feedback.js';
@@ -6,11 +6,12 @@ import { streamedBody } from './chat-request.js';
 import { responseStats } from './response-stats.js';
 
 /**
- * `changed(conversation, {ended})` is called after every piece. One answer at a time: `ask` does nothing while one is
- * being written.
+ * `onChange(conversation, {ended})` is called after every chunk. `send` does nothing while another response
+ * is being generated.
  */
 export function createChatClient(app, onChange) {
-  let running = null; // {controller, conversation}
+  // {controller, conversation}
+  let running = null;
 
   async function send(conversation, model) {
     if (running) return;
@@ -35,8 +36,9 @@ export function createChatClient(app, onChange) {
       answer.ended = ending.reason ?? 'interrupted';
     } catch (error) {
       answer.ended = controller.signal.aborted ? 'stopped' : 'interrupted';
-      // A connection that breaks while the answer comes is told by the browser's own error.
-      if (answer.ended === 'interrupted') answer.error = errorMessage(error instanceof ApiError ? error : new ApiError({}));
+      // If the connection breaks during a response, the browser throws an error of its own.
+      if (answer.ended === 'interrupted')
+        answer.error = errorMessage(error instanceof ApiError ? error : new ApiError({}));
     } finally {
       timing.totalMs = performance.now() - began;
       answer.stats = responseStats(ending, timing);

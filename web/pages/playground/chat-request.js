@@ -1,8 +1,8 @@
-/** What is sent for a conversation, and what it may be told besides. Pure. */
+/** Body of a chat request, and the parameters it accepts. Pure. */
 
 import { splitThinking } from './markdown-blocks.js';
 
-/** The numbers a person may set; left empty, the model's own default holds. */
+/** Sampling parameters. Empty ones use the model's default. */
 export const PARAMETERS = [
   { name: 'temperature', min: 0, max: 2, step: 0.05 },
   { name: 'top_p', min: 0, max: 1, step: 0.01 },
@@ -16,7 +16,7 @@ export const PARAMETERS = [
 
 const MAX_STOP_SEQUENCES = 8;
 
-/** The number that was typed; null where nothing was, undefined where it is none that can be sent. */
+/** Parsed number, null for an empty text, or undefined if it is invalid. */
 export function parseNumber(text, { min, max, step }) {
   if (text.trim() === '') return null;
   const value = Number(text);
@@ -24,7 +24,7 @@ export function parseNumber(text, { min, max, step }) {
   return whole && value >= min && value <= max ? value : undefined;
 }
 
-/** The body of `POST /v1/chat/completions` for a conversation: {system, parameters, stop, messages}. */
+/** Body of `POST /v1/chat/completions` for a conversation: {system, parameters, stop, messages}. */
 export function requestBody(model, { system = '', parameters = {}, stop = '', messages }) {
   const sent = mergeTurns(messages.map(toWire).filter(({ content }) => content.length));
   const stops = stop.split('\n').filter(Boolean).slice(0, MAX_STOP_SEQUENCES);
@@ -36,7 +36,7 @@ export function requestBody(model, { system = '', parameters = {}, stop = '', me
   };
 }
 
-/** The same, streamed, with the counts of tokens at its end. */
+/** The same as a stream that ends with the token counts. */
 export const streamedBody = (model, conversation) => ({
   ...requestBody(model, conversation),
   stream: true,
@@ -44,18 +44,25 @@ export const streamedBody = (model, conversation) => ({
 });
 
 /**
- * What a program would ask next: the draft, else the last question once more, else `example`. An answer at the end would be
- * gone on with instead.
+ * Body of the next request: with the draft, else the last question again, else `example`. A trailing answer
+ * is dropped, because the model would continue it.
  */
 export function nextRequestBody(model, conversation, draft, example) {
   const { messages } = conversation;
   const asked = messages.at(-1)?.role === 'assistant' ? messages.slice(0, -1) : messages;
   const text = draft.text.trim();
-  if (text || draft.images.length) return requestBody(model, { ...conversation, messages: [...messages, { role: 'user', text, images: draft.images }] });
-  return requestBody(model, { ...conversation, messages: asked.length ? asked : [{ role: 'user', text: example }] });
+  if (text || draft.images.length)
+    return requestBody(model, {
+      ...conversation,
+      messages: [...messages, { role: 'user', text, images: draft.images }],
+    });
+  return requestBody(model, {
+    ...conversation,
+    messages: asked.length ? asked : [{ role: 'user', text: example }],
+  });
 }
 
-/** What a model thought is not told to it again. */
+/** Reasoning of the model is not sent back to it. */
 function toWire({ role, text, images = [] }) {
   if (role === 'assistant') return { role, content: splitThinking(text).text.trim() };
   if (!images.length) return { role, content: text };
@@ -63,13 +70,14 @@ function toWire({ role, text, images = [] }) {
   return { role, content: [...(text ? [{ type: 'text', text }] : []), ...parts] };
 }
 
-/** Questions that were never answered join the next one: many chat templates insist that the two sides take turns. */
+/** Merges consecutive messages of one role, because many chat templates insist on alternating roles. */
 function mergeTurns(messages) {
   const turns = [];
   for (const { role, content } of messages) {
     const last = turns.at(-1);
     if (last?.role !== role) turns.push({ role, content });
-    else if (typeof last.content === 'string' && typeof content === 'string') last.content += `\n\n${content}`;
+    else if (typeof last.content === 'string' && typeof content === 'string')
+      last.content += `\n\n${content}`;
     else last.content = [...asParts(last.content), ...asParts(content)];
   }
   return turns;
@@ -77,7 +85,7 @@ function mergeTurns(messages) {
 
 const asParts = (content) => (typeof content === 'string' ? [{ type: 'text', text: content }] : content);
 
-/** Those that were set and are numbers within their bounds. */
+/** The parameters that are set and within their bounds. */
 function numbers(parameters) {
   return Object.fromEntries(
     PARAMETERS.map(({ name, min, max }) => [name, parameters[name], min, max])

@@ -1,10 +1,11 @@
-/** A conversation as a program of one's own would send it. Pure. */
+/** Code snippets that send the conversation from another program. Pure. */
 
 import { API_KEY_PLACEHOLDER, shellQuote } from '../../core/curl.js';
 
-const MAX_ARGUMENT_BYTES = 100_000; // bytes; Linux takes no argument above 128 KiB, and images are larger
+// In bytes. Linux limits one argument to 128 KiB, and images are larger.
+const MAX_ARGUMENT_BYTES = 100_000;
 
-/** A command line for a POSIX shell. `origin` is where llb answers. */
+/** Command for a POSIX shell. `origin` is the server's URL. */
 export function asCurl(origin, body) {
   const document = JSON.stringify(body, null, 2);
   const long = new TextEncoder().encode(document).length > MAX_ARGUMENT_BYTES;
@@ -12,16 +13,17 @@ export function asCurl(origin, body) {
     `curl ${shellQuote(`${origin}/v1/chat/completions`)} \\`,
     `  -H ${shellQuote(`Authorization: Bearer ${API_KEY_PLACEHOLDER}`)} \\`,
     `  -H 'Content-Type: application/json' \\`,
-    // No line of the document can be the closing word: JSON has no line ends in its strings.
+    // No line of the document can equal the delimiter, because strings in JSON contain no line breaks.
     long ? `  --data-binary @- <<'JSON'\n${document}\nJSON` : `  -d ${shellQuote(document)}`,
   ].join('\n');
 }
 
-/** A script for OpenAI's own client. What that client does not name itself goes through `extra_body`. */
+/** Script for OpenAI's Python client. Parameters unknown to that client are passed in `extra_body`. */
 export function asPython(origin, body) {
   const { model, messages, ...rest } = body;
   const [known, extra] = [{}, {}];
-  for (const [name, value] of Object.entries(rest)) (EXTRA_BODY_FIELDS.has(name) ? extra : known)[name] = value;
+  for (const [name, value] of Object.entries(rest))
+    (EXTRA_BODY_FIELDS.has(name) ? extra : known)[name] = value;
   const options = { ...known, ...(Object.keys(extra).length ? { extra_body: extra } : {}) };
   return [
     'from openai import OpenAI',
@@ -42,7 +44,7 @@ export function asPython(origin, body) {
 
 const EXTRA_BODY_FIELDS = new Set(['top_k', 'min_p']);
 
-/** A value of JSON as Python writes it: strings have the same escapes, lists and dicts one entry a line. */
+/** JSON value as a Python literal: strings use the same escapes; lists have one item per line. */
 function literal(value, depth = 0) {
   const pad = '    '.repeat(depth + 1);
   const end = '    '.repeat(depth);
@@ -52,7 +54,9 @@ function literal(value, depth = 0) {
     return `[\n${value.map((item) => `${pad}${literal(item, depth + 1)},\n`).join('')}${end}]`;
   }
   if (typeof value === 'object') {
-    const entries = Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${literal(item, depth + 1)}`);
+    const entries = Object.entries(value).map(
+      ([name, item]) => `${JSON.stringify(name)}: ${literal(item, depth + 1)}`,
+    );
     return `{${entries.join(', ')}}`;
   }
   return JSON.stringify(value);

@@ -1,4 +1,4 @@
-/** Where a message is written: text, and pictures for models that see. */
+/** Composer: text input, and images for vision models. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -7,8 +7,11 @@ import { icon } from '../../components/icons.js';
 import { ACCEPT, ImageRefused, MAX_IMAGES, toDataUrl } from './images.js';
 
 /**
- * `drops(draft, sees)`: what the place around it listens to, {over, drop}. `draft`: {text, images}; `changed()` after every change of it. `sees`: whether the model takes pictures. `writing`:
- * Send is Stop then. `editing`: whether an earlier question is being rewritten.
+ *   dropHandlers(draft, supportsImages)   {over, drop} for the element that accepts dropped files
+ *   draft                                 {text, images}; `onChange()` is called after every change
+ *   supportsImages                        whether the model accepts images
+ *   writing                               a response is being generated: Send becomes Stop
+ *   editing                               whether an earlier question is being edited
  */
 export function createComposer({ onChange, send, stop, cancelEditing }) {
   let errorText = null;
@@ -31,7 +34,7 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
     onChange();
   }
 
-  /** Files that were pasted or dropped. Left to itself, a browser would open them in the place of the page. */
+  /** Attaches pasted or dropped files. By default a browser would open them instead of the page. */
   function attachFromTransfer(event, draft, { files }, supportsImages) {
     if (!files.length) return;
     event.preventDefault();
@@ -52,14 +55,15 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
       errorText = null;
       if (can && (draft.text.trim() || draft.images.length)) send();
     };
-    // The second press of a double click on Send means no Stop.
+    // The second click of a double click on Send must not stop the response.
     const clickSend = (event) => {
       if (!writing) return;
       event.preventDefault();
       if (event.detail < 2) stop();
     };
     const keydown = (event) => {
-      // While an input method is open, Enter chooses its word. Safari ends the composition before the key is told.
+      // While an input method is composing, Enter selects a word. Safari ends the composition before it sends
+      // the key event.
       if (event.isComposing || event.keyCode === 229) return;
       if (event.key === 'Enter' && !event.shiftKey) {
         event.preventDefault();
@@ -68,17 +72,20 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
     };
     return html`
       <form class="composer" @submit=${submit}>
-        ${editing
-          ? html`<div class="composer-note">
+        ${
+          editing
+            ? html`<div class="composer-note">
               <p>${t('playground.editing')}</p>
               <button type="button" class="button quiet small" @click=${cancelEditing}>${t('common.cancel')}</button>
             </div>`
-          : null}
+            : null
+        }
         ${alertBox(errorText)}
         ${draft.images.length ? thumbnails(draft, onChange) : null}
         <div class="composer-row">
-          ${supportsImages
-            ? html`<label class="button quiet square attach" title=${t('playground.attach')}>
+          ${
+            supportsImages
+              ? html`<label class="button quiet square attach" title=${t('playground.attach')}>
                 ${icon('image')}<span class="sr-only">${t('playground.attach')}</span>
                 <input
                   class="sr-only"
@@ -91,7 +98,8 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
                   }}
                 />
               </label>`
-            : null}
+              : null
+          }
           <textarea
             rows="1"
             aria-label=${t('playground.message')}

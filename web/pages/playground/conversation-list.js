@@ -1,4 +1,4 @@
-/** The conversations that this browser keeps, to be opened, renamed and deleted. */
+/** List of stored conversations. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -6,12 +6,13 @@ import { confirmDialog, openDialog } from '../../components/forms/dialog.js';
 import { icon } from '../../components/icons.js';
 import { titleOf } from './conversation-store.js';
 
-/** `act`: {begin(), open(id), rename(), remove()}; the last two are for the one that is open. */
+/** `actions`: {create(), open(id), rename(), remove()}; the last two apply to the open conversation. */
 export const conversationList = ({ conversations, current, actions }) => html`
   <section class="conversation-list" aria-label=${t('playground.conversations')}>
     <button type="button" class="button wide" @click=${actions.create}>${icon('plus')}${t('playground.new')}</button>
-    ${conversations.length
-      ? html`<ul>
+    ${
+      conversations.length
+        ? html`<ul>
           ${each(
             conversations,
             ({ id }) => id,
@@ -25,22 +26,25 @@ export const conversationList = ({ conversations, current, actions }) => html`
                 >
                   <span>${nameOf(conversation)}</span><small>${f.ago(conversation.updated / 1000)}</small>
                 </button>
-                ${conversation.id === current.id
-                  ? html`
+                ${
+                  conversation.id === current.id
+                    ? html`
                       <div class="conversation-actions">
                         <button type="button" class="button quiet small" @click=${actions.rename}>${t('playground.rename.action')}</button>
                         <button type="button" class="button quiet small" @click=${actions.remove}>${t('action.delete')}</button>
                       </div>`
-                  : null}
+                    : null
+                }
               </li>`,
           )}
         </ul>`
-      : html`<p class="soft">${t('playground.no_conversations')}</p>`}
+        : html`<p class="soft">${t('playground.no_conversations')}</p>`
+    }
   </section>`;
 
 const nameOf = (conversation) => titleOf(conversation) || t('playground.untitled');
 
-/** The title that a person gives it; null where they do not. */
+/** Resolves to the new title, or null if cancelled. */
 export function askForTitle(conversation) {
   return openDialog(({ close }) => {
     const submit = (event) => {
@@ -63,7 +67,7 @@ export function askForTitle(conversation) {
   });
 }
 
-/** Whether it was deleted, by `remove(id)`. */
+/** Resolves to true if the conversation was deleted by `remove(id)`. */
 export const askToDelete = (conversation, remove) =>
   confirmDialog({
     title: t('playground.delete.title'),

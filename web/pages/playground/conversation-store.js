@@ -1,11 +1,14 @@
-/** Conversations, kept in this browser only: one entry each, so that two tabs do not overwrite each other's. */
+/**
+ * Conversation store in local storage. One entry per conversation, so that two tabs do not overwrite each
+ * other's.
+ */
 
 const KEY_PREFIX = 'llb.conversation.';
 const TITLE_LENGTH = 60;
 
 /**
- * `owner`: the id of who is signed in; people who share a browser do not read each other's. `storage`: localStorage, or what
- * a test hands in; null where a browser forbids it.
+ * `owner`: id of the signed-in user; users sharing a browser do not see each other's conversations.
+ * `storage`: localStorage or a stand-in of a test; null if blocked.
  */
 export function createConversationStore(owner, storage = browserStorage()) {
   const prefix = `${KEY_PREFIX}${owner}.`;
@@ -20,10 +23,18 @@ export function createConversationStore(owner, storage = browserStorage()) {
   };
 
   const keys = () =>
-    storage ? Array.from({ length: storage.length }, (_, at) => storage.key(at)).filter((key) => key?.startsWith(prefix)) : [];
+    storage
+      ? Array.from({ length: storage.length }, (_, at) => storage.key(at)).filter((key) =>
+          key?.startsWith(prefix),
+        )
+      : [];
 
   /** Newest first. */
-  const all = () => keys().map(load).filter(Boolean).sort((a, b) => b.updated - a.updated);
+  const all = () =>
+    keys()
+      .map(load)
+      .filter(Boolean)
+      .sort((a, b) => b.updated - a.updated);
 
   function write(conversation) {
     try {
@@ -34,11 +45,16 @@ export function createConversationStore(owner, storage = browserStorage()) {
     }
   }
 
-  /** Returns whether it could be kept. Where there is no room, images go first, its own last of them; then the oldest go. */
+  /**
+   * Returns false if it could not be stored. When storage is full, images are dropped first (its own last),
+   * then the oldest conversations.
+   */
   function save(conversation) {
     if (!storage) return false;
     if (write(conversation)) return true;
-    const others = all().filter(({ id }) => id !== conversation.id).reverse();
+    const others = all()
+      .filter(({ id }) => id !== conversation.id)
+      .reverse();
     for (const old of others.filter(hasImages)) {
       write(withoutImages(old));
       if (write(conversation)) return true;
@@ -54,10 +70,16 @@ export function createConversationStore(owner, storage = browserStorage()) {
 
   const remove = (id) => storage?.removeItem(prefix + id);
 
-  return { all, save, remove, get: (id) => load(prefix + id), owns: (key) => key === null || key.startsWith(prefix) };
+  return {
+    all,
+    save,
+    remove,
+    get: (id) => load(prefix + id),
+    owns: (key) => key === null || key.startsWith(prefix),
+  };
 }
 
-/** A conversation that nobody has said anything in; it is kept from its first message on. */
+/** Empty conversation; it is stored from its first message on. */
 export const newConversation = (now = Date.now(), settings = {}) => ({
   id: `${now.toString(36)}-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`,
   title: '',
@@ -69,15 +91,16 @@ export const newConversation = (now = Date.now(), settings = {}) => ({
   messages: [],
 });
 
-/** What the list calls it: the name it was given, else how it began. */
+/** Title: the given one, else the beginning of the first question. */
 export function titleOf({ title, messages }) {
   const first = title || messages.find(({ role, text }) => role === 'user' && text)?.text || '';
   const line = first.trim().split('\n')[0];
-  const characters = [...line]; // cut between them, not within one
+  // By code point, so that no character is cut in half.
+  const characters = [...line];
   return characters.length > TITLE_LENGTH ? `${characters.slice(0, TITLE_LENGTH).join('').trimEnd()}…` : line;
 }
 
-/** Whatever lies in the storage may have been written by another version, or by hand. */
+/** Entries may come from another version of the page, or from anyone with access to the storage. */
 function isConversation(value) {
   return (
     typeof value?.id === 'string' &&

@@ -1,16 +1,20 @@
-/** Pictures for models that can see: made small enough to be sent, and never sent elsewhere than to the model. */
+/** Image attachments: scaled down, and sent to the model only. */
 
-const MAX_SIDE_PX = 1536; // more pixels are scaled down by every vision model
-const MAX_FILE_BYTES = 20_000_000; // bytes
-const MAX_PNG_LENGTH = 1_500_000; // characters; a photograph is far smaller as JPEG, and engines read both
+// Vision models scale larger images down anyway.
+const MAX_SIDE_PX = 1536;
+// In bytes.
+const MAX_FILE_BYTES = 20_000_000;
+// In characters. Photographs are much smaller as JPEG, and engines accept both.
+const MAX_PNG_LENGTH = 1_500_000;
 const IMAGE_TYPES = ['image/png', 'image/jpeg', 'image/webp', 'image/gif'];
 
-export const MAX_IMAGES = 6; // of one question
+// Per question.
+export const MAX_IMAGES = 6;
 export const ACCEPT = IMAGE_TYPES.join(',');
 
 export class ImageRefused extends Error {}
 
-/** A file as a data: URL. Raises `ImageRefused` for what is no picture that can be sent. */
+/** File as a data: URL. Throws `ImageRefused` for unsupported files. */
 export async function toDataUrl(file) {
   if (!IMAGE_TYPES.includes(file.type) || file.size > MAX_FILE_BYTES) throw new ImageRefused(file.name);
   let bitmap;
@@ -28,7 +32,8 @@ export async function toDataUrl(file) {
   bitmap.close();
   const png = file.type === 'image/jpeg' ? null : canvas.toDataURL('image/png');
   if (png && png.length <= MAX_PNG_LENGTH) return png;
-  context.globalCompositeOperation = 'destination-over'; // what is transparent is not to become black
+  // Transparent pixels would become black.
+  context.globalCompositeOperation = 'destination-over';
   context.fillStyle = 'white';
   context.fillRect(0, 0, canvas.width, canvas.height);
   return canvas.toDataURL('image/jpeg', 0.88);

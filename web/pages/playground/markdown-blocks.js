@@ -1,9 +1,9 @@
-/** Markdown cut where one block ends, so that what is finished need not be parsed again while the rest arrives. Pure. */
+/** Splits Markdown into blocks, so that finished blocks are not parsed again while the rest arrives. Pure. */
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])\s/;
 
-/** `text` in pieces that mean the same alone as together; only the last one can still change. */
+/** Blocks that render the same on their own; only the last one can still change. */
 export function splitBlocks(text) {
   const found = [];
   let current = [];
@@ -16,7 +16,14 @@ export function splitBlocks(text) {
       found.push(current.join('\n'));
       current = [];
     }
-    if (fence && mark && mark[0] === fence[0] && mark.length >= fence.length && !line.trim().slice(mark.length)) fence = null;
+    if (
+      fence &&
+      mark &&
+      mark[0] === fence[0] &&
+      mark.length >= fence.length &&
+      !line.trim().slice(mark.length)
+    )
+      fence = null;
     else if (!fence && mark) fence = mark;
     blank = !line.trim();
     if (current.length || !blank) current.push(line);
@@ -25,7 +32,7 @@ export function splitBlocks(text) {
   return found;
 }
 
-/** An answer that thinks aloud first → {thinking, text}; models say so with a tag, closed or not yet. */
+/** Splits off reasoning in a `<think>` tag, closed or still open → {thinking, text}. */
 export function splitThinking(text) {
   const match = /^\s*<think>([\s\S]*?)(?:<\/think>([\s\S]*))?$/.exec(text);
   return match ? { thinking: match[1].trim(), text: (match[2] ?? '').trimStart() } : { thinking: '', text };

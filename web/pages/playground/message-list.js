@@ -1,4 +1,4 @@
-/** What was said: questions as they were typed, answers as Markdown, and how quick they were. */
+/** Messages of a conversation: questions as plain text, answers as Markdown with statistics. */
 
 import { each, html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -10,8 +10,10 @@ import { progressBar } from '../../components/progress.js';
 import { splitBlocks, splitThinking } from './markdown-blocks.js';
 
 /**
- * `writing`: whether the last message is being written. `loading`: {share} while its engine is being loaded. `can`:
- * whether there is a model to ask. `act`: {regenerate, edit(index)}.
+ *   writing   whether the last message is being generated
+ *   loading   {share} while its engine is loading
+ *   can       whether a model is available
+ *   actions   {regenerate, edit(index)}
  */
 export const messageList = ({ messages, writing, loading, can, actions }) =>
   each(
@@ -25,9 +27,19 @@ export const messageList = ({ messages, writing, loading, can, actions }) =>
       }
       const [isGrowing, canRegenerate] = [writing && isLast, can && isLast && !writing];
       const loadingState = isGrowing ? loading : null;
-      // A message is changed in place while it is written: what of it may change is named.
+      // Messages are mutated while they are generated, so every field that may change is listed.
       return memo(
-        [message, message.text, message.thinking, message.ended, isGrowing, canRegenerate, loadingState?.share, Boolean(loadingState), isMarkdownLoaded()],
+        [
+          message,
+          message.text,
+          message.thinking,
+          message.ended,
+          isGrowing,
+          canRegenerate,
+          loadingState?.share,
+          Boolean(loadingState),
+          isMarkdownLoaded(),
+        ],
         () => answer(message, { writing: isGrowing, loading: loadingState, isLast, canRegenerate, actions }),
       );
     },
@@ -36,11 +48,13 @@ export const messageList = ({ messages, writing, loading, can, actions }) =>
 const question = (message, { can, edit }) => html`
   <div class="message question">
     <p class="sr-only">${t('playground.you')}</p>
-    ${message.images?.length
-      ? html`<ul class="thumbs">
+    ${
+      message.images?.length
+        ? html`<ul class="thumbs">
           ${message.images.map((url, at) => html`<li><img src=${url} alt=${t('playground.image', { number: at + 1 })} /></li>`)}
         </ul>`
-      : null}
+        : null
+    }
     ${message.text ? html`<div class="message-text plain">${message.text}</div>` : null}
     <div class="message-footer">
       ${copyButton(() => message.text)}
@@ -56,21 +70,25 @@ function answer(message, { writing, loading, isLast, canRegenerate, actions }) {
       <h2 class="sr-only">${t('playground.assistant')}</h2>
       ${reasoningText ? reasoning(reasoningText, writing && !text) : null} ${text ? responseText(text, writing) : null}
       ${writing && !text && !reasoningText ? waitingView(loading) : null} ${writing ? null : endNote(message, { isLast, canRegenerate, actions })}
-      ${writing
-        ? null
-        : html`
+      ${
+        writing
+          ? null
+          : html`
             <div class="message-footer">
               ${stats(message)} ${text ? copyButton(() => text) : null}
-              ${canRegenerate && !isInterrupted(message)
-                ? html`<button type="button" class="button quiet small" @click=${actions.regenerate}>
+              ${
+                canRegenerate && !isInterrupted(message)
+                  ? html`<button type="button" class="button quiet small" @click=${actions.regenerate}>
                     ${icon('refresh')}${t('playground.again')}
                   </button>`
-                : null}
-            </div>`}
+                  : null
+              }
+            </div>`
+      }
     </div>`;
 }
 
-/** Finished blocks are drawn once; only the last one is drawn again while it grows. */
+/** Renders finished blocks once; only the last one is rendered again while it grows. */
 function responseText(text, writing) {
   if (!isMarkdownLoaded()) return html`<div class="message-text plain">${text}</div>`;
   const parts = splitBlocks(text);
@@ -81,7 +99,10 @@ function responseText(text, writing) {
         (_, at) => at,
         (block, at) => {
           const finished = !writing || at < parts.length - 1;
-          return memo([block, finished], () => html`<div>${renderMarkdown(block, { highlighted: finished })}</div>`);
+          return memo(
+            [block, finished],
+            () => html`<div>${renderMarkdown(block, { highlighted: finished })}</div>`,
+          );
         },
       )}
     </div>`;
@@ -102,7 +123,7 @@ const waitingView = (loading) =>
         </div>`
     : html`<p class="message-waiting dots"><span class="sr-only">${t('playground.writing')}</span><i></i><i></i><i></i></p>`;
 
-/** One that nobody said the end of was being written when the page was closed. */
+/** A message without an end state was being generated when the page was closed. */
 const isInterrupted = ({ ended }) => ended === undefined || ended === 'interrupted';
 
 const END_NOTES = { stopped: 'playground.ended.stopped', length: 'playground.ended.length' };
@@ -127,7 +148,9 @@ function stats({ stats: known, model }) {
     firstTokenMs === null ? null : t('playground.first_token', { time: f.milliseconds(firstTokenMs) }),
     promptTokens === null ? null : t('playground.prompt_tokens', { tokens: f.number(promptTokens) }),
     cachedTokens ? t('playground.cached_tokens', { tokens: f.number(cachedTokens) }) : null,
-    completionTokens === null ? null : t('playground.completion_tokens', { tokens: f.number(completionTokens) }),
+    completionTokens === null
+      ? null
+      : t('playground.completion_tokens', { tokens: f.number(completionTokens) }),
   ].filter(Boolean);
   return html`<ul class="message-stats" aria-label=${t('playground.stats', { model })}>
     ${figures.map((text) => html`<li>${text}</li>`)}

@@ -1,4 +1,4 @@
-/** Playground: talk to a model that is here, see how quick it is, and take the request home as code. */
+/** Playground page: chat with a model, measure its performance, and copy the request as code. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -17,9 +17,11 @@ import { askForTitle, askToDelete, conversationList } from './conversation-list.
 
 export const title = () => t('nav.playground');
 
-const NARROW = '(max-width: 75rem)'; // as in styles/playground.css
+// Same as in styles/playground.css.
+const NARROW = '(max-width: 75rem)';
 const NEAR_END_PX = 80;
-const SAVE_EVERY_MS = 1000; // while an answer grows
+// While a response is being generated.
+const SAVE_EVERY_MS = 1000;
 
 export function open(app, route) {
   const owner = app.store.state.me.user.id;
@@ -29,19 +31,28 @@ export function open(app, route) {
   let current = conversationStore.get(readPreference('open_conversation')) ?? newConversation();
   let draft = { text: readPreference(`draft.${owner}`, ''), images: [] };
   let requestedModel = route.query.model ?? null;
-  let editedIndex = null; // index of the question that is being rewritten
-  let stashedDraft = null; // the draft that waits meanwhile
-  const invalidInputs = new Map(); // parameters that are no numbers yet
-  // Where there is little room, both are drawers.
-  let drawers = { parameters: readPreference('panel', false) && !matchMedia(NARROW).matches, conversations: false };
+  // Index of the question being edited.
+  let editedIndex = null;
+  // Draft to restore after editing.
+  let stashedDraft = null;
+  // Parameters whose input is not a valid number.
+  const invalidInputs = new Map();
+  // On narrow screens both are drawers.
+  let drawers = {
+    parameters: readPreference('panel', false) && !matchMedia(NARROW).matches,
+    conversations: false,
+  };
   let unsaved = false;
   let savedAt = 0;
-  let announcement = ''; // for screen readers: an answer is there
+  // For screen readers: the response is complete.
+  let announcement = '';
   let logElement = null;
   let isAtEnd = true;
-  let lastScrollTop = 0; // where the log was scrolled to
+  // Last scroll position of the log.
+  let lastScrollTop = 0;
 
-  loadMarkdown().then(app.requestRender, app.requestRender); // without it answers stand there as plain text
+  // Without it answers are shown as plain text.
+  loadMarkdown().then(app.requestRender, app.requestRender);
 
   const chatClient = createChatClient(app, (conversation, { ended }) => {
     if (ended || Date.now() - savedAt > SAVE_EVERY_MS) save(conversation);
@@ -85,7 +96,8 @@ export function open(app, route) {
     chatClient.stop();
     cancelEditing();
     invalidInputs.clear();
-    if (!current.messages.length) conversationStore.remove(current.id); // it was kept for its parameters
+    // It was only stored for its parameters.
+    if (!current.messages.length) conversationStore.remove(current.id);
     current = conversation;
     isAtEnd = true;
     drawers.conversations = false;
@@ -94,16 +106,18 @@ export function open(app, route) {
     composer.focus();
   }
 
-  /** Another tab has changed something; what is being written here stays as it is. */
+  /** Another tab has changed a conversation. A response being generated in this tab takes precedence. */
   function onStorage({ key }) {
     if (!conversationStore.owns(key ?? null)) return;
     saved = savedConversations();
-    if (!chatClient.running) current = conversationStore.get(current.id) ?? (current.messages.length ? newConversation() : current);
+    if (!chatClient.running)
+      current = conversationStore.get(current.id) ?? (current.messages.length ? newConversation() : current);
     app.requestRender();
   }
 
   const listeners = new AbortController();
-  const on = (target, type, listener) => target.addEventListener(type, listener, { signal: listeners.signal });
+  const on = (target, type, listener) =>
+    target.addEventListener(type, listener, { signal: listeners.signal });
   on(window, 'storage', onStorage);
   on(window, 'pagehide', () => chatClient.running && save(chatClient.running));
   on(document, 'keydown', (event) => {
@@ -175,14 +189,15 @@ export function open(app, route) {
     if (logElement?.isConnected && isAtEnd) logElement.scrollTop = logElement.scrollHeight;
   }
 
-  // Code is coloured, images are decoded and windows are made smaller without anything being drawn here.
+  // Highlighting, image decoding and resizing change the height without a render.
   const sizeObserver = new ResizeObserver(keepAtEnd);
 
   const onScroll = () => {
     const [before, up] = [isAtEnd, logElement.scrollTop < lastScrollTop - 1];
     lastScrollTop = logElement.scrollTop;
-    // Whoever turns the wheel up even a little means it.
-    isAtEnd = logElement.scrollHeight - logElement.scrollTop - logElement.clientHeight <= (up ? 1 : NEAR_END_PX);
+    // Scrolling up even slightly is intentional.
+    isAtEnd =
+      logElement.scrollHeight - logElement.scrollTop - logElement.clientHeight <= (up ? 1 : NEAR_END_PX);
     if (before !== isAtEnd) app.requestRender();
   };
 
@@ -207,25 +222,35 @@ export function open(app, route) {
           @scroll=${onScroll}
         >
           <div class="log-content">
-          ${current.messages.length
-            ? messageList({ messages: current.messages, writing, loading: writing ? loadingOf(model) : null, can, actions })
-            : can
-              ? chatIntro(model, (text) => {
-                  Object.assign(draft, { text });
-                  savePreference(`draft.${owner}`, text);
-                  composer.focus();
-                  app.requestRender();
+          ${
+            current.messages.length
+              ? messageList({
+                  messages: current.messages,
+                  writing,
+                  loading: writing ? loadingOf(model) : null,
+                  can,
+                  actions,
                 })
-              : null}
+              : can
+                ? chatIntro(model, (text) => {
+                    Object.assign(draft, { text });
+                    savePreference(`draft.${owner}`, text);
+                    composer.focus();
+                    app.requestRender();
+                  })
+                : null
+          }
           </div>
         </div>
-        ${isAtEnd
-          ? null
-          : html`<button type="button" class="button small scroll-to-end" @click=${() => {
-              isAtEnd = true;
-              keepAtEnd();
-              app.requestRender();
-            }}>${icon('down')}${t('playground.to_end')}</button>`}
+        ${
+          isAtEnd
+            ? null
+            : html`<button type="button" class="button small scroll-to-end" @click=${() => {
+                isAtEnd = true;
+                keepAtEnd();
+                app.requestRender();
+              }}>${icon('down')}${t('playground.to_end')}</button>`
+        }
         <p class="sr-only" role="status">${announcement}</p>
         ${unsaved ? note(t('playground.unsaved')) : null}
         ${composer.view({ draft, supportsImages: supportsImages(model), can, writing, editing: editedIndex !== null })}
@@ -239,7 +264,8 @@ export function open(app, route) {
         <span class="sr-only">${t('playground.model')}</span>
         <select class="control" @change=${(event) => chooseModel(event.target.value)}>
           ${selectableModels(state, model).map(
-            (each) => html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
+            (each) =>
+              html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
           )}
         </select>
       </label>
@@ -306,7 +332,7 @@ export function open(app, route) {
 
 const IDEAS = ['explain', 'write', 'code'];
 
-/** `choose(text)`: one of the ideas, to be changed or sent as it is. */
+/** `choose(text)`: puts a suggestion into the composer. */
 const chatIntro = ({ model }, chooseModel) => html`
   <div class="log-empty">
     <h2>${t('playground.begin', { name: model.name })}</h2>
@@ -330,11 +356,16 @@ const noModelPage = () => html`
     )}
   </div>`;
 
-/** What is said above the conversation where the model cannot answer yet. */
+/** Note above the conversation while the model is unavailable. */
 function modelNotice(model) {
-  if (!model) return note(t('playground.no_model'), html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`);
+  if (!model)
+    return note(
+      t('playground.no_model'),
+      html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`,
+    );
   if (model.status === 'Ready') return null;
-  if (model.status !== 'Downloading') return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
+  if (model.status !== 'Downloading')
+    return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
   const share = model.download_progress ?? 0;
   return html`
     <div class="note download-note">
@@ -347,9 +378,10 @@ const isChatModel = ({ model }) => model.capabilities.includes('TextGeneration')
 
 const supportsImages = (item) => Boolean(item?.model.capabilities.includes('ImageUnderstanding'));
 
-const readyChatModels = (state) => [...state.models.values()].filter((item) => item.status === 'Ready' && isChatModel(item));
+const readyChatModels = (state) =>
+  [...state.models.values()].filter((item) => item.status === 'Ready' && isChatModel(item));
 
-/** The model to ask: the one that was asked for, else the last one that was used, else the first that is Ready. */
+/** Selected model: the requested one, else the last one used, else the first that is Ready. */
 function selectModel(state, requestedModel) {
   const asked = state.models.get(requestedModel);
   if (asked && isChatModel(asked) && asked.status !== 'Available') return asked;
@@ -363,7 +395,10 @@ const selectableModels = (state, model) => {
   return !model || ready.includes(model) ? ready : [model, ...ready];
 };
 
-/** How far the loading of a model's engine is: {share 0–1 or null}; null where one is loaded, or nothing is told of it. */
+/**
+ * Loading progress of the model's engine: {share from 0 to 1 or null}, or null if one is loaded or none is
+ * starting.
+ */
 function loadingOf(item) {
   const engines = (item?.replicas ?? []).map(({ engine }) => engine).filter(Boolean);
   if (engines.some(({ state }) => state === 'ready' || state === 'busy')) return null;

@@ -1,4 +1,4 @@
-/** How a model is to answer: the system prompt and the numbers of sampling, kept with the conversation. */
+/** Parameter panel: system prompt and sampling parameters, stored with the conversation. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -7,8 +7,8 @@ import { nextRequestBody, parseNumber, PARAMETERS } from './chat-request.js';
 import { asCurl, asPython } from './code-snippets.js';
 
 /**
- * `model`: the id of the one that is asked; `draft`: what is being typed; `typed`: texts of fields that are no numbers to be
- * sent, by their names. `changed()` after every change.
+ * `model`: id of the selected model; `draft`: current input; `invalidInputs`: texts of fields that are not
+ * valid numbers, by name. `onChange()` is called after every change.
  */
 export const parameterPanel = ({ conversation, model, draft, invalidInputs, onChange }) => html`
   <section class="parameters" id="parameters" aria-label=${t('playground.settings')}>
@@ -58,7 +58,8 @@ export const parameterPanel = ({ conversation, model, draft, invalidInputs, onCh
     </div>
   </section>`;
 
-const nextRequest = (model, conversation, draft) => nextRequestBody(model ?? '', conversation, draft, t('playground.example'));
+const nextRequest = (model, conversation, draft) =>
+  nextRequestBody(model ?? '', conversation, draft, t('playground.example'));
 
 function numberField(parameter, conversation, invalidInputs, onChange) {
   const { name, min, max, step } = parameter;
@@ -84,10 +85,12 @@ function numberField(parameter, conversation, invalidInputs, onChange) {
         .value=${invalid ? invalidInputs.get(name) : String(conversation.parameters[name] ?? '')}
         @input=${readInput}
       />
-      ${invalid
-        ? html`<small class="wrong" id=${errorId}>
+      ${
+        invalid
+          ? html`<small class="wrong" id=${errorId}>
             ${t(step === 1 ? 'playground.whole' : 'playground.between', { min: f.number(min), max: f.number(max) })}
           </small>`
-        : null}
+          : null
+      }
     </label>`;
 }

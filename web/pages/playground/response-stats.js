@@ -1,8 +1,8 @@
-/** How quick an answer was. Pure. */
+/** Performance of a response. Pure. */
 
 /**
- * From the last chunk's `usage` and llama.cpp's `timings` (either may be missing), and what was measured here:
- * {firstTokenMs, totalMs, pieces}. The engine's own rate counts where it is told; else that of the pieces that came.
+ * Combines the last chunk's `usage` and llama.cpp's `timings` (either may be missing) with the client's own
+ * measurement {firstTokenMs, totalMs, pieces}. The engine's rate takes precedence over the measured one.
  */
 export function responseStats({ usage, timings }, { firstTokenMs = null, totalMs, pieces }) {
   const completion = usage?.completion_tokens ?? timings?.predicted_n ?? null;
@@ -17,5 +17,5 @@ export function responseStats({ usage, timings }, { firstTokenMs = null, totalMs
   };
 }
 
-// llama.cpp divides by a time that can be zero for an answer of one token.
+// llama.cpp divides by a duration that can be zero for a response of one token.
 const positive = (value) => (Number.isFinite(value) && value > 0 && value < 1e6 ? value : null);

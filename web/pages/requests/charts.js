@@ -1,4 +1,4 @@
-/** The last 15 minutes as two charts over one time axis, and as a table. */
+/** The last 15 minutes as two charts on one time axis, and as a table. */
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -15,7 +15,8 @@ const CHARTS = [
 ];
 
 export function createCharts(app) {
-  let cursor = null; // where a person points; both charts show it
+  // Time under the pointer; both charts show it.
+  let cursor = null;
 
   const onCursor = (at) => {
     cursor = at;
@@ -30,7 +31,11 @@ export function createCharts(app) {
     const text = (value) => f.number(value, digits);
     return timeChart({
       label: t(key),
-      summary: t('requests.chart.summary', { label: t(key), last: text(known.at(-1)[field]), maximum: text(maximum) }),
+      summary: t('requests.chart.summary', {
+        label: t(key),
+        last: text(known.at(-1)[field]),
+        maximum: text(maximum),
+      }),
       from: to - WINDOW_MS,
       to,
       maximum,
@@ -68,7 +73,7 @@ export function createCharts(app) {
   };
 }
 
-/** Counted back from now, so that they stand still while time goes on. */
+/** Counted back from now, so that the ticks stay in place. */
 const ticks = (to) =>
   Array.from({ length: WINDOW_MS / TICK_MS + 1 }, (_, index) => {
     const before = WINDOW_MS - index * TICK_MS;
@@ -76,7 +81,7 @@ const ticks = (to) =>
     return { at: to - before, text: before ? t('requests.chart.before', { time }) : t('requests.chart.now') };
   });
 
-/** A row a minute, the latest first. */
+/** One row per minute, newest first. */
 const table = (traffic) => html`
   <table class="table">
     <thead>

@@ -1,4 +1,4 @@
-/** What stands where nothing was asked yet: how to ask. */
+/** Instructions for the first request, shown until there is one. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';

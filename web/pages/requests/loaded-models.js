@@ -1,4 +1,4 @@
-/** The models in memory, and how busy they are: a row a model, over all nodes that have loaded it. */
+/** Loaded models: one row per model over all nodes. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -9,8 +9,9 @@ export function loadedModels({ nodes, models }) {
   return html`
     <section class="card loaded-models" aria-labelledby="requests-loaded-models">
       <h2 id="requests-loaded-models">${t('requests.loads')}</h2>
-      ${loaded.length
-        ? html`
+      ${
+        loaded.length
+          ? html`
             <table class="table">
               <thead>
                 <tr>
@@ -21,14 +22,19 @@ export function loadedModels({ nodes, models }) {
                 </tr>
               </thead>
               <tbody>
-                ${each(loaded, ({ id }) => id, (group) => row(models, group))}
+                ${each(
+                  loaded,
+                  ({ id }) => id,
+                  (group) => row(models, group),
+                )}
               </tbody>
             </table>`
-        : html`<p class="soft">${t('requests.loads.none')}</p>`}
+          : html`<p class="soft">${t('requests.loads.none')}</p>`
+      }
     </section>`;
 }
 
-/** [{id, engines, names, busy, slots, memory}], the busiest first; `names` are those of the nodes. */
+/** [{id, engines, names, busy, slots, memory}], the busiest first; `names` are node names. */
 function groupByModel(nodes) {
   const loadedModels = new Map();
   for (const node of nodes.values()) {

@@ -1,4 +1,4 @@
-/** Requests: what is being answered now, what was, and what it came to. */
+/** Requests page: current load, history and usage. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -24,7 +24,7 @@ export function open(app, route) {
     log.load();
   };
 
-  // A heartbeat that counts more requests than the one before: the history has grown.
+  // A heartbeat with a higher request count means that the history has grown.
   const unsubscribe = app.store.subscribe(({ traffic }) => {
     const count = [...traffic.values()].reduce((sum, { requests }) => sum + requests, 0);
     if (requestCount !== null && count !== requestCount) reload();
@@ -58,7 +58,8 @@ export function open(app, route) {
   };
 }
 
-const loadingView = (app, { loadError }) => (loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(4, 'tile'));
+const loadingView = (app, { loadError }) =>
+  loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(4, 'tile');
 
 const retryButton = (app) =>
   html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;

@@ -1,4 +1,4 @@
-/** The history: every request, newest first, with filters that live in the address. */
+/** Request history, newest first. The filters are part of the URL. */
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -20,7 +20,11 @@ export function createRequestLog(app, route) {
   let requestCount = 0;
 
   const pathOf = (before) =>
-    buildUrl('/api/requests', { limit: PAGE_SIZE, before, ...Object.fromEntries(FILTERS.map((name) => [name, query[name]])) });
+    buildUrl('/api/requests', {
+      limit: PAGE_SIZE,
+      before,
+      ...Object.fromEntries(FILTERS.map((name) => [name, query[name]])),
+    });
 
   async function load(before = null) {
     requestCount += 1;
@@ -29,7 +33,7 @@ export function createRequestLog(app, route) {
       const page = await app.api.get(pathOf(before));
       if (requestNumber !== requestCount) return;
       rows = before === null ? mergePages(page.requests, rows) : [...rows, ...page.requests];
-      // The rows below the first page are still there: only the page that was asked for knows what is below it.
+      // The rows below the first page are kept, so only the last page loaded knows the next cursor.
       if (before !== null || rows.length === page.requests.length) nextCursor = page.next_cursor;
       [days, error, ready] = [page.history_days, null, true];
     } catch (failure) {
@@ -54,7 +58,10 @@ export function createRequestLog(app, route) {
   const filters = (models) => html`
     <div class="buttons log-filters">
       ${select('model', modelOptions(models, query.model))}
-      ${select('key', keys.map(({ id, name }) => [id, name]))}
+      ${select(
+        'key',
+        keys.map(({ id, name }) => [id, name]),
+      )}
       ${select('status', [
         ['ok', t('log.status.ok')],
         ['error', t('log.status.error')],
@@ -64,7 +71,8 @@ export function createRequestLog(app, route) {
   function content(models) {
     if (error) return alertBox(errorMessage(error));
     if (!ready) return html`<div class="skeleton log-loading" aria-hidden="true"></div>`;
-    if (!rows.length) return html`<p class="soft">${t(FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none')}</p>`;
+    if (!rows.length)
+      return html`<p class="soft">${t(FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none')}</p>`;
     return html`
       <div class="table-scroll" tabindex="0" role="region" aria-label=${t('log.table')}>
         <table class="table log-table">
@@ -81,7 +89,11 @@ export function createRequestLog(app, route) {
               <th scope="col" class="number">${t('log.duration')}</th>
             </tr>
           </thead>
-          <tbody>${each(rows, ({ id }) => id, (entry) => row(entry, models))}</tbody>
+          <tbody>${each(
+            rows,
+            ({ id }) => id,
+            (entry) => row(entry, models),
+          )}</tbody>
         </table>
       </div>
       ${nextCursor === null ? null : html`<div><button type="button" class="button small" @click=${() => load(nextCursor)}>${t('log.older')}</button></div>`}`;
@@ -106,15 +118,17 @@ export function createRequestLog(app, route) {
   };
 }
 
-/** A newer first page before the rows that are shown already. */
+/** Prepends a newer first page to the rows shown. */
 function mergePages(first, shown) {
   const last = first.at(-1)?.id;
   return last === undefined ? [] : [...first, ...shown.filter(({ id }) => id < last)];
 }
 
-/** A model from the address that is not known (any more) is still shown as what is chosen. */
+/** A model from the URL that is no longer known is still shown as selected. */
 function modelOptions(models, chosen) {
-  const known = [...models.values()].filter(({ status }) => status !== 'Available').map(({ model }) => [model.id, model.name]);
+  const known = [...models.values()]
+    .filter(({ status }) => status !== 'Available')
+    .map(({ model }) => [model.id, model.name]);
   return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
 }
 

@@ -1,9 +1,9 @@
-/** The four numbers at the head of Requests. */
+/** Key figures at the top of the Requests page. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 
-/** `figures`: what `now` of traffic.js says. */
+/** `figures`: result of `currentFigures`. */
 export const tiles = ({ system }, { active, tokensPerSecond, requests, busy, slots }) => html`
   <div class="tiles">
     ${tile('active', f.number(active))}

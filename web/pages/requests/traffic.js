@@ -1,10 +1,10 @@
-/** Figures of requests over all nodes, out of what each node's heartbeats have told. Pure. */
+/** Request metrics of all nodes, derived from their heartbeats. Pure. */
 
 import { busySlots, isServing } from '../../components/engine-status.js';
 
 export const WINDOW_MS = 15 * 60_000;
 
-/** What goes on now: answers being written, tokens a second, requests since the start, slots. */
+/** Current load: running requests, tokens per second, requests since start, slots. */
 export function currentFigures({ nodes, traffic }) {
   const online = [...nodes.values()].filter(({ status }) => status === 'online');
   const serving = online.flatMap(({ engines }) => engines).filter(isServing);
@@ -17,14 +17,17 @@ export function currentFigures({ nodes, traffic }) {
   };
 }
 
-/** The moment of the latest figures of any node, null without one. */
+/** Time of the most recent data point of any node, or null. */
 export const latestTime = (traffic) =>
-  [...traffic.values()].reduce((at, { history: trafficHistory }) => Math.max(at ?? 0, trafficHistory.at(-1)?.at ?? 0), null);
+  [...traffic.values()].reduce(
+    (at, { history: trafficHistory }) => Math.max(at ?? 0, trafficHistory.at(-1)?.at ?? 0),
+    null,
+  );
 
 /**
- * The last 15 minutes in steps of `step` milliseconds, oldest first: [{at, tokensPerSecond, active}]. `at` is the middle
- * of a step, the figures are null where no node said anything: else of each node its mean rate in that step and the most
- * answers at a time, added up. Steps begin at round moments, so that what is past keeps its shape.
+ * The last 15 minutes in steps of `step` milliseconds, oldest first: [{at, tokensPerSecond, active}]. `at` is
+ * the middle of a step. Values are null without data; otherwise the sum over all nodes of the mean rate and
+ * the peak concurrency within the step. Steps start at round times, so that past values do not change.
  */
 export function trafficHistory(traffic, step) {
   const last = latestTime(traffic);

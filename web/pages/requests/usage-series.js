@@ -1,4 +1,4 @@
-/** The API's totals as columns to draw: a few large series, the rest together. Pure. */
+/** Usage totals as series of a column chart: the largest series, and the others combined. Pure. */
 
 const BUCKET_MS = { hour: 3_600_000, day: 86_400_000 };
 export const MAX_SERIES = 5;
@@ -8,13 +8,13 @@ const MEASURES = {
   tokens: (entry) => (entry.prompt_tokens ?? 0) + (entry.completion_tokens ?? 0),
 };
 
-// Two keys may be called the same, and sessions, which have no key, are told apart by their person.
+// Two keys can have the same name; sessions have no key and are told apart by user.
 const idOf = ({ key, user_id: user }) => JSON.stringify([key, user]);
 
 /**
- * An answer of `GET /api/usage` → {stacks: [{at, total, parts: [{value, series}]}], series: [{name, total}], from, to,
- * width, highest, total, bucket}. Every hour or day of the range has a column; series are the largest first, and the last
- * has the name null where it is all the others.
+ * Response of `GET /api/usage` → {stacks: [{at, total, parts: [{value, series}]}], series: [{name, total}],
+ * from, to, width, maximum, total, bucket}. Every hour or day of the range has a column. Series are sorted by
+ * size; a last series with the name null combines all others.
  */
 export function usageSeries({ bucket, from, to, usage }, measure, nameOf) {
   const width = BUCKET_MS[bucket];

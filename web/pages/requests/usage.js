@@ -1,4 +1,4 @@
-/** Totals of what was used, by whom or what, as columns an hour or a day. */
+/** Usage by model, key or node, per hour or day. */
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -10,7 +10,6 @@ const BY = ['model', 'key', 'node'];
 const BUCKETS = ['day', 'hour'];
 const MEASURES = ['tokens', 'requests'];
 const MAX_TICKS = 8;
-
 
 export function createUsageSection(app) {
   const chosen = { by: 'model', bucket: 'day', measure: 'tokens' };
@@ -79,18 +78,21 @@ export function createUsageSection(app) {
   return {
     load,
     view: ({ models }) =>
-      memo([usage, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket], () => html`
+      memo(
+        [usage, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket],
+        () => html`
         <section class="card usage" aria-labelledby="usage">
           <div class="usage-head">
             <h2 id="usage">${t('usage.title')}</h2>
             <div class="buttons">${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}</div>
           </div>
           ${content(models)}
-        </section>`),
+        </section>`,
+      ),
   };
 }
 
-/** What an entry is called; sessions have no key and are called by their person. */
+/** Display name of an entry; sessions have no key and are named by user. */
 function nameOf({ key, name, user }, by, models) {
   if (by === 'key' && key === null) return user ? t('usage.session_of', { user }) : t('usage.host');
   if (key === null) return t(`usage.no_${by}`);
@@ -108,8 +110,10 @@ function ticks(stacks, width, bucket) {
 
 const legend = ({ series }) => html`
   <ul class="legend">
-    ${series.map(({ name, total }, index) => html`
-      <li><i class="key series-${index}"></i>${name ?? t('usage.others')}: ${f.number(total)}</li>`)}
+    ${series.map(
+      ({ name, total }, index) => html`
+      <li><i class="key series-${index}"></i>${name ?? t('usage.others')}: ${f.number(total)}</li>`,
+    )}
   </ul>`;
 
 const table = ({ stacks, series, bucket }) => html`

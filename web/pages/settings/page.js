@@ -1,4 +1,4 @@
-/** Settings: how the page looks, one's own password, and what this server is and was told. */
+/** Settings page: appearance, own password and server information. */
 
 import { html } from '../../lib/html.js';
 import { LOCALES, locale, t } from '../../core/i18n.js';

@@ -1,17 +1,17 @@
-/** One's own password. */
+/** Form for changing one's own password. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field, newPasswordField } from '../../components/forms/field.js';
 
-/** `focused`: whether a person came here to change it. */
+/** `focused`: whether the user came here to change it. */
 export function createPasswordForm(app, { focused }) {
   let busy = false;
   let problem = null;
   let done = false;
 
-  /** Say what is wrong, and go to where it can be mended. */
+  /** Shows the error and moves the focus to the field concerned. */
   function refuse(text, input) {
     problem = text;
     input.focus();
@@ -26,7 +26,10 @@ export function createPasswordForm(app, { focused }) {
     app.requestRender();
     try {
       if (fresh.value !== again.value) return refuse(t('password.differ'), again);
-      await app.api.post('/api/auth/password', { current_password: current.value, new_password: fresh.value });
+      await app.api.post('/api/auth/password', {
+        current_password: current.value,
+        new_password: fresh.value,
+      });
       form.reset();
       done = true;
       await app.refreshMe();

@@ -1,4 +1,4 @@
-/** What this server is, what is wrong with its host, and the settings it runs with. */
+/** Server information: problems of the machine, and its configuration. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
@@ -9,7 +9,7 @@ import { dataTable } from '../../components/data-table.js';
 export function createServerSection(app) {
   let error = null;
 
-  /** What was heard at the beginning may be old: a host finds out what is wrong with it while it starts. */
+  /** The data may be stale: the server detects problems of its machine during startup. */
   async function ask() {
     try {
       app.store.dispatch({ type: 'system', system: await app.api.get('/api/system') });
@@ -45,13 +45,15 @@ function about(system, nodes) {
       <h2 id="server">${t('settings.server')}</h2>
       ${system.problems.map((problem) => note(problem))}
       <dl class="settings-facts">
-        ${facts.filter(([, value]) => value).map(
-          ([name, value, more]) => html`
+        ${facts
+          .filter(([, value]) => value)
+          .map(
+            ([name, value, more]) => html`
             <div>
               <dt>${t(`settings.server.${name}`)}</dt>
               <dd>${value} ${more ? html`<small>${t(`settings.server.${name}.since`, { time: more })}</small>` : null}</dd>
             </div>`,
-        )}
+          )}
       </dl>
     </section>`;
 }
@@ -65,7 +67,11 @@ const configuration = (settings) => html`
 const columns = () => [
   { title: t('settings.column.name'), cell: ({ name }) => html`<code>${name}</code>` },
   { title: t('settings.column.value'), cell: value },
-  { title: t('settings.column.flag'), kind: 'nowrap', cell: ({ flag }) => (flag ? html`<code>${flag}</code>` : '–') },
+  {
+    title: t('settings.column.flag'),
+    kind: 'nowrap',
+    cell: ({ flag }) => (flag ? html`<code>${flag}</code>` : '–'),
+  },
   { title: t('settings.column.environment'), cell: ({ environment }) => html`<code>${environment}</code>` },
 ];
 
