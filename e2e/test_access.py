@@ -53,7 +53,7 @@ async def make_key(page: Page, name: str) -> tuple[Locator, str]:
     await page.get_by_role("button", name="New key").click()
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Name").fill(name)
-    await dialog.get_by_role("button", name="Make the key").click()
+    await dialog.get_by_role("button", name="Create key").click()
     shown = dialog.get_by_role("group", name="Key", exact=True)
     await expect(shown).to_be_focused()
     found = re.search(r"sk-[0-9a-f]{48}", await shown.inner_text())
@@ -69,19 +69,19 @@ async def test_a_key_is_made_works_and_is_revoked(visitor: Visitor) -> None:
     await expect(page.get_by_text("No keys yet.")).to_be_visible()
     dialog, key = await make_key(page, HOSTILE)
     assert await status_with(visitor.llb, key) == 200
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Done").click()
     entry = row(page, "API keys", HOSTILE)
     await expect(entry).to_contain_text(f"{key[:10]}…")
-    await expect(entry).to_contain_text("Ask models")
+    await expect(entry).to_contain_text("Use models")
 
     await entry.get_by_role("button", name="Revoke").click()
-    await expect(dialog).to_contain_text(f"Revoke the key {HOSTILE}?")
+    await expect(dialog).to_contain_text(f"Revoke “{HOSTILE}”?")
     await expect(dialog).to_contain_text(key[:10])
     await dialog.get_by_role("button", name="Revoke").click()
     await expect(entry).to_have_count(0)
     await expect(page.get_by_role("heading", name="API keys")).to_be_focused()
     assert await status_with(visitor.llb, key) == 401
-    await expect(row(page, "Audit log", "Revoked a key")).to_contain_text(HOSTILE)
+    await expect(row(page, "Audit log", "Revoked API key")).to_contain_text(HOSTILE)
 
 
 async def test_a_key_is_shown_until_its_button_is_pressed_and_never_again(visitor: Visitor) -> None:
@@ -93,7 +93,7 @@ async def test_a_key_is_shown_until_its_button_is_pressed_and_never_again(visito
     await page.mouse.click(5, 5)
     await expect(dialog).to_be_visible()
     assert key in await memory_of(page)
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Done").click()
     await expect(dialog).to_have_count(0)
     await expect(page.get_by_role("button", name="New key")).to_be_focused()
     assert key not in await page.content()
@@ -137,12 +137,12 @@ async def test_a_key_may_do_what_was_chosen(visitor: Visitor) -> None:
     await dialog.get_by_label("Name").fill("reader")
     ask, see, change, everything = (
         dialog.get_by_role("checkbox", name=name, exact=True)
-        for name in ("Ask models", "See models", "Change models", "Everything")
+        for name in ("Use models", "View models and nodes", "Manage models", "Full access")
     )
     await expect(change).not_to_be_checked()
     await ask.uncheck()
     await see.uncheck()
-    await dialog.get_by_role("button", name="Make the key").click()
+    await dialog.get_by_role("button", name="Create key").click()
     await expect(dialog.get_by_role("alert")).to_contain_text("at least one thing")
     await expect(dialog.get_by_label("Name")).to_have_value("reader")
     await expect(see).not_to_be_checked()
@@ -154,7 +154,7 @@ async def test_a_key_may_do_what_was_chosen(visitor: Visitor) -> None:
     await everything.uncheck()
     await expect(ask).not_to_be_checked()
     await see.check()
-    await dialog.get_by_role("button", name="Make the key").click()
+    await dialog.get_by_role("button", name="Create key").click()
     shown = await dialog.get_by_role("group", name="Key", exact=True).inner_text()
     [key] = re.findall(r"sk-\w+", shown)
     await expect(dialog.get_by_role("group", name="Command")).to_contain_text("/api/models")
@@ -169,8 +169,8 @@ async def test_a_key_ends_when_it_was_told_to(visitor: Visitor, lifetime: str, d
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Name").fill("laptop")
     await dialog.get_by_label("Expires").select_option(label=lifetime)
-    await dialog.get_by_role("button", name="Make the key").click()
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Create key").click()
+    await dialog.get_by_role("button", name="Done").click()
     await expect(row(page, "API keys", "laptop")).to_be_visible()
     [record] = await visitor.llb.app.db.fetch_all("SELECT expires_at FROM api_keys")
     if days is None:
@@ -187,12 +187,12 @@ async def test_a_last_day_counts_to_its_end_where_the_person_is(
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Name").fill("laptop")
     await dialog.get_by_label("Expires").select_option(label="On a date")
-    await dialog.get_by_role("button", name="Make the key").click()
-    last_day = dialog.get_by_label("Last day")
+    await dialog.get_by_role("button", name="Create key").click()
+    last_day = dialog.get_by_label("Expiry date")
     await expect(last_day).to_be_focused()  # the browser asks for it
     await last_day.fill("2099-01-31")
-    await dialog.get_by_role("button", name="Make the key").click()
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Create key").click()
+    await dialog.get_by_role("button", name="Done").click()
     await expect(row(page, "API keys", "laptop")).to_contain_text("Jan 31, 2099, 11:59 PM")
     [key] = (await llb.http.get("/api/keys")).json()["keys"]
     assert key["expires_at"] == "2099-01-31T14:59:59.000Z"
@@ -209,7 +209,7 @@ async def test_keys_that_end_or_have_ended_are_marked(llb: RunningBalancer, visi
     await expect(row(page, "API keys", "leaving")).to_contain_text("Expires soon")
     await expect(row(page, "API keys", "departed")).to_contain_text("Expired")
     await expect(row(page, "API keys", "staying").get_by_role("cell").nth(4)).to_have_text("Never")
-    await expect(row(page, "API keys", "staying")).to_contain_text("Made on the host")
+    await expect(row(page, "API keys", "staying")).to_contain_text("Created on the command line")
 
 
 async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> None:
@@ -218,25 +218,25 @@ async def test_limits_of_a_key_are_set_seen_and_changed(visitor: Visitor) -> Non
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Name").fill("laptop")
     await dialog.get_by_label("Requests per minute").fill("0")
-    await dialog.get_by_role("button", name="Make the key").click()
+    await dialog.get_by_role("button", name="Create key").click()
     await expect(dialog.get_by_label("Requests per minute")).to_be_focused()  # the browser asks for another
     await dialog.get_by_label("Requests per minute").fill("1200")
-    await dialog.get_by_label("At once").fill("2")
-    await dialog.get_by_role("button", name="Make the key").click()
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_label("Concurrent requests").fill("2")
+    await dialog.get_by_role("button", name="Create key").click()
+    await dialog.get_by_role("button", name="Done").click()
     laptop = row(page, "API keys", "laptop")
     await expect(laptop).to_contain_text("1.2K requests/min")
-    await expect(laptop).to_contain_text("2 at once")
+    await expect(laptop).to_contain_text("2 concurrent")
 
-    await laptop.get_by_role("button", name="Limits of laptop").click()
+    await laptop.get_by_role("button", name="Limits for laptop").click()
     await expect(dialog.get_by_label("Requests per minute")).to_have_value("1200")
     await expect(dialog.get_by_label("Tokens per minute")).to_have_value("")
     await dialog.get_by_label("Requests per minute").fill("")
     await dialog.get_by_label("Tokens per minute").fill("5000")
-    await dialog.get_by_role("button", name="Set limits").click()
+    await dialog.get_by_role("button", name="Save limits").click()
     await expect(laptop).to_contain_text("5K tokens/min")
     await expect(laptop).not_to_contain_text("requests/min")
-    await expect(row(page, "Audit log", "Changed the limits of a key")).to_contain_text("5000 tokens")
+    await expect(row(page, "Audit log", "Changed API key limits")).to_contain_text("5000 tokens")
     [key] = (await visitor.llb.http.get("/api/keys")).json()["keys"]
     assert key["limits"] == {"requests_per_minute": None, "tokens_per_minute": 5000, "concurrent": 2}
 
@@ -247,20 +247,20 @@ async def test_what_an_administrator_limits_a_user_can_only_tighten(
     await add_user(llb, "ann")
     page = await (await as_user(llb, visitors, "ann")).open("/access")
     dialog, _ = await make_key(page, "hers")
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Done").click()
     [key] = (await llb.http.get("/api/keys")).json()["keys"]
     await llb.http.patch(f"/api/keys/{key['id']}", json={"limits": {"requests_per_minute": 10}})
     await page.reload()
     hers = row(page, "API keys", "hers")
-    await hers.get_by_role("button", name="Limits of hers").click()
+    await hers.get_by_role("button", name="Limits for hers").click()
     rate = dialog.get_by_label("Requests per minute")
-    await expect(rate).to_have_accessible_description(re.compile("At most 10"))
+    await expect(rate).to_have_accessible_description(re.compile("Maximum 10"))
     for refused in ("", "11"):
         await rate.fill(refused)
-        await dialog.get_by_role("button", name="Set limits").click()
+        await dialog.get_by_role("button", name="Save limits").click()
         await expect(rate).to_be_focused()
     await rate.fill("4")
-    await dialog.get_by_role("button", name="Set limits").click()
+    await dialog.get_by_role("button", name="Save limits").click()
     await expect(hers).to_contain_text("4 requests/min")
 
 
@@ -279,7 +279,7 @@ async def test_a_user_has_their_own_keys_and_nothing_else(
     await expect(page.get_by_role("dialog").get_by_role("checkbox")).to_have_count(2)
     await page.keyboard.press("Escape")
     dialog, _ = await make_key(page, "hers")
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Done").click()
     await expect(row(page, "API keys", "hers")).to_be_visible()
     await expect(page.get_by_role("columnheader", name="Owner")).to_have_count(0)
     assert not [url for url in asked if url.endswith("/api/users") or "/api/audit" in url]
@@ -303,12 +303,12 @@ async def test_users_come_change_and_go(visitor: Visitor, visitors: VisitorFacto
     await dialog.get_by_role("button", name="Add").click()
     ann = row(page, "Users", "ann")
     await expect(ann.get_by_role("cell").first).to_have_text("User")
-    await expect(row(page, "Audit log", "Added a user").filter(has_text="ann")).to_be_visible()
+    await expect(row(page, "Audit log", "Added user").filter(has_text="ann")).to_be_visible()
 
     hers = await (await as_user(visitor.llb, visitors, "ann")).open("/access")
     await add_key(visitor.llb, "host's")
     made, _ = await make_key(hers, "hers")
-    await made.get_by_role("button", name="I have copied it").click()
+    await made.get_by_role("button", name="Done").click()
 
     await ann.get_by_role("button", name="Change role").click()
     await dialog.get_by_role("radio", name="Administrator").check()
@@ -391,24 +391,24 @@ async def test_the_audit_log_says_who_did_what_and_goes_back(
     page = await (await visitors(llb, timezone_id="Asia/Tokyo")).open("/access")
     log = page.get_by_role("table", name="Audit log")
     entries = log.get_by_role("rowheader")
-    await expect(entries.first).to_contain_text("Logged in")
+    await expect(entries.first).to_contain_text("Log-in")
     refused = log.get_by_role("row").filter(has_text="sing <b>")
-    for text in (HOSTILE, "192.0.2.7", "Wrong name or password", "Nov 15, 2023, 7:13 AM"):
+    for text in (HOSTILE, "192.0.2.7", "Wrong username or password", "Nov 15, 2023, 7:13 AM"):
         await expect(refused).to_contain_text(text)
     await expect(entries).to_have_count(20)
-    older = page.get_by_role("button", name="Older")
+    older = page.get_by_role("button", name="Load older")
     await older.click()
     await expect(entries).to_have_count(40)
     await expect(entries.last).to_contain_text("key 07")
 
     # What is done now comes to the front; what was opened stays open.
     dialog, _ = await make_key(page, "new")
-    await dialog.get_by_role("button", name="I have copied it").click()
+    await dialog.get_by_role("button", name="Done").click()
     await expect(entries).to_have_count(41)
-    await expect(entries.first).to_contain_text("Made a key new")
+    await expect(entries.first).to_contain_text("Created API key new")
     await older.click()
     await expect(older).to_have_count(0)
-    await expect(entries.last).to_contain_text("Added a user admin")
+    await expect(entries.last).to_contain_text("Added user admin")
 
 
 # --- everywhere --------------------------------------------------------------------------------------
@@ -457,7 +457,7 @@ async def test_in_japanese_on_a_phone_in_the_dark(llb: RunningBalancer, visitors
     await dialog.get_by_label("ユーザー名").fill("admin")
     await dialog.get_by_label("パスワード", exact=True).fill(PASSWORD)
     await dialog.get_by_role("button", name="追加").click()
-    await expect(dialog.get_by_role("alert")).to_have_text("同じ名前のユーザーがすでにいます。")
+    await expect(dialog.get_by_role("alert")).to_have_text("このユーザー名はすでに使われています。")
     await page.keyboard.press("Escape")
     await expect(row(page, "監査ログ", "ログイン")).to_be_visible()
     assert await page.evaluate("document.documentElement.scrollWidth") <= 360

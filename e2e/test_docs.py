@@ -50,7 +50,7 @@ async def test_an_operation_opens_by_keyboard_with_all_that_is_to_be_known(visit
     await expect(body.get_by_text("role", exact=True)).to_have_count(0)
     await body.get_by_text("ChatMessage", exact=True).click()
     await expect(body.get_by_text("role", exact=True)).to_be_visible()
-    await expect(chat).to_contain_text("Other fields are allowed.")
+    await expect(chat).to_contain_text("Additional fields are allowed.")
     await expect(chat).to_contain_text("queue_full")
     await expect(chat.get_by_role("group", name="curl")).to_contain_text(
         f"curl -X POST '{visitor.llb.url}/v1/chat/completions'"
@@ -88,7 +88,7 @@ async def test_a_search_narrows_and_stays_in_the_address(visitor: Visitor) -> No
     await page.reload()
     await expect(page.locator("details.docs-operation")).to_have_count(1)
     await search.fill("nothing like it")
-    await expect(page.get_by_role("heading", name="No operation matches")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No operations match")).to_be_visible()
     await search.fill("")
     await expect(page.get_by_role("heading", name="Inference")).to_be_visible()
 

@@ -27,8 +27,8 @@ async def test_a_search_narrows_and_stays_in_the_address(page: Page) -> None:
     await expect(page.get_by_role("article")).to_have_count(1)
     assert await names(page) == ["tiny"]
     await page.get_by_role("searchbox", name="Search models").fill("no such model")
-    await expect(page.get_by_role("heading", name="No model matches")).to_be_visible()
-    await page.get_by_role("button", name="Clear the filters").click()
+    await expect(page.get_by_role("heading", name="No models match")).to_be_visible()
+    await page.get_by_role("button", name="Clear filters").click()
     await expect(page.get_by_role("article")).to_have_count(3)
     await expect(page.get_by_role("searchbox", name="Search models")).to_have_value("")
     await expect(page).to_have_url(re.compile(r"/models$"))
@@ -37,20 +37,20 @@ async def test_a_search_narrows_and_stays_in_the_address(page: Page) -> None:
 async def test_filters_show_what_the_address_says_however_often_they_were_changed(page: Page) -> None:
     fit = page.get_by_role("combobox", name="Fit")
     for _ in range(2):
-        await fit.select_option("Too large")
+        await fit.select_option("Doesn't fit")
         await expect(page.get_by_role("article")).to_have_count(1)
         await expect(page).to_have_url(re.compile("fit=too_large"))
         await fit.select_option("Any fit")
         await expect(page.get_by_role("article")).to_have_count(3)
-    await fit.select_option("Too large")
-    await page.get_by_role("button", name="Clear the filters").click()
+    await fit.select_option("Doesn't fit")
+    await page.get_by_role("button", name="Clear filters").click()
     await expect(fit).to_have_value("")
     await expect(page.get_by_role("article")).to_have_count(3)
 
 
 async def test_an_address_with_filters_can_be_sent_to_somebody(visitor: Visitor) -> None:
     page = await visitor.open("/models?status=Available&fit=too_large&sort=name&tag=gone")
-    await expect(page.get_by_role("heading", name="No model matches")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No models match")).to_be_visible()
     await expect(page.get_by_role("combobox", name="Status")).to_have_value("Available")
     await expect(page.get_by_role("combobox", name="Tag")).to_have_value("gone")
     await page.get_by_role("combobox", name="Tag").select_option("Any tag")
@@ -58,6 +58,6 @@ async def test_an_address_with_filters_can_be_sent_to_somebody(visitor: Visitor)
 
 
 async def test_models_are_put_in_order(page: Page) -> None:
-    await page.get_by_role("combobox", name="Order").select_option("By name")
+    await page.get_by_role("combobox", name="Sort by").select_option("Name")
     await expect(page).to_have_url(re.compile("sort=name"))
     assert await names(page) == ["giant", "other", "tiny"]

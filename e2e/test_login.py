@@ -30,7 +30,7 @@ async def test_a_wrong_password_is_told_and_can_be_typed_again(
     page = await (await visitors(llb, signed_in=False)).open()
     await expect(page.get_by_label("Username")).to_be_focused()
     await log_in(page, "wrong")
-    await expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
+    await expect(page.get_by_role("alert")).to_have_text("Wrong username or password.")
     await expect(page.get_by_label("Username")).to_have_value("admin")
     await expect(page.get_by_label("Password")).to_have_value("")
     await expect(page.get_by_label("Password")).to_be_focused()
@@ -178,7 +178,7 @@ async def test_a_session_that_ends_takes_its_dialog_along(visitor: Visitor) -> N
     await page.get_by_role("button", name="New key").click()
     await page.get_by_role("dialog").get_by_label("Name").fill("laptop")
     await revoked(visitor)
-    await page.get_by_role("button", name="Make the key").click()
+    await page.get_by_role("button", name="Create key").click()
     await expect(page.get_by_text("Your session has ended.")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_have_count(0)
     await log_in(page)
@@ -299,7 +299,7 @@ async def test_who_may_only_look_sees_no_way_to_change(
     await visitor.sign_in("ann")
     visitor.context.on("response", look)
     page = await visitor.open("/models")
-    await expect(page.get_by_text("An administrator can pull it.").first).to_be_visible()
+    await expect(page.get_by_text("Only administrators can pull models.").first).to_be_visible()
     await expect(page.get_by_role("button", name="Pull")).to_have_count(0)
     await page.get_by_role("tab", name="Local").click()
     await expect(page.get_by_role("article", name="tiny")).to_be_visible()
@@ -307,7 +307,7 @@ async def test_who_may_only_look_sees_no_way_to_change(
     for section, heading in (("Access", "API keys"), ("Settings", "This server")):
         await page.get_by_role("navigation").get_by_role("link", name=section).click()
         await expect(page.get_by_role("heading", name=heading)).to_be_visible()
-        for hidden in ("Users", "Audit log", "Settings in effect"):
+        for hidden in ("Users", "Audit log", "Configuration"):
             await expect(page.get_by_role("heading", name=hidden)).to_have_count(0)
     for section in ("Playground", "Nodes", "Requests"):
         await page.get_by_role("navigation").get_by_role("link", name=section).click()

@@ -67,8 +67,10 @@ async def test_a_node_says_what_it_is(talking: RunningBalancer, visitors: Visito
     await expect(node.get_by_role("meter", name="Disk", exact=True)).to_have_attribute(
         "aria-valuetext", re.compile(r"^0 models: 0 B, Free: [\d.,]+ [GT]B$")
     )
-    await expect(node.get_by_role("meter", name="CPU in use")).to_be_visible()
-    await expect(node.get_by_role("meter", name="RAM in use")).not_to_have_attribute("aria-valuenow", "0")
+    await expect(node.get_by_role("meter", name="CPU", exact=True)).to_be_visible()
+    await expect(node.get_by_role("meter", name="RAM", exact=True)).not_to_have_attribute(
+        "aria-valuenow", "0"
+    )
 
 
 async def test_a_load_and_an_unload_are_followed(talking: RunningBalancer, visitors: VisitorFactory) -> None:
@@ -77,21 +79,21 @@ async def test_a_load_and_an_unload_are_followed(talking: RunningBalancer, visit
     page = await visitor.open("/nodes")
     node = node_of(page)
     memory = node.get_by_role("meter", name="Memory", exact=True)
-    await expect(node).to_contain_text("Nothing yet. A model is loaded by the first request for it.")
+    await expect(node).to_contain_text("None. Models load on first use.")
     await expect(node.get_by_role("meter", name="Disk", exact=True)).to_have_attribute(
         "aria-valuetext", re.compile(r"^1 model: \d")
     )
 
     assert (await talking.http.post("/v1/chat/completions", json=QUESTION)).status_code == 200
-    engine = node.get_by_role("list", name="In memory").get_by_role("listitem")
+    engine = node.get_by_role("list", name="Loaded models").get_by_role("listitem")
     await expect(engine).to_contain_text("Chatterbox")
     await expect(engine).to_contain_text("Loaded")
     await expect(engine).to_contain_text("0 of 4 slots busy")
-    await expect(engine).to_contain_text(re.compile(r"\d+K? tokens a slot"))
+    await expect(engine).to_contain_text(re.compile(r"\d+K? tokens per slot"))
     await expect(memory).to_have_attribute("aria-valuetext", re.compile(r"^Loaded model: [1-9][\d.]* MB, "))
 
     assert (await talking.http.post("/api/models/chat/unload")).status_code == 204
-    await expect(node).to_contain_text("Nothing yet. A model is loaded by the first request for it.")
+    await expect(node).to_contain_text("None. Models load on first use.")
     await expect(memory).to_have_attribute("aria-valuetext", re.compile(r"^Loaded models: 0 B, "))
 
 
@@ -104,7 +106,7 @@ async def test_a_download_is_shown_where_it_goes(
     node = node_of(page)
     await talking.register_model("tiny")
     download = node.get_by_role("list", name="Downloads").get_by_role("listitem")
-    progress = download.get_by_role("progressbar", name="Download of tiny")
+    progress = download.get_by_role("progressbar", name="Downloading tiny")
     await expect(progress).to_have_attribute("aria-valuenow", re.compile(r"^[1-9]\d$"))
     await expect(download).to_contain_text(re.compile(r"\d+% [\d.]+ kB of 300 kB"))
     await expect(node).to_contain_text("Downloading")
@@ -173,14 +175,16 @@ async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: 
     await expect(node_of(page, "host-1")).to_contain_text("It takes no new requests.")
     await expect(node_of(page, "host-2")).to_contain_text("Joining")
     fast = node_of(page, "host-3")
-    await expect(fast.get_by_role("meter", name="GPU in use")).to_have_attribute("aria-valuenow", "50")
-    await expect(fast.get_by_role("meter", name="VRAM in use")).to_have_attribute("aria-valuenow", "25")
+    await expect(fast.get_by_role("meter", name="GPU", exact=True)).to_have_attribute("aria-valuenow", "50")
+    await expect(fast.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuenow", "25")
     await expect(fast.get_by_role("meter", name="Memory", exact=True)).to_have_attribute(
         "aria-valuenow", "25"
     )
-    await expect(fast.get_by_role("list", name="In memory")).to_contain_text("3 of 4 slots busy")
+    await expect(fast.get_by_role("list", name="Loaded models")).to_contain_text("3 of 4 slots busy")
     await expect(fast).not_to_contain_text("cannot use it")
-    await expect(node_of(page, "host-4")).to_contain_text("Present, but the installed engine cannot use it")
+    await expect(node_of(page, "host-4")).to_contain_text(
+        "Detected, but not supported by the installed engine"
+    )
     await expect(node_of(page, "host-5").get_by_role("alert")).to_have_text("out of memory")
 
 

@@ -113,11 +113,11 @@ async def test_two_more_machines(
     for node in (cellar, shed):
         await node.wait_until_online()
         # What was here before they came, comes to them by itself.
-        await expect(
-            node_of(page, node.app.config.name).get_by_role("list", name="On its disk")
-        ).to_contain_text(SMOLLM2_NAME, timeout=30_000)
+        await expect(node_of(page, node.app.config.name).get_by_role("list", name="On disk")).to_contain_text(
+            SMOLLM2_NAME, timeout=30_000
+        )
 
-    await press(node_of(page, "shed"), "Rename or tag")
+    await press(node_of(page, "shed"), "Edit")
     await dialog.get_by_label("Name", exact=True).fill("garage")
     await dialog.get_by_label("Tags").fill("gpu, downstairs")
     await press(dialog, "Save")
@@ -139,14 +139,14 @@ async def test_two_more_machines(
     await dismiss_toasts(page)
     await save_screenshot(page, "nodes")
     stalled.clear()
-    await press(node_of(page, "garage"), "Take back")
+    await press(node_of(page, "garage"), "Resume")
     for name in ("attic", "cellar", "garage"):
-        await expect(node_of(page, name).get_by_role("list", name="On its disk")).to_contain_text(
+        await expect(node_of(page, name).get_by_role("list", name="On disk")).to_contain_text(
             NOMIC, timeout=30_000
         )
 
     await cellar.stop()
-    await expect(toast(page, "The node cellar is not reachable any more.")).to_be_visible()
+    await expect(toast(page, "cellar went offline.")).to_be_visible()
     await expect(node_of(page, "cellar")).to_contain_text("Offline")
     await expect(node_of(page, "cellar")).to_contain_text("2 models, 245 MB")
     await page.set_viewport_size({"width": 1280, "height": 860})
@@ -159,7 +159,7 @@ async def test_two_more_machines(
     await save_screenshot(page, "local-nodes")
     await page.get_by_role("link", name="Nodes").click()
     await cellar.start(cellar.port)
-    await expect(toast(page, "The node cellar is back.")).to_be_visible()
+    await expect(toast(page, "cellar is back online.")).to_be_visible()
     await press(node_of(page, "cellar"), "Remove")
     await press(dialog, "Remove")
     await expect(page.get_by_role("region", name="cellar")).to_have_count(0)
@@ -173,20 +173,20 @@ async def test_a_machine_joins_with_the_command_from_the_page(
     attic: RunningBalancer, make_node: JoinedNodeFactory, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
-    await expect(page.get_by_role("heading", name="Room for more machines")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Add more machines")).to_be_visible()
     await page.get_by_role("button", name="Add node").click()
     dialog = page.get_by_role("dialog", name="Add node")
     command = dialog.get_by_role("group", name="Command")
     await expect(command).to_be_focused()
     await expect(command).to_contain_text(f"python -m llb --join {attic.url} --token llbj-")
-    await expect(dialog).to_contain_text("It lets one machine join, once, until ")
+    await expect(dialog).to_contain_text("The command works once, until ")
     await expect(dialog).to_contain_text("it listens on loopback only")
     await expect(dialog.get_by_role("status")).to_have_text("Waiting for a machine to join…")
     text = await command.locator("code").inner_text()
 
     joined = await make_node(attic, "cellar", join_token=text.split()[-1]).start()
     await expect(dialog.get_by_role("status")).to_have_text("cellar has joined.")
-    await press(dialog, "New command")
+    await press(dialog, "Generate new command")
     await expect(command).not_to_contain_text(text)
     await expect(dialog.get_by_role("status")).to_have_text("cellar has joined.")
     await press(dialog, "Close")
@@ -198,9 +198,9 @@ async def test_a_machine_joins_with_the_command_from_the_page(
     await expect(node).to_contain_text("Online")
     await expect(node).to_contain_text(re.compile(r"Direct, \d+(\.\d)? ms"))
     await expect(node).to_contain_text(joined.url)
-    await expect(node_of(page)).to_contain_text("This host")
+    await expect(node_of(page)).to_contain_text("This machine")
     await expect(page.get_by_role("main")).to_contain_text("2 of 2 nodes online")
-    await expect(page.get_by_role("heading", name="Room for more machines")).to_have_count(0)
+    await expect(page.get_by_role("heading", name="Add more machines")).to_have_count(0)
 
 
 async def test_the_command_can_be_copied_and_the_keyboard_is_enough(
@@ -233,8 +233,8 @@ async def test_with_the_default_password_nobody_joins_and_the_page_says_what_to_
     await page.get_by_role("button", name="Add node").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("alert")).to_contain_text("Change the default password first")
-    await expect(dialog.get_by_role("button", name="New command")).to_have_count(0)
-    await dialog.get_by_role("link", name="Change it").click()
+    await expect(dialog.get_by_role("button", name="Generate new command")).to_have_count(0)
+    await dialog.get_by_role("link", name="Change password").click()
     await expect(dialog).to_have_count(0)
     await expect(page.get_by_label("Current password")).to_be_focused()
 
@@ -266,15 +266,13 @@ async def test_a_pull_is_followed_on_each_node(
     where = model_card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
     await expect(where).to_have_text([re.compile(r"attic 4\d%"), re.compile(r"cellar 4\d%")])
     for name in ("attic", "cellar"):
-        bar = node_of(nodes, name).get_by_role("progressbar", name="Download of Tiny")
+        bar = node_of(nodes, name).get_by_role("progressbar", name="Downloading Tiny")
         await expect(bar).to_have_attribute("aria-valuenow", re.compile("4[0-5]"))
     stalled.clear()
     await expect(model_card(page, "Tiny")).to_contain_text("Ready on 2 nodes")
     await expect(where).to_have_text([re.compile(r"attic\s+Ready"), re.compile(r"cellar\s+Ready")])
     for name in ("attic", "cellar"):
-        await expect(node_of(nodes, name).get_by_role("list", name="On its disk")).to_contain_text(
-            "Tiny 300 kB"
-        )
+        await expect(node_of(nodes, name).get_by_role("list", name="On disk")).to_contain_text("Tiny 300 kB")
 
     await page.get_by_role("tab", name="Local").click()
     holders = model_card(page, "Tiny").get_by_role("list", name="Nodes").get_by_role("listitem")
@@ -285,7 +283,7 @@ async def test_a_pull_is_followed_on_each_node(
     await expect(holders.nth(1)).to_contain_text("Offline")
     await press(model_card(page, "Tiny"), "Delete")
     await expect(page.get_by_role("dialog")).to_contain_text(
-        "cellar is offline: the files there are removed when it returns."
+        "cellar is offline. Its files will be deleted when it is back online."
     )
     await page.keyboard.press("Escape")
     await page.get_by_role("tab", name="Model Hub").click()
@@ -303,7 +301,7 @@ async def test_a_model_that_fails_on_one_node_is_told_there(
     await cellar.start()
     visitor = await visitors(attic)
     page = await visitor.open("/nodes")
-    await expect(node_of(page, "cellar").get_by_role("alert")).to_contain_text("Tiny could not be pulled:")
+    await expect(node_of(page, "cellar").get_by_role("alert")).to_contain_text("Couldn't download Tiny:")
     await page.goto(f"{attic.url}/models")
     await expect(model_card(page, "Tiny")).to_contain_text("Ready on 1 of 2 nodes")
     await expect(model_card(page, "Tiny").get_by_role("list", name="Nodes")).to_contain_text("cellar Failed")
@@ -318,15 +316,15 @@ async def test_a_node_that_goes_stays_visible_and_comes_back(
     node = node_of(page, "cellar")
     await expect(node).to_contain_text("Online")
     await cellar.stop()
-    await expect(toast(page, "The node cellar is not reachable any more.")).to_be_visible()
+    await expect(toast(page, "cellar went offline.")).to_be_visible()
     await expect(node).to_contain_text("Offline")
     await expect(node).to_contain_text(re.compile(r"last seen (now|\d+ seconds? ago)"))
     await expect(node).to_contain_text("1 model, 300 kB")
-    await expect(node.get_by_role("list", name="On its disk")).to_contain_text("Tiny")
+    await expect(node.get_by_role("list", name="On disk")).to_contain_text("Tiny")
     await expect(node.get_by_role("meter")).to_have_count(0)
     await expect(page.get_by_role("main")).to_contain_text("1 of 2 nodes online")
     await cellar.start(cellar.port)
-    await expect(toast(page, "The node cellar is back.")).to_be_visible()
+    await expect(toast(page, "cellar is back online.")).to_be_visible()
     await expect(toast(page, "not reachable")).to_have_count(0)
     await expect(node).to_contain_text("Online")
     await expect(node.get_by_role("meter", name="Memory", exact=True)).to_be_visible()
@@ -343,7 +341,7 @@ async def test_a_node_is_drained_and_taken_back(
         node = node_of(page, name)
         await press(node, "Drain")
         await expect(node).to_contain_text("It takes no new requests.")
-        back = node.get_by_role("button", name="Take back")
+        back = node.get_by_role("button", name="Resume")
         await expect(back).to_be_focused()
         await expect(back).to_be_enabled()
         await page.keyboard.press("Enter")
@@ -355,12 +353,15 @@ async def test_a_node_is_renamed_and_tagged(
     attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     page, other = await (await visitors(attic)).open("/nodes"), await (await visitors(attic)).open("/nodes")
-    await press(node_of(page, "cellar"), "Rename or tag")
-    dialog = page.get_by_role("dialog", name="Name and tags of cellar")
+    await press(node_of(page, "cellar"), "Edit")
+    dialog = page.get_by_role("dialog", name="Edit cellar")
     name, tags = dialog.get_by_label("Name", exact=True), dialog.get_by_label("Tags", exact=True)
     await expect(name).to_be_focused()
     await expect(name).to_have_value("cellar")
-    for wrong, why in (("a b", "A name begins with a letter"), ("attic", "Another node has this name.")):
+    for wrong, why in (
+        ("a b", "A name starts with a letter"),
+        ("attic", "Another node already has this name."),
+    ):
         await name.fill(wrong)
         await press(dialog, "Save")
         await expect(dialog.get_by_role("alert")).to_contain_text(why)
@@ -371,7 +372,7 @@ async def test_a_node_is_renamed_and_tagged(
     await tags.fill("gpu, upstairs gpu")
     await page.keyboard.press("Enter")
     await expect(dialog).to_have_count(0)
-    await expect(node_of(page, "garage").get_by_role("button", name="Rename or tag")).to_be_focused()
+    await expect(node_of(page, "garage").get_by_role("button", name="Edit")).to_be_focused()
     for each in (page, other):
         chips = node_of(each, "garage").get_by_role("list", name="Tags").get_by_role("listitem")
         await expect(chips).to_have_text(["gpu", "upstairs"])
@@ -382,9 +383,7 @@ async def test_the_own_node_is_neither_renamed_nor_removed(
 ) -> None:
     page = await (await visitors(attic)).open("/nodes")
     await expect(node_of(page).get_by_role("button")).to_have_text(["Tags", "Drain"])
-    await expect(node_of(page, "cellar").get_by_role("button")).to_have_text(
-        ["Rename or tag", "Drain", "Remove"]
-    )
+    await expect(node_of(page, "cellar").get_by_role("button")).to_have_text(["Edit", "Drain", "Remove"])
     await press(node_of(page), "Tags")
     dialog = page.get_by_role("dialog", name="Tags of attic")
     await expect(dialog.get_by_role("textbox")).to_have_count(1)
@@ -401,7 +400,7 @@ async def test_a_node_is_removed_after_a_question(
     page = await (await visitors(attic)).open("/nodes")
     await press(node_of(page, "cellar"), "Remove")
     dialog = page.get_by_role("dialog", name="Remove cellar?")
-    await expect(dialog).to_contain_text("The model on its disk stays there: 300 kB.")
+    await expect(dialog).to_contain_text("The model on its disk is kept: 300 kB.")
     await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     await press(dialog, "Cancel")
     await expect(node_of(page, "cellar").get_by_role("button", name="Remove")).to_be_focused()
@@ -409,7 +408,7 @@ async def test_a_node_is_removed_after_a_question(
     await press(dialog, "Remove")
     await expect(node_of(page, "cellar")).to_have_count(0)
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
-    await expect(page.get_by_role("heading", name="Room for more machines")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Add more machines")).to_be_visible()
     await expect(page.locator(".toast")).to_have_count(0)
     assert (cellar.home / "models" / "tiny" / "tiny.gguf").exists()
     await page.goto(f"{attic.url}/models")
@@ -438,7 +437,7 @@ async def test_dialogs_fit_their_window(
     attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory, width: int
 ) -> None:
     page = await (await visitors(attic, viewport={"width": width, "height": 740})).open("/nodes")
-    for opener in ("Add node", "Rename or tag", "Remove"):
+    for opener in ("Add node", "Edit", "Remove"):
         await page.get_by_role("button", name=opener).click()
         await expect(page.get_by_role("dialog").get_by_role("button").last).to_be_in_viewport()
         assert await page.evaluate("document.documentElement.scrollWidth") <= width

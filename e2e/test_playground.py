@@ -213,5 +213,5 @@ async def test_a_conversation_is_renamed_and_deleted(
 
 async def test_without_a_model_it_says_where_to_get_one(visitor: Visitor) -> None:
     page = await visitor.open("/playground")
-    await expect(page.get_by_role("heading", name="No model to talk to yet")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No chat model yet")).to_be_visible()
     await expect(page.get_by_role("link", name="Open the Model Hub")).to_be_visible()

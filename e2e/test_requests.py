@@ -50,7 +50,7 @@ def tile(page: Page, name: str) -> Locator:
 
 def loaded(page: Page) -> Locator:
     """The rows of the table of models in memory."""
-    return page.get_by_role("region", name="Models in memory").get_by_role("row")
+    return page.get_by_role("region", name="Loaded models").get_by_role("row")
 
 
 async def ask(llb: RunningBalancer, model: str = "chat") -> None:
@@ -66,7 +66,7 @@ async def test_the_first_request(asked: RunningBalancer, visitors: VisitorFactor
     await expect(main.get_by_role("link", name="Open the Model Hub")).to_be_visible()
 
     await asked.pull_model("chat")
-    await expect(main.get_by_role("heading", name="Send the first request")).to_be_visible()
+    await expect(main.get_by_role("heading", name="Send your first request")).to_be_visible()
     await main.get_by_role("button", name="Copy").focus()
     await page.keyboard.press("Enter")
     await expect(main.get_by_role("button", name="Copied")).to_be_focused()
@@ -84,8 +84,8 @@ async def test_the_first_request(asked: RunningBalancer, visitors: VisitorFactor
         answer = await curl.post(url, headers=headers, content=body.encode())
     assert answer.status_code == 200, answer.text
 
-    await expect(tile(page, "Requests answered")).to_contain_text("1")
-    await expect(main.get_by_role("heading", name="Send the first request")).to_have_count(0)
+    await expect(tile(page, "Completed requests")).to_contain_text("1")
+    await expect(main.get_by_role("heading", name="Send your first request")).to_have_count(0)
 
 
 async def test_the_links_of_the_first_request(asked: RunningBalancer, visitors: VisitorFactory) -> None:
@@ -93,8 +93,8 @@ async def test_the_links_of_the_first_request(asked: RunningBalancer, visitors: 
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
     main = page.get_by_role("main")
-    await expect(main.get_by_role("link", name="Make an API key")).to_have_attribute("href", "/access")
-    await expect(main.get_by_role("link", name="Ask here in the browser")).to_have_attribute(
+    await expect(main.get_by_role("link", name="Create an API key")).to_have_attribute("href", "/access")
+    await expect(main.get_by_role("link", name="Try it in the Playground")).to_have_attribute(
         "href", "/playground?model=chat"
     )
 
@@ -103,22 +103,20 @@ async def test_figures_follow_what_is_asked(asked: RunningBalancer, visitors: Vi
     await asked.pull_model("chat")
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
-    await expect(tile(page, "Requests answered")).to_contain_text("0")
+    await expect(tile(page, "Completed requests")).to_contain_text("0")
     await expect(tile(page, "Busy slots")).to_contain_text("–")
 
     await ask(asked)
-    await expect(tile(page, "Requests answered")).to_contain_text("1")
+    await expect(tile(page, "Completed requests")).to_contain_text("1")
     await expect(tile(page, "Busy slots")).to_contain_text("0 of 4")
     await ask(asked)
     await ask(asked)
-    await expect(tile(page, "Requests answered")).to_contain_text("3")
+    await expect(tile(page, "Completed requests")).to_contain_text("3")
 
     row = loaded(page).filter(has_text="Chatterbox")
     await expect(row).to_contain_text("0 of 4")
     await expect(row).to_contain_text("attic")
-    chart = page.get_by_role(
-        "img", name=re.compile(r"^Tokens per second over the last 15 minutes: .* at most\.")
-    )
+    chart = page.get_by_role("img", name=re.compile(r"^Tokens per second over the last 15 minutes: .* peak "))
     await expect(chart).to_be_visible()
     assert (await asked.http.post("/api/models/chat/unload")).status_code == 204
     await expect(row).to_have_count(0)
@@ -137,13 +135,13 @@ async def test_an_answer_is_seen_while_it_is_written(
     question = {**LONG, "model": "smollm2", "stream": True}
     async with asked.http.stream("POST", "/v1/chat/completions", json=question) as answer:
         assert answer.status_code == 200
-        await expect(tile(page, "Answers being written")).to_contain_text("1")
+        await expect(tile(page, "Running requests")).to_contain_text("1")
         await expect(tile(page, "Busy slots")).to_contain_text("1 of 4")
-        await expect(row).to_contain_text("Answering")
+        await expect(row).to_contain_text("Generating")
         await expect(row).to_contain_text("1 of 4")
-        answering = page.get_by_role("img", name=re.compile("^Answers being written .* 1 at most"))
+        answering = page.get_by_role("img", name=re.compile("^Running requests .* peak 1"))
         await expect(answering).to_be_visible()
-    await expect(tile(page, "Answers being written")).to_contain_text("0")
+    await expect(tile(page, "Running requests")).to_contain_text("0")
     await expect(row).to_contain_text("0 of 4")
 
 
@@ -152,19 +150,19 @@ async def test_the_charts_as_a_table_by_keyboard(asked: RunningBalancer, visitor
     await ask(asked)
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
-    table = page.get_by_role("region", name="The last 15 minutes as a table").get_by_role("table")
+    table = page.get_by_role("region", name="Last 15 minutes as a table").get_by_role("table")
     await expect(
-        page.get_by_role("region", name="The last 15 minutes").get_by_text("Show as a table")
+        page.get_by_role("region", name="Last 15 minutes").get_by_text("Show as table")
     ).to_be_visible()
     await expect(table).to_have_count(0)
     await page.get_by_role("heading", level=1).focus()
     await page.keyboard.press("Tab")
     await expect(
-        page.get_by_role("region", name="The last 15 minutes").get_by_text("Show as a table")
+        page.get_by_role("region", name="Last 15 minutes").get_by_text("Show as table")
     ).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(table.get_by_role("columnheader")).to_have_text(
-        ["Minute", "Tokens per second", "Answers being written"]
+        ["Minute", "Tokens per second", "Running requests"]
     )
     await expect(table.get_by_role("row").nth(1).get_by_role("cell").last).to_have_text("0")
 
@@ -176,11 +174,11 @@ async def test_what_a_chart_says_where_one_points(
     await ask(asked)
     visitor = await visitors(asked)
     page = await visitor.open("/requests")
-    await expect(tile(page, "Requests answered")).to_contain_text("1")
+    await expect(tile(page, "Completed requests")).to_contain_text("1")
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 60.0)  # so that nothing else has the page drawn
-    box = await page.get_by_role("img", name=re.compile("^Answers being written")).bounding_box()
+    box = await page.get_by_role("img", name=re.compile("^Running requests")).bounding_box()
     assert box is not None
-    for name in ("Tokens per second", "Answers being written"):
+    for name in ("Tokens per second", "Running requests"):
         figure = page.get_by_role("figure", name=name)
         await page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 20)
         await expect(figure).to_contain_text(re.compile(r"\d at \d+:\d\d:\d\d"))
@@ -200,7 +198,7 @@ async def test_it_fits_its_window(
     assert await page.evaluate(fits)
     await asked.pull_model("chat")
     await expect(
-        page.get_by_role("heading", name={"en": "Send the first", "ja": "最初のリクエスト"}[locale])
+        page.get_by_role("heading", name={"en": "Send your first", "ja": "最初のリクエスト"}[locale])
     ).to_be_visible()
     assert await page.evaluate(fits)
     await ask(asked)
@@ -220,12 +218,12 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     key = await asked.create_key("inference")
     headers = {"Authorization": f"Bearer {key}"}
     page = await (await visitors(asked)).open("/requests")
-    await expect(page.get_by_text("No request yet.")).to_be_visible()
+    await expect(page.get_by_text("No requests yet.")).to_be_visible()
 
     await ask(asked)
     await expect(history(page)).to_have_count(1)
     await expect(history(page).first).to_contain_text("Chatterbox")
-    await expect(history(page).first).to_contain_text("Commands on the host")
+    await expect(history(page).first).to_contain_text("Command line")
     await expect(history(page).first).to_contain_text("200")
     usage = page.get_by_role("region", name="Usage", exact=True)
     await expect(usage).to_contain_text("Chatterbox")
@@ -236,20 +234,20 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     assert answer.status_code == 404
     await ask(asked)
     await expect(history(page)).to_have_count(3)
-    await page.get_by_role("combobox", name="Outcome").select_option(label="Failed")
+    await page.get_by_role("combobox", name="Result").select_option(label="Failed")
     await expect(history(page)).to_have_count(1)
     await expect(history(page).first).to_contain_text("404 model_not_found")
     await expect(page).to_have_url(re.compile(r"/requests\?status=error$"))
     await page.reload()
     await expect(history(page)).to_have_count(1)
     await page.get_by_role("combobox", name="Key").select_option(label="test")
-    await page.get_by_role("combobox", name="Outcome").select_option(label="Any outcome")
+    await page.get_by_role("combobox", name="Result").select_option(label="Any result")
     await expect(history(page)).to_have_count(1)
 
-    await usage.get_by_role("combobox", name="What is counted").select_option(label="Requests")
-    await usage.get_by_role("combobox", name="Grouped by").select_option(label="By key")
+    await usage.get_by_role("combobox", name="Metric").select_option(label="Requests")
+    await usage.get_by_role("combobox", name="Group by").select_option(label="By key")
     await expect(usage).to_contain_text("test: 1")
-    await expect(usage).to_contain_text("Commands on the host: 2")
+    await expect(usage).to_contain_text("Command line: 2")
 
 
 async def test_older_requests_come_when_they_are_asked_for(
@@ -261,6 +259,6 @@ async def test_older_requests_come_when_they_are_asked_for(
         assert answer.status_code == 404
     page = await (await visitors(asked)).open("/requests")
     await expect(history(page)).to_have_count(50)
-    await page.get_by_role("button", name="Older").click()
+    await page.get_by_role("button", name="Load older").click()
     await expect(history(page)).to_have_count(55)
-    await expect(page.get_by_role("button", name="Older")).to_have_count(0)
+    await expect(page.get_by_role("button", name="Load older")).to_have_count(0)

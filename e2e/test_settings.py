@@ -16,8 +16,8 @@ NEW_PASSWORD = "another horse battery"
 async def change_password(page: Page, current: str, new: str, again: str | None = None) -> None:
     await page.get_by_label("Current password").fill(current)
     await page.get_by_label("New password", exact=True).fill(new)
-    await page.get_by_label("New password again").fill(new if again is None else again)
-    await page.get_by_role("button", name="Change the password").click()
+    await page.get_by_label("Confirm new password").fill(new if again is None else again)
+    await page.get_by_role("button", name="Change password").click()
 
 
 # --- appearance --------------------------------------------------------------------------------------
@@ -26,13 +26,13 @@ async def change_password(page: Page, current: str, new: str, again: str | None 
 async def test_the_theme_holds_at_once_and_after_a_reload(visitor: Visitor) -> None:
     page = await visitor.open("/settings")
     html = page.locator("html")
-    await expect(page.get_by_role("radio", name="As the system")).to_be_checked()
+    await expect(page.get_by_role("radio", name="System")).to_be_checked()
     await page.get_by_role("radio", name="Dark").check()
     await expect(html).to_have_attribute("data-theme", "dark")
     await page.reload()
     await expect(page.get_by_role("radio", name="Dark")).to_be_checked()
     await expect(html).to_have_attribute("data-theme", "dark")
-    await page.get_by_role("radio", name="As the system").check()
+    await page.get_by_role("radio", name="System").check()
     await expect(html).not_to_have_attribute("data-theme", "dark")
 
 
@@ -60,7 +60,7 @@ async def test_a_new_password_ends_the_sessions_elsewhere(visitor: Visitor, visi
     page = await visitor.open("/settings")
     await change_password(page, PASSWORD, NEW_PASSWORD)
     await expect(page.get_by_text("The password is changed.")).to_be_visible()
-    for label in ("Current password", "New password again"):
+    for label in ("Current password", "Confirm new password"):
         await expect(page.get_by_label(label)).to_have_value("")
 
     await other.reload()
@@ -76,7 +76,7 @@ async def test_what_is_wrong_with_a_password_is_told_where_it_can_be_mended(visi
     alert = page.get_by_role("alert")
     await change_password(page, PASSWORD, NEW_PASSWORD, "something else")
     await expect(alert).to_contain_text("differ")
-    await expect(page.get_by_label("New password again")).to_be_focused()
+    await expect(page.get_by_label("Confirm new password")).to_be_focused()
     await change_password(page, "not this one", NEW_PASSWORD)
     await expect(alert).to_contain_text("current password is wrong")
     await expect(page.get_by_label("Current password")).to_be_focused()
@@ -96,7 +96,7 @@ async def test_the_rule_for_passwords_is_the_servers(visitor: Visitor) -> None:
 async def test_password_managers_know_the_fields(visitor: Visitor) -> None:
     page = await visitor.open("/settings")
     await expect(page.get_by_label("Current password")).to_have_attribute("autocomplete", "current-password")
-    for label in ("New password", "New password again"):
+    for label in ("New password", "Confirm new password"):
         await expect(page.get_by_label(label, exact=True)).to_have_attribute("autocomplete", "new-password")
     username = page.locator("form input[autocomplete=username]")
     await expect(username).to_have_value("admin")
@@ -134,15 +134,15 @@ async def test_the_default_password_is_told_until_it_is_changed(
         users = page.get_by_role("region", name="Users")
         await expect(users).to_contain_text("Change the default password first.")
         await expect(page.get_by_role("button", name="New user")).to_have_count(0)
-        await users.get_by_role("link", name="Change it").click()
+        await users.get_by_role("link", name="Change password").click()
     else:
-        await page.get_by_role("link", name="Change it").click()
+        await page.get_by_role("link", name="Change password").click()
     current = page.get_by_label("Current password")
     await expect(current).to_be_focused()
     await expect(current).to_be_in_viewport()
     await page.keyboard.type("test")
     await page.get_by_label("New password", exact=True).fill(NEW_PASSWORD)
-    await page.get_by_label("New password again").fill(NEW_PASSWORD)
+    await page.get_by_label("Confirm new password").fill(NEW_PASSWORD)
     await page.keyboard.press("Enter")
     await expect(banner).to_have_count(0)
     await page.get_by_role("link", name="Access").click()
@@ -187,7 +187,7 @@ async def test_the_settings_in_effect_are_for_administrators(
 ) -> None:
     llb = await make_llb(max_queue=7).start()
     page = await (await visitors(llb)).open("/settings")
-    table = page.get_by_role("table", name="Settings in effect")
+    table = page.get_by_role("table", name="Configuration")
     queue = table.get_by_role("row").filter(has_text="LLB_MAX_QUEUE")
     await expect(queue.get_by_role("cell")).to_have_text(["7 changed", "--max-queue", "LLB_MAX_QUEUE"])
     await expect(queue.get_by_role("rowheader")).to_have_text("max_queue")
@@ -202,7 +202,7 @@ async def test_the_settings_in_effect_are_for_administrators(
     await other.sign_in("ann", NEW_PASSWORD)
     hers = await other.open("/settings")
     await expect(hers.get_by_role("heading", name="This server")).to_be_visible()
-    await expect(hers.get_by_role("heading", name="Settings in effect")).to_have_count(0)
+    await expect(hers.get_by_role("heading", name="Configuration")).to_have_count(0)
     await expect(hers.get_by_role("main")).not_to_contain_text(str(llb.home))
 
 

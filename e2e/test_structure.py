@@ -152,7 +152,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 def test_a_folder_holds_at_most_fourteen_modules() -> None:
     counts = Counter(path.parent for path in modules())
-    assert {name_of(folder): count for folder, count in counts.items() if count > MAX_MODULES_PER_FOLDER} == {}
+    assert {
+        name_of(folder): count for folder, count in counts.items() if count > MAX_MODULES_PER_FOLDER
+    } == {}
 
 
 def test_every_module_is_used() -> None:
@@ -376,7 +378,7 @@ def test_every_language_has_its_files(facts: dict[str, Any]) -> None:
     assert {path.stem for path in (WEB / "i18n").glob("*.js")} == set(facts["locales"])
     boot = (WEB / "boot.js").read_text()
     assert set(re.findall(r"tag === '(\w+)'", boot)) == set(facts["locales"])
-    [parts] = re.findall(r"const parts = \[(.+)\];", boot)
+    [parts] = re.findall(r"const parts = \[(.+?)\];", boot, re.DOTALL)
     assert set(re.findall(r"'(\w+)'", parts)) == {path.stem for path in (WEB / "i18n/en").iterdir()}
     names = {locale: {path.name for path in (WEB / "i18n" / locale).iterdir()} for locale in facts["locales"]}
     assert names["en"] == names["ja"]

@@ -105,11 +105,11 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured here: nobody told it
 
     # Whoever reloads, or leaves for another page, keeps what was there.
-    await answer.get_by_role("button", name="Answer again").click()
+    await answer.get_by_role("button", name="Regenerate").click()
     await begun()
     await page.reload()
     await wait_until(lambda: busy_slots(writer) == 0)
-    await expect(answer).to_contain_text("The connection broke off here.")
+    await expect(answer).to_contain_text("Interrupted.")
     await answer.get_by_role("button", name="Retry").click()
     await begun()
     await page.get_by_role("link", name="Nodes").click()
@@ -118,11 +118,11 @@ async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
     await expect(answer).to_contain_text("Stopped.")
 
     # The server goes away in the middle of an answer, and comes back.
-    await answer.get_by_role("button", name="Answer again").click()
+    await answer.get_by_role("button", name="Regenerate").click()
     await begun()
     await writer.stop()
     broken = answer.get_by_role("alert")
-    await expect(broken).to_contain_text("The connection broke off here.")
+    await expect(broken).to_contain_text("Interrupted.")
     assert re.search(r"\w{2}", await answer.locator(".message-text").inner_text())
     await writer.start(writer.port)
     await writer.wait_until_online()
@@ -137,7 +137,7 @@ async def test_a_stream_that_does_not_say_its_end_is_no_answer(page: Page) -> No
     )
     await send_message(page, "Are you there?")
     broken = conversation_log(page).get_by_role("alert")
-    await expect(broken).to_contain_text("The connection broke off here.")
+    await expect(broken).to_contain_text("Interrupted.")
     await expect(conversation_log(page)).to_contain_text("Half an")
     await page.reload()
     await broken.get_by_role("button", name="Retry").click()
@@ -162,9 +162,9 @@ async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Run
         [pid] = pids()
         os.kill(pid, signal.SIGSTOP)
         try:
-            loading = conversation_log(page).get_by_role("progressbar", name="Loading the model into memory")
+            loading = conversation_log(page).get_by_role("progressbar", name="Loading the model")
             await expect(loading).to_have_attribute("aria-valuenow", "40")
-            await expect(conversation_log(page)).to_contain_text("Loading the model into memory: 40%")
+            await expect(conversation_log(page)).to_contain_text("Loading the model: 40%")
         finally:
             os.kill(pid, signal.SIGCONT)
         await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible(timeout=SLOW_MS)
@@ -178,7 +178,7 @@ async def test_a_model_that_is_being_downloaded_says_how_far(
     stalled = hub.faults.stall(after=size // 2)
     await talker.register_model("seer")
     await page.goto(f"{talker.url}/playground?model=seer")
-    coming = page.get_by_role("progressbar", name="Download of Seer")
+    coming = page.get_by_role("progressbar", name="Downloading Seer")
     await expect(coming).to_have_attribute("aria-valuenow", re.compile("49|50"))
     await message_box(page).fill("I am early")
     await message_box(page).press("Enter")
@@ -219,7 +219,7 @@ async def test_parameters_are_sent_and_belong_to_the_conversation(page: Page) ->
 
     await page.reload()
     await expect(panel(page).get_by_role("textbox", name="Temperature")).to_have_value("0.5")
-    await panel(page).get_by_role("button", name="Back to the model's defaults").click()
+    await panel(page).get_by_role("button", name="Reset to defaults").click()
     await expect(panel(page).get_by_role("textbox", name="Temperature")).to_have_value("")
     await expect(field).to_have_value("")
 
@@ -241,7 +241,7 @@ async def test_thoughts_are_folded_away_and_not_told_again(page: Page) -> None:
     await send_message(page, "What is it?")
     await expect(conversation_log(page)).to_contain_text("Forty-two.")
     await expect(conversation_log(page).get_by_text("Hm, let me see.")).to_be_hidden()
-    await conversation_log(page).get_by_text("Thoughts").click()
+    await conversation_log(page).get_by_text("Reasoning").click()
     await expect(conversation_log(page).get_by_text("Hm, let me see.")).to_be_visible()
     await send_message(page, "Sure?")
     await expect(conversation_log(page)).to_contain_text("Again.")
@@ -269,7 +269,7 @@ async def test_figures_and_the_limit_of_tokens(page: Page) -> None:
     await expect(conversation_log(page).get_by_text("12.3 tokens/s", exact=True)).to_be_visible()
     await expect(conversation_log(page)).to_contain_text("31 prompt tokens")
     await expect(conversation_log(page)).to_contain_text("4 completion tokens")
-    await expect(conversation_log(page)).to_contain_text("The limit of tokens is reached.")
+    await expect(conversation_log(page)).to_contain_text("Stopped at the token limit.")
 
 
 async def test_the_command_and_the_script_say_what_the_page_would(
@@ -332,11 +332,11 @@ async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
     await expect(conversation_log(page)).to_contain_text("First.")
     await expect(message_box(page)).to_be_focused()
     await page.keyboard.press("Shift+Tab")
-    await expect(conversation_log(page).get_by_role("button", name="Answer again")).to_be_focused()
+    await expect(conversation_log(page).get_by_role("button", name="Regenerate")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(conversation_log(page)).to_contain_text("Second.")
     await expect(conversation_log(page)).not_to_contain_text("First.")
-    await expect(page.get_by_role("status").filter(has_text="The answer is complete.")).to_have_count(1)
+    await expect(page.get_by_role("status").filter(has_text="Answer complete.")).to_have_count(1)
 
 
 async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
@@ -498,7 +498,7 @@ async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None
 async def test_only_who_is_at_the_end_is_kept_there(page: Page) -> None:
     long = "\n\n".join(f"Paragraph {number}" for number in range(80))
     await fake_completions(page, text_completion(long), text_completion(f"{long}\n\nReally the end"))
-    end = page.get_by_role("button", name="To the end")
+    end = page.get_by_role("button", name="Scroll to bottom")
     await send_message(page, "Write a lot")
     await expect(conversation_log(page).get_by_text("Paragraph 79")).to_be_in_viewport()
     await conversation_log(page).hover()

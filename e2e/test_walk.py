@@ -70,14 +70,14 @@ async def test_the_quick_start(
     await expect(model).to_contain_text(re.compile(r"4[0-5]%"))
     await save_screenshot(page, "pull")
     stalled.clear()
-    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("button", name="Chat")).to_be_visible()
     await expect(model).to_contain_text("Ready")
 
     await page.get_by_role("tab", name="Local").click()
     await expect(page.get_by_role("article")).to_have_count(1)
     await expect(model_card(page, SMOLLM2_NAME)).to_contain_text("98.4 MB")
 
-    await model_card(page, SMOLLM2_NAME).get_by_role("button", name="Try").click()
+    await model_card(page, SMOLLM2_NAME).get_by_role("button", name="Chat").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
     await page.get_by_role("textbox", name="Message").fill("Write three short sentences about the sea.")
     await page.get_by_role("button", name="Send").click()
@@ -106,7 +106,7 @@ async def test_the_quick_start(
     await save_screenshot(page, "delete")
     await dialog.get_by_role("button", name="Delete").click()
     await expect(page.get_by_role("article")).to_have_count(0)
-    await expect(page.get_by_role("heading", name="No models here yet")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
     assert not list((shop.home / "models").rglob("*.gguf"))
 
     await page.get_by_role("tab", name="Model Hub").click()
@@ -125,7 +125,7 @@ async def test_an_error_says_why_and_retry_mends_it(
     await save_screenshot(page, "error")
     corrupt.clear()
     await model.get_by_role("button", name="Retry").click()
-    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("button", name="Chat")).to_be_visible()
     await expect(model.get_by_role("alert")).to_have_count(0)
 
 
@@ -143,14 +143,14 @@ async def test_a_pull_is_cancelled_at_40_per_cent_and_goes_on_from_there(
     await expect(model.get_by_role("progressbar")).to_have_count(0)
     stalled.clear()
     await model.get_by_role("button", name="Pull").click()
-    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("button", name="Chat")).to_be_visible()
     assert (hub.byte_requests()[-1].range_start or 0) > 0
 
 
 async def test_a_model_that_fits_nowhere_is_refused_with_the_numbers(visitor: Visitor) -> None:
     page = await visitor.open()
     model = model_card(page, "giant")
-    await expect(model).to_contain_text("Too large")
+    await expect(model).to_contain_text("Doesn't fit")
     await expect(model).to_contain_text("needs 16 TB of memory")
     await model.get_by_role("button", name="Pull").click()
     await expect(model.get_by_role("alert")).to_contain_text("Required: 16000GB")
@@ -172,7 +172,7 @@ async def test_the_server_restarts_in_mid_pull_under_an_open_page(
     await llb.start(llb.port)
     await expect(page.get_by_text("The connection to llb is lost")).to_have_count(0)
     stalled.clear()
-    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("button", name="Chat")).to_be_visible()
     shown = await watched(page)
     assert shown == sorted(shown), shown
 
@@ -193,7 +193,7 @@ async def test_a_cut_websocket_is_told_and_mended(
 
     await page.route_web_socket("**/ws/models", route)
     await page.goto(llb.url)
-    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    await expect(page.get_by_text("Connected", exact=True)).to_be_visible()
     cut = True
     await sockets[-1].close()
     await expect(page.get_by_text("The connection to llb is lost")).to_be_visible()
@@ -203,10 +203,10 @@ async def test_a_cut_websocket_is_told_and_mended(
     await save_screenshot(page, "cut")
     cut = False
     # It may also have come back by itself at this moment, and then there is nothing to press.
-    back = page.get_by_text("Live", exact=True)
+    back = page.get_by_text("Connected", exact=True)
     await page.get_by_role("button", name="Reconnect now").or_(back).first.click()
-    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
-    await expect(model_card(page, "tiny").get_by_role("button", name="Try")).to_be_visible()
+    await expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+    await expect(model_card(page, "tiny").get_by_role("button", name="Chat")).to_be_visible()
 
 
 async def test_two_browsers_see_the_same(
@@ -221,7 +221,7 @@ async def test_two_browsers_see_the_same(
         await expect(progress).to_have_attribute("aria-valuenow", re.compile("59|60"))
     await save_screenshot(right, "two-browsers")
     stalled.clear()
-    await expect(model_card(right, "tiny").get_by_role("button", name="Try")).to_be_visible()
+    await expect(model_card(right, "tiny").get_by_role("button", name="Chat")).to_be_visible()
     await right.get_by_role("tab", name="Local").click()
     await expect(model_card(right, "tiny")).to_be_visible()
     await left.get_by_role("tab", name="Local").click()
@@ -247,7 +247,7 @@ async def test_the_keyboard_alone_is_enough(
     await page.reload()
     await expect(model_card(page, "tiny")).to_be_visible()
     await press("Tab")
-    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     await press("Enter")
     await tab_to(page, "button", "Pull")
     stalled = hub.faults.stall(after=at_percent(30))
@@ -258,7 +258,7 @@ async def test_the_keyboard_alone_is_enough(
     await expect(model).to_be_focused()
     await save_screenshot(page, "keyboard")
     stalled.clear()
-    await expect(model.get_by_role("button", name="Try")).to_be_visible()
+    await expect(model.get_by_role("button", name="Chat")).to_be_visible()
 
     await page.get_by_role("tab", name="Model Hub").focus()
     await press("ArrowRight")
@@ -274,7 +274,7 @@ async def test_the_keyboard_alone_is_enough(
     await press("Enter")
     await press("Tab")
     await press("Enter")
-    await expect(page.get_by_role("heading", name="No models here yet")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 

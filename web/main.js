@@ -183,7 +183,11 @@ function restoreFocus(before) {
 }
 
 const reloadButton = () =>
-  html`<button type="button" class="button small" @click=${() => location.reload()}>${t('common.reload')}</button>`;
+  html`<button
+        type="button"
+        class="button small"
+        @click=${() => location.reload()}
+      >${t('common.reload')}</button>`;
 
 function frame(state, content) {
   if (route.page === 'login') return content;

@@ -16,7 +16,10 @@ export const area =
       const line = run.map(({ at, value }) => `${x(at)} ${y(value)}`).join('L');
       return svg`
       <g>
-        <path class="chart-area" d=${`M${x(run[0].at)} ${HEIGHT}L${line}L${x(run.at(-1).at)} ${HEIGHT}z`}></path>
+        <path
+          class="chart-area"
+          d=${`M${x(run[0].at)} ${HEIGHT}L${line}L${x(run.at(-1).at)} ${HEIGHT}z`}
+        ></path>
         <path class="chart-line" d=${`M${line}h0`}></path>
       </g>`;
     });
@@ -33,7 +36,13 @@ export const stackedBars =
         ${parts.map(({ value, series }) => {
           const [foot, head] = [y(base), y(base + value)];
           base += value;
-          return svg`<rect class="series-${series}" x=${x(at) + gap} width=${x(at + width) - x(at) - 2 * gap} y=${head} height=${round(foot - head)}></rect>`;
+          return svg`<rect
+                class="series-${series}"
+                x=${x(at) + gap}
+                width=${x(at + width) - x(at) - 2 * gap}
+                y=${head}
+                height=${round(foot - head)}
+              ></rect>`;
         })}
       </g>`;
     });
@@ -76,7 +85,9 @@ export function timeChart({
   };
   return html`
     <figure class="chart">
-      <figcaption class="chart-head"><span>${label}</span><span aria-hidden="true">${readout}</span></figcaption>
+      <figcaption class="chart-head">
+        <span>${label}</span><span aria-hidden="true">${readout}</span>
+      </figcaption>
       <div class="chart-levels" aria-hidden="true">
         ${[top, top / 2, 0].map((value) => html`<span>${format(value)}</span>`)}
       </div>
@@ -84,7 +95,11 @@ export function timeChart({
         <svg role="img" aria-label=${summary} viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none">
           <path class="chart-grid" d="M0 0H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT}H${WIDTH}"></path>
           ${mark(scale)}
-          ${cursor === null ? null : svg`<path class="chart-cursor" d=${`M${scale.x(cursor)} 0V${HEIGHT}`}></path>`}
+          ${
+            cursor === null
+              ? null
+              : svg`<path class="chart-cursor" d=${`M${scale.x(cursor)} 0V${HEIGHT}`}></path>`
+          }
         </svg>
       </div>
       <div class="chart-ticks" aria-hidden="true">

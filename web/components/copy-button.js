@@ -9,7 +9,8 @@ const FEEDBACK_MS = 2000;
 /** `text`: the text, or a function that returns it on demand. `label`: name of the button. */
 export const copyButton = (text, label = t('common.copy')) => html`
   <button type="button" class="button quiet small copy" @click=${(event) => copy(event.currentTarget, text)}>
-    ${icon('copy')}<span class="copy-label">${label}</span><span class="copy-status" aria-live="polite"></span>
+    ${icon('copy')}<span class="copy-label">${label}</span>
+    <span class="copy-status" aria-live="polite"></span>
   </button>`;
 
 /**
@@ -17,7 +18,13 @@ export const copyButton = (text, label = t('common.copy')) => html`
  * initial focus on it.
  */
 export const copyBox = (label, text, { focused = false } = {}) => html`
-  <div class="copy-box" role="group" aria-label=${label} tabindex=${focused ? '-1' : null} ?autofocus=${focused}>
+  <div
+    class="copy-box"
+    role="group"
+    aria-label=${label}
+    tabindex=${focused ? '-1' : null}
+    ?autofocus=${focused}
+  >
     <code>${breakableText(text)}</code>${copyButton(text)}
   </div>`;
 

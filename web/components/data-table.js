@@ -17,12 +17,19 @@ export const dataTable = ({ labelledBy, columns, rows, key }) => html`
         <tr role="row">
           ${columns.map(
             ({ title, kind = '' }) => html`
-              <th scope="col" role="columnheader" class=${kind}><span class=${kind === 'actions' ? 'sr-only' : ''}>${title}</span></th>`,
+              <th scope="col" role="columnheader" class=${kind}><span class=${
+                kind === 'actions' ? 'sr-only' : ''
+              }>${title}</span></th>`,
           )}
         </tr>
       </thead>
       <tbody role="rowgroup">
-        ${each(rows, key, (row) => html`<tr role="row">${columns.map((column, at) => (at ? cell : header)(column, row))}</tr>`)}
+        ${each(
+          rows,
+          key,
+          (row) =>
+            html`<tr role="row">${columns.map((column, at) => (at ? cell : header)(column, row))}</tr>`,
+        )}
       </tbody>
     </table>
   </div></div>`;
@@ -31,4 +38,8 @@ const header = (column, row) =>
   html`<th scope="row" role="rowheader" class=${column.kind ?? ''}>${column.cell(row)}</th>`;
 
 const cell = (column, row) => html`
-  <td role="cell" class=${column.kind ?? ''} data-title=${column.kind === 'actions' ? null : column.title}><span>${column.cell(row)}</span></td>`;
+  <td
+    role="cell"
+    class=${column.kind ?? ''}
+    data-title=${column.kind === 'actions' ? null : column.title}
+  ><span>${column.cell(row)}</span></td>`;

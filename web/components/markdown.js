@@ -151,8 +151,8 @@ const LANGUAGES = {
   ...{ tsx: 'typescript', html: 'xml', svg: 'xml', yml: 'yaml' },
 };
 const VENDORED = new Set(
-  `bash c cpp csharp css diff dockerfile go ini java javascript json kotlin lua makefile markdown php powershell python r
-  ruby rust shell sql swift typescript xml yaml`.split(/\s+/),
+  `bash c cpp csharp css diff dockerfile go ini java javascript json kotlin lua makefile markdown php
+  powershell python r ruby rust shell sql swift typescript xml yaml`.split(/\s+/),
 );
 
 function decorateCodeBlock(code, highlighted) {

@@ -68,7 +68,11 @@ function connectionBanner({ connection }, onReconnect) {
             <div class="banner warning">
               ${icon('alert')}
               <p>${t('connection.stale', { time: f.timeOfDay(connection.since / 1000) })}</p>
-              <button type="button" class="button small" @click=${onReconnect}>${t('connection.reconnect')}</button>
+              <button
+                type="button"
+                class="button small"
+                @click=${onReconnect}
+              >${t('connection.reconnect')}</button>
             </div>`
           : null
       }
@@ -81,6 +85,12 @@ const passwordBanner = ({ me }, route) =>
         <div class="banner warning" id="default-password">
           ${icon('alert')}
           <p>${t('shell.default_password')}</p>
-          ${route.page === 'settings' ? null : html`<a class="button small" href="/settings?focus=password">${t('shell.change_password')}</a>`}
+          ${
+            route.page === 'settings'
+              ? null
+              : html`<a class="button small" href="/settings?focus=password">${t(
+                  'shell.change_password',
+                )}</a>`
+          }
         </div>`
     : null;

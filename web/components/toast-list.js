@@ -28,10 +28,19 @@ export function createToastList(store) {
             toasts,
             ({ id }) => id,
             ({ id, kind, key, values, text }) => html`
-              <div class="toast ${kind}" @pointerenter=${() => stopTimer(id)} @pointerleave=${() => kind !== 'error' && startTimer(id)}>
+              <div
+                class="toast ${kind}"
+                @pointerenter=${() => stopTimer(id)}
+                @pointerleave=${() => kind !== 'error' && startTimer(id)}
+              >
                 ${icon(ICONS[kind])}
                 <p>${text ?? t(key, values)}</p>
-                <button type="button" class="button quiet square" aria-label=${t('common.dismiss')} @click=${() => dismiss(id)}>
+                <button
+                  type="button"
+                  class="button quiet square"
+                  aria-label=${t('common.dismiss')}
+                  @click=${() => dismiss(id)}
+                >
                   ${icon('close')}
                 </button>
               </div>`,

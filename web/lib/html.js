@@ -3,15 +3,15 @@
  *
  *   render(html`<p class="note" ?hidden=${done} @click=${open}>${text}</p>`, container)
  *
- * The static text of a template is parsed once. A value in `${}` never becomes markup: it is a text node, an
- * attribute or a property. Rendering again changes only the values that differ, so focus, selection and scroll
- * positions are kept.
+ * The static text of a template is parsed once. A value in `${}` never becomes markup: it is a text
+ * node, an attribute or a property. Rendering again changes only the values that differ, so focus, selection
+ * and scroll positions are kept.
  *
  *   text          string or number; null, undefined and booleans render nothing
  *   html`…`       template; a Node is inserted as it is (for markup that was sanitised elsewhere)
- *   [ … ]         list, matched by position;  each(items, key, view): matched by key, one root element per item
- *   memo(deps, view): calls `view` only when one of `deps` has changed; where two memos alternate in one place,
- *                 `deps` has to distinguish them
+ *   [ … ]         list, matched by position; each(items, key, view): matched by key, one root element per item
+ *   memo(deps, view): calls `view` only when one of `deps` has changed; where two memos alternate in
+ *                 one place, `deps` has to distinguish them
  *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  boolean attribute
  *   .name=${v}    property, compared with the element's current value   @name=${f}  event listener
  *   --name=${v}   custom CSS property (the page's CSP forbids style attributes)

@@ -9,7 +9,9 @@ import { html } from '../../lib/html.js';
 export const choices = ({ legend, name, type = 'radio', options, isChosen, onChoose }) => html`
   <fieldset class="choices">
     <legend>${legend}</legend>
-    <div class="choices-list">${options.map((option) => choice(name, type, option, isChosen(option.value), onChoose))}</div>
+    <div class="choices-list">${options.map((option) =>
+      choice(name, type, option, isChosen(option.value), onChoose),
+    )}</div>
   </fieldset>`;
 
 const choice = (name, type, { value, text, hint = null, disabled = false }, chosen, onChoose) => {
@@ -27,6 +29,8 @@ const choice = (name, type, { value, text, hint = null, disabled = false }, chos
         aria-describedby=${hint && `${id}-hint`}
         @change=${(event) => onChoose(value, event.target.checked)}
       />
-      <span><span id=${`${id}-text`}>${text}</span>${hint ? html`<small id=${`${id}-hint`}>${hint}</small>` : null}</span>
+      <span><span id=${`${id}-text`}>${text}</span>${
+        hint ? html`<small id=${`${id}-hint`}>${hint}</small>` : null
+      }</span>
     </label>`;
 };

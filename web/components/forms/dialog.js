@@ -29,7 +29,12 @@ export function confirmDialog({
       title,
       body: html`<div class="dialog-text">${body}</div>${alertBox(state.problem)}`,
       buttons: html`
-        <button type="button" class="button" @click=${() => close(false)} autofocus>${t('common.cancel')}</button>
+        <button
+          type="button"
+          class="button"
+          @click=${() => close(false)}
+          autofocus
+        >${t('common.cancel')}</button>
         <button
           type="button"
           class="button ${danger ? 'danger' : 'primary'}"
@@ -85,7 +90,11 @@ export function formDialog({
         ${alertBox(state.problem)}`,
       buttons: html`
         <button type="button" class="button" @click=${() => close(false)}>${t('common.cancel')}</button>
-        <button class="button primary" form=${id} aria-disabled=${state.busy ? 'true' : null}>${action}</button>`,
+        <button
+          class="button primary"
+          form=${id}
+          aria-disabled=${state.busy ? 'true' : null}
+        >${action}</button>`,
     };
   }, initialState);
 }

@@ -9,12 +9,12 @@ export default {
   'common.reload': 'Reload the page',
   'common.try_again': 'Try again',
 
-  'shell.skip': 'Skip to the content',
+  'shell.skip': 'Skip to content',
   'shell.navigation': 'Main',
   'shell.log_out': 'Log out',
   'shell.default_password':
-    'The password of admin is still the default one. Until it is changed, only this machine can log in, and nobody else can be let in.',
-  'shell.change_password': 'Change it',
+    'The admin account still has the default password. Until you change it, you can only log in from this machine, and no users or nodes can be added.',
+  'shell.change_password': 'Change password',
 
   'nav.models': 'Models',
   'nav.playground': 'Playground',
@@ -23,29 +23,28 @@ export default {
   'nav.access': 'Access',
   'nav.settings': 'Settings',
 
-  'connection.connected': 'Live',
+  'connection.connected': 'Connected',
   'connection.connecting': 'Connecting…',
-  'connection.disconnected': 'Not connected',
-  'connection.stale':
-    'The connection to llb is lost. This page shows what was at {time}, and catches up by itself.',
+  'connection.disconnected': 'Disconnected',
+  'connection.stale': 'Connection lost. This page shows data from {time} and reconnects automatically.',
   'connection.reconnect': 'Reconnect now',
 
   'login.title': 'Log in to llb',
   'login.username': 'Username',
   'login.password': 'Password',
   'login.submit': 'Log in',
-  'login.ended': 'Your session has ended. Log in to go on where you were.',
+  'login.ended': 'Your session has expired. Log in to continue.',
 
   'toast.ready': '{name} is ready.',
-  'toast.failed': '{name} could not be pulled.',
-  'toast.offline': 'The node {name} is not reachable any more.',
-  'toast.online': 'The node {name} is back.',
+  'toast.failed': "Couldn't download {name}.",
+  'toast.offline': '{name} went offline.',
+  'toast.online': '{name} is back online.',
   'toast.joined': '{name} has joined.',
 
-  'announcement.Available': '{name} is no longer here.',
-  'announcement.Registered': '{name} waits to be downloaded.',
-  'announcement.Downloading': '{name} is being downloaded.',
+  'announcement.Available': '{name} was removed.',
+  'announcement.Registered': '{name} is queued for download.',
+  'announcement.Downloading': 'Downloading {name}.',
   'announcement.Ready': '{name} is ready.',
   'announcement.Error': '{name} failed.',
-  'announcement.progress': '{name}: {percent} per cent.',
+  'announcement.progress': '{name}: {percent} percent.',
 };

@@ -9,12 +9,12 @@ export default {
   'common.reload': 'ページを再読み込み',
   'common.try_again': '再試行',
 
-  'shell.skip': '本文へ移動',
+  'shell.skip': 'コンテンツへ移動',
   'shell.navigation': 'メイン',
   'shell.log_out': 'ログアウト',
   'shell.default_password':
-    'admin のパスワードが初期値のままです。変更するまでは、このマシンからしかログインできず、ほかの人を追加することもできません。',
-  'shell.change_password': '変更する',
+    'admin アカウントのパスワードが初期値のままです。変更するまでは、このマシンからしかログインできず、ユーザーやノードも追加できません。',
+  'shell.change_password': 'パスワードを変更',
 
   'nav.models': 'モデル',
   'nav.playground': 'Playground',
@@ -25,27 +25,26 @@ export default {
 
   'connection.connected': '接続中',
   'connection.connecting': '接続しています…',
-  'connection.disconnected': '未接続',
-  'connection.stale':
-    'llb との接続が切れました。{time} 時点の内容を表示しています。復旧すると自動で更新されます。',
+  'connection.disconnected': '切断',
+  'connection.stale': '接続が切れました。{time} 時点のデータを表示しています。自動的に再接続します。',
   'connection.reconnect': '今すぐ再接続',
 
   'login.title': 'llb にログイン',
   'login.username': 'ユーザー名',
   'login.password': 'パスワード',
   'login.submit': 'ログイン',
-  'login.ended': 'セッションが終了しました。ログインすると元の画面に戻ります。',
+  'login.ended': 'セッションの有効期限が切れました。続けるにはログインしてください。',
 
   'toast.ready': '{name} の準備ができました。',
-  'toast.failed': '{name} を取得できませんでした。',
-  'toast.offline': 'ノード {name} に接続できなくなりました。',
-  'toast.online': 'ノード {name} が復帰しました。',
+  'toast.failed': '{name} をダウンロードできませんでした。',
+  'toast.offline': '{name} がオフラインになりました。',
+  'toast.online': '{name} がオンラインに戻りました。',
   'toast.joined': '{name} が参加しました。',
 
   'announcement.Available': '{name} は削除されました。',
   'announcement.Registered': '{name} はダウンロード待ちです。',
-  'announcement.Downloading': '{name} のダウンロードを開始しました。',
+  'announcement.Downloading': '{name} をダウンロードしています。',
   'announcement.Ready': '{name} の準備ができました。',
-  'announcement.Error': '{name} は失敗しました。',
+  'announcement.Error': '{name} でエラーが発生しました。',
   'announcement.progress': '{name}：{percent} パーセント。',
 };

@@ -55,10 +55,20 @@ export function createKeySection(app, changed) {
     ].filter(Boolean);
 
   const actionButtons = (key) => html`
-    <button type="button" class="button quiet small" aria-label=${t('keys.limits.label', { name: key.name })} @click=${() => changeLimits(key)}>
+    <button
+      type="button"
+      class="button quiet small"
+      aria-label=${t('keys.limits.label', { name: key.name })}
+      @click=${() => changeLimits(key)}
+    >
       ${t('keys.limits.open')}
     </button>
-    <button type="button" class="button quiet small" aria-label=${t('keys.revoke.label', { name: key.name })} @click=${() => revoke(key)}>
+    <button
+      type="button"
+      class="button quiet small"
+      aria-label=${t('keys.revoke.label', { name: key.name })}
+      @click=${() => revoke(key)}
+    >
       ${t('keys.revoke.action')}
     </button>`;
 
@@ -74,7 +84,9 @@ export function createKeySection(app, changed) {
       <section class="card access-card" aria-labelledby="keys">
         <div class="access-head">
           <div><h2 id="keys" tabindex="-1">${t('keys.title')}</h2><p class="soft">${t('keys.text')}</p></div>
-          <button type="button" class="button primary" @click=${add}>${icon('plus')}${t('keys.new.open')}</button>
+          <button type="button" class="button primary" @click=${add}>
+            ${icon('plus')}${t('keys.new.open')}
+          </button>
         </div>
         ${list.view(table)}
       </section>`,

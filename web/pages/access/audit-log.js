@@ -19,7 +19,14 @@ export function createAuditLog(app) {
 
   const table = ({ entries, next_cursor: next }) => html`
     ${dataTable({ labelledBy: 'audit', columns: columns(), rows: entries, key: ({ id }) => id })}
-    ${next === null ? null : html`<div><button type="button" class="button small" @click=${() => list.load(next)}>${t('audit.older')}</button></div>`}`;
+    ${
+      next === null
+        ? null
+        : html`
+            <div>
+              <button type="button" class="button small" @click=${() => list.load(next)}>${t('audit.older')}</button>
+            </div>`
+    }`;
 
   return {
     load: () => list.load(),
@@ -57,7 +64,9 @@ const columns = () => [
 /** Translated where a text exists: `user.change role+password` has the key `user_change_role_password`. */
 function actionCell({ action, target }) {
   const key = `audit.action.${keyPart(action)}`;
-  return html`<span>${hasText(key) ? t(key) : action}</span> ${target ? html`<span class="audit-target">${target}</span>` : null}`;
+  return html`<span>${hasText(key) ? t(key) : action}</span> ${
+    target ? html`<span class="audit-target">${target}</span>` : null
+  }`;
 }
 
 function resultCell({ result }) {

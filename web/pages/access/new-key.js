@@ -21,7 +21,13 @@ export const askForKey = (app) =>
     action: t('keys.new.action'),
     initialState: { scopes: new Set(DEFAULT_SCOPES), lifetime: NEVER },
     fields: ({ state, update }) => html`
-      ${field({ name: 'name', label: t('keys.new.name'), hint: t('keys.new.name_hint'), maxLength: NAME_MAX_LENGTH, autofocus: true })}
+      ${field({
+        name: 'name',
+        label: t('keys.new.name'),
+        hint: t('keys.new.name_hint'),
+        maxLength: NAME_MAX_LENGTH,
+        autofocus: true,
+      })}
       ${scopeChoices(app, state, update)} ${lifetime(state, update)} ${limitFields()}`,
     check: (form) => (form.getAll('scope').length ? null : t('keys.new.no_scope')),
     perform: (form) =>
@@ -61,8 +67,15 @@ const lifetime = ({ lifetime: chosen }, update) => html`
   <div class="new-key-end">
     <div class="field">
       <label for="field-lifetime">${t('keys.new.expires')}</label>
-      <select id="field-lifetime" name="lifetime" @change=${(event) => update({ lifetime: event.target.value })}>
-        ${LIFETIMES.map((value) => html`<option value=${value} .selected=${value === chosen}>${lifetimeText(value)}</option>`)}
+      <select
+        id="field-lifetime"
+        name="lifetime"
+        @change=${(event) => update({ lifetime: event.target.value })}
+      >
+        ${LIFETIMES.map(
+          (value) =>
+            html`<option value=${value} .selected=${value === chosen}>${lifetimeText(value)}</option>`,
+        )}
       </select>
     </div>
     ${
@@ -94,7 +107,8 @@ function newKeyView({ key, name, scopes }, close) {
         <p>${t('keys.made.try')}</p>
         ${copyBox(t('keys.made.command'), command)}
       </div>`,
-    buttons: html`<button type="button" class="button primary" @click=${close}>${t('keys.made.close')}</button>`,
+    buttons: html`
+      <button type="button" class="button primary" @click=${close}>${t('keys.made.close')}</button>`,
   };
 }
 

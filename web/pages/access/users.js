@@ -27,7 +27,12 @@ export function createUserSection(app, changed) {
       action: t('users.new.action'),
       initialState: { role: 'user' },
       fields: (dialog) => html`
-        ${field({ name: 'username', label: t('login.username'), maxLength: NAME_MAX_LENGTH, autofocus: true })}
+        ${field({
+          name: 'username',
+          label: t('login.username'),
+          maxLength: NAME_MAX_LENGTH,
+          autofocus: true,
+        })}
         ${newPasswordField({ name: 'password', label: t('login.password') })} ${roleChoices(dialog)}`,
       perform: (form) =>
         app.api.post('/api/users', {
@@ -114,7 +119,8 @@ export function createUserSection(app, changed) {
       ${
         me?.user?.must_change_password
           ? null
-          : html`<button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`
+          : html`
+              <button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`
       }
     </div>
     ${
@@ -132,7 +138,9 @@ export function createUserSection(app, changed) {
     view: (state) => html`
       <section class="card access-card" aria-labelledby="users">
         ${head(state)}
-        ${list.view((users) => dataTable({ labelledBy: 'users', columns: columns(), rows: users, key: ({ id }) => id }))}
+        ${list.view((users) =>
+          dataTable({ labelledBy: 'users', columns: columns(), rows: users, key: ({ id }) => id }),
+        )}
       </section>`,
   };
 }

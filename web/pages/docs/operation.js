@@ -40,7 +40,16 @@ function operationBody(operation, ui) {
         <a href=${`#${id}`}>${t('docs.link')}</a> <code>${id}</code>
       </p>
       ${parameters.length ? part(t('docs.parameters'), parameterList(parameters, ui)) : null}
-      ${body ? part(t('docs.body'), html`${schemaView(body, `${id}/body`, ui)} ${example ? code(t('docs.example'), JSON.stringify(example, null, 2)) : null}`) : null}
+      ${
+        body
+          ? part(
+              t('docs.body'),
+              html`${schemaView(body, `${id}/body`, ui)} ${
+                example ? code(t('docs.example'), JSON.stringify(example, null, 2)) : null
+              }`,
+            )
+          : null
+      }
       ${part(
         t('docs.answers'),
         responses.map((each) => responseView(each, id, ui)),
@@ -62,7 +71,11 @@ const parameterList = (parameters, ui) => html`
           <p class="docs-field">
             <code class="docs-name">${name}</code>
             <code class="docs-type">${typeText(schema, ui.find)}</code>
-            ${constraintText(schema) ? html`<span class="docs-limits" lang="en">${constraintText(schema)}</span>` : null}
+            ${
+              constraintText(schema)
+                ? html`<span class="docs-limits" lang="en">${constraintText(schema)}</span>`
+                : null
+            }
             <span class="docs-limits">${t(`docs.in.${place}`)}</span>
             ${required ? html`<span class="docs-required">${t('docs.required')}</span>` : null}
           </p>
@@ -88,7 +101,9 @@ const errorList = (errors) => html`
     ${errors.map(
       ({ code: name, status, text }) => html`
         <li>
-          <p class="docs-field"><span class="docs-status">${status}</span> <code class="docs-name">${name}</code></p>
+          <p class="docs-field">
+            <span class="docs-status">${status}</span> <code class="docs-name">${name}</code>
+          </p>
           <p class="soft">${inlineMarkup(text)}</p>
         </li>`,
     )}

@@ -68,7 +68,8 @@ export function open(app) {
           type="search"
           placeholder=${t('docs.search')}
           .value=${query.q ?? ''}
-          @input=${(event) => app.go(buildUrl('/docs', { ...query, q: event.target.value }), { replace: true })}
+          @input=${(event) =>
+            app.go(buildUrl('/docs', { ...query, q: event.target.value }), { replace: true })}
         />
       </label>
     </search>`;
@@ -136,7 +137,9 @@ export function open(app) {
             : loadError
               ? alertBox(
                   errorMessage(loadError),
-                  html`<button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`,
+                  html`<button type="button" class="button small" @click=${load}>
+                    ${t('common.try_again')}
+                  </button>`,
                 )
               : skeletons(4)
         }

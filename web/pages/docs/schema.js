@@ -9,11 +9,17 @@ import { inlineMarkup } from './inline-markup.js';
 export function schemaView(schema, place, ui) {
   const objects = objectSchemas(schema, ui.find);
   if (!objects.length) return html`<p class="docs-kind"><code>${typeText(schema, ui.find)}</code></p>`;
-  return html`<div class="docs-schemas">${objects.map((each) => expandable(each, `${place}/${each.name}`, ui))}</div>`;
+  return html`<div class="docs-schemas">${objects.map((each) =>
+    expandable(each, `${place}/${each.name}`, ui),
+  )}</div>`;
 }
 
 const expandable = ({ name, schema }, place, ui) => html`
-  <details class="docs-schema" ?open=${ui.isOpen(place)} @toggle=${(event) => ui.toggle(place, event.target.open)}>
+  <details
+    class="docs-schema"
+    ?open=${ui.isOpen(place)}
+    @toggle=${(event) => ui.toggle(place, event.target.open)}
+  >
     <summary><code>${name || 'object'}</code></summary>
     ${ui.isOpen(place) ? fields(schema, place, ui) : null}
   </details>`;
@@ -23,7 +29,9 @@ function fields(schema, place, ui) {
   return html`
     ${schema.description ? html`<p class="soft" lang="en">${inlineMarkup(schema.description)}</p>` : null}
     <ul class="docs-fields">
-      ${requiredFirst(schema.properties, required).map(([name, each]) => field(name, each, required.has(name), `${place}/${name}`, ui))}
+      ${requiredFirst(schema.properties, required).map(([name, each]) =>
+        field(name, each, required.has(name), `${place}/${name}`, ui),
+      )}
     </ul>
     ${schema.additionalProperties === true ? html`<p class="soft">${t('docs.open_object')}</p>` : null}`;
 }

@@ -40,14 +40,24 @@ export function open(app) {
           <form @submit=${submit}>
             <label class="field">
               <span>${t('login.username')}</span>
-              <input name="username" autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus />
+              <input
+                name="username"
+                autocomplete="username"
+                autocapitalize="none"
+                spellcheck="false"
+                required
+                autofocus
+              />
             </label>
             <label class="field">
               <span>${t('login.password')}</span>
               <input name="password" type="password" autocomplete="current-password" required />
             </label>
             ${alertBox(error && errorMessage(error))}
-            <button class="button primary wide" aria-disabled=${busy ? 'true' : null}>${t('login.submit')}</button>
+            <button
+              class="button primary wide"
+              aria-disabled=${busy ? 'true' : null}
+            >${t('login.submit')}</button>
           </form>
         </div>
         <p class="login-languages">

@@ -49,7 +49,9 @@ export function createHubTab(app, actions) {
             @input=${(event) => set(route, 'q', event.target.value)}
           />
         </label>
-        ${FILTERS.map((name) => select(route, name, withChosen(possible[name], route.query[name]), optionTexts[name]))}
+        ${FILTERS.map((name) =>
+          select(route, name, withChosen(possible[name], route.query[name]), optionTexts[name]),
+        )}
       </search>`;
   }
 
@@ -68,7 +70,11 @@ export function createHubTab(app, actions) {
           <span role="status">${t('hub.found', { count: models.length, found })}</span>
           ${
             filtered
-              ? html`<button type="button" class="button quiet small" @click=${() => app.go('/models', { replace: true })}>
+              ? html`<button
+                    type="button"
+                    class="button quiet small"
+                    @click=${() => app.go('/models', { replace: true })}
+                  >
                 ${t('hub.clear')}
               </button>`
               : null

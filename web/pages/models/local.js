@@ -75,22 +75,42 @@ function row(app, actions, item, nodes, askToDelete) {
         ${
           deleting || item.status !== 'Ready' || !isChat(model)
             ? null
-            : html`<button type="button" class="button small" @click=${() => openInPlayground(app, model)}>${icon('playground')}${t('action.try')}</button>`
+            : html`<button
+                  type="button"
+                  class="button small"
+                  @click=${() => openInPlayground(app, model)}
+                >${icon('playground')}${t('action.try')}</button>`
         }
         ${
           canManage && !deleting && loaded.length
             ? html`
-              <button type="button" class="button small" aria-pressed=${String(pinned)} aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pin(model.id, !pinned)}>
+              <button
+                type="button"
+                class="button small"
+                aria-pressed=${String(pinned)}
+                aria-disabled=${busyAttribute(actionState)}
+                @click=${() => actions.pin(model.id, !pinned)}
+              >
                 ${icon('pin')}${t('action.pin')}
               </button>
-              <button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.unload(model.id)}>
+              <button
+                type="button"
+                class="button small"
+                aria-disabled=${busyAttribute(actionState)}
+                @click=${() => actions.unload(model.id)}
+              >
                 ${t('action.unload')}
               </button>`
             : null
         }
         ${
           canManage && !deleting
-            ? html`<button type="button" class="button small" aria-disabled=${busyAttribute(actionState)} @click=${() => askToDelete(item, offlineNodeIds(nodes))}>
+            ? html`<button
+                  type="button"
+                  class="button small"
+                  aria-disabled=${busyAttribute(actionState)}
+                  @click=${() => askToDelete(item, offlineNodeIds(nodes))}
+                >
               ${icon('trash')}${t('action.delete')}
             </button>`
             : null
@@ -98,8 +118,19 @@ function row(app, actions, item, nodes, askToDelete) {
       </div>
       <dl class="facts wide">
         <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
-        <div><dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt><dd>${f.bytes(memoryOf(model, loaded))}</dd></div>
-        ${several ? null : html`<div><dt>${t('local.nodes')}</dt><dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd></div>`}
+        <div>
+          <dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt>
+          <dd>${f.bytes(memoryOf(model, loaded))}</dd>
+        </div>
+        ${
+          several
+            ? null
+            : html`
+              <div>
+                <dt>${t('local.nodes')}</dt>
+                <dd>${replicas.map((replica) => replica.node_name).join(', ')}</dd>
+              </div>`
+        }
         <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
         ${loaded.length ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>` : null}
       </dl>
@@ -112,7 +143,10 @@ function row(app, actions, item, nodes, askToDelete) {
 function loadingBar(model, engines) {
   const starting = engines.find(({ state }) => state === 'starting');
   if (!starting) return null;
-  return html`<div class="wide">${progressBar(t('local.loading', { name: model.name }), starting.progress ?? null)}</div>`;
+  return html`<div class="wide">${progressBar(
+    t('local.loading', { name: model.name }),
+    starting.progress ?? null,
+  )}</div>`;
 }
 
 const memoryOf = (model, loaded) =>
@@ -141,9 +175,17 @@ function deletionText({ model, replicas }, offlineIds) {
     .filter(({ node_id: id }) => offlineIds.includes(id))
     .map((replica) => replica.node_name);
   return html`
-    <p>${t('local.delete.files', { size: f.bytes(model.size_bytes), nodes: names.join(', '), count: names.length })}</p>
+    <p>${t('local.delete.files', {
+      size: f.bytes(model.size_bytes),
+      nodes: names.join(', '),
+      count: names.length,
+    })}</p>
     ${paths(replicas)}
-    ${later.length ? html`<p>${t('local.delete.later', { count: later.length, nodes: later.join(', ') })}</p>` : null}
+    ${
+      later.length
+        ? html`<p>${t('local.delete.later', { count: later.length, nodes: later.join(', ') })}</p>`
+        : null
+    }
     <p>${t('local.delete.requests')}</p>
     <p>${t('local.delete.again')}</p>`;
 }

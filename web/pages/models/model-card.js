@@ -25,7 +25,9 @@ export const modelCard = (app, actions, item, { actionState, shown, canManage, o
     data-model=${item.model.id}
     ?hidden=${!shown}
   >
-    ${memo([item, actionState, canManage, offline], () => content(app, actions, item, actionState, canManage, offline))}
+    ${memo([item, actionState, canManage, offline], () =>
+      content(app, actions, item, actionState, canManage, offline),
+    )}
   </article>`;
 
 const headingOf = ({ model }) => `model-${model.id}`;
@@ -42,9 +44,18 @@ function content(app, actions, item, actionState, canManage, offline) {
     </div>
     ${model.description ? html`<p class="description">${model.description}</p>` : null}
     <dl class="facts">
-      ${fact(t('model.size'), f.bytes(model.size_bytes))} ${fact(t('model.memory'), f.bytes(model.required_memory_bytes))}
-      ${fact(t('model.parameters'), model.parameter_count)} ${fact(t('model.quantization'), model.quantization)}
-      ${fact(t('model.context'), model.context_length && t('model.tokens', { count: f.tokens(model.context_length) }))}
+      ${fact(t('model.size'), f.bytes(model.size_bytes))} ${fact(
+        t('model.memory'),
+        f.bytes(model.required_memory_bytes),
+      )}
+      ${fact(
+        t('model.parameters'),
+        model.parameter_count,
+      )} ${fact(t('model.quantization'), model.quantization)}
+      ${fact(
+        t('model.context'),
+        model.context_length && t('model.tokens', { count: f.tokens(model.context_length) }),
+      )}
     </dl>
     <ul class="chips" aria-label=${t('model.about')}>
       ${model.capabilities.map((name) => html`<li class="chip">${t(`capability.${name}`)}</li>`)}
@@ -69,10 +80,12 @@ const fitLine = ({ fit, hf_stats: stats }) => html`
         ? html`
           <p class="popularity">
             <span title=${t('model.downloads')}>
-              ${icon('download')}<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}
+              ${icon('download')}
+              <span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}
             </span>
             <span title=${t('model.stars')}>
-              ${icon('star')}<span class="sr-only">${t('model.stars')}: </span>${f.compact(stats.stars)}
+              ${icon('star')}
+              <span class="sr-only">${t('model.stars')}: </span>${f.compact(stats.stars)}
             </span>
           </p>`
         : null
@@ -112,7 +125,11 @@ const actionsByStatus = {
   Downloading: (app, actions, item, actionState, canManage) => html`
     ${downloadNumbers(item)}
     <div class="model-actions">
-      ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? 0, progressText(item))}
+      ${progressBar(
+        t('model.progress', { name: item.model.name }),
+        item.download_progress ?? 0,
+        progressText(item),
+      )}
       ${cancelButton(actions, item, actionState, canManage)}
     </div>
     ${item.error ? html`<p class="soft">${item.error}</p>` : null}`,
@@ -123,7 +140,11 @@ const actionsByStatus = {
       <span class="ready">${icon('check')}${readyText(item)}</span>
       ${
         isChat(item.model)
-          ? html`<button type="button" class="button primary" @click=${() => openInPlayground(app, item.model)}>
+          ? html`<button
+                type="button"
+                class="button primary"
+                @click=${() => openInPlayground(app, item.model)}
+              >
             ${icon('playground')}${t('action.try')}
           </button>`
           : null
@@ -136,7 +157,12 @@ const actionsByStatus = {
       canManage
         ? html`
           <div class="model-actions">
-            <button type="button" class="button primary" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.pull(item.model.id)}>
+            <button
+              type="button"
+              class="button primary"
+              aria-disabled=${busyAttribute(actionState)}
+              @click=${() => actions.pull(item.model.id)}
+            >
               ${icon('refresh')}${t('action.retry')}
             </button>
             ${cancelButton(actions, item, actionState, canManage)}
@@ -152,7 +178,12 @@ function readyText({ available_nodes: count, replicas }) {
 
 const cancelButton = (actions, { model }, actionState, canManage) =>
   canManage
-    ? html`<button type="button" class="button" aria-disabled=${busyAttribute(actionState)} @click=${() => actions.cancel(model.id)}>
+    ? html`<button
+          type="button"
+          class="button"
+          aria-disabled=${busyAttribute(actionState)}
+          @click=${() => actions.cancel(model.id)}
+        >
         ${t('action.cancel')}
       </button>`
     : null;
@@ -176,7 +207,9 @@ function downloadNumbers(item) {
   const pace = rate ? `${f.rate(rate)}${left(item)}` : '';
   return html`
     <p class="model-line numbers">
-      <span><strong>${f.percent(progress)}</strong> ${amount}</span><span>${isVerifying(item) ? t('model.verifying') : pace}</span>
+      <span><strong>${f.percent(progress)}</strong> ${amount}</span><span>${
+        isVerifying(item) ? t('model.verifying') : pace
+      }</span>
     </p>`;
 }
 

@@ -44,6 +44,10 @@ const loadingView = (app, { loadError }) =>
   loadError
     ? alertBox(
         errorMessage(loadError),
-        html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`,
+        html`<button
+              type="button"
+              class="button small"
+              @click=${app.sync.reloadAll}
+            >${t('common.try_again')}</button>`,
       )
     : skeletons(6);

@@ -24,13 +24,20 @@ export function locationSummary({ replicas }, offline) {
   return html`
     <ul class="model-locations" aria-label=${t('local.nodes')}>
       ${named.map((replica) => location(replica, offline.includes(replica.node_id)))}
-      ${replicas.length > named.length ? html`<li>${t('where.more', { count: replicas.length - named.length })}</li>` : null}
+      ${
+        replicas.length > named.length
+          ? html`<li>${t('where.more', { count: replicas.length - named.length })}</li>`
+          : null
+      }
     </ul>`;
 }
 
 function location(replica, offline) {
   if (replica.state === 'ready' && !offline) {
-    return html`<li>${icon('check')}${replica.node_name}<span class="sr-only"> ${replicaText(replica, offline)}</span></li>`;
+    return html`
+      <li>
+        ${icon('check')}${replica.node_name}<span class="sr-only"> ${replicaText(replica, offline)}</span>
+      </li>`;
   }
   const text =
     replica.state === 'downloading' && !offline ? f.percent(replica.progress) : replicaText(replica, offline);
@@ -44,7 +51,11 @@ export const locationList = ({ replicas }, offline) => html`
       (replica) => html`
         <li>
           <span class="location-node">${replica.node_name}</span>
-          ${replica.engine ? engineBadge([replica.engine]) : replicaBadge(replica, offline.includes(replica.node_id))}
+          ${
+            replica.engine
+              ? engineBadge([replica.engine])
+              : replicaBadge(replica, offline.includes(replica.node_id))
+          }
           ${replica.path ? html`<code>${replica.path}</code>` : null}
           ${replica.error ? html`<span class="soft">${replica.error}</span>` : null}
         </li>`,

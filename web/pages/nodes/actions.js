@@ -75,7 +75,12 @@ export function createNodeActions(app) {
     });
 
   const perform = (text, work, { busy = false, apart = false } = {}) => html`
-    <button type="button" class="button quiet small ${apart ? 'separate' : ''}" aria-disabled=${busy ? 'true' : null} @click=${work}>
+    <button
+      type="button"
+      class="button quiet small ${apart ? 'separate' : ''}"
+      aria-disabled=${busy ? 'true' : null}
+      @click=${work}
+    >
       ${text}
     </button>`;
 

@@ -46,14 +46,25 @@ export function createAddNode(app) {
     const { invitation, error } = state;
     return {
       title: t('nodes.add'),
-      body: html`<div class="dialog-text">${error ? errorView(error) : commandView(invitation, newNodes)}</div>`,
+      body: html`<div class="dialog-text">${
+        error ? errorView(error) : commandView(invitation, newNodes)
+      }</div>`,
       buttons: html`
         ${
           invitation
-            ? html`<button type="button" class="button" aria-disabled=${state.busy ? 'true' : null} @click=${renew}>${t('nodes.add.renew')}</button>`
+            ? html`<button
+                  type="button"
+                  class="button"
+                  aria-disabled=${state.busy ? 'true' : null}
+                  @click=${renew}
+                >${t('nodes.add.renew')}</button>`
             : null
         }
-        <button type="button" class="button primary" @click=${() => close(null)}>${t('common.close')}</button>`,
+        <button
+          type="button"
+          class="button primary"
+          @click=${() => close(null)}
+        >${t('common.close')}</button>`,
     };
   }
 
@@ -78,13 +89,21 @@ export function createAddNode(app) {
 
 /** `newNodes`: nodes that have joined since the dialog was opened. */
 const commandView = ({ command, expires_at: until, hint, hint_code: code }, newNodes) => html`
-  ${hint ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint, null, 'warning') : null}
+  ${
+    hint
+      ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint, null, 'warning')
+      : null
+  }
   <p>${t('nodes.add.text')}</p>
   ${copyBox(t('nodes.add.command'), command, { focused: true })}
   <p>${t('nodes.add.until', { time: f.hourOfDay(until) })}</p>
   <p>${t('nodes.add.then')}</p>
   <div class="arrivals" role="status">
-    ${newNodes.length ? newNodes.map(newNodeLine) : html`<p class="arrival"><i class="dot"></i>${t('nodes.add.waiting')}</p>`}
+    ${
+      newNodes.length
+        ? newNodes.map(newNodeLine)
+        : html`<p class="arrival"><i class="dot"></i>${t('nodes.add.waiting')}</p>`
+    }
   </div>`;
 
 const newNodeLine = ({ name, status }) =>

@@ -21,12 +21,18 @@ export function diskModels({ models }, { replicas }) {
               ${stored.map(
                 (replica) => html`
                   <li class="chip">
-                    ${nameOf(replica)} <span>${replica.state === 'deleting' ? t('local.deleting') : f.bytes(replica.total_bytes)}</span>
+                    ${nameOf(replica)} <span>${
+                      replica.state === 'deleting' ? t('local.deleting') : f.bytes(replica.total_bytes)
+                    }</span>
                   </li>`,
               )}
             </ul>`
           : null
       }
-      ${failed.map((replica) => alertBox(t('node.models.failed', { name: nameOf(replica), error: replica.error ?? t('model.failed') })))}
+      ${failed.map((replica) =>
+        alertBox(
+          t('node.models.failed', { name: nameOf(replica), error: replica.error ?? t('model.failed') }),
+        ),
+      )}
     </div>`;
 }

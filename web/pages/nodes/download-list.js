@@ -30,7 +30,9 @@ function row({ models }, { id, state, downloaded, total, rate, secondsLeft, erro
       </p>
       ${progressBar(t('model.progress', { name }), share, f.percent(share))}
       <p class="download-line">
-        <span><b>${f.percent(share)}</b> ${total ? t('model.of', { downloaded: f.bytes(downloaded), total: f.bytes(total) }) : ''}</span>
+        <span><b>${f.percent(share)}</b> ${
+          total ? t('model.of', { downloaded: f.bytes(downloaded), total: f.bytes(total) }) : ''
+        }</span>
         <span>${error ?? ''}</span>
       </p>
     </li>`;

@@ -21,7 +21,9 @@ export const engineList = (state, node) => html`
               (engine) => row(state, engine),
             )}
           </ul>`
-        : html`<p class="soft">${t(storedModels(node).count ? 'node.engines.none' : 'node.engines.no_models')}</p>`
+        : html`<p class="soft">${t(
+            storedModels(node).count ? 'node.engines.none' : 'node.engines.no_models',
+          )}</p>`
     }
   </div>`;
 
@@ -31,14 +33,22 @@ function row({ models }, engine) {
     <li class="engine">
       <div class="engine-name">
         <span>${name}</span>${engineBadge([engine])}
-        ${engine.pinned ? html`<span class="engine-pinned">${icon('pin')}${t('node.engines.pinned')}</span>` : null}
+        ${
+          engine.pinned
+            ? html`<span class="engine-pinned">${icon('pin')}${t('node.engines.pinned')}</span>`
+            : null
+        }
       </div>
       <div class="engine-figures">
         ${isServing(engine) ? slotUsage(busySlots(engine), engine.slots, slotsText(engine)) : null}
         ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
         ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
       </div>
-      ${engine.state === 'starting' ? progressBar(t('local.loading', { name }), engine.progress ?? null) : null}
+      ${
+        engine.state === 'starting'
+          ? progressBar(t('local.loading', { name }), engine.progress ?? null)
+          : null
+      }
       ${engine.error ? alertBox(engine.error) : null}
     </li>`;
 }

@@ -15,7 +15,9 @@ export function hostUsage({ meters }, traffic) {
   return html`
     <div class="host">
       <p class="labelled-meter-head">
-        <strong>${t('node.host')}</strong><span>${t('node.host.span', { time: f.duration(SPAN_MS / 1000) })}</span>
+        <strong>${t('node.host')}</strong><span>${t('node.host.span', {
+          time: f.duration(SPAN_MS / 1000),
+        })}</span>
       </p>
       ${gauge(t('node.host.cpu'), meters.cpu_usage, history, 'cpu')}
       ${gauge(t('node.host.ram'), meters.memory_usage, history, 'memory')}
@@ -29,7 +31,11 @@ const gauge = (label, share, history, field) => html`
   <div class="gauge">
     <span class="gauge-name">${label}</span><span class="gauge-value">${f.percent(share)}</span>
     ${meter(label, [{ name: label, value: share, kind: 'other' }], 1)}
-    ${field ? html`<div class="gauge-history">${memo([history], () => historyLine(history, field))}</div>` : null}
+    ${
+      field
+        ? html`<div class="gauge-history">${memo([history], () => historyLine(history, field))}</div>`
+        : null
+    }
   </div>`;
 
 function historyLine(history, field) {

@@ -39,7 +39,9 @@ export function nodeCard(state, node, acts) {
 
 const tags = (node) =>
   node.tags.length
-    ? html`<ul class="chips" aria-label=${t('node.tags')}>${node.tags.map((tag) => html`<li class="chip">${tag}</li>`)}</ul>`
+    ? html`<ul class="chips" aria-label=${t('node.tags')}>${node.tags.map(
+        (tag) => html`<li class="chip">${tag}</li>`,
+      )}</ul>`
     : null;
 
 function facts(node) {
@@ -82,6 +84,9 @@ function summaryLine({ version, platform, status, last_seen: seen }) {
 const gpuFact = (gpu) => html`
   <dd>
     ${gpu.name}
-    <small>${t('node.gpu.memory', { total: f.bytes(gpu.memory_total_bytes), free: f.bytes(gpu.memory_free_bytes) })}</small>
+    <small>${t('node.gpu.memory', {
+      total: f.bytes(gpu.memory_total_bytes),
+      free: f.bytes(gpu.memory_free_bytes),
+    })}</small>
     ${gpu.usable ? null : html`<small class="unusable">${t('node.gpu.unusable')}</small>`}
   </dd>`;

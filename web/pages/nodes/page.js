@@ -65,4 +65,8 @@ const loadingView = (app, { loadError }) =>
   loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(1, 'node');
 
 const retryButton = (app) =>
-  html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;
+  html`<button
+        type="button"
+        class="button small"
+        @click=${app.sync.reloadAll}
+      >${t('common.try_again')}</button>`;

@@ -36,7 +36,9 @@ export function connectionFact({ reach, address, status }) {
     <div>
       <dt>${t('node.reach')}</dt>
       <dd class=${way === 'none' ? 'unusable' : ''}>
-        ${t(`node.reach.${way}`, { time: f.latency(answer) })} ${address ? html`<small>· ${address}</small>` : null}
+        ${t(`node.reach.${way}`, {
+          time: f.latency(answer),
+        })} ${address ? html`<small>· ${address}</small>` : null}
       </dd>
     </div>`;
 }

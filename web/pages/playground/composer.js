@@ -76,7 +76,11 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
           editing
             ? html`<div class="composer-note">
               <p>${t('playground.editing')}</p>
-              <button type="button" class="button quiet small" @click=${cancelEditing}>${t('common.cancel')}</button>
+              <button
+                type="button"
+                class="button quiet small"
+                @click=${cancelEditing}
+              >${t('common.cancel')}</button>
             </div>`
             : null
         }
@@ -115,10 +119,18 @@ export function createComposer({ onChange, send, stop, cancelEditing }) {
               onChange();
             }}
             @keydown=${keydown}
-            @paste=${(event) => event.clipboardData.types.includes('text/plain') || attachFromTransfer(event, draft, event.clipboardData, supportsImages)}
+            @paste=${(event) =>
+              event.clipboardData.types.includes('text/plain') ||
+              attachFromTransfer(event, draft, event.clipboardData, supportsImages)}
           ></textarea>
-          <button class="button primary square send ${writing ? 'stop' : ''}" aria-disabled=${writing || can ? null : 'true'} @click=${clickSend}>
-            ${icon(writing ? 'stop' : 'send')}<span>${t(writing ? 'playground.stop' : 'playground.send')}</span>
+          <button
+            class="button primary square send ${writing ? 'stop' : ''}"
+            aria-disabled=${writing || can ? null : 'true'}
+            @click=${clickSend}
+          >
+            ${icon(writing ? 'stop' : 'send')}<span>${t(
+              writing ? 'playground.stop' : 'playground.send',
+            )}</span>
           </button>
         </div>
       </form>`;

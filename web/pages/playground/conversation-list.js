@@ -9,7 +9,11 @@ import { titleOf } from './conversation-store.js';
 /** `actions`: {create(), open(id), rename(), remove()}; the last two apply to the open conversation. */
 export const conversationList = ({ conversations, current, actions }) => html`
   <section class="conversation-list" aria-label=${t('playground.conversations')}>
-    <button type="button" class="button wide" @click=${actions.create}>${icon('plus')}${t('playground.new')}</button>
+    <button
+      type="button"
+      class="button wide"
+      @click=${actions.create}
+    >${icon('plus')}${t('playground.new')}</button>
     ${
       conversations.length
         ? html`<ul>
@@ -30,8 +34,16 @@ export const conversationList = ({ conversations, current, actions }) => html`
                   conversation.id === current.id
                     ? html`
                       <div class="conversation-actions">
-                        <button type="button" class="button quiet small" @click=${actions.rename}>${t('playground.rename.action')}</button>
-                        <button type="button" class="button quiet small" @click=${actions.remove}>${t('action.delete')}</button>
+                        <button
+                          type="button"
+                          class="button quiet small"
+                          @click=${actions.rename}
+                        >${t('playground.rename.action')}</button>
+                        <button
+                          type="button"
+                          class="button quiet small"
+                          @click=${actions.remove}
+                        >${t('action.delete')}</button>
                       </div>`
                     : null
                 }

@@ -51,14 +51,24 @@ const question = (message, { can, edit }) => html`
     ${
       message.images?.length
         ? html`<ul class="thumbs">
-          ${message.images.map((url, at) => html`<li><img src=${url} alt=${t('playground.image', { number: at + 1 })} /></li>`)}
+          ${message.images.map(
+            (url, at) => html`<li><img src=${url} alt=${t('playground.image', { number: at + 1 })} /></li>`,
+          )}
         </ul>`
         : null
     }
     ${message.text ? html`<div class="message-text plain">${message.text}</div>` : null}
     <div class="message-footer">
       ${copyButton(() => message.text)}
-      ${can ? html`<button type="button" class="button quiet small" @click=${edit}>${t('playground.edit')}</button>` : null}
+      ${
+        can
+          ? html`<button
+                type="button"
+                class="button quiet small"
+                @click=${edit}
+              >${t('playground.edit')}</button>`
+          : null
+      }
     </div>
   </div>`;
 
@@ -68,8 +78,12 @@ function answer(message, { writing, loading, isLast, canRegenerate, actions }) {
   return html`
     <div class="message answer" aria-busy=${String(writing)}>
       <h2 class="sr-only">${t('playground.assistant')}</h2>
-      ${reasoningText ? reasoning(reasoningText, writing && !text) : null} ${text ? responseText(text, writing) : null}
-      ${writing && !text && !reasoningText ? waitingView(loading) : null} ${writing ? null : endNote(message, { isLast, canRegenerate, actions })}
+      ${
+        reasoningText ? reasoning(reasoningText, writing && !text) : null
+      } ${text ? responseText(text, writing) : null}
+      ${writing && !text && !reasoningText ? waitingView(loading) : null} ${
+        writing ? null : endNote(message, { isLast, canRegenerate, actions })
+      }
       ${
         writing
           ? null
@@ -118,10 +132,17 @@ const waitingView = (loading) =>
   loading
     ? html`
         <div class="message-waiting">
-          <p>${loading.share === null ? t('playground.loading') : t('playground.loading_at', { percent: f.percent(loading.share) })}</p>
+          <p>${
+            loading.share === null
+              ? t('playground.loading')
+              : t('playground.loading_at', { percent: f.percent(loading.share) })
+          }</p>
           ${progressBar(t('playground.loading'), loading.share)}
         </div>`
-    : html`<p class="message-waiting dots"><span class="sr-only">${t('playground.writing')}</span><i></i><i></i><i></i></p>`;
+    : html`
+        <p class="message-waiting dots">
+          <span class="sr-only">${t('playground.writing')}</span><i></i><i></i><i></i>
+        </p>`;
 
 /** A message without an end state was being generated when the page was closed. */
 const isInterrupted = ({ ended }) => ended === undefined || ended === 'interrupted';
@@ -136,7 +157,11 @@ function endNote(message, { isLast, canRegenerate, actions }) {
   const reason = [text || !error ? t('playground.ended.interrupted') : null, error].filter(Boolean).join(' ');
   if (!isLast) return html`<p class="message-end">${reason}</p>`;
   const retry = html`
-    <button type="button" class="button small" @click=${actions.regenerate}>${icon('refresh')}${t('action.retry')}</button>`;
+    <button
+      type="button"
+      class="button small"
+      @click=${actions.regenerate}
+    >${icon('refresh')}${t('action.retry')}</button>`;
   return alertBox(reason, canRegenerate ? retry : null);
 }
 

@@ -1,17 +1,18 @@
 /** Playground page: chat with a model, measure its performance, and copy the request as code. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { t } from '../../core/i18n.js';
 import { buildUrl } from '../../core/router.js';
 import { readPreference, savePreference } from '../../core/preferences.js';
-import { progressBar } from '../../components/progress.js';
-import { alertBox, emptyState, errorMessage, note, skeletons } from '../../components/feedback.js';
+import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { loadMarkdown } from '../../components/markdown.js';
 import { createChatClient } from './chat-client.js';
+import { chatIntro, modelNotice, noModelPage } from './chat-intro.js';
 import { createComposer } from './composer.js';
 import { createConversationStore, newConversation } from './conversation-store.js';
 import { messageList } from './message-list.js';
+import { loadingOf, selectableModels, selectModel, supportsImages } from './model-choice.js';
 import { parameterPanel } from './parameters.js';
 import { askForTitle, askToDelete, conversationList } from './conversation-list.js';
 
@@ -253,7 +254,13 @@ export function open(app, route) {
         }
         <p class="sr-only" role="status">${announcement}</p>
         ${unsaved ? note(t('playground.unsaved')) : null}
-        ${composer.view({ draft, supportsImages: supportsImages(model), can, writing, editing: editedIndex !== null })}
+        ${composer.view({
+          draft,
+          supportsImages: supportsImages(model),
+          can,
+          writing,
+          editing: editedIndex !== null,
+        })}
       </section>`;
   }
 
@@ -308,17 +315,32 @@ export function open(app, route) {
     },
     view(state) {
       if (!state.models) {
-        return html`<div class="page"><div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
-          ${state.loadError ? alertBox(errorMessage(state.loadError)) : skeletons(1)}</div>`;
+        return html`
+          <div class="page">
+            <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
+            ${state.loadError ? alertBox(errorMessage(state.loadError)) : skeletons(1)}
+          </div>`;
       }
       const model = selectModel(state, requestedModel);
       if (!model && !current.messages.length && !saved.length) return noModelPage();
       return html`
         <div class="page chat">
           ${head(state, model)} ${modelNotice(model)}
-          <div class="chat-body ${drawers.parameters ? 'with-parameters' : ''} ${drawers.conversations ? 'with-conversations' : ''}">
+          <div class="chat-body ${drawers.parameters ? 'with-parameters' : ''} ${
+            drawers.conversations ? 'with-conversations' : ''
+          }">
             ${conversationList({ conversations: saved, current, actions })} ${conversationView(state, model)}
-            ${drawers.parameters ? parameterPanel({ conversation: current, model: model?.model.id, draft, invalidInputs, onChange: settingsChanged }) : null}
+            ${
+              drawers.parameters
+                ? parameterPanel({
+                    conversation: current,
+                    model: model?.model.id,
+                    draft,
+                    invalidInputs,
+                    onChange: settingsChanged,
+                  })
+                : null
+            }
           </div>
         </div>`;
     },
@@ -328,82 +350,6 @@ export function open(app, route) {
     save(current);
     app.requestRender();
   }
-}
-
-const IDEAS = ['explain', 'write', 'code'];
-
-/** `choose(text)`: puts a suggestion into the composer. */
-const chatIntro = ({ model }, chooseModel) => html`
-  <div class="log-empty">
-    <h2>${t('playground.begin', { name: model.name })}</h2>
-    <p>${t('playground.begin.text')}</p>
-    <div class="ideas">
-      ${IDEAS.map((name) => {
-        const text = t(`playground.idea.${name}`);
-        return html`<button type="button" class="idea" @click=${() => chooseModel(text)}>${text}</button>`;
-      })}
-    </div>
-  </div>`;
-
-const noModelPage = () => html`
-  <div class="page">
-    <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
-    ${emptyState(
-      'playground',
-      t('playground.empty.title'),
-      t('playground.empty.text'),
-      html`<a class="button primary" href="/models">${t('playground.empty.action')}</a>`,
-    )}
-  </div>`;
-
-/** Note above the conversation while the model is unavailable. */
-function modelNotice(model) {
-  if (!model)
-    return note(
-      t('playground.no_model'),
-      html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`,
-    );
-  if (model.status === 'Ready') return null;
-  if (model.status !== 'Downloading')
-    return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
-  const share = model.download_progress ?? 0;
-  return html`
-    <div class="note download-note">
-      <p>${t('playground.coming', { name: model.model.name, percent: f.percent(share) })}</p>
-      ${progressBar(t('model.progress', { name: model.model.name }), share)}
-    </div>`;
-}
-
-const isChatModel = ({ model }) => model.capabilities.includes('TextGeneration');
-
-const supportsImages = (item) => Boolean(item?.model.capabilities.includes('ImageUnderstanding'));
-
-const readyChatModels = (state) =>
-  [...state.models.values()].filter((item) => item.status === 'Ready' && isChatModel(item));
-
-/** Selected model: the requested one, else the last one used, else the first that is Ready. */
-function selectModel(state, requestedModel) {
-  const asked = state.models.get(requestedModel);
-  if (asked && isChatModel(asked) && asked.status !== 'Available') return asked;
-  const ready = readyChatModels(state);
-  const last = readPreference('model');
-  return ready.find(({ model }) => model.id === last) ?? ready[0] ?? null;
-}
-
-const selectableModels = (state, model) => {
-  const ready = readyChatModels(state);
-  return !model || ready.includes(model) ? ready : [model, ...ready];
-};
-
-/**
- * Loading progress of the model's engine: {share from 0 to 1 or null}, or null if one is loaded or none is
- * starting.
- */
-function loadingOf(item) {
-  const engines = (item?.replicas ?? []).map(({ engine }) => engine).filter(Boolean);
-  if (engines.some(({ state }) => state === 'ready' || state === 'busy')) return null;
-  const starting = engines.find(({ state }) => state === 'starting');
-  return starting ? { share: starting.progress ?? null } : null;
 }
 
 const copySettings = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });

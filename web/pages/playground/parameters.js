@@ -23,7 +23,9 @@ export const parameterPanel = ({ conversation, model, draft, invalidInputs, onCh
         }}
       ></textarea>
     </label>
-    <div class="parameters-numbers">${PARAMETERS.map((parameter) => numberField(parameter, conversation, invalidInputs, onChange))}</div>
+    <div class="parameters-numbers">${PARAMETERS.map((parameter) =>
+      numberField(parameter, conversation, invalidInputs, onChange),
+    )}</div>
     <label class="field">
       <span>${t('playground.stop_sequences')}</span>
       <textarea
@@ -52,8 +54,14 @@ export const parameterPanel = ({ conversation, model, draft, invalidInputs, onCh
     <div class="parameters-code">
       <h2>${t('playground.as_code')}</h2>
       <div class="buttons">
-        ${copyButton(() => asCurl(location.origin, nextRequest(model, conversation, draft)), t('playground.copy_curl'))}
-        ${copyButton(() => asPython(location.origin, nextRequest(model, conversation, draft)), t('playground.copy_python'))}
+        ${copyButton(
+          () => asCurl(location.origin, nextRequest(model, conversation, draft)),
+          t('playground.copy_curl'),
+        )}
+        ${copyButton(
+          () => asPython(location.origin, nextRequest(model, conversation, draft)),
+          t('playground.copy_python'),
+        )}
       </div>
     </div>
   </section>`;
@@ -88,7 +96,10 @@ function numberField(parameter, conversation, invalidInputs, onChange) {
       ${
         invalid
           ? html`<small class="wrong" id=${errorId}>
-            ${t(step === 1 ? 'playground.whole' : 'playground.between', { min: f.number(min), max: f.number(max) })}
+            ${t(step === 1 ? 'playground.whole' : 'playground.between', {
+              min: f.number(min),
+              max: f.number(max),
+            })}
           </small>`
           : null
       }

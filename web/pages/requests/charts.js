@@ -98,7 +98,9 @@ const table = (traffic) => html`
           (minute) => html`
             <tr>
               <th scope="row">${f.timeOfDay((minute.at - MINUTE_MS / 2) / 1000)}</th>
-              ${CHARTS.map(({ field, digits }) => html`<td class="number">${f.number(minute[field], digits)}</td>`)}
+              ${CHARTS.map(
+                ({ field, digits }) => html`<td class="number">${f.number(minute[field], digits)}</td>`,
+              )}
             </tr>`,
         )}
     </tbody>

@@ -23,7 +23,11 @@ export function firstRequest({ models }) {
       <h2 id="first-request">${t('requests.first.title')}</h2>
       <p class="soft">${t('requests.first.text')}</p>
       <div class="first-command">
-        <pre tabindex="0" role="region" aria-label=${t('requests.first.command')}><code>${command}</code></pre>
+        <pre
+          tabindex="0"
+          role="region"
+          aria-label=${t('requests.first.command')}
+        ><code>${command}</code></pre>
         ${copyButton(command)}
       </div>
       <div class="buttons">

@@ -56,7 +56,9 @@ function groupByModel(nodes) {
 
 const row = (models, { id, engines, names, busy, slots, memory }) => html`
   <tr>
-    <th scope="row"><span class="loaded-model">${models.get(id)?.model.name ?? id} ${engineBadge(engines)}</span></th>
+    <th scope="row"><span class="loaded-model">${
+      models.get(id)?.model.name ?? id
+    } ${engineBadge(engines)}</span></th>
     <td>${slots ? slotUsage(busy, slots, slotsText(busy, slots)) : null}</td>
     <td class="extra">${names.join(', ')}</td>
     <td class="number extra">${f.bytes(memory)}</td>

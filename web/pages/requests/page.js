@@ -62,4 +62,8 @@ const loadingView = (app, { loadError }) =>
   loadError ? alertBox(errorMessage(loadError), retryButton(app)) : skeletons(4, 'tile');
 
 const retryButton = (app) =>
-  html`<button type="button" class="button small" @click=${app.sync.reloadAll}>${t('common.try_again')}</button>`;
+  html`<button
+        type="button"
+        class="button small"
+        @click=${app.sync.reloadAll}
+      >${t('common.try_again')}</button>`;

@@ -50,9 +50,15 @@ export function createRequestLog(app, route) {
   const set = (name, value) => app.go(buildUrl('/requests', { ...query, [name]: value }), { replace: true });
 
   const select = (name, options) => html`
-    <select class="control ${query[name] ? 'set' : ''}" aria-label=${t(`log.filter.${name}`)} @change=${(event) => set(name, event.target.value)}>
+    <select
+      class="control ${query[name] ? 'set' : ''}"
+      aria-label=${t(`log.filter.${name}`)}
+      @change=${(event) => set(name, event.target.value)}
+    >
       <option value="" .selected=${!query[name]}>${t(`log.any.${name}`)}</option>
-      ${options.map(([value, text]) => html`<option value=${value} .selected=${query[name] === value}>${text}</option>`)}
+      ${options.map(
+        ([value, text]) => html`<option value=${value} .selected=${query[name] === value}>${text}</option>`,
+      )}
     </select>`;
 
   const filters = (models) => html`
@@ -72,7 +78,9 @@ export function createRequestLog(app, route) {
     if (error) return alertBox(errorMessage(error));
     if (!ready) return html`<div class="skeleton log-loading" aria-hidden="true"></div>`;
     if (!rows.length)
-      return html`<p class="soft">${t(FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none')}</p>`;
+      return html`<p class="soft">${t(
+        FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none',
+      )}</p>`;
     return html`
       <div class="table-scroll" tabindex="0" role="region" aria-label=${t('log.table')}>
         <table class="table log-table">
@@ -96,7 +104,14 @@ export function createRequestLog(app, route) {
           )}</tbody>
         </table>
       </div>
-      ${nextCursor === null ? null : html`<div><button type="button" class="button small" @click=${() => load(nextCursor)}>${t('log.older')}</button></div>`}`;
+      ${
+        nextCursor === null
+          ? null
+          : html`
+              <div>
+                <button type="button" class="button small" @click=${() => load(nextCursor)}>${t('log.older')}</button>
+              </div>`
+      }`;
   }
 
   return {
@@ -113,7 +128,11 @@ export function createRequestLog(app, route) {
       <section class="card request-log" aria-labelledby="log">
         <div class="usage-head"><h2 id="log">${t('log.title')}</h2>${filters(models)}</div>
         ${content(models)}
-        ${days === null ? null : html`<p class="soft log-note">${t(days ? 'log.kept' : 'log.not_kept', { count: days })}</p>`}
+        ${
+          days === null
+            ? null
+            : html`<p class="soft log-note">${t(days ? 'log.kept' : 'log.not_kept', { count: days })}</p>`
+        }
       </section>`,
   };
 }
@@ -141,7 +160,9 @@ function row(entry, models) {
       <td>${who(entry)}</td>
       <td>${entry.node_name ?? '–'}</td>
       <td>${code === null ? badge('good', String(status)) : badge('bad', `${status} ${code}`)}</td>
-      <td class="number">${f.number(prompt)}${cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null}</td>
+      <td class="number">${f.number(prompt)}${
+        cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null
+      }</td>
       <td class="number">${f.number(entry.completion_tokens)}</td>
       <td class="number nowrap">${entry.ttft_ms === null ? '–' : f.milliseconds(entry.ttft_ms)}</td>
       <td class="number nowrap">${entry.duration_ms === null ? '–' : f.milliseconds(entry.duration_ms)}</td>

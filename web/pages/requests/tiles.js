@@ -8,10 +8,15 @@ export const tiles = ({ system }, { active, tokensPerSecond, requests, busy, slo
   <div class="tiles">
     ${tile('active', f.number(active))}
     ${tile('rate', f.number(tokensPerSecond, tokensPerSecond ? 1 : 0))}
-    ${tile('slots', slots ? t('requests.slots_of', { busy: f.number(busy), slots: f.number(slots) }) : f.number(null))}
+    ${tile(
+      'slots',
+      slots ? t('requests.slots_of', { busy: f.number(busy), slots: f.number(slots) }) : f.number(null),
+    )}
     ${tile('count', f.number(requests))}
   </div>
-  <p class="requests-note soft">${system ? t('requests.since', { time: f.dateTime(system.started_at) }) : ''}</p>`;
+  <p class="requests-note soft">${
+    system ? t('requests.since', { time: f.dateTime(system.started_at) }) : ''
+  }</p>`;
 
 const tile = (name, value) => html`
   <div class="tile" role="group" aria-labelledby=${`tile-${name}`}>

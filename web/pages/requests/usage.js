@@ -38,8 +38,16 @@ export function createUsageSection(app) {
   };
 
   const select = (name, values) => html`
-    <select class="control" aria-label=${t(`usage.choose.${name}`)} @change=${(event) => choose(name, event.target.value)}>
-      ${values.map((value) => html`<option value=${value} .selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`)}
+    <select
+      class="control"
+      aria-label=${t(`usage.choose.${name}`)}
+      @change=${(event) => choose(name, event.target.value)}
+    >
+      ${values.map(
+        (value) =>
+          html`
+            <option value=${value} .selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`,
+      )}
     </select>`;
 
   function content(models) {
@@ -79,12 +87,14 @@ export function createUsageSection(app) {
     load,
     view: ({ models }) =>
       memo(
-        [usage, error, cursor, models.size, { ...chosen }.measure, chosen.by, chosen.bucket],
+        [usage, error, cursor, models.size, chosen.measure, chosen.by, chosen.bucket],
         () => html`
         <section class="card usage" aria-labelledby="usage">
           <div class="usage-head">
             <h2 id="usage">${t('usage.title')}</h2>
-            <div class="buttons">${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}</div>
+            <div class="buttons">
+              ${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}
+            </div>
           </div>
           ${content(models)}
         </section>`,
@@ -124,7 +134,9 @@ const table = ({ stacks, series, bucket }) => html`
         <thead>
           <tr>
             <th scope="col">${t(`usage.bucket.${bucket}`)}</th>
-            ${series.map(({ name }) => html`<th scope="col" class="number">${name ?? t('usage.others')}</th>`)}
+            ${series.map(
+              ({ name }) => html`<th scope="col" class="number">${name ?? t('usage.others')}</th>`,
+            )}
           </tr>
         </thead>
         <tbody>

@@ -48,12 +48,21 @@ export function createPasswordForm(app, { focused }) {
         <h2 id="password">${t('password.title')}</h2>
         <form class="form" @submit=${submit}>
           <input name="username" autocomplete="username" value=${me?.user?.username ?? ''} readonly hidden />
-          ${field({ name: 'current', label: t('password.current'), type: 'password', autocomplete: 'current-password', autofocus: focused })}
+          ${field({
+            name: 'current',
+            label: t('password.current'),
+            type: 'password',
+            autocomplete: 'current-password',
+            autofocus: focused,
+          })}
           ${newPasswordField({ name: 'fresh', label: t('password.new') })}
           ${newPasswordField({ name: 'again', label: t('password.again'), hint: null })}
           ${alertBox(problem)}
           <div class="buttons">
-            <button class="button primary" aria-disabled=${busy ? 'true' : null}>${t('password.action')}</button>
+            <button
+              class="button primary"
+              aria-disabled=${busy ? 'true' : null}
+            >${t('password.action')}</button>
             <p role="status" class="settings-done">${done ? t('password.done') : ''}</p>
           </div>
         </form>

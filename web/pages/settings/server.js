@@ -51,7 +51,9 @@ function about(system, nodes) {
             ([name, value, more]) => html`
             <div>
               <dt>${t(`settings.server.${name}`)}</dt>
-              <dd>${value} ${more ? html`<small>${t(`settings.server.${name}.since`, { time: more })}</small>` : null}</dd>
+              <dd>${value} ${
+                more ? html`<small>${t(`settings.server.${name}.since`, { time: more })}</small>` : null
+              }</dd>
             </div>`,
           )}
       </dl>
@@ -60,7 +62,10 @@ function about(system, nodes) {
 
 const configuration = (settings) => html`
   <section class="card settings-card" aria-labelledby="in-effect">
-    <div><h2 id="in-effect">${t('settings.in_effect')}</h2><p class="soft">${t('settings.in_effect.text')}</p></div>
+    <div>
+      <h2 id="in-effect">${t('settings.in_effect')}</h2>
+      <p class="soft">${t('settings.in_effect.text')}</p>
+    </div>
     ${dataTable({ labelledBy: 'in-effect', columns: columns(), rows: settings, key: ({ name }) => name })}
   </section>`;
 
