@@ -172,7 +172,7 @@ async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: 
     await expect(away).to_contain_text("2 hours ago")
     await expect(away).to_contain_text("1 model, 1 GB")
     await expect(away.get_by_role("meter")).to_have_count(0)
-    await expect(node_of(page, "host-1")).to_contain_text("It takes no new requests.")
+    await expect(node_of(page, "host-1")).to_contain_text("No new requests are sent to this node.")
     await expect(node_of(page, "host-2")).to_contain_text("Joining")
     fast = node_of(page, "host-3")
     await expect(fast.get_by_role("meter", name="GPU", exact=True)).to_have_attribute("aria-valuenow", "50")
@@ -181,7 +181,7 @@ async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: 
         "aria-valuenow", "25"
     )
     await expect(fast.get_by_role("list", name="Loaded models")).to_contain_text("3 of 4 slots busy")
-    await expect(fast).not_to_contain_text("cannot use it")
+    await expect(fast).not_to_contain_text("not supported by the installed engine")
     await expect(node_of(page, "host-4")).to_contain_text(
         "Detected, but not supported by the installed engine"
     )

@@ -180,7 +180,7 @@ async def test_a_machine_joins_with_the_command_from_the_page(
     await expect(command).to_be_focused()
     await expect(command).to_contain_text(f"python -m llb --join {attic.url} --token llbj-")
     await expect(dialog).to_contain_text("The command works once, until ")
-    await expect(dialog).to_contain_text("it listens on loopback only")
+    await expect(dialog).to_contain_text("it only listens on localhost")
     await expect(dialog.get_by_role("status")).to_have_text("Waiting for a machine to join…")
     text = await command.locator("code").inner_text()
 
@@ -232,7 +232,9 @@ async def test_with_the_default_password_nobody_joins_and_the_page_says_what_to_
     page = await visitor.open("/nodes")
     await page.get_by_role("button", name="Add node").click()
     dialog = page.get_by_role("dialog")
-    await expect(dialog.get_by_role("alert")).to_contain_text("Change the default password first")
+    await expect(dialog.get_by_role("alert")).to_contain_text(
+        "Change the default password before adding nodes"
+    )
     await expect(dialog.get_by_role("button", name="Generate new command")).to_have_count(0)
     await dialog.get_by_role("link", name="Change password").click()
     await expect(dialog).to_have_count(0)
@@ -325,7 +327,7 @@ async def test_a_node_that_goes_stays_visible_and_comes_back(
     await expect(page.get_by_role("main")).to_contain_text("1 of 2 nodes online")
     await cellar.start(cellar.port)
     await expect(toast(page, "cellar is back online.")).to_be_visible()
-    await expect(toast(page, "not reachable")).to_have_count(0)
+    await expect(toast(page, "went offline")).to_have_count(0)
     await expect(node).to_contain_text("Online")
     await expect(node.get_by_role("meter", name="Memory", exact=True)).to_be_visible()
 
@@ -340,12 +342,12 @@ async def test_a_node_is_drained_and_taken_back(
     for name in ("cellar", "attic"):
         node = node_of(page, name)
         await press(node, "Drain")
-        await expect(node).to_contain_text("It takes no new requests.")
+        await expect(node).to_contain_text("No new requests are sent to this node.")
         back = node.get_by_role("button", name="Resume")
         await expect(back).to_be_focused()
         await expect(back).to_be_enabled()
         await page.keyboard.press("Enter")
-        await expect(node).not_to_contain_text("It takes no new requests.")
+        await expect(node).not_to_contain_text("No new requests are sent to this node.")
         await expect(node.get_by_role("button", name="Drain")).to_be_focused()
 
 
@@ -368,7 +370,7 @@ async def test_a_node_is_renamed_and_tagged(
     await name.fill("garage")
     await tags.fill("gpu, <b>")
     await press(dialog, "Save")
-    await expect(dialog.get_by_role("alert")).to_contain_text("There can be 32 tags")
+    await expect(dialog.get_by_role("alert")).to_contain_text("Up to 32 tags")
     await tags.fill("gpu, upstairs gpu")
     await page.keyboard.press("Enter")
     await expect(dialog).to_have_count(0)
@@ -421,7 +423,7 @@ async def test_a_node_that_is_removed_elsewhere_leaves_without_a_word(
     page = await (await visitors(attic)).open("/nodes")
     await expect(node_of(page, "cellar")).to_contain_text("Online")
     await cellar.stop()
-    await expect(toast(page, "not reachable")).to_be_visible()
+    await expect(toast(page, "went offline")).to_be_visible()
     await node_of(page, "cellar").get_by_role("button", name="Drain").focus()
     assert (await attic.http.delete(f"/api/nodes/{cellar.id}")).status_code == 204
     await expect(node_of(page, "cellar")).to_have_count(0)

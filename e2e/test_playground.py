@@ -145,7 +145,7 @@ async def test_an_error_is_told_and_can_be_retried(
 
     await page.route("**/v1/chat/completions", refuse)
     await ask(page, "Hello")
-    await expect(page.get_by_role("alert")).to_contain_text("Too many requests are waiting")
+    await expect(page.get_by_role("alert")).to_contain_text("The queue is full")
     await page.unroute("**/v1/chat/completions")
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_role("alert")).to_have_count(0)

@@ -59,7 +59,7 @@ async def test_a_new_password_ends_the_sessions_elsewhere(visitor: Visitor, visi
     other = await elsewhere.open("/nodes")
     page = await visitor.open("/settings")
     await change_password(page, PASSWORD, NEW_PASSWORD)
-    await expect(page.get_by_text("The password is changed.")).to_be_visible()
+    await expect(page.get_by_text("Password changed.")).to_be_visible()
     for label in ("Current password", "Confirm new password"):
         await expect(page.get_by_label(label)).to_have_value("")
 
@@ -75,7 +75,7 @@ async def test_what_is_wrong_with_a_password_is_told_where_it_can_be_mended(visi
     page = await visitor.open("/settings")
     alert = page.get_by_role("alert")
     await change_password(page, PASSWORD, NEW_PASSWORD, "something else")
-    await expect(alert).to_contain_text("differ")
+    await expect(alert).to_contain_text("don't match")
     await expect(page.get_by_label("Confirm new password")).to_be_focused()
     await change_password(page, "not this one", NEW_PASSWORD)
     await expect(alert).to_contain_text("current password is wrong")
@@ -83,7 +83,7 @@ async def test_what_is_wrong_with_a_password_is_told_where_it_can_be_mended(visi
     await change_password(page, PASSWORD, "x" * 1025)
     await expect(alert).to_contain_text("at most 1024")
     await expect(page.get_by_label("New password", exact=True)).to_be_focused()
-    await expect(page.get_by_text("The password is changed.")).to_have_count(0)
+    await expect(page.get_by_text("Password changed.")).to_have_count(0)
 
 
 async def test_the_rule_for_passwords_is_the_servers(visitor: Visitor) -> None:
@@ -128,13 +128,13 @@ async def test_the_default_password_is_told_until_it_is_changed(
     visitor = await visitors(llb, signed_in=False)
     await visitor.sign_in("admin", "test")
     page = await visitor.open(start)
-    banner = page.get_by_text("still the default one")
+    banner = page.get_by_text("still has the default password")
     await expect(banner).to_be_visible()
     if start == "/access":
         users = page.get_by_role("region", name="Users")
-        await expect(users).to_contain_text("Change the default password first.")
+        await expect(users).to_contain_text("Change the default password before adding users.")
         await expect(page.get_by_role("button", name="New user")).to_have_count(0)
-        await users.get_by_role("link", name="Change password").click()
+        await users.get_by_role("link", name="Change password").first.click()
     else:
         await page.get_by_role("link", name="Change password").click()
     current = page.get_by_label("Current password")
@@ -217,5 +217,5 @@ async def test_a_server_that_does_not_say_what_it_is(visitor: Visitor) -> None:
 
     await visitor.context.route("**/api/system", refuse)
     page = await visitor.open("/settings")
-    await expect(page.get_by_role("alert")).to_contain_text("llb does not answer.")
+    await expect(page.get_by_role("alert")).to_contain_text("Can't reach llb.")
     await expect(page.get_by_role("heading", name="Appearance")).to_be_visible()

@@ -386,7 +386,7 @@ async def test_files_that_are_dropped_do_not_take_the_page_away(
     await expect(page.get_by_role("alert")).to_contain_text("notes.pdf is not a picture that can be sent")
     await page.get_by_role("combobox", name="Model").select_option("chat")
     await drop_picture(page)
-    await expect(page.get_by_role("alert")).to_contain_text("This model reads text only.")
+    await expect(page.get_by_role("alert")).to_contain_text("This model doesn't support images.")
 
 
 async def drop_picture(page: Page) -> None:

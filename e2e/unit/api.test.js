@@ -1,4 +1,4 @@
-/** core/api.js: every failure is an ApiError, and an ended session is noticed. */
+/** core/api.js: every failure is an ApiError, and an expired session is detected. */
 
 import { ApiError, createApi } from '/web/core/api.js';
 import { equal, fails, ok, test } from './runner.js';
@@ -6,7 +6,7 @@ import { equal, fails, ok, test } from './runner.js';
 const json = (body, status = 200, headers = {}) => new Response(JSON.stringify(body), { status, headers });
 const problem = (status, error, headers) => json({ error }, status, headers);
 
-/** An API in front of `answer(path, options)`; `calls` are its requests. */
+/** API client whose requests are answered by `answer(path, options)` and recorded in `calls`. */
 function make(answer) {
   const calls = [];
   let signedOut = 0;

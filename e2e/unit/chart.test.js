@@ -1,4 +1,4 @@
-/** components/chart.js: scales, gaps, and what is told of where a person points. */
+/** components/chart.js: scales, gaps and the cursor. */
 
 import { html, render } from '/web/lib/html.js';
 import { area, niceMaximum, sparkline, timeChart } from '/web/components/chart.js';

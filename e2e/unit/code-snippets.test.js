@@ -1,4 +1,4 @@
-/** pages/playground/code-snippets.js, pages/access/key-expiry.js: texts for elsewhere, and ends of keys. */
+/** pages/playground/code-snippets.js, pages/access/key-expiry.js. */
 
 import { expiryTime, LIFETIMES, NEVER, ON_A_DATE, expiryState, today } from '/web/pages/access/key-expiry.js';
 import { asCurl, asPython } from '/web/pages/playground/code-snippets.js';
@@ -6,7 +6,7 @@ import { equal, ok, test } from './runner.js';
 
 const body = (content, more = {}) => ({ model: 'm', messages: [{ role: 'user', content }], ...more });
 
-/** The arguments that a POSIX shell hands on, for what asCurl writes: words, single quotes and \' only. */
+/** Arguments as a POSIX shell parses them, for the output of asCurl only: words, single quotes and \'. */
 function words(command) {
   const found = [''];
   let quoted = false;

@@ -1,4 +1,4 @@
-/** pages/playground/conversation-store.js: kept in the browser, each person's own, also where there is no room. */
+/** pages/playground/conversation-store.js: separate per user, and robust when storage is full. */
 
 import {
   createConversationStore,
@@ -7,7 +7,7 @@ import {
 } from '/web/pages/playground/conversation-store.js';
 import { equal, ok, test } from './runner.js';
 
-/** A storage that holds `room` characters. */
+/** Storage with room for `room` characters. */
 class FakeStorage {
   known = new Map();
 

@@ -1,4 +1,4 @@
-/** core/data-sync.js: asks for what an event has outdated, and for nothing by the clock. */
+/** core/data-sync.js: refetches what an event has made stale, without polling. */
 
 import { createStore } from '/web/core/store.js';
 import { createDataSync } from '/web/core/data-sync.js';
@@ -6,7 +6,7 @@ import { withFakes } from './fakes.js';
 import { equal, ok, test } from './runner.js';
 import { model, node } from './samples.js';
 
-/** An API whose answers the test gives: `asked` holds the open questions. */
+/** API controlled by the test: `asked` holds the pending requests. */
 class FakeApi {
   paths = [];
   asked = [];
@@ -17,7 +17,7 @@ class FakeApi {
       this.asked.push({ path, resolve, reject });
     });
 
-  /** Answer what is open from `answers`: path → answer, an Error rejects. */
+  /** Answers pending requests from `answers`: path → response; an Error rejects. */
   async answer(answers = ANSWERS) {
     for (const { path, resolve, reject } of this.asked.splice(0)) {
       const answer = answers[path] ?? answers.other?.(path);
@@ -26,7 +26,7 @@ class FakeApi {
     }
   }
 
-  /** The questions since the last call. */
+  /** Paths requested since the last call. */
   news() {
     return this.paths.splice(0).sort();
   }
@@ -41,7 +41,7 @@ const ANSWERS = {
 };
 const EVERYTHING = ['/api/models', '/api/nodes', '/api/system'];
 
-/** A page that is signed in and has heard Hello and its first answers. */
+/** Signed-in page that has received Hello and the first responses. */
 const withDataSync = (run) =>
   withFakes(async (fakes) => {
     const api = new FakeApi();

@@ -1,9 +1,9 @@
-/** What the tests of lib/html.js draw with, and look at. */
+/** Helpers for the tests of lib/html.js. */
 
 import { render } from '/web/lib/html.js';
 import { place } from './runner.js';
 
-/** What a person sees of it: the markup without the comments that mark the places of values. */
+/** Visible markup: without the comments that mark the positions of values. */
 export const shown = (element) => element.innerHTML.replace(/<!--.*?-->/gs, '');
 
 export function draw(value, element = place()) {
@@ -11,7 +11,7 @@ export function draw(value, element = place()) {
   return element;
 }
 
-/** The changes that `work` makes in `element`. */
+/** Mutations of `element` caused by `work`. */
 export function changes(element, work) {
   const observer = new MutationObserver(() => {});
   observer.observe(element, { subtree: true, childList: true, attributes: true, characterData: true });

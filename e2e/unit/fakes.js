@@ -1,6 +1,6 @@
-/** A clock that a test moves, and WebSockets whose other end the test holds. Both end with `withFakes`. */
+/** Fake clock and fake WebSockets, controlled by the test. `withFakes` restores the real ones. */
 
-/** Run `test({clock, sockets, page})` with them in the place of the browser's own. */
+/** Runs `test({clock, sockets, page})` with the fakes installed. */
 export async function withFakes(test) {
   const clock = new Clock();
   const sockets = [];
@@ -51,12 +51,12 @@ class Clock {
     this.#timers.delete(id);
   }
 
-  /** How many timers are still to come. */
+  /** Number of pending timers. */
   get waiting() {
     return this.#timers.size;
   }
 
-  /** Let `ms` pass: each timer runs at its time, and what it promises is done before the next. */
+  /** Advances by `ms`: timers fire at their time, and their promises settle before the next one. */
   async pass(ms) {
     const end = this.now + ms;
     await this.settled();
@@ -79,7 +79,7 @@ class FakeSocket {
     this.url = String(url);
   }
 
-  /** What the page does: the other end hears of it, and it ends. */
+  /** Called by the page: closes the connection. */
   close() {
     this.end();
   }
@@ -97,7 +97,7 @@ class FakeSocket {
   }
 }
 
-/** Counts the listeners on the window and the document. */
+/** Counts the listeners on window and document. */
 class Listening {
   #own = {};
   #known = new Set();

@@ -1,4 +1,4 @@
-/** pages/models/filter.js: which models are shown, and in which order. */
+/** pages/models/filter.js: filtering and sorting. */
 
 import { filterOptions, FILTERS, createMatcher, SORT_ORDERS, sortModels } from '/web/pages/models/filter.js';
 import { equal, frozen, ok, test } from './runner.js';

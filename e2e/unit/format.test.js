@@ -1,4 +1,4 @@
-/** core/format.js: numbers for people, in English and Japanese. */
+/** core/format.js, in English and Japanese. */
 
 import * as format from '/web/core/format.js';
 import { equal, test } from './runner.js';

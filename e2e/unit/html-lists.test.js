@@ -1,4 +1,4 @@
-/** lib/html.js: lists and what is remembered of them keep their elements. */
+/** lib/html.js: lists and memos keep their elements. */
 
 import { each, html, memo, svg } from '/web/lib/html.js';
 import { changes, draw, shown } from './drawing.js';

@@ -1,4 +1,4 @@
-/** lib/html.js: what is shown is what was given, as text, with as few changes as that takes. */
+/** lib/html.js: values are escaped, and updates are minimal. */
 
 import { each, html, memo, svg } from '/web/lib/html.js';
 import { changes, draw, shown } from './drawing.js';
@@ -273,7 +273,7 @@ test('a hostile custom property sets nothing else', () => {
   );
 });
 
-// --- properties and listeners ------------------------------------------------------------------------
+// An invalid URL also replaces a valid one.
 
 test('a property is compared with what the person typed', () => {
   const view = (value) => html`<input .value=${value} />`;

@@ -1,4 +1,4 @@
-/** core/i18n.js: words, placeholders, plurals, and which language. */
+/** core/i18n.js: texts, placeholders, plurals and choice of language. */
 
 import { pickLocale, f, hasText, locale, LOCALES, t, loadLocale } from '/web/core/i18n.js';
 import { equal, test } from './runner.js';

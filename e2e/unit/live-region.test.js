@@ -1,4 +1,4 @@
-/** core/live-region.js: what a screen reader is told. */
+/** core/live-region.js: announcements for screen readers. */
 
 import { announcements } from '/web/core/live-region.js';
 import { equal, test } from './runner.js';

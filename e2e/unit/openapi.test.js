@@ -1,4 +1,4 @@
-/** pages/docs/openapi.js and curl.js: what the reference of the API says, taken apart. */
+/** pages/docs/openapi.js and curl.js. */
 
 import { asCurl } from '/web/pages/docs/curl.js';
 import {

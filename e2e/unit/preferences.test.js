@@ -1,9 +1,9 @@
-/** core/preferences.js: what the browser remembers, also where it refuses to. */
+/** core/preferences.js, including browsers that block storage. */
 
 import { applyTheme, readPreference, savePreference, setTheme } from '/web/core/preferences.js';
 import { equal, test } from './runner.js';
 
-/** As in a browser that forbids storage, or has none left. */
+/** Simulates a browser that blocks storage, or whose storage is full. */
 function withStorage(storage, run) {
   const own = Object.getOwnPropertyDescriptor(globalThis, 'localStorage');
   Object.defineProperty(globalThis, 'localStorage', { configurable: true, get: storage });

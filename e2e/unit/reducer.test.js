@@ -1,4 +1,4 @@
-/** core/reducer.js: what the page knows after what it hears. Every state and action of these tests is frozen. */
+/** core/reducer.js. Every state and action of these tests is frozen. */
 
 import {
   eventHandlers,
@@ -22,7 +22,7 @@ import {
   statusChanged,
 } from './samples.js';
 
-/** Pure: neither the state nor the action may be touched. */
+/** Checks that neither the state nor the action is mutated. */
 const reduce = (state, action) => frozen(reduceIt(frozen(state), frozen(action)));
 
 const after = (state, ...actions) => actions.reduce(reduce, state);
@@ -423,7 +423,7 @@ test('another way to a node is shown at once, and where it leads is asked for', 
 
 // --- downloads, node by node -------------------------------------------------------------------------
 
-/** A model that two nodes fetch, as the API tells it. */
+/** Model that two nodes are downloading, as in the API. */
 const fetched = (downloaded) => {
   const coming = {
     model_id: 'a',

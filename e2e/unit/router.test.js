@@ -1,4 +1,4 @@
-/** core/router.js: addresses, and the way back after signing in. */
+/** core/router.js: URLs, and the way back after signing in. */
 
 import { buildUrl, HOME_PATH, matchRoute, safeReturnUrl, ROUTES, startRouter } from '/web/core/router.js';
 import { equal, ok, place, test } from './runner.js';
@@ -136,7 +136,7 @@ const calls = () => heard.splice(0);
 
 function press(link, options = {}) {
   const event = new MouseEvent('click', { bubbles: true, cancelable: true, button: 0, ...options });
-  // the browser itself must not leave the test
+  // Keeps the browser from leaving the test.
   const stop = (late) => late.preventDefault();
   window.addEventListener('click', stop, { once: true });
   let taken = false;

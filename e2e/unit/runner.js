@@ -1,12 +1,12 @@
-/** Tests of pure modules: `test(name, run)` notes one, `results()` runs them all, one after the other. */
+/** Test runner: `test(name, run)` registers a test, `results()` runs them in sequence. */
 
 const WITHIN_MS = 5000;
 const tests = [];
 
-/** Names are written as plain strings at the start of a line: pytest reads them before a browser runs. */
+/** pytest reads the names before a browser runs, so they are plain strings at the start of a line. */
 export const test = (name, run) => tests.push({ name, run });
 
-/** {name: null, or what went wrong}. */
+/** {name: null, or the error}. */
 export async function results() {
   const found = {};
   for (const { name, run } of tests) {
@@ -25,7 +25,7 @@ export async function results() {
   return found;
 }
 
-/** An element in the document, gone after the test. */
+/** Element in the document, removed after the test. */
 export function place() {
   const element = document.createElement('div');
   document.body.append(element);
@@ -36,13 +36,13 @@ export function ok(value, message = 'it does not hold') {
   if (!value) throw new Error(message);
 }
 
-/** Whether two values are the same in all that they hold: arrays, objects, maps and sets are compared by content. */
+/** Asserts deep equality; arrays, objects, maps and sets are compared by content. */
 export function equal(actual, expected, message = '') {
   if (same(actual, expected)) return;
   throw new Error(`${message}\n  is:        ${show(actual)}\n  should be: ${show(expected)}`);
 }
 
-/** The error that `run` throws, or rejects with; `pattern` has to match it. */
+/** Returns the error that `run` throws or rejects with; it has to match `pattern`. */
 export async function fails(run, pattern = /./) {
   let error = null;
   try {
@@ -55,7 +55,7 @@ export async function fails(run, pattern = /./) {
   return error;
 }
 
-/** The same value, and an error for whoever tries to change it or anything in it. */
+/** Deeply frozen value: any attempt to change it throws. */
 export function frozen(value) {
   if (typeof value !== 'object' || value === null || Object.isFrozen(value)) return value;
   if (value instanceof Map || value instanceof Set) {

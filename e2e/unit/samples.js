@@ -1,4 +1,4 @@
-/** What the API answers and /ws/models tells, with sensible values for what a test does not care about. */
+/** Sample API responses and events, with defaults for fields that a test does not care about. */
 
 export const model = (id, changes = {}) => ({
   model: {
@@ -74,7 +74,7 @@ export const node = (id, changes = {}) => ({
 
 let seq = 0;
 
-/** The next event of a connection; `seq` grows by itself. */
+/** Next event of a connection, with the next `seq`. */
 export const event = (type, fields = {}) => ({ type, seq: (seq += 1), at: 1_000_000 + seq, ...fields });
 
 export const statusChanged = (id, status, fields = {}) =>
@@ -121,7 +121,7 @@ export const onNode = (id, state, engineState = null, progress = null) => ({
   download: null,
 });
 
-/** A model that a node is fetching: `got` of 1000 bytes. */
+/** Model that a node is downloading: `got` of 1000 bytes. */
 export const comingTo = (id, got, fields = {}) => ({
   ...onNode(id, 'downloading'),
   download: { downloaded_bytes: got, total_bytes: 1000, bytes_per_second: 50, error: null, ...fields },

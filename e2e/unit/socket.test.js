@@ -1,10 +1,10 @@
-/** core/socket.js: the WebSocket that comes back. */
+/** core/socket.js: the reconnecting WebSocket. */
 
 import { delayBefore, openSocket, SILENCE_TIMEOUT_MS } from '/web/core/socket.js';
 import { withFakes } from './fakes.js';
 import { equal, ok, test } from './runner.js';
 
-/** Follow with everything that is told noted down. */
+/** Connection with all callbacks recorded. */
 function listen(answers = {}) {
   const told = { hello: [], events: [], status: [], lost: 0 };
   const connection = openSocket('/ws/models', {
@@ -181,7 +181,7 @@ test('what was heard before the end is handed over before the end is told', () =
     sockets[0].tell({ type: 'Hello', seq: 1 });
     sockets[0].tell({ type: 'X', seq: 700 });
     sockets[0].end();
-    // A count that begins anew must not meet an event of the old one.
+    // A connection that restarts its numbering must not receive an event of the previous one.
     equal([told.events, told.status.at(-1).status], [[[1, 700]], 'disconnected']);
     await clock.pass(600);
     equal(told.events.length, 1);

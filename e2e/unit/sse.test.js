@@ -1,11 +1,11 @@
-/** core/sse.js: events out of bytes, wherever these are cut. */
+/** core/sse.js: events from bytes, split anywhere. */
 
 import { events, parseEvent } from '/web/core/sse.js';
 import { equal, fails, ok, test } from './runner.js';
 
 const bytes = (text) => new TextEncoder().encode(text);
 
-/** A stream of `chunks`; `ended.cancelled` tells whether the reader gave up. */
+/** Stream of `chunks`; `ended.cancelled` is true if the reader cancelled it. */
 function streamOf(chunks, ended = {}) {
   const left = [...chunks];
   return new ReadableStream({

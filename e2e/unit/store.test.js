@@ -1,9 +1,9 @@
-/** core/store.js: one state, listeners once a frame. */
+/** core/store.js: one state, listeners called once per frame. */
 
 import { createStore } from '/web/core/store.js';
 import { equal, fails, ok, test } from './runner.js';
 
-/** A store whose frames the test draws. */
+/** Store whose frames are triggered by the test. */
 function makeManual() {
   const due = [];
   const store = createStore((work) => due.push(work));
@@ -86,7 +86,7 @@ test('an error of a listener does not stop the frames to come', () => {
   try {
     frame();
   } catch {
-    // The browser would tell it to the console.
+    // The browser would report it to the console.
   }
   end();
   store.requestRender();

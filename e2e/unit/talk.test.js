@@ -1,4 +1,4 @@
-/** pages/playground: cutting Markdown, what is sent, and how quick it was. */
+/** pages/playground: Markdown blocks, chat requests and response statistics. */
 
 import { splitBlocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
 import {
@@ -51,7 +51,7 @@ test('nothing is lost, and what is finished does not change while the rest arriv
   let before = [];
   for (let at = 0; at <= text.length; at += 1) {
     const now = splitBlocks(text.slice(0, at));
-    // The last block may still go on; a line that has only begun may yet turn out to belong to the one before it.
+    // The last block may continue; a line that has only begun may turn out to belong to the block before.
     equal(now.slice(0, Math.max(0, before.length - 2)), before.slice(0, -2), `after ${at} characters`);
     before = now;
   }

@@ -1,10 +1,10 @@
-/** pages/requests/traffic.js: figures of requests over all nodes. */
+/** pages/requests/traffic.js. */
 
 import { trafficHistory, latestTime, currentFigures, WINDOW_MS } from '/web/pages/requests/traffic.js';
 import { equal, frozen, test } from './runner.js';
 
 const STEP = 10_000;
-// a round moment
+// A round time.
 const END = Math.floor(1.8e12 / STEP) * STEP;
 
 const point = (at, tokensPerSecond, active = 0, requests = 0) => ({ at, tokensPerSecond, active, requests });

@@ -1,4 +1,4 @@
-/** pages/requests/usage-series.js: the API's totals as columns. */
+/** pages/requests/usage-series.js. */
 
 import { usageSeries, MAX_SERIES } from '/web/pages/requests/usage-series.js';
 import { equal, test } from './runner.js';

@@ -9,7 +9,8 @@
  *
  *   text          string or number; null, undefined and booleans render nothing
  *   html`…`       template; a Node is inserted as it is (for markup that was sanitised elsewhere)
- *   [ … ]         list, matched by position; each(items, key, view): matched by key, one root element per item
+ *   [ … ]         list, matched by position
+ *   each(items, key, view): list matched by key, one root element per item
  *   memo(deps, view): calls `view` only when one of `deps` has changed; where two memos alternate in
  *                 one place, `deps` has to distinguish them
  *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  boolean attribute

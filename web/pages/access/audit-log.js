@@ -24,7 +24,9 @@ export function createAuditLog(app) {
         ? null
         : html`
             <div>
-              <button type="button" class="button small" @click=${() => list.load(next)}>${t('audit.older')}</button>
+              <button type="button" class="button small" @click=${() => list.load(next)}>
+                ${t('audit.older')}
+              </button>
             </div>`
     }`;
 

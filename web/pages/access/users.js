@@ -120,7 +120,9 @@ export function createUserSection(app, changed) {
         me?.user?.must_change_password
           ? null
           : html`
-              <button type="button" class="button" @click=${add}>${icon('plus')}${t('users.new.open')}</button>`
+              <button type="button" class="button" @click=${add}>
+                ${icon('plus')}${t('users.new.open')}
+              </button>`
       }
     </div>
     ${

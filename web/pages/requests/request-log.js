@@ -109,7 +109,9 @@ export function createRequestLog(app, route) {
           ? null
           : html`
               <div>
-                <button type="button" class="button small" @click=${() => load(nextCursor)}>${t('log.older')}</button>
+                <button type="button" class="button small" @click=${() => load(nextCursor)}>
+                  ${t('log.older')}
+                </button>
               </div>`
       }`;
   }

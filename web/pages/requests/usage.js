@@ -46,7 +46,9 @@ export function createUsageSection(app) {
       ${values.map(
         (value) =>
           html`
-            <option value=${value} .selected=${chosen[name] === value}>${t(`usage.${name}.${value}`)}</option>`,
+            <option value=${value} .selected=${chosen[name] === value}>
+              ${t(`usage.${name}.${value}`)}
+            </option>`,
       )}
     </select>`;
 
