@@ -25,6 +25,7 @@ ROWS = ("lib", "core", "components", "pages", "main.js")
 MARKUP = "lib/html.js"
 # A reader takes in a folder at a glance.
 MAX_MODULES_PER_FOLDER = 14
+MAX_COLUMNS = 110
 
 # Never asked for: a name to read paths against, and the name of a format.
 OTHER_ORIGINS = {"http://page.invalid", "http://www.w3.org/2000/svg"}
@@ -155,6 +156,13 @@ def test_a_folder_holds_at_most_fourteen_modules() -> None:
     assert {
         name_of(folder): count for folder, count in counts.items() if count > MAX_MODULES_PER_FOLDER
     } == {}
+
+
+@pytest.mark.parametrize("path", [each for each in FILES if not str(each.id).startswith("i18n/")])
+def test_lines_have_at_most_110_columns(path: Path) -> None:
+    """Texts in i18n/ are exempt: a sentence is easier to search for on one line."""
+    lines = path.read_text("utf-8").splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > MAX_COLUMNS] == []
 
 
 def test_every_module_is_used() -> None:

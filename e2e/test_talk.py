@@ -383,7 +383,7 @@ async def test_files_that_are_dropped_do_not_take_the_page_away(
     await page.get_by_label("Attach images").set_input_files(
         {"name": "notes.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}
     )
-    await expect(page.get_by_role("alert")).to_contain_text("notes.pdf is not a picture that can be sent")
+    await expect(page.get_by_role("alert")).to_contain_text("Can't attach notes.pdf.")
     await page.get_by_role("combobox", name="Model").select_option("chat")
     await drop_picture(page)
     await expect(page.get_by_role("alert")).to_contain_text("This model doesn't support images.")

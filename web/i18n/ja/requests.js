@@ -53,7 +53,7 @@ export default {
   'usage.others': 'その他',
   'usage.none': 'この期間の利用はありません。',
   'usage.table': '使用量の表',
-  'usage.session_of': '{user}（Web）',
+  'usage.session_of': '{user}（ブラウザー）',
   'usage.host': 'コマンドライン',
   'usage.no_model': '不明なモデル',
   'usage.no_node': 'ノードなし',
