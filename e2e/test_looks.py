@@ -37,7 +37,7 @@ async def test_japanese(shop: RunningBalancer, visitors: VisitorFactory) -> None
     page = await visitor.open()
     await expect(page.locator("html")).to_have_attribute("lang", "ja")
     await expect(page.get_by_role("heading", level=1)).to_have_text("モデル")
-    await expect(model_card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
+    await expect(model_card(page, SMOLLM2_NAME).get_by_role("button", name="プル")).to_be_visible()
     await expect(model_card(page, SMOLLM2_NAME)).to_contain_text("利用可能")
     await save_screenshot(page, "japanese")
 
