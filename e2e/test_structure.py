@@ -152,7 +152,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 def test_a_folder_holds_at_most_fourteen_modules() -> None:
-    counts = Counter(path.parent for path in modules())
+    counts = Counter(path.parent for path in page_modules())
     assert {
         name_of(folder): count for folder, count in counts.items() if count > MAX_MODULES_PER_FOLDER
     } == {}
