@@ -152,6 +152,8 @@ async def test_rejected_requests_are_recorded(make_chatting: BalancerFactory) ->
 
 async def test_requests_without_a_slot_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(parallel=1, max_queue=1, queue_timeout_s=1.0), "smollm2")
+    # On a busy machine the load takes longer than the queue timeout.
+    await llb.app.agent.load_model("smollm2")
     await ask(llb, model="smollm2", max_tokens=1)
     body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as first:
