@@ -1,4 +1,4 @@
-"""Which engines to unload so that another fits: a pure choice, the least recently used first."""
+"""Eviction policy: the idle engines to unload so that another one fits, least recently used first. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llb.policy.memory import Memory
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine that holds memory. `last_used` is in seconds of any one clock."""
+    """Engine that occupies memory. `last_used` is in seconds of any clock, the same for all engines."""
 
     model_id: str
     memory: Memory
@@ -24,22 +24,22 @@ class LoadedEngine:
 
 
 def select_victims(required: Memory, free: Memory, engines: Sequence[LoadedEngine]) -> tuple[str, ...] | None:
-    """The idle engines to unload for `need`, least recently used first; none if it fits; None if it cannot be made to fit.
+    """Return the engines to unload for `required`, () if it fits already, None if it cannot fit.
 
-    Never a busy or pinned one, and none whose memory would not help.
+    Busy and pinned engines are never chosen, nor engines whose memory is not needed.
     """
-    chosen: list[LoadedEngine] = []
+    victims: list[LoadedEngine] = []
     for engine in sorted(engines, key=lambda engine: (engine.last_used, engine.model_id)):
         if free.covers(required):
             break
         if engine.is_evictable:
-            chosen.append(engine)
+            victims.append(engine)
             free += engine.memory
     if not free.covers(required):
         return None
-    # One may be spared whose memory is of the wrong kind, or small beside that of one chosen later.
-    for engine in tuple(reversed(chosen)):
+    # Keep engines whose memory is of the wrong kind, or became superfluous by a later, larger one.
+    for engine in tuple(reversed(victims)):
         if (free - engine.memory).covers(required):
-            chosen.remove(engine)
+            victims.remove(engine)
             free -= engine.memory
-    return tuple(engine.model_id for engine in chosen)
+    return tuple(engine.model_id for engine in victims)

@@ -1,7 +1,8 @@
-"""How much memory an engine needs, and how it is best loaded: from a model's shape to a plan. Pure.
+"""Memory policy: how much memory an engine needs, and the best plan to load a model. Pure.
 
-The formulas follow llama.cpp as xllamacpp 2026.10 carries it; where llama.cpp sums what its allocator happens to do (the
-compute buffer), they were fitted to the sizes it logs, see `bench/memory.md`. What the GPU constants say is unmeasured.
+The formulas follow the llama.cpp of xllamacpp 2026.10. The compute buffer depends on llama.cpp's allocator;
+its formula was fitted to the sizes that llama.cpp logs, see `bench/memory.md`. The GPU constants are not
+measured.
 """
 
 from __future__ import annotations
@@ -12,34 +13,42 @@ from llb.wire import Verdict
 
 MIB = 2**20
 
-# What the worker starts every engine with; the estimate holds for these alone.
-UBATCH_TOKENS = 512  # of an engine with layers on a GPU, which wants many at once, or for vectors
-# Of one that writes text on the processor: llama.cpp looks for a caller that left, and gives others their next token, only
-# between batches; so a batch is one ubatch. What smaller ones cost: `bench.prefill`.
+# Parameters of every engine; the estimates are valid for these values only.
+# For engines with layers on a GPU, which needs large batches, and for embeddings.
+UBATCH_TOKENS = 512
+# For text generation on the CPU. Only between batches does llama.cpp notice that a client is gone, and
+# compute the next token of other slots, so a batch is one ubatch. `bench.prefill` measures the cost of
+# smaller ones.
 CPU_UBATCH_TOKENS = 128
-MAX_CONTEXT_CHECKPOINTS = (
-    2  # copies of windowed and recurrent state a slot keeps, to go back to (`n_ctx_checkpoints`)
-)
+# Copies of windowed and recurrent state that a slot keeps for going back (`n_ctx_checkpoints`).
+MAX_CONTEXT_CHECKPOINTS = 2
 PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
 
-DEFAULT_CONTEXT = 8192  # tokens per slot, where nobody asks for another and memory allows it
+# Tokens per slot.
+DEFAULT_CONTEXT = 8192
 DEFAULT_POOLED_CONTEXT = 2048
-POOLED_OUTPUT_LIMIT_BYTES = 1024 * MIB  # the default above shrinks before its outputs are larger
+# The default context of a pooled engine shrinks until its outputs fit into this.
+POOLED_OUTPUT_LIMIT_BYTES = 1024 * MIB
 MIN_CONTEXT = 512
-CONTEXT_ALIGNMENT = 256  # llama.cpp rounds the cells of a KV cache up to this (`GGML_PAD(n_ctx, 256)`)
+# llama.cpp rounds the cells of a KV cache up to a multiple of this (`GGML_PAD(n_ctx, 256)`).
+CONTEXT_ALIGNMENT = 256
 
-PROCESS_BYTES = 44 * MIB  # the worker with xllamacpp and an idle HTTP server
-VOCABULARY_BYTES_PER_ENTRY = 230  # of a token, and of a merge, in llama.cpp's maps
+# The worker with xllamacpp and an idle HTTP server.
+PROCESS_BYTES = 44 * MIB
+# Per token and per merge, in llama.cpp's maps.
+VOCABULARY_BYTES_PER_ENTRY = 230
 HTTP_THREAD_BYTES = MIB // 8
-GPU_DEVICE_BYTES = 512 * MIB  # per device: the runtime's context and its kernels
-GPU_HOST_BYTES = 256 * MIB  # what a GPU runtime maps into the process
+# Per device: the context of the GPU runtime, and its kernels.
+GPU_DEVICE_BYTES = 512 * MIB
+# Mapped into the process by the GPU runtime.
+GPU_HOST_BYTES = 256 * MIB
 
 _F16, _F32 = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An amount of both kinds of memory. Negative where more is promised than there is."""
+    """Amount of RAM and VRAM; negative if more is reserved than exists."""
 
     ram_bytes: int = 0
     vram_bytes: int = 0
@@ -55,7 +64,7 @@ class Memory:
         return Memory(self.ram_bytes - other.ram_bytes, self.vram_bytes - other.vram_bytes)
 
     def covers(self, required: Memory) -> bool:
-        """Whether `need` fits; of a kind that is not needed there may be less than nothing."""
+        """Return whether `required` fits; a kind that is not required may be negative."""
         return (required.ram_bytes <= 0 or required.ram_bytes <= self.ram_bytes) and (
             required.vram_bytes <= 0 or required.vram_bytes <= self.vram_bytes
         )
@@ -63,13 +72,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One repeating block. Widths are numbers per token in the KV cache (heads × length), 0 if it keeps none."""
+    """One repeating block; widths are values per token in the KV cache (heads × length), or 0."""
 
     weight_bytes: int
     key_width: int = 0
     value_width: int = 0
     uses_sliding_window: bool = False
-    state_bytes: int = 0  # recurrent state per slot (SSM, short convolution)
+    # Recurrent state per slot (SSM, short convolution).
+    state_bytes: int = 0
 
     @property
     def kv_cell_bytes(self) -> int:
@@ -78,48 +88,57 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What of a model decides its memory. `gguf.shape_of` makes it from a header."""
+    """Properties of a model that determine its memory; `gguf.build_model_shape` makes it from the headers."""
 
     layers: tuple[Layer, ...]
-    input_bytes: int  # token embeddings: they stay in RAM whatever is offloaded
-    output_bytes: int  # 0: the input's matrix serves as output too
-    other_bytes: int = 0  # header and whatever else the files hold
+    # Token embeddings, which stay in RAM with any number of GPU layers.
+    input_bytes: int
+    # 0: tied to the input matrix.
+    output_bytes: int
+    # Headers and all other content of the files.
+    other_bytes: int = 0
     embedding_length: int
     query_width: int
-    feed_forward_width: (
-        int  # numbers per token in the widest feed-forward; of a mixture: used experts × their length
-    )
+    # Values per token in the widest feed-forward network; for a mixture of experts: used experts × their
+    # length.
+    feed_forward_width: int
     has_gated_ffn: bool = True
     experts_used: int = 0
     vocabulary_size: int
     merge_count: int = 0
-    context_length: int  # as trained
+    # As trained.
+    context_length: int
     sliding_window: int = 0
-    is_encoder: bool = False  # attends to all tokens at once, keeps no KV cache
-    uses_last_token_pooling: bool = False  # its vector is the last token's, so a long input may be split
-    has_repacked_weights: bool = False  # holds weights that llama.cpp copies into another order for the CPU
+    # Attends to all tokens at once, without a KV cache.
+    is_encoder: bool = False
+    # The vector of the last token is the result, so a long input may be split.
+    uses_last_token_pooling: bool = False
+    # llama.cpp copies some weights into another order for the CPU.
+    has_repacked_weights: bool = False
     projector_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
-        """All weights as they lie in the files, the projector's too."""
+        """Size of all weights in the files, including the projector."""
         layers = sum(layer.weight_bytes for layer in self.layers)
         return self.input_bytes + layers + self.output_bytes + self.other_bytes + self.projector_bytes
 
     @property
     def max_gpu_layers(self) -> int:
-        """The `n_gpu_layers` that offloads everything: each layer and, counted as one more, the output."""
+        """The `n_gpu_layers` that offloads everything: all layers, and the output as one more."""
         return len(self.layers) + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """The peak of an engine with full slots, in bytes, by what it is for."""
+    """Peak memory of an engine with full slots, by purpose."""
 
     weights: Memory
-    kv_cache: Memory  # attention, the windowed part and recurrent state
+    # Attention, windowed attention and recurrent state.
+    kv_cache: Memory
     compute: Memory
-    output_bytes: int  # logits that wait for the sampler, and vectors for the caller
+    # Logits for the sampler, and vectors for the client.
+    output_bytes: int
     checkpoint_bytes: int
     prompt_cache_bytes: int
     overhead: Memory
@@ -144,7 +163,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """How to start an engine, and what it will then need. `context_length` is in tokens per slot."""
+    """Parameters of an engine, and the memory it needs; `context_length` is in tokens per slot."""
 
     context_length: int
     slots: int
@@ -152,9 +171,11 @@ class LoadPlan:
     batch_tokens: int
     ubatch_tokens: int
     prompt_cache_bytes: int
-    context_checkpoints: int  # a slot
+    # Per slot.
+    context_checkpoints: int
     mmap: bool
-    verdict: Verdict  # FITS or TIGHT
+    # FITS or TIGHT.
+    verdict: Verdict
     estimate: MemoryEstimate
 
     @property
@@ -172,10 +193,11 @@ def estimate_memory(
     pooled: bool = False,
     prompt_cache_bytes: int = 0,
 ) -> MemoryEstimate:
-    """What an engine needs with `context_length` tokens in each of `slots`; `gpus` counts only if `gpu_layers` > 0.
+    """Return the memory of an engine with `context_length` tokens in each slot.
 
-    llama.cpp offloads the last `gpu_layers` of layers + output (`i_gpu_start = n_layer + 1 - n_gpu_layers`), and each
-    layer's part of the KV cache lies where its weights lie. `pooled` is an engine for embeddings or reranking.
+    llama.cpp offloads the last `gpu_layers` of layers + output (`i_gpu_start = n_layer + 1 - n_gpu_layers`),
+    and keeps each layer's KV cache beside its weights. `gpus` matters only if `gpu_layers` > 0. `pooled`
+    stands for embeddings and reranking.
     """
     gpu_layers = min(gpu_layers, shape.max_gpu_layers)
     on_gpu = tuple(reversed(tuple(reversed(shape.layers))[: max(0, gpu_layers - 1)]))
@@ -191,10 +213,10 @@ def estimate_memory(
         + slots * HTTP_THREAD_BYTES
     )
     if gpu_layers > 0:
-        # A tied output is a second copy of the input's matrix there (`TENSOR_DUPLICATED`).
+        # A tied output is a second copy of the input matrix in VRAM (`TENSOR_DUPLICATED`).
         output = Memory(vram_bytes=shape.output_bytes or shape.input_bytes)
         projector = Memory(vram_bytes=shape.projector_bytes)
-        # Activations cross between the host and the device; layers that stay are computed on the host.
+        # Activations are copied between host and device; layers in RAM are computed on the host.
         host_compute = compute_bytes if in_ram else _F32 * ubatch * shape.embedding_length * 2
         compute = Memory(ram_bytes=host_compute, vram_bytes=compute_bytes * gpus)
         overhead = Memory(overhead_bytes + GPU_HOST_BYTES, GPU_DEVICE_BYTES * gpus)
@@ -232,63 +254,66 @@ def plan_load(
     ram_bytes: int,
     pooled: bool = False,
 ) -> LoadPlan | None:
-    """The best way to load within this memory (`vram_bytes` per usable GPU), or None: it is too large.
+    """Return the best plan within this memory (`vram_bytes` per usable GPU), None if the model is too large.
 
-    The context is `wanted_context` or a default, at most the trained one; it is halved, down to 512 tokens a slot, as
-    long as that brings everything into VRAM, and else into memory at all. `FITS` is all in VRAM, or in RAM on a host
-    without a GPU; `TIGHT` is some layers in RAM beside a GPU.
+    The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
+    tokens per slot, until everything fits into VRAM, or else into memory at all. `FITS` means all in VRAM, or
+    in RAM on a host without a GPU; `TIGHT` means some layers in RAM beside a GPU.
     """
     contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
-    room = Memory(ram_bytes, sum(vram_bytes))
+    available = Memory(ram_bytes, sum(vram_bytes))
     if vram_bytes:
         for context in contexts:
             if plan := _try_plan(
-                shape, context, slots, shape.max_gpu_layers, vram_bytes, room, pooled=pooled
+                shape, context, slots, shape.max_gpu_layers, vram_bytes, available, pooled=pooled
             ):
                 return plan
-    # Halving once more for a few further layers on the GPU is not worth a conversation's length.
+    # A shorter context for a few more layers on the GPU would not be worth it: take the first that fits.
     for context in contexts:
-        most = shape.max_gpu_layers - 1 if vram_bytes else 0
-        if plan := _try_plan(shape, context, slots, 0, vram_bytes, room, pooled=pooled):
-            least, chosen = 1, plan
-            while (
-                least <= most
-            ):  # more layers need more VRAM and less RAM: the greatest that fits, by bisection
-                middle = (least + most) // 2
-                if tried := _try_plan(shape, context, slots, middle, vram_bytes, room, pooled=pooled):
-                    least, chosen = middle + 1, tried
+        high = shape.max_gpu_layers - 1 if vram_bytes else 0
+        if plan := _try_plan(shape, context, slots, 0, vram_bytes, available, pooled=pooled):
+            # More layers need more VRAM and less RAM: bisect for the largest number that fits.
+            low, best = 1, plan
+            while low <= high:
+                middle = (low + high) // 2
+                if candidate := _try_plan(
+                    shape, context, slots, middle, vram_bytes, available, pooled=pooled
+                ):
+                    low, best = middle + 1, candidate
                 else:
-                    most = middle - 1
-            return chosen
-        # RAM alone is too small; with layers on the GPU it may do.
-        for layers in range(most, 0, -1):
-            if plan := _try_plan(shape, context, slots, layers, vram_bytes, room, pooled=pooled):
+                    high = middle - 1
+            return best
+        # RAM alone is too small, but with layers on the GPU the model may fit.
+        for layers in range(high, 0, -1):
+            if plan := _try_plan(shape, context, slots, layers, vram_bytes, available, pooled=pooled):
                 return plan
     return None
 
 
 def pad_context(context_length: int) -> int:
-    """The cells llama.cpp allocates for so many tokens."""
+    """Return the number of cells that llama.cpp allocates for `context_length` tokens."""
     return -(-context_length // CONTEXT_ALIGNMENT) * CONTEXT_ALIGNMENT
 
 
 def count_context_checkpoints(context_length: int, *, ubatch: int, pooled: bool) -> int:
-    """How many checkpoints a slot may keep; llama.cpp makes one before each of a prompt's last ubatches."""
+    """Return the checkpoints per slot; llama.cpp makes one before each of the last ubatches of a prompt."""
     return 0 if pooled else min(MAX_CONTEXT_CHECKPOINTS, -(-context_length // ubatch))
 
 
 def choose_ubatch_tokens(
     shape: ModelShape, *, context_length: int, slots: int, gpu_layers: int, pooled: bool
 ) -> int:
-    """Tokens computed at once; a pooled input that may not be split must fit in one (`slot.can_split()`)."""
+    """Return the tokens per ubatch; a pooled input that cannot be split must fit into one
+    (`slot.can_split()`).
+    """
     if pooled and not shape.uses_last_token_pooling:
         return pad_context(context_length)
-    most = CPU_UBATCH_TOKENS if gpu_layers == 0 and not pooled else UBATCH_TOKENS
-    return min(most, pad_context(context_length) * slots)
+    limit = CPU_UBATCH_TOKENS if gpu_layers == 0 and not pooled else UBATCH_TOKENS
+    return min(limit, pad_context(context_length) * slots)
 
 
 def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: bool) -> list[int]:
-    """The contexts to try, the best first."""
+    """Return the context lengths to try, best first."""
     trained = shape.context_length or MIN_CONTEXT
     default = DEFAULT_CONTEXT
     if pooled and not shape.uses_last_token_pooling:
@@ -320,10 +345,10 @@ def _try_plan(
         gpus=len(vram_bytes),
         pooled=pooled,
     )
-    # Layers do not divide: on each further GPU up to one of them finds no place.
-    largest = max((layer.weight_bytes for layer in shape.layers), default=0)
-    lost_bytes = largest * (len(vram_bytes) - 1) if gpu_layers else 0
-    left = available - bare.memory - Memory(vram_bytes=lost_bytes)
+    # Layers are indivisible: each further GPU may waste up to one layer.
+    largest_layer_bytes = max((layer.weight_bytes for layer in shape.layers), default=0)
+    wasted_bytes = largest_layer_bytes * (len(vram_bytes) - 1) if gpu_layers else 0
+    left = available - bare.memory - Memory(vram_bytes=wasted_bytes)
     if left.ram_bytes < 0 or (gpu_layers > 0 and left.vram_bytes < 0):
         return None
     ubatch = choose_ubatch_tokens(
@@ -333,7 +358,7 @@ def _try_plan(
     cache_bytes = (
         0 if pooled else _prompt_cache_bytes(shape, context, slots, checkpoints, spare_bytes=left.ram_bytes)
     )
-    whole = not vram_bytes or gpu_layers == shape.max_gpu_layers
+    is_complete = not vram_bytes or gpu_layers == shape.max_gpu_layers
     return LoadPlan(
         context_length=context,
         slots=slots,
@@ -342,9 +367,10 @@ def _try_plan(
         ubatch_tokens=ubatch,
         prompt_cache_bytes=cache_bytes,
         context_checkpoints=checkpoints,
-        # A mapped weight that is copied into another order stays in memory twice; one that is read does not.
+        # A memory-mapped weight that is copied into another order is in memory twice; one that is read is
+        # not.
         mmap=not shape.has_repacked_weights or gpu_layers == shape.max_gpu_layers,
-        verdict=Verdict.FITS if whole else Verdict.TIGHT,
+        verdict=Verdict.FITS if is_complete else Verdict.TIGHT,
         estimate=replace(bare, prompt_cache_bytes=cache_bytes),
     )
 
@@ -352,23 +378,24 @@ def _try_plan(
 def _prompt_cache_bytes(
     shape: ModelShape, context: int, slots: int, checkpoints: int, *, spare_bytes: int
 ) -> int:
-    """Room in RAM for as many finished conversations as there are slots, in whole MiB, if it is to spare.
+    """Return the size of the prompt cache: one finished conversation per slot, in whole MiB, at most
+    `spare_bytes`.
 
-    An entry is what a slot holds of its context, in a windowed layer only the window, and the slot's checkpoints.
+    An entry has the KV cache of a full slot (of a windowed layer only the window), and its checkpoints.
     """
     kept = sum(0 if layer.uses_sliding_window else layer.kv_cell_bytes * context for layer in shape.layers)
     entry_bytes = kept + (1 + checkpoints) * _checkpoint_bytes(shape, cells=context)
     if entry_bytes <= 0:
         return 0
-    # An entry that is larger than the cache is not kept at all, so round up, with a little for its bookkeeping.
-    wanted = min(-(-entry_bytes * slots // MIB) + 1, PROMPT_CACHE_LIMIT_BYTES // MIB)
-    return max(0, min(wanted, spare_bytes // MIB)) * MIB
+    # An entry larger than the cache is dropped, so round up, with a MiB for its bookkeeping.
+    wanted_mib = min(-(-entry_bytes * slots // MIB) + 1, PROMPT_CACHE_LIMIT_BYTES // MIB)
+    return max(0, min(wanted_mib, spare_bytes // MIB)) * MIB
 
 
 def _kv_cache_bytes(
     shape: ModelShape, layers: tuple[Layer, ...], *, cells: int, ubatch: int, slots: int
 ) -> int:
-    """KV cache (f16) and recurrent state of these layers, one stream a slot (`kv_unified` off).
+    """Return the KV cache (f16) and recurrent state of `layers`, one stream per slot (`kv_unified` off).
 
     A windowed layer keeps `GGML_PAD(min(n_ctx, n_swa + n_ubatch), 256)` cells (llama_kv_cache_iswa).
     """
@@ -381,7 +408,7 @@ def _kv_cache_bytes(
 
 
 def _checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
-    """One copy of what a slot cannot go back in: the windows of the windowed layers and the recurrent state."""
+    """Return the size of one checkpoint of a slot: windows of the windowed layers, and recurrent state."""
     window = min(cells, shape.sliding_window)
     return sum(
         (layer.kv_cell_bytes * window if layer.uses_sliding_window else 0) + layer.state_bytes
@@ -390,17 +417,19 @@ def _checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
 
 
 def _output_bytes(shape: ModelShape, *, ubatch: int, slots: int, pooled: bool) -> int:
-    """`n_outputs` rows of f32: one a slot; an engine for vectors keeps every token's, logits too, even an encoder's."""
+    """Return the output rows of f32: one per slot, or one per token of a pooled engine, logits included."""
     if pooled:
         return ubatch * (shape.vocabulary_size + shape.embedding_length) * _F32
     return slots * shape.vocabulary_size * _F32
 
 
 def _compute_bytes(shape: ModelShape, *, cells: int, ubatch: int, slots: int, pooled: bool) -> int:
-    """The graph's scratch memory for one ubatch, with flash attention: its inputs and the widest moment of a layer.
+    """Return the scratch memory of the graph for one ubatch, with flash attention: inputs and the peak of a
+    layer.
 
-    Counted in rows of f32 per token (fitted, exact for the architectures of `bench/memory.md` from 3 layers on): attention
-    holds residual, norm, Q before and after RoPE, K and V; feed-forward holds residual and norm, and gate, up and product.
+    Counted in rows of f32 per token (fitted; exact for the architectures of `bench/memory.md` with 3 layers
+    or more): attention has residual, norm, Q before and after RoPE, K and V; feed-forward has residual, norm,
+    gate, up and product.
     """
     embd, feed_forward = shape.embedding_length, shape.feed_forward_width
     if shape.is_encoder:

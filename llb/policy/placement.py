@@ -1,4 +1,4 @@
-"""Which nodes hold a model, and whether it fits anywhere. Pure."""
+"""Placement policy: the nodes that hold a model, and whether it fits on any. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llb.wire import Fit, Verdict
 
 
 class NodeCapacity(Struct, frozen=True, kw_only=True):
-    """What one node offers, in bytes. `vram_bytes` is 0 on a host without a usable GPU."""
+    """Capacity of a node for one model, in bytes. `vram_bytes` is 0 on a host without a usable GPU."""
 
     node_id: str
     node_name: str
@@ -18,35 +18,37 @@ class NodeCapacity(Struct, frozen=True, kw_only=True):
     vram_bytes: int
     disk_free_bytes: int
     draining: bool = False
-    has_files: bool = False  # it has the model's files already, or part of them
-    has_all_files: bool = False  # it has all of them
-    is_briefly_offline: bool = (
-        False  # offline, but not for long: what it holds counts, and nothing new goes there
-    )
+    # It has at least a part of the model's files.
+    has_files: bool = False
+    has_all_files: bool = False
+    # Offline for a short time: it keeps its models but gets no new ones.
+    is_briefly_offline: bool = False
 
 
 def largest_node(capacities: Sequence[NodeCapacity]) -> NodeCapacity | None:
-    """The node with the greatest memory budget; the name decides between equals."""
-    return min(capacities, key=lambda room: (-room.budget_bytes, room.node_name), default=None)
+    """Return the node with the largest memory budget, the first by name of equals."""
+    return min(capacities, key=lambda node: (-node.budget_bytes, node.node_name), default=None)
 
 
 def check_fit(required_bytes: int, capacities: Sequence[NodeCapacity]) -> Fit:
-    """Whether a model that needs `required_bytes` of memory runs on the best of `rooms`."""
+    """Return whether a model that needs `required_bytes` of memory fits on the best node."""
     best = largest_node(capacities)
     if best is None:
         return Fit(
             verdict=Verdict.UNKNOWN, required_bytes=required_bytes, available_bytes=None, node_name=None
         )
-    in_vram = [room for room in capacities if room.vram_bytes >= required_bytes]
-    if in_vram:
-        best = max(in_vram, key=lambda room: (room.vram_bytes, room.budget_bytes))
+    vram_nodes = [node for node in capacities if node.vram_bytes >= required_bytes]
+    if vram_nodes:
+        best = max(vram_nodes, key=lambda node: (node.vram_bytes, node.budget_bytes))
         verdict = Verdict.FITS
     elif best.budget_bytes < required_bytes:
         verdict = Verdict.TOO_LARGE
     else:
-        plain = [room for room in capacities if room.vram_bytes == 0 and room.budget_bytes >= required_bytes]
-        verdict = Verdict.FITS if plain else Verdict.TIGHT
-        best = largest_node(plain) or best
+        cpu_nodes = [
+            node for node in capacities if node.vram_bytes == 0 and node.budget_bytes >= required_bytes
+        ]
+        verdict = Verdict.FITS if cpu_nodes else Verdict.TIGHT
+        best = largest_node(cpu_nodes) or best
     return Fit(
         verdict=verdict,
         required_bytes=required_bytes,
@@ -58,21 +60,21 @@ def check_fit(required_bytes: int, capacities: Sequence[NodeCapacity]) -> Fit:
 def place_replicas(
     required_bytes: int, size_bytes: int, replicas: int | None, capacities: Sequence[NodeCapacity]
 ) -> frozenset[str]:
-    """The ids of the nodes that are to hold a model: all that it fits on, or the `replicas` roomiest of them.
+    """Return the ids of the nodes to hold a model: all on which it fits, or the `replicas` largest of them.
 
-    A node that holds the files keeps its claim whatever its free disk: they are already there. So does one that is away:
-    a host that reboots shall not make gigabytes travel.
+    A node that has the files keeps them, whatever its free disk space and even when briefly offline: a reboot
+    must not cause a transfer of gigabytes.
     """
-    able = [
-        room
-        for room in capacities
-        if room.budget_bytes >= required_bytes
+    eligible = [
+        node
+        for node in capacities
+        if node.budget_bytes >= required_bytes
         and (
-            room.has_files
-            or (not room.draining and not room.is_briefly_offline and room.disk_free_bytes >= size_bytes)
+            node.has_files
+            or (not node.draining and not node.is_briefly_offline and node.disk_free_bytes >= size_bytes)
         )
     ]
-    able.sort(
-        key=lambda room: (not room.has_all_files, not room.has_files, -room.budget_bytes, room.node_name)
+    eligible.sort(
+        key=lambda node: (not node.has_all_files, not node.has_files, -node.budget_bytes, node.node_name)
     )
-    return frozenset(room.node_id for room in able[:replicas])
+    return frozenset(node.node_id for node in eligible[:replicas])

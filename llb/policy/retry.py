@@ -1,6 +1,7 @@
 """Retry policy of one inference request: which failure leads to another node, and when to give up.
 
-A request may go to another node only while its client has received nothing of an answer; the dispatcher keeps to that.
+A request may go to another node only while its client has received nothing of an answer; the dispatcher keeps
+to that.
 """
 
 from __future__ import annotations

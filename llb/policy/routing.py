@@ -1,11 +1,14 @@
-"""Which node gets a request: a pure choice over a snapshot of the nodes that hold its model.
+"""Routing policy: selects the node for a request from a snapshot of the nodes that hold its model. Pure.
 
-Where a conversation was answered before, its tokens may still be in the engine's cache. So a request with an affinity key
-goes to the key's node on a ring, unless that node would have too much of the work; then to the next one. That is consistent
-hashing with bounded loads (V. Mirrokni, M. Thorup, M. Zadimoghaddam, SODA 2018, arXiv:1608.01350). Nodes get keys in
-proportion to their speed: each place of the ring has an order of all nodes, by weighted rendezvous hashing
-(C. Schindelhauer, G. Schomaker, "Weighted Distributed Hash Tables", SPAA 2005), so that a node which comes, goes or
-becomes faster moves its own keys only. Where no key decides, the smallest expected finish does."""
+The node that answered a conversation before may still have its tokens in the prompt cache. So a request with
+an affinity key goes to the node of the key, or to the next one of the ring if that node would be overloaded:
+consistent hashing with bounded loads (V. Mirrokni, M. Thorup, M. Zadimoghaddam, SODA 2018, arXiv:1608.01350).
+
+Nodes get keys in proportion to their throughput. Each position of the ring has an order of all nodes, by
+weighted rendezvous hashing (C. Schindelhauer, G. Schomaker, "Weighted Distributed Hash Tables", SPAA 2005),
+so that a node that joins, leaves or becomes faster moves only its own keys. Without a key, the earliest
+expected finish decides.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +18,42 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 
-LOAD_BOUND_FACTOR = 1.25  # of the mean work: a node that would have more of it is not its keys' any longer
+# Bound of the load, relative to the mean: a node above it gets no request for its affinity keys.
+LOAD_BOUND_FACTOR = 1.25
 RING_POSITIONS = 1024
-RING_CACHE_SIZE = 8192  # orders that are remembered, of whatever ring
+# Number of cached node orders, of all rings together.
+RING_CACHE_SIZE = 8192
 
-# What an engine is taken for while nothing is known of any.
-DEFAULT_PREFILL_TOKENS_PER_S = 200.0  # tokens a second
+# Assumed of an engine while no engine has been measured.
+DEFAULT_PREFILL_TOKENS_PER_S = 200.0
 DEFAULT_DECODE_TOKENS_PER_S = 20.0
 DEFAULT_LOAD_S = 10.0
 
 GRADES_PER_OCTAVE = 2
-# A speed may differ so far from its grade before it gets another: who stands between two must not go to and fro.
+# Difference from the present grade at which it changes, so that a throughput between two grades does not
+# flap.
 GRADE_HYSTERESIS = 1.0
-PREFILL_DECODE_RATIO = 10.0  # where only the latter was measured
-REFERENCE_TOKENS = 200  # computed of a prompt, and of an answer: a speed in one number
+# Assumed ratio while only the decode throughput has been measured.
+PREFILL_DECODE_RATIO = 10.0
+# Prompt and completion tokens of the reference request that turns a throughput into one number.
+REFERENCE_TOKENS = 200
 
 
 @dataclass(slots=True)
 class Throughput:
-    """How fast a node runs a model, as far as it was measured: tokens a second, of all its slots together. `grade` is
-    the logarithm of that, in half octaves."""
+    """Measured throughput of a model on a node: tokens per second of all its slots together.
+
+    `grade` is its logarithm in half octaves.
+    """
 
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     grade: int | None = None
 
     def update(self, prefill_tokens_per_s: float | None, decode_tokens_per_s: float | None) -> None:
-        """Take what was measured last."""
-        self.prefill_tokens_per_s, self.decode_tokens_per_s = (
-            prefill_tokens_per_s or None,
-            decode_tokens_per_s or None,
-        )
+        """Set the last measured values, and the grade if it changed enough."""
+        self.prefill_tokens_per_s = prefill_tokens_per_s or None
+        self.decode_tokens_per_s = decode_tokens_per_s or None
         if self.decode_tokens_per_s is not None:
             seconds = self.estimate_duration_s(REFERENCE_TOKENS, REFERENCE_TOKENS)
             exact = -GRADES_PER_OCTAVE * math.log2(seconds)
@@ -53,7 +61,7 @@ class Throughput:
                 self.grade = round(exact)
 
     def estimate_duration_s(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What a request of so many tokens to compute takes alone; endless where nothing was measured."""
+        """Return the duration of a request without any other, infinite if nothing has been measured."""
         if self.decode_tokens_per_s is None:
             return math.inf
         prefill = self.prefill_tokens_per_s or PREFILL_DECODE_RATIO * self.decode_tokens_per_s
@@ -62,8 +70,11 @@ class Throughput:
 
 @dataclass(slots=True, eq=False)
 class RoutingCandidate:
-    """A node that holds the model; `loaded` means that its engine holds the weights already, else it would in `load_s`.
-    The tokens are those of the requests it has now, estimated when they came. Its speed is shared with who measures it."""
+    """Node that holds the model. Unless it is `loaded`, its engine takes `load_s` to load the weights.
+
+    The tokens are those of its present requests, estimated on arrival. The performance model updates
+    `throughput`.
+    """
 
     node_id: str
     slots: int
@@ -82,14 +93,18 @@ class RoutingCandidate:
 
 @dataclass(slots=True)
 class RequestEstimate:
-    """What is known of a request before it is answered, all of it estimated: the tokens to compute of its prompt and to
-    write, how many it has in all to fit a context, the key of its conversation (64 bits), and how it waits."""
+    """Estimate of a request before it is answered.
+
+    `prompt_tokens` and `completion_tokens` are still to compute; `context_tokens` must fit into the context.
+    `affinity_key` has 64 bits and identifies the conversation.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     context_tokens: int = 0
     affinity_key: int | None = None
-    requests_ahead: int = 0  # who will be served before it
+    # Requests that will be served before it.
+    requests_ahead: int = 0
     waited_s: float = 0.0
 
 
@@ -99,14 +114,15 @@ UNKNOWN_REQUEST = RequestEstimate()
 def select_node(
     candidates: Sequence[RoutingCandidate], request: RequestEstimate = UNKNOWN_REQUEST
 ) -> RoutingCandidate | None:
-    """A node with a free slot for `request`; None: there is none, or it is better to wait for one that is loaded."""
+    """Return a node with a free slot, None if there is none or waiting for a loaded one is better."""
     if len(candidates) == 1:
         return candidates[0] if candidates[0].free_slots > 0 else None
     fitting = _with_enough_context(candidates, request.context_tokens)
     loaded = [candidate for candidate in fitting if candidate.loaded]
     finishes = _finish_times_s(loaded, request)
     best, best_s = None, math.inf
-    for candidate, finish_s in zip(loaded, finishes):  # noqa: B905  # of one length, and `strict` takes time
+    # Of one length; `strict` takes time.
+    for candidate, finish_s in zip(loaded, finishes):  # noqa: B905
         if finish_s > best_s or candidate.busy >= candidate.slots:
             continue
         if best is None or finish_s < best_s or _tie_breaker(candidate) < _tie_breaker(best):
@@ -116,8 +132,10 @@ def select_node(
     if request.affinity_key is not None and len(loaded) > 1:
         bound_s = LOAD_BOUND_FACTOR * sum(finishes) / len(finishes)
         if best_s <= bound_s:
-            names = tuple([candidate.node_id for candidate in loaded])
-            for index in rank_nodes(names, _throughput_grades(loaded), request.affinity_key % RING_POSITIONS):
+            node_ids = tuple([candidate.node_id for candidate in loaded])
+            for index in rank_nodes(
+                node_ids, _throughput_grades(loaded), request.affinity_key % RING_POSITIONS
+            ):
                 if finishes[index] <= bound_s and loaded[index].free_slots > 0:
                     return loaded[index]
     return best
@@ -126,9 +144,12 @@ def select_node(
 def _select_cold_node(
     fitting: Sequence[RoutingCandidate], loaded: Sequence[RoutingCandidate], request: RequestEstimate
 ) -> RoutingCandidate | None:
-    """The node that would answer soonest with its load, one that loads already before any other; None while a slot of a
-    loaded one is likely to become free sooner. Who has waited for as long as the load takes waits no longer: so
-    the two together are never more than twice what the better one would have been, however wrong the estimate is."""
+    """Return the node that would finish first including its load, preferably one that is loading already.
+
+    None while a slot of a loaded node is likely to become free sooner. A request that has waited for as long
+    as a load takes waits no longer, so the total is at most twice that of the better choice, however wrong
+    the estimate is.
+    """
     cold = [candidate for candidate in fitting if not candidate.loaded and candidate.free_slots > 0]
     if not cold:
         return None
@@ -141,20 +162,22 @@ def _select_cold_node(
 
 
 def estimate_wait_s(loaded: Sequence[RoutingCandidate], requests_ahead: int) -> float:
-    """Seconds until a slot of these nodes, all of them busy, is free for who has `ahead` others before them: each node
-    ends its requests at the rate at which it works through their tokens. Infinite where nothing is known of any."""
-    ended_a_second = sum(
+    """Return the seconds until a slot of these busy nodes is free after `requests_ahead` other requests.
+
+    Each node completes its requests at the rate of its throughput. Infinite without any node.
+    """
+    completed_per_s = sum(
         candidate.busy / seconds
         for candidate, seconds in zip(loaded, _finish_times_s(loaded, UNKNOWN_REQUEST), strict=True)
         if seconds > 0
     )
-    return (requests_ahead + 1) / ended_a_second if ended_a_second > 0 else math.inf
+    return (requests_ahead + 1) / completed_per_s if completed_per_s > 0 else math.inf
 
 
 def _with_enough_context(
     candidates: Sequence[RoutingCandidate], context_tokens: int
 ) -> Sequence[RoutingCandidate]:
-    """Those whose context is not known to be too short; all, where none is known to be long enough."""
+    """Return the candidates whose context may be long enough; all of them if none is known to be."""
     known = [c.context_length for c in candidates if c.context_length is not None]
     if known and min(known) < context_tokens <= max(known):
         return [c for c in candidates if c.context_length is None or c.context_length >= context_tokens]
@@ -162,27 +185,17 @@ def _with_enough_context(
 
 
 def _finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEstimate) -> list[float]:
-    """Seconds in which each would be through with what it has and with `request`. One that was not measured yet is
-    taken for as fast as the fastest: so it gets a request, and is measured."""
+    """Return the seconds in which each candidate would finish its present requests and `request`.
+
+    A candidate without a measurement counts as the fastest one, so that it gets a request and is measured.
+    """
     prefill, decode = DEFAULT_PREFILL_TOKENS_PER_S, DEFAULT_DECODE_TOKENS_PER_S
     if None in [candidate.throughput.prefill_tokens_per_s for candidate in candidates]:
-        prefill = max(
-            (
-                c.throughput.prefill_tokens_per_s
-                for c in candidates
-                if c.throughput.prefill_tokens_per_s is not None
-            ),
-            default=prefill,
-        )
+        measured = [c.throughput.prefill_tokens_per_s for c in candidates]
+        prefill = max([rate for rate in measured if rate is not None], default=prefill)
     if None in [candidate.throughput.decode_tokens_per_s for candidate in candidates]:
-        decode = max(
-            (
-                c.throughput.decode_tokens_per_s
-                for c in candidates
-                if c.throughput.decode_tokens_per_s is not None
-            ),
-            default=decode,
-        )
+        measured = [c.throughput.decode_tokens_per_s for c in candidates]
+        decode = max([rate for rate in measured if rate is not None], default=decode)
     prompt, completion = request.prompt_tokens, request.completion_tokens
     return [
         (candidate.prompt_tokens + prompt) / (candidate.throughput.prefill_tokens_per_s or prefill)
@@ -192,7 +205,7 @@ def _finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEsti
 
 
 def _throughput_grades(candidates: Sequence[RoutingCandidate]) -> tuple[int, ...]:
-    """Their speeds' grades; what was not measured is taken for as fast as the fastest."""
+    """Return the grades of the candidates; one without a measurement counts as the fastest."""
     grades = [candidate.throughput.grade for candidate in candidates]
     fastest = max([grade for grade in grades if grade is not None], default=0) if None in grades else 0
     return tuple([fastest if grade is None else grade for grade in grades])
@@ -204,16 +217,19 @@ def _tie_breaker(candidate: RoutingCandidate) -> tuple[float, str]:
 
 @lru_cache(maxsize=RING_CACHE_SIZE)
 def rank_nodes(node_ids: tuple[str, ...], grades: tuple[int, ...], ring_position: int) -> tuple[int, ...]:
-    """The nodes in the order in which this place of the ring prefers them, as indexes; each is the first in a share of
-    all places that is proportional to its speed."""
+    """Return the indexes of the nodes in the order of this ring position.
+
+    Each node comes first in a share of all positions that is proportional to its throughput.
+    """
 
     def score(index: int) -> float:
-        share = (hash64(f"{ring_position}/{node_ids[index]}".encode()) + 0.5) / 2**64  # uniform in (0, 1)
-        return math.log(share) / math.exp2(grades[index] / GRADES_PER_OCTAVE)
+        # Uniform in (0, 1).
+        sample = (hash64(f"{ring_position}/{node_ids[index]}".encode()) + 0.5) / 2**64
+        return math.log(sample) / math.exp2(grades[index] / GRADES_PER_OCTAVE)
 
     return tuple(sorted(range(len(node_ids)), key=score, reverse=True))
 
 
 def hash64(data: bytes) -> int:
-    """64 bits that are the same in every process."""
+    """Return a 64-bit hash that is the same in all processes."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

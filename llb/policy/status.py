@@ -1,4 +1,4 @@
-"""What a user sees of a model, derived from its registration and its replicas. Pure."""
+"""Status policy: the status of a model, derived from its registration and its replicas. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IN_PROGRESS = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
 class ReplicaSnapshot(Struct, frozen=True, kw_only=True):
-    """One replica: whether its node can be reached, and is to hold it (what it was to hold once lies there, unused)."""
+    """Replica with the state of its node: connected, and still assigned to hold the model."""
 
     node_name: str
     online: bool
@@ -21,18 +21,22 @@ class ReplicaSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class RegistrationSnapshot(Struct, frozen=True, kw_only=True):
-    """What the status needs to know of a registration."""
+    """Facts of a registration that determine the status."""
 
     attempt: int
     resolved: bool
-    has_assigned_node: bool  # at least one online node is to hold it
-    has_online_node: bool = True  # at least one node is online
-    error: str | None = None  # the resolution failed for good
-    waiting_reason: str | None = None  # what the resolution waits for
+    # At least one online node is assigned to hold the model.
+    has_assigned_node: bool
+    # At least one node is online.
+    has_online_node: bool = True
+    # The resolution of its files failed permanently.
+    error: str | None = None
+    # What the resolution of its files waits for.
+    waiting_reason: str | None = None
 
 
 class DerivedStatus(Struct, frozen=True, kw_only=True):
-    """A model's status with its numbers; bytes, bytes a second, progress 0–1."""
+    """Status of a model with its numbers; progress is between 0 and 1."""
 
     status: ModelStatus
     progress: float | None = None
@@ -44,7 +48,7 @@ class DerivedStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the download ends at the present rate, None when that cannot be said."""
+        """Seconds until the download ends at the present rate, None if unknown."""
         if not self.bytes_per_second or self.total_bytes is None or self.downloaded_bytes is None:
             return None
         return (self.total_bytes - self.downloaded_bytes) / self.bytes_per_second
@@ -53,13 +57,15 @@ class DerivedStatus(Struct, frozen=True, kw_only=True):
 def derive_status(
     registration: RegistrationSnapshot | None, replicas: Sequence[ReplicaSnapshot]
 ) -> DerivedStatus:
-    """The status of one model: DESIGN §4, "model"."""
+    """Return the status of a model; `registration` is None if it is not registered."""
     if registration is None:
         return DerivedStatus(status=ModelStatus.AVAILABLE)
 
-    # What a node is not to hold any more (its memory was lowered) lies there, but cannot be used.
+    # A replica of a node that is no longer assigned (its memory limit was lowered) cannot be used.
     online = [
-        fact.report for fact in replicas if fact.online and (fact.assigned or not registration.resolved)
+        replica.report
+        for replica in replicas
+        if replica.online and (replica.assigned or not registration.resolved)
     ]
     ready = [report for report in online if report.state is ReplicaState.READY]
     if ready:
@@ -73,9 +79,9 @@ def derive_status(
     if registration.error is not None:
         return DerivedStatus(status=ModelStatus.ERROR, error=registration.error)
 
-    moving = [report for report in online if report.state in _IN_PROGRESS]
-    if moving:
-        furthest = max(moving, key=lambda report: report.progress)
+    in_progress = [report for report in online if report.state in _IN_PROGRESS]
+    if in_progress:
+        furthest = max(in_progress, key=lambda report: report.progress)
         return DerivedStatus(
             status=ModelStatus.DOWNLOADING,
             progress=furthest.progress,
@@ -85,7 +91,7 @@ def derive_status(
             error=furthest.error,
         )
 
-    # An error of an earlier attempt is history: the retry is on its way.
+    # An error of an earlier attempt does not count: the retry has been requested.
     current = [report for report in online if report.attempt >= registration.attempt]
     failed = [report for report in current if report.state is ReplicaState.ERROR]
     if failed and len(failed) == len(current):
@@ -100,14 +106,16 @@ def derive_status(
 def _waiting_reason(
     registration: RegistrationSnapshot, replicas: Sequence[ReplicaSnapshot], has_online_replica: bool
 ) -> str | None:
-    """What a registered model waits for, as a sentence; None when it is about to begin."""
+    """Return what a registered model waits for, None if its download starts in a moment."""
     if registration.waiting_reason is not None:
         return registration.waiting_reason
-    away = sorted(
-        fact.node_name for fact in replicas if not fact.online and fact.report.state is ReplicaState.READY
+    offline_nodes = sorted(
+        replica.node_name
+        for replica in replicas
+        if not replica.online and replica.report.state is ReplicaState.READY
     )
-    if away and not has_online_replica:
-        return f"waiting for node {away[0]} to return"
+    if offline_nodes and not has_online_replica:
+        return f"waiting for node {offline_nodes[0]} to return"
     if registration.resolved and not registration.has_assigned_node and not registration.has_online_node:
         return "waiting for a node to be online"
     if registration.resolved and not registration.has_assigned_node:

@@ -1,18 +1,20 @@
-"""A token bucket: what is left of an allowance a minute. The caller brings the time.
+"""Token bucket: an allowance per minute. Pure: the caller passes the time.
 
-It fills evenly up to a minute's worth (RFC 2697, section 3, with one bucket). After a pause a whole minute's worth may go
-at once, in the long run never more than the rate. Two numbers, no list of what was taken when, as a sliding window needs;
-and what was taken can be corrected: too much is given back, too little leaves the bucket below zero until it has filled up.
+The bucket fills evenly and holds one minute's allowance (RFC 2697, section 3, with one bucket). So a burst of
+that size is possible after a pause, and in the long run never more than the rate. In contrast to a sliding
+window it needs two numbers only, and a consumption can be corrected: a surplus is returned, a deficit leaves
+the bucket below zero.
 """
 
 from __future__ import annotations
 
 MINUTE_S = 60.0
-_EPSILON = 1e-6  # less than this is a rounding of floats
+# Tolerance for rounding errors.
+_EPSILON = 1e-6
 
 
 class TokenBucket:
-    """`per_minute` of anything a minute. Times are seconds of any clock; one that goes back stands still."""
+    """Token bucket of `per_minute` tokens. `now` is in seconds of any clock; a step backwards is ignored."""
 
     __slots__ = ("_tokens", "_updated_at", "per_minute")
 
@@ -22,7 +24,7 @@ class TokenBucket:
         self._updated_at = now
 
     def available(self, now: float) -> float:
-        """What may be taken at once; below zero where more was taken than there was."""
+        """Return the available tokens, below zero after an overdraft."""
         if now > self._updated_at:
             filled = self._tokens + (now - self._updated_at) * self.per_minute / MINUTE_S
             self._tokens = min(float(self.per_minute), filled)
@@ -30,19 +32,20 @@ class TokenBucket:
         return self._tokens
 
     def consume(self, amount: float, now: float) -> None:
-        """Less than nothing gives back."""
+        """Take `amount` tokens, below zero if necessary; a negative amount returns tokens."""
         self._tokens = min(float(self.per_minute), self.available(now) - amount)
 
     def wait_s(self, amount: float, now: float) -> float:
-        """Until `amount` is there, 0 if it is. For more than a minute's worth a full bucket will do: it would never come."""
-        lacking = min(amount, self.per_minute) - self.available(now)
-        return lacking * MINUTE_S / self.per_minute if lacking > _EPSILON else 0.0
+        """Return the seconds until `amount` is available; more than the capacity needs a full bucket."""
+        missing = min(amount, self.per_minute) - self.available(now)
+        return missing * MINUTE_S / self.per_minute if missing > _EPSILON else 0.0
 
     def time_to_full_s(self, now: float) -> float:
+        """Return the seconds until the bucket is full."""
         return (self.per_minute - self.available(now)) * MINUTE_S / self.per_minute
 
     def set_rate(self, per_minute: int, now: float) -> None:
-        """Another allowance from now on; what was taken stays taken."""
-        taken = self.per_minute - self.available(now)
+        """Change the rate; consumed tokens stay consumed."""
+        consumed = self.per_minute - self.available(now)
         self.per_minute = per_minute
-        self._tokens = per_minute - taken
+        self._tokens = per_minute - consumed
