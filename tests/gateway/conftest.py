@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from llb.gateway.http.client import HttpClient
-from tests.gateway.real import RealEngine, real_engine
+from tests.gateway.real_engine import RealEngine, real_engine
 
 Engines = Callable[[Path, int], RealEngine]
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[HttpClient]:
+async def http_client() -> AsyncIterator[HttpClient]:
     client = HttpClient()
     yield client
     await client.close()

@@ -1,4 +1,4 @@
-"""A request whose node fails before its answer begins goes to another one, and its client sees nothing of that."""
+"""Failover: a request whose node fails before its response starts moves to another node unnoticed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llb.gateway import dispatcher
 from llb.gateway.nodes.route_monitor import RECOVERY_WINDOW_S
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.wire import ReplicaReport, ReplicaState
-from tests.gateway.node import FakeNode, PendingRequest, run_fake_node
+from tests.gateway.fake_node import FakeNode, PendingRequest, run_fake_node
 from tests.harness import RunningBalancer, wait_until
 from tests.joined_node.wire import HEARTBEAT, LinkClient, join_node, open_link
 

@@ -1,4 +1,4 @@
-"""The limit of a request's time: it ends who is over it, and nobody else."""
+"""Deadlines: the timer cancels tasks that exceed their limit, and no others."""
 
 from __future__ import annotations
 
@@ -11,57 +11,61 @@ from llb.gateway.admission.deadlines import Deadline, DeadlineTimer
 SOON_S, NEVER_S = 0.02, 3600.0
 
 
-async def _stay(overdue: DeadlineTimer, stays: list[Deadline], for_: asyncio.Event) -> bool:
-    """Whether the limit has ended it."""
-    stay = overdue.start_deadline()
-    stays.append(stay)
+async def _run_with_deadline(timer: DeadlineTimer, deadlines: list[Deadline], event: asyncio.Event) -> bool:
+    """Wait for `event`; return whether the deadline expired before."""
+    deadline = timer.start_deadline()
+    deadlines.append(deadline)
     try:
-        await for_.wait()
+        await event.wait()
     except asyncio.CancelledError:
-        if not stay.is_expired or stay.task.uncancel():
+        if not deadline.is_expired or deadline.task.uncancel():
             raise
         return True
     finally:
-        overdue.cancel_deadline(stay)
+        timer.cancel_deadline(deadline)
     return False
 
 
-async def test_all_that_are_over_are_ended_by_one_timer() -> None:
-    overdue, never = DeadlineTimer(SOON_S), asyncio.Event()
-    stays: list[Deadline] = []
-    assert await asyncio.gather(*(_stay(overdue, stays, never) for _ in range(3))) == [True, True, True]
-    # The timer is set anew for who comes later.
-    assert await _stay(overdue, stays, never)
-    overdue.close()
+async def test_one_timer_cancels_all_expired_tasks() -> None:
+    timer, never = DeadlineTimer(SOON_S), asyncio.Event()
+    deadlines: list[Deadline] = []
+    assert await asyncio.gather(*(_run_with_deadline(timer, deadlines, never) for _ in range(3))) == [
+        True,
+        True,
+        True,
+    ]
+    # The timer starts again for later tasks.
+    assert await _run_with_deadline(timer, deadlines, never)
+    timer.close()
 
 
-async def test_who_has_ended_is_left_alone() -> None:
-    overdue, done, never = DeadlineTimer(SOON_S), asyncio.Event(), asyncio.Event()
-    stays: list[Deadline] = []
+async def test_a_task_that_ended_in_time_is_not_cancelled() -> None:
+    timer, done, never = DeadlineTimer(SOON_S), asyncio.Event(), asyncio.Event()
+    deadlines: list[Deadline] = []
     done.set()
-    assert not await _stay(overdue, stays, done)
-    assert await _stay(overdue, stays, never)  # later, by the timer that the first one has set
-    assert [stay.is_expired for stay in stays] == [False, True]
+    assert not await _run_with_deadline(timer, deadlines, done)
+    assert await _run_with_deadline(timer, deadlines, never)
+    assert [deadline.is_expired for deadline in deadlines] == [False, True]
 
 
-async def test_a_cancellation_of_somebody_else_is_not_the_limit() -> None:
-    overdue, stays = DeadlineTimer(NEVER_S), list[Deadline]()
-    task = asyncio.ensure_future(_stay(overdue, stays, asyncio.Event()))
+async def test_another_cancellation_is_not_an_expiry() -> None:
+    timer, deadlines = DeadlineTimer(NEVER_S), list[Deadline]()
+    task = asyncio.ensure_future(_run_with_deadline(timer, deadlines, asyncio.Event()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not stays[0].is_expired
-    overdue.close()
+    assert not deadlines[0].is_expired
+    timer.close()
 
 
-async def test_both_at_once_is_a_cancellation() -> None:
-    overdue, stays = DeadlineTimer(SOON_S), list[Deadline]()
-    task = asyncio.ensure_future(_stay(overdue, stays, asyncio.Event()))
+async def test_expiry_and_cancellation_together_are_a_cancellation() -> None:
+    timer, deadlines = DeadlineTimer(SOON_S), list[Deadline]()
+    task = asyncio.ensure_future(_run_with_deadline(timer, deadlines, asyncio.Event()))
     await asyncio.sleep(0)
-    stays[0].is_expired = True
+    deadlines[0].is_expired = True
     task.cancel()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    overdue.close()
+    timer.close()

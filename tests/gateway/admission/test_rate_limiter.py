@@ -29,32 +29,36 @@ SLACK = 1e-3
 
 
 class Clock:
+    """Clock that the test sets."""
+
     now = 1000.0
 
     def __call__(self) -> float:
         return self.now
 
 
-def tally_of(key_id: str = "k", *, stream: bool = True) -> RequestRecord:
+def record_of(key_id: str = "k", *, stream: bool = True) -> RequestRecord:
     principal = Principal(kind=PrincipalKind.KEY, id=key_id, role=Role.USER)
     return RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0, stream=stream)
 
 
 @dataclass
 class Running:
-    tally: RequestRecord
-    reserved: TokenReservation
-    hold: AbstractContextManager[None]
+    """Request inside the limiter's context."""
+
+    record: RequestRecord
+    reservation: TokenReservation
+    context: AbstractContextManager[None]
 
     def end(self, used: int | None, error: BaseException | None = None) -> None:
         if used is not None:
-            self.tally.sent_at = 0.0
-            self.tally.usage = Usage(prompt_tokens=used, completion_tokens=0)
+            self.record.sent_at = 0.0
+            self.record.usage = Usage(prompt_tokens=used, completion_tokens=0)
         if error is None:
-            self.hold.__exit__(None, None, None)
+            self.context.__exit__(None, None, None)
         else:
             with suppress(type(error)):
-                self.hold.__exit__(type(error), error, None)
+                self.context.__exit__(type(error), error, None)
 
 
 class Key:
@@ -62,33 +66,33 @@ class Key:
 
     def __init__(self, limits: KeyLimits) -> None:
         self.clock = Clock()
-        self.quotas = ApiKeyRateLimiter(clock=self.clock)
+        self.limiter = ApiKeyRateLimiter(clock=self.clock)
         self.limits = limits
         self.running: list[Running] = []
 
-    def begin(self, prompt: int = 10, answer: int = 90, *, stream: bool = True) -> Running:
-        tally, reserved = tally_of(stream=stream), TokenReservation(prompt, answer)
-        hold = self.quotas.limit_request(tally, self.limits, reserved)
-        hold.__enter__()
-        running = Running(tally, reserved, hold)
+    def start(self, prompt: int = 10, answer: int = 90, *, stream: bool = True) -> Running:
+        record, reservation = record_of(stream=stream), TokenReservation(prompt, answer)
+        context = self.limiter.limit_request(record, self.limits, reservation)
+        context.__enter__()
+        running = Running(record, reservation, context)
         self.running.append(running)
         return running
 
-    def refused(self, prompt: int = 10, answer: int = 90) -> RateLimited:
+    def rejected(self, prompt: int = 10, answer: int = 90) -> RateLimited:
         with pytest.raises(RateLimited) as caught:
-            self.begin(prompt, answer)
+            self.start(prompt, answer)
         return caught.value
 
     @property
     def headers(self) -> dict[str, str]:
-        return self.quotas.rate_limit_headers("k", self.limits)
+        return self.limiter.rate_limit_headers("k", self.limits)
 
 
-def test_requests_a_minute() -> None:
+def test_requests_per_minute() -> None:
     key = Key(KeyLimits(requests_per_minute=2))
-    key.begin().end(5)
-    key.begin().end(5)
-    error = key.refused()
+    key.start().end(5)
+    key.start().end(5)
+    error = key.rejected()
     assert (error.type, error.code, error.retry_after_s) == ("rate_limit_error", "rate_limit_exceeded", 30)
     assert "2 requests a minute" in error.message
     assert key.headers == {
@@ -97,80 +101,82 @@ def test_requests_a_minute() -> None:
         "x-ratelimit-reset-requests": "1m0s",
     }
     key.clock.now += 30
-    key.begin()
+    key.start()
 
 
-def test_tokens_are_held_and_then_corrected() -> None:
+def test_tokens_are_reserved_and_then_corrected() -> None:
     key = Key(KeyLimits(tokens_per_minute=200))
-    first = key.begin()
+    first = key.start()
     assert key.headers["x-ratelimit-remaining-tokens"] == "100"
-    second = key.begin()
-    assert key.refused().retry_after_s == 30
+    second = key.start()
+    assert key.rejected().retry_after_s == 30
     first.end(20)
     assert key.headers["x-ratelimit-remaining-tokens"] == "80"
-    second.end(500)  # it used more than anybody thought
+    # More than was reserved.
+    second.end(500)
     assert key.headers["x-ratelimit-remaining-tokens"] == "0"
-    assert key.refused().retry_after_s == (320 + 100) * 60 // 200
+    assert key.rejected().retry_after_s == (320 + 100) * 60 // 200
 
 
-def test_a_request_that_may_need_more_than_the_limit_waits_until_nothing_is_used() -> None:
+def test_a_request_larger_than_the_limit_waits_for_the_full_allowance() -> None:
     key = Key(KeyLimits(tokens_per_minute=200))
-    first = key.begin(answer=10_000)
-    assert key.refused(1, 1).retry_after_s is not None
+    first = key.start(answer=10_000)
+    assert key.rejected(1, 1).retry_after_s is not None
     first.end(60)
-    assert key.refused(10, 10_000).retry_after_s == 18
+    assert key.rejected(10, 10_000).retry_after_s == 18
     key.clock.now += 18
-    key.begin(10, 10_000)
+    key.start(10, 10_000)
 
 
-def test_requests_at_the_same_time() -> None:
+def test_concurrent_requests() -> None:
     key = Key(KeyLimits(concurrent=2))
-    key.begin()
-    second = key.begin()
-    assert "2 requests at the same time" in key.refused().message
+    key.start()
+    second = key.start()
+    assert "2 requests at the same time" in key.rejected().message
     second.end(None, asyncio.CancelledError())
-    key.begin()
-    assert key.headers == {}  # OpenAI has no names for them
+    key.start()
+    # OpenAI has no headers for them.
+    assert key.headers == {}
 
 
-def test_a_refused_request_costs_nothing() -> None:
+def test_a_rejected_request_uses_no_allowance() -> None:
     key = Key(KeyLimits(requests_per_minute=10, tokens_per_minute=1000, concurrent=1))
-    key.begin()
+    key.start()
     before = key.headers
     for _ in range(20):
-        key.refused()
+        key.rejected()
     assert key.headers == before
 
 
-def test_what_was_used_stays_used_when_the_limits_change() -> None:
+def test_usage_is_kept_when_the_limits_change() -> None:
     key = Key(KeyLimits(requests_per_minute=10))
     for _ in range(10):
-        key.begin()
+        key.start()
     key.limits = KeyLimits(requests_per_minute=20, concurrent=11)
     assert key.headers["x-ratelimit-remaining-requests"] == "10"
-    key.begin()
-    assert "at the same time" in key.refused().message
+    key.start()
+    assert "at the same time" in key.rejected().message
     for running in key.running:
         running.end(1)
     key.limits = KeyLimits(requests_per_minute=5)
-    key.refused()
+    key.rejected()
 
 
 @pytest.mark.parametrize(
     ("sent", "stream", "left", "tokens", "answer_bytes", "charged"),
     [
-        (True, True, False, (30, 12), 9000, 42),  # it said so
+        (True, True, False, (30, 12), 9000, 42),  # reported usage
         (True, True, False, (30, None), 9000, 30),
-        (False, True, True, (None, None), 0, 0),  # left the queue
-        (True, True, True, (None, None), 0, 10),  # left in prefill
+        (False, True, True, (None, None), 0, 0),  # cancelled in the queue
+        (True, True, True, (None, None), 0, 10),  # cancelled during prefill
         (True, True, True, (None, None), 20 * BYTES_PER_STREAMED_TOKEN, 30),
-        (True, False, True, (None, None), 0, 100),  # how far it was, nobody knows
-        (True, False, False, (None, None), 900, 10),  # whole, and without counts
-        (True, True, False, (None, None), 0, 0),  # the engine failed before it answered
-        (True, True, False, (None, None), 5 * BYTES_PER_STREAMED_TOKEN, 15),  # and while it did
+        (True, False, True, (None, None), 0, 100),  # progress unknown
+        (True, False, False, (None, None), 900, 10),  # complete, without usage
+        (True, True, False, (None, None), 0, 0),  # the engine failed before its response
+        (True, True, False, (None, None), 5 * BYTES_PER_STREAMED_TOKEN, 15),  # and during its response
     ],
 )
-def test_what_a_request_is_charged(
+def test_charged_tokens(
     *,
     sent: bool,
     stream: bool,
@@ -179,38 +185,38 @@ def test_what_a_request_is_charged(
     answer_bytes: int,
     charged: int,
 ) -> None:
-    tally = tally_of(stream=stream)
-    tally.sent_at = 1.0 if sent else None
-    tally.usage = Usage(*tokens)
-    tally.received_bytes = answer_bytes
-    assert charged_tokens(tally, TokenReservation(10, 90), client_left=left) == charged
+    record = record_of(stream=stream)
+    record.sent_at = 1.0 if sent else None
+    record.usage = Usage(*tokens)
+    record.received_bytes = answer_bytes
+    assert charged_tokens(record, TokenReservation(10, 90), client_left=left) == charged
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (0.0171, "18ms"), (1, "1s"), (8.64, "8.64s"), (60, "1m0s"), (359.9995, "6m0s")],
 )
-def test_spans_as_openai_writes_them(seconds: float, text: str) -> None:
+def test_durations_in_the_format_of_openai(seconds: float, text: str) -> None:
     assert format_go_duration(seconds) == text
 
 
-def test_keys_that_have_nothing_to_remember_are_forgotten() -> None:
+def test_idle_keys_are_forgotten() -> None:
     clock = Clock()
-    quotas = ApiKeyRateLimiter(clock=clock)
+    limiter = ApiKeyRateLimiter(clock=clock)
     limits = KeyLimits(requests_per_minute=1)
     for number in range(2 * EVICT_ABOVE_KEYS):
-        with quotas.limit_request(tally_of(str(number)), limits, TokenReservation(1, 1)):
+        with limiter.limit_request(record_of(str(number)), limits, TokenReservation(1, 1)):
             pass
         clock.now += 0.5
-    assert len(quotas._rate_limits) < 1.2 * EVICT_ABOVE_KEYS
+    assert len(limiter._rate_limits) < 1.2 * EVICT_ABOVE_KEYS
     with (
         pytest.raises(RateLimited),
-        quotas.limit_request(tally_of(str(number)), limits, TokenReservation(1, 1)),
+        limiter.limit_request(record_of(str(number)), limits, TokenReservation(1, 1)),
     ):
         pass
 
 
-# --- whatever the order ------------------------------------------------------------------------------
+# --- any order of events -----------------------------------------------------------------------------
 
 _optional = st.none() | st.integers(1, 300)
 all_limits = st.builds(
@@ -220,56 +226,55 @@ all_limits = st.builds(
     concurrent=st.none() | st.integers(1, 4),
 )
 steps = st.one_of(
-    st.tuples(st.just("begin"), st.integers(0, 100), st.integers(0, 300)),
+    st.tuples(st.just("start"), st.integers(0, 100), st.integers(0, 300)),
     st.tuples(st.just("end"), st.integers(0, 20), st.integers(0, 100)),
-    st.tuples(st.just("leave"), st.integers(0, 20), st.integers(0, 100)),
+    st.tuples(st.just("cancel"), st.integers(0, 20), st.integers(0, 100)),
     st.tuples(st.just("fail"), st.integers(0, 20), st.integers(0, 100)),
-    st.tuples(st.just("pass"), st.integers(0, 40), st.just(0)),
+    st.tuples(st.just("advance"), st.integers(0, 40), st.just(0)),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(all_limits, st.lists(steps, max_size=80))
-def test_nothing_is_dodged_and_nothing_held_for_ever(
+def test_no_limit_is_evaded_and_no_reservation_leaks(
     limits: KeyLimits, script: list[tuple[str, int, int]]
 ) -> None:
     key = Key(limits)
-    begun: list[float] = []
+    started_at: list[float] = []
     used: list[tuple[float, int]] = []
-    for what, number, share in script:
-        running = key.running.pop(number % len(key.running)) if key.running and what != "begin" else None
-        if what == "begin":
+    for action, number, share in script:
+        running = key.running.pop(number % len(key.running)) if key.running and action != "start" else None
+        if action == "start":
             with suppress(RateLimited):
-                key.begin(number, share)
-                begun.append(key.clock.now)
-        elif what == "pass":
+                key.start(number, share)
+                started_at.append(key.clock.now)
+        elif action == "advance":
             key.clock.now += number
         if running is None:
             continue
-        # An answer is never longer than was reserved: what was asked for is its limit.
-        tokens = running.reserved.total_tokens * share // 100
-        match what:
+        # A completion is never longer than the reservation, which is its limit.
+        tokens = running.reservation.total_tokens * share // 100
+        match action:
             case "end":
                 running.end(tokens)
                 used.append((key.clock.now, tokens))
-            case "leave":
-                running.tally.sent_at = None if share < 50 else 0.0
-                running.tally.received_bytes = share * BYTES_PER_STREAMED_TOKEN
+            case "cancel":
+                running.record.sent_at = None if share < 50 else 0.0
+                running.record.received_bytes = share * BYTES_PER_STREAMED_TOKEN
                 running.end(None, asyncio.CancelledError())
             case "fail":
                 running.end(None, EngineFailed("gone"))
-            case "pass":
+            case "advance":
                 key.running.append(running)
         assert limits.concurrent is None or len(key.running) <= limits.concurrent
 
     if limits.requests_per_minute is not None:
         rate = limits.requests_per_minute
-        for first, since in enumerate(begun):
-            for count, at in enumerate(begun[first:], 1):
+        for first, since in enumerate(started_at):
+            for count, at in enumerate(started_at[first:], 1):
                 assert count <= rate + (at - since) * rate / MINUTE_S + SLACK
     if limits.tokens_per_minute is not None:
-        # One that may need more than the limit goes when nothing else does: its excess is the only one there
-        # can be.
+        # A request that may need more than the limit runs alone: its excess is the only possible one.
         rate, most = limits.tokens_per_minute, 400
         total = sum(tokens for _, tokens in used)
         assert total <= rate + most + (key.clock.now - Clock.now) * rate / MINUTE_S + SLACK
@@ -277,7 +282,7 @@ def test_nothing_is_dodged_and_nothing_held_for_ever(
     for running in key.running:
         running.end(None, asyncio.CancelledError())
     key.clock.now += 1_000_000
-    assert key.quotas._rate_limit_of("k", limits, key.clock.now).is_idle(key.clock.now)
+    assert key.limiter._rate_limit_of("k", limits, key.clock.now).is_idle(key.clock.now)
     for name, value in key.headers.items():
         if "remaining" in name:
             assert value == key.headers[name.replace("remaining", "limit")]

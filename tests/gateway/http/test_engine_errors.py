@@ -1,4 +1,7 @@
-"""The bodies are what llama-server of xllamacpp 2026.10 answered to requests made wrong on purpose."""
+"""Translation of engine errors.
+
+The bodies are those of llama-server (xllamacpp 2026.10) for invalid requests.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from llb.errors import (
 from llb.gateway.http.engine_errors import MAX_MESSAGE_CHARS, translate_engine_error
 
 
-def said(message: str, type_: str, **fields: int) -> bytes:
+def error_body(message: str, type_: str, **fields: int) -> bytes:
     return json.dumps({"error": {"code": 0, "message": message, "type": type_, **fields}}).encode()
 
 
 def test_a_prompt_longer_than_the_context() -> None:
-    body = said(
+    body = error_body(
         "request (1531 tokens) exceeds the available context size (512 tokens), try increasing it",
         "exceed_context_size_error",
         n_prompt_tokens=1531,
@@ -36,8 +39,11 @@ def test_a_prompt_longer_than_the_context() -> None:
 
 
 def test_a_text_longer_than_a_batch() -> None:
-    said_so = "input (4003 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
-    error = translate_engine_error(500, said(said_so, "server_error"))
+    message = (
+        "input (4003 tokens) is too large to process. "
+        "increase the physical batch size (current batch size: 512)"
+    )
+    error = translate_engine_error(500, error_body(message, "server_error"))
     assert isinstance(error, ContextLengthExceeded)
     assert error.details == {"prompt_tokens": 4003, "context_length": 512}
 
@@ -66,8 +72,8 @@ def test_a_text_longer_than_a_batch() -> None:
         (500, 'Failed to parse tools: Unsupported tool type: {"type":"x"}', "invalid_request", None),
     ],
 )
-def test_what_the_caller_did_wrong(status: int, message: str, code: str, param: str | None) -> None:
-    error = translate_engine_error(status, said(message, "invalid_request_error"))
+def test_invalid_requests(status: int, message: str, code: str, param: str | None) -> None:
+    error = translate_engine_error(status, error_body(message, "invalid_request_error"))
     assert type(error) is InvalidRequest
     assert error.code == code
     assert error.details.get("param") == param
@@ -80,30 +86,30 @@ def test_what_the_caller_did_wrong(status: int, message: str, code: str, param: 
     [
         (
             501,
-            said("This server does not support embeddings. Start it with `--embeddings`", "x"),
+            error_body("This server does not support embeddings. Start it with `--embeddings`", "x"),
             InvalidRequest,
         ),
-        (503, said("Loading model", "unavailable_error"), ModelLoading),
+        (503, error_body("Loading model", "unavailable_error"), ModelLoading),
         (503, b"", EngineFailed),
-        (500, said("Compute error.", "server_error"), EngineFailed),
+        (500, error_body("Compute error.", "server_error"), EngineFailed),
         (500, b"<html>", EngineFailed),
-        (401, said("Invalid API Key", "authentication_error"), EngineFailed),
-        (404, said("File Not Found", "not_found_error"), EngineFailed),
+        (401, error_body("Invalid API Key", "authentication_error"), EngineFailed),
+        (404, error_body("File Not Found", "not_found_error"), EngineFailed),
         (413, b"", PayloadTooLarge),
         (400, b"", InvalidRequest),
         (400, b'{"error":"a text"}', InvalidRequest),
     ],
 )
-def test_kinds(status: int, body: bytes, kind: type[LlbError]) -> None:
+def test_error_classes(status: int, body: bytes, kind: type[LlbError]) -> None:
     error = translate_engine_error(status, body)
     assert type(error) is kind
     assert error.message
 
 
-def test_what_a_model_cannot_do() -> None:
-    embeddings = said("This server does not support embeddings. Start it with `--embeddings`", "x")
+def test_unsupported_operations() -> None:
+    embeddings = error_body("This server does not support embeddings. Start it with `--embeddings`", "x")
     assert translate_engine_error(501, embeddings).message == "This model does not support embeddings"
-    reranking = said("This server does not support reranking. Start it with `--reranking`", "x")
+    reranking = error_body("This server does not support reranking. Start it with `--reranking`", "x")
     assert translate_engine_error(501, reranking).message == "This model does not support reranking"
 
 
@@ -117,13 +123,13 @@ def test_what_a_model_cannot_do() -> None:
     ],
 )
 @pytest.mark.parametrize("frame", ["cannot open '{}'", "failed at {}, sorry", "({})"])
-def test_no_place_of_the_host_is_told(secret: str, frame: str) -> None:
-    error = translate_engine_error(400, said(frame.format(secret), "invalid_request_error"))
+def test_no_path_or_address_of_the_host_is_exposed(secret: str, frame: str) -> None:
+    error = translate_engine_error(400, error_body(frame.format(secret), "invalid_request_error"))
     for part in ("anna", "gguf", "127.0", "41233", "192.168", "8080"):
         assert part not in error.message
     assert "…" in error.message
 
 
-def test_an_endless_message_is_cut() -> None:
-    error = translate_engine_error(400, said("x" * 100_000, "invalid_request_error"))
+def test_a_long_message_is_cut() -> None:
+    error = translate_engine_error(400, error_body("x" * 100_000, "invalid_request_error"))
     assert len(error.message) == MAX_MESSAGE_CHARS

@@ -1,3 +1,5 @@
+"""Liveness probe of a node: it detects a lost host while requests wait."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,121 +15,126 @@ import pytest
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import UpstreamClosed
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S, TCP_USER_TIMEOUT_S, LivenessProbe
-from tests.gateway.node import FakeNode, run_fake_node
+from tests.gateway.fake_node import FakeNode, run_fake_node
 
 
 @asynccontextmanager
-async def felt_node(
-    upstream: HttpClient,
+async def probed_node(
+    http_client: HttpClient,
 ) -> AsyncIterator[tuple[FakeNode, UpstreamTarget, LivenessProbe, asyncio.Task[None]]]:
-    async with run_fake_node() as there:
-        target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
-        pulse = await LivenessProbe.open(upstream, target, connect_timeout_s=5)
-        task = asyncio.ensure_future(pulse.run())
-        await there.wait_until(lambda: bool(there.probe_writers))
+    async with run_fake_node() as node:
+        target = UpstreamTarget("127.0.0.1", urlsplit(node.url).port or 0)
+        probe = await LivenessProbe.open(http_client, target, connect_timeout_s=5)
+        task = asyncio.ensure_future(probe.run())
+        await node.wait_until(lambda: bool(node.probe_writers))
         try:
-            yield there, target, pulse, task
+            yield node, target, probe, task
         finally:
             task.cancel()
             await asyncio.wait([task])
 
 
 @contextmanager
-def felt(pulse: LivenessProbe) -> Iterator[None]:
-    pulse.begin_wait()
+def waiting_request(probe: LivenessProbe) -> Iterator[None]:
+    probe.begin_wait()
     try:
         yield
     finally:
-        pulse.end_wait()
+        probe.end_wait()
 
 
-async def wait_at(upstream: HttpClient, target: UpstreamTarget, pulse: LivenessProbe) -> bytes:
-    with felt(pulse):
-        response = await upstream.request(target, b"POST", b"/ask", connect_timeout_s=5, header_timeout_s=60)
+async def send_and_wait(http_client: HttpClient, target: UpstreamTarget, probe: LivenessProbe) -> bytes:
+    with waiting_request(probe):
+        response = await http_client.request(
+            target, b"POST", b"/ask", connect_timeout_s=5, header_timeout_s=60
+        )
     return await response.read(1000, 60)
 
 
-async def test_it_beats_while_something_waits_and_no_longer(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (there, target, pulse, _):
-        assert there.probe_times == []
-        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        asked = await there.next_request()
-        await there.wait_until(lambda: len(there.probe_times) >= 4)
-        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(there.probe_times))
-        await asked.respond(b"{}")
+async def test_it_probes_only_while_a_request_waits(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (node, target, probe, _):
+        assert node.probe_times == []
+        waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
+        request = await node.next_request()
+        await node.wait_until(lambda: len(node.probe_times) >= 4)
+        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(node.probe_times))
+        await request.respond(b"{}")
         assert await waiting == b"{}"
-        count = len(there.probe_times)
-        await asyncio.sleep(3 * PROBE_INTERVAL_S)  # what does not come has no event
-        assert len(there.probe_times) <= count + 1
+        count = len(node.probe_times)
+        # The absence of probes has no event.
+        await asyncio.sleep(3 * PROBE_INTERVAL_S)
+        assert len(node.probe_times) <= count + 1
 
 
-async def test_two_that_wait_share_one_beat(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (there, _, pulse, _task):
-        with felt(pulse), felt(pulse), felt(pulse):
-            await there.wait_until(lambda: len(there.probe_times) >= 3)
-        assert there.probe_times[2] - there.probe_times[0] >= PROBE_INTERVAL_S
+async def test_waiting_requests_share_one_probe(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (node, _, probe, _task):
+        with waiting_request(probe), waiting_request(probe), waiting_request(probe):
+            await node.wait_until(lambda: len(node.probe_times) >= 3)
+        assert node.probe_times[2] - node.probe_times[0] >= PROBE_INTERVAL_S
 
 
-async def test_its_end_fails_what_waits_and_leaves_what_has_begun(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (there, target, pulse, task):
-        with felt(pulse):
-            begun = asyncio.ensure_future(
-                upstream.request(target, b"POST", b"/begun", connect_timeout_s=5, header_timeout_s=60)
+async def test_its_end_fails_waiting_requests_and_spares_started_responses(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (node, target, probe, task):
+        with waiting_request(probe):
+            started = asyncio.ensure_future(
+                http_client.request(target, b"POST", b"/begun", connect_timeout_s=5, header_timeout_s=60)
             )
-            first = await there.next_request()
+            first = await node.next_request()
             await first.start_stream()
-            response = await begun
-        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        await there.next_request()
-        there.drop_probe_connections()
+            response = await started
+        waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
+        await node.next_request()
+        node.drop_probe_connections()
         with pytest.raises(UpstreamClosed) as caught:
             await waiting
         assert caught.value.before_first_byte
-        assert not caught.value.is_stale  # it is not sent to the same host once more
+        # The request is not sent to the same host again.
+        assert not caught.value.is_stale
         await task
         assert await response.read_chunk(10) == b"data: begun\n\n"
         await first.send(b"0\r\n\r\n")
         assert await response.read_chunk(10) == b""
 
 
-async def test_a_retired_one_goes_on_until_nothing_waits(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (there, target, pulse, task):
-        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        asked = await there.next_request()
-        pulse.retire()
-        count = len(there.probe_times)
-        await there.wait_until(lambda: len(there.probe_times) > count)
+async def test_a_retired_probe_runs_until_no_request_waits(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (node, target, probe, task):
+        waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
+        request = await node.next_request()
+        probe.retire()
+        count = len(node.probe_times)
+        await node.wait_until(lambda: len(node.probe_times) > count)
         assert not task.done()
-        await asked.respond(b"{}")
+        await request.respond(b"{}")
         await waiting
         await task
 
 
-async def test_a_retired_one_still_notices(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (there, target, pulse, task):
-        waiting = asyncio.ensure_future(wait_at(upstream, target, pulse))
-        await there.next_request()
-        pulse.retire()
-        there.drop_probe_connections()
+async def test_a_retired_probe_still_detects_a_lost_host(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (node, target, probe, task):
+        waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
+        await node.next_request()
+        probe.retire()
+        node.drop_probe_connections()
         with pytest.raises(UpstreamClosed):
             await waiting
         await task
 
 
-async def test_one_that_nothing_waits_for_is_closed_when_retired(upstream: HttpClient) -> None:
-    async with felt_node(upstream) as (_there, _target, pulse, task):
-        pulse.retire()
+async def test_an_idle_probe_is_closed_when_retired(http_client: HttpClient) -> None:
+    async with probed_node(http_client) as (_node, _target, probe, task):
+        probe.retire()
         await task
-        assert upstream.open_connections == 0
+        assert http_client.open_connections == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other kernels count differently")
-async def test_the_kernel_is_told_when_to_give_up(upstream: HttpClient) -> None:
-    async with run_fake_node() as there:
-        target = UpstreamTarget("127.0.0.1", urlsplit(there.url).port or 0)
-        connection = await upstream.open_connection(target, connect_timeout_s=5)
-        connection.return_to_pool()  # into the pool, and out of it again as a pulse
-        await LivenessProbe.open(upstream, target, connect_timeout_s=5)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other kernels use other units")
+async def test_the_kernel_gets_short_timeouts(http_client: HttpClient) -> None:
+    async with run_fake_node() as node:
+        target = UpstreamTarget("127.0.0.1", urlsplit(node.url).port or 0)
+        connection = await http_client.open_connection(target, connect_timeout_s=5)
+        # The probe takes it out of the pool again.
+        connection.return_to_pool()
+        await LivenessProbe.open(http_client, target, connect_timeout_s=5)
         sock = connection.socket
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_S * 1000
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -1,3 +1,5 @@
+"""Performance model: throughput, request estimates, load times."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,6 +16,8 @@ from llb.wire import EngineReport, EngineState
 
 
 class Clock:
+    """Clock that the test sets."""
+
     now = 0.0
 
     def __call__(self) -> float:
@@ -25,88 +29,88 @@ def report(state: EngineState) -> dict[str, EngineReport]:
 
 
 def test_cached_tokens_are_not_prefilled() -> None:
-    speeds = PerformanceModel()
-    speed = speeds.throughput_of("n", "m")
-    assert (speed.prefill_tokens_per_s, speed.decode_tokens_per_s, speed.grade) == (None, None, None)
-    speeds.record_completion(
+    model = PerformanceModel()
+    throughput = model.throughput_of("n", "m")
+    assert (throughput.prefill_tokens_per_s, throughput.decode_tokens_per_s, throughput.grade) == (
+        None,
+        None,
+        None,
+    )
+    model.record_completion(
         "n", "m", RequestEstimate(), Usage(1000, 51, 800, 440.0, 2000.0), mean_busy_slots=1
     )
-    assert (speed.prefill_tokens_per_s, speed.decode_tokens_per_s) == (500.0, 25.0)
-    assert speed.grade is not None
-    assert speeds.throughput_of("n", "m") is speed
-    assert speeds.throughput_of("other", "m").prefill_tokens_per_s is None
+    assert (throughput.prefill_tokens_per_s, throughput.decode_tokens_per_s) == (500.0, 25.0)
+    assert throughput.grade is not None
+    assert model.throughput_of("n", "m") is throughput
+    assert model.throughput_of("other", "m").prefill_tokens_per_s is None
 
 
-def test_all_slots_together_decode() -> None:
-    speeds = PerformanceModel()
-    speeds.record_completion(
-        "n", "m", RequestEstimate(), Usage(10, 51, 0, 100.0, 5000.0), mean_busy_slots=3.5
-    )
-    assert speeds.throughput_of("n", "m").decode_tokens_per_s == 35.0
+def test_busy_slots_decode_in_parallel() -> None:
+    model = PerformanceModel()
+    model.record_completion("n", "m", RequestEstimate(), Usage(10, 51, 0, 100.0, 5000.0), mean_busy_slots=3.5)
+    assert model.throughput_of("n", "m").decode_tokens_per_s == 35.0
 
 
-def test_a_short_prompt_tells_no_speed() -> None:
-    """A step of the engine takes its time, for one token or for thirty."""
-    speeds = PerformanceModel()
+def test_a_short_prompt_gives_no_prefill_rate() -> None:
+    """A step of the engine takes the same time for one token as for thirty."""
+    model = PerformanceModel()
     for _ in range(100):
-        speeds.record_completion(
+        model.record_completion(
             "n", "m", RequestEstimate(), Usage(900, 21, 899, 15.0, 300.0), mean_busy_slots=1
         )
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s is None
-    assert speeds.throughput_of("n", "m").decode_tokens_per_s == pytest.approx(20 / 0.3)
-    speeds.record_completion("n", "m", RequestEstimate(), Usage(100, 21, 0, 400.0, 300.0), mean_busy_slots=1)
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s is None, (
-        "the first prompt after a load is slow"
-    )
+    assert model.throughput_of("n", "m").prefill_tokens_per_s is None
+    assert model.throughput_of("n", "m").decode_tokens_per_s == pytest.approx(20 / 0.3)
+    model.record_completion("n", "m", RequestEstimate(), Usage(100, 21, 0, 400.0, 300.0), mean_busy_slots=1)
+    assert model.throughput_of("n", "m").prefill_tokens_per_s is None, "the first prompt after a load is slow"
     for _ in range(20):
-        speeds.record_completion(
+        model.record_completion(
             "n", "m", RequestEstimate(), Usage(100, 21, 0, 115.0, 300.0), mean_busy_slots=1
         )
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(1000, rel=0.1)
+    assert model.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(1000, rel=0.1)
 
 
-def test_who_was_not_measured_for_long_is_tried_again() -> None:
+def test_a_stale_throughput_rises_until_the_node_is_tried_again() -> None:
     clock = Clock()
-    speeds = PerformanceModel(clock=clock)
+    model = PerformanceModel(clock=clock)
     for node, ms in (("fast", 1000.0), ("slow", 4000.0)):
         for _ in range(10):
-            speeds.record_completion(
+            model.record_completion(
                 node, "m", RequestEstimate(), Usage(1000, 11, 0, ms, ms), mean_busy_slots=1
             )
-    slow, fast = speeds.throughput_of("slow", "m"), speeds.throughput_of("fast", "m")
+    slow, fast = model.throughput_of("slow", "m"), model.throughput_of("fast", "m")
     known = fast.decode_tokens_per_s, fast.prefill_tokens_per_s
     assert slow.decode_tokens_per_s == 2.5
 
-    def fade(now: float) -> float | None:
+    def decode_rate_at(now: float) -> float | None:
         clock.now = now
         for node in ("slow", "fast", "another"):
-            speeds.raise_stale_throughput(node)
+            model.raise_stale_throughput(node)
         return slow.decode_tokens_per_s
 
-    assert fade(STALE_AFTER_S - 1) == 2.5
-    assert fade(STALE_AFTER_S) == pytest.approx(2.5 * STALE_GROWTH_FACTOR)
-    assert fade(2 * STALE_AFTER_S - 1) == pytest.approx(2.5 * STALE_GROWTH_FACTOR)
+    assert decode_rate_at(STALE_AFTER_S - 1) == 2.5
+    assert decode_rate_at(STALE_AFTER_S) == pytest.approx(2.5 * STALE_GROWTH_FACTOR)
+    assert decode_rate_at(2 * STALE_AFTER_S - 1) == pytest.approx(2.5 * STALE_GROWTH_FACTOR)
     for step in range(2, 9):
-        fade(step * STALE_AFTER_S)
+        decode_rate_at(step * STALE_AFTER_S)
     assert slow.decode_tokens_per_s == pytest.approx(fast.decode_tokens_per_s)
     assert slow.prefill_tokens_per_s == pytest.approx(fast.prefill_tokens_per_s)
     assert (fast.decode_tokens_per_s, fast.prefill_tokens_per_s) == known
     for _ in range(10):
-        speeds.record_completion(
+        model.record_completion(
             "slow", "m", RequestEstimate(), Usage(1000, 11, 0, 4000.0, 4000.0), mean_busy_slots=1
         )
     assert slow.decode_tokens_per_s == pytest.approx(2.5, rel=0.3)
 
 
-def test_a_speed_follows_what_is_measured_and_large_requests_count_more() -> None:
-    speeds = PerformanceModel()
+def test_recent_and_large_requests_have_more_weight() -> None:
+    model = PerformanceModel()
     for prefill_ms in [1000.0] * 30 + [2000.0] * 30:
-        speeds.record_completion(
+        model.record_completion(
             "n", "m", RequestEstimate(), Usage(1000, 11, 0, prefill_ms, 100.0), mean_busy_slots=1
         )
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(500, rel=0.05)
-    speeds.record_completion("n", "m", RequestEstimate(), Usage(40, 11, 0, 400.0, 100.0), mean_busy_slots=1)
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(490, rel=0.05)
+    assert model.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(500, rel=0.05)
+    model.record_completion("n", "m", RequestEstimate(), Usage(40, 11, 0, 400.0, 100.0), mean_busy_slots=1)
+    assert model.throughput_of("n", "m").prefill_tokens_per_s == pytest.approx(490, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -120,61 +124,65 @@ def test_a_speed_follows_what_is_measured_and_large_requests_count_more() -> Non
         Usage(10, 1, 10, 3.0, 0.004),
     ],
 )
-def test_an_answer_that_tells_nothing_teaches_nothing(usage: Usage) -> None:
-    speeds = PerformanceModel()
-    speeds.record_completion("n", "m", RequestEstimate(), usage, mean_busy_slots=0)
-    assert speeds.throughput_of("n", "m").grade is None
-    assert speeds.throughput_of("n", "m").prefill_tokens_per_s is None
+def test_usage_without_timings_gives_no_throughput(usage: Usage) -> None:
+    model = PerformanceModel()
+    model.record_completion("n", "m", RequestEstimate(), usage, mean_busy_slots=0)
+    assert model.throughput_of("n", "m").grade is None
+    assert model.throughput_of("n", "m").prefill_tokens_per_s is None
 
 
-def test_what_a_request_will_cost() -> None:
-    speeds = PerformanceModel()
-    assert speeds.estimate_request("m", 1000, None, 7) == RequestEstimate(1000, 200, 1000, 7)
-    assert speeds.estimate_request("m", 1000, 16, None).completion_tokens == 16
-    for _ in range(60):  # an estimate of 1000, of which the caches had three quarters
-        speeds.record_completion(
+def test_estimate_request() -> None:
+    model = PerformanceModel()
+    assert model.estimate_request("m", 1000, None, 7) == RequestEstimate(1000, 200, 1000, 7)
+    assert model.estimate_request("m", 1000, 16, None).completion_tokens == 16
+    # 250 uncached tokens of an estimate of 1000.
+    for _ in range(60):
+        model.record_completion(
             "n",
             "m",
             RequestEstimate(context_tokens=1000),
             Usage(900, 40, 650, 100.0, 100.0),
             mean_busy_slots=1,
         )
-    request = speeds.estimate_request("m", 2000, 4096, None)
+    request = model.estimate_request("m", 2000, 4096, None)
     assert request.prompt_tokens == pytest.approx(500, abs=1)
     assert request.completion_tokens == pytest.approx(40, abs=1)
     assert request.context_tokens == 2000
-    assert speeds.estimate_request("another", 2000, None, None).prompt_tokens == 2000
+    assert model.estimate_request("another", 2000, None, None).prompt_tokens == 2000
 
 
-def test_a_load_is_from_starting_to_ready() -> None:
+def test_a_load_lasts_from_starting_to_ready() -> None:
     clock = Clock()
-    speeds = PerformanceModel(clock=clock)
+    model = PerformanceModel(clock=clock)
 
     def load_s(progress: float | None = None) -> float:
-        return speeds.estimate_load_s("n", "m", size_bytes=600_000_000, progress=progress)
+        return model.estimate_load_s("n", "m", size_bytes=600_000_000, progress=progress)
 
     assert load_s() == MIN_LOAD_S + 2
     for state, now in [
-        (EngineState.STARTING, 10), (EngineState.STARTING, 12), (EngineState.READY, 16), (EngineState.BUSY, 30),
-    ]:  # fmt: skip
+        (EngineState.STARTING, 10),
+        (EngineState.STARTING, 12),
+        (EngineState.READY, 16),
+        (EngineState.BUSY, 30),
+    ]:
         clock.now = now
-        speeds.track_loads("n", report(state))
+        model.track_loads("n", report(state))
     assert load_s() == 6
     assert load_s(0.75) == 1.5
-    assert speeds.estimate_load_s("other", "m", size_bytes=None, progress=None) == 10
+    assert model.estimate_load_s("other", "m", size_bytes=None, progress=None) == 10
 
 
 @pytest.mark.parametrize("reports", [{}, report(EngineState.FAILED), report(EngineState.STOPPED)])
-def test_a_load_that_came_to_nothing_is_not_measured(reports: dict[str, EngineReport]) -> None:
+def test_a_failed_load_is_not_measured(reports: dict[str, EngineReport]) -> None:
     clock = Clock()
-    speeds = PerformanceModel(clock=clock)
-    speeds.track_loads("n", report(EngineState.STARTING))
+    model = PerformanceModel(clock=clock)
+    model.track_loads("n", report(EngineState.STARTING))
     clock.now = 100
-    speeds.track_loads("n", reports)
-    speeds.track_loads("n", report(EngineState.READY))
-    assert speeds.estimate_load_s("n", "m", size_bytes=None, progress=None) == 10
-    speeds.track_loads("n", report(EngineState.STARTING))
-    speeds.track_loads("other", {})
+    model.track_loads("n", reports)
+    model.track_loads("n", report(EngineState.READY))
+    assert model.estimate_load_s("n", "m", size_bytes=None, progress=None) == 10
+    model.track_loads("n", report(EngineState.STARTING))
+    model.track_loads("other", {})
     clock.now = 104
-    speeds.track_loads("n", report(EngineState.BUSY))
-    assert speeds.estimate_load_s("n", "m", size_bytes=None, progress=None) == 4
+    model.track_loads("n", report(EngineState.BUSY))
+    assert model.estimate_load_s("n", "m", size_bytes=None, progress=None) == 4

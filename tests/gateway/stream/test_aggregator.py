@@ -22,8 +22,8 @@ from llb.gateway.stream.aggregator import (
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
-from tests.gateway.engine import SSE_HEAD, Exchange, run_fake_engine
-from tests.gateway.real import RealEngine, post_json
+from tests.gateway.fake_engine import SSE_HEAD, Exchange, run_fake_engine
+from tests.gateway.real_engine import RealEngine, post_json
 from tests.gateway.stream.test_relay import Sink
 from tests.ggufs import TOOL_CALL_MARKER, TOOL_CHAT_TEMPLATE, write_chat_model
 
@@ -72,20 +72,20 @@ def comparable(document: Any) -> Any:
 
 
 async def said_whole(
-    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
+    http_client: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
-    result = await relay_response(await post_json(upstream, real, body, path), sink)
+    result = await relay_response(await post_json(http_client, real, body, path), sink)
     return json.loads(sink.got), result
 
 
 async def put_together(
-    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
+    http_client: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> tuple[dict[str, Any], RelayResult]:
     sink = Sink()
     asked = json.loads(request_progress(json.dumps(body).encode(), stream=False))
     result = await relay_aggregated(
-        await post_json(upstream, real, asked, path), sink, AGGREGATOR_OF_PATH[path]()
+        await post_json(http_client, real, asked, path), sink, AGGREGATOR_OF_PATH[path]()
     )
     assert sink.ended
     return json.loads(sink.got), result
@@ -146,12 +146,12 @@ async def put_together(
     indirect=["real"],
 )
 async def test_it_is_what_the_engine_says_without_a_stream(
-    upstream: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
+    http_client: HttpClient, real: RealEngine, path: bytes, body: dict[str, Any]
 ) -> None:
     body = {"seed": 1, **(CALLING if "tools" in body else {"temperature": 0}), **body}
-    await said_whole(upstream, real, path, body)  # the prompt is in the cache now, for both
-    expected, plain = await said_whole(upstream, real, path, body)
-    found, result = await put_together(upstream, real, path, body)
+    await said_whole(http_client, real, path, body)  # the prompt is in the cache now, for both
+    expected, plain = await said_whole(http_client, real, path, body)
+    found, result = await put_together(http_client, real, path, body)
     assert comparable(found) == comparable(expected)
     assert (result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.cached_tokens) == (
         plain.usage.prompt_tokens,
@@ -297,7 +297,7 @@ def test_what_the_engine_says_in_place_of_an_answer(
         kind().feed(event(told, "error"))
 
 
-async def test_nothing_is_written_of_an_answer_that_breaks(upstream: HttpClient) -> None:
+async def test_nothing_is_written_of_an_answer_that_breaks(http_client: HttpClient) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(SSE_HEAD)
         await exchange.send_chunk(CALLS.removesuffix(DONE))
@@ -309,7 +309,7 @@ async def test_nothing_is_written_of_an_answer_that_breaks(upstream: HttpClient)
     async with run_fake_engine(answer) as served:
         for ends in (True, False):
             sink = Sink()
-            response = await upstream.request(
+            response = await http_client.request(
                 served.target, b"POST", b"/", (), json.dumps({"ends": ends}).encode(),
                 connect_timeout_s=5, header_timeout_s=5,
             )  # fmt: skip
@@ -359,7 +359,7 @@ def test_the_first_events_of_responses_come_with_the_first_token() -> None:
     assert prelude.filter_events(first) == created + said + first
 
 
-async def test_the_first_byte_is_the_first_of_the_answer(upstream: HttpClient) -> None:
+async def test_the_first_byte_is_the_first_of_the_answer(http_client: HttpClient) -> None:
     go_on = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -371,7 +371,7 @@ async def test_the_first_byte_is_the_first_of_the_answer(upstream: HttpClient) -
 
     async with run_fake_engine(answer) as served:
         sink = Sink()
-        response = await upstream.request(
+        response = await http_client.request(
             served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
         )
         task = asyncio.ensure_future(

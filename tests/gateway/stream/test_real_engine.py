@@ -16,7 +16,7 @@ from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
-from tests.gateway.real import RealEngine, chat_body, post_json
+from tests.gateway.real_engine import RealEngine, chat_body, post_json
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ class Sink:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_with_its_counts(upstream: HttpClient, real: RealEngine, stream: bool) -> None:
+async def test_an_answer_with_its_counts(http_client: HttpClient, real: RealEngine, stream: bool) -> None:
     sink = Sink()
-    response = await post_json(upstream, real, chat_body("Say hello", max_tokens=4, stream=stream))
+    response = await post_json(http_client, real, chat_body("Say hello", max_tokens=4, stream=stream))
     result = await relay_response(response, sink)
     assert result.error is None
     assert result.stream is stream
@@ -49,12 +49,12 @@ async def test_an_answer_with_its_counts(upstream: HttpClient, real: RealEngine,
         assert sink.got.endswith(b"data: [DONE]\n\n")
     else:
         assert json.loads(sink.got)["usage"]["completion_tokens"] == 4
-    assert upstream.idle_connections == 1
+    assert http_client.idle_connections == 1
 
 
-async def test_what_it_refuses(upstream: HttpClient, real: RealEngine) -> None:
+async def test_what_it_refuses(http_client: HttpClient, real: RealEngine) -> None:
     async def refused(body: dict[str, Any], path: bytes = b"/v1/chat/completions") -> Exception:
-        response = await post_json(upstream, real, body, path)
+        response = await post_json(http_client, real, body, path)
         return translate_engine_error(response.status, await response.read(1 << 20, 60))
 
     for stream in (True, False):
@@ -71,12 +71,14 @@ async def test_what_it_refuses(upstream: HttpClient, real: RealEngine) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_leaving_in_prefill_frees_the_slot(
-    upstream: HttpClient, real: RealEngine, stream: bool
+    http_client: HttpClient, real: RealEngine, stream: bool
 ) -> None:
     sink = Sink()
 
     async def client() -> None:
-        await relay_response(await post_json(upstream, real, chat_body("word " * 3500, stream=stream)), sink)
+        await relay_response(
+            await post_json(http_client, real, chat_body("word " * 3500, stream=stream)), sink
+        )
 
     task = asyncio.ensure_future(client())
     await real.wait_for_log("prompt processing")
@@ -87,14 +89,14 @@ async def test_leaving_in_prefill_frees_the_slot(
     await real.wait_for_log("cancel task")
     await real.wait_for_log("stop processing")
     after = Sink()
-    result = await relay_response(await post_json(upstream, real, chat_body("Hello", max_tokens=2)), after)
+    result = await relay_response(await post_json(http_client, real, chat_body("Hello", max_tokens=2)), after)
     assert result.usage.completion_tokens == 2
 
 
-async def test_leaving_in_the_stream_frees_the_slot(upstream: HttpClient, real: RealEngine) -> None:
+async def test_leaving_in_the_stream_frees_the_slot(http_client: HttpClient, real: RealEngine) -> None:
     sink = Sink()
     response = await post_json(
-        upstream, real, chat_body("Count", stream=True, max_tokens=4000, ignore_eos=True)
+        http_client, real, chat_body("Count", stream=True, max_tokens=4000, ignore_eos=True)
     )
     task = asyncio.ensure_future(relay_response(response, sink))
     await sink.wrote.wait()
@@ -106,13 +108,13 @@ async def test_leaving_in_the_stream_frees_the_slot(upstream: HttpClient, real: 
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
 async def test_leaving_beside_somebody_elses_stream(
-    upstream: HttpClient, engines: Engines, smollm2: Path, at: str
+    http_client: HttpClient, engines: Engines, smollm2: Path, at: str
 ) -> None:
     """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
     real = engines(smollm2, 2)
     other = Sink()
     forever = chat_body("Count", stream=True, max_tokens=2000, ignore_eos=True)
-    beside = asyncio.ensure_future(relay_response(await post_json(upstream, real, forever), other))
+    beside = asyncio.ensure_future(relay_response(await post_json(http_client, real, forever), other))
     await other.wrote.wait()
 
     stream = at == "a stream's prompt"
@@ -121,7 +123,7 @@ async def test_leaving_beside_somebody_elses_stream(
     if stream:
         body["stream"] = True
     asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
-    response = await post_json(upstream, real, asked)
+    response = await post_json(http_client, real, asked)
     whole = ChatAggregator()
 
     async def leaver() -> None:

@@ -15,7 +15,7 @@ from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES, RelayResult, relay_aggregated, relay_response
 from llb.gateway.stream.sse import MAX_EVENT_BYTES, SSE_KEEPALIVE
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent, read_token_count
-from tests.gateway.engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
+from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
 
@@ -50,21 +50,21 @@ class Sink:
             await self.wrote.wait()
 
 
-async def ask(upstream: HttpClient, served: FakeEngine) -> UpstreamResponse:
-    return await upstream.request(
+async def ask(http_client: HttpClient, served: FakeEngine) -> UpstreamResponse:
+    return await http_client.request(
         served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
     )
 
 
 async def run(
-    upstream: HttpClient,
+    http_client: HttpClient,
     served: FakeEngine,
     sink: Sink,
     *,
     heartbeat_s: float = 30,
     idle_timeout_s: float = 30,
 ) -> RelayResult:
-    response = await ask(upstream, served)
+    response = await ask(http_client, served)
     return await relay_response(
         response, sink, keepalive_interval_s=heartbeat_s, idle_timeout_s=idle_timeout_s
     )
@@ -93,11 +93,11 @@ def sent_error(got: bytes) -> dict[str, str]:
     return error
 
 
-async def test_a_stream_passes_through_byte_for_byte(upstream: HttpClient) -> None:
+async def test_a_stream_passes_through_byte_for_byte(http_client: HttpClient) -> None:
     parts = [b"data: one\n\n", b"data: tw", b"o\n", b"\ndata: three\r\n\r\nda", b"ta: four\n\n" + LAST]
     sink = Sink()
     async with run_fake_engine(stream(*parts)) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got == b"".join(parts)
     assert all(write.endswith((b"\n\n", b"\r\n\r\n")) for write in sink.writes)
     assert result.stream
@@ -106,11 +106,11 @@ async def test_a_stream_passes_through_byte_for_byte(upstream: HttpClient) -> No
     assert result.first_byte_at is not None
     assert result.first_byte_at <= result.ended_at
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (31, 3)
-    assert upstream.idle_connections == 1
+    assert http_client.idle_connections == 1
 
 
 @pytest.mark.parametrize("way", ["stream", "with a prelude", "whole"])
-async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: HttpClient, way: str) -> None:
+async def test_an_answer_is_heard_of_when_the_client_gets_some(http_client: HttpClient, way: str) -> None:
     """Until then a node that has gone takes nothing along that another could not do as well."""
     sink, heard = Sink(), asyncio.Event()
     unheard: list[bool] = []
@@ -136,7 +136,7 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(upstream: HttpCli
         await exchange.end_body()
 
     async with run_fake_engine(answer) as served:
-        response = await ask(upstream, served)
+        response = await ask(http_client, served)
         response.defer_started(heard.set)
         if way == "whole":
             await relay_aggregated(response, sink, ChatAggregator())
@@ -162,7 +162,7 @@ START = (
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("sent", [START + REST, REST], ids=["as it should", "without"])
-async def test_a_message_begins_with_its_start(upstream: HttpClient, sent: bytes, whole: bool) -> None:
+async def test_a_message_begins_with_its_start(http_client: HttpClient, sent: bytes, whole: bool) -> None:
     sink, counted = Sink(), 0
 
     async def count() -> int:
@@ -172,7 +172,7 @@ async def test_a_message_begins_with_its_start(upstream: HttpClient, sent: bytes
 
     opening = MessagesStartEvent("chat", "007", count)
     async with run_fake_engine(stream(sent)) as served:
-        response = await ask(upstream, served)
+        response = await ask(http_client, served)
         if whole:
             result = await relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             message = json.loads(sink.got)
@@ -191,7 +191,7 @@ async def test_a_message_begins_with_its_start(upstream: HttpClient, sent: bytes
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
-    upstream: HttpClient, whole: bool
+    http_client: HttpClient, whole: bool
 ) -> None:
     sink = Sink()
 
@@ -200,7 +200,7 @@ async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
 
     opening = MessagesStartEvent("chat", "007", count)
     async with run_fake_engine(stream(REST)) as served:
-        response = await ask(upstream, served)
+        response = await ask(http_client, served)
         relaying = (
             relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             if whole
@@ -211,7 +211,7 @@ async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
     assert sink.got == b""
 
 
-async def test_an_error_is_no_message_without_a_start(upstream: HttpClient) -> None:
+async def test_an_error_is_no_message_without_a_start(http_client: HttpClient) -> None:
     failed = b'event: error\ndata: {"type":"error","error":{"message":"No"}}\n\n'
 
     async def count() -> int:
@@ -220,7 +220,7 @@ async def test_an_error_is_no_message_without_a_start(upstream: HttpClient) -> N
     sink = Sink()
     async with run_fake_engine(stream(failed)) as served:
         await relay_response(
-            await ask(upstream, served),
+            await ask(http_client, served),
             sink,
             progress_filter=ProgressFilter(MessagesStartEvent("chat", "007", count)),
         )
@@ -245,11 +245,11 @@ ERROR = b'data: {"error":{"message":"No"}}\n\n'
         (b"data: [DONE]\n\n", b"data: [DONE]\n\n"),
     ],
 )
-async def test_a_chat_begins_with_its_role(upstream: HttpClient, sent: bytes, expected: bytes) -> None:
+async def test_a_chat_begins_with_its_role(http_client: HttpClient, sent: bytes, expected: bytes) -> None:
     sink = Sink()
     async with run_fake_engine(stream(sent)) as served:
         await relay_response(
-            await ask(upstream, served), sink, progress_filter=ProgressFilter(ChatStartEvent())
+            await ask(http_client, served), sink, progress_filter=ProgressFilter(ChatStartEvent())
         )
     assert sink.got == expected
 
@@ -257,12 +257,12 @@ async def test_a_chat_begins_with_its_role(upstream: HttpClient, sent: bytes, ex
 @pytest.mark.parametrize(
     ("body", "expected"), [(b'{"input_tokens":7}', 7), (b'{"input_tokens":"7"}', None), (b"No", None)]
 )
-async def test_reading_a_count(upstream: HttpClient, body: bytes, expected: int | None) -> None:
+async def test_reading_a_count(http_client: HttpClient, body: bytes, expected: int | None) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     async with run_fake_engine(answer) as served:
-        response = await ask(upstream, served)
+        response = await ask(http_client, served)
         if expected is None:
             with pytest.raises(InvalidResponse):
                 await read_token_count(response, 5)
@@ -270,15 +270,15 @@ async def test_reading_a_count(upstream: HttpClient, body: bytes, expected: int 
             assert await read_token_count(response, 5) == expected
 
 
-async def test_a_stream_that_ends_without_a_blank_line(upstream: HttpClient) -> None:
+async def test_a_stream_that_ends_without_a_blank_line(http_client: HttpClient) -> None:
     sink = Sink()
     async with run_fake_engine(stream(b"data: 1\n\ndata: 2")) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got == b"data: 1\n\ndata: 2"
     assert result.error is None
 
 
-async def test_heartbeats_fill_silence_and_stand_between_events(upstream: HttpClient) -> None:
+async def test_heartbeats_fill_silence_and_stand_between_events(http_client: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -290,17 +290,17 @@ async def test_heartbeats_fill_silence_and_stand_between_events(upstream: HttpCl
         await exchange.end_body()
 
     async with run_fake_engine(answer) as served:
-        result = await run(upstream, served, sink, heartbeat_s=0.02)
+        result = await run(http_client, served, sink, heartbeat_s=0.02)
     assert len(sink.writes) >= 5
     assert sink.writes[-1] == b"data: half of an event\n\n"
     assert set(sink.writes[:-1]) == {SSE_KEEPALIVE}
     assert result.body_bytes == len(sink.writes[-1])
 
 
-async def test_an_engine_that_dies_in_the_middle(upstream: HttpClient) -> None:
+async def test_an_engine_that_dies_in_the_middle(http_client: HttpClient) -> None:
     sink = Sink()
     async with run_fake_engine(stream(b"data: 1\n\n", b"data: cut o", finish=False)) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got.startswith(b"data: 1\n\ndata: {")
     assert sent_error(sink.got) == {
         "message": "The engine stopped before its answer was complete",
@@ -310,7 +310,7 @@ async def test_an_engine_that_dies_in_the_middle(upstream: HttpClient) -> None:
     assert isinstance(result.error, EngineFailed)
 
 
-async def test_an_engine_that_falls_silent(upstream: HttpClient) -> None:
+async def test_an_engine_that_falls_silent(http_client: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -319,14 +319,14 @@ async def test_an_engine_that_falls_silent(upstream: HttpClient) -> None:
         await exchange.client_closed.wait()
 
     async with run_fake_engine(answer) as served:
-        result = await run(upstream, served, sink, heartbeat_s=0.03, idle_timeout_s=0.1)
+        result = await run(http_client, served, sink, heartbeat_s=0.03, idle_timeout_s=0.1)
         await served.wait_for_open_connections(0)
     assert sink.writes[:2] == [b"data: 1\n\n", SSE_KEEPALIVE]
     assert sent_error(sink.got)["code"] == "engine_timeout"
     assert isinstance(result.error, EngineTimeout)
 
 
-async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: HttpClient) -> None:
+async def test_a_long_prompt_is_not_taken_for_a_silent_engine(http_client: HttpClient) -> None:
     """The head has come, the first event takes longer than a later one may."""
     sink = Sink()
 
@@ -337,12 +337,12 @@ async def test_a_long_prompt_is_not_taken_for_a_silent_engine(upstream: HttpClie
         await exchange.end_body()
 
     async with run_fake_engine(answer) as served:
-        result = await run(upstream, served, sink, heartbeat_s=0.02, idle_timeout_s=0.02)
+        result = await run(http_client, served, sink, heartbeat_s=0.02, idle_timeout_s=0.02)
     assert result.error is None
     assert sink.writes[-1] == LAST
 
 
-async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
+async def test_a_first_event_that_never_comes(http_client: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -350,7 +350,7 @@ async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
         await exchange.client_closed.wait()
 
     async with run_fake_engine(answer) as served:
-        response = await upstream.request(
+        response = await http_client.request(
             served.target, b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
         )
         with pytest.raises(EngineTimeout):
@@ -368,43 +368,43 @@ async def test_a_first_event_that_never_comes(upstream: HttpClient) -> None:
     ids=["nothing", "half an event"],
 )
 async def test_a_stream_that_breaks_before_its_first_event_can_be_had_elsewhere(
-    upstream: HttpClient, answer: ResponseHandler
+    http_client: HttpClient, answer: ResponseHandler
 ) -> None:
     sink = Sink()
     async with run_fake_engine(answer) as served:
         with pytest.raises(EngineFailed):
-            await run(upstream, served, sink)
+            await run(http_client, served, sink)
     assert sink.writes == []
 
 
-async def test_an_event_too_large_to_hold_passes_in_pieces(upstream: HttpClient) -> None:
+async def test_an_event_too_large_to_hold_passes_in_pieces(http_client: HttpClient) -> None:
     sink = Sink()
     giant = b"data: " + b"x" * (3 * MAX_EVENT_BYTES) + b"\n\n"
     async with run_fake_engine(stream(giant, LAST)) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got == giant + LAST
     assert len(sink.writes) > 2
     assert result.usage.prompt_tokens == 31
 
 
-async def test_an_engine_that_dies_inside_a_giant_event(upstream: HttpClient) -> None:
+async def test_an_engine_that_dies_inside_a_giant_event(http_client: HttpClient) -> None:
     sink = Sink()
     async with run_fake_engine(stream(b"data: " + b"x" * (2 * MAX_EVENT_BYTES), finish=False)) as served:
-        await run(upstream, served, sink)
+        await run(http_client, served, sink)
     assert sent_error(sink.got)["code"] == "engine_failed"
     assert b"x\n\ndata: {" in sink.got
 
 
-async def test_an_error_that_the_engine_itself_streamed(upstream: HttpClient) -> None:
+async def test_an_error_that_the_engine_itself_streamed(http_client: HttpClient) -> None:
     sink = Sink()
     said = b'data: {"error":{"code":500,"message":"Compute error.","type":"server_error"}}\n\n'
     async with run_fake_engine(stream(b"data: 1\n\n", said)) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got == b"data: 1\n\n" + said
     assert isinstance(result.error, EngineFailed)
 
 
-async def test_a_document_passes_through(upstream: HttpClient) -> None:
+async def test_a_document_passes_through(http_client: HttpClient) -> None:
     sink = Sink()
     body = b'{"usage":{"prompt_tokens":5,"completion_tokens":2},"timings":{"prompt_n":1,"predicted_ms":3.5}}'
 
@@ -412,7 +412,7 @@ async def test_a_document_passes_through(upstream: HttpClient) -> None:
         await exchange.send_json(body)
 
     async with run_fake_engine(answer) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.writes == [body]
     assert not result.stream
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (5, 2)
@@ -420,14 +420,14 @@ async def test_a_document_passes_through(upstream: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [0, MAX_HELD_BYTES, MAX_HELD_BYTES + 1, 5 * MAX_HELD_BYTES])
-async def test_documents_of_any_size(upstream: HttpClient, size_bytes: int) -> None:
+async def test_documents_of_any_size(http_client: HttpClient, size_bytes: int) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send_json(b"x" * size_bytes)
 
     async with run_fake_engine(answer) as served:
-        result = await run(upstream, served, sink)
+        result = await run(http_client, served, sink)
     assert sink.got == b"x" * size_bytes
     assert result.body_bytes == size_bytes
     if 0 < size_bytes <= MAX_HELD_BYTES:
@@ -435,7 +435,7 @@ async def test_documents_of_any_size(upstream: HttpClient, size_bytes: int) -> N
 
 
 @pytest.mark.parametrize("sent_bytes", [100, 4 * MAX_HELD_BYTES])
-async def test_a_document_that_breaks(upstream: HttpClient, sent_bytes: int) -> None:
+async def test_a_document_that_breaks(http_client: HttpClient, sent_bytes: int) -> None:
     """Held back, it can still be had elsewhere; once begun, the caller is told to cut its client off."""
     sink = Sink()
 
@@ -447,15 +447,15 @@ async def test_a_document_that_breaks(upstream: HttpClient, sent_bytes: int) -> 
     async with run_fake_engine(answer) as served:
         if sent_bytes < MAX_HELD_BYTES:
             with pytest.raises(EngineFailed):
-                await run(upstream, served, sink)
+                await run(http_client, served, sink)
             assert sink.writes == []
         else:
-            result = await run(upstream, served, sink)
+            result = await run(http_client, served, sink)
             assert isinstance(result.error, EngineFailed)
             assert b"error" not in sink.got
 
 
-async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: HttpClient) -> None:
+async def test_a_client_that_has_gone_closes_the_engines_connection(http_client: HttpClient) -> None:
     sink = Sink()
     sink.gone = True
 
@@ -466,11 +466,11 @@ async def test_a_client_that_has_gone_closes_the_engines_connection(upstream: Ht
 
     async with run_fake_engine(answer) as served:
         with pytest.raises(ConnectionResetError):
-            await run(upstream, served, sink)
+            await run(http_client, served, sink)
         await served.wait_for_open_connections(0)
 
 
-async def test_a_cancelled_relay_closes_the_engines_connection(upstream: HttpClient) -> None:
+async def test_a_cancelled_relay_closes_the_engines_connection(http_client: HttpClient) -> None:
     sink = Sink()
 
     async def answer(exchange: Exchange) -> None:
@@ -479,7 +479,7 @@ async def test_a_cancelled_relay_closes_the_engines_connection(upstream: HttpCli
         await exchange.client_closed.wait()
 
     async with run_fake_engine(answer) as served:
-        task = asyncio.ensure_future(run(upstream, served, sink))
+        task = asyncio.ensure_future(run(http_client, served, sink))
         await sink.until(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

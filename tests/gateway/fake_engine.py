@@ -1,4 +1,4 @@
-"""An HTTP server whose every byte a test decides: it stalls, dies, splits and closes on demand."""
+"""Fake engine: an HTTP server whose every byte a test controls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from llb.gateway.http.client import UpstreamTarget
+from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.response import UpstreamResponse
 
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -16,16 +16,18 @@ SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Enco
 
 @dataclass
 class Exchange:
-    """One request as it came, and the raw way back to its sender."""
+    """One received request, and the raw connection to its client."""
 
     method: str
     path: str
     headers: list[tuple[str, str]]
     body: bytes
-    connection_number: int  # 1 is the first that the server accepted
-    client_closed: asyncio.Event  # the client has closed the connection
+    # 1 for the first connection that the server accepted
+    connection_number: int
+    client_closed: asyncio.Event
     writer: asyncio.StreamWriter
-    close_after_response: bool = False  # close the connection once the answer is out
+    # Close the connection after the response
+    close_after_response: bool = False
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -50,6 +52,8 @@ ResponseHandler = Callable[[Exchange], Awaitable[None]]
 
 @dataclass
 class FakeEngine:
+    """Received exchanges, and counts of connections: accepted in total, and open now."""
+
     target: UpstreamTarget
     exchanges: list[Exchange] = field(default_factory=list)
     connection_count: int = 0
@@ -68,20 +72,20 @@ def _set_when_closed(client_closed: asyncio.Event, head: asyncio.Future[bytes]) 
 
 @contextlib.asynccontextmanager
 async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") -> AsyncIterator[FakeEngine]:
-    """Serve `answer` on a free port; leaves no task and no socket behind."""
-    handlers: set[asyncio.Task[None]] = set()
+    """Serve `handler` on a free port; leaves no task and no socket behind."""
+    connection_tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        handlers.add(task)
+        connection_tasks.add(task)
         state.connection_count += 1
         number = state.connection_count
         async with state.changed:
             state.open_connections += 1
             state.changed.notify_all()
         try:
-            await _serve_one(reader, writer, number)
+            await serve_exchanges(reader, writer, number)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -89,9 +93,11 @@ async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") 
             async with state.changed:
                 state.open_connections -= 1
                 state.changed.notify_all()
-            handlers.discard(task)
+            connection_tasks.discard(task)
 
-    async def _serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+    async def serve_exchanges(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
         head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
         while True:
             lines = (await head).decode("latin-1").split("\r\n")
@@ -102,7 +108,7 @@ async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") 
             body = await reader.readexactly(int(dict(headers).get("content-length", "0")))
             exchange = Exchange(method, path, headers, body, number, asyncio.Event(), writer)
             state.exchanges.append(exchange)
-            # Reading on while answering is how a server notices that its client has gone.
+            # Reading the next request meanwhile shows when the client closes the connection.
             head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
             head.add_done_callback(partial(_set_when_closed, exchange.client_closed))
             try:
@@ -121,10 +127,24 @@ async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") 
         yield state
     finally:
         server.close()
-        for task in tuple(handlers):
+        for task in tuple(connection_tasks):
             task.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
+        await asyncio.gather(*connection_tasks, return_exceptions=True)
         await server.wait_closed()
+
+
+async def post_chat(
+    http_client: HttpClient, server: FakeEngine, body: bytes = b"{}", *, header_timeout_s: float = 10.0
+) -> UpstreamResponse:
+    return await http_client.request(
+        server.target,
+        b"POST",
+        b"/v1/chat/completions",
+        [(b"Content-Type", b"application/json")],
+        body,
+        connect_timeout_s=5.0,
+        header_timeout_s=header_timeout_s,
+    )
 
 
 async def read_body(response: UpstreamResponse) -> bytes:
@@ -132,12 +152,12 @@ async def read_body(response: UpstreamResponse) -> bytes:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds: what it asks about has no event of its own."""
+    """Run the event loop until `condition` holds, for state that has no event of its own."""
     for _ in range(100_000):
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition never held")
 
 
 async def respond_hello(exchange: Exchange) -> None:

@@ -75,9 +75,9 @@ def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngin
 
 
 async def post_json(
-    upstream: HttpClient, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
+    http_client: HttpClient, engine: RealEngine, body: dict[str, Any], path: bytes = b"/v1/chat/completions"
 ) -> UpstreamResponse:
-    return await upstream.request(
+    return await http_client.request(
         engine.target,
         b"POST",
         path,
