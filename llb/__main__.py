@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from llb import cli
+from llb.cli import main as command_line
 from llb.config import Config
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    return cli.main(sys.argv[1:], serve=_serve)
+    return command_line.main(sys.argv[1:], serve=_serve)
 
 
 def _serve(config: Config) -> int:

@@ -7,7 +7,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from llb import cli, server
+from llb import server
+from llb.cli import main as command_line
 from llb.engine.pool import EnginePool
 
 if __name__ == "__main__":
@@ -15,4 +16,4 @@ if __name__ == "__main__":
     command = (sys.executable, "-m", "bench.gateway.worker", mock, core)
     appliance: Any = import_module("llb.balancer")
     appliance.EnginePool = partial(EnginePool, command=command)
-    sys.exit(cli.main(flags, serve=server.run))
+    sys.exit(command_line.main(flags, serve=server.run))

@@ -1,5 +1,1 @@
-"""The commands. This package is the only place that prints for people, beside the greeting of the server."""
-
-from llb.cli.main import main
-
-__all__ = ["main"]
+"""The command line: commands, their parser and their output. No other package prints, except the banner of `llb.server`."""

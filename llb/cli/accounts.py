@@ -26,7 +26,7 @@ from llb.cli import output
 from llb.cli.client import require_not_joined
 from llb.cli.database import open_database, require_database
 from llb.cli.errors import CommandError
-from llb.cli.main import home_of
+from llb.cli.options import home_of
 from llb.config import DEFAULT_PASSWORD
 from llb.security import passwords, tokens
 from llb.security.permissions import Principal, PrincipalKind

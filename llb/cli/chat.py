@@ -13,7 +13,8 @@ from typing import Any
 from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import ApiError, CommandError
-from llb.cli.models import client_of, require_model
+from llb.cli.models import require_model
+from llb.cli.options import client_of
 from llb.wire import ModelStatus
 
 READ_TIMEOUT_S = 300.0  # a large model may load for minutes before the first word

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from llb.base import platform_compat, runfile
-from llb.cli import model_backup, output
+from llb.cli import output
 from llb.cli.errors import CommandError
-from llb.cli.main import home_of
+from llb.cli.options import home_of
 from llb.config import load_config, make_config
 from llb.store.backup import restore_database
 from llb.store.database import Database
-from llb.store.tables import audit
+from llb.store.tables import audit, replicas, settings
 from llb.store.tables.replicas import FileFingerprint
+from llb.wire import ReplicaState
+
+PARTIAL_SUFFIX = ".saving"
 
 
 def database_path(home: Path) -> Path:
@@ -52,7 +57,7 @@ def backup(options: argparse.Namespace) -> int:
             async with db.write() as tx:
                 await audit.record(tx, actor="local", action="database.backup", target=target.name)
             await db.backup(target)
-            return await model_backup.list_verified_files(db)
+            return await list_verified_files(db)
 
     files = asyncio.run(work())
     said = f"Saved to {target} ({output.format_size(target.stat().st_size)})."
@@ -60,7 +65,7 @@ def backup(options: argparse.Namespace) -> int:
         output.print_line(f"{said} Model files are not in it: they are fetched again.")
         return 0
     directory = Path(options.models).expanduser().absolute()
-    count, size_bytes = model_backup.copy_files(files, load_config({"home": str(home)}).models_dir, directory)
+    count, size_bytes = copy_files(files, load_config({"home": str(home)}).models_dir, directory)
     output.print_line(f"{said} {count} model files copied to {directory} ({output.format_size(size_bytes)}).")
     return 0
 
@@ -89,12 +94,12 @@ def restore(options: argparse.Namespace) -> int:
             async with open_database(home) as db:
                 async with db.write() as tx:
                     await audit.record(tx, actor="local", action="database.restore", target=source.name)
-                return await model_backup.list_verified_files(db)
+                return await list_verified_files(db)
 
         files = asyncio.run(note())
         count = 0
         if models is not None:
-            count, _ = model_backup.copy_files(files, models, load_config({"home": str(home)}).models_dir)
+            count, _ = copy_files(files, models, load_config({"home": str(home)}).models_dir)
     finally:
         lock.close()
     output.print_line(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
@@ -113,3 +118,50 @@ def _check_backup_path(database: Path, backup_path: Path, *, force: bool) -> Non
             raise CommandError(f"{backup_path} is the database itself: name another file.")
         if not force:
             raise CommandError(f"{backup_path} exists already: name another file, or say --force.")
+
+
+# --- model files beside a backup ----------------------------------------------------------------------
+
+
+async def list_verified_files(db: Database) -> list[tuple[str, FileFingerprint]]:
+    """Model id and file of everything that this host has verified."""
+    node_id = await settings.get(db, "node_id") or ""
+    return [
+        (record.model_id, file)
+        for record in await replicas.list_by_node(db, node_id)
+        if record.state is ReplicaState.READY
+        for file in record.files
+    ]
+
+
+def copy_files(files: list[tuple[str, FileFingerprint]], source: Path, target: Path) -> tuple[int, int]:
+    """Have each of `files` that lies under `source` as it was verified under `target` too; returns how many were copied, and their
+    bytes. A file that is there already stays. Raises `Failure` that names what cannot be copied; nothing is half a file."""
+    count = size_bytes = 0
+    for model_id, file in files:
+        path, there = source / model_id / file.name, target / model_id / file.name
+        if not _matches_fingerprint(path, file) or _matches_fingerprint(there, file):
+            continue
+        partial = there.with_name(there.name + PARTIAL_SUFFIX)
+        try:
+            platform_compat.make_private_dir(there.parent)
+            partial.unlink(missing_ok=True)
+            if not platform_compat.clone_file(path, partial):
+                shutil.copyfile(path, partial)
+            # By its time of change the file is known as the one that was verified.
+            os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
+            platform_compat.replace_durably(partial, there)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CommandError(f"{path} cannot be copied to {there}: {error.strerror or error}.") from None
+        count += 1
+        size_bytes += file.size_bytes
+    return count, size_bytes
+
+
+def _matches_fingerprint(path: Path, fingerprint: FileFingerprint) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (fingerprint.size_bytes, fingerprint.mtime_ns)

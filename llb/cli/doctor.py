@@ -16,7 +16,7 @@ from llb.cli.checks import disk as disk_checks
 from llb.cli.checks import network as world_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import tls as tls_checks
-from llb.cli.main import home_of
+from llb.cli.options import home_of
 from llb.config import Config, load_config, make_config
 from llb.errors import SetupError
 

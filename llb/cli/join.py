@@ -12,8 +12,7 @@ from llb.base import node_identity, runfile
 from llb.cli import output
 from llb.cli.client import ApiClient, local_server
 from llb.cli.errors import CommandError
-from llb.cli.main import home_of
-from llb.cli.models import client_of
+from llb.cli.options import client_of, home_of
 from llb.config import Config
 from llb.wire import LeaveReply, NewJoinToken
 

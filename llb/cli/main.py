@@ -8,13 +8,12 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from llb import __version__
 from llb.cli import output
 from llb.cli import parser as grammar
 from llb.cli.errors import EXIT_INTERRUPTED, CommandError, as_sentence
-from llb.config import Config, default_home, load_config
+from llb.config import Config, load_config
 from llb.errors import LlbError, SetupError
 
 ServeFunction = Callable[[Config], int]
@@ -78,12 +77,6 @@ def _discard_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def home_of(options: argparse.Namespace) -> Path:
-    """The home a command is about, of which it need not know the other settings."""
-    text = grammar.flags_of(options).get("home") or os.environ.get("LLB_HOME")
-    return Path(str(text)).expanduser().absolute() if text else default_home()
 
 
 def version(_options: argparse.Namespace) -> int:

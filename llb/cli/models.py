@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from llb.cli import output
-from llb.cli import parser as grammar
-from llb.cli.client import ApiClient, ServerAddress, find_server
+from llb.cli.client import ApiClient
 from llb.cli.errors import ApiError, CommandError
-from llb.cli.main import home_of
+from llb.cli.options import client_of
 from llb.wire import (
     ModelList,
     ModelStatus,
@@ -23,21 +21,6 @@ from llb.wire import (
 
 IMPORT_TIMEOUT_S = 3600.0  # the file is read whole, and perhaps copied
 _FIT_LABELS = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
-
-
-def client_of(options: argparse.Namespace) -> ApiClient:
-    """A client of the server that the options mean. Raises `Unreachable`."""
-
-    url = getattr(options, "url", None)
-    if url is None and "home" not in grammar.flags_of(options):
-        url = os.environ.get("LLB_URL")  # a flag, this one or the other, is over the environment
-    if not options.remote:
-        url = None  # `import`: about a file of this host
-
-    def locate() -> ServerAddress:
-        return find_server(home_of(options), url, getattr(options, "key", None))
-
-    return ApiClient(locate)
 
 
 def model_path_of(model_id: str) -> str:

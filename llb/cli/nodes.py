@@ -11,7 +11,7 @@ from urllib.parse import quote
 from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
-from llb.cli.models import client_of
+from llb.cli.options import client_of
 from llb.wire import NodeList, NodeStatus, NodeView, ReachView, ReplicaState
 
 EMPTY_CELL = "-"

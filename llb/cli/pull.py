@@ -13,7 +13,8 @@ import msgspec
 from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import EXIT_INTERRUPTED, ApiError, CommandError, ServerUnreachable
-from llb.cli.models import client_of, model_path_of, require_model, unknown_model_message
+from llb.cli.models import model_path_of, require_model, unknown_model_message
+from llb.cli.options import client_of
 from llb.security import tls_trust
 from llb.wire import (
     Event,
