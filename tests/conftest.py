@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import prefork, speedups
@@ -20,6 +21,12 @@ TINY_BYTES = 300_000
 # A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples at each run, and a busy machine is no failure. `--hypothesis-profile search` looks for new ones.
+UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("search", **UNHURRIED)
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, **UNHURRIED)
+hypothesis.settings.load_profile("suite")
 
 speedups.install()
 prefork.enable()
