@@ -1,4 +1,4 @@
-"""What a person does with a database from outside: look at it without touching it, and put a backup in its place."""
+"""Reading a database file without changing it, and restoring one from a backup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llb.base import platform_compat
 from llb.errors import SetupError
 from llb.store.database import Transaction
 from llb.store.migrations import MIGRATIONS, schema_version_of
-from llb.store.schema import BUSY_TIMEOUT_S, prepare_database, save_copy
+from llb.store.schema import BUSY_TIMEOUT_S, find_integrity_problem, prepare_database, save_copy
 
 WAL_SUFFIXES = ("-wal", "-shm")
 _REQUIRED_TABLES = frozenset({"users", "registrations", "settings"})
@@ -23,7 +23,10 @@ _REQUIRED_TABLES = frozenset({"users", "registrations", "settings"})
 
 @contextlib.asynccontextmanager
 async def open_read_only(path: Path) -> AsyncIterator[Transaction]:
-    """The database for reading only, neither checked nor migrated; may be in use. Raises `sqlite3.Error`."""
+    """Open the database read-only, without a check or a migration. Another process may use it.
+
+    Raises `sqlite3.Error`.
+    """
     connection = await aiosqlite.connect(_read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
     try:
         connection.row_factory = sqlite3.Row
@@ -33,7 +36,10 @@ async def open_read_only(path: Path) -> AsyncIterator[Transaction]:
 
 
 def find_database_defect(path: Path) -> str | None:
-    """What is wrong with the database at `path`, as a clause; None if it is intact and this version's or older."""
+    """Defect of the database at `path`, as a clause for a message.
+
+    None if it is intact and its schema is not newer than this version's.
+    """
     try:
         with contextlib.closing(
             sqlite3.connect(_read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
@@ -44,36 +50,40 @@ def find_database_defect(path: Path) -> str | None:
 
 
 def restore_database(backup_path: Path, path: Path) -> Path | None:
-    """Put a copy of `backup` in the place of the database `path`; returns where the previous one is kept, if any.
+    """Replace the database `path` by a copy of `backup_path`; returns where the previous database is kept.
 
-    Nobody may have `path` open. Raises `SetupError` for what is no sound database of llb, and OSError.
+    No process may have `path` open. Raises `SetupError` if the backup is not an intact database of llb,
+    and OSError.
     """
     if path.exists() and backup_path.samefile(path):
         raise SetupError(f"{backup_path} is the database itself: name a file that 'llb backup' wrote.")
-    fresh = path.with_name(path.name + ".restoring")
+    new_path = path.with_name(path.name + ".restoring")
     try:
         with contextlib.closing(sqlite3.connect(_read_only_uri(backup_path), uri=True)) as source:
-            fault = _find_defect(source, "integrity_check")
-            if fault is not None:
-                raise SetupError(f"{backup_path} cannot be restored: {fault}.")
+            defect = _find_defect(source, "integrity_check")
+            if defect is not None:
+                raise SetupError(f"{backup_path} cannot be restored: {defect}.")
             platform_compat.make_private_dir(path.parent)
-            save_copy(source, fresh)
+            save_copy(source, new_path)
     except sqlite3.Error as error:
         raise SetupError(f"{backup_path} cannot be restored: {error}.") from None
     try:
         kept = _keep_previous(path) if path.exists() else None
-        # A write-ahead log of another database must not be there when the new one is opened.
-        for companion in WAL_SUFFIXES:
-            path.with_name(path.name + companion).unlink(missing_ok=True)
-        platform_compat.replace_durably(fresh, path)
+        # SQLite would apply the write-ahead log of the previous database to the restored one.
+        for suffix in WAL_SUFFIXES:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        platform_compat.replace_durably(new_path, path)
     finally:
-        fresh.unlink(missing_ok=True)
+        new_path.unlink(missing_ok=True)
     prepare_database(path)
     return kept
 
 
 def _keep_previous(path: Path) -> Path:
-    """Keep the database under another name beside it, with all that its write-ahead log holds; `path` stays complete."""
+    """Copy the database, with the contents of its write-ahead log, to a new name beside it.
+
+    `path` stays complete.
+    """
     stem = f"{path.stem}-replaced-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = path.with_name(stem + path.suffix)
     number = 1
@@ -83,14 +93,14 @@ def _keep_previous(path: Path) -> Path:
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
             save_copy(connection, kept)
-            # Folds the log into the file, so that a crash before the replacement loses nothing either.
+            # Checkpoints the log into the file: a crash before the replacement loses nothing either.
             connection.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error:
-        # Damaged, which may be why a backup is restored: kept as it is, for whoever wants to try to mend it.
-        for companion in ("", *WAL_SUFFIXES):
-            source = path.with_name(path.name + companion)
+        # A damaged database may be the reason for the restore. Its files are kept as they are, for a repair.
+        for suffix in ("", *WAL_SUFFIXES):
+            source = path.with_name(path.name + suffix)
             if source.exists():
-                shutil.copy2(source, kept.with_name(kept.name + companion))
+                shutil.copy2(source, kept.with_name(kept.name + suffix))
     return kept
 
 
@@ -98,11 +108,11 @@ def _find_defect(connection: sqlite3.Connection, pragma: str) -> str | None:
     version = schema_version_of(connection)
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 or not tables >= _REQUIRED_TABLES:
-        return "it is not a database of llb"
+        return "it is not an llb database"
     if version > len(MIGRATIONS):
         return f"it was written by a newer llb (schema {version}, this one knows {len(MIGRATIONS)})"
-    [first, *_] = connection.execute(f"PRAGMA {pragma}(1)").fetchone()
-    return None if first == "ok" else f"it is damaged ({str(first).splitlines()[-1]})"
+    problem = find_integrity_problem(connection, pragma)
+    return None if problem is None else f"it is damaged ({problem})"
 
 
 def _read_only_uri(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""SQLite behind one writer. SQL is written in `llb.store` only."""
+"""SQLite database with concurrent reads and one write transaction at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Parameters = Sequence[Any]
 
 
 class _Reader:
-    """What a database and a transaction both can do; the functions of `store` that read take either."""
+    """Queries that `Database` and `Transaction` share; reading functions of `llb.store` take either."""
 
     _connection: aiosqlite.Connection
 
@@ -33,7 +33,7 @@ class _Reader:
 
 
 class Transaction(_Reader):
-    """An open write transaction: all of it becomes durable, or none."""
+    """Open write transaction. Its changes become durable together or not at all."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
@@ -49,7 +49,7 @@ class Transaction(_Reader):
 
 
 class Database(_Reader):
-    """A database: once started, any number of reads beside one write transaction at a time."""
+    """Database file with any number of concurrent reads and one write transaction at a time."""
 
     _writer: aiosqlite.Connection
 
@@ -62,17 +62,17 @@ class Database(_Reader):
 
     @classmethod
     async def open(cls, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Database:
-        """A database at `path`, started; raises `SetupError` where that cannot be done."""
+        """Create a `Database` for `path` and start it. Raises `SetupError`."""
         db = cls(path, migrations)
         await db.start()
         return db
 
     async def start(self) -> None:
-        """Open the file, created or migrated as needed; raises `SetupError` where that cannot be done."""
+        """Open the file; create or migrate it as needed. Raises `SetupError`."""
         await asyncio.to_thread(prepare_database, self.path, self._migrations)
         self._connection = await _connect(self.path, "PRAGMA query_only = ON")
         try:
-            # FULL: in WAL mode only this makes a commit survive a power cut.
+            # In WAL mode a commit survives a power cut only with FULL.
             self._writer = await _connect(self.path, "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
         except BaseException:
             await self._connection.close()
@@ -81,7 +81,10 @@ class Database(_Reader):
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
-        """A transaction: committed when the block ends, rolled back when it raises or is cancelled."""
+        """Open a transaction: commit when the block ends, roll back when it raises or is cancelled.
+
+        Raises RuntimeError inside another transaction of the same task.
+        """
         task = asyncio.current_task()
         if self._writing_task is task:
             raise RuntimeError("a write transaction was opened inside another one")
@@ -92,7 +95,7 @@ class Database(_Reader):
                     await self._writer.execute("BEGIN IMMEDIATE")
                     yield Transaction(self._writer)
                 except BaseException:
-                    # A cancelled statement still runs in the connection's thread; this queues up behind it.
+                    # A cancelled statement still runs in the connection's thread; the rollback queues up.
                     await _run_to_completion(self._writer.rollback())
                     raise
                 await _run_to_completion(self._commit())
@@ -103,12 +106,12 @@ class Database(_Reader):
         try:
             await self._writer.execute("COMMIT")
         except sqlite3.Error:
-            # A full disk leaves the transaction open, and the next one could never begin.
+            # A full disk leaves the transaction open, and no other transaction could begin.
             await self._writer.rollback()
             raise
 
     async def backup(self, target: Path) -> None:
-        """Write a consistent copy of the database to `target` while everything runs on. Raises OSError."""
+        """Write a consistent copy of the database to `target` without blocking other use. Raises OSError."""
 
         def copy() -> None:
             with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)) as source:
@@ -117,7 +120,10 @@ class Database(_Reader):
         await asyncio.to_thread(copy)
 
     async def close(self) -> None:
-        """Wait for the write that runs, then close; idempotent. The last to close folds the WAL into the file."""
+        """Wait for the open write transaction, then close; idempotent.
+
+        SQLite checkpoints the write-ahead log when the last connection closes.
+        """
         if not self._is_open:
             return
         self._is_open = False
@@ -128,7 +134,7 @@ class Database(_Reader):
 
 async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
     connection = aiosqlite.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-    # A process that ends without close() must end; a kill is something the database survives anyway.
+    # A process that ends without close() must not wait for the thread; the database survives a kill.
     connection._thread.daemon = True
     try:
         await connection
@@ -142,7 +148,7 @@ async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
 
 
 async def _run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end whatever cancels the caller meanwhile; the cancellation is raised after it."""
+    """Await `coroutine` to its end even if the caller is cancelled; the cancellation is raised after it."""
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -153,6 +159,7 @@ async def _run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
         except Exception:
             break
     if cancelled is not None:
-        task.exception()  # seen: the cancellation is what the caller hears of
+        # Marks the exception as retrieved; the caller gets the cancellation instead.
+        task.exception()
         raise cancelled
     return task.result()

@@ -1,4 +1,4 @@
-"""Makes a database file fit for use: private, intact, of this version's schema. Plain blocking SQLite."""
+"""Preparation of a database file: permissions, integrity check, migration. Blocking SQLite calls."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
 
 BUSY_TIMEOUT_S = 5.0
-PREPARE_LOCK_TIMEOUT_S = 60.0  # a check and a copy of a large history take their time
+# The integrity check and the copy of a large request history are slow.
+PREPARE_LOCK_TIMEOUT_S = 60.0
 
 
 def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Create or check and migrate the database at `path`; raises `SetupError` with a sentence for a person."""
+    """Create the database at `path`, or check and migrate it. Raises `SetupError`."""
     try:
         platform_compat.make_private_dir(path.parent)
         with _prepare_lock(path), contextlib.closing(_connect(path)) as connection:
-            _check_integrity(connection, path)
+            problem = find_integrity_problem(connection, "quick_check")
+            if problem is not None:
+                raise _damaged_error(path, problem)
             version = schema_version_of(connection)
             if version > len(migrations):
                 raise SetupError(
@@ -43,13 +46,18 @@ def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -
 
 @contextlib.contextmanager
 def _prepare_lock(path: Path) -> Iterator[None]:
-    """Wait for other processes that prepare the same file: half of its migrations would look to us like an old schema,
-    and two copies of it would be written into one another."""
+    """Lock against other processes that prepare the same file. Raises `SetupError` after a timeout.
+
+    A file in the middle of its migrations looks like one of an old schema, and two processes would write
+    the same backup copy.
+    """
     deadline = time.monotonic() + PREPARE_LOCK_TIMEOUT_S
     lock_path = path.with_name(path.name + ".lock")
     while (lock := platform_compat.try_lock_file(lock_path)) is None:
         if time.monotonic() > deadline:
-            raise SetupError(f"The database {path} is being prepared by another process, which does not end.")
+            raise SetupError(
+                f"The database {path} is still being prepared by another process: stop that one first."
+            )
         time.sleep(0.02)
     try:
         _make_private(path)
@@ -59,14 +67,14 @@ def _prepare_lock(path: Path) -> Iterator[None]:
 
 
 def save_copy(connection: sqlite3.Connection, target: Path) -> None:
-    """A consistent copy of the open database at `target`, complete or not there at all. Raises OSError."""
+    """Write a consistent copy of the open database to `target`, complete or not at all. Raises OSError."""
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     _make_private(partial)
     try:
         with contextlib.closing(_connect(partial)) as copy:
             connection.backup(copy)
-            # One file: a copy in WAL mode would grow companions as soon as it is opened.
+            # Keeps the copy a single file: in WAL mode opening it would create -wal and -shm files.
             copy.execute("PRAGMA journal_mode = DELETE")
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -81,27 +89,30 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _make_private(path: Path) -> None:
-    """Have `path` exist for its owner only; SQLite gives its companions (-wal, -shm) the same mode."""
+    """Create `path` with access for its owner only; SQLite gives its -wal and -shm files the same mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
 
 
-def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
-    [first, *_] = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if first != "ok":
-        raise _damaged_error(path, str(first).splitlines()[-1])
+def find_integrity_problem(connection: sqlite3.Connection, pragma: str) -> str | None:
+    """First problem that `PRAGMA quick_check` or `integrity_check` reports; None for an intact database."""
+    [first, *_] = connection.execute(f"PRAGMA {pragma}(1)").fetchone()
+    return None if first == "ok" else str(first).splitlines()[-1]
 
 
 def _damaged_error(path: Path, reason: str) -> SetupError:
     return SetupError(
-        f"The database {path} is damaged ({reason}): put a backup in its place with 'llb restore FILE', "
-        "or move it away to start with an empty one."
+        f"The database {path} is damaged ({reason}): restore a backup with 'llb restore FILE', "
+        "or move the file away to start with an empty one."
     )
 
 
 def _retry_while_locked(action: Callable[[], object]) -> None:
-    """Switching to WAL ignores the busy timeout, so two processes at their first start would collide."""
+    """Retry a locked `action` until the busy timeout, which SQLite ignores when it switches to WAL.
+
+    Two processes that start at the same time would otherwise collide.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

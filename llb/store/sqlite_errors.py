@@ -1,10 +1,10 @@
-"""What is wrong with the disk under the database, in words."""
+"""Messages for SQLite errors that the disk or the host causes."""
 
 from __future__ import annotations
 
 import sqlite3
 
-# By SQLite's primary result codes; https://sqlite.org/rescode.html. What is not here is a mistake of ours.
+# By primary result code, https://sqlite.org/rescode.html. Any other code is a bug in llb.
 _MESSAGE_BY_RESULT_CODE = {
     sqlite3.SQLITE_FULL: "The disk of this host is full",
     sqlite3.SQLITE_BUSY: "The database of this host is in use by another program",
@@ -19,6 +19,6 @@ _MESSAGE_BY_RESULT_CODE = {
 
 
 def describe_sqlite_error(error: sqlite3.Error) -> str | None:
-    """A clause for a person; None where the disk is not what failed."""
+    """Message for an error of disk, file or memory, as a clause; None for any other error."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else _MESSAGE_BY_RESULT_CODE.get(code & 0xFF)

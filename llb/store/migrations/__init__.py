@@ -1,4 +1,4 @@
-"""The schema's history: append-only, one small function a step. The file's `user_version` counts the steps it has."""
+"""Append-only list of schema migrations. `PRAGMA user_version` counts the ones a file has had."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def schema_version_of(connection: sqlite3.Connection) -> int:
-    """How many migrations this database has behind it."""
+    """Number of migrations that were applied to this database."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring the schema up to date, each step in its own transaction. Another process may be doing the same."""
+    """Apply the missing migrations, each in its own transaction.
+
+    Another process may be doing the same.
+    """
     while schema_version_of(connection) < len(migrations):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            # Looked at again under the lock: the step may have been taken meanwhile.
+            # Read again under the lock: another process may have applied this migration meanwhile.
             version = schema_version_of(connection)
             if version < len(migrations):
                 migrations[version](connection)

@@ -1,4 +1,4 @@
-"""The first schema. Times are UTC unix seconds, structures are JSON, ids are random text."""
+"""Initial schema. Times are UTC Unix seconds, structures are JSON, ids are random text."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What was asked of the models, request by request for a while, and in totals for longer."""
+"""Request history and usage totals. The totals are kept longer than the requests."""
 
 from __future__ import annotations
 
 import sqlite3
 
-# A request's `id` is the UTC unix microsecond of its arrival, so that the order of time is that of the table.
-# The other ids are no foreign keys: what was asked stays, whoever or whatever goes.
+# The `id` of a request is the UTC Unix microsecond of its arrival, so the table is in order of time.
+# The other ids are not foreign keys: a request outlives its key, user and node.
 REQUESTS_TABLE = """
     CREATE TABLE requests (
         id INTEGER PRIMARY KEY,
@@ -36,10 +36,11 @@ REQUEST_TEXTS_TABLE = """
         answer_truncated INTEGER NOT NULL CHECK (answer_truncated IN (0, 1))
     )
 """
-# Without statistics SQLite takes the youngest of several indexes that would do: the most selective comes last.
+# Without statistics SQLite picks the newest of several usable indexes, so the most selective comes last.
 INDEXED_COLUMNS = ("node_id", "model", "user_id", "key_id")
 
-# '' stands for none: a primary key has no NULL. `start` is the UTC unix second at which the hour or the day begins.
+# '' means none, because a primary key has no NULL. `start` is the UTC Unix second at which the hour or
+# the day begins.
 USAGE_TABLE = """
     CREATE TABLE usage_{bucket}s (
         start INTEGER NOT NULL,
@@ -57,7 +58,8 @@ USAGE_TABLE = """
     ) WITHOUT ROWID
 """
 
-# What a key or a person was called, for totals that outlive them. A trigger, because keys also go with their owner.
+# Names of removed keys and users, for totals that outlive them. A trigger fills the table, because removing
+# a user removes the user's keys too.
 FORMER_NAMES_TABLE = """
     CREATE TABLE former_names (
         id TEXT PRIMARY KEY,

@@ -1,11 +1,11 @@
-"""Hosts that join: the tokens that let them, and what the balancer shows a node to be believed."""
+"""Join tokens, and the credential that the balancer presents to a node."""
 
 from __future__ import annotations
 
 import sqlite3
 
 STATEMENTS = (
-    # In clear, unlike `credential_hash`: the balancer has to present it.
+    # In plain text, unlike `credential_hash`, because the balancer has to present it.
     "ALTER TABLE nodes ADD COLUMN hop_credential TEXT",
     """
     CREATE TABLE join_tokens (

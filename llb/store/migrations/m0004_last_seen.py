@@ -1,4 +1,4 @@
-"""When a node was last seen, so that a balancer which was restarted can still tell."""
+"""Time at which a node was last seen, kept over restarts of the balancer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That a model stays in memory is wished of the cluster: a node that is away hears of it when it returns."""
+"""Pins of models belong to the cluster: an offline node receives them when it reconnects."""
 
 from __future__ import annotations
 
@@ -10,5 +10,6 @@ def migrate(connection: sqlite3.Connection) -> None:
         "ALTER TABLE registrations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1))"
     )
     connection.execute(
-        "UPDATE registrations SET pinned = 1 WHERE model_id IN (SELECT model_id FROM replicas WHERE pinned = 1)"
+        "UPDATE registrations SET pinned = 1 "
+        "WHERE model_id IN (SELECT model_id FROM replicas WHERE pinned = 1)"
     )

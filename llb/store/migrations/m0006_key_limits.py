@@ -1,4 +1,4 @@
-"""How much a key may ask for, as JSON; NULL where nothing is limited."""
+"""Rate limits of API keys, as JSON; NULL means unlimited."""
 
 from __future__ import annotations
 

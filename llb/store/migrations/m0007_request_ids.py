@@ -1,4 +1,4 @@
-"""A request is found by the id that stands in the log."""
+"""Index for finding a request by the request id in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who did what, from where, and how it ended."""
+"""Audit log: actor, action, client address and result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from llb.store.database import Database, Transaction
 
-MAX_ROWS = 100_000  # the oldest make room: refused logins must not fill a disk
+# Denied logins must not fill a disk, so the oldest records are removed.
+MAX_ROWS = 100_000
 
 
 class AuditRecord(Struct, frozen=True, kw_only=True):
@@ -31,7 +32,7 @@ async def record(
     address: str | None = None,
     result: str = "ok",
 ) -> None:
-    """Note an act in the transaction that does it, so that neither exists without the other."""
+    """Record an action in the transaction that performs it; remove the oldest records above `MAX_ROWS`."""
     await tx.execute(
         "INSERT INTO audit (time, actor, action, target, address, result) VALUES (?, ?, ?, ?, ?, ?)",
         (time.time(), actor, action, target, address, result),
@@ -42,7 +43,7 @@ async def record(
 async def list_newest(
     db: Database | Transaction, *, limit: int = 100, before_id: int | None = None
 ) -> list[AuditRecord]:
-    """The newest `limit` records, newest first; older than record `before_id` if given."""
+    """The newest `limit` records, newest first; only records older than `before_id` if given."""
     rows = await db.fetch_all(
         "SELECT * FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?",
         (before_id, before_id, limit),

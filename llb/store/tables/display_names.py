@@ -1,4 +1,7 @@
-"""SQL for what a key, a person or a node is called now, or was called last; `{id}` is the column that holds its id."""
+"""SQL expressions for the current or last name of a key, a user or a node.
+
+`{id}` is the column that holds the id.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was learnt from the header of a model file, kept by the sha256 of the file."""
+"""Cache of the metadata in the headers of model files, keyed by the sha256 of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that let a host join, each once. Only the hash of a token is kept; a used one for a while, to say so."""
+"""Single-use tokens with which a host joins. Only their hashes are stored."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from enum import StrEnum
 
 from llb.store.database import Transaction
 
-RETENTION_S = 7 * 86_400.0  # after its end: how long a host that brings it again is told what it was
+# After its expiry a token is kept for this long, so that its use is rejected as used or expired.
+RETENTION_S = 7 * 86_400.0
 
 
 class TokenRejection(StrEnum):
-    """Why a token lets nobody in."""
+    """Reason for rejecting a join token."""
 
     UNKNOWN = "unknown"
     USED = "used"
@@ -18,7 +19,7 @@ class TokenRejection(StrEnum):
 
 
 async def add(tx: Transaction, token_hash: str, *, created_by: str, now: float, expires_at: float) -> None:
-    """Keep a new token, and forget those that ended long ago."""
+    """Store a new token; remove the ones that expired more than `RETENTION_S` ago."""
     await tx.execute("DELETE FROM join_tokens WHERE expires_at < ?", (now - RETENTION_S,))
     await tx.execute(
         "INSERT INTO join_tokens (hash, created_by, created_at, expires_at) VALUES (?, ?, ?, ?)",
@@ -27,7 +28,10 @@ async def add(tx: Transaction, token_hash: str, *, created_by: str, now: float, 
 
 
 async def consume(tx: Transaction, token_hash: str, now: float) -> TokenRejection | None:
-    """Use the token up, in one statement: of two hosts that bring it at the same time one gets in. None: it was good."""
+    """Mark the token as used; returns why it is rejected, None if it is valid.
+
+    A single statement does it, so only one of two concurrent hosts succeeds.
+    """
     used = await tx.execute(
         "UPDATE join_tokens SET used_at = ? WHERE hash = ? AND used_at IS NULL AND expires_at > ?",
         (now, token_hash, now),

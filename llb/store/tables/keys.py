@@ -1,4 +1,4 @@
-"""API keys. Only the hash of a key is kept."""
+"""API keys. Only their hashes are stored."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _UNLIMITED = KeyLimits()
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
-    """`owner_id` is None for a key made on the host itself; `owner_role` is its owner's now. `ceiling` is what an admin has
-    set: the owner can make `limits` no looser."""
+    """API key with its owner.
+
+    `owner_id` is None for a key that was created with the command line of the host. `owner_role` is the
+    current role of the owner. An admin sets `ceiling`; the owner cannot raise `limits` above it.
+    """
 
     id: str
     name: str
@@ -82,7 +85,7 @@ async def set_limits(tx: Transaction, key_id: str, limits: KeyLimits, ceiling: K
 
 
 async def update_last_used(tx: Transaction, last_used_by_key: Mapping[str, float]) -> None:
-    """Note when each key was last used."""
+    """Record when each key was last used, in Unix seconds."""
     await tx.execute_many(
         "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?",
         [(at, key_id) for key_id, at in last_used_by_key.items()],

@@ -1,4 +1,4 @@
-"""The nodes this balancer knows. A removed one is kept, so that its id never comes back as somebody else."""
+"""Nodes of the cluster. A removed node keeps its row, so that its id is never reused."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from llb.wire.decoding import DECODE_ERRORS
 
 
 class NodeRecord(Struct, frozen=True, kw_only=True):
-    """`hello` is the node's last one with what it holds by now, so that it can be shown while it is away.
+    """Node of the cluster. Times are Unix seconds.
 
-    Times in unix seconds.
+    `hello` is the node's last hello, updated with its later replica reports, so that the node can be shown
+    while it is offline.
     """
 
     id: str
     name: str
-    credential_hash: str | None = None  # of what the node presents; None for the local one
-    hop_credential: str | None = None  # what is presented to the node
+    # Hash of the credential that the node presents; None for the local node.
+    credential_hash: str | None = None
+    # Credential that the balancer presents to the node.
+    hop_credential: str | None = None
     tags: tuple[str, ...] = ()
     draining: bool = False
     created_at: float
@@ -32,7 +35,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
 
 
 async def list_nodes(db: Database | Transaction, *, include_removed: bool = False) -> list[NodeRecord]:
-    """All nodes in the order they came; the removed ones too if asked for."""
+    """Nodes in the order of their creation, without removed ones unless `include_removed`."""
     rows = await db.fetch_all(
         "SELECT * FROM nodes WHERE ? OR removed_at IS NULL ORDER BY created_at, id", (include_removed,)
     )
@@ -45,10 +48,11 @@ async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
 
 
 async def put(tx: Transaction, node: NodeRecord) -> None:
-    """Add or replace a node, all of it."""
+    """Insert or replace the whole row of a node."""
     await tx.execute(
         "INSERT OR REPLACE INTO nodes "
-        "(id, name, credential_hash, hop_credential, tags, draining, created_at, removed_at, hello, last_seen) "
+        "(id, name, credential_hash, hop_credential, tags, draining, created_at, removed_at, hello, "
+        "last_seen) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             node.id,
@@ -66,7 +70,7 @@ async def put(tx: Transaction, node: NodeRecord) -> None:
 
 
 async def ensure_local(tx: Transaction, node_id: str, name: str) -> NodeRecord:
-    """The node of this process: added at the first start, brought back if it was removed; its name is `name`."""
+    """Add the local node, or rename it to `name` and undo its removal; returns it."""
     await tx.execute(
         "INSERT INTO nodes (id, name, created_at) VALUES (?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET name = excluded.name, removed_at = NULL",
@@ -78,11 +82,12 @@ async def ensure_local(tx: Transaction, node_id: str, name: str) -> NodeRecord:
 
 
 async def mark_removed(tx: Transaction, node_id: str) -> bool:
-    """The node is gone for good: its credentials die with it, and what it held is forgotten."""
+    """Mark a node as removed; delete its credentials and replicas. False if it was not there."""
     await tx.execute("DELETE FROM replicas WHERE node_id = ?", (node_id,))
     return bool(
         await tx.execute(
-            "UPDATE nodes SET removed_at = ?, credential_hash = NULL, hop_credential = NULL WHERE id = ? AND removed_at IS NULL",
+            "UPDATE nodes SET removed_at = ?, credential_hash = NULL, hop_credential = NULL "
+            "WHERE id = ? AND removed_at IS NULL",
             (time.time(), node_id),
         )
     )
@@ -109,5 +114,5 @@ def _decode_hello(blob: bytes | None) -> Hello | None:
     try:
         return msgspec.json.decode(blob, type=Hello)
     except DECODE_ERRORS:
-        # Written by another version of the protocol; the node says hello again when it comes.
+        # Another protocol version wrote it. The node sends a new hello when it connects.
         return None

@@ -1,4 +1,4 @@
-"""The wishes that the cluster hold a model. Every change of them raises the revision in the same transaction."""
+"""Registered models: the desired state of the cluster. Each change increments the revision with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from llb.wire import FileSpec, Model
 
 class RegistrationState(StrEnum):
     ACTIVE = "active"
-    DELETING = "deleting"  # a tombstone: it stays until every node said that the files are gone
+    # Tombstone, kept until every node has reported that the files are removed.
+    DELETING = "deleting"
 
 
 class Registration(Struct, frozen=True, kw_only=True):
-    """`entry` is the catalogue entry as it was then; `resolved` the pinned files, None until the Hub has told."""
+    """Registered model.
+
+    `entry` is the catalogue entry at the time of registration. `resolved` are the files of one commit, None
+    until the Hub has answered. `pinned` keeps the engines of the model in memory.
+    """
 
     model_id: str
     attempt: int = 1
@@ -28,7 +33,7 @@ class Registration(Struct, frozen=True, kw_only=True):
     entry: Model
     resolved: tuple[FileSpec, ...] | None = None
     error: str | None = None
-    pinned: bool = False  # its engines stay in memory
+    pinned: bool = False
     created_at: float
     created_by: str
 
@@ -38,13 +43,13 @@ class Registration(Struct, frozen=True, kw_only=True):
 
 
 async def get_revision(db: Database | Transaction) -> int:
-    """Grows with every change of any registration, and never shrinks."""
+    """Revision of the registrations; every change increments it."""
     row = await db.fetch_one("SELECT value FROM settings WHERE key = 'revision'")
     return 0 if row is None else int(row["value"])
 
 
 async def list_registrations(db: Database | Transaction) -> list[Registration]:
-    """All of them, tombstones too, in the order they were made."""
+    """All registrations, including tombstones, in the order of their creation."""
     rows = await db.fetch_all("SELECT * FROM registrations ORDER BY created_at, model_id")
     return [_registration_from_row(row) for row in rows]
 
@@ -55,7 +60,7 @@ async def get(db: Database | Transaction, model_id: str) -> Registration | None:
 
 
 async def put(tx: Transaction, registration: Registration) -> None:
-    """Add or replace a registration, all of it."""
+    """Insert or replace the whole row of a registration."""
     await tx.execute(
         "INSERT OR REPLACE INTO registrations "
         "(model_id, attempt, replicas, state, entry, resolved, error, pinned, created_at, created_by) "
@@ -77,7 +82,7 @@ async def put(tx: Transaction, registration: Registration) -> None:
 
 
 async def remove(tx: Transaction, model_id: str) -> bool:
-    """Remove a tombstone; False when there is none, for instance because the model is wanted again."""
+    """Remove a tombstone; False if there is none, for example because the model was registered again."""
     removed = bool(
         await tx.execute("DELETE FROM registrations WHERE model_id = ? AND state = 'deleting'", (model_id,))
     )

@@ -1,4 +1,4 @@
-"""What a node last knew of the models it holds."""
+"""Replicas of models, as the node last reported them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llb.wire import ReplicaState
 
 
 class FileFingerprint(Struct, frozen=True, kw_only=True):
-    """A verified file: while size and time of change stay the same, its sha256 need not be computed again.
+    """Verified file. Its sha256 is valid while size and modification time stay the same.
 
-    `found`: it lay there before its host lent itself, so whoever it lends itself to does not delete it.
+    `found`: the file existed before its host joined a cluster, so the cluster does not delete it.
     """
 
     name: str
@@ -42,10 +42,11 @@ async def list_by_node(db: Database | Transaction, node_id: str) -> list[Replica
 
 
 async def put(tx: Transaction, replica: ReplicaRecord) -> None:
-    """Add or replace a replica, all of it."""
+    """Insert or replace the whole row of a replica."""
     await tx.execute(
         "INSERT OR REPLACE INTO replicas "
-        "(node_id, model_id, attempt, state, error, files, last_used, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "(node_id, model_id, attempt, state, error, files, last_used, pinned) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             replica.node_id,
             replica.model_id,
@@ -60,7 +61,7 @@ async def put(tx: Transaction, replica: ReplicaRecord) -> None:
 
 
 async def update_last_used(tx: Transaction, node_id: str, last_used_by_model: Mapping[str, float]) -> None:
-    """Note when each model of a node was last used."""
+    """Record when each model of a node was last used, in Unix seconds."""
     await tx.execute_many(
         "UPDATE replicas SET last_used = ? WHERE node_id = ? AND model_id = ?",
         [(at, node_id, model_id) for model_id, at in last_used_by_model.items()],

@@ -1,5 +1,5 @@
-"""What was asked of the models: each request, and its text where that is kept. Both for a while; `usage` has the totals."""
-# ruff: noqa: S608  # what is put into a statement are constants of this module
+"""Inference requests and, if enabled, their texts. `usage` keeps the totals for longer."""
+# ruff: noqa: S608  # only constants of this module are formatted into statements
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from llb.store.database import Database, Transaction
 from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
 from llb.wire import RequestText
 
-MICROSECONDS_PER_S = 1_000_000  # microseconds a second: ids are such
+# Ids of requests are Unix microseconds.
+MICROSECONDS_PER_S = 1_000_000
 
 
 class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
-    """One request. `id` is the unix microsecond at which it came. `key_name`, `username` and `node_name` are found at
-    reading: the names of now, or the last ones of what is gone."""
+    """One request. `id` is the Unix microsecond of its arrival.
+
+    `key_name`, `username` and `node_name` are joined when the row is read: the current name, or the last one
+    of a removed key, user or node.
+    """
 
     id: int
     request_id: str
@@ -44,14 +48,14 @@ class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class OwnerFilter(Struct, frozen=True, kw_only=True):
-    """Whose requests: a person's, a key's, or everybody's."""
+    """Filter by user or key; without either all requests match."""
 
     user_id: str | None = None
     key_id: str | None = None
 
 
 class RequestFilter(Struct, frozen=True, kw_only=True):
-    """Which requests: those that meet all that is given. Unix seconds, `until` excluded."""
+    """Conditions that must all hold. Times are Unix seconds; `until` is exclusive."""
 
     request_id: str | None = None
     key_id: str | None = None
@@ -73,7 +77,7 @@ _STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name no
 
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
-    """Keep the requests. One whose `id` is taken, because the clock was set back, is left out."""
+    """Store requests. A request whose `id` is taken, because the clock was set back, is skipped."""
     values = ", ".join(json_column(name) for name in _STORED_COLUMNS)
     await tx.execute(
         f"INSERT OR IGNORE INTO requests ({', '.join(_STORED_COLUMNS)}) SELECT {values} FROM json_each(?)",
@@ -82,7 +86,7 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
 
 
 async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -> None:
-    """Keep the text of requests, by `RequestRecord.id`."""
+    """Store the texts of requests, by `RequestRow.id`."""
     await tx.execute_many(
         "INSERT OR IGNORE INTO request_texts (id, prompt, prompt_truncated, answer, answer_truncated) "
         "VALUES (?, ?, ?, ?, ?)",
@@ -94,27 +98,29 @@ async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -
 
 
 def encode_rows(records: Sequence[RequestRow]) -> str:
-    """For `json_each` and `column`: many rows in one step. A step a row would have to win the interpreter's lock each
-    time, from an event loop that has its hands full."""
+    """JSON of many rows for `json_each` and `json_column`, so that one statement inserts them.
+
+    A statement for each row would have to acquire the interpreter lock each time, against a busy event loop.
+    """
     return msgspec.json.encode(records).decode()
 
 
 def json_column(name: str) -> str:
-    """SQL of a field in a row of `as_json`."""
+    """SQL for a field of a row that `encode_rows` made."""
     return f"json_extract(value, '$[{RequestRow.__struct_fields__.index(name)}]')"
 
 
-# --- forgetting --------------------------------------------------------------------------------------
+# --- deleting ----------------------------------------------------------------------------------------
 
 
 async def delete_all(tx: Transaction) -> None:
-    """Forget every request and its text; the totals stay."""
+    """Delete all requests and texts; the totals stay."""
     await tx.execute("DELETE FROM requests")
     await tx.execute("DELETE FROM request_texts")
 
 
 async def prune(tx: Transaction, *, before_id: int, limit: int) -> int:
-    """Forget the oldest requests before `before_id`, at most `limit` of them; returns how many."""
+    """Delete up to `limit` of the oldest requests before `before_id`; returns how many."""
     removed, last = await _find_oldest(tx, "id < ?", before_id, limit)
     if removed:
         await tx.execute("DELETE FROM requests WHERE id <= ?", (last,))
@@ -123,7 +129,7 @@ async def prune(tx: Transaction, *, before_id: int, limit: int) -> int:
 
 
 async def prune_texts(tx: Transaction, *, before_id: int, limit: int) -> int:
-    """As `prune`, but of the requests' texts alone."""
+    """Delete up to `limit` of the oldest texts of requests before `before_id`; returns how many."""
     removed, last = await _find_oldest(tx, "has_text AND id < ?", before_id, limit)
     if removed:
         await tx.execute("UPDATE requests SET has_text = 0 WHERE has_text AND id <= ?", (last,))
@@ -132,17 +138,17 @@ async def prune_texts(tx: Transaction, *, before_id: int, limit: int) -> int:
 
 
 async def find_oldest_kept_id(tx: Transaction, max_rows: int) -> int:
-    """The `id` from which on there are not more than `rows` requests; 0 where there are not so many at all."""
+    """Smallest `id` among the newest `max_rows` requests; 0 if there are fewer."""
     return await _find_oldest_kept(tx, "requests", max_rows)
 
 
 async def find_oldest_kept_text_id(tx: Transaction, max_rows: int) -> int:
-    """As `first_kept`, of the requests that have their text."""
+    """Smallest `id` among the newest `max_rows` requests that have a text; 0 if there are fewer."""
     return await _find_oldest_kept(tx, "requests WHERE has_text", max_rows)
 
 
 async def _find_oldest(tx: Transaction, condition: str, before_id: int, limit: int) -> tuple[int, int]:
-    """How many of the oldest requests, at most `limit`, there are, and the `id` of the last of them."""
+    """Number of the oldest requests, at most `limit`, and the `id` of the last of them."""
     [row] = await tx.fetch_all(
         f"SELECT count(*), max(id) FROM (SELECT id FROM requests WHERE {condition} ORDER BY id LIMIT ?)",
         (before_id, limit),
@@ -151,7 +157,7 @@ async def _find_oldest(tx: Transaction, condition: str, before_id: int, limit: i
 
 
 async def _find_oldest_kept(tx: Transaction, table_clause: str, max_rows: int) -> int:
-    # Counted first, which an index does: to walk back from the newest would read all the rows.
+    # An index answers the count; skipping back from the newest row would read all rows.
     [[count]] = await tx.fetch_all(f"SELECT count(*) FROM {table_clause}")
     if count <= max_rows:
         return 0
@@ -175,7 +181,10 @@ _SELECT = f"""
 def build_page_query(
     owner: OwnerFilter, filters: RequestFilter, *, limit: int, before_id: int | None = None
 ) -> tuple[str, list[Any]]:
-    """The statement of `page`. Only what is given stands in it, so that SQLite takes the index that goes with it."""
+    """Statement and parameters of `list_page`.
+
+    It contains only the conditions that are set, so that SQLite picks the matching index.
+    """
     terms = [
         ("user_id = ?", owner.user_id),
         ("key_id = ?", owner.key_id),
@@ -203,13 +212,13 @@ async def list_page(
     limit: int = 100,
     before_id: int | None = None,
 ) -> list[RequestRow]:
-    """The newest `limit` requests, newest first; those that came before record `before_id` if given."""
+    """The newest `limit` requests, newest first; only requests older than `before_id` if given."""
     rows = await db.fetch_all(*build_page_query(owner, filters, limit=limit, before_id=before_id))
     return [_record_from_row(row) for row in rows]
 
 
 async def get(db: Database | Transaction, owner: OwnerFilter, record_id: int) -> RequestRow | None:
-    """The request, if it is one of these people's or keys'."""
+    """The request `record_id`, if it matches `owner`."""
     rows = await list_page(db, owner, limit=1, before_id=record_id + 1)
     return rows[0] if rows and rows[0].id == record_id else None
 

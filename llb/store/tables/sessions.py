@@ -1,4 +1,4 @@
-"""Who is signed in. Only the hash of a session's token is kept."""
+"""Sign-in sessions. Only the hashes of their tokens are stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llb.wire import Role
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """A session with what must be known of its user at every request. `expires_at` is where it ends at the latest."""
+    """Session with the fields of its user that each request needs. It ends at `expires_at` at the latest."""
 
     id: str
     user_id: str
@@ -40,13 +40,14 @@ async def add(
     tx: Transaction, *, session_id: str, user_id: str, now: float, expires_at: float, address: str | None
 ) -> None:
     await tx.execute(
-        "INSERT INTO sessions (id, user_id, created_at, expires_at, last_seen, address) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO sessions (id, user_id, created_at, expires_at, last_seen, address) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
         (session_id, user_id, now, expires_at, now, address),
     )
 
 
 async def update_last_seen(tx: Transaction, last_seen_by_session: Mapping[str, float]) -> None:
-    """Note when each session was last used."""
+    """Record when each session was last used, in Unix seconds."""
     await tx.execute_many(
         "UPDATE sessions SET last_seen = max(last_seen, ?) WHERE id = ?",
         [(at, session_id) for session_id, at in last_seen_by_session.items()],
@@ -58,12 +59,12 @@ async def remove(tx: Transaction, session_id: str) -> bool:
 
 
 async def remove_by_user(tx: Transaction, user_id: str) -> int:
-    """Sign a user out everywhere; returns from how many sessions."""
+    """Remove all sessions of a user; returns how many."""
     return await tx.execute("DELETE FROM sessions WHERE user_id = ?", (user_id,))
 
 
 async def remove_expired(tx: Transaction, *, now: float, idle_s: float) -> int:
-    """Forget the sessions that are over or were not used for `idle_s`."""
+    """Remove sessions that have expired or were not used for `idle_s`; returns how many."""
     return await tx.execute(
         "DELETE FROM sessions WHERE expires_at <= ? OR last_seen <= ?", (now, now - idle_s)
     )

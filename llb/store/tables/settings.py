@@ -1,4 +1,4 @@
-"""Small facts about this cluster, by key."""
+"""Key-value settings of the cluster."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ async def get(db: Database | Transaction, key: str) -> str | None:
 
 async def put(tx: Transaction, key: str, value: str) -> None:
     await tx.execute(
-        "INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        "INSERT INTO settings (key, value) VALUES (?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, value),
     )
 
 
 async def get_or_create(db: Database, key: str, make_value: Callable[[], str]) -> str:
-    """The value of `key`, made at its first use and the same ever after."""
+    """Value of `key`; the first use stores what `make_value` returns."""
     known = await get(db, key)
     if known is not None:
         return known

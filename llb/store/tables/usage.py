@@ -1,5 +1,5 @@
-"""What was used: totals of the requests that came in an hour and in a day of UTC, kept for longer than the requests."""
-# ruff: noqa: S608  # what is put into a statement are constants of this module
+"""Usage totals per hour and per day of UTC, kept longer than the requests."""
+# ruff: noqa: S608  # only constants of this module are formatted into statements
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUM_COLUMNS = ("requests", "errors", "prompt_tokens", "cached_tokens", "complet
 
 
 class UsageRecord(Struct, frozen=True, kw_only=True):
-    """Totals of the hour or day that begins at `start`, in unix seconds, of one model, key or node."""
+    """Totals of one model, key or node in the hour or day that begins at `start`, in Unix seconds."""
 
     start: int
     key: str | None
@@ -41,10 +41,13 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
 
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
-    """Count the requests in their hour and day. Of each, `model` must be one that exists: whoever makes up names must
-    not be able to fill the totals with them."""
+    """Add requests to the totals of their hour and day.
+
+    `model` must be a model that exists, so that requests with invented names cannot fill the table.
+    """
     group = ", ".join(f"coalesce({json_column(name)}, '')" for name in _KEY_COLUMNS[1:])
     sums = ", ".join(f"total({json_column(name)})" for name in _SUM_COLUMNS[2:])
+    updates = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)
     for bucket, width_s in BUCKET_WIDTH_S.items():
         await tx.execute(
             f"""
@@ -52,14 +55,17 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
             SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
                 count(*), count({json_column("error_code")}), {sums}
             FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
-            ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)}
+            ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
             """,
             (encode_rows(records),),
         )
 
 
 async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> None:
-    """Forget the totals of hours and days that began before these unix seconds, and the names that no total needs."""
+    """Delete the totals of hours and days that began before these Unix seconds.
+
+    Also deletes the former names that no total refers to.
+    """
     await tx.execute("DELETE FROM usage_hours WHERE start < ?", (hours_before,))
     if await tx.execute("DELETE FROM usage_days WHERE start < ?", (days_before,)):
         await tx.execute(
@@ -68,7 +74,7 @@ async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> 
         )
 
 
-# By what the totals are told: the columns of a group, and the SQL of its name.
+# Columns of each grouping, and the SQL for the name of a group.
 _GROUP_SQL = {
     UsageBy.MODEL: ("model AS key, '' AS user_id", "NULL"),
     UsageBy.KEY: ("key_id AS key, user_id", KEY_NAME_SQL.format(id="key")),
@@ -86,8 +92,10 @@ async def list_totals(
     until: float,
     limit: int,
 ) -> list[UsageRecord]:
-    """Of the hours or days that begin from `since` and before `until`, in unix seconds: the newest `limit` totals,
-    oldest first, and within an hour or day the most used first."""
+    """The newest `limit` totals of hours or days that begin from `since` and before `until`, in Unix seconds.
+
+    In order of time; within one hour or day the group with the most requests comes first.
+    """
     group, name = _GROUP_SQL[by]
     rows = await db.fetch_all(
         f"""

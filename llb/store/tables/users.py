@@ -1,4 +1,4 @@
-"""People who may sign in."""
+"""User accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llb.wire import Role
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """`must_change_password`: the password is still the well-known one of the first start."""
+    """User account. `must_change_password`: it still has the default password of the first start."""
 
     id: str
     username: str
@@ -32,18 +32,18 @@ async def get(db: Database | Transaction, user_id: str) -> User | None:
 
 
 async def get_by_name(db: Database | Transaction, username: str) -> User | None:
-    """The user called `username`, whatever its case."""
+    """User named `username`, case-insensitive."""
     row = await db.fetch_one("SELECT * FROM users WHERE username = ?", (username,))
     return None if row is None else _user_from_row(row)
 
 
 async def is_default_password_in_use(db: Database | Transaction) -> bool:
-    """Whether somebody still has the well-known password."""
+    """Whether any user still has the default password."""
     return await db.fetch_one("SELECT 1 FROM users WHERE must_change_password LIMIT 1") is not None
 
 
 async def add(tx: Transaction, user: User) -> None:
-    """Raises `Conflict` when the name is taken."""
+    """Add a user. Raises `Conflict` if the name is taken."""
     try:
         await tx.execute(
             "INSERT INTO users (id, username, password_hash, role, must_change_password, created_at) "
@@ -62,7 +62,7 @@ async def add(tx: Transaction, user: User) -> None:
 
 
 async def set_password(tx: Transaction, user_id: str, password_hash: str) -> None:
-    """Also ends the time of the well-known password. Raises `NotFound`."""
+    """Change the password; the user has no default password any more. Raises `NotFound`."""
     changed = await tx.execute(
         "UPDATE users SET password_hash = ?, must_change_password = 0 WHERE id = ?", (password_hash, user_id)
     )
@@ -71,28 +71,28 @@ async def set_password(tx: Transaction, user_id: str, password_hash: str) -> Non
 
 
 async def rehash_password(tx: Transaction, user_id: str, old_hash: str, new_hash: str) -> None:
-    """Replace the hash of the same password, unless the password was changed meanwhile."""
+    """Replace the hash of an unchanged password; no effect if the password was changed meanwhile."""
     await tx.execute(
         "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?", (new_hash, user_id, old_hash)
     )
 
 
 async def set_role(tx: Transaction, user_id: str, role: Role) -> None:
-    """Raises `NotFound`, and `Conflict` when nobody would be admin any more."""
+    """Change the role of a user. Raises `NotFound`, and `Conflict` if no admin would be left."""
     if not await tx.execute("UPDATE users SET role = ? WHERE id = ?", (role, user_id)):
         raise NotFound("There is no such user")
     await _require_admin(tx)
 
 
 async def remove(tx: Transaction, user_id: str) -> None:
-    """Also ends the user's sessions and keys. Raises `NotFound`, and `Conflict` for the last admin."""
+    """Remove a user with all sessions and keys. Raises `NotFound`, and `Conflict` for the last admin."""
     if not await tx.execute("DELETE FROM users WHERE id = ?", (user_id,)):
         raise NotFound("There is no such user")
     await _require_admin(tx)
 
 
 async def _require_admin(tx: Transaction) -> None:
-    # Raising rolls the change back, so the rule holds however many change roles at once.
+    # Raising rolls the change back, so the rule also holds for concurrent changes.
     if await tx.fetch_one("SELECT 1 FROM users WHERE role = ? LIMIT 1", (Role.ADMIN,)) is None:
         raise Conflict("The last admin cannot be removed or demoted")
 
