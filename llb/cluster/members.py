@@ -1,4 +1,4 @@
-"""The nodes that belong to this balancer: who may join, who did, what they are called. SQLite first, then memory."""
+"""Membership of nodes: admission, names, removal. Decisions are stored in SQLite before they take effect."""
 
 from __future__ import annotations
 
@@ -35,29 +35,30 @@ from llb.wire import (
 log = logging.getLogger(__name__)
 
 JOIN_TOKEN_TTL_S = 3600.0
-LAST_SEEN_INTERVAL_S = (
-    60.0  # how exact the time is at which a node was last seen, once the balancer was killed
-)
-FLUSH_DELAY_S = 1.0  # changes that come together are written together
+# Precision of the stored time at which a node was last seen, which matters after the balancer was killed.
+LAST_SEEN_INTERVAL_S = 60.0
+# Changes within this time are written together.
+FLUSH_DELAY_S = 1.0
 NODE_NAME_MAX_LENGTH = 63
 
 _TOKEN_REJECTION_MESSAGES = {
     TokenRejection.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
-    TokenRejection.USED: "The join token was used already: each lets one host in; make a new one with 'llb join-token'",
+    TokenRejection.USED: "The join token has already been used: each token admits one host; "
+    "make a new one with 'llb join-token'",
     TokenRejection.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
 }
 
 
 @dataclass(frozen=True)
 class IssuedJoinToken:
-    """`token` is shown once; `expires_at` is unix seconds."""
+    """A new join token, which is shown once. `expires_at` is Unix time in seconds."""
 
     token: str
     expires_at: float
 
 
 class Members:
-    """Owns what is stored of the nodes. Its memory is what routes and links ask, without a query."""
+    """Owner of the stored nodes. Reads come from memory, without a query."""
 
     def __init__(self, db: Database, view: ClusterView, *, clock: Callable[[], float] = time.time) -> None:
         self._db = db
@@ -66,14 +67,16 @@ class Members:
         self._records: dict[str, NodeRecord] = {}
         self._id_by_credential_hash: dict[str, str] = {}
         self._lock = asyncio.Lock()
-        self._flush_needed = asyncio.Event()  # nodes hold something else than is written down
+        self._flush_needed = asyncio.Event()
+        # Nodes whose hello the database did not take; `flush()` writes them.
+        self._unsaved_node_ids: set[str] = set()
         self._local_node_id = ""
         self._cluster_id = ""
         self.node_removed: Topic[str] = Topic()
         self.node_updated: Topic[str] = Topic()
 
     async def start(self, cluster_id: str, local_node_id: str, local_node_name: str) -> None:
-        """Load them; those that joined are shown as offline until they say hello."""
+        """Load the stored nodes; joined nodes are offline until their hello."""
         self._cluster_id, self._local_node_id = cluster_id, local_node_id
         for record in await nodes.list_nodes(self._db):
             self._cache_record(record)
@@ -81,14 +84,12 @@ class Members:
                 self._view.restore_offline(record)
         name = self._make_unique_name(local_node_name, except_node_id=local_node_id)
         if name != local_node_name:
-            log.warning(
-                "a node that joined is called %s already: this host is called %s", local_node_name, name
-            )
+            log.warning("a joined node is already called %s: this host is called %s", local_node_name, name)
         async with self._db.write() as tx:
             self._cache_record(await nodes.ensure_local(tx, local_node_id, name))
 
     async def close(self) -> None:
-        """Write down what is known by now; idempotent."""
+        """Store what has changed; idempotent."""
         if self._local_node_id:
             await self.flush()
 
@@ -96,16 +97,16 @@ class Members:
         return self._records.get(node_id)
 
     def list_node_ids(self) -> tuple[str, ...]:
-        """The ids of all nodes, in the order in which they came: this host's first."""
+        """Node ids in the order of joining, the local node first."""
         return tuple(self._records)
 
     def find_by_credential(self, credential: str) -> NodeRecord | None:
-        """The node that presents `credential`; None for one that is unknown or was removed."""
+        """The node with this credential; None if it is unknown or was removed."""
         node_id = self._id_by_credential_hash.get(tokens.hash_token(credential))
         return None if node_id is None else self._records.get(node_id)
 
     def answer_challenge(self, node_id: str, nonce: str) -> str | None:
-        """What shows a node that this is its balancer; None for a node that does not belong here."""
+        """The response that proves to a node that this is its balancer; None for an unknown node."""
         record = self._records.get(node_id)
         if record is None or record.hop_credential is None:
             return None
@@ -114,7 +115,7 @@ class Members:
     # --- joining ------------------------------------------------------------------------------------
 
     async def create_join_token(self, created_by: str) -> IssuedJoinToken:
-        """A token that lets one host join within the hour."""
+        """Create a token with which one host can join within `JOIN_TOKEN_TTL_S`."""
         token, now = tokens.new_join_token(), self._clock()
         async with self._db.write() as tx:
             await join_tokens.add(
@@ -127,13 +128,13 @@ class Members:
         return IssuedJoinToken(token, now + JOIN_TOKEN_TTL_S)
 
     async def admit_node(self, request: JoinRequest) -> JoinReply:
-        """Take a host in. Raises `Conflict` for one that cannot be a node here, `InvalidJoinToken`.
+        """Admit a host as a node. Raises `Conflict` for a host that cannot join, `InvalidJoinToken`.
 
-        It gets an id that no node ever had: what the host knows of another life of its own is not confused with this one.
+        Its id is new, so that records of an earlier membership of the same host are never mistaken for this one.
         """
         if request.cluster_id == self._cluster_id:
             raise errors.Conflict(
-                "This is the very llb that it was to join, or a copy of its home directory: a host cannot join itself"
+                "This is the same llb, or a copy of its home directory: a host cannot join itself"
             )
         if (refusal := protocol_incompatibility(request.protocol, request.version)) is not None:
             raise errors.Conflict(refusal, code="protocol_not_supported")
@@ -165,20 +166,22 @@ class Members:
         )
 
     def _make_unique_name(self, preferred_name: str, except_node_id: str | None = None) -> str:
-        """`wanted`, or `wanted-2` and so on where another node than `but` is called so."""
+        """`preferred_name`, with a suffix `-2`, `-3`, … if a node other than `except_node_id` has that name."""
         taken = {record.name.casefold() for record in self._records.values() if record.id != except_node_id}
         name, number = preferred_name[:NODE_NAME_MAX_LENGTH], 2
         while name.casefold() in taken:
-            ending = f"-{number}"
-            name, number = preferred_name[: NODE_NAME_MAX_LENGTH - len(ending)] + ending, number + 1
+            suffix = f"-{number}"
+            name, number = preferred_name[: NODE_NAME_MAX_LENGTH - len(suffix)] + suffix, number + 1
         return name
 
-    # --- afterwards ---------------------------------------------------------------------------------
+    # --- changes ------------------------------------------------------------------------------------
 
     async def record_hello(self, hello: Hello) -> NodeRecord | None:
-        """A node said hello: keep what it says of itself, to show it while it is away. None for one that was removed.
+        """Store a node's hello, so that the node can be shown while it is offline; None if it was removed.
 
-        It is called as it was told when it joined, or was renamed here since; unless it now says another name than before.
+        A node keeps the name that this balancer gave it, unless its hello carries another name than the hello
+        before. A hello that the database does not take is kept in memory and stored later: a node must be
+        able to reconnect while the disk is full.
         """
         async with self._lock:
             record = self._records.get(hello.node_id)
@@ -190,21 +193,31 @@ class Members:
                 name = self._make_unique_name(hello.name, except_node_id=record.id)
                 log.info("node %s is called %s now", record.name, name)
             record = structs.replace(record, name=name, hello=hello, last_seen=self._clock())
-            async with self._db.write() as tx:
-                await nodes.put(tx, record)
+            try:
+                async with self._db.write() as tx:
+                    await nodes.put(tx, record)
+            except sqlite3.Error as error:
+                log.warning("the hello of node %s could not be stored: %s; trying again", name, error)
+                self._unsaved_node_ids.add(record.id)
+                self._flush_needed.set()
+            else:
+                self._unsaved_node_ids.discard(record.id)
             self._cache_record(record)
         return record
 
     def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
-        """A node told of a replica: what it holds is to be known too when both return from a power cut, the balancer first."""
+        """Schedule a flush if the state of a replica differs from the stored one.
+
+        After a power cut the balancer may start before the node, and must know what the node holds.
+        """
         record = self._records.get(node_id)
         if record is not None and record.hello is not None:
-            kept = {held.model_id: held.state for held in record.hello.replicas}
-            if kept.get(report.model_id, ReplicaState.GONE) is not report.state:
+            stored_states = {replica.model_id: replica.state for replica in record.hello.replicas}
+            if stored_states.get(report.model_id, ReplicaState.GONE) is not report.state:
                 self._flush_needed.set()
 
     async def run_flush_loop(self) -> None:
-        """Write down, for as long as this runs, what each node holds and when it was last seen."""
+        """Store the replicas and last-seen times of nodes periodically, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._flush_needed.wait(), LAST_SEEN_INTERVAL_S)
@@ -212,7 +225,7 @@ class Members:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write down what each node that has joined holds now, and when it was last seen."""
+        """Store the replicas and last-seen times of the joined nodes that have changed."""
         self._flush_needed.clear()
         async with self._lock:
             changed = [
@@ -224,7 +237,7 @@ class Members:
                 for record in self._records.values()
                 if record.hello is not None
                 and (node := self._view.nodes.get(record.id)) is not None
-                and node.last_seen != record.last_seen
+                and (node.last_seen != record.last_seen or record.id in self._unsaved_node_ids)
             ]
             if not changed:
                 return
@@ -233,24 +246,25 @@ class Members:
                     for record in changed:
                         await nodes.put(tx, record)
             except sqlite3.Error as error:
-                log.warning("what the nodes hold could not be written: %s", error)
+                log.warning("the replicas of the nodes could not be stored: %s", error)
                 return
             for record in changed:
                 self._cache_record(record)
+                self._unsaved_node_ids.discard(record.id)
 
     async def update_node(self, node_id: str, patch: NodePatch) -> None:
-        """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` for a name that is taken."""
+        """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` if the name is taken."""
         async with self._lock:
             record = self._require_record(node_id)
             name = record.name if patch.name is None else patch.name
             if name != record.name:
                 if node_id == self._local_node_id:
-                    raise errors.Conflict("This host's own name is set with --name, when it is started")
+                    raise errors.Conflict("The name of this host is set with --name when llb starts")
                 if any(
                     other.id != node_id and other.name.casefold() == name.casefold()
                     for other in self._records.values()
                 ):
-                    raise errors.Conflict(f"Another node is called '{name}'", param="name")
+                    raise errors.Conflict(f"Another node is already called '{name}'", param="name")
             record = structs.replace(
                 record,
                 name=name,
@@ -264,14 +278,15 @@ class Members:
         self.node_updated.publish(node_id)
 
     async def remove_node(self, node_id: str) -> None:
-        """A node no longer belongs here; its files stay on its disk. Raises `NotFound`, `Conflict` for this host."""
+        """Remove a node; its files stay on its disk. Raises `NotFound`, `Conflict` for the local node."""
         if node_id == self._local_node_id:
-            raise errors.Conflict("This host cannot be removed from itself; drain it to send it no requests")
+            raise errors.Conflict("This host cannot remove itself; drain it to send it no requests")
         async with self._lock:
             record = self._require_record(node_id)
             async with self._db.write() as tx:
                 await nodes.mark_removed(tx, node_id)
             del self._records[node_id]
+            self._unsaved_node_ids.discard(node_id)
             self._id_by_credential_hash.pop(record.credential_hash or "", None)
         self._view.remove_node(node_id)
         self.node_removed.publish(node_id)
@@ -289,7 +304,7 @@ class Members:
 
 
 def protocol_incompatibility(protocol: int, version: str) -> str | None:
-    """Why a node that speaks `protocol` cannot be understood, None if it can."""
+    """The reason why a node's protocol version is not supported; None if it is."""
     if protocol > PROTOCOL_VERSION:
         return (
             f"This node runs llb {version}, which is newer than the balancer's {__version__}: "

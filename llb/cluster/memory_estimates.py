@@ -1,9 +1,12 @@
-"""The memory a model would need, also before it is pulled: from its GGUF header, fetched once a file and kept."""
+"""Memory estimates of models, also before they are downloaded, from GGUF headers that are fetched once and cached."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import logging
+import sqlite3
+from contextlib import suppress
 
 import msgspec
 
@@ -18,12 +21,14 @@ from llb.store.tables import header_cache
 from llb.wire import Capability, FileSpec, MemoryView, Model
 from llb.wire.decoding import DECODE_ERRORS
 
+log = logging.getLogger(__name__)
+
 METADATA_TIMEOUT_S = 2.0
 POOLING_CAPABILITIES = frozenset({Capability.EMBEDDING, Capability.RERANKING})
 
 
 class MemoryEstimates:
-    """Answers how much memory a model needs for a context and a number of slots."""
+    """Estimator of the memory that a model needs for a context length and a number of slots."""
 
     def __init__(
         self, db: Database, hub_client: HubClient, view: ClusterView, registrations: Registrations
@@ -34,9 +39,9 @@ class MemoryEstimates:
         self._registrations = registrations
 
     async def estimate_model(self, model: Model, *, context_length: int | None, slots: int) -> MemoryView:
-        """What an engine with `slots` of `context_length` tokens needs, and where it fits best.
+        """Bytes that an engine with `slots` slots of `context_length` tokens needs, and whether a node fits it.
 
-        Raises `HubAway`, and `InvalidRequest` when the header cannot be had or is none.
+        Raises `HubUnavailable`, and `InvalidRequest` if the header is missing or invalid.
         """
         registered = self._view.registrations.get(model.id)
         files = registered.resolved if registered is not None else None
@@ -44,32 +49,36 @@ class MemoryEstimates:
             files = await self._registrations.resolve_files(model)
         try:
             shape = gguf.build_model_shape([await self._get_file_metadata(spec) for spec in files])
-        except gguf.GgufError as refused:
-            raise errors.InvalidRequest(f"Model '{model.id}' cannot be estimated: {refused}") from None
-        except hub.HubUnreachable as away:
-            raise errors.HubUnavailable(f"The header of model '{model.id}' cannot be read: {away}") from None
+        except gguf.GgufError as error:
+            raise errors.InvalidRequest(
+                f"The memory of model '{model.id}' cannot be estimated: {error}"
+            ) from None
+        except hub.HubUnreachable as error:
+            raise errors.HubUnavailable(f"The header of model '{model.id}' cannot be read: {error}") from None
         except hub.HubError as failure:
             raise errors.InvalidRequest(
                 f"The header of model '{model.id}' cannot be read: {failure}"
             ) from None
         pooled = bool(POOLING_CAPABILITIES & set(model.capabilities))
-        wanted = min(context_length or memory.DEFAULT_CONTEXT, shape.context_length or memory.DEFAULT_CONTEXT)
-        need = memory.estimate_memory(shape, context_length=wanted, slots=slots, pooled=pooled)
+        effective_length = min(
+            context_length or memory.DEFAULT_CONTEXT, shape.context_length or memory.DEFAULT_CONTEXT
+        )
+        estimate = memory.estimate_memory(shape, context_length=effective_length, slots=slots, pooled=pooled)
         return MemoryView(
             model_id=model.id,
-            context_length=wanted,
+            context_length=effective_length,
             trained_context_length=shape.context_length,
             slots=slots,
-            weights_bytes=need.weights.total_bytes,
-            kv_cache_bytes=need.kv_cache.total_bytes,
-            compute_bytes=need.compute.total_bytes,
-            other_bytes=need.output_bytes + need.checkpoint_bytes + need.overhead.total_bytes,
-            total_bytes=need.total_bytes,
-            fit=placement.check_fit(need.total_bytes, self._view.node_capacities(model.id)),
+            weights_bytes=estimate.weights.total_bytes,
+            kv_cache_bytes=estimate.kv_cache.total_bytes,
+            compute_bytes=estimate.compute.total_bytes,
+            other_bytes=estimate.output_bytes + estimate.checkpoint_bytes + estimate.overhead.total_bytes,
+            total_bytes=estimate.total_bytes,
+            fit=placement.check_fit(estimate.total_bytes, self._view.node_capacities(model.id)),
         )
 
     async def get_model_metadata(self, model: Model) -> GgufMetadata | None:
-        """What the header of a registered model's first file says; None where it cannot be had within `FACTS_WAIT_S`."""
+        """Metadata of a registered model's first file; None if not available within `METADATA_TIMEOUT_S`."""
         registered = self._view.registrations.get(model.id)
         if registered is None or not registered.resolved:
             return None
@@ -80,17 +89,20 @@ class MemoryEstimates:
             return None
 
     async def _get_file_metadata(self, spec: FileSpec) -> GgufMetadata:
-        """The header's facts of one file, from the database or by one ranged request (two for a large vocabulary)."""
-        kept = await header_cache.get(self._db, spec.sha256)
-        if kept is not None:
-            try:
-                return msgspec.json.decode(kept, type=GgufMetadata)
-            except DECODE_ERRORS:
-                pass  # written by another version: read anew
-        facts = await self._fetch_metadata(spec)
-        async with self._db.write() as tx:
-            await header_cache.put(tx, spec.sha256, msgspec.json.encode(facts))
-        return facts
+        """Metadata of one file, from the cache or with one ranged request (two for a large vocabulary)."""
+        cached = await header_cache.get(self._db, spec.sha256)
+        if cached is not None:
+            # An entry of another version of llb may not decode: it is replaced.
+            with suppress(*DECODE_ERRORS):
+                return msgspec.json.decode(cached, type=GgufMetadata)
+        metadata = await self._fetch_metadata(spec)
+        try:
+            async with self._db.write() as tx:
+                await header_cache.put(tx, spec.sha256, msgspec.json.encode(metadata))
+        except sqlite3.Error as error:
+            # The next estimate fetches the header again.
+            log.warning("the header of %s could not be cached: %s", spec.name, error)
+        return metadata
 
     async def _fetch_metadata(self, spec: FileSpec) -> GgufMetadata:
         source = spec.sources[0]

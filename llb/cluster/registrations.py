@@ -1,17 +1,20 @@
-"""Which models the cluster is to hold: register, resolve, retry, delete. The desired state and its one owner."""
+"""Registrations: the models that the cluster holds, and the desired state of each node that follows from them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
+import sqlite3
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 from msgspec import structs
 
 from llb import errors, hub
+from llb.base.backoff import Backoff
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.peer_sources import PeerSources
@@ -19,6 +22,7 @@ from llb.cluster.view import ClusterView
 from llb.hub import HubClient
 from llb.policy import placement
 from llb.store.database import Database
+from llb.store.sqlite_errors import describe_sqlite_error
 from llb.store.tables import nodes
 from llb.store.tables import registrations as store
 from llb.store.tables.registrations import Registration, RegistrationState
@@ -40,11 +44,13 @@ log = logging.getLogger(__name__)
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 300.0
+# Between two attempts to store what a background task has found out, while the database cannot be written.
+STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S = 0.5, 30.0
 _COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 
 
 class Registrations:
-    """Owns the registrations: in SQLite first, then in memory, then told to the nodes."""
+    """Owner of the registrations: stored in SQLite first, then changed in memory, then sent to the nodes."""
 
     def __init__(
         self,
@@ -62,17 +68,17 @@ class Registrations:
         self._registrations = view.registrations
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolve_tasks: dict[str, asyncio.Task[None]] = {}
-        self._unreported_nodes: set[str] = set()  # nodes that have not yet said what they hold
-        self._possible_holders: dict[
-            str, set[str]
-        ] = {}  # model id → nodes told to hold it, which have not said since that they do not
+        # Nodes that have not reported their replicas since the start.
+        self._unreported_nodes: set[str] = set()
+        # Model id → nodes that were sent the model and have not reported it gone since.
+        self._possible_holders: dict[str, set[str]] = {}
         self._tasks = TaskSupervisor("registrations")
         self._revision = 0
         self.cluster_id = cluster_id
         self.desired_state_changed: Topic[()] = Topic()
 
     async def start(self, cluster_id: str) -> None:
-        """Load what is stored and go on resolving what was not resolved."""
+        """Load the stored registrations and resume resolving."""
         self.cluster_id = cluster_id
         self._revision = await store.get_revision(self._db)
         self._unreported_nodes = {node.id for node in await nodes.list_nodes(self._db)}
@@ -96,7 +102,7 @@ class Registrations:
         model = self._view.get_model(model_id)
         if model is None:
             raise errors.ModelNotSupported(model_id)
-        # A caller that goes away in the middle must not leave the database and the memory of different minds.
+        # Shielded: a cancelled caller must not leave the memory behind the database.
         return await self._tasks.run_shielded(
             self._register(model, replicas, created_by), f"register.{model.id}"
         )
@@ -113,8 +119,8 @@ class Registrations:
                     entry=model,
                     attempt=known.attempt + 1 if known else 1,
                     replicas=replicas,
-                    # A retry resolves anew: the repository may have been mended since. The old pins serve
-                    # again if the Hub cannot be asked.
+                    # A retry resolves again: the repository may have been repaired since. The old pins are
+                    # used if the Hub cannot be reached.
                     resolved=known.resolved if known else None,
                     pinned=known is not None and known.is_active and known.pinned,
                     created_at=time.time(),
@@ -130,7 +136,7 @@ class Registrations:
         )
 
     async def delete(self, model_id: str) -> None:
-        """No longer wish it: while it is fetched that is the cancel. Raises `ModelNotFound`, `ModelNotRegistered`."""
+        """Delete a model, which also cancels its download. Raises `ModelNotFound`, `ModelNotRegistered`."""
         model = self._view.get_model(model_id)
         if model is None:
             raise errors.ModelNotFound(model_id)
@@ -146,7 +152,7 @@ class Registrations:
         self._schedule_tombstone_removal(model_id)
 
     async def set_pinned(self, model_id: str, pinned: bool) -> None:
-        """Wish that the model's engines stay in memory, or no longer. Raises `ModelNotRegistered`."""
+        """Set whether the model's engines stay in memory when idle. Raises `ModelNotRegistered`."""
         await self._tasks.run_shielded(self._set_pinned(model_id, pinned), f"pin.{model_id}")
 
     async def _set_pinned(self, model_id: str, pinned: bool) -> None:
@@ -158,7 +164,7 @@ class Registrations:
                 await self._save(structs.replace(known, pinned=pinned))
 
     def check_not_registered(self, model_id: str) -> None:
-        """Raises `AlreadyRegistered` unless the model may be registered now: nobody did, or it is in Error."""
+        """Raises `AlreadyRegistered` if the model is registered and not in Error, where it may be retried."""
         known = self._registrations.get(model_id)
         if (
             known is not None
@@ -168,42 +174,50 @@ class Registrations:
             raise errors.AlreadyRegistered(model_id)
 
     async def resolve_files(self, model: Model) -> tuple[FileSpec, ...]:
-        """What the files of `model` must be: the Hub's word, else the catalogue's. Raises `HubAway`, `InvalidRequest`."""
+        """The file specs of `model`, from the Hub or, where it is unreachable, from the catalogue.
+
+        Raises `HubUnavailable`, `InvalidRequest`.
+        """
         try:
             return await self._fetch_file_specs(model)
         except hub.HubError as failure:
-            away = isinstance(failure, hub.HubUnreachable)
-            if away and (files := _file_specs_from_catalog(model)) is not None:
+            is_unreachable = isinstance(failure, hub.HubUnreachable)
+            if is_unreachable and (files := _file_specs_from_catalog(model)) is not None:
                 return files
-            message = f"The sha256 of model '{model.id}' cannot be learnt: {failure}"
-            raise (errors.HubUnavailable(message) if away else errors.InvalidRequest(message)) from None
+            message = f"The sha256 of model '{model.id}' cannot be determined: {failure}"
+            raise (
+                errors.HubUnavailable(message) if is_unreachable else errors.InvalidRequest(message)
+            ) from None
 
     def check_capacity(self, model: Model) -> None:
         """Raises `InsufficientMemory` or `InsufficientStorage` if no online node could take the model."""
-        rooms = self._view.node_capacities(model.id)
-        best = placement.largest_node(rooms)
+        capacities = self._view.node_capacities(model.id)
+        best = placement.largest_node(capacities)
         if best is None:
-            return  # no node is online yet: it waits for one
+            # No node is online yet: the registration waits for one.
+            return
         if best.budget_bytes < model.required_memory_bytes:
             raise errors.InsufficientMemory(model.required_memory_bytes, best.budget_bytes)
-        able = [room for room in rooms if room.budget_bytes >= model.required_memory_bytes]
-        most_disk = max(room.disk_free_bytes for room in able)
-        if most_disk < model.size_bytes and not any(room.has_files for room in able):
-            raise errors.InsufficientStorage(model.size_bytes, most_disk)
+        candidates = [node for node in capacities if node.budget_bytes >= model.required_memory_bytes]
+        largest_disk = max(node.disk_free_bytes for node in candidates)
+        if largest_disk < model.size_bytes and not any(node.has_files for node in candidates):
+            raise errors.InsufficientStorage(model.size_bytes, largest_disk)
 
-    # --- what nodes should hold ---------------------------------------------------------------------
+    # --- desired state ------------------------------------------------------------------------------
 
     def desired_state_of(self, node_id: str) -> DesiredState:
-        """The whole desired state of one node, to be sent to it: what it is told to hold, a tombstone remembers."""
-        wanted = []
+        """The complete desired state of one node, to be sent to it.
+
+        The node is recorded as a possible holder of each model: a tombstone waits for its report.
+        """
+        desired_models = []
         for model_id, registration in self._registrations.items():
-            if registration.resolved is None or node_id not in (
-                placed := self._view.assigned_nodes_of(model_id)
-            ):
+            assigned = self._view.assigned_nodes_of(model_id)
+            if registration.resolved is None or node_id not in assigned:
                 continue
             self._possible_holders.setdefault(model_id, set()).add(node_id)
             model = registration.entry
-            wanted.append(
+            desired_models.append(
                 DesiredModel(
                     model_id=model_id,
                     attempt=registration.attempt,
@@ -211,19 +225,19 @@ class Registrations:
                     required_memory_bytes=model.required_memory_bytes,
                     capabilities=model.capabilities,
                     context_length=model.context_length,
-                    copies=self._peer_sources.sources_for(node_id, registration, placed),
+                    copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,
                 )
             )
         return DesiredState(
             cluster_id=self.cluster_id,
             revision=self._revision,
-            models=tuple(wanted),
+            models=tuple(desired_models),
             deleted=tuple(model_id for model_id, known in self._registrations.items() if not known.is_active),
         )
 
     def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
-        """A node told of a replica; a tombstone that every node has obeyed is taken away."""
+        """Record a replica report; removes the tombstone of a model that no node holds any more."""
         if report.state is ReplicaState.GONE:
             self._possible_holders.get(report.model_id, set()).discard(node_id)
             self._schedule_tombstone_removal(report.model_id)
@@ -231,22 +245,22 @@ class Registrations:
             self.desired_state_changed.publish()
 
     def on_bad_source(self, node_id: str, bad_source: BadSourceReport) -> None:
-        """A node was sent wrong bytes by another, which nobody shall copy from for now."""
+        """Record that a node received wrong bytes from another, which is not copied from for now."""
         if self._peer_sources.record_bad_source(node_id, bad_source):
             self.desired_state_changed.publish()
 
     def on_hello(self, hello: Hello) -> None:
-        """A node said all that it holds: tombstones that waited for nothing else are taken away."""
-        held = {report.model_id for report in hello.replicas}
-        for model_id, told in self._possible_holders.items():
-            if model_id not in held:
-                told.discard(hello.node_id)
+        """Record the full replica list of a node; removes tombstones that waited only for it."""
+        held_model_ids = {report.model_id for report in hello.replicas}
+        for model_id, holders in self._possible_holders.items():
+            if model_id not in held_model_ids:
+                holders.discard(hello.node_id)
         self._mark_reported(hello.node_id)
 
     def on_node_removed(self, node_id: str) -> None:
-        """A node no longer belongs here: tombstones do not wait for it."""
-        for told in self._possible_holders.values():
-            told.discard(node_id)
+        """Forget a removed node: tombstones no longer wait for it."""
+        for holders in self._possible_holders.values():
+            holders.discard(node_id)
         self._mark_reported(node_id)
 
     def _mark_reported(self, node_id: str) -> None:
@@ -255,31 +269,35 @@ class Registrations:
             self._schedule_tombstone_removal(model_id)
 
     def _is_tombstone_removable(self, model_id: str) -> bool:
-        """Whether it is a tombstone and no node has the model's files, as far as every node has said.
+        """Whether the model is a tombstone and every node has reported that it holds none of its files.
 
-        A node that was told to hold the model may have begun before it says so: it is asked, too.
+        A node that was sent the model may have started on it before its first report.
         """
         known = self._registrations.get(model_id)
-        tombstone = known is not None and not known.is_active
-        heard_of_all = not self._unreported_nodes and not self._possible_holders.get(model_id)
-        return tombstone and heard_of_all and not any(True for _ in self._view.replicas_of(model_id))
+        is_tombstone = known is not None and not known.is_active
+        all_reported = not self._unreported_nodes and not self._possible_holders.get(model_id)
+        return is_tombstone and all_reported and not any(True for _ in self._view.replicas_of(model_id))
 
     def _schedule_tombstone_removal(self, model_id: str) -> None:
         if self._is_tombstone_removable(model_id):
-            self._tasks.spawn(self._remove_tombstone(model_id), f"forget.{model_id}")
+            self._tasks.spawn(
+                self._retry_until_stored(partial(self._remove_tombstone, model_id)),
+                f"tombstone.{model_id}",
+            )
 
     async def _remove_tombstone(self, model_id: str) -> None:
         async with self._lock_of(model_id):
-            # It may have been registered again while this waited for the lock.
+            # The model may have been registered again while this task waited for the lock.
             if self._is_tombstone_removable(model_id):
                 async with self._db.write() as tx:
                     await store.remove(tx, model_id)
-                    self._revision = await store.get_revision(tx)
+                    revision = await store.get_revision(tx)
+                self._revision = revision
                 del self._registrations[model_id]
                 self._possible_holders.pop(model_id, None)
                 self.desired_state_changed.publish()
 
-    # --- resolving: what exactly the nodes are to fetch ---------------------------------------------
+    # --- resolving ----------------------------------------------------------------------------------
 
     def _start_resolving(self, model_id: str) -> None:
         self._stop_resolving(model_id)
@@ -292,8 +310,9 @@ class Registrations:
         self._view.waiting_reasons.pop(model_id, None)
 
     async def _resolve(self, model_id: str) -> None:
-        """Pin commit, size and sha256 of every file; waits for the network as long as it takes."""
-        pause_s = BACKOFF_INITIAL_S
+        """Pin commit, size and sha256 of every file, waiting for the network as long as necessary."""
+        # Jitter: the nodes of a network that was repaired must not query the Hub at the same moment.
+        backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, jitter=0.25)
         while True:
             registration = self._registrations[model_id]
             files: tuple[FileSpec, ...] | None
@@ -305,47 +324,67 @@ class Registrations:
                 if files is None:
                     self._view.waiting_reasons[model_id] = f"waiting for the network: {unreachable}"
                     self._view.publish_model_status(model_id)
-                    wait_s = max(unreachable.retry_after_s or 0.0, pause_s * random.uniform(0.75, 1.25))  # noqa: S311  # nodes must not ask in step
-                    await asyncio.sleep(min(wait_s, BACKOFF_MAX_S))
-                    pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+                    delay_s = max(unreachable.retry_after_s or 0.0, backoff.next_delay_s())
+                    await asyncio.sleep(min(delay_s, BACKOFF_MAX_S))
                     continue
             except hub.HubError as failure:
                 files, error = registration.resolved, str(failure)
             break
+        await self._retry_until_stored(partial(self._finish_resolving, model_id, files, error))
+
+    async def _finish_resolving(
+        self, model_id: str, files: tuple[FileSpec, ...] | None, error: str | None
+    ) -> None:
         async with self._lock_of(model_id):
             self._view.waiting_reasons.pop(model_id, None)
-            self._resolve_tasks.pop(model_id, None)
             registration = self._registrations[model_id]
             if registration.is_active:
                 await self._save(structs.replace(registration, resolved=files, error=error))
+            self._resolve_tasks.pop(model_id, None)
+
+    @staticmethod
+    async def _retry_until_stored(store_result: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a write of a background task, which no caller would repeat, until the database takes it.
+
+        `store_result` takes the model's lock itself, so that a waiting task does not block its deletion.
+        """
+        backoff = Backoff(STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S)
+        while True:
+            try:
+                return await store_result()
+            except sqlite3.Error as error:
+                if (trouble := describe_sqlite_error(error)) is None:
+                    raise
+                log.warning("a registration could not be stored: %s; trying again", trouble)
+            await asyncio.sleep(backoff.next_delay_s())
 
     async def _fetch_file_specs(self, model: Model) -> tuple[FileSpec, ...]:
         """The files of `model` as the Hub has them now. Raises `HubError`."""
-        facts = await asyncio.gather(
+        found = await asyncio.gather(
             *(self._hub.resolve_file(model.repo, name, model.revision) for name in model.filenames)
         )
-        first = facts[0]
+        first = found[0]
         if model.sha256 is not None and first.sha256 != model.sha256:
             raise hub.HubInvalidResponse(
-                f"The file {first.filename} on the Hub is not the one of the catalogue: its sha256 is "
-                f"{first.sha256[:12]}…, the catalogue says {model.sha256[:12]}…"
+                f"The file {first.filename} on the Hub is not the file of the catalogue: its sha256 is "
+                f"{first.sha256[:12]}…, the catalogue has {model.sha256[:12]}…"
             )
-        size_bytes = sum(fact.size_bytes for fact in facts)
+        size_bytes = sum(file.size_bytes for file in found)
         if size_bytes != model.size_bytes:
             log.warning(
-                "model %s has %d bytes on the Hub, %d in the catalogue; the Hub's is used",
+                "model %s has %d bytes on the Hub and %d in the catalogue; using the Hub's size",
                 model.id,
                 size_bytes,
                 model.size_bytes,
             )
         return tuple(
             FileSpec(
-                name=fact.filename,
-                size_bytes=fact.size_bytes,
-                sha256=fact.sha256,
-                sources=(HubSource(repo=fact.repo, commit=fact.commit),),
+                name=file.filename,
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                sources=(HubSource(repo=file.repo, commit=file.commit),),
             )
-            for fact in facts
+            for file in found
         )
 
     # --- state --------------------------------------------------------------------------------------
@@ -356,17 +395,19 @@ class Registrations:
     async def _save(self, registration: Registration) -> None:
         async with self._db.write() as tx:
             await store.put(tx, registration)
-            self._revision = await store.get_revision(tx)
+            revision = await store.get_revision(tx)
+        self._revision = revision
         self._registrations[registration.model_id] = registration
         self._view.on_registration_changed(registration.model_id)
         self.desired_state_changed.publish()
 
 
 def _file_specs_from_catalog(model: Model) -> tuple[FileSpec, ...] | None:
-    """The file as the catalogue itself pins it, if it does so completely: then no Hub is needed to begin."""
+    """The file spec of a catalogue entry with commit and sha256, which needs no Hub to start; None for others."""
     if model.extra_filenames or model.sha256 is None or not _COMMIT_PATTERN.fullmatch(model.revision or ""):
         return None
-    assert model.revision is not None  # noqa: S101  # fullmatch above
+    # Narrowed by the pattern above.
+    assert model.revision is not None  # noqa: S101
     return (
         FileSpec(
             name=model.recommended_filename,

@@ -1,4 +1,4 @@
-"""The node's reconciler: makes true what its balancer wants, and reports what is."""
+"""Node agent: reconciles the replicas of this host with the desired state of its balancer, and reports them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from llb import __version__, errors
+from llb.base.backoff import Backoff
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
@@ -52,17 +53,17 @@ from llb.wire import (
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 5.0
-LOAD_TIMEOUT_S = 300.0  # a large model from a slow disk
+# Long enough for a large model on a slow disk.
+LOAD_TIMEOUT_S = 300.0
 CLOCK_SKEW_WARNING_S = 60.0
 PARTIAL_SWEEP_INTERVAL_S = 3600.0
-# Between two attempts at noting what a replica is, where the disk does not take it.
+# Between two attempts to store a replica's state while the database cannot be written.
 STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S = 0.5, 30.0
 PARTIAL_MAX_AGE_S = 7 * 86_400.0
-S = ReplicaState
 
 
 class NodeAgent:
-    """Owns the replicas of this host. `run(link)` serves one link; replicas live on between links."""
+    """Owner of the replicas of this host. `run_link()` serves one link; replicas outlive links."""
 
     def __init__(
         self,
@@ -76,13 +77,13 @@ class NodeAgent:
         get_addresses: Callable[[], tuple[str, ...]] = tuple,
         timeouts: DownloadTimeouts | None = None,
     ) -> None:
-        # The id is kept in the database, the trust anchors by TLS and by the membership: known at the start.
+        # Set by `start()`: the id is kept in the database, the trust anchors by TLS and by the membership.
         self.node_id = ""
         self.balancer_anchor = ""
         self._anchor = ""
         self._get_addresses = get_addresses
         self.welcomed: Topic[Welcome] = Topic()
-        # The balancer cannot dial this node: number of idle tunnels that it wants.
+        # Published with the number of idle tunnels that a balancer which cannot dial this node asks for.
         self.tunnels_requested: Topic[int] = Topic()
         self.engine_pool = engine_pool
         self._config = config
@@ -106,30 +107,30 @@ class NodeAgent:
         self._replicas: dict[str, Replica] = {}
         self._instance = secrets.token_hex(8)
         self._revision = -1
-        self._stored_last_used: dict[str, float] = {}  # as it is stored
+        self._stored_last_used: dict[str, float] = {}
+        self._is_last_used_failing = False
         self._tasks = TaskSupervisor("agent")
-        self.desired_state_received = (
-            asyncio.Event()
-        )  # a balancer has said what it wants: what lies here is being served
+        # Set once the first desired state has arrived, after which the files on disk are served.
+        self.desired_state_received = asyncio.Event()
         self._outbox: asyncio.Queue[NodeMessage] | None = None
         self._hardware_info: HardwareInfo | None = None
 
-    # --- life ---------------------------------------------------------------------------------------
+    # --- lifecycle ----------------------------------------------------------------------------------
 
     async def start(self, node_id: str, *, anchor: str = "", balancer_anchor: str = "") -> None:
-        """Load the replicas that this node held when it last ran, and check their files.
+        """Load the stored replicas and check their files.
 
         `anchor` is the trust anchor of this host's TLS certificate, `balancer_anchor` that of its balancer.
         """
         self.node_id, self._anchor, self.balancer_anchor = node_id, anchor, balancer_anchor
         for record in await store.list_by_node(self._db, self.node_id):
             replica = self._create_replica(record)
-            if replica.state is S.READY:
+            if replica.state is ReplicaState.READY:
                 await self._replica_worker.check_files(replica)
         self._tasks.spawn(self._sweep_partials(), "sweep")
 
     async def close(self) -> None:
-        """Stop downloads and engines; what has arrived stays where it is."""
+        """Stop downloads and engines; downloaded bytes stay on disk."""
         await self._tasks.close()
         try:
             await self._store_last_used()
@@ -140,21 +141,25 @@ class NodeAgent:
             self._hardware_probe.close()
 
     async def run_link(self, link: NodeLink) -> None:
-        """Speak with the balancer over `link` until it ends."""
+        """Exchange messages with the balancer over `link` until it closes."""
         if self._hardware_info is None:
             self._hardware_info = await self._hardware_probe.probe()
             self.engine_pool.set_budget(self._hardware_info.memory_budget(self._config.memory_limit_bytes))
         self._outbox = asyncio.Queue()
-        self._revision = -1  # messages overtake each other on different links only
+        # Revisions order the messages of one link only.
+        self._revision = -1
         try:
-            # Right behind the hello: what a node has room for is not known before.
+            # Right after the hello: without a heartbeat the balancer does not know the free memory and disk.
             heartbeat = await self._build_heartbeat(self._hardware_info)
             await link.send(self._build_hello(self._hardware_info))
             await link.send(heartbeat)
-            async with asyncio.TaskGroup() as both_ways:
-                both_ways.create_task(self._send_messages(link, self._outbox), name="agent.speak")
-                both_ways.create_task(self._send_heartbeats(link, self._hardware_info), name="agent.beat")
-                both_ways.create_task(self._receive_messages(link), name="agent.listen")
+            async with asyncio.TaskGroup() as link_tasks:
+                link_tasks.create_task(self._send_messages(link, self._outbox), name="agent.send")
+                link_tasks.create_task(
+                    self._send_heartbeats(link, self._hardware_info), name="agent.heartbeat"
+                )
+                link_tasks.create_task(self._receive_messages(link), name="agent.receive")
+                link_tasks.create_task(self._maintain_replicas(), name="agent.maintain")
         except* LinkClosed:
             pass
         finally:
@@ -168,11 +173,20 @@ class NodeAgent:
     async def _send_heartbeats(self, link: NodeLink, hardware_info: HardwareInfo) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            await link.send(await self._build_heartbeat(hardware_info))
+
+    async def _maintain_replicas(self) -> None:
+        """Check the files of ready replicas and store times of last use, at the pace of the heartbeat.
+
+        A task of its own: these write to the database, and a write that waits for a lock or for a disk with
+        room must not delay the heartbeat, without which the balancer takes this node for offline.
+        """
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             for replica in list(self._replicas.values()):
-                if replica.state is S.READY and not replica.files_lock.locked():
+                if replica.state is ReplicaState.READY and not replica.files_lock.locked():
                     await self._replica_worker.check_files(replica)
             await self._store_last_used()
-            await link.send(await self._build_heartbeat(hardware_info))
 
     async def _receive_messages(self, link: NodeLink) -> None:
         while True:
@@ -187,32 +201,33 @@ class NodeAgent:
                 case OpenTunnels():
                     self.tunnels_requested.publish(message.spares)
                 case Drain() | LinkRejected():
-                    pass  # the balancer alone decides what a draining node is asked; the link says who refused it
+                    # The balancer alone enforces draining; the link itself keeps the reason of a rejection.
+                    pass
 
     @staticmethod
     def _check_clock_skew(welcome: Welcome) -> None:
-        apart_s = abs(time.time() - welcome.time)
-        if welcome.time and apart_s > CLOCK_SKEW_WARNING_S:
+        skew_s = abs(time.time() - welcome.time)
+        if welcome.time and skew_s > CLOCK_SKEW_WARNING_S:
             log.warning(
-                "the clocks of this host and of its balancer are %.0f s apart: set both by the network (NTP), or "
+                "the clocks of this host and its balancer differ by %.0f s: synchronise both with NTP, or "
                 "copies between nodes may be refused",
-                apart_s,
+                skew_s,
             )
 
     async def _sweep_partials(self) -> None:
-        """Partials that nobody came back for are removed after a week."""
+        """Remove partial downloads that were abandoned for `PARTIAL_MAX_AGE_S`."""
         while True:
             try:
                 await asyncio.to_thread(
                     self._files.remove_old_partials, PARTIAL_MAX_AGE_S, self._wanted_model_ids()
                 )
             except OSError as error:
-                log.warning("old partial downloads were not removed: %s", error)
+                log.warning("old partial downloads could not be removed: %s", error)
             await asyncio.sleep(PARTIAL_SWEEP_INTERVAL_S)
 
     @property
     def hardware_problems(self) -> tuple[str, ...]:
-        """What is wrong with this host, as sentences; empty until it was looked at."""
+        """Problems of this host, as sentences; empty before the hardware was probed."""
         return self._hardware_info.problems if self._hardware_info is not None else ()
 
     def _wanted_model_ids(self) -> frozenset[str]:
@@ -220,7 +235,7 @@ class NodeAgent:
             replica.model_id for replica in self._replicas.values() if replica.desired_model is not None
         )
 
-    # --- what it says -------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------
 
     def _build_hello(self, hardware_info: HardwareInfo) -> Hello:
         budget = hardware_info.memory_budget(self._config.memory_limit_bytes)
@@ -251,14 +266,14 @@ class NodeAgent:
         )
 
     def _available_disk_bytes(self) -> int:
-        """Bytes that further models may take: free disk less the reserve, within `--disk-limit`."""
+        """Bytes that more models may occupy: free disk less the reserve, within `--disk-limit`."""
         free = max(0, self._files.free_disk_bytes() - DISK_RESERVE_BYTES)
         if self._config.disk_limit_bytes is not None:
             free = min(free, max(0, self._config.disk_limit_bytes - self._files.disk_used_bytes()))
         return free
 
     def _report_replica(self, replica: Replica) -> None:
-        if replica.state is S.GONE and self._replicas.get(replica.model_id) is replica:
+        if replica.state is ReplicaState.GONE and self._replicas.get(replica.model_id) is replica:
             del self._replicas[replica.model_id]
         self._enqueue_message(replica.to_report())
 
@@ -272,20 +287,24 @@ class NodeAgent:
             replica.engine = None if report.state is EngineState.STOPPED else report
             self._report_replica(replica)
 
-    # --- what it is told ----------------------------------------------------------------------------
+    # --- reconciliation -----------------------------------------------------------------------------
 
     def _reconcile(self, desired_state: DesiredState) -> None:
-        """Turn every replica to what the balancer wants of it now."""
+        """Start the work that brings every replica to its desired state."""
         if desired_state.revision < self._revision:
-            return  # overtaken on its way
+            return
         self._revision = desired_state.revision
         wanted = {model.model_id: model for model in desired_state.models}
         for model_id, model in wanted.items():
             replica = self._replicas.get(model_id)
-            if replica is None or replica.state is S.GONE:  # gone, and it is just being noted
+            # A replica that is gone stays in the table until its removal is stored.
+            if replica is None or replica.state is ReplicaState.GONE:
                 replica = self._create_replica(
                     ReplicaRecord(
-                        node_id=self.node_id, model_id=model_id, attempt=model.attempt, state=S.WANTED
+                        node_id=self.node_id,
+                        model_id=model_id,
+                        attempt=model.attempt,
+                        state=ReplicaState.WANTED,
                     )
                 )
             if not model.is_same_download(replica.desired_model):
@@ -309,15 +328,15 @@ class NodeAgent:
             replica.desired_model = None
 
     def _replace_work(self, replica: Replica, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """End what is done with a replica now and do `work` instead; the lock keeps their order."""
+        """Cancel the current work on a replica and start `work`; the files lock keeps their order."""
         if replica.current_task is not None:
             replica.current_task.cancel()
 
-        async def take_over() -> None:
+        async def run_work() -> None:
             async with replica.files_lock:
                 await work()
 
-        replica.current_task = self._tasks.spawn(take_over(), f"replica.{replica.model_id}")
+        replica.current_task = self._tasks.spawn(run_work(), f"replica.{replica.model_id}")
 
     def _create_replica(self, record: ReplicaRecord) -> Replica:
         replica = Replica(
@@ -327,12 +346,15 @@ class NodeAgent:
         return replica
 
     async def _persist(self, record: ReplicaRecord) -> None:
-        """Write it down, however long the disk does not take it: what was not stored must not be told."""
-        pause_s = STORE_BACKOFF_INITIAL_S
+        """Store a record, retrying for as long as the database cannot be written.
+
+        A state is reported only once it is stored.
+        """
+        backoff = Backoff(STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S)
         while True:
             try:
                 async with self._db.write() as tx:
-                    if record.state is S.GONE:
+                    if record.state is ReplicaState.GONE:
                         await store.remove(tx, record.node_id, record.model_id)
                     else:
                         await store.put(tx, record)
@@ -341,27 +363,26 @@ class NodeAgent:
                 if (trouble := describe_sqlite_error(error)) is None:
                     raise
                 log.error(
-                    "that %s is %s cannot be noted: %s; it is tried again",
-                    record.model_id,
+                    "state %s of model %s could not be stored: %s; trying again",
                     record.state,
+                    record.model_id,
                     trouble,
                 )
-            await asyncio.sleep(pause_s)
-            pause_s = min(STORE_BACKOFF_MAX_S, pause_s * 2)
+            await asyncio.sleep(backoff.next_delay_s())
 
     async def _persist_replica(self, replica: Replica) -> None:
-        """Write down what a replica is by the time it is written: a record made before could undo a later one."""
+        """Store a replica as it is when the task runs: a record made earlier could undo a later one."""
         await self._persist(replica.to_record())
 
-    # --- what it is used for ------------------------------------------------------------------------
+    # --- use ----------------------------------------------------------------------------------------
 
     async def acquire_lease(self, model_id: str, *, deadline_s: float, keep_alive_s: float | None) -> Lease:
-        """An engine with this model in memory, loaded if need be; release it after use.
+        """Lease an engine with this model in memory, loading it if necessary; release the lease after use.
 
         Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
         """
         replica = self._replicas.get(model_id)
-        if replica is None or replica.state is not S.READY:
+        if replica is None or replica.state is not ReplicaState.READY:
             raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
         replica.last_used = time.time()
         if replica.engine is None and not await self._replica_worker.check_files(replica):
@@ -383,12 +404,12 @@ class NodeAgent:
         )
 
     async def load_model(self, model_id: str) -> None:
-        """Have the model in memory, without a request for it. Raises as `lease` does."""
+        """Load the model into memory without a request for it. Raises as `acquire_lease()` does."""
         async with await self.acquire_lease(model_id, deadline_s=LOAD_TIMEOUT_S, keep_alive_s=None):
             pass
 
     async def import_file(self, model_id: str, source: Path, spec: FileSpec) -> bool:
-        """Put a file of this host in place as `spec`; False if it is not that file. Raises `InvalidRequest`."""
+        """Import a file of this host as `spec`; False if its content differs. Raises `InvalidRequest`."""
         cancelled = threading.Event()
         try:
             return await asyncio.to_thread(self._files.import_file, model_id, source, spec, cancelled)
@@ -400,19 +421,29 @@ class NodeAgent:
             cancelled.set()
 
     async def unload_model(self, model_id: str) -> None:
-        """Free a model's memory once its running requests have ended. Raises `ModelNotRegistered`."""
+        """Free a model's memory after its running requests. Raises `ModelNotRegistered`."""
         if model_id not in self._replicas:
             raise errors.ModelNotRegistered(model_id)
         await self.engine_pool.unload(model_id)
 
     async def _store_last_used(self) -> None:
-        used = {
+        """Store when models were last used; times that could not be written are kept for the next call."""
+        changed = {
             replica.model_id: replica.last_used
             for replica in self._replicas.values()
             if replica.last_used is not None
             and replica.last_used != self._stored_last_used.get(replica.model_id)
         }
-        if used:
+        if not changed:
+            return
+        try:
             async with self._db.write() as tx:
-                await store.update_last_used(tx, self.node_id, used)
-            self._stored_last_used |= used
+                await store.update_last_used(tx, self.node_id, changed)
+        except sqlite3.Error as error:
+            # A time of last use is not worth the link, whose tasks end together.
+            if not self._is_last_used_failing:
+                log.warning("times of last use could not be stored: %s; trying again", error)
+            self._is_last_used_failing = True
+            return
+        self._is_last_used_failing = False
+        self._stored_last_used |= changed

@@ -14,18 +14,22 @@ from llb.node.sharing.growing_file import GrowingFile
 from llb.store.tables.replicas import FileFingerprint, ReplicaRecord
 from llb.wire import DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
 
-S = ReplicaState
-
 # DESIGN §4. A replica whose files already lie on the disk goes from wanted to verifying without a download.
 TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
     {
-        S.WANTED: frozenset({S.DOWNLOADING, S.VERIFYING, S.ERROR, S.DELETING}),
-        S.DOWNLOADING: frozenset({S.VERIFYING, S.ERROR, S.DELETING}),
-        S.VERIFYING: frozenset({S.DOWNLOADING, S.READY, S.ERROR, S.DELETING}),
-        S.READY: frozenset({S.ERROR, S.WANTED, S.DELETING}),
-        S.ERROR: frozenset({S.WANTED, S.DELETING}),
-        S.DELETING: frozenset({S.GONE, S.WANTED, S.ERROR}),
-        S.GONE: frozenset(),
+        ReplicaState.WANTED: frozenset(
+            {ReplicaState.DOWNLOADING, ReplicaState.VERIFYING, ReplicaState.ERROR, ReplicaState.DELETING}
+        ),
+        ReplicaState.DOWNLOADING: frozenset(
+            {ReplicaState.VERIFYING, ReplicaState.ERROR, ReplicaState.DELETING}
+        ),
+        ReplicaState.VERIFYING: frozenset(
+            {ReplicaState.DOWNLOADING, ReplicaState.READY, ReplicaState.ERROR, ReplicaState.DELETING}
+        ),
+        ReplicaState.READY: frozenset({ReplicaState.ERROR, ReplicaState.WANTED, ReplicaState.DELETING}),
+        ReplicaState.ERROR: frozenset({ReplicaState.WANTED, ReplicaState.DELETING}),
+        ReplicaState.DELETING: frozenset({ReplicaState.GONE, ReplicaState.WANTED, ReplicaState.ERROR}),
+        ReplicaState.GONE: frozenset(),
     }
 )
 
@@ -106,7 +110,7 @@ class Replica:
             self.files = files
         self.error = error
         self.waiting_reason = None
-        if new_state is not S.DOWNLOADING:
+        if new_state is not ReplicaState.DOWNLOADING:
             self.bytes_per_second = 0.0
         self._state = new_state
         await self._persist(self.to_record())
@@ -116,7 +120,7 @@ class Replica:
         """The file of this content for others to read, whole or as far as it is; None if it is not to be had here."""
         if sha256 in self.downloads:
             return self.downloads[sha256].growing_file
-        if self._state is S.READY:
+        if self._state is ReplicaState.READY:
             for file in self.files:
                 if file.sha256 == sha256:
                     mark = FileStamp(file.size_bytes, file.mtime_ns)
@@ -141,7 +145,9 @@ class Replica:
             model_id=self.model_id,
             attempt=self.attempt,
             state=self._state,
-            downloaded_bytes=total if self._state is S.READY else min(self.downloaded_bytes, total),
+            downloaded_bytes=total
+            if self._state is ReplicaState.READY
+            else min(self.downloaded_bytes, total),
             total_bytes=total,
             bytes_per_second=self.bytes_per_second,
             error=self.error or self.waiting_reason,

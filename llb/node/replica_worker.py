@@ -25,7 +25,6 @@ PROGRESS_POLL_INTERVAL_S = (
 )
 DISK_RESERVE_BYTES = 2_000_000_000
 DELETE_GRACE_S = 30.0
-S = ReplicaState
 
 
 class ReplicaWorker:
@@ -72,7 +71,7 @@ class ReplicaWorker:
     async def ensure_replica(self, replica: Replica, desired_model: DesiredModel) -> None:
         """Have every file of `want` here, verified, and serve it."""
         if (
-            replica.state is S.READY
+            replica.state is ReplicaState.READY
             and _has_same_files(replica, desired_model)
             and await self.check_files(replica)
         ):
@@ -81,16 +80,16 @@ class ReplicaWorker:
             self._on_replica_changed(replica)
             return
         if (
-            replica.state is S.ERROR
+            replica.state is ReplicaState.ERROR
             and replica.attempt >= desired_model.attempt
             and _has_same_files(replica, desired_model)
         ):
             self._on_replica_changed(replica)
             return  # it failed, and nobody asked to try again or has found other files
         replica.attempt = desired_model.attempt
-        if replica.state in (S.READY, S.ERROR, S.DELETING):
+        if replica.state in (ReplicaState.READY, ReplicaState.ERROR, ReplicaState.DELETING):
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
-            await replica.transition(S.WANTED)
+            await replica.transition(ReplicaState.WANTED)
         found = (
             await asyncio.to_thread(self._find_existing_files, replica, desired_model)
             if self._keeps_existing_files
@@ -103,13 +102,15 @@ class ReplicaWorker:
             try:
                 await self._fetch_files(replica, desired_model)
             except DownloadFailed as failure:
-                await replica.transition(S.ERROR, error=str(failure))
+                await replica.transition(ReplicaState.ERROR, error=str(failure))
             except OSError as failure:
-                await replica.transition(S.ERROR, error=f"The files cannot be written: {failure.strerror}")
+                await replica.transition(
+                    ReplicaState.ERROR, error=f"The files cannot be written: {failure.strerror}"
+                )
             except Exception:
                 # A defect of ours: it must not look like a pull that goes on.
                 await replica.transition(
-                    S.ERROR, error="The pull failed for a reason unknown to llb; see its log"
+                    ReplicaState.ERROR, error="The pull failed for a reason unknown to llb; see its log"
                 )
                 raise
             finally:
@@ -123,8 +124,8 @@ class ReplicaWorker:
 
     async def remove_replica(self, replica: Replica) -> None:
         """Remove a model: running requests get a moment to end. What was not complete stays, as partials."""
-        if replica.state is not S.DELETING:
-            await replica.transition(S.DELETING)
+        if replica.state is not ReplicaState.DELETING:
+            await replica.transition(ReplicaState.DELETING)
         await self._engine_pool.remove_model(replica.model_id, grace_s=DELETE_GRACE_S)
         ours = [file for file in replica.files if not file.found]
         if replica.is_complete and ours:
@@ -136,7 +137,7 @@ class ReplicaWorker:
                 await _run_to_completion(
                     partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
                 )
-        await replica.transition(S.GONE)
+        await replica.transition(ReplicaState.GONE)
 
     def _find_existing_files(self, replica: Replica, desired_model: DesiredModel) -> list[FileSpec]:
         """The files that lay here before this host was told to hold them."""
@@ -158,8 +159,8 @@ class ReplicaWorker:
         problem = await asyncio.to_thread(self._find_file_problem, replica)
         if problem is None:
             return True
-        if replica.state is S.READY:
-            await replica.transition(S.ERROR, error=problem)
+        if replica.state is ReplicaState.READY:
+            await replica.transition(ReplicaState.ERROR, error=problem)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
         return False
 
@@ -179,8 +180,8 @@ class ReplicaWorker:
 
     async def mark_unusable(self, replica: Replica, reason: str) -> None:
         """The engine will never load these files: say so where the person looks."""
-        if replica.state is S.READY:
-            await replica.transition(S.ERROR, error=reason)
+        if replica.state is ReplicaState.READY:
+            await replica.transition(ReplicaState.ERROR, error=reason)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
 
     def _start_serving(self, replica: Replica, desired_model: DesiredModel) -> None:
@@ -198,22 +199,22 @@ class ReplicaWorker:
     # --- fetching -----------------------------------------------------------------------------------
 
     async def _fetch_files(self, replica: Replica, desired_model: DesiredModel) -> None:
-        if replica.state is not S.DOWNLOADING:
-            await replica.transition(S.DOWNLOADING)
+        if replica.state is not ReplicaState.DOWNLOADING:
+            await replica.transition(ReplicaState.DOWNLOADING)
         arrived_bytes = 0
         for spec in desired_model.files:
             replica.downloaded_bytes = arrived_bytes
             await self._fetch_file(replica, spec, arrived_bytes)
             arrived_bytes += spec.size_bytes
         replica.downloaded_bytes = arrived_bytes
-        await replica.transition(S.VERIFYING)
+        await replica.transition(ReplicaState.VERIFYING)
         found = [file.found for file in replica.files]
         try:
             fingerprints = await asyncio.to_thread(self._verify_gguf_files, desired_model, found)
         except gguf.GgufError as refused:
-            await replica.transition(S.ERROR, error=f"The file cannot be used: {refused}")
+            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {refused}")
             return
-        await replica.transition(S.READY, files=fingerprints)
+        await replica.transition(ReplicaState.READY, files=fingerprints)
         self._start_serving(replica, desired_model)
 
     async def _fetch_file(self, replica: Replica, spec: FileSpec, before_bytes: int) -> None:

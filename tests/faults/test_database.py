@@ -7,17 +7,24 @@ it is mended everything goes on by itself, and the requests of meanwhile stand i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from llb.store.database import Database, Transaction
+from llb.store.tables import nodes, replicas
+from llb.wire import NodeStatus, NodeStatusChanged
+from tests.conftest import JoinedNodeFactory
 from tests.harness import PASSWORD, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
@@ -56,12 +63,14 @@ async def full(llb: RunningBalancer) -> AsyncIterator[None]:
 async def locked(llb: RunningBalancer) -> AsyncIterator[None]:
     """Another program writes and does not end."""
     await llb.app.db._writer.execute_fetchall("PRAGMA busy_timeout = 20")
-    other = sqlite3.connect(llb.app.db.path, isolation_level=None, timeout=30)
-    other.execute("BEGIN IMMEDIATE")
+    other = sqlite3.connect(llb.app.db.path, isolation_level=None, timeout=30, check_same_thread=False)
+    # In a thread: a transaction of the server that is open now needs the event loop to end.
+    await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
     yield
     other.execute("ROLLBACK")
     other.close()
-    await llb.app.db._writer.execute_fetchall("PRAGMA busy_timeout = 5000")
+    if llb.app.db._is_open:
+        await llb.app.db._writer.execute_fetchall("PRAGMA busy_timeout = 5000")
 
 
 @asynccontextmanager
@@ -69,7 +78,8 @@ async def read_only(llb: RunningBalancer) -> AsyncIterator[None]:
     """The file system was mounted anew, read-only, after an error."""
     await llb.app.db._writer.execute_fetchall("PRAGMA query_only = ON")
     yield
-    await llb.app.db._writer.execute_fetchall("PRAGMA query_only = OFF")
+    if llb.app.db._is_open:
+        await llb.app.db._writer.execute_fetchall("PRAGMA query_only = OFF")
 
 
 @pytest.fixture(params=[full, locked, read_only], ids=lambda fault: fault.__name__)
@@ -172,3 +182,160 @@ async def test_a_pull_under_way_ends_well_when_it_is_mended(
         await wait_until((tmp_path / "models" / "tiny" / "tiny.gguf").exists)
         assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
     await chatting.wait_for_status("tiny", "Ready")
+
+
+PERIODIC_WRITERS = frozenset(
+    {
+        "NodeAgent._store_last_used",
+        "Members.flush",
+        "AccountAuthenticator.flush",
+        "RequestLog._write_batch",
+        "RequestLog.prune",
+    }
+)
+
+
+@pytest.fixture
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every periodic writer write many times a second."""
+    monkeypatch.setattr("llb.node.agent.HEARTBEAT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("llb.node.agent.STORE_BACKOFF_INITIAL_S", 0.02)
+    monkeypatch.setattr("llb.node.agent.STORE_BACKOFF_MAX_S", 0.02)
+    monkeypatch.setattr("llb.cluster.members.LAST_SEEN_INTERVAL_S", 0.02)
+    monkeypatch.setattr("llb.cluster.members.FLUSH_DELAY_S", 0.02)
+    monkeypatch.setattr("llb.accounts.authenticator.LAST_USED_INTERVAL_S", 0.0)
+    monkeypatch.setattr("llb.accounts.authenticator.FLUSH_DELAY_S", 0.02)
+    monkeypatch.setattr("llb.gateway.observability.request_log.RETRY_DELAY_S", 0.02)
+    monkeypatch.setattr("llb.gateway.observability.request_log.PRUNE_INTERVAL_S", 0.02)
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Qualified names of the functions that have opened a write transaction."""
+    names: set[str] = set()
+    write = Database.write
+
+    def record_writer(db: Database) -> AbstractAsyncContextManager[Transaction]:
+        names.add(sys._getframe(1).f_code.co_qualname)
+        return write(db)
+
+    monkeypatch.setattr(Database, "write", record_writer)
+    return names
+
+
+@pytest.mark.usefixtures("short_intervals")
+async def test_no_periodic_writer_takes_a_node_offline_or_stops(
+    chatting: RunningBalancer,
+    fault: Fault,
+    make_node: JoinedNodeFactory,
+    writers: set[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = await make_node(chatting, "garage").start()
+    await node.wait_until_online()
+    authorization = {"Authorization": f"Bearer {await chatting.create_key()}"}
+
+    async def chat_until_every_writer_has_written() -> None:
+        writers.clear()
+        async with asyncio.timeout(30):
+            while not writers >= PERIODIC_WRITERS:
+                answer = await chatting.http.post("/v1/chat/completions", json=HELLO, headers=authorization)
+                assert answer.status_code == 200, answer.text
+
+    with chatting.app.event_bus.subscribe(100_000) as events:
+        async with fault(chatting):
+            await chat_until_every_writer_has_written()
+            await chat_until_every_writer_has_written()
+        await chat_until_every_writer_has_written()
+        published = list(events._queue)
+    statuses = {event.status for event in published if isinstance(event, NodeStatusChanged)}
+    assert NodeStatus.OFFLINE not in statuses
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+    agent = chatting.app.agent
+
+    async def is_last_use_stored() -> bool:
+        stored = {record.model_id: record for record in await replicas.list_by_node(agent._db, agent.node_id)}
+        return stored["chat"].last_used == agent._replicas["chat"].last_used
+
+    async with asyncio.timeout(10):
+        while not await is_last_use_stored():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("short_intervals")
+async def test_a_node_reconnects_and_its_hello_is_stored_when_it_is_mended(
+    chatting: RunningBalancer, fault: Fault, make_node: JoinedNodeFactory
+) -> None:
+    node = await make_node(chatting, "garage").start()
+    await node.wait_until_online()
+    await node.stop()
+    await node.wait_for_status(NodeStatus.OFFLINE)
+    node.settings["name"] = "shed"
+    async with fault(chatting):
+        await node.start()
+        await node.wait_until_online()
+        assert chatting.app.view.nodes[node.id].hello.name == "shed"
+
+    async def stored_name() -> str:
+        records = {record.id: record for record in await nodes.list_nodes(chatting.app.db)}
+        return records[node.id].name
+
+    async with asyncio.timeout(10):
+        while await stored_name() != "shed":
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("short_intervals")
+async def test_a_file_that_vanishes_meanwhile_does_not_hold_up_the_heartbeat(
+    chatting: RunningBalancer, fault: Fault, tmp_path: Path
+) -> None:
+    assert (await chatting.http.post("/api/models/chat/unload")).is_success
+    view, node_id = chatting.app.view, chatting.app.agent.node_id
+    async with fault(chatting):
+        (tmp_path / "models" / "chat" / "chat.gguf").unlink()
+        heartbeats = []
+        async with asyncio.timeout(10):
+            while len(heartbeats) < 20:
+                if (heartbeat := view.nodes[node_id].heartbeat) not in heartbeats[-1:]:
+                    heartbeats.append(heartbeat)
+                await asyncio.sleep(0.005)
+        assert view.nodes[node_id].is_online
+    await chatting.wait_for_status("chat", "Error")
+
+
+async def test_a_registration_that_is_resolved_meanwhile_is_stored_when_it_is_mended(
+    chatting: RunningBalancer, fault: Fault, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving, faulty = asyncio.Event(), asyncio.Event()
+    resolve_file = chatting.app.hub.resolve_file
+
+    async def resolve_in_the_fault(*arguments: Any) -> Any:
+        resolving.set()
+        await faulty.wait()
+        return await resolve_file(*arguments)
+
+    monkeypatch.setattr(chatting.app.hub, "resolve_file", resolve_in_the_fault)
+    assert (await chatting.register_model("tiny")).status_code == 202
+    await resolving.wait()
+    async with fault(chatting):
+        faulty.set()
+        await asyncio.sleep(0.2)
+        assert (await chatting.get_model("tiny"))["status"] == "Registered"
+    await chatting.wait_for_status("tiny", "Ready")
+
+
+async def test_memory_is_estimated_although_the_header_cannot_be_kept(
+    chatting: RunningBalancer, fault: Fault
+) -> None:
+    async with fault(chatting):
+        answer = await chatting.http.get("/api/models/chat/memory")
+        assert answer.status_code == 200, answer.text
+
+
+async def test_it_stops_completely(chatting: RunningBalancer, fault: Fault) -> None:
+    async with fault(chatting):
+        chatting.app.agent._replicas["chat"].last_used = 5.0
+        await chatting.stop()
+        assert chatting.app._data_dir_lock is None
+        assert not chatting.app.db._is_open

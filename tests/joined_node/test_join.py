@@ -134,7 +134,7 @@ async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
     await llb.stop()
     llb = await make_llb(name="garage").start()
     await llb.wait_until_online()
-    assert "a node that joined is called garage already: this host is called garage-2" in caplog.text
+    assert "a joined node is already called garage: this host is called garage-2" in caplog.text
     assert sorted(node.hello.name for node in llb.app.view.nodes.values()) == ["garage", "garage-2"]
 
 
@@ -155,7 +155,7 @@ async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) 
     token = await llb.create_join_token()
     await make_node(llb, "garage", join_token=token).start()
     said = await refusal(make_node(llb, "cellar", join_token=token))
-    assert said.startswith("The join token was used already: each lets one host in")
+    assert said.startswith("The join token has already been used: each token admits one host")
     assert len(llb.app.view.nodes) == 2
 
 
@@ -355,7 +355,7 @@ async def test_a_host_cannot_join_itself(
     node.home.mkdir()
     await llb.app.db.backup(node.home / "llb.db")
     said = await refusal(node)
-    assert said.startswith("This is the very llb that it was to join, or a copy of its home directory")
+    assert said.startswith("This is the same llb, or a copy of its home directory")
     assert len(llb.app.view.nodes) == 1
 
 
