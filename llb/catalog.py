@@ -16,6 +16,7 @@ import msgspec
 from llb.base.resources import resource_path
 from llb.errors import SetupError
 from llb.wire import Capability, Model, Platform
+from llb.wire.models import SHA256_PATTERN
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_MODELS = 10_000
@@ -26,7 +27,6 @@ MAX_SAFE_INTEGER = 2**53 - 1  # the greatest whole number that every reader of J
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,94}[a-z0-9])?")
 _REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(f"{_REPO_PART}/{_REPO_PART}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,254}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[^\s:]{1,64}")
 # Ids become directories and file names become files, on Windows too, where these open a device and those cannot be written.
@@ -194,7 +194,7 @@ def _violations(model: Model) -> Iterator[str]:
         yield "quantization must be at most 64 characters without blanks and ':'"
     if model.context_length is not None and not 0 < model.context_length <= MAX_SAFE_INTEGER:
         yield "context_length must be more than zero"
-    if model.sha256 is not None and not _SHA256.fullmatch(model.sha256):
+    if model.sha256 is not None and not SHA256_PATTERN.fullmatch(model.sha256):
         yield "sha256 must be 64 lower-case hexadecimal digits"
     if model.revision is not None and (not _REVISION.fullmatch(model.revision) or ".." in model.revision):
         yield "revision must be a commit, branch or tag"

@@ -1,4 +1,4 @@
-"""GGUF: a model file's header → typed facts → the shape that `decide.memory` reckons with."""
+"""GGUF files: header, metadata, and the shape of a model for `llb.policy.memory`."""
 
 from llb.gguf.header import INITIAL_READ_BYTES, MAX_HEADER_BYTES, GgufError, NeedMoreData
 from llb.gguf.metadata import GgufBlock, GgufMetadata, check_complete, read_metadata

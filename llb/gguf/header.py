@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its keys and tensor infos, checked. The input is hostile.
+"""Header of a GGUF file: its keys and tensor infos, validated. The input is hostile.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little endian. At most 32 MiB are
-read, every count and size is checked against what is there before it is used, and the vocabulary is stepped over.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. At most 32
+MiB are read, each count and size is checked before it is used, and the vocabulary is skipped.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final, NamedTuple
 
 MAX_HEADER_BYTES: Final = 32 * 2**20
-INITIAL_READ_BYTES: Final = 8 * 2**20  # a first ranged request of this size holds the header of most models
+# A first range request of this size contains the header of most models.
+INITIAL_READ_BYTES: Final = 8 * 2**20
 MAX_LAYERS: Final = 2048
 
 _READ_BYTES = 256 * 2**10
-# Some ten times what any model has.
+# About ten times the numbers of any known model.
 _MAX_KEYS = 4096
 _MAX_TENSORS = 2**16
 _MAX_STORED_NUMBERS = 2**16
 
-_MAX_KEY_BYTES = 2**16 - 1  # as the format says
-_MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME, less its zero
+# The limit of the format.
+_MAX_KEY_BYTES = 2**16 - 1
+# GGML_MAX_NAME without the terminating zero.
+_MAX_TENSOR_NAME_BYTES = 63
 _MAX_DIMENSIONS = 4
 _MAX_STORED_TEXT_BYTES = 256
 _MAX_ALIGNMENT = 2**20
 MAX_INT64: Final = 2**63 - 1
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-# What llama.cpp calls gguf_type: number → struct format. 8 is a string, 9 an array.
+# gguf_type of llama.cpp: number → struct format. 8 is a string, 9 an array.
 _SCALAR_TYPES: Final[Mapping[int, struct.Struct]] = {
     number: struct.Struct("<" + code)
     for number, code in {
@@ -37,28 +40,29 @@ _SCALAR_TYPES: Final[Mapping[int, struct.Struct]] = {
     }.items()
 }  # fmt: skip
 _STRING_TYPE, _ARRAY_TYPE = 8, 9
-_INTEGER_TYPES = frozenset(_SCALAR_TYPES) - {6, 12}  # all but the floats
+# All scalars but the floats.
+_INTEGER_TYPES = frozenset(_SCALAR_TYPES) - {6, 12}
 
-# ggml_type → name, numbers in a block, bytes of a block.
+# ggml_type → name, values per block, bytes per block.
 _TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _Scalar = int | float | bool | str
 
 
 class GgufError(Exception):
-    """The file cannot be used; the message goes on after "the file": "it is not a GGUF file"."""
+    """The file cannot be used; the message is a clause such as "it is not a GGUF file"."""
 
 
 class NeedMoreData(Exception):
-    """The header goes on beyond the bytes that were given; `size_bytes` of the file's beginning are enough for a next try."""
+    """The header is longer than the data; the next attempt needs the first `size_bytes` of the file."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"the header needs at least {size_bytes} bytes")
@@ -66,19 +70,19 @@ class NeedMoreData(Exception):
 
 
 class TensorInfo(NamedTuple):
-    """One tensor info; `offset` counts from the start of the tensor data."""
+    """Tensor info; `offset` is relative to the start of the tensor data."""
 
     name: str
     shape: tuple[int, ...]
     type: str
-    element_count: int
     size_bytes: int
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    version: int
+    """Header: keys, tensor infos, and the offset of the tensor data."""
+
     keys: HeaderKeys
     tensors: tuple[TensorInfo, ...]
     data_start: int
@@ -86,7 +90,9 @@ class GgufHeader:
 
 @dataclass(slots=True)
 class HeaderKeys:
-    """The keys of a header: single values, short lists of whole numbers, and how long every array and text is."""
+    """Keys of a header: scalars and short texts, short lists of integers, and the lengths of all arrays and
+    texts.
+    """
 
     values: dict[str, _Scalar] = field(default_factory=dict)
     lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -96,45 +102,44 @@ class HeaderKeys:
         return key in self.values or key in self.lengths
 
     def can_store(self, count: int) -> bool:
-        """Whether a list of so many numbers may be kept: a hostile file has many."""
+        """Return whether another list of `count` numbers may be stored, against memory exhaustion."""
         return sum(map(len, self.lists.values())) + count <= _MAX_STORED_NUMBERS
 
     def get_int(self, key: str, *, default: int = 0) -> int:
+        """Return an integer that is not negative. Raises `GgufError`."""
         value = self.values.get(key, default)
-        if not isinstance(value, int):  # a bool is one: 0 or 1
+        # A bool counts as 0 or 1.
+        if not isinstance(value, int):
             raise GgufError(f"its {key} is not a whole number")
         if not 0 <= value <= MAX_INT64:
             raise GgufError(f"its {key} is {value}")
         return int(value)
 
     def get_size(self, key: str, *, default: int = 0) -> int:
-        """A number that stands for a width or a length; refused where no model could have it."""
+        """Return a width or a length. Raises `GgufError` above 32 bits."""
         value = self.get_int(key, default=default)
         if value >= 2**32:
             raise GgufError(f"its {key} is {value}")
         return value
 
     def get_per_layer(self, key: str, layer_count: int, *, default: int) -> tuple[int, ...]:
-        """One number a layer, from a list or from one number for all."""
-        if (listed := self.lists.get(key)) is not None:
-            if len(listed) < layer_count or not all(0 <= value < 2**32 for value in listed):
+        """Return one number per layer, from a list or from one number for all. Raises `GgufError`."""
+        if (numbers := self.lists.get(key)) is not None:
+            if len(numbers) < layer_count or not all(0 <= value < 2**32 for value in numbers):
                 raise GgufError(f"its {key} does not fit its {layer_count} layers")
-            return listed[:layer_count]
+            return numbers[:layer_count]
         return (self.get_size(key, default=default),) * layer_count
 
     def get_text(self, key: str) -> str | None:
+        """Return a short text, None if the key is missing, long or no text."""
         value = self.values.get(key)
         return value if isinstance(value, str) else None
 
-    def get_float(self, key: str) -> float | None:
-        value = self.values.get(key)
-        return float(value) if isinstance(value, int | float) else None
-
 
 def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
-    """Keys and tensor infos; `data` begins at the file's first byte and may end before the file does.
+    """Parse the header; `data` starts at the first byte of the file and may be a prefix of it.
 
-    Raises `NeedMore` if it ends before the header does, `GgufError` if this is no header that llama.cpp could load.
+    Raises `NeedMoreData` if it ends before the header, `GgufError` for a header that llama.cpp cannot load.
     """
     reader = _HeaderReader(data, file_size)
     if reader.read_bytes(4) != b"GGUF":
@@ -143,7 +148,7 @@ def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
     if version & 0xFFFF == 0:
         raise GgufError("it is a big-endian GGUF file, and this host's llama.cpp reads little-endian ones")
     if version not in (2, 3):
-        raise GgufError(f"it has GGUF version {version}, and only 2 and 3 are known")
+        raise GgufError(f"it has GGUF version {version}, and only 2 and 3 are supported")
     tensor_count, key_count = reader.read_u64(), reader.read_u64()
     if tensor_count > _MAX_TENSORS or key_count > _MAX_KEYS:
         raise GgufError(f"it claims {tensor_count} tensors and {key_count} keys")
@@ -152,11 +157,11 @@ def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
     alignment = keys.get_int("general.alignment", default=32)
     if not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise GgufError(f"it claims an alignment of {alignment} bytes")
-    return GgufHeader(version, keys, tensors, data_start=-(-reader.position // alignment) * alignment)
+    return GgufHeader(keys, tensors, data_start=-(-reader.position // alignment) * alignment)
 
 
 class _HeaderReader:
-    """Takes values from the beginning of a file, reading on as needed, never more than the limit."""
+    """Reads values in sequence from the start of a file, at most `MAX_HEADER_BYTES`."""
 
     def __init__(self, data: BinaryIO, file_size: int) -> None:
         self._data = data
@@ -165,7 +170,7 @@ class _HeaderReader:
         self.position = 0
 
     def _advance(self, size: int) -> int:
-        """Move on by `size` bytes that are there; returns where they begin."""
+        """Skip `size` bytes, which are in the buffer afterwards; returns their offset."""
         start, end = self.position, self.position + size
         if end > len(self._buffer):
             self._fetch(end)
@@ -178,11 +183,11 @@ class _HeaderReader:
         if end > MAX_HEADER_BYTES:
             raise GgufError(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB")
         while len(self._buffer) < end:
-            wanted = min(max(end - len(self._buffer), _READ_BYTES), MAX_HEADER_BYTES - len(self._buffer))
-            piece = self._data.read(wanted)
-            if not piece:
+            size = min(max(end - len(self._buffer), _READ_BYTES), MAX_HEADER_BYTES - len(self._buffer))
+            chunk = self._data.read(size)
+            if not chunk:
                 raise NeedMoreData(min(self._file_size, MAX_HEADER_BYTES, max(end, 2 * len(self._buffer))))
-            self._buffer += piece
+            self._buffer += chunk
 
     def read_bytes(self, size: int) -> bytes:
         start = self._advance(size)
@@ -202,19 +207,19 @@ class _HeaderReader:
         value: int | float | bool = scalar_type.unpack_from(self._buffer, start)[0]
         return value
 
-    def read_string(self, max_bytes: int, what: str) -> str:
+    def read_string(self, max_bytes: int, description: str) -> str:
         size = self.read_u64()
         if size > max_bytes:
-            raise GgufError(f"{what} of {size} bytes is too long")
+            raise GgufError(f"{description} of {size} bytes is too long")
         return self.read_bytes(size).decode("utf-8", errors="replace")
 
     def skip_strings(self, count: int) -> None:
-        # The hot loop: half a million tokens and merges of a large vocabulary.
-        length_of, held, position = _U64.unpack_from, self._buffer, self.position
+        # The hot loop: a large vocabulary has half a million tokens and merges.
+        unpack_length, buffer, position = _U64.unpack_from, self._buffer, self.position
         for _ in range(count):
-            if position + 8 > len(held):
+            if position + 8 > len(buffer):
                 self._fetch(position + 8)
-            position += 8 + int(length_of(held, position)[0])
+            position += 8 + int(unpack_length(buffer, position)[0])
             if position > MAX_HEADER_BYTES:
                 break
         self.position = 0
@@ -227,7 +232,7 @@ def _read_keys(reader: _HeaderReader, count: int) -> HeaderKeys:
     for _ in range(count):
         key = reader.read_string(_MAX_KEY_BYTES, "a key")
         if key in seen:
-            raise GgufError("it has one key twice")
+            raise GgufError("it contains a key twice")
         seen.add(key)
         kind = reader.read_u32()
         if kind == _ARRAY_TYPE:
@@ -251,7 +256,7 @@ def _read_array(reader: _HeaderReader, keys: HeaderKeys, key: str) -> None:
     if kind == _STRING_TYPE:
         reader.skip_strings(count)
     elif kind not in _SCALAR_TYPES:
-        raise GgufError(f"it has an array of the type {kind}, which cannot be one")
+        raise GgufError(f"it has an array of the invalid type {kind}")
     elif count <= MAX_LAYERS and kind in _INTEGER_TYPES and keys.can_store(count):
         keys.lists[key] = tuple(int(reader.read_scalar(_SCALAR_TYPES[kind])) for _ in range(count))
     else:
@@ -266,16 +271,16 @@ def _read_tensor(reader: _HeaderReader) -> TensorInfo:
     shape = tuple(reader.read_u64() for _ in range(dimensions))
     kind, offset = reader.read_u32(), reader.read_u64()
     if kind not in _TENSOR_TYPES:
-        raise GgufError(f"its tensor {name!r} has the unknown type {kind}; a newer llb may know it")
-    type_name, block_numbers, block_bytes = _TENSOR_TYPES[kind]
-    numbers = 1
+        raise GgufError(f"its tensor {name!r} has the unknown type {kind}; a newer llb may support it")
+    type_name, block_values, block_bytes = _TENSOR_TYPES[kind]
+    value_count = 1
     for size in shape:
-        numbers *= size
-        if numbers > MAX_INT64:
+        value_count *= size
+        if value_count > MAX_INT64:
             raise GgufError(f"its tensor {name!r} is larger than any file")
-    if (shape[0] if shape else 1) % block_numbers:
+    if (shape[0] if shape else 1) % block_values:
         raise GgufError(f"its tensor {name!r} has rows that are not whole blocks of {type_name}")
-    size_bytes = numbers // block_numbers * block_bytes
+    size_bytes = value_count // block_values * block_bytes
     if offset + size_bytes > MAX_INT64:
-        raise GgufError(f"its tensor {name!r} lies beyond the end of any file")
-    return TensorInfo(name, shape, type_name, numbers, size_bytes, offset)
+        raise GgufError(f"its tensor {name!r} is beyond the end of any file")
+    return TensorInfo(name, shape, type_name, size_bytes, offset)

@@ -1,4 +1,4 @@
-"""What llb wants to know of a GGUF file, from its header."""
+"""Metadata of a GGUF file: the facts of its header that determine memory and engine parameters."""
 
 from __future__ import annotations
 
@@ -9,23 +9,14 @@ from typing import BinaryIO, Final
 
 from llb.gguf.header import MAX_LAYERS, GgufError, GgufHeader, HeaderKeys, TensorInfo, parse_header
 
-# What x86 kernels want in another order (ggml_repack_get_optimal_repack_type; each was tried).
+# Types that x86 kernels need in another order (ggml_repack_get_optimal_repack_type; each was tried).
 _REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 
-# llama_ftype → the name that people use.
-_FILE_TYPES: Final[Mapping[int, str]] = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0",
-}  # fmt: skip
-
-# `set_swa_pattern(n)` where the file does not say it: of n layers the first n - 1 use the window.
+# `set_swa_pattern(n)` of llama.cpp for files without the key: of n layers the first n - 1 use the window.
 _WINDOW_PERIODS: Final[Mapping[str, int]] = {
-    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4,
-    "llama4": 4, "smallthinker": 4, "afmoe": 4, "plamo3": 8,
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4,
+    "olmo2": 4, "llama4": 4, "smallthinker": 4, "afmoe": 4, "plamo3": 8,
 }  # fmt: skip
-_UNKNOWN_FILE_TYPE = 2**63 - 1
 _POOLING_TYPES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _BLOCK_TENSOR = re.compile(r"blk\.(\d{1,4})\.(.+)")
 _INPUT_TENSORS = ("token_embd", "token_types", "position_embd", "per_layer_token_embd", "altup_")
@@ -34,34 +25,33 @@ _OUTPUT_TENSORS = ("output", "cls", "rope_")
 
 @dataclass(frozen=True, slots=True)
 class GgufBlock:
-    """One repeating layer, as its tensors in one file tell it."""
+    """Tensors of one repeating layer in one file; `recurrent`: Mamba, RWKV or a short convolution."""
 
     size_bytes: int = 0
-    expert_bytes: int = 0
     attention: bool = False
-    recurrent: bool = False  # Mamba, RWKV or a short convolution
+    recurrent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufMetadata:
-    """What llb wants to know of one file. Counts are 0 and texts None where the file does not say."""
+    """Metadata of one file; a missing count is 0, a missing text None.
 
-    version: int
+    The header cache stores it as JSON: another version reads the file again if a required field is missing.
+    """
+
     architecture: str | None
-    name: str | None
-    quantization: str | None
-    parameters: int
     data_start: int
-    data_end: int  # the least size of a complete file
+    # The least size of a complete file.
+    data_end: int
     input_bytes: int
     output_bytes: int
     other_bytes: int
     blocks: Mapping[int, GgufBlock]
     repacked_bytes: int
-    tensor_types: Mapping[str, int]  # bytes of each
     layers: int
     embedding_length: int
-    heads: tuple[int, ...]  # one a layer
+    # Per layer.
+    heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
     key_length: int
     value_length: int
@@ -78,46 +68,39 @@ class GgufMetadata:
     sliding_window: int
     windowed: tuple[bool, ...]
     shared_kv_layers: int
-    state_bytes: int  # recurrent state of one layer and slot
-    rope_freq_base: float | None
-    rope_scaling: str | None
+    # Recurrent state per recurrent layer and slot.
+    state_bytes: int
     causal: bool
     pooling: str | None
-    has_chat_template: bool
-    split_number: int
-    split_count: int
     is_projector: bool
 
     @property
     def tensor_bytes(self) -> int:
+        """Size of all tensors."""
         blocks = sum(block.size_bytes for block in self.blocks.values())
         return self.input_bytes + self.output_bytes + self.other_bytes + blocks
 
-    @property
-    def expert_bytes(self) -> int:
-        return sum(block.expert_bytes for block in self.blocks.values())
-
 
 def read_metadata(data: BinaryIO, *, file_size: int) -> GgufMetadata:
-    """The facts in a header; `data` begins at the file's first byte and may end before the file does.
+    """Read the metadata; `data` starts at the first byte of the file and may be a prefix of it.
 
-    Raises `NeedMore` if it ends before the header does, `GgufError` if this is no header that llama.cpp could load.
+    Raises `NeedMoreData` if it ends before the header, `GgufError` for a header that llama.cpp cannot load.
     """
     return _build_metadata(parse_header(data, file_size=file_size))
 
 
 def check_complete(metadata: GgufMetadata, file_size: int) -> None:
-    """Raises `GgufError` if tensors lie beyond the end of a file of this size."""
+    """Raise `GgufError` if the tensors do not fit into a file of this size."""
     if metadata.data_end > file_size:
         raise GgufError(f"it is truncated: it has {file_size} bytes, its tensors need {metadata.data_end}")
 
 
 @dataclass(slots=True)
 class _TensorTotals:
-    """What the tensor infos add up to."""
+    """Totals over the tensor infos."""
 
-    parameter_count: int = 0
-    data_bytes: int = 0  # of the tensor data, from its start
+    # From the start of the tensor data to the end of the last tensor.
+    data_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
     other_bytes: int = 0
@@ -125,12 +108,9 @@ class _TensorTotals:
     vocabulary_size: int = 0
     has_gated_ffn: bool = False
     blocks: dict[int, GgufBlock] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
 
     def add(self, tensor: TensorInfo) -> None:
-        self.parameter_count += tensor.element_count
         self.data_bytes = max(self.data_bytes, tensor.offset + tensor.size_bytes)
-        self.types[tensor.type] = self.types.get(tensor.type, 0) + tensor.size_bytes
         if tensor.name == "token_embd.weight" and len(tensor.shape) == 2:
             self.vocabulary_size = tensor.shape[1]
         repacked = tensor.type in _REPACKED_TYPES and len(tensor.shape) > 1
@@ -143,7 +123,6 @@ class _TensorTotals:
             self.has_gated_ffn = self.has_gated_ffn or part.startswith(("ffn_gate", "ffn_up_gate"))
             self.blocks[index] = GgufBlock(
                 size_bytes=before.size_bytes + size_bytes,
-                expert_bytes=before.expert_bytes + (size_bytes if "_exps" in part else 0),
                 attention=before.attention or part.startswith(("attn_k", "attn_v", "attn_qkv")),
                 recurrent=before.recurrent or part.startswith(("ssm_", "time_mix_", "shortconv")),
             )
@@ -176,13 +155,8 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
     value_length = keys.get_size(arch + "attention.value_length", default=head_length)
     sliding_window = keys.get_size(arch + "attention.sliding_window")
     pooling_key = arch + "pooling_type"
-    file_type = keys.get_int("general.file_type", default=_UNKNOWN_FILE_TYPE)
     return GgufMetadata(
-        version=header.version,
         architecture=architecture,
-        name=keys.get_text("general.name"),
-        quantization=_FILE_TYPES.get(file_type & ~1024) if file_type != _UNKNOWN_FILE_TYPE else None,
-        parameters=tensors.parameter_count,
         data_start=header.data_start,
         data_end=header.data_start + tensors.data_bytes if tensors.data_bytes else 0,
         input_bytes=tensors.input_bytes,
@@ -190,7 +164,6 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
         other_bytes=tensors.other_bytes,
         blocks=tensors.blocks,
         repacked_bytes=tensors.repacked_bytes,
-        tensor_types=tensors.types,
         layers=layers,
         embedding_length=embedding_length,
         heads=heads,
@@ -213,19 +186,14 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
         windowed=_windowed_layers(keys, arch, layers) if sliding_window else (False,) * layers,
         shared_kv_layers=keys.get_size(arch + "attention.shared_kv_layers"),
         state_bytes=_recurrent_state_bytes(keys, arch, embedding_length),
-        rope_freq_base=keys.get_float(arch + "rope.freq_base"),
-        rope_scaling=keys.get_text(arch + "rope.scaling.type"),
         causal=keys.get_int(arch + "attention.causal", default=1) == 1,
         pooling=_POOLING_TYPES.get(keys.get_int(pooling_key)) if pooling_key in keys else None,
-        has_chat_template="tokenizer.chat_template" in keys,
-        split_number=keys.get_int("split.no"),
-        split_count=keys.get_int("split.count"),
         is_projector=architecture == "clip" or keys.get_text("general.type") == "mmproj",
     )
 
 
 def _windowed_layers(keys: HeaderKeys, arch: str, layer_count: int) -> tuple[bool, ...]:
-    """Which layers use the sliding window: from the file, else from what llama.cpp knows of the architecture."""
+    """Return per layer whether it uses the sliding window: from the file, else by architecture."""
     key = arch + "attention.sliding_window_pattern"
     if key in keys.lists:
         return tuple(bool(value) for value in keys.get_per_layer(key, layer_count, default=0))
@@ -234,7 +202,7 @@ def _windowed_layers(keys: HeaderKeys, arch: str, layer_count: int) -> tuple[boo
 
 
 def _recurrent_state_bytes(keys: HeaderKeys, arch: str, embedding_length: int) -> int:
-    """f32 state of one recurrent layer for one slot (`llama_hparams::n_embd_r` + `n_embd_s`)."""
+    """Return the f32 state per recurrent layer and slot (`llama_hparams::n_embd_r` + `n_embd_s`)."""
     if cache := keys.get_size(arch + "shortconv.l_cache"):
         return embedding_length * max(0, cache - 1) * 4
     if head_size := keys.get_size(arch + "wkv.head_size"):

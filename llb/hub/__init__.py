@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: facts about files and repositories, and the figures of all models."""
+"""Hugging Face Hub: client, statistics of repositories, and the local cache."""
 
 from llb.hub.cache import find_cached_file
 from llb.hub.client import HubClient, HubFileInfo

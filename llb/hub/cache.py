@@ -1,18 +1,17 @@
-"""The user's Hugging Face cache on this host: a file that is there need not be fetched."""
+"""Hugging Face cache of the user on this host, whose files need no download."""
 
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+from llb.wire.models import SHA256_PATTERN
 
 
 def find_cached_file(sha256: str) -> Path | None:
-    """A file of that sha256 in the user's Hugging Face cache, by its name there (not verified), or None."""
-    if _SHA256.fullmatch(sha256) is None:
+    """Return the cached file with this sha256 by its name (not verified), or None; blocking."""
+    if SHA256_PATTERN.fullmatch(sha256) is None:
         return None
     with suppress(OSError):
         for path in _cache_dir().glob(f"models--*/blobs/{sha256}"):
@@ -22,7 +21,9 @@ def find_cached_file(sha256: str) -> Path | None:
 
 
 def _cache_dir() -> Path:
-    """Where huggingface_hub keeps files, by its rules (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME), without importing it."""
+    """Return the cache directory of huggingface_hub (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME) without importing
+    it.
+    """
     env = os.environ
     home = env.get("HF_HOME") or f"{env.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     text = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"

@@ -1,8 +1,8 @@
-"""Questions to the Hugging Face Hub: a repository's figures, a file's pinned facts, a few of its bytes.
+"""Client of the Hugging Face Hub: statistics of a repository, size and sha256 of a file, ranges of its bytes.
 
-Requests are blocking, in daemon threads: one that hangs in a black hole holds up neither the loop nor the exit of the process.
-From huggingface_hub come the meanings of the Hub's errors; the requests are made here, because HfApi takes 100 ms to
-import, and the library follows redirects with the token to origins that are not the token's own.
+Requests block in daemon threads: one that never returns delays neither the event loop nor the exit of the
+process. huggingface_hub interprets the error codes of the Hub. The requests are made here, because importing
+HfApi takes 100 ms, and because the library sends the token to other origins when it follows redirects.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from llb.hub.error_mapping import describe_network_error, error_from_response
 from llb.hub.errors import HubError, HubInvalidResponse, HubUnreachable
 from llb.wire import HfStats
 from llb.wire.decoding import DECODE_ERRORS
+from llb.wire.models import SHA256_PATTERN
 
 if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
 
-REQUEST_TIMEOUT_S = 10.0  # to connect, and between two pieces of an answer
-CALL_DEADLINE_S = 30.0  # stats and file facts, all redirects included
+# To connect, and between two chunks of a response.
+REQUEST_TIMEOUT_S = 10.0
+# For statistics and file information, including all redirects.
+CALL_DEADLINE_S = 30.0
 RANGE_DEADLINE_S = 120.0
 MAX_JSON_BYTES = 1 << 20
 MAX_RANGE_BYTES = 64 << 20
 MAX_REDIRECTS = 5
 
-_SHA256 = re.compile("[0-9a-f]{64}")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -47,7 +49,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True)
 class HubFileInfo:
-    """One file as it is at one commit; `sha256` is 64 lower hex digits."""
+    """File at one commit; `sha256` has 64 lower-case hexadecimal digits."""
 
     repo: str
     filename: str
@@ -57,7 +59,7 @@ class HubFileInfo:
 
 
 class HubClient:
-    """One Hub and the token that is for it alone."""
+    """Client of one Hub; the token is sent to the origin of that Hub only."""
 
     def __init__(self, endpoint: str = DEFAULT_HUB_ENDPOINT, token: str | None = None) -> None:
         self.endpoint = endpoint.rstrip("/")
@@ -65,19 +67,23 @@ class HubClient:
         self._origin = _origin_of(self.endpoint)
         self._lock = threading.RLock()
         self._client: httpx2.Client | None = None
-        self._active_requests = 0  # threads that wait for an answer
+        # Threads that wait for a response.
+        self._active_requests = 0
         self._closed = False
 
-    # --- for whoever downloads -----------------------------------------------------------------------
+    # --- for downloads -------------------------------------------------------------------------------
 
     def get_http_client(self) -> httpx2.Client:
-        """The shared HTTP client, built at the first call (20–50 ms, so call it in a thread). Raises `HubUnreachable`.
+        """Return the shared HTTP client, created at the first call (20–50 ms: use a thread).
 
-        It honours HTTPS_PROXY and NO_PROXY, sends no credential of its own and follows no redirect unless told to.
+        Raises `HubUnreachable`.
+
+        It honours HTTPS_PROXY and NO_PROXY, sends no credential by itself and follows no redirects by
+        default.
         """
         with self._lock:
             if self._closed:
-                raise HubUnreachable("the Hub is not asked any more, llb is stopping")
+                raise HubUnreachable("the Hub cannot be reached: llb is stopping")
             if self._client is None:
                 import httpx2
 
@@ -85,33 +91,38 @@ class HubClient:
             return self._client
 
     def file_url(self, repo: str, commit: str, filename: str) -> str:
-        """Where a file's bytes are; leads on to a link that is signed for a short while."""
+        """Return the URL of a file, which redirects to a link with a short-lived signature."""
         return f"{self.endpoint}/{quote(repo)}/resolve/{quote(commit, safe='')}/{quote(filename)}"
 
     def auth_headers(self, url: str) -> dict[str, str]:
-        """The token, if `url` is of the endpoint's own origin; else nothing."""
+        """Return the header with the token if `url` has the origin of the endpoint, else none."""
         if self._token is None or _origin_of(url) != self._origin:
             return {}
         return {"Authorization": f"Bearer {self._token}"}
 
     def find_cached_file(self, sha256: str) -> Path | None:
-        """A file of the user's Hugging Face cache by its sha256 (not verified), or None; blocking."""
+        """Return the file with this sha256 in the user's Hugging Face cache (not verified), or None;
+        blocking.
+        """
         return find_cached_file(sha256)
 
-    # --- questions -----------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------------
 
     async def fetch_stats(self, repo: str) -> HfStats:
-        """Downloads, stars and last change of a repository. Raises `HubError`."""
+        """Return downloads, stars and last change of a repository. Raises `HubError`."""
         return await _run_in_daemon_thread(lambda: self._fetch_stats(repo), CALL_DEADLINE_S)
 
     async def resolve_file(self, repo: str, filename: str, revision: str | None = None) -> HubFileInfo:
-        """What the file is at `revision` (default: main) now. Raises `HubError`."""
+        """Return the present commit, size and sha256 of a file at `revision` (default: main).
+
+        Raises `HubError`.
+        """
         return await _run_in_daemon_thread(
             lambda: self._resolve_file(repo, filename, revision or "main"), CALL_DEADLINE_S
         )
 
     async def read_range(self, repo: str, commit: str, filename: str, start: int, length: int) -> bytes:
-        """Bytes `start` to `start + length` of a file (fewer at its end; length ≤ 64 MiB). Raises `HubError`."""
+        """Return `length` bytes of a file (≤ 64 MiB) from `start`, fewer at its end. Raises `HubError`."""
         if start < 0 or not 0 < length <= MAX_RANGE_BYTES:
             raise ValueError(f"cannot read {length} bytes at {start}")
         return await _run_in_daemon_thread(
@@ -119,12 +130,12 @@ class HubClient:
         )
 
     async def aclose(self) -> None:
-        """Ask no more; the connections are closed when the last call that runs has ended. Idempotent."""
+        """Reject further requests, and close the connections when the running ones have ended. Idempotent."""
         with self._lock:
             self._closed = True
         self._close_if_unused()
 
-    # --- in a thread ---------------------------------------------------------------------------------
+    # --- in threads ----------------------------------------------------------------------------------
 
     def _fetch_stats(self, repo: str) -> HfStats:
         fields = "&".join(f"expand={name}" for name in ("downloads", "likes", "lastModified", "gated", "sha"))
@@ -134,9 +145,7 @@ class HubClient:
         try:
             info = msgspec.json.decode(body, type=_ModelInfo)
         except DECODE_ERRORS:
-            raise HubInvalidResponse(
-                "The Hub answered something that makes no sense; check HF_ENDPOINT"
-            ) from None
+            raise HubInvalidResponse("The Hub sent an invalid response; check HF_ENDPOINT") from None
         return HfStats(downloads=info.downloads, stars=info.likes, last_modified=info.lastModified)
 
     def _resolve_file(self, repo: str, filename: str, revision: str) -> HubFileInfo:
@@ -151,27 +160,29 @@ class HubClient:
         sha256 = etag.removeprefix("W/").strip('"').lower()
         if _COMMIT.fullmatch(commit) is None or not size.isdecimal():
             raise HubInvalidResponse(
-                "The Hub's answer lacks the commit or the size of the file; check HF_ENDPOINT"
+                "The Hub's response lacks the commit or the size of the file; check HF_ENDPOINT"
             )
         if _COMMIT.fullmatch(revision) and commit != revision:
-            raise HubInvalidResponse(f"The Hub answered for another commit of {repo} than was asked for")
-        if _SHA256.fullmatch(sha256) is None:
+            raise HubInvalidResponse(f"The Hub sent another commit of {repo} than the requested one")
+        if SHA256_PATTERN.fullmatch(sha256) is None:
             raise HubInvalidResponse(
-                f"The Hub gives no sha256 for {filename} of {repo}, so it could not be verified"
+                f"The Hub has no sha256 for {filename} of {repo}, so the file cannot be verified"
             )
         return HubFileInfo(repo=repo, filename=filename, commit=commit, size_bytes=int(size), sha256=sha256)
 
     def _read_range(self, repo: str, commit: str, filename: str, start: int, length: int) -> bytes:
-        asked = {"Range": f"bytes={start}-{start + length - 1}"}
+        range_header = {"Range": f"bytes={start}-{start + length - 1}"}
         url = self.file_url(repo, commit, filename)
-        with self._open_response("GET", url, repo, filename, commit, headers=asked) as response:
+        with self._open_response("GET", url, repo, filename, commit, headers=range_header) as response:
             if response.status_code == 206:
                 match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
                 if match is None or int(match[1]) != start:
-                    raise HubInvalidResponse(f"The Hub sent another part of {filename} than was asked for")
+                    raise HubInvalidResponse(
+                        f"The Hub sent another part of {filename} than the requested one"
+                    )
                 return _read_body(response, length, RANGE_DEADLINE_S)
             if start:
-                raise HubInvalidResponse(f"The Hub does not send parts of {filename}")
+                raise HubInvalidResponse(f"The Hub does not support range requests for {filename}")
             return _read_body(response, length, RANGE_DEADLINE_S, allow_truncation=True)
 
     @contextmanager
@@ -186,7 +197,10 @@ class HubClient:
         headers: dict[str, str] | None = None,
         stop_at_header: str | None = None,
     ) -> Iterator[httpx2.Response]:
-        """The good answer (2xx, or a redirect that has the header `stop_at`), unread. Raises `HubError`."""
+        """Open the final response (2xx, or a redirect with the header `stop_at_header`), unread.
+
+        Raises `HubError`.
+        """
         with self._borrow_http_client() as session, _translate_http_errors():
             for _ in range(MAX_REDIRECTS + 1):
                 # Each hop is asked about anew: the token goes to its own origin only.
@@ -203,7 +217,7 @@ class HubClient:
                         raise self.error_from_response(response, repo, filename, revision)
                     if response.headers.get("content-type", "").startswith("text/html"):
                         raise HubInvalidResponse(
-                            "The Hub answered with a web page: either this network wants a log-in, "
+                            "The Hub answered with a web page: either this network requires a login, "
                             "or HF_ENDPOINT is not the address of a Hub"
                         )
                     yield response
@@ -214,7 +228,9 @@ class HubClient:
 
     @contextmanager
     def _borrow_http_client(self) -> Iterator[httpx2.Client]:
-        """The client, kept open while the block runs: closed beside a call, it would leave that call's connection behind."""
+        """Keep the client open within the block: closing it during a call would leak the connection of the
+        call.
+        """
         with self._lock:
             session = self.get_http_client()
             self._active_requests += 1
@@ -236,7 +252,7 @@ class HubClient:
     def error_from_response(
         self, response: httpx2.Response, repo: str, filename: str | None, revision: str | None
     ) -> HubError:
-        """What an answer of 400 and more to a question about `repo` means; the body is not read."""
+        """Return the error of a response with status 400 or more; its body is not read."""
         is_hub = _origin_of(str(response.url)) == self._origin
         has_token = self._token is not None
         return error_from_response(response, repo, filename, revision, is_hub=is_hub, has_token=has_token)
@@ -246,7 +262,7 @@ class HubClient:
 
 
 class _ModelInfo(msgspec.Struct):
-    """What `GET /api/models/{repo}` is asked for; the names are the Hub's."""
+    """Response of `GET /api/models/{repo}`; the names are the Hub's."""
 
     id: str
     downloads: int | None = None
@@ -256,19 +272,22 @@ class _ModelInfo(msgspec.Struct):
 
 @contextmanager
 def _translate_http_errors() -> Iterator[None]:
-    """What the HTTP client says, as a `HubError`."""
+    """Turn the errors of the HTTP client into a `HubError`."""
     import httpx2
 
     try:
         yield
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise HubInvalidResponse("The Hub redirected to something that is not a web address") from None
+        raise HubInvalidResponse("The Hub redirected to an invalid URL") from None
     except (httpx2.HTTPError, OSError) as error:
         raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
 
 
 async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) -> T:
-    """`work()` in a daemon thread (an executor's would be joined at exit); raises `HubUnreachable` at the deadline."""
+    """Run `function` in a daemon thread, since an executor's is joined at exit.
+
+    Raises `HubUnreachable` at the deadline.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -287,7 +306,8 @@ async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) ->
             result = function()
         except BaseException as caught:
             error = caught
-        with suppress(RuntimeError):  # the loop was closed meanwhile
+        # The event loop may be closed by now.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, result, error)
 
     threading.Thread(target=run, name="hub", daemon=True).start()
@@ -301,15 +321,15 @@ async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) ->
 def _read_body(
     response: httpx2.Response, limit_bytes: int, deadline_s: float, *, allow_truncation: bool = False
 ) -> bytes:
-    """The body; raises `HubBadAnswer` if it is longer than `limit_bytes`, unless more may follow and is left unread."""
+    """Read the body; one longer than `limit_bytes` is truncated, or raises `HubInvalidResponse`."""
     deadline = time.monotonic() + deadline_s
     body = bytearray()
-    for piece in response.iter_raw():
-        body += piece
+    for chunk in response.iter_raw():
+        body += chunk
         if len(body) >= limit_bytes and allow_truncation:
             break
         if len(body) > limit_bytes:
-            raise HubInvalidResponse("The Hub's answer is longer than it may be")
+            raise HubInvalidResponse("The Hub's response is too long")
         if time.monotonic() > deadline:
             raise HubUnreachable("the Hub cannot be reached: it answers too slowly")
     return bytes(body[:limit_bytes])

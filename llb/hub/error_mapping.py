@@ -1,4 +1,4 @@
-"""What an answer of the Hub means when it is not the one that was hoped for, in words for a person."""
+"""Error mapping: from responses of the Hub and network errors to `HubError`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def error_from_response(
     is_hub: bool,
     has_token: bool,
 ) -> HubError:
-    """What an answer of 400 and more means, with the library's reading of the Hub's error codes."""
+    """Return the error of a response with status 400 or more; huggingface_hub interprets the Hub's codes."""
     import httpx2
 
     for name, value in _HF_HUB_ENVIRONMENT.items():
@@ -45,20 +45,22 @@ def error_from_response(
     if status in (408, 429) or status >= 500:
         return HubUnreachable(f"the Hub answers {status}", _retry_after_s(response.headers))
     if not is_hub and "x-error-code" not in response.headers:
-        # The link was signed and has expired; the next try gets a fresh one.
-        return HubUnreachable(f"the server that holds the Hub's files answers {status}")
+        # The signed link has expired; the next attempt gets a new one.
+        return HubUnreachable(f"the file server of the Hub answers {status}")
     try:
-        # Without the body, which is of any size and may say anything.
+        # Without the body, which may have any size and content.
         bare = httpx2.Response(status, headers=response.headers, request=response.request)
         bare.headers.pop("content-length", None)
         hf_raise_for_status(bare)
     except errors.GatedRepoError:
         if not has_token:
             return HubGated(
-                f"{repo} is gated: accept its licence on its page at the Hub and set HF_TOKEN to a token of that account"
+                f"{repo} is gated: accept its licence on its page at the Hub, "
+                "and set HF_TOKEN to a token of that account"
             )
         return HubGated(
-            f"{repo} is gated and the account of HF_TOKEN may not read it yet: accept its licence on its page at the Hub"
+            f"{repo} is gated and the account of HF_TOKEN may not read it yet: "
+            "accept its licence on its page at the Hub"
         )
     except errors.RepositoryNotFoundError:
         hint = "or it is private and HF_TOKEN is not set" if not has_token else "or HF_TOKEN may not see it"
@@ -73,8 +75,8 @@ def error_from_response(
         pass
     if status == 401:
         if not has_token:
-            return HubForbidden(f"The Hub wants a token for {repo}: set HF_TOKEN")
-        return HubForbidden("The Hub does not accept HF_TOKEN: it is mistyped, expired or was revoked")
+            return HubForbidden(f"The Hub requires a token for {repo}: set HF_TOKEN")
+        return HubForbidden("The Hub does not accept HF_TOKEN: it is mistyped, expired or revoked")
     if status in (403, 451):
         hint = "" if not has_token else "; check the permissions of HF_TOKEN"
         return HubForbidden(f"The Hub refuses access to {repo}{hint}")
@@ -82,13 +84,11 @@ def error_from_response(
         return HubNotFound(
             f"The Hub does not have {filename or 'the repository'}{f' of {repo}' if filename else f' {repo}'}"
         )
-    return HubInvalidResponse(
-        f"The Hub answers {status} to a plain question; check HF_ENDPOINT and the proxy"
-    )
+    return HubInvalidResponse(f"The Hub answers {status} to a valid request; check HF_ENDPOINT and the proxy")
 
 
 def describe_network_error(error: BaseException) -> str:
-    """Why the network failed, as a clause that names no address."""
+    """Return the cause of a network error as a clause without an address."""
     import httpx2
 
     chain: BaseException | None = error
@@ -99,9 +99,9 @@ def describe_network_error(error: BaseException) -> str:
             case ConnectionRefusedError():
                 return "the connection was refused"
             case ssl.SSLCertVerificationError():
-                return "its certificate is not trusted (behind a company's proxy, set SSL_CERT_FILE)"
+                return "its certificate is not trusted (behind a company proxy, set SSL_CERT_FILE)"
             case httpx2.ProxyError():
-                return "the proxy did not let the connection through"
+                return "the proxy rejected the connection"
             case httpx2.TimeoutException():
                 return "it did not answer in time"
         chain = chain.__cause__ or chain.__context__
@@ -109,7 +109,7 @@ def describe_network_error(error: BaseException) -> str:
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    """Seconds until the Hub wants to be asked again (RFC 9110 §10.2.3, or its own `RateLimit`), at most 5 minutes."""
+    """Return the delay that the Hub asks for (RFC 9110 §10.2.3 or its `RateLimit`), at most 5 minutes."""
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     text = headers.get("retry-after", "").strip()

@@ -1,22 +1,25 @@
-"""What the Hub's client raises.
+"""Errors of the Hub client.
 
 HubError
-├── HubUnreachable   the network, 429, 5xx, time-outs: waiting helps
-├── HubNotFound      no such repository, revision or file
-├── HubGated         the licence is not accepted, or there is no token to show that it is
-├── HubRefused       the token is invalid or has no right; access was disabled
-└── HubBadAnswer     what came is not what a Hub says
+├── HubUnreachable       network errors, timeouts, 429 and 5xx: a later attempt may succeed
+├── HubNotFound          no such repository, revision or file
+├── HubGated             the licence is not accepted, or no token proves it
+├── HubForbidden         the token is invalid or lacks permission, or access is disabled
+└── HubInvalidResponse   not a valid response of a Hub
 """
 
 from __future__ import annotations
 
 
 class HubError(Exception):
-    """The Hub did not give what was asked; the message is for a person and names no address, token or path."""
+    """Failed request to the Hub; the message is for a person, without address, token or path."""
 
 
 class HubUnreachable(HubError):
-    """Waiting helps. The message is a clause ("the Hub …"); `retry_after_s` is what the Hub asked for, if it did."""
+    """The Hub cannot be reached now; `retry_after_s` is the delay that it asked for.
+
+    The message is a clause ("the Hub …"), in contrast to those of the other errors.
+    """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)

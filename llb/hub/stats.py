@@ -1,4 +1,4 @@
-"""Figures of many repositories, refreshed in the background."""
+"""Cache of repository statistics, refreshed in the background."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from llb.base.backoff import Backoff
 from llb.hub.client import HubClient
 from llb.hub.errors import HubError, HubUnreachable
 from llb.wire import HfStats
@@ -14,15 +15,16 @@ from llb.wire import HfStats
 log = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 600.0
-START_DELAY_S = 1.0  # the first request of a user goes before the figures of a list
+# The first requests of users have priority over the statistics.
+START_DELAY_S = 1.0
 INITIAL_RETRY_DELAY_S = 15.0
 MAX_CONCURRENT_REQUESTS = 4
 
 
 class HubStatsCache:
-    """The figures of many repositories in memory: known ones stay when the Hub is away.
+    """Statistics of many repositories in memory, kept while the Hub is unreachable.
 
-    `run()` is to be supervised by its owner; `on_change` is called in the loop, and only when a figure is new.
+    The owner supervises `run()`. `on_change` is called in the event loop for each changed entry.
     """
 
     def __init__(
@@ -46,45 +48,49 @@ class HubStatsCache:
         self._retry_after_s = 0.0
 
     def get(self, repo: str) -> HfStats | None:
-        """The last known figures, or None."""
+        """Return the last known statistics, or None."""
         return self._stats.get(repo)
 
     async def run(self) -> None:
-        """Refresh for ever: all every interval; what the Hub could not tell sooner, with back-off, as it asked."""
+        """Refresh all statistics at each interval; retry failed ones sooner, with back-off.
+
+        Runs until cancelled.
+        """
         await asyncio.sleep(self._start_delay_s)
         while True:
-            due = time.monotonic() + self._interval_s
+            next_refresh_at = time.monotonic() + self._interval_s
             pending = list(self._repos)
-            retry_s = self._initial_retry_delay_s
+            backoff = Backoff(self._initial_retry_delay_s, max(self._initial_retry_delay_s, self._interval_s))
             while pending := await self._refresh(pending):
-                pause_s = max(retry_s, self._retry_after_s)
-                if time.monotonic() + pause_s >= due:
+                delay_s = max(backoff.next_delay_s(), self._retry_after_s)
+                if time.monotonic() + delay_s >= next_refresh_at:
                     break
-                await asyncio.sleep(pause_s)
-                retry_s *= 2
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await asyncio.sleep(delay_s)
+            await asyncio.sleep(max(0.0, next_refresh_at - time.monotonic()))
 
     async def _refresh(self, repos: list[str]) -> list[str]:
-        """Ask for `repos`, a few at a time, until the Hub seems to be away; returns those to ask for again."""
+        """Fetch the statistics of `repos`, a few at a time, until the Hub seems unreachable; returns those to
+        retry.
+        """
         waiting = list(reversed(repos))
-        missed: list[str] = []
-        misses = 0
+        failed: list[str] = []
+        failures_in_a_row = 0
         self._retry_after_s = 0.0
 
         async def work() -> None:
-            nonlocal misses
-            while waiting and misses < MAX_CONCURRENT_REQUESTS:
+            nonlocal failures_in_a_row
+            while waiting and failures_in_a_row < MAX_CONCURRENT_REQUESTS:
                 repo = waiting.pop()
                 try:
                     stats = await self._hub.fetch_stats(repo)
                 except HubUnreachable as error:
-                    misses += 1
-                    missed.append(repo)
+                    failures_in_a_row += 1
+                    failed.append(repo)
                     self._record_unreachable(error)
                 except HubError as error:
-                    log.info("no figures for %s: %s", repo, error)
+                    log.info("no statistics for %s: %s", repo, error)
                 else:
-                    misses = 0
+                    failures_in_a_row = 0
                     self._is_unreachable = False
                     if self._stats.get(repo) != stats:
                         self._stats[repo] = stats
@@ -93,11 +99,11 @@ class HubStatsCache:
         async with asyncio.TaskGroup() as workers:
             for _ in range(MAX_CONCURRENT_REQUESTS):
                 workers.create_task(work())
-        # Those that failed go last, so that one bad repository does not keep the others waiting.
-        return [*reversed(waiting), *missed]
+        # Failed ones last, so that one broken repository does not delay the others.
+        return [*reversed(waiting), *failed]
 
     def _record_unreachable(self, error: HubUnreachable) -> None:
         self._retry_after_s = max(self._retry_after_s, error.retry_after_s or 0.0)
         if not self._is_unreachable:
-            log.info("figures of the models are not refreshed: %s", error)
+            log.info("statistics of the models are not refreshed: %s", error)
         self._is_unreachable = True

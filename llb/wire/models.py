@@ -1,11 +1,14 @@
-"""The catalogue: what can be pulled."""
+"""Catalogue: the models that can be pulled."""
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Literal
 
 from msgspec import Struct
+
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
 class Capability(StrEnum):
@@ -25,7 +28,7 @@ class Platform(StrEnum):
 
 
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One catalogue entry. `size_bytes` counts all its files."""
+    """Entry of the catalogue. `size_bytes` is the size of all its files."""
 
     id: str
     name: str
@@ -48,4 +51,5 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def filenames(self) -> tuple[str, ...]:
+        """All files, the first shard first."""
         return (self.recommended_filename, *self.extra_filenames)

@@ -1,3 +1,5 @@
+"""GGUF headers: metadata of valid files, and rejection of hostile ones."""
+
 from __future__ import annotations
 
 import io
@@ -15,7 +17,7 @@ from llb.gguf import GgufError, GgufMetadata, NeedMoreData
 from tests.ggufs import write_chat_model, write_embedding_model
 
 
-def facts_of(path: Path) -> GgufMetadata:
+def metadata_of(path: Path) -> GgufMetadata:
     with path.open("rb") as file:
         return gguf.read_metadata(file, file_size=path.stat().st_size)
 
@@ -65,36 +67,35 @@ def read(raw: bytes, *, file_size: int | None = None) -> GgufMetadata:
 
 def test_a_grouped_query_model(tmp_path: Path) -> None:
     path = write_chat_model(tmp_path / "m.gguf", layers=3, embd=64, heads=4, kv_heads=2, quantization="Q8_0")
-    facts = facts_of(path)
-    assert (facts.architecture, facts.name, facts.quantization) == ("llama", "tiny", "Q8_0")
-    assert (facts.layers, facts.embedding_length, facts.vocabulary_size) == (3, 64, 320)
-    assert (facts.heads, facts.kv_heads) == ((4, 4, 4), (2, 2, 2))
-    assert (facts.key_length, facts.value_length, facts.context_length) == (16, 16, 512)
-    assert facts.has_chat_template
-    assert not facts.is_projector
-    assert facts.causal
-    assert sorted(facts.blocks) == [0, 1, 2]
-    assert facts.data_end == path.stat().st_size
-    assert facts.parameters == 320 * 64 * 2 + 64 + 3 * (2 * 64 + 64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128)
-    gguf.check_complete(facts, path.stat().st_size)
+    metadata = metadata_of(path)
+    assert metadata.architecture == "llama"
+    assert (metadata.layers, metadata.embedding_length, metadata.vocabulary_size) == (3, 64, 320)
+    assert (metadata.heads, metadata.kv_heads) == ((4, 4, 4), (2, 2, 2))
+    assert (metadata.key_length, metadata.value_length, metadata.context_length) == (16, 16, 512)
+    assert not metadata.is_projector
+    assert metadata.causal
+    assert sorted(metadata.blocks) == [0, 1, 2]
+    assert metadata.data_end == path.stat().st_size
+    gguf.check_complete(metadata, path.stat().st_size)
 
 
 def test_a_mixture_counts_its_experts(tmp_path: Path) -> None:
-    facts = facts_of(write_chat_model(tmp_path / "m.gguf", experts=4, experts_used=2, quantization="F16"))
-    assert (facts.experts, facts.experts_used) == (4, 2)
-    assert facts.expert_bytes == 2 * 3 * 4 * 64 * 128 * 2  # layers, matrices, experts, shape, F16
-    assert gguf.build_model_shape([facts]).feed_forward_width == 2 * 128
+    metadata = metadata_of(
+        write_chat_model(tmp_path / "m.gguf", experts=4, experts_used=2, quantization="F16")
+    )
+    assert (metadata.experts, metadata.experts_used) == (4, 2)
+    assert gguf.build_model_shape([metadata]).feed_forward_width == 2 * 128
 
 
 def test_sliding_windows_follow_the_architecture(tmp_path: Path) -> None:
     path = write_chat_model(tmp_path / "m.gguf", arch="gemma3", layers=7, sliding_window=64)
-    assert facts_of(path).windowed == (True, True, True, True, True, False, True)
+    assert metadata_of(path).windowed == (True, True, True, True, True, False, True)
 
 
 def test_an_encoder_keeps_no_cache_and_says_how_it_pools(tmp_path: Path) -> None:
-    facts = facts_of(write_embedding_model(tmp_path / "m.gguf"))
-    assert (facts.architecture, facts.causal, facts.pooling) == ("bert", False, "mean")
-    assert gguf.build_model_shape([facts]).is_encoder
+    metadata = metadata_of(write_embedding_model(tmp_path / "m.gguf"))
+    assert (metadata.architecture, metadata.causal, metadata.pooling) == ("bert", False, "mean")
+    assert gguf.build_model_shape([metadata]).is_encoder
 
 
 def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() -> None:
@@ -103,7 +104,7 @@ def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() 
         "block_count": 3, "embedding_length": 64, "attention.head_count": 4, "context_length": 4096,
         "ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 1,
     }  # fmt: skip
-    facts = read(
+    metadata = read(
         header(
             key_text("general.architecture", "granitehybrid"),
             kv_heads,
@@ -116,7 +117,7 @@ def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() 
         )
         + bytes(32768)
     )
-    layers = gguf.build_model_shape([facts]).layers
+    layers = gguf.build_model_shape([metadata]).layers
     state_bytes = (3 * (128 + 2 * 16) + 16 * 128) * 4
     assert [(layer.key_width, layer.state_bytes) for layer in layers] == [
         (0, state_bytes),
@@ -144,7 +145,7 @@ def test_the_shards_of_a_split_model_add_up() -> None:
             tensors=(tensor("blk.1.attn_k.weight", (64, 64)), tensor("output.weight", (64, 100))),
         )
     )
-    assert (first.split_count, second.split_number, second.architecture) == (2, 1, None)
+    assert second.architecture is None
     shape = gguf.build_model_shape([first, second])
     assert [layer.weight_bytes for layer in shape.layers] == [16384, 16384]
     assert (shape.input_bytes, shape.output_bytes) == (25600, 25600)
@@ -175,9 +176,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "endless array": (header(text("a") + struct.pack("<IIQ", 9, 10, TWO_63)), "truncated"),
     "endless strings": (header(text("a") + struct.pack("<IIQ", 9, 8, TWO_63) + text("x" * 99)), "truncated"),
     "a string of 2⁶⁴": (header(text("a") + struct.pack("<IIQQ", 9, 8, 1, 2**64 - 1)), "truncated"),
-    "nested arrays": (header(text("a") + struct.pack("<IIQ", 9, 9, 1)), "array of the type 9"),
+    "nested arrays": (header(text("a") + struct.pack("<IIQ", 9, 9, 1)), "array of the invalid type 9"),
     "unknown value": (header(text("a") + struct.pack("<I", 77)), "unknown type 77"),
-    "a key twice": (header(LLAMA, LLAMA), "one key twice"),
+    "a key twice": (header(LLAMA, LLAMA), "a key twice"),
     "text for a number": (header(LLAMA, key_text("llama.block_count", "x")), "is not a whole number"),
     "too many layers": (header(LLAMA, key_u32("llama.block_count", 2**31)), "it claims 2147483648 layers"),
     "odd alignment": (header(LLAMA, key_u32("general.alignment", 24)), "alignment of 24"),
@@ -212,29 +213,29 @@ def test_reads_no_further_than_32_mib() -> None:
 
 def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
     path = write_chat_model(tmp_path / "m.gguf")
-    facts, size = facts_of(path), path.stat().st_size
-    gguf.check_complete(facts, facts.data_end)
+    metadata, size = metadata_of(path), path.stat().st_size
+    gguf.check_complete(metadata, metadata.data_end)
     with pytest.raises(GgufError, match="it is truncated"):
-        gguf.check_complete(facts, facts.data_end - 1)
+        gguf.check_complete(metadata, metadata.data_end - 1)
     with pytest.raises(GgufError, match="ends within its header"):
         gguf.read_metadata(io.BytesIO(path.read_bytes()[:1000]), file_size=1000)
-    assert facts.data_end <= size
+    assert metadata.data_end <= size
 
 
 def test_a_prefix_says_how_much_more_it_needs(tmp_path: Path) -> None:
     path = write_chat_model(tmp_path / "m.gguf", vocab=5000)
-    whole, size = path.read_bytes(), path.stat().st_size
-    asked = [100]
-    facts = None
-    while facts is None:
+    content, size = path.read_bytes(), path.stat().st_size
+    sizes = [100]
+    metadata = None
+    while metadata is None:
         try:
-            facts = gguf.read_metadata(io.BytesIO(whole[: asked[-1]]), file_size=size)
+            metadata = gguf.read_metadata(io.BytesIO(content[: sizes[-1]]), file_size=size)
         except NeedMoreData as more:
-            asked.append(more.size_bytes)
-    assert asked == sorted(set(asked))
-    assert asked[-1] <= size
-    assert 2 <= len(asked) < 20
-    assert facts == facts_of(path)
+            sizes.append(more.size_bytes)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] <= size
+    assert 2 <= len(sizes) < 20
+    assert metadata == metadata_of(path)
 
 
 # --- hostile headers ---------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_a_prefix_says_how_much_more_it_needs(tmp_path: Path) -> None:
 def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = write_chat_model(tmp_path_factory.mktemp("gguf") / "m.gguf", vocab=270, layers=1, experts=2)
     raw = path.read_bytes()
-    return raw[: facts_of(path).data_start]
+    return raw[: metadata_of(path).data_start]
 
 
 Mutation = Callable[[bytes], bytes]
@@ -252,23 +253,23 @@ Mutation = Callable[[bytes], bytes]
 
 @st.composite
 def mutations(draw: st.DrawFn) -> Mutation:
-    """An edit of some place: bytes overwritten (often with what makes counts lie), cut out, or the end cut off."""
-    where = draw(st.floats(0, 1, exclude_max=True))
+    """Draw an edit at a random offset: overwrite (often a count), insert or remove bytes, or truncate."""
+    position = draw(st.floats(0, 1, exclude_max=True))
     count = st.sampled_from([2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1]).map(
         lambda number: struct.pack("<Q", number)
     )
-    put = draw(st.one_of(count, st.binary(min_size=1, max_size=12)))
+    inserted = draw(st.one_of(count, st.binary(min_size=1, max_size=12)))
     kind = draw(st.sampled_from(["overwrite", "insert", "remove", "cut"]))
 
     def apply(raw: bytes) -> bytes:
-        at = int(where * len(raw))
+        at = int(position * len(raw))
         match kind:
             case "overwrite":
-                return raw[:at] + put + raw[at + len(put) :]
+                return raw[:at] + inserted + raw[at + len(inserted) :]
             case "insert":
-                return raw[:at] + put + raw[at:]
+                return raw[:at] + inserted + raw[at:]
             case "remove":
-                return raw[:at] + raw[at + len(put) :]
+                return raw[:at] + raw[at + len(inserted) :]
         return raw[:at]
 
     return apply
@@ -288,9 +289,9 @@ def test_a_broken_header_never_does_more_than_be_refused(
     file_size = len(raw) if complete else 2**40
     tracemalloc.start()
     try:
-        facts = gguf.read_metadata(io.BytesIO(raw), file_size=file_size)
-        gguf.check_complete(facts, file_size)
-        gguf.build_model_shape([facts])
+        metadata = gguf.read_metadata(io.BytesIO(raw), file_size=file_size)
+        gguf.check_complete(metadata, file_size)
+        gguf.build_model_shape([metadata])
     except (GgufError, NeedMoreData):
         pass
     finally:
