@@ -1,4 +1,4 @@
-"""supported_models.json → `Catalog`: the only models that can be pulled. Read once, checked completely, immutable."""
+"""Catalogue: the supported models of supported_models.json, validated completely and immutable."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from llb.wire.models import SHA256_PATTERN
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_MODELS = 10_000
-MAX_FILES_PER_MODEL = 256  # of one model
+MAX_FILES_PER_MODEL = 256
 MAX_TEXT_CHARS = 1_000
-MAX_SAFE_INTEGER = 2**53 - 1  # the greatest whole number that every reader of JSON keeps exact
+# The largest integer that all JSON parsers represent exactly.
+MAX_SAFE_INTEGER = 2**53 - 1
 
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,94}[a-z0-9])?")
 _REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(f"{_REPO_PART}/{_REPO_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,254}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[^\s:]{1,64}")
-# Ids become directories and file names become files, on Windows too, where these open a device and those cannot be written.
+# Ids and file names become names on disk. On Windows, some names open devices, and some characters are
+# invalid.
 _WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 _WINDOWS_FORBIDDEN = frozenset('<>:"|?*')
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The supported models, in the order of their file."""
+    """The supported models, in the order of the file."""
 
     models: tuple[Model, ...]
     _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
@@ -54,19 +56,20 @@ class Catalog:
         return len(self.models)
 
     def get(self, model_id: str) -> Model | None:
-        """The model of that id, in any case of letters."""
+        """Return the model with this id, case-insensitively."""
         return self._by_id.get(model_id.lower())
 
     def find_by_name(self, name: str) -> Model | None:
-        """The model that a client means by `name`: an id or `org/repo`, each also with `:quantization`, or `id:latest`.
+        """Return the model of a name: an id or `org/repo`, each optionally with `:quantization`, or
+        `id:latest`.
 
-        Case of letters does not matter. What two entries are called means neither.
+        Names are case-insensitive. A name that two entries share means neither.
         """
         return self._by_name.get(name.lower())
 
 
 def index_by_name(models: Iterable[Model]) -> dict[str, Model]:
-    """Every name, in small letters, that means one of `models`."""
+    """Return the models by all their names, in lower case."""
     by_name: dict[str, Model] = {}
     shared: set[str] = set()
     for model in models:
@@ -80,7 +83,10 @@ def index_by_name(models: Iterable[Model]) -> dict[str, Model]:
 
 
 def load_catalog(path: Path | None) -> Catalog:
-    """The catalogue in `path` (None: the shipped one); raises `SetupError` that names the file, the entry and the rule."""
+    """Load the catalogue of `path`, None for the shipped one.
+
+    Raises `SetupError` that names the file, the entry and the violated rule.
+    """
     path = resource_path("supported_models.json") if path is None else path
     try:
         return Catalog(_parse_models(_parse_json(_read_text(path))))
@@ -89,7 +95,7 @@ def load_catalog(path: Path | None) -> Catalog:
 
 
 class _CatalogError(Exception):
-    """What is wrong, as a clause without the file and the full stop."""
+    """Violated rule, as a clause without the file and the full stop."""
 
 
 def _read_text(path: Path) -> str:
@@ -105,7 +111,8 @@ def _read_text(path: Path) -> str:
     if len(content) > MAX_FILE_BYTES:
         raise _CatalogError(f"the list of supported models is larger than {MAX_FILE_BYTES // 2**20} MiB")
     try:
-        return content.decode("utf-8-sig")  # editors on Windows write the mark
+        # Editors on Windows write a byte order mark.
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _CatalogError(f"line {line} is not UTF-8 text") from None
@@ -115,11 +122,14 @@ def _parse_json(text: str) -> list[Any]:
     try:
         content = json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        what = error.msg[:1].lower() + error.msg[1:]
-        raise _CatalogError(f"not valid JSON at line {error.lineno}, column {error.colno}: {what}") from None
+        reason = error.msg[:1].lower() + error.msg[1:]
+        raise _CatalogError(
+            f"not valid JSON at line {error.lineno}, column {error.colno}: {reason}"
+        ) from None
     except RecursionError:
         raise _CatalogError("not valid JSON: nested too deeply") from None
-    except ValueError:  # an integer of thousands of digits
+    except ValueError:
+        # An integer of thousands of digits.
         raise _CatalogError("not valid JSON: a number is too long") from None
     if not isinstance(content, list):
         raise _CatalogError("must be a JSON array of models")
@@ -134,8 +144,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entry = dict(pairs)
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _CatalogError(f"{_entry_label(None, entry.get('id'))} has the field {_quote(twice)} twice")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise _CatalogError(f"{_entry_label(None, entry.get('id'))} has the field {_quote(duplicate)} twice")
     return entry
 
 
@@ -143,26 +153,30 @@ def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
     models: list[Model] = []
     number_of: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        where = _entry_label(number, entry.get("id") if isinstance(entry, dict) else None)
+        label = _entry_label(number, entry.get("id") if isinstance(entry, dict) else None)
         try:
             model = msgspec.convert(entry, Model)
         except msgspec.ValidationError as error:
-            raise _CatalogError(f"{where}: {_describe_type_error(str(error))}") from None
-        except UnicodeEncodeError:  # a field name with half a surrogate pair
-            raise _CatalogError(f"{where}: a field name is not text") from None
+            raise _CatalogError(f"{label}: {_describe_type_error(str(error))}") from None
+        except UnicodeEncodeError:
+            # A field name with half a surrogate pair.
+            raise _CatalogError(f"{label}: a field name is not text") from None
         for rule in _violations(model):
-            raise _CatalogError(f"{where}: {rule}")
+            raise _CatalogError(f"{label}: {rule}")
         if model.id in number_of:
-            raise _CatalogError(f"{where}: id is already that of entry {number_of[model.id]}")
+            raise _CatalogError(f"{label}: id is already that of entry {number_of[model.id]}")
         number_of[model.id] = number
         models.append(model)
     return tuple(models)
 
 
 def _violations(model: Model) -> Iterator[str]:
-    """The rules that `model` breaks beyond the types, each as a clause."""
+    """Yield the rules beyond the types that `model` violates, each as a clause."""
     if not _ID.fullmatch(model.id):
-        yield "id must be lower-case letters, digits, '.' and '-', at most 96, with a letter or digit at both ends"
+        yield (
+            "id must be lower-case letters, digits, '.' and '-', at most 96, "
+            "with a letter or digit at both ends"
+        )
     if _WINDOWS_DEVICE.fullmatch(model.id):
         yield "id must not be the name of a Windows device"
     if not _is_text(model.name) or not model.name.strip():
@@ -205,16 +219,18 @@ def _file_violations(model: Model) -> Iterator[str]:
         yield f"extra_filenames must not name more than {MAX_FILES_PER_MODEL - 1} files"
     seen: set[str] = set()
     for name in model.filenames:
-        which = "recommended_filename" if not seen else "extra_filenames"
+        field_name = "recommended_filename" if not seen else "extra_filenames"
         if not _is_plain_filename(name):
-            yield f"{which} must be a plain file name that every system can write, not {_quote(name)}"
+            yield f"{field_name} must be a plain file name that is valid on every system, not {_quote(name)}"
         if name.casefold() in seen:
-            yield f"{which} names {_quote(name)} twice"
+            yield f"{field_name} names {_quote(name)} twice"
         seen.add(name.casefold())
 
 
 def _is_plain_filename(name: str) -> bool:
-    """Whether `name` is one path component, harmless on Linux, Windows and macOS, with room for a partial's suffix."""
+    """Return whether `name` is one path component, valid on all systems, with room for the suffix of a
+    partial file.
+    """
     return (
         0 < len(name.encode("utf-8", "surrogatepass")) <= 200
         and _is_text(name)
@@ -226,13 +242,13 @@ def _is_plain_filename(name: str) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether `value` is short enough and free of control characters and lone surrogates."""
+    """Return whether `value` is short and free of control characters and lone surrogates."""
     return len(value) <= MAX_TEXT_CHARS and not any(
         unicodedata.category(char) in ("Cc", "Cs") for char in value
     )
 
 
-# --- saying it -----------------------------------------------------------------------------------------
+# --- messages ----------------------------------------------------------------------------------------
 
 _ALLOWED_VALUES = {
     "capabilities": "an array of " + ", ".join(Capability),
@@ -244,29 +260,29 @@ _JSON_TYPE_NAMES = {"int": "a whole number", "str": "text", "array": "an array",
 
 
 def _entry_label(number: int | None, model_id: object) -> str:
-    place = "an entry" if number is None else f"entry {number}"
-    return f"{place} (id {_quote(model_id)})" if isinstance(model_id, str) else place
+    label = "an entry" if number is None else f"entry {number}"
+    return f"{label} (id {_quote(model_id)})" if isinstance(model_id, str) else label
 
 
 def _quote(text: str) -> str:
-    """`text` in quotes, shortened, on one line, and without what no terminal can write."""
+    """Return `text` in quotes, shortened, and without characters that a terminal cannot write."""
     shown = "".join(char if _is_text(char) else char.encode("unicode_escape").decode() for char in text[:100])
     return f"'{shown}…'" if len(text) > 100 else f"'{shown}'"
 
 
 def _describe_type_error(message: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.size_bytes`" as a rule of the named field."""
-    text, _, place = message.partition(" - at `$.")
-    place = place.rstrip("`")
+    """Turn msgspec's "Expected `int`, got `str` - at `$.size_bytes`" into a rule of that field."""
+    text, _, path = message.partition(" - at `$.")
+    path = path.rstrip("`")
     name = re.search(r"`(.+)`", text, re.DOTALL)
     if "unknown field" in text and name:
         return f"has the unknown field {_quote(name[1])}"
     if "missing required field" in text and name:
         return f"lacks the required field {name[1]}"
-    if not place:
+    if not path:
         return "must be an object"
-    field_name = place.split("[")[0]
+    field_name = path.split("[")[0]
     if field_name in _ALLOWED_VALUES:
         return f"{field_name} must be {_ALLOWED_VALUES[field_name]}"
-    wanted = re.findall(r"`([^`]+)`", text)[0].split(" | ")[0]
-    return f"{place} must be {_JSON_TYPE_NAMES.get(wanted, wanted)}"
+    expected = re.findall(r"`([^`]+)`", text)[0].split(" | ")[0]
+    return f"{path} must be {_JSON_TYPE_NAMES.get(expected, expected)}"

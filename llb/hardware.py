@@ -1,4 +1,6 @@
-"""What this host has and what the installed engine can use of it: the engine's devices, NVML's names and meters, RAM."""
+"""Hardware of this host: compute devices of the installed engine, NVIDIA GPUs, RAM, processors, and
+utilisation.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,17 @@ from llb.wire import Gpu, Hardware, Meters
 
 log = logging.getLogger(__name__)
 
-RAM_SHARE = 0.8  # of the host's RAM, where --memory-limit does not say otherwise
-DEVICE_QUERY_TIMEOUT_S = 30.0  # a first CUDA start on a cold machine takes seconds
+# Share of the RAM that engines may use without --memory-limit.
+RAM_SHARE = 0.8
+# The first CUDA start on a cold machine takes seconds.
+DEVICE_QUERY_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
 GPU_READ_TIMEOUT_S = 1.0
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
 
-# What a child that runs llama.cpp may know of our environment: where things are and how GPU libraries are set up.
-# Never a token, a proxy, or anything of llb's or the Hub's.
+# Environment variables for processes that run llama.cpp: paths, and the set-up of GPU libraries. Never a
+# token, a proxy, or a variable of llb or the Hub.
 _ALLOWED_ENV = frozenset(
     [
         "PATH",
@@ -56,49 +60,51 @@ _ALLOWED_ENV = frozenset(
     ]
 )
 _ALLOWED_ENV_PREFIXES = (
-    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "GOMP_", "MTL_"
+    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_",
+    "OMP_", "GOMP_", "MTL_",
 )  # fmt: skip
-# An engine's threads wait for each other hundreds of times a token. By default each turns in a loop meanwhile, for tens of
-# milliseconds if need be: who shares the cores with another engine, or with anything else, then waits for threads that
-# are not running, and a machine under load is twenty times slower (bench/README.md, "Shared cores"). After this many
-# turns a thread sleeps until it is woken.
+# The threads of an engine wait for each other hundreds of times per token. By default they spin, for tens of
+# milliseconds if necessary. On shared cores a thread then spins for another one that is not running, and a
+# loaded machine becomes twenty times slower (bench/README.md, "Shared cores"). With this limit a thread
+# sleeps after so many iterations.
 _SPIN_ENV = {"GOMP_SPINCOUNT": "1000"}
 _SECRET_ENV_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
 
 
 def engine_command(*arguments: str) -> tuple[str, ...]:
-    """How to start the engine's worker: this interpreter, without the current directory on its path."""
+    """Return the command of the engine worker: this interpreter, isolated from the working directory."""
     return (sys.executable, "-P", "-m", "llb.engine.worker", *arguments)
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`ours` without all that an engine need not know; `llb` is importable in it, and its threads do not wait in loops."""
-    kept = {
+    """Return the environment of an engine: allowed variables, import path of llb, spin limit."""
+    allowed = {
         name: value
         for name, value in environ.items()
         if (name.upper() in _ALLOWED_ENV or name.upper().startswith(_ALLOWED_ENV_PREFIXES))
         and not any(word in name.upper() for word in _SECRET_ENV_WORDS)
     }
-    return _SPIN_ENV | kept | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return _SPIN_ENV | allowed | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
-# --- facts -------------------------------------------------------------------------------------------
+# --- hardware and memory budget ----------------------------------------------------------------------
 
 
 class ComputeDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """Something the installed llama.cpp can compute on; `kind` is cpu, gpu, igpu or accel."""
+    """Compute device of the installed llama.cpp; `kind` is cpu, gpu, igpu or accel."""
 
     name: str
     description: str
     kind: str
-    device_id: str = ""  # the PCI address, where it has one
+    # PCI address, if it has one.
+    device_id: str = ""
     memory_total_bytes: int
     memory_free_bytes: int
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What engines may use: RAM, and the memory of each device they can compute on."""
+    """Memory for all engines together: RAM, and VRAM per usable device."""
 
     ram_bytes: int
     vram_bytes: tuple[int, ...] = ()
@@ -110,14 +116,14 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class HardwareInfo:
-    """What a probe found. `problems` are sentences for people: what is wrong and how to mend it."""
+    """Result of a probe. `problems` are sentences for people, with a remedy."""
 
     hardware: Hardware
     devices: tuple[ComputeDevice, ...] = ()
     problems: tuple[str, ...] = ()
 
     def memory_budget(self, limit_bytes: int | None = None) -> MemoryBudget:
-        """VRAM of the devices the engine sees + 80 % of RAM; with a limit, no more than that in all, VRAM first."""
+        """Return the VRAM of the engine's devices and 80 % of RAM; `limit_bytes` caps the sum, VRAM first."""
         ram_total = self.hardware.memory_total_bytes
         ram = int(ram_total * RAM_SHARE)
         vram = [device.memory_total_bytes for device in self.devices if device.kind == "gpu"]
@@ -128,18 +134,18 @@ class HardwareInfo:
             vram = _cap_total(limit_bytes, vram)
             ram = min(ram_total, limit_bytes - sum(vram))
         if not vram and shared:
-            # These GPUs compute in the host's RAM: it must not be promised twice.
+            # These GPUs use the RAM of the host, which must not count twice.
             vram = _cap_total(ram, shared)
             ram -= sum(vram)
         return MemoryBudget(ram_bytes=ram, vram_bytes=tuple(vram))
 
 
 def _cap_total(limit_bytes: int, sizes: Sequence[int]) -> list[int]:
-    """`sizes` in order, cut where their sum would pass the limit."""
-    kept: list[int] = []
+    """Cap `sizes` in order so that their sum is at most `limit_bytes`; drops empty ones."""
+    capped: list[int] = []
     for size in sizes:
-        kept.append(min(size, limit_bytes - sum(kept)))
-    return [size for size in kept if size > 0]
+        capped.append(min(size, limit_bytes - sum(capped)))
+    return [size for size in capped if size > 0]
 
 
 def _has_unified_memory() -> bool:
@@ -147,11 +153,11 @@ def _has_unified_memory() -> bool:
 
 
 class HardwareProbe:
-    """This host: probed once in the background, then metered. `close()` is idempotent."""
+    """Hardware probe of this host: one probe, then repeated measurements. `close()` is idempotent."""
 
     def __init__(self, *, devices_command: Sequence[str] | None = None) -> None:
         self._devices_command = devices_command or engine_command("--devices")
-        # Its own single thread: a driver that hangs must not take the loop's threads with it.
+        # A thread of its own: a driver that hangs must not block the threads of the event loop's executor.
         self._nvml_thread = ThreadPoolExecutor(1, thread_name_prefix="nvml")
         self._nvml: Nvml | None = None
         self._pending_gpu_read: Future[GpuUtilisation] | None = None
@@ -159,30 +165,32 @@ class HardwareProbe:
         self._hardware: Hardware | None = None
 
     async def probe(self) -> HardwareInfo:
-        """Ask the engine and the driver what there is; never raises for what a host lacks, see `problems`."""
+        """Query the engine and the driver; failures become `problems` of the result."""
         problems: list[str] = []
-        child = await self._spawn_device_query()
+        process = await self._spawn_device_query()
         self._nvml = await asyncio.get_running_loop().run_in_executor(self._nvml_thread, Nvml.open)
         problems += self._nvml.problems
         devices: tuple[ComputeDevice, ...] = ()
         try:
-            devices = await self._read_devices(child)
+            devices = await self._read_devices(process)
         except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
-            problems.append(f"The engine could not be asked for its devices: {error}.")
+            problems.append(f"The devices of the engine could not be queried: {error}.")
         unusable = [gpu.name for gpu in self._nvml.gpus if not gpu.is_usable_by(devices)]
         if devices and unusable:
-            engine = "the CPU build" if all(device.kind == "cpu" for device in devices) else "without it"
+            is_cpu_build = all(device.kind == "cpu" for device in devices)
+            reason = "is a CPU build" if is_cpu_build else "cannot use it"
             problems.append(
-                f"A GPU is present ({', '.join(unusable)}), the installed engine is {engine}: "
-                "install a GPU build of xllamacpp to use it."
+                f"A GPU is present ({', '.join(unusable)}), but the installed engine {reason}: "
+                "install a GPU build of xllamacpp."
             )
-        psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
+        # The first call only starts the measurement.
+        psutil.cpu_percent()
         self._hardware = _build_hardware(self._nvml.gpus, devices)
         return HardwareInfo(self._hardware, devices, tuple(problems))
 
     @property
     def hardware(self) -> Hardware | None:
-        """What `probe` found, with the GPUs' free memory as of the last `meters`; None before the probe."""
+        """Result of `probe` with the free GPU memory of the last measurement; None before the probe."""
         free_bytes = self._gpu_utilisation.free_bytes
         if self._hardware is None or not free_bytes:
             return self._hardware
@@ -192,7 +200,9 @@ class HardwareProbe:
         return msgspec.structs.replace(self._hardware, gpus=tuple(gpus))
 
     async def measure_utilisation(self) -> Meters:
-        """What is used now; a driver that does not answer in time leaves the GPU's figures as they were."""
+        """Measure the present utilisation; the GPU values stay the same if the driver does not answer in
+        time.
+        """
         memory = psutil.virtual_memory()
         gpu = await self._read_gpus()
         return Meters(
@@ -203,6 +213,7 @@ class HardwareProbe:
         )
 
     def close(self) -> None:
+        """Shut NVML down without waiting for it; idempotent."""
         nvml, self._nvml = self._nvml, None
         if nvml is not None:
             self._nvml_thread.submit(nvml.close)
@@ -232,23 +243,23 @@ class HardwareProbe:
         except OSError as error:
             return error
 
-    async def _read_devices(self, child: asyncio.subprocess.Process | OSError) -> tuple[ComputeDevice, ...]:
-        if isinstance(child, OSError):
-            raise child
+    async def _read_devices(self, process: asyncio.subprocess.Process | OSError) -> tuple[ComputeDevice, ...]:
+        if isinstance(process, OSError):
+            raise process
         try:
             async with asyncio.timeout(DEVICE_QUERY_TIMEOUT_S):
-                answer, _ = await child.communicate()
+                output, _ = await process.communicate()
         except TimeoutError:
             raise TimeoutError(f"no answer within {DEVICE_QUERY_TIMEOUT_S:.0f} s") from None
         finally:
-            if child.returncode is None:
-                child.kill()
-                # Left unreaped it would keep the loop from closing.
+            if process.returncode is None:
+                process.kill()
+                # An unreaped child would keep the event loop from closing.
                 async with asyncio.timeout(KILL_TIMEOUT_S):
-                    await child.wait()
-        if child.returncode != 0:
-            raise ValueError(f"it ended with status {child.returncode}")
-        return msgspec.json.decode(answer, type=tuple[ComputeDevice, ...])
+                    await process.wait()
+        if process.returncode != 0:
+            raise ValueError(f"it ended with status {process.returncode}")
+        return msgspec.json.decode(output, type=tuple[ComputeDevice, ...])
 
 
 def _build_hardware(nvidia_gpus: Sequence[NvidiaGpu], devices: Sequence[ComputeDevice]) -> Hardware:
@@ -285,7 +296,7 @@ def _build_hardware(nvidia_gpus: Sequence[NvidiaGpu], devices: Sequence[ComputeD
 
 @dataclass(frozen=True)
 class NvidiaGpu:
-    """A GPU that the driver lists, whether or not the engine can use it."""
+    """GPU of the NVIDIA driver, whether or not the engine can use it."""
 
     name: str
     pci_address: str
@@ -294,17 +305,19 @@ class NvidiaGpu:
     handle: Any
 
     def matches_device(self, device: ComputeDevice) -> bool:
+        """Return whether `device` is this GPU, by PCI address or else by name."""
         if self.pci_address and device.device_id:
             return _normalise_pci_address(self.pci_address) == _normalise_pci_address(device.device_id)
         return device.description == self.name
 
     def is_usable_by(self, devices: Sequence[ComputeDevice]) -> bool:
+        """Return whether this GPU is one of the engine's `devices`."""
         return any(self.matches_device(device) for device in devices)
 
 
 @dataclass(frozen=True)
 class GpuUtilisation:
-    """Means over the GPUs, as shares 0–1; None where nothing is measured."""
+    """Means over all GPUs, between 0 and 1; None without a measurement."""
 
     usage: float | None = None
     memory_usage: float | None = None
@@ -312,7 +325,7 @@ class GpuUtilisation:
 
 
 class Nvml:
-    """NVIDIA's management library. Blocking; every call of one instance is made from one thread."""
+    """NVIDIA's management library. Blocking; call an instance from one thread only."""
 
     def __init__(self, library: Any, gpus: tuple[NvidiaGpu, ...], problems: tuple[str, ...]) -> None:
         self._library = library
@@ -321,9 +334,10 @@ class Nvml:
 
     @classmethod
     def open(cls) -> Nvml:
-        """Find the GPUs; without a library there are none, and a library that fails is a problem told."""
+        """Find the GPUs: none without the library; a failing library is reported in `problems`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package that carries the module speaks of its own name
+            # The package warns that it has been renamed.
+            warnings.simplefilter("ignore")
             try:
                 library = importlib.import_module("pynvml")
             except ImportError:
@@ -331,9 +345,9 @@ class Nvml:
         try:
             library.nvmlInit()
         except library.NVMLError as error:
-            absent = isinstance(error, library.NVMLError_LibraryNotFound)
+            is_absent = isinstance(error, library.NVMLError_LibraryNotFound)
             problem = f"The NVIDIA driver does not work: {error}. Reinstall it, or restart after an update."
-            return cls(None, (), () if absent else (problem,))
+            return cls(None, (), () if is_absent else (problem,))
         gpus: list[NvidiaGpu] = []
         problems: list[str] = []
         try:
@@ -349,26 +363,28 @@ class Nvml:
         return cls(library, tuple(gpus), tuple(problems))
 
     def read_utilisation(self) -> GpuUtilisation:
-        """Usage now, over the GPUs that answer."""
+        """Return the present utilisation of the GPUs that answer."""
         usages: list[float] = []
         free: list[int | None] = []
-        used = total = 0
+        used_bytes = total_bytes = 0
         for gpu in self.gpus:
             free.append(None)
             try:
                 memory = self._library.nvmlDeviceGetMemoryInfo(gpu.handle)
-                used, total = used + memory.total - memory.free, total + memory.total
+                used_bytes += memory.total - memory.free
+                total_bytes += memory.total
                 free[-1] = int(memory.free)
                 usages.append(self._library.nvmlDeviceGetUtilizationRates(gpu.handle).gpu / 100)
             except self._library.NVMLError as error:
                 log.debug("GPU %s does not answer: %s", gpu.name, error)
         return GpuUtilisation(
             usage=sum(usages) / len(usages) if usages else None,
-            memory_usage=used / total if total else None,
+            memory_usage=used_bytes / total_bytes if total_bytes else None,
             free_bytes=tuple(free),
         )
 
     def close(self) -> None:
+        """Shut the library down."""
         if self._library is not None:
             try:
                 self._library.nvmlShutdown()
@@ -393,22 +409,22 @@ def _to_text(value: str | bytes) -> str:
 
 
 def _normalise_pci_address(address: str) -> str:
-    """A PCI address in one form: NVML writes eight digits of the domain, llama.cpp four."""
+    """Return a PCI address in one format: the domain has eight digits in NVML, four in llama.cpp."""
     return re.sub(r"^0+(?=[0-9a-f])", "", address.lower())
 
 
-# --- the processor and the memory --------------------------------------------------------------------
+# --- processors and RAM ------------------------------------------------------------------------------
 
 
 def memory_total_bytes() -> int:
-    """RAM that this process may use: the host's, or its container's limit if that is lower."""
+    """Return the RAM of the host, or the limit of its container if that is lower."""
     total = int(psutil.virtual_memory().total)
     limit = cgroup_memory_limit_bytes()
     return total if limit is None else min(total, limit)
 
 
 def cgroup_memory_limit_bytes(root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC_CGROUP) -> int | None:
-    """The lowest memory limit of the control groups this process is in (versions 1 and 2); None without one."""
+    """Return the lowest memory limit of the control groups of this process (v1 and v2), None without one."""
     limits = [
         int(text)
         for folder, name in _cgroup_limit_files(
@@ -420,7 +436,7 @@ def cgroup_memory_limit_bytes(root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC
 
 
 def cpu_count(root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC_CGROUP) -> int:
-    """Logical processors that this process may use, at least 1: affinity and container quota count."""
+    """Return the logical processors for this process, at least 1, limited by affinity and container quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     for folder, name in _cgroup_limit_files(root, proc_cgroup, "cpu", "cpu.cfs_quota_us", "cpu.max"):
@@ -432,14 +448,16 @@ def cpu_count(root: Path = CGROUP_ROOT, proc_cgroup: Path = PROC_CGROUP) -> int:
 
 
 def physical_core_count() -> int:
-    """Cores that a computation should use a thread each of, at least 1; more only wait for each other."""
+    """Return the number of threads for a computation: physical cores, at least 1."""
     return max(1, min(psutil.cpu_count(logical=False) or cpu_count(), cpu_count()))
 
 
 def _cgroup_limit_files(
     root: Path, proc_cgroup: Path, controller: str, name_v1: str, name_v2: str
 ) -> list[tuple[Path, str]]:
-    """Every folder, ours and all above it, where a limit of `controller` may stand, with the limit's file name."""
+    """Return the folders of the process's group and its ancestors that may limit `controller`, with the file
+    name.
+    """
     folders: list[tuple[Path, str]] = []
     for line in _read_text(proc_cgroup).splitlines():
         number, _, rest = line.partition(":")
@@ -450,9 +468,9 @@ def _cgroup_limit_files(
             base, name = root / controller, name_v1
         else:
             continue
-        here = base / path.lstrip("/")
-        # In a container the path may be the host's, which is not visible here: then only the root is.
-        folders += [(folder, name) for folder in (here, *here.parents) if folder.is_relative_to(base)]
+        group = base / path.lstrip("/")
+        # In a container the path may be that of the host, of which only the root is visible.
+        folders += [(folder, name) for folder in (group, *group.parents) if folder.is_relative_to(base)]
     return folders
 
 

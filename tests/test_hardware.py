@@ -133,8 +133,8 @@ async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., 
         ]
         assert facts.hardware.cpu == "A Processor"
         assert facts.problems == (
-            "A GPU is present (NVIDIA GTX 1060), the installed engine is without it: "
-            "install a GPU build of xllamacpp to use it.",
+            "A GPU is present (NVIDIA GTX 1060), but the installed engine cannot use it: "
+            "install a GPU build of xllamacpp.",
         )
         meters = await host.measure_utilisation()
         assert (meters.gpu_usage, meters.gpu_memory_usage) == (0.5, 6 / 30)
@@ -150,8 +150,8 @@ async def test_a_gpu_beside_the_cpu_build(nvml: Callable[..., FakeNvml]) -> None
     async with machine(CPU) as host:
         facts = await host.probe()
     assert facts.problems == (
-        "A GPU is present (NVIDIA RTX 4090), the installed engine is the CPU build: "
-        "install a GPU build of xllamacpp to use it.",
+        "A GPU is present (NVIDIA RTX 4090), but the installed engine is a CPU build: "
+        "install a GPU build of xllamacpp.",
     )
     assert facts.memory_budget().vram_bytes == ()
 
@@ -227,8 +227,8 @@ async def test_close_shuts_the_library_once(nvml: Callable[..., FakeNvml]) -> No
 @pytest.mark.parametrize(
     ("code", "problem"),
     [
-        ("raise SystemExit(3)", "The engine could not be asked for its devices: it ended with status 3."),
-        ("print('no')", "The engine could not be asked for its devices: Input data was truncated"),
+        ("raise SystemExit(3)", "The devices of the engine could not be queried: it ended with status 3."),
+        ("print('no')", "The devices of the engine could not be queried: Input data was truncated"),
     ],
 )
 async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], code: str, problem: str) -> None:
@@ -249,7 +249,7 @@ async def test_an_engine_that_never_answers(
     host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
     facts = await host.probe()
     host.close()
-    assert facts.problems == ("The engine could not be asked for its devices: no answer within 0 s.",)
+    assert facts.problems == ("The devices of the engine could not be queried: no answer within 0 s.",)
     assert not [child for child in psutil.Process().children() if "3600" in " ".join(child.cmdline())]
 
 

@@ -1,4 +1,4 @@
-"""Every field name that leaves this process: the API, the events and the link between balancer and node."""
+"""Wire format: the messages of the API, of the event stream, and of the link between balancer and node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People, sessions and keys, and the audit trail."""
+"""Users, sessions, API keys and the audit log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Role(StrEnum):
     USER = "user"
 
 
-# In the history, in place of a key: whoever used the port that asks for none.
+# Key id of the requests on the Ollama port, which need no key.
 OLLAMA_PORT_KEY_ID = "ollama-port"
 
 
@@ -47,7 +47,7 @@ class UserList(Struct, frozen=True):
 
 
 class Me(Struct, frozen=True, kw_only=True):
-    """Whose credential it is and what it may do; `user` is None for a key made on the host."""
+    """Owner and scopes of the credential of a request; `user` is None for a key made on the host."""
 
     kind: Literal["session", "key", "local", "node"]
     user: UserView | None
@@ -72,7 +72,7 @@ class UserPatch(Struct, frozen=True):
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much a key may ask for; None: as much as there is. Tokens are those of prompts and of answers."""
+    """Limits of a key; None: unlimited. Tokens are those of prompts and completions."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -80,7 +80,7 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyLimitsPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is not named stays, None takes a limit away."""
+    """Changes of limits: a missing field stays, None removes the limit."""
 
     requests_per_minute: int | UnsetType | None = UNSET
     tokens_per_minute: int | UnsetType | None = UNSET
@@ -95,13 +95,13 @@ class NewKey(Struct, frozen=True):
 
 
 class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
-    """`limits` None takes all limits away."""
+    """Changes of a key; `limits` None removes all limits."""
 
     limits: KeyLimitsPatch | None
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
-    """`ceiling` is what an admin has set: the owner can make the limits no looser."""
+    """API key; its owner cannot raise `limits` above `ceiling`, which an admin sets."""
 
     id: str
     name: str
@@ -140,7 +140,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 
 class AuditPage(Struct, frozen=True):
-    """Newest first; `next_cursor` goes into `?before=` for what is older, None at the end."""
+    """Page of the audit log, newest first; `next_cursor` is `?before=` of the next page, None at the end."""
 
     entries: tuple[AuditEntry, ...]
     next_cursor: int | None

@@ -1,8 +1,8 @@
-"""What reading somebody else's JSON may raise."""
+"""Errors of decoding foreign JSON."""
 
 from __future__ import annotations
 
 import msgspec
 
-# Broken or of another form; not UTF-8, which msgspec finds only where it makes a text; nested deeper than the stack.
+# Malformed or of another type; not UTF-8, which msgspec checks for text values only; nested too deeply.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

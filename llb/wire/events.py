@@ -1,4 +1,4 @@
-"""What `/ws/models` sends."""
+"""Events of `/ws/models`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdate
 
 
 class ReplicaDownload(Struct, frozen=True, kw_only=True):
-    """How far one node has come with a model. `error` is what it waits for at the moment."""
+    """Download progress of a model on a node; `error` is what it waits for at present."""
 
     downloaded_bytes: int
     total_bytes: int
@@ -37,8 +37,11 @@ class ReplicaDownload(Struct, frozen=True, kw_only=True):
 
 
 class NodeModel(Struct, frozen=True):
-    """A model on a node. `engine` is None while it is not in memory; `engine_progress` 0–1 while it is being loaded;
-    `download` is there while its files come or are verified."""
+    """Model on a node.
+
+    `engine` is None while it is not in memory, `engine_progress` (0–1) is set while it is loaded, and
+    `download` while its files are downloaded or verified.
+    """
 
     model_id: str
     lifecycle_status: str

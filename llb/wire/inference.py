@@ -1,4 +1,4 @@
-"""What `/v1` needs to know of a request body and says itself; no more."""
+"""Fields of inference requests that the gateway reads, and the responses it makes itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Raw, Struct, field
 
 
 class InferenceFields(Struct, frozen=True):
-    """The fields of a request body that the gateway looks at; the rest is skipped, not parsed into objects."""
+    """Fields of a request body that the gateway reads; others are skipped without creating objects."""
 
     model: str
     stream: bool = False
@@ -36,7 +36,7 @@ class InferenceFields(Struct, frozen=True):
 
 
 class ModelObject(Struct, frozen=True, kw_only=True):
-    """A Ready model, as OpenAI's clients know one."""
+    """Model in the state Ready, as in OpenAI's API."""
 
     id: str
     object: Literal["model"] = "model"

@@ -1,4 +1,4 @@
-"""Joining, leaving, and what is set of a node."""
+"""Join, leave, and the settings of a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from msgspec import Struct
 
 
 class JoinRequest(Struct, frozen=True, kw_only=True):
-    """A host that asks to become a node; `cluster_id` is of the cluster it has been a balancer of itself."""
+    """Request of a host to become a node; `cluster_id` is that of its own cluster, if it was a balancer
+    before.
+    """
 
     token: str
     name: str
@@ -18,7 +20,7 @@ class JoinRequest(Struct, frozen=True, kw_only=True):
 
 
 class JoinReply(Struct, frozen=True, kw_only=True):
-    """What the new node is called, and the credentials: its own, and the one that the balancer will show it."""
+    """Id and name of the new node, and the credentials: its own, and that of its balancer."""
 
     node_id: str
     name: str
@@ -30,7 +32,7 @@ class JoinReply(Struct, frozen=True, kw_only=True):
 
 
 class NodeStatusView(Struct, frozen=True, kw_only=True):
-    """A host that lends itself, as its own commands see it; `problem` is why the link does not stand, as a sentence."""
+    """Joined host, for the commands on it; `problem` is why the link is down, as a sentence."""
 
     version: str
     balancer_url: str
@@ -39,14 +41,13 @@ class NodeStatusView(Struct, frozen=True, kw_only=True):
 
 
 class LeaveReply(Struct, frozen=True, kw_only=True):
-    """A host stands alone again. `untold` is why its balancer could not be told, None if it was."""
+    """The host has left. `untold` is why its balancer could not be notified, None if it was."""
 
     untold: str | None = None
 
 
 class NewJoinToken(Struct, frozen=True, kw_only=True):
-    """A token that lets one host join. `hint` is what stands in the way of it, as a sentence; `hint_code` names it for
-    readers of other languages."""
+    """Token that admits one host. `hint` is a known obstacle as a sentence, `hint_code` identifies it."""
 
     token: str
     expires_at: str

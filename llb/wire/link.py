@@ -1,4 +1,4 @@
-"""The link: the messages of a node and its balancer."""
+"""Link between a node and its balancer: its messages and its protocol version."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from llb.wire.models import Capability
 from llb.wire.nodes import EngineReport, Hardware, Meters
 from llb.wire.states import ReplicaState
 
-# Of the link. A balancer understands the one before, so that hosts can be upgraded one by one.
+# A balancer also speaks the previous version, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
 MIN_PROTOCOL_VERSION = 1
 
 
 class HubSource(Struct, frozen=True, tag="hub", tag_field="type"):
-    """A file in a Hub repository at exactly this commit."""
+    """File in a Hub repository at one commit."""
 
     repo: str
     commit: str
 
 
 class FileSpec(Struct, frozen=True, kw_only=True):
-    """One file that a node is to hold, as the balancer pinned it."""
+    """File that a node is to hold, with the commit pinned by the balancer."""
 
     name: str
     size_bytes: int
@@ -32,21 +32,25 @@ class FileSpec(Struct, frozen=True, kw_only=True):
 
 
 class PeerSource(Struct, frozen=True, kw_only=True):
-    """A node to copy a model's files from. `address` is its base URL, empty for the balancer's own node: that is where
-    the reader dials its balancer. `tickets` is what may be read there, by the file's sha256."""
+    """Node to copy the files of a model from.
+
+    `address` is its base URL, empty for the balancer's own node, which has the address of the balancer.
+    `tickets` are the file tokens by sha256.
+    """
 
     node_id: str
     node_name: str
     address: str
     tickets: dict[str, str]
-    anchor: str = ""  # by which it is believed over TLS
+    # Its trust anchor over TLS.
+    anchor: str = ""
 
 
 class DesiredModel(Struct, frozen=True, kw_only=True):
-    """A model that a node is to hold; a greater `attempt` than before means: try again.
+    """Model that a node is to hold; a greater `attempt` than before requests a retry.
 
-    `copies`, best first, are the nodes to copy it from; without any the Hub is asked at once. `pinned`: its engine stays in
-    memory; None: as it was, says a balancer that keeps no such wish.
+    `copies` are the nodes to copy it from, best first; without them the node downloads from the Hub. `pinned`
+    keeps its engine in memory; None, from a balancer of an earlier version, leaves that unchanged.
     """
 
     model_id: str
@@ -63,12 +67,12 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
         return sum(file.size_bytes for file in self.files)
 
     def is_same_download(self, other: DesiredModel | None) -> bool:
-        """Whether `other` asks for the same files; from whom they may be copied makes no difference."""
+        """Return whether `other` requests the same files, whatever their sources and pinning."""
         return other is not None and structs.replace(self, copies=other.copies, pinned=other.pinned) == other
 
 
 class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
-    """The whole desired state of one node. What it does not mention stays on disk and is not served."""
+    """Complete desired state of a node. Other models stay on its disk and are not served."""
 
     cluster_id: str
     revision: int
@@ -77,7 +81,7 @@ class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
-    """`name` is what the balancer calls the node, `time` its clock in unix seconds."""
+    """Reply of the balancer to `Hello`: the name of the node, and the balancer's time in Unix seconds."""
 
     protocol: int
     cluster_id: str
@@ -91,19 +95,19 @@ class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
 
 
 class OpenTunnels(Struct, frozen=True, kw_only=True, tag="dial"):
-    """The node cannot be dialled: it keeps so many connections ready that it has dialled itself (`GET /hop/dial`)."""
+    """Request to keep `spares` idle tunnels open (`GET /hop/dial`), to a node that the balancer cannot reach."""
 
     spares: int
 
 
 class LinkRejected(Struct, frozen=True, kw_only=True, tag="refused"):
-    """The last word to a node that is sent away, as a sentence for its operator."""
+    """Rejection of a node, with a sentence for its operator; the link ends."""
 
     message: str
 
 
 class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
-    """One replica as its node sees it. `error` beside `downloading` is what it waits for, not a failure."""
+    """State of a replica on its node. While downloading, `error` is what it waits for, not a failure."""
 
     model_id: str
     attempt: int
@@ -122,8 +126,11 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
-    """A node with its whole state. `instance` is of this start of its process; `addresses` are the base URLs where it
-    believes to be reached; `anchor` is the certificate (PEM) by which it is believed there over TLS."""
+    """First message of a node, with its complete state.
+
+    `instance` identifies the run of its process, `addresses` are base URLs at which it may be reachable, and
+    `anchor` is its trust anchor (PEM) over TLS.
+    """
 
     protocol: int
     node_id: str
@@ -142,7 +149,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 def placeholder_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:
-    """What there is to say of a node that has not said a word that is understood."""
+    """Return the `Hello` of a node that has not sent a valid one."""
     return Hello(
         protocol=protocol,
         node_id=node_id,
@@ -168,7 +175,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class BadSourceReport(Struct, frozen=True, kw_only=True, tag="blame"):
-    """A file that was copied from the node `node_id` had the wrong sha256."""
+    """Report of a file with a wrong sha256 that was copied from `node_id`."""
 
     model_id: str
     sha256: str
@@ -184,23 +191,23 @@ In = TypeVar("In", covariant=True)
 
 
 class Link(Protocol[Out, In]):
-    """One end of the channel between a node and its balancer; messages arrive whole and in order."""
+    """One end of the link between a node and its balancer; messages arrive complete and in order."""
 
     async def send(self, message: Out) -> None:
-        """Hand over one message; raises `LinkClosed` when the channel has ended."""
+        """Send a message. Raises `LinkClosed` once the link has ended."""
         ...
 
     async def receive(self) -> In:
-        """The next message; raises `LinkClosed` when the channel has ended."""
+        """Return the next message. Raises `LinkClosed` once the link has ended."""
         ...
 
     async def close(self) -> None:
-        """End the channel, for both ends; idempotent."""
+        """End the link for both ends; idempotent."""
         ...
 
 
 class LinkClosed(Exception):
-    """The channel between a node and its balancer has ended."""
+    """The link between a node and its balancer has ended."""
 
 
 NodeLink = Link[NodeMessage, BalancerMessage]

@@ -1,4 +1,4 @@
-"""What a node is and what it measures."""
+"""Nodes: hardware, utilisation and engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llb.wire.states import EngineState
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """A GPU of a host; `usable` means that the installed engine build can run on it."""
+    """GPU of a host; `usable` if the installed engine can run on it."""
 
     name: str
     memory_total_bytes: int
@@ -24,7 +24,7 @@ class Hardware(Struct, frozen=True, kw_only=True):
 
 
 class Meters(Struct, frozen=True, kw_only=True):
-    """What a node uses now: shares 0–1; None where there is nothing to measure."""
+    """Present utilisation of a node, between 0 and 1; None without a measurement."""
 
     cpu_usage: float = 0.0
     memory_usage: float = 0.0

@@ -1,4 +1,4 @@
-"""The history of requests, and totals."""
+"""Request history and usage totals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from msgspec import Struct, field
 
 
 class RequestView(Struct, frozen=True, kw_only=True):
-    """One inference request. `time` is when it came. `user` is whose key or session it was; `key_id` None for a session,
-    both None for the commands on the host. `ttft_ms` is the time to the first token. Tokens are None where not known."""
+    """Inference request; `time` is its arrival.
+
+    `user` owns the key or the session; `key_id` is None for a session, both are None for commands on the
+    host. `ttft_ms` is the time to the first token. Tokens are None if unknown.
+    """
 
     id: int
     time: str
@@ -35,7 +38,10 @@ class RequestView(Struct, frozen=True, kw_only=True):
 
 
 class RequestPage(Struct, frozen=True, kw_only=True):
-    """Newest first; `next_cursor` goes into `?before=` for what is older, None at the end. The rest is what is kept."""
+    """Page of requests, newest first; `next_cursor` is `?before=` of the next page, None at the end.
+
+    `history_days` and `history_text` are the settings in effect.
+    """
 
     requests: tuple[RequestView, ...]
     next_cursor: int | None
@@ -44,7 +50,7 @@ class RequestPage(Struct, frozen=True, kw_only=True):
 
 
 class RequestText(Struct, frozen=True, kw_only=True):
-    """What was asked and answered, within a limit: of a prompt its end is kept, of an answer its beginning."""
+    """Prompt and answer; long ones are truncated to the end of the prompt and the beginning of the answer."""
 
     prompt: str | None = None
     prompt_truncated: bool = False
@@ -68,8 +74,10 @@ class UsageBucket(StrEnum):
 
 
 class UsageView(Struct, frozen=True, kw_only=True):
-    """The requests that came in one hour or day of UTC for one model, key or node. Without a key it is the sessions of
-    `user`, or, where that is None too, the commands on the host."""
+    """Requests of one model, key or node in one hour or day of UTC.
+
+    Without a key these are the sessions of `user`, or the commands on the host if that is None too.
+    """
 
     bucket: str
     key: str | None
@@ -85,7 +93,7 @@ class UsageView(Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(Struct, frozen=True, kw_only=True):
-    """Oldest first, nothing for a time without requests; `truncated`: what is older than the first was left out."""
+    """Usage, oldest first, without empty buckets; `truncated` if older buckets are left out."""
 
     by: UsageBy
     bucket: UsageBucket

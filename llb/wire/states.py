@@ -1,4 +1,4 @@
-"""The states of models, replicas, engines and nodes."""
+"""States of models, replicas, engines and nodes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class NodeStatus(StrEnum):
 class ReachWay(StrEnum):
     LOCAL = "local"
     DIRECT = "direct"
-    REVERSE = "reverse"  # over connections that the node dials itself
+    # Over tunnels that the node opens.
+    REVERSE = "reverse"
     NONE = "none"
 
 

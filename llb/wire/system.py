@@ -1,4 +1,4 @@
-"""This process: its health, version and settings."""
+"""Health, version and settings of the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class SettingView(Struct, frozen=True, kw_only=True):
-    """One setting in effect. `name` is its name in llb.toml; `value` is None where llb finds out by itself."""
+    """Setting in effect. `name` is its name in llb.toml; `value` is None if llb determines it."""
 
     name: str
     flag: str | None
@@ -22,14 +22,14 @@ class Liveness(Struct, frozen=True, kw_only=True):
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
-    """Whether requests can be served. A host that lends itself to another llb says the `reason` why not."""
+    """Whether requests can be served; a joined host adds the `reason` if not."""
 
     status: Literal["ready", "starting", "waiting"]
     reason: str | UnsetType | None = UNSET
 
 
 class SystemView(Struct, frozen=True, kw_only=True):
-    """What this process is. `problems` are the host's, as sentences; the last three are told to `admin` alone."""
+    """The process and its host; `problems` are sentences. The last three fields are for `admin` only."""
 
     version: str
     name: str

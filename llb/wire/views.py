@@ -1,4 +1,4 @@
-"""Models and nodes, as the API shows them."""
+"""Models and nodes in the API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelWithStatus(Struct, frozen=True, kw_only=True):
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
-    """What an engine of this model would need in memory; bytes, context length in tokens a slot."""
+    """Memory of an engine of this model in bytes, with the context length in tokens per slot."""
 
     model_id: str
     context_length: int
@@ -93,7 +93,7 @@ class RegisterReply(Struct, frozen=True, kw_only=True):
 
 
 class ReachView(Struct, frozen=True, kw_only=True):
-    """How requests get to a node. `answer_ms`: what a small one takes there and back, as last measured."""
+    """How requests reach a node; `answer_ms` is the last measured round trip of a small request."""
 
     way: ReachWay
     answer_ms: float | None = None
