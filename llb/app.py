@@ -1,4 +1,4 @@
-"""llb as a Sanic app: a balancer with its own node, or a host that lends itself to another llb."""
+"""Sanic apps of a balancer or a joined node, and of the Ollama port."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from llb.config import Config
 from llb.gateway.dialects.ollama_response import error_body as ollama_error_body
 from llb.joined_node import JoinedNode
 
-SANIC_RESPONSE_TIMEOUT_S = 86_400.0  # deadlines of requests are the dispatcher's, not Sanic's
+# The dispatcher has the deadlines of requests, so Sanic's never applies.
+SANIC_RESPONSE_TIMEOUT_S = 86_400.0
 
 
 def create_app(config: Config) -> Sanic[Any, Any]:
-    """The app for `python -m llb`, and for embedding. `app.ctx.llb` is what it is made of. Raises `SetupError`."""
+    """App of `python -m llb`; `app.ctx.llb` is its composition root. Raises `SetupError`."""
     app = _create_sanic("llb")
     llb = Balancer(config) if config.join is None else JoinedNode(config, partial(TunnelProtocol, app))
     app.ctx.llb = llb
@@ -45,8 +46,10 @@ def create_app(config: Config) -> Sanic[Any, Any]:
 
 
 def create_ollama_app(llb: Balancer) -> Sanic[Any, Any]:
-    """The app of the port that asks for no key: Ollama's dialect and OpenAI's, nothing else of `llb`. It neither starts nor
-    stops it. Raises `SetupError`."""
+    """App of the Ollama port, with the Ollama and OpenAI dialects and without keys.
+
+    It neither starts nor stops `llb`. Raises `SetupError`.
+    """
     app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
     install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})

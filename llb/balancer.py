@@ -1,6 +1,4 @@
-"""The composition root of a balancer with its own node: what it is made of, and in which order it starts and
-stops.
-"""
+"""Composition root of a balancer with its local node; order of start and stop."""
 
 from __future__ import annotations
 
@@ -73,17 +71,19 @@ from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachW
 
 log = logging.getLogger(__name__)
 
-LOCAL_LINK_RETRY_DELAY_S = 1.0  # before a local link that failed begins anew
+# Before a failed local link is opened again.
+LOCAL_LINK_RETRY_DELAY_S = 1.0
 LOCAL_JOIN_TIMEOUT_S = 2.0
 
 
 class Balancer:
-    """Everything of one process: balancer and local node. `start()` and `stop()` are Sanic's to call."""
+    """Balancer and local node of one process. Sanic calls `start()` and `stop()`."""
 
     def __init__(self, config: Config) -> None:
-        """Raises `SetupError` for a catalogue or a setting that cannot be used."""
+        """Raises `SetupError` for an invalid catalogue or setting."""
         self.config = config
-        self.port = config.port  # the one that was bound, once it is
+        # The server replaces it by the port that was bound.
+        self.port = config.port
         self.catalog = load_catalog(config.catalog)
         self.local_token = tokens.new_local_token()
         self.event_bus: EventBus[Event] = EventBus()
@@ -185,7 +185,7 @@ class Balancer:
         self._subscribe()
 
     def _subscribe(self) -> None:
-        """Who is told of what. The order of the lines is the order of the calls."""
+        """Connect events to their subscribers. Subscribers of one event are called in this order."""
         self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         self.registrations.desired_state_changed.subscribe(self.link_server.push_desired_state)
         self.members.node_updated.subscribe(lambda _node_id: self.link_server.push_desired_state())
@@ -198,7 +198,7 @@ class Balancer:
         self.node_connections.tunnels_wanted.subscribe(self.link_server.request_tunnels)
 
     def blueprints(self) -> tuple[Any, ...]:
-        """The API, a resource a line."""
+        """Blueprints of the API."""
         audit = AuditLog(self.db)
         inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history))
         return (
@@ -235,7 +235,7 @@ class Balancer:
         )
 
     def ollama_port_blueprints(self) -> tuple[Any, ...]:
-        """What the port answers that asks for no key."""
+        """Blueprints of the Ollama port."""
         return (
             self._ollama_blueprint(AuditLog(self.db)),
             openai_blueprint(InferenceHandler(self.dispatcher, RequestRecorder(self.history))),
@@ -246,14 +246,15 @@ class Balancer:
         models = OllamaModels(
             self.view, self.dispatcher, self.memory_estimates, keep_alive_s=self.config.keep_alive_s
         )
-        puller = PullFollower(self.view, self.event_bus, self.registrations, audit)
+        pull_follower = PullFollower(self.view, self.event_bus, self.registrations, audit)
         return ollama_blueprint(
-            self.dispatcher, RequestRecorder(self.history), self.node_commands, models, puller, audit
+            self.dispatcher, RequestRecorder(self.history), self.node_commands, models, pull_follower, audit
         )
 
     async def start(self) -> None:
-        """From the disk up: home, database, people, what is wished, the node, and last whoever asks the
-        network.
+        """Start data directory, database, accounts, registrations and node, then background tasks.
+
+        Raises `SetupError`.
         """
         self._data_dir_lock = await asyncio.to_thread(
             data_dir.acquire_lock, self.config.home, self.config.models_dir
@@ -265,8 +266,8 @@ class Balancer:
             await self.accounts.ensure_admin(self.config.admin_password)
             if self.auth_middleware.is_exposed and await self.uses_default_password():
                 raise SetupError(
-                    f"Listening on {self.config.listen_host} with the default password would let anybody in: "
-                    "set LLB_ADMIN_PASSWORD, or change it with 'llb password'."
+                    f"Listening on {self.config.listen_host} with the default password lets anybody in: "
+                    "set LLB_ADMIN_PASSWORD, or change the password with 'llb password'."
                 )
             self.authenticator.start()
             self.history.start()
@@ -288,19 +289,19 @@ class Balancer:
         self.tasks.spawn(self.members.run_flush_loop(), "members")
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
-        # What was Ready before the restart is Ready from the first request on; a slow driver delays nobody
-        # for long.
+        # A model that was Ready before the restart is Ready from the first request on. The timeout limits
+        # the delay by a slow GPU driver.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.desired_state_received.wait(), LOCAL_JOIN_TIMEOUT_S)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new requests and let running answers end."""
+        """Accept no new requests; let running answers end for up to `timeout_s`."""
         await self.dispatcher.drain(timeout_s)
 
     async def stop(self) -> None:
         """Stop in the reverse order of the start; idempotent.
 
-        A part that fails to stop does not keep the others.
+        A part that fails to stop does not prevent the others from stopping.
         """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
@@ -346,8 +347,8 @@ class Balancer:
     def _peer_address_of(self, node_id: str) -> str | None:
         if node_id == self.agent.node_id:
             return ""
-        way = self.node_connections.route_of(node_id)
-        return None if way is None else way.base_url
+        route = self.node_connections.route_of(node_id)
+        return None if route is None else route.base_url
 
     def _anchor_of(self, node_id: str) -> str:
         node = self.view.nodes.get(node_id)
@@ -365,7 +366,7 @@ class Balancer:
 
     def _disconnect_removed_node(self, node_id: str) -> None:
         self.tasks.spawn(self.link_server.disconnect_removed_node(node_id), f"disconnect.{node_id}")
-        # The other nodes take over what only this one was to hold.
+        # The other nodes take over the replicas of the removed one.
         self.link_server.push_desired_state()
 
     def _on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
@@ -374,9 +375,9 @@ class Balancer:
         self.registrations.on_replica_report(node_id, report)
 
     async def _run_local_link(self) -> None:
-        """The local node speaks with its balancer as a joined one does, over a link inside the process.
+        """Run the link of the local node, which uses the protocol of a joined node inside the process.
 
-        A failure at either end costs the link, never the node: both begin anew with their whole state.
+        A failure at either end closes the link only; both ends then synchronise their whole state again.
         """
         while True:
             node_end, balancer_end = create_local_link()
@@ -390,7 +391,7 @@ class Balancer:
                     )
                     both_ends.create_task(self.agent.run_link(node_end), name="llb.local-link.node")
             except* Exception as failed:
-                log.error("the link to the local node failed and begins anew", exc_info=failed)
+                log.error("the link to the local node failed; opening it again", exc_info=failed)
             await asyncio.sleep(LOCAL_LINK_RETRY_DELAY_S)
 
     def _on_stats_changed(self, repo: str, stats: HfStats) -> None:

@@ -1,6 +1,4 @@
-"""The composition root of a host that lends itself to another llb: a node, its link, and a door that leads
-on.
-"""
+"""Composition root of a joined host: a node, its link to the balancer, and a proxy to the balancer."""
 
 from __future__ import annotations
 
@@ -50,16 +48,18 @@ log = logging.getLogger(__name__)
 
 
 class JoinedNode:
-    """Everything of a process that is a node alone. `start()` and `stop()` are Sanic's to call."""
+    """Node without a balancer of its own. Sanic calls `start()` and `stop()`."""
 
     def __init__(
         self, config: Config, make_tunnel_protocol: Callable[[Callable[[], None]], TunnelConnection]
     ) -> None:
-        """`serve` makes the server's end of a connection that this host has dialled."""
-        assert config.join is not None  # noqa: S101  # create_app asked
+        """`make_tunnel_protocol` makes the server's end of a connection that this host has dialled."""
+        # Checked by `create_app`.
+        assert config.join is not None  # noqa: S101
         self.config = config
         self.balancer_url: str = config.join
-        self.port = config.port  # the one that was bound, once it is
+        # The server replaces it by the port that was bound.
+        self.port = config.port
         self.local_token = tokens.new_local_token()
         self.membership: Membership | None = None
         self.left_cluster = asyncio.Event()
@@ -91,12 +91,12 @@ class JoinedNode:
         self.link_client: ControlLinkClient | None = None
         self._make_tunnel_protocol = make_tunnel_protocol
         self.tasks = TaskSupervisor("joined")
-        # Answers travel over the tunnels: they end after the link.
+        # Running answers use the tunnels, so the tunnels close after the link.
         self.tunnel_tasks = TaskSupervisor("tunnels")
         self._data_dir_lock: platform_compat.FileLock | None = None
 
     def blueprints(self) -> tuple[Any, ...]:
-        """What a node answers: its balancer, the command line on this host, and everybody by leading on."""
+        """Blueprints for the balancer, for the command line of this host, and the proxy for everyone else."""
         return (
             node_api_blueprint(self.agent, self.http_client, self.in_flight, lambda: self.membership),
             peer_files_blueprint(
@@ -111,7 +111,10 @@ class JoinedNode:
         )
 
     async def start(self) -> None:
-        """Home, database, membership (asked for with the token where there is none yet), node, link."""
+        """Start data directory, database, membership (joining with the token if needed), node and link.
+
+        Raises `SetupError`.
+        """
         self._data_dir_lock = await asyncio.to_thread(
             data_dir.acquire_lock, self.config.home, self.config.models_dir
         )
@@ -133,7 +136,7 @@ class JoinedNode:
         self.agent.welcomed.subscribe(link_client.on_welcome)
         self.agent.welcomed.subscribe(self._on_welcome)
         self.agent.tunnels_requested.subscribe(tunnel_pool.set_min_idle)
-        # Without a link nobody asks for tunnels; the idle ones are closed.
+        # Without a link there are no requests for tunnels; the idle ones are closed.
         link_client.link_changed.subscribe(
             lambda is_connected: None if is_connected else tunnel_pool.set_min_idle(0)
         )
@@ -143,14 +146,14 @@ class JoinedNode:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
 
     async def drain(self, timeout_s: float) -> None:
-        """End the link, so that the balancer sends nothing more, and let running answers end."""
+        """Close the link, so that the balancer sends no more requests, and let running answers end."""
         await self.tasks.close()
         await self.in_flight.wait_idle(timeout_s)
 
     async def stop(self) -> None:
         """Stop in the reverse order of the start; idempotent.
 
-        A part that fails to stop does not keep the others.
+        A part that fails to stop does not prevent the others from stopping.
         """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
@@ -167,15 +170,15 @@ class JoinedNode:
             lock.close()
 
     async def uses_default_password(self) -> bool:
-        """A joined host has no accounts."""
+        """False: a joined host has no accounts."""
         return False
 
     async def leave(self) -> LeaveReply:
-        """Belong to nobody any more. The balancer is told if it can be reached; the files stay."""
+        """Leave the cluster, and notify the balancer if it can be reached; the files stay."""
         member, self.membership = self.membership, None
         if member is None:
             return LeaveReply()
-        # First: or the balancer would say on the link what is known here, that this node was removed.
+        # First, or the balancer would report on the link that this node was removed.
         await self.tasks.close()
         untold = await notify_leave(member)
         await asyncio.to_thread(node_identity.remove_membership, self.config.home)
@@ -183,36 +186,37 @@ class JoinedNode:
 
     @property
     def problem(self) -> str | None:
-        """Why the link does not stand, as a sentence; None while it does."""
+        """Why the link is not connected, as a sentence; None while it is."""
         return "it is starting" if self.link_client is None else self.link_client.problem
 
     async def _ensure_joined(self) -> Membership:
         known = node_identity.read_membership(self.config.home)
         if known is not None and known.balancer_url == self.balancer_url:
-            return known  # a token beside it is ignored, so that a service unit can keep it
+            # A token is ignored, so that a service unit can keep it.
+            return known
         token, fingerprint = tokens.split_join_token(self.config.join_token or "")
         anchor = await determine_trust_anchor(self.balancer_url, fingerprint)
         if anchor == tls_trust.SYSTEM_TRUST and known is not None:
             anchor = known.anchor
         if known is not None and await is_same_balancer(self.balancer_url, known, anchor):
-            # It is reached at another address than before, or by another name.
+            # The same balancer at another address or name.
             moved = structs.replace(known, balancer_url=self.balancer_url, anchor=anchor)
             await asyncio.to_thread(node_identity.write_membership, self.config.home, moved)
             return moved
         if not token:
             if known is not None:
                 raise SetupError(
-                    f"This host lends itself to {known.balancer_url}: run 'llb leave' first, or give the token of "
+                    f"This host has joined {known.balancer_url}: run 'llb leave' first, or give the token of "
                     f"{self.balancer_url} with --token."
                 )
             raise SetupError(
-                f"To join {self.balancer_url} a token is needed: 'llb join-token' makes one there; "
-                "give it with --token or LLB_JOIN_TOKEN."
+                f"A token is needed to join {self.balancer_url}: create one there with 'llb join-token', "
+                "and give it with --token or LLB_JOIN_TOKEN."
             )
         reply = await self._request_join(token, anchor)
         if reply.name != self.config.name:
             log.warning(
-                "another node is called %s already: this one is called %s", self.config.name, reply.name
+                "another node is already called %s: this one is called %s", self.config.name, reply.name
             )
         joined = Membership(
             balancer_url=self.balancer_url,
@@ -224,10 +228,12 @@ class JoinedNode:
             anchor=anchor,
         )
         await asyncio.to_thread(node_identity.write_membership, self.config.home, joined)
-        # Last: a token that was wrong must not cost the place it has.
+        # Last: a wrong token must not end the existing membership.
         if known is not None and (untold := await notify_leave(known)) is not None:
             log.warning(
-                "%s was not told that this node left (%s): remove it there", known.balancer_url, untold
+                "%s could not be notified that this node left (%s): remove the node there",
+                known.balancer_url,
+                untold,
             )
         return joined
 
@@ -242,11 +248,11 @@ class JoinedNode:
         return await request_join(self.balancer_url, request, anchor)
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        """Keep what the balancer calls this node: it may have been renamed."""
+        """Store the name that the balancer gives this node; it may have been renamed."""
         member = self.membership
         if member is None or not welcome.name or welcome.name == member.name:
             return
-        log.warning("this node is called %s now", welcome.name)
+        log.warning("this node is now called %s", welcome.name)
         self.membership = structs.replace(member, name=welcome.name)
         node_identity.write_membership(self.config.home, self.membership)
 

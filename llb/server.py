@@ -1,4 +1,4 @@
-"""Runs the appliance in the foreground: socket, signals, first lines for people, a clean stop."""
+"""The server process: listeners, signals, banner, graceful stop."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ from llb.security.certificates import ServerTls
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-DRAIN_TIMEOUT_S = 5.0  # how long running answers may go on after the signal
+# How long running answers may continue after the signal.
+DRAIN_TIMEOUT_S = 5.0
 STOP_DEADLINE_S = 14.0
-GC_THRESHOLDS = (10_000, 20, 20)  # of objects, and of collections of the younger ones
+# Of generation 0 in objects, of generations 1 and 2 in collections of the younger generation.
+GC_THRESHOLDS = (10_000, 20, 20)
 
 
 def bind_main_socket(config: Config) -> socket.socket:
-    """The listening socket; raises `SetupError` that names the address."""
+    """Bind the socket of the API. Raises `SetupError`."""
     return _bind_socket(config.listen_host, config.port, "--port")
 
 
 def bind_ollama_socket(config: Config) -> socket.socket | None:
-    """The socket of the port that asks for no key, None where it is off; raises `SetupError` as `bind` does."""
+    """Bind the socket of the Ollama port, which needs no key; None if it is off. Raises `SetupError`."""
     if config.ollama_port is None or config.join is not None:
         return None
     return _bind_socket(config.ollama_host, config.ollama_port, "--ollama-port")
@@ -55,7 +57,7 @@ def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except socket.gaierror:
-        raise SetupError(f"--host: '{host}' is not an address of this machine.") from None
+        raise SetupError(f"--host: '{host}' is not an address of this host.") from None
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         platform_compat.set_reuse_address(sock)
@@ -66,11 +68,11 @@ def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
-                f"Port {port} on {host} is taken by another program: stop it, or choose another with {flag}."
+                f"Port {port} on {host} is used by another program: stop it, or choose another with {flag}."
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise SetupError(
-                f"Port {port} needs more rights than this user has: choose one above 1023."
+                f"Port {port} needs more privileges than this user has: choose a port above 1023."
             ) from None
         raise SetupError(f"Cannot listen on {host} port {port}: {error.strerror}.") from None
     sock.setblocking(False)
@@ -78,9 +80,10 @@ def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
 
 
 class Listener:
-    """One app on one socket."""
+    """Sanic app served on one socket."""
 
-    _touchup_done = False  # Sanic rewrites methods of its own for speed, which it can do once a process
+    # Sanic rewrites its own methods for speed, which works once per process only.
+    _touchup_done = False
 
     def __init__(self, app: Sanic[Any, Any], sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         self.app = app
@@ -90,7 +93,7 @@ class Listener:
         self._server: Any = None
 
     async def start(self) -> None:
-        """Serve; raises what the app's start raises, and then nothing is left running."""
+        """Start the app, then serve. Raises what the start of the app raises, after closing everything."""
         self.app.config.TOUCHUP = not Listener._touchup_done or Sanic.test_mode
         Listener._touchup_done = True
         self._server = server = await self.app.create_server(
@@ -113,12 +116,12 @@ class Listener:
             raise
 
     def stop_accepting(self) -> None:
-        """Let nobody in any more."""
+        """Accept no new connections."""
         if self._server is not None:
             self._server.server.close()
 
     async def stop_app(self) -> None:
-        """Stop what the app is made of, then whoever is still being answered."""
+        """Stop the app, then abort the connections that are still open."""
         if self._server is None:
             return
         for connection in tuple(self._server.connections):
@@ -140,13 +143,12 @@ class Listener:
 
 
 class Server:
-    """One app on one socket in the running event loop, and on another, if given, what asks for no key. The tests run the
-    product through this too."""
+    """The API on one socket and, if given, the Ollama port on another. The tests use this class too."""
 
     def __init__(
         self, app: Sanic[Any, Any], sock: socket.socket, ollama_sock: socket.socket | None = None
     ) -> None:
-        """Raises `SetupError`."""
+        """`app.ctx.llb` is a `Balancer` or a `JoinedNode`. Raises `SetupError`."""
         self.app = app
         tls: ServerTls | None = app.ctx.llb.tls
         self._main_listener = Listener(app, sock, None if tls is None else tls.context)
@@ -154,38 +156,38 @@ class Server:
         self._listeners = [self._main_listener]
         self.ollama_port: int | None = None
         if ollama_sock is not None:
-            keyless = Listener(create_ollama_app(app.ctx.llb), ollama_sock)
-            self.ollama_port = keyless.port
-            self._listeners.append(keyless)
+            ollama_listener = Listener(create_ollama_app(app.ctx.llb), ollama_sock)
+            self.ollama_port = ollama_listener.port
+            self._listeners.append(ollama_listener)
 
     async def start(self) -> None:
-        """Serve; raises what the app's start raises (`SetupError`), and then nothing is left running."""
+        """Start all listeners. Raises what the start of an app raises (`SetupError`), after closing all."""
         self.app.ctx.llb.port = self.port
-        opened: list[Listener] = []
+        started: list[Listener] = []
         try:
-            for door in self._listeners:
-                await door.start()
-                opened.append(door)
+            for listener in self._listeners:
+                await listener.start()
+                started.append(listener)
         except BaseException:
-            for door in reversed(opened):
-                await door.stop_app()
-                await door.close()
+            for listener in reversed(started):
+                await listener.stop_app()
+                await listener.close()
             raise
 
     async def stop(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
-        """Stop listening, let running answers end for a while, then close everything."""
-        for door in self._listeners:
-            door.stop_accepting()
+        """Stop accepting, let running answers end for up to `drain_timeout_s`, then close everything."""
+        for listener in self._listeners:
+            listener.stop_accepting()
         llb: Balancer | JoinedNode = self.app.ctx.llb
         await llb.drain(drain_timeout_s)
-        for door in self._listeners:
-            await door.stop_app()
-        for door in self._listeners:
-            await door.close()
+        for listener in self._listeners:
+            await listener.stop_app()
+        for listener in self._listeners:
+            await listener.close()
 
 
 def run(config: Config) -> int:
-    """Serve until a signal; returns the exit status. Raises `SetupError`."""
+    """Run the server until a signal; returns the exit status. Raises `SetupError`."""
     log_setup.configure_logging(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner:
         return runner.run(_serve(config))
@@ -194,16 +196,16 @@ def run(config: Config) -> int:
 async def _serve(config: Config) -> int:
     stop = asyncio.Event()
     _install_signal_handlers(asyncio.get_running_loop(), stop)
-    other = runfile.find_running_server(config.home)
-    if other is not None:
-        raise SetupError(f"llb runs already on {config.home}: process {other.pid}, at {other.url}.")
+    running = runfile.find_running_server(config.home)
+    if running is not None:
+        raise SetupError(f"llb is already running on {config.home}: process {running.pid}, at {running.url}.")
     while await _serve_once(config, stop):
         config = dataclasses.replace(config, join=None, join_token=None)
     return 0
 
 
 async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
-    """Serve until `stop`. True: the host has left the llb that it had joined, and goes on alone."""
+    """Serve until `stop`. True if the joined host has left its cluster, and continues as a balancer."""
     app = create_app(config)
     with ExitStack() as bound:
         sock = bound.enter_context(bind_main_socket(config))
@@ -212,9 +214,10 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             bound.enter_context(ollama_sock)
         server = Server(app, sock, ollama_sock)
         await server.start()
-        bound.pop_all()  # the server's from here on
-    # What is here by now stays: the collector need not look at it again and again while requests come and go. These leave few
-    # cycles behind, so it may look less often, too.
+        # The server owns the sockets from here on.
+        bound.pop_all()
+    # The objects of the start live as long as the process, so the collector need not scan them again.
+    # Requests leave few cycles behind, so it can also run less often.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     llb: Balancer | JoinedNode = app.ctx.llb
@@ -237,18 +240,18 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             default_password=await llb.uses_default_password(),
         )
         await _wait_for_stop(stop, joined.left_cluster if joined else None)
-        log.info("stopping" if stop.is_set() else "this host has left, and goes on alone")
+        log.info("stopping" if stop.is_set() else "this host has left its cluster and continues on its own")
     finally:
         if stop.is_set():
             _arm_exit_timer(STOP_DEADLINE_S)
-        # Before the home's lock is given back: after it the file may be another server's.
+        # Before the data directory is unlocked: afterwards the file may be another server's.
         runfile.remove_run_info(config.home)
         await server.stop()
     return not stop.is_set()
 
 
 async def _wait_for_stop(stop: asyncio.Event, left_cluster: asyncio.Event | None) -> None:
-    """Wait for a signal, or for what else ends this server."""
+    """Wait for a signal, or until this host has left its cluster."""
     waits = [asyncio.ensure_future(event.wait()) for event in (stop, left_cluster) if event is not None]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -258,25 +261,26 @@ async def _wait_for_stop(stop: asyncio.Event, left_cluster: asyncio.Event | None
 
 
 def _install_signal_handlers(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """The first signal asks for a clean stop, the second one ends the process at once."""
+    """The first signal starts a graceful stop, the second one ends the process at once."""
 
-    def caught(number: int, _frame: object) -> None:
+    def handle_signal(number: int, _frame: object) -> None:
         if stop.is_set():
-            os._exit(128 + number)  # the engines see their standard input end, and go too
+            # The engines exit too when their standard input closes.
+            os._exit(128 + number)
         loop.call_soon_threadsafe(stop.set)
 
     for number in platform_compat.stop_signals():
-        signal.signal(number, caught)
+        signal.signal(number, handle_signal)
 
 
 def _arm_exit_timer(deadline_s: float) -> None:
-    """End the process in any case: a thread that hangs on a dead disk must not keep it."""
+    """End the process after `deadline_s`, even if a thread hangs on a failed disk."""
 
-    def give_up() -> None:
-        log.error("the stop took longer than %.0f s; ending the process", deadline_s)
+    def exit_process() -> None:
+        log.error("stopping took longer than %.0f s; ending the process", deadline_s)
         os._exit(1)
 
-    timer = threading.Timer(deadline_s, give_up)
+    timer = threading.Timer(deadline_s, exit_process)
     timer.daemon = True
     timer.start()
 
@@ -289,27 +293,25 @@ def print_banner(
     *,
     default_password: bool,
 ) -> None:
-    """The first lines a person sees. They go to standard output: the log is on standard error."""
+    """Print address, data directory and first steps to standard output; the log is on standard error."""
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
     if membership is not None:
         lines.append(
-            f"This host lends itself to {membership.balancer_url} as {membership.name}; 'llb leave' ends that"
+            f"This host has joined {membership.balancer_url} as {membership.name}; 'llb leave' undoes that"
         )
     if run_info.anchor:
         lines.append(
             f"Its certificate's SHA-256 fingerprint: {tls_trust.display_fingerprint(run_info.anchor)}"
         )
     if ollama_port is not None:
-        whose = ", ".join(("this host", *config.ollama_allow))
-        lines.append(f"As Ollama, without a key, on port {ollama_port}, to programs of {whose}")
+        clients = ", ".join(("this host", *config.ollama_allow))
+        lines.append(f"Ollama API without a key on port {ollama_port}, for programs of {clients}")
     elif config.ollama_port is not None:
-        lines.append(
-            "--ollama-port is left out here: it is the balancer that answers as Ollama without a key"
-        )
+        lines.append("--ollama-port has no effect on a joined host: the balancer has the Ollama port")
     if default_password:
         lines.append(
-            f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this machine only), "
-            "and change it: llb password"
+            f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this host only), "
+            "then change it: llb password"
         )
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

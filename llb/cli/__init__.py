@@ -1,1 +1,1 @@
-"""The command line: commands, their parser and their output. No other package prints, except the banner of `llb.server`."""
+"""The command line: commands, parser, output. Only this package and the banner of `llb.server` print."""

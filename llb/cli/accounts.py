@@ -1,4 +1,8 @@
-"""Keys, people and passwords: on the home's database, whether its server runs or not. A running one sees it within a second."""
+"""Commands for API keys, users and passwords.
+
+They change the database of the data directory, with or without a running server, which sees the change within
+a second.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +41,12 @@ from llb.store.tables.users import User
 from llb.wire import KeyLimits, KeyLimitsPatch, KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
 LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
-MIN_PREFIX_LENGTH = 6  # "sk-" and three digits
+# "sk-" and three digits.
+MIN_PREFIX_LENGTH = 6
 
 
-def _require_own_home(options: argparse.Namespace) -> Path:
-    """The home whose accounts are meant. Raises `Failure` on a host that has none, because it lends itself to another."""
+def _require_accounts_home(options: argparse.Namespace) -> Path:
+    """Data directory with the accounts. Raises `CommandError` on a joined host, which has no accounts."""
     home = home_of(options)
     require_not_joined(home)
     return home
@@ -53,36 +58,37 @@ def _require_own_home(options: argparse.Namespace) -> Path:
 def create_key(options: argparse.Namespace) -> int:
     """`llb keys create NAME`"""
     scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
-    ends = None if options.expires is None else _parse_expiry(options.expires)
-    wish = NewKey(options.name, scopes, ends, KeyLimits(**_limit_options(options)))
-    new, record = build_key(wish, LOCAL_PRINCIPAL, time.time())
+    expires_at = None if options.expires is None else _parse_expiry(options.expires)
+    body = NewKey(options.name, scopes, expires_at, KeyLimits(**_limit_options(options)))
+    new, record = build_key(body, LOCAL_PRINCIPAL, time.time())
 
-    async def work() -> None:
-        async with open_database(_require_own_home(options)) as db, db.write() as tx:
+    async def run() -> None:
+        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
             await keys.add(tx, record)
             await audit.record(
                 tx, actor=LOCAL_PRINCIPAL.label, action="key.create", target=key_audit_target(record)
             )
 
-    asyncio.run(work())
-    output.print_line(new.key)  # alone, so that $(llb keys create …) is the key
+    asyncio.run(run())
+    # The only line on standard output, so that $(llb keys create …) is the key.
+    output.print_line(new.key)
     return 0
 
 
 def list_keys(options: argparse.Namespace) -> int:
     """`llb keys list`"""
-    require_database(_require_own_home(options))
+    require_database(_require_accounts_home(options))
 
-    async def work() -> list[ApiKey]:
-        async with open_database(_require_own_home(options)) as db:
+    async def run() -> list[ApiKey]:
+        async with open_database(_require_accounts_home(options)) as db:
             return await keys.list_keys(db)
 
-    found = asyncio.run(work())
+    found = asyncio.run(run())
     if options.json:
         output.print_json(KeyList(tuple(key_view(key) for key in found)))
         return 0
     if not found:
-        output.print_note("There are no keys yet: 'llb keys create NAME'.")
+        output.print_note("There are no keys yet: create one with 'llb keys create NAME'.")
         return 0
     now = time.time()
     output.print_table(
@@ -108,18 +114,16 @@ def list_keys(options: argparse.Namespace) -> int:
 
 def limit_key(options: argparse.Namespace) -> int:
     """`llb keys limit ID_OR_PREFIX`"""
-    require_database(_require_own_home(options))
-    given = _limit_options(options)
-    if not given:
-        raise CommandError(
-            "Say which limit to change: --rpm, --tpm or --concurrent, with a number or 'none'."
-        )
+    require_database(_require_accounts_home(options))
+    changes = _limit_options(options)
+    if not changes:
+        raise CommandError("Name a limit to change: --rpm, --tpm or --concurrent, with a number or 'none'.")
 
-    async def work() -> tuple[ApiKey, KeyLimits]:
-        async with open_database(_require_own_home(options)) as db, db.write() as tx:
+    async def run() -> tuple[ApiKey, KeyLimits]:
+        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
             key = _find_key(await keys.list_keys(tx), options.key_name)
             limits, ceiling = limits_for_changed_key(
-                apply_limits_patch(key.limits, KeyLimitsPatch(**given)), key.ceiling, LOCAL_PRINCIPAL
+                apply_limits_patch(key.limits, KeyLimitsPatch(**changes)), key.ceiling, LOCAL_PRINCIPAL
             )
             await keys.set_limits(tx, key.id, limits, ceiling)
             await audit.record(
@@ -127,23 +131,23 @@ def limit_key(options: argparse.Namespace) -> int:
             )
             return key, limits
 
-    key, limits = asyncio.run(work())
+    key, limits = asyncio.run(run())
     output.print_line(f"The limits of the key {limits_audit_target(key, limits)}.")
     return 0
 
 
 def _limit_options(options: argparse.Namespace) -> dict[str, int | None]:
-    """The limits that were named, by their names in the API."""
+    """Limits that the options set, by their field names in the API."""
     flags = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
     return {name: getattr(options, flag) for flag, name in flags.items() if hasattr(options, flag)}
 
 
 def revoke_key(options: argparse.Namespace) -> int:
     """`llb keys revoke ID_OR_PREFIX`"""
-    require_database(_require_own_home(options))
+    require_database(_require_accounts_home(options))
 
-    async def work() -> ApiKey:
-        async with open_database(_require_own_home(options)) as db, db.write() as tx:
+    async def run() -> ApiKey:
+        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
             key = _find_key(await keys.list_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
             await audit.record(
@@ -151,66 +155,71 @@ def revoke_key(options: argparse.Namespace) -> int:
             )
             return key
 
-    key = asyncio.run(work())
+    key = asyncio.run(run())
     output.print_line(f"The key {key.name} ({key.prefix}…) is revoked.")
     return 0
 
 
 def _find_key(found: list[ApiKey], name: str) -> ApiKey:
-    """The one key that `name` means: its id, the whole key, or the beginning of its shown prefix."""
-    whole = tokens.hash_token(name)
-    exact = [key for key in found if name == key.id or whole == key.hash]
-    begun = name.removesuffix("…")
+    """Key with this id, this value, or a prefix that starts like this.
+
+    Raises `CommandError` for none or several.
+    """
+    key_hash = tokens.hash_token(name)
+    exact = [key for key in found if name == key.id or key_hash == key.hash]
+    prefix = name.removesuffix("…")
     matches = exact or [
-        key for key in found if len(begun) >= MIN_PREFIX_LENGTH and key.prefix.startswith(begun)
+        key for key in found if len(prefix) >= MIN_PREFIX_LENGTH and key.prefix.startswith(prefix)
     ]
     if not matches:
-        raise CommandError("There is no such key: 'llb keys list' shows their ids and prefixes.")
+        raise CommandError("There is no such key: 'llb keys list' shows ids and prefixes.")
     if len(matches) > 1:
         names = ", ".join(f"{key.name} ({key.id})" for key in matches)
-        raise CommandError(f"Several keys begin like that: {names}; name one by its id.")
+        raise CommandError(f"Several keys match: {names}. Use the id of one.")
     return matches[0]
 
 
 def _parse_expiry(text: str) -> str:
-    """The time that --expires means, as the API writes it: a span from now, or a time."""
+    """Value of --expires as an ISO 8601 time: a duration from now, or a time. Raises `CommandError`."""
     try:
-        span_s = parse_duration(text)
+        duration_s = parse_duration(text)
     except ValueError:
-        span_s = None
-    if span_s is None:
+        duration_s = None
+    if duration_s is None:
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
             raise CommandError(
-                f"--expires: '{text}' is neither a span such as 30d nor a time such as 2027-01-31."
+                f"--expires: '{text}' is neither a duration such as 30d nor a time such as 2027-01-31."
             ) from None
         return (at if at.tzinfo is not None else at.astimezone()).isoformat()
-    if span_s <= 0:
-        raise CommandError("--expires: a key must live for some time.")
+    if duration_s <= 0:
+        raise CommandError("--expires: the duration must be longer than zero.")
     try:
-        return (datetime.now(UTC) + timedelta(seconds=span_s)).isoformat()
+        return (datetime.now(UTC) + timedelta(seconds=duration_s)).isoformat()
     except OverflowError:
-        raise CommandError("--expires: that is too far away.") from None
+        raise CommandError("--expires: the time is too far in the future.") from None
 
 
-# --- people ------------------------------------------------------------------------------------------
+# --- users -------------------------------------------------------------------------------------------
 
 
 def list_users(options: argparse.Namespace) -> int:
     """`llb users list`"""
-    require_database(_require_own_home(options))
+    require_database(_require_accounts_home(options))
 
-    async def work() -> list[User]:
-        async with open_database(_require_own_home(options)) as db:
+    async def run() -> list[User]:
+        async with open_database(_require_accounts_home(options)) as db:
             return await users.list_users(db)
 
-    found = asyncio.run(work())
+    found = asyncio.run(run())
     if options.json:
         output.print_json(UserList(tuple(user_view(user) for user in found)))
         return 0
     if not found:
-        output.print_note("Nobody yet: the first start makes admin, and so does 'llb password'.")
+        output.print_note(
+            "There are no users yet: the first start creates admin, and so does 'llb password'."
+        )
         return 0
     output.print_table(
         ("NAME", "ROLE", "PASSWORD", "SINCE"),
@@ -230,95 +239,96 @@ def list_users(options: argparse.Namespace) -> int:
 def add_user(options: argparse.Namespace) -> int:
     """`llb users add NAME`"""
 
-    async def may_begin() -> None:
+    async def check_can_add() -> None:
         async with _open_accounts(options) as (db, _):
             if await users.is_default_password_in_use(db):
                 raise CommandError(
-                    "Change the default password first ('llb password'): until then nobody can be let in."
+                    "Change the default password first with 'llb password': until then no user can be added."
                 )
             if await users.get_by_name(db, options.name) is not None:
-                raise CommandError(f"A user '{options.name}' exists already.")
+                raise CommandError(f"A user '{options.name}' already exists.")
 
-    async def work(password: str) -> None:
+    async def run(password: str) -> None:
         async with _open_accounts(options) as (_, accounts):
             await accounts.add_user(
                 LOCAL_PRINCIPAL, NewUser(options.name, password, Role(options.role)), None
             )
 
-    asyncio.run(may_begin())  # before a password is asked for
-    asyncio.run(work(output.read_new_password(options.name)))
-    output.print_line(f"{options.name} may sign in now, as {options.role}.")
+    # Fails before the password prompt.
+    asyncio.run(check_can_add())
+    asyncio.run(run(output.read_new_password(options.name)))
+    output.print_line(f"{options.name} can now sign in as {options.role}.")
     return 0
 
 
 def remove_user(options: argparse.Namespace) -> int:
     """`llb users remove NAME`"""
-    require_database(_require_own_home(options))
-    if not output.confirm(f"Remove {options.name}, with all sessions and keys?", assume_yes=options.yes):
+    require_database(_require_accounts_home(options))
+    if not output.confirm(f"Remove {options.name} with all sessions and keys?", assume_yes=options.yes):
         raise CommandError("Nobody was removed.")
 
-    async def work() -> str:
+    async def run() -> str:
         async with _open_accounts(options) as (db, accounts):
             user = await _require_user(db, options.name)
             await accounts.remove_user(LOCAL_PRINCIPAL, user.id, None)
             return user.username
 
-    name = asyncio.run(work())
+    name = asyncio.run(run())
     output.print_line(f"{name} is removed.")
     return 0
 
 
 def set_role(options: argparse.Namespace) -> int:
     """`llb users role NAME ROLE`"""
-    require_database(_require_own_home(options))
+    require_database(_require_accounts_home(options))
 
-    async def work() -> User:
+    async def run() -> User:
         async with _open_accounts(options) as (db, accounts):
             user = await _require_user(db, options.name)
             return await accounts.change_user(
                 LOCAL_PRINCIPAL, user.id, UserPatch(role=Role(options.role)), None
             )
 
-    user = asyncio.run(work())
-    output.print_line(f"{user.username} is {user.role} now.")
+    user = asyncio.run(run())
+    output.print_line(f"{user.username} is now {user.role}.")
     return 0
 
 
 def set_password(options: argparse.Namespace) -> int:
     """`llb password [USER]`"""
 
-    async def whose() -> str:
-        async with open_database(_require_own_home(options)) as db:
+    async def find_username() -> str:
+        async with open_database(_require_accounts_home(options)) as db:
             found = await users.list_users(db)
             if not found and options.name in (None, FIRST_ADMIN_USERNAME):
                 return FIRST_ADMIN_USERNAME
             return (await _require_user(db, options.name or _default_username(found))).username
 
-    async def work(name: str, password: str) -> None:
-        async with open_database(_require_own_home(options)) as db:
+    async def run(name: str, password: str) -> None:
+        async with open_database(_require_accounts_home(options)) as db:
             accounts = AccountService(db, AccountAuthenticator(db))
             user = await users.get_by_name(db, name)
             if user is None:
-                # The first start, without the default password: better than changing it afterwards.
+                # Before the first start: admin gets this password instead of the default one.
                 await accounts.ensure_admin(password)
             else:
                 await accounts.change_user(LOCAL_PRINCIPAL, user.id, UserPatch(password=password), None)
 
-    name = asyncio.run(whose())
+    name = asyncio.run(find_username())
     password = output.read_new_password(name)
     passwords.check_new_password(password)
-    asyncio.run(work(name, password))
-    output.print_line(f"The password of {name} is changed; all sessions of {name} have ended.")
+    asyncio.run(run(name, password))
+    output.print_line(f"The password of {name} was changed; all sessions of {name} have ended.")
     return 0
 
 
 def _default_username(found: list[User]) -> str:
-    """`admin`, or whoever is the only administrator."""
+    """`admin`, else the only administrator. Raises `CommandError` if there are several."""
     if any(user.username == FIRST_ADMIN_USERNAME for user in found):
         return FIRST_ADMIN_USERNAME
     admins = [user.username for user in found if user.role is Role.ADMIN]
     if len(admins) != 1:
-        raise CommandError("Say whose password: 'llb password USER'.")
+        raise CommandError("Name the user: 'llb password USER'.")
     return admins[0]
 
 
@@ -331,8 +341,8 @@ async def _require_user(db: Database, name: str) -> User:
 
 @asynccontextmanager
 async def _open_accounts(options: argparse.Namespace) -> AsyncIterator[tuple[Database, AccountService]]:
-    """The accounts of the home, with the first administrator in them as the first start would make it."""
-    async with open_database(_require_own_home(options)) as db:
+    """Open the accounts; create the first administrator as the first start of the server does."""
+    async with open_database(_require_accounts_home(options)) as db:
         accounts = AccountService(db, AccountAuthenticator(db))
         await accounts.ensure_admin(os.environ.get("LLB_ADMIN_PASSWORD") or None)
         yield db, accounts

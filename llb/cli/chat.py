@@ -1,4 +1,4 @@
-"""`llb chat ID [PROMPT]`: one answer, or a conversation."""
+"""`llb chat ID [PROMPT]`: a single answer, or a conversation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from llb.cli.models import require_model
 from llb.cli.options import client_of
 from llb.wire import ModelStatus
 
-READ_TIMEOUT_S = 300.0  # a large model may load for minutes before the first word
-CHAT_HELP = "Ctrl-C stops an answer, /clear forgets the conversation, Ctrl-D or /bye ends."
+# A large model may load for minutes before the first token.
+READ_TIMEOUT_S = 300.0
+CHAT_HELP = "Ctrl-C stops an answer, /clear starts a new conversation, Ctrl-D or /bye exits."
 _ANSI_DIM, _ANSI_RESET = "\x1b[2m", "\x1b[0m"
 
 Message = dict[str, str]
@@ -28,16 +29,16 @@ def chat(options: argparse.Namespace) -> int:
     """`llb chat`"""
     client = client_of(options)
     _require_model_ready(client, options.model_id)
-    talk = Conversation(client, options.model_id, options.system, options.max_tokens)
+    conversation = Conversation(client, options.model_id, options.system, options.max_tokens)
     prompt = _read_prompt(options.prompt)
     if prompt is not None:
-        talk.send(prompt)
+        conversation.send(prompt)
         return 0
-    return _run_conversation(talk)
+    return _run_conversation(conversation)
 
 
 class Conversation:
-    """What was said so far; `say` adds to it."""
+    """Messages of a conversation with one model."""
 
     def __init__(self, client: ApiClient, model_id: str, system: str | None, max_tokens: int | None) -> None:
         self._client = client
@@ -50,11 +51,11 @@ class Conversation:
         self.messages = list(self._initial_messages)
 
     def send(self, text: str) -> None:
-        """Print the answer as it comes. What an interruption cut off is remembered as far as it went."""
-        asked = [*self.messages, {"role": "user", "content": text}]
+        """Send a message and print the answer as it arrives. An interrupted answer is kept too."""
+        messages = [*self.messages, {"role": "user", "content": text}]
         body: dict[str, Any] = {
             "model": self._model_id,
-            "messages": asked,
+            "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -69,12 +70,12 @@ class Conversation:
         finally:
             printer.finish()
             if printer.answer:
-                self.messages = [*asked, {"role": "assistant", "content": printer.answer}]
+                self.messages = [*messages, {"role": "assistant", "content": printer.answer}]
         printer.print_throughput()
 
 
 class AnswerPrinter:
-    """Writes an answer as it comes. A model's thoughts are dim, and only a person sees them."""
+    """Prints a streamed answer. The reasoning is dim, and printed to a terminal only."""
 
     def __init__(self) -> None:
         self.answer = ""
@@ -85,7 +86,7 @@ class AnswerPrinter:
         self._tokens_per_second: float | None = None
 
     def print_chunk(self, chunk: dict[str, Any]) -> None:
-        """One chunk of the stream."""
+        """Print one chunk of the stream."""
         usage, timings = chunk.get("usage"), chunk.get("timings")
         if isinstance(usage, dict):
             self._completion_tokens = int(usage.get("completion_tokens") or 0)
@@ -95,14 +96,14 @@ class AnswerPrinter:
         if not isinstance(choices, list) or not choices:
             return
         delta = choices[0].get("delta") or {}
-        thought, words = delta.get("reasoning_content"), delta.get("content")
-        if isinstance(thought, str) and thought and self._is_terminal:
+        reasoning, content = delta.get("reasoning_content"), delta.get("content")
+        if isinstance(reasoning, str) and reasoning and self._is_terminal:
             self._set_thinking(True)
-            self._write(thought)
-        if isinstance(words, str) and words:
+            self._write(reasoning)
+        if isinstance(content, str) and content:
             self._set_thinking(False)
-            self.answer += words
-            self._write(words)
+            self.answer += content
+            self._write(content)
 
     def finish(self) -> None:
         self._set_thinking(False)
@@ -125,14 +126,15 @@ class AnswerPrinter:
     def _write(self, text: str) -> None:
         if self._first_token_at is None:
             self._first_token_at = time.monotonic()
-        # To a file go the model's bytes; to a terminal nothing that could command it.
+        # A file gets the text of the model unchanged; a terminal must not get control characters.
         sys.stdout.write(output.strip_control_chars(text) if self._is_terminal else text)
         sys.stdout.flush()
 
 
 def _run_conversation(conversation: Conversation) -> int:
     with suppress(ImportError):
-        import readline  # noqa: F401  # gives input() its editing and history
+        # Importing it gives input() line editing and history.
+        import readline  # noqa: F401
     output.print_note(CHAT_HELP)
     while True:
         try:
@@ -155,22 +157,23 @@ def _run_conversation(conversation: Conversation) -> int:
             except KeyboardInterrupt:
                 output.print_note("(stopped)")
             except CommandError as failure:
-                output.print_note(str(failure))  # the conversation is worth more than one failed question
+                # A failed request does not end the conversation.
+                output.print_note(str(failure))
 
 
 def _read_prompt(given: str | None) -> str | None:
-    """PROMPT, what was piped in, or both; None for a person at a terminal."""
+    """PROMPT, standard input, or both; None at a terminal. Raises `CommandError` if there is no text."""
     piped = _read_piped_input()
     parts = [part for part in (given, piped) if part]
     if parts:
         return "\n\n".join(parts)
     if given is None and output.is_tty(sys.stdin):
         return None
-    raise CommandError("There is nothing to say: give a PROMPT, or pipe one to standard input.")
+    raise CommandError("There is no prompt: give PROMPT, or pipe one to standard input.")
 
 
 def _read_piped_input() -> str:
-    """Standard input if it is a pipe or a file; a service's closed or empty one is never waited for."""
+    """Standard input if it is a pipe or a file. Never waits for the closed or empty one of a service."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (AttributeError, OSError, ValueError):
@@ -179,11 +182,11 @@ def _read_piped_input() -> str:
 
 
 def _require_model_ready(client: ApiClient, model_id: str) -> None:
-    """Say at once what no request can change; a key that may not look is left to find out by asking."""
+    """Raise `CommandError` if the model cannot answer. Skipped for a key that may not read the models."""
     try:
         item = require_model(client, model_id)
-    except ApiError as refused:
-        if refused.status == 403:
+    except ApiError as error:
+        if error.status == 403:
             return
         raise
     name = item.model.id
@@ -191,7 +194,7 @@ def _require_model_ready(client: ApiClient, model_id: str) -> None:
         raise CommandError(f"Model '{name}' has not been pulled: 'llb pull {name}' does that.")
     if item.status is ModelStatus.ERROR:
         raise CommandError(
-            f"Model '{name}' could not be pulled: {item.error}; 'llb pull {name}' tries again."
+            f"Model '{name}' could not be pulled: {item.error}; try again with 'llb pull {name}'."
         )
     if item.status is not ModelStatus.READY:
         done = output.format_percent(item.download_progress or 0.0)
@@ -201,7 +204,7 @@ def _require_model_ready(client: ApiClient, model_id: str) -> None:
 
 
 def _raise_if_error_event(event: dict[str, Any]) -> None:
-    """An error can come after the first words: then it is an event of the stream."""
+    """Raise `CommandError` for an error event, which the server sends after the answer has started."""
     error = event.get("error")
     if isinstance(error, dict):
         raise CommandError(str(error.get("message") or "The answer ended with an error."))

@@ -1,4 +1,4 @@
-"""How a command speaks with a server: the one of its own home, or the one named with --url."""
+"""HTTP client of the commands, for the server of this data directory or the one of --url."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ RESPONSE_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A server and the credential for it. `local`: proven to be this home's own by the lock it holds."""
+    """Server and the credential for it.
+
+    `is_local`: the server holds the lock of this data directory. `trust_anchor` verifies its certificate.
+    """
 
     url: str
     credential: str | None
     is_local: bool
-    trust_anchor: str = ""  # by which it is believed over TLS
+    trust_anchor: str = ""
 
 
 def find_server(home: Path, url: str | None, key: str | None) -> ServerAddress:
-    """The server at `url`, else that of `home`. Another host never gets the local token.
+    """Server at `url`, else the server of `home`. Another host never gets the local token.
 
-    Raises `Unreachable` and `Failure`.
+    Raises `ServerUnreachable` when no server runs, `CommandError` for a bad URL or a joined host.
     """
     if url:
         return ServerAddress(_validate_url(url), key or os.environ.get("LLB_API_KEY") or None, is_local=False)
@@ -52,7 +55,7 @@ def find_server(home: Path, url: str | None, key: str | None) -> ServerAddress:
         info = runfile.find_running_server(home)
     except PermissionError:
         raise CommandError(
-            f"{home} belongs to another user: run this as that user, or give --url and --key."
+            f"{home} belongs to another user: run this command as that user, or give --url and --key."
         ) from None
     if info is None:
         raise ServerUnreachable(
@@ -62,17 +65,17 @@ def find_server(home: Path, url: str | None, key: str | None) -> ServerAddress:
 
 
 def local_server(info: RunInfo, key: str | None = None) -> ServerAddress:
-    """The server of this home, which runs."""
+    """Address of the running server of this data directory."""
     return ServerAddress(info.url, key or info.token, is_local=True, trust_anchor=info.anchor)
 
 
 def require_not_joined(home: Path) -> None:
-    """Raises `Failure` that names the llb to ask, on a host that lends itself to it."""
+    """Raise `CommandError` on a joined host, where the balancer has the data."""
     member = node_identity.read_membership(home)
     if member is not None:
         raise CommandError(
-            f"This host lends itself to {member.balancer_url}, which has the models, keys and people: run this there, or "
-            f"give --url {member.balancer_url} and a key of it."
+            f"This host has joined {member.balancer_url}, which has the models, keys and users: "
+            f"run this command there, or give --url {member.balancer_url} and a key."
         )
 
 
@@ -80,28 +83,28 @@ def _validate_url(url: str) -> str:
     text = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(text)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        sound = False
-    if not sound or parts.query or parts.fragment or parts.username:
+        is_valid = False
+    if not is_valid or parts.query or parts.fragment or parts.username:
         raise CommandError(f"--url: '{url}' is not a URL such as http://host:8080.")
     return text.rstrip("/")
 
 
 class ApiClient:
-    """Requests to one server. `locate` finds it, and finds it again after a restart."""
+    """Requests to one server. `locate` finds the server, also after a restart."""
 
     def __init__(self, locate: Callable[[], ServerAddress]) -> None:
         self._locate = locate
         self.server = locate()
 
     def relocate(self) -> ServerAddress:
-        """Find the server anew: it may have restarted on another port. Raises `Unreachable`."""
+        """Find the server again; it may have restarted on another port. Raises `ServerUnreachable`."""
         self.server = self._locate()
         return self.server
 
     def get(self, path: str, result_type: type[T]) -> T:
-        """The answer as a `kind`. Raises `Refused` and `Unreachable`."""
+        """Decoded response. Raises `ApiError` and `ServerUnreachable`."""
         return self._decode(self.request("GET", path), result_type)
 
     def post(self, path: str, body: Any, result_type: type[T], timeout_s: float = RESPONSE_TIMEOUT_S) -> T:
@@ -113,30 +116,31 @@ class ApiClient:
     def request(
         self, method: str, path: str, body: Any = None, timeout_s: float = RESPONSE_TIMEOUT_S
     ) -> bytes:
-        with self._open_response(method, path, body, timeout_s) as answer, self._translate_errors():
-            return answer.read()
+        with self._open_response(method, path, body, timeout_s) as response, self._translate_errors():
+            return response.read()
 
     @contextmanager
     def stream_events(self, path: str, body: Any, timeout_s: float) -> Iterator[Iterator[dict[str, Any]]]:
-        """The events of a Server-Sent Events answer; leaving the block closes the connection, which stops the answer."""
-        with self._open_response("POST", path, body, timeout_s) as answer:
-            yield self._read_events(answer)
+        """Stream the events of a response; leaving the block closes the connection."""
+        with self._open_response("POST", path, body, timeout_s) as response:
+            yield self._read_events(response)
 
-    def _read_events(self, answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    def _read_events(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         while True:
             with self._translate_errors():
-                line = answer.readline()
+                line = response.readline()
             if not line:
-                raise ServerUnreachable(f"{self.server.url} ended its answer too early.")
+                raise ServerUnreachable(f"{self.server.url} ended its response too early.")
             field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
             if field != "data":
-                continue  # a comment that keeps the connection alive, or a field that nobody here needs
+                # A keep-alive comment, or a field that is not used here.
+                continue
             if value.strip() == "[DONE]":
                 return
             try:
                 event = json.loads(value)
             except ValueError:
-                raise CommandError(f"{self.server.url} sent something that is no event of a chat.") from None
+                raise CommandError(f"{self.server.url} sent an invalid event.") from None
             if isinstance(event, dict):
                 yield event
 
@@ -160,21 +164,19 @@ class ApiClient:
                 connection.connect()
                 connection.sock.settimeout(timeout_s)
                 connection.request(method, parts.path.rstrip("/") + path, body=data, headers=headers)
-                answer = connection.getresponse()
-                refusal = answer.read() if answer.status >= 400 else b""
-            if answer.status >= 400:
-                raise self._api_error(answer.status, refusal)
-            if answer.status >= 300:
-                raise CommandError(
-                    f"{self.server.url} leads elsewhere: give the address where llb itself is."
-                )
-            yield answer
+                response = connection.getresponse()
+                error_body = response.read() if response.status >= 400 else b""
+            if response.status >= 400:
+                raise self._api_error(response.status, error_body)
+            if response.status >= 300:
+                raise CommandError(f"{self.server.url} redirects elsewhere: give the address of llb itself.")
+            yield response
         finally:
             connection.close()
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """What goes wrong on the way, in words."""
+        """Turn errors of connection and protocol into `ServerUnreachable` with a message."""
         url = self.server.url
         try:
             yield
@@ -187,15 +189,15 @@ class ApiClient:
                 f"{url} does not speak TLS as expected ({error.reason}): is it http?"
             ) from None
         except TimeoutError:
-            raise ServerUnreachable(f"{url} does not answer in time.") from None
+            raise ServerUnreachable(f"{url} did not respond in time.") from None
         except socket.gaierror:
-            raise ServerUnreachable(f"{url} cannot be found: there is no host of that name.") from None
+            raise ServerUnreachable(f"{url} cannot be found: there is no host with that name.") from None
         except ConnectionRefusedError:
             raise ServerUnreachable(f"Nothing answers at {url}: is llb running there?") from None
         except http.client.IncompleteRead:
-            raise ServerUnreachable(f"{url} ended its answer too early.") from None
+            raise ServerUnreachable(f"{url} ended its response too early.") from None
         except http.client.HTTPException:
-            raise ServerUnreachable(f"{url} does not answer as llb does.") from None
+            raise ServerUnreachable(f"{url} does not respond like llb.") from None
         except OSError as error:
             if isinstance(error, BrokenPipeError | ConnectionError):
                 raise ServerUnreachable(f"{url} closed the connection.") from None
@@ -209,9 +211,9 @@ class ApiClient:
         code = error.get("code")
         message = error.get("message")
         if not isinstance(message, str):
-            message = f"{self.server.url} answers {status}, not as llb does: check the address"
+            message = f"{self.server.url} responded with {status}, and not like llb: check the address"
         if status == 401 and not self.server.is_local:
-            message = "The key was refused" if self.server.credential else "A key is needed"
+            message = "The key was rejected" if self.server.credential else "A key is required"
             message += f" at {self.server.url}: give one with --key or LLB_API_KEY"
         return ApiError(message, status=status, code=code if isinstance(code, str) else None)
 
@@ -220,8 +222,8 @@ class ApiClient:
             return msgspec.json.decode(body, type=result_type)
         except DECODE_ERRORS:
             raise CommandError(
-                f"{self.server.url} answers in a way that llb {__version__} does not understand: "
-                "is it llb, and of the same version?"
+                f"{self.server.url} sent a response that llb {__version__} does not understand: "
+                "is it llb of the same version?"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""The home's database as a whole: opened, saved, put back."""
+"""Database of the data directory: open, `llb backup`, `llb restore`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def database_path(home: Path) -> Path:
 
 @asynccontextmanager
 async def open_database(home: Path) -> AsyncIterator[Database]:
-    """The database of `home`, made if it is not there yet. Raises `SetupError`."""
+    """Open the database of `home`; create it if it does not exist. Raises `SetupError`."""
     db = await Database.open(database_path(home))
     try:
         yield db
@@ -39,10 +39,10 @@ async def open_database(home: Path) -> AsyncIterator[Database]:
 
 
 def require_database(home: Path) -> None:
-    """Raises `Failure` where there is nothing to list or to change, instead of making an empty home."""
+    """Raise `CommandError` if `home` has no database, so that a command does not create an empty one."""
     if not database_path(home).exists():
         raise CommandError(
-            f"There is no llb in {home} yet: start it once with 'llb', or name its home with --home."
+            f"There is no llb in {home} yet: start it once with 'llb', or give another directory with --home."
         )
 
 
@@ -52,21 +52,23 @@ def backup(options: argparse.Namespace) -> int:
     require_database(home)
     _check_backup_path(database_path(home), target, force=options.force)
 
-    async def work() -> list[tuple[str, FileFingerprint]]:
+    async def save() -> list[tuple[str, FileFingerprint]]:
         async with open_database(home) as db:
             async with db.write() as tx:
                 await audit.record(tx, actor="local", action="database.backup", target=target.name)
             await db.backup(target)
             return await list_verified_files(db)
 
-    files = asyncio.run(work())
-    said = f"Saved to {target} ({output.format_size(target.stat().st_size)})."
+    files = asyncio.run(save())
+    summary = f"Saved to {target} ({output.format_size(target.stat().st_size)})."
     if options.models is None:
-        output.print_line(f"{said} Model files are not in it: they are fetched again.")
+        output.print_line(f"{summary} It contains no model files: they are downloaded again.")
         return 0
     directory = Path(options.models).expanduser().absolute()
     count, size_bytes = copy_files(files, load_config({"home": str(home)}).models_dir, directory)
-    output.print_line(f"{said} {count} model files copied to {directory} ({output.format_size(size_bytes)}).")
+    output.print_line(
+        f"{summary} {count} model files copied to {directory} ({output.format_size(size_bytes)})."
+    )
     return 0
 
 
@@ -80,7 +82,7 @@ def restore(options: argparse.Namespace) -> int:
     if models is not None and not models.is_dir():
         raise CommandError(f"There is no directory {models}.")
     if path.exists() and not output.confirm(
-        f"Replace the database in {home}? The present one is kept beside it.", assume_yes=options.yes
+        f"Replace the database in {home}? The current one is kept beside it.", assume_yes=options.yes
     ):
         raise CommandError("Nothing was restored.")
     platform_compat.make_private_dir(home)
@@ -90,13 +92,13 @@ def restore(options: argparse.Namespace) -> int:
     try:
         kept = restore_database(source, path)
 
-        async def note() -> list[tuple[str, FileFingerprint]]:
+        async def record_restore() -> list[tuple[str, FileFingerprint]]:
             async with open_database(home) as db:
                 async with db.write() as tx:
                     await audit.record(tx, actor="local", action="database.restore", target=source.name)
                 return await list_verified_files(db)
 
-        files = asyncio.run(note())
+        files = asyncio.run(record_restore())
         count = 0
         if models is not None:
             count, _ = copy_files(files, models, load_config({"home": str(home)}).models_dir)
@@ -110,21 +112,21 @@ def restore(options: argparse.Namespace) -> int:
 
 def _check_backup_path(database: Path, backup_path: Path, *, force: bool) -> None:
     if backup_path.is_dir():
-        raise CommandError(f"{backup_path} is a directory: name a file in it.")
+        raise CommandError(f"{backup_path} is a directory: give a file in it.")
     if not backup_path.parent.is_dir():
         raise CommandError(f"There is no directory {backup_path.parent}.")
     if backup_path.exists():
         if backup_path.samefile(database):
-            raise CommandError(f"{backup_path} is the database itself: name another file.")
+            raise CommandError(f"{backup_path} is the database itself: give another file.")
         if not force:
-            raise CommandError(f"{backup_path} exists already: name another file, or say --force.")
+            raise CommandError(f"{backup_path} already exists: give another file, or --force.")
 
 
 # --- model files beside a backup ----------------------------------------------------------------------
 
 
 async def list_verified_files(db: Database) -> list[tuple[str, FileFingerprint]]:
-    """Model id and file of everything that this host has verified."""
+    """Model id and file of all verified model files of this host."""
     node_id = await settings.get(db, "node_id") or ""
     return [
         (record.model_id, file)
@@ -135,25 +137,30 @@ async def list_verified_files(db: Database) -> list[tuple[str, FileFingerprint]]
 
 
 def copy_files(files: list[tuple[str, FileFingerprint]], source: Path, target: Path) -> tuple[int, int]:
-    """Have each of `files` that lies under `source` as it was verified under `target` too; returns how many were copied, and their
-    bytes. A file that is there already stays. Raises `Failure` that names what cannot be copied; nothing is half a file."""
+    """Copy unchanged `files` from `source` to `target`; returns the number of copied files and their bytes.
+
+    Skips files that are already there. Raises `CommandError` for a file that cannot be copied; no partial
+    file is left then.
+    """
     count = size_bytes = 0
     for model_id, file in files:
-        path, there = source / model_id / file.name, target / model_id / file.name
-        if not _matches_fingerprint(path, file) or _matches_fingerprint(there, file):
+        path, copy_path = source / model_id / file.name, target / model_id / file.name
+        if not _matches_fingerprint(path, file) or _matches_fingerprint(copy_path, file):
             continue
-        partial = there.with_name(there.name + PARTIAL_SUFFIX)
+        partial = copy_path.with_name(copy_path.name + PARTIAL_SUFFIX)
         try:
-            platform_compat.make_private_dir(there.parent)
+            platform_compat.make_private_dir(copy_path.parent)
             partial.unlink(missing_ok=True)
             if not platform_compat.clone_file(path, partial):
                 shutil.copyfile(path, partial)
-            # By its time of change the file is known as the one that was verified.
+            # The modification time identifies the file as the verified one.
             os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
-            platform_compat.replace_durably(partial, there)
+            platform_compat.replace_durably(partial, copy_path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise CommandError(f"{path} cannot be copied to {there}: {error.strerror or error}.") from None
+            raise CommandError(
+                f"{path} cannot be copied to {copy_path}: {error.strerror or error}."
+            ) from None
         count += 1
         size_bytes += file.size_bytes
     return count, size_bytes

@@ -1,4 +1,4 @@
-"""`llb doctor`: looks at everything and changes nothing; says what is wrong and how to mend it."""
+"""`llb doctor`: checks this host without changing anything, and reports problems with remedies."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llb.base import runfile
 from llb.cli import output
 from llb.cli import parser as grammar
 from llb.cli.checks import Finding, Level, bad, ok
-from llb.cli.checks import cluster as lending_checks
+from llb.cli.checks import cluster as cluster_checks
 from llb.cli.checks import disk as disk_checks
-from llb.cli.checks import network as world_checks
+from llb.cli.checks import network as network_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import tls as tls_checks
 from llb.cli.options import home_of
@@ -24,7 +24,7 @@ _LEVEL_LABELS = {Level.OK: "ok", Level.WARN: "warn", Level.BAD: "bad"}
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Exit status 1 if something is bad."""
+    """`llb doctor`: exit status 1 if a finding is bad."""
     found: list[Finding] = []
     for finding in run_checks(options):
         found.append(finding)
@@ -37,38 +37,37 @@ def run_doctor(options: argparse.Namespace) -> int:
     counts = {level: sum(finding.level is level for finding in found) for level in Level}
     output.print_line()
     if not counts[Level.BAD] and not counts[Level.WARN]:
-        output.print_line("Everything is well.")
+        output.print_line("No problems found.")
     else:
-        output.print_line(
-            f"{counts[Level.BAD]} bad, {counts[Level.WARN]} to look at, {counts[Level.OK]} well."
-        )
+        output.print_line(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} warnings, {counts[Level.OK]} ok.")
     return int(is_bad)
 
 
 def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
-    """All of them, each as soon as it is known."""
+    """Run all checks; yields each finding as soon as it is known."""
     yield from program_checks.check_versions()
     config, finding = _load_config_or_default(options)
     yield finding
     info = None
-    with suppress(OSError):  # told by the check of the home
+    # `check_home` reports a directory that cannot be read.
+    with suppress(OSError):
         info = runfile.find_running_server(config.home)
     yield from disk_checks.check_home(config)
     yield from disk_checks.check_models_dir(config)
     yield from program_checks.check_server(config, info)
-    yield from lending_checks.check_link(config, info)
+    yield from cluster_checks.check_link(config, info)
     yield from tls_checks.check_certificate(config, time.time())
     yield from disk_checks.check_database(config)
     catalog = program_checks.check_catalog(config)
     yield catalog.finding
     yield from program_checks.check_engine(config, catalog.models)
     yield from disk_checks.check_model_files(config)
-    yield from world_checks.check_clock(time.time())
-    yield from world_checks.check_hub(config, catalog.models)
+    yield from network_checks.check_clock(time.time())
+    yield from network_checks.check_hub(config, catalog.models)
 
 
 def _load_config_or_default(options: argparse.Namespace) -> tuple[Config, Finding]:
-    """What the settings say; where they cannot be used, the defaults, so that the rest can be looked at."""
+    """Load the settings; use the defaults if they are invalid, so that the other checks can run."""
     try:
         config = load_config(grammar.flags_of(options))
     except SetupError as error:
@@ -78,12 +77,12 @@ def _load_config_or_default(options: argparse.Namespace) -> tuple[Config, Findin
         )
     file = config.home / "llb.toml"
     return config, ok(
-        "settings", f"{file} is read" if file.exists() else "flags and environment; there is no llb.toml"
+        "settings", f"{file} is read" if file.exists() else "from flags and environment; there is no llb.toml"
     )
 
 
 def _print_finding(finding: Finding) -> None:
-    """One line, and the remedy below it."""
+    """Print a finding on one line, with its remedy below."""
     from rich.text import Text
 
     out = output.create_console()

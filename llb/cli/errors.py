@@ -1,16 +1,17 @@
-"""What ends a command: one sentence on standard error and an exit status."""
+"""Errors that end a command with a message on standard error, and exit statuses."""
 
 from __future__ import annotations
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# 128 + SIGINT, as shells report it.
+EXIT_INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A command could not do what it was asked; the message is one sentence for a person."""
+    """A command failed; the message is one sentence for the user."""
 
 
 class ApiError(CommandError):
-    """A server said no: `code` is the contract's error code."""
+    """The server responded with an error; `code` is the error code of the API."""
 
     def __init__(self, message: str, *, status: int, code: str | None) -> None:
         super().__init__(message)
@@ -19,11 +20,11 @@ class ApiError(CommandError):
 
 
 class ServerUnreachable(CommandError):
-    """No server, or none that answers."""
+    """No server runs, or it does not respond."""
 
 
 class CertificateNotTrusted(ServerUnreachable):
-    """Something answers, with a certificate that nobody here believes."""
+    """A server responds, but its certificate cannot be verified."""
 
 
 def as_sentence(text: str) -> str:

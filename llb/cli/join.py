@@ -1,4 +1,4 @@
-"""Lending hosts to each other: `llb join-token`, `llb leave`, and the token of a host that is to join."""
+"""Commands of joining: `llb join-token`, `llb leave`, and the prompt for the token."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ STDIN_MARKER = "-"
 
 
 def create_join_token(options: argparse.Namespace) -> int:
-    """`llb join-token`: the command for the other host, alone on standard output."""
-    made = client_of(options).post("/api/nodes/join-tokens", {}, NewJoinToken)
+    """`llb join-token`: print the command for the other host; nothing else goes to standard output."""
+    token = client_of(options).post("/api/nodes/join-tokens", {}, NewJoinToken)
     if options.json:
-        output.print_json(made)
+        output.print_json(token)
         return 0
-    output.print_line(made.command)
+    output.print_line(token.command)
     output.print_note("Run this on the host that is to join; it works once, within the hour.")
-    if made.hint is not None:
-        output.print_note(made.hint + ".")
+    if token.hint is not None:
+        output.print_note(token.hint + ".")
     return 0
 
 
 def leave(options: argparse.Namespace) -> int:
-    """`llb leave`: works with a running server, which then goes on alone, and without one."""
+    """`llb leave`: leave the cluster, with or without a running server; the server then runs on its own."""
     home = home_of(options)
     member = node_identity.read_membership(home)
     if member is None:
@@ -43,21 +43,23 @@ def leave(options: argparse.Namespace) -> int:
         client = ApiClient(lambda: local_server(running))
         untold = client.post("/api/node/leave", {}, LeaveReply).untold
     else:
-        # Here: it brings the engine's modules, which nothing else of the commands needs.
+        # Imported here, because it imports modules of the engine that no other command needs.
         from llb.cluster.link.control_link_client import notify_leave
 
         untold = asyncio.run(notify_leave(member))
         node_identity.remove_membership(home)
-    output.print_line(f"This host has left {member.balancer_url}; its model files are where they were.")
+    output.print_line(f"This host has left {member.balancer_url}; its model files stay.")
     if untold is not None:
-        output.print_note(f"That llb could not be told ({untold}): remove the node {member.name} there.")
+        output.print_note(
+            f"The balancer could not be notified ({untold}): remove the node {member.name} there."
+        )
     return 0
 
 
 def with_join_token(config: Config) -> Config:
-    """`config` with the token of a host that is to join: read from standard input, or asked for at a terminal.
+    """`config` with the join token, from standard input for `-` or from a prompt at a terminal.
 
-    A host that belongs to that llb already needs none, and is not asked.
+    A host that has already joined that balancer needs no token.
     """
     known = node_identity.read_membership(config.home)
     if config.join is None or (known is not None and known.balancer_url == config.join):

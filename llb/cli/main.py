@@ -1,4 +1,4 @@
-"""From arguments to an exit status: parse, run the command, and say what failed in one sentence."""
+"""Entry point of the command line: parse the arguments, run the command, report its error."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ ServeFunction = Callable[[Config], int]
 
 
 def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
-    """Run one command; returns its exit status. `serve` runs the appliance, and is what imports it."""
+    """Run one command; returns its exit status.
+
+    `serve` runs the server and imports it, so that other commands start quickly.
+    """
     try:
         status = _run(argv, serve)
-        sys.stdout.flush()  # a reader that went away is found out here, not at the exit
+        # A closed pipe fails here, not at the exit of Python.
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return 1
-    except SystemExit as end:  # argparse: help and version are 0, usage is 2
+    except SystemExit as end:
+        # From argparse: 0 after help and version, 2 after a usage error.
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             return end.code if isinstance(end.code, int) else 2
@@ -40,7 +45,7 @@ def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
     except LlbError as error:
         return _report_failure(error.message)
     except sqlite3.Error as error:
-        return _report_failure(f"The database cannot be used: {error}: 'llb doctor' tells more")
+        return _report_failure(f"The database cannot be used ({error}): run 'llb doctor' for details")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _report_failure(f"{where}{error.strerror or error}")
@@ -72,11 +77,11 @@ def _report_failure(text: str) -> int:
 
 
 def _discard_output() -> None:
-    """Whoever read our output has gone; Python would complain of it once more at its exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Discard further output after a closed pipe; else Python reports it again at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+        os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def version(_options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Models: listed, removed, adopted."""
+"""Commands for models: `llb models`, `llb rm`, `llb import`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from llb.wire import (
     Verdict,
 )
 
-IMPORT_TIMEOUT_S = 3600.0  # the file is read whole, and perhaps copied
+# The server hashes the whole file, and may copy it.
+IMPORT_TIMEOUT_S = 3600.0
 _FIT_LABELS = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
 
 
@@ -38,7 +39,7 @@ def list_models(options: argparse.Namespace) -> int:
         return 0
     if not found:
         output.print_note(
-            "No model was pulled yet: 'llb pull ID'." if options.pulled else "No model matches."
+            "No model was pulled yet: pull one with 'llb pull ID'." if options.pulled else "No model matches."
         )
         return 0
     output.print_table(
@@ -65,7 +66,9 @@ def remove_model(options: argparse.Namespace) -> int:
         raise CommandError("Nothing was removed.")
     client.delete(model_path_of(model_id))
     if pulling:
-        output.print_line(f"The pull of {model_id} is cancelled; what has arrived is kept for a later pull.")
+        output.print_line(
+            f"The pull of {model_id} was cancelled; the downloaded part is kept for a later pull."
+        )
     else:
         output.print_line(f"{model_id} is removed.")
     return 0
@@ -78,35 +81,35 @@ def import_model(options: argparse.Namespace) -> int:
         raise CommandError(f"There is no file {path}.")
     client = client_of(options)
     body = {"path": str(path), "model_id": options.model}
-    output.print_note(f"Looking through {path.name} ({output.format_size(path.stat().st_size)}) …")
-    answer = client.post("/api/models/import", body, RegisterReply, IMPORT_TIMEOUT_S)
+    output.print_note(f"Reading {path.name} ({output.format_size(path.stat().st_size)}) …")
+    reply = client.post("/api/models/import", body, RegisterReply, IMPORT_TIMEOUT_S)
     output.print_line(
-        f"{path.name} is adopted as {answer.model_id}; 'llb pull {answer.model_id}' shows when it is ready."
+        f"{path.name} was imported as {reply.model_id}; 'llb pull {reply.model_id}' shows when it is ready."
     )
     return 0
 
 
 def require_model(client: ApiClient, model_id: str) -> ModelWithStatus:
-    """The model, or a `Failure` that names those which are spelt nearly so."""
+    """Model with this id. Raises `CommandError` with similar ids if there is none."""
     try:
         return client.get(model_path_of(model_id), ModelWithStatus)
-    except ApiError as refused:
-        if refused.status != 404:
+    except ApiError as error:
+        if error.status != 404:
             raise
         raise CommandError(unknown_model_message(client, model_id)) from None
 
 
 def unknown_model_message(client: ApiClient, model_id: str) -> str:
-    """The sentence for an id that no model has."""
+    """Error message for an unknown model id, with similar ids."""
     ids = [item.model.id for item in client.get("/api/models", ModelList).models]
-    near = difflib.get_close_matches(model_id.lower(), ids, n=3)
-    near = near or [each for each in ids if model_id.lower() in each][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else "'llb models' lists what there is."
+    similar = difflib.get_close_matches(model_id.lower(), ids, n=3)
+    similar = similar or [name for name in ids if model_id.lower() in name][:3]
+    hint = f"did you mean {' or '.join(similar)}?" if similar else "'llb models' lists the available ones."
     return f"There is no model '{model_id}': {hint}"
 
 
 def format_status(item: ModelWithStatus) -> str:
-    """The status, with how far it is."""
+    """Status of a model, with the progress of its download."""
     if item.status is ModelStatus.DOWNLOADING:
         return f"{item.status} {output.format_percent(item.download_progress)}"
     loaded = any(replica.engine is not None for replica in item.replicas)

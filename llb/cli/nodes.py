@@ -1,4 +1,4 @@
-"""The hosts of a cluster: listed, drained, renamed, removed."""
+"""Commands for the nodes of a cluster: list, drain, rename, remove."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EMPTY_CELL = "-"
 
 def list_nodes(options: argparse.Namespace) -> int:
     """`llb nodes`"""
-    listed = client_of(options).get("/api/nodes", NodeList)
+    node_list = client_of(options).get("/api/nodes", NodeList)
     if options.json:
-        output.print_json(listed)
+        output.print_json(node_list)
         return 0
     output.print_table(
         ("NAME", "STATUS", "WAY", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
-        [node_row(node, time.time()) for node in listed.nodes],
+        [node_row(node, time.time()) for node in node_list.nodes],
         right_aligned=(6, 7, 8, 9),
     )
     return 0
@@ -39,8 +39,8 @@ def drain_node(options: argparse.Namespace) -> int:
     if options.off:
         output.print_line(f"{node.name} gets requests again.")
     else:
-        output.print_line(f"{node.name} gets no new requests; those that it is answering go on.")
-        output.print_note(f"'llb nodes drain {node.name} --off' takes it back.")
+        output.print_line(f"{node.name} gets no new requests; running ones continue.")
+        output.print_note(f"'llb nodes drain {node.name} --off' undoes this.")
     return 0
 
 
@@ -49,7 +49,7 @@ def rename_node(options: argparse.Namespace) -> int:
     client = client_of(options)
     node = _find_node(client, options.node)
     _update_node(client, node, {"name": options.new_name})
-    output.print_line(f"{node.name} is called {options.new_name} now.")
+    output.print_line(f"{node.name} is now called {options.new_name}.")
     return 0
 
 
@@ -57,23 +57,23 @@ def remove_node(options: argparse.Namespace) -> int:
     """`llb nodes remove NAME`"""
     client = client_of(options)
     node = _find_node(client, options.node)
-    question = f"Remove {node.name}? Its model files stay there; to come back it needs a new join token."
+    question = f"Remove {node.name}? Its model files stay there; to join again it needs a new join token."
     if not output.confirm(question, assume_yes=options.yes):
         raise CommandError("Nothing was removed.")
     client.delete(_node_path(node))
-    output.print_line(f"{node.name} is removed; its model files are where they were.")
-    output.print_note("'llb leave' on that host lets it stand alone.")
+    output.print_line(f"{node.name} was removed; its model files stay there.")
+    output.print_note("Run 'llb leave' on that host to use it on its own.")
     return 0
 
 
 def _find_node(client: ApiClient, name: str) -> NodeView:
-    """The node of this id or name, or a `Failure` that names those which are spelt nearly so."""
+    """Node with this id or name. Raises `CommandError` with similar names if there is none."""
     found = client.get("/api/nodes", NodeList).nodes
     for node in found:
         if name == node.id or name.casefold() == node.name.casefold():
             return node
-    near = difflib.get_close_matches(name, [node.name for node in found], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "'llb nodes' lists them."
+    similar = difflib.get_close_matches(name, [node.name for node in found], n=3)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else "'llb nodes' lists them."
     raise CommandError(f"There is no node '{name}': {hint}")
 
 
@@ -86,20 +86,21 @@ def _update_node(client: ApiClient, node: NodeView, patch: dict[str, Any]) -> No
 
 
 def node_row(node: NodeView, now: float) -> tuple[str, ...]:
-    """A node as `llb nodes` lists it; what nobody can know of one that is away is left out."""
+    """Row of `llb nodes`. Cells that are unknown while the node is offline are empty."""
     hardware = node.hardware
-    heard = node.status is not NodeStatus.JOINING
+    has_hello = node.status is not NodeStatus.JOINING
     online = node.status is NodeStatus.ONLINE
     gpus = ", ".join(gpu.name if gpu.usable else f"{gpu.name} (not usable)" for gpu in hardware.gpus)
-    used = f"{output.format_percent(node.meters.memory_usage)} of {output.format_size(hardware.memory_total_bytes)}"
+    memory_total = output.format_size(hardware.memory_total_bytes)
+    used = f"{output.format_percent(node.meters.memory_usage)} of {memory_total}"
     return (
         node.name,
         _format_status(node, now),
         _format_route(node.reach) if online else EMPTY_CELL,
-        f"{hardware.cpu_count} × {hardware.cpu}" if heard else EMPTY_CELL,
+        f"{hardware.cpu_count} × {hardware.cpu}" if has_hello else EMPTY_CELL,
         gpus or EMPTY_CELL,
         used if online else EMPTY_CELL,
-        output.format_size(node.memory_budget_bytes) if heard else EMPTY_CELL,
+        output.format_size(node.memory_budget_bytes) if has_hello else EMPTY_CELL,
         output.format_size(node.disk_free_bytes) if online else EMPTY_CELL,
         str(sum(replica.state is ReplicaState.READY for replica in node.replicas)),
         f"{node.active_requests}/{node.slots}" if online else EMPTY_CELL,

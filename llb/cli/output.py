@@ -1,4 +1,7 @@
-"""How things look: tables, sizes, times, questions. Rich is imported at first use, it costs a fifth of a start."""
+"""Output of the commands: tables, sizes, times, prompts.
+
+Rich is imported at first use: the import takes a fifth of the start time.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ from llb.cli.errors import CommandError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPE_WIDTH_COLUMNS = 1000  # columns of a table that no person sees: nothing is cut
-# Tells the terminal nothing but text: names and answers come from elsewhere and may hold escape sequences.
+# Wide enough that Rich truncates nothing in piped output.
+PIPE_WIDTH_COLUMNS = 1000
+# Names and answers come from other hosts and may contain escape sequences.
 _CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE_BY_STATE = {
     "Ready": "green",
@@ -43,7 +47,7 @@ def is_tty(stream: TextIO | None) -> bool:
 
 
 def create_console(*, stderr: bool = False) -> Console:
-    """Where tables and bars go. Not a terminal: plain text, as wide as it needs."""
+    """Console for tables and progress bars; without a terminal it writes plain text of any width."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -57,7 +61,7 @@ def create_console(*, stderr: bool = False) -> Console:
 
 
 def strip_control_chars(text: str) -> str:
-    """`text` without what could command a terminal."""
+    """`text` without control and bidirectional characters."""
     return _CONTROL_CHARS.sub("", text)
 
 
@@ -66,7 +70,7 @@ def print_line(text: str = "") -> None:
 
 
 def print_note(text: str) -> None:
-    """A line beside the result: on standard error, so that the result can be piped."""
+    """Print a message to standard error, so that the result on standard output can be piped."""
     print(strip_control_chars(text), file=sys.stderr, flush=True)
 
 
@@ -77,19 +81,19 @@ def print_json(value: Any) -> None:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, right_aligned: Iterable[int] = ()
 ) -> None:
-    """A table on standard output; `right` are the columns of numbers."""
+    """Print a table; `right_aligned` are the indexes of numeric columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     out = create_console()
-    numbers = frozenset(right_aligned)
+    numeric_columns = frozenset(right_aligned)
     table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):
-        # The first column is what one types next: it is never shortened.
+        # The first column is an argument of other commands, so it is never truncated.
         table.add_column(
             heading,
-            justify="right" if index in numbers else "left",
+            justify="right" if index in numeric_columns else "left",
             no_wrap=index == 0,
             overflow="fold",
         )
@@ -104,7 +108,7 @@ def print_table(
 
 
 def style_of(word: str) -> str:
-    """The colour of a state; "" for what is none."""
+    """Style of a state; "" for any other text."""
     first = word.partition(" ")[0]
     return _STYLE_BY_STATE.get(word, _STYLE_BY_STATE.get(first, ""))
 
@@ -113,7 +117,7 @@ def style_of(word: str) -> str:
 
 
 def format_size(size_bytes: float | None) -> str:
-    """10⁹-based, three digits: "98.4 MB"; "-" for None."""
+    """Size in decimal units with up to three digits: "98.4 MB"; "-" for None."""
     if size_bytes is None:
         return "-"
     value, unit = float(size_bytes), "B"
@@ -125,34 +129,34 @@ def format_size(size_bytes: float | None) -> str:
 
 
 def format_percent(fraction: float | None) -> str:
-    """Rounded down: 100 % is said only when it is true."""
+    """Percentage, rounded down so that only a finished download shows 100 %; "-" for None."""
     return "-" if fraction is None else f"{int(fraction * 100)} %"
 
 
 def format_duration(seconds: float | None) -> str:
-    """ "45 s", "3 min 20 s", "2 h 5 min", "3 d"; "-" for None."""
+    """Duration in its two largest units: "45 s", "3 min 20 s", "2 h 5 min", "3 d"; "-" for None."""
     if seconds is None:
         return "-"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d"
+    total_s = max(0, round(seconds))
+    if total_s < 60:
+        return f"{total_s} s"
+    if total_s < 3600:
+        return f"{total_s // 60} min {total_s % 60} s"
+    if total_s < 86_400:
+        return f"{total_s // 3600} h {total_s % 3600 // 60} min"
+    return f"{total_s // 86_400} d"
 
 
 def format_time(at: float | None) -> str:
-    """A time of day in the zone of this host; "-" for None."""
+    """Date and time of Unix seconds `at` in the time zone of this host; "-" for None."""
     return "-" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-# --- questions ---------------------------------------------------------------------------------------
+# --- prompts -----------------------------------------------------------------------------------------
 
 
 def confirm(question: str, *, assume_yes: bool) -> bool:
-    """Whether the person agrees. Nobody to ask (no terminal), or `yes`: True."""
+    """Ask for confirmation. True without a terminal or with `assume_yes`."""
     if assume_yes or not is_tty(sys.stdin):
         return True
     print(f"{strip_control_chars(question)} [y/N] ", end="", file=sys.stderr, flush=True)
@@ -160,7 +164,10 @@ def confirm(question: str, *, assume_yes: bool) -> bool:
 
 
 def read_new_password(username: str) -> str:
-    """Asked for twice at a terminal, else the first line of standard input. Never an argument: those show in `ps`."""
+    """New password, prompted for twice at a terminal, else the first line of standard input.
+
+    Never an argument, because `ps` shows arguments. Raises `CommandError`.
+    """
     if not is_tty(sys.stdin):
         line = sys.stdin.readline().rstrip("\r\n")
         if not line:
@@ -168,9 +175,9 @@ def read_new_password(username: str) -> str:
         return line
     try:
         first = getpass.getpass(f"New password for {username}: ")
-        second = getpass.getpass("The same again: ")
+        second = getpass.getpass("Repeat the password: ")
     except EOFError:
         raise CommandError("No password was given; nothing was changed.") from None
     if first != second:
-        raise CommandError("The two passwords differ; nothing was changed.")
+        raise CommandError("The passwords differ; nothing was changed.")
     return first

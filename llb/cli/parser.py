@@ -1,4 +1,4 @@
-"""The command line's grammar. `build()` makes it; every flag of the server comes from `llb.config.SETTINGS`."""
+"""Argument parser of the command line. The flags of the server come from `llb.config.SETTINGS`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llb import __version__
 from llb.config import SETTINGS, Setting
 from llb.wire import Role, Scope
 
-# Commands that a whole configuration means something to; the others take --home of it.
+# Commands that accept all settings; the others accept --home only.
 COMMANDS_WITH_SETTINGS = frozenset({"serve", "doctor"})
 Command = Callable[[argparse.Namespace], int]
 
 
 def lazy_command(path: str) -> Command:
-    """The function `module:name` of this package, imported when it is run: `llb version` needs none of the others."""
+    """Command that imports the function `module:name` of this package when it runs, for a quick start."""
     module, _, name = path.partition(":")
 
     def run(options: argparse.Namespace) -> int:
@@ -31,8 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llb",
         usage="llb [settings] [COMMAND ...]",
-        description="One address for the local language models of a few machines. Without a command, llb serves.",
-        epilog="'llb COMMAND --help' tells more. Exit status: 0, 1 (it failed), 2 (usage).",
+        description="One address for the local language models of several machines. "
+        "Without a command, llb runs the server.",
+        epilog="See 'llb COMMAND --help' for each command. Exit status: 0, 1 (error), 2 (usage error).",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", prog="llb", metavar="COMMAND", dest="command")
     _add_settings(parser)
 
-    serve = _add_command(commands, "serve", "serve in the foreground (what llb does without a command)", None)
+    serve = _add_command(commands, "serve", "run the server in the foreground (the default command)", None)
     _add_settings(serve, excluded="home")
     _add_model_commands(commands)
     _add_node_commands(commands)
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
-    """The settings that were given, as texts by `Setting.field`, for `load_config`."""
+    """Values of the given flags by `Setting.field`, for `load_config`."""
     return {
         setting.field: getattr(options, _dest_of(setting))
         for setting in SETTINGS
@@ -61,18 +62,18 @@ def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
 
 
 def reject_irrelevant_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse a flag beside a command that has no use for it; exits with 2."""
+    """Exit with 2 for a flag that the command does not use."""
     name = options.command or "serve"
     for flag in ("url", "key"):
         if hasattr(options, flag) and not options.remote:
-            parser.error(f"--{flag} does not belong to '{name}'")
+            parser.error(f"--{flag} cannot be used with '{name}'")
     for setting in SETTINGS:
         if (
             name not in COMMANDS_WITH_SETTINGS
             and setting.field != "home"
             and hasattr(options, _dest_of(setting))
         ):
-            parser.error(f"{setting.flag} does not belong to '{name}'")
+            parser.error(f"{setting.flag} cannot be used with '{name}'")
 
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _add_command(
     )
     if run is not None:
         parser.set_defaults(run=lazy_command(run))
-    # Also accepted before the command; what stands here wins.
+    # Also accepted before the command; the value after the command wins.
     _add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
     if remote:
         _add_remote_flags(parser)
@@ -103,18 +104,18 @@ def _add_model_commands(commands: _Commands) -> None:
     models = _add_command(
         commands,
         "models",
-        "list the models that can be pulled and those that were",
+        "list available and pulled models",
         "models:list_models",
         remote=True,
     )
     models.add_argument(
-        "words", nargs="*", metavar="WORD", default=[], help="only models with all these words"
+        "words", nargs="*", metavar="WORD", default=[], help="only models that match all words"
     )
-    models.add_argument("--pulled", action="store_true", default=False, help="only models that were pulled")
+    models.add_argument("--pulled", action="store_true", default=False, help="only pulled models")
     _add_json_flag(models)
 
     pull = _add_command(
-        commands, "pull", "fetch a model, and follow until it is ready", "pull:pull_model", remote=True
+        commands, "pull", "download a model and wait until it is ready", "pull:pull_model", remote=True
     )
     pull.add_argument("model_id", metavar="ID")
 
@@ -128,24 +129,29 @@ def _add_model_commands(commands: _Commands) -> None:
     rm.add_argument("model_id", metavar="ID")
     _add_yes_flag(rm)
 
-    adopt = _add_command(
-        commands, "import", "adopt a model file of this host, by its sha256", "models:import_model"
+    import_ = _add_command(
+        commands,
+        "import",
+        "import a model file of this host, identified by its sha256",
+        "models:import_model",
     )
-    adopt.add_argument("file", metavar="FILE")
-    adopt.add_argument(
-        "--model", metavar="ID", default=None, help="whose file it is, where its name does not tell"
+    import_.add_argument("file", metavar="FILE")
+    import_.add_argument(
+        "--model", metavar="ID", default=None, help="model of the file, if its name does not match one"
     )
 
-    chat = _add_command(commands, "chat", "talk to a model; with PROMPT one answer", "chat:chat", remote=True)
+    chat = _add_command(
+        commands, "chat", "chat with a model; with PROMPT a single answer", "chat:chat", remote=True
+    )
     chat.add_argument("model_id", metavar="ID")
     chat.add_argument("prompt", nargs="?", metavar="PROMPT", default=None)
-    chat.add_argument("--system", metavar="TEXT", default=None, help="what the model is told beforehand")
+    chat.add_argument("--system", metavar="TEXT", default=None, help="system prompt")
     chat.add_argument(
         "--max-tokens",
         metavar="N",
         type=_parse_positive_int,
         default=None,
-        help="the longest answer, in tokens",
+        help="maximum length of the answer in tokens",
     )
 
 
@@ -153,23 +159,25 @@ def _add_node_commands(commands: _Commands) -> None:
     nodes = _add_command(
         commands,
         "nodes",
-        "the hosts and what they have: list, drain, rename, remove",
+        "nodes and their hardware: list, drain, rename, remove",
         "nodes:list_nodes",
         remote=True,
     )
     _add_json_flag(nodes)
-    inside = nodes.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    actions = nodes.add_subparsers(title="actions", metavar="ACTION", dest="action")
     _add_json_flag(
-        _add_command(inside, "list", "list the hosts and what they have", "nodes:list_nodes", remote=True)
+        _add_command(actions, "list", "list nodes and their hardware", "nodes:list_nodes", remote=True)
     )
-    drain = _add_command(inside, "drain", "send a node no new requests", "nodes:drain_node", remote=True)
+    drain = _add_command(
+        actions, "drain", "stop sending new requests to a node", "nodes:drain_node", remote=True
+    )
     _add_node_argument(drain)
-    drain.add_argument("--off", action="store_true", default=False, help="send it requests again")
-    rename = _add_command(inside, "rename", "call a node something else", "nodes:rename_node", remote=True)
+    drain.add_argument("--off", action="store_true", default=False, help="resume sending requests")
+    rename = _add_command(actions, "rename", "rename a node", "nodes:rename_node", remote=True)
     _add_node_argument(rename)
     rename.add_argument("new_name", metavar="NEW")
     remove = _add_command(
-        inside, "remove", "let a node go; its model files stay", "nodes:remove_node", remote=True
+        actions, "remove", "remove a node; its model files stay", "nodes:remove_node", remote=True
     )
     _add_node_argument(remove)
     _add_yes_flag(remove)
@@ -177,19 +185,21 @@ def _add_node_commands(commands: _Commands) -> None:
     token = _add_command(
         commands,
         "join-token",
-        "print the command that lets another host join this one",
+        "print the command with which another host joins this one",
         "join:create_join_token",
         remote=True,
     )
     _add_json_flag(token)
-    _add_command(commands, "leave", "let this host stand alone again; its files stay", "join:leave")
+    _add_command(commands, "leave", "leave the cluster; the files of this host stay", "join:leave")
 
 
 def _add_account_commands(commands: _Commands) -> None:
     keys = _add_command(commands, "keys", "API keys: create, list, limit, revoke", "accounts:list_keys")
     _add_json_flag(keys)
-    inside = keys.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    create = _add_command(inside, "create", "make a key and print it, this once", "accounts:create_key")
+    actions = keys.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    create = _add_command(
+        actions, "create", "create a key and print it; it is not shown again", "accounts:create_key"
+    )
     create.add_argument("name", metavar="NAME")
     create.add_argument(
         "--scope",
@@ -198,7 +208,7 @@ def _add_account_commands(commands: _Commands) -> None:
         action="append",
         choices=[scope.value for scope in Scope],
         default=None,
-        help=f"what it may do, may be given several times: {', '.join(Scope)} (default: admin)",
+        help=f"permission of the key, repeatable: {', '.join(Scope)} (default: admin)",
     )
     create.add_argument(
         "--expires",
@@ -207,38 +217,38 @@ def _add_account_commands(commands: _Commands) -> None:
         help="30d, 12h, or a time such as 2027-01-31 (default: never)",
     )
     _add_limit_flags(create, _parse_positive_int, "")
-    _add_json_flag(_add_command(inside, "list", "list the keys", "accounts:list_keys"))
-    limit = _add_command(inside, "limit", "change how much a key may ask for", "accounts:limit_key")
+    _add_json_flag(_add_command(actions, "list", "list the keys", "accounts:list_keys"))
+    limit = _add_command(actions, "limit", "change the limits of a key", "accounts:limit_key")
     limit.add_argument("key_name", metavar="ID_OR_PREFIX")
     _add_limit_flags(limit, _parse_positive_int_or_none, ", or none")
-    revoke = _add_command(inside, "revoke", "end a key", "accounts:revoke_key")
+    revoke = _add_command(actions, "revoke", "revoke a key", "accounts:revoke_key")
     revoke.add_argument("key_name", metavar="ID_OR_PREFIX")
 
-    users = _add_command(commands, "users", "people: list, add, remove, role", "accounts:list_users")
+    users = _add_command(commands, "users", "users: list, add, remove, role", "accounts:list_users")
     _add_json_flag(users)
-    inside = users.add_subparsers(title="actions", metavar="ACTION", dest="action")
-    _add_json_flag(_add_command(inside, "list", "list the people who may sign in", "accounts:list_users"))
+    actions = users.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    _add_json_flag(_add_command(actions, "list", "list the users", "accounts:list_users"))
     add = _add_command(
-        inside,
+        actions,
         "add",
-        "let somebody in; asks for the password, or reads it from standard input",
+        "add a user; prompts for the password, or reads it from standard input",
         "accounts:add_user",
     )
     add.add_argument("name", metavar="NAME")
     add.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
     remove = _add_command(
-        inside, "remove", "remove somebody, with their sessions and keys", "accounts:remove_user"
+        actions, "remove", "remove a user with all sessions and keys", "accounts:remove_user"
     )
     remove.add_argument("name", metavar="NAME")
     _add_yes_flag(remove)
-    role = _add_command(inside, "role", "change what somebody may do", "accounts:set_role")
+    role = _add_command(actions, "role", "change the role of a user", "accounts:set_role")
     role.add_argument("name", metavar="NAME")
     role.add_argument("role", metavar="ROLE", choices=[role.value for role in Role], help=" or ".join(Role))
 
     password = _add_command(
         commands,
         "password",
-        "set a password, a forgotten one too; asks, or reads standard input",
+        "set a password, also a forgotten one; prompts, or reads standard input",
         "accounts:set_password",
     )
     password.add_argument("name", nargs="?", metavar="USER", default=None, help="default: admin")
@@ -246,75 +256,81 @@ def _add_account_commands(commands: _Commands) -> None:
 
 def _add_host_commands(commands: _Commands) -> None:
     doctor = _add_command(
-        commands, "doctor", "what this host has, what is wrong and how to mend it", "doctor:run_doctor"
+        commands, "doctor", "check this host, and show problems and their remedies", "doctor:run_doctor"
     )
     _add_settings(doctor, excluded="home")
     _add_json_flag(doctor)
-    backup = _add_command(commands, "backup", "save the database while everything runs on", "database:backup")
+    backup = _add_command(
+        commands, "backup", "back up the database; the server may keep running", "database:backup"
+    )
     backup.add_argument("file", metavar="FILE")
     backup.add_argument("--force", action="store_true", default=False, help="replace FILE if it exists")
     backup.add_argument(
-        "--models", metavar="DIR", default=None, help="copy the verified model files there too"
+        "--models", metavar="DIR", default=None, help="also copy the verified model files to DIR"
     )
     restore = _add_command(
         commands,
         "restore",
-        "put a backup in the place of the database; the previous one is kept",
+        "replace the database by a backup; the previous database is kept",
         "database:restore",
     )
     restore.add_argument("file", metavar="FILE")
     restore.add_argument(
-        "--models", metavar="DIR", default=None, help="take model files from there, where 'backup' put them"
+        "--models",
+        metavar="DIR",
+        default=None,
+        help="also restore the model files that 'backup' copied to DIR",
     )
     _add_yes_flag(restore)
     _add_command(commands, "version", "print the version", "main:version")
 
 
 def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", metavar="URL", help="ask the llb at this address (LLB_URL)")
+    parser.add_argument("--url", metavar="URL", help="address of the llb server to use (LLB_URL)")
     parser.add_argument(
-        "--key", metavar="KEY", help="API key for it; better in LLB_API_KEY, because this one shows in ps"
+        "--key", metavar="KEY", help="API key for that server; better set LLB_API_KEY, because ps shows flags"
     )
 
 
 def _add_node_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="its name or its id")
+    parser.add_argument("node", metavar="NODE", help="name or id")
 
 
 def _add_json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", default=False, help="for programs")
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
 
 
 def _add_limit_flags(
     parser: argparse.ArgumentParser, parse: Callable[[str], object], help_suffix: str
 ) -> None:
-    for flag, what in (
-        ("--rpm", "requests a minute"),
-        ("--tpm", "tokens a minute, of prompts and answers"),
-        ("--concurrent", "requests at the same time"),
+    for flag, quantity in (
+        ("--rpm", "requests per minute"),
+        ("--tpm", "tokens per minute, in prompts and answers"),
+        ("--concurrent", "concurrent requests"),
     ):
         parser.add_argument(
             flag,
             metavar="N",
             type=parse,
             default=argparse.SUPPRESS,
-            help=f"at most so many {what}{help_suffix}",
+            help=f"limit of {quantity}{help_suffix}",
         )
 
 
 def _add_yes_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask")
+    parser.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask for confirmation")
 
 
 def _add_settings(parser: argparse.ArgumentParser, excluded: str | None = None) -> None:
-    group = parser.add_argument_group("settings", "also as environment variables and in llb.toml of the home")
+    group = parser.add_argument_group("settings", "also as environment variables and in llb.toml")
     for setting in SETTINGS:
         if setting.flag is not None and setting.field != excluded:
             _add_setting(group, setting)
 
 
 def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
-    assert setting.flag is not None  # noqa: S101  # asked by the callers
+    # Checked by the callers.
+    assert setting.flag is not None  # noqa: S101
     if setting.is_switch:
         parser.add_argument(
             setting.flag,
@@ -337,11 +353,12 @@ def _add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
 
 
 def _dest_of(setting: Setting) -> str:
-    return f"setting_{setting.field}"  # apart from the commands' own arguments: there is a NAME among both
+    # The prefix avoids conflicts with arguments of commands, such as NAME.
+    return f"setting_{setting.field}"
 
 
 def _validating_parser(setting: Setting) -> Callable[[str], str]:
-    """The text itself, once it is known to be a value: a bad one is a usage error here."""
+    """Parser that returns the text unchanged, and makes an invalid value a usage error."""
 
     def check_value(text: str) -> str:
         try:
@@ -355,7 +372,7 @@ def _validating_parser(setting: Setting) -> Callable[[str], str]:
 
 def _parse_positive_int(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)
 
 

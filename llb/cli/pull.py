@@ -1,4 +1,4 @@
-"""`llb pull ID`: register a model and follow its pull. The server does the work; this only watches."""
+"""`llb pull ID`: register a model and show the progress of the pull, which runs on the server."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ from llb.wire.decoding import DECODE_ERRORS
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-RECONNECT_TIMEOUT_S = 120.0  # how long a server may be away while it is restarted
+# How long a restart of the server may take.
+RECONNECT_TIMEOUT_S = 120.0
 RETRY_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
-PROGRESS_STEP = 0.1  # of the progress, between two lines where no person watches a bar
+# Fraction of the progress between two lines of piped output.
+PROGRESS_STEP = 0.1
 
 
 class ProgressDisplay(Protocol):
-    """Who shows the progress: a bar at a terminal, lines elsewhere."""
+    """Display of the progress: a bar at a terminal, else lines."""
 
     def show_status(self, status: ModelStatusChanged) -> None: ...
     def show_message(self, text: str) -> None: ...
@@ -49,15 +51,15 @@ def pull_model(options: argparse.Namespace) -> int:
     client = client_of(options)
     model_id = _register_model(client, options.model_id)
     try:
-        with _open_display(model_id) as watcher:
-            last = follow_pull(client, model_id, watcher)
+        with _open_display(model_id) as display:
+            last = follow_pull(client, model_id, display)
     except KeyboardInterrupt:
         output.print_note(
-            f"\nThe pull of {model_id} goes on without this command; 'llb rm {model_id}' cancels it."
+            f"\nThe pull of {model_id} continues without this command; 'llb rm {model_id}' cancels it."
         )
         return EXIT_INTERRUPTED
     if last.status is ModelStatus.ERROR:
-        raise CommandError(f"The pull of {model_id} failed: {last.error or 'the log of the server says why'}")
+        raise CommandError(f"The pull of {model_id} failed: {last.error or 'see the log of the server'}")
     if last.status is ModelStatus.AVAILABLE:
         raise CommandError(f"The pull of {model_id} was cancelled.")
     output.print_line(f"{model_id} is ready ({output.format_size(last.total_bytes)}): llb chat {model_id}")
@@ -65,40 +67,45 @@ def pull_model(options: argparse.Namespace) -> int:
 
 
 def follow_pull(client: ApiClient, model_id: str, display: ProgressDisplay) -> ModelStatusChanged:
-    """Watch until the model is Ready, in Error or no longer registered, whatever restarts meanwhile; returns that."""
-    away_since: float | None = None
+    """Wait until the model is Ready, in Error or not registered any more; returns that status.
+
+    Reconnects after a restart of the server. Raises `ServerUnreachable` if it does not come back in time.
+    """
+    disconnected_at: float | None = None
     while True:
         try:
             with _connect(client) as socket:
-                away_since = None
-                for now in _iter_status_events(client, socket, model_id):
-                    display.show_status(now)
-                    if now.status in (ModelStatus.READY, ModelStatus.ERROR, ModelStatus.AVAILABLE):
-                        return now
+                disconnected_at = None
+                for status in _iter_status_events(client, socket, model_id):
+                    display.show_status(status)
+                    if status.status in (ModelStatus.READY, ModelStatus.ERROR, ModelStatus.AVAILABLE):
+                        return status
         except (ServerUnreachable, _ConnectionLost):
             pass
-        if away_since is None:
-            away_since = time.monotonic()
-            display.show_message("llb has gone away; waiting for it to return")
-        if time.monotonic() - away_since > RECONNECT_TIMEOUT_S:
-            raise ServerUnreachable("llb has gone away; the pull goes on when it is started again.")
+        if disconnected_at is None:
+            disconnected_at = time.monotonic()
+            display.show_message("connection to llb lost; reconnecting")
+        if time.monotonic() - disconnected_at > RECONNECT_TIMEOUT_S:
+            raise ServerUnreachable(
+                "The connection to llb was lost; the pull continues when llb is started again."
+            )
         time.sleep(RETRY_DELAY_S)
         with contextlib.suppress(ServerUnreachable):
             client.relocate()
 
 
 class _ConnectionLost(Exception):
-    """The connection ended or could not be made."""
+    """The WebSocket connection ended or could not be opened."""
 
 
 def _register_model(client: ApiClient, model_id: str) -> str:
-    """Wish for the model unless it is wished already; returns its id as the catalogue writes it."""
+    """Register the model unless it is registered; returns its id in the spelling of the catalogue."""
     try:
         return client.post("/api/models/register", RegisterRequest(model_id), RegisterReply).model_id
-    except ApiError as refused:
-        if refused.code == "model_already_registered":
+    except ApiError as error:
+        if error.code == "model_already_registered":
             return require_model(client, model_id).model.id
-        if refused.code == "model_not_supported":
+        if error.code == "model_not_supported":
             raise CommandError(unknown_model_message(client, model_id)) from None
         raise
 
@@ -106,7 +113,7 @@ def _register_model(client: ApiClient, model_id: str) -> str:
 def _iter_status_events(
     client: ApiClient, socket: ClientConnection, model_id: str
 ) -> Iterator[ModelStatusChanged]:
-    """The model's state now and at every change. Raises `_Ended`."""
+    """Status of the model now and at each change. Raises `_ConnectionLost`."""
     from websockets.exceptions import ConnectionClosed
 
     decoder = msgspec.json.Decoder(Event | HelloEvent | Resync)
@@ -116,11 +123,12 @@ def _iter_status_events(
         except ConnectionClosed:
             raise _ConnectionLost from None
         except msgspec.ValidationError:
-            continue  # an event that a newer server has
+            # A newer server may send events that are unknown here.
+            continue
         except DECODE_ERRORS:
-            raise CommandError(f"{client.server.url} sent something that is no event.") from None
+            raise CommandError(f"{client.server.url} sent an invalid event.") from None
         if isinstance(event, HelloEvent | Resync):
-            # What is not registered any more is in no snapshot: asked for, it is known to be gone.
+            # The snapshot omits a model that is not registered any more, so its status is requested.
             yield _status_event(client.get(model_path_of(model_id), ModelWithStatus))
         elif isinstance(event, ModelStatusChanged) and event.model_id == model_id:
             yield event
@@ -140,26 +148,26 @@ def _status_event(item: ModelWithStatus) -> ModelStatusChanged:
 
 @contextlib.contextmanager
 def _connect(client: ApiClient) -> Iterator[ClientConnection]:
-    """`/ws/models`. Raises `_Ended` where that does not come about."""
+    """Connect to `/ws/models`. Raises `_ConnectionLost`, and `CommandError` for a key without the scope."""
     from websockets.exceptions import InvalidHandshake, InvalidStatus
     from websockets.sync.client import connect
 
-    target = client.server
-    headers = {"Authorization": f"Bearer {target.credential}"} if target.credential else {}
+    server = client.server
+    headers = {"Authorization": f"Bearer {server.credential}"} if server.credential else {}
     try:
         socket = connect(
-            f"ws{target.url.removeprefix('http')}/ws/models",
+            f"ws{server.url.removeprefix('http')}/ws/models",
             additional_headers=headers,
             open_timeout=CONNECT_TIMEOUT_S,
             proxy=None,
-            ssl=tls_trust.get_client_context(target.trust_anchor)
-            if target.url.startswith("https:")
+            ssl=tls_trust.get_client_context(server.trust_anchor)
+            if server.url.startswith("https:")
             else None,
         )
-    except InvalidStatus as refused:
-        if refused.response.status_code in (401, 403):
+    except InvalidStatus as error:
+        if error.response.status_code in (401, 403):
             raise CommandError(
-                f"{target.url} does not let this key watch: it needs the scope models:read."
+                f"{server.url} does not let this key read the models: it needs the scope models:read."
             ) from None
         raise _ConnectionLost from None
     except (OSError, InvalidHandshake):
@@ -168,7 +176,7 @@ def _connect(client: ApiClient) -> Iterator[ClientConnection]:
         yield socket
 
 
-# --- for the eye -------------------------------------------------------------------------------------
+# --- progress ----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -186,20 +194,20 @@ def _open_display(model_id: str) -> Iterator[ProgressDisplay]:
         TextColumn("{task.fields[speed]}", style="cyan"),
         TextColumn("{task.fields[note]}", style="yellow"),
     )
-    # `transient`: the bar makes room for the sentence that says how it ended.
+    # `transient` removes the bar before the final message.
     with Progress(*columns, console=out, transient=True) as progress:
         yield ProgressBar(progress, model_id)
 
 
 class ProgressBar:
-    """A bar with bytes, speed, time left, and what it waits for."""
+    """Progress bar with bytes, speed, remaining time and the current stage or error."""
 
     def __init__(self, progress: object, model_id: str) -> None:
         from rich.progress import Progress
 
         assert isinstance(progress, Progress)  # noqa: S101  # for the type checker
         self._progress = progress
-        self._task = progress.add_task(model_id, total=None, amount="", speed="", note="waiting to begin")
+        self._task = progress.add_task(model_id, total=None, amount="", speed="", note="waiting to start")
 
     def show_status(self, status: ModelStatusChanged) -> None:
         total, done = status.total_bytes, status.downloaded_bytes or 0
@@ -217,7 +225,7 @@ class ProgressBar:
 
 
 class ProgressLines:
-    """A line at every change of status and at every tenth of the way: for logs."""
+    """A line at each change of status and each `PROGRESS_STEP`, for logs."""
 
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
@@ -226,7 +234,8 @@ class ProgressLines:
 
     def show_status(self, status: ModelStatusChanged) -> None:
         if status.status not in (ModelStatus.REGISTERED, ModelStatus.DOWNLOADING):
-            return  # how it ended is said by the command
+            # `pull_model` prints the final status.
+            return
         state = (status.status, status.error)
         progress = status.progress or 0.0
         if state == self._last_state and progress < self._next_progress:
@@ -255,11 +264,15 @@ def _format_speed(status: ModelStatusChanged) -> str:
     if not status.bytes_per_second:
         return ""
     speed = f"{output.format_size(status.bytes_per_second)}/s"
-    left = (status.total_bytes or 0) - (status.downloaded_bytes or 0)
-    return f"{speed}, {output.format_duration(left / status.bytes_per_second)} left" if left > 0 else speed
+    remaining = (status.total_bytes or 0) - (status.downloaded_bytes or 0)
+    return (
+        f"{speed}, {output.format_duration(remaining / status.bytes_per_second)} left"
+        if remaining > 0
+        else speed
+    )
 
 
 def _format_stage(status: ModelStatusChanged) -> str:
     if status.status is ModelStatus.REGISTERED:
-        return "waiting to begin"
+        return "waiting to start"
     return "verifying" if status.total_bytes and status.downloaded_bytes == status.total_bytes else ""

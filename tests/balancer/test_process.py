@@ -58,14 +58,14 @@ def test_the_banner(served: LlbProcess) -> None:
     output = served.log.read_text()
     assert re.search(r"llb \S+ listens on http://127\.0\.0\.1:\d+\n", output)
     assert f"Data: {served.home}" in output
-    assert "password 'test' (works from this machine only)" in output
+    assert "password 'test' (works from this host only)" in output
 
 
 def test_a_second_process_on_the_same_home_fails_with_one_sentence(served: LlbProcess) -> None:
     second = run_llb("--port", "0", LLB_HOME=str(served.home))
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
-    assert f"llb runs already on {served.home}: process {served.pid}, at {served.url}." in second.stderr
+    assert f"llb is already running on {served.home}: process {served.pid}, at {served.url}." in second.stderr
 
 
 def test_a_port_in_use_is_an_error(served: LlbProcess, tmp_path: Path) -> None:

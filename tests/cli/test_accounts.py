@@ -143,7 +143,7 @@ def test_people_come_change_and_go(host: CommandHost) -> None:
     host.start_server()
     assert "bob" in host.run_command("users", "add", "bob", stdin=f"{NEW}\n").stdout
     assert sign_in(host, "bob", NEW) == 200
-    assert "admin now" in host.run_command("users", "role", "BOB", "admin").stdout
+    assert "now admin" in host.run_command("users", "role", "BOB", "admin").stdout
     assert {user["username"]: user["role"] for user in host.run_json_command("users")["users"]} == {
         "admin": "admin",
         "bob": "admin",
@@ -174,7 +174,7 @@ def test_refusals(host: CommandHost) -> None:
     assert "last admin" in host.run_failing_command("users", "remove", "admin", "--yes")
     assert "last admin" in host.run_failing_command("users", "role", "admin", "user")
     assert "no user 'bob'" in host.run_failing_command("users", "role", "bob", "admin")
-    assert "exists already" in host.run_failing_command("users", "add", "Admin", stdin=f"{NEW}\n")
+    assert "already exists" in host.run_failing_command("users", "add", "Admin", stdin=f"{NEW}\n")
     assert "at least 8" in host.run_failing_command("users", "add", "bob", stdin="short\n")
     assert "No password" in host.run_failing_command("users", "add", "bob")
     assert [user["username"] for user in host.run_json_command("users")["users"]] == ["admin"]
@@ -220,7 +220,7 @@ def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(host: Comma
     with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
-        terminal.expect("The same again: ")
+        terminal.expect("Repeat the password: ")
         terminal.write(f"{PASSWORD}\n")
         assert terminal.wait() == 0
         assert PASSWORD not in terminal.output
@@ -230,7 +230,7 @@ def test_two_passwords_that_differ_change_nothing(host: CommandHost) -> None:
     with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
-        terminal.expect("The same again: ")
+        terminal.expect("Repeat the password: ")
         terminal.write(f"{NEW}\n")
         assert terminal.wait() == 1
         assert "differ" in terminal.output

@@ -62,7 +62,7 @@ def test_a_running_host(with_models: CommandHost) -> None:
     assert only(found, "database", "ok")["detail"].startswith("intact")
     only(found, "accounts", "ok")
     shown = with_models.run_command("doctor").stdout
-    assert shown.endswith("Everything is well.\n")
+    assert shown.endswith("No problems found.\n")
     assert all(line[:5].strip() in ("ok", "") for line in shown.splitlines()[:-1])
 
 

@@ -95,8 +95,8 @@ def test_a_token_on_standard_input(attic: CommandHost, garage: CommandHost) -> N
     assert garage.run_failing_command("--join", attic.url, "--token", "-", stdin=f"{NO_TOKEN}\n").startswith(
         "The join token is not known here"
     )
-    assert "a token is needed" in garage.run_failing_command("--join", attic.url, "--token", "-", stdin="")
-    assert "a token is needed" in garage.run_failing_command("--join", attic.url, stdin="")
+    assert "A token is needed" in garage.run_failing_command("--join", attic.url, "--token", "-", stdin="")
+    assert "A token is needed" in garage.run_failing_command("--join", attic.url, stdin="")
 
 
 def test_a_token_at_a_prompt(attic: CommandHost, garage: CommandHost) -> None:
@@ -104,13 +104,13 @@ def test_a_token_at_a_prompt(attic: CommandHost, garage: CommandHost) -> None:
     with garage.open_terminal("--port", "0", "--host", "127.0.0.1", "--join", attic.url) as terminal:
         terminal.expect("Join token: ")
         terminal.write(f"{token}\n")
-        terminal.expect(f"This host lends itself to {attic.url} as garage")
+        terminal.expect(f"This host has joined {attic.url} as garage")
         terminal.write("\x03")
         assert terminal.wait() == 0
         assert token not in terminal.output
     # It belongs there: nobody is asked again.
     with garage.open_terminal("--port", "0", "--host", "127.0.0.1") as terminal:
-        terminal.expect("This host lends itself to")
+        terminal.expect("This host has joined")
         terminal.write("\x03")
         assert terminal.wait() == 0
         assert "Join token" not in terminal.output
@@ -179,14 +179,14 @@ def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(
     ):
         said = garage.run_failing_command(*command, stdin="a good password\n")
         assert said == (
-            f"This host lends itself to {attic.url}, which has the models, keys and people: run this there, or give "
-            f"--url {attic.url} and a key of it."
+            f"This host has joined {attic.url}, which has the models, keys and users: run this command there, "
+            f"or give --url {attic.url} and a key."
         )
     key = attic.run_command("keys", "create", "laptop").stdout.strip()
     # The address of any host will do for what goes over /v1; the commands want the balancer's.
     assert garage.run_command("models", "--url", attic.url, "--key", key).stdout
     garage.stop_server()
-    assert "This host lends itself to" in garage.run_failing_command("models")
+    assert "This host has joined" in garage.run_failing_command("models")
 
 
 def test_the_doctor_tells_to_whom_and_whether_the_link_stands(
@@ -201,7 +201,7 @@ def test_the_doctor_tells_to_whom_and_whether_the_link_stands(
     wait_until(lambda: len(nodes(attic)["garage"]["replicas"]) == 1, DEADLINE_S)
     wait_until(lambda: nodes(attic)["garage"]["replicas"][0]["state"] == "ready", DEADLINE_S)
     found = findings(garage)
-    assert only(found, "lending", "ok")["detail"] == f"lends itself to {attic.url} as garage; the link stands"
+    assert only(found, "lending", "ok")["detail"] == f"has joined {attic.url} as garage; connected"
     assert "runs at" in only(found, "server", "ok")["detail"]
     assert "1 of 1" in only(found, "model files", "ok")["detail"]
     assert "accounts" not in found
@@ -253,7 +253,7 @@ def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
     wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
     was = runfile.find_running_server(garage.home)
     done = garage.run_command("leave")
-    assert done.stdout == f"This host has left {attic.url}; its model files are where they were.\n"
+    assert done.stdout == f"This host has left {attic.url}; its model files stay.\n"
     assert done.stderr == ""
     assert "garage" not in nodes(attic)
     wait_until(lambda: alone(garage) and alone(garage) != was, DEADLINE_S)
@@ -288,7 +288,7 @@ def test_leaving_while_the_balancer_is_down(attic: CommandHost, garage: CommandH
     began = time.monotonic()
     done = garage.run_command("leave")
     assert time.monotonic() - began < 10
-    assert done.stderr == ("That llb could not be told (connection refused): remove the node garage there.\n")
+    assert done.stderr == ("The balancer could not be notified (connection refused): remove the node garage there.\n")
     if running:
         wait_until(lambda: alone(garage), DEADLINE_S)
     assert not (garage.home / "node.json").exists()

@@ -39,7 +39,7 @@ def test_each_is_a_line(served: CommandHost, cellar: CommandHost) -> None:
 
 def test_drained_and_taken_back(served: CommandHost, cellar: CommandHost) -> None:
     done = served.run_command("nodes", "drain", "Cellar")
-    assert done.stdout == "cellar gets no new requests; those that it is answering go on.\n"
+    assert done.stdout == "cellar gets no new requests; running ones continue.\n"
     assert "--off" in done.stderr
     assert "online (draining)" in served.run_command("nodes").stdout
     assert served.run_command("nodes", "drain", "cellar", "--off").stdout == "cellar gets requests again.\n"
@@ -49,7 +49,7 @@ def test_drained_and_taken_back(served: CommandHost, cellar: CommandHost) -> Non
 def test_renamed(served: CommandHost, cellar: CommandHost) -> None:
     node_id = named(served, "cellar")["id"]
     assert (
-        served.run_command("nodes", "rename", "cellar", "garage").stdout == "cellar is called garage now.\n"
+        served.run_command("nodes", "rename", "cellar", "garage").stdout == "cellar is now called garage.\n"
     )
     assert named(served, "garage")["id"] == node_id
     assert "Another node is already called 'attic'" in served.run_failing_command(
@@ -80,7 +80,7 @@ def test_removed_after_a_question(served: CommandHost, cellar: CommandHost) -> N
         terminal.write("\n")
         assert terminal.wait() == 1
     done = served.run_command("nodes", "remove", "cellar", "--yes")
-    assert done.stdout == "cellar is removed; its model files are where they were.\n"
+    assert done.stdout == "cellar was removed; its model files stay there.\n"
     assert [node["name"] for node in served.run_json_command("nodes")["nodes"]] == ["attic"]
 
 

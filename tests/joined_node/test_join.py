@@ -84,7 +84,7 @@ async def test_a_second_node_with_the_same_name_is_told_what_it_is_called(
 ) -> None:
     node = await make_node(llb, "garage", name="Attic").start()
     await node.wait_until_online()
-    assert "another node is called Attic already: this one is called Attic-2" in caplog.text
+    assert "another node is already called Attic: this one is called Attic-2" in caplog.text
     assert llb.app.view.nodes[node.id].hello.name == "Attic-2"
     third = await make_node(llb, "cellar", name="attic").start()
     await third.wait_until_online()
@@ -148,7 +148,7 @@ async def test_a_wrong_token(llb: RunningBalancer, make_node: JoinedNodeFactory)
 
 async def test_no_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join_token=None))
-    assert said.startswith(f"To join {llb.url} a token is needed: 'llb join-token' makes one there")
+    assert said.startswith(f"A token is needed to join {llb.url}: create one there with 'llb join-token'")
 
 
 async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
@@ -392,7 +392,7 @@ async def test_joining_another_llb_without_a_token_is_refused(
         with pytest.raises(SetupError) as refused:
             await elsewhere.start()
     assert str(refused.value) == (
-        f"This host lends itself to {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
+        f"This host has joined {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
     )
     await (await make_node(llb, "garage").start()).wait_until_online()
 

@@ -1,4 +1,4 @@
-"""What `llb doctor` finds. No check raises for what it looks at, waits without a deadline, or changes anything."""
+"""Checks of `llb doctor`. A check has a deadline, changes nothing and reports problems as findings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from msgspec import Struct
 
 class Level(StrEnum):
     OK = "ok"
-    WARN = "warn"  # it works, but not as it could, or not for long
-    BAD = "bad"  # it does not work
+    # It works, but worse than it could, or not for long.
+    WARN = "warn"
+    # It does not work.
+    BAD = "bad"
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at; `remedy` says what to do about it."""
+    """Result of a check; `remedy` says how to solve a problem."""
 
     level: Level
     check: str

@@ -1,4 +1,4 @@
-"""A host that lends itself to another llb: to which, and whether the link stands."""
+"""Check of a joined host: membership and connection to the balancer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESPONSE_TIMEOUT_S = 5.0
 
 
 def membership_of(config: Config) -> Membership | None:
-    """What is kept of it; a file that makes no sense is told by the check of the settings."""
+    """Membership of this host; None without one. The check of the settings reports an invalid file."""
     try:
         return node_identity.read_membership(config.home)
     except SetupError:
@@ -35,46 +35,50 @@ def check_link(config: Config, info: RunInfo | None) -> Iterator[Finding]:
     path = config.home / node_identity.NODE_FILE_NAME
     if os.name == "posix" and path.stat().st_mode & 0o077:
         yield warn("lending", f"{path} can be read by other users of this host", f"chmod 600 {path}")
-    whom = f"lends itself to {member.balancer_url} as {member.name}"
+    membership = f"has joined {member.balancer_url} as {member.name}"
     if info is None:
-        yield from _check_stopped_node(member, whom)
+        yield from _check_stopped_node(member, membership)
         return
     client = ApiClient(lambda: local_server(info))
     try:
         problem = client.get("/api/node", NodeStatusView).problem
     except CommandError:
-        return  # told by the check of the server
+        # `check_server` reports it.
+        return
     if problem is None:
-        yield ok("lending", f"{whom}; the link stands")
+        yield ok("lending", f"{membership}; connected")
     else:
-        yield bad("lending", f"{whom}; there is no link: {problem}", _link_remedy(member))
+        yield bad("lending", f"{membership}; not connected: {problem}", _link_remedy(member))
 
 
 def _check_stopped_node(member: Membership, description: str) -> Iterator[Finding]:
-    silent = _connection_problem(member.balancer_url, member.anchor)
-    if silent is None:
-        yield ok("lending", f"{description}, which answers; the link is dialled when llb runs here")
+    problem = _connection_problem(member.balancer_url, member.anchor)
+    if problem is None:
+        yield ok("lending", f"{description}, which responds; llb connects when it runs here")
     else:
-        yield bad("lending", f"{description}; {silent}", _link_remedy(member))
+        yield bad("lending", f"{description}; {problem}", _link_remedy(member))
 
 
 def _check_before_join(url: str) -> Iterator[Finding]:
-    silent = _connection_problem(url)
-    if silent is None:
-        yield ok("lending", f"{url} answers: this host joins it with a token, at its next start")
+    problem = _connection_problem(url)
+    if problem is None:
+        yield ok("lending", f"{url} responds: this host joins it with a token at its next start")
     else:
         yield bad(
             "lending",
-            silent,
-            "check the address, and that llb listens there for other hosts (--host 0.0.0.0)",
+            problem,
+            "check the address, and that llb listens on the network there (--host 0.0.0.0)",
         )
 
 
 def _connection_problem(url: str, trust_anchor: str | None = None) -> str | None:
-    """Why nothing answers at `url`, None if something does. Without an anchor the token is yet to say who is believed there."""
-    target = ServerAddress(url, None, is_local=False, trust_anchor=trust_anchor or "")
+    """Why `url` does not respond; None if it does.
+
+    Without `trust_anchor` an unknown certificate is no problem: the join token contains the fingerprint.
+    """
+    server = ServerAddress(url, None, is_local=False, trust_anchor=trust_anchor or "")
     try:
-        ApiClient(lambda: target).request("GET", "/health", timeout_s=RESPONSE_TIMEOUT_S)
+        ApiClient(lambda: server).request("GET", "/health", timeout_s=RESPONSE_TIMEOUT_S)
     except CertificateNotTrusted as failure:
         return None if trust_anchor is None else str(failure)
     except CommandError as failure:
@@ -83,4 +87,7 @@ def _connection_problem(url: str, trust_anchor: str | None = None) -> str | None
 
 
 def _link_remedy(member: Membership) -> str:
-    return f"look whether llb runs at {member.balancer_url} and knows this node; 'llb leave' lets this host stand alone"
+    return (
+        f"check that llb runs at {member.balancer_url} and lists this node; "
+        "'llb leave' makes this host run on its own"
+    )

@@ -1,4 +1,4 @@
-"""The program itself: what is installed, what it is told to serve, whether it runs, what its engine can use."""
+"""Checks of the installation: versions, running server, catalogue, engine and hardware."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ CHECKED_PACKAGES = (
     "httpx2",
     "psutil",
 )
-OPTIONAL_PACKAGES = frozenset({"uvloop"})  # llb runs without it, slower
+# llb also runs without them.
+OPTIONAL_PACKAGES = frozenset({"uvloop"})
 RESPONSE_TIMEOUT_S = 5.0
 
 
@@ -69,27 +70,29 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
-    """Whether one runs on this home and answers; if none does, whether its port is free."""
+    """Check that a running server responds, or else that its port is free."""
     if info is None:
         yield _check_port(config)
         return
     client = ApiClient(lambda: local_server(info))
     try:
         client.request("GET", "/health", timeout_s=RESPONSE_TIMEOUT_S)
-        # A host that lends itself has none of the API but what is about itself.
-        about = "/api/system" if config.join is None else "/api/node"
-        system = client.get(about, dict[str, object])
+        # A joined host has only its node API.
+        path = "/api/system" if config.join is None else "/api/node"
+        system = client.get(path, dict[str, object])
     except CommandError as failure:
         yield bad(
             "server",
-            f"process {info.pid} runs on this home but does not answer: {failure}",
-            f"look at its log; if it stays like that: kill {info.pid}, and start it again",
+            f"process {info.pid} runs on this data directory but does not respond: {failure}",
+            f"check its log; if it does not recover: kill {info.pid}, and start it again",
         )
         return
-    theirs = system.get("version")
-    if theirs != __version__:
+    running_version = system.get("version")
+    if running_version != __version__:
         yield warn(
-            "server", f"llb {theirs} runs at {info.url}, this is llb {__version__}", "restart the server"
+            "server",
+            f"llb {running_version} runs at {info.url}, this is llb {__version__}",
+            "restart the server",
         )
     else:
         yield ok("server", f"runs at {info.url} (process {info.pid})")
@@ -100,8 +103,9 @@ def _check_port(config: Config) -> Finding:
     if lock.exists() and _is_home_locked(config):
         return warn(
             "server",
-            f"process {platform_compat.read_lock_owner(lock) or 'unknown'} holds this home but does not serve",
-            "it is starting or stopping: ask again in a few seconds",
+            f"process {platform_compat.read_lock_owner(lock) or 'unknown'} uses this data directory "
+            "but does not serve",
+            "it is starting or stopping: try again in a few seconds",
         )
     host, port = config.listen_host, config.port
     try:
@@ -116,15 +120,15 @@ def _check_port(config: Config) -> Finding:
             if error.errno == errno.EADDRINUSE:
                 return bad(
                     "server",
-                    f"does not run, and port {port} on {host} is taken by another program",
+                    f"not running, and another program uses port {port} on {host}",
                     "stop that program, or choose another port with --port",
                 )
             return bad(
                 "server",
                 f"cannot listen on {host} port {port}: {error.strerror}",
-                "choose others with --host, --port",
+                "choose others with --host and --port",
             )
-    return ok("server", f"does not run; port {port} on {host} is free")
+    return ok("server", f"not running; port {port} on {host} is free")
 
 
 def _is_home_locked(config: Config) -> bool:
@@ -152,7 +156,7 @@ def check_catalog(config: Config) -> CatalogCheck:
     except SetupError as error:
         remedy = "correct that entry" if config.catalog else "install llb again"
         return CatalogCheck(bad("catalogue", str(error), remedy), ())
-    where = f"in {config.catalog}" if config.catalog else "in the shipped list"
+    where = f"in {config.catalog}" if config.catalog else "in the built-in list"
     return CatalogCheck(ok("catalogue", f"{len(models)} models {where}"), models)
 
 
@@ -160,17 +164,17 @@ def check_catalog(config: Config) -> CatalogCheck:
 
 
 def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
-    """What llama.cpp can compute on here, and which models that is enough for."""
+    """Check the devices of llama.cpp and the memory, compared with the models of the catalogue."""
 
     async def probe() -> Iterator[Finding]:
-        machine = HardwareProbe()
+        hardware_probe = HardwareProbe()
         try:
-            facts = await machine.probe()
+            info = await hardware_probe.probe()
         finally:
-            machine.close()
+            hardware_probe.close()
         found: list[Finding] = []
-        names = [f"{device.description or device.name} ({device.kind})" for device in facts.devices]
-        if not facts.devices:
+        names = [f"{device.description or device.name} ({device.kind})" for device in info.devices]
+        if not info.devices:
             found.append(
                 bad(
                     "engine",
@@ -180,19 +184,22 @@ def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]
             )
         else:
             found.append(ok("engine", f"computes on {', '.join(names)}"))
-        found += [
-            Finding(Level.WARN, "engine", problem) for problem in facts.problems
-        ]  # each says its remedy
-        hardware = facts.hardware
+        # The text of each problem contains its remedy.
+        found += [Finding(Level.WARN, "engine", problem) for problem in info.problems]
+        hardware = info.hardware
         for gpu in hardware.gpus:
-            detail = f"{gpu.name}, {output.format_size(gpu.memory_free_bytes)} of {output.format_size(gpu.memory_total_bytes)} free"
+            free, total = (
+                output.format_size(size_bytes)
+                for size_bytes in (gpu.memory_free_bytes, gpu.memory_total_bytes)
+            )
+            detail = f"{gpu.name}, {free} of {total} free"
             found.append(ok("gpu", detail if gpu.usable else f"{detail}; not usable by this engine"))
         if not hardware.gpus:
-            found.append(ok("gpu", "none: models run on the processor"))
-        budget = facts.memory_budget(config.memory_limit_bytes).total_bytes
+            found.append(ok("gpu", "none: models run on the CPU"))
+        budget = info.memory_budget(config.memory_limit_bytes).total_bytes
         fitting = [model for model in models if model.required_memory_bytes <= budget]
         detail = (
-            f"{output.format_size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} processors; "
+            f"{output.format_size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} CPUs; "
             f"{output.format_size(budget)} for models"
         )
         if not models:
@@ -208,7 +215,8 @@ def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]
                 bad(
                     "memory",
                     f"{detail}: no model fits",
-                    f"the smallest, {smallest.id}, needs {output.format_size(smallest.required_memory_bytes)}: "
+                    f"the smallest, {smallest.id}, needs "
+                    f"{output.format_size(smallest.required_memory_bytes)}: "
                     "raise --memory-limit, or use a host with more memory",
                 )
             )

@@ -1,4 +1,4 @@
-"""The certificate that this host shows."""
+"""Check of the server certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY_S = 86_400.0
 
 
 def check_certificate(config: Config, now: float) -> Iterator[Finding]:
-    """Whether it can be used, and for how long. Nothing where the server speaks plain HTTP."""
+    """Check that the certificate is usable and not about to expire. No finding without TLS."""
     try:
         if create_server_tls(config) is None:
             return
@@ -29,7 +29,7 @@ def check_certificate(config: Config, now: float) -> Iterator[Finding]:
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, lambda: "")
-        ends = _expiry_of(config.tls_cert)
+        expires_at = _expiry_of(config.tls_cert)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         yield bad(
@@ -38,31 +38,31 @@ def check_certificate(config: Config, now: float) -> Iterator[Finding]:
             "give a certificate and its key, both in PEM and without a password",
         )
         return
-    left_days = (ends.timestamp() - now) / DAY_S
-    until = f"{config.tls_cert}, good until {ends:%Y-%m-%d}"
-    if left_days <= 0:
+    remaining_days = (expires_at.timestamp() - now) / DAY_S
+    detail = f"{config.tls_cert}, valid until {expires_at:%Y-%m-%d}"
+    if remaining_days <= 0:
         yield bad(
             "certificate",
-            f"{config.tls_cert} ended on {ends:%Y-%m-%d}",
-            "renew it: llb reads it anew by itself",
+            f"{config.tls_cert} expired on {expires_at:%Y-%m-%d}",
+            "renew it: llb reloads it automatically",
         )
-    elif left_days < EXPIRY_WARNING_DAYS:
-        yield warn("certificate", until, "renew it: llb reads it anew by itself")
+    elif remaining_days < EXPIRY_WARNING_DAYS:
+        yield warn("certificate", detail, "renew it: llb reloads it automatically")
     else:
-        yield ok("certificate", until)
+        yield ok("certificate", detail)
 
 
 def _check_generated_certificate(path: Path) -> Iterator[Finding]:
     if not path.exists():
-        yield ok("certificate", "is made at the start, signed by an authority of this host's own")
+        yield ok("certificate", "is created at the start, signed by a CA of this host")
         return
     try:
         yield ok(
             "certificate",
-            f"of this host's own authority, good until {_expiry_of(path):%Y-%m-%d}; renewed by itself before that",
+            f"of this host's CA, valid until {_expiry_of(path):%Y-%m-%d}; renewed automatically before",
         )
     except (OSError, ValueError) as error:
-        yield bad("certificate", f"{path} cannot be read: {error}", "restart llb: it is made at the start")
+        yield bad("certificate", f"{path} cannot be read: {error}", "restart llb: it is created at the start")
 
 
 def _expiry_of(path: Path) -> datetime.datetime:
