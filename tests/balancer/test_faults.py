@@ -220,7 +220,7 @@ async def test_import_rejects_other_files_and_remote_callers(llb: RunningBalance
     file.write_bytes(tiny_gguf(TINY_BYTES, seed="not it"))
     answer = await llb.http.post("/api/models/import", json={"path": str(file)})
     assert answer.status_code == 400
-    assert "sha256" in answer.json()["error"]["message"]
+    assert "SHA-256" in answer.json()["error"]["message"]
     answer = await llb.http.post(
         "/api/models/import", json={"path": str(file.with_name("none.gguf")), "model_id": "tiny"}
     )

@@ -55,6 +55,8 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 
 def test_the_banner(served: LlbProcess) -> None:
+    # The run file is written before the banner.
+    wait_until(lambda: "password 'test'" in served.log.read_text())
     output = served.log.read_text()
     assert re.search(r"llb \S+ listens on http://127\.0\.0\.1:\d+\n", output)
     assert f"Data: {served.home}" in output

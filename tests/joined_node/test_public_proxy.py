@@ -474,14 +474,14 @@ def rules(app: Sanic[Any, Any]) -> dict[tuple[str, str], Any]:
 def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     Sanic.test_mode = True
     balancer = rules(create_app(make_config(home=tmp_path / "a")))
-    assert {route for route, access in balancer.items() if access.node} == NODES_ONLY
+    assert {route for route, access in balancer.items() if access.node_only} == NODES_ONLY
     joined = rules(create_app(make_config(home=tmp_path / "b", join="http://attic:8080")))
-    assert {route for route, access in joined.items() if access.node} == BALANCER_ONLY
+    assert {route for route, access in joined.items() if access.node_only} == BALANCER_ONLY
     led_on = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
     # What is relayed with the caller's own key, and what leads to the balancer.
     assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>", *OLLAMA_PATHS, PULL_PATH}
     for table in (balancer, joined):
-        assert {route for route, access in table.items() if access.ticketed} == FILES
+        assert {route for route, access in table.items() if access.requires_file_token} == FILES
     rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - led_on
     assert rest == {("GET", "/api/node"), ("POST", "/api/node/leave")}
 

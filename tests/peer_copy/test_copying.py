@@ -95,7 +95,7 @@ async def test_the_limit_of_the_internet_line_does_not_slow_a_copy(cluster: InPr
     await cluster.add_nodes("attic")
     await cluster.register_model("big")
     await cluster.wait_until_ready("big")
-    await cluster.add_nodes("cellar", download_rate="100kB")
+    await cluster.add_nodes("cellar", download_rate=100_000)
     await cluster.wait_until_ready("big")
 
 
