@@ -55,7 +55,7 @@ from typing import Any, ClassVar, Self
 
 
 class LlbError(Exception):
-    """Error with a stable `code`, one sentence for a person, and `details`: further fields of the error body."""
+    """Error with a stable `code`, one sentence for a person, and `details` for the error body."""
 
     type: ClassVar[str] = "api_error"
     code: str = "internal_error"

@@ -1,4 +1,4 @@
-"""The catalogue: what it accepts, what it refuses and in which words, and the list that ships."""
+"""Catalogue: validation, messages, lookup, and the shipped list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "catalog.md"
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    """A valid entry with `changes`; a change to `...` removes the field."""
+    """Return a valid entry with `changes`; the value `...` removes a field."""
     fields = {
         "id": "tiny-1.5b",
         "name": "Tiny 1.5B",
@@ -45,7 +45,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-# --- what is accepted --------------------------------------------------------------------------------
+# --- valid lists -------------------------------------------------------------------------------------
 
 
 def test_required_fields_suffice_and_the_rest_has_defaults(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_accepted(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert len(load_catalog(write(tmp_path, [entry(**changes)]))) == 1
 
 
-# --- what is refused ---------------------------------------------------------------------------------
+# --- invalid lists -----------------------------------------------------------------------------------
 
 RULES: list[tuple[dict[str, Any], str]] = [
     *(
@@ -352,7 +352,7 @@ def test_any_bytes_are_refused_with_a_sentence(tmp_path: Path, content: bytes) -
     assert refusal(file).endswith(".")
 
 
-# --- finding -----------------------------------------------------------------------------------------
+# --- lookup ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`required_memory_bytes` of the shipped list is what `decide.memory` gives for the shape of each model.
+"""`required_memory_bytes` of the shipped list is what `llb.policy.memory` gives for the shape of each model.
 
 The shapes are those of the models' published configurations; no header was read for them. `python -m
 tests.test_catalog_memory` prints the figure for every model.
@@ -15,11 +15,13 @@ from llb.catalog import load_catalog
 from llb.wire import Capability, Model
 from tests.shapes import required_memory_bytes, uniform_shape, with_projector
 
-CONTEXT = 4096  # tokens of the one conversation that must fit
-POOLED_CONTEXT = 512  # tokens of the one text that must fit: a usual piece of a document
+# Tokens of the one conversation that must fit.
+CONTEXT = 4096
+# Tokens of the one text that must fit: a usual chunk of a document.
+POOLED_CONTEXT = 512
 STEP_BYTES = 10_000_000
 
-# The image encoder's part of `size_bytes`: it lies in a file of its own.
+# The part of the image encoder in `size_bytes`, a separate file.
 PROJECTOR_BYTES = {
     "qwen3.5-4b": 672_423_616,
     "gemma3": 851_251_104,
@@ -45,11 +47,16 @@ class Card(NamedTuple):
     vocabulary: int
     experts: int = 0
     window: int = 0
-    period: int = 0  # of so many layers all but the last look through the window
-    attends_every: int = 1  # of so many layers only the last has a cache, the others `state_bytes`
-    state_bytes: int = 0  # recurrent, of one layer and slot
-    shares_last: int = 0  # so many last layers use the caches of others
-    global_head: int = 0  # where it differs in the layers without a window
+    # Of each `period` layers, all but the last use the sliding window.
+    period: int = 0
+    # Of each `attends_every` layers, only the last has a KV cache, the others have `state_bytes`.
+    attends_every: int = 1
+    # Recurrent state per layer and slot.
+    state_bytes: int = 0
+    # Number of layers at the end that use the KV caches of others.
+    shares_last: int = 0
+    # Head length of the layers without a window, if it differs.
+    global_head: int = 0
     encoder: bool = False
     pools_last: bool = False
 
@@ -131,7 +138,7 @@ CARDS = {
 
 
 def least_memory_bytes(model: Model, card: Card) -> int:
-    """What `model` needs at least, up to the next 10 MB."""
+    """Return the least memory of `model`, rounded up to 10 MB."""
     projector_bytes = PROJECTOR_BYTES.get(model.id, 0)
     shape = uniform_shape(
         size_bytes=model.size_bytes - projector_bytes,

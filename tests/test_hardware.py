@@ -1,3 +1,5 @@
+"""Hardware probe, utilisation, memory budget and container limits."""
+
 from __future__ import annotations
 
 import asyncio
@@ -41,7 +43,7 @@ def gpu(name: str = "CUDA0", size: int = 24 * GB, kind: str = "gpu", **more: str
 
 
 class FakeNvml(ModuleType):
-    """NVML as pynvml shows it, for machines that have none. Each GPU is (name, PCI address, total, used)."""
+    """Fake pynvml for machines without an NVIDIA driver. Each GPU is (name, PCI address, total, used)."""
 
     class NVMLError(Exception):
         pass
@@ -112,7 +114,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
 
 @contextlib.asynccontextmanager
 async def machine(*devices: ComputeDevice) -> AsyncIterator[HardwareProbe]:
-    """A machine whose engine lists these devices."""
+    """Return the info of a host whose engine lists these devices."""
     answer = json.dumps(
         [{name: getattr(device, name) for name in device.__struct_fields__} for device in devices]
     )

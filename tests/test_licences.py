@@ -1,4 +1,4 @@
-"""What is installed is what is locked, and what is locked is what pyproject.toml asks for."""
+"""Locked packages: they match pyproject.toml and the installed versions."""
 
 from __future__ import annotations
 

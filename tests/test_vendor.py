@@ -1,4 +1,4 @@
-"""web/vendor: other people's modules lie there as they were published, and `renew.py` keeps them so."""
+"""web/vendor: the modules are as published, and `renew.py` updates them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 VENDOR = Path(__file__).parent.parent / "web" / "vendor"
 
-# Stands for npm: `pack NAME@VERSION … --pack-destination DIR` copies what lies ready for it.
+# Fake npm: `pack NAME@VERSION … --pack-destination DIR` copies a prepared package.
 NPM = """#!{python}
 import shutil, sys
 name, version = sys.argv[2].rsplit("@", 1)
@@ -65,7 +65,7 @@ def test_all_lies_there_as_published_with_its_licence_and_nothing_else() -> None
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """Where the stand-in for npm takes packages from."""
+    """Directory of the packages of the fake npm."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     npm = shelf / "npm"
@@ -89,7 +89,7 @@ def publish(shelf: Path, version: str, *, tag: str | None = None, licence: str =
 
 @pytest.fixture
 def vendor(tmp_path: Path, shelf: Path) -> Path:
-    """A directory like web/vendor with one package, `mod` 1.0.0."""
+    """Directory like web/vendor with one package, `mod` 1.0.0."""
     vendor = tmp_path / "vendor"
     (vendor / "mod").mkdir(parents=True)
     shutil.copy(VENDOR / "renew.py", vendor)

@@ -1,4 +1,4 @@
-"""The wheel has all that `llb` needs beside its code: page, catalogue, migrations."""
+"""The wheel contains the page, the catalogue and the migrations beside the code."""
 
 from __future__ import annotations
 

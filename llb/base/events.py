@@ -1,4 +1,4 @@
-"""Events within the process: a bus with a bounded queue per subscriber, and topics with synchronous handlers."""
+"""Events within the process: a bus with bounded queues, and topics with synchronous handlers."""
 
 from __future__ import annotations
 

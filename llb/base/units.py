@@ -38,7 +38,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of "10m", "1h30m", "90" or "-1" (never), as Go writes durations. Raises ValueError."""
+    """Return the seconds of "10m", "1h30m" (as in Go), "90" or "-1" (never). Raises ValueError."""
     text = text.strip()
     length = text.removeprefix("-")
     if _NUMBER_PATTERN.fullmatch(length):

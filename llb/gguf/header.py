@@ -75,6 +75,7 @@ class TensorInfo(NamedTuple):
     name: str
     shape: tuple[int, ...]
     type: str
+    value_count: int
     size_bytes: int
     offset: int
 
@@ -283,4 +284,4 @@ def _read_tensor(reader: _HeaderReader) -> TensorInfo:
     size_bytes = value_count // block_values * block_bytes
     if offset + size_bytes > MAX_INT64:
         raise GgufError(f"its tensor {name!r} is beyond the end of any file")
-    return TensorInfo(name, shape, type_name, size_bytes, offset)
+    return TensorInfo(name, shape, type_name, value_count, size_bytes, offset)

@@ -40,6 +40,7 @@ class GgufMetadata:
     """
 
     architecture: str | None
+    parameters: int
     data_start: int
     # The least size of a complete file.
     data_end: int
@@ -99,6 +100,7 @@ def check_complete(metadata: GgufMetadata, file_size: int) -> None:
 class _TensorTotals:
     """Totals over the tensor infos."""
 
+    parameter_count: int = 0
     # From the start of the tensor data to the end of the last tensor.
     data_bytes: int = 0
     input_bytes: int = 0
@@ -110,6 +112,8 @@ class _TensorTotals:
     blocks: dict[int, GgufBlock] = field(default_factory=dict)
 
     def add(self, tensor: TensorInfo) -> None:
+        """Add one tensor to the totals."""
+        self.parameter_count += tensor.value_count
         self.data_bytes = max(self.data_bytes, tensor.offset + tensor.size_bytes)
         if tensor.name == "token_embd.weight" and len(tensor.shape) == 2:
             self.vocabulary_size = tensor.shape[1]
@@ -157,6 +161,7 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
     pooling_key = arch + "pooling_type"
     return GgufMetadata(
         architecture=architecture,
+        parameters=tensors.parameter_count,
         data_start=header.data_start,
         data_end=header.data_start + tensors.data_bytes if tensors.data_bytes else 0,
         input_bytes=tensors.input_bytes,

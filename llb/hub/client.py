@@ -203,7 +203,7 @@ class HubClient:
         """
         with self._borrow_http_client() as session, _translate_http_errors():
             for _ in range(MAX_REDIRECTS + 1):
-                # Each hop is asked about anew: the token goes to its own origin only.
+                # Computed for each redirect: the token is sent to its own origin only.
                 sent = {"Accept-Encoding": "identity", **(headers or {}), **self.auth_headers(url)}
                 request = session.build_request(method, url, headers=sent)
                 response = session.send(request, stream=True, follow_redirects=False, auth=None)

@@ -95,7 +95,7 @@ class Drain(Struct, frozen=True, kw_only=True, tag="drain"):
 
 
 class OpenTunnels(Struct, frozen=True, kw_only=True, tag="dial"):
-    """Request to keep `spares` idle tunnels open (`GET /hop/dial`), to a node that the balancer cannot reach."""
+    """Request to an unreachable node to keep `spares` idle tunnels open (`GET /hop/dial`)."""
 
     spares: int
 

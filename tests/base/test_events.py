@@ -1,4 +1,4 @@
-"""The bus: in order, never blocking, and a gap is always seen."""
+"""Event bus: events in order, a publisher that never blocks, and no silent gap."""
 
 from __future__ import annotations
 

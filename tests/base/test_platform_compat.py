@@ -1,3 +1,5 @@
+"""Platform differences: files, locks, processes and sockets."""
+
 from __future__ import annotations
 
 import asyncio

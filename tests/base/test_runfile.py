@@ -1,4 +1,4 @@
-"""A command trusts the server of its home only while that server holds the lock."""
+"""Run file: a command trusts the server of its home only while the server holds the lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them, there and back."""
+"""Sizes and durations: parsing, formatting and round trips."""
 
 from __future__ import annotations
 

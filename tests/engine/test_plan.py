@@ -1,4 +1,4 @@
-"""From real files to a plan, and with it through the pool to the real engine."""
+"""Engine plans of real files, through the pool to the real engine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_embedding_model_pools_as_its_file_says_or_by_the_mean(tmp_path: Path
     untold = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf"), capabilities=embedding)
     assert (plan(told).kind, plan(told).pooling) == (EngineKind.EMBEDDING, None)
     assert plan(untold).pooling is PoolingType.MEAN
-    # An encoder reads an input in one piece: the batch must hold a whole context.
+    # An encoder cannot split its input: a batch must hold a complete context.
     assert plan(told).ubatch_tokens >= plan(told).context_length
 
 

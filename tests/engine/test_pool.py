@@ -1,3 +1,5 @@
+"""Engine pool: loads on demand, keep-alive, memory and removal."""
+
 from __future__ import annotations
 
 import asyncio

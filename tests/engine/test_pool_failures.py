@@ -1,4 +1,4 @@
-"""Engines that crash, hang, or never come up, and files that cannot be loaded."""
+"""Engine failures: crashes, hangs, failed starts, and files that cannot be loaded."""
 
 from __future__ import annotations
 

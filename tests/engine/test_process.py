@@ -1,3 +1,5 @@
+"""Engine process: lifecycle, log and failures, with a fake worker."""
+
 from __future__ import annotations
 
 import asyncio

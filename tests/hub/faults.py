@@ -1,4 +1,4 @@
-"""What may go wrong, chosen by the test. See the package's docstring for the list."""
+"""Fault injection; the package's docstring lists the faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAULT_KINDS = (
 
 
 class Fault:
-    """One thing that goes wrong; `fired` says how often it has."""
+    """Injected fault; `fired` counts its occurrences."""
 
     def __init__(
         self, faults: Faults, kind: str, on: FaultScope, repo: str | None, file: str | None, times: int | None,
@@ -27,7 +27,8 @@ class Fault:
         self.times = times
         self.params = params
         self.fired = 0
-        self.is_cleared = False  # cleared, as opposed to used up
+        # Cleared by the test, in contrast to used up.
+        self.is_cleared = False
         self._faults = faults
 
     @property
@@ -51,13 +52,14 @@ class Fault:
 
 
 class Faults:
-    """The faults in force. Thread-safe; `changed` is called after every change, with no lock held."""
+    """Active faults. Thread-safe; `changed` is called after each change, without a lock."""
 
     def __init__(self, on_changed: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._on_changed = on_changed
         self._active: tuple[Fault, ...] = ()
-        self._all: list[Fault] = []  # used up ones too: one may still hold a connection
+        # Including used up faults, which may still block a connection.
+        self._all: list[Fault] = []
 
     @property
     def active(self) -> tuple[Fault, ...]:
@@ -91,7 +93,7 @@ class Faults:
         self._on_changed()
 
     def clear(self, kind: str | None = None) -> None:
-        """End all faults, or those of one kind."""
+        """Clear all faults, or those of one kind."""
         with self._lock:
             for fault in self._all:
                 fault.is_cleared = fault.is_cleared or kind in (None, fault.kind)
@@ -100,19 +102,19 @@ class Faults:
         self._on_changed()
 
     def find(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
-        """The newest fault of this kind that is in force here; it is not counted."""
+        """Return the newest active fault of this kind that matches, without counting it."""
         for fault in reversed(self._active):
             if fault.kind == kind and fault.matches(on, repo, file):
                 return fault
         return None
 
     def trigger(self, kind: str, on: str, repo: str | None, file: str | None) -> Fault | None:
-        """Like `find`, and counts that it happened now."""
+        """Like `find`, and count an occurrence."""
         fault = self.find(kind, on, repo, file)
         return fault if fault is not None and self.count_occurrence(fault) else None
 
     def count_occurrence(self, fault: Fault) -> bool:
-        """Count one occurrence; False if the fault has been used up or cleared meanwhile."""
+        """Count an occurrence; returns False if the fault is used up or cleared."""
         with self._lock:
             if fault not in self._active:
                 return False
@@ -123,33 +125,33 @@ class Faults:
         return True
 
     def throttle(self, bytes_per_s: float, *, total: bool = False, **where: Any) -> Fault:
-        """Each connection sends at most `bytes_per_s`; with `total`, all of them together."""
+        """Limit the rate to `bytes_per_s` per connection, or with `total` for all together."""
         return self.add("throttle", **{"on": "bytes", **where}, bytes_per_s=bytes_per_s, total=total)
 
     def latency(self, seconds: float, **where: Any) -> Fault:
         return self.add("latency", **{"on": "any", **where}, seconds=seconds)
 
     def stall(self, after: int = 0, **where: Any) -> Fault:
-        """Silence after `after` bytes of the body, until the fault is cleared or the peer closes."""
+        """Stall after `after` bytes of the body, until the fault is cleared or the peer closes."""
         return self.add("stall", **{"on": "bytes", **where}, after=after)
 
     def drop(self, after: int = 0, **where: Any) -> Fault:
-        """The connection is reset after `after` bytes of the body."""
+        """Reset the connection after `after` bytes of the body."""
         return self.add("drop", **{"on": "bytes", **where}, after=after)
 
     def short(self, after: int = 0, **where: Any) -> Fault:
-        """The connection is closed cleanly after `after` bytes of a longer body."""
+        """Close the connection cleanly after `after` bytes of a longer body."""
         return self.add("short", **{"on": "bytes", **where}, after=after)
 
     def corrupt(self, at: int | None = None, **where: Any) -> Fault:
-        """The byte at offset `at` of the file (default: its middle) is flipped."""
+        """Flip the byte at offset `at` of the file (default: its middle)."""
         return self.add("corrupt", **{"on": "bytes", **where}, at=at)
 
     def ignore_range(self, **where: Any) -> Fault:
         return self.add("ignore_range", **{"on": "bytes", **where})
 
     def wrong_range(self, start: int = 0, total: int = 1, **where: Any) -> Fault:
-        """`Content-Range` is off by `start` and `total`; the bytes are right."""
+        """Shift `Content-Range` by `start` and `total`; the bytes are correct."""
         return self.add("wrong_range", **{"on": "bytes", **where}, start=start, total=total)
 
     def fail(self, status: int, *, retry_after_s: int | None = None, **where: Any) -> Fault:
@@ -157,7 +159,7 @@ class Faults:
         return self.answer(status, "the stand-in was told to fail", headers=headers, **where)
 
     def html(self, **where: Any) -> Fault:
-        """A captive portal: a page with status 200."""
+        """Answer as a captive portal: a page with status 200."""
         return self.answer(
             200, "<!DOCTYPE html><title>Please log in</title>", content_type="text/html", **where
         )
@@ -171,7 +173,7 @@ class Faults:
         headers: dict[str, str] | None = None,
         **where: Any,
     ) -> Fault:
-        """This answer instead of the right one."""
+        """Send this response instead of the correct one."""
         return self.add(
             "answer",
             **{"on": "any", **where},
@@ -184,7 +186,7 @@ class Faults:
         return self.add("black_hole", **{"on": "any", **where})
 
     def expire_links(self, after_s: float = 0, **where: Any) -> Fault:
-        """Links signed from now on live `after_s` seconds."""
+        """Let links signed from now on expire after `after_s` seconds."""
         return self.add("expire_links", **{"on": "resolve", **where}, after_s=after_s)
 
     def omit_headers(self, *names: str, **where: Any) -> Fault:

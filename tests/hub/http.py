@@ -1,4 +1,4 @@
-"""The little HTTP/1.1 the stand-in needs, on blocking sockets: a connection that reads requests and sends exactly what it is told."""
+"""Minimal HTTP/1.1 on blocking sockets: reads requests, and sends exactly the given bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 MAX_HEAD_BYTES = 65_536
 DRAIN_TIMEOUT_S = 5.0
-SIOCOUTQ = 0x5411  # Linux: bytes the peer's kernel has not acknowledged
+# Linux: number of bytes that the peer's kernel has not acknowledged.
+SIOCOUTQ = 0x5411
 
 
 class PeerDisconnected(Exception):
@@ -25,7 +26,7 @@ class PeerDisconnected(Exception):
 
 @dataclass
 class ParsedRequest:
-    """A request as it was read."""
+    """Parsed request."""
 
     method: str
     target: str
@@ -41,7 +42,7 @@ class ParsedRequest:
 
 
 class Connection:
-    """One accepted socket. `reset()` and `close()` may be called from any thread."""
+    """Accepted connection; `reset()` and `close()` are thread-safe."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.sock = sock
@@ -50,7 +51,7 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def read_request(self) -> ParsedRequest | None:
-        """The next request; None when the peer has closed."""
+        """Return the next request, None when the peer has closed."""
         while b"\r\n\r\n" not in self._buffer:
             if len(self._buffer) > MAX_HEAD_BYTES or not (data := self.sock.recv(65_536)):
                 return None
@@ -78,7 +79,7 @@ class Connection:
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def peer_closed(self, wait_s: float) -> bool:
-        """Wait up to `wait_s`; True if the peer has gone."""
+        """Wait up to `wait_s`; returns whether the peer has closed."""
         readable, _, _ = select.select([self.sock], [], [], wait_s)
         try:
             return bool(readable) and not self.sock.recv(1, socket.MSG_PEEK)
@@ -86,7 +87,7 @@ class Connection:
             return True
 
     def reset(self) -> None:
-        """Close with RST, after the peer's kernel has what was sent (an RST would discard the rest)."""
+        """Close with RST once the peer's kernel has all data, which an RST would discard."""
         if sys.platform == "linux":
             import fcntl
 
@@ -100,7 +101,7 @@ class Connection:
         self.sock.close()
 
     def abort(self) -> None:
-        """Wake a thread that is blocked on this socket; it then ends by itself."""
+        """Wake a thread that is blocked on this socket, so that it ends."""
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -112,7 +113,7 @@ class Connection:
 
 
 class ResponseRaised(Exception):
-    """A complete answer, raised from wherever it is known."""
+    """Complete response, raised as an exception."""
 
     def __init__(self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status)
@@ -122,7 +123,7 @@ class ResponseRaised(Exception):
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """(start, end exclusive) of a single range; None for no or an unusable one; raises IndexError if unsatisfiable."""
+    """Return (start, end exclusive) of a single range, None without a usable one. Raises IndexError."""
     if header is None or not header.startswith("bytes=") or "," in header:
         return None
     first, _, last = header.removeprefix("bytes=").strip().partition("-")

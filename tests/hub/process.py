@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own, for benchmarks and for faults ordered from elsewhere."""
+"""Stand-in as a separate process, for benchmarks and remote fault injection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class HubProcess:
-    """`with HubProcess("--smollm2") as hub: hub.url` runs `python -m tests.hub --port 0 …` and ends it."""
+    """Runs `python -m tests.hub --port 0 …` within a `with` block."""
 
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
@@ -54,7 +54,7 @@ class HubProcess:
         return dict(os.environ)
 
     def control(self, **order: Any) -> dict[str, Any]:
-        """An order as `HubStandIn` describes it; the faults in force and the counters."""
+        """Send a control request (see `HubStandIn`); returns the active faults and the counters."""
         data = json.dumps(order).encode()
         with urllib.request.urlopen(f"{self.url}/_control", data=data, timeout=START_TIMEOUT_S) as answer:  # noqa: S310
             result: dict[str, Any] = json.load(answer)

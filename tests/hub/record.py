@@ -1,4 +1,4 @@
-"""What the stand-in saw and did: one record for each request, and waiting for any of it."""
+"""Record of the stand-in: one entry per request, and waits for conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass
 class RecordedRequest:
-    """One request as the stand-in saw it; `bytes_sent` and `done` change while it is answered."""
+    """Recorded request; `bytes_sent` and `done` change while it is answered."""
 
     origin: str  # "hub" or "cdn"
     method: str
@@ -36,7 +36,7 @@ class RecordedRequest:
 
 
 class RequestJournal:
-    """All requests in order of arrival; whoever waits is told of every change."""
+    """All requests in order of arrival; waiters are notified of each change."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

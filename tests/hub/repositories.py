@@ -1,4 +1,4 @@
-"""The repositories of the stand-in, and what the Hub says about them in JSON or by refusing."""
+"""Repositories of the stand-in, and the JSON and errors of the Hub about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.hub.http import ParsedRequest, ResponseRaised
 
 @dataclass
 class Repo:
-    """A repository: its commits (each a set of files), what its names point at, and its page's figures."""
+    """Repository: commits (each a set of files), branches, and statistics."""
 
     name: str
     commits: dict[str, dict[str, Content]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Repo:
 
 
 def error_response(status: int, code: str | None, message: str) -> ResponseRaised:
-    """An error as the Hub words it: the code in `X-Error-Code`, the sentence in `X-Error-Message` and in the body."""
+    """Return an error of the Hub: `X-Error-Code`, and the message in `X-Error-Message` and the body."""
     headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
     return ResponseRaised(status, {"error": message}, headers)
 
@@ -40,7 +40,7 @@ class Repositories:
         self._tokens: dict[str, frozenset[str]] = {}
 
     def add(self, name: str, contents: Mapping[str, Content], commit: str | None) -> tuple[Repo, str]:
-        """Add a commit and point `main` at it; without a name of its own it is named after what is in it."""
+        """Add a commit and point `main` at it; its default name is a hash of the content."""
         if commit is None:
             text = "\n".join(
                 [name, *(f"{file} {content.sha256}" for file, content in sorted(contents.items()))]
@@ -64,7 +64,7 @@ class Repositories:
         self._tokens[token] = frozenset(licences)
 
     def authenticate(self, authorization: str | None) -> str | None:
-        """The token of an Authorization header, or None without one; refuses one that is not valid."""
+        """Return the token of an Authorization header, or None. Raises for an invalid token."""
         if authorization is None:
             return None
         token = authorization.removeprefix("Bearer ")
@@ -73,7 +73,7 @@ class Repositories:
         return token
 
     def require_repo(self, authorization: str | None, name: str) -> Repo:
-        """The repository, for whoever asks; refuses what does not exist."""
+        """Return a repository that the token may see. Raises if there is none."""
         token = self.authenticate(authorization)
         if (repo := self._repos.get(name)) is None:
             # The Hub does not tell strangers whether a repository is missing or private.
@@ -110,7 +110,7 @@ class Repositories:
             )
 
     def model_info(self, repo: Repo, commit: str, query: dict[str, list[str]]) -> dict[str, Any]:
-        """The answer of `GET /api/models/{repo}`: everything, or what `expand` names; sizes and hashes with `blobs`."""
+        """Return the JSON of `GET /api/models/{repo}`, limited by `expand`; sizes and hashes with `blobs`."""
         facts: dict[str, Any] = {
             "sha": commit,
             "downloads": repo.downloads,
@@ -135,7 +135,7 @@ class Repositories:
     def list_files(
         self, repo: Repo, commit: str, listing: str, folder: str | None, incoming: ParsedRequest
     ) -> list[dict[str, Any]]:
-        """The files of a commit: those asked for (`paths-info`), or all below a folder (`tree`)."""
+        """Return the files of a commit: the requested ones (`paths-info`), or all of a folder (`tree`)."""
         wanted: list[str] | None = None
         if listing == "paths-info":
             if incoming.headers.get("content-type", "").startswith("application/json"):

@@ -1,4 +1,4 @@
-"""How an answer leaves: with the faults that are in force at each of its pieces."""
+"""Sends responses, with the faults that are active at each chunk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_S = 0.02
 
 
 class ResponseSender:
-    """Sends answers and bodies; every wait ends when the peer goes or `stopping` is set."""
+    """Sends responses; each wait ends when the peer closes or `stopping` is set."""
 
     def __init__(self, faults: Faults, journal: RequestJournal, stopping: threading.Event) -> None:
         self._faults = faults
@@ -38,7 +38,7 @@ class ResponseSender:
             )
 
     def _hold_silent(self, connection: Connection, fault: Fault) -> None:
-        """Silence until the fault is cleared or the peer goes; then the connection is closed."""
+        """Stall until the fault is cleared or the peer closes; then close the connection."""
         while not fault.is_cleared:
             self._pause(connection, POLL_S)
         raise PeerDisconnected
@@ -131,7 +131,7 @@ class ResponseSender:
                 file.close()
 
     def _apply_break_faults(self, connection: Connection, request: RecordedRequest, start: int) -> int:
-        """Do what is due at this byte; returns the offset before which the next such thing is not."""
+        """Apply the faults at this offset; returns the offset of the next one at the earliest."""
         at, stop = start + request.bytes_sent, sys.maxsize
         for kind in ("drop", "stall", "short"):
             fault = self._find_fault(kind, request)
@@ -160,7 +160,7 @@ class ResponseSender:
         raise PeerDisconnected
 
     def _pace(self, connection: Connection, throttle: Fault, cost_s: float, due: float) -> float:
-        """Wait until the piece just sent has taken `cost_s`, by this connection's clock or the one shared by all."""
+        """Wait until the last chunk has taken `cost_s`, by the clock of the connection or the shared one."""
         if throttle.params["total"]:
             with self._total_rate_lock:
                 self._total_due = due = max(self._total_due, time.monotonic()) + cost_s

@@ -1,4 +1,4 @@
-"""The stand-in itself: repositories, two origins, a thread for each connection, and a record of every request."""
+"""Server of the stand-in: two origins, one thread per connection, and a record of all requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BLOB = re.compile(r"^/blobs/(?P<repo>[^/]+/[^/]+)/(?P<rev>[0-9a-f]{40})/(?P<fil
 
 
 class HubStandIn:
-    """A Hub on loopback, started by `with` (or `start()`), stopped at its end. `port=0` takes a free one."""
+    """Hub on loopback, running within a `with` block or from `start()` to `stop()`. `port=0`: a free one."""
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self._host = host
@@ -83,7 +83,7 @@ class HubStandIn:
             self._start_thread(self._accept_connections, origin, listener)
 
     def stop_listening(self) -> None:
-        """Close the listening sockets, so that connecting is refused, and reset what is open; idempotent."""
+        """Close the listening sockets and reset open connections; idempotent."""
         with self._lock:
             listeners = tuple(self._listeners.values())
             self._listeners.clear()
@@ -99,14 +99,14 @@ class HubStandIn:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT is set to."""
+        """Value for HF_ENDPOINT."""
         return f"http://{self._host}:{self._ports['hub']}"
 
     @property
     def cdn_url(self) -> str:
         return f"http://{self._host}:{self._ports['cdn']}"
 
-    # --- what it serves ------------------------------------------------------------------------------
+    # --- content -------------------------------------------------------------------------------------
 
     def add_repo(
         self,
@@ -143,7 +143,7 @@ class HubStandIn:
         self._repositories[repo].gated = gated
 
     def add_token(self, token: str, licences: Iterable[str] = ()) -> None:
-        """Make `token` valid; its owner has accepted the licences of the repositories named."""
+        """Make `token` valid; its owner has accepted the licences of these repositories."""
         self._repositories.add_token(token, licences)
 
     def remove_repo(self, repo: str) -> None:
@@ -157,7 +157,7 @@ class HubStandIn:
         entry = self._repositories[repo]
         return entry.commits[entry.refs["main"]][file].sha256
 
-    # --- what happened -------------------------------------------------------------------------------
+    # --- record --------------------------------------------------------------------------------------
 
     @property
     def requests(self) -> list[RecordedRequest]:
@@ -165,22 +165,22 @@ class HubStandIn:
 
     @property
     def bytes_sent(self) -> int:
-        """Body bytes of files, of all connections."""
+        """Bytes of file content sent over all connections."""
         return self._journal.bytes_sent
 
     def byte_requests(self, file: str | None = None) -> list[RecordedRequest]:
-        """The requests for a file's content, in order of arrival."""
+        """Return the requests for file content, in order of arrival."""
         return [r for r in self.requests if r.on == "bytes" and file in (None, r.file)]
 
     def tokens_seen_by_cdn(self) -> list[str]:
-        """Every Authorization the second origin was sent: must stay empty."""
+        """Authorization headers that the second origin received: must stay empty."""
         return [r.authorization for r in self.requests if r.origin == "cdn" and r.authorization is not None]
 
     def clear_requests(self) -> None:
         self._journal.clear()
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-        """Return as soon as `condition()` is true; it is asked after everything that happens here. TimeoutError."""
+        """Wait until `condition()` holds, checked after each event. Raises TimeoutError."""
         self._journal.wait_until(condition, timeout_s)
 
     # --- connections ---------------------------------------------------------------------------------
@@ -201,7 +201,8 @@ class HubStandIn:
             try:
                 sock, (peer, _) = listener.accept()
             except OSError:
-                break  # refuse() closed it
+                # stop_listening() closed it.
+                break
             connection = Connection(sock, peer)
             with self._lock:
                 if self._listeners.get(origin) is not listener:
@@ -245,7 +246,7 @@ class HubStandIn:
             self._journal.finish(request)
 
     def _classify(self, request: RecordedRequest) -> None:
-        """Fill in what faults match on: the part of the protocol, the repository and the file."""
+        """Set the attributes that faults match on: part of the protocol, repository and file."""
         for pattern, on in (
             (_BLOB, "bytes"),
             (_RESOLVE, "resolve"),
@@ -335,10 +336,11 @@ class HubStandIn:
         content = self._repositories.require_file(repo, match["rev"], match["file"])
         self._sender.send_content(connection, request, content, {"ETag": f'"{content.sha256}"'})
 
-    # --- by hand, from another process ---------------------------------------------------------------
+    # --- control from another process ----------------------------------------------------------------
 
     def _handle_control(self, incoming: ParsedRequest) -> ResponseRaised:
-        """`POST /_control` with {"add": {"kind", …}} and/or {"clear": true|kind}, {"refuse_for_s": n}, {"gated": {repo: bool}}."""
+        """Handle `POST /_control`: {"add": {"kind", …}}, {"clear": true|kind}, {"refuse_for_s": n},
+        {"gated": {repo: bool}}."""
         try:
             order = json.loads(incoming.body or b"{}")
             if (kind := order.get("clear")) is not None:
@@ -375,7 +377,7 @@ class HubStandIn:
         )
 
     def _stop_listening_for(self, seconds: float) -> None:
-        # The order that caused it is answered first.
+        # The response to the control request is sent first.
         self._stopping.wait(0.1)
         self.stop_listening()
         if not self._stopping.wait(seconds):

@@ -1,4 +1,4 @@
-"""The Hub's client against the stand-in: facts, every kind of failure, where the token goes, figures in the background."""
+"""Hub client against the stand-in: file information, errors, token, statistics cache."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_read_range_refuses_a_wrong_part_and_too_much(standin: HubStandIn,
         await hub.read_range(REPO, commit, FILE, 0, 1 << 40)
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------
 
 Spoil = Callable[[HubStandIn], object]
 
@@ -347,7 +347,7 @@ def test_the_libraries_are_imported_only_when_needed() -> None:
     assert result.stdout.strip() == "[]"
 
 
-# --- figures in the background -----------------------------------------------------------------------
+# --- statistics cache --------------------------------------------------------------------------------
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The stand-in must be right about the Hub: asked with the real huggingface_hub, and over plain sockets."""
+"""Hub stand-in, checked with the real huggingface_hub and over plain sockets."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_file_on_disk_is_served_like_bytes(hub: HubStandIn, client: httpx2.Cli
 
 
 def received(client: httpx2.Client, url: str) -> tuple[int, type[Exception] | None]:
-    """How many bytes of the body arrived, and what ended it."""
+    """Return the number of received bytes of the body, and the error that ended it."""
     count = 0
     try:
         with client.stream("GET", url) as answer:
@@ -329,7 +329,7 @@ def test_wait_until_gives_up(hub: HubStandIn) -> None:
         hub.wait_until(lambda: False, timeout_s=0.01)
 
 
-# --- by hand -----------------------------------------------------------------------------------------
+# --- control -----------------------------------------------------------------------------------------
 
 
 def test_control_changes_faults_over_http(hub: HubStandIn, client: httpx2.Client) -> None:

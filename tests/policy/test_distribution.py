@@ -1,4 +1,4 @@
-"""Who copies from whom."""
+"""Distribution policy: the sources of each node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from msgspec import structs
 from llb.policy.distribution import ReplicaHolder, assign_peer_sources
 
 
-def holder(node_id: str, **facts: Any) -> ReplicaHolder:
+def holder(node_id: str, **fields: Any) -> ReplicaHolder:
     return ReplicaHolder(
-        **{"node_id": node_id, "join_order": ord(node_id), "is_ready": False, "is_reachable": True, **facts}
+        **{"node_id": node_id, "join_order": ord(node_id), "is_ready": False, "is_reachable": True, **fields}
     )
 
 
@@ -61,16 +61,16 @@ def test_nobody_waits_for_a_node_that_has_failed_or_sent_wrong_bytes(fact: str) 
     assert found == {"b": (), "c": ("b",), "a": ("c", "b")}
 
 
-# --- whatever the nodes are --------------------------------------------------------------------------
+# --- properties --------------------------------------------------------------------------------------
 
-FACTS = st.fixed_dictionaries(
+FLAGS = st.fixed_dictionaries(
     {name: st.booleans() for name in ("is_ready", "is_reachable", "has_failed", "sent_bad_data")}
 )
 
 
 @st.composite
 def clusters(draw: st.DrawFn) -> list[ReplicaHolder]:
-    facts = draw(st.lists(FACTS, max_size=12))
+    facts = draw(st.lists(FLAGS, max_size=12))
     joined = draw(st.permutations(range(len(facts))))
     holders = [
         ReplicaHolder(node_id=f"n{number}", join_order=number, **fact)
@@ -82,7 +82,7 @@ def clusters(draw: st.DrawFn) -> list[ReplicaHolder]:
     return holders
 
 
-def able(each: ReplicaHolder) -> bool:
+def is_possible_source(each: ReplicaHolder) -> bool:
     return each.is_reachable and not each.has_failed and not each.sent_bad_data
 
 
@@ -101,7 +101,7 @@ def test_nobody_follows_his_own_followers_and_all_reach_a_source(holders: list[R
         return rank[node_id]
 
     for node_id, before in found.items():
-        assert all(able(known[source]) for source in before)
+        assert all(is_possible_source(known[source]) for source in before)
         assert len(set(before)) == len(before)
         depth(node_id, frozenset())
         here = node_id
@@ -112,7 +112,7 @@ def test_nobody_follows_his_own_followers_and_all_reach_a_source(holders: list[R
 
 @given(clusters())
 def test_the_followers_are_shared_out_evenly(holders: list[ReplicaHolder]) -> None:
-    followers = Counter({each.node_id: 0 for each in holders if able(each)})
+    followers = Counter({each.node_id: 0 for each in holders if is_possible_source(each)})
     followers.update(before[0] for before in assign_peer_sources(holders).values() if before)
     assert not followers or max(followers.values()) <= min(followers.values()) + 1
 
@@ -120,12 +120,12 @@ def test_the_followers_are_shared_out_evenly(holders: list[ReplicaHolder]) -> No
 @given(clusters())
 def test_there_is_one_seeder_unless_nobody_can_be_copied_from(holders: list[ReplicaHolder]) -> None:
     seeders = [node_id for node_id, before in assign_peer_sources(holders).items() if not before]
-    if any(able(each) for each in holders):
+    if any(is_possible_source(each) for each in holders):
         assert len(seeders) <= 1
-        assert not seeders or not any(each.is_ready and able(each) for each in holders)
+        assert not seeders or not any(each.is_ready and is_possible_source(each) for each in holders)
 
 
-@given(clusters(), FACTS)
+@given(clusters(), FLAGS)
 def test_a_node_changes_nothing_for_those_before_it(
     holders: list[ReplicaHolder], fact: dict[str, bool]
 ) -> None:

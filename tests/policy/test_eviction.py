@@ -1,3 +1,5 @@
+"""Eviction policy: least recently used, never busy or pinned, no more than necessary."""
+
 from __future__ import annotations
 
 import pytest

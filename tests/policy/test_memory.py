@@ -1,3 +1,5 @@
+"""Memory policy: estimates and load plans."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The estimate against real engines: a quick part of `python -m bench.memory`."""
+"""Memory estimates compared with real engines: a short part of `python -m bench.memory`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where models go, and whether they fit."""
+"""Placement policy: the nodes of a model, and whether it fits."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Routing policy: load, affinity, bounded loads and cold nodes."""
+
 from __future__ import annotations
 
 import math
@@ -22,7 +24,8 @@ from llb.policy.routing import (
     select_node,
 )
 
-UNHURRIED = settings(deadline=None)  # a busy machine is no failure
+# A loaded machine must not fail the test.
+UNHURRIED = settings(deadline=None)
 KEYS = [hash64(b"%d" % number) for number in range(2000)]
 
 
@@ -84,7 +87,7 @@ def test_with_nothing_known_of_the_request(candidates: list[RoutingCandidate], n
         ([node("slow", tokens_per_s=20.0), node("fast", 2, tokens=300)], "fast"),
         ([node("slow", tokens_per_s=20.0), node("fast", 3, tokens=500)], "slow"),
         ([node("slow", tokens_per_s=20.0), node("fast", 4, tokens=10)], "slow"),
-        # Who was never measured is tried, unless it has more to do.
+        # A node without a measurement gets a request, unless it has more work.
         ([node("new", tokens_per_s=None), node("a"), node("b", tokens=1)], "a"),
         ([node("new", tokens_per_s=None), node("slow", tokens_per_s=20.0), node("a", tokens=1)], "new"),
         ([node("new", 1, tokens_per_s=None, tokens=500), node("slow", tokens_per_s=50.0)], "slow"),
@@ -97,7 +100,7 @@ def test_the_smallest_expected_finish(candidates: list[RoutingCandidate], node_i
 @pytest.mark.parametrize(
     ("candidates", "request_", "node_id"),
     [
-        # A loaded one has a slot: nobody else is even considered.
+        # A loaded node has a slot: others are not considered.
         ([node("a", 3, tokens=9000), node("cold", loaded=False, load_s=0.1)], RequestEstimate(1, 1), "a"),
         # Four requests of 2.5 s each: a slot every 2.5 s.
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.6)], RequestEstimate(1, 1), None),
@@ -113,7 +116,7 @@ def test_the_smallest_expected_finish(candidates: list[RoutingCandidate], node_i
         # The estimate was wrong: it has waited for as long as the load takes.
         ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=9.9), None),
         ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=10.0), "cold"),
-        # Nothing is loaded: the one that answers first, but one that is being loaded for somebody before all others.
+        # No node is loaded: the first to answer, but preferably one that is loading already.
         ([node("a", loaded=False, load_s=9.0), node("b", loaded=False, load_s=3.0)], RequestEstimate(1, 1), "b"),
         ([node("a", 1, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "a"),
         ([node("a", 4, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "b"),
@@ -155,7 +158,7 @@ def test_a_longer_context_is_waited_for() -> None:
 
 
 def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = RING_POSITIONS) -> list[str]:
-    """Whose each of the first places of the ring is."""
+    """Return the preferred node of each of the first positions of the ring."""
     return [node_ids[rank_nodes(tuple(node_ids), tuple(grades), place)[0]] for place in range(places)]
 
 
@@ -211,7 +214,7 @@ def test_the_grade_follows_the_speed(first: float, then: float) -> None:
 
 
 def shares(candidates: list[RoutingCandidate], request: RequestEstimate) -> dict[str, float]:
-    """Which part of all keys goes to each node."""
+    """Return the share of all keys per node."""
     owners = Counter(named(select_node(candidates, replace(request, affinity_key=key))) for key in KEYS)
     return {str(node_id): count / len(KEYS) for node_id, count in owners.items()}
 
@@ -243,7 +246,7 @@ def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_w
     assert Throughput().estimate_duration_s(1, 1) == math.inf
 
 
-# --- whatever the cluster looks like -----------------------------------------------------------------
+# --- properties --------------------------------------------------------------------------------------
 
 speeds = st.one_of(
     st.builds(Throughput), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)), st.builds(Throughput, st.floats(1, 5000))
@@ -327,7 +330,7 @@ def test_the_choice_does_not_depend_on_the_order(
 @UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests)
 def test_the_load_is_bounded(candidates: list[RoutingCandidate], request: RequestEstimate) -> None:
-    """A key's node has at most 1.25 of the mean work with the request; where none has, it is the soonest."""
+    """The node of a key has at most 1.25 of the mean work; if none has, the first to finish is chosen."""
     assume(request.affinity_key is not None)
     chosen = select_node(candidates, request)
     assume(chosen is not None and len(candidates) > 1)

@@ -1,4 +1,4 @@
-"""What a user sees of a model."""
+"""Status policy: the status that a user sees."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Token bucket: rate, burst and correction."""
+
 from __future__ import annotations
 
 import pytest
