@@ -1,4 +1,4 @@
-"""The commands as a person runs them: processes of `python -m llb` on homes of their own, and the real server."""
+"""Fixtures that run commands as processes of `python -m llb`, each host with its own data directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,11 +31,12 @@ TINY_BYTES = 300_000
 
 
 class Terminal:
-    """A command at a terminal of its own: Ctrl-C, Ctrl-D, password prompts and colours are the real ones."""
+    """Command on a pseudo-terminal, with real Ctrl-C, Ctrl-D, password prompts and colours."""
 
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")  # 40 rows, 160 columns
+        # 40 rows, 160 columns.
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")
         python = sys.executable
         self.process = prefork.Popen(
             [python, "-m", "llb", *arguments],
@@ -51,11 +52,11 @@ class Terminal:
         self._search_from = 0
 
     def expect(self, text: str) -> None:
-        """Wait until `text` is shown, after what was expected before."""
+        """Wait until `text` appears after the previously expected text."""
         deadline = time.monotonic() + DEADLINE_S
         while (at := self.output.find(text, self._search_from)) < 0:
             assert self._read(deadline - time.monotonic()), (
-                f"{text!r} did not come: {self.output[self._search_from :]!r}"
+                f"{text!r} did not appear: {self.output[self._search_from :]!r}"
             )
         self._search_from = at + len(text)
 
@@ -63,7 +64,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def wait(self) -> int:
-        """The exit status; everything that was shown is in `seen`."""
+        """Read the rest of the output into `output`; returns the exit status."""
         deadline = time.monotonic() + DEADLINE_S
         while self._read(deadline - time.monotonic()):
             pass
@@ -71,10 +72,11 @@ class Terminal:
 
     def _read(self, timeout_s: float) -> bool:
         if timeout_s <= 0 or not select.select([self._master], [], [], timeout_s)[0]:
-            raise AssertionError(f"nothing more came: {self.output[-500:]!r}")
+            raise AssertionError(f"no more output: {self.output[-500:]!r}")
         try:
             data = os.read(self._master, 65_536)
-        except OSError:  # Linux says so when the other end is closed
+        except OSError:
+            # Linux raises EIO when the other end is closed.
             return False
         self.output += data.decode(errors="replace")
         return bool(data)
@@ -92,7 +94,7 @@ class Terminal:
 
 
 class CommandHost:
-    """A home and the environment around it."""
+    """Data directory, its environment, and the server that runs on it."""
 
     def __init__(self, home: Path, **env: str) -> None:
         self.home = home
@@ -108,7 +110,7 @@ class CommandHost:
         expected_status: int | None = 0,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """One command, not at a terminal; its exit status must be `status`, and no traceback may be shown."""
+        """Run a command without a terminal; check its exit status and that it prints no traceback."""
         done = prefork.run(
             [sys.executable, "-m", "llb", *arguments],
             given=stdin,
@@ -124,7 +126,7 @@ class CommandHost:
     def run_failing_command(
         self, *arguments: str, stdin: str | None = None, env: dict[str, str] | None = None
     ) -> str:
-        """The one sentence of a command that must fail."""
+        """Run a command that must fail; returns the sentence of its error."""
         done = self.run_command(*arguments, stdin=stdin, expected_status=1, env=env)
         lines = done.stderr.splitlines()
         assert lines
@@ -135,7 +137,7 @@ class CommandHost:
         return json.loads(self.run_command(*arguments, "--json", expected_status=expected_status).stdout)
 
     def start_command(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command that goes on; the caller ends it."""
+        """Start a command that keeps running; the caller ends it."""
         return prefork.Popen(
             [sys.executable, "-u", "-m", "llb", *arguments],
             stdin=subprocess.DEVNULL,
@@ -168,7 +170,7 @@ class CommandHost:
         assert "listens on" in line, (self.home.parent / "server.log").read_text()
         self.url = line.split()[-1]
         deadline = time.monotonic() + DEADLINE_S
-        # Until its node is online. The certificate is what the commands look at.
+        # Until the node is online. Only the commands verify the certificate.
         while httpx.get(f"{self.url}/readyz", trust_env=False, verify=False).status_code != 200:  # noqa: S501
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -187,20 +189,17 @@ class CommandHost:
         assert server.returncode == 0
 
 
-MakeHost = Callable[..., CommandHost]
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[CommandHost]:
-    """A home that does not exist yet, and no network."""
-    made = CommandHost(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
-    yield made
-    made.stop_server()
+    """Host with a data directory that does not exist yet, and without a network."""
+    command_host = CommandHost(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    yield command_host
+    command_host.stop_server()
 
 
 @pytest.fixture(scope="module")
 def models_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
-    """A Hub with `test/tiny` and `test/other` (headers only) and `test/chat`, which loads and talks nonsense."""
+    """Hub with `test/tiny` and `test/other` (headers only) and `test/chat`, which an engine can load."""
     chat = write_chat_model(tmp_path_factory.mktemp("gguf") / "chat.gguf", context=2048)
     with HubStandIn() as hub:
         hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
@@ -230,17 +229,17 @@ def create_host_with_models(directory: Path, hub: HubStandIn) -> CommandHost:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, models_hub: HubStandIn) -> Iterator[CommandHost]:
-    """A host whose server runs, for all tests of a module."""
-    made = create_host_with_models(tmp_path_factory.mktemp("served"), models_hub)
-    made.start_server()
-    yield made
-    made.stop_server()
+    """Host with a running server, shared by the tests of a module."""
+    command_host = create_host_with_models(tmp_path_factory.mktemp("served"), models_hub)
+    command_host.start_server()
+    yield command_host
+    command_host.stop_server()
 
 
 @pytest.fixture
 def with_models(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
-    """A host of this test alone; its server is not started."""
-    made = create_host_with_models(tmp_path, models_hub)
-    yield made
-    made.stop_server()
+    """Host of a single test; its server is not started."""
+    command_host = create_host_with_models(tmp_path, models_hub)
+    yield command_host
+    command_host.stop_server()
     models_hub.faults.clear()

@@ -1,4 +1,4 @@
-"""Keys, people and passwords on the host: with and without a server."""
+"""Commands for keys, users and passwords, with and without a running server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.cli.conftest import CommandHost
 from tests.harness import PASSWORD
 
-NEW = "a new good password"
+NEW_PASSWORD = "a new good password"
 
 
 def sign_in(host: CommandHost, username: str, password: str) -> int:
@@ -36,16 +36,17 @@ def audit(host: CommandHost, key: str) -> list[tuple[str, str, str | None]]:
 
 
 def test_a_key_is_printed_alone_and_works(host: CommandHost) -> None:
-    made = host.run_command("keys", "create", "laptop")
-    assert re.fullmatch(r"sk-[0-9a-f]{48}\n", made.stdout)
-    assert made.stderr == ""
-    key = made.stdout.strip()
+    done = host.run_command("keys", "create", "laptop")
+    assert re.fullmatch(r"sk-[0-9a-f]{48}\n", done.stdout)
+    assert done.stderr == ""
+    key = done.stdout.strip()
     host.start_server()
-    assert use(host, key, "/api/audit") == 200  # made on the host: it may do all
+    # A key that was created on the host has all permissions.
+    assert use(host, key, "/api/audit") == 200
     assert ("local", "key.create", f"laptop ({key[:10]}…)") in audit(host, key)
 
 
-def test_a_key_made_before_the_first_start_leaves_the_first_admin_to_it(host: CommandHost) -> None:
+def test_a_key_created_before_the_first_start_does_not_create_the_first_admin(host: CommandHost) -> None:
     host.run_command("keys", "create", "laptop")
     host.env["LLB_ADMIN_PASSWORD"] = PASSWORD
     host.start_server()
@@ -69,7 +70,7 @@ def test_scopes_and_expiry(host: CommandHost) -> None:
 
 
 @pytest.mark.parametrize("when", ["soon", "0", "-1", "2001-01-01", "9999999999999d", "99999-01-01"])
-def test_an_expiry_that_makes_no_sense(host: CommandHost, when: str) -> None:
+def test_an_invalid_expiry(host: CommandHost, when: str) -> None:
     assert "xpires" in host.run_failing_command("keys", "create", "x", f"--expires={when}")
 
 
@@ -89,7 +90,7 @@ def test_limits_are_given_shown_and_changed(host: CommandHost) -> None:
     assert ("local", "key.limits", target) in audit(host, admin)
 
 
-def test_limits_that_make_no_sense(host: CommandHost) -> None:
+def test_invalid_limits(host: CommandHost) -> None:
     host.run_command("keys", "create", "laptop")
     [key] = host.run_json_command("keys", "list")["keys"]
     assert "--rpm" in host.run_failing_command("keys", "limit", key["id"])
@@ -100,7 +101,7 @@ def test_a_key_needs_a_name(host: CommandHost) -> None:
     assert "name" in host.run_failing_command("keys", "create", "")
 
 
-def test_the_list_shows_keys_but_never_whole(host: CommandHost) -> None:
+def test_the_list_shows_prefixes_of_keys_only(host: CommandHost) -> None:
     key = host.run_command("keys", "create", "laptop [red]x[/]").stdout.strip()
     shown = host.run_command("keys").stdout
     assert "laptop [red]x[/]" in shown
@@ -128,53 +129,54 @@ def test_revoking_works_at_once_in_a_running_server(host: CommandHost, name: str
     assert ("local", "key.delete", f"laptop ({key[:10]}…)") in audit(host, other)
 
 
-def test_revoking_what_is_not_there_or_not_clear(host: CommandHost) -> None:
+def test_revoking_an_unknown_or_ambiguous_key(host: CommandHost) -> None:
     host.run_command("keys", "create", "a")
     assert "no such key" in host.run_failing_command("keys", "revoke", "sk-zzzzzzz")
-    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-")  # the beginning of them all
+    # The prefix of all keys.
+    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-")
     assert len(host.run_json_command("keys")["keys"]) == 1
 
 
-# --- people ------------------------------------------------------------------------------------------
+# --- users -------------------------------------------------------------------------------------------
 
 
-def test_people_come_change_and_go(host: CommandHost) -> None:
+def test_users_are_added_changed_and_removed(host: CommandHost) -> None:
     host.run_command("password", stdin=f"{PASSWORD}\n")
     host.start_server()
-    assert "bob" in host.run_command("users", "add", "bob", stdin=f"{NEW}\n").stdout
-    assert sign_in(host, "bob", NEW) == 200
+    assert "bob" in host.run_command("users", "add", "bob", stdin=f"{NEW_PASSWORD}\n").stdout
+    assert sign_in(host, "bob", NEW_PASSWORD) == 200
     assert "now admin" in host.run_command("users", "role", "BOB", "admin").stdout
     assert {user["username"]: user["role"] for user in host.run_json_command("users")["users"]} == {
         "admin": "admin",
         "bob": "admin",
     }
     host.run_command("users", "remove", "bob")
-    assert sign_in(host, "bob", NEW) == 401
+    assert sign_in(host, "bob", NEW_PASSWORD) == 401
     key = host.run_command("keys", "create", "reader").stdout.strip()
-    told = audit(host, key)
+    records = audit(host, key)
     for action in ("user.create", "user.change role", "user.delete"):
-        assert ("local", action, "bob") in told
+        assert ("local", action, "bob") in records
 
 
-def test_nobody_is_let_in_while_the_default_password_stands(host: CommandHost) -> None:
-    assert "llb password" in host.run_failing_command("users", "add", "bob", stdin=f"{NEW}\n")
+def test_no_user_is_added_while_the_default_password_is_in_use(host: CommandHost) -> None:
+    assert "llb password" in host.run_failing_command("users", "add", "bob", stdin=f"{NEW_PASSWORD}\n")
     assert "still 'test'" in host.run_command("users").stdout
     host.run_command("password", stdin=f"{PASSWORD}\n")
-    host.run_command("users", "add", "bob", stdin=f"{NEW}\n")
+    host.run_command("users", "add", "bob", stdin=f"{NEW_PASSWORD}\n")
 
 
 def test_the_first_admin_gets_the_password_of_the_environment(host: CommandHost) -> None:
-    host.run_command("users", "add", "bob", stdin=f"{NEW}\n", env={"LLB_ADMIN_PASSWORD": PASSWORD})
+    host.run_command("users", "add", "bob", stdin=f"{NEW_PASSWORD}\n", env={"LLB_ADMIN_PASSWORD": PASSWORD})
     host.start_server()
     assert sign_in(host, "admin", PASSWORD) == 200
 
 
-def test_refusals(host: CommandHost) -> None:
+def test_rejected_changes_of_users(host: CommandHost) -> None:
     host.run_command("password", stdin=f"{PASSWORD}\n")
     assert "last admin" in host.run_failing_command("users", "remove", "admin", "--yes")
     assert "last admin" in host.run_failing_command("users", "role", "admin", "user")
     assert "no user 'bob'" in host.run_failing_command("users", "role", "bob", "admin")
-    assert "already exists" in host.run_failing_command("users", "add", "Admin", stdin=f"{NEW}\n")
+    assert "already exists" in host.run_failing_command("users", "add", "Admin", stdin=f"{NEW_PASSWORD}\n")
     assert "at least 8" in host.run_failing_command("users", "add", "bob", stdin="short\n")
     assert "No password" in host.run_failing_command("users", "add", "bob")
     assert [user["username"] for user in host.run_json_command("users")["users"]] == ["admin"]
@@ -189,12 +191,12 @@ def test_a_forgotten_password_is_reset_and_ends_all_sessions(host: CommandHost) 
     with httpx.Client(base_url=host.url, trust_env=False) as browser:
         browser.post("/api/auth/login", json={"username": "admin", "password": PASSWORD}).raise_for_status()
         assert browser.get("/api/auth/me").status_code == 200
-        host.run_command("password", stdin=f"{NEW}\n")
+        host.run_command("password", stdin=f"{NEW_PASSWORD}\n")
         deadline = time.monotonic() + 10
         while browser.get("/api/auth/me").status_code != 401:
             assert time.monotonic() < deadline
     assert sign_in(host, "admin", PASSWORD) == 401
-    assert sign_in(host, "admin", NEW) == 200
+    assert sign_in(host, "admin", NEW_PASSWORD) == 200
 
 
 def test_a_password_set_before_the_first_start_is_the_first_admins(host: CommandHost) -> None:
@@ -206,17 +208,17 @@ def test_a_password_set_before_the_first_start_is_the_first_admins(host: Command
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("test\n", "choose another"), ("short\n", "at least 8"), ("\n", "No password")]
+    ("given", "message"), [("test\n", "choose another"), ("short\n", "at least 8"), ("\n", "No password")]
 )
-def test_passwords_that_will_not_do(host: CommandHost, given: str, said: str) -> None:
-    assert said in host.run_failing_command("password", stdin=given)
+def test_rejected_passwords(host: CommandHost, given: str, message: str) -> None:
+    assert message in host.run_failing_command("password", stdin=given)
 
 
-def test_an_unknown_user_has_no_password(host: CommandHost) -> None:
-    assert "no user 'bob'" in host.run_failing_command("password", "bob", stdin=f"{NEW}\n")
+def test_the_password_of_an_unknown_user(host: CommandHost) -> None:
+    assert "no user 'bob'" in host.run_failing_command("password", "bob", stdin=f"{NEW_PASSWORD}\n")
 
 
-def test_at_a_terminal_the_password_is_asked_for_twice_and_not_shown(host: CommandHost) -> None:
+def test_at_a_terminal_the_password_is_prompted_for_twice_and_not_shown(host: CommandHost) -> None:
     with host.open_terminal("password") as terminal:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
@@ -231,7 +233,7 @@ def test_two_passwords_that_differ_change_nothing(host: CommandHost) -> None:
         terminal.expect("New password for admin: ")
         terminal.write(f"{PASSWORD}\n")
         terminal.expect("Repeat the password: ")
-        terminal.write(f"{NEW}\n")
+        terminal.write(f"{NEW_PASSWORD}\n")
         assert terminal.wait() == 1
         assert "differ" in terminal.output
     assert host.run_json_command("users")["users"] == []
@@ -247,9 +249,9 @@ def test_leaving_the_prompt_changes_nothing(host: CommandHost, typed: str, statu
     assert host.run_json_command("users")["users"] == []
 
 
-def test_removing_somebody_asks_at_a_terminal(host: CommandHost) -> None:
+def test_removing_a_user_asks_at_a_terminal(host: CommandHost) -> None:
     host.run_command("password", stdin=f"{PASSWORD}\n")
-    host.run_command("users", "add", "bob", stdin=f"{NEW}\n")
+    host.run_command("users", "add", "bob", stdin=f"{NEW_PASSWORD}\n")
 
     def names() -> list[Any]:
         return [user["username"] for user in host.run_json_command("users")["users"]]

@@ -1,4 +1,4 @@
-"""chat: the real server, a real engine with a model that talks nonsense without end."""
+"""`llb chat` with a real server and a real engine, whose model generates random text without end."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def test_piped_input_is_the_prompt_or_follows_it(chatty: CommandHost) -> None:
 
 
 def test_a_piped_prompt_that_is_too_long_is_refused_with_both_numbers(chatty: CommandHost) -> None:
-    said = chatty.run_failing_command("chat", "chat", "look:", stdin="word " * 5000)
-    assert "context length" in said
-    assert sum(word.strip(".,").isdigit() for word in said.split()) == 2
+    message = chatty.run_failing_command("chat", "chat", "look:", stdin="word " * 5000)
+    assert "context length" in message
+    assert sum(word.strip(".,").isdigit() for word in message.split()) == 2
 
 
-def test_nothing_to_say(chatty: CommandHost) -> None:
+def test_no_prompt(chatty: CommandHost) -> None:
     assert "nothing to say" in chatty.run_failing_command("chat", "chat")
     assert "nothing to say" in chatty.run_failing_command("chat", "chat", stdin="")
 
 
-def test_at_a_terminal_the_speed_is_told(chatty: CommandHost) -> None:
+def test_at_a_terminal_the_speed_is_shown(chatty: CommandHost) -> None:
     with chatty.open_terminal("chat", "chat", "hello", "--max-tokens", "4") as terminal:
         assert terminal.wait() == 0
         assert "tokens/s" in terminal.output
@@ -65,7 +65,7 @@ def test_a_conversation(chatty: CommandHost) -> None:
         assert "Traceback" not in terminal.output
 
 
-def test_bye_ends(chatty: CommandHost) -> None:
+def test_bye_exits(chatty: CommandHost) -> None:
     with chatty.open_terminal("chat", "chat") as terminal:
         terminal.expect(">>> ")
         terminal.write("/bye\n")
@@ -82,7 +82,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: CommandHost) ->
         terminal.write("\x03")
         terminal.expect("(stopped)")
         terminal.expect(">>> ")
-        terminal.write("\x03")  # at the prompt: a hint, not the end
+        # At the prompt it prints a hint.
+        terminal.write("\x03")
         terminal.expect("Ctrl-D or /bye ends")
         terminal.expect(">>> ")
         terminal.write("\x04")
@@ -111,9 +112,9 @@ def test_a_model_that_is_still_downloading(chatty: CommandHost, models_hub: HubS
     pulling = chatty.start_command("pull", "other")
     assert pulling.stdout is not None
     next(line for line in pulling.stdout if " % (" in line)
-    said = chatty.run_failing_command("chat", "other", "hi")
-    assert "still downloading (" in said
-    assert "llb pull other" in said
+    message = chatty.run_failing_command("chat", "other", "hi")
+    assert "still downloading (" in message
+    assert "llb pull other" in message
     models_hub.faults.clear()
     assert pulling.communicate(timeout=30)[1] == ""
 
@@ -126,11 +127,12 @@ def test_a_key_for_inference_alone_may_chat(chatty: CommandHost) -> None:
     assert "models:read" in elsewhere.run_failing_command("models")
 
 
-def test_a_model_that_the_engine_refuses(chatty: CommandHost) -> None:
-    chatty.run_command("pull", "tiny")  # a header and noise: it can be fetched, and not loaded
+def test_a_model_that_the_engine_cannot_load(chatty: CommandHost) -> None:
+    # The file is a header and noise: it can be downloaded, but not loaded.
+    chatty.run_command("pull", "tiny")
     try:
-        said = chatty.run_failing_command("chat", "tiny", "hi")
-        assert said.startswith("Model 'tiny' cannot be used: its file ")
+        message = chatty.run_failing_command("chat", "tiny", "hi")
+        assert message.startswith("Model 'tiny' cannot be used: its file ")
         remembered = chatty.run_failing_command("chat", "tiny", "hi")
         assert remembered.startswith("Model 'tiny' could not be pulled: its file ")
     finally:

@@ -1,4 +1,4 @@
-"""Which server a command speaks with, what it hands over, and what it says of answers that make no sense."""
+"""Selection of the server, credentials that are sent, and errors for invalid responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.conftest import CommandHost
 
 
 class Squatter:
-    """A program that answers on a port, and writes down what it was told."""
+    """Program that responds on a port and records the requests."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -56,14 +56,14 @@ def squatter() -> Iterator[Squatter]:
 
 
 def leave_behind(host: CommandHost, squatter: Squatter, pid: int) -> None:
-    """What a server that was killed leaves; somebody else has its port since."""
+    """Leave the files of a killed server, whose port another program uses now."""
     platform_compat.make_private_dir(host.home)
     runfile.write_run_info(
         host.home, RunInfo(pid=pid, host="127.0.0.1", port=squatter.port, token="llb-local-secret")
     )
 
 
-def test_a_program_that_merely_has_the_port_is_told_nothing(host: CommandHost, squatter: Squatter) -> None:
+def test_another_program_on_the_port_gets_no_request(host: CommandHost, squatter: Squatter) -> None:
     leave_behind(host, squatter, pid=4_000_000)
     (host.home / runfile.LOCK_NAME).write_text("4000000")
     assert host.run_failing_command("models").startswith("llb is not running on ")
@@ -71,7 +71,7 @@ def test_a_program_that_merely_has_the_port_is_told_nothing(host: CommandHost, s
     assert squatter.headers == []
 
 
-def test_nor_while_another_server_of_the_home_is_starting(host: CommandHost, squatter: Squatter) -> None:
+def test_another_program_gets_no_request_while_a_server_starts(host: CommandHost, squatter: Squatter) -> None:
     leave_behind(host, squatter, pid=os.getpid() + 1)
     lock = platform_compat.try_lock_file(host.home / runfile.LOCK_NAME)
     assert lock is not None
@@ -98,7 +98,7 @@ def test_the_key_of_the_environment_is_not_for_this_host(host: CommandHost) -> N
     assert host.run_command("models", env={"LLB_API_KEY": "sk-for-another-host"}).stdout.startswith("ID")
 
 
-def test_a_home_that_is_named_wins_over_the_environment(host: CommandHost, squatter: Squatter) -> None:
+def test_a_home_flag_takes_precedence_over_the_environment(host: CommandHost, squatter: Squatter) -> None:
     host.start_server()
     assert host.run_command(
         "models", "--home", str(host.home), env={"LLB_URL": squatter.url}
@@ -106,9 +106,7 @@ def test_a_home_that_is_named_wins_over_the_environment(host: CommandHost, squat
     assert squatter.headers == []
 
 
-def test_import_is_about_this_host_whatever_the_environment_says(
-    host: CommandHost, squatter: Squatter
-) -> None:
+def test_import_uses_this_host_whatever_the_environment_says(host: CommandHost, squatter: Squatter) -> None:
     assert host.run_failing_command("import", __file__, env={"LLB_URL": squatter.url}).startswith(
         "llb is not running on "
     )
@@ -116,12 +114,12 @@ def test_import_is_about_this_host_whatever_the_environment_says(
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999999", "http://user@x", "http://x?y"])
-def test_what_is_no_address(host: CommandHost, url: str) -> None:
+def test_invalid_addresses(host: CommandHost, url: str) -> None:
     assert "is not a URL" in host.run_failing_command("models", "--url", url)
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "error_line"),
     [
         (200, b"<html>welcome</html>", "does not understand"),
         (200, b'{"models": 7}', "does not understand"),
@@ -132,27 +130,27 @@ def test_what_is_no_address(host: CommandHost, url: str) -> None:
         (403, b'{"error": {"message": "a\\n\\u001b[2Jb", "code": "x"}}', "a "),
     ],
 )
-def test_answers_that_are_no_answers(
-    host: CommandHost, squatter: Squatter, status: int, body: bytes, said: str
+def test_invalid_responses(
+    host: CommandHost, squatter: Squatter, status: int, body: bytes, error_line: str
 ) -> None:
     squatter.status, squatter.body = status, body
     told = host.run_failing_command("models", "--url", squatter.url)
-    assert said in told
+    assert error_line in told
     assert "\x1b" not in told
 
 
-def test_addresses_where_nobody_is(host: CommandHost) -> None:
+def test_addresses_without_a_server(host: CommandHost) -> None:
     assert "Nothing answers at http://127.0.0.1:9" in host.run_failing_command(
         "models", "--url", "127.0.0.1:9"
     )
     assert "no host of that name" in host.run_failing_command("models", "--url", "http://nowhere.invalid")
 
 
-def test_tls_where_there_is_none(host: CommandHost, squatter: Squatter) -> None:
-    said = host.run_failing_command("models", "--url", squatter.url.replace("http", "https"))
-    assert "is it http?" in said
+def test_https_to_an_http_server(host: CommandHost, squatter: Squatter) -> None:
+    error_line = host.run_failing_command("models", "--url", squatter.url.replace("http", "https"))
+    assert "is it http?" in error_line
 
 
-def test_a_key_that_cannot_be_one(host: CommandHost, squatter: Squatter) -> None:
+def test_an_invalid_key(host: CommandHost, squatter: Squatter) -> None:
     assert "not an API key" in host.run_failing_command("models", "--url", squatter.url, "--key", "a\nb")
     assert squatter.headers == []

@@ -1,4 +1,4 @@
-"""backup and restore."""
+"""`llb backup` and `llb restore`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def key_names(host: CommandHost) -> list[str]:
     return [key["name"] for key in host.run_json_command("keys")["keys"]]
 
 
-def test_there_and_back(filled: CommandHost, tmp_path: Path) -> None:
+def test_backup_and_restore(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     assert str(saved) in filled.run_command("backup", str(saved)).stdout
     assert saved.stat().st_mode & 0o777 == 0o600
@@ -38,7 +38,7 @@ def test_there_and_back(filled: CommandHost, tmp_path: Path) -> None:
     assert names == ["first", "second"]
     assert Path(kept[1]).stat().st_mode & 0o777 == 0o600
     assert not list(filled.home.glob("*.restoring"))
-    # And back again: what was kept is itself a backup.
+    # The kept database is itself a backup.
     filled.run_command("restore", kept[1])
     assert key_names(filled) == ["first", "second"]
 
@@ -66,7 +66,7 @@ def test_a_new_home_from_a_backup(filled: CommandHost, tmp_path: Path) -> None:
     assert other.home.stat().st_mode & 0o777 == 0o700
 
 
-def test_both_stand_in_the_audit_trail(filled: CommandHost, tmp_path: Path) -> None:
+def test_both_are_in_the_audit_log(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     filled.run_command("restore", str(saved))
@@ -85,7 +85,7 @@ def test_a_file_that_exists_is_replaced_only_with_force(filled: CommandHost, tmp
     assert saved.read_bytes().startswith(b"SQLite format 3")
 
 
-def test_targets_that_cannot_be(filled: CommandHost, tmp_path: Path) -> None:
+def test_invalid_targets(filled: CommandHost, tmp_path: Path) -> None:
     assert "is a directory" in filled.run_failing_command("backup", str(tmp_path))
     assert "no directory" in filled.run_failing_command("backup", str(tmp_path / "no" / "where.db"))
     assert "the database itself" in filled.run_failing_command(
@@ -96,14 +96,14 @@ def test_targets_that_cannot_be(filled: CommandHost, tmp_path: Path) -> None:
 
 
 def damaged(path: Path) -> bytes:
-    """A database with a page that makes no sense."""
+    """Content of a database with a damaged page."""
     content = bytearray(path.read_bytes())
     content[4096 * 2 : 4096 * 3] = b"\xff" * 4096
     return bytes(content)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "empty", "foreign", "newer", "damaged", "cut"])
-def test_what_is_no_sound_backup_changes_nothing(filled: CommandHost, tmp_path: Path, kind: str) -> None:
+def test_an_invalid_backup_changes_nothing(filled: CommandHost, tmp_path: Path, kind: str) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     whole = saved.read_bytes()
@@ -128,13 +128,13 @@ def test_what_is_no_sound_backup_changes_nothing(filled: CommandHost, tmp_path: 
     (filled.home / "llb.lock").touch()
     before = sorted(filled.home.iterdir())
     content = (filled.home / "llb.db").read_bytes()
-    said = filled.run_failing_command("restore", str(saved))
-    assert str(saved) in said
+    message = filled.run_failing_command("restore", str(saved))
+    assert str(saved) in message
     assert sorted(filled.home.iterdir()) == before
     assert (filled.home / "llb.db").read_bytes() == content
 
 
-def test_a_restore_heals_a_damaged_database_and_keeps_it(filled: CommandHost, tmp_path: Path) -> None:
+def test_a_restore_replaces_a_damaged_database_and_keeps_it(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     database = filled.home / "llb.db"
@@ -144,10 +144,11 @@ def test_a_restore_heals_a_damaged_database_and_keeps_it(filled: CommandHost, tm
     filled.run_command("restore", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
-    assert kept.read_bytes()[4096:] == broken[4096:]  # all but the first page, where SQLite counts changes
+    # Except for the first page, where SQLite counts changes.
+    assert kept.read_bytes()[4096:] == broken[4096:]
 
 
-def test_what_only_the_write_ahead_log_holds_is_kept_too(filled: CommandHost, tmp_path: Path) -> None:
+def test_commits_in_the_write_ahead_log_are_kept(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     # A server that is killed leaves its last commits in the log.
@@ -181,7 +182,7 @@ def test_a_restore_asks_at_a_terminal(filled: CommandHost, tmp_path: Path) -> No
     assert key_names(filled) == ["first", "second"]
 
 
-def test_model_files_are_taken_along_if_asked_for(
+def test_model_files_are_copied_with_models(
     with_models: CommandHost, tmp_path: Path, models_hub: HubStandIn
 ) -> None:
     with_models.start_server()
@@ -199,19 +200,20 @@ def test_model_files_are_taken_along_if_asked_for(
     other = create_host_with_models(tmp_path / "other", models_hub)
     told = other.run_command("restore", str(saved), "--models", str(files)).stdout
     assert "with 1 model files" in told
-    asked = len(models_hub.byte_requests("tiny.gguf"))
+    requests_before = len(models_hub.byte_requests("tiny.gguf"))
     other.start_server()
     try:
         [tiny] = [
             item for item in other.run_json_command("models")["models"] if item["model"]["id"] == "tiny"
         ]
         assert tiny["status"] == "Ready"
-        assert len(models_hub.byte_requests("tiny.gguf")) == asked  # nobody was asked for it again
+        # The file was not downloaded again.
+        assert len(models_hub.byte_requests("tiny.gguf")) == requests_before
     finally:
         other.stop_server()
 
 
-def test_a_file_that_was_changed_is_not_taken_along(with_models: CommandHost, tmp_path: Path) -> None:
+def test_a_changed_file_is_not_copied(with_models: CommandHost, tmp_path: Path) -> None:
     with_models.start_server()
     with_models.run_command("pull", "tiny")
     with_models.stop_server()
@@ -223,7 +225,7 @@ def test_a_file_that_was_changed_is_not_taken_along(with_models: CommandHost, tm
     assert not (tmp_path / "files" / "tiny" / "tiny.gguf").exists()
 
 
-def test_places_that_cannot_be(filled: CommandHost, tmp_path: Path) -> None:
+def test_invalid_model_directories(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     assert "There is no directory" in filled.run_failing_command(

@@ -1,4 +1,4 @@
-"""doctor: a healthy host, and every ailment with its remedy."""
+"""`llb doctor`: a healthy host, and each problem with its remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.hub import HubStandIn
 
 
 def findings(host: CommandHost, *arguments: str, status: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """By what was looked at. The exit status must go with the levels."""
+    """Findings by check. The exit status must match the levels."""
     report = host.run_json_command("doctor", *arguments, expected_status=status)
     assert report["ok"] is (status == 0)
     found: dict[str, list[dict[str, Any]]] = {}
@@ -50,7 +50,8 @@ def test_a_new_host(with_models: CommandHost) -> None:
     assert set(found) >= {"engine", "gpu", "memory", "hub"}
     assert all(each["level"] == "ok" for group in found.values() for each in group), found
     assert "4 of 5 fit" in only(found, "memory", "ok")["detail"]
-    assert not with_models.home.exists()  # it looked, and made nothing
+    # The checks created nothing.
+    assert not with_models.home.exists()
 
 
 def test_a_running_host(with_models: CommandHost) -> None:
@@ -66,7 +67,7 @@ def test_a_running_host(with_models: CommandHost) -> None:
     assert all(line[:5].strip() in ("ok", "") for line in shown.splitlines()[:-1])
 
 
-def test_ailments_are_shown_with_their_remedies(host: CommandHost) -> None:
+def test_problems_are_shown_with_their_remedies(host: CommandHost) -> None:
     host.run_command(
         "users", "add", "x", stdin="x\n", expected_status=1
     )  # makes the first admin, with the default password
@@ -106,7 +107,7 @@ def test_a_server_that_does_not_answer(host: CommandHost) -> None:
     assert f"process {os.getpid()} runs on this home but does not answer" in finding["detail"]
 
 
-def test_homes_that_will_not_do(host: CommandHost) -> None:
+def test_unusable_homes(host: CommandHost) -> None:
     host.home.mkdir(mode=0o755)
     host.home.chmod(0o755)
     first, _ = findings(host, "--port", "0")["home"]
@@ -157,7 +158,7 @@ def test_a_memory_limit_that_nothing_fits_in(host: CommandHost) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "cut", "changed"])
-def test_model_files_that_were_touched_by_hand(with_models: CommandHost, what: str) -> None:
+def test_model_files_that_were_changed_by_hand(with_models: CommandHost, what: str) -> None:
     with_models.start_server()
     with_models.run_command("pull", "tiny")
     with_models.stop_server()
@@ -185,14 +186,14 @@ def test_a_pull_that_failed(with_models: CommandHost) -> None:
 # --- the Hub -----------------------------------------------------------------------------------------
 
 
-def test_a_hub_that_is_not_there(host: CommandHost) -> None:
+def test_an_unreachable_hub(host: CommandHost) -> None:
     finding = only(findings(host, "--port", "0"), "hub", "warn")
     assert "connection was refused" in finding["detail"]
     host.env["HF_ENDPOINT"] = "http://nowhere.invalid"
     assert "offline" in only(findings(host, "--port", "0"), "hub", "warn")["detail"]
 
 
-def test_hubs_that_are_ill(with_models: CommandHost, models_hub: HubStandIn) -> None:
+def test_failing_hubs(with_models: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.fail(503)
     assert "answers 503" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
     models_hub.faults.clear()
@@ -216,6 +217,6 @@ def test_the_token(with_models: CommandHost, models_hub: HubStandIn) -> None:
     assert "valid token" in only(findings(with_models, "--port", "0"), "hub", "ok")["detail"]
 
 
-def test_a_good_password_is_not_complained_of(host: CommandHost) -> None:
+def test_no_finding_for_a_good_password(host: CommandHost) -> None:
     host.run_command("password", stdin=f"{PASSWORD}\n")
     only(findings(host, "--port", "0"), "accounts", "ok")

@@ -1,4 +1,4 @@
-"""docs/commands.md and docs/settings.md name everything there is, and nothing else."""
+"""docs/commands.md and docs/settings.md list all commands and settings, and no others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVERYWHERE = {"-h", "--help", "--home", "--url", "--key", "-y"}
 
 
 def rows_of(name: str) -> str:
-    """The table rows of a command and of the actions under it."""
+    """Table rows of a command and of its actions."""
     return "\n".join(line for line in COMMANDS.splitlines() if re.match(rf"\| .*`{re.escape(name)}\b", line))
 
 

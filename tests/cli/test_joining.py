@@ -1,4 +1,4 @@
-"""Lending a host to another, as people do it: the token and its ways in, the commands of a host that lends itself, leaving."""
+"""Joining with the command line: sources of the token, commands on a joined host, leaving."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ NO_TOKEN = "llbj-of-nobody"
 
 @pytest.fixture
 def attic(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
-    """A balancer that runs."""
-    made = create_host_with_models(tmp_path, models_hub)
-    made.start_server()
-    yield made
-    made.stop_server()
+    """Running balancer."""
+    command_host = create_host_with_models(tmp_path, models_hub)
+    command_host.start_server()
+    yield command_host
+    command_host.stop_server()
 
 
 @pytest.fixture
 def garage(tmp_path: Path, models_hub: HubStandIn) -> Iterator[CommandHost]:
-    """A further host; its server is not started."""
+    """Another host; its server is not started."""
     (tmp_path / "other").mkdir()
-    made = CommandHost(tmp_path / "other" / "home", HF_ENDPOINT=models_hub.url, LLB_NODE_NAME="garage")
-    yield made
-    made.stop_server()
+    command_host = CommandHost(
+        tmp_path / "other" / "home", HF_ENDPOINT=models_hub.url, LLB_NODE_NAME="garage"
+    )
+    yield command_host
+    command_host.stop_server()
 
 
 def new_token(balancer: CommandHost) -> str:
@@ -47,10 +49,10 @@ def nodes(balancer: CommandHost) -> dict[str, dict[str, Any]]:
     return {node["name"]: node for node in balancer.run_json_command("nodes")["nodes"]}
 
 
-def lend(host: CommandHost, balancer: CommandHost, **how: Any) -> None:
-    """Start `host` as a node of `balancer`, which is told the token in the environment."""
+def join(host: CommandHost, balancer: CommandHost, **options: Any) -> None:
+    """Start `host` as a node of `balancer`, with the token in the environment."""
     host.env["LLB_JOIN_TOKEN"] = new_token(balancer)
-    host.start_server("--host", "127.0.0.1", "--join", balancer.url, **how)
+    host.start_server("--host", "127.0.0.1", "--join", balancer.url, **options)
     del host.env["LLB_JOIN_TOKEN"]
 
 
@@ -64,7 +66,7 @@ def test_the_command_alone_is_on_standard_output(attic: CommandHost) -> None:
     assert "listens on loopback only" in done.stderr
 
 
-def test_a_token_in_the_environment_and_none_in_what_is_kept_or_logged(
+def test_a_token_in_the_environment_is_neither_stored_nor_logged(
     attic: CommandHost, garage: CommandHost
 ) -> None:
     token = new_token(attic)
@@ -108,7 +110,7 @@ def test_a_token_at_a_prompt(attic: CommandHost, garage: CommandHost) -> None:
         terminal.write("\x03")
         assert terminal.wait() == 0
         assert token not in terminal.output
-    # It belongs there: nobody is asked again.
+    # The host has joined already, so there is no prompt.
     with garage.open_terminal("--port", "0", "--host", "127.0.0.1") as terminal:
         terminal.expect("This host has joined")
         terminal.write("\x03")
@@ -116,7 +118,7 @@ def test_a_token_at_a_prompt(attic: CommandHost, garage: CommandHost) -> None:
         assert "Join token" not in terminal.output
 
 
-def test_a_prompt_that_is_not_answered(attic: CommandHost, garage: CommandHost) -> None:
+def test_a_prompt_without_an_answer(attic: CommandHost, garage: CommandHost) -> None:
     with garage.open_terminal("--port", "0", "--join", attic.url) as terminal:
         terminal.expect("Join token: ")
         terminal.write("\x04")
@@ -128,7 +130,7 @@ def test_a_prompt_that_is_not_answered(attic: CommandHost, garage: CommandHost) 
         assert terminal.wait() == 130
 
 
-def test_refusals_at_the_start_are_one_sentence_and_status_1(attic: CommandHost, garage: CommandHost) -> None:
+def test_errors_at_the_start_are_one_sentence_and_status_1(attic: CommandHost, garage: CommandHost) -> None:
     at = ("--port", "0", "--token", NO_TOKEN)
     done = garage.run_command(*at, "--join", attic.url, expected_status=1)
     assert done.stdout == ""
@@ -157,13 +159,11 @@ def test_the_default_password_lets_no_host_in(garage: CommandHost) -> None:
     assert garage.run_failing_command("join-token").startswith("Change the default password first")
 
 
-# --- a host that lends itself ------------------------------------------------------------------------
+# --- a joined host -----------------------------------------------------------------------------------
 
 
-def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(
-    attic: CommandHost, garage: CommandHost
-) -> None:
-    lend(garage, attic)
+def test_commands_on_a_joined_host_name_the_balancer(attic: CommandHost, garage: CommandHost) -> None:
+    join(garage, attic)
     for command in (
         ("models",),
         ("pull", "tiny"),
@@ -177,26 +177,26 @@ def test_commands_on_a_host_that_lends_itself_say_which_llb_to_ask(
         ("users",),
         ("password",),
     ):
-        said = garage.run_failing_command(*command, stdin="a good password\n")
-        assert said == (
-            f"This host has joined {attic.url}, which has the models, keys and users: run this command there, "
-            f"or give --url {attic.url} and a key."
+        message = garage.run_failing_command(*command, stdin="a good password\n")
+        assert message == (
+            f"This host has joined {attic.url}, which has the models, keys and users: run this "
+            f"command there, or give --url {attic.url} and a key."
         )
     key = attic.run_command("keys", "create", "laptop").stdout.strip()
-    # The address of any host will do for what goes over /v1; the commands want the balancer's.
+    # /v1 works at the address of any host; the commands need the address of the balancer.
     assert garage.run_command("models", "--url", attic.url, "--key", key).stdout
     garage.stop_server()
     assert "This host has joined" in garage.run_failing_command("models")
 
 
-def test_the_doctor_tells_to_whom_and_whether_the_link_stands(
+def test_the_doctor_shows_the_balancer_and_the_state_of_the_link(
     attic: CommandHost, garage: CommandHost
 ) -> None:
     found = findings(garage, "--port", "0", "--join", "http://127.0.0.1:9", status=1)
     assert "Nothing answers at http://127.0.0.1:9" in only(found, "lending", "bad")["detail"]
     found = findings(garage, "--port", "0", "--join", attic.url)
     assert "joins it with a token" in only(found, "lending", "ok")["detail"]
-    lend(garage, attic)
+    join(garage, attic)
     attic.run_command("pull", "tiny")
     wait_until(lambda: len(nodes(attic)["garage"]["replicas"]) == 1, DEADLINE_S)
     wait_until(lambda: nodes(attic)["garage"]["replicas"][0]["state"] == "ready", DEADLINE_S)
@@ -207,72 +207,73 @@ def test_the_doctor_tells_to_whom_and_whether_the_link_stands(
     assert "accounts" not in found
     (garage.home / "node.json").chmod(0o644)
     attic.stop_server()
-    wait_until(lambda: "there is no link" in str(found_lending(garage)), DEADLINE_S)
-    open_file, no_link = found_lending(garage)
-    assert open_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
-    assert "the balancer cannot be reached" in no_link["detail"]
+    wait_until(lambda: "not connected" in str(lending_findings(garage)), DEADLINE_S)
+    readable_file, link = lending_findings(garage)
+    assert readable_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
+    assert "the balancer cannot be reached" in link["detail"]
     garage.stop_server()
-    assert "Nothing answers at" in found_lending(garage)[1]["detail"]
+    assert "Nothing answers at" in lending_findings(garage)[1]["detail"]
 
 
-def found_lending(host: CommandHost) -> list[dict[str, Any]]:
+def lending_findings(host: CommandHost) -> list[dict[str, Any]]:
     report = json.loads(host.run_command("doctor", "--port", "0", "--json", expected_status=None).stdout)
     return [finding for finding in report["findings"] if finding["check"] == "lending"]
 
 
-def test_what_is_kept_of_joining_and_makes_no_sense(garage: CommandHost) -> None:
+def test_an_invalid_membership_file(garage: CommandHost) -> None:
     garage.home.mkdir()
     (garage.home / "node.json").write_text("{}")
     for command in ((), ("models",), ("leave",)):
-        said = garage.run_failing_command(*command)
-        assert said.startswith(f"{garage.home / 'node.json'} cannot be read")
-        assert "remove it to run this host on its own" in said
+        message = garage.run_failing_command(*command)
+        assert message.startswith(f"{garage.home / 'node.json'} cannot be read")
+        assert "remove it to run this host on its own" in message
 
 
 # --- leaving -----------------------------------------------------------------------------------------
 
 
-def alone(host: CommandHost) -> runfile.RunInfo | None:
-    """The host's server, once it goes on alone."""
+def standalone_server(host: CommandHost) -> runfile.RunInfo | None:
+    """Server of the host once it has left the cluster."""
     info = runfile.find_running_server(host.home)
     return info if info is not None and not (host.home / "node.json").exists() else None
 
 
-def test_a_server_that_runs_goes_on_alone_with_accounts_of_its_own(
+def test_a_running_server_continues_alone_with_its_own_accounts(
     attic: CommandHost, garage: CommandHost, models_hub: HubStandIn
 ) -> None:
-    # It had a life before: an account, a key, a model of its own.
+    # Before it joined, the host had an account, a key and a model of its own.
     garage.env["LLB_ADMIN_PASSWORD"] = "another good password"
     garage.env["LLB_CATALOG"] = attic.env["LLB_CATALOG"]
     garage.start_server()
     key = garage.run_command("keys", "create", "mine").stdout.strip()
     garage.run_command("pull", "other")
     garage.stop_server()
-    lend(garage, attic)
+    join(garage, attic)
     attic.run_command("pull", "tiny")
     wait_until((garage.home / "models" / "tiny" / "tiny.gguf").exists, DEADLINE_S)
-    was = runfile.find_running_server(garage.home)
+    previous = runfile.find_running_server(garage.home)
     done = garage.run_command("leave")
     assert done.stdout == f"This host has left {attic.url}; its model files stay.\n"
     assert done.stderr == ""
     assert "garage" not in nodes(attic)
-    wait_until(lambda: alone(garage) and alone(garage) != was, DEADLINE_S)
+    wait_until(lambda: standalone_server(garage) not in (None, previous), DEADLINE_S)
     assert (garage.home / "models" / "tiny" / "tiny.gguf").is_file()
     shown = {model["model"]["id"]: model for model in garage.run_json_command("models")["models"]}
     assert (shown["other"]["status"], shown["tiny"]["status"]) == ("Ready", "Available")
     assert key[:10] in garage.run_command("keys").stdout
     models_hub.clear_requests()
     garage.run_command("pull", "tiny")
-    assert models_hub.byte_requests() == []  # it lies there
+    # The file is still there.
+    assert models_hub.byte_requests() == []
     assert "has not joined" in garage.run_failing_command("leave")
-    # And it may come back, by another name or the same.
+    # The host can join again.
     garage.stop_server()
-    lend(garage, attic)
+    join(garage, attic)
     assert nodes(attic)["garage"]["status"] == "online"
 
 
 def test_leaving_without_a_server(attic: CommandHost, garage: CommandHost) -> None:
-    lend(garage, attic)
+    join(garage, attic)
     garage.stop_server()
     assert garage.run_command("leave").stderr == ""
     assert "garage" not in nodes(attic)
@@ -281,14 +282,16 @@ def test_leaving_without_a_server(attic: CommandHost, garage: CommandHost) -> No
 
 @pytest.mark.parametrize("running", [True, False])
 def test_leaving_while_the_balancer_is_down(attic: CommandHost, garage: CommandHost, running: bool) -> None:
-    lend(garage, attic)
+    join(garage, attic)
     attic.stop_server()
     if not running:
         garage.stop_server()
-    began = time.monotonic()
+    started_at = time.monotonic()
     done = garage.run_command("leave")
-    assert time.monotonic() - began < 10
-    assert done.stderr == ("The balancer could not be notified (connection refused): remove the node garage there.\n")
+    assert time.monotonic() - started_at < 10
+    assert done.stderr == (
+        "The balancer could not be notified (connection refused): remove the node garage there.\n"
+    )
     if running:
-        wait_until(lambda: alone(garage), DEADLINE_S)
+        wait_until(lambda: standalone_server(garage), DEADLINE_S)
     assert not (garage.home / "node.json").exists()

@@ -1,4 +1,4 @@
-"""models, nodes, rm, import: against the real server."""
+"""`llb models`, `nodes`, `rm` and `import` with a real server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def test_a_table_for_pipes_is_plain_and_whole(served: CommandHost) -> None:
     lines = shown.splitlines()
     assert lines[0].split() == ["ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"]
     assert [line.split()[0] for line in lines[1:]] == ["tiny", "other", "chat", "gated", "giant"]
-    assert "Tiny [bold]model[/]" in lines[1]  # not a command to the terminal's painter
+    # Not interpreted as markup of Rich.
+    assert "Tiny [bold]model[/]" in lines[1]
     assert "300.0 kB" in lines[1] or "300 kB" in lines[1]
     assert lines[5].endswith("too large")
     assert "\x1b" not in shown
@@ -42,13 +43,14 @@ def test_models_can_be_narrowed_down(served: CommandHost) -> None:
     assert "No model matches" in served.run_command("models", "nothing", "like", "it").stderr
 
 
-def test_json_is_the_apis_own(served: CommandHost) -> None:
+def test_json_equals_the_response_of_the_api(served: CommandHost) -> None:
     key = served.run_command("keys", "create", "reader", "--scope", "admin").stdout.strip()
     headers = {"Authorization": f"Bearer {key}"}
     theirs = httpx.get(f"{served.url}/api/models", headers=headers, trust_env=False).json()
     ours = served.run_json_command("models")
     for item in (*theirs["models"], *ours["models"]):
-        item["hf_stats"] = None  # may arrive between the two questions
+        # It may arrive between the two requests.
+        item["hf_stats"] = None
     assert ours == theirs
 
 
@@ -63,7 +65,7 @@ def test_nodes(served: CommandHost) -> None:
     ]
 
 
-def test_an_unknown_model_is_told_with_those_that_are_nearly_so(served: CommandHost) -> None:
+def test_an_unknown_model_is_reported_with_similar_ids(served: CommandHost) -> None:
     for command in (("rm", "tinny"), ("chat", "tinny", "hi"), ("pull", "tinny")):
         assert served.run_failing_command(*command) == "There is no model 'tinny': did you mean tiny?"
     assert "'llb models' lists" in served.run_failing_command("pull", "zzzzzz")
@@ -91,7 +93,7 @@ def test_removing_asks_at_a_terminal(own: CommandHost) -> None:
         assert len(own.run_json_command("models", "--pulled")["models"]) == left
 
 
-def test_a_file_of_this_host_is_adopted_and_not_fetched(
+def test_a_file_of_this_host_is_imported_and_not_downloaded(
     own: CommandHost, models_hub: HubStandIn, tmp_path: Path
 ) -> None:
     mine = tmp_path / "tiny.gguf"
@@ -106,7 +108,7 @@ def test_a_file_of_this_host_is_adopted_and_not_fetched(
     assert mine.read_bytes() == tiny_gguf(TINY_BYTES)
 
 
-def test_what_cannot_be_adopted(own: CommandHost, tmp_path: Path) -> None:
+def test_files_that_cannot_be_imported(own: CommandHost, tmp_path: Path) -> None:
     wrong = tmp_path / "tiny.gguf"
     wrong.write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
     assert "SHA-256" in own.run_failing_command("import", str(wrong))

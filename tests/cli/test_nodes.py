@@ -1,4 +1,4 @@
-"""nodes: against a real server and a host that has joined it."""
+"""`llb nodes` with a real server and a joined host."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from tests.cli.conftest import CommandHost
 
 @pytest.fixture(scope="module")
 def cellar(served: CommandHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandHost]:
-    """A host that has joined `served`."""
+    """Host that has joined `served`."""
     token = served.run_json_command("join-token")["token"]
-    made = CommandHost(tmp_path_factory.mktemp("cellar") / "home", HF_ENDPOINT=served.env["HF_ENDPOINT"])
-    made.start_server("--join", served.url, "--token", token, "--name", "cellar", "--host", "127.0.0.1")
-    yield made
-    made.stop_server()
+    command_host = CommandHost(
+        tmp_path_factory.mktemp("cellar") / "home", HF_ENDPOINT=served.env["HF_ENDPOINT"]
+    )
+    command_host.start_server(
+        "--join", served.url, "--token", token, "--name", "cellar", "--host", "127.0.0.1"
+    )
+    yield command_host
+    command_host.stop_server()
 
 
 def named(served: CommandHost, name: str) -> dict[str, Any]:
@@ -28,7 +32,7 @@ def named(served: CommandHost, name: str) -> dict[str, Any]:
     return dict(node)
 
 
-def test_each_is_a_line(served: CommandHost, cellar: CommandHost) -> None:
+def test_each_node_is_a_row(served: CommandHost, cellar: CommandHost) -> None:
     heading, attic, other = served.run_command("nodes").stdout.splitlines()
     assert heading.split()[:4] == ["NAME", "STATUS", "WAY", "CPU"]
     assert attic.split()[:4] == ["attic", "online", "this", "host"]
@@ -37,7 +41,7 @@ def test_each_is_a_line(served: CommandHost, cellar: CommandHost) -> None:
     assert [node["name"] for node in served.run_json_command("nodes", "list")["nodes"]] == ["attic", "cellar"]
 
 
-def test_drained_and_taken_back(served: CommandHost, cellar: CommandHost) -> None:
+def test_drained_and_resumed(served: CommandHost, cellar: CommandHost) -> None:
     done = served.run_command("nodes", "drain", "Cellar")
     assert done.stdout == "cellar gets no new requests; running ones continue.\n"
     assert "--off" in done.stderr
@@ -60,9 +64,7 @@ def test_renamed(served: CommandHost, cellar: CommandHost) -> None:
     served.run_command("nodes", "rename", node_id, "cellar")
 
 
-def test_one_that_is_not_there_is_told_with_those_that_are_nearly_so(
-    served: CommandHost, cellar: CommandHost
-) -> None:
+def test_an_unknown_node_is_reported_with_similar_names(served: CommandHost, cellar: CommandHost) -> None:
     for command in ("drain", "remove"):
         assert (
             served.run_failing_command("nodes", command, "celar")
@@ -71,7 +73,7 @@ def test_one_that_is_not_there_is_told_with_those_that_are_nearly_so(
     assert "'llb nodes' lists them" in served.run_failing_command("nodes", "drain", "zzzz")
 
 
-def test_removed_after_a_question(served: CommandHost, cellar: CommandHost) -> None:
+def test_removed_after_a_confirmation(served: CommandHost, cellar: CommandHost) -> None:
     assert "cannot remove itself" in served.run_failing_command("nodes", "remove", "attic", "--yes")
     with served.open_terminal("nodes", "remove", "cellar") as terminal:
         terminal.expect(
@@ -87,7 +89,8 @@ def test_removed_after_a_question(served: CommandHost, cellar: CommandHost) -> N
 NODE = NodeView(
     id="n1", name="cellar", status=NodeStatus.ONLINE, draining=False, address=None,
     reach=ReachView(way=ReachWay("direct"), answer_ms=0.42), version="1", platform="Linux", tags=(),
-    hardware=Hardware(cpu="cpu", cpu_count=2, memory_total_bytes=8_000_000_000), meters=Meters(memory_usage=0.5),
+    hardware=Hardware(cpu="cpu", cpu_count=2, memory_total_bytes=8_000_000_000),
+    meters=Meters(memory_usage=0.5),
     memory_budget_bytes=6_000_000_000, memory_used_bytes=0, disk_free_bytes=9_000_000_000, max_downloads=2,
     active_requests=1, slots=4, engines=(), replicas=(), last_seen=1_000.0,
 )  # fmt: skip
@@ -107,5 +110,5 @@ NODE = NodeView(
         ({"reach": ReachView(way=ReachWay("none"))}, "| none |"),
     ],
 )
-def test_what_a_line_says(changes: dict[str, Any], shown: str) -> None:
+def test_the_cells_of_a_row(changes: dict[str, Any], shown: str) -> None:
     assert shown in " | ".join(node_row(structs.replace(NODE, **changes), now=8_200.0))

@@ -1,4 +1,4 @@
-"""pull: followed to its end, whatever happens meanwhile."""
+"""`llb pull` follows a pull to its end, over cancellation, failure and restart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from tests.cli.conftest import DEADLINE_S, TINY_BYTES, CommandHost
 from tests.hub import HubStandIn
 
-SLOW = 60_000  # bytes a second: five seconds for the whole
+# Bytes per second: the download takes five seconds.
+SLOW = 60_000
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def own(with_models: CommandHost) -> CommandHost:
     return with_models
 
 
-def test_a_pull_without_a_terminal_is_told_in_lines(own: CommandHost) -> None:
+def test_a_pull_without_a_terminal_prints_lines(own: CommandHost) -> None:
     done = own.run_command("pull", "tiny")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
@@ -49,7 +50,7 @@ def test_at_a_terminal_there_is_a_bar_with_bytes_speed_and_time_left(
         assert terminal.wait() == 0
 
 
-def test_what_is_there_is_ready_at_once(own: CommandHost) -> None:
+def test_a_pulled_model_is_ready_at_once(own: CommandHost) -> None:
     own.run_command("pull", "tiny")
     assert own.run_command("pull", "TINY").stdout == "tiny is ready (300 kB): llb chat tiny\n"
 
@@ -92,9 +93,9 @@ def test_a_signal_does_the_same_without_a_terminal(own: CommandHost, models_hub:
 
 
 def test_a_pull_that_fails_says_why(own: CommandHost) -> None:
-    said = own.run_failing_command("pull", "gated")
-    assert said.startswith("The pull of gated failed: ")
-    assert "licence" in said
+    message = own.run_failing_command("pull", "gated")
+    assert message.startswith("The pull of gated failed: ")
+    assert "licence" in message
     assert "gated: " in own.run_command("models", "--pulled").stderr
     assert "tries again" in own.run_failing_command("chat", "gated", "hi")
 
@@ -108,13 +109,13 @@ def test_pulling_again_is_the_retry(own: CommandHost, models_hub: HubStandIn) ->
         models_hub.set_gated("test/gated", True)
 
 
-def test_what_fits_nowhere_is_refused_in_the_contracts_words(own: CommandHost) -> None:
+def test_a_model_that_fits_nowhere_is_rejected_with_the_message_of_the_api(own: CommandHost) -> None:
     assert own.run_failing_command("pull", "giant").startswith(
         "Insufficient VRAM. Required: 16000GB, Available: "
     )
 
 
-def test_a_pull_that_somebody_cancels(own: CommandHost, models_hub: HubStandIn) -> None:
+def test_a_cancelled_pull(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
     process = own.start_command("pull", "tiny")
     assert process.stdout is not None
@@ -125,40 +126,41 @@ def test_a_pull_that_somebody_cancels(own: CommandHost, models_hub: HubStandIn) 
     assert err == "The pull of tiny was cancelled.\n"
 
 
-def test_waiting_for_the_network_is_told(own: CommandHost, models_hub: HubStandIn) -> None:
+def test_waiting_for_the_network_is_shown(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.fail(503)
     process = own.start_command("pull", "tiny")
     assert process.stdout is not None
-    said = next(line for line in process.stdout if "waiting for the network" in line)
-    assert said.startswith("tiny: ")
+    message = next(line for line in process.stdout if "waiting for the network" in line)
+    assert message.startswith("tiny: ")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=DEADLINE_S)
 
 
-def test_a_server_that_restarts_meanwhile_is_waited_for(own: CommandHost, models_hub: HubStandIn) -> None:
+def test_a_pull_continues_after_a_restart_of_the_server(own: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.throttle(SLOW)
     process = own.start_command("pull", "tiny")
     assert process.stdout is not None
-    heard: list[str] = []
+    lines_read: list[str] = []
     away, back = threading.Event(), threading.Event()
 
-    def listen() -> None:
+    def read_lines() -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            heard.append(line)
+            lines_read.append(line)
             if "connection to llb lost" in line:
                 away.set()
             elif " % (" in line:
                 back.set()
 
-    listening = threading.Thread(target=listen)
+    listening = threading.Thread(target=read_lines)
     listening.start()
     assert back.wait(DEADLINE_S)
     own.stop_server()
     assert away.wait(DEADLINE_S)
     before = own.url
     own.start_server()
-    assert own.url != before  # on another port: found again through the home
+    # The server has another port and is found again.
+    assert own.url != before
     models_hub.faults.clear()
     assert process.wait(DEADLINE_S) == 0
     listening.join()
@@ -166,5 +168,5 @@ def test_a_server_that_restarts_meanwhile_is_waited_for(own: CommandHost, models
     assert process.stderr.read() == ""
     process.stdout.close()
     process.stderr.close()
-    assert heard[-1] == "tiny is ready (300 kB): llb chat tiny\n"
+    assert lines_read[-1] == "tiny is ready (300 kB): llb chat tiny\n"
     assert (own.home / "models" / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES

@@ -1,4 +1,4 @@
-"""The commands of a host that speaks TLS, on it and from elsewhere; what the doctor says of its certificate."""
+"""Commands with a TLS server, locally and from another host; the doctor's check of certificates."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from tests.cli.test_doctor import findings, only
 DAY_S = 86_400.0
 
 
-def test_the_commands_believe_their_own_home(with_models: CommandHost, tmp_path: Path) -> None:
+def test_commands_trust_the_certificate_of_their_own_host(with_models: CommandHost, tmp_path: Path) -> None:
     with_models.env["LLB_TLS"] = "auto"
     with_models.start_server()
     assert with_models.url.startswith("https://127.0.0.1:")
     assert len(with_models.run_json_command("models")["models"]) == 5
-    assert "tiny is ready" in with_models.run_command("pull", "tiny").stdout  # over HTTPS and the WebSocket
+    # Over HTTPS and the WebSocket.
+    assert "tiny is ready" in with_models.run_command("pull", "tiny").stdout
     found = findings(with_models)
     assert with_models.url in only(found, "server", "ok")["detail"]
     assert "own authority" in only(found, "certificate", "ok")["detail"]
     assert with_models.url in with_models.run_command("join-token").stdout
 
 
-def test_from_elsewhere_the_certificate_has_to_be_known(with_models: CommandHost, tmp_path: Path) -> None:
+def test_from_another_host_the_certificate_has_to_be_trusted(
+    with_models: CommandHost, tmp_path: Path
+) -> None:
     with_models.start_server("--tls", "auto")
     key = with_models.run_command("keys", "create", "there").stdout.split()[-1]
     assert key.startswith("sk-")
     elsewhere = CommandHost(tmp_path / "elsewhere")
-    said = elsewhere.run_failing_command("--url", with_models.url, "--key", key, "models")
-    assert "certificate" in said
-    assert "is not valid" in said
+    message = elsewhere.run_failing_command("--url", with_models.url, "--key", key, "models")
+    assert "certificate" in message
+    assert "is not valid" in message
     known = tmp_path / "llb.pem"
     known.write_text(
         httpx.get(f"{with_models.url}/api/tls/certificate", trust_env=False, verify=False).text  # noqa: S501
@@ -44,7 +47,7 @@ def test_from_elsewhere_the_certificate_has_to_be_known(with_models: CommandHost
     assert elsewhere.run_command("--url", with_models.url, "--key", key, "models").stdout
 
 
-def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
+def test_the_doctor_checks_the_certificate(tmp_path: Path) -> None:
     pem = issue_certificate(create_authority(), ("localhost",))[0].decode()
     key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
     (tmp_path / "key.pem").write_text(key)
@@ -57,7 +60,8 @@ def test_what_the_doctor_says_of_a_certificate(tmp_path: Path) -> None:
         return found[0].level.value if found else None
 
     assert level() is None
-    assert level(tls="auto") == "ok"  # made at the start
+    # Created at the start.
+    assert level(tls="auto") == "ok"
     assert level(**own) == "ok"
     assert level(now + 390 * DAY_S, **own) == "warn"
     assert level(now + 400 * DAY_S, **own) == "bad"

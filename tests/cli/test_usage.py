@@ -1,4 +1,4 @@
-"""Usage, exit statuses, and what importing a command costs."""
+"""Usage errors, exit statuses, and the imports of a command."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("frobnicate",), "invalid choice: 'frobnicate'"),
         (("--frobnicate",), "--frobnicate"),
-        (("models", "--por", "1"), "--por"),  # no abbreviations: they would change meaning as flags are added
+        # No abbreviations: a new flag would change their meaning.
+        (("models", "--por", "1"), "--por"),
         (("--port", "http"), "argument --port: 'http' is not a whole number"),
         (("serve", "--parallel", "0"), "argument --parallel: '0' is not between 1 and 64"),
         (("--history-text", "keys", "list"), "--history-text cannot be used with 'keys'"),
@@ -46,10 +47,10 @@ def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
         (("nodes", "frobnicate"), "invalid choice: 'frobnicate'"),
     ],
 )
-def test_wrong_usage(host: CommandHost, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_usage(host: CommandHost, arguments: tuple[str, ...], message: str) -> None:
     done = host.run_command(*arguments, expected_status=2)
     assert done.stderr.startswith("usage: llb")
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert not host.home.exists()
 
@@ -61,13 +62,13 @@ def test_help_names_the_commands_and_the_settings(host: CommandHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [({"LLB_PORT": "http"}, "LLB_PORT: 'http' is not a whole number."), ({"LLB_PRT": "1"}, "LLB_PRT")],
 )
 def test_a_server_with_a_bad_setting_does_not_start(
-    host: CommandHost, env: dict[str, str], said: str
+    host: CommandHost, env: dict[str, str], message: str
 ) -> None:
-    assert said in host.run_failing_command("serve", env=env)
+    assert message in host.run_failing_command("serve", env=env)
 
 
 def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: CommandHost) -> None:
@@ -97,7 +98,7 @@ def test_without_a_server_one_sentence_says_what_to_do(host: CommandHost, argume
     "arguments",
     [("keys",), ("users",), ("keys", "revoke", "sk-abcdef0"), ("users", "remove", "x"), ("backup", "f")],
 )
-def test_without_a_database_nothing_is_made(host: CommandHost, arguments: tuple[str, ...]) -> None:
+def test_without_a_database_nothing_is_created(host: CommandHost, arguments: tuple[str, ...]) -> None:
     assert host.run_failing_command(*arguments).startswith(f"There is no llb in {host.home} yet")
     assert not host.home.exists()
 
@@ -108,7 +109,7 @@ def test_a_home_that_is_a_file(host: CommandHost) -> None:
     assert host.run_command("models", expected_status=1).stderr
 
 
-def test_a_reader_that_goes_away_is_no_trouble(host: CommandHost) -> None:
+def test_a_closed_pipe_is_no_error(host: CommandHost) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -122,7 +123,7 @@ def test_a_reader_that_goes_away_is_no_trouble(host: CommandHost) -> None:
     assert done.stderr == b""
 
 
-# Run in a process that then says which of these it has imported.
+# Prints which of the given modules the process has imported.
 _SPY = """
 import sys
 from llb.cli import main
@@ -164,8 +165,8 @@ def test_version_imports_little(host: CommandHost) -> None:
     assert imported(host, "asyncio,rich,argon2,httpx2,websockets,http.client", "version") == ""
 
 
-def test_every_command_is_where_its_name_leads() -> None:
-    """They are named in strings, which no type checker follows."""
+def test_the_function_of_every_command_exists() -> None:
+    """The parser names them in strings, which no type checker follows."""
     named = re.findall(r'"(\w+):(\w+)"', Path(parser.__file__).read_text())
     assert len(named) > 15
     for module, function in named:

@@ -1,1 +1,1 @@
-"""The rows and columns of docs/reliability.md that no other test holds already."""
+"""Faults of docs/reliability.md that no other test covers."""

@@ -1,4 +1,4 @@
-"""The clock of the host jumps by a day, forth and back, while llb runs: after a flat battery, or when the network's time arrives."""
+"""The clock of the host jumps by a day in either direction while llb runs, for example because of NTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.processes import LlbProcess
 DAY_S = 86_400
 SIZE = 3_000_000
 HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
-# `python -m llb` whose wall clock is ahead by what a file says.
+# `python -m llb` whose wall clock is shifted by the seconds in a file.
 LAUNCHER = """
 import sys, time
 real, path = time.time, sys.argv.pop(1)
@@ -29,8 +29,8 @@ sys.exit(main())
 """
 
 
-class Shifted(LlbProcess):
-    """An appliance with a clock that can be set."""
+class ShiftedClockProcess(LlbProcess):
+    """Server process with an adjustable clock."""
 
     def shift(self, seconds: float) -> None:
         self._clock.write_text(str(seconds))
@@ -43,7 +43,7 @@ class Shifted(LlbProcess):
 
 
 @pytest.fixture
-def served(tmp_path: Path, hub: HubStandIn) -> Iterator[Shifted]:
+def served(tmp_path: Path, hub: HubStandIn) -> Iterator[ShiftedClockProcess]:
     chat = write_chat_model(tmp_path / "chat.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat})
     hub.add_repo("test/large", {"large.gguf": tiny_gguf(SIZE, seed="large")})
@@ -52,7 +52,7 @@ def served(tmp_path: Path, hub: HubStandIn) -> Iterator[Shifted]:
         {"id": "chat", "size_bytes": chat.stat().st_size},
         {"id": "large", "size_bytes": SIZE},
     )
-    llb = Shifted(
+    llb = ShiftedClockProcess(
         tmp_path / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD
     )
     with llb:
@@ -62,7 +62,7 @@ def served(tmp_path: Path, hub: HubStandIn) -> Iterator[Shifted]:
 
 
 @pytest.mark.parametrize("days", [1, -1])
-def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None:
+def test_everything_continues(served: ShiftedClockProcess, hub: HubStandIn, days: int) -> None:
     http = served.http
     key = {"Authorization": f"Bearer {http.post('/api/keys', json={'name': 'k'}).json()['key']}"}
     sign_in = {"username": "admin", "password": PASSWORD}
@@ -89,22 +89,23 @@ def test_everything_goes_on(served: Shifted, hub: HubStandIn, days: int) -> None
     assert served.wait_for_status("large", "Ready")["error"] is None
     [node] = http.get("/api/nodes").json()["nodes"]
     assert node["status"] == "online"
-    noted = http.get("/api/requests?limit=10").json()["requests"]
-    assert len(noted) >= 2
+    records = http.get("/api/requests?limit=10").json()["requests"]
+    assert len(records) >= 2
     served.shift(0)
     assert http.post("/v1/chat/completions", json=HELLO, headers=key).status_code == 200
     assert http.delete("/api/models/large").status_code == 204
     served.wait_for_status("large", "Available")
 
 
-def test_what_ends_at_a_time_ends_by_the_clock(served: Shifted) -> None:
+def test_a_key_expires_by_the_clock(served: ShiftedClockProcess) -> None:
     http = served.http
-    ends = http.post("/api/keys", json={"name": "k", "expires_at": "2099-01-01T00:00:00Z"})
-    key = {"Authorization": f"Bearer {ends.json()['key']}"}
+    created = http.post("/api/keys", json={"name": "k", "expires_at": "2099-01-01T00:00:00Z"})
+    key = {"Authorization": f"Bearer {created.json()['key']}"}
     assert http.get("/v1/models", headers=key).status_code == 200
     served.shift(80 * 365 * DAY_S)
     answer = http.get("/v1/models", headers=key)
-    while answer.status_code == 200:  # it is remembered for a second
+    # The server caches a key for a second.
+    while answer.status_code == 200:
         answer = http.get("/v1/models", headers=key)
     assert answer.json()["error"]["code"] == "invalid_api_key"
     served.shift(0)

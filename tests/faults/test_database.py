@@ -1,7 +1,7 @@
-"""The database cannot be written while llb runs: the disk is full, another program holds it, it has become read-only.
+"""The database cannot be written while llb runs: full disk, locked by another program, read-only.
 
-What must hold: models answer as ever; what would change something is refused with a sentence and a code, and has changed nothing; when
-it is mended everything goes on by itself, and the requests of meanwhile stand in the history.
+Models still answer. Changes are rejected with a message and a code, and have no effect. After the fault
+everything continues without help, and the history contains the requests of the meantime.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SMALL_DISK = "size=8m"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A home on a file system of its own, which a file can fill."""
+    """Data directory on a small file system of its own."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     mount, umount = shutil.which("mount"), shutil.which("umount")
@@ -50,7 +50,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def full(llb: RunningBalancer) -> AsyncIterator[None]:
-    """Not a byte is left on the file system of the home."""
+    """The file system of the data directory is full."""
     filler = llb.home / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -61,7 +61,7 @@ async def full(llb: RunningBalancer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked(llb: RunningBalancer) -> AsyncIterator[None]:
-    """Another program writes and does not end."""
+    """Another program holds a write transaction."""
     await llb.app.db._writer.execute_fetchall("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(llb.app.db.path, isolation_level=None, timeout=30, check_same_thread=False)
     # In a thread: a transaction of the server that is open now needs the event loop to end.
@@ -75,7 +75,7 @@ async def locked(llb: RunningBalancer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def read_only(llb: RunningBalancer) -> AsyncIterator[None]:
-    """The file system was mounted anew, read-only, after an error."""
+    """The file system was remounted read-only after an error."""
     await llb.app.db._writer.execute_fetchall("PRAGMA query_only = ON")
     yield
     if llb.app.db._is_open:
@@ -114,7 +114,7 @@ async def chatting(
         yield llb
 
 
-def refused(answer: httpx.Response) -> None:
+def assert_unavailable(answer: httpx.Response) -> None:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "database_unavailable"), answer.text
     assert "this host" in error["message"]
@@ -130,40 +130,42 @@ async def test_models_answer_and_the_history_catches_up(chatting: RunningBalance
             names.append(answer.headers["x-request-id"])
         assert (await chatting.http.get("/api/models")).status_code == 200
     async with asyncio.timeout(30):
-        noted: set[str] = set()
-        while not noted >= set(names):
+        recorded: set[str] = set()
+        while not recorded >= set(names):
             page = (await chatting.http.get("/api/requests?limit=20")).json()["requests"]
-            noted = {request["request_id"] for request in page}
+            recorded = {request["request_id"] for request in page}
             await asyncio.sleep(0.02)
 
 
-async def test_a_pull_that_cannot_be_noted_is_not_begun(chatting: RunningBalancer, fault: Fault) -> None:
+async def test_a_pull_that_cannot_be_recorded_is_not_started(chatting: RunningBalancer, fault: Fault) -> None:
     async with fault(chatting):
-        refused(await chatting.register_model("tiny"))
+        assert_unavailable(await chatting.register_model("tiny"))
         assert (await chatting.get_model("tiny"))["status"] == "Available"
     await chatting.pull_model("tiny")
 
 
-async def test_a_deletion_that_cannot_be_noted_deletes_nothing(
+async def test_a_deletion_that_cannot_be_recorded_deletes_nothing(
     chatting: RunningBalancer, fault: Fault
 ) -> None:
     async with fault(chatting):
-        refused(await chatting.http.delete("/api/models/chat"))
+        assert_unavailable(await chatting.http.delete("/api/models/chat"))
         assert (await chatting.get_model("chat"))["status"] == "Ready"
         assert (await chatting.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
     assert (await chatting.http.delete("/api/models/chat")).status_code == 204
     await chatting.wait_for_status("chat", "Available")
 
 
-async def test_no_key_no_session_no_token_is_half_made(chatting: RunningBalancer, fault: Fault) -> None:
+async def test_no_key_session_or_token_is_created_partially(chatting: RunningBalancer, fault: Fault) -> None:
     http = chatting.http
     keys_before = (await http.get("/api/keys")).json()
     async with fault(chatting):
-        refused(await http.post("/api/keys", json={"name": "k"}))
+        assert_unavailable(await http.post("/api/keys", json={"name": "k"}))
         sign_in = {"username": "admin", "password": PASSWORD}
-        refused(await http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""}))
-        refused(await http.post("/api/nodes/join-tokens", json={}))
-        refused(await http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"}))
+        assert_unavailable(await http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""}))
+        assert_unavailable(await http.post("/api/nodes/join-tokens", json={}))
+        assert_unavailable(
+            await http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
+        )
         assert (await http.get("/api/keys")).json() == keys_before
     assert (
         await http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
@@ -171,7 +173,7 @@ async def test_no_key_no_session_no_token_is_half_made(chatting: RunningBalancer
     assert (await http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""})).is_success
 
 
-async def test_a_pull_under_way_ends_well_when_it_is_mended(
+async def test_a_running_pull_completes_after_the_fault(
     chatting: RunningBalancer, fault: Fault, hub: HubStandIn, tmp_path: Path
 ) -> None:
     slow = hub.faults.throttle(400_000, file="tiny.gguf")

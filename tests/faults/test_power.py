@@ -1,4 +1,4 @@
-"""The power is cut: what was not synced is gone, wherever the writing had got to. Of the database everything committed is there."""
+"""A power cut loses all data that was not synced, but no commit of the database."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ ROWS = 40
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_a_write_ahead_log_that_ends_anywhere(tmp_path: Path, seed: int) -> None:
-    """`synchronous = FULL` syncs the log at every commit: a cut can only lose the end that was being written, and may leave
-    rubbish behind it."""
-    chance = random.Random(seed)
+    """`synchronous = FULL` syncs the log at each commit.
+
+    A power cut can only lose the end of the log that was being written, and may leave garbage after it.
+    """
+    rng = random.Random(seed)
     path, cut = tmp_path / "llb.db", tmp_path / "cut"
     cut.mkdir()
     db = await Database.open(path)
@@ -31,16 +33,17 @@ async def test_a_write_ahead_log_that_ends_anywhere(tmp_path: Path, seed: int) -
             async with db.write() as tx:
                 await tx.execute("INSERT INTO settings VALUES (?, ?)", (f"row{number:02}", "x" * 500))
             ends.append(log.stat().st_size)
-        at = chance.randint(ends[5], ends[-1])
+        at = rng.randint(ends[5], ends[-1])
         shutil.copy(path, cut / path.name)
         shutil.copy(log, cut / log.name)
     finally:
         await db.close()
     with (cut / log.name).open("rb+") as file:
         file.truncate(at)
-        if seed % 2:  # pages that were allocated and never written
+        # Pages that were allocated and never written.
+        if seed % 2:
             file.seek(at)
-            file.write(chance.randbytes(3000))
+            file.write(rng.randbytes(3000))
     committed = sum(end <= at for end in ends)
     assert find_database_defect(cut / path.name) is None
     again = await Database.open(cut / path.name)
@@ -59,13 +62,14 @@ async def test_every_commit_is_synced(tmp_path: Path) -> None:
     db = await Database.open(tmp_path / "llb.db")
     try:
         [(level,)] = await db._writer.execute_fetchall("PRAGMA synchronous")
-        assert level == 2  # FULL
+        # FULL.
+        assert level == 2
     finally:
         await db.close()
 
 
 @pytest.mark.parametrize("name", ["llb-schema3.backup.db.partial", "llb.db.restoring", ".tls.pem.abcdef"])
-async def test_half_written_files_are_in_nobodys_way(tmp_path: Path, name: str) -> None:
+async def test_partial_files_do_no_harm(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"half")
     db = await Database.open(tmp_path / "llb.db")
     await db.close()

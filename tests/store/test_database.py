@@ -30,15 +30,15 @@ async def test_a_new_database_is_private_current_and_in_wal_mode(tmp_path: Path)
         assert path.parent.stat().st_mode & 0o777 == 0o700
         async with db.write() as tx:
             await settings.put(tx, "a", "1")
-            # FULL, on the connection that commits: a registration survives a power cut.
+            # With FULL on the writing connection a commit survives a power cut.
             row = await tx.fetch_one("PRAGMA synchronous")
             assert row is not None
             assert row[0] == 2
             row = await tx.fetch_one("PRAGMA foreign_keys")
             assert row is not None
             assert row[0] == 1
-        for companion in path.parent.glob("llb.db-*"):
-            assert companion.stat().st_mode & 0o777 == 0o600
+        for wal_file in path.parent.glob("llb.db-*"):
+            assert wal_file.stat().st_mode & 0o777 == 0o600
         row = await db.fetch_one("PRAGMA journal_mode")
         assert row is not None
         assert row[0] == "wal"
@@ -49,7 +49,7 @@ async def test_a_new_database_is_private_current_and_in_wal_mode(tmp_path: Path)
         await db.close()
 
 
-async def test_what_was_committed_is_read_back_by_the_next_open(tmp_path: Path) -> None:
+async def test_commits_are_read_back_after_the_next_open(tmp_path: Path) -> None:
     db = await Database.open(tmp_path / "llb.db")
     async with db.write() as tx:
         await settings.put(tx, "a", "1")
@@ -97,9 +97,7 @@ async def test_a_transaction_inside_a_transaction_is_an_error_not_a_deadlock(db:
 
 
 @pytest.mark.parametrize("at", range(8))
-async def test_a_cancelled_writer_commits_all_or_nothing_and_gives_the_lock_back(
-    db: Database, at: int
-) -> None:
+async def test_a_cancelled_writer_commits_all_or_nothing_and_releases_the_lock(db: Database, at: int) -> None:
     async def work() -> None:
         async with db.write() as tx:
             await settings.put(tx, "a", "1")
@@ -118,13 +116,13 @@ async def test_a_cancelled_writer_commits_all_or_nothing_and_gives_the_lock_back
     assert await settings.get(db, "after") == "ok"
 
 
-async def test_cancelled_while_a_statement_runs_it_is_rolled_back_after_it(db: Database) -> None:
+async def test_a_transaction_cancelled_during_a_statement_is_rolled_back_after_it(db: Database) -> None:
     running = threading.Event()
-    go_on = threading.Event()
+    may_continue = threading.Event()
 
     def slow(value: str) -> str:
         running.set()
-        assert go_on.wait(10)
+        assert may_continue.wait(10)
         return value
 
     await db._writer.create_function("slow", 1, slow)
@@ -137,11 +135,12 @@ async def test_cancelled_while_a_statement_runs_it_is_rolled_back_after_it(db: D
     await asyncio.to_thread(running.wait, 10)
     task.cancel()
     await asyncio.sleep(0)
-    task.cancel()  # an impatient second one must not break the clean-up
+    # A second cancellation must not interrupt the rollback.
+    task.cancel()
     other = asyncio.create_task(_put(db, "b", "2"))
     await asyncio.sleep(0)
     assert not other.done()
-    go_on.set()
+    may_continue.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     await other
@@ -161,7 +160,8 @@ async def test_a_commit_that_fails_leaves_the_writer_usable(db: Database) -> Non
         )
     with pytest.raises(sqlite3.IntegrityError):
         async with db.write() as tx:
-            await tx.execute("INSERT INTO child VALUES ('nobody')")  # refused by COMMIT only
+            # Only COMMIT fails.
+            await tx.execute("INSERT INTO child VALUES ('nobody')")
     await _put(db, "a", "1")
     assert await db.fetch_all("SELECT * FROM child") == []
 
@@ -177,7 +177,7 @@ async def test_concurrent_writers_lose_no_update(db: Database) -> None:
     assert await settings.get(db, "n") == "20"
 
 
-async def test_a_value_made_once_is_the_same_for_everybody(db: Database) -> None:
+async def test_a_created_value_is_the_same_for_all_callers(db: Database) -> None:
     made = iter("abcdefgh")
     values = await asyncio.gather(*(settings.get_or_create(db, "id", lambda: next(made)) for _ in range(4)))
     assert len(set(values)) == 1
@@ -196,7 +196,8 @@ async def test_another_process_may_write_while_this_one_is_open(db: Database) ->
         "    if sys.argv[2] == 'close': await db.close()\n"
         "asyncio.run(main())\n"
     )
-    for how in ("close", "leave"):  # a process that forgets to close still ends
+    # A process that does not close the database still ends.
+    for how in ("close", "leave"):
         child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(db.path), how)
         await asyncio.gather(
             asyncio.wait_for(child.wait(), 30), *(_put(db, f"{how}{n}", "1") for n in range(20))
@@ -205,7 +206,7 @@ async def test_another_process_may_write_while_this_one_is_open(db: Database) ->
         assert await settings.get(db, "theirs") == "1"
 
 
-async def test_several_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+async def test_several_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
@@ -257,7 +258,7 @@ def _add_column(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE settings ADD COLUMN note TEXT")
 
 
-def _break_off(connection: sqlite3.Connection) -> None:
+def _fail_halfway(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE settings ADD COLUMN half TEXT")
     raise sqlite3.OperationalError("disk I/O error")
 
@@ -286,14 +287,14 @@ async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path) -> N
     path = tmp_path / "llb.db"
     await (await Database.open(path)).close()
     with pytest.raises(SetupError, match="disk I/O error"):
-        await Database.open(path, (*MIGRATIONS, _break_off))
+        await Database.open(path, (*MIGRATIONS, _fail_halfway))
     with closing(_raw(path)) as raw:
         assert raw.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         assert "half" not in {row[1] for row in raw.execute("PRAGMA table_info(settings)")}
     await (await Database.open(path)).close()
 
 
-async def test_a_database_of_a_newer_llb_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_database_of_a_newer_llb_is_rejected_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "llb.db"
     await (await Database.open(path)).close()
     with closing(_raw(path)) as raw:
@@ -304,13 +305,13 @@ async def test_a_database_of_a_newer_llb_is_refused_and_left_alone(tmp_path: Pat
         assert raw.execute("PRAGMA user_version").fetchone()[0] == 99
 
 
-# --- what bad files get ------------------------------------------------------------------------------
+# --- invalid files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "content", [b"this is not a database" * 500, b"SQLite format 3\x00" + b"\xff" * 5000]
 )
-async def test_a_file_that_is_no_database_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+async def test_the_error_for_an_invalid_file_names_it_and_a_remedy(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "llb.db"
     path.write_bytes(content)
     with pytest.raises(SetupError) as caught:
@@ -337,7 +338,7 @@ async def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:
         await Database.open(path)
 
 
-async def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+async def test_a_home_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="cannot be used"):
         await Database.open(tmp_path / "file" / "home" / "llb.db")
@@ -354,7 +355,7 @@ def test_an_unwritable_home_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-async def test_a_backup_is_a_whole_database_of_its_own(db: Database, tmp_path: Path) -> None:
+async def test_a_backup_is_an_independent_database(db: Database, tmp_path: Path) -> None:
     await _put(db, "a", "1")
     target = tmp_path / "copy.db"
     await db.backup(target)

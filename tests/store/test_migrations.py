@@ -1,4 +1,4 @@
-"""A database of every schema there has been, as it was written then: `schemas/schemaN.sql` are dumps, and never change."""
+"""Migration of a database of each past schema. The dumps `schemas/schemaN.sql` never change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import BalancerFactory
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = range(1, len(MIGRATIONS) + 1)
 KEY = "sk-" + "0123456789abcdef" * 3
-# What a later schema added, with what it makes of an older row.
+# Columns that later schemas added, with their values in older rows.
 ADDED: dict[str, dict[str, object]] = {
     "api_keys": {"limits": None, "ceiling": None},
     "nodes": {"hop_credential": None, "last_seen": None},

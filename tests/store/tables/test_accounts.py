@@ -1,4 +1,4 @@
-"""Users, their sessions and keys, and the audit trail."""
+"""Users, sessions, keys and the audit log."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def _key(name: str, owner_id: str | None = None) -> keys.ApiKey:
     )
 
 
-async def _add(db: Database, *people: users.User) -> None:
+async def _add(db: Database, *accounts: users.User) -> None:
     async with db.write() as tx:
-        for person in people:
+        for person in accounts:
             await users.add(tx, person)
 
 
@@ -53,7 +53,7 @@ async def test_a_user_is_found_whatever_the_case_of_the_name(db: Database) -> No
         await _add(db, _user("ann"))
 
 
-async def test_a_new_password_ends_the_time_of_the_default_one(db: Database) -> None:
+async def test_a_new_password_replaces_the_default_one(db: Database) -> None:
     await _add(db, _user("admin", Role.ADMIN, default_password=True))
     assert await users.is_default_password_in_use(db)
     async with db.write() as tx:
@@ -97,7 +97,7 @@ async def test_the_last_admin_stays_even_when_two_leave_at_once(db: Database) ->
         await demote("nobody")
 
 
-async def test_with_a_user_go_the_sessions_and_keys(db: Database) -> None:
+async def test_removing_a_user_removes_the_sessions_and_keys(db: Database) -> None:
     await _add(db, _user("ann", Role.ADMIN), _user("bob"))
     async with db.write() as tx:
         for name in ("ann", "bob"):
@@ -121,7 +121,8 @@ async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> N
                 tx, session_id=name, user_id="id-ann", now=1, expires_at=expires_at, address="10.0.0.1"
             )
         await sessions.update_last_seen(tx, {"used": 15.0, "unknown": 1.0})
-        await sessions.update_last_seen(tx, {"used": 14.0})  # late news never turn the clock back
+        # A late update never decreases the time.
+        await sessions.update_last_seen(tx, {"used": 14.0})
         assert await sessions.remove(tx, "gone")
         assert not await sessions.remove(tx, "gone")
         assert await sessions.remove_expired(tx, now=20, idle_s=10) == 2
@@ -142,7 +143,7 @@ async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> N
     assert await sessions.get(db, "used") is None
 
 
-async def test_a_key_knows_its_owners_role_of_now(db: Database) -> None:
+async def test_a_key_has_the_current_role_of_its_owner(db: Database) -> None:
     await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN))
     async with db.write() as tx:
         await keys.add(tx, _key("k", "id-bob"))
@@ -159,7 +160,7 @@ async def test_a_key_knows_its_owners_role_of_now(db: Database) -> None:
     assert await keys.get_by_hash(db, "hash of k") is None
 
 
-async def test_the_audit_trail_is_read_backwards_in_pages(db: Database) -> None:
+async def test_the_audit_log_is_read_backwards_in_pages(db: Database) -> None:
     async with db.write() as tx:
         for number in range(5):
             await audit.record(tx, actor="ann", action="login", target=str(number), address="::1")
@@ -170,7 +171,7 @@ async def test_the_audit_trail_is_read_backwards_in_pages(db: Database) -> None:
     assert rest[0].result == "ok"
 
 
-async def test_the_audit_trail_is_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_audit_log_is_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MAX_ROWS", 3)
     async with db.write() as tx:
         for number in range(10):

@@ -1,4 +1,4 @@
-"""Registrations, replicas, nodes and file facts."""
+"""Registrations, replicas, nodes and the header cache."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ENTRY = Model(
 FILES = (
     FileSpec(name="tiny.gguf", size_bytes=10, sha256="ab" * 32, sources=(HubSource("org/tiny", "c0ffee"),)),
 )
-WISH = Registration(model_id="tiny", replicas=2, entry=ENTRY, created_at=3.0, created_by="ann")
-TOMBSTONE = structs.replace(WISH, state=RegistrationState.DELETING)
+REGISTRATION = Registration(model_id="tiny", replicas=2, entry=ENTRY, created_at=3.0, created_by="ann")
+TOMBSTONE = structs.replace(REGISTRATION, state=RegistrationState.DELETING)
 
 
 async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
     async with db.write() as tx:
-        await registrations.put(tx, WISH)
-    assert await registrations.get(db, "tiny") == WISH
+        await registrations.put(tx, REGISTRATION)
+    assert await registrations.get(db, "tiny") == REGISTRATION
     async with db.write() as tx:
-        await registrations.put(tx, structs.replace(WISH, resolved=FILES))
+        await registrations.put(tx, structs.replace(REGISTRATION, resolved=FILES))
     assert await registrations.list_registrations(db) == [
         Registration(
             model_id="tiny", replicas=2, entry=ENTRY, resolved=FILES, created_at=3.0, created_by="ann"
@@ -39,11 +39,11 @@ async def test_a_registration_is_read_back_as_it_was_put(db: Database) -> None:
     assert await registrations.get(db, "other") is None
 
 
-async def test_every_change_raises_the_revision_and_nothing_else_does(db: Database) -> None:
+async def test_only_changes_increment_the_revision(db: Database) -> None:
     assert await registrations.get_revision(db) == 0
     async with db.write() as tx:
-        await registrations.put(tx, WISH)
-        await registrations.put(tx, structs.replace(WISH, error="gated"))
+        await registrations.put(tx, REGISTRATION)
+        await registrations.put(tx, structs.replace(REGISTRATION, error="gated"))
         await registrations.put(tx, TOMBSTONE)
         await registrations.remove(tx, "tiny")
         assert await registrations.get_revision(tx) == 4
@@ -52,15 +52,16 @@ async def test_every_change_raises_the_revision_and_nothing_else_does(db: Databa
     assert await registrations.get_revision(db) == 4
 
 
-async def test_only_a_tombstone_is_removed_so_a_new_wish_survives_the_old_deletion(db: Database) -> None:
+async def test_only_a_tombstone_is_removed_so_a_new_registration_survives(db: Database) -> None:
     async with db.write() as tx:
-        await registrations.put(tx, WISH)
+        await registrations.put(tx, REGISTRATION)
         assert not await registrations.remove(tx, "tiny")
         await registrations.put(tx, TOMBSTONE)
         assert await registrations.get(tx, "tiny") == TOMBSTONE
-        await registrations.put(tx, WISH)  # wanted again meanwhile
+        # Registered again meanwhile.
+        await registrations.put(tx, REGISTRATION)
         assert not await registrations.remove(tx, "tiny")
-    assert await registrations.get(db, "tiny") == WISH
+    assert await registrations.get(db, "tiny") == REGISTRATION
 
 
 async def test_replicas_of_a_node(db: Database) -> None:
@@ -125,7 +126,7 @@ async def test_a_removed_node_loses_its_credential_and_its_replicas(db: Database
     assert await replicas.list_by_node(db, "n2") == []
 
 
-async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Database) -> None:
+async def test_the_last_hello_is_kept_and_an_unreadable_one_is_ignored(db: Database) -> None:
     hello = Hello(
         protocol=1,
         node_id="n1",
@@ -149,7 +150,7 @@ async def test_the_last_hello_is_kept_and_an_unreadable_one_is_no_harm(db: Datab
     assert await nodes.get(db, "n1") == structs.replace(node, last_seen=5.5)
 
 
-async def test_file_facts_by_sha256(db: Database) -> None:
+async def test_header_metadata_by_sha256(db: Database) -> None:
     async with db.write() as tx:
         await header_cache.put(tx, "ab", b"one")
         await header_cache.put(tx, "ab", b"two")

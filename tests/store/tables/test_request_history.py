@@ -1,4 +1,4 @@
-"""Requests, their texts, and the totals of them."""
+"""Requests, their texts and their totals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ids = itertools.count(NOON * MICROSECONDS_PER_S)
 
 
 def request(**changes: Any) -> RequestRow:
-    """A request that went well; each comes a microsecond after the one before."""
+    """Successful request, a microsecond later than the previous one."""
     plain: dict[str, Any] = {
         "id": next(_ids),
         "request_id": "r",
@@ -67,8 +67,8 @@ async def ids(
     return [record.id for record in await request_history.list_page(db, whose, wanted)]
 
 
-async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
-    """Start, key, and requests of what is asked for."""
+async def totals(db: Database, **query: Any) -> list[tuple[Any, ...]]:
+    """Start, key and number of requests of the selected totals."""
     plain: dict[str, Any] = {
         "by": UsageBy.MODEL,
         "bucket": UsageBucket.HOUR,
@@ -76,14 +76,14 @@ async def totals(db: Database, **asked: Any) -> list[tuple[Any, ...]]:
         "until": 2**40,
         "limit": 100,
     }
-    found = await usage.list_totals(db, asked.pop("whose", EVERYBODY), **{**plain, **asked})
+    found = await usage.list_totals(db, query.pop("whose", EVERYBODY), **{**plain, **query})
     return [(record.start, record.key, record.requests) for record in found]
 
 
 # --- requests ----------------------------------------------------------------------------------------
 
 
-async def test_what_was_kept_is_read_back(db: Database) -> None:
+async def test_stored_requests_are_read_back(db: Database) -> None:
     good, bad = request(has_text=True), failed(key_id=None, user_id=None, model=None, stream=False)
     await keep(db, good, bad)
     assert await request_history.list_page(db, EVERYBODY) == [bad, good]
@@ -91,7 +91,7 @@ async def test_what_was_kept_is_read_back(db: Database) -> None:
     assert await request_history.get(db, EVERYBODY, good.id - 1) is None
 
 
-async def test_a_request_whose_id_is_taken_breaks_nothing(db: Database) -> None:
+async def test_a_request_whose_id_is_taken_is_skipped(db: Database) -> None:
     first = request()
     await keep(db, first, request(id=first.id, model="other"), second := request())
     assert await ids(db) == [second.id, first.id]
@@ -132,7 +132,7 @@ async def test_filters(db: Database, wanted: RequestFilter, found: str) -> None:
     assert "".join(names[record_id] for record_id in await ids(db, wanted)) == found
 
 
-async def test_whose_requests_they_are(db: Database) -> None:
+async def test_owner_filter(db: Database) -> None:
     session, key, other = request(key_id=None, user_id="ann"), request(user_id="ann"), request(key_id="x")
     await keep(db, session, key, other)
     ann = OwnerFilter(user_id="ann")
@@ -181,7 +181,7 @@ async def test_of_several_filters_the_most_selective_is_searched(db: Database) -
 # --- names -------------------------------------------------------------------------------------------
 
 
-async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -> None:
+async def test_names_are_current_and_outlive_keys_and_users(db: Database) -> None:
     person = users.User(
         id="u", username="ann", password_hash="", role=Role.ADMIN, must_change_password=False, created_at=1
     )
@@ -210,7 +210,8 @@ async def test_names_are_those_of_now_and_outlive_what_they_name(db: Database) -
         node = await nodes.get(tx, "n")
         assert node is not None
         await nodes.put(tx, structs.replace(node, name="cellar"))
-        await users.remove(tx, "u")  # and the key with its owner
+        # Also removes the key of the user.
+        await users.remove(tx, "u")
         await nodes.mark_removed(tx, "n")
     assert await keys.list_keys(db) == []
     assert await names() == ("laptop", "ann", "cellar")
@@ -220,7 +221,7 @@ def _fields(user: users.User) -> dict[str, Any]:
     return {name: getattr(user, name) for name in user.__struct_fields__}
 
 
-async def test_a_name_goes_with_the_last_total_that_needs_it(db: Database) -> None:
+async def test_a_name_is_deleted_with_the_last_total_that_needs_it(db: Database) -> None:
     async with db.write() as tx:
         for name in ("old", "new"):
             await tx.execute("INSERT INTO former_names (id, name) VALUES (?, ?)", (name, name))
@@ -230,7 +231,7 @@ async def test_a_name_goes_with_the_last_total_that_needs_it(db: Database) -> No
     assert [row["id"] for row in await db.fetch_all("SELECT id FROM former_names")] == ["new"]
 
 
-# --- forgetting --------------------------------------------------------------------------------------
+# --- deleting ----------------------------------------------------------------------------------------
 
 TEXT = RequestText(prompt="user: hi", prompt_truncated=True, answer="hello")
 
@@ -240,7 +241,7 @@ async def keep_text(db: Database, *records: RequestRow) -> None:
         await request_history.add_texts(tx, [(record.id, TEXT) for record in records])
 
 
-async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Database) -> None:
+async def test_the_oldest_are_deleted_first_in_steps_with_their_text(db: Database) -> None:
     records = [request(has_text=True) for _ in range(5)]
     await keep(db, *records)
     await keep_text(db, *records)
@@ -255,7 +256,7 @@ async def test_the_oldest_go_first_in_steps_and_take_their_text_along(db: Databa
     assert [count for _, _, count in await totals(db)] == [5]
 
 
-async def test_texts_can_go_before_their_requests(db: Database) -> None:
+async def test_texts_can_be_deleted_before_their_requests(db: Database) -> None:
     records = [request(has_text=True) for _ in range(3)]
     await keep(db, *records)
     await keep_text(db, *records)
@@ -270,7 +271,7 @@ async def test_texts_can_go_before_their_requests(db: Database) -> None:
     assert await request_history.get_text(db, records[1].id) is None
 
 
-async def test_where_too_many_begin(db: Database) -> None:
+async def test_the_oldest_kept_id(db: Database) -> None:
     records = [request(has_text=number % 2 == 0) for number in range(5)]
     async with db.write() as tx:
         assert await request_history.find_oldest_kept_id(tx, 2) == 0
@@ -338,7 +339,7 @@ async def test_totals_by_model_key_and_node(db: Database) -> None:
     ]
 
 
-async def test_totals_of_one_person_or_key(db: Database) -> None:
+async def test_totals_of_one_user_or_key(db: Database) -> None:
     await keep(
         db, request(user_id="ann"), request(user_id="ann", key_id=None), request(key_id="x", node_id=None)
     )
@@ -347,14 +348,14 @@ async def test_totals_of_one_person_or_key(db: Database) -> None:
         assert sum(n for *_, n in await totals(db, by=by, whose=OwnerFilter(key_id="x"))) == 1
 
 
-async def test_totals_of_a_time_and_at_most_so_many(db: Database) -> None:
+async def test_totals_of_a_period_with_a_limit(db: Database) -> None:
     await keep(db, *(at(NOON + hour * HOUR_S) for hour in range(4)))
     middle = {"since": NOON + HOUR_S, "until": NOON + 3 * HOUR_S}
     assert [start for start, *_ in await totals(db, **middle)] == [NOON + HOUR_S, NOON + 2 * HOUR_S]
     assert [start for start, *_ in await totals(db, limit=2)] == [NOON + 2 * HOUR_S, NOON + 3 * HOUR_S]
 
 
-async def test_old_totals_go(db: Database) -> None:
+async def test_old_totals_are_deleted(db: Database) -> None:
     await keep(db, at(NOON - 2 * DAY_S), at(NOON - DAY_S), at(NOON))
     async with db.write() as tx:
         await usage.prune(tx, hours_before=NOON - 60, days_before=NOON - 2 * DAY_S)
