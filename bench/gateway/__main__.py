@@ -133,7 +133,7 @@ def difference(ours: float, theirs: float) -> float:
 
 
 def print_report(bench: GatewayBenchmark, names: Sequence[str]) -> None:
-    head = ("answers/s at 64", "of nginx", "CPU an answer", "added, 1 client", "added to first piece", "pieces/s at 256", "of nginx", "gap p99", "CPU a piece")  # fmt: skip
+    head = ("answers/s at 64", "of nginx", "CPU per answer", "added, 1 client", "added to first chunk", "chunks/s at 256", "of nginx", "gap p99", "CPU per chunk")  # fmt: skip
     print("| gateway | " + " | ".join(head) + " |\n|" + " --- |" * (len(head) + 1))
     for name in names:
         cells = (
@@ -166,9 +166,9 @@ def print_goals(bench: GatewayBenchmark, names: Sequence[str]) -> None:
         f"answers/s of nginx's: {of_nginx['crowd']:.1%} (≥ 18 %)",
         f"added p50: {bench.compare('llb', 'mock', 'one', 'whole_p50_ms', difference):.3f} ms (≤ 0.3)",
         f"added to the first piece: {bench.compare('llb', 'mock', 'first', 'first_p50_ms', difference):.3f} ms (≤ 0.6)",
-        f"pieces/s of nginx's: {of_nginx['streams']:.1%} (≥ 97 %)",
+        f"chunks/s of nginx's: {of_nginx['streams']:.1%} (≥ 97 %)",
         f"gap p99 of nginx's: {bench.compare('llb', 'nginx', 'streams', 'gap_p99_ms', ratio):.2f} (≤ 1.5)",
-        f"CPU a piece of nginx's: {bench.compare('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
+        f"CPU per chunk of nginx's: {bench.compare('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
     ]
     if "LiteLLM" in names:
         if bench.median("LiteLLM", "crowd", "answers_a_second"):
