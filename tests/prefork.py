@@ -45,7 +45,7 @@ _NETNS_DIRECTORY = Path("/run/netns")
 # What these import in turn is ready too. Nothing that reads the environment when it is imported, starts a thread or
 # loads llama.cpp: a child would inherit that.
 PRELOADED_MODULES = (
-    "llb.cli",
+    "llb.cli.main",
     "llb.cli.accounts",
     "llb.cli.chat",
     "llb.cli.database",
@@ -53,6 +53,7 @@ PRELOADED_MODULES = (
     "llb.cli.join",
     "llb.cli.models",
     "llb.cli.nodes",
+    "llb.cli.options",
     "llb.cli.pull",
     "llb.server",
     "rich.console",

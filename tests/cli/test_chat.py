@@ -38,8 +38,8 @@ def test_a_piped_prompt_that_is_too_long_is_refused_with_both_numbers(chatty: Co
 
 
 def test_no_prompt(chatty: CommandHost) -> None:
-    assert "nothing to say" in chatty.run_failing_command("chat", "chat")
-    assert "nothing to say" in chatty.run_failing_command("chat", "chat", stdin="")
+    assert "There is no prompt" in chatty.run_failing_command("chat", "chat")
+    assert "There is no prompt" in chatty.run_failing_command("chat", "chat", stdin="")
 
 
 def test_at_a_terminal_the_speed_is_shown(chatty: CommandHost) -> None:

@@ -119,36 +119,36 @@ def test_invalid_addresses(host: CommandHost, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error_line"),
+    ("status", "body", "expected"),
     [
         (200, b"<html>welcome</html>", "does not understand"),
         (200, b'{"models": 7}', "does not understand"),
-        (404, b"<html>no</html>", "answers 404, not as llb does"),
-        (302, b"", "leads elsewhere"),
+        (404, b"<html>no</html>", "responded with 404, and not like llb"),
+        (302, b"", "redirects elsewhere"),
         (500, b'{"error": {"message": "An internal error occurred"}}', "An internal error occurred."),
-        (401, b"{}", "A key is needed at "),
+        (401, b"{}", "A key is required at "),
         (403, b'{"error": {"message": "a\\n\\u001b[2Jb", "code": "x"}}', "a "),
     ],
 )
 def test_invalid_responses(
-    host: CommandHost, squatter: Squatter, status: int, body: bytes, error_line: str
+    host: CommandHost, squatter: Squatter, status: int, body: bytes, expected: str
 ) -> None:
     squatter.status, squatter.body = status, body
-    told = host.run_failing_command("models", "--url", squatter.url)
-    assert error_line in told
-    assert "\x1b" not in told
+    message = host.run_failing_command("models", "--url", squatter.url)
+    assert expected in message
+    assert "\x1b" not in message
 
 
 def test_addresses_without_a_server(host: CommandHost) -> None:
     assert "Nothing answers at http://127.0.0.1:9" in host.run_failing_command(
         "models", "--url", "127.0.0.1:9"
     )
-    assert "no host of that name" in host.run_failing_command("models", "--url", "http://nowhere.invalid")
+    assert "no host with that name" in host.run_failing_command("models", "--url", "http://nowhere.invalid")
 
 
 def test_https_to_an_http_server(host: CommandHost, squatter: Squatter) -> None:
-    error_line = host.run_failing_command("models", "--url", squatter.url.replace("http", "https"))
-    assert "is it http?" in error_line
+    message = host.run_failing_command("models", "--url", squatter.url.replace("http", "https"))
+    assert "is it http?" in message
 
 
 def test_an_invalid_key(host: CommandHost, squatter: Squatter) -> None:

@@ -28,9 +28,9 @@ def test_backup_and_restore(filled: CommandHost, tmp_path: Path) -> None:
     assert str(saved) in filled.run_command("backup", str(saved)).stdout
     assert saved.stat().st_mode & 0o777 == 0o600
     filled.run_command("keys", "create", "second")
-    told = filled.run_command("restore", str(saved)).stdout
+    output = filled.run_command("restore", str(saved)).stdout
     assert key_names(filled) == ["first"]
-    kept = re.search(r"kept as (\S+)\.\n", told)
+    kept = re.search(r"kept as (\S+)\.\n", output)
     assert kept is not None
     with sqlite3.connect(kept[1]) as previous:
         names = [row[0] for row in previous.execute("SELECT name FROM api_keys ORDER BY created_at")]
@@ -71,9 +71,9 @@ def test_both_are_in_the_audit_log(filled: CommandHost, tmp_path: Path) -> None:
     filled.run_command("backup", str(saved))
     filled.run_command("restore", str(saved))
     with sqlite3.connect(filled.home / "llb.db") as db:
-        told = list(db.execute("SELECT actor, action, target FROM audit ORDER BY id DESC LIMIT 2"))
+        output = list(db.execute("SELECT actor, action, target FROM audit ORDER BY id DESC LIMIT 2"))
     db.close()
-    assert told == [("local", "database.restore", "saved.db"), ("local", "database.backup", "saved.db")]
+    assert output == [("local", "database.restore", "saved.db"), ("local", "database.backup", "saved.db")]
 
 
 def test_a_file_that_exists_is_replaced_only_with_force(filled: CommandHost, tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ def test_model_files_are_copied_with_models(
 
     (tmp_path / "other").mkdir()
     other = create_host_with_models(tmp_path / "other", models_hub)
-    told = other.run_command("restore", str(saved), "--models", str(files)).stdout
-    assert "with 1 model files" in told
+    output = other.run_command("restore", str(saved), "--models", str(files)).stdout
+    assert "with 1 model files" in output
     requests_before = len(models_hub.byte_requests("tiny.gguf"))
     other.start_server()
     try:
@@ -218,10 +218,10 @@ def test_a_changed_file_is_not_copied(with_models: CommandHost, tmp_path: Path) 
     with_models.run_command("pull", "tiny")
     with_models.stop_server()
     (with_models.home / "models" / "tiny" / "tiny.gguf").write_bytes(b"GGUF, but another")
-    told = with_models.run_command(
+    output = with_models.run_command(
         "backup", str(tmp_path / "saved.db"), "--models", str(tmp_path / "files")
     ).stdout
-    assert "0 model files copied" in told
+    assert "0 model files copied" in output
     assert not (tmp_path / "files" / "tiny" / "tiny.gguf").exists()
 
 

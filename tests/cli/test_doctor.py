@@ -92,7 +92,7 @@ def test_a_port_that_is_taken(host: CommandHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         finding = only(findings(host, "--port", port, status=1), "server", "bad")
-    assert f"port {port} on 127.0.0.1 is taken" in finding["detail"]
+    assert f"another program uses port {port} on 127.0.0.1" in finding["detail"]
 
 
 def test_a_server_that_does_not_answer(host: CommandHost) -> None:
@@ -104,7 +104,7 @@ def test_a_server_that_does_not_answer(host: CommandHost) -> None:
         info = runfile.RunInfo(pid=os.getpid(), host="127.0.0.1", port=silent.getsockname()[1], token="t")
         runfile.write_run_info(host.home, info)
         finding = only(findings(host, status=1), "server", "bad")
-    assert f"process {os.getpid()} runs on this home but does not answer" in finding["detail"]
+    assert f"process {os.getpid()} runs on this data directory but does not respond" in finding["detail"]
 
 
 def test_unusable_homes(host: CommandHost) -> None:
@@ -195,11 +195,11 @@ def test_an_unreachable_hub(host: CommandHost) -> None:
 
 def test_failing_hubs(with_models: CommandHost, models_hub: HubStandIn) -> None:
     models_hub.faults.fail(503)
-    assert "answers 503" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
+    assert "responds with 503" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
     models_hub.faults.clear()
     models_hub.faults.html()
     assert (
-        "something else answers"
+        "something else responds"
         in only(findings(with_models, "--port", "0", status=1), "hub", "bad")["detail"]
     )
     models_hub.faults.clear()

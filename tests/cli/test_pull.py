@@ -97,7 +97,7 @@ def test_a_pull_that_fails_says_why(own: CommandHost) -> None:
     assert message.startswith("The pull of gated failed: ")
     assert "licence" in message
     assert "gated: " in own.run_command("models", "--pulled").stderr
-    assert "tries again" in own.run_failing_command("chat", "gated", "hi")
+    assert "try again" in own.run_failing_command("chat", "gated", "hi")
 
 
 def test_pulling_again_is_the_retry(own: CommandHost, models_hub: HubStandIn) -> None:

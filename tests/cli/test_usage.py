@@ -42,7 +42,7 @@ def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
         (("keys", "create"), "NAME"),
         (("keys", "create", "x", "--scope", "root"), "invalid choice: 'root'"),
         (("users", "add", "x", "--role", "root"), "invalid choice: 'root'"),
-        (("chat", "m", "--max-tokens", "0"), "above zero"),
+        (("chat", "m", "--max-tokens", "0"), "not a positive whole number"),
         (("nodes", "rename", "attic"), "NEW"),
         (("nodes", "frobnicate"), "invalid choice: 'frobnicate'"),
     ],
@@ -126,7 +126,7 @@ def test_a_closed_pipe_is_no_error(host: CommandHost) -> None:
 # Prints which of the given modules the process has imported.
 _SPY = """
 import sys
-from llb.cli import main
+from llb.cli.main import main
 status = main(sys.argv[2:], serve=lambda config: 0)
 print(*sorted(name for name in sys.argv[1].split(",") if name in sys.modules), sep=",", file=sys.stderr)
 """
