@@ -22,14 +22,14 @@ from llb.base import data_dir, node_identity, platform_compat
 from llb.base.net_addresses import build_base_urls
 from llb.base.node_identity import Membership
 from llb.base.tasks import TaskSupervisor
-from llb.cluster.join.tunnel_pool import TunnelConnection, TunnelPool
-from llb.cluster.link.control_link_client import (
-    ControlLinkClient,
+from llb.cluster.join.join_client import (
     determine_trust_anchor,
     is_same_balancer,
     notify_leave,
     request_join,
 )
+from llb.cluster.join.tunnel_pool import TunnelConnection, TunnelPool
+from llb.cluster.link.control_link_client import ControlLinkClient
 from llb.config import Config
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError

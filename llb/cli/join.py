@@ -43,8 +43,8 @@ def leave(options: argparse.Namespace) -> int:
         client = ApiClient(lambda: local_server(running))
         untold = client.post("/api/node/leave", {}, LeaveReply).untold
     else:
-        # Imported here, because it imports modules of the engine that no other command needs.
-        from llb.cluster.link.control_link_client import notify_leave
+        # Imported here, because no other path of this command needs TLS.
+        from llb.cluster.join.join_client import notify_leave
 
         untold = asyncio.run(notify_leave(member))
         node_identity.remove_membership(home)

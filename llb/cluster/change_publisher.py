@@ -1,4 +1,4 @@
-"""What is told of each subject: a change of state at once, a change of figures alone at most so often."""
+"""Change publisher: throttles events of changed figures, and publishes changes of state at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Generic, TypeVar
 
 EventT = TypeVar("EventT")
 
-MIN_PUBLISH_INTERVAL_S = 0.25  # the contract: figures at most 4 times a second a model and a node
+# Part of the API contract: figures at most 4 times a second for each model and node.
+MIN_PUBLISH_INTERVAL_S = 0.25
 
 
 class ChangePublisher(Generic[EventT]):
-    """Compares what there is to say of a subject with what was said last, and says it if it differs."""
+    """Publisher of events about many subjects; an event equal to the subject's last one is not published."""
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class ChangePublisher(Generic[EventT]):
         *,
         urgent_part_of: Callable[[EventT], object],
     ) -> None:
-        """`state_of` is the part of an event that must never wait; the rest of it are figures."""
+        """`urgent_part_of` returns the part of an event whose changes are never delayed."""
         self._event_of = event_of
         self._publish = publish
         self._urgent_part_of = urgent_part_of
@@ -31,24 +32,23 @@ class ChangePublisher(Generic[EventT]):
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def __contains__(self, subject: str) -> bool:
-        """Whether anything was ever said of it."""
+        """Whether an event of `subject` was published."""
         return subject in self._last_published
 
     def publish_if_changed(self, subject: str) -> None:
-        """Publish what there is to say of `subject` now if it is new: at once, or soon where only figures changed."""
+        """Publish the event of `subject` if it has changed; with a delay if only figures changed."""
         event = self._event_of(subject)
-        told = self._last_published.get(subject)
-        if event == told:
+        last = self._last_published.get(subject)
+        if event == last:
             return
-        if told is not None and self._urgent_part_of(event) == self._urgent_part_of(told):
-            wait_s = self._last_published_at[subject] + MIN_PUBLISH_INTERVAL_S - time.monotonic()
-            if wait_s > 0:
+        if last is not None and self._urgent_part_of(event) == self._urgent_part_of(last):
+            delay_s = self._last_published_at[subject] + MIN_PUBLISH_INTERVAL_S - time.monotonic()
+            if delay_s > 0:
                 if subject not in self._timers:
                     loop = asyncio.get_running_loop()
-                    self._timers[subject] = loop.call_later(wait_s, self._publish_delayed, subject)
+                    self._timers[subject] = loop.call_later(delay_s, self._publish_delayed, subject)
                 return
-        if (later := self._timers.pop(subject, None)) is not None:
-            later.cancel()
+        self._cancel_timer(subject)
         self._last_published[subject] = event
         self._last_published_at[subject] = time.monotonic()
         self._publish(event)
@@ -58,13 +58,16 @@ class ChangePublisher(Generic[EventT]):
         self.publish_if_changed(subject)
 
     def forget(self, subject: str) -> None:
-        """There is nothing more to say of it."""
+        """Drop the state of a subject that no longer exists."""
         self._last_published.pop(subject, None)
         self._last_published_at.pop(subject, None)
-        if (later := self._timers.pop(subject, None)) is not None:
-            later.cancel()
+        self._cancel_timer(subject)
 
     def close(self) -> None:
-        for later in self._timers.values():
-            later.cancel()
-        self._timers.clear()
+        """Cancel delayed events."""
+        for subject in tuple(self._timers):
+            self._cancel_timer(subject)
+
+    def _cancel_timer(self, subject: str) -> None:
+        if (timer := self._timers.pop(subject, None)) is not None:
+            timer.cancel()

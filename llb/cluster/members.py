@@ -42,7 +42,8 @@ FLUSH_DELAY_S = 1.0
 NODE_NAME_MAX_LENGTH = 63
 
 _TOKEN_REJECTION_MESSAGES = {
-    TokenRejection.UNKNOWN: "The join token is not known here: make one with 'llb join-token' on the balancer",
+    TokenRejection.UNKNOWN: "The join token is not known here: "
+    "make one with 'llb join-token' on the balancer",
     TokenRejection.USED: "The join token has already been used: each token admits one host; "
     "make a new one with 'llb join-token'",
     TokenRejection.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
@@ -130,7 +131,7 @@ class Members:
     async def admit_node(self, request: JoinRequest) -> JoinReply:
         """Admit a host as a node. Raises `Conflict` for a host that cannot join, `InvalidJoinToken`.
 
-        Its id is new, so that records of an earlier membership of the same host are never mistaken for this one.
+        Its id is new, so that records of an earlier membership of the host are never mistaken for this one.
         """
         if request.cluster_id == self._cluster_id:
             raise errors.Conflict(
@@ -166,7 +167,7 @@ class Members:
         )
 
     def _make_unique_name(self, preferred_name: str, except_node_id: str | None = None) -> str:
-        """`preferred_name`, with a suffix `-2`, `-3`, … if a node other than `except_node_id` has that name."""
+        """`preferred_name`, with a suffix `-2`, `-3`, … if a node other than `except_node_id` has it."""
         taken = {record.name.casefold() for record in self._records.values() if record.id != except_node_id}
         name, number = preferred_name[:NODE_NAME_MAX_LENGTH], 2
         while name.casefold() in taken:
@@ -253,7 +254,7 @@ class Members:
                 self._unsaved_node_ids.discard(record.id)
 
     async def update_node(self, node_id: str, patch: NodePatch) -> None:
-        """Rename, tag or drain a node. Raises `NotFound`, `InvalidRequest`, `Conflict` if the name is taken."""
+        """Rename, tag or drain a node. Raises `NotFound`, or `Conflict` if the name is taken."""
         async with self._lock:
             record = self._require_record(node_id)
             name = record.name if patch.name is None else patch.name

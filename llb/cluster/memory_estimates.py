@@ -1,4 +1,4 @@
-"""Memory estimates of models, also before they are downloaded, from GGUF headers that are fetched once and cached."""
+"""Memory estimates of models, also before they are downloaded, from cached GGUF headers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MemoryEstimates:
         self._registrations = registrations
 
     async def estimate_model(self, model: Model, *, context_length: int | None, slots: int) -> MemoryView:
-        """Bytes that an engine with `slots` slots of `context_length` tokens needs, and whether a node fits it.
+        """Bytes that an engine with `slots` slots of `context_length` tokens needs, and where it fits.
 
         Raises `HubUnavailable`, and `InvalidRequest` if the header is missing or invalid.
         """

@@ -16,7 +16,7 @@ class _Counters:
 
 
 class NodeTraffic:
-    """Counts what the gateway sends to each node; the view shows it."""
+    """Counters of the requests that the gateway sends to each node."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

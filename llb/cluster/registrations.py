@@ -1,4 +1,4 @@
-"""Registrations: the models that the cluster holds, and the desired state of each node that follows from them."""
+"""Registrations: the models that the cluster holds, and the desired state of each node."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ class Registrations:
     async def close(self) -> None:
         await self._tasks.close()
 
-    # --- what users wish ----------------------------------------------------------------------------
+    # --- requests of users --------------------------------------------------------------------------
 
     async def register(
         self, model_id: str, *, replicas: int | Literal["all"], created_by: str
     ) -> RegisterReply:
-        """Wish that the cluster holds a model; in Error it is the retry. Answers without asking the Hub.
+        """Register a model, or retry one that is in Error; returns before the Hub is queried.
 
         Raises `ModelNotSupported`, `AlreadyRegistered`, `InsufficientMemory`, `InsufficientStorage`.
         """
@@ -403,7 +403,7 @@ class Registrations:
 
 
 def _file_specs_from_catalog(model: Model) -> tuple[FileSpec, ...] | None:
-    """The file spec of a catalogue entry with commit and sha256, which needs no Hub to start; None for others."""
+    """The file spec of a catalogue entry that pins commit and sha256, so that no Hub is needed; else None."""
     if model.extra_filenames or model.sha256 is None or not _COMMIT_PATTERN.fullmatch(model.revision or ""):
         return None
     # Narrowed by the pattern above.

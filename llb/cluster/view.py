@@ -1,4 +1,4 @@
-"""The cluster as the balancer sees it now: nodes, their replicas, and what follows for each model. In memory."""
+"""Cluster view: the current state of nodes, replicas and models, in memory."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ from llb.wire import (
     placeholder_hello,
 )
 
-FAILOVER_GRACE_S = 600.0  # how long a node that went away is waited for before another one takes over what only it was to hold
+# How long an offline node is waited for before another node takes over the models that only it held.
+FAILOVER_GRACE_S = 600.0
 
 
 @dataclass
 class Node:
-    """One node and what it last said of itself."""
+    """One node with its last reports."""
 
     id: str
     hello: Hello
@@ -54,9 +55,11 @@ class Node:
     draining: bool = False
     tags: tuple[str, ...] = ()
     last_seen: float = field(default_factory=time.time)
-    offline_since: float | None = None  # by the view's clock; None while it is online
+    # By the view's clock; None while the node is online.
+    offline_since: float | None = None
     heartbeat: Heartbeat | None = None
-    metrics: MetricsUpdated | None = None  # what was told at its last heartbeat
+    # As published at the last heartbeat.
+    metrics: MetricsUpdated | None = None
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
     engines: dict[str, EngineReport] = field(default_factory=dict)
 
@@ -66,12 +69,12 @@ class Node:
 
     @property
     def slots(self) -> int:
-        """How many requests its loaded engines answer at the same time."""
+        """Number of requests that the loaded engines answer concurrently."""
         return sum(engine.slots for engine in self.engines.values() if engine.state in _SERVING_STATES)
 
 
 class ClusterView:
-    """Takes what nodes report, derives what users see and publishes it when it has changed."""
+    """State of the cluster from the reports of nodes; derives the status of models and publishes changes."""
 
     def __init__(
         self,
@@ -86,9 +89,10 @@ class ClusterView:
     ) -> None:
         self.catalog = catalog
         self.nodes: dict[str, Node] = {}
-        # `Registrations` alone writes it.
+        # Written by `Registrations` only.
         self.registrations: dict[str, Registration] = {}
-        self.waiting_reasons: dict[str, str] = {}  # model id → what its resolution waits for
+        # Model id → the reason why its resolution waits.
+        self.waiting_reasons: dict[str, str] = {}
         self.node_changed: Topic[Node] = Topic()
         self.traffic = NodeTraffic() if traffic is None else traffic
         self._address_of = address_of
@@ -107,22 +111,22 @@ class ClusterView:
             urgent_part_of=_urgent_part,
         )
 
-    # --- what comes in ------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------
 
     def on_hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
-        """A node is there, with its whole state; what was known of it before is replaced.
+        """Replace the state of a node with that of its hello, and mark it online.
 
-        But its heartbeat: until the next one comes, which is soon, its room is what it was.
+        Its last heartbeat is kept, for its capacity until the next one.
         """
-        before = self.nodes.get(hello.node_id)
-        heartbeat = None if before is None else before.heartbeat
+        previous = self.nodes.get(hello.node_id)
+        heartbeat = None if previous is None else previous.heartbeat
         node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags, heartbeat=heartbeat)
         self.nodes[node.id] = node
         for report in hello.replicas:
             self._apply_replica_report(node, report)
         self._node_publisher.publish_if_changed(node.id)
         self.node_changed.publish(node)
-        for model_id in {*node.replicas, *(before.replicas if before else ())}:
+        for model_id in {*node.replicas, *(previous.replicas if previous else ())}:
             self.publish_model_status(model_id)
         return node
 
@@ -150,10 +154,11 @@ class ClusterView:
         )
         self._event_bus.publish(node.metrics)
         for model_id in self.registrations:
-            self.publish_model_status(model_id)  # its memory and disk decide what can be placed
+            # Placement depends on the node's free memory and disk.
+            self.publish_model_status(model_id)
 
     def restore_offline(self, record: NodeRecord) -> None:
-        """A node that belongs here and has not said hello yet: shown as it was when it last did."""
+        """Add a member that has not sent a hello since the start, in its state of the last hello."""
         hello = record.hello or placeholder_hello(record.id)
         self.nodes[record.id] = Node(
             id=record.id,
@@ -168,7 +173,7 @@ class ClusterView:
         self._node_publisher.publish_if_changed(record.id)
 
     def update_node(self, record: NodeRecord) -> None:
-        """A node was renamed, tagged, or is to be drained or no longer."""
+        """Apply the name, tags and draining of a stored node."""
         node = self.nodes.get(record.id)
         if node is None:
             return
@@ -180,7 +185,7 @@ class ClusterView:
             self.publish_model_status(model_id)
 
     def remove_node(self, node_id: str) -> None:
-        """A node no longer belongs here."""
+        """Remove a node that is no longer a member."""
         node = self.nodes.get(node_id)
         if node is None:
             return
@@ -193,7 +198,7 @@ class ClusterView:
             self.publish_model_status(model_id)
 
     def on_route_changed(self, node_id: str) -> None:
-        """The way to a node was found, or lost."""
+        """Publish that the route to a node was found or lost."""
         node = self.nodes.get(node_id)
         if node is not None:
             self._node_publisher.publish_if_changed(node_id)
@@ -208,12 +213,13 @@ class ClusterView:
         self.publish_model_status(report.model_id)
 
     def mark_offline(self, node_id: str) -> None:
-        """The link to a node has ended: what it holds cannot be used until it says hello again."""
+        """Mark a node offline because its link has ended; its replicas are unusable until its next hello."""
         node = self.nodes.get(node_id)
         if node is not None and node.is_online:
             node.status = NodeStatus.OFFLINE
             node.offline_since = self._clock()
-            node.engines.clear()  # what it has in memory, it tells when it is back
+            # Its next hello and heartbeat list the loaded engines again.
+            node.engines.clear()
             self._node_publisher.publish_if_changed(node_id)
             self.node_changed.publish(node)
             for model_id in node.replicas:
@@ -231,34 +237,34 @@ class ClusterView:
             node.replicas[report.model_id] = report
 
     def on_registration_changed(self, model_id: str) -> None:
-        """A registration was made, resolved or marked as deleted."""
+        """Publish the effects of a registration that was added, resolved or marked as deleted."""
         for node in self.online_nodes():
             self.node_changed.publish(node)
         self.publish_model_status(model_id)
 
-    # --- what follows -------------------------------------------------------------------------------
+    # --- derived state ------------------------------------------------------------------------------
 
     def status_of(self, model_id: str) -> status.DerivedStatus:
-        """A model's status and numbers as they are at this moment."""
+        """The current status and figures of a model."""
         registration = self.registrations.get(model_id)
         if registration is None or not registration.is_active:
             return status.derive_status(None, ())
-        placed = self.assigned_nodes_of(model_id)
-        fact = status.RegistrationSnapshot(
+        assigned = self.assigned_nodes_of(model_id)
+        snapshot = status.RegistrationSnapshot(
             attempt=registration.attempt,
             resolved=registration.resolved is not None,
-            has_assigned_node=any(self.nodes[node_id].is_online for node_id in placed),
+            has_assigned_node=any(self.nodes[node_id].is_online for node_id in assigned),
             has_online_node=bool(self.online_nodes()),
             error=registration.error,
             waiting_reason=self.waiting_reasons.get(model_id),
         )
         return status.derive_status(
-            fact,
+            snapshot,
             [
                 status.ReplicaSnapshot(
                     node_name=node.hello.name,
                     online=node.is_online,
-                    assigned=node.id in placed,
+                    assigned=node.id in assigned,
                     report=report,
                 )
                 for node, report in self.replicas_of(model_id)
@@ -266,7 +272,7 @@ class ClusterView:
         )
 
     def publish_model_status(self, model_id: str) -> None:
-        """Publish the model's status if it differs from what was published; progress alone is coalesced."""
+        """Publish the model's status if it has changed; changes of progress alone are throttled."""
         if model_id in self._model_publisher or self.status_of(model_id).status is not ModelStatus.AVAILABLE:
             self._model_publisher.publish_if_changed(model_id)
 
@@ -275,17 +281,17 @@ class ClusterView:
         self._node_publisher.close()
 
     def build_status_event(self, model_id: str) -> ModelStatusChanged:
-        now = self.status_of(model_id)
+        derived = self.status_of(model_id)
         return ModelStatusChanged(
             model_id=model_id,
-            status=now.status,
-            progress=now.progress,
-            downloaded_bytes=now.downloaded_bytes,
-            total_bytes=now.total_bytes,
-            bytes_per_second=now.bytes_per_second,
-            eta_seconds=now.eta_s,
-            available_nodes=now.available_nodes,
-            error=now.error,
+            status=derived.status,
+            progress=derived.progress,
+            downloaded_bytes=derived.downloaded_bytes,
+            total_bytes=derived.total_bytes,
+            bytes_per_second=derived.bytes_per_second,
+            eta_seconds=derived.eta_s,
+            available_nodes=derived.available_nodes,
+            error=derived.error,
         )
 
     def build_node_event(self, node: Node) -> NodeStatusChanged:
@@ -302,17 +308,17 @@ class ClusterView:
             ),
         )
 
-    # --- questions ----------------------------------------------------------------------------------
+    # --- queries ------------------------------------------------------------------------------------
 
     def replicas_of(self, model_id: str) -> Iterator[tuple[Node, ReplicaReport]]:
-        """Every node that says something of this model, online or not."""
+        """Nodes with a replica of this model, online or not, and the last report of each."""
         for node in self.nodes.values():
             report = node.replicas.get(model_id)
             if report is not None:
                 yield node, report
 
     def node_name_of(self, node_id: str) -> str:
-        """What a node is called; its id where it does not belong here any more."""
+        """The name of a node, or its id if it is no longer a member."""
         node = self.nodes.get(node_id)
         return node_id if node is None else node.hello.name
 
@@ -320,11 +326,14 @@ class ClusterView:
         return [node for node in self.nodes.values() if node.is_online]
 
     def node_capacities(self, model_id: str | None = None) -> list[placement.NodeCapacity]:
-        """What the online nodes offer, as placement wants it; a node's disk is known from its first heartbeat on."""
+        """Capacities of the online nodes that have sent a heartbeat, without which their disk is unknown."""
         return [_node_capacity(node, model_id) for node in self.online_nodes() if node.heartbeat is not None]
 
     def offline_capacities(self, model_id: str) -> list[placement.NodeCapacity]:
-        """The nodes that hold a model and went offline only a short time ago, or have not come back since the start."""
+        """Capacities of the nodes that hold a model and went offline less than `FAILOVER_GRACE_S` ago.
+
+        After a start this includes the nodes that have not reconnected yet.
+        """
         now = self._clock()
         return [
             _node_capacity(node, model_id)
@@ -333,7 +342,7 @@ class ClusterView:
         ]
 
     def assigned_nodes_of(self, model_id: str) -> frozenset[str]:
-        """Ids of the nodes that are to hold this model, those that went offline a short time ago included."""
+        """Ids of the nodes that this model is assigned to, including nodes that went offline recently."""
         registration = self.registrations.get(model_id)
         if registration is None or not registration.is_active:
             return frozenset()
@@ -348,47 +357,49 @@ class ClusterView:
         )
 
     def get_model(self, model_id: str) -> Model | None:
-        """The model of this id: the catalogue's entry, else the registered one whose entry has left it."""
-        known = self.catalog.get(model_id)
-        if known is not None:
-            return known
+        """The catalogue's model with this id, or a registered model that the catalogue no longer contains."""
+        model = self.catalog.get(model_id)
+        if model is not None:
+            return model
         registration = self.registrations.get(model_id)
         return registration.entry if registration is not None and registration.is_active else None
 
     def find_model(self, name: str) -> Model | None:
-        """The model that a program means by `name`: an id, or what `Catalog.find` knows besides. Registered ones that the
-        catalogue no longer has come after its own."""
-        known = self.catalog.find_by_name(name)
-        if known is None and len(models := self.list_models()) > len(self.catalog):
-            known = index_by_name(models).get(name.lower())
-        return known
+        """The model with this id or other name (see `Catalog.find_by_name`).
+
+        Models of the catalogue take precedence over registered models that it no longer contains.
+        """
+        model = self.catalog.find_by_name(name)
+        if model is None and len(models := self.list_models()) > len(self.catalog):
+            model = index_by_name(models).get(name.lower())
+        return model
 
     def list_models(self) -> list[Model]:
-        """All models in catalogue order, then the registered ones that the catalogue no longer has."""
-        listed = {model.id for model in self.catalog.models}
-        left = [
+        """All models in catalogue order, then registered models that the catalogue no longer contains."""
+        catalog_ids = {model.id for model in self.catalog.models}
+        others = [
             registration.entry
             for model_id, registration in self.registrations.items()
-            if model_id not in listed and registration.is_active
+            if model_id not in catalog_ids and registration.is_active
         ]
-        return [*self.catalog.models, *left]
+        return [*self.catalog.models, *others]
 
     def describe_model(self, model: Model, *, include_paths: bool) -> ModelWithStatus:
-        """One model as the API shows it; where its files are only with `paths`."""
-        now = self.status_of(model.id)
-        registered = model.id in self.registrations
+        """The API's view of one model; with the paths of its files only if `include_paths`."""
+        derived = self.status_of(model.id)
+        is_registered = model.id in self.registrations
         return ModelWithStatus(
             model=model,
-            status=now.status,
+            status=derived.status,
             supported=self.catalog.get(model.id) is not None,
             hf_stats=self._hub_stats_of(model.repo),
-            download_progress=now.progress,
-            downloaded_bytes=now.downloaded_bytes,
-            total_bytes=now.total_bytes,
-            bytes_per_second=now.bytes_per_second,
-            eta_seconds=now.eta_s,
-            available_nodes=now.available_nodes,
-            pinned=registered and self.registrations[model.id].pinned,
+            download_progress=derived.progress,
+            downloaded_bytes=derived.downloaded_bytes,
+            total_bytes=derived.total_bytes,
+            bytes_per_second=derived.bytes_per_second,
+            eta_seconds=derived.eta_s,
+            available_nodes=derived.available_nodes,
+            pinned=is_registered and self.registrations[model.id].pinned,
             replicas=tuple(
                 ReplicaView(
                     node_id=node.id,
@@ -402,30 +413,30 @@ class ClusterView:
                 )
                 for node, report in self.replicas_of(model.id)
             )
-            if registered
+            if is_registered
             else (),
             fit=placement.check_fit(model.required_memory_bytes, self.node_capacities(model.id)),
-            error=now.error,
+            error=derived.error,
         )
 
     def describe_node(self, node: Node, *, include_paths: bool, include_addresses: bool = False) -> NodeView:
-        """One node as the API shows it; where its files are only with `paths`, where it is only with `addresses`."""
-        hello, beat = node.hello, node.heartbeat
+        """The API's view of one node; with paths and addresses only if these are included."""
+        hello, heartbeat = node.hello, node.heartbeat
         return NodeView(
             id=node.id,
             name=hello.name,
             status=node.status,
             draining=node.draining,
-            address=self._address_of(node.id) if include_addresses else None,  # the local node has none
+            address=self._address_of(node.id) if include_addresses else None,
             reach=self._reach_view_of(node.id),
             version=hello.version,
             platform=hello.platform,
             tags=node.tags,
-            hardware=beat.hardware if beat else hello.hardware,
-            meters=beat.meters if beat else _EMPTY_METERS,
+            hardware=heartbeat.hardware if heartbeat else hello.hardware,
+            meters=heartbeat.meters if heartbeat else _EMPTY_METERS,
             memory_budget_bytes=hello.memory_budget_bytes,
-            memory_used_bytes=beat.memory_used_bytes if beat else 0,
-            disk_free_bytes=beat.disk_free_bytes if beat else 0,
+            memory_used_bytes=heartbeat.memory_used_bytes if heartbeat else 0,
+            disk_free_bytes=heartbeat.disk_free_bytes if heartbeat else 0,
             max_downloads=hello.max_downloads,
             active_requests=self.traffic.active_requests(node.id),
             slots=node.slots,
@@ -459,13 +470,13 @@ def _node_capacity(node: Node, model_id: str | None) -> placement.NodeCapacity:
 
 
 def _build_node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
-    """A replica in a word or two: what happens to it is its engine's state once it is ready and loaded, else its own."""
+    """A model in an event of its node; the lifecycle status of a ready, loaded model is its engine's state."""
     if engine is None:
         return NodeModel(report.model_id, report.state.value, download=_build_replica_download(report))
-    ready = report.state is ReplicaState.READY
+    is_ready = report.state is ReplicaState.READY
     return NodeModel(
         report.model_id,
-        engine.state.value if ready else report.state.value,
+        engine.state.value if is_ready else report.state.value,
         engine=engine.state,
         engine_progress=engine.progress,
         download=_build_replica_download(report),
@@ -484,7 +495,7 @@ def _build_replica_download(report: ReplicaReport) -> ReplicaDownload | None:
 
 
 def _urgent_part(event: NodeStatusChanged) -> object:
-    """What of an event must not wait."""
+    """The part of an event whose changes are published at once: everything except progress and figures."""
     return (
         structs.replace(event, models=(), reach=None),
         event.reach and event.reach.way,

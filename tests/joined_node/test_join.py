@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llb.base import node_identity
-from llb.cluster.link import control_link_client
+from llb.cluster.join import join_client
 from llb.errors import SetupError
 from llb.security import tokens
 from llb.store.tables import nodes
@@ -186,7 +186,7 @@ async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
     ends = await asyncio.gather(*(host.start() for host in hosts), return_exceptions=True)
     refused = [end for end in ends if isinstance(end, SetupError)]
     assert len(refused) == 2
-    assert all("used already" in str(each) for each in refused)
+    assert all("already been used" in str(each) for each in refused)
     assert len(llb.app.view.nodes) == 2
 
 
@@ -269,13 +269,13 @@ def stranger(
 @pytest.mark.parametrize(
     ("status", "body", "headers", "sentence"),
     [
-        (200, b"<html>", {}, "is no llb that hosts can join (200)"),
-        (201, b"{}", {}, "is no llb that hosts can join (201)"),
-        (404, b'{"error": {"message": "File Not Found", "code": 404}}', {}, "is no llb that hosts can join (404)"),
-        (403, b"forbidden", {}, "is no llb that hosts can join (403)"),
-        (405, b'{"error": {"message": "no", "code": "no"}}', {}, "is no llb that hosts can join (405)"),
-        (301, b"", {"Location": "https://other.example/x"}, "leads to https://other.example/x: give the address"),
-        (201, b"x" * 1_000_000, {}, "is no llb that hosts can join (201)"),
+        (200, b"<html>", {}, "is not an llb that hosts can join (200)"),
+        (201, b"{}", {}, "is not an llb that hosts can join (201)"),
+        (404, b'{"error": {"message": "File Not Found", "code": 404}}', {}, "is not an llb that hosts can join (404)"),
+        (403, b"forbidden", {}, "is not an llb that hosts can join (403)"),
+        (405, b'{"error": {"message": "no", "code": "no"}}', {}, "is not an llb that hosts can join (405)"),
+        (301, b"", {"Location": "https://other.example/x"}, "redirects to https://other.example/x: give the address"),
+        (201, b"x" * 1_000_000, {}, "is not an llb that hosts can join (201)"),
     ],
 )  # fmt: skip
 async def test_an_address_where_no_llb_answers(
@@ -288,14 +288,14 @@ async def test_an_address_where_no_llb_answers(
 ) -> None:
     with stranger(status, body, headers) as url:
         said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
-    assert said.startswith(f"What answers at {url} ")
+    assert said.startswith(f"The server at {url} ")
     assert sentence in said
 
 
 async def test_an_address_that_never_answers(
     llb: RunningBalancer, make_node: JoinedNodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_link_client, "REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(join_client, "REQUEST_TIMEOUT_S", 0.2)
     gate = threading.Event()
     with stranger(200, b"", {}, gate) as url:
         said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
@@ -313,7 +313,7 @@ async def test_a_name_that_the_balancer_is_not_known_by(
     url = llb.url.replace("127.0.0.1", "attic.example")
     said = await refusal(make_node(llb, "garage", join=url))
     assert said == (
-        f"The llb at {url} is not known by that name there: join it by its IP address, or start it with "
+        f"The llb at {url} does not accept that host name: join it by its IP address, or start it with "
         "--allowed-host attic.example."
     )
 
@@ -463,6 +463,6 @@ async def test_who_only_knows_of_a_node_proves_nothing(
     own = (await llb.http.get(f"/api/nodes/proof?node={node.id}&nonce=1")).json()["proof"]
     assert own == tokens.balancer_challenge_response(member.hop_credential, node.id, "1")
     async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
-        assert not await control_link_client.is_same_balancer(other.url, member)
+        assert not await join_client.is_same_balancer(other.url, member)
         with stranger(200, b'{"proof": "x"}', {}) as url:
-            assert not await control_link_client.is_same_balancer(url, member)
+            assert not await join_client.is_same_balancer(url, member)

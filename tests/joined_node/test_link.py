@@ -122,7 +122,7 @@ async def test_a_defect_costs_the_link_and_never_the_node(
 
     monkeypatch.setattr(node.app.agent, "_reconcile", fail)
     await llb.register_model("tiny")
-    await until_reason(node, "the link to the balancer failed for a reason that the log tells")
+    await until_reason(node, "the link to the balancer failed; see the log")
     monkeypatch.undo()
     await wait_until(lambda: llb.app.view.nodes[node.id] is not before)
     await node.wait_until_online()
@@ -137,7 +137,7 @@ async def test_clocks_that_are_apart_are_told_of(
     monkeypatch.setattr("llb.cluster.link.link_server.time", SimpleNamespace(time=lambda: time.time() - 3600))
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
-    assert "the clocks of this host and of its balancer are 3600 s apart: set both by the network (NTP)" in (
+    assert "the clocks of this host and its balancer differ by 3600 s: synchronise both with NTP" in (
         caplog.text
     )
 
@@ -203,7 +203,7 @@ async def test_a_balancer_that_lends_itself_is_no_longer_one(
     async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
         lent = RunningJoinedNode(other, llb.home)
         await lent.start(port)
-        await until_reason(node, "the llb at the balancer's address leads elsewhere")
+        await until_reason(node, "the llb at the balancer's address redirects elsewhere")
         await lent.stop()
 
 
@@ -240,8 +240,8 @@ async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) ->
             "runs llb 99.0, which is newer than the balancer's",
         ),
         ({"protocol": 0, "version": "0.0.1"}, "runs llb 0.0.1, which is too old for the balancer's"),
-        ({"node_id": "somebody-else"}, "a node says hello first, and in its own name"),
-        ({"type": "heartbeat", **HEARTBEAT}, "a node says hello first, and in its own name"),
+        ({"node_id": "somebody-else"}, "the first message of a node must be a hello with its own node id"),
+        ({"type": "heartbeat", **HEARTBEAT}, "the first message of a node must be a hello with its own node id"),
     ],
 )  # fmt: skip
 async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, object], sentence: str) -> None:

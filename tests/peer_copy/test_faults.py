@@ -94,8 +94,8 @@ async def test_a_source_with_a_bad_disk_is_blamed_and_costs_nobody_the_model(
     assert set(cluster.peer_sources._bad_sources) == {("attic", "big")}
     assert len(hub.byte_requests()) <= 3
     assert [record.message for record in caplog.records if "wrong bytes" in record.message] == [
-        "node cellar was sent wrong bytes of model big by node attic: nobody copies it from there until it was "
-        "fetched there anew; its disk or memory may be failing"
+        "node cellar received wrong bytes of model big from node attic, which is no source until it has "
+        "downloaded the model again; its disk or memory may be failing"
     ]
 
     (barn,) = await cluster.add_nodes("barn")

@@ -1,4 +1,4 @@
-"""The connections that a node dials for its balancer, which cannot dial it: a few are always ready for a request."""
+"""Tunnel pool: connections that a node opens for the requests of a balancer that cannot connect to it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
+from llb.base.backoff import Backoff
 from llb.base.node_identity import Membership
-from llb.cluster.join.dial import connect_socket
+from llb.cluster.join.dial import connect_socket, root_cause_message
 from llb.security import tls_trust
 
 log = logging.getLogger(__name__)
@@ -21,13 +22,14 @@ SWITCHING_PROTOCOLS_RESPONSE = (
     )
 )
 HANDSHAKE_TIMEOUT_S = 5.0
-MAX_TUNNELS = 256  # connections: more than a node has slots
-MAX_CONCURRENT_DIALS = 8  # dialled side by side
+# More than a node has slots.
+MAX_TUNNELS = 256
+MAX_CONCURRENT_DIALS = 8
 BACKOFF_INITIAL_S, BACKOFF_MAX_S = 0.1, 5.0
 
 
 class TunnelConnection(Protocol):
-    """A server's end of one connection."""
+    """The HTTP server's protocol of one tunnel."""
 
     @property
     def is_idle(self) -> bool: ...
@@ -43,12 +45,12 @@ class TunnelConnection(Protocol):
 
 
 class TunnelPool:
-    """Keeps as many idle connections to the balancer as it has asked for; each that it uses is replaced."""
+    """Pool of idle connections to the balancer; each one that the balancer uses is replaced."""
 
     def __init__(
         self, membership: Membership, make_tunnel_protocol: Callable[[Callable[[], None]], TunnelConnection]
     ) -> None:
-        """`serve` makes a server's end; it is given what to call when something has changed."""
+        """`make_tunnel_protocol` builds a tunnel's server protocol from a callback for activity."""
         self._membership = membership
         self._make_tunnel_protocol = make_tunnel_protocol
         self._min_idle = 0
@@ -56,8 +58,11 @@ class TunnelPool:
         self._activity = asyncio.Event()
 
     def set_min_idle(self, min_idle: int) -> None:
-        """Keep this many. With 0, which also says that the link has ended, the idle ones are closed: after a cut cable
-        they look alive on this host for a long time, and would be counted while the balancer waits for new ones."""
+        """Set the number of idle tunnels to keep; 0, also when the link has ended, closes the idle ones.
+
+        After a cable was cut they would look alive on this host for a long time, and would be counted while
+        the balancer waits for new ones.
+        """
         self._min_idle = min_idle
         if min_idle == 0:
             idle = {connection for connection in self._connections if connection.is_idle}
@@ -67,8 +72,9 @@ class TunnelPool:
         self._activity.set()
 
     async def run(self) -> None:
-        """Until cancelled; the connections are cut then."""
-        pause_s = BACKOFF_INITIAL_S
+        """Keep the pool filled until cancelled, then close all tunnels."""
+        backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S)
+        logged_problem = ""
         try:
             while True:
                 self._activity.clear()
@@ -82,11 +88,13 @@ class TunnelPool:
                     if problem
                 ]
                 if not problems:
-                    pause_s = BACKOFF_INITIAL_S
+                    backoff.reset()
+                    logged_problem = ""
                     continue
-                log.warning("the balancer cannot be dialled for requests: %s; it is tried again", problems[0])
-                await asyncio.sleep(pause_s)
-                pause_s = min(BACKOFF_MAX_S, pause_s * 2)
+                if problems[0] != logged_problem:
+                    logged_problem = problems[0]
+                    log.warning("no tunnel to the balancer: %s; trying again", logged_problem)
+                await asyncio.sleep(backoff.next_delay_s())
         finally:
             for connection in tuple(self._connections):
                 connection.abort()
@@ -97,49 +105,52 @@ class TunnelPool:
         return min(self._min_idle - idle, MAX_TUNNELS - len(self._connections))
 
     async def _add_tunnel(self) -> str | None:
-        """One more connection; why not, if it fails."""
+        """Open one more tunnel; returns the reason if that failed."""
         try:
-            transport, early = await self._dial_and_upgrade()
-        except (OSError, TimeoutError) as error:
-            return getattr(error, "strerror", None) or str(error) or "no answer in time"
+            transport, early_data = await self._dial_and_upgrade()
+        except TimeoutError:
+            return "it does not answer"
+        except OSError as error:
+            return root_cause_message(error)
         connection = self._make_tunnel_protocol(self._activity.set)
         transport.set_protocol(cast(asyncio.BaseProtocol, connection))
         connection.connection_made(transport)
         self._connections.add(connection)
-        if early:
-            connection.data_received(early)
+        if early_data:
+            connection.data_received(early_data)
         transport.resume_reading()
         return None
 
     async def _dial_and_upgrade(self) -> tuple[asyncio.Transport, bytes]:
-        """A connection on which the balancer now asks, paused, and what it has asked already. Raises OSError."""
+        """An upgraded, paused connection and the bytes that have arrived on it. Raises OSError."""
         url = urlsplit(self._membership.balancer_url)
         sock = await connect_socket(self._membership.balancer_url)
-        secure: dict[str, Any] = (
+        tls_options: dict[str, Any] = (
             {"ssl": tls_trust.get_client_context(self._membership.anchor), "server_hostname": url.hostname}
             if url.scheme == "https"
             else {}
         )
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             transport, handshake = await asyncio.get_running_loop().create_connection(
-                _UpgradeHandshake, sock=sock, **secure
+                _UpgradeHandshake, sock=sock, **tls_options
             )
             try:
                 transport.write(
-                    f"GET /hop/dial HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: Upgrade\r\nUpgrade: {TUNNEL_PROTOCOL}\r\n"
+                    f"GET /hop/dial HTTP/1.1\r\nHost: {url.netloc}\r\n"
+                    f"Connection: Upgrade\r\nUpgrade: {TUNNEL_PROTOCOL}\r\n"
                     f"Authorization: Bearer {self._membership.credential}\r\n\r\n".encode("ascii")
                 )
-                head, early = await handshake.response
+                head, early_data = await handshake.response
                 if not head.startswith(b"HTTP/1.1 101 "):
                     raise OSError("it answered " + head.partition(b"\r\n")[0].decode("latin-1"))
             except BaseException:
                 transport.abort()
                 raise
-            return transport, early
+            return transport, early_data
 
 
 class _UpgradeHandshake(asyncio.Protocol):
-    """Reads the head of one answer; the transport is paused behind it."""
+    """Reader of the head of one HTTP response; pauses the transport after it."""
 
     def __init__(self) -> None:
         self.response: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
@@ -151,12 +162,13 @@ class _UpgradeHandshake(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, end, rest = self._buffer.partition(b"\r\n\r\n")
-        if end and not self.response.done():
+        head, separator, early_data = self._buffer.partition(b"\r\n\r\n")
+        if separator and not self.response.done():
             self._transport.pause_reading()
-            self.response.set_result((head, rest))
+            self.response.set_result((head, early_data))
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.response.done():
-            self.response.set_exception(error or ConnectionError("it hung up"))
-            self.response.exception()  # seen, also where nobody waits any more
+            self.response.set_exception(error or ConnectionError("it closed the connection"))
+            # Marks the exception as retrieved, also when nobody awaits the response any more.
+            self.response.exception()

@@ -1,4 +1,4 @@
-"""The balancer's side of the links: takes what nodes report into the view and sends them what they should hold."""
+"""Link server: the balancer's end of the control links, for reports of nodes and their desired state."""
 
 from __future__ import annotations
 
@@ -35,14 +35,20 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-NODE_REMOVED_MESSAGE = "this node was removed by the balancer: run 'llb leave'; then it stands alone, or joins again with a new token"
-DUPLICATE_NODE_MESSAGE = (
-    "another host is connected as this node: one home directory is a copy of the other. Remove node.json from the copy, "
-    "and join it with a token of its own"
+NODE_REMOVED_MESSAGE = (
+    "this node was removed by the balancer: run 'llb leave'; then use it on its own, "
+    "or join again with a new token"
 )
-HELLO_TIMEOUT_S = 60.0  # a node asks its hardware first, and a slow driver takes its time
-SILENCE_TIMEOUT_S = 15.0  # the contract: a node that says nothing for so long is offline
-DUPLICATE_CHECK_TIMEOUT_S = 2 * HEARTBEAT_INTERVAL_S  # a link that is alive is heard within it
+DUPLICATE_NODE_MESSAGE = (
+    "another host is connected as this node: one home directory is a copy of the other. "
+    "Remove node.json from the copy, and join it with a token of its own"
+)
+# A node probes its hardware before its hello, and a slow driver takes long.
+HELLO_TIMEOUT_S = 60.0
+# Part of the API contract: a node that is silent for this long is offline.
+SILENCE_TIMEOUT_S = 15.0
+# A link that is alive carries a heartbeat within this time.
+DUPLICATE_CHECK_TIMEOUT_S = 2 * HEARTBEAT_INTERVAL_S
 
 
 class _LinkSession:
@@ -52,14 +58,16 @@ class _LinkSession:
         self.link = link
         self.instance = instance
         self.observed_address = observed_address
-        self.send_needed = asyncio.Event()  # there may be something to send
-        self.activity = asyncio.Event()  # it was heard, or it has ended
-        self.tunnel_count = 0  # connections that the node is asked to dial
+        self.send_needed = asyncio.Event()
+        # Set when a message has arrived, or the link has ended.
+        self.activity = asyncio.Event()
+        # Idle tunnels that the node is asked to keep.
+        self.tunnel_count = 0
         self.is_closed = False
 
 
 class LinkServer:
-    """Serves every connected node; one `serve()` a link."""
+    """Server of the links of all connected nodes, with one `serve_link()` for each."""
 
     def __init__(
         self,
@@ -81,23 +89,23 @@ class LinkServer:
         self._sessions: dict[str, _LinkSession] = {}
 
     def start(self, cluster_id: str) -> None:
-        """`cluster_id` is kept in the database, so it is known only now."""
+        """Set the cluster id, which is kept in the database and therefore not known earlier."""
         self._cluster_id = cluster_id
 
     def push_desired_state(self) -> None:
-        """Wake the senders: some node is to hold something else than before."""
+        """Wake the senders of all links, because the desired state of some node may have changed."""
         for session in self._sessions.values():
             session.send_needed.set()
 
     def request_tunnels(self, node_id: str, tunnel_count: int) -> None:
-        """Have a node keep so many connections ready that it has dialled itself; 0: no more."""
+        """Ask a node to keep `tunnel_count` idle tunnels to this balancer; 0 for none."""
         session = self._sessions.get(node_id)
         if session is not None:
             session.tunnel_count = tunnel_count
             session.send_needed.set()
 
     async def disconnect_removed_node(self, node_id: str) -> None:
-        """A node was removed: tell it, and end its link."""
+        """Send a removed node the reason, and close its link."""
         session = self._sessions.pop(node_id, None)
         if session is not None:
             await self._reject(session.link, node_id, NODE_REMOVED_MESSAGE)
@@ -110,9 +118,9 @@ class LinkServer:
         observed_address: str | None = None,
         silence_timeout_s: float | None = SILENCE_TIMEOUT_S,
     ) -> None:
-        """Speak with the node of `node_id` until its link ends, or is silent for `silence_s` (None: for ever).
+        """Serve a node's link until it ends, or is silent for `silence_timeout_s` (None: no limit).
 
-        `observed` is the address from which it dialled.
+        `observed_address` is the address from which the node connected.
         """
         try:
             hello = await asyncio.wait_for(link.receive(), HELLO_TIMEOUT_S)
@@ -120,7 +128,9 @@ class LinkServer:
             await link.close()
             return
         if not isinstance(hello, Hello) or hello.node_id != node_id:
-            await self._reject(link, node_id, "a node says hello first, and in its own name")
+            await self._reject(
+                link, node_id, "the first message of a node must be a hello with its own node id"
+            )
             return
         if (refusal := protocol_incompatibility(hello.protocol, hello.version)) is not None:
             await self._reject(link, node_id, refusal)
@@ -131,9 +141,9 @@ class LinkServer:
             return
         try:
             await self._process_hello(session, hello)
-            async with asyncio.TaskGroup() as both_ways:
-                both_ways.create_task(self._send_updates(node_id, session), name=f"link.{node_id}.send")
-                both_ways.create_task(
+            async with asyncio.TaskGroup() as link_tasks:
+                link_tasks.create_task(self._send_updates(node_id, session), name=f"link.{node_id}.send")
+                link_tasks.create_task(
                     self._receive_reports(node_id, session, silence_timeout_s), name=f"link.{node_id}.receive"
                 )
         except* LinkClosed:
@@ -144,39 +154,40 @@ class LinkServer:
             if self._is_current(session, node_id):
                 del self._sessions[node_id]
                 self._view.mark_offline(node_id)
-                self.push_desired_state()  # who copied from it is to be told of another
+                # Nodes that copied from it need another source.
+                self.push_desired_state()
             await link.close()
 
     async def _replace_session(self, session: _LinkSession, hello: Hello) -> bool:
-        """Make `session` the node's one link; False where another host is connected as the same node.
+        """Make `session` the node's only link; False if another host is connected as the same node.
 
-        A node that comes back finds its old link standing if nobody has noticed yet that it broke. That link is silent;
-        the one of another host, with a copy of the home, is not.
+        When a node reconnects, its old link may still be registered because nobody has noticed that it broke.
+        That link is silent; the link of another host, with a copy of the home directory, is not.
         """
-        while (before := self._sessions.get(hello.node_id)) is not None:
-            if before.instance != session.instance:
-                before.activity.clear()
+        while (previous := self._sessions.get(hello.node_id)) is not None:
+            if previous.instance != session.instance:
+                previous.activity.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(before.activity.wait(), DUPLICATE_CHECK_TIMEOUT_S)
-                    if not before.is_closed:
+                    await asyncio.wait_for(previous.activity.wait(), DUPLICATE_CHECK_TIMEOUT_S)
+                    if not previous.is_closed:
                         return False
-            if self._sessions.get(hello.node_id) is before:
+            if self._sessions.get(hello.node_id) is previous:
                 del self._sessions[hello.node_id]
-            await before.link.close()
+            await previous.link.close()
         self._sessions[hello.node_id] = session
         return True
 
     async def _process_hello(self, session: _LinkSession, hello: Hello) -> None:
-        """Take a node's whole state in, and tell it what it is called here."""
+        """Apply a node's full state, and welcome it with the name that it has here."""
         record = await self._record_hello(hello)
         if record is None or not self._is_current(session, hello.node_id):
-            # Removed, since it showed its credential.
+            # The node was removed after it was authenticated.
             await self._reject(session.link, hello.node_id, NODE_REMOVED_MESSAGE)
             raise LinkClosed
-        # The balancer's word counts for the name: it made the names of its nodes different.
-        named = structs.replace(hello, name=record.name)
-        self._view.on_hello(named, draining=record.draining, tags=record.tags)
-        self._on_hello(named, session.observed_address)
+        # The balancer decides the name, because it keeps the names of its nodes unique.
+        renamed_hello = structs.replace(hello, name=record.name)
+        self._view.on_hello(renamed_hello, draining=record.draining, tags=record.tags)
+        self._on_hello(renamed_hello, session.observed_address)
         await session.link.send(
             Welcome(
                 protocol=PROTOCOL_VERSION,
@@ -188,20 +199,21 @@ class LinkServer:
         )
 
     async def _send_updates(self, node_id: str, session: _LinkSession) -> None:
-        sent: DesiredState | None = None
-        draining, spares = False, 0
+        sent_state: DesiredState | None = None
+        sent_draining, sent_tunnel_count = False, 0
         while (node := self._view.nodes.get(node_id)) is not None:
             session.send_needed.clear()
-            # Before its first heartbeat nobody knows what it has room for, and a want would take from it what it holds.
-            if node.heartbeat is not None and (want := self._desired_state_of(node_id)) != sent:
-                await session.link.send(want)
-                sent = want
-            if node.draining != draining:
-                draining = node.draining
-                await session.link.send(Drain(draining=draining))
-            if session.tunnel_count != spares:
-                spares = session.tunnel_count
-                await session.link.send(OpenTunnels(spares=spares))
+            # Before its first heartbeat the node's capacity is unknown: a desired state computed without it
+            # would make the node drop the models that it holds.
+            if node.heartbeat is not None and (state := self._desired_state_of(node_id)) != sent_state:
+                await session.link.send(state)
+                sent_state = state
+            if node.draining != sent_draining:
+                sent_draining = node.draining
+                await session.link.send(Drain(draining=sent_draining))
+            if session.tunnel_count != sent_tunnel_count:
+                sent_tunnel_count = session.tunnel_count
+                await session.link.send(OpenTunnels(spares=sent_tunnel_count))
             await session.send_needed.wait()
         raise LinkClosed
 
@@ -217,14 +229,16 @@ class LinkServer:
                 raise LinkClosed from None
             session.activity.set()
             if not self._is_current(session, node_id):
-                raise LinkClosed  # removed meanwhile, or a newer link speaks for it
+                # The node was removed meanwhile, or has a newer link.
+                raise LinkClosed
             match message:
                 case ReplicaReport():
                     self._view.on_replica_report(node_id, message)
                     self._on_replica_report(node_id, message)
                 case Heartbeat():
                     self._view.on_heartbeat(node_id, message)
-                    self.push_desired_state()  # free memory and disk decide what can be placed
+                    # Placement depends on free memory and disk.
+                    self.push_desired_state()
                 case BadSourceReport():
                     self._on_bad_source(node_id, message)
                 case Hello():
@@ -238,30 +252,30 @@ class LinkServer:
         return node_id if node is None else node.hello.name
 
     async def _reject(self, link: BalancerLink, node_id: str, message: str) -> None:
-        log.warning("node %s was refused: %s", self._node_name_of(node_id), message)
+        log.warning("node %s was rejected: %s", self._node_name_of(node_id), message)
         with suppress(LinkClosed):
             await link.send(LinkRejected(message=message))
         await link.close()
 
 
-Sent = TypeVar("Sent")
-Received = TypeVar("Received")
+SentT = TypeVar("SentT")
+ReceivedT = TypeVar("ReceivedT")
 
 
-class _InProcessLink(Generic[Sent, Received]):
-    """One end of an in-process link: the same objects, in order, without being encoded."""
+class _InProcessLink(Generic[SentT, ReceivedT]):
+    """One end of an in-process link, which passes message objects without encoding them."""
 
-    def __init__(self, outbox: asyncio.Queue[Sent | None], inbox: asyncio.Queue[Received | None]) -> None:
+    def __init__(self, outbox: asyncio.Queue[SentT | None], inbox: asyncio.Queue[ReceivedT | None]) -> None:
         self._outbox = outbox
         self._inbox = inbox
         self._closed = False
 
-    async def send(self, message: Sent) -> None:
+    async def send(self, message: SentT) -> None:
         if self._closed:
             raise LinkClosed
         self._outbox.put_nowait(message)
 
-    async def receive(self) -> Received:
+    async def receive(self) -> ReceivedT:
         message = None if self._closed else await self._inbox.get()
         if message is None:
             self._closed = True
@@ -271,11 +285,12 @@ class _InProcessLink(Generic[Sent, Received]):
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._outbox.put_nowait(None)  # the other end reads what was sent before, then the end
+            # The other end reads the messages sent before, then the end.
+            self._outbox.put_nowait(None)
 
 
 def create_local_link() -> tuple[NodeLink, BalancerLink]:
-    """The link of the local node: its two ends."""
+    """Create the two ends of the local node's link."""
     to_balancer: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
     to_node: asyncio.Queue[BalancerMessage | None] = asyncio.Queue()
     return _InProcessLink(to_balancer, to_node), _InProcessLink(to_node, to_balancer)

@@ -1,4 +1,4 @@
-"""A link over a WebSocket: the messages of `wire` as JSON, one a frame. Both ends of both libraries look alike."""
+"""Link over a WebSocket: one JSON message of `wire` in each frame, for both WebSocket libraries in use."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # a hello or a want of some thousand models
+# Enough for a hello or a desired state of some thousand models.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
-Sent = TypeVar("Sent")
-Received = TypeVar("Received")
+SentT = TypeVar("SentT")
+ReceivedT = TypeVar("ReceivedT")
 
 _encoder = msgspec.json.Encoder()
 _node_decoder: msgspec.json.Decoder[NodeMessage] = msgspec.json.Decoder(NodeMessage)
@@ -38,7 +39,7 @@ decode_balancer_message: Callable[[bytes | str], BalancerMessage] = msgspec.json
 
 
 class _MinimalHello(msgspec.Struct, tag="hello"):
-    """What every version of the protocol says in its hello: enough to be told why it is not understood."""
+    """Fields of the hello of every protocol version, enough to answer with the reason of a rejection."""
 
     protocol: int
     node_id: str
@@ -46,7 +47,10 @@ class _MinimalHello(msgspec.Struct, tag="hello"):
 
 
 def decode_node_message(frame: bytes | str) -> NodeMessage:
-    """Raises `msgspec.ValidationError` for a message of another version, but for the hello of one too new to be read."""
+    """Decode a node's message. Raises `msgspec.ValidationError` for a message of an unknown type or shape.
+
+    The hello of a newer protocol version decodes to a placeholder, so that its node can be sent the reason.
+    """
     try:
         return _node_decoder.decode(frame)
     except msgspec.ValidationError:
@@ -57,30 +61,34 @@ def decode_node_message(frame: bytes | str) -> NodeMessage:
         raise
 
 
-class WebSocketLink(Generic[Sent, Received]):
-    """One end. `socket` has `send`, `recv` (None at its end) and `close`, and raises one of `ended` when it is closed."""
+class WebSocketLink(Generic[SentT, ReceivedT]):
+    """One end of a link over `websocket`, an object with `send`, `recv` (None at its end) and `close`.
+
+    Its methods may raise any of `closed_errors` once it is closed.
+    """
 
     def __init__(
         self,
         websocket: Any,
-        decode: Callable[[bytes | str], Received],
+        decode: Callable[[bytes | str], ReceivedT],
         *,
         closed_errors: tuple[type[Exception], ...] = (),
     ) -> None:
-        self.rejection_message: str | None = None  # the other end's last word, where it sent us away
+        # The reason, if the other end rejected this one.
+        self.rejection_message: str | None = None
         self._websocket = websocket
         self._decode = decode
-        # A deadline that passed is an OSError too.
+        # TimeoutError is an OSError.
         self._closed_errors: tuple[type[Exception], ...] = (ConnectionClosed, OSError, *closed_errors)
 
-    async def send(self, message: Sent) -> None:
+    async def send(self, message: SentT) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._websocket.send(_encoder.encode(message).decode())
         except self._closed_errors:
             raise LinkClosed from None
 
-    async def receive(self) -> Received:
+    async def receive(self) -> ReceivedT:
         while True:
             try:
                 frame = await self._websocket.recv()
@@ -91,11 +99,11 @@ class WebSocketLink(Generic[Sent, Received]):
             try:
                 message = self._decode(frame)
             except msgspec.ValidationError as error:
-                # The other end is of another version: what it says beyond ours is not for us.
-                log.info("a message of a link was not understood: %s", error)
+                # A newer version at the other end may send messages that this one does not know.
+                log.info("ignored an unknown message of a link: %s", error)
                 continue
             except DECODE_ERRORS:
-                log.warning("a link carried something that is no message; it is closed")
+                log.warning("closed a link that carried an invalid message")
                 raise LinkClosed from None
             if isinstance(message, LinkRejected):
                 self.rejection_message = message.message
