@@ -470,7 +470,7 @@ def _node_capacity(node: Node, model_id: str | None) -> placement.NodeCapacity:
 
 
 def _build_node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
-    """A model in an event of its node; the lifecycle status of a ready, loaded model is its engine's state."""
+    """A model in an event of its node; a ready, loaded model has the state of its engine."""
     if engine is None:
         return NodeModel(report.model_id, report.state.value, download=_build_replica_download(report))
     is_ready = report.state is ReplicaState.READY
