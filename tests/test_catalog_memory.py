@@ -62,12 +62,12 @@ class Card(NamedTuple):
 
 
 def gated_delta(value_heads: int) -> int:
-    """Bytes of one layer's state in Qwen3.5 and later: 16 key heads of 128, a convolution over 4 tokens, f32."""
+    """Return the state bytes per layer of Qwen3.5 and later: 16 key heads of 128, convolution over 4, f32."""
     return 4 * (value_heads * 128 * 128 + 3 * (2 * 16 * 128 + value_heads * 128))
 
 
 def mamba2(heads: int) -> int:
-    """Bytes of one layer's state in Granite 4 H: heads of 64, state of 128, a convolution over 4 tokens, f32."""
+    """Return the state bytes per layer of Granite 4 H: heads of 64, state of 128, convolution over 4, f32."""
     return 4 * (heads * 64 * 128 + 3 * (heads * 64 + 2 * 128))
 
 

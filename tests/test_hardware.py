@@ -176,7 +176,8 @@ async def test_a_broken_driver_is_told(nvml: Callable[..., FakeNvml]) -> None:
         assert (await host.measure_utilisation()).gpu_usage is None
     assert facts.hardware.gpus == ()
     assert facts.problems == (
-        "The NVIDIA driver does not work: Driver/library version mismatch. Reinstall it, or restart after an update.",
+        "The NVIDIA driver does not work: Driver/library version mismatch. "
+        "Reinstall it, or restart after an update.",
     )
 
 
@@ -342,7 +343,8 @@ def cgroup(root: Path, files: dict[str, str]) -> Path:
         ("0::/docker/123", {"memory.max": "4000000000"}, 4 * GB, None),
         ("0::/a", {"a/cpu.max": "20000 100000"}, None, 1),
         ("4:memory:/a\n1:cpu,cpuacct:/a",
-         {"memory/a/memory.limit_in_bytes": "3000000000", "memory/memory.limit_in_bytes": "9223372036854771712",
+         {"memory/a/memory.limit_in_bytes": "3000000000",
+         "memory/memory.limit_in_bytes": "9223372036854771712",
           "cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 3 * GB, 1),
         ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1"}, None, None),
         ("nonsense", {"memory.max": "1"}, None, None),
@@ -365,7 +367,8 @@ def test_there_is_always_a_core() -> None:
 def test_the_environment_of_a_child() -> None:
     ours = {
         "PATH": "/bin", "HOME": "/home/a", "CUDA_VISIBLE_DEVICES": "1", "LC_ALL": "C",
-        "LLB_ADMIN_PASSWORD": "x", "HF_TOKEN": "x", "HF_ENDPOINT": "x", "OPENAI_API_KEY": "x", "HTTPS_PROXY": "x",
+        "LLB_ADMIN_PASSWORD": "x", "HF_TOKEN": "x", "HF_ENDPOINT": "x", "OPENAI_API_KEY": "x",
+        "HTTPS_PROXY": "x",
         "CUDA_TOKEN": "x", "LLAMA_ARG_HOST": "::1", "AWS_SECRET_ACCESS_KEY": "x", "LD_PRELOAD": "x",
     }  # fmt: skip
     kept = engine_environment(ours)

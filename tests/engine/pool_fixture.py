@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ MIN_MEMORY_BYTES = 16 * GB
 
 
 SHAPE = uniform_shape(
-    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8, vocabulary_size=8,
+    size_bytes=GB, layers=1, embedding_length=8, heads=1, kv_heads=1, feed_forward_length=8,
+    vocabulary_size=8,
     context_length=8,
 )  # fmt: skip
 
@@ -123,7 +125,9 @@ class PoolFixture:
         return int((self.folder / "journal").read_text().splitlines()[load].split()[0])
 
     def states(self, model_id: str) -> list[EngineState]:
-        return [report.state for report in self.reports if report.model_id == model_id]
+        """Return the successive states of a model; a progress report repeats the state STARTING."""
+        states = [report.state for report in self.reports if report.model_id == model_id]
+        return [state for state, _ in groupby(states)]
 
 
 def state(pool: EnginePool, model_id: str = "a") -> EngineState:

@@ -229,7 +229,8 @@ async def test_memory_has_returned_before_the_next_load_begins(
 
     pool.engine_changed.subscribe(watch)
     await use(pool, "b")
-    assert alive_at_start == [False]
+    # A slow start publishes more than one report.
+    assert set(alive_at_start) == {False}
 
 
 async def test_busy_and_pinned_engines_are_never_evicted(pool_fixture: PoolFixture) -> None:

@@ -1,38 +1,49 @@
-"""A stand-in for the Hugging Face Hub: its protocol on loopback, with faults on demand.
+"""Stand-in for the Hugging Face Hub: its protocol on loopback, with fault injection.
 
     with HubStandIn() as hub:
         commit = hub.add_repo("org/name", {"tiny.gguf": tiny_gguf(300_000), "README.md": b"# hi"})
-        ...                                   # point the code at hub.url (as HF_ENDPOINT)
-        fault = hub.faults.drop(after=100_000, times=2)          # the connection is reset, twice
-        hub.wait_until(lambda: fault.fired == 2, timeout_s=10)   # no sleeping for luck
+        ...  # use hub.url as HF_ENDPOINT
+        fault = hub.faults.drop(after=100_000, times=2)
+        hub.wait_until(lambda: fault.fired == 2, timeout_s=10)
         assert hub.byte_requests()[-1].range_start == 100_000
 
-Two origins, as in the real world: `hub.url` (API and `/resolve/`) and `hub.cdn_url`, where a 302 with a signed
-link leads for the bytes of a large file. README.md, *.json and *.txt are not LFS: no sha256, bytes from the Hub itself
-behind a relative redirect. A repo added again gets a new commit and moves `main`; the old commit stays.
+Like the Hub it has two origins: `hub.url` (API and `/resolve/`), and `hub.cdn_url`, the target of a 302
+with a signed link to the bytes of a large file. README.md, *.json and *.txt are not in LFS: they have no
+sha256, and their bytes come from the Hub itself after a relative redirect. Adding a repository again makes
+a new commit and moves `main`; the old commit stays.
 
-Faults (`hub.faults`): each call adds one and returns it; all take
+Faults (`hub.faults`): each call adds and returns one. All of them take
     times=k      only the first k times (default: until cleared)
     repo=, file= only there (default: everywhere)
-    on=          "api" (JSON), "resolve" (the HEAD or GET that redirects), "bytes" (a file's content), "any"
-and a fault counts in `.fired` how often it happened, and ends with `.clear()` (or `hub.faults.clear()` for all).
-A fault that is added or cleared while a body is being sent works at its next piece.
+    on=          "api" (JSON), "resolve" (the HEAD or GET that redirects), "bytes" (file content), "any"
+`.fired` counts the occurrences, and `.clear()` ends the fault (`hub.faults.clear()` ends all).
+A change takes effect at the next chunk of a body that is being sent.
 
-    throttle(bytes_per_s, total=False)   each connection, or all together   stall(after=0)   silence after N body bytes
-    latency(seconds)                     before the answer                  drop(after=0)    RST after N body bytes
-    fail(503, retry_after_s=1)           any status                         short(after=0)   clean close after N body bytes
-    html() / answer(status, body)        HTML or anything with status 200   corrupt(at=None) one byte flipped (offset in the file)
-    black_hole()                         reads the request, never answers   ignore_range()   200 and everything
-    expire_links(after_s=0)              signed links end early             wrong_range(start=0, total=1)  added to Content-Range
-    omit_headers("X-Repo-Commit")        left out of the answer             direct()         bytes without a redirect, as some mirrors
+    throttle(bytes_per_s, total=False)     limit the rate per connection, or of all together
+    latency(seconds)                       delay the response
+    fail(503, retry_after_s=1)             answer with any status
+    html(), answer(status, body)           answer with a page, or with anything
+    black_hole()                           read the request, and never answer
+    expire_links(after_s=0)                let signed links expire early
+    omit_headers("X-Repo-Commit")          omit response headers
+    stall(after=0)                         stop sending after N bytes of the body
+    drop(after=0)                          reset the connection after N bytes of the body
+    short(after=0)                         close the connection cleanly after N bytes of the body
+    corrupt(at=None)                       flip one byte, at this offset of the file
+    ignore_range()                         answer 200 with the complete file
+    wrong_range(start=0, total=1)          add to the numbers in Content-Range
+    direct()                               send the bytes without a redirect, as some mirrors do
 
-The state of things: `hub.set_gated(repo)`, `hub.add_token("hf_x", licences=["org/name"])` (a token not added is invalid: 401),
-`hub.remove_repo(repo)`, `hub.remove_file(repo, file)`, `hub.set_stats(repo, downloads=…, likes=…, last_modified=…)`,
-`hub.stop_listening()` (both listening sockets closed, open connections reset) and `hub.listen()` (again on the same ports).
-What happened: `hub.requests` (all), `hub.byte_requests(file)`, `hub.bytes_sent`, `hub.tokens_seen_by_cdn()`.
-`bytes_sent` counts body bytes handed to the kernel; before RST the stand-in waits until the peer's kernel has them.
+Content: `hub.set_gated(repo)`, `hub.add_token("hf_x", licences=["org/name"])` (other tokens are invalid:
+401), `hub.remove_repo(repo)`, `hub.remove_file(repo, file)`, `hub.set_stats(repo, downloads=…, likes=…,
+last_modified=…)`.
+Network: `hub.stop_listening()` closes both listening sockets and resets open connections, `hub.listen()`
+opens them again on the same ports.
+Record: `hub.requests`, `hub.byte_requests(file)`, `hub.bytes_sent`, `hub.tokens_seen_by_cdn()`.
+`bytes_sent` counts the body bytes given to the kernel; before a reset the stand-in waits until the peer's
+kernel has them.
 
-By hand, or as a process of its own: `python -m tests.hub --help`, and `HubProcess` for that from a test or benchmark.
+As a separate process: `python -m tests.hub --help`, and `HubProcess` from a test or a benchmark.
 """
 
 from tests.hub.content import smollm2_path, tiny_gguf

@@ -22,12 +22,12 @@ examples:
   python -m tests.hub --smollm2 --drop-after 5MB         every connection is reset after 5 MB
   python -m tests.hub --fail 503:3                       the first three requests get a 503
 
-while it runs, faults change with a POST to /_control (names and parameters: python -c "import tests.hub; help(tests.hub)"):
+a POST to /_control changes the faults while it runs (see help(tests.hub)):
   curl $HF_ENDPOINT/_control -d '{"add": {"kind": "stall", "after": 1000000, "times": 1}}'
-  curl $HF_ENDPOINT/_control -d '{"add": {"kind": "fail", "args": [503], "on": "resolve", "retry_after_s": 5}}'
+  curl $HF_ENDPOINT/_control -d '{"add": {"kind": "fail", "args": [503], "on": "resolve"}}'
   curl $HF_ENDPOINT/_control -d '{"refuse_for_s": 30}'   the network is away for half a minute
-  curl $HF_ENDPOINT/_control -d '{"clear": true}'        all is well again
-  curl $HF_ENDPOINT/_control -d '{}'                     what is in force, the counters, and every fetch of a file
+  curl $HF_ENDPOINT/_control -d '{"clear": true}'        no faults
+  curl $HF_ENDPOINT/_control -d '{}'                     active faults, counters, requests for file content
 """
 
 
@@ -79,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     content.add_argument(
         "--size", type=parse_size, default="2MB",
-        help="of the files for which there is no real content: a GGUF header and noise; engines refuse it (default: %(default)s)",
+        help="size of files without real content: a GGUF header and noise, which engines reject "
+        "(default: %(default)s)",
     )  # fmt: skip
     content.add_argument(
         "--gated",
@@ -226,7 +227,8 @@ def main() -> None:
                     break
                 shown += 1
                 print(
-                    f"{request.status or '---'} {request.origin} {request.method} {request.path} {request.range or ''} {request.bytes_sent} bytes",
+                    f"{request.status or '---'} {request.origin} {request.method} {request.path} "
+                    f"{request.range or ''} {request.bytes_sent} bytes",
                     flush=True,
                 )
 

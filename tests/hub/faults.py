@@ -17,7 +17,8 @@ class Fault:
     """Injected fault; `fired` counts its occurrences."""
 
     def __init__(
-        self, faults: Faults, kind: str, on: FaultScope, repo: str | None, file: str | None, times: int | None,
+        self, faults: Faults, kind: str, on: FaultScope, repo: str | None, file: str | None,
+        times: int | None,
         params: dict[str, Any],
     ) -> None:  # fmt: skip
         self.kind = kind

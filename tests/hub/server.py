@@ -89,7 +89,8 @@ class HubStandIn:
             self._listeners.clear()
             connections = tuple(self._connections)
         for listener in listeners:
-            # shutdown() wakes accept() in its thread, close() alone would leave the port listening until then.
+            # shutdown() wakes accept() in its thread, close() alone would leave the port listening until
+            # then.
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
@@ -119,7 +120,7 @@ class HubStandIn:
         last_modified: str = "2026-01-01T00:00:00.000Z",
         gated: bool = False,
     ) -> str:
-        """Add a repository, or a new commit to one; `main` points at it. Returns the commit (40 hex digits)."""
+        """Add a repository, or a new commit to one, as `main`. Returns the commit (40 hex digits)."""
         contents = {name: Content(name, source) for name, source in files.items()}
         entry, commit = self._repositories.add(repo, contents, commit)
         entry.gated = gated

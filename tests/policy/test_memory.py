@@ -98,8 +98,8 @@ def test_the_kv_cache_is_what_llama_cpp_logs(
 @pytest.mark.parametrize(
     ("shape", "context_length", "logged_mib"),
     [
-        # `CPU compute buffer size` of xllamacpp 2026.10 for synthetic models of these shapes, with `n_ubatch` 512; it
-        # logs a quarter with 128.
+        # `CPU compute buffer size` of xllamacpp 2026.10 for synthetic models of these shapes, with `n_ubatch`
+        # 512; it logs a quarter with 128.
         ({"embd": 576, "ff": 1536, "kv": 192}, 2048, 16.64),  # SmolLM2
         ({"embd": 512, "ff": 4096, "kv": 128}, 1024, 30.02),
         ({"embd": 512, "ff": 8192, "kv": 128}, 1024, 54.02),
@@ -189,7 +189,8 @@ def test_with_plenty_everything_fits_with_the_default_context() -> None:
     assert (plan.batch_tokens, plan.ubatch_tokens) == (CPU_UBATCH_TOKENS, CPU_UBATCH_TOKENS)
 
 
-# A slot of 1024 tokens keeps 512 KiB, of the windows 128 KiB, and has 2 checkpoints of those: 896 KiB an entry.
+# A slot of 1024 tokens keeps 512 KiB, of the windows 128 KiB, and has 2 checkpoints of those: 896 KiB an
+# entry.
 WINDOWED = replace(
     TINY,
     layers=(

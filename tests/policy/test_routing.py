@@ -105,21 +105,29 @@ def test_the_smallest_expected_finish(candidates: list[RoutingCandidate], node_i
         # Four requests of 2.5 s each: a slot every 2.5 s.
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.6)], RequestEstimate(1, 1), None),
         ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=2.4)], RequestEstimate(1, 1), "cold"),
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=5.1)], RequestEstimate(1, 1, requests_ahead=1), None),
-        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=4.9)], RequestEstimate(1, 1, requests_ahead=1), "cold"),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=5.1)],
+         RequestEstimate(1, 1, requests_ahead=1), None),
+        ([node("a", 4, tokens=500), node("cold", loaded=False, load_s=4.9)],
+         RequestEstimate(1, 1, requests_ahead=1), "cold"),
         # Half a second each: a slot every eighth of one.
         ([node("a", 4, tokens=25), node("cold", loaded=False, load_s=0.2)], RequestEstimate(1, 1), None),
         # One slot is enough.
-        ([node("a", 4, tokens=500), node("cold", 3, loaded=False, load_s=2.4, tokens=1)], RequestEstimate(1, 1), "cold"),
+        ([node("a", 4, tokens=500), node("cold", 3, loaded=False, load_s=2.4, tokens=1)],
+         RequestEstimate(1, 1), "cold"),
         # Two of them: twice as many slots.
-        ([node("a", 4, tokens=500), node("b", 4, tokens=500), node("c", loaded=False, load_s=1.3)], RequestEstimate(), None),
+        ([node("a", 4, tokens=500), node("b", 4, tokens=500), node("c", loaded=False, load_s=1.3)],
+         RequestEstimate(), None),
         # The estimate was wrong: it has waited for as long as the load takes.
         ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=9.9), None),
-        ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=10.0), "cold"),
+        ([node("a", 4, tokens=500), node("cold", loaded=False)], RequestEstimate(1, 1, waited_s=10.0),
+         "cold"),
         # No node is loaded: the first to answer, but preferably one that is loading already.
-        ([node("a", loaded=False, load_s=9.0), node("b", loaded=False, load_s=3.0)], RequestEstimate(1, 1), "b"),
-        ([node("a", 1, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "a"),
-        ([node("a", 4, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)], RequestEstimate(), "b"),
+        ([node("a", loaded=False, load_s=9.0), node("b", loaded=False, load_s=3.0)], RequestEstimate(1, 1),
+         "b"),
+        ([node("a", 1, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)],
+         RequestEstimate(), "a"),
+        ([node("a", 4, loaded=False, load_s=9.0, tokens=5), node("b", loaded=False, load_s=9.0)],
+         RequestEstimate(), "b"),
         ([node("a", loaded=False, load_s=5.0), node("b", loaded=False, load_s=5.0, tokens_per_s=500.0)],
          RequestEstimate(100, 100), "b"),
     ],
@@ -163,7 +171,8 @@ def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = RING_PO
 
 
 rings = st.lists(
-    st.tuples(st.text(max_size=8), st.integers(-12, 12)), min_size=2, max_size=24, unique_by=lambda node: node[0]
+    st.tuples(st.text(max_size=8), st.integers(-12, 12)), min_size=2, max_size=24,
+    unique_by=lambda node: node[0]
 )  # fmt: skip
 
 
@@ -249,7 +258,8 @@ def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_w
 # --- properties --------------------------------------------------------------------------------------
 
 speeds = st.one_of(
-    st.builds(Throughput), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)), st.builds(Throughput, st.floats(1, 5000))
+    st.builds(Throughput), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)),
+    st.builds(Throughput, st.floats(1, 5000))
 )  # fmt: skip
 
 
@@ -392,7 +402,8 @@ def test_keys_move_no_more_than_they_must() -> None:
     moved = [
         key
         for key in KEYS
-        if named(select_node(before, RequestEstimate(100, 100, affinity_key=key))) != named(select_node(after, RequestEstimate(100, 100, affinity_key=key)))
+        if named(select_node(before, RequestEstimate(100, 100,
+        affinity_key=key))) != named(select_node(after, RequestEstimate(100, 100, affinity_key=key)))
     ]  # fmt: skip
     assert 0 < len(moved) / len(KEYS) <= 2 / 9
     assert {named(select_node(after, RequestEstimate(100, 100, affinity_key=key))) for key in moved} == {
