@@ -149,7 +149,8 @@ async def test_an_error_is_told_and_can_be_retried(
     await page.unroute("**/v1/chat/completions")
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_role("alert")).to_have_count(0)
-    await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible()
+    # The engine is loaded for this answer.
+    await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible(timeout=30_000)
 
 
 async def test_enter_that_chooses_a_word_does_not_send(
