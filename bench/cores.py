@@ -1,7 +1,8 @@
 """Engines that share cores: `python -m bench.cores [--spins 1000] [--engines 2] [--tokens 150]`.
 
-So many llama.cpp servers at once, each a process with a thread for each core, each asked for an answer of SmolLM2; prints tokens
-a second of each. `--spins` is OpenMP's GOMP_SPINCOUNT, left out: its default. Other load on the machine is part of what is measured.
+Runs several llama.cpp servers at once, each a process with a thread per core, and asks each for an
+answer of SmolLM2. Prints the tokens per second of each. `--spins` is OpenMP's GOMP_SPINCOUNT; without
+it, OpenMP uses its default. Other load on the machine is part of the measurement.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WARM_UP_TOKENS = 8
 
 
 def measure_answer(url: str, tokens: int) -> float:
-    """Tokens a second of one answer."""
+    """Return the tokens per second of one answer."""
     body = {"prompt": "The sea is", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     began = time.perf_counter()
     httpx.post(f"{url}/v1/completions", json=body, timeout=600, trust_env=False).raise_for_status()
@@ -31,7 +32,7 @@ def measure_answer(url: str, tokens: int) -> float:
 
 
 def run_engine(tokens: int) -> None:
-    """In a process of its own: load, warm up, measure, print."""
+    """Load the model, warm up, measure and print; runs in its own process."""
     xllamacpp: Any = import_module("xllamacpp")  # its stubs lack what it is asked for
     params = xllamacpp.CommonParams()
     params.model.path = str(smollm2_path())

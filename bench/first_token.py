@@ -1,8 +1,9 @@
-"""First token through llb against straight to the engine: `python -m bench.first_token`.
+"""First token through llb and directly from the engine: `python -m bench.first_token`.
 
-Two engines of one kind (one of this process, one behind `python -m llb`), the same file, the same short prompt with its
-prefix in the engine's cache, streamed; the clock runs from the request's first byte to the first `data:` line. Direct and
-through llb in turn, so that the machine's mood hits both.
+Two engines of the same kind (one of this process, one behind `python -m llb`) get the same file and the
+same short prompt, with its prefix in the engine's cache, streamed. The clock runs from the first byte of
+the request to the first `data:` line. Requests alternate between both, so that other load on the machine
+affects both.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def chat_body(model: str) -> bytes:
 
 
 class FirstTokenClient:
-    """A bare HTTP client: the less it does, the less it hides. Connecting is not timed: llama-server closes after a stream."""
+    """Minimal HTTP client, so that it adds little time. Connecting is not timed: llama-server closes
+    after a stream.
+    """
 
     def __init__(self, host: str, port: int, key: str, model: str = "smollm2") -> None:
         self._address = (host, port)
@@ -51,7 +54,7 @@ class FirstTokenClient:
         return piece
 
     async def measure_first_token_s(self) -> float:
-        """Seconds to the first event of one answer; the rest of the answer is read too."""
+        """Return the seconds to the first event of one answer; read the rest of the answer too."""
         self._reader, self._writer = await asyncio.open_connection(*self._address)
         began = time.perf_counter()
         self._writer.write(self._head + self._body)

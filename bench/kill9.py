@@ -1,8 +1,9 @@
-"""kill -9 of the whole appliance at random moments of a pull: `python -m bench.kill9 --rounds 20`.
+"""kill -9 of the whole balancer at random moments of a pull: `python -m bench.kill9 --rounds 20`.
 
-Each round: a new home, a pull of SmolLM2 (98 MB) from a throttled stand-in, kill -9 of `python -m llb` at a random
-moment, a new start. Checked every time: the start finishes the pull by itself, no fetch begins below what had arrived
-on disk at the kill, and the file's sha256 is right. Exits 1 if one round fails.
+Each round: a new home directory, a pull of SmolLM2 (98 MB) from a throttled stand-in, kill -9 of `python
+-m llb` at a random moment, a restart. Every round checks that the pull completes after the restart, that
+no request begins below the bytes on disk at the kill, and that the sha256 of the file is correct. Exits
+1 if one round fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BYTES_PER_S = 60_000_000
 def run_round(
     hub: HubStandIn, folder: Path, catalog: Path, kill_after_s: float, size_bytes: int, sha256: str
 ) -> str:
-    """Kill after `moment_s` of a pull, start again, check; returns what was seen."""
+    """Kill llb `moment_s` after the start of a pull, restart it and check; return the result."""
     home = folder / "home"
     flags = ("--catalog", str(catalog))
     hub.clear_requests()

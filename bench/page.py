@@ -1,6 +1,7 @@
-"""The page in Chromium: `python -m bench.page`. What it weighs, how soon it can be used, what it costs while it runs.
+"""The page in Chromium: `python -m bench.page`. Transfer size, load time, and the cost of updates.
 
-The real server in this process, on loopback, with a catalogue of 500 models; each figure from a browser profile of its own.
+The real server in this process, on loopback, with a catalogue of 500 models; each figure uses a new
+browser profile.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ async def sign_in(browser: Browser, llb: RunningBalancer) -> BrowserContext:
 
 
 async def measure_weight(browser: Browser, llb: RunningBalancer) -> list[str]:
-    """Everything that travels from the login to the first cards, compressed, headers included."""
+    """Return the compressed bytes from the login to the first cards, including headers."""
     context = await browser.new_context()
     page = await context.new_page()
     session = await context.new_cdp_session(page)

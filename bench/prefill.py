@@ -1,8 +1,9 @@
-"""What smaller batches cost in prefill: `python -m bench.prefill [--rounds 7] [--sizes 512,256,128,64]`.
+"""Cost of smaller batches in prefill: `python -m bench.prefill [--rounds 7] [--sizes 512,256,128,64]`.
 
-llama.cpp looks for a client that left, and lets others have a token, only between batches. One engine for each size
-(`n_batch` = `n_ubatch`), all of SmolLM2 and of a wider model of random weights, asked in turn in every round for one token after a
-prompt that no cache knows. Prints prompt tokens a second as llama.cpp counts them, beside those of the first size in the same round.
+llama.cpp notices a disconnected client, and generates tokens for other requests, only between batches.
+One engine per size (`n_batch` = `n_ubatch`) runs SmolLM2 and a wider model with random weights. Every
+round asks each in turn for one token after a prompt that is in no cache. Prints the prompt tokens per
+second that llama.cpp reports, relative to the first size in the same round.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def plan_model(model: Path) -> LoadPlan:
 
 
 def prompt_tokens_per_s(ready: WorkerReady, chance: random.Random) -> float:
-    """Prefill one prompt of random tokens."""
+    """Prefill one prompt of random tokens; return the prompt tokens per second."""
     body = {"prompt": chance.choices(range(33, 127), k=PROMPT_TOKENS), "n_predict": 1, "cache_prompt": False}
     request = urllib.request.Request(
         f"http://{ready.host}:{ready.port}/completion",

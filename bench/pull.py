@@ -1,6 +1,7 @@
-"""How fast a pull is: `Download` against curl on the same URL in the same run, and how late the event loop is meanwhile.
+"""Speed of a pull: `FileDownload` and curl with the same URL in the same run, and the delay of the event
+loop.
 
-python -m bench.pull [--size 256MB] [--rounds 7]
+    python -m bench.pull [--size 256MB] [--rounds 7]
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CURL_PATH = shutil.which("curl") or ""
 
 
 class LoopLag:
-    """How much later than asked the event loop comes back, in milliseconds, tick by tick."""
+    """Delay of the event loop in milliseconds, per tick."""
 
     def __init__(self) -> None:
         self.lag_ms: list[float] = []
@@ -55,7 +56,7 @@ class LoopLag:
 
 
 def write_source_file(path: Path, size_bytes: int) -> None:
-    """Noise behind a GGUF header, a piece at a time."""
+    """Write a GGUF header and random bytes, in chunks."""
     with path.open("wb") as file:
         left = size_bytes
         while left > 0:
@@ -65,21 +66,21 @@ def write_source_file(path: Path, size_bytes: int) -> None:
 
 
 def reset_directory(directory: Path) -> None:
-    """An empty directory, and no write of an earlier round still on its way to the disk."""
+    """Empty the directory and flush the writes of earlier rounds."""
     shutil.rmtree(directory)
     directory.mkdir()
     os.sync()
 
 
 def time_curl_s(url: str, target: Path) -> float:
-    """Seconds that curl takes to fetch `url`."""
+    """Return the seconds that curl needs to download `url`."""
     began = time.perf_counter()
     subprocess.run([CURL_PATH, "-sSfL", "-o", str(target), url], check=True)
     return time.perf_counter() - began
 
 
 async def time_download_s(hub: HubClient, spec: FileSpec, directory: Path) -> float:
-    """Seconds that a `Download` takes, sha256 and fsync included."""
+    """Return the seconds that a `FileDownload` needs, including sha256 and fsync."""
     began = time.perf_counter()
     download = FileDownload(spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None))
     download.start()

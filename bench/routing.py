@@ -1,7 +1,9 @@
 """A day of chat on 1 to 64 machines of unequal speed, in simulated time: `python -m bench.routing`.
 
-llb's own choice (`decide.routing.choose`, told what its own `Speeds` and `NodeSlots` know) against others, for the same
-sessions on the same engines. Prints the tables of routing.md, in about a minute; the same seed gives the same tables."""
+Compares llb's choice (`llb.policy.routing.select_node`, with the data of `PerformanceModel` and
+`NodeSlots`) with other policies, for the same sessions on the same engines. Prints the tables of
+routing.md, in about a minute; the same seed prints the same tables.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,13 @@ def simulate(
 
 
 def quantile(values: Iterable[float], fraction: float) -> float:
-    """The value that this share of all is below."""
+    """Return the value below which this share of all values is."""
     ordered = sorted(values)
     return ordered[int(len(ordered) * fraction)]
 
 
 def peak_hour_utilisation(done: Sequence[Job], slots: int) -> float:
-    """The share of all slots that was busy in the busiest hour."""
+    """Return the share of all slots that was busy in the busiest hour."""
     busy_s: defaultdict[int, float] = defaultdict(float)
     for job in done:
         busy_s[int(job.started / HOUR_S)] += job.ended - job.started

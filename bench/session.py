@@ -1,14 +1,18 @@
-"""What llb costs a person: `python -m bench.session [--rounds 5] [--turns 5]`.
+"""Latency that llb adds for a user: `python -m bench.session [--rounds 5] [--turns 5]`.
 
-The same llama.cpp server (the product's worker, started with the spec that the product plans), file and host, asked straight and
-through `python -m llb`, in turn, so that the machine's mood hits both; who is first changes. Three things:
+The same llama.cpp server (the product's worker, started with the planned spec), file and host, used
+directly and through `python -m llb`. Both alternate, and so does their order, so that other load on the
+machine affects both. Three measurements:
 
-- cold: the model is not in memory; from the first byte (straight: from the worker's start) to the first token;
+- cold: the model is not in memory; from the first byte (direct: from the start of the worker) to the
+  first token;
 - warm: a short question whose beginning is in the engine's cache;
-- a session: two agents, each with a system prompt of its own and a history that grows, ask in turn. Both ways get the same
-  messages, the straight one's answers go into the history; a new session begins with a prompt that no cache knows.
+- a session: two agents, each with its own system prompt and a growing history, ask in turn. Both get the
+  same messages; the history contains the direct answers. A new session begins with a prompt that is in
+  no cache.
 
-Clocks run from the request's first byte; connecting is not counted (llama-server closes after a stream).
+Clocks run from the first byte of the request; connecting is not counted (llama-server closes after a
+stream).
 """
 
 from __future__ import annotations
@@ -65,14 +69,14 @@ class TimedAnswer:
 
 @dataclass(frozen=True)
 class ChatClient:
-    """Where to ask, and with which key."""
+    """Address and key of a server."""
 
     host: str
     port: int
     key: str
 
     def send_chat(self, messages: Sequence[Message], *, max_tokens: int = ANSWER_TOKENS) -> TimedAnswer:
-        """One streamed answer, as long as it may be."""
+        """Request one streamed answer of the maximum length."""
         question: dict[str, Any] = {
             "model": MODEL,
             "messages": messages,
@@ -127,7 +131,7 @@ def ask_both(
     *,
     max_tokens: int = ANSWER_TOKENS,
 ) -> AnswerPair:
-    """The same question both ways; even numbers go straight first."""
+    """Ask both the same question; with even numbers, the direct one first."""
     if number % 2:
         second = through.send_chat(messages, max_tokens=max_tokens)
         return direct.send_chat(messages, max_tokens=max_tokens), second
@@ -143,7 +147,7 @@ def run_session(
     round_number: int,
     pairs_by_turn: dict[tuple[int, str], list[AnswerPair]],
 ) -> None:
-    """One session of both agents, turn by turn."""
+    """Run one session of both agents, turn by turn."""
     histories: dict[str, list[Message]] = {
         name: [{"role": "system", "content": f"Session {round_number}. {prompt}"}]
         for name, prompt in AGENTS.items()
@@ -161,7 +165,7 @@ def run_session(
 def measure_cold(
     spec: EngineSpec, llb: LlbProcess, through: ChatClient, rounds: int
 ) -> list[tuple[float, float]]:
-    """Seconds from nothing in memory to the first token, straight and through llb."""
+    """Return the seconds from an empty memory to the first token, directly and through llb."""
     question = [{"role": "user", "content": "Hi"}]
     found = []
     for _ in range(rounds):

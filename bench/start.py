@@ -1,7 +1,8 @@
-"""Start to first answered request, and memory when idle: `python -m bench.start`.
+"""Time from start to the first answered request, and idle memory: `python -m bench.start`.
 
-The clock runs from the exec of `python -m llb` to the first `200` on `/api/models`, on a home that exists (the first start
-of all also hashes a password). Memory is the resident set of the process ten seconds later, without a model.
+The clock runs from the exec of `python -m llb` to the first `200` on `/api/models`, with an existing
+home directory (the very first start also hashes a password). Memory is the resident set of the process
+ten seconds later, without a model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.processes import ROOT, LlbProcess, clean_environment
 
 
 def time_start(home: Path, hub_url: str) -> tuple[float, subprocess.Popen[bytes]]:
-    """Seconds from exec to the first answer of the API, and the process."""
+    """Return the seconds from exec to the first response of the API, and the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

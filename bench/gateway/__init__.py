@@ -1,1 +1,1 @@
-"""The gateway beside others, in front of a mock engine: `python -m bench.gateway`."""
+"""The gateway compared with others, in front of a mock engine: `python -m bench.gateway`."""

@@ -1,8 +1,10 @@
-"""llb beside others, in front of a mock engine: `python -m bench.gateway [--rounds 5] [--seconds 4] [--others VENV [--litellm]]`.
+"""llb and other gateways, in front of a mock engine: `python -m bench.gateway [--rounds 5] [--seconds 4]
+[--others VENV [--litellm]]`.
 
-A mock engine and a load generator in C on one core, the gateway on the other; all gateways in turn in every round, so that the
-machine's mood hits all. llb runs with all that it has on: keys, admission, history, metrics. Prints medians, and ratios
-of one round's figures, beside the goals. `--others` names a directory for a venv with Sanic and aiohttp (made when missing), with `--litellm`
+A mock engine and a load generator in C run on one core, the gateway on the other. Every round runs all
+gateways in turn, so that other load on the machine affects all. llb runs with all its features: keys,
+admission, history, metrics. Prints medians, and ratios of figures of the same round, with the goals.
+`--others` names the directory of a venv with Sanic and aiohttp (created if missing), with `--litellm`
 the LiteLLM proxy too. Needs two cores, a C compiler and nginx.
 """
 
@@ -42,7 +44,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class LoadProfile:
-    """One kind of traffic: the connections, and what is asked (see mock.c)."""
+    """Kind of traffic: the connections and the request (see mock.c)."""
 
     name: str
     connections: int
@@ -58,7 +60,7 @@ LOAD_PROFILES = (
 
 
 def write_request(folder: Path, gateway: Gateway, name: str, fields: dict[str, Any]) -> Path:
-    """The bytes of one request."""
+    """Return the bytes of one request."""
     question = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **fields}
     body = json.dumps(question, separators=(",", ":")).encode()
     key = "" if gateway.key is None else f"Authorization: Bearer {gateway.key}\r\n"
@@ -72,7 +74,7 @@ def write_request(folder: Path, gateway: Gateway, name: str, fields: dict[str, A
 
 
 class GatewayBenchmark:
-    """Runs loads against gateways and keeps what came back."""
+    """Runs loads against gateways and keeps the results."""
 
     def __init__(self, folder: Path, binary: Path) -> None:
         self._folder = folder
@@ -99,7 +101,7 @@ class GatewayBenchmark:
         self.results[gateway.name, load.name].append(figures)
 
     def measure_peak_rss(self, gateway: Gateway, load: LoadProfile, seconds: float, mode: str) -> float:
-        """The most memory that the gateway had, in bytes, while all connections were open."""
+        """Return the peak memory of the gateway in bytes, while all connections were open."""
         child = subprocess.Popen(
             self.build_command(gateway, load, seconds, mode), stdout=subprocess.PIPE, text=True
         )
@@ -119,7 +121,7 @@ class GatewayBenchmark:
     def compare(
         self, gateway: str, other: str, load: str, figure: str, combine: Callable[[float, float], float]
     ) -> float:
-        """The median over the rounds of what `how` makes of both."""
+        """Return the median over the rounds of `how`, applied to both figures."""
         pairs = zip(self.results[gateway, load], self.results[other, load], strict=True)
         return statistics.median(combine(ours[figure], theirs[figure]) for ours, theirs in pairs)
 
@@ -180,7 +182,9 @@ def print_goals(bench: GatewayBenchmark, names: Sequence[str]) -> None:
 
 
 def measure_memory() -> None:
-    """What open streams cost: each kind in a process of its own, since Python keeps what it once had."""
+    """Measure the memory of open streams: each kind in a new process, since Python does not return
+    memory.
+    """
     for text, most_mb, how, seconds, load in (
         ("2,000 open idle streams", 200, "hold", 16.0, LoadProfile("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
         ("100 slow readers of a fast engine", 120, "slow", 20.0, LoadProfile("slow", 100, {"max_tokens": 10_000_000, "stream": True})),
@@ -196,7 +200,7 @@ def measure_memory() -> None:
 
 
 def profile_main_thread(path: Path, seconds: float) -> None:
-    """Where the time of llb's main thread goes under the crowd, by py-spy, as folded stacks."""
+    """Profile llb's main thread under load with py-spy, as folded stacks."""
     with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
         folder = Path(name)
         bench = GatewayBenchmark(folder, compile_program(folder, "load"))

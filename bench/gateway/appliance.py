@@ -1,4 +1,4 @@
-"""`python -m llb` whose engines are the mock: `python -m bench.gateway.appliance MOCK CORE FLAGS…`. All else is the product."""
+"""`python -m llb` whose engines are the mock: `python -m bench.gateway.appliance MOCK CORE FLAGS…`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: each gateway as processes on one core, in front of a mock engine on the other."""
+"""The gateways: each is a set of processes on one core, in front of a mock engine on the other."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ general_settings: {{ master_key: {key} }}
 
 @dataclass(frozen=True)
 class Gateway:
-    """Where it listens, with which key, and the process it is made of (with its children)."""
+    """Address, key and process of a gateway (with its children)."""
 
     name: str
     port: int
@@ -67,7 +67,7 @@ class Gateway:
         return [process] if self.name == "llb" else [process, *process.children(recursive=True)]
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
+        """Return the CPU time so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes())
 
     def rss_bytes(self) -> int:
@@ -75,7 +75,7 @@ class Gateway:
 
 
 def compile_program(folder: Path, name: str) -> Path:
-    """The C program `name`, made in `folder`."""
+    """Compile the C program `name` in `folder`."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         sys.exit("a C compiler is needed: apt install gcc libc6-dev")
@@ -88,7 +88,7 @@ def compile_program(folder: Path, name: str) -> Path:
 def run_process(
     command: Sequence[str], core: int, log: Path, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on one core, ended with all that it started."""
+    """Run a process on one core; end it with its children."""
     with log.open("ab") as out:
         child = subprocess.Popen(
             command,
@@ -107,7 +107,7 @@ def run_process(
 
 @contextmanager
 def run_mock_engine(binary: Path, folder: Path) -> Iterator[int]:
-    """The mock engine; its port."""
+    """Run the mock engine; yield its port."""
     with run_process(
         [str(binary)], LOAD_CORE, folder / "mock.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
@@ -135,7 +135,7 @@ def wait_until_listening(port: int, child: subprocess.Popen[bytes], log: Path) -
 
 @contextmanager
 def run_nginx(engine_port: int, folder: Path) -> Iterator[Gateway]:
-    """It only forwards: the bar."""
+    """Run nginx, which only forwards: the baseline."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(binary).exists():
         sys.exit("nginx is needed: apt install nginx-light")
@@ -174,7 +174,7 @@ def run_litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gatewa
 
 
 class MockEngineLlbProcess(LlbProcess):
-    """The product, with the mock for its engines."""
+    """The product with the mock as its engine."""
 
     def __init__(self, home: Path, mock_binary: Path, *flags: str, **extra: str) -> None:
         super().__init__(home, *flags, **extra)
@@ -189,7 +189,7 @@ class MockEngineLlbProcess(LlbProcess):
 
 @contextmanager
 def run_llb(binary: Path, folder: Path) -> Iterator[Gateway]:
-    """With everything on: key, admission, history, metrics."""
+    """Run llb with all features: key, admission, history, metrics."""
     model = write_chat_model(folder / "mock.gguf")
     catalog = write_catalog(folder / "catalog.json", {"id": MODEL, "size_bytes": model.stat().st_size})
     with HubStandIn() as hub:
@@ -205,7 +205,7 @@ def run_llb(binary: Path, folder: Path) -> Iterator[Gateway]:
 
 
 def install_others(folder: Path, *, with_litellm: bool) -> Path:
-    """The Python of a venv in `folder` that has what the others are made of; made once."""
+    """Return the Python of a venv in `folder` with the packages of the other gateways; create it once."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)

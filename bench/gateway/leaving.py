@@ -1,10 +1,11 @@
-"""Clients that leave at random moments: `python -m bench.gateway.leaving [--times 200]`.
+"""Clients that disconnect at random moments: `python -m bench.gateway.leaving [--times 200]`.
 
-The real engine with one slot. A client asks and closes its connection at a random moment: while it waits in the queue, while
-the model loads, in the prefill of a long prompt, in a stream, in an answer that is not streamed. At once another asks for one
-token: its answer shows that the engine's slot is free. Prints how long that took beside what such a request takes by
-itself. Exits 1 if it was a second more. `--beside` instead measures one thing that llama-server does not do: with two slots, one of which
-streams to somebody else, a client leaves an answer that is not streamed.
+The real engine with one slot. A client sends a request and closes its connection at a random moment: in
+the queue, while the model loads, in the prefill of a long prompt, in a stream, in an unstreamed answer.
+Immediately after that, another client requests one token: its answer shows that the slot of the engine
+is free. Prints how much longer it takes than on an idle engine. Exits 1 if it is more than a second.
+`--beside` measures a case that llama-server does not handle: of two slots one streams to another client,
+and a client disconnects from an unstreamed answer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DEADLINE_S = 60.0
 
 
 class RawClient:
-    """Requests over bare connections, which can be closed whenever one likes."""
+    """Requests over plain connections, which can be closed at any time."""
 
     def __init__(self, llb: LlbProcess) -> None:
         self.llb = llb
@@ -47,7 +48,7 @@ class RawClient:
 
     @contextmanager
     def open_request(self, text: str, **fields: Any) -> Iterator[socket.socket]:
-        """A request that has been sent; its connection is closed when the block ends."""
+        """Send a request; close its connection when the block ends."""
         question = {"model": MODEL, "messages": [{"role": "user", "content": text}], **fields}
         body = json.dumps(question).encode()
         head = (
@@ -59,7 +60,7 @@ class RawClient:
             yield connection
 
     def measure_one_token_s(self) -> float:
-        """How long a request for one token takes now."""
+        """Return the time of a request for one token."""
         began = time.perf_counter()
         with self.open_request("Hi", max_tokens=1) as connection:
             answer = b""
@@ -69,13 +70,13 @@ class RawClient:
         return time.perf_counter() - began
 
     def active_requests(self) -> int:
-        """Requests that are somewhere between their arrival and the end of their answer."""
+        """Return the number of requests between arrival and end of the answer."""
         nodes = self.llb.http.get("/api/nodes").raise_for_status().json()["nodes"]
         return int(nodes[0]["active_requests"])
 
 
 def queue(caller: RawClient, chance: random.Random) -> None:
-    """The one before keeps its slot until it leaves too."""
+    """Keep the slot with the previous client until it disconnects too."""
     with caller.open_request("Tell me a story", max_tokens=2000, stream=True, ignore_eos=True) as first:
         first.recv(100)
         with caller.open_request("Hi", max_tokens=1):
@@ -110,7 +111,7 @@ SCENARIOS: tuple[Callable[[RawClient, random.Random], None], ...] = (queue, load
 
 @contextmanager
 def run_llb(slots: int) -> Iterator[RawClient]:
-    """llb with the real model, loaded."""
+    """Run llb with the real model in memory."""
     model = require_smollm2()
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-leaving-") as name:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
@@ -125,7 +126,7 @@ def run_llb(slots: int) -> Iterator[RawClient]:
 
 
 def measure_beside_stream() -> None:
-    """A client leaves an answer that is not streamed, while the other slot streams."""
+    """Disconnect from an unstreamed answer while the other slot streams."""
     tokens = 300
     with (
         run_llb(slots=2) as caller,

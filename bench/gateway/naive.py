@@ -1,4 +1,6 @@
-"""What one writes first: Sanic, aiohttp, a key, JSON, forward. `python naive.py PORT ENGINE-PORT`, in a venv that has both."""
+"""Simple first implementation with Sanic and aiohttp: a key, JSON, forward. `python naive.py PORT
+ENGINE-PORT`, in a venv with both.
+"""
 
 # mypy: disable-error-code="untyped-decorator"
 

@@ -1,9 +1,10 @@
-"""Ten times more clients than slots, for a minute, on the real engine: `python -m bench.gateway.overload [--seconds 60]`.
+"""Ten times more clients than slots, for a minute, on the real engine: `python -m bench.gateway.overload
+[--seconds 60]`.
 
-First as many clients as slots straight at an engine, then 40 at llb with 4 slots, a queue of 16 and 10 s, then straight again.
-Clients that are refused ask again as Retry-After says, at most 2 s later. Throughput is to be within 5 % of the engine's own, no
-admitted request waits longer than the queue allows, a refusal takes less than 50 ms, and afterwards slots, sockets and
-threads are as before. Exits 1 otherwise.
+First as many clients as slots directly at an engine, then 40 at llb with 4 slots, a queue of 16 and 10
+s, then directly again. Refused clients retry after Retry-After, at most 2 s later. Throughput must be
+within 5 % of the engine's own, no admitted request may wait longer than the queue allows, a refusal must
+take less than 50 ms, and afterwards slots, sockets and threads must be as before. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SETTLE_TIMEOUT_S = 30.0
 
 @asynccontextmanager
 async def run_engine() -> AsyncIterator[tuple[str, str]]:
-    """An engine as llb starts it; its address and key."""
+    """Run an engine as llb starts it; yield its address and key."""
     pool = EnginePool(
         slots=SLOTS, context=None, keep_alive_s=-1, budget=MemoryBudget(ram_bytes=4_000_000_000)
     )
@@ -57,7 +58,7 @@ async def run_engine() -> AsyncIterator[tuple[str, str]]:
 async def run_load(
     url: str, key: str, folder: Path, clients: int, seconds: float, *flags: str
 ) -> list[AttemptRecord]:
-    """What clients noted who asked for so long, without the first seconds."""
+    """Return the results of clients that send requests for this time, without the first seconds."""
     host = Host("here", 1, "127.0.0.1", 0)
     file = folder / f"records-{time.monotonic_ns()}.jsonl"
     file.touch()
@@ -83,7 +84,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def resource_usage(process: LlbProcess) -> dict[str, int]:
-    """What could leak."""
+    """Return the resources that could leak."""
     llb = psutil.Process(process.pid)
     return {
         "sockets": len(llb.net_connections()),

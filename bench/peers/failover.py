@@ -1,8 +1,9 @@
-"""One of three nodes fails under constant clients: `python -m bench.peers.failover [--clients 32] [--rounds 3]`.
+"""One of three nodes fails under constant load: `python -m bench.peers.failover [--clients 32] [--rounds
+3]`.
 
-In turn: kill -9 of a node's process, and the cut of its cable; each time what comes back is used again. Of the requests
-that had not begun to be answered at that moment none may fail, none may wait more than a second longer than the slowest
-one before, and the node must be used within ten seconds of its return. Exits 1 if it was otherwise.
+In turn: kill -9 of the process of a node, and the loss of its link; each time the node returns. No
+request without a first byte at that moment may fail or wait more than a second longer than the slowest
+one before, and the node must be used within ten seconds of its return. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ IN_FLIGHT_GRACE_S = 0.25  # what a node had sent when it went may be read so muc
 
 
 class NodeOutage(Struct, frozen=True, kw_only=True):
-    """A node went away and came back. `hurt`: the requests that had not begun when it went, until it came back."""
+    """Outage of a node. `hurt`: the requests without a first byte when it began, until it ended."""
 
     fault_kind: str
     node: str
@@ -39,7 +40,7 @@ class NodeOutage(Struct, frozen=True, kw_only=True):
     return_s: float  # until it was used again
 
     def find_problems(self) -> list[str]:
-        """What is not as it must be."""
+        """Return the violated goals."""
         found = []
         if self.affected.failed_before_first_byte:
             found.append(
@@ -73,7 +74,7 @@ def run_outage(
     baseline_s: float = BASELINE_S,
     outage_s: float = OUTAGE_S,
 ) -> NodeOutage:
-    """Let a node go away under load and come back; raises AssertionError if it is not used before or never again."""
+    """Let a node fail under load and return; raise AssertionError if it is not used before or after."""
     began_s = time.monotonic()
     generator.wait_for_records(lambda noted: _answered_by(noted, began_s) >= {*cluster.processes})
     _wait_until_recorded(generator, began_s + baseline_s)
@@ -116,7 +117,7 @@ def _answered_by(noted: Sequence[AttemptRecord], after_s: float) -> set[str]:
 
 
 def _wait_until_recorded(generator: LoadGenerator, until_s: float) -> None:
-    """Wait for what is noted after a moment: the clients' clock is the one that counts."""
+    """Wait for the records after a moment; the clock of the clients counts."""
     generator.wait_for_records(lambda noted: any(record.end_s >= until_s for record in noted))
 
 

@@ -1,8 +1,9 @@
-"""What a hop adds to the first byte: `python -m bench.peers.hop [--rounds 200]`.
+"""Time that a hop adds to the first byte: `python -m bench.peers.hop [--rounds 200]`.
 
-The same model on the balancer and on two joined hosts, one that the balancer dials and one that it cannot, whose connections
-the host dials itself. Drained in turn, so that one of them answers; the same short prompt with its prefix in the engine's
-cache, streamed. Blocks of requests to each way alternate, so that the machine's mood hits all. Exits 1 beyond the goal.
+The same model on the balancer and on two joined hosts: one with a direct route, and one behind a reverse
+tunnel. All nodes but one are drained in turn. The same short prompt with its prefix in the engine's
+cache, streamed. Blocks of requests alternate between the routes, so that other load on the machine
+affects all. Exits 1 beyond the goal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ UNREACHABLE_URL = "http://127.0.0.2:9"  # what this host says of itself: nobody 
 
 
 def drain_all_but(cluster: LabCluster, name: str) -> None:
-    """Let this node alone get requests."""
+    """Let only this node receive requests."""
     for other, view in cluster.node_views().items():
         cluster.balancer.http.patch(
             f"/api/nodes/{view['id']}", json={"draining": other != name}
@@ -56,7 +57,7 @@ def measure(cluster: LabCluster, rounds: int) -> dict[str, list[float]]:
 
 
 def print_report(found: Mapping[str, Sequence[float]]) -> float:
-    """Print the medians; what the dialled hop adds, in seconds."""
+    """Print the medians; return what the direct hop adds, in seconds."""
     here = statistics.median(found[BALANCER])
     print(f"this host    p50 {here * 1e3:.2f} ms")
     added = {}

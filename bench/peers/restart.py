@@ -1,8 +1,8 @@
 """The balancer restarts under load: `python -m bench.peers.restart [--clients 32] [--rounds 3]`.
 
-In turn stopped with SIGTERM and killed with -9, and started again after a moment. Clients that ask again what failed
-must lose nothing, the nodes must be back five seconds after it serves again, and replicas, keys, registrations and nodes
-must be what they were. Exits 1 if it was otherwise.
+The balancer is stopped with SIGTERM and with kill -9 in turn, and restarted. Clients that retry must
+lose nothing, the nodes must be back within five seconds after it serves again, and replicas, keys,
+registrations and nodes must be unchanged. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECOVERY_TIMEOUT_S = 30.0
 
 
 class BalancerRestart(Struct, frozen=True, kw_only=True):
-    """The balancer went away and came back; `changed` names what it knows otherwise since."""
+    """Restart of the balancer; `changed` names the state that differs after it."""
 
     stop_kind: str
     start_s: float
@@ -34,7 +34,7 @@ class BalancerRestart(Struct, frozen=True, kw_only=True):
     changed: list[str]
 
     def find_problems(self) -> list[str]:
-        """What is not as it must be."""
+        """Return the violated goals."""
         found = [f"{name} are not as before" for name in self.changed]
         if self.reconnect_s > MAX_RECONNECT_S:
             found.append(f"the nodes were back after {self.reconnect_s:.1f} s")
@@ -48,7 +48,7 @@ class BalancerRestart(Struct, frozen=True, kw_only=True):
 
 
 def run_restart(cluster: LabCluster, generator: LoadGenerator, stop_kind: str) -> BalancerRestart:
-    """Restart the balancer, and wait until its clients are answered by every node again."""
+    """Restart the balancer, and wait until every node answers its clients again."""
     before = balancer_state(cluster)
     balancer = cluster.balancer
     if stop_kind == "SIGTERM":
@@ -78,7 +78,7 @@ def run_restart(cluster: LabCluster, generator: LoadGenerator, stop_kind: str) -
 
 
 def balancer_state(cluster: LabCluster) -> dict[str, Any]:
-    """What a balancer must not forget."""
+    """Return the state that a balancer must keep."""
     http = cluster.balancer.http
     models = http.get("/api/models").raise_for_status().json()["models"]
     return {
@@ -97,7 +97,7 @@ def balancer_state(cluster: LabCluster) -> dict[str, Any]:
 
 
 def find_lost_requests(noted: AttemptSummary) -> list[str]:
-    """What the clients say of all the restarts together."""
+    """Return the requests that clients lost in all restarts together."""
     return [f"{noted.lost_requests} requests were lost: {noted.error_counts}"] if noted.lost_requests else []
 
 

@@ -1,8 +1,9 @@
 """One pull on three hosts: `python -m bench.peers.spread`.
 
-The Hub gives 10 MB/s to all together, each cable between the hosts 12 MB/s in each direction. Measured: the time from
-registering a model until one host alone has it, and until all three have it; the bytes that left the Hub.
-Exits 1 if the Hub was asked for more than 1.02 times the file, or three took more than 1.2 times as long as one.
+The Hub sends 10 MB/s to all together; each link between the hosts has 12 MB/s in each direction.
+Measures the time from the registration of a model until one host alone has it, and until all three have
+it, and the bytes that left the Hub. Exits 1 if these exceed 1.02 times the file, or if three hosts take
+more than 1.2 times as long as one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_HUB_SHARE, MAX_TIME_RATIO = 1.02, 1.2
 
 
 class SpreadResult(Struct, frozen=True, kw_only=True):
-    """One pull by one host and by all of them. The Hub's share: bytes that left it over the size of the file."""
+    """One pull by one host and by all. The Hub share is its sent bytes over the size of the file."""
 
     hosts: int
     alone_s: float
@@ -31,7 +32,7 @@ class SpreadResult(Struct, frozen=True, kw_only=True):
     fetches: list[dict[str, object]]
 
     def find_problems(self) -> list[str]:
-        """What is not as it must be."""
+        """Return the violated goals."""
         found = []
         if self.hub_share > MAX_HUB_SHARE:
             found.append(f"the Hub sent the file {self.hub_share:.3f} times")
@@ -49,7 +50,9 @@ class SpreadResult(Struct, frozen=True, kw_only=True):
 
 
 def measure_spread(cluster: LabCluster, alone: str, together: str, nodes: tuple[str, ...]) -> SpreadResult:
-    """Pull one model to the balancer, let the nodes join and copy it, pull another one of the same size to all."""
+    """Pull one model to the balancer, let the nodes join and copy it, pull another one of the same size
+    to all.
+    """
     size_bytes = cluster.models[together].stat().st_size
     cluster.limit_bandwidth(CABLE_BYTES_PER_S)
     cluster.balancer.register_model(alone)

@@ -1,8 +1,10 @@
-"""Two nodes of unequal speed: `python -m bench.peers.unequal [--seconds 60] [--clients 8] [--max-tokens 64]`.
+"""Two nodes of unequal speed: `python -m bench.peers.unequal [--seconds 60] [--clients 8] [--max-tokens
+64]`.
 
-The balancer's own node has a core, the joined one a fifth of another (a CPU quota of its control group). Real engine, real
-model, constant clients. First each alone, then both: together they should do at least 0.9 of the sum, and the time to the
-first byte should be no worse than that of the fast one alone. Needs root, for the network and the quota. Exits 1 otherwise.
+The balancer's own node has one core, the joined one a fifth of another (a CPU quota of its control
+group). Real engine, real model, constant clients. First each alone, then both: together they should
+reach at least 0.9 of the sum, and the time to the first byte should be no worse than that of the fast
+one alone. Needs root, for the network and the quota. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ CGROUP_V1_CPU, CGROUP_V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
 
 @contextmanager
 def limit_cpu(process: LabLlbProcess, share: float) -> Iterator[None]:
-    """Let a process and its engines have only so much of a core, together."""
+    """Limit a process and its engines together to a share of a core."""
     v1 = CGROUP_V1_CPU.is_dir()
     group = (CGROUP_V1_CPU if v1 else CGROUP_V2) / f"llb-bench-{process.pid}"
     group.mkdir()
@@ -58,7 +60,7 @@ def limit_cpu(process: LabLlbProcess, share: float) -> Iterator[None]:
 
 
 def measure_throughput(cluster: LabCluster, *flags: str, seconds: float) -> tuple[float, AttemptSummary]:
-    """Answers a second, and how they went, after a while of warming up."""
+    """Return answers per second, and their results, after a warm-up."""
     with cluster.create_load_generator(MODEL, *flags) as load:
         began = time.monotonic() + WARM_UP_S
         until = began + seconds

@@ -1,4 +1,6 @@
-"""Engines of unequal speed behind one line of requests, in simulated time; what is known of them is what llb would know."""
+"""Engines of unequal speed behind one queue, in simulated time; the balancer knows only what llb would
+know.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ BODY_LENGTH_FACTOR = 1.1  # what the length of a body makes of its tokens
 
 @dataclass(slots=True)
 class SimulatedClient:
-    """A client in the middle of its sessions."""
+    """Client in the middle of its sessions."""
 
     client: SimulatedUser
     session: int = 0
@@ -40,7 +42,7 @@ class SimulatedClient:
         return Prompt(session.number, session.system_prompt, session.system_tokens, tokens)
 
     def advance_turn(self) -> bool:
-        """Go on to the next question; whether there is one."""
+        """Advance to the next question; return whether there is one."""
         session, turn = self.current_turn
         self.history_tokens += turn.question_tokens + turn.answer_tokens
         self.turn += 1
@@ -50,7 +52,7 @@ class SimulatedClient:
 
 
 class SimulatedNode:
-    """An engine, and what the balancer knows of it."""
+    """Engine, and what the balancer knows of it."""
 
     def __init__(self, number: int, engine: SimulatedEngine, speeds: PerformanceModel) -> None:
         node_id = f"node-{number}"
@@ -74,7 +76,7 @@ class PendingJob:
 
 
 class SimulatedCluster:
-    """`run` plays all clients to their end, or until `until` and no further question; `done` are the answered requests."""
+    """`run` simulates all clients to their end, or until `until`; `done` are the answered requests."""
 
     def __init__(self, engines: Iterable[SimulatedEngine], policy: RoutingPolicy) -> None:
         self.finished_jobs: list[Job] = []

@@ -1,10 +1,12 @@
-"""A llama.cpp engine in simulated time: slots that keep their last conversation, one batch after the other.
+"""llama.cpp engine in simulated time: slots that keep their last conversation, one batch after the
+other.
 
-What it takes over from llama.cpp's server, as its source has it (`get_available_slot`, `server_prompt_cache`,
-`update_slots`), with what llb starts it with. A request gets the idle slot that has most of it in common, if that is more
-than a tenth, else the one that was used least recently. What the slot then loses goes to a cache in RAM, from which
-the oldest drop out, and what fits better comes back from there. A batch is a token of every slot that writes, filled up to
-512 with the prompt that came first."""
+It follows the source of llama.cpp's server (`get_available_slot`, `server_prompt_cache`,
+`update_slots`), with the parameters of llb. A request gets the idle slot with the longest common prefix,
+if that is more than a tenth, else the least recently used one. What the slot loses goes to a cache in
+RAM, which evicts the oldest entries; a better match is restored from there. A batch is one token of
+every generating slot, filled up to 512 with the oldest prompt.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ DONE_EPSILON_TOKENS = 1e-6  # tokens: what rounding leaves
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """Tokens of a conversation so far: those of a system prompt that others have too, then its own."""
+    """Tokens of a conversation so far: those of a shared system prompt, then its own."""
 
     session: int
     system: int
@@ -28,7 +30,7 @@ class Prompt:
     tokens: int
 
     def common_prefix_tokens(self, other: Prompt) -> int:
-        """How many tokens both begin with."""
+        """Return the number of tokens that both have as a common prefix."""
         if self.session == other.session:
             return min(self.tokens, other.tokens)
         return self.system_tokens if self.system == other.system else 0
@@ -60,7 +62,7 @@ class SlotState:
 
 @dataclass(slots=True, eq=False)
 class SimulatedEngine:
-    """`prefill` is in tokens a second; a step in which `n` slots write a token each takes `step_s + n * token_s`."""
+    """`prefill` is in tokens per second; a step with `n` generating slots takes `step_s + n * token_s`."""
 
     slots: int
     prefill_tokens_per_s: float
@@ -79,7 +81,7 @@ class SimulatedEngine:
     # --- time ---------------------------------------------------------------------------------------
 
     def start_job(self, job: Job) -> None:
-        """Begin with `job`, now; a slot must be free."""
+        """Start `job` now; a slot must be free."""
         job.slot = self._select_slot(job.prompt)
         place = self.slot_states[job.slot]
         common = (
@@ -93,7 +95,7 @@ class SimulatedEngine:
         self.prefilling.append(job)
 
     def advance(self, now: float) -> list[Job]:
-        """Work until `now`, which is not after `next_at()`; returns the jobs that are done."""
+        """Simulate until `now`, which is not after `next_event_at()`; return the completed jobs."""
         reads, writes = self._rates()
         passed_s, self.now = now - self.now, now
         for job in self.decoding:
@@ -112,7 +114,7 @@ class SimulatedEngine:
         return done
 
     def next_event_at(self) -> float | None:
-        """When the next prompt has been read or the next answer written, if nothing comes in between."""
+        """Return when the next prompt is read or the next answer complete, without events in between."""
         reads, writes = self._rates()
         waits = [job.decode_left / writes for job in self.decoding]
         if self.prefilling:
@@ -120,7 +122,7 @@ class SimulatedEngine:
         return self.now + max(0.0, min(waits)) if waits else None
 
     def _rates(self) -> tuple[float, float]:
-        """Tokens a second: read of the first prompt, and written by each slot that writes."""
+        """Return the tokens per second of the first prompt's prefill and of each generating slot."""
         step_s = self.step_s + self.token_s * len(self.decoding) if self.decoding else 0.0
         if self.prefilling:
             step_s += UBATCH_TOKENS / self.prefill_tokens_per_s
@@ -154,7 +156,7 @@ class SimulatedEngine:
         return best
 
     def _swap_prompt(self, place: SlotState, old: Prompt, prompt: Prompt) -> None:
-        """Save what the slot has, and fetch what has more of `prompt`."""
+        """Save the prompt of the slot, and restore the one that matches `prompt` better."""
         if not any(kept.common_prefix_tokens(old) == old.tokens for kept in self.prompt_cache):
             self.prompt_cache = [
                 kept for kept in self.prompt_cache if kept.common_prefix_tokens(old) < kept.tokens

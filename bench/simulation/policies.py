@@ -1,4 +1,6 @@
-"""Ways of choosing a node: llb's own, and three that everybody knows. Each takes a node with a free slot, if there is one."""
+"""Policies for the choice of a node: llb's own, and three standard ones. Each takes a node with a free
+slot, if there is one.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class LlbPolicy(RoutingPolicy):
 
 
 class NoAffinityPolicy(RoutingPolicy):
-    """llb's choice without the affinity key: the smallest expected finish."""
+    """llb's choice without the affinity key: the earliest expected finish."""
 
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         return select_node(nodes, replace(request, affinity_key=None))
@@ -52,7 +54,7 @@ class LeastConnections(RoutingPolicy):
 
 
 class PowerOfTwoChoices(RoutingPolicy):
-    """The emptier of two random ones."""
+    """The less loaded of two random nodes."""
 
     def choose(self, nodes: Sequence[RoutingCandidate], request: RequestEstimate) -> RoutingCandidate | None:
         free = [node for node in nodes if node.free_slots > 0]

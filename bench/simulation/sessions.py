@@ -1,4 +1,4 @@
-"""Who asks what and when: chat sessions of several turns that share system prompts. The same seed makes the same day."""
+"""Load: chat sessions of several turns that share system prompts. The same seed generates the same day."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedUser:
-    """Holds one session after the other, each when the one before has ended."""
+    """Runs one session after the other."""
 
     starts_at: float
     sessions: tuple[Session, ...]
 
 
 def generate_day(seed: int, sessions: int, context: int) -> Iterator[SimulatedUser]:
-    """So many clients with a session each, at random moments (a Poisson process) along a daily curve."""
+    """Generate clients with one session each, at random moments (a Poisson process) along a daily curve."""
     chance = random.Random(seed)
     for number in range(sessions):
         begins = chance.random()
@@ -48,7 +48,7 @@ def generate_day(seed: int, sessions: int, context: int) -> Iterator[SimulatedUs
 
 
 def generate_constant(seed: int, clients: int, sessions: int, context: int) -> Iterator[SimulatedUser]:
-    """Clients that do not think: there are always so many requests under way."""
+    """Generate clients that do not think: the number of requests in progress is constant."""
     chance = random.Random(seed)
     for client in range(clients):
         made = [
