@@ -46,7 +46,10 @@ def run_round(
     starts = [request.range_start or 0 for request in hub.byte_requests()[before:]]
     assert all(start >= min(arrived, size_bytes) for start in starts), (arrived, starts)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    return f"killed after {kill_after_s:5.2f} s with {arrived:>9} bytes on disk; went on at {starts or 'nothing to fetch'}"
+    return (
+        f"killed after {kill_after_s:5.2f} s with {arrived:>9} bytes on disk; went on at"
+        f" {starts or 'nothing to fetch'}"
+    )
 
 
 def main() -> None:

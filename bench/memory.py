@@ -220,7 +220,8 @@ def peak_resident_bytes(pid: int) -> int:
 
 def main() -> int:
     print(
-        f"{'model':<21}{'context':>8}{'slots':>6}{'weights':>9}{'cache':>7}{'estimate':>10}{'measured':>10}  ratio"
+        f"{'model':<21}{'context':>8}{'slots':>6}{'weights':>9}{'cache':>7}{'estimate':>10}{'measured':>10} "
+        " ratio"
     )
     results = []
     with tempfile.TemporaryDirectory() as directory:
@@ -232,9 +233,8 @@ def main() -> int:
                 needed = result.plan.estimate
                 sizes = (needed.weights.ram_bytes, needed.kv_cache.ram_bytes)
                 print(
-                    f"{case.name:<21}{context_length:>8}{case.slots:>6}{sizes[0] / MIB:>9.0f}{sizes[1] / MIB:>7.0f}"
-                    f"{needed.total_bytes / MIB:>10.1f}{result.measured_bytes / MIB:>10.1f}  {result.ratio:.3f}"
-                    f"{'' if result.is_within_tolerance else '  OFF'}",
+                    f"{case.name:<21}{context_length:>8}{case.slots:>6}{sizes[0] / MIB:>9.0f}{sizes[1] / MIB:>7.0f}{needed.total_bytes / MIB:>10.1f}{result.measured_bytes / MIB:>10.1f}"
+                    f"  {result.ratio:.3f}{'' if result.is_within_tolerance else '  OFF'}",
                     flush=True,
                 )
     off = sum(not result.is_within_tolerance for result in results)

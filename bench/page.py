@@ -134,7 +134,8 @@ async def measure_readiness(browser: Browser, llb: RunningBalancer) -> list[str]
             found.append(float(await page.evaluate("window.ready")))
         await context.close()
     return [
-        f"interactive, {name} cache (47 models): {statistics.median(found):.0f} ms ({min(found):.0f}-{max(found):.0f})"
+        f"interactive, {name} cache (47 models): {statistics.median(found):.0f} ms"
+        f" ({min(found):.0f}-{max(found):.0f})"
         for name, found in (("cold", cold), ("warm", warm))
     ]
 
@@ -152,7 +153,8 @@ async def measure_filtering(browser: Browser, llb: RunningBalancer) -> list[str]
     took = await page.evaluate(FILTER_SCRIPT, texts)
     await page.context.close()
     return [
-        f"filter of {MODEL_COUNT} models: {statistics.median(took):.0f} ms (worst of {len(took)}: {max(took):.0f})"
+        f"filter of {MODEL_COUNT} models: {statistics.median(took):.0f} ms (worst of {len(took)}:"
+        f" {max(took):.0f})"
     ]
 
 
@@ -184,8 +186,8 @@ async def measure_progress_flood(browser: Browser, llb: RunningBalancer) -> list
     tasks = await page.evaluate("window.longTasks")
     await page.context.close()
     return [
-        f"{sent} progress events in {EVENTS_DURATION_S:.0f} s, {MODEL_COUNT} cards: longest frame {max(frames):.0f} ms"
-        f" (median {statistics.median(frames):.0f}), tasks over 50 ms: {len(tasks)}"
+        f"{sent} progress events in {EVENTS_DURATION_S:.0f} s, {MODEL_COUNT} cards: longest frame"
+        f" {max(frames):.0f} ms (median {statistics.median(frames):.0f}), tasks over 50 ms: {len(tasks)}"
     ]
 
 

@@ -120,7 +120,10 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
     rate = [facts.size_bytes / statistics.median(times) / 1e6 for times in (curl_s, llb_s)]
     return "\n".join(
         [
-            f"{facts.size_bytes / 1e6:.0f} MB, {rounds} interleaved rounds, medians; loop: {type(asyncio.get_running_loop()).__module__}",
+            (
+                f"{facts.size_bytes / 1e6:.0f} MB, {rounds} interleaved rounds, medians; loop:"
+                f" {type(asyncio.get_running_loop()).__module__}"
+            ),
             "",
             f"{'curl':<28}{rate[0]:>8.0f} MB/s",
             f"{'llb, sha256 and fsync':<28}{rate[1]:>8.0f} MB/s",

@@ -91,7 +91,8 @@ def print_constant(seed: int) -> None:
         rate = sum(job.answer_tokens for job in done) / HOUR_S
         choice = policy if len(speeds) > 1 else "-"
         print(
-            f"| {name} | {choice} | {rate:.1f} | {quantile(first, 0.5):.0f} s | {quantile(first, 0.95):.0f} s |"
+            f"| {name} | {choice} | {rate:.1f} | {quantile(first, 0.5):.0f} s |"
+            f" {quantile(first, 0.95):.0f} s |"
         )
 
 

@@ -48,10 +48,14 @@ DEADLINE_S = 120.0
 
 Message = dict[str, str]
 AGENTS = {
-    "planner": "You plan the work of a small team. "
-    + " ".join(f"Rule {number}: keep step {number} short and name who does it." for number in range(25)),
-    "critic": "You look for what is missing in a plan. "
-    + " ".join(f"Point {number}: ask what happens when step {number} fails." for number in range(25)),
+    "planner": (
+        "You plan the work of a small team. "
+        + " ".join(f"Rule {number}: keep step {number} short and name who does it." for number in range(25))
+    ),
+    "critic": (
+        "You look for what is missing in a plan. "
+        + " ".join(f"Point {number}: ask what happens when step {number} fails." for number in range(25))
+    ),
 }
 QUESTION = (
     "Turn {turn}: what comes next, and why? Say it in a sentence or two, and mention what was decided before."
@@ -212,8 +216,9 @@ def measure(spec: EngineSpec, llb: LlbProcess, rounds: int, turns: int) -> None:
         added_first = statistics.median(theirs.first_s - ours.first_s for ours, theirs in pairs) * 1e3
         added_total = statistics.median(theirs.total_s - ours.total_s for ours, theirs in pairs) * 1e3
         print(
-            f"| {turn} | {name} | {tokens:.0f} | {cached[0]:.0f}, {cached[1]:.0f} | {first[0]:.0f}, {first[1]:.0f} ms | "
-            f"{added_first:+.1f} ms | {total[0]:.0f}, {total[1]:.0f} ms | {added_total:+.1f} ms |"
+            f"| {turn} | {name} | {tokens:.0f} | {cached[0]:.0f}, {cached[1]:.0f} | {first[0]:.0f},"
+            f" {first[1]:.0f} ms | {added_first:+.1f} ms | {total[0]:.0f}, {total[1]:.0f} ms |"
+            f" {added_total:+.1f} ms |"
         )
     every = [pair for pairs in found.values() for pair in pairs]
     wholes = [sum(pair[side].total_s for pair in every) / rounds for side in (0, 1)]

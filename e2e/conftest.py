@@ -32,8 +32,9 @@ from tests.processes import wait_until
 
 __all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
 
-# Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests here, and
-# all fixtures that await something, share the loop of the session; tests elsewhere have a loop each.
+# Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests
+# here, and all fixtures that await something, share the loop of the session; tests elsewhere have a loop
+# each.
 async_fixture = functools.partial(pytest_asyncio.fixture, loop_scope="session")
 
 
@@ -68,7 +69,9 @@ def chromium_path() -> str:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Chromium for all tests of a process, at this address: it takes longer to start than most tests do."""
+    """One Chromium for all tests of a process, at this address: it takes longer to start than most
+    tests do.
+    """
     profile = tmp_path_factory.mktemp("chromium")
     process = subprocess.Popen(
         [
@@ -120,7 +123,10 @@ IGNORED_CONSOLE_PREFIXES = ("Failed to load resource", "WebSocket connection to"
 
 
 class Visitor:
-    """A person with a browser profile of their own, in front of one llb. What the browser complains of is kept."""
+    """A person with a browser profile of their own, in front of one llb.
+
+    What the browser complains of is kept.
+    """
 
     def __init__(self, context: BrowserContext, llb: RunningBalancer) -> None:
         self.context = context

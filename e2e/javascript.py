@@ -25,8 +25,11 @@ _KEYWORDS_BEFORE_REGEX = frozenset(
 
 @dataclass(frozen=True)
 class Token:
-    """`kind`: name, number, string, regex, punctuation or template. A template has its fixed `strings` and, between
-    them, the tokens of each of its `values`; `tag` is the function it is handed to."""
+    """`kind`: name, number, string, regex, punctuation or template.
+
+    A template has its fixed `strings` and, between them, the tokens of each of its `values`; `tag` is the
+    function it is handed to.
+    """
 
     kind: str
     text: str  # of a string: what it says, without quotes and escapes
@@ -67,7 +70,9 @@ def walk_tokens(found: Iterable[Token]) -> Iterator[Token]:
 
 
 def token_sequences(found: tuple[Token, ...]) -> Iterator[tuple[Token, ...]]:
-    """The tokens themselves, and those of each value of each template: what stands side by side in the source."""
+    """The tokens themselves, and those of each value of each template: what stands side by side in the
+    source.
+    """
     yield found
     for token in found:
         for value in token.values:

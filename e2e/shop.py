@@ -1,4 +1,6 @@
-"""The shipped catalogue in front of the Hub's stand-in, with the one real model: what a new user would see."""
+"""The shipped catalogue in front of the Hub's stand-in, with the one real model: what a new user
+would see.
+"""
 
 from __future__ import annotations
 

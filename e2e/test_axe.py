@@ -1,4 +1,6 @@
-"""axe-core on every page and state, in both themes and languages: WCAG 2.2 AA, good practice, and AAA contrast of text."""
+"""axe-core on every page and state, in both themes and languages: WCAG 2.2 AA, good practice, and AAA
+contrast of text.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Word(str):
 async def house(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """An appliance with a model in each status, one of them loaded and asked, a key, a person, and a history."""
+    """An appliance with a model in each status, one of them loaded and asked, a key, a person, and
+    a history.
+    """
     for name in ("coming", "waiting", "broken", "free"):
         hub.add_repo(f"test/{name}", {f"{name}.gguf": tiny_gguf(TINY_BYTES, seed=name)})
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf}, downloads=1_234_567, likes=890)

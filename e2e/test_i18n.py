@@ -282,7 +282,9 @@ SENTENCE = re.compile(rf"(?!Bearer)\b[A-Z][a-z]+ [a-z]{{2,}}|{JAPANESE.pattern}"
 
 
 def spoken(run: tuple[Token, ...]) -> Iterator[str]:
-    """Texts of `run` that look like words for a person: a sentence, or one that is put where a person looks."""
+    """Texts of `run` that look like words for a person: a sentence, or one that is put where a
+    person looks.
+    """
     for at, token in enumerate(run):
         strings = (token.text,) if token.kind == "string" else token.strings
         if token.kind not in ("string", "template") or token.tag in ("html", "svg"):

@@ -1,4 +1,6 @@
-"""Several machines: how one joins from the page, what is seen of it, and what an administrator does with it."""
+"""Several machines: how one joins from the page, what is seen of it, and what an administrator does
+with it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How the page is laid out: what may import what, what no module may use, and what it shares with the server."""
+"""How the page is laid out: what may import what, what no module may use, and what it shares with
+the server.
+"""
 
 from __future__ import annotations
 
@@ -101,9 +103,10 @@ def _imports(path: Path, run: tuple[Token, ...]) -> Iterator[Import]:
 
 def _resolve(path: Path, where: Token) -> str:
     text = where.text if where.kind == "string" else "*".join(where.strings)
-    assert where.kind in ("string", "template"), (
-        f"{path}:{where.line}: what is imported has to be written there"
-    )
+    assert where.kind in (
+        "string",
+        "template",
+    ), f"{path}:{where.line}: what is imported has to be written there"
     assert text.startswith("."), f"{path}:{where.line}: {text!r} is not a path from here"
     return (path.parent / text).resolve().relative_to(WEB.resolve()).as_posix()
 
@@ -227,9 +230,10 @@ def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
                 )
                 assert not attribute.startswith("on"), f"{where} {attribute}>: say @{attribute[2:]}=${{…}}"
                 # An attribute is only the beginning: whoever has chosen by hand would not see it change.
-                assert attribute not in ("?selected", "?checked"), (
-                    f"{where} {attribute}>: say .{attribute[1:]}=${{…}}"
-                )
+                assert attribute not in (
+                    "?selected",
+                    "?checked",
+                ), f"{where} {attribute}>: say .{attribute[1:]}=${{…}}"
 
 
 def test_markup_is_made_in_one_place() -> None:
@@ -353,15 +357,13 @@ def facts() -> dict[str, Any]:
         async with bare_context() as context:
             page = await context.new_page()
             await page.goto(ORIGIN)
-            return await page.evaluate(
-                """async () => {
+            return await page.evaluate("""async () => {
                   const { eventHandlers } = await import('/web/core/reducer.js');
                   const { ROUTES } = await import('/web/core/router.js');
                   const { LOCALES } = await import('/web/core/i18n.js');
                   const { SECTIONS } = await import('/web/components/shell.js');
                   return { events: Object.keys(eventHandlers), routes: ROUTES, locales: Object.keys(LOCALES), sections: SECTIONS };
-                }"""
-            )
+                }""")
 
     return dict(asyncio.run(ask()))
 

@@ -391,16 +391,14 @@ async def test_files_that_are_dropped_do_not_take_the_page_away(
 
 async def drop_picture(page: Page) -> None:
     """3,000 pixels wide, from the desktop."""
-    taken = await conversation_log(page).evaluate(
-        """async (element) => {
+    taken = await conversation_log(page).evaluate("""async (element) => {
           const canvas = new OffscreenCanvas(3000, 10);
           canvas.getContext('2d').fillRect(0, 0, 3000, 10);
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([await canvas.convertToBlob()], 'dropped.png', { type: 'image/png' }));
           const init = { dataTransfer, bubbles: true, cancelable: true };
           return ['dragover', 'drop'].map((type) => !element.dispatchEvent(new DragEvent(type, init)));
-        }"""
-    )
+        }""")
     assert taken == [True, True]
 
 
@@ -438,8 +436,7 @@ async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> Non
     await fake_completions(page, text_completion("Kept"))
     await send_message(page, "Keep this")
     await expect(conversation_log(page)).to_contain_text("Kept")
-    await page.evaluate(
-        """() => {
+    await page.evaluate("""() => {
           const key = Object.keys(localStorage).find((name) => name.startsWith('llb.conversation.'));
           const good = JSON.parse(localStorage.getItem(key));
           const put = (id, value) => localStorage.setItem(key.replace(good.id, id), value);
@@ -447,8 +444,7 @@ async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> Non
           ['{', 'null', '[]', '{"id":"3"}', JSON.stringify(good)].forEach((value, at) => put(at, value));
           put('a', JSON.stringify({ ...good, id: 'a', messages: [message({ text: 7 })] }));
           put('b', JSON.stringify({ ...good, id: 'b', messages: [message({ images: ['http://elsewhere.invalid/'] })] }));
-        }"""
-    )
+        }""")
     await page.reload()
     await expect(conversation_log(page)).to_contain_text("Kept")
     await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
@@ -475,14 +471,12 @@ async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None
     await fake_completions(page, text_completion("First"), text_completion("Second"))
     await send_message(page, "The oldest one, which is long enough to make room for another. " * 20)
     await expect(conversation_log(page)).to_contain_text("First")
-    await page.evaluate(
-        """() => {
+    await page.evaluate("""() => {
           let size = 4_000_000;
           for (let at = 0; size > 8; at += 1) {
             try { localStorage.setItem(`filler${at}`, 'x'.repeat(size)); } catch { size = Math.floor(size / 2); }
           }
-        }"""
-    )
+        }""")
     await shelf(page).get_by_role("button", name="New conversation").click()
     await send_message(page, "Hi")
     await expect(conversation_log(page)).to_contain_text("Second")

@@ -43,12 +43,10 @@ async def test_markup_becomes_safe_and_trusted(page: Page) -> None:
 
 
 async def test_untrusted_markup_and_other_policies_are_refused(page: Page) -> None:
-    refused = await page.evaluate(
-        """() => [
+    refused = await page.evaluate("""() => [
             () => { document.body.innerHTML = '<b>raw</b>' },
             () => trustedTypes.createPolicy('other', {createHTML: (text) => text}),
-        ].map((act) => { try { act(); return null } catch (error) { return error.name } })"""
-    )
+        ].map((act) => { try { act(); return null } catch (error) { return error.name } })""")
     assert refused == ["TypeError", "TypeError"]
     assert await page.evaluate("trustedTypes.createPolicy('llb', {createHTML: (text) => text}).name") == "llb"
 

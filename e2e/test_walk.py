@@ -1,4 +1,6 @@
-"""What a person does with llb, from the first login to the last deletion: the quick start's walk, and its accidents."""
+"""What a person does with llb, from the first login to the last deletion: the quick start's walk, and its
+accidents.
+"""
 
 from __future__ import annotations
 

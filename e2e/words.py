@@ -17,7 +17,9 @@ Text = str | dict[str, str]
 
 @dataclass(frozen=True)
 class Language:
-    """`files`: file → key → text, or texts by plural form; `forms`: the plural forms that the language has."""
+    """`files`: file → key → text, or texts by plural form; `forms`: the plural forms that the
+    language has.
+    """
 
     files: dict[str, dict[str, Text]]
     plural_forms: set[str]

@@ -18,11 +18,13 @@ from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 
 TINY_BYTES = 300_000
 
-# A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must hear it.
+# A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must
+# hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples at each run, and a busy machine is no failure. `--hypothesis-profile search` looks for new ones.
+# The same examples at each run, and a busy machine is no failure. `--hypothesis-profile search` looks for new
+# ones.
 UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("search", **UNHURRIED)
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, **UNHURRIED)
@@ -51,7 +53,9 @@ def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub() -> Iterator[HubStandIn]:
-    """A Hub with three repositories: `test/tiny` and `test/other` are headers only, `test/chat` can be loaded."""
+    """A Hub with three repositories: `test/tiny` and `test/other` are headers only, `test/chat` can be
+    loaded.
+    """
     with HubStandIn() as stand_in:
         stand_in.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
         stand_in.add_repo("test/other", {"other.gguf": tiny_gguf(TINY_BYTES, seed="other")})

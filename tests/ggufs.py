@@ -17,8 +17,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# What a model that was trained to call functions has: llama.cpp reads from it how a call is written. The mark is one
-# token, so that a `logit_bias` makes even random weights begin with it; the grammar of a call does the rest.
+# What a model that was trained to call functions has: llama.cpp reads from it how a call is written. The mark
+# is one token, so that a `logit_bias` makes even random weights begin with it; the grammar of a call does the
+# rest.
 TOOL_CALL_MARKER = "~"
 TOOL_CHAT_TEMPLATE = (
     "{% if tools %}<|system|>Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>{% endif %}"
@@ -123,7 +124,10 @@ def write_embedding_model(
     name: str = "tiny-embedding",
     seed: int = 0,
 ) -> Path:
-    """Write a BERT that answers /v1/embeddings with vectors of `embd` numbers (mean pooling). Returns `path`."""
+    """Write a BERT that answers /v1/embeddings with vectors of `embd` numbers (mean pooling).
+
+    Returns `path`.
+    """
     model = _ModelWriter(path, "bert", name, quantization, seed)
     model.add_shape(layers=layers, embd=embd, heads=heads, kv_heads=heads, ff=ff, context=context)
     model.gguf_writer.add_pooling_type(gguf.PoolingType.MEAN)
@@ -252,7 +256,9 @@ class _ModelWriter:
 
 
 def gpt2_byte_tokens() -> list[str]:
-    """GPT-2's 256 byte tokens, in byte order: printable bytes stand for themselves, others move beyond U+00FF."""
+    """GPT-2's 256 byte tokens, in byte order: printable bytes stand for themselves, others move beyond
+    U+00FF.
+    """
     itself = {*range(33, 127), *range(161, 173), *range(174, 256)}
     moved = iter(range(256, 512))
     return [chr(byte if byte in itself else next(moved)) for byte in range(256)]

@@ -1,4 +1,6 @@
-"""The product in the test's own event loop: one real server on a free port, and a client that speaks to it."""
+"""The product in the test's own event loop: one real server on a free port, and a client that
+speaks to it.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,9 @@ class RunningBalancer(_RunningServer[Balancer]):
 
 
 class RunningJoinedNode(_RunningServer[JoinedNode]):
-    """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has none."""
+    """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has
+    none.
+    """
 
     def __init__(self, balancer: RunningBalancer, home: Path, **settings: Any) -> None:
         usual = {

@@ -1,4 +1,6 @@
-"""What llb is made of: the locked packages, and under which licence each is. `python -m tests.licences` prints docs/licences.md.
+"""What llb is made of: the locked packages, and under which licence each is.
+
+`python -m tests.licences` prints docs/licences.md.
 
 Run by `./install.sh lock`, when the locked packages are installed.
 """

@@ -2,13 +2,13 @@
 
     with prefork.Popen([sys.executable, "-m", "llb", "models"], env=…, stdout=PIPE) as process: ...
 
-A template process (`python -m tests.prefork`, one for each test process) has imported what llb and the tests' programs
-import. It forks for each command: the child gets the environment, directory, files, session, terminal, network
-namespace and cores of that command, then runs the module as `python -m` does. It is a real process: with its own id,
-signals, exit status and memory.
+A template process (`python -m tests.prefork`, one for each test process) has imported what llb and the tests'
+programs import. It forks for each command: the child gets the environment, directory, files, session,
+terminal, network namespace and cores of that command, then runs the module as `python -m` does. It is a real
+process: with its own id, signals, exit status and memory.
 
-Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command line of
-another form also starts from nothing, and so does every engine that the product starts.
+Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command
+line of another form also starts from nothing, and so does every engine that the product starts.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ MESSAGE_BYTES = 1 << 18
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _NETNS_DIRECTORY = Path("/run/netns")
 
-# What these import in turn is ready too. Nothing that reads the environment when it is imported, starts a thread or
-# loads llama.cpp: a child would inherit that.
+# What these import in turn is ready too. Nothing that reads the environment when it is imported, starts a
+# thread or loads llama.cpp: a child would inherit that.
 PRELOADED_MODULES = (
     "llb.cli.main",
     "llb.cli.accounts",
@@ -98,14 +98,20 @@ class _PythonCommand:
 
 
 class Popen(subprocess.Popen[Any]):
-    """As `subprocess.Popen`. `terminal`: standard input becomes the controlling terminal of a session of its own."""
+    """As `subprocess.Popen`.
+
+    `terminal`: standard input becomes the controlling terminal of a session of its own.
+    """
 
     def __init__(self, command: Sequence[str], *, terminal: bool = False, **options: Any) -> None:
         self._terminal = terminal
         self._python_command = _PythonCommand.parse(command) if _is_enabled else None
         self._status_socket: socket.socket | None = None
         if self._python_command is None and terminal:
-            inner = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+            inner = (
+                "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1],"
+                " sys.argv[1:])"
+            )
             command, options["start_new_session"] = [sys.executable, "-c", inner, *command], True
         super().__init__(command, **options)
 

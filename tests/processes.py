@@ -1,4 +1,6 @@
-"""`python -m llb` as a process of its own, as a person starts it: for tests of the whole life and for benchmarks."""
+"""`python -m llb` as a process of its own, as a person starts it: for tests of the whole life and for
+benchmarks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Models by the numbers on their cards, for what has no file to read: the memory that a catalogue entry says it needs."""
+"""Models by the numbers on their cards, for what has no file to read: the memory that a catalogue entry says
+it needs.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,12 @@ def uniform_shape(
 ) -> ModelShape:
     """A shape from the numbers of a model card, for a model whose header was not read; all layers alike.
 
-    `size_bytes` is the size of the weights without the projector; of `window_period` layers all but the last use the
-    sliding window; `feed_forward_length` is of one expert where there are experts.
+    `size_bytes` is the size of the weights without the projector; of `window_period` layers all but the last
+    use the sliding window; `feed_forward_length` is of one expert where there are experts.
     """
     head_length = head_length or embedding_length // heads
-    # Which part of the file is the embeddings matters only for what may be offloaded: their share at 8 bits a number.
+    # Which part of the file is the embeddings matters only for what may be offloaded: their share at 8 bits a
+    # number.
     input_bytes = min(vocabulary_size * embedding_length, size_bytes // 2)
     each, rest = divmod(size_bytes - input_bytes, layers)
     return ModelShape(

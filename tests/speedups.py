@@ -1,9 +1,10 @@
 """Work that every appliance in a test process would repeat with the same result: done once, then shared.
 
-Installed by `tests/conftest.py` before the first test, and by `tests/prefork.py` before the first process: what is done
-there once, all of them inherit. Nothing here changes what the product does, passwords being cheaper to guess excepted;
-each test of the work itself (the device probe, the page's files, the hashes) asks for the real one. A process that is
-not forked from the template (as `subprocess` starts it) does all of the work.
+Installed by `tests/conftest.py` before the first test, and by `tests/prefork.py` before the first process:
+what is done there once, all of them inherit. Nothing here changes what the product does, passwords being
+cheaper to guess excepted; each test of the work itself (the device probe, the page's files, the hashes) asks
+for the real one. A process that is not forked from the template (as `subprocess` starts it) does all of the
+work.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def prepare_children() -> None:
 
 
 def _share_tls_contexts() -> None:
-    """The default TLS context of an HTTP client: loading the certificate authorities takes 40 ms of processor time."""
+    """The default TLS context of an HTTP client: loading the certificate authorities takes 40 ms of processor
+    time.
+    """
     modules: tuple[Any, ...] = (httpx._transports.default, httpx2._transports.default)
     for transports in modules:
         make = transports.create_ssl_context
@@ -114,7 +117,10 @@ def _share_sanic_routes() -> None:
 
 
 def _share_device_probe() -> None:
-    """The devices of this machine: a child process that loads llama.cpp. Later probes are told what the first one said."""
+    """The devices of this machine: a child process that loads llama.cpp.
+
+    Later probes are told what the first one said.
+    """
     make = HardwareProbe.__init__
 
     def init(self: HardwareProbe, *, devices_command: Sequence[str] | None = None) -> None:

@@ -18,7 +18,8 @@ NAMES = [document.relative_to(ROOT).as_posix() for document in DOCUMENTS]
 
 # A path of the repository in backticks. It may be a pattern, or contain a placeholder (`mNNNN_name.py`).
 SOURCE_PATH = re.compile(r"(?:llb|web|tests|bench|e2e)/[\w./*-]*")
-# A test that a table of docs/security.md or docs/reliability.md names relative to `tests/`, with or without `.py`.
+# A test that a table of docs/security.md or docs/reliability.md names relative to `tests/`, with or without
+# `.py`.
 TEST_PATH = re.compile(r"(?:[\w-]+/)*test_\w+(?:\.py)?")
 PLACEHOLDER = "NNNN"
 TABLES_OF_TESTS = {"docs/security.md", "docs/reliability.md"}

@@ -1,4 +1,6 @@
-"""Structure of the package: imports point down, no import circles, small rooms, wiring in the composition roots only."""
+"""Structure of the package: imports point down, no import circles, small rooms, wiring in the composition
+roots only.
+"""
 
 from __future__ import annotations
 

@@ -167,10 +167,16 @@ def print_goals(bench: GatewayBenchmark, names: Sequence[str]) -> None:
     lines = [
         f"answers/s of nginx's: {of_nginx['crowd']:.1%} (≥ 18 %)",
         f"added p50: {bench.compare('llb', 'mock', 'one', 'whole_p50_ms', difference):.3f} ms (≤ 0.3)",
-        f"added to the first piece: {bench.compare('llb', 'mock', 'first', 'first_p50_ms', difference):.3f} ms (≤ 0.6)",
+        (
+            "added to the first piece:"
+            f" {bench.compare('llb', 'mock', 'first', 'first_p50_ms', difference):.3f} ms (≤ 0.6)"
+        ),
         f"chunks/s of nginx's: {of_nginx['streams']:.1%} (≥ 97 %)",
         f"gap p99 of nginx's: {bench.compare('llb', 'nginx', 'streams', 'gap_p99_ms', ratio):.2f} (≤ 1.5)",
-        f"CPU per chunk of nginx's: {bench.compare('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)",
+        (
+            "CPU per chunk of nginx's:"
+            f" {bench.compare('llb', 'nginx', 'streams', 'cpu_us_a_piece', ratio):.2f} (≤ 1.3)"
+        ),
     ]
     if "LiteLLM" in names:
         if bench.median("LiteLLM", "crowd", "answers_a_second"):

@@ -141,7 +141,8 @@ def measure_beside_stream() -> None:
             time.sleep(0.3)
         free_s = caller.measure_one_token_s()
     print(
-        f"beside a stream: {tokens} tokens, not streamed, take {whole_s:.1f} s; left, the slot is free {free_s:.1f} s later"
+        f"beside a stream: {tokens} tokens, not streamed, take {whole_s:.1f} s; left, the slot is free"
+        f" {free_s:.1f} s later"
     )
 
 
@@ -172,8 +173,9 @@ def main() -> None:
         more = [value - calm[kind] for value in seconds]
         late += sum(value > MAX_DELAY_S for value in more)
         print(
-            f"{kind:<8} {len(more)} times: a slot {max(0.0, statistics.median(more)) * 1e3:.0f} ms later at the median, "
-            f"{max(more) * 1e3:.0f} at most (< {MAX_DELAY_S * 1e3:.0f}); {calm[kind] * 1e3:.0f} ms by itself"
+            f"{kind:<8} {len(more)} times: a slot {max(0.0, statistics.median(more)) * 1e3:.0f} ms later at"
+            f" the median, {max(more) * 1e3:.0f} at most (< {MAX_DELAY_S * 1e3:.0f}); {calm[kind] * 1e3:.0f}"
+            " ms by itself"
         )
     sys.exit(f"{late} of {options.times} were late" if late else None)
 

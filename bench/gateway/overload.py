@@ -138,15 +138,17 @@ async def main() -> None:
     other = {record.error for record in crowd if record.error is not None} - {*REJECTION_ERRORS}
     waits_s = quantile([record.first_byte_wait_s for record in alone], 0.99)
     print(
-        f"engine alone {own:.2f} answers/s; llb with {CLIENT_COUNT} clients {share:.3f} of it (≥ {1 - MAX_THROUGHPUT_LOSS})"
+        f"engine alone {own:.2f} answers/s; llb with {CLIENT_COUNT} clients {share:.3f} of it (≥"
+        f" {1 - MAX_THROUGHPUT_LOSS})"
     )
     print(
-        f"admitted {len(admitted)}: first byte p50 {quantile(admitted, 0.5):.2f} s, p99 {quantile(admitted, 0.99):.2f} s "
-        f"(≤ {QUEUE_TIMEOUT_S:.0f} s of queue and {waits_s:.2f} s as alone)"
+        f"admitted {len(admitted)}: first byte p50 {quantile(admitted, 0.5):.2f} s, p99"
+        f" {quantile(admitted, 0.99):.2f} s (≤ {QUEUE_TIMEOUT_S:.0f} s of queue and {waits_s:.2f} s as alone)"
     )
     print(
-        f"refused {len(refused)}: p50 {quantile(refused, 0.5) * 1e3:.1f} ms, p99 {quantile(refused, 0.99) * 1e3:.1f} ms, "
-        f"most {max(refused, default=0.0) * 1e3:.1f} ms (< {MAX_REJECTION_S * 1e3:.0f})"
+        f"refused {len(refused)}: p50 {quantile(refused, 0.5) * 1e3:.1f} ms, p99"
+        f" {quantile(refused, 0.99) * 1e3:.1f} ms, most {max(refused, default=0.0) * 1e3:.1f} ms (<"
+        f" {MAX_REJECTION_S * 1e3:.0f})"
     )
     print(f"before {before}, after {after}; other errors: {other or 'none'}")
     sys.exit(

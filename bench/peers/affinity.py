@@ -45,7 +45,10 @@ class CacheUsage(Struct):
     def __str__(self) -> str:
         nodes = ", ".join(f"{name} {count}" for name, count in sorted(self.by_node.items()))
         share = self.cached_tokens / self.prompt_tokens
-        return f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache ({share:.0%}); {nodes}"
+        return (
+            f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache ({share:.0%});"
+            f" {nodes}"
+        )
 
 
 class ConversationClient:

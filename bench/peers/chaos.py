@@ -192,7 +192,8 @@ def main() -> None:
                 print("\n".join([*map(str, planned), "", *wrong]))
                 sys.exit(f"the round of seed {seed} ended otherwise than it must")
             print(
-                f"seed {seed}: {len(planned)} steps, {kills} kills, right after {time.monotonic() - began:.1f} s",
+                f"seed {seed}: {len(planned)} steps, {kills} kills, right after"
+                f" {time.monotonic() - began:.1f} s",
                 flush=True,
             )
     print(f"{options.rounds} of {options.rounds} rounds right")

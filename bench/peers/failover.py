@@ -44,7 +44,8 @@ class NodeOutage(Struct, frozen=True, kw_only=True):
         found = []
         if self.affected.failed_before_first_byte:
             found.append(
-                f"{self.affected.failed_before_first_byte} failed that had not begun: {self.affected.error_counts}"
+                f"{self.affected.failed_before_first_byte} failed that had not begun:"
+                f" {self.affected.error_counts}"
             )
         if self.answers_while_away:
             found.append(f"{self.node} answered while it was away")
@@ -60,8 +61,9 @@ class NodeOutage(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.fault_kind} of {self.node}\n  before     {self.baseline}\n  meanwhile  {self.affected}\n"
-            f"  {self.broken_answers} begun answers broke off; used again {self.return_s:.2f} s after its return (goal ≤ {MAX_RETURN_S:.0f} s)"
+            f"{self.fault_kind} of {self.node}\n  before     {self.baseline}\n  meanwhile  {self.affected}\n "
+            f" {self.broken_answers} begun answers broke off; used again {self.return_s:.2f} s after its"
+            f" return (goal ≤ {MAX_RETURN_S:.0f} s)"
         )
 
 

@@ -42,8 +42,9 @@ class BalancerRestart(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.stop_kind}: serves {self.start_s:.2f} s after its start, all nodes online {self.reconnect_s:.2f} s later "
-            f"(goal ≤ {MAX_RECONNECT_S:.0f} s); changed: {', '.join(self.changed) or 'nothing'}"
+            f"{self.stop_kind}: serves {self.start_s:.2f} s after its start, all nodes online"
+            f" {self.reconnect_s:.2f} s later (goal ≤ {MAX_RECONNECT_S:.0f} s); changed:"
+            f" {', '.join(self.changed) or 'nothing'}"
         )
 
 

@@ -44,8 +44,9 @@ class SpreadResult(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return (
-            f"alone {self.alone_s:.2f} s, {self.hosts} hosts {self.together_s:.2f} s ({self.together_s / self.alone_s:.2f} times; "
-            f"goal ≤ {MAX_TIME_RATIO}); the Hub sent the file {self.hub_share:.3f} times (goal ≤ {MAX_HUB_SHARE})"
+            f"alone {self.alone_s:.2f} s, {self.hosts} hosts {self.together_s:.2f} s"
+            f" ({self.together_s / self.alone_s:.2f} times; goal ≤ {MAX_TIME_RATIO}); the Hub sent the file"
+            f" {self.hub_share:.3f} times (goal ≤ {MAX_HUB_SHARE})"
         )
 
 

@@ -1,4 +1,7 @@
-"""An empty page with `web/` at `/web` and the unit tests at `/unit`. No server: the browser is handed the files."""
+"""An empty page with `web/` at `/web` and the unit tests at `/unit`.
+
+No server: the browser is handed the files.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Fuzz everything that reads others' bytes: `python -m tests.fuzz [--cases 100000] [--seed 1] [--only NAME]`.
 
-Each case is an example after a few accidents. A reader may refuse it in the way it says, and must be through within two seconds and a
-hundred megabytes. Exits 1 with the first case of each target that does anything else.
+Each case is an example after a few accidents. A reader may refuse it in the way it says, and must be through
+within two seconds and a hundred megabytes. Exits 1 with the first case of each target that does anything
+else.
 """
 
 from __future__ import annotations

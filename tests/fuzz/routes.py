@@ -1,7 +1,9 @@
-"""Ask every route what nobody thinks of, as everybody who may call: `python -m tests.fuzz.routes --st PATH [--seconds 60] [--seed 1]`.
+"""Ask every route what nobody thinks of, as everybody who may call: `python -m tests.fuzz.routes --st PATH
+[--seconds 60] [--seed 1]`.
 
-PATH is the `st` of Schemathesis, which wants a virtual environment of its own (`pip install schemathesis==4.32.5`). Each role has an
-llb of its own, with a model that answers. Exits 1 with what Schemathesis found.
+PATH is the `st` of Schemathesis, which wants a virtual environment of its own (`pip install
+schemathesis==4.32.5`). Each role has an llb of its own, with a model that answers. Exits 1 with what
+Schemathesis found.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ CHECKS = (
     "unsupported_method",
     "negative_data_rejection",
 )
-# To ask for a model that is not Ready is a 503 by contract, and so it would be after a pull of a model without weights.
+# To ask for a model that is not Ready is a 503 by contract, and so it would be after a pull of a model
+# without weights.
 EXCLUDED_OPERATIONS = ("models.register", "ollama.pull")
 ANONYMOUS, USER, ADMIN, UNKNOWN_KEY = (
     "nobody",

@@ -1,4 +1,7 @@
-"""What reads others' bytes, each with examples of what it should get and what it may raise. Anything else is a defect."""
+"""What reads others' bytes, each with examples of what it should get and what it may raise.
+
+Anything else is a defect.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Some hundred cases of each target, as `python -m tests.fuzz` runs a hundred thousand; and those that once were defects."""
+"""Some hundred cases of each target, as `python -m tests.fuzz` runs a hundred thousand; and those that once
+were defects.
+"""
 
 from __future__ import annotations
 

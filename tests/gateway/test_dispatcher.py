@@ -1,4 +1,7 @@
-"""Dispatcher over fakes: failover, rounds, giving up, deadline, cancellation. Nothing that was taken is left over."""
+"""Dispatcher over fakes: failover, rounds, giving up, deadline, cancellation.
+
+Nothing that was taken is left over.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +132,10 @@ class FakeSink:
 
 
 class Gateway:
-    """A dispatcher with its fakes. `assert_idle` finds a slot, lease, permit or counter that was not given back."""
+    """A dispatcher with its fakes.
+
+    `assert_idle` finds a slot, lease, permit or counter that was not given back.
+    """
 
     def __init__(self, *node_ids: str) -> None:
         self.nodes = FakeNodes()

@@ -221,9 +221,10 @@ async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_ll
 
 async def test_an_address_where_nothing_answers(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     said = await refusal(make_node(llb, "garage", join="http://127.0.0.1:9", join_token=NO_TOKEN))
-    assert said == (
-        "The llb at http://127.0.0.1:9 cannot be reached (connection refused): check the address, and that it listens "
-        "for other hosts (--host 0.0.0.0)."
+    assert (
+        said
+        == "The llb at http://127.0.0.1:9 cannot be reached (connection refused): check the address, and that"
+        " it listens for other hosts (--host 0.0.0.0)."
     )
 
 
@@ -312,8 +313,9 @@ async def test_a_name_that_the_balancer_is_not_known_by(
     )
     url = llb.url.replace("127.0.0.1", "attic.example")
     said = await refusal(make_node(llb, "garage", join=url))
-    assert said == (
-        f"The llb at {url} does not accept that host name: join it by its IP address, or start it with "
+    assert (
+        said
+        == f"The llb at {url} does not accept that host name: join it by its IP address, or start it with "
         "--allowed-host attic.example."
     )
 
@@ -366,9 +368,9 @@ async def test_a_host_cannot_join_its_own_node(
     node = await make_node(llb, "garage").start()
     await llb.stop()
     itself = RunningJoinedNode(llb, llb.home, join=node.url, join_token=NO_TOKEN)
-    assert (await refusal(itself)) == (
-        "The llb at this address is a node of this host: a balancer cannot join its own node."
-    )
+    assert (
+        await refusal(itself)
+    ) == "The llb at this address is a node of this host: a balancer cannot join its own node."
 
 
 async def test_a_host_that_lends_itself_lets_nobody_in(
@@ -391,8 +393,9 @@ async def test_joining_another_llb_without_a_token_is_refused(
         elsewhere = make_node(llb, "garage", join=url, join_token=None)
         with pytest.raises(SetupError) as refused:
             await elsewhere.start()
-    assert str(refused.value) == (
-        f"This host has joined {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
+    assert (
+        str(refused.value)
+        == f"This host has joined {llb.url}: run 'llb leave' first, or give the token of {url} with --token."
     )
     await (await make_node(llb, "garage").start()).wait_until_online()
 
@@ -428,7 +431,8 @@ async def test_a_balancer_at_another_address_is_still_the_nodes_own(
     first_url = llb.url
     llb = await make_llb().start()
     assert llb.url != first_url
-    # With or without a token, which is not used up; its credential went to nobody who had not proved that it knows it.
+    # With or without a token, which is not used up; its credential went to nobody who had not proved that it
+    # knows it.
     token = await llb.create_join_token()
     node = await make_node(llb, "garage", join_token=token).start()
     await node.wait_until_online()

@@ -1,4 +1,6 @@
-"""Whole lives of real processes: both sides end and return in any order, also by kill -9, and find each other again."""
+"""Whole lives of real processes: both sides end and return in any order, also by kill -9, and find each other
+again.
+"""
 
 from __future__ import annotations
 

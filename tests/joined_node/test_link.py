@@ -1,4 +1,6 @@
-"""The link of a joined host: it stands, it breaks, it stands again; and who is sent away, with which words."""
+"""The link of a joined host: it stands, it breaks, it stands again; and who is sent away, with
+which words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The doors between hosts: what a joined host answers to whom, and where the credentials of nodes open nothing."""
+"""The doors between hosts: what a joined host answers to whom, and where the credentials of nodes open
+nothing.
+"""
 
 from __future__ import annotations
 

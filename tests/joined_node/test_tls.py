@@ -1,4 +1,6 @@
-"""Hosts that speak TLS with certificates of their own: who is believed, and what is told to whoever is not."""
+"""Hosts that speak TLS with certificates of their own: who is believed, and what is told to whoever
+is not.
+"""
 
 from __future__ import annotations
 

@@ -8,12 +8,13 @@
             lan.cut(attic)              # nothing is refused: what is sent vanishes
             lan.mend(attic)
 
-With root and iproute2 each host is a network namespace, joined by veth to a bridge in a namespace of its own: the network of
-this machine is not touched, and several laboratories do not see each other. Without, each host is a loopback address:
-enough for everything but cables (`lan.has_cables`).
+With root and iproute2 each host is a network namespace, joined by veth to a bridge in a namespace of its own:
+the network of this machine is not touched, and several laboratories do not see each other. Without, each host
+is a loopback address: enough for everything but cables (`lan.has_cables`).
 
 `Cluster` puts a Hub, a balancer, nodes and a client on such a network; `Load` runs clients in a host of it.
-Whatever a killed run left behind (namespaces, processes) is found by its mark and removed when the next network is opened.
+Whatever a killed run left behind (namespaces, processes) is found by its mark and removed when the next
+network is opened.
 """
 
 from tests.lab.host import Host

@@ -21,7 +21,10 @@ _prompts = itertools.count()
 
 
 class BackgroundRequest:
-    """A request under way in a thread. `events` are those of a stream; `done` is set when nothing more comes."""
+    """A request under way in a thread.
+
+    `events` are those of a stream; `done` is set when nothing more comes.
+    """
 
     def __init__(self, client: httpx.Client, body: dict[str, Any]) -> None:
         self.status: int | None = None
@@ -69,7 +72,9 @@ class BackgroundRequest:
 
 @contextmanager
 def open_client(cluster: LabCluster, node_name: str | None = None) -> Iterator[httpx.Client]:
-    """Speaks to the balancer's address from the client's host, with a key; or `at` a joined host to that host's own."""
+    """Speaks to the balancer's address from the client's host, with a key; or `at` a joined host to that
+    host's own.
+    """
     key = cluster.create_key("inference", "models:read")
     server, here = (
         (cluster.balancer.host, cluster.client) if node_name is None else (cluster.nodes[node_name].host,) * 2

@@ -2,8 +2,8 @@
 
     python -m tests.lab.clients URL --key sk-… --model ID --records FILE [--clients 32] [--stream half] [--sessions half] [--retry]
 
-Prints "begun" when they have, and goes on until SIGTERM or SIGINT; then the requests under way are finished, none is
-begun. Every attempt is one JSON line in FILE (`tests.lab.records.Record`).
+Prints "begun" when they have, and goes on until SIGTERM or SIGINT; then the requests under way are finished,
+none is begun. Every attempt is one JSON line in FILE (`tests.lab.records.Record`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ CHAT_MEMORY_BYTES = 300_000_000
 
 
 class LabCluster:
-    """`with Cluster(lan, folder, {"chat": path}) as cluster:` has a Hub with these models and a balancer; nodes `join`."""
+    """`with Cluster(lan, folder, {"chat": path}) as cluster:` has a Hub with these models and a balancer;
+    nodes `join`.
+    """
 
     def __init__(self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str) -> None:
         """`models`: the file of each catalogue id; `hub_flags` as in `python -m tests.hub --help`."""
@@ -78,7 +80,9 @@ class LabCluster:
         return {BALANCER: self.balancer, **self.nodes}
 
     def join_node(self, name: str, *flags: str) -> LabLlbProcess:
-        """A further host, joined with a token as a person does it; returns when the balancer calls it online."""
+        """A further host, joined with a token as a person does it; returns when the balancer calls
+        it online.
+        """
         answer = self.balancer.http.post("/api/nodes/join-tokens", json={})
         assert answer.status_code == 201, answer.text
         host = self.lan.add_host(name)
@@ -92,7 +96,9 @@ class LabCluster:
         return node
 
     def limit_bandwidth(self, bytes_per_s: int) -> None:
-        """Limit the cables between the hosts that run llb, in each direction; nothing where there are none."""
+        """Limit the cables between the hosts that run llb, in each direction; nothing where there
+        are none.
+        """
         if self.lan.has_cables:
             for process in self.processes.values():
                 self.lan.limit_bandwidth(
@@ -100,7 +106,9 @@ class LabCluster:
                 )
 
     def restore(self, expected_routes: Mapping[str, str]) -> None:
-        """Undo what a test has done: every cable is whole, every process runs, each node is reached in its way and idle."""
+        """Undo what a test has done: every cable is whole, every process runs, each node is reached in its
+        way and idle.
+        """
         if self.lan.has_cables:
             for host in self.lan.hosts.values():
                 self.lan.restore_cable(host)
@@ -150,7 +158,9 @@ class LabCluster:
         return str(answer.json()["key"])
 
     def create_load_generator(self, model_id: str, *flags: str) -> LoadGenerator:
-        """Clients of the balancer's address (not begun: `with cluster.load(…) as load`); flags as of `tests.lab.clients`."""
+        """Clients of the balancer's address (not begun: `with cluster.load(…) as load`); flags as of
+        `tests.lab.clients`.
+        """
         file = self.folder / f"load-{len([*self.folder.glob('load-*')])}.jsonl"
         file.touch()
         return LoadGenerator(

@@ -1,4 +1,6 @@
-"""One request of a load client over a connection of its own: the less it does, the less it hides and costs."""
+"""One request of a load client over a connection of its own: the less it does, the less it hides
+and costs.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class Host:
 
 
 class HostTransport(httpx.HTTPTransport):
-    """HTTP as a program on the host speaks it, for an `httpx.Client` of this process: also while the cable is cut."""
+    """HTTP as a program on the host speaks it, for an `httpx.Client` of this process: also while the cable is
+    cut.
+    """
 
     def __init__(self, host: Host) -> None:
         super().__init__(trust_env=False)

@@ -23,7 +23,9 @@ POLL_S = 0.05
 
 
 class LoadGenerator:
-    """`with Load(host, url, key, model, file, "--clients", "32") as load:` runs `python -m tests.lab.clients` there."""
+    """`with Load(host, url, key, model, file, "--clients", "32") as load:` runs `python -m tests.lab.clients`
+    there.
+    """
 
     def __init__(self, host: Host, url: str, key: str, model_id: str, file: Path, *flags: str) -> None:
         self._file = file
@@ -69,7 +71,9 @@ class LoadGenerator:
     def wait_for_records(
         self, condition: Callable[[list[AttemptRecord]], object], deadline_s: float = 30.0
     ) -> list[AttemptRecord]:
-        """Wait until the records are as `condition` wants them, and return them; AssertionError with a summary."""
+        """Wait until the records are as `condition` wants them, and return them; AssertionError with a
+        summary.
+        """
         deadline = time.monotonic() + deadline_s
         while not condition(noted := self.records()):
             assert time.monotonic() < deadline, f"not within {deadline_s} s: {summarize_attempts(noted)}"

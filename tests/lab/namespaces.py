@@ -87,7 +87,10 @@ def _enter_namespace(namespace_fd: int) -> None:
 
 
 class NamespaceNetwork:
-    """A switch and what is plugged into it. Raises RuntimeError with what the tool said when something cannot be made."""
+    """A switch and what is plugged into it.
+
+    Raises RuntimeError with what the tool said when something cannot be made.
+    """
 
     _instance_count = 0  # by this process, so that two networks at once have different names
 
@@ -127,7 +130,8 @@ class NamespaceNetwork:
 
     def unplug(self, name: str) -> None:
         # At the switch: the host's own end keeps its carrier, so that nobody is told and packets just vanish.
-        # Its own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a second.
+        # Its own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a
+        # second.
         self._ip(SWITCH, "link", "set", self._switch_ports[name], "nomaster")
 
     def plug(self, name: str) -> None:

@@ -1,4 +1,6 @@
-"""Whose is it: a mark on everything a laboratory makes, so that what a killed run left can be told from what runs."""
+"""Whose is it: a mark on everything a laboratory makes, so that what a killed run left can be told from what
+runs.
+"""
 
 from __future__ import annotations
 

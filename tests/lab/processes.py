@@ -16,7 +16,9 @@ from tests.processes import LlbProcess
 
 
 class LabLlbProcess(LlbProcess):
-    """`python -m llb` on a host and one core, always on the same port; `http` speaks to it as a program on that host does."""
+    """`python -m llb` on a host and one core, always on the same port; `http` speaks to it as a program on
+    that host does.
+    """
 
     def __init__(self, host: Host, home: Path, *flags: str, **extra_environment: str) -> None:
         super().__init__(
@@ -35,7 +37,8 @@ class LabLlbProcess(LlbProcess):
         return self.start()
 
     def _build_command(self) -> list[str]:
-        # A core each: engines that share their cores wait for each other's threads in busy loops, for seconds.
+        # A core each: engines that share their cores wait for each other's threads in busy loops, for
+        # seconds.
         cores = sorted(os.sched_getaffinity(0))
         core = cores[self.host.number % len(cores)]
         return self.host.wrap_command("taskset", "--cpu-list", str(core), *super()._build_command())

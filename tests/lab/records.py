@@ -1,4 +1,7 @@
-"""What load clients note of their requests, and what follows from it. Pure; times are `time.monotonic()`, which all processes share."""
+"""What load clients note of their requests, and what follows from it.
+
+Pure; times are `time.monotonic()`, which all processes share.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from msgspec import Struct
 
 
 class AttemptRecord(Struct, frozen=True, kw_only=True):
-    """One attempt at one request. `first_byte_s`: the first of the answer's own, a comment that only keeps a stream alive is none."""
+    """One attempt at one request.
+
+    `first_byte_s`: the first of the answer's own, a comment that only keeps a stream alive is none.
+    """
 
     client: int
     request: int  # of this client; a retry has the same number
@@ -36,7 +42,9 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
 
 
 class AttemptSummary(Struct, frozen=True, kw_only=True):
-    """Of many records. Seconds are waits for the first byte; `longest_gap_s` is the longest time in which no answer ended."""
+    """Of many records. Seconds are waits for the first byte; `longest_gap_s` is the longest time in which no
+    answer ended.
+    """
 
     attempts: int
     answered: int
@@ -54,15 +62,17 @@ class AttemptSummary(Struct, frozen=True, kw_only=True):
         nodes = ", ".join(f"{name} {count}" for name, count in sorted(self.answered_by_node.items()))
         errors = "; ".join(f"{count} × {text}" for text, count in sorted(self.error_counts.items()))
         return (
-            f"{self.answered} of {self.attempts} answered ({nodes or 'by nobody'}), failed before the first byte "
-            f"{self.failed_before_first_byte}, after it {self.failed_after_first_byte}, lost {self.lost_requests}; first byte p50 {self.p50_s:.3f} s, "
-            f"p95 {self.p95_s:.3f} s, max {self.max_s:.3f} s; longest gap {self.longest_gap_s:.3f} s"
-            + (f"; {errors}" if errors else "")
+            f"{self.answered} of {self.attempts} answered ({nodes or 'by nobody'}), failed before the first"
+            f" byte {self.failed_before_first_byte}, after it {self.failed_after_first_byte}, lost"
+            f" {self.lost_requests}; first byte p50 {self.p50_s:.3f} s, p95 {self.p95_s:.3f} s, max"
+            f" {self.max_s:.3f} s; longest gap {self.longest_gap_s:.3f} s" + (f"; {errors}" if errors else "")
         )
 
 
 def attempts_unanswered_at(records: Iterable[AttemptRecord], moment_s: float) -> list[AttemptRecord]:
-    """Those that ended after a moment at which their answer had not begun: what happens then must not hurt them."""
+    """Those that ended after a moment at which their answer had not begun: what happens then must not hurt
+    them.
+    """
     return [
         record
         for record in records

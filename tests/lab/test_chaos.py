@@ -1,4 +1,6 @@
-"""kill -9 of balancer and node in random orders: what lies on the disks is what is wanted, and what others put there."""
+"""kill -9 of balancer and node in random orders: what lies on the disks is what is wanted, and what others
+put there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The laboratory with today's llb on it: a pull over a slow cable, a cut one, and clients that are answered."""
+"""The laboratory with today's llb on it: a pull over a slow cable, a cut one, and clients that are
+answered.
+"""
 
 from __future__ import annotations
 

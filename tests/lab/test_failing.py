@@ -82,7 +82,9 @@ def test_a_request_that_waits_in_silence_moves_within_a_second(
 
 
 def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluster: LabCluster) -> None:
-    """Requests over connections that were kept and over new ones, and the page, from the moment of the cut on."""
+    """Requests over connections that were kept and over new ones, and the page, from the moment of the cut
+    on.
+    """
     with open_client(cluster) as client:
         many = [BackgroundRequest(client, chat_body("smollm2", max_tokens=1)) for _ in range(8)]
         for asking in many:

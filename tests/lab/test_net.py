@@ -91,7 +91,10 @@ def test_hosts_have_addresses_of_their_own_and_reach_each_other(any_lan: Lan) ->
 
 def test_a_process_runs_on_its_host_under_its_own_id(any_lan: Lan) -> None:
     attic, cellar = any_lan.add_host("attic"), any_lan.add_host("cellar")
-    read = "import os, socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); print(os.getpid())"
+    read = (
+        "import os, socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])));"
+        " print(os.getpid())"
+    )
     with echo(cellar) as port:
         command = attic.wrap_command(sys.executable, "-c", read, cellar.address, str(port))
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

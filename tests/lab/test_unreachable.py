@@ -1,4 +1,7 @@
-"""A node that its balancer cannot dial: it listens where only its own host reaches it. It works all the same."""
+"""A node that its balancer cannot dial: it listens where only its own host reaches it.
+
+It works all the same.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def three_hosts(shared_cluster: LabCluster) -> LabCluster:
 
 @pytest.fixture
 def cluster(three_hosts: LabCluster) -> LabCluster:
-    """The hidden node beside one that can be dialled, the real model on both; the balancer's own takes no requests."""
+    """The hidden node beside one that can be dialled, the real model on both; the balancer's own takes no
+    requests.
+    """
     three_hosts.restore({HIDDEN: "reverse", OPEN: "direct"})
     drain_nodes(three_hosts, BALANCER, OPEN)
     return three_hosts

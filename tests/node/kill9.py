@@ -1,4 +1,7 @@
-"""The child of `test_kill9`: downloads one file and tells on stdout how much of it is safe. Made to be killed."""
+"""The child of `test_kill9`: downloads one file and tells on stdout how much of it is safe.
+
+Made to be killed.
+"""
 
 from __future__ import annotations
 

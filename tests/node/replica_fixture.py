@@ -24,7 +24,9 @@ FAST_TIMEOUTS = DownloadTimeouts(
 
 
 class FakeClockEvent(threading.Event):
-    """An event that is never set and waited for in no time: what passes is `now`, what was asked is `waits`."""
+    """An event that is never set and waited for in no time: what passes is `now`, what was asked is
+    `waits`.
+    """
 
     def __init__(self) -> None:
         super().__init__()

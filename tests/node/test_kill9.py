@@ -1,4 +1,5 @@
-"""kill -9 at random moments of a download: the next process finishes it, and no byte that was synced is fetched again.
+"""kill -9 at random moments of a download: the next process finishes it, and no byte that was synced is
+fetched again.
 
 KILL9_ROUNDS=50 KILL9_BYTES=98000000 KILL9_SEED=7 python -m pytest tests/node/test_kill9.py
 """

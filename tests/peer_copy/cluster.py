@@ -1,6 +1,7 @@
 """A balancer and its nodes in one process: real agents, real links (in memory), real servers for their files.
 
-What joining adds (a WebSocket for the link, a home of its own for a joined host) is left out; all else is the product's.
+What joining adds (a WebSocket for the link, a home of its own for a joined host) is left out; all else is the
+product's.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class FileRequest:
 
 
 class ClusterNode:
-    """One node: an agent on a home of its own, and a server for its files. It may be stopped and started again."""
+    """One node: an agent on a home of its own, and a server for its files.
+
+    It may be stopped and started again.
+    """
 
     def __init__(
         self, cluster: InProcessCluster, name: str, home: Path, timeouts: DownloadTimeouts, **settings: Any

@@ -116,7 +116,8 @@ async def test_a_node_that_passed_on_wrong_bytes_in_good_faith_is_not_blamed(
     cellar, loft = await cluster.add_nodes("cellar", "loft")
     await wait_until(lambda: cellar.is_waiting_to_retry("big") and loft.is_waiting_to_retry("big"))
     attic.is_dialable = True
-    cluster.registrations.desired_state_changed.publish()  # both begin at the same moment: cellar with attic, loft with cellar
+    # both begin at the same moment: cellar with attic, loft with cellar
+    cluster.registrations.desired_state_changed.publish()
     await wait_until(lambda: bool(cluster.peer_sources._bad_sources))
     hub.listen()
     await cluster.wait_until_ready("big")

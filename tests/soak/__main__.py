@@ -1,10 +1,12 @@
-"""Two hosts, the real engine, mixed traffic and random faults: `python -m tests.soak --minutes 20 [--seed 1]`.
+"""Two hosts, the real engine, mixed traffic and random faults: `python -m tests.soak --minutes 20 [--seed
+1]`.
 
-Every round: half a minute of traffic, in which something is killed, frozen, cut off or restarted, and models come and go; then the
-traffic rests, and what must be so is looked at: registrations = wants = files with the right bytes, no slot taken, no request
-left, both nodes online. There the processes are measured: memory, threads, file descriptors, sockets, children. In the first quarter the
-balancer is killed and restarted too; after it, it lives on, and whether it grows is told by the slope of its figures. The
-node is restarted all the time. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
+Every round: half a minute of traffic, in which something is killed, frozen, cut off or restarted, and models
+come and go; then the traffic rests, and what must be so is looked at: registrations = wants = files with the
+right bytes, no slot taken, no request left, both nodes online. There the processes are measured: memory,
+threads, file descriptors, sockets, children. In the first quarter the balancer is killed and restarted too;
+after it, it lives on, and whether it grows is told by the slope of its figures. The node is restarted all the
+time. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
 """
 
 from __future__ import annotations
@@ -151,7 +153,8 @@ def render_report(soak: SoakRun, traffic: Traffic, minutes: float, seed: int) ->
             lines.append(f"| {name} | too few samples | | |")
             continue
         lines.append(
-            f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.per_hour_low:+.1f} to {found.per_hour_high:+.1f} |"
+            f"| {name} | {found.mean:.1f} | {found.per_hour:+.1f} | {found.per_hour_low:+.1f} to"
+            f" {found.per_hour_high:+.1f} |"
         )
         if found.is_growing and minutes >= LEAK_CHECK_MIN_MINUTES:
             soak.problems.append(f"{name} grow: {found.per_hour:+.1f} an hour")

@@ -1,4 +1,6 @@
-"""The two hosts of a soak, their Hub and what can be pulled; what must be so whenever nothing is under way."""
+"""The two hosts of a soak, their Hub and what can be pulled; what must be so whenever nothing is
+under way.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ class SoakCluster:
             time.sleep(0.2)
 
     def find_problems(self) -> Iterator[str]:
-        """What is not as it must be when nothing is under way: registrations = wants = files, and no slot is taken."""
+        """What is not as it must be when nothing is under way: registrations = wants = files, and no slot is
+        taken.
+        """
         nodes = self.list_nodes()
         for node in nodes:
             if node["status"] != "online":

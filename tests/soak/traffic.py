@@ -1,4 +1,6 @@
-"""What many clients ask of a balancer, in every dialect, some of them leaving in the middle; and what came of it."""
+"""What many clients ask of a balancer, in every dialect, some of them leaving in the middle; and what came of
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ ClientAction = Callable[[httpx.AsyncClient], Awaitable[str]]
 
 
 class Traffic:
-    """Runs in a thread with an event loop of its own. `outcomes` counts what came back, `defects` says what must not."""
+    """Runs in a thread with an event loop of its own.
+
+    `outcomes` counts what came back, `defects` says what must not.
+    """
 
     def __init__(self, url: str, key: str, seed: int) -> None:
         self.outcomes: Counter[str] = Counter()

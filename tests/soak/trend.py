@@ -26,7 +26,9 @@ _NORMAL_QUANTILE_95 = 1.96
 
 @dataclass(frozen=True)
 class Trend:
-    """Ordinary least squares: `per_hour` with its 95 % confidence interval, which takes the samples for independent."""
+    """Ordinary least squares: `per_hour` with its 95 % confidence interval, which takes the samples for
+    independent.
+    """
 
     mean: float
     per_hour: float
@@ -35,14 +37,17 @@ class Trend:
 
     @property
     def is_growing(self) -> bool:
-        """Whether it is likely to grow by more than a tenth of its mean in ten hours: small change is not a leak."""
+        """Whether it is likely to grow by more than a tenth of its mean in ten hours: small change is not a
+        leak.
+        """
         return self.per_hour_low > 0 and self.per_hour * 10 > 0.1 * self.mean
 
 
 def fit_trend(hours: Sequence[float], values: Sequence[float]) -> Trend | None:
     """None for fewer than three samples, or all at the same time.
 
-    Source: any text on simple linear regression; the standard error of the slope is sqrt(RSS / (n - 2) / Sxx).
+    Source: any text on simple linear regression; the standard error of the slope is sqrt(RSS / (n - 2) /
+    Sxx).
     """
     n = len(hours)
     if n < 3:

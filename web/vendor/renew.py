@@ -1,12 +1,14 @@
-"""Renews other people's modules that the page uses; `manifest.json` says which, what of them, and with what sums.
+"""Renews other people's modules that the page uses; `manifest.json` says which, what of them, and with what
+sums.
 
     renew.py                     fetch the versions that the manifest names once more
     renew.py NAME@VERSION …      move to another version
     renew.py --latest NAME       move to the newest version
     renew.py --check             whether all lies here as the manifest says; needs no network
 
-It needs npm, and asks whatever registry npm is set up for. Files are taken as they were published, under names that
-browsers can import; a licence that changes, or a version that is no longer what it was, is refused.
+It needs npm, and asks whatever registry npm is set up for. Files are taken as they were published, under
+names that browsers can import; a licence that changes, or a version that is no longer what it was, is
+refused.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def problems(packages: Sequence[Package]) -> Iterator[str]:
 
 
 def fetch(package: Package, version: str) -> tuple[Package, dict[str, bytes]]:
-    """The package at `version` (or "latest") with its new sums, and its files by their paths here. Raises `Failure`."""
+    """The package at `version` (or "latest") with its new sums, and its files by their paths here.
+
+    Raises `Failure`.
+    """
     name = package["name"]
     with tempfile.TemporaryDirectory() as directory, tarfile.open(_pack(name, version, directory)) as archive:
         about = json.loads(_member(archive, "package.json"))

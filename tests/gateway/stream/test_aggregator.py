@@ -1,4 +1,6 @@
-"""Answers that are wanted whole and asked for as streams: they are what the engine would have said without."""
+"""Answers that are wanted whole and asked for as streams: they are what the engine would have said
+without.
+"""
 
 from __future__ import annotations
 
@@ -350,7 +352,10 @@ def test_progress_is_kept_from_the_client() -> None:
 def test_the_first_events_of_responses_come_with_the_first_token() -> None:
     created = event({"type": "response.created", "response": {}}, "response.created")
     said = event({"type": "response.in_progress", "response": {}}, "response.in_progress")
-    with_progress = b'event: response.in_progress\ndata: {"type": "response.in_progress", "response": {},"prompt_progress":{"total":9}}\n\n'
+    with_progress = (
+        b'event: response.in_progress\ndata: {"type": "response.in_progress", "response":'
+        b' {},"prompt_progress":{"total":9}}\n\n'
+    )
     first = event({"type": "response.output_item.added"}, "response.output_item.added")
     prelude = ProgressFilter()
     assert prelude.filter_events(created + with_progress) == b""

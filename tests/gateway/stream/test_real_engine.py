@@ -110,7 +110,9 @@ async def test_leaving_in_the_stream_frees_the_slot(http_client: HttpClient, rea
 async def test_leaving_beside_somebody_elses_stream(
     http_client: HttpClient, engines: Engines, smollm2: Path, at: str
 ) -> None:
-    """llama-server by itself would go on: it looks for the client only when a second brings no result to anybody."""
+    """llama-server by itself would go on: it looks for the client only when a second brings no result to
+    anybody.
+    """
     real = engines(smollm2, 2)
     other = Sink()
     forever = chat_body("Count", stream=True, max_tokens=2000, ignore_eos=True)

@@ -149,10 +149,13 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(http_client: Http
 
 
 REST = (
-    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\xf0\x9f\x8c\x9f"}}\n\n'
-    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}\n\n'
-    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    b"event: content_block_start\ndata:"
+    b' {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\nevent:'
+    b" content_block_delta\ndata:"
+    b' {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\xf0\x9f\x8c\x9f"}}\n\nevent:'
+    b" message_delta\ndata:"
+    b' {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}\n\nevent:'
+    b' message_stop\ndata: {"type":"message_stop"}\n\n'
 )
 START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"1","role":"assistant","usage":'
@@ -227,8 +230,14 @@ async def test_an_error_is_no_message_without_a_start(http_client: HttpClient) -
     assert sink.got == failed
 
 
-ROLE = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"id":"1"}\n\n'
-WORD = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\xf0\x9f\x8c\x9f"}}],"id":"1"}\n\n'
+ROLE = (
+    b"data:"
+    b' {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"id":"1"}\n\n'
+)
+WORD = (
+    b"data:"
+    b' {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\xf0\x9f\x8c\x9f"}}],"id":"1"}\n\n'
+)
 ERROR = b'data: {"error":{"message":"No"}}\n\n'
 
 

@@ -95,8 +95,10 @@ def test_an_error_at_the_end_of_a_stream() -> None:
     ("body", "usage"),
     [
         (
-            b'{"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":31,"prompt_tokens_details":{"cached_tokens":0}},'
-            b'"timings":{"cache_n":0,"prompt_n":31,"prompt_ms":174.5,"predicted_n":3,"predicted_ms":20.7}}',
+            (
+                b'{"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":31,"prompt_tokens_details":{"cached_tokens":0}},'
+                b'"timings":{"cache_n":0,"prompt_n":31,"prompt_ms":174.5,"predicted_n":3,"predicted_ms":20.7}}'
+            ),
             Usage(31, 3, 0, 174.5, 20.7),
         ),
         (b'{"usage":{"cache_read_input_tokens":30,"input_tokens":1,"output_tokens":3}}', Usage(31, 3, 30)),
