@@ -50,7 +50,7 @@ def test_at_a_terminal_the_speed_is_shown(chatty: CommandHost) -> None:
 
 def test_a_conversation(chatty: CommandHost) -> None:
     with chatty.open_terminal("chat", "chat", "--max-tokens", "4", "--system", "Be brief.") as terminal:
-        terminal.expect("Ctrl-D or /bye ends")
+        terminal.expect("Ctrl-D or /bye exits")
         terminal.expect(">>> ")
         terminal.write("hello\n")
         terminal.expect("tokens/s")
@@ -84,7 +84,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: CommandHost) ->
         terminal.expect(">>> ")
         # At the prompt it prints a hint.
         terminal.write("\x03")
-        terminal.expect("Ctrl-D or /bye ends")
+        terminal.expect("Ctrl-D or /bye exits")
         terminal.expect(">>> ")
         terminal.write("\x04")
         assert terminal.wait() == 0

@@ -207,7 +207,7 @@ def test_the_doctor_shows_the_balancer_and_the_state_of_the_link(
     assert "accounts" not in found
     (garage.home / "node.json").chmod(0o644)
     attic.stop_server()
-    wait_until(lambda: "not connected" in str(lending_findings(garage)), DEADLINE_S)
+    wait_until(lambda: "the balancer cannot be reached" in str(lending_findings(garage)), DEADLINE_S)
     readable_file, link = lending_findings(garage)
     assert readable_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
     assert "the balancer cannot be reached" in link["detail"]

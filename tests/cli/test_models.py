@@ -100,7 +100,7 @@ def test_a_file_of_this_host_is_imported_and_not_downloaded(
     mine.write_bytes(tiny_gguf(TINY_BYTES))
     models_hub.clear_requests()
     assert (
-        "adopted as tiny"
+        "imported as tiny"
         in own.run_command("import", os.path.relpath(mine, Path(__file__).parents[2])).stdout
     )
     own.run_command("pull", "tiny")

@@ -77,7 +77,7 @@ def test_removed_after_a_confirmation(served: CommandHost, cellar: CommandHost) 
     assert "cannot remove itself" in served.run_failing_command("nodes", "remove", "attic", "--yes")
     with served.open_terminal("nodes", "remove", "cellar") as terminal:
         terminal.expect(
-            "Remove cellar? Its model files stay there; to come back it needs a new join token. [y/N] "
+            "Remove cellar? Its model files stay there; to join again it needs a new join token. [y/N] "
         )
         terminal.write("\n")
         assert terminal.wait() == 1

@@ -25,7 +25,7 @@ def test_commands_trust_the_certificate_of_their_own_host(with_models: CommandHo
     assert "tiny is ready" in with_models.run_command("pull", "tiny").stdout
     found = findings(with_models)
     assert with_models.url in only(found, "server", "ok")["detail"]
-    assert "own authority" in only(found, "certificate", "ok")["detail"]
+    assert "host's CA" in only(found, "certificate", "ok")["detail"]
     assert with_models.url in with_models.run_command("join-token").stdout
 
 
