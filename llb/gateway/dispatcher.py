@@ -1,4 +1,4 @@
-"""Dispatcher of inference requests: deadline, rate limit, and failover until the client has received bytes."""
+"""Dispatcher of inference requests: deadline, rate limit, failover while the client has received nothing."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class _Request(Struct, frozen=True):
 
 
 def extract_prompt(body: bytes) -> str:
-    """Return the messages of a chat, each after its role, the prompt, or the documents to rank; else empty."""
+    """Return the messages of a chat with their roles, the prompt, or the documents to rank; else empty."""
     try:
         request = msgspec.json.decode(body, type=_Request)
         texts = [f"system: {_content_text(text)}" for text in (request.system, request.instructions) if text]
@@ -172,7 +172,7 @@ _decoder = msgspec.json.Decoder(_ResponseBody)
 
 
 class Transcript:
-    """Text of one request, collected while the answer passes: the end of the prompt, the start of the answer."""
+    """Text of one request, collected while the answer passes: end of the prompt, start of the answer."""
 
     def __init__(self, prompt: str) -> None:
         whole = prompt.encode()
