@@ -1,4 +1,4 @@
-"""Node agent: reconciles the replicas of this host with the desired state of its balancer, and reports them."""
+"""Node agent: reconciles the replicas of this host with the desired state, and reports them."""
 
 from __future__ import annotations
 

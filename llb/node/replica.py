@@ -1,4 +1,4 @@
-"""One model on this node: its lifecycle, what is known of its files, and what it says of itself."""
+"""Replica: one model on this node, with its lifecycle and its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llb.node.sharing.growing_file import GrowingFile
 from llb.store.tables.replicas import FileFingerprint, ReplicaRecord
 from llb.wire import DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
 
-# DESIGN §4. A replica whose files already lie on the disk goes from wanted to verifying without a download.
+# A replica whose files are already on disk goes from wanted to verifying without a download.
 TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
     {
         ReplicaState.WANTED: frozenset(
@@ -33,14 +33,17 @@ TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
     }
 )
 
-# The time of change of a file that is expected but was not seen whole yet.
+# Modification time of an expected file that has not been verified yet.
 UNVERIFIED_MTIME_NS = -1
 
 
 def expected_fingerprints(
     files: tuple[FileSpec, ...], existing: Collection[FileSpec] = ()
 ) -> tuple[FileFingerprint, ...]:
-    """What is to be fetched, remembered so that a later process knows whose files these are; `found` lie there already."""
+    """Fingerprints of files to download, stored so that a later process knows them as its own.
+
+    Files in `existing` were on disk before, and are not removed with the replica.
+    """
     return tuple(
         FileFingerprint(
             name=spec.name,
@@ -54,7 +57,7 @@ def expected_fingerprints(
 
 
 class Replica:
-    """The state of one model on this node. Its owner is the agent; others read its reports."""
+    """State of one model on this node. The agent owns it; others read its reports."""
 
     def __init__(
         self,
@@ -65,7 +68,8 @@ class Replica:
     ) -> None:
         self.model_id = record.model_id
         self.directory = directory
-        self.desired_model: DesiredModel | None = None  # what the balancer asks for; None until it has spoken
+        # None until a desired state has arrived, and while the balancer does not want the model.
+        self.desired_model: DesiredModel | None = None
         self.attempt = record.attempt
         self.error = record.error
         self.last_used = record.last_used
@@ -74,10 +78,13 @@ class Replica:
         self.downloaded_bytes = self.total_bytes if self.is_complete else 0
         self.bytes_per_second = 0.0
         self.waiting_reason: str | None = None
-        self.downloads: dict[str, FileDownload] = {}  # of this fetch, by sha256; the ended ones too
+        # Downloads of the current attempt by sha256, including finished ones.
+        self.downloads: dict[str, FileDownload] = {}
         self.engine: EngineReport | None = None
-        self.is_deleting = False  # the balancer wants it deleted
-        self.files_lock = asyncio.Lock()  # held by whatever works on the files
+        # The balancer wants the model deleted.
+        self.is_deleting = False
+        # Held by the task that works on the files.
+        self.files_lock = asyncio.Lock()
         self.current_task: asyncio.Task[None] | None = None
         self._node_id = record.node_id
         self._state = record.state
@@ -90,7 +97,7 @@ class Replica:
 
     @property
     def is_complete(self) -> bool:
-        """All files are there and were verified."""
+        """Whether all files were verified."""
         return bool(self.files) and all(file.mtime_ns != UNVERIFIED_MTIME_NS for file in self.files)
 
     @property
@@ -104,7 +111,10 @@ class Replica:
         error: str | None = None,
         files: tuple[FileFingerprint, ...] | None = None,
     ) -> None:
-        """Go to `state`: checked, stored, then told. `files` replaces what is known of its files, if given."""
+        """Change the state: check the transition, store it, then report it.
+
+        `files` replaces the fingerprints, if given. Raises `IllegalTransition`.
+        """
         check_transition(TRANSITIONS, self._state, new_state, subject=f"replica {self.model_id}")
         if files is not None:
             self.files = files
@@ -117,14 +127,14 @@ class Replica:
         self._on_changed(self)
 
     def find_growing_file(self, sha256: str) -> GrowingFile | None:
-        """The file of this content for others to read, whole or as far as it is; None if it is not to be had here."""
+        """The file with this content for other nodes to read, complete or growing; None if there is none."""
         if sha256 in self.downloads:
             return self.downloads[sha256].growing_file
         if self._state is ReplicaState.READY:
             for file in self.files:
                 if file.sha256 == sha256:
-                    mark = FileStamp(file.size_bytes, file.mtime_ns)
-                    return GrowingFile(self.directory / file.name, file.size_bytes, mark)
+                    stamp = FileStamp(file.size_bytes, file.mtime_ns)
+                    return GrowingFile(self.directory / file.name, file.size_bytes, stamp)
         return None
 
     def to_record(self) -> ReplicaRecord:
@@ -140,15 +150,15 @@ class Replica:
         )
 
     def to_report(self) -> ReplicaReport:
-        total = self.total_bytes
+        total_bytes = self.total_bytes
         return ReplicaReport(
             model_id=self.model_id,
             attempt=self.attempt,
             state=self._state,
-            downloaded_bytes=total
+            downloaded_bytes=total_bytes
             if self._state is ReplicaState.READY
-            else min(self.downloaded_bytes, total),
-            total_bytes=total,
+            else min(self.downloaded_bytes, total_bytes),
+            total_bytes=total_bytes,
             bytes_per_second=self.bytes_per_second,
             error=self.error or self.waiting_reason,
             path=str(self.directory / self.files[0].name) if self.is_complete else None,

@@ -1,4 +1,4 @@
-"""What is done with one replica: fetch its files, look after them, serve them, remove them."""
+"""Replica worker: downloads, checks, serves and removes the files of replicas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from llb import gguf
 from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.file_download import DownloadFailed, FileDownload
+from llb.node.download.download_errors import DownloadFailed
+from llb.node.download.file_download import FileDownload
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
@@ -20,15 +21,14 @@ from llb.node.replica import UNVERIFIED_MTIME_NS, Replica, expected_fingerprints
 from llb.store.tables.replicas import FileFingerprint
 from llb.wire import BadSourceReport, DesiredModel, FileSpec, ReplicaState
 
-PROGRESS_POLL_INTERVAL_S = (
-    0.25  # how often a running download is looked at: progress is told at most 4 times a second
-)
+# Part of the API contract: progress is reported at most 4 times a second.
+PROGRESS_POLL_INTERVAL_S = 0.25
 DISK_RESERVE_BYTES = 2_000_000_000
 DELETE_GRACE_S = 30.0
 
 
 class ReplicaWorker:
-    """Works on replicas, one task a replica at a time. Cancelling any of it leaves a state that can be taken up."""
+    """Worker on replicas, in one task for each. A cancelled task leaves a state that can be resumed."""
 
     def __init__(
         self,
@@ -45,9 +45,10 @@ class ReplicaWorker:
         keeps_existing_files: bool,
         timeouts: DownloadTimeouts | None = None,
     ) -> None:
-        """`wanted` are the ids of the models whose partials are somebody's work; `blame` hears who sent wrong bytes.
+        """`get_wanted_model_ids` returns the models whose partial downloads must not be removed.
 
-        `lent`: what lay here before is this host's own, and no balancer's to delete.
+        `on_bad_source` is called with each node that sent wrong bytes. `keeps_existing_files` protects files
+        that were on disk before, which belong to this host and not to its balancer, from deletion.
         """
         self._hub = hub
         self._files = files
@@ -63,13 +64,13 @@ class ReplicaWorker:
         self._timeouts = timeouts
 
     def close(self) -> None:
-        """Ask no other node any more; idempotent."""
+        """Close the connections to other nodes; idempotent."""
         self._peer_client.close()
 
-    # --- the three things a balancer can want -------------------------------------------------------
+    # --- desired states -----------------------------------------------------------------------------
 
     async def ensure_replica(self, replica: Replica, desired_model: DesiredModel) -> None:
-        """Have every file of `want` here, verified, and serve it."""
+        """Download and verify every file of `desired_model` that is missing, then serve the model."""
         if (
             replica.state is ReplicaState.READY
             and _has_same_files(replica, desired_model)
@@ -84,18 +85,19 @@ class ReplicaWorker:
             and replica.attempt >= desired_model.attempt
             and _has_same_files(replica, desired_model)
         ):
+            # It has failed, and there is neither a retry nor another file.
             self._on_replica_changed(replica)
-            return  # it failed, and nobody asked to try again or has found other files
+            return
         replica.attempt = desired_model.attempt
         if replica.state in (ReplicaState.READY, ReplicaState.ERROR, ReplicaState.DELETING):
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
             await replica.transition(ReplicaState.WANTED)
-        found = (
+        existing = (
             await asyncio.to_thread(self._find_existing_files, replica, desired_model)
             if self._keeps_existing_files
             else ()
         )
-        replica.files = expected_fingerprints(desired_model.files, found)
+        replica.files = expected_fingerprints(desired_model.files, existing)
         self._on_replica_changed(replica)
         async with self._download_semaphore:
             self._fetching_replicas.add(replica)
@@ -108,9 +110,9 @@ class ReplicaWorker:
                     ReplicaState.ERROR, error=f"The files cannot be written: {failure.strerror}"
                 )
             except Exception:
-                # A defect of ours: it must not look like a pull that goes on.
+                # A defect must not look like a download in progress.
                 await replica.transition(
-                    ReplicaState.ERROR, error="The pull failed for a reason unknown to llb; see its log"
+                    ReplicaState.ERROR, error="The download failed unexpectedly; see the log of this node"
                 )
                 raise
             finally:
@@ -118,29 +120,29 @@ class ReplicaWorker:
                 replica.downloads.clear()
 
     def on_sources_changed(self, replica: Replica) -> None:
-        """There are other nodes to copy this model from than before."""
+        """Let the running downloads use the new peer sources of the model."""
         for download in replica.downloads.values():
             download.on_sources_changed()
 
     async def remove_replica(self, replica: Replica) -> None:
-        """Remove a model: running requests get a moment to end. What was not complete stays, as partials."""
+        """Remove a model after its running requests; an incomplete model is kept as partial downloads."""
         if replica.state is not ReplicaState.DELETING:
             await replica.transition(ReplicaState.DELETING)
         await self._engine_pool.remove_model(replica.model_id, grace_s=DELETE_GRACE_S)
-        ours = [file for file in replica.files if not file.found]
-        if replica.is_complete and ours:
+        own_files = [file for file in replica.files if not file.found]
+        if replica.is_complete and own_files:
             await _run_to_completion(
-                partial(self._files.remove_files, replica.model_id, [file.name for file in ours])
+                partial(self._files.remove_files, replica.model_id, [file.name for file in own_files])
             )
         elif not replica.is_complete:
-            for file in ours:
+            for file in own_files:
                 await _run_to_completion(
                     partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
                 )
         await replica.transition(ReplicaState.GONE)
 
     def _find_existing_files(self, replica: Replica, desired_model: DesiredModel) -> list[FileSpec]:
-        """The files that lay here before this host was told to hold them."""
+        """The files that were on disk before the model was assigned to this node."""
         known = {(file.name, file.sha256): file.found for file in replica.files}
         return [
             spec
@@ -149,13 +151,13 @@ class ReplicaWorker:
         ]
 
     async def stop_serving(self, replica: Replica) -> None:
-        """Neither wanted nor deleted: keep the files and do not serve them."""
+        """Stop serving a model that is neither wanted nor deleted; its files are kept."""
         await self._engine_pool.remove_model(replica.model_id, grace_s=DELETE_GRACE_S)
 
-    # --- looking after what is there ----------------------------------------------------------------
+    # --- checks -------------------------------------------------------------------------------------
 
     async def check_files(self, replica: Replica) -> bool:
-        """Whether a ready replica's files lie there as they were verified; if not it turns to Error."""
+        """Check that the files have not changed since verification; a ready replica turns to Error if so."""
         problem = await asyncio.to_thread(self._find_file_problem, replica)
         if problem is None:
             return True
@@ -167,19 +169,19 @@ class ReplicaWorker:
     def _find_file_problem(self, replica: Replica) -> str | None:
         for file in replica.files:
             try:
-                mark = self._files.get_file_stamp(replica.model_id, file.name)
+                stamp = self._files.get_file_stamp(replica.model_id, file.name)
             except OSError as error:
                 return f"file cannot be read: {file.name}: {error.strerror}"
-            if mark is None:
-                return f"file missing: {file.name}; retry fetches it again"
-            if (mark.size_bytes, mark.mtime_ns) != (file.size_bytes, file.mtime_ns):
+            if stamp is None:
+                return f"file missing: {file.name}; retry to download it again"
+            if (stamp.size_bytes, stamp.mtime_ns) != (file.size_bytes, file.mtime_ns):
                 return (
-                    f"file changed since it was verified: {file.name}; retry checks it and fetches it again"
+                    f"file changed since it was verified: {file.name}; retry to check and download it again"
                 )
         return None
 
     async def mark_unusable(self, replica: Replica, reason: str) -> None:
-        """The engine will never load these files: say so where the person looks."""
+        """Turn a ready replica to Error because an engine cannot load its files."""
         if replica.state is ReplicaState.READY:
             await replica.transition(ReplicaState.ERROR, error=reason)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
@@ -196,29 +198,32 @@ class ReplicaWorker:
         )
         self._engine_pool.set_pinned(replica.model_id, replica.pinned)
 
-    # --- fetching -----------------------------------------------------------------------------------
+    # --- download -----------------------------------------------------------------------------------
 
     async def _fetch_files(self, replica: Replica, desired_model: DesiredModel) -> None:
         if replica.state is not ReplicaState.DOWNLOADING:
             await replica.transition(ReplicaState.DOWNLOADING)
-        arrived_bytes = 0
+        finished_bytes = 0
         for spec in desired_model.files:
-            replica.downloaded_bytes = arrived_bytes
-            await self._fetch_file(replica, spec, arrived_bytes)
-            arrived_bytes += spec.size_bytes
-        replica.downloaded_bytes = arrived_bytes
+            replica.downloaded_bytes = finished_bytes
+            await self._fetch_file(replica, spec, finished_bytes)
+            finished_bytes += spec.size_bytes
+        replica.downloaded_bytes = finished_bytes
         await replica.transition(ReplicaState.VERIFYING)
-        found = [file.found for file in replica.files]
+        existing = [file.found for file in replica.files]
         try:
-            fingerprints = await asyncio.to_thread(self._verify_gguf_files, desired_model, found)
-        except gguf.GgufError as refused:
-            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {refused}")
+            fingerprints = await asyncio.to_thread(self._verify_gguf_files, desired_model, existing)
+        except gguf.GgufError as error:
+            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {error}")
             return
         await replica.transition(ReplicaState.READY, files=fingerprints)
         self._start_serving(replica, desired_model)
 
-    async def _fetch_file(self, replica: Replica, spec: FileSpec, before_bytes: int) -> None:
-        """Have one file in place: from the Hugging Face cache if it lies there, else from other nodes or the Hub."""
+    async def _fetch_file(self, replica: Replica, spec: FileSpec, finished_bytes: int) -> None:
+        """Get one file, from the Hugging Face cache if it is there, else from other nodes or the Hub.
+
+        `finished_bytes` is the size of the replica's files before it.
+        """
         cancelled = threading.Event()
         await _run_to_completion(
             partial(self._import_from_cache_or_free_space, replica.model_id, spec, cancelled), cancelled
@@ -238,40 +243,41 @@ class ReplicaWorker:
         )
         replica.downloads[spec.sha256] = download
         download.start()
-        blamed = 0
-        done = asyncio.ensure_future(download.wait())
+        reported_sources = 0
+        finished = asyncio.ensure_future(download.wait())
         try:
-            while not done.done():
-                await asyncio.wait([done], timeout=PROGRESS_POLL_INTERVAL_S)
-                for node_id in download.bad_sources[blamed:]:
-                    blamed += 1
+            while not finished.done():
+                await asyncio.wait([finished], timeout=PROGRESS_POLL_INTERVAL_S)
+                for node_id in download.bad_sources[reported_sources:]:
+                    reported_sources += 1
                     self._on_bad_source(
                         BadSourceReport(model_id=replica.model_id, sha256=spec.sha256, node_id=node_id)
                     )
-                now = (before_bytes + download.downloaded_bytes, download.waiting_reason)
-                if now != (replica.downloaded_bytes, replica.waiting_reason) and not done.done():
-                    replica.downloaded_bytes, replica.waiting_reason = now
+                progress = (finished_bytes + download.downloaded_bytes, download.waiting_reason)
+                if progress != (replica.downloaded_bytes, replica.waiting_reason) and not finished.done():
+                    replica.downloaded_bytes, replica.waiting_reason = progress
                     replica.bytes_per_second = download.bytes_per_second
                     self._on_replica_changed(replica)
-            await done
+            await finished
         finally:
-            # Whoever works on this replica next must find its files in peace.
+            # The next task on this replica must not meet a thread that still writes its files.
             await download.stop()
-            await asyncio.gather(done, return_exceptions=True)
+            await asyncio.gather(finished, return_exceptions=True)
 
     def _reserved_bytes(self, replica: Replica) -> int:
-        """Bytes of the disk that the other running downloads still need."""
+        """Disk space in bytes that the other running downloads still need."""
         others = (each for each in self._fetching_replicas if each is not replica)
         return sum(max(0, each.total_bytes - each.downloaded_bytes) for each in others)
 
     def _import_from_cache_or_free_space(
         self, model_id: str, spec: FileSpec, cancelled: threading.Event
     ) -> None:
-        """Spare a fetch if the bytes lie in the Hugging Face cache; else let forgotten partials make way for it."""
+        """Import the file from the Hugging Face cache, or free space for it from abandoned downloads."""
         if self._files.has_file(model_id, spec):
             return
         cached = self._hub.find_cached_file(spec.sha256)
-        with suppress(OSError):  # then it is fetched
+        # A file that cannot be imported is downloaded.
+        with suppress(OSError):
             if cached is not None and self._files.import_file(model_id, cached, spec, cancelled):
                 return
         self._files.free_up_space(
@@ -281,35 +287,37 @@ class ReplicaWorker:
     def _verify_gguf_files(
         self, desired_model: DesiredModel, existing: list[bool]
     ) -> tuple[FileFingerprint, ...]:
-        """Look into the verified files; raises `GgufError` for what llama.cpp could not load."""
+        """Fingerprints of the downloaded files; raises `GgufError` for files that llama.cpp cannot load."""
         fingerprints = []
-        for spec, was_here in zip(desired_model.files, existing, strict=True):
+        for spec, is_existing in zip(desired_model.files, existing, strict=True):
             with self._files.file_path(desired_model.model_id, spec.name).open("rb") as file:
-                facts = gguf.read_metadata(file, file_size=spec.size_bytes)
-                gguf.check_complete(facts, spec.size_bytes)
-            mark = self._files.get_file_stamp(desired_model.model_id, spec.name)
+                metadata = gguf.read_metadata(file, file_size=spec.size_bytes)
+                gguf.check_complete(metadata, spec.size_bytes)
+            stamp = self._files.get_file_stamp(desired_model.model_id, spec.name)
             fingerprints.append(
                 FileFingerprint(
                     name=spec.name,
                     size_bytes=spec.size_bytes,
-                    mtime_ns=mark.mtime_ns if mark is not None else UNVERIFIED_MTIME_NS,
+                    mtime_ns=stamp.mtime_ns if stamp is not None else UNVERIFIED_MTIME_NS,
                     sha256=spec.sha256,
-                    found=was_here,
+                    found=is_existing,
                 )
             )
         return tuple(fingerprints)
 
 
 async def _run_to_completion(work: Callable[[], object], cancelled: threading.Event | None = None) -> None:
-    """`work()` in a thread, awaited also when the caller is cancelled (told by `cancelled`): a thread cannot be stopped,
-    and who works on these files next must not meet it."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
+    """Run `work()` in a thread, and wait for its end also when the caller is cancelled.
+
+    Cancellation sets `cancelled`. A thread cannot be stopped, and must not meet the next task on its files.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        await asyncio.shield(working)
+        await asyncio.shield(running)
     except asyncio.CancelledError:
         if cancelled is not None:
             cancelled.set()
-        await asyncio.gather(working, return_exceptions=True)
+        await asyncio.gather(running, return_exceptions=True)
         raise
 
 

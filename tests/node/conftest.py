@@ -24,6 +24,8 @@ async def site(stand_in: HubStandIn, tmp_path: Path) -> AsyncIterator[DownloadFi
         await download.stop()
     stand_in.faults.clear()
     for download in site.downloads:
-        assert await asyncio.to_thread(download.join, 10)
+        if download._thread is not None:
+            await asyncio.to_thread(download._thread.join, 10)
+            assert not download._thread.is_alive()
     await site.hub_client.aclose()
     site.peer_client.close()

@@ -12,7 +12,9 @@ from pathlib import Path
 import msgspec
 
 from llb.hub import HubClient
-from llb.node.download.file_download import BandwidthLimiter, DownloadTimeouts, FileDownload
+from llb.node.download.bandwidth import BandwidthLimiter
+from llb.node.download.file_download import FileDownload
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.wire import FileSpec
 
 TIMEOUTS = DownloadTimeouts(backoff_initial_s=0.05, sync_interval_bytes=128 * 1024)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.file_download import DownloadTimeouts, FileDownload
+from llb.node.download.file_download import FileDownload
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource, PeerSource
 from tests.hub import HubStandIn, tiny_gguf
@@ -67,7 +68,6 @@ class DownloadFixture:
         timeouts: DownloadTimeouts = FAST_TIMEOUTS,
         rate_limit: int | None = None,
         reserve_bytes: int = 0,
-        free_up_space: Callable[[int], object] | None = None,
     ) -> FileDownload:
         download = FileDownload(
             spec or self.spec,
@@ -76,7 +76,6 @@ class DownloadFixture:
             bandwidth_limiter=BandwidthLimiter(rate_limit),
             peer_context=PeerFetchContext("tiny", self.peer_client, lambda: self.peer_sources),
             reserve_bytes=reserve_bytes,
-            make_room=free_up_space,
             timeouts=timeouts,
         )
         self.downloads.append(download)
@@ -89,7 +88,6 @@ class DownloadFixture:
         timeouts: DownloadTimeouts = FAST_TIMEOUTS,
         rate_limit: int | None = None,
         reserve_bytes: int = 0,
-        free_up_space: Callable[[int], object] | None = None,
     ) -> FileDownload:
         """One that has been started."""
         download = self.create_download(
@@ -97,7 +95,6 @@ class DownloadFixture:
             timeouts=timeouts,
             rate_limit=rate_limit,
             reserve_bytes=reserve_bytes,
-            free_up_space=free_up_space,
         )
         download.start()
         return download

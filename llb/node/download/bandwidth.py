@@ -1,4 +1,4 @@
-"""Bytes over time: a limit that all downloads share, and the smoothed speed of one."""
+"""Bandwidth: the limit that all downloads share, and the transfer rate of one download."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import time
 
 
 class BandwidthLimiter:
-    """Lets `bytes_per_s` pass, all threads together (None: everything). Time unused is kept for `burst_s` only."""
+    """Limiter of the total rate of all threads to `bytes_per_s` (None: no limit).
+
+    At most `burst_s` seconds of unused bandwidth are saved up.
+    """
 
     def __init__(self, bytes_per_s: int | None, *, burst_s: float = 0.25) -> None:
         self._bytes_per_s = bytes_per_s
@@ -17,7 +20,7 @@ class BandwidthLimiter:
         self._next_free_at = 0.0
 
     def acquire(self, size_bytes: int, cancelled: threading.Event) -> float:
-        """Wait until `size_bytes` may have passed, or until `cancelled`; returns the seconds waited."""
+        """Wait until `size_bytes` fit into the limit, or until `cancelled`; returns the seconds waited."""
         if self._bytes_per_s is None:
             return 0.0
         now = time.monotonic()
@@ -31,27 +34,28 @@ class BandwidthLimiter:
 
 
 class TransferRate:
-    """Bytes a second, exponentially averaged over `window_s`; one thread adds, any thread reads without a lock."""
+    """Exponential moving average of bytes per second over `window_s`.
+
+    One thread records bytes; any thread reads without a lock.
+    """
 
     def __init__(self, window_s: float = 3.0) -> None:
         self._window_s = window_s
-        self._state: tuple[float, float, float] | None = None  # since, last, rate; replaced as a whole
+        # Start, last record, rate. Replaced as a whole, so that readers need no lock.
+        self._state: tuple[float, float, float] | None = None
 
     def record_bytes(self, size_bytes: int, now: float) -> None:
-        """`size_bytes` arrived at `now` (monotonic seconds)."""
+        """Record that `size_bytes` arrived at `now`, in monotonic seconds."""
         since, last, rate = self._state or (now, now, 0.0)
         decay = math.exp((last - now) / self._window_s)
         self._state = (since, now, rate * decay + size_bytes / self._window_s)
 
-    def reset(self) -> None:
-        self._state = None
-
     def bytes_per_second(self, now: float) -> float:
-        """Bytes a second at `now`; falls towards zero while nothing arrives."""
+        """Bytes per second at `now`; falls towards zero while nothing arrives."""
         state = self._state
         if state is None:
             return 0.0
         since, last, rate = state
-        # A young average has seen less than its window: scale it up by the weight it has gathered so far.
+        # A new average covers less than its window: it is scaled up by the weight that it has gathered.
         weight = 1.0 - math.exp((since - now) / self._window_s)
         return rate * math.exp((last - now) / self._window_s) / max(weight, 0.05)

@@ -1,7 +1,7 @@
-"""One attempt at a file's bytes: redirects followed by hand, the answer checked before a byte of it is used.
+"""Hub fetch: one request for the bytes of a file, with redirects and validation of the response.
 
-What goes wrong is a `HubError`: `HubUnreachable` is mended by waiting, `HubBadAnswer` (here also `NotGguf` and
-`RangeRefused`) is worth a few more tries, anything else is final.
+Failures are `HubError`s: `HubUnreachable` calls for waiting, `HubInvalidResponse` (here also `NotGguf` and
+`RangeNotSupported`) for a few retries, and any other is final.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from llb.node.download.timeouts import DownloadTimeouts
 from llb.wire import FileSpec, HubSource
 
 if TYPE_CHECKING:
-    import httpx2  # at run time inside the thread: it takes too long for the start of the process
+    # Imported at run time inside the thread: the import takes too long for the start of the process.
+    import httpx2
 
 MAX_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class NotGguf(HubInvalidResponse):
-    """What came is something else than a model."""
+    """The response is not a GGUF file."""
 
 
 class RangeNotSupported(HubInvalidResponse):
-    """The server does not do ranges properly; asking for the whole file may still work."""
+    """The server does not handle ranges correctly; a request for the whole file may still work."""
 
 
 class DownloadBody:
-    """The bytes of a file from `start` on, as they arrive. `who` sends them, in words."""
+    """Bytes of a file from offset `start`, as they arrive. `sender` names the server in messages."""
 
-    is_verified = False  # whether the sender has checked the file, as far as we know
+    # Whether the sender has verified the file, as far as is known.
+    is_verified = False
 
     def __init__(
         self, response: httpx2.Response, start: int, size_bytes: int, *, sender: str = "the Hub"
@@ -46,17 +48,17 @@ class DownloadBody:
         self._size_bytes = size_bytes
 
     def iter_chunks(self) -> Iterator[bytes]:
-        """What arrives, in pieces of at most 64 KiB, the beginning checked; raises `HubError`."""
+        """Chunks of at most 64 KiB, after a check of the file's first bytes. Raises `HubError`."""
         import httpx2
 
         position = self.start
         try:
-            # Without a chunk size: that would hold small pieces back until a large one is full.
-            for piece in self._response.iter_raw():
+            # Without a chunk size, which would delay small chunks until a large one is full.
+            for chunk in self._response.iter_raw():
                 if position < 4:
-                    self._check_first_chunk(piece, position)
-                position += len(piece)
-                yield piece
+                    self._check_first_chunk(chunk, position)
+                position += len(chunk)
+                yield chunk
         except httpx2.HTTPError as error:
             raise HubUnreachable(
                 f"{self.sender} cannot be reached: {describe_network_error(error)}"
@@ -64,19 +66,19 @@ class DownloadBody:
 
     def _check_first_chunk(self, chunk: bytes, position: int) -> None:
         if not matches_gguf_magic(chunk, position):
-            raise NotGguf(f"what {self.sender} sent is not a GGUF file")
+            raise NotGguf(f"{self.sender} sent something that is not a GGUF file")
         length = self._response.headers.get("content-length", "")
-        expected = self._size_bytes - self.start
-        if length.isdecimal() and int(length) != expected:
-            raise HubInvalidResponse(f"{self.sender} sends a file of {length} bytes instead of {expected}")
+        expected_bytes = self._size_bytes - self.start
+        if length.isdecimal() and int(length) != expected_bytes:
+            raise HubInvalidResponse(f"{self.sender} sends {length} bytes instead of {expected_bytes}")
 
     def abort(self) -> None:
-        """End a read that waits in another thread, at once."""
+        """Interrupt a blocking read in another thread."""
         stream = self._response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
         if isinstance(sock, socket.socket):
             with suppress(OSError):
-                # Not SSLSocket.shutdown(): that would take the TLS state away under the reader.
+                # Not SSLSocket.shutdown(), which would remove the TLS state that the reader uses.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -86,24 +88,24 @@ class DownloadBody:
 def open_hub_body(
     hub: HubClient, source: HubSource, spec: FileSpec, start: int | None, timeouts: DownloadTimeouts
 ) -> DownloadBody:
-    """Ask for a file from `start` on (None: without a range); raises `HubError`.
+    """Request a file from offset `start` (None: without a range). Raises `HubError`.
 
-    The body may begin at 0 although `start` was asked for: servers are free to ignore a range.
+    The body may start at 0 instead of `start`, because servers are free to ignore a range.
     """
     import httpx2
 
     timeout = httpx2.Timeout(timeouts.read_timeout_s, connect=timeouts.connect_timeout_s)
-    session = hub.get_http_client()
-    # Through /resolve/ at every attempt: the signed link behind it does not live long.
+    client = hub.get_http_client()
+    # Through /resolve/ at every attempt: the signed URL that it redirects to expires soon.
     url = httpx2.URL(hub.file_url(source.repo, source.commit, spec.name))
     for _ in range(MAX_REDIRECTS + 1):
-        # The token goes to its own origin only, so every hop is asked about anew.
+        # The token is sent to its own origin only, so the headers are built for each redirect.
         headers = {"Accept-Encoding": "identity", **hub.auth_headers(str(url))}
         if start is not None:
             headers["Range"] = f"bytes={start}-"
         try:
-            request = session.build_request("GET", url, headers=headers, timeout=timeout)
-            response = session.send(request, stream=True, follow_redirects=False, auth=None)
+            request = client.build_request("GET", url, headers=headers, timeout=timeout)
+            response = client.send(request, stream=True, follow_redirects=False, auth=None)
         except (httpx2.HTTPError, OSError) as error:
             raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
         try:
@@ -134,7 +136,7 @@ def _redirect_url(current_url: httpx2.URL, response: httpx2.Response) -> httpx2.
 def _validate_hub_response(
     hub: HubClient, source: HubSource, spec: FileSpec, response: httpx2.Response, start: int | None
 ) -> int:
-    """Where the body of `response` begins in the file."""
+    """The offset in the file at which the body of `response` starts. Raises `HubError`."""
     status = response.status_code
     if status == 416:
         raise RangeNotSupported(f"the Hub's file ends before byte {start}")
@@ -146,16 +148,19 @@ def _validate_hub_response(
 def validate_range_response(
     response: httpx2.Response, start: int | None, size_bytes: int, *, sender: str = "the Hub"
 ) -> int:
-    """Where the body of a good answer begins in a file of `size_bytes`, asked for from `start` on; raises `HubBadAnswer`."""
+    """The offset at which a response body starts in a file of `size_bytes`, requested from `start`.
+
+    Raises `HubInvalidResponse`.
+    """
     if response.headers.get("content-type", "").startswith("text/html"):
         raise NotGguf(f"{sender} answered with a web page, which is not a GGUF file")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise HubInvalidResponse(f"{sender} sent the file in an encoding nobody asked for")
+        raise HubInvalidResponse(f"{sender} sent the file in an encoding that was not requested")
     if response.status_code == 200:
         return 0
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if response.status_code != 206 or match is None or start is None or int(match[1]) != start:
-        raise RangeNotSupported(f"{sender} sent another part of the file than was asked for")
+        raise RangeNotSupported(f"{sender} sent another part of the file than was requested")
     if int(match[3]) != size_bytes:
         raise RangeNotSupported(f"{sender} has a file of {match[3]} bytes instead of {size_bytes}")
     return start

@@ -1,6 +1,6 @@
-"""The part of a file that has arrived: bytes in order, their running sha256, and how much would survive a power cut.
+"""Partial file: the downloaded bytes of a file in order, their running sha256, and how many are durable.
 
-Others may read along (`shared`): they are shown what is written, and nothing that is taken away under them.
+Other nodes read its `growing_file`, in which bytes never change while they are read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ READ_CHUNK_BYTES = 1 << 20
 
 
 class PartialFile:
-    """A file being filled from its beginning. Used by one thread; `have_bytes` and `synced_bytes` may be read by any.
+    """A file that one thread writes from its start; any thread may read `have_bytes` and `synced_bytes`.
 
-    Every method raises OSError as the disk does.
+    Every method raises OSError for disk errors.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
@@ -42,33 +42,33 @@ class PartialFile:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes so far, lower hex."""
+        """The sha256 of the bytes so far, in lower-case hex."""
         return self._hash.hexdigest()
 
     def open(self) -> None:
-        """Take what an earlier process left; `rehash()` must follow before anything is appended."""
+        """Open the file that an earlier process may have left; call `rehash()` before `append()`."""
         self._fd = platform_compat.open_for_update(self.path)
         platform_compat.fsync_dir(self.path.parent)
         status = os.fstat(self._fd)
         self.have_bytes = status.st_size
-        # With a second name the file is somebody else's too (an adopted one): read it, never write into it.
+        # A file with a second link (an imported one) belongs to another program too and is not modified.
         if self.have_bytes > self.size_bytes or (status.st_nlink > 1 and not self.is_complete):
             self.discard()
 
     def rehash(self) -> Iterator[int]:
-        """Read what is on disk into the hash, yielding the bytes read so far; empties it if it cannot be a GGUF file."""
+        """Hash the bytes on disk, yielding the number hashed so far; discards them if they are not GGUF."""
         self._hash = hashlib.sha256()
-        done = 0
+        hashed_bytes = 0
         with self.path.open("rb", buffering=0) as file:
-            while done < self.have_bytes and (
-                piece := file.read(min(READ_CHUNK_BYTES, self.have_bytes - done))
+            while hashed_bytes < self.have_bytes and (
+                chunk := file.read(min(READ_CHUNK_BYTES, self.have_bytes - hashed_bytes))
             ):
-                if not matches_gguf_magic(piece, done):
+                if not matches_gguf_magic(chunk, hashed_bytes):
                     break
-                self._hash.update(piece)
-                done += len(piece)
-                yield done
-        if done < self.have_bytes:
+                self._hash.update(chunk)
+                hashed_bytes += len(chunk)
+                yield hashed_bytes
+        if hashed_bytes < self.have_bytes:
             self.discard()
         self.growing_file.set_available(self.have_bytes)
 
@@ -79,11 +79,11 @@ class PartialFile:
         self.growing_file.set_available(self.have_bytes)
 
     def sync_in_background(self) -> None:
-        """Begin to make what has arrived durable while more arrives; raises what the previous time met."""
+        """Start to make the bytes so far durable; raises the error of the previous background sync."""
         if self._sync_thread is not None and self._sync_thread.is_alive():
             return
         self._join_sync_thread()
-        # A descriptor of its own, so that closing ours never waits for a slow disk.
+        # With its own descriptor, so that `close()` never waits for a slow disk.
         arguments = os.dup(self._require_open_fd()), self.have_bytes
         self._sync_thread = threading.Thread(target=self._sync, args=arguments, name="sync", daemon=True)
         self._sync_thread.start()
@@ -93,7 +93,7 @@ class PartialFile:
             os.fsync(fd)
             self.synced_bytes = have_bytes
         except OSError as error:
-            # The kernel reports a failed write once: swallowed here, the last sync would find nothing wrong.
+            # The kernel reports a failed write only once: ignored here, the last sync would succeed.
             self._sync_error = error
         finally:
             os.close(fd)
@@ -112,7 +112,7 @@ class PartialFile:
         self.synced_bytes = self.have_bytes
 
     def discard(self) -> None:
-        """Begin anew with an empty file."""
+        """Start again with an empty file."""
         self._join_sync_thread()
         self.close()
         with self.growing_file.exclusive_access():
@@ -123,7 +123,7 @@ class PartialFile:
         self._hash = hashlib.sha256()
 
     def commit_to(self, destination: Path) -> None:
-        """Sync, and take the place of `target` durably."""
+        """Sync, and replace `destination` durably."""
         self.sync()
         self.close()
         with self.growing_file.exclusive_access():
@@ -131,7 +131,7 @@ class PartialFile:
             self.growing_file.mark_complete(destination, file_stamp_of(destination.stat()))
 
     def close(self) -> None:
-        """Idempotent; the bytes stay on disk."""
+        """Close the file, which stays on disk; idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -143,6 +143,6 @@ class PartialFile:
 
 
 def matches_gguf_magic(chunk: bytes, offset: int) -> bool:
-    """Whether a file with `piece` at `offset` can still begin with the GGUF magic."""
+    """Whether a file with `chunk` at `offset` can start with the GGUF magic."""
     expected = GGUF_MAGIC[offset : offset + len(chunk)]
     return chunk[: len(expected)] == expected

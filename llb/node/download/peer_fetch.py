@@ -1,4 +1,4 @@
-"""Copying from other nodes: their HTTP client, and one attempt at a file's bytes."""
+"""Peer fetch: one request to another node for the bytes of a file, and its HTTP client."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from llb.security import tls_trust
 from llb.wire import FileSpec, PeerSource
 
 if TYPE_CHECKING:
-    import httpx2  # at run time inside the thread: it takes too long for the start of the process
+    # Imported at run time inside the thread: the import takes too long for the start of the process.
+    import httpx2
 
 VERIFIED_HEADER = "x-llb-verified"
 MAX_RETRY_AFTER_S = 5.0
 
 
 class PeerCopyFailed(Exception):
-    """A node gives nothing now; another may, or the same one later. The message is a clause: "node …".
+    """A node sends no bytes now; another node may, or the same one later. The message is a clause: "node …".
 
-    `is_behind`: the node is well, it only has no more of the file yet.
+    `is_behind`: the node is healthy, but has no more of the file yet.
     """
 
     def __init__(self, message: str, *, is_behind: bool = False, retry_after_s: float = 0.0) -> None:
@@ -33,21 +34,24 @@ class PeerCopyFailed(Exception):
 
 
 class PeerClient:
-    """The HTTP client for other nodes: straight to them, no proxy, no redirect, no credential but the ticket."""
+    """HTTP client for other nodes, without proxies, redirects, and credentials other than the file token."""
 
     def __init__(self, get_balancer: Callable[[], tuple[str, str]] = lambda: ("", "")) -> None:
-        """`balancer` is where a source without an address is found, and by what that is believed over TLS."""
+        """`get_balancer` returns base URL and trust anchor for sources without an address."""
         self.get_balancer = get_balancer
         self._lock = threading.Lock()
-        self._clients: dict[str, httpx2.Client] = {}  # by whom they believe
+        # By trust anchor.
+        self._clients: dict[str, httpx2.Client] = {}
         self._closed = False
 
     def get_http_client(self, anchor: str) -> httpx2.Client:
-        """The shared client for nodes with this anchor, built at the first call (20–50 ms, so call it in a thread). Raises
-        `CopyFailed`, and `ValueError` for an anchor that is none."""
+        """The shared client for nodes with this trust anchor. Raises `PeerCopyFailed`, `ValueError`.
+
+        The first call builds it, which takes 20–50 ms: call it in a thread.
+        """
         with self._lock:
             if self._closed:
-                raise PeerCopyFailed("no node is asked any more, llb is stopping")
+                raise PeerCopyFailed("llb is stopping")
             client = self._clients.get(anchor)
             if client is None:
                 import httpx2
@@ -57,13 +61,13 @@ class PeerClient:
                     trust_env=False,
                     follow_redirects=False,
                     headers={"User-Agent": "llb"},
-                    # A copy takes a connection for a long time, and one kept from before may be dead.
+                    # A copy occupies a connection for a long time, and a connection kept alive may be dead.
                     limits=httpx2.Limits(max_keepalive_connections=0),
                 )
             return client
 
     def close(self) -> None:
-        """Ask nobody any more; idempotent. Copies that run are ended by their downloads."""
+        """Close all clients; idempotent. Running copies are ended by their downloads."""
         with self._lock:
             self._closed = True
             clients = tuple(self._clients.values())
@@ -74,7 +78,7 @@ class PeerClient:
 
 @dataclass(frozen=True)
 class PeerFetchContext:
-    """How other nodes are asked for a model's files; `sources` are those that may be asked now, best first."""
+    """Client and sources of one model's files; `get_sources` returns the current sources, best first."""
 
     model_id: str
     client: PeerClient
@@ -82,22 +86,22 @@ class PeerFetchContext:
 
 
 class PeerDownloadBody(DownloadBody):
-    """The bytes of a file as another node sends them. `verified`: that node has checked the file."""
+    """Bytes of a file from another node. `is_verified`: that node has verified the file."""
 
     def __init__(self, response: httpx2.Response, start: int, size_bytes: int, sender: str) -> None:
         super().__init__(response, start, size_bytes, sender=sender)
         self.is_verified = response.headers.get(VERIFIED_HEADER) == "true"
 
     def iter_chunks(self) -> Iterator[bytes]:
-        """What arrives, in pieces of at most 64 KiB; raises `CopyFailed`."""
+        """Chunks of at most 64 KiB. Raises `PeerCopyFailed`."""
         import httpx2
 
         try:
             yield from super().iter_chunks()
         except HubUnreachable as error:
-            # Silent or cut: whether the node is well, it says when it is asked again.
-            silent = isinstance(error.__cause__, httpx2.ReadTimeout)
-            message = f"{self.sender} has nothing new" if silent else str(error)
+            # Silent or disconnected: the next request shows whether the node is healthy.
+            is_silent = isinstance(error.__cause__, httpx2.ReadTimeout)
+            message = f"{self.sender} has nothing new" if is_silent else str(error)
             raise PeerCopyFailed(message, is_behind=True) from error
         except HubError as error:
             raise PeerCopyFailed(str(error)) from error
@@ -112,41 +116,42 @@ def open_peer_body(
     *,
     may_wait: bool,
 ) -> PeerDownloadBody:
-    """Ask a node for a file from `start` on; raises `CopyFailed`.
+    """Request a file from offset `start` of another node. Raises `PeerCopyFailed`.
 
-    A `patient` one waits for the byte where the node is itself only just being sent it.
+    With `may_wait` the node may wait for the byte if its own download has not reached it.
     """
     import httpx2
 
-    who = f"node {source.node_name}"
-    ticket = source.tickets.get(spec.sha256)
-    if ticket is None:
-        raise PeerCopyFailed(f"{who} does not offer the file")
+    sender = f"node {source.node_name}"
+    file_token = source.tickets.get(spec.sha256)
+    if file_token is None:
+        raise PeerCopyFailed(f"{sender} does not offer the file")
     headers = {
         "Accept-Encoding": "identity",
-        "Authorization": f"Bearer {ticket}",
+        "Authorization": f"Bearer {file_token}",
         "Range": f"bytes={start}-",
     }
     if may_wait:
-        headers["Prefer"] = f"wait={max(1, int(timeouts.peer_read_timeout_s))}"  # RFC 7240
+        # RFC 7240.
+        headers["Prefer"] = f"wait={max(1, int(timeouts.peer_read_timeout_s))}"
     timeout = httpx2.Timeout(timeouts.peer_read_timeout_s, connect=timeouts.peer_connect_timeout_s)
     try:
         address, anchor = (source.address, source.anchor) if source.address else context.client.get_balancer()
         url = f"{address.rstrip('/')}/hop/files/{context.model_id}/{spec.sha256}"
-        session = context.client.get_http_client(anchor)
-        response = session.send(
-            session.build_request("GET", url, headers=headers, timeout=timeout), stream=True
+        client = context.client.get_http_client(anchor)
+        response = client.send(
+            client.build_request("GET", url, headers=headers, timeout=timeout), stream=True
         )
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError) as error:
-        # RuntimeError: the client was closed in this moment.
-        raise PeerCopyFailed(f"{who} cannot be reached: {describe_network_error(error)}") from error
+        # RuntimeError: the client was closed at this moment.
+        raise PeerCopyFailed(f"{sender} cannot be reached: {describe_network_error(error)}") from error
     try:
-        _check_status(response, who)
+        _check_status(response, sender)
         return PeerDownloadBody(
             response,
-            validate_range_response(response, start, spec.size_bytes, sender=who),
+            validate_range_response(response, start, spec.size_bytes, sender=sender),
             spec.size_bytes,
-            who,
+            sender,
         )
     except HubError as error:
         response.close()
@@ -165,7 +170,7 @@ def _check_status(response: httpx2.Response, sender: str) -> None:
         case 404:
             raise PeerCopyFailed(f"{sender} does not have it yet", is_behind=True)
         case 401 | 403:
-            raise PeerCopyFailed(f"{sender} does not accept the ticket: compare the clocks of the two hosts")
+            raise PeerCopyFailed(f"{sender} rejected the file token: compare the clocks of the two hosts")
         case 503:
             text = response.headers.get("retry-after", "")
             retry_after_s = min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else 0.0

@@ -1,4 +1,4 @@
-"""How patient a download is."""
+"""Timeouts and limits of downloads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadTimeouts:
-    """Seconds and bytes after which a download tries something else."""
+    """Seconds and bytes after which a download retries or changes its source."""
 
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 20.0
@@ -15,23 +15,24 @@ class DownloadTimeouts:
     min_bytes_per_s: int = 2048
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 300.0
-    backoff_reset_bytes: int = 1 << 20  # gained in one attempt, they end the back-off
-    max_bad_responses: int = 3  # tries again after an answer that makes no sense
+    # An attempt that gained this many bytes resets the back-off.
+    backoff_reset_bytes: int = 1 << 20
+    # Retries after invalid responses.
+    max_bad_responses: int = 3
     sync_interval_bytes: int = 64 << 20
     sync_interval_s: float = 5.0
 
-    # Other nodes are near, and the next one is as good.
+    # Short: other nodes are near, and the next one is as good.
     peer_connect_timeout_s: float = 1.0
     peer_read_timeout_s: float = 4.0
     peer_backoff_initial_s: float = 0.25
     peer_backoff_max_s: float = 2.0
-    # How long the first source may have nothing new before the next one is asked. Were it shorter, all would copy from
-    # the one that is ahead, whose line they would share, whenever a download begins slowly.
+    # How long the first source may have nothing new before the next one is used. If it were shorter, all
+    # nodes would copy from the one that is ahead, and share its bandwidth, when a download starts slowly.
     first_peer_stall_timeout_s: float = 8.0
-    # Without a byte from any of them for so long, the Hub is asked. Who has more sources stands further back and waits
-    # longer by a step for each: it then finds that the one before it has begun.
+    # The Hub is used after this time without a byte from any node. A node with more sources is further back
+    # in the chain and waits a step longer for each of them: by then the node before it has started.
     hub_fallback_delay_s: float = 15.0
     hub_fallback_step_s: float = 3.0
-    first_peer_recheck_s: float = (
-        30.0  # how often one that is not sent the file by its first source looks for that
-    )
+    # How long a node copies from another source than its first one before it checks the first one again.
+    first_peer_recheck_s: float = 30.0

@@ -1,7 +1,7 @@
-"""A file that other nodes may read here: as far as it has arrived, or whole.
+"""Growing file: a file that other nodes read, complete or while it is downloaded.
 
-It has one writer, the download, and any number of readers in other threads. What a reader has seen never turns into other
-bytes: a download that begins anew begins another life of the file, and a reader belongs to one life.
+It has one writer, the download, and any number of readers in other threads. Bytes that a reader has seen
+never change: a download that starts again starts a new generation, and a reader belongs to one generation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llb.node.files import FileStamp, file_stamp_of
 
 
 class ContentLost(Exception):
-    """What was being read is not there any more: its download ended or began anew, or the file was changed."""
+    """The file can no longer be read: its download ended or started again, or the file was changed."""
 
 
 class GrowingFile:
-    """Where the bytes are, how many, and who waits for more. With a `mark` it is whole, verified and must not change."""
+    """Available bytes and waiting readers of a file. With a `stamp` it is complete and verified."""
 
     def __init__(self, path: Path, size_bytes: int, stamp: FileStamp | None = None) -> None:
         self.size_bytes = size_bytes
@@ -31,8 +31,10 @@ class GrowingFile:
         self._generation = 0
         self._is_closed = False
         self._pending_reads: dict[object, tuple[int, Callable[[], None]]] = {}
-        self._state_lock = threading.Lock()  # guards all of the above; never held across I/O
-        self._io_lock = threading.Lock()  # held across it: nothing is moved or removed while it is read
+        # Guards all of the above; never held across I/O.
+        self._state_lock = threading.Lock()
+        # Held during I/O, so that the file is not moved or removed while it is read.
+        self._io_lock = threading.Lock()
 
     @property
     def have_bytes(self) -> int:
@@ -44,83 +46,84 @@ class GrowingFile:
 
     @property
     def is_growing(self) -> bool:
-        """Whether more of it may come."""
+        """Whether more bytes may arrive."""
         return not (self.is_verified or self._is_closed)
 
     @property
     def generation(self) -> int:
-        """Which of its lives the file is in; take it before `have_bytes`."""
+        """The current generation; read it before `have_bytes`."""
         return self._generation
 
-    # --- whoever writes it --------------------------------------------------------------------------
+    # --- writer -------------------------------------------------------------------------------------
 
     def set_available(self, have_bytes: int) -> None:
-        """So many bytes are written and will stay."""
+        """Publish that the first `have_bytes` are written and final."""
         with self._state_lock:
             self._have_bytes = have_bytes
-            due = [key for key, (target, _) in self._pending_reads.items() if target <= have_bytes]
-            wakes = [self._pending_reads.pop(key)[1] for key in due]
-        for wake in wakes:
+            ready = [key for key, (target, _) in self._pending_reads.items() if target <= have_bytes]
+            wake_callbacks = [self._pending_reads.pop(key)[1] for key in ready]
+        for wake in wake_callbacks:
             wake()
 
     @contextmanager
     def exclusive_access(self) -> Iterator[None]:
-        """Nobody reads while the block moves or removes the file."""
+        """Block readers while the block moves or removes the file."""
         with self._io_lock:
             yield
 
     def start_new_generation(self) -> None:
-        """None of its bytes count any more: who reads or waits is told."""
+        """Invalidate all bytes; current readers get `ContentLost`."""
         with self._state_lock:
             self._generation += 1
             self._have_bytes = 0
-            wakes = [wake for _, wake in self._pending_reads.values()]
+            wake_callbacks = [wake for _, wake in self._pending_reads.values()]
             self._pending_reads.clear()
-        for wake in wakes:
+        for wake in wake_callbacks:
             wake()
 
     def mark_complete(self, path: Path, stamp: FileStamp) -> None:
-        """It is whole and verified, and lies at `path` from now on."""
+        """Publish the complete, verified file, which is at `path` from now on."""
         with self._state_lock:
             self._path, self._stamp = path, stamp
         self.set_available(self.size_bytes)
 
     def close(self) -> None:
-        """No more will come. What is whole stays."""
+        """Stop growing: an incomplete file becomes unreadable, a complete one stays."""
         if not self.is_verified:
             self._is_closed = True
             self.start_new_generation()
 
-    # --- whoever reads it ---------------------------------------------------------------------------
+    # --- readers ------------------------------------------------------------------------------------
 
     def read(self, generation: int, offset: int, size_bytes: int) -> bytes:
-        """At least one and at most `size_bytes` of what is there at `offset`; blocking. Raises `Lost`."""
+        """Read between one and `size_bytes` available bytes at `offset`. Blocks; raises `ContentLost`."""
         with self._io_lock:
             with self._state_lock:
-                path, mark = self._path, self._stamp
+                path, stamp = self._path, self._stamp
                 size_bytes = min(size_bytes, self._have_bytes - offset)
                 if generation != self._generation or size_bytes <= 0:
                     raise ContentLost
             try:
                 with path.open("rb", buffering=0) as file:
-                    if mark is not None and file_stamp_of(os.fstat(file.fileno())) != mark:
+                    if stamp is not None and file_stamp_of(os.fstat(file.fileno())) != stamp:
                         raise ContentLost
                     file.seek(offset)
-                    piece = file.read(size_bytes)
+                    chunk = file.read(size_bytes)
             except OSError as error:
                 raise ContentLost from error
-        if not piece:
+        if not chunk:
             raise ContentLost
-        return piece
+        return chunk
 
     async def wait_for_bytes(self, generation: int, target_bytes: int, timeout_s: float) -> bool:
-        """Whether so many bytes are there, waiting for them up to `timeout_s`. Raises `Lost`."""
-        woken = asyncio.Event()
+        """Wait until `target_bytes` are available; False after `timeout_s`. Raises `ContentLost`."""
+        wake_event = asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-                loop.call_soon_threadsafe(woken.set)
+            # The event loop may have been closed, and then nobody waits any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(wake_event.set)
 
         key = object()
         with self._state_lock:
@@ -131,7 +134,7 @@ class GrowingFile:
             self._pending_reads[key] = (target_bytes, wake)
         try:
             async with asyncio.timeout(timeout_s):
-                await woken.wait()
+                await wake_event.wait()
         except TimeoutError:
             return False
         finally:

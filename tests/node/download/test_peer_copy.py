@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from llb.node.download.file_download import DownloadCancelled, DownloadFailed
+from llb.node.download.download_errors import DownloadCancelled, DownloadFailed
 from llb.wire import PeerSource
 from tests.hub import HubStandIn
 from tests.node.download.test_peer_fetch import Node, part
@@ -109,7 +109,7 @@ async def test_a_node_whose_copy_crawls_is_left(site: DownloadFixture, node: Nod
     )
     download = site.start_download(timeouts=replace(timing, hub_fallback_delay_s=600.0))
     await wait_until(lambda: download.waiting_reason is not None)
-    assert download.waiting_reason == "waiting for a copy: node attic had become very slow"
+    assert download.waiting_reason == "waiting for a copy: node attic became very slow"
 
 
 async def test_who_sends_wrong_bytes_is_named_and_not_asked_again(site: DownloadFixture, node: Node) -> None:

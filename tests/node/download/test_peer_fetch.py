@@ -159,7 +159,7 @@ def test_a_busy_one_says_when_to_come_back(
 def test_what_is_no_model_is_not_taken(copying: PeerFetchContext, node: Node) -> None:
     node.answer = part(0).replace(b"GGUF", b"HTML")
     body = ask(copying, node)
-    with pytest.raises(PeerCopyFailed, match="what node attic sent is not a GGUF file"):
+    with pytest.raises(PeerCopyFailed, match="node attic sent something that is not a GGUF file"):
         next(body.iter_chunks())
     body.close()
 
