@@ -23,7 +23,7 @@ import pytest
 
 from llb.store.database import Database, Transaction
 from llb.store.tables import nodes, replicas
-from llb.wire import NodeStatus, NodeStatusChanged
+from llb.wire import Heartbeat, NodeStatus, NodeStatusChanged
 from tests.conftest import JoinedNodeFactory
 from tests.harness import PASSWORD, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -296,7 +296,7 @@ async def test_a_file_that_vanishes_meanwhile_does_not_hold_up_the_heartbeat(
     view, node_id = chatting.app.view, chatting.app.agent.node_id
     async with fault(chatting):
         (tmp_path / "models" / "chat" / "chat.gguf").unlink()
-        heartbeats = []
+        heartbeats: list[Heartbeat | None] = []
         async with asyncio.timeout(10):
             while len(heartbeats) < 20:
                 if (heartbeat := view.nodes[node_id].heartbeat) not in heartbeats[-1:]:

@@ -113,7 +113,7 @@ class FileDownload:
         self._thread.start()
 
     async def wait(self) -> Path:
-        """Wait for the finished file, in any number of tasks. Raises `DownloadFailed`, `DownloadCancelled`."""
+        """Return the finished file to any number of waiters. Raises `DownloadFailed`, `DownloadCancelled`."""
         if self._done is None:
             raise RuntimeError("the download has not been started")
         await asyncio.shield(self._done)
