@@ -74,7 +74,7 @@ def test_a_port_in_use_is_an_error(served: LlbProcess, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     second = run_llb("--port", port, LLB_HOME=str(tmp_path / "other"))
     assert second.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is taken" in second.stderr
+    assert f"Port {port} on 127.0.0.1 is used by another program" in second.stderr
     assert second.stderr.count("\n") == 1
 
 
@@ -83,7 +83,7 @@ def test_ollamas_port_is_announced_or_an_error_if_in_use(tmp_path: Path) -> None
         port = str(taken.getsockname()[1])
         refused = run_llb("--port", "0", "--ollama-port", port, LLB_HOME=str(tmp_path / "home"))
     assert refused.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is taken" in refused.stderr
+    assert f"Port {port} on 127.0.0.1 is used by another program" in refused.stderr
     assert "--ollama-port" in refused.stderr
     assert refused.stderr.count("\n") == 1
     flags = ("--ollama-port", "0", "--ollama-allow", "10.0.0.0/8", "--ollama-allow", "192.168.0.0/16")
