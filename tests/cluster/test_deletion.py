@@ -1,4 +1,4 @@
-"""A deletion is obeyed by every node, however late, and forgets nothing but what it was asked to."""
+"""Deletion of models: every node obeys it, however late it connects, and nothing else is removed."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ from tests.hub import HubStandIn
 
 
 @pytest.fixture
-def may_look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Until it is set, nodes that start do not get so far as to say hello."""
+def probe_gate(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Gate that delays the hardware probe of a node, and so its hello, until it is set."""
     gate = asyncio.Event()
     gate.set()
     probe = HardwareProbe.probe
 
-    async def held(self: HardwareProbe) -> HardwareInfo:
+    async def probe_behind_gate(self: HardwareProbe) -> HardwareInfo:
         await gate.wait()
         return await probe(self)
 
-    monkeypatch.setattr(HardwareProbe, "probe", held)
+    monkeypatch.setattr(HardwareProbe, "probe", probe_behind_gate)
     return gate
 
 
 async def test_a_model_deleted_before_its_node_is_there_is_removed_when_it_comes(
-    make_llb: BalancerFactory, may_look: asyncio.Event
+    make_llb: BalancerFactory, probe_gate: asyncio.Event
 ) -> None:
     llb = await make_llb().start()
     await llb.wait_until_online()
     await llb.pull_model("tiny")
     await llb.stop()
-    may_look.clear()
+    probe_gate.clear()
     llb = await make_llb().start()
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    may_look.set()
+    probe_gate.set()
     await wait_until(lambda: not (llb.home / "models" / "tiny").exists())
     await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
 
 async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello(
-    make_llb: BalancerFactory, may_look: asyncio.Event, hub: HubStandIn
+    make_llb: BalancerFactory, probe_gate: asyncio.Event, hub: HubStandIn
 ) -> None:
-    may_look.clear()
+    probe_gate.clear()
     hub.stop_listening()
     llb = await make_llb().start()
     await llb.register_model("tiny")
     await llb.http.delete("/api/models/tiny")
     assert not llb.app.view.registrations["tiny"].is_active
     await llb.stop()
-    may_look.set()
+    probe_gate.set()
     llb = await make_llb().start()
     await wait_until(lambda: "tiny" not in llb.app.view.registrations)
 
@@ -78,25 +78,25 @@ async def test_a_model_that_rests_can_be_deleted(llb: RunningBalancer) -> None:
 async def test_registering_at_the_very_end_of_a_deletion(
     llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    at_the_end, go_on = asyncio.Event(), asyncio.Event()
+    is_persisting, may_persist = asyncio.Event(), asyncio.Event()
     persist = NodeAgent._persist
 
-    async def held(self: NodeAgent, record: ReplicaRecord) -> None:
+    async def delay_persist(self: NodeAgent, record: ReplicaRecord) -> None:
         if record.state is ReplicaState.GONE:
-            at_the_end.set()
-            await go_on.wait()
+            is_persisting.set()
+            await may_persist.wait()
         await persist(self, record)
 
-    monkeypatch.setattr(NodeAgent, "_persist", held)
+    monkeypatch.setattr(NodeAgent, "_persist", delay_persist)
     await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    await at_the_end.wait()
+    await is_persisting.wait()
     before = llb.app.agent._replicas["tiny"]
     assert (await llb.register_model("tiny")).status_code == 202
     await wait_until(
         lambda: before.desired_model is not None or llb.app.agent._replicas["tiny"] is not before
     )
-    go_on.set()
+    may_persist.set()
     await llb.wait_for_status("tiny", "Ready")
     assert "crashed" not in caplog.text
 
@@ -104,20 +104,21 @@ async def test_registering_at_the_very_end_of_a_deletion(
 async def test_a_slow_deletion_does_not_take_what_was_registered_anew(
     llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended = threading.Event(), threading.Event()
+    started, finished = threading.Event(), threading.Event()
     remove = ModelFiles.remove_files
 
-    def slow(self: ModelFiles, model_id: str, filenames: Sequence[str]) -> None:
-        began.set()
-        time.sleep(0.3)  # the disk's, not the test's: a pull of a file that still lies there takes less
+    def remove_slowly(self: ModelFiles, model_id: str, filenames: Sequence[str]) -> None:
+        started.set()
+        # The time of a slow disk: verifying a file that is still on disk takes less.
+        time.sleep(0.3)
         remove(self, model_id, filenames)
-        ended.set()
+        finished.set()
 
     await llb.pull_model("tiny")
-    monkeypatch.setattr(ModelFiles, "remove_files", slow)
+    monkeypatch.setattr(ModelFiles, "remove_files", remove_slowly)
     await llb.http.delete("/api/models/tiny")
-    await wait_until(began.is_set)
+    await wait_until(started.is_set)
     assert (await llb.register_model("tiny")).status_code == 202
     await llb.wait_until(lambda: llb.app.agent._replicas["tiny"].state is ReplicaState.READY)
-    await wait_until(ended.is_set)
+    await wait_until(finished.is_set)
     assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()

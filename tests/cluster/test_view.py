@@ -1,4 +1,4 @@
-"""What the view makes of what nodes say, without a network."""
+"""Cluster view: published events and derived state from the reports of nodes."""
 
 from __future__ import annotations
 
@@ -46,40 +46,40 @@ HELLO = Hello(
     slots_per_engine=4,
     replicas=(),
 )
-BEAT = Heartbeat(hardware=HARDWARE, meters=Meters(), memory_used_bytes=0, disk_free_bytes=50_000_000_000)
+HEARTBEAT = Heartbeat(hardware=HARDWARE, meters=Meters(), memory_used_bytes=0, disk_free_bytes=50_000_000_000)
 
 
-def make_view(catalog: Path) -> ClusterView:
+def create_view(catalog: Path) -> ClusterView:
     bus: EventBus[Event] = EventBus()
     return ClusterView(load_catalog(catalog), bus, lambda _repo: None)
 
 
-def listen(view: ClusterView) -> deque[Event]:
-    """What the view publishes from now on."""
+def subscribe(view: ClusterView) -> deque[Event]:
+    """Queue of the events that the view publishes from now on."""
     return view._event_bus.subscribe(10_000)._queue
 
 
-def told_of_tiny(heard: deque[Event]) -> list[NodeModel]:
-    """What was told of the model `tiny` on the node, taken off `heard`."""
-    events = [event for event in heard if isinstance(event, NodeStatusChanged)]
-    heard.clear()
-    return [model for event in events for model in event.models if model.model_id == "tiny"]
+def take_tiny_models(events: deque[Event]) -> list[NodeModel]:
+    """Published states of the model `tiny` on its node, removed from `events`."""
+    taken = [event for event in events if isinstance(event, NodeStatusChanged)]
+    events.clear()
+    return [model for event in taken for model in event.models if model.model_id == "tiny"]
 
 
-def engine(state: EngineState, progress: float | None = None) -> EngineReport:
+def engine_report(state: EngineState, progress: float | None = None) -> EngineReport:
     return EngineReport(model_id="tiny", state=state, slots=4, progress=progress)
 
 
-def ready(state: EngineState | None, progress: float | None = None) -> ReplicaReport:
+def ready_report(state: EngineState | None, progress: float | None = None) -> ReplicaReport:
     return ReplicaReport(
         model_id="tiny",
         attempt=1,
         state=ReplicaState.READY,
-        engine=None if state is None else engine(state, progress),
+        engine=None if state is None else engine_report(state, progress),
     )
 
 
-def downloading(downloaded_bytes: int) -> ReplicaReport:
+def downloading_report(downloaded_bytes: int) -> ReplicaReport:
     return ReplicaReport(
         model_id="tiny",
         attempt=1,
@@ -91,101 +91,106 @@ def downloading(downloaded_bytes: int) -> ReplicaReport:
 
 
 async def test_a_node_offers_nothing_before_its_disk_is_known(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    assert view.node_capacities("tiny") == []  # rather than a node with a full disk
-    view.on_heartbeat("n1", BEAT)
-    assert [room.disk_free_bytes for room in view.node_capacities("tiny")] == [50_000_000_000]
+    # Not a node with a full disk.
+    assert view.node_capacities("tiny") == []
+    view.on_heartbeat("n1", HEARTBEAT)
+    assert [capacity.disk_free_bytes for capacity in view.node_capacities("tiny")] == [50_000_000_000]
 
 
 async def test_an_engine_that_stopped_is_no_longer_shown(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    view.on_replica_report("n1", ready(EngineState.STOPPING))
+    view.on_replica_report("n1", ready_report(EngineState.STOPPING))
     assert [engine.state for engine in view.describe_node(view.nodes["n1"], include_paths=False).engines] == [
         "stopping"
     ]
-    view.on_replica_report("n1", ready(None))
+    view.on_replica_report("n1", ready_report(None))
     assert view.describe_node(view.nodes["n1"], include_paths=False).engines == ()
 
 
 async def test_an_engine_that_comes_changes_or_goes_is_told_at_once(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    heard = listen(view)
-    view.on_replica_report("n1", ready(None))
-    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    events = subscribe(view)
+    view.on_replica_report("n1", ready_report(None))
+    assert take_tiny_models(events) == [NodeModel("tiny", "ready")]
     for state in (EngineState.STARTING, EngineState.READY, EngineState.BUSY, EngineState.STOPPING):
-        view.on_replica_report("n1", ready(state))
-        assert told_of_tiny(heard) == [NodeModel("tiny", state.value, engine=state)]
-    view.on_replica_report("n1", ready(None))
-    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
-    view.on_replica_report("n1", ready(None))
-    assert told_of_tiny(heard) == []
+        view.on_replica_report("n1", ready_report(state))
+        assert take_tiny_models(events) == [NodeModel("tiny", state.value, engine=state)]
+    view.on_replica_report("n1", ready_report(None))
+    assert take_tiny_models(events) == [NodeModel("tiny", "ready")]
+    view.on_replica_report("n1", ready_report(None))
+    assert take_tiny_models(events) == []
 
 
 async def test_a_heartbeat_that_knows_better_of_an_engine_is_believed(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    view.on_replica_report("n1", ready(EngineState.READY))
-    heard = listen(view)
-    view.on_heartbeat("n1", BEAT)
-    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
-    view.on_heartbeat("n1", structs.replace(BEAT, engines=(engine(EngineState.BUSY),)))
-    assert told_of_tiny(heard) == [NodeModel("tiny", "busy", engine=EngineState.BUSY)]
+    view.on_replica_report("n1", ready_report(EngineState.READY))
+    events = subscribe(view)
+    view.on_heartbeat("n1", HEARTBEAT)
+    assert take_tiny_models(events) == [NodeModel("tiny", "ready")]
+    view.on_heartbeat("n1", structs.replace(HEARTBEAT, engines=(engine_report(EngineState.BUSY),)))
+    assert take_tiny_models(events) == [NodeModel("tiny", "busy", engine=EngineState.BUSY)]
 
 
 async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    heard = listen(view)
+    events = subscribe(view)
     for percent in range(100):
-        view.on_replica_report("n1", ready(EngineState.STARTING, percent / 100))
-    assert [model.engine_progress for model in told_of_tiny(heard)] == [0.0]
+        view.on_replica_report("n1", ready_report(EngineState.STARTING, percent / 100))
+    assert [model.engine_progress for model in take_tiny_models(events)] == [0.0]
     await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
-    assert [model.engine_progress for model in told_of_tiny(heard)] == [0.99]
-    view.on_replica_report("n1", ready(EngineState.STARTING, 0.995))
-    view.on_replica_report("n1", ready(EngineState.READY))
-    assert told_of_tiny(heard) == [NodeModel("tiny", "ready", engine=EngineState.READY)]
+    assert [model.engine_progress for model in take_tiny_models(events)] == [0.99]
+    view.on_replica_report("n1", ready_report(EngineState.STARTING, 0.995))
+    view.on_replica_report("n1", ready_report(EngineState.READY))
+    assert take_tiny_models(events) == [NodeModel("tiny", "ready", engine=EngineState.READY)]
     await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
-    assert not heard  # what waited to be told was overtaken
+    # The delayed event was superseded.
+    assert not events
 
 
 async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_not(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     view.on_hello(HELLO)
-    heard = listen(view)
+    events = subscribe(view)
 
-    def told() -> list[tuple[str, int | None, str | None]]:
+    def take_downloads() -> list[tuple[str, int | None, str | None]]:
         return [
             (model.lifecycle_status, None, None)
             if model.download is None
             else (model.lifecycle_status, model.download.downloaded_bytes, model.download.error)
-            for model in told_of_tiny(heard)
+            for model in take_tiny_models(events)
         ]
 
     for downloaded_bytes in range(0, 1000, 10):
-        view.on_replica_report("n1", downloading(downloaded_bytes))
-    assert told() == [("downloading", 0, None)]
+        view.on_replica_report("n1", downloading_report(downloaded_bytes))
+    assert take_downloads() == [("downloading", 0, None)]
     await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
-    assert told() == [("downloading", 990, None)]
-    view.on_replica_report("n1", structs.replace(downloading(995), error="waiting for the network"))
-    assert told() == [("downloading", 995, "waiting for the network")]
-    view.on_replica_report("n1", structs.replace(downloading(1000), state=ReplicaState.VERIFYING))
-    view.on_replica_report("n1", ready(None))
-    assert told() == [("verifying", 1000, None), ("ready", None, None)]
+    assert take_downloads() == [("downloading", 990, None)]
+    view.on_replica_report("n1", structs.replace(downloading_report(995), error="waiting for the network"))
+    assert take_downloads() == [("downloading", 995, "waiting for the network")]
+    view.on_replica_report("n1", structs.replace(downloading_report(1000), state=ReplicaState.VERIFYING))
+    view.on_replica_report("n1", ready_report(None))
+    assert take_downloads() == [("verifying", 1000, None), ("ready", None, None)]
 
 
 async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     node = view.on_hello(HELLO)
     assert view.nodes["n1"].metrics is None
-    heard = listen(view)
-    engines = (engine(EngineState.READY), structs.replace(engine(EngineState.STARTING), model_id="other"))
-    view.on_heartbeat("n1", structs.replace(BEAT, memory_used_bytes=7, engines=engines))
-    [told] = [event for event in heard if isinstance(event, MetricsUpdated)]
-    assert (told.memory_used_bytes, told.disk_free_bytes, told.slots) == (7, 50_000_000_000, 4)
-    assert told == node.metrics
+    events = subscribe(view)
+    engines = (
+        engine_report(EngineState.READY),
+        structs.replace(engine_report(EngineState.STARTING), model_id="other"),
+    )
+    view.on_heartbeat("n1", structs.replace(HEARTBEAT, memory_used_bytes=7, engines=engines))
+    [metrics] = [event for event in events if isinstance(event, MetricsUpdated)]
+    assert (metrics.memory_used_bytes, metrics.disk_free_bytes, metrics.slots) == (7, 50_000_000_000, 4)
+    assert metrics == node.metrics
     shown = view.describe_node(node, include_paths=False)
     assert (shown.memory_used_bytes, shown.disk_free_bytes, shown.slots) == (7, 50_000_000_000, 4)
 
@@ -193,7 +198,7 @@ async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
 async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(
     catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     entry = view.catalog.get("tiny")
     assert entry is not None
     view.registrations = {
@@ -202,36 +207,36 @@ async def test_a_status_says_how_long_it_takes_and_on_how_many_nodes_it_is(
     monkeypatch.setattr(view, "assigned_nodes_of", lambda _model_id: frozenset({"n1", "n2"}))
     view.on_hello(HELLO)
     view.on_hello(structs.replace(HELLO, node_id="n2", name="cellar"))
-    heard = listen(view)
+    events = subscribe(view)
 
     def statuses() -> list[tuple[ModelStatus, float | None, int]]:
-        events = [event for event in heard if isinstance(event, ModelStatusChanged)]
-        heard.clear()
-        return [(event.status, event.eta_seconds, event.available_nodes) for event in events]
+        taken = [event for event in events if isinstance(event, ModelStatusChanged)]
+        events.clear()
+        return [(event.status, event.eta_seconds, event.available_nodes) for event in taken]
 
-    view.on_replica_report("n1", downloading(400))
+    view.on_replica_report("n1", downloading_report(400))
     assert statuses() == [(ModelStatus.DOWNLOADING, 6.0, 0)]
-    view.on_replica_report("n1", ready(None))
-    view.on_replica_report("n2", ready(None))
+    view.on_replica_report("n1", ready_report(None))
+    view.on_replica_report("n2", ready_report(None))
     assert statuses() == [(ModelStatus.READY, None, 1), (ModelStatus.READY, None, 2)]
     view.mark_offline("n1")
     assert statuses() == [(ModelStatus.READY, None, 1)]
 
 
 async def test_a_node_that_is_away_has_nothing_in_memory_that_could_be_used(catalog: Path) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     node = view.on_hello(HELLO)
-    view.on_replica_report("n1", ready(EngineState.READY))
-    heard = listen(view)
+    view.on_replica_report("n1", ready_report(EngineState.READY))
+    events = subscribe(view)
     view.mark_offline("n1")
-    assert told_of_tiny(heard) == [NodeModel("tiny", "ready")]
+    assert take_tiny_models(events) == [NodeModel("tiny", "ready")]
     assert view.describe_node(node, include_paths=False).engines == ()
 
 
 async def test_a_model_that_has_left_the_catalogue_is_found_after_those_that_stand_in_it(
     catalog: Path,
 ) -> None:
-    view = make_view(catalog)
+    view = create_view(catalog)
     tiny = view.get_model("tiny")
     assert tiny is not None
     left = structs.replace(tiny, id="left", repo="Old/Left", quantization="Q8_0")

@@ -13,7 +13,7 @@ from tests.hub import HubStandIn
 async def cluster(
     make_llb: BalancerFactory, make_node: JoinedNodeFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> tuple[RunningBalancer, RunningJoinedNode]:
-    """A balancer that offers nothing itself, and a node that has the model `chat`."""
+    """A balancer whose local node holds no model, and a joined node with the model `chat`."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog, memory_limit_bytes=1).start()

@@ -1,4 +1,4 @@
-"""A host asks to be let in: once with a token, and what is said to it where that cannot be."""
+"""Joining: tokens, names, and the error messages of a host that cannot join."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.harness import RunningBalancer, RunningJoinedNode
 NO_TOKEN = "llbj-of-nobody"
 
 
-async def refusal(node: RunningJoinedNode) -> str:
-    """The sentence with which its start ends; nothing of it may be left."""
+async def get_start_error(node: RunningJoinedNode) -> str:
+    """The error of a failed start, which must leave nothing behind."""
     with pytest.raises(SetupError) as refused:
         await node.start()
     assert node_identity.read_membership(node.home) is None
@@ -37,7 +37,7 @@ async def refusal(node: RunningJoinedNode) -> str:
     return sentence
 
 
-# --- let in ------------------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 async def test_a_host_joins_with_a_token_and_from_then_on_needs_none(
@@ -50,8 +50,11 @@ async def test_a_host_joins_with_a_token_and_from_then_on_needs_none(
     again = await make_node(llb, "garage", join_token=None).start()
     await again.wait_until_online()
     assert again.id == first
-    listed = (await llb.http.get("/api/nodes")).json()["nodes"]
-    assert [(each["name"], each["status"]) for each in listed] == [("attic", "online"), ("garage", "online")]
+    nodes_json = (await llb.http.get("/api/nodes")).json()["nodes"]
+    assert [(each["name"], each["status"]) for each in nodes_json] == [
+        ("attic", "online"),
+        ("garage", "online"),
+    ]
 
 
 async def test_what_a_host_keeps_of_it_is_its_owners_alone(
@@ -65,7 +68,7 @@ async def test_what_a_host_keeps_of_it_is_its_owners_alone(
     assert (member.balancer_url, member.name, member.node_id) == (llb.url, "garage", node.id)
     record = llb.app.members.get_record(node.id)
     assert record is not None
-    # The balancer keeps what it is shown as a hash, and what it shows in clear.
+    # The balancer stores the node's credential as a hash, and its own credential in clear.
     assert member.credential not in str(record)
     assert record.hop_credential == member.hop_credential
 
@@ -114,7 +117,7 @@ async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
     member = node_identity.read_membership(node.home)
     assert member is not None
     assert member.name == "shed"
-    # What an administrator calls it since then holds, until the host says another name again.
+    # A name given by an administrator is kept until the host is started with another name.
     await llb.http.patch(f"/api/nodes/{node.id}", json={"name": "workshop"})
     await node.stop()
     node = await make_node(llb, "garage", name="shed").start()
@@ -138,24 +141,24 @@ async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
     assert sorted(node.hello.name for node in llb.app.view.nodes.values()) == ["garage", "garage-2"]
 
 
-# --- tokens ------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 async def test_a_wrong_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
-    said = await refusal(make_node(llb, "garage", join_token=NO_TOKEN))
-    assert said == "The join token is not known here: make one with 'llb join-token' on the balancer."
+    message = await get_start_error(make_node(llb, "garage", join_token=NO_TOKEN))
+    assert message == "The join token is not known here: make one with 'llb join-token' on the balancer."
 
 
 async def test_no_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
-    said = await refusal(make_node(llb, "garage", join_token=None))
-    assert said.startswith(f"A token is needed to join {llb.url}: create one there with 'llb join-token'")
+    message = await get_start_error(make_node(llb, "garage", join_token=None))
+    assert message.startswith(f"A token is needed to join {llb.url}: create one there with 'llb join-token'")
 
 
 async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     token = await llb.create_join_token()
     await make_node(llb, "garage", join_token=token).start()
-    said = await refusal(make_node(llb, "cellar", join_token=token))
-    assert said.startswith("The join token has already been used: each token admits one host")
+    message = await get_start_error(make_node(llb, "cellar", join_token=token))
+    assert message.startswith("The join token has already been used: each token admits one host")
     assert len(llb.app.view.nodes) == 2
 
 
@@ -167,15 +170,15 @@ async def test_an_expired_token(llb: RunningBalancer, make_node: JoinedNodeFacto
     early = make_node(llb, "early", join_token=await llb.create_join_token())
     await early.start()
     now += 1
-    assert (await refusal(make_node(llb, "late", join_token=token))).startswith(
+    assert (await get_start_error(make_node(llb, "late", join_token=token))).startswith(
         "The join token has expired: make a new one"
     )
-    # What it was is told for a week.
+    # The reason is known for a week.
     now += 7 * 86_400
-    assert "has expired" in await refusal(make_node(llb, "later", join_token=token))
+    assert "has expired" in await get_start_error(make_node(llb, "later", join_token=token))
     now += 1
     await llb.create_join_token()
-    assert "not known here" in await refusal(make_node(llb, "latest", join_token=token))
+    assert "not known here" in await get_start_error(make_node(llb, "latest", join_token=token))
 
 
 async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
@@ -216,28 +219,30 @@ async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_ll
     assert (made["hint"], made["hint_code"]) == (None, None)
 
 
-# --- what answers ------------------------------------------------------------------------------------
+# --- other servers --------------------------------------------------------------------------------
 
 
 async def test_an_address_where_nothing_answers(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
-    said = await refusal(make_node(llb, "garage", join="http://127.0.0.1:9", join_token=NO_TOKEN))
+    message = await get_start_error(make_node(llb, "garage", join="http://127.0.0.1:9", join_token=NO_TOKEN))
     assert (
-        said
+        message
         == "The llb at http://127.0.0.1:9 cannot be reached (connection refused): check the address, and that"
         " it listens for other hosts (--host 0.0.0.0)."
     )
 
 
 async def test_a_name_that_is_none(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
-    said = await refusal(make_node(llb, "garage", join="http://nowhere.invalid:8080", join_token=NO_TOKEN))
-    assert said.startswith("The llb at http://nowhere.invalid:8080 cannot be reached (")
+    message = await get_start_error(
+        make_node(llb, "garage", join="http://nowhere.invalid:8080", join_token=NO_TOKEN)
+    )
+    assert message.startswith("The llb at http://nowhere.invalid:8080 cannot be reached (")
 
 
 @contextmanager
-def stranger(
+def run_foreign_server(
     status: int, body: bytes, headers: dict[str, str], gate: threading.Event | None = None
 ) -> Iterator[str]:
-    """A server that is no llb."""
+    """A server that is not an llb."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -272,10 +277,15 @@ def stranger(
     [
         (200, b"<html>", {}, "is not an llb that hosts can join (200)"),
         (201, b"{}", {}, "is not an llb that hosts can join (201)"),
-        (404, b'{"error": {"message": "File Not Found", "code": 404}}', {}, "is not an llb that hosts can join (404)"),
+        (
+            404,
+            b'{"error": {"message": "File Not Found", "code": 404}}',
+            {},
+            "is not an llb that hosts can join (404)",
+        ),
         (403, b"forbidden", {}, "is not an llb that hosts can join (403)"),
         (405, b'{"error": {"message": "no", "code": "no"}}', {}, "is not an llb that hosts can join (405)"),
-        (301, b"", {"Location": "https://other.example/x"}, "redirects to https://other.example/x: give the address"),
+        (301, b"", {"Location": "https://other.example/x"}, "redirects to https://other.example/x: give"),
         (201, b"x" * 1_000_000, {}, "is not an llb that hosts can join (201)"),
     ],
 )  # fmt: skip
@@ -287,10 +297,10 @@ async def test_an_address_where_no_llb_answers(
     headers: dict[str, str],
     sentence: str,
 ) -> None:
-    with stranger(status, body, headers) as url:
-        said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
-    assert said.startswith(f"The server at {url} ")
-    assert sentence in said
+    with run_foreign_server(status, body, headers) as url:
+        message = await get_start_error(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
+    assert message.startswith(f"The server at {url} ")
+    assert sentence in message
 
 
 async def test_an_address_that_never_answers(
@@ -298,10 +308,10 @@ async def test_an_address_that_never_answers(
 ) -> None:
     monkeypatch.setattr(join_client, "REQUEST_TIMEOUT_S", 0.2)
     gate = threading.Event()
-    with stranger(200, b"", {}, gate) as url:
-        said = await refusal(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
+    with run_foreign_server(200, b"", {}, gate) as url:
+        message = await get_start_error(make_node(llb, "garage", join=url, join_token=NO_TOKEN))
         gate.set()
-    assert "cannot be reached (it does not answer)" in said
+    assert "cannot be reached (it does not answer)" in message
 
 
 async def test_a_name_that_the_balancer_is_not_known_by(
@@ -312,15 +322,15 @@ async def test_a_name_that_the_balancer_is_not_known_by(
         socket, "getaddrinfo", lambda host, *rest, **more: look_up("127.0.0.1", *rest, **more)
     )
     url = llb.url.replace("127.0.0.1", "attic.example")
-    said = await refusal(make_node(llb, "garage", join=url))
+    message = await get_start_error(make_node(llb, "garage", join=url))
     assert (
-        said
+        message
         == f"The llb at {url} does not accept that host name: join it by its IP address, or start it with "
         "--allowed-host attic.example."
     )
 
 
-# --- versions ----------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -339,15 +349,15 @@ async def test_a_protocol_that_the_balancer_does_not_speak(
 ) -> None:
     token = await llb.create_join_token()
     monkeypatch.setattr("llb.joined_node.PROTOCOL_VERSION", protocol)
-    said = await refusal(make_node(llb, "garage", join_token=token))
-    assert said.startswith("This node runs llb ")
-    assert sentence in said
-    # The token is still good: it may be brought again after the upgrade.
+    message = await get_start_error(make_node(llb, "garage", join_token=token))
+    assert message.startswith("This node runs llb ")
+    assert sentence in message
+    # The token is still valid and can be used after the upgrade.
     monkeypatch.undo()
     await make_node(llb, "garage", join_token=token).start()
 
 
-# --- circles -----------------------------------------------------------------------------------------
+# --- joining itself -------------------------------------------------------------------------------
 
 
 async def test_a_host_cannot_join_itself(
@@ -356,8 +366,8 @@ async def test_a_host_cannot_join_itself(
     node = make_node(llb, "copy")
     node.home.mkdir()
     await llb.app.db.backup(node.home / "llb.db")
-    said = await refusal(node)
-    assert said.startswith("This is the same llb, or a copy of its home directory")
+    message = await get_start_error(node)
+    assert message.startswith("This is the same llb, or a copy of its home directory")
     assert len(llb.app.view.nodes) == 1
 
 
@@ -369,7 +379,7 @@ async def test_a_host_cannot_join_its_own_node(
     await llb.stop()
     itself = RunningJoinedNode(llb, llb.home, join=node.url, join_token=NO_TOKEN)
     assert (
-        await refusal(itself)
+        await get_start_error(itself)
     ) == "The llb at this address is a node of this host: a balancer cannot join its own node."
 
 
@@ -377,11 +387,11 @@ async def test_a_host_that_lends_itself_lets_nobody_in(
     llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     node = await make_node(llb, "garage").start()
-    said = await refusal(make_node(llb, "cellar", join=node.url))
-    assert said == f"The llb at this address has joined another llb: join that one, at {llb.url}."
+    message = await get_start_error(make_node(llb, "cellar", join=node.url))
+    assert message == f"The llb at this address has joined another llb: join that one, at {llb.url}."
 
 
-# --- another balancer --------------------------------------------------------------------------------
+# --- another balancer -----------------------------------------------------------------------------
 
 
 async def test_joining_another_llb_without_a_token_is_refused(
@@ -389,7 +399,7 @@ async def test_joining_another_llb_without_a_token_is_refused(
 ) -> None:
     node = await make_node(llb, "garage").start()
     await node.stop()
-    with stranger(404, b"", {}) as url:
+    with run_foreign_server(404, b"", {}) as url:
         elsewhere = make_node(llb, "garage", join=url, join_token=None)
         with pytest.raises(SetupError) as refused:
             await elsewhere.start()
@@ -408,7 +418,7 @@ async def test_joining_another_llb_with_its_token_leaves_the_first(
         await node.wait_until_online()
         before = node.id
         await node.stop()
-        # A token that is wrong costs nothing.
+        # A wrong token changes nothing.
         with pytest.raises(SetupError, match="not known here"):
             await make_node(other, "garage", join_token=NO_TOKEN).start()
         assert before in llb.app.view.nodes
@@ -431,8 +441,8 @@ async def test_a_balancer_at_another_address_is_still_the_nodes_own(
     first_url = llb.url
     llb = await make_llb().start()
     assert llb.url != first_url
-    # With or without a token, which is not used up; its credential went to nobody who had not proved that it
-    # knows it.
+    # With or without a token, which is not used up. Its credential is sent only to a server that has proved
+    # to know it.
     token = await llb.create_join_token()
     node = await make_node(llb, "garage", join_token=token).start()
     await node.wait_until_online()
@@ -453,7 +463,7 @@ async def test_who_only_knows_of_a_node_proves_nothing(
     await node.wait_until_online()
     member = node.app.membership
     assert member is not None
-    # Neither another llb, nor whoever passes the question on to the node itself.
+    # Neither another llb nor a server that passes the challenge on to the node itself.
     nonce = "balancer:1"
     answer = (await node.http.get(f"/hop/proof?nonce={nonce}")).json()["proof"]
     assert answer != tokens.balancer_challenge_response(member.hop_credential, node.id, nonce)
@@ -468,5 +478,5 @@ async def test_who_only_knows_of_a_node_proves_nothing(
     assert own == tokens.balancer_challenge_response(member.hop_credential, node.id, "1")
     async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
         assert not await join_client.is_same_balancer(other.url, member)
-        with stranger(200, b'{"proof": "x"}', {}) as url:
+        with run_foreign_server(200, b'{"proof": "x"}', {}) as url:
             assert not await join_client.is_same_balancer(url, member)

@@ -1,6 +1,4 @@
-"""Whole lives of real processes: both sides end and return in any order, also by kill -9, and find each other
-again.
-"""
+"""Restarts of real processes: balancer and node end in any order, also by kill -9, and reconnect."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ TINY = {"id": "tiny", "size_bytes": 300_000}
 OTHER = {"id": "other", "size_bytes": 300_000}
 
 
-class Pair:
-    """A balancer and a node, each of which may end and start again."""
+class ProcessPair:
+    """A balancer and a node that can be restarted."""
 
     def __init__(self, folder: Path, hub: HubStandIn) -> None:
         catalog = write_catalog(folder / "catalog.json", TINY, OTHER)
@@ -32,7 +30,7 @@ class Pair:
             HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD,
         )  # fmt: skip
         self.balancer.start()
-        # Its address must not change when it starts again.
+        # Its address must not change with a restart.
         self.balancer._flags += ("--port", self.balancer.url.rpartition(":")[2])
         token = self.balancer.http.post("/api/nodes/join-tokens", json={}).json()["token"]
         self.node = LlbProcess(
@@ -40,25 +38,25 @@ class Pair:
             HF_ENDPOINT=hub.url, LLB_JOIN_TOKEN=token,
         )  # fmt: skip
         self.node.start()
-        self.until_online()
+        self.wait_until_online()
 
     def close(self) -> None:
         self.node.kill()
         self.balancer.kill()
 
-    def shown(self) -> dict[str, Any]:
-        """The node, as its balancer shows it."""
+    def get_node(self) -> dict[str, Any]:
+        """The node in the API of its balancer."""
         listed = self.balancer.http.get("/api/nodes").raise_for_status().json()["nodes"]
         return dict(next((node for node in listed if node["name"] == "garage"), {}))
 
-    def until_online(self) -> None:
-        wait_until(lambda: self.shown().get("status") == "online")
+    def wait_until_online(self) -> None:
+        wait_until(lambda: self.get_node().get("status") == "online")
 
-    def until_holding(self, *model_ids: str) -> None:
-        """Wait until the node holds these models and no other, on its disk too."""
+    def wait_until_holding(self, *model_ids: str) -> None:
+        """Wait until the node holds exactly these models, also on disk."""
 
         def held() -> set[str]:
-            return {each["model_id"] for each in self.shown()["replicas"] if each["state"] == "ready"}
+            return {each["model_id"] for each in self.get_node()["replicas"] if each["state"] == "ready"}
 
         wait_until(lambda: held() == set(model_ids))
         files = {path.parent.name for path in (self.node.home / "models").glob("*/*.gguf")}
@@ -66,19 +64,19 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, hub: HubStandIn) -> Iterator[Pair]:
-    made = Pair(tmp_path, hub)
-    yield made
-    made.close()
+def pair(tmp_path: Path, hub: HubStandIn) -> Iterator[ProcessPair]:
+    pair = ProcessPair(tmp_path, hub)
+    yield pair
+    pair.close()
 
 
 ORDERS = [*itertools.product(("stop", "kill"), ("balancer", "node"), ("balancer", "node"))]
 
 
-def test_both_sides_end_and_return_in_any_order(pair: Pair) -> None:
+def test_both_sides_end_and_return_in_any_order(pair: ProcessPair) -> None:
     pair.balancer.register_model("tiny")
-    pair.until_holding("tiny")
-    identity = pair.shown()["id"]
+    pair.wait_until_holding("tiny")
+    identity = pair.get_node()["id"]
     for how, first_down, first_up in ORDERS:
         order = {"balancer": pair.balancer, "node": pair.node}
         second_down = "node" if first_down == "balancer" else "balancer"
@@ -87,14 +85,14 @@ def test_both_sides_end_and_return_in_any_order(pair: Pair) -> None:
             getattr(order[name], how)()
         for name in (first_up, second_up):
             order[name].start()
-        pair.until_online()
-        pair.until_holding("tiny")
-        assert pair.shown()["id"] == identity, (how, first_down, first_up)
+        pair.wait_until_online()
+        pair.wait_until_holding("tiny")
+        assert pair.get_node()["id"] == identity, (how, first_down, first_up)
     assert len(pair.balancer.http.get("/api/nodes").json()["nodes"]) == 2
 
 
 @pytest.mark.parametrize("victim", ["balancer", "node"])
-def test_kill_9_in_mid_pull_loses_no_byte_and_no_wish(pair: Pair, victim: str) -> None:
+def test_kill_9_in_mid_pull_loses_no_byte_and_no_wish(pair: ProcessPair, victim: str) -> None:
     stall = pair.hub.faults.stall(after=100_000)
     pair.balancer.register_model("tiny")
     partials = [side.home / "models" / "tiny" for side in (pair.balancer, pair.node)]
@@ -103,43 +101,43 @@ def test_kill_9_in_mid_pull_loses_no_byte_and_no_wish(pair: Pair, victim: str) -
     process.kill()
     stall.clear()
     process.start()
-    pair.until_online()
-    pair.until_holding("tiny")
+    pair.wait_until_online()
+    pair.wait_until_holding("tiny")
     pair.balancer.wait_for_status("tiny", "Ready")
 
 
-def test_what_was_deleted_while_a_node_was_away_is_removed_when_it_returns(pair: Pair) -> None:
+def test_what_was_deleted_while_a_node_was_away_is_removed_when_it_returns(pair: ProcessPair) -> None:
     pair.balancer.register_model("tiny")
     pair.balancer.register_model("other")
-    pair.until_holding("tiny", "other")
+    pair.wait_until_holding("tiny", "other")
     foreign = pair.node.home / "models" / "tiny" / "notes.txt"
     foreign.write_text("mine")
     pair.node.kill()
     assert pair.balancer.http.delete("/api/models/tiny").status_code == 204
-    # Not even a balancer that ended in the meantime forgets it.
+    # A balancer that was killed meanwhile has not forgotten it.
     pair.balancer.kill()
     pair.balancer.start()
     pair.node.start()
-    pair.until_online()
-    pair.until_holding("other")
+    pair.wait_until_online()
+    pair.wait_until_holding("other")
     assert foreign.read_text() == "mine"
     assert pair.balancer.get_model("tiny")["status"] == "Available"
 
 
-def test_a_node_that_falls_silent_is_offline_and_returns_by_itself(pair: Pair) -> None:
+def test_a_node_that_falls_silent_is_offline_and_returns_by_itself(pair: ProcessPair) -> None:
     os.kill(pair.node.pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: pair.shown()["status"] == "offline", 17)
+        wait_until(lambda: pair.get_node()["status"] == "offline", 17)
     finally:
         os.kill(pair.node.pid, signal.SIGCONT)
-    pair.until_online()
+    pair.wait_until_online()
 
 
-def test_a_balancer_that_falls_silent_is_dialled_again_when_it_is_back(pair: Pair) -> None:
+def test_a_balancer_that_falls_silent_is_dialled_again_when_it_is_back(pair: ProcessPair) -> None:
     os.kill(pair.balancer.pid, signal.SIGSTOP)
     try:
         wait_until(lambda: pair.node.http.get("/readyz").status_code == 503, 20)
     finally:
         os.kill(pair.balancer.pid, signal.SIGCONT)
-    pair.until_online()
+    pair.wait_until_online()
     wait_until(lambda: pair.node.http.get("/readyz").status_code == 200)

@@ -1,6 +1,4 @@
-"""The link of a joined host: it stands, it breaks, it stands again; and who is sent away, with
-which words.
-"""
+"""Control link of a joined node: reconnection, rejection, and other protocol versions."""
 
 from __future__ import annotations
 
@@ -19,21 +17,21 @@ from tests.hub import HubStandIn
 from tests.joined_node.wire import HEARTBEAT, PROTOCOL_1_HELLO, join_node, open_link
 
 
-async def reason(node: RunningJoinedNode) -> str | None:
-    """What `/readyz` of a joined host says is in the way."""
+async def get_readiness_problem(node: RunningJoinedNode) -> str | None:
+    """The reason in `/readyz` of a joined node; None if it is ready."""
     answer = await node.http.get("/readyz")
-    said = answer.json()
-    assert answer.status_code == (200 if said["reason"] is None else 503)
+    readiness = answer.json()
+    assert answer.status_code == (200 if readiness["reason"] is None else 503)
     assert node.balancer.url not in answer.text
-    return None if said["reason"] is None else str(said["reason"])
+    return None if readiness["reason"] is None else str(readiness["reason"])
 
 
-async def until_reason(node: RunningJoinedNode, text: str) -> None:
+async def wait_for_problem(node: RunningJoinedNode, text: str) -> None:
     await wait_until(lambda: text in (node.app.problem or ""))
-    assert text in str(await reason(node))
+    assert text in str(await get_readiness_problem(node))
 
 
-# --- it breaks, and stands again ---------------------------------------------------------------------
+# --- reconnection ---------------------------------------------------------------------------------
 
 
 async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
@@ -46,13 +44,13 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
     port = llb.port
     await llb.stop()
-    await until_reason(node, "the balancer cannot be reached")
+    await wait_for_problem(node, "the balancer cannot be reached")
     assert (await node.http.get("/health")).status_code == 200
     llb = node.balancer = await make_llb().start(port)
     shown = (await llb.http.get(f"/api/nodes/{node.id}")).json()
     assert shown["name"] == "garage"
     await node.wait_until_online()
-    assert await reason(node) is None
+    assert await get_readiness_problem(node) is None
     await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
 
 
@@ -66,7 +64,7 @@ async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_t
     await node.stop()
     await llb.stop()
     node = await make_node(llb, "garage").start()
-    await until_reason(node, "the balancer cannot be reached: connect")
+    await wait_for_problem(node, "the balancer cannot be reached: connect")
     assert (await node.http.get("/health")).json() == {"status": "ok"}
     llb = await make_llb().start(port)
     assert llb.app.view.nodes[node.id].status in (NodeStatus.OFFLINE, NodeStatus.ONLINE)
@@ -124,7 +122,7 @@ async def test_a_defect_costs_the_link_and_never_the_node(
 
     monkeypatch.setattr(node.app.agent, "_reconcile", fail)
     await llb.register_model("tiny")
-    await until_reason(node, "the link to the balancer failed; see the log")
+    await wait_for_problem(node, "the link to the balancer failed; see the log")
     monkeypatch.undo()
     await wait_until(lambda: llb.app.view.nodes[node.id] is not before)
     await node.wait_until_online()
@@ -144,7 +142,7 @@ async def test_clocks_that_are_apart_are_told_of(
     )
 
 
-# --- sent away ---------------------------------------------------------------------------------------
+# --- rejection ------------------------------------------------------------------------------------
 
 
 async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
@@ -157,11 +155,11 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
     member = node.app.membership
     assert member is not None
     assert (await llb.http.delete(f"/api/nodes/{node.id}")).status_code == 204
-    await until_reason(node, "this node was removed by the balancer: run 'llb leave'")
+    await wait_for_problem(node, "this node was removed by the balancer: run 'llb leave'")
     assert node.id not in llb.app.view.nodes
     assert llb.app.view.status_of("tiny").available_nodes == 1
     assert llb.app.node_connections.route_of(node.id) is None
-    # Its files are its own.
+    # Its files are kept.
     assert (node.home / "models" / "tiny" / "tiny.gguf").is_file()
     with pytest.raises(InvalidStatus) as refused:
         async with open_link(llb, member.credential):
@@ -171,7 +169,7 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
     assert (await llb.http.post("/api/nodes/leave", headers=dead)).status_code == 401
     await node.stop()
     node = await make_node(llb, "garage").start()
-    await until_reason(node, "the balancer does not know this node any more: run 'llb leave'")
+    await wait_for_problem(node, "the balancer does not know this node any more: run 'llb leave'")
 
 
 async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
@@ -183,11 +181,11 @@ async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
     node = llb.app.view.nodes[first.id]
     second = await make_node(llb, "copy").start()
     assert second.id == first.id
-    await until_reason(second, "another host is connected as this node: one home directory is a copy")
+    await wait_for_problem(second, "another host is connected as this node: one home directory is a copy")
     assert llb.app.view.nodes[first.id] is node
     assert node.is_online
-    assert await reason(first) is None
-    # Once the first is gone the second may be the node: a home that was moved, not copied.
+    assert await get_readiness_problem(first) is None
+    # After the end of the first one the second may be the node: its home was moved, not copied.
     await first.stop()
     await second.stop()
     moved = await make_node(llb, "copy").start()
@@ -205,30 +203,31 @@ async def test_a_balancer_that_lends_itself_is_no_longer_one(
     async with RunningBalancer(tmp_path / "other", **{**llb.settings, "name": "other"}) as other:
         lent = RunningJoinedNode(other, llb.home)
         await lent.start(port)
-        await until_reason(node, "the llb at the balancer's address redirects elsewhere")
+        await wait_for_problem(node, "the llb at the balancer's address redirects elsewhere")
         await lent.stop()
 
 
-# --- other versions ----------------------------------------------------------------------------------
+# --- other versions -------------------------------------------------------------------------------
 
 
 async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) -> None:
     joined = await join_node(llb, "relic")
-    async with open_link(llb, joined.credential) as relic:
-        welcome = await relic.send_hello(joined.node_id)
+    async with open_link(llb, joined.credential) as link:
+        welcome = await link.send_hello(joined.node_id)
         assert (welcome["name"], welcome["node_id"]) == ("relic", joined.node_id)
         assert welcome["protocol"] == PROTOCOL_VERSION
-        assert (await relic.receive("want"))["models"] == []
+        assert (await link.receive("want"))["models"] == []
         assert llb.app.view.nodes[joined.node_id].status is NodeStatus.ONLINE
         await llb.register_model("tiny")
-        while not (wanted := (await relic.receive("want"))["models"]):
-            pass  # it is being resolved
+        while not (wanted := (await link.receive("want"))["models"]):
+            # The registration is being resolved.
+            pass
         assert [model["model_id"] for model in wanted] == ["tiny"]
-        # Nor is it sent away for words that nobody here knows, or fields of another shape.
-        await relic.send({"type": "gossip", "of": "another version"})
-        await relic.send({**HEARTBEAT, "hardware": "unknown"})
+        # Unknown messages, and fields of another shape, do not end the link.
+        await link.send({"type": "gossip", "of": "another version"})
+        await link.send({**HEARTBEAT, "hardware": "unknown"})
         report = {"model_id": "tiny", "attempt": 1, "state": "ready", "more": 1}
-        await relic.send({"type": "replica", **report})
+        await link.send({"type": "replica", **report})
         await llb.wait_until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
     await llb.wait_until(lambda: llb.app.view.nodes[joined.node_id].status is NodeStatus.OFFLINE)
 
@@ -236,22 +235,28 @@ async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) ->
 @pytest.mark.parametrize(
     ("hello", "sentence"),
     [
-        ({"protocol": PROTOCOL_VERSION + 1, "version": "9.9"}, "runs llb 9.9, which is newer than the balancer's"),
+        (
+            {"protocol": PROTOCOL_VERSION + 1, "version": "9.9"},
+            "runs llb 9.9, which is newer than the balancer's",
+        ),
         (
             {"protocol": 99, "version": "99.0", "hardware": ["of", "another", "shape"], "replicas": None},
             "runs llb 99.0, which is newer than the balancer's",
         ),
         ({"protocol": 0, "version": "0.0.1"}, "runs llb 0.0.1, which is too old for the balancer's"),
         ({"node_id": "somebody-else"}, "the first message of a node must be a hello with its own node id"),
-        ({"type": "heartbeat", **HEARTBEAT}, "the first message of a node must be a hello with its own node id"),
+        (
+            {"type": "heartbeat", **HEARTBEAT},
+            "the first message of a node must be a hello with its own node id",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, object], sentence: str) -> None:
     joined = await join_node(llb, "relic")
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, **hello})
-        assert sentence in (await relic.receive("refused"))["message"]
-        await relic.wait_closed()
+    async with open_link(llb, joined.credential) as link:
+        await link.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, **hello})
+        assert sentence in (await link.receive("refused"))["message"]
+        await link.wait_closed()
     assert llb.app.view.nodes[joined.node_id].status is NodeStatus.JOINING
 
 
@@ -261,25 +266,26 @@ async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_
     await llb.pull_model("tiny")
     joined = await join_node(llb, "relic")
     held = {"model_id": "tiny", "attempt": 1, "state": "ready", "total_bytes": 1}
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
-        await relic.receive("welcome")
+    async with open_link(llb, joined.credential) as link:
+        await link.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
+        await link.receive("welcome")
         llb.app.link_server.push_desired_state()
-        await relic.send(HEARTBEAT)
-        first = await relic.receive("want")
+        await link.send(HEARTBEAT)
+        first = await link.receive("want")
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
-        first = await relic.receive("want")  # what it had room for is known by now
+    async with open_link(llb, joined.credential) as link:
+        await link.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
+        # Its capacity is known by now.
+        first = await link.receive("want")
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
 
 
 async def test_something_that_is_no_message_ends_the_link(llb: RunningBalancer) -> None:
     joined = await join_node(llb, "relic")
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send_hello(joined.node_id)
-        await relic._socket.send("not JSON")
-        await relic.wait_closed()
+    async with open_link(llb, joined.credential) as link:
+        await link.send_hello(joined.node_id)
+        await link._socket.send("not JSON")
+        await link.wait_closed()
 
 
 async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more(
@@ -300,13 +306,13 @@ async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more
 async def test_draining_is_told_to_the_node_also_when_it_dials_again(llb: RunningBalancer) -> None:
     joined = await join_node(llb, "relic")
     path = f"/api/nodes/{joined.node_id}"
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send_hello(joined.node_id)
+    async with open_link(llb, joined.credential) as link:
+        await link.send_hello(joined.node_id)
         shown = (await llb.http.patch(path, json={"draining": True})).json()
         assert shown["draining"]
-        assert (await relic.receive("drain"))["draining"]
-    async with open_link(llb, joined.credential) as relic:
-        await relic.send_hello(joined.node_id)
-        assert (await relic.receive("drain"))["draining"]
+        assert (await link.receive("drain"))["draining"]
+    async with open_link(llb, joined.credential) as link:
+        await link.send_hello(joined.node_id)
+        assert (await link.receive("drain"))["draining"]
         await llb.http.patch(path, json={"draining": False})
-        assert not (await relic.receive("drain"))["draining"]
+        assert not (await link.receive("drain"))["draining"]

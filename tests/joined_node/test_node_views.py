@@ -1,4 +1,4 @@
-"""What is seen of several nodes: in the list, and in the events that tell how it changes."""
+"""Views of several nodes: the list, and the events of its changes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tests.harness import DEADLINE_S, RunningBalancer
 from tests.hub import HubStandIn
 
 
-async def names(llb: RunningBalancer) -> list[str]:
+async def list_names(llb: RunningBalancer) -> list[str]:
     return [node["name"] for node in (await llb.http.get("/api/nodes")).json()["nodes"]]
 
 
-async def until(reader: ClientConnection, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """The first event of a node for which `condition` holds."""
+async def wait_for_event(
+    reader: ClientConnection, condition: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """The next node event for which `condition` is true."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
             event: dict[str, Any] = json.loads(await reader.recv())
@@ -36,25 +38,25 @@ async def test_nodes_are_listed_in_the_order_they_came_after_a_restart_too(
         node = await make_node(llb, name).start()
         await node.wait_until_online()
         await node.stop()
-    assert await names(llb) == ["attic", "cellar", "barn"]
+    assert await list_names(llb) == ["attic", "cellar", "barn"]
     await llb.stop()
     await llb.start(llb.port)
     await llb.wait_until_online()
-    assert await names(llb) == ["attic", "cellar", "barn"]
+    assert await list_names(llb) == ["attic", "cellar", "barn"]
 
 
 async def test_the_way_to_a_node_is_told_once_it_is_found(
     llb: RunningBalancer, make_node: JoinedNodeFactory
 ) -> None:
     async with llb.open_event_stream() as reader:
-        own = await until(reader, lambda event: event["name"] == "attic")
+        own = await wait_for_event(reader, lambda event: event["name"] == "attic")
         assert own["reach"] == {"way": "local", "answer_ms": None}
         node = await make_node(llb, "cellar").start()
-        found = await until(reader, lambda event: event["reach"]["way"] == "direct")
+        found = await wait_for_event(reader, lambda event: event["reach"]["way"] == "direct")
         assert found["name"] == "cellar"
         assert found["reach"]["answer_ms"] > 0
         await node.stop()
-        gone = await until(reader, lambda event: event["reach"]["way"] == "none")
+        gone = await wait_for_event(reader, lambda event: event["reach"]["way"] == "none")
         assert (gone["status"], gone["reach"]["answer_ms"]) == ("offline", None)
 
 
@@ -64,7 +66,7 @@ async def test_tags_are_told_to_those_who_listen(llb: RunningBalancer, make_node
     async with llb.open_event_stream() as reader:
         patch = {"tags": ["gpu", "upstairs"]}
         assert (await llb.http.patch(f"/api/nodes/{node.id}", json=patch)).status_code == 200
-        event = await until(reader, lambda event: event["tags"])
+        event = await wait_for_event(reader, lambda event: event["tags"])
         assert (event["node_id"], event["tags"]) == (node.id, ["gpu", "upstairs"])
 
 
@@ -82,11 +84,11 @@ async def test_each_node_tells_how_far_it_has_come(
                 told = event["models"][0]["download"] if event["models"] else None
                 return event["name"] == name and told is not None and told["downloaded_bytes"] > 0
 
-            event = await until(reader, halfway)
+            event = await wait_for_event(reader, halfway)
             [model] = event["models"]
             assert model["lifecycle_status"] == "downloading"
             assert 0 < model["download"]["downloaded_bytes"] <= TINY_BYTES // 2
             assert model["download"]["total_bytes"] == TINY_BYTES
         stalled.clear()
-        done = await until(reader, lambda event: event["models"][0]["lifecycle_status"] == "ready")
+        done = await wait_for_event(reader, lambda event: event["models"][0]["lifecycle_status"] == "ready")
         assert done["models"][0]["download"] is None

@@ -1,4 +1,4 @@
-"""Which hosts hold what: as nodes come, go and return; and what is nobody's to delete."""
+"""Placement of models on joined nodes, deletion, and remote commands."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from tests.joined_node.wire import HEARTBEAT, PROTOCOL_1_HELLO, join_node, open_
 GB = 1_000_000_000
 
 
-def holders(llb: RunningBalancer, model_id: str) -> set[str]:
-    """The names of the online nodes that have a model and are to have it."""
-    placed = llb.app.view.assigned_nodes_of(model_id)
+def get_holder_names(llb: RunningBalancer, model_id: str) -> set[str]:
+    """Names of the online nodes that hold a model and are assigned to it."""
+    assigned = llb.app.view.assigned_nodes_of(model_id)
     return {
         node.hello.name
         for node, report in llb.app.view.replicas_of(model_id)
-        if node.is_online and report.state is ReplicaState.READY and node.id in placed
+        if node.is_online and report.state is ReplicaState.READY and node.id in assigned
     }
 
 
-async def until_held(llb: RunningBalancer, model_id: str, *names: str) -> None:
-    await wait_until(lambda: holders(llb, model_id) == set(names))
+async def wait_until_held(llb: RunningBalancer, model_id: str, *names: str) -> None:
+    await wait_until(lambda: get_holder_names(llb, model_id) == set(names))
     assert llb.app.view.status_of(model_id).available_nodes == len(names)
 
 
-async def online(*nodes: RunningJoinedNode) -> None:
+async def start_and_connect(*nodes: RunningJoinedNode) -> None:
     for node in nodes:
         await node.start()
         await node.wait_until_online()
 
 
-# --- where a model goes ------------------------------------------------------------------------------
+# --- placement ------------------------------------------------------------------------------------
 
 
 async def test_every_node_that_a_model_fits_on_holds_it_whenever_it_joins(
     make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
     llb = await make_llb(memory_limit_bytes=4 * GB).start()
-    await online(
+    await start_and_connect(
         make_node(llb, "garage", memory_limit_bytes=5 * GB),
         make_node(llb, "shoebox", memory_limit_bytes=1_000_000),
     )
     await llb.pull_model("tiny")
-    await until_held(llb, "tiny", "attic", "garage")
-    await online(make_node(llb, "late", memory_limit_bytes=4 * GB))
-    await until_held(llb, "tiny", "attic", "garage", "late")
+    await wait_until_held(llb, "tiny", "attic", "garage")
+    await start_and_connect(make_node(llb, "late", memory_limit_bytes=4 * GB))
+    await wait_until_held(llb, "tiny", "attic", "garage", "late")
     shoebox = next(node for node in llb.app.view.nodes.values() if node.hello.name == "shoebox")
     assert shoebox.replicas == {}
 
@@ -62,14 +62,14 @@ async def test_n_replicas_go_to_the_roomiest_and_the_next_takes_over_from_one_th
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
-    await online(garage, make_node(llb, "cellar", memory_limit_bytes=3 * GB))
+    await start_and_connect(garage, make_node(llb, "cellar", memory_limit_bytes=3 * GB))
     answer = await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": 1})
     assert answer.status_code == 202
-    await until_held(llb, "tiny", "garage")
+    await wait_until_held(llb, "tiny", "garage")
     await llb.http.delete(f"/api/nodes/{garage.id}")
-    await until_held(llb, "tiny", "cellar")
-    # One that is roomier still does not make gigabytes travel.
-    await online(make_node(llb, "late", memory_limit_bytes=5 * GB))
+    await wait_until_held(llb, "tiny", "cellar")
+    # A node with still more capacity does not cause a move of gigabytes.
+    await start_and_connect(make_node(llb, "late", memory_limit_bytes=5 * GB))
     assert llb.app.view.assigned_nodes_of("tiny") == {
         node.id for node in llb.app.view.nodes.values() if node.hello.name == "cellar"
     }
@@ -100,9 +100,9 @@ async def test_the_memory_check_speaks_of_the_roomiest_online_node(
         make_node(llb, "garage", memory_limit_bytes=GB),
         make_node(llb, "cellar", memory_limit_bytes=3 * GB),
     )
-    await online(small)
+    await start_and_connect(small)
     assert await refused() == "Insufficient VRAM. Required: 2GB, Available: 1GB"
-    await online(large)
+    await start_and_connect(large)
     fit = (await llb.get_model("tiny"))["fit"]
     assert (fit["verdict"], fit["node_name"], fit["available_bytes"]) == ("fits", "cellar", 3 * GB)
     await large.stop()
@@ -110,7 +110,7 @@ async def test_the_memory_check_speaks_of_the_roomiest_online_node(
     assert await refused() == "Insufficient VRAM. Required: 2GB, Available: 1GB"
 
 
-# --- a holder that is away ---------------------------------------------------------------------------
+# --- offline holders ------------------------------------------------------------------------------
 
 
 async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
@@ -120,9 +120,9 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     now = 0.0
     llb.app.view._clock = lambda: now
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
-    await online(garage)
+    await start_and_connect(garage)
     await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": 1})
-    await until_held(llb, "tiny", "garage")
+    await wait_until_held(llb, "tiny", "garage")
     hub.clear_requests()
     await garage.stop()
     await garage.wait_for_status(NodeStatus.OFFLINE)
@@ -133,17 +133,18 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
     await garage.start()
     await garage.wait_until_online()
-    await until_held(llb, "tiny", "garage")
+    await wait_until_held(llb, "tiny", "garage")
     assert hub.byte_requests() == []
-    # After that another one takes over, and what the first one has lies there unused.
+    # After that another node takes over, and the files of the first one are unused.
     await garage.stop()
     await garage.wait_for_status(NodeStatus.OFFLINE)
     now += FAILOVER_GRACE_S
     llb.app.link_server.push_desired_state()
-    await until_held(llb, "tiny", "attic")
+    await wait_until_held(llb, "tiny", "attic")
     await garage.start()
     await garage.wait_until_online()
-    await until_held(llb, "tiny", "garage")  # both have it: the roomier one serves
+    # Both hold it; the node with more capacity serves it.
+    await wait_until_held(llb, "tiny", "garage")
     assert (llb.home / "models" / "tiny" / "tiny.gguf").is_file()
 
 
@@ -152,9 +153,9 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
-    await online(garage)
+    await start_and_connect(garage)
     await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": 1})
-    await until_held(llb, "tiny", "garage")
+    await wait_until_held(llb, "tiny", "garage")
     await garage.stop()
     await llb.stop()
     hub.clear_requests()
@@ -164,7 +165,7 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
     assert hub.byte_requests() == []
 
 
-# --- deleted -----------------------------------------------------------------------------------------
+# --- deletion -------------------------------------------------------------------------------------
 
 
 async def test_a_deletion_waits_for_whoever_was_told_to_hold_the_model(llb: RunningBalancer) -> None:
@@ -174,12 +175,12 @@ async def test_a_deletion_waits_for_whoever_was_told_to_hold_the_model(llb: Runn
         await llb.pull_model("tiny")
         while not (await relic.receive("want"))["models"]:
             pass
-        # It has begun and not said so yet when the model is deleted.
+        # It has started but not reported it when the model is deleted.
         await llb.http.delete("/api/models/tiny")
         while "tiny" not in (await relic.receive("want"))["deleted"]:
             pass
     assert not llb.app.view.registrations["tiny"].is_active
-    # When it comes again it says what it has, is told once more, and obeys.
+    # After reconnecting it reports its replicas, gets the deletion again, and obeys.
     held = {"model_id": "tiny", "attempt": 1, "state": "downloading"}
     async with open_link(llb, joined.credential) as relic:
         await relic.send_hello(joined.node_id, replicas=[held])
@@ -230,12 +231,12 @@ async def test_files_that_a_host_had_before_it_joined_are_used_and_never_deleted
     (node.home / "models" / "foreign" / "notes.gguf").write_text("mine")
     await llb.pull_model("tiny")
     hub.clear_requests()
-    await online(node)
-    await until_held(llb, "tiny", "attic", "garage")
+    await start_and_connect(node)
+    await wait_until_held(llb, "tiny", "attic", "garage")
     assert hub.byte_requests() == []
     await llb.pull_model("other")
-    await until_held(llb, "other", "attic", "garage")
-    # Also when it was killed and started in between.
+    await wait_until_held(llb, "other", "attic", "garage")
+    # Also after a kill and a restart in between.
     await node.stop()
     await node.start()
     await node.wait_until_online()
@@ -256,13 +257,13 @@ async def test_a_file_of_the_same_size_that_is_not_the_one_is_fetched(
     folder.mkdir(parents=True)
     (folder / "tiny.gguf").write_bytes(bytes(TINY_BYTES))
     await llb.pull_model("tiny")
-    await online(node)
-    await until_held(llb, "tiny", "attic", "garage")
+    await start_and_connect(node)
+    await wait_until_held(llb, "tiny", "attic", "garage")
     digest = hashlib.sha256((folder / "tiny.gguf").read_bytes()).digest()
     assert digest == hashlib.sha256(tiny_gguf(TINY_BYTES)).digest()
 
 
-# --- at a distance -----------------------------------------------------------------------------------
+# --- remote commands ------------------------------------------------------------------------------
 
 
 async def test_a_node_that_was_away_hears_what_is_pinned(
@@ -270,17 +271,17 @@ async def test_a_node_that_was_away_hears_what_is_pinned(
 ) -> None:
     llb = await make_llb().start()
     node = make_node(llb, "garage")
-    await online(node)
+    await start_and_connect(node)
     await llb.pull_model("tiny")
-    await until_held(llb, "tiny", "attic", "garage")
+    await wait_until_held(llb, "tiny", "attic", "garage")
     for pinned in (True, False):
         await node.stop()
         answer = await llb.http.patch("/api/models/tiny", json={"pinned": pinned})
         assert (answer.status_code, answer.json()["pinned"]) == (200, pinned)
         node = make_node(llb, "garage")
-        await online(node)
+        await start_and_connect(node)
         await wait_until(lambda: node.app.agent._replicas["tiny"].pinned == pinned)  # noqa: B023
-    # A retry keeps it, and it is gone with the model.
+    # A retry keeps it, and a deletion removes it.
     await llb.http.patch("/api/models/tiny", json={"pinned": True})
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
     await llb.pull_model("tiny")
@@ -294,9 +295,9 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     llb = await make_llb(catalog=catalog).start()
     nodes = [make_node(llb, "garage"), make_node(llb, "cellar")]
-    await online(*nodes)
+    await start_and_connect(*nodes)
     await llb.pull_model("chat")
-    await until_held(llb, "chat", "attic", "garage", "cellar")
+    await wait_until_held(llb, "chat", "attic", "garage", "cellar")
     agents = [llb.app.agent, *(node.app.agent for node in nodes)]
     assert (await llb.http.patch("/api/models/chat", json={"pinned": True})).status_code == 200
     await llb.wait_until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
@@ -306,7 +307,7 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     await llb.http.patch("/api/models/chat", json={"pinned": False})
     assert (await llb.http.post("/api/models/chat/unload")).status_code == 204
     assert all(agent.engine_pool._engines["chat"].process.state is EngineState.STOPPED for agent in agents)
-    # One that cannot be asked is named, and the others have done it.
+    # An unreachable node is named, and the others have obeyed.
     for agent in agents:
         async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
             pass

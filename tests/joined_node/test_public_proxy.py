@@ -1,6 +1,4 @@
-"""The doors between hosts: what a joined host answers to whom, and where the credentials of nodes open
-nothing.
-"""
+"""Access between hosts: the routes of a joined node, and where the credentials of nodes are accepted."""
 
 from __future__ import annotations
 
@@ -29,8 +27,10 @@ QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}]
 
 
 @pytest.fixture
-async def anybody(cluster: tuple[RunningBalancer, RunningJoinedNode]) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the joined host without any credential."""
+async def anonymous_client(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the joined node without credentials."""
     async with httpx.AsyncClient(base_url=cluster[1].url, timeout=30, trust_env=False) as client:
         yield client
 
@@ -39,29 +39,29 @@ def bearer(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
-def credentials(node: RunningJoinedNode) -> tuple[str, str]:
-    """What the node shows its balancer, and what the balancer shows the node."""
+def get_credentials(node: RunningJoinedNode) -> tuple[str, str]:
+    """The credential of the node at its balancer, and that of the balancer at the node."""
     member = node.app.membership
     assert member is not None
     return member.credential, member.hop_credential
 
 
-# --- /v1 of a joined host ----------------------------------------------------------------------------
+# --- /v1 of a joined host -------------------------------------------------------------------------
 
 
 async def test_any_hosts_address_answers_for_the_cluster(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     key = bearer(await llb.create_key("inference"))
-    listed = await anybody.get("/v1/models", headers=key)
+    listed = await anonymous_client.get("/v1/models", headers=key)
     assert [model["id"] for model in listed.json()["data"]] == ["chat"]
-    answer = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    answer = await anonymous_client.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] > 0
     assert answer.headers["x-llb-node"] == "garage"
     assert answer.headers["content-type"].startswith("application/json")
-    # One request, one id: what the client is told is what the balancer has in its history.
+    # The request id of the client is the one in the balancer's history.
     requests = (await llb.http.get("/api/requests")).json()["requests"]
     assert [each["request_id"] for each in requests] == [answer.headers["x-request-id"]]
 
@@ -69,7 +69,7 @@ async def test_any_hosts_address_answers_for_the_cluster(
 async def test_a_joined_host_opens_no_port_without_keys(
     make_llb: BalancerFactory, make_node: JoinedNodeFactory
 ) -> None:
-    """Its balancer would ask the relayed requests for a key."""
+    """The balancer would demand a key for the proxied requests."""
     llb = await make_llb(ollama_port=0).start()
     node = await make_node(llb, "garage", ollama_port=0).start()
     assert llb.ollama_port is not None
@@ -95,12 +95,12 @@ async def test_ollamas_clients_are_answered_for_the_cluster(
 
 
 async def test_a_stream_comes_through_piece_by_piece(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     key = {"X-API-Key": await llb.create_key("inference")}
     pieces = []
-    async with anybody.stream(
+    async with anonymous_client.stream(
         "POST", "/v1/chat/completions", json={**QUESTION, "stream": True}, headers=key
     ) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -121,21 +121,21 @@ async def test_a_stream_comes_through_piece_by_piece(
 )
 async def test_every_dialect_comes_through(
     cluster: tuple[RunningBalancer, RunningJoinedNode],
-    anybody: httpx.AsyncClient,
+    anonymous_client: httpx.AsyncClient,
     path: str,
     body: dict[str, Any],
     counts: bool,
 ) -> None:
     llb, _ = cluster
     key = {"X-API-Key": await llb.create_key("inference"), "anthropic-version": "2023-06-01"}
-    answer = await anybody.post(path, json={"model": "Test/Chat", **body}, headers=key)
+    answer = await anonymous_client.post(path, json={"model": "Test/Chat", **body}, headers=key)
     assert answer.status_code == 200, answer.text
     assert answer.json().get("model", "chat") == "chat"
     assert answer.headers["x-llb-node"] == "garage"
     if path.startswith("/v1/messages"):
         assert answer.headers["request-id"] == answer.headers["x-request-id"]
     if counts:
-        async with anybody.stream(
+        async with anonymous_client.stream(
             "POST", path, json={"model": "chat", "stream": True, **body}, headers=key
         ) as streamed:
             lines = [line async for line in streamed.aiter_lines() if line.startswith("event: ")]
@@ -146,17 +146,17 @@ async def test_every_dialect_comes_through(
 
 
 async def test_errors_of_messages_have_their_shape_at_both_doors(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     body = {"model": "unknown", "messages": QUESTION["messages"], "max_tokens": 4}
     key = {"X-API-Key": await llb.create_key("inference")}
     for headers, kind in ((key, "not_found_error"), ({}, "authentication_error")):
-        answer = await anybody.post("/v1/messages", json=body, headers=headers)
+        answer = await anonymous_client.post("/v1/messages", json=body, headers=headers)
         assert answer.json()["error"]["type"] == kind
         assert answer.json()["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
     await llb.stop()
-    away = await anybody.post("/v1/messages", json=body, headers=key)
+    away = await anonymous_client.post("/v1/messages", json=body, headers=key)
     assert (away.status_code, away.json()["type"], away.json()["error"]["type"]) == (
         503,
         "error",
@@ -165,23 +165,23 @@ async def test_errors_of_messages_have_their_shape_at_both_doors(
 
 
 async def test_limits_of_a_key_hold_at_every_door(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     made = await llb.http.post("/api/keys", json={"name": "k", "limits": {"requests_per_minute": 2}})
     key = bearer(made.json()["key"])
     there = await llb.http.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert there.headers["x-ratelimit-remaining-requests"] == "1"
-    here = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    here = await anonymous_client.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert (here.status_code, here.headers["x-ratelimit-remaining-requests"]) == (200, "0")
-    refused = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    refused = await anonymous_client.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-ratelimit-limit-requests"] == "2"
 
 
 async def test_errors_of_the_balancer_come_through_as_they_are(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     key = bearer(await llb.create_key("inference"))
@@ -191,24 +191,24 @@ async def test_errors_of_the_balancer_come_through_as_they_are(
         (QUESTION, bearer("sk-no")),
         ({"model": "chat", "messages": "none"}, key),
     ):
-        here = await anybody.post("/v1/chat/completions", json=body, headers=headers)
-        there = await anybody.post(f"{llb.url}/v1/chat/completions", json=body, headers=headers)
+        here = await anonymous_client.post("/v1/chat/completions", json=body, headers=headers)
+        there = await anonymous_client.post(f"{llb.url}/v1/chat/completions", json=body, headers=headers)
         assert here.status_code == there.status_code >= 400
         assert here.json() == there.json()
         assert here.headers.get("www-authenticate") == there.headers.get("www-authenticate")
-    assert (await anybody.get("/v1/nothing/here?a=b%20c&d=é", headers=key)).status_code == 404
-    assert (await anybody.get("/v1/models/%2e%2e%2fü", headers=key)).status_code == 404
+    assert (await anonymous_client.get("/v1/nothing/here?a=b%20c&d=é", headers=key)).status_code == 404
+    assert (await anonymous_client.get("/v1/models/%2e%2e%2fü", headers=key)).status_code == 404
 
 
 async def test_a_caller_of_a_joined_host_is_never_local_at_the_balancer(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
     for token in (llb.app.local_token, node.app.local_token):
-        answer = await anybody.get("/v1/models", headers=bearer(token))
+        answer = await anonymous_client.get("/v1/models", headers=bearer(token))
         assert answer.status_code == 401, token
     spoofed = {**bearer(llb.app.local_token), "x-llb-hop": "", "X-LLB-Node": "x"}
-    assert (await anybody.get("/v1/models", headers=spoofed)).status_code == 401
+    assert (await anonymous_client.get("/v1/models", headers=spoofed)).status_code == 401
 
 
 async def test_a_client_that_leaves_frees_its_slot_through_both_hops(
@@ -228,12 +228,12 @@ async def test_a_client_that_leaves_frees_its_slot_through_both_hops(
 
 
 async def test_a_balancer_that_is_down_is_one_sentence(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
     key = bearer(await llb.create_key("inference"))
     await llb.stop()
-    answer = await anybody.post("/v1/chat/completions", json=QUESTION, headers=key)
+    answer = await anonymous_client.post("/v1/chat/completions", json=QUESTION, headers=key)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "no_node_available"
     assert "Retry-After" in answer.headers
@@ -281,7 +281,7 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
         await stopping
 
 
-# --- what else a joined host answers -----------------------------------------------------------------
+# --- other routes of a joined node ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,19 +300,22 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
     ],
 )
 async def test_the_page_and_the_api_lead_to_the_balancer(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient, method: str, path: str
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+    anonymous_client: httpx.AsyncClient,
+    method: str,
+    path: str,
 ) -> None:
     llb, _ = cluster
-    answer = await anybody.request(method, path.replace(" ", "%20"))
+    answer = await anonymous_client.request(method, path.replace(" ", "%20"))
     assert answer.status_code == 307
     assert answer.headers["location"] == llb.url + path.replace(" ", "%20")
 
 
 async def test_nobody_but_the_balancer_may_hop(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
-    own, balancers = credentials(node)
+    own, balancers = get_credentials(node)
     key = await llb.create_key("admin")
     for credential in (None, own, key, node.app.local_token, llb.app.local_token, "llbn-no"):
         headers = {} if credential is None else bearer(credential)
@@ -320,57 +323,57 @@ async def test_nobody_but_the_balancer_may_hop(
             ("POST", "/hop/v1/chat/completions?model=chat"),
             ("POST", "/hop/models/chat/unload"),
         ):
-            answer = await anybody.request(method, path, headers=headers)
+            answer = await anonymous_client.request(method, path, headers=headers)
             assert answer.status_code == 401, (path, credential)
-    answer = await anybody.post(
+    answer = await anonymous_client.post(
         "/hop/v1/chat/completions?model=chat", json=QUESTION, headers=bearer(balancers)
     )
     assert answer.status_code == 200
-    # A page in a browser has no business here, whatever it brings.
+    # A page in a browser is rejected with any credential.
     page = {**bearer(balancers), "Origin": node.url}
-    answer = await anybody.post("/hop/models/chat/unload", headers=page)
+    answer = await anonymous_client.post("/hop/models/chat/unload", headers=page)
     assert answer.status_code == 403
 
 
 async def test_the_balancers_credential_opens_nothing_but_hops(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
-    _, balancers = credentials(node)
-    assert (await anybody.post("/api/node/leave", headers=bearer(balancers))).status_code == 401
-    assert (await anybody.get("/v1/models", headers=bearer(balancers))).status_code == 401
+    _, balancers = get_credentials(node)
+    assert (await anonymous_client.post("/api/node/leave", headers=bearer(balancers))).status_code == 401
+    assert (await anonymous_client.get("/v1/models", headers=bearer(balancers))).status_code == 401
     assert (await llb.http.get("/api/nodes", headers=bearer(balancers))).status_code == 401
 
 
 async def test_what_a_host_says_of_its_lending_is_for_its_command_line(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
-    assert (await anybody.get("/api/node")).status_code == 401
+    assert (await anonymous_client.get("/api/node")).status_code == 401
     shown = (await node.http.get("/api/node")).json()
     assert (shown["balancer_url"], shown["name"], shown["problem"]) == (llb.url, "garage", None)
 
 
 async def test_only_the_command_line_of_the_host_may_have_it_leave(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster
-    own, _ = credentials(node)
+    own, _ = get_credentials(node)
     for credential in (own, llb.app.local_token, await llb.create_key("admin")):
-        assert (await anybody.post("/api/node/leave", headers=bearer(credential))).status_code == 401
-    assert (await anybody.post("/api/node/leave")).status_code == 401
+        assert (await anonymous_client.post("/api/node/leave", headers=bearer(credential))).status_code == 401
+    assert (await anonymous_client.post("/api/node/leave")).status_code == 401
     assert node.app.membership is not None
 
 
 async def test_who_answers_at_an_address_can_be_proved_without_a_secret(
-    cluster: tuple[RunningBalancer, RunningJoinedNode], anybody: httpx.AsyncClient
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
-    assert len((await anybody.get("/hop/proof?nonce=a")).json()["proof"]) == 64
+    assert len((await anonymous_client.get("/hop/proof?nonce=a")).json()["proof"]) == 64
     for query in ("", "?nonce=", f"?nonce={'x' * 129}"):
-        assert (await anybody.get(f"/hop/proof{query}")).status_code == 400
+        assert (await anonymous_client.get(f"/hop/proof{query}")).status_code == 400
 
 
-# --- the node's credential at the balancer -----------------------------------------------------------
+# --- the node's credential at the balancer --------------------------------------------------------
 
 
 async def test_a_nodes_credential_opens_its_own_routes_only(llb: RunningBalancer) -> None:
@@ -381,7 +384,7 @@ async def test_a_nodes_credential_opens_its_own_routes_only(llb: RunningBalancer
     for method, path, access in route_policy_table(app):
         if access.node_only or access.public or path.startswith("/ws/") or method == "OPTIONS":
             continue
-        answer = await llb.http.request(method, _filled(path), headers=headers)
+        answer = await llb.http.request(method, fill_parameters(path), headers=headers)
         assert answer.status_code == 401, (method, path)
         tried += 1
     assert tried > 25
@@ -442,7 +445,7 @@ async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: Runni
     assert (await llb.http.post("/api/nodes/join", json=good)).status_code == 201
 
 
-# --- the table of rules ------------------------------------------------------------------------------
+# --- route policies -------------------------------------------------------------------------------
 
 NODES_ONLY = {("POST", "/api/nodes/leave"), ("GET", "/ws/nodes"), ("GET", "/hop/dial")}
 BALANCER_ONLY = {
@@ -451,7 +454,7 @@ BALANCER_ONLY = {
     ("POST", "/hop/models/<model_id:str>/unload"),
     ("POST", "/hop/pulse"),
 }
-# Whoever brings a ticket of the balancer's.
+# For requests with a file token of the balancer.
 FILES = {(method, "/hop/files/<model_id:str>/<sha256:str>") for method in ("GET", "HEAD")}
 OPEN_WHILE_JOINED = {
     ("GET", "/health"),
@@ -461,7 +464,7 @@ OPEN_WHILE_JOINED = {
 }
 
 
-def rules(app: Sanic[Any, Any]) -> dict[tuple[str, str], Any]:
+def get_route_policies(app: Sanic[Any, Any]) -> dict[tuple[str, str], Any]:
     app.finalize()
     try:
         return {
@@ -475,21 +478,21 @@ def rules(app: Sanic[Any, Any]) -> dict[tuple[str, str], Any]:
 
 def test_which_routes_are_for_nodes_and_their_balancer(tmp_path: Path) -> None:
     Sanic.test_mode = True
-    balancer = rules(create_app(make_config(home=tmp_path / "a")))
+    balancer = get_route_policies(create_app(make_config(home=tmp_path / "a")))
     assert {route for route, access in balancer.items() if access.node_only} == NODES_ONLY
-    joined = rules(create_app(make_config(home=tmp_path / "b", join="http://attic:8080")))
+    joined = get_route_policies(create_app(make_config(home=tmp_path / "b", join="http://attic:8080")))
     assert {route for route, access in joined.items() if access.node_only} == BALANCER_ONLY
-    led_on = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
-    # What is relayed with the caller's own key, and what leads to the balancer.
-    assert {path for _, path in led_on} == {"/", "/<path:path>", "/v1/<path:path>", *OLLAMA_PATHS, PULL_PATH}
+    proxied = {route for route, access in joined.items() if access.public} - OPEN_WHILE_JOINED
+    # Routes that are proxied with the caller's own key, and redirects to the balancer.
+    assert {path for _, path in proxied} == {"/", "/<path:path>", "/v1/<path:path>", *OLLAMA_PATHS, PULL_PATH}
     for table in (balancer, joined):
         assert {route for route, access in table.items() if access.requires_file_token} == FILES
-    rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - led_on
+    rest = joined.keys() - BALANCER_ONLY - OPEN_WHILE_JOINED - FILES - proxied
     assert rest == {("GET", "/api/node"), ("POST", "/api/node/leave")}
 
 
-def _filled(path: str) -> str:
-    """`path` with something in the place of its parameters."""
+def fill_parameters(path: str) -> str:
+    """`path` with values for its parameters."""
     while "<" in path:
         before, _, rest = path.partition("<")
         path = before + "1" + rest.partition(">")[2]

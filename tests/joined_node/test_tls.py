@@ -1,6 +1,4 @@
-"""Hosts that speak TLS with certificates of their own: who is believed, and what is told to whoever
-is not.
-"""
+"""TLS between hosts with self-signed certificates: trust anchors, renewal and impostors."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "m
 async def chatting(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """A balancer with TLS that offers nothing itself; the model `chat` can be pulled."""
+    """A balancer with TLS whose local node holds no model; the model `chat` can be pulled."""
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     return await make_llb(catalog=catalog, memory_limit_bytes=1, tls="auto").start()
@@ -44,14 +42,17 @@ def anchor_of(host: RunningBalancer | RunningJoinedNode) -> str:
     return host.app.tls.anchor
 
 
-# --- one host ----------------------------------------------------------------------------------------
+# --- one host -------------------------------------------------------------------------------------
 
 
 async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_llb: BalancerFactory) -> None:
     llb = await make_llb(tls="auto").start()
     await llb.wait_until_online()
-    shown = await llb.http.get("/api/tls/certificate")
-    assert (shown.text, shown.headers["content-type"]) == (anchor_of(llb), "application/x-pem-file")
+    answer = await llb.http.get("/api/tls/certificate")
+    assert (answer.text, answer.headers["content-type"]) == (
+        anchor_of(llb),
+        "application/x-pem-file",
+    )
 
     answer = await llb.http.post(
         "/api/auth/login", json={"username": "admin", "password": PASSWORD}, headers={"Authorization": ""}
@@ -86,7 +87,8 @@ async def test_it_is_the_same_host_after_a_restart_and_a_restore(
     await llb.stop()
     await llb.start()
     assert anchor_of(llb) == before
-    assert (llb.home / "tls.pem").read_bytes() != key_before  # signed anew, by the same authority
+    # Issued again by the same authority.
+    assert (llb.home / "tls.pem").read_bytes() != key_before
     assert before.encode() not in saved.read_bytes()[:100]
     assert b"tls_authority" in saved.read_bytes()
 
@@ -105,42 +107,42 @@ async def test_who_never_shakes_hands_delays_nobody(make_llb: BalancerFactory) -
         writer.close()
 
 
-# --- a certificate of the owner's --------------------------------------------------------------------
+# --- own certificate ------------------------------------------------------------------------------
 
 
 @dataclass
-class Pair:
-    """A certificate and its key as files."""
+class CertificateFiles:
+    """A certificate file and its key file."""
 
-    place: Path
+    directory: Path
     authority: CertificateAuthority = field(default_factory=create_authority)
 
     def write(self) -> None:
         pem = issue_certificate(self.authority, ("localhost", "127.0.0.1"))[0].decode()
         key, _, certificate = pem.partition("-----BEGIN CERTIFICATE-----")
-        (self.place / "key.pem").write_text(key)
-        (self.place / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)
+        (self.directory / "key.pem").write_text(key)
+        (self.directory / "cert.pem").write_text("-----BEGIN CERTIFICATE-----" + certificate)
 
     @property
     def settings(self) -> dict[str, Path]:
-        return {"tls_cert": self.place / "cert.pem", "tls_key": self.place / "key.pem"}
+        return {"tls_cert": self.directory / "cert.pem", "tls_key": self.directory / "key.pem"}
 
 
 async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
     make_llb: BalancerFactory, tmp_path: Path
 ) -> None:
-    pair = Pair(tmp_path)
+    pair = CertificateFiles(tmp_path)
     pair.write()
     llb = await make_llb(**pair.settings).start()
-    ready = tls_trust.get_client_context(pair.authority.certificate)
+    context = tls_trust.get_client_context(pair.authority.certificate)
 
-    async def shown() -> bytes:
-        _, writer = await asyncio.open_connection("127.0.0.1", llb.port, ssl=ready)
+    async def get_served_certificate() -> bytes:
+        _, writer = await asyncio.open_connection("127.0.0.1", llb.port, ssl=context)
         found: ssl.SSLObject = writer.get_extra_info("ssl_object")
         writer.close()
         return found.getpeercert(binary_form=True) or b""
 
-    before = await shown()
+    before = await get_served_certificate()
     assert tls_trust.certificate_fingerprint(anchor_of(llb)) == tls_trust.certificate_fingerprint(
         ssl.DER_cert_to_PEM_cert(before)
     )
@@ -150,10 +152,11 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
     (tmp_path / "key.pem").rename(tmp_path / "away")
     with pytest.raises(OSError, match="No such file"):
         tls.renew_if_needed()
-    assert await shown() == before  # half of a pair replaces nothing
+    # Half of a new pair does not replace anything.
+    assert await get_served_certificate() == before
     (tmp_path / "away").rename(tmp_path / "key.pem")
     tls.renew_if_needed()
-    assert await shown() != before
+    assert await get_served_certificate() != before
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ async def test_a_certificate_of_ones_own_and_its_renewal_while_running(
 async def test_a_certificate_that_cannot_be_used_is_told_in_a_sentence(
     make_llb: BalancerFactory, tmp_path: Path, settings: dict[str, Path], sentence: str
 ) -> None:
-    pair = Pair(tmp_path)
+    pair = CertificateFiles(tmp_path)
     pair.write()
     (tmp_path / "key.pem").rename(tmp_path / "other.pem")
     pair.write()
@@ -195,7 +198,7 @@ def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
     assert (tmp_path / "tls.pem").read_bytes() not in (first, second)
 
 
-# --- hosts that join ---------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
@@ -203,7 +206,8 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
 ) -> None:
     node = await make_node(chatting, "garage").start()
     await node.wait_until_online()
-    assert node.url.startswith("https:")  # nobody had to say so
+    # Without a setting.
+    assert node.url.startswith("https:")
     assert node_identity.read_membership(node.home) == node.app.membership
     assert node.app.agent.balancer_anchor == anchor_of(chatting)
     way = chatting.app.node_connections.route_of(node.id)
@@ -213,7 +217,7 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
     await chatting.pull_model("chat")
     answer = await chatting.http.post("/v1/chat/completions", json=HELLO)
     assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "garage")
-    # The node's own door leads back to the balancer over TLS, too.
+    # The node's proxy uses TLS to the balancer, too.
     key = await chatting.create_key("inference")
     through = await node.http.post(
         "/v1/chat/completions", json=HELLO, headers={"Authorization": f"Bearer {key}"}
@@ -228,7 +232,8 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
         return "chat" in copied and copied["chat"].state is ReplicaState.READY
 
     await wait_until(ready)
-    assert len(hub.byte_requests("chat.gguf")) == 1  # the second one has it from the first
+    # The second node copied it from the first one.
+    assert len(hub.byte_requests("chat.gguf")) == 1
 
 
 async def test_a_node_that_speaks_no_tls_is_asked_over_the_connections_that_it_dials(
@@ -254,37 +259,39 @@ async def test_an_llb_without_tls_takes_nodes_with_it(
     assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 
 
-# --- who is in between -------------------------------------------------------------------------------
+# --- impostors ------------------------------------------------------------------------------------
 
 
 @dataclass
 class Impostor:
-    """Answers at an address with a certificate of its own; `heard` is all that anybody told it."""
+    """A server with its own certificate at an address; `received` is everything sent to it."""
 
     port: int
-    heard: bytes = b""
-    met: asyncio.Event = field(default_factory=asyncio.Event)
+    received: bytes = b""
+    handshake_failed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @asynccontextmanager
-async def impostor(place: Path, port: int = 0, *, certificate: str | None = None) -> AsyncIterator[Impostor]:
-    """`certificate` is what it says when it is asked for the one of the llb that it plays."""
-    (place / "impostor.pem").write_bytes(issue_certificate(create_authority(), ("127.0.0.1",))[0])
+async def impostor(
+    directory: Path, port: int = 0, *, certificate: str | None = None
+) -> AsyncIterator[Impostor]:
+    """Run an impostor that presents `certificate` as the certificate of the llb."""
+    (directory / "impostor.pem").write_bytes(issue_certificate(create_authority(), ("127.0.0.1",))[0])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(place / "impostor.pem")
+    context.load_cert_chain(directory / "impostor.pem")
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        state.heard += await reader.read(65_536)
+        state.received += await reader.read(65_536)
         body = (certificate or "").encode()
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
         )
         writer.close()
 
-    def noted(loop: asyncio.AbstractEventLoop, _told: dict[str, object]) -> None:
-        state.met.set()  # a handshake that failed
+    def on_loop_exception(loop: asyncio.AbstractEventLoop, _told: dict[str, object]) -> None:
+        state.handshake_failed.set()
 
-    asyncio.get_running_loop().set_exception_handler(noted)
+    asyncio.get_running_loop().set_exception_handler(on_loop_exception)
     server = await asyncio.start_server(answer, "127.0.0.1", port, ssl=context)
     state = Impostor(server.sockets[0].getsockname()[1])
     try:
@@ -293,21 +300,25 @@ async def impostor(place: Path, port: int = 0, *, certificate: str | None = None
         server.close()
 
 
-@pytest.mark.parametrize("tells", ["its own", "the real one"])
+@pytest.mark.parametrize("certificate_source", ["its own", "the real one"])
 async def test_the_token_is_not_told_to_somebody_with_another_certificate(
-    chatting: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path, tells: str
+    chatting: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path, certificate_source: str
 ) -> None:
     token = await chatting.create_join_token()
     assert tokens.split_join_token(token)[1] == tls_trust.certificate_fingerprint(anchor_of(chatting))
-    certificate = anchor_of(chatting) if tells == "the real one" else create_authority().certificate
+    certificate = (
+        anchor_of(chatting) if certificate_source == "the real one" else create_authority().certificate
+    )
     async with impostor(tmp_path, certificate=certificate) as between:
         node = make_node(chatting, "garage", join=f"https://127.0.0.1:{between.port}", join_token=token)
-        sentence = "cannot be reached" if tells == "the real one" else "its certificate is another one"
+        sentence = (
+            "cannot be reached" if certificate_source == "the real one" else "its certificate is another one"
+        )
         with pytest.raises(SetupError, match=sentence):
             await node.start()
-        assert between.heard.startswith(b"GET /api/tls/certificate ")
-        assert between.heard.count(b"HTTP/1.1") == 1
-        assert tokens.split_join_token(token)[0].encode() not in between.heard
+        assert between.received.startswith(b"GET /api/tls/certificate ")
+        assert between.received.count(b"HTTP/1.1") == 1
+        assert tokens.split_join_token(token)[0].encode() not in between.received
     assert node_identity.read_membership(tmp_path / "garage") is None
 
 
@@ -328,7 +339,7 @@ async def test_a_joined_host_tells_nothing_to_who_took_its_balancers_place(
     await chatting.stop()
     async with impostor(tmp_path, port) as between:
         await wait_until(lambda: "certificate" in (node.app.problem or ""))
-        assert between.heard == b""
+        assert between.received == b""
     await chatting.start(port)
     await node.wait_until_online()
 

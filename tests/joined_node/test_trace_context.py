@@ -1,4 +1,4 @@
-"""One id for a request on every host that it meets: its log lines, and the history."""
+"""Trace context: one request id on every host, in log lines and in the history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_a_log_line_of_any_host_and_the_history_meet(
         "X-Request-ID": "my-id.1",
         "traceparent": PARENT,
     }
-    # By the door of the joined host: through it, through the balancer, and to the joined host's engine.
+    # Through the proxy of the joined node and the balancer, to the engine of the joined node.
     with caplog.at_level(logging.DEBUG, "llb.api"):
         async with httpx.AsyncClient(
             base_url=node.url, headers=headers, timeout=30, trust_env=False

@@ -1,4 +1,4 @@
-"""A node whose address leads nowhere: its balancer asks it over connections that it dials itself."""
+"""Unreachable nodes: the balancer sends requests over tunnels that the node opens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.conftest import BalancerFactory, JoinedNodeFactory
 from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn
 
-NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
+# Nothing listens on the port "discard".
+UNREACHABLE_URL = "http://127.0.0.1:9"
 BODY: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 
 
@@ -32,8 +33,8 @@ async def balancer(make_llb: BalancerFactory, settings: dict[str, Any]) -> Runni
 
 @pytest.fixture
 async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> RunningJoinedNode:
-    """It holds a model that answers; the balancer's own node takes no requests."""
-    node = await make_node(balancer, "cellar", advertise=NOWHERE).start()
+    """A node with a working model; the local node is drained."""
+    node = await make_node(balancer, "cellar", advertise=UNREACHABLE_URL).start()
     await node.wait_until_online()
     await balancer.pull_model("chat")
     await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
@@ -42,17 +43,17 @@ async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> Runni
     return node
 
 
-async def reach(balancer: RunningBalancer, node: RunningJoinedNode) -> str:
-    return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["reach"]["way"])
+async def get_reach(balancer: RunningBalancer, node: RunningJoinedNode) -> str:
+    return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["get_reach"]["way"])
 
 
 async def test_it_is_asked_and_answers(balancer: RunningBalancer, node: RunningJoinedNode) -> None:
     shown = (await balancer.http.get(f"/api/nodes/{node.id}")).json()
-    assert shown["reach"]["way"] == "reverse"
-    assert shown["reach"]["answer_ms"] > 0
+    assert shown["get_reach"]["way"] == "reverse"
+    assert shown["get_reach"]["answer_ms"] > 0
     assert shown["address"] is None
     own = (await balancer.http.get(f"/api/nodes/{balancer.app.agent.node_id}")).json()
-    assert own["reach"] == {"way": "local", "answer_ms": None}
+    assert own["get_reach"] == {"way": "local", "answer_ms": None}
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
     assert answer.json()["usage"]["completion_tokens"] > 0
@@ -98,15 +99,15 @@ async def test_it_is_found_again_when_either_was_away(
     port = node.port
     await node.stop()
     await node.wait_for_status(NodeStatus.OFFLINE)
-    assert await reach(balancer, node) == "none"
+    assert await get_reach(balancer, node) == "none"
     await node.start(port)
     await node.wait_until_online()
-    assert await reach(balancer, node) == "reverse"
+    assert await get_reach(balancer, node) == "reverse"
     port = balancer.port
     await balancer.stop()
     node.balancer = balancer = await make_llb(**settings).start(port)
     await node.wait_until_online()
-    assert await reach(balancer, node) == "reverse"
+    assert await get_reach(balancer, node) == "reverse"
     await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert answer.headers["x-llb-node"] == "cellar"

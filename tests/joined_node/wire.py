@@ -1,4 +1,4 @@
-"""A node of another version, as the balancer sees it: whatever JSON a test has it say."""
+"""Link client of the tests: a node of another version, which sends any JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llb.wire import JoinReply
 from tests.harness import RunningBalancer
 
 DEADLINE_S = 30.0
-# Of protocol 1: what it did not have is not there.
+# Without the fields that protocol 1 did not have.
 PROTOCOL_1_HELLO: dict[str, Any] = {
     "type": "hello",
     "protocol": 1,
@@ -40,7 +40,7 @@ HEARTBEAT: dict[str, Any] = {
 
 
 async def join_node(llb: RunningBalancer, name: str) -> JoinReply:
-    """What a host does that joins, without the host."""
+    """Join with the request of a host, without a host."""
     body = {"token": await llb.create_join_token(), "name": name, "protocol": 1, "version": "0.0.9"}
     answer = await llb.http.post("/api/nodes/join", json=body)
     assert answer.status_code == 201, answer.text
@@ -48,7 +48,7 @@ async def join_node(llb: RunningBalancer, name: str) -> JoinReply:
 
 
 class LinkClient:
-    """One link, by hand."""
+    """One link, driven by the test."""
 
     def __init__(self, socket: websockets.asyncio.client.ClientConnection) -> None:
         self._socket = socket
@@ -57,7 +57,7 @@ class LinkClient:
         await self._socket.send(json.dumps(message))
 
     async def receive(self, message_type: str) -> dict[str, Any]:
-        """The next message of this type; others are passed over."""
+        """The next message of this type; others are skipped."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 message = json.loads(await self._socket.recv())
@@ -65,7 +65,7 @@ class LinkClient:
                     return dict(message)
 
     async def wait_closed(self) -> None:
-        """Wait until the other end has closed it."""
+        """Wait until the balancer has closed the link."""
         async with asyncio.timeout(DEADLINE_S):
             try:
                 while True:
@@ -74,7 +74,7 @@ class LinkClient:
                 return
 
     async def send_hello(self, node_id: str, **changes: Any) -> dict[str, Any]:
-        """Say hello and the first heartbeat; returns the welcome."""
+        """Send a hello and a heartbeat; returns the welcome."""
         await self.send({**PROTOCOL_1_HELLO, "node_id": node_id, **changes})
         await self.send(HEARTBEAT)
         return await self.receive("welcome")
@@ -82,7 +82,7 @@ class LinkClient:
 
 @asynccontextmanager
 async def open_link(llb: RunningBalancer, credential: str, **headers: str) -> AsyncIterator[LinkClient]:
-    """A link with this credential, opened."""
+    """Open a link with this credential."""
     async with websockets.asyncio.client.connect(
         f"ws://127.0.0.1:{llb.port}/ws/nodes",
         additional_headers={"Authorization": f"Bearer {credential}", **headers},

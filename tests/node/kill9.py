@@ -1,7 +1,4 @@
-"""The child of `test_kill9`: downloads one file and tells on stdout how much of it is safe.
-
-Made to be killed.
-"""
+"""Child process of `test_kill9`: downloads one file and prints how many bytes are synced."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ async def download_file(url: str, directory: Path, spec: FileSpec) -> None:
     )
     download.start()
     finished = asyncio.ensure_future(download.wait())
-    told = -1
+    printed_bytes = -1
     while not finished.done():
         await asyncio.wait([finished], timeout=0.001)
-        if download.synced_bytes != told:
-            told = download.synced_bytes
-            print(told, flush=True)
+        if download.synced_bytes != printed_bytes:
+            printed_bytes = download.synced_bytes
+            print(printed_bytes, flush=True)
     await finished
     await hub.aclose()
 

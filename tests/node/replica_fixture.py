@@ -1,4 +1,4 @@
-"""A stand-in that holds one file, and what is needed to download it; shared by the tests of downloads."""
+"""Fixture of the download tests: a Hub stand-in with one file, and the parts of a download."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ FAST_TIMEOUTS = DownloadTimeouts(
 
 
 class FakeClockEvent(threading.Event):
-    """An event that is never set and waited for in no time: what passes is `now`, what was asked is
-    `waits`.
-    """
+    """Event that is never set; `wait()` returns at once, advances `now` and records the wait in `waits`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +39,7 @@ class FakeClockEvent(threading.Event):
 
 
 class DownloadFixture:
-    """A stand-in that holds one file, and what is needed to download it."""
+    """A Hub stand-in with one file, and the parts that a download of it needs."""
 
     def __init__(self, stand_in: HubStandIn, directory: Path) -> None:
         self.hub = stand_in
@@ -58,7 +56,8 @@ class DownloadFixture:
         self.partial_path = directory / partial_file_name(self.spec)
         self.hub_client = HubClient(stand_in.url)
         self.peer_client = PeerClient()
-        self.peer_sources: tuple[PeerSource, ...] = ()  # the nodes that a download may copy from
+        # The peer sources of every download.
+        self.peer_sources: tuple[PeerSource, ...] = ()
         self.downloads: list[FileDownload] = []
 
     def create_download(
@@ -89,7 +88,7 @@ class DownloadFixture:
         rate_limit: int | None = None,
         reserve_bytes: int = 0,
     ) -> FileDownload:
-        """One that has been started."""
+        """Create and start a download."""
         download = self.create_download(
             spec,
             timeouts=timeouts,
@@ -108,12 +107,12 @@ class DownloadFixture:
         assert [path.name for path in self.directory.iterdir()] == [NAME]
 
     def requested_ranges(self) -> list[str | None]:
-        """What was asked for at the server that has the bytes."""
+        """The ranges requested from the server that has the bytes."""
         return [request.range for request in self.hub.byte_requests(NAME)]
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a counter of a thread, as the agent does: by looking at it."""
+    """Poll the counters of a download thread, as the agent does."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.002)

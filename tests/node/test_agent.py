@@ -1,4 +1,4 @@
-"""The node's agent in a real appliance: what fails around it costs neither the node nor a pull."""
+"""Node agent in a real balancer: faults around it cost neither the node nor a download."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_
     directory = llb.home / "models" / "tiny"
     (directory / "tiny.gguf").unlink()
     directory.rmdir()
-    directory.symlink_to(directory)  # every look into it fails
+    # Every access to it fails.
+    directory.symlink_to(directory)
     llb = await make_llb().start()
     await llb.wait_for_status("tiny", "Error")
     error = (await llb.get_model("tiny"))["error"]
@@ -68,7 +69,7 @@ async def test_files_that_cannot_be_looked_at_are_an_error_and_not_the_end(make_
 async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(
     llb: RunningBalancer, hub: HubStandIn
 ) -> None:
-    def want(commit: str, revision: int) -> DesiredState:
+    def create_desired_state(commit: str, revision: int) -> DesiredState:
         spec = FileSpec(
             name="tiny.gguf",
             size_bytes=TINY_BYTES,
@@ -85,10 +86,10 @@ async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(
         return DesiredState(cluster_id="", revision=revision, models=(model,))
 
     agent = llb.app.agent
-    agent._reconcile(want("0" * 40, 1_000_001))
+    agent._reconcile(create_desired_state("0" * 40, 1_000_001))
     await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
-    facts = await llb.app.hub.resolve_file("test/tiny", "tiny.gguf")
-    agent._reconcile(want(facts.commit, 1_000_002))
+    resolved = await llb.app.hub.resolve_file("test/tiny", "tiny.gguf")
+    agent._reconcile(create_desired_state(resolved.commit, 1_000_002))
     await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
 
 

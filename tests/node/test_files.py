@@ -20,17 +20,18 @@ from llb.node.files import (
 )
 from llb.wire import FileSpec
 
-CONTENT = b"GGUF" + bytes(range(256)) * 20_000  # several pieces of reading
+# Larger than several read chunks.
+CONTENT = b"GGUF" + bytes(range(256)) * 20_000
 MODEL = "smollm2-135m"
 
 
-def spec_of(content: bytes, name: str = "a.gguf") -> FileSpec:
+def create_spec(content: bytes, name: str = "a.gguf") -> FileSpec:
     return FileSpec(
         name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), sources=()
     )
 
 
-SPEC = spec_of(CONTENT)
+SPEC = create_spec(CONTENT)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def files(tmp_path: Path) -> ModelFiles:
     return ModelFiles(tmp_path / "models")
 
 
-def put(path: Path, content: bytes = CONTENT, *, age_s: float = 0.0) -> Path:
+def write_file(path: Path, content: bytes = CONTENT, *, age_s: float = 0.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     if age_s:
@@ -47,11 +48,12 @@ def put(path: Path, content: bytes = CONTENT, *, age_s: float = 0.0) -> Path:
     return path
 
 
-# --- names -------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 HOSTILE_NAMES = [
-    "", ".", "..", "a/b", "a\\b", "/etc/passwd", "../x", "..x", "a\0b", "a\nb", "C:x", "a?b", "a|b", "a.", "a ", " a",
+    "", ".", "..", "a/b", "a\\b", "/etc/passwd", "../x", "..x", "a\0b", "a\nb", "C:x", "a?b", "a|b",
+    "a.", "a ", " a",
     "con", "NUL.gguf", "com1", "lpt9.txt", "x" * 201, "é" * 101, "a.gguf.0123456789abcdef.partial",
 ]  # fmt: skip
 
@@ -72,25 +74,25 @@ def test_names_that_people_use_are_fine(files: ModelFiles, name: str) -> None:
 
 def test_a_partials_name_depends_on_the_content(files: ModelFiles) -> None:
     assert partial_file_name(SPEC) == f"a.gguf.{SPEC.sha256[:16]}.partial"
-    assert partial_file_name(SPEC) != partial_file_name(spec_of(b"other"))
+    assert partial_file_name(SPEC) != partial_file_name(create_spec(b"other"))
     assert files.partial_path(MODEL, SPEC).parent == files.model_directory(MODEL)
 
 
-# --- looking -----------------------------------------------------------------------------------------
+# --- stamps and hashes ----------------------------------------------------------------------------
 
 
 def test_a_file_is_present_with_its_right_size_only(files: ModelFiles) -> None:
     assert not files.has_file(MODEL, SPEC)
-    put(files.file_path(MODEL, SPEC.name), CONTENT[:-1])
+    write_file(files.file_path(MODEL, SPEC.name), CONTENT[:-1])
     assert not files.has_file(MODEL, SPEC)
-    put(files.file_path(MODEL, SPEC.name))
+    write_file(files.file_path(MODEL, SPEC.name))
     assert files.has_file(MODEL, SPEC)
 
 
 def test_a_fingerprint_changes_with_the_file(files: ModelFiles) -> None:
     path = files.file_path(MODEL, SPEC.name)
     assert files.get_file_stamp(MODEL, SPEC.name) is None
-    put(path)
+    write_file(path)
     first = files.get_file_stamp(MODEL, SPEC.name)
     assert first == FileStamp(len(CONTENT), path.stat().st_mtime_ns)
     os.utime(path, ns=(0, 1))
@@ -101,7 +103,7 @@ def test_a_fingerprint_changes_with_the_file(files: ModelFiles) -> None:
 
 
 def test_sha256_tells_how_far_it_is_and_stops_when_told(files: ModelFiles) -> None:
-    path = put(files.file_path(MODEL, SPEC.name))
+    path = write_file(files.file_path(MODEL, SPEC.name))
     seen: list[int] = []
     assert compute_sha256(path, on_progress=seen.append) == SPEC.sha256
     assert seen == sorted(seen)
@@ -120,27 +122,28 @@ def test_sha256_tells_how_far_it_is_and_stops_when_told(files: ModelFiles) -> No
 
 def test_disk_used_counts_partials_too(files: ModelFiles) -> None:
     assert files.disk_used_bytes() == 0
-    put(files.file_path(MODEL, SPEC.name), b"12345")
-    put(files.partial_path("other", SPEC), b"123")
+    write_file(files.file_path(MODEL, SPEC.name), b"12345")
+    write_file(files.partial_path("other", SPEC), b"123")
     assert files.disk_used_bytes() == 8
     assert files.free_disk_bytes() > 0
 
 
-# --- adopting ----------------------------------------------------------------------------------------
+# --- import ---------------------------------------------------------------------------------------
 
 
 def test_a_file_on_the_same_disk_is_linked_and_stays_where_it_was(files: ModelFiles, tmp_path: Path) -> None:
-    source = put(tmp_path / "downloads" / "theirs.bin")
-    put(files.partial_path(MODEL, SPEC), CONTENT[:10])
+    source = write_file(tmp_path / "downloads" / "theirs.bin")
+    write_file(files.partial_path(MODEL, SPEC), CONTENT[:10])
     assert files.import_file(MODEL, source, SPEC)
     assert source.samefile(files.file_path(MODEL, SPEC.name))
     assert [path.name for path in files.model_directory(MODEL).iterdir()] == [SPEC.name]
-    assert files.import_file(MODEL, source, SPEC)  # again: a rename between two links does nothing
+    # A rename between two links of a file does nothing.
+    assert files.import_file(MODEL, source, SPEC)
     assert [path.name for path in files.model_directory(MODEL).iterdir()] == [SPEC.name]
 
 
 def test_a_symbolic_link_of_the_cache_is_followed(files: ModelFiles, tmp_path: Path) -> None:
-    blob = put(tmp_path / "blobs" / SPEC.sha256)
+    blob = write_file(tmp_path / "blobs" / SPEC.sha256)
     link = tmp_path / "snapshot.gguf"
     link.symlink_to(blob)
     assert files.import_file(MODEL, link, SPEC)
@@ -156,7 +159,7 @@ def test_where_links_are_impossible_it_is_copied(
         raise OSError(errno.EXDEV, "another file system")
 
     monkeypatch.setattr(os, "link", other_disk)
-    source = put(tmp_path / "theirs.bin")
+    source = write_file(tmp_path / "theirs.bin")
     assert files.import_file(MODEL, source, SPEC)
     adopted = files.file_path(MODEL, SPEC.name)
     assert adopted.read_bytes() == CONTENT
@@ -170,7 +173,7 @@ def test_where_links_are_impossible_it_is_copied(
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"?"], ids=["size", "sha256"])
 def test_another_file_is_not_adopted(files: ModelFiles, tmp_path: Path, content: bytes) -> None:
-    source = put(tmp_path / "theirs.bin", content)
+    source = write_file(tmp_path / "theirs.bin", content)
     assert not files.import_file(MODEL, source, SPEC)
     assert not files.file_path(MODEL, SPEC.name).exists()
     assert source.read_bytes() == content
@@ -180,8 +183,9 @@ def test_another_file_is_not_adopted(files: ModelFiles, tmp_path: Path, content:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="clones are asked of Linux only")
 def test_a_clone_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = put(tmp_path / "source")
-    if platform_compat.clone_file(source, tmp_path / "clone"):  # btrfs, XFS
+    source = write_file(tmp_path / "source")
+    # Btrfs and XFS can.
+    if platform_compat.clone_file(source, tmp_path / "clone"):
         assert (tmp_path / "clone").read_bytes() == CONTENT
     else:
         assert not (tmp_path / "clone").exists()
@@ -190,14 +194,14 @@ def test_a_clone_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "second").exists()
 
 
-# --- removing ----------------------------------------------------------------------------------------
+# --- removal --------------------------------------------------------------------------------------
 
 
 def test_only_the_named_files_and_their_partials_are_removed(files: ModelFiles) -> None:
-    put(files.file_path(MODEL, "a.gguf"))
-    put(files.partial_path(MODEL, SPEC))
-    notes = put(files.file_path(MODEL, "notes.txt"))
-    other = put(files.partial_path(MODEL, spec_of(CONTENT, "b.gguf")))
+    write_file(files.file_path(MODEL, "a.gguf"))
+    write_file(files.partial_path(MODEL, SPEC))
+    notes = write_file(files.file_path(MODEL, "notes.txt"))
+    other = write_file(files.partial_path(MODEL, create_spec(CONTENT, "b.gguf")))
     files.remove_files(MODEL, ["a.gguf"])
     assert sorted(files.model_directory(MODEL).iterdir()) == sorted([notes, other])
     files.remove_files(MODEL, ["b.gguf", "notes.txt"])
@@ -206,8 +210,8 @@ def test_only_the_named_files_and_their_partials_are_removed(files: ModelFiles) 
 
 
 def test_what_lies_behind_a_symbolic_link_is_not_deleted(files: ModelFiles, tmp_path: Path) -> None:
-    outside = put(tmp_path / "outside" / "a.gguf")
-    partial = put(tmp_path / "outside" / partial_file_name(SPEC), age_s=100)
+    outside = write_file(tmp_path / "outside" / "a.gguf")
+    partial = write_file(tmp_path / "outside" / partial_file_name(SPEC), age_s=100)
     files.models_dir.mkdir()
     files.model_directory(MODEL).symlink_to(outside.parent)
     assert files.list_partials() == []
@@ -217,14 +221,14 @@ def test_what_lies_behind_a_symbolic_link_is_not_deleted(files: ModelFiles, tmp_
     assert outside.exists()
     assert partial.exists()
 
-    put(files.file_path("other", "b.gguf")).unlink()
+    write_file(files.file_path("other", "b.gguf")).unlink()
     files.file_path("other", "b.gguf").symlink_to(outside)
     files.remove_files("other", ["b.gguf"])
     assert outside.exists()
 
 
 def test_removing_never_leaves_the_models_directory(files: ModelFiles, tmp_path: Path) -> None:
-    outside = put(tmp_path / "outside" / "a.gguf")
+    outside = write_file(tmp_path / "outside" / "a.gguf")
     with pytest.raises(UnsafeFileName):
         files.remove_files("../outside", ["a.gguf"])
     with pytest.raises(UnsafeFileName):
@@ -232,14 +236,14 @@ def test_removing_never_leaves_the_models_directory(files: ModelFiles, tmp_path:
     assert outside.exists()
 
 
-# --- partials ----------------------------------------------------------------------------------------
+# --- partials -------------------------------------------------------------------------------------
 
 
 def test_partials_are_listed_oldest_first_and_swept_by_age(files: ModelFiles) -> None:
-    put(files.file_path("done", "a.gguf"), age_s=500)
-    young = put(files.partial_path("young", SPEC), b"GGUF", age_s=10)
-    wanted = put(files.partial_path("wanted", SPEC), b"GGUF1", age_s=300)
-    old = put(files.partial_path("old", SPEC), b"GGUF12", age_s=200)
+    write_file(files.file_path("done", "a.gguf"), age_s=500)
+    young = write_file(files.partial_path("young", SPEC), b"GGUF", age_s=10)
+    wanted = write_file(files.partial_path("wanted", SPEC), b"GGUF1", age_s=300)
+    old = write_file(files.partial_path("old", SPEC), b"GGUF12", age_s=200)
     listed = files.list_partials()
     assert [partial.path for partial in listed] == [wanted, old, young]
     assert [partial.size_bytes for partial in listed] == [5, 6, 4]
@@ -256,7 +260,7 @@ def test_room_is_made_from_the_oldest_and_no_more_than_needed(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for age_s, model_id in ((300, "wanted"), (200, "older"), (100, "newer")):
-        put(files.partial_path(model_id, SPEC), bytes(1000), age_s=age_s)
+        write_file(files.partial_path(model_id, SPEC), bytes(1000), age_s=age_s)
     used = files.disk_used_bytes()
     monkeypatch.setattr(platform_compat, "free_disk_bytes", lambda path: 50 + used - files.disk_used_bytes())
     assert files.free_up_space(40, protected_model_ids={"wanted"}) == 0
@@ -267,7 +271,7 @@ def test_room_is_made_from_the_oldest_and_no_more_than_needed(
 
 
 def test_a_finished_file_can_become_a_partial_again(files: ModelFiles, tmp_path: Path) -> None:
-    put(files.file_path(MODEL, SPEC.name), age_s=1_000_000)
+    write_file(files.file_path(MODEL, SPEC.name), age_s=1_000_000)
     files.demote_to_partial(MODEL, SPEC.name, SPEC.sha256)
     assert not files.has_file(MODEL, SPEC)
     assert files.partial_path(MODEL, SPEC).read_bytes() == CONTENT
@@ -276,7 +280,7 @@ def test_a_finished_file_can_become_a_partial_again(files: ModelFiles, tmp_path:
 
 
 def test_a_linked_file_does_not_become_a_partial(files: ModelFiles, tmp_path: Path) -> None:
-    source = put(tmp_path / "theirs.bin")
+    source = write_file(tmp_path / "theirs.bin")
     files.import_file(MODEL, source, SPEC)
     files.demote_to_partial(MODEL, SPEC.name, SPEC.sha256)
     assert list(files.model_directory(MODEL).iterdir()) == []

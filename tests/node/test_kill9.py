@@ -1,5 +1,4 @@
-"""kill -9 at random moments of a download: the next process finishes it, and no byte that was synced is
-fetched again.
+"""kill -9 at random moments of a download: the next process completes it without a synced byte fetched again.
 
 KILL9_ROUNDS=50 KILL9_BYTES=98000000 KILL9_SEED=7 python -m pytest tests/node/test_kill9.py
 """
@@ -41,19 +40,19 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
         )
         command = [sys.executable, "-m", "tests.node.kill9", hub.url, str(directory)]
         command.append(msgspec.json.encode(spec).decode())
-        # Slow enough that every round dies on the way, whatever the machine.
+        # Slow enough that every round is killed during the download, on any machine.
         throttle = hub.faults.throttle(SIZE_BYTES / 2)
         partial = directory / partial_file_name(spec)
         safe_bytes = seen = 0
         starts: list[int] = []
         for round_number in range(ROUNDS):
-            story = f"seed {SEED}, round {round_number}, starts {starts}"
+            context = f"seed {SEED}, round {round_number}, starts {starts}"
             here = hub.bytes_sent
             target = chance.randrange(1, 2 * len(content) // (ROUNDS + 1))
             delay_s = chance.choice((0.0, chance.uniform(0.0, 0.02)))
-            # Told through a file: what the child wrote before its death can be read after it.
-            with tempfile.TemporaryFile() as told:
-                child = prefork.Popen(command, stdout=told)
+            # Output in a file remains readable after the death of the child.
+            with tempfile.TemporaryFile() as output:
+                child = prefork.Popen(command, stdout=output)
                 try:
                     hub.wait_until(
                         lambda here=here, target=target, child=child: (  # type: ignore[misc]
@@ -68,15 +67,15 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
                 finally:
                     child.kill()
                     child.wait()
-                told.seek(0)
-                lines = told.read().split()
+                output.seek(0)
+                lines = output.read().split()
             requests = hub.byte_requests(NAME)[seen:]
             seen += len(requests)
             starts += [request.range_start for request in requests]
-            assert all(request.range_start >= safe_bytes for request in requests), story
+            assert all(request.range_start >= safe_bytes for request in requests), context
             safe_bytes = max(safe_bytes, *(int(line) for line in lines), 0)
             on_disk = (directory / NAME) if child.returncode == 0 else partial
-            assert safe_bytes <= (on_disk.stat().st_size if on_disk.exists() else 0), story
+            assert safe_bytes <= (on_disk.stat().st_size if on_disk.exists() else 0), context
 
         throttle.clear()
         assert prefork.run(command, timeout=60).returncode == 0
@@ -84,4 +83,4 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
         assert all(request.range_start >= safe_bytes for request in requests), f"seed {SEED}"
         assert hashlib.sha256((directory / NAME).read_bytes()).hexdigest() == spec.sha256
         assert [path.name for path in directory.iterdir()] == [NAME]
-        assert len(starts) >= ROUNDS // 2, f"seed {SEED}: hardly a round got as far as a fetch"
+        assert len(starts) >= ROUNDS // 2, f"seed {SEED}: too few rounds reached the download"

@@ -1,7 +1,6 @@
-"""A balancer and its nodes in one process: real agents, real links (in memory), real servers for their files.
+"""In-process cluster: a balancer and its nodes with real agents, in-memory links and real file servers.
 
-What joining adds (a WebSocket for the link, a home of its own for a joined host) is left out; all else is the
-product's.
+Joining is left out (the WebSocket of the link, the identity of a joined host); all else is product code.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from tests.harness import wait_until
 from tests.hub import HubStandIn
 
 _names = itertools.count()
-# As patient as the product with nodes that send, and quick where a test would only wait.
+# The product's timeouts for nodes that send, and short ones where a test would only wait.
 TIMEOUTS = DownloadTimeouts(
     backoff_initial_s=0.05,
     backoff_max_s=0.2,
@@ -54,17 +53,14 @@ TIMEOUTS = DownloadTimeouts(
 
 @dataclass(frozen=True)
 class FileRequest:
-    """A request for a file that a node was sent."""
+    """A request for a file that a node has received."""
 
     status: int
     range: str | None
 
 
 class ClusterNode:
-    """One node: an agent on a home of its own, and a server for its files.
-
-    It may be stopped and started again.
-    """
+    """A node: an agent with its own data directory, and a server for its files. It can be restarted."""
 
     def __init__(
         self, cluster: InProcessCluster, name: str, home: Path, timeouts: DownloadTimeouts, **settings: Any
@@ -139,7 +135,7 @@ class ClusterNode:
         self._app, self._server = app, server
 
     async def stop(self) -> None:
-        """End as abruptly as a process that is killed: connections are reset, nothing is said to anybody."""
+        """Stop as abruptly as a killed process: connections are reset without notice."""
         if self._tasks is None:
             return
         tasks, self._tasks = self._tasks, None
@@ -153,7 +149,7 @@ class ClusterNode:
         await self._hub.aclose()
         await self._db.close()
 
-    # --- what tests look at -------------------------------------------------------------------------
+    # --- state for assertions ----------------------------------------------------------------------
 
     def replica(self, model_id: str) -> Replica | None:
         return self.agent._replicas.get(model_id)
@@ -170,7 +166,7 @@ class ClusterNode:
         return self.state(model_id) is ReplicaState.READY
 
     def is_waiting_to_retry(self, model_id: str) -> bool:
-        """Whether its download waits for somebody's turn."""
+        """Whether one of its downloads waits for a source."""
         replica = self.replica(model_id)
         return replica is not None and any(each.retry_at is not None for each in replica.downloads.values())
 
@@ -178,11 +174,11 @@ class ClusterNode:
         return self._config.models_dir / model_id / file
 
     def served_ranges(self) -> list[str | None]:
-        """The ranges of the copies that began here."""
-        return [asked.range for asked in self.file_requests if asked.status == 206]
+        """The ranges of the copies that this node has served."""
+        return [request.range for request in self.file_requests if request.status == 206]
 
     def source_node_ids(self, model_id: str) -> list[str]:
-        """From whom it is told to copy the model."""
+        """The peer sources that this node was given for the model."""
         replica = self.replica(model_id)
         return (
             []
@@ -192,7 +188,7 @@ class ClusterNode:
 
 
 class InProcessCluster:
-    """The balancer's part, and the hosts by name. The first of them is the balancer's own."""
+    """The balancer's part and the nodes by name; the first node is the balancer's local one."""
 
     def __init__(self, directory: Path, hub: HubStandIn, catalog: Path) -> None:
         self.hub_endpoint = hub.url
@@ -238,7 +234,7 @@ class InProcessCluster:
     async def add_nodes(
         self, *names: str, timeouts: DownloadTimeouts = TIMEOUTS, **settings: Any
     ) -> tuple[ClusterNode, ...]:
-        """More hosts, which are online when this returns, and joined in this order."""
+        """Add nodes, which join in this order and are online when this returns."""
         added = []
         for name in names:
             self.nodes[name] = host = ClusterNode(self, name, self._directory / name, timeouts, **settings)
@@ -248,16 +244,16 @@ class InProcessCluster:
         return tuple(added)
 
     async def wait_until_online(self, cluster_node: ClusterNode) -> None:
-        def known() -> bool:
+        def is_online() -> bool:
             node = self.view.nodes.get(cluster_node.name)
             return node is not None and node.is_online and node.heartbeat is not None
 
-        await wait_until(known)
+        await wait_until(is_online)
 
     async def register_model(self, model_id: str) -> None:
         await self.registrations.register(model_id, replicas="all", created_by="test")
 
     async def wait_until_ready(self, model_id: str, *hosts: ClusterNode) -> None:
-        """Wait until these hosts (without any: all) have the model."""
-        waited = hosts or tuple(self.nodes.values())
-        await wait_until(lambda: all(host.is_ready(model_id) for host in waited))
+        """Wait until these nodes (by default all) have the model."""
+        awaited = hosts or tuple(self.nodes.values())
+        await wait_until(lambda: all(host.is_ready(model_id) for host in awaited))

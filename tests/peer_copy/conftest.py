@@ -23,7 +23,7 @@ def hub() -> Iterator[HubStandIn]:
 
 @pytest.fixture
 async def cluster(tmp_path: Path, hub: HubStandIn) -> AsyncIterator[InProcessCluster]:
-    """A balancer without any node, on a Hub that has `big` (one file) and `many` (three)."""
+    """A balancer without nodes; the Hub has the models `big` (one file) and `many` (three files)."""
     first, *more = SHARD_CONTENTS
     catalog = write_catalog(
         tmp_path / "catalog.json",
@@ -35,7 +35,7 @@ async def cluster(tmp_path: Path, hub: HubStandIn) -> AsyncIterator[InProcessClu
             "extra_filenames": more,
         },
     )
-    made = await InProcessCluster(tmp_path, hub, catalog).start()
-    yield made
+    cluster = await InProcessCluster(tmp_path, hub, catalog).start()
+    yield cluster
     hub.faults.clear()
-    await made.stop()
+    await cluster.stop()

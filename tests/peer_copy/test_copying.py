@@ -1,4 +1,4 @@
-"""Models spread from node to node while all goes well: who asks whom, and how often the Hub is."""
+"""Peer copies without faults: sources, chains, and the number of Hub requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ async def test_the_hub_is_asked_once_and_the_others_copy_while_it_arrives(
     assert_complete(*hosts)
     assert hub.bytes_sent <= 1.02 * len(CONTENT)
     assert len(hub.byte_requests()) == 1
-    assert [host.served_ranges() for host in hosts] == [["bytes=0-"], ["bytes=0-"], []]  # a chain
+    # A chain: attic → cellar → loft.
+    assert [host.served_ranges() for host in hosts] == [["bytes=0-"], ["bytes=0-"], []]
 
 
 async def test_every_file_of_a_model_is_copied(cluster: InProcessCluster, hub: HubStandIn) -> None:
@@ -106,34 +107,35 @@ async def test_a_want_that_names_other_sources_disturbs_no_copy(
     attic, cellar = await cluster.add_nodes("attic", "cellar")
     await cluster.register_model("big")
     await wait_until(lambda: cellar.downloaded_bytes_of("big") == HALF)
-    before = copies_of(cellar)
+    before = peer_sources_of(cellar)
     hour_later = cluster.peer_sources._clock() + 3600
     cluster.peer_sources._clock = lambda: hour_later
     cluster.registrations.desired_state_changed.publish()
-    await wait_until(lambda: copies_of(cellar) != before)
+    await wait_until(lambda: peer_sources_of(cellar) != before)
     stall.clear()
     await cluster.wait_until_ready("big")
     assert attic.served_ranges() == ["bytes=0-"]
 
 
-def copies_of(host: ClusterNode) -> object:
+def peer_sources_of(host: ClusterNode) -> object:
     replica = host.replica("big")
     return replica is not None and replica.desired_model is not None and replica.desired_model.copies
 
 
-# --- stopping and starting ---------------------------------------------------------------------------
+# --- cancellation and restart ---------------------------------------------------------------------
 
 
 async def test_a_copy_is_cancelled_at_once_and_its_partial_kept(
     cluster: InProcessCluster, hub: HubStandIn
 ) -> None:
     hub.faults.stall(after=HALF, on="bytes")
-    timing = replace(TIMEOUTS, read_timeout_s=60.0, peer_read_timeout_s=60.0)
-    hosts = await cluster.add_nodes("attic", "cellar", "loft", timeouts=timing)
+    timeouts = replace(TIMEOUTS, read_timeout_s=60.0, peer_read_timeout_s=60.0)
+    hosts = await cluster.add_nodes("attic", "cellar", "loft", timeouts=timeouts)
     await cluster.register_model("big")
     await wait_until(lambda: all(host.downloaded_bytes_of("big") == HALF for host in hosts))
     await cluster.registrations.delete("big")
-    async with asyncio.timeout(3):  # nothing would end by itself for a minute
+    # Without the cancellation nothing would end for a minute.
+    async with asyncio.timeout(3):
         await wait_until(lambda: all(host.replica("big") is None for host in hosts))
     for host in hosts:
         [partial] = host.file_path("big", "big.gguf").parent.iterdir()

@@ -1,4 +1,4 @@
-"""Sources that die, hang or send wrong bytes: none of it costs anybody the model."""
+"""Peer copies with sources that die, hang or send wrong bytes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ async def test_when_the_one_that_takes_the_hub_dies_the_next_one_takes_its_place
 async def test_a_source_that_hangs_is_left_for_the_hub_and_comes_back_to_by_itself(
     cluster: InProcessCluster, hub: HubStandIn
 ) -> None:
-    hub.faults.stall(after=HALF, on="bytes", times=1)  # one connection says nothing any more
-    timing = replace(TIMEOUTS, peer_read_timeout_s=0.5, hub_fallback_delay_s=1.0, read_timeout_s=4.0)
-    attic, cellar = await cluster.add_nodes("attic", "cellar", timeouts=timing)
+    # One connection falls silent.
+    hub.faults.stall(after=HALF, on="bytes", times=1)
+    timeouts = replace(TIMEOUTS, peer_read_timeout_s=0.5, hub_fallback_delay_s=1.0, read_timeout_s=4.0)
+    attic, cellar = await cluster.add_nodes("attic", "cellar", timeouts=timeouts)
     await cluster.register_model("big")
     await cluster.wait_until_ready("big")
     assert_complete(attic, cellar)
@@ -90,7 +91,7 @@ async def test_a_source_with_a_bad_disk_is_blamed_and_costs_nobody_the_model(
         cellar, loft = await cluster.add_nodes("cellar", "loft")
         await cluster.wait_until_ready("big")
     assert_complete(cellar, loft)
-    # Loft may have followed cellar, which passed on in good faith what it was sent.
+    # Loft may have copied from cellar, which passed the bytes on in good faith.
     assert set(cluster.peer_sources._bad_sources) == {("attic", "big")}
     assert len(hub.byte_requests()) <= 3
     assert [record.message for record in caplog.records if "wrong bytes" in record.message] == [
@@ -116,7 +117,7 @@ async def test_a_node_that_passed_on_wrong_bytes_in_good_faith_is_not_blamed(
     cellar, loft = await cluster.add_nodes("cellar", "loft")
     await wait_until(lambda: cellar.is_waiting_to_retry("big") and loft.is_waiting_to_retry("big"))
     attic.is_dialable = True
-    # both begin at the same moment: cellar with attic, loft with cellar
+    # Both start at the same moment, cellar from attic and loft from cellar.
     cluster.registrations.desired_state_changed.publish()
     await wait_until(lambda: bool(cluster.peer_sources._bad_sources))
     hub.listen()
@@ -141,7 +142,7 @@ async def test_wrong_bytes_of_the_hub_are_an_error_as_without_other_nodes(
 
 
 def flip_a_byte(path: Path) -> None:
-    """As a disk does that fails: nothing but the content changes."""
+    """Change the content as a failing disk does, without a trace in the file's metadata."""
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(HALF)

@@ -1,3 +1,5 @@
+"""Bandwidth limiter and transfer rate."""
+
 from __future__ import annotations
 
 import time
@@ -19,10 +21,10 @@ def test_a_limit_is_shared_and_idle_time_is_not_saved_up(monkeypatch: pytest.Mon
 
 
 def test_speed_settles_at_the_truth_and_falls_when_nothing_comes() -> None:
-    speed = TransferRate(window_s=3.0)
-    assert speed.bytes_per_second(0.0) == 0.0
+    rate = TransferRate(window_s=3.0)
+    assert rate.bytes_per_second(0.0) == 0.0
     for tick in range(1, 101):
-        speed.record_bytes(100_000, tick * 0.1)
-    assert speed.bytes_per_second(10.0) == pytest.approx(1_000_000, rel=0.05)
-    assert speed.bytes_per_second(13.0) < 500_000
-    assert speed.bytes_per_second(100.0) < 1
+        rate.record_bytes(100_000, tick * 0.1)
+    assert rate.bytes_per_second(10.0) == pytest.approx(1_000_000, rel=0.05)
+    assert rate.bytes_per_second(13.0) < 500_000
+    assert rate.bytes_per_second(100.0) < 1

@@ -1,3 +1,5 @@
+"""File download: resuming, cancellation, network failures, disk errors."""
+
 from __future__ import annotations
 
 import asyncio
@@ -27,7 +29,7 @@ from tests.node.replica_fixture import (
     wait_until,
 )
 
-# --- the straight way --------------------------------------------------------------------------------
+# --- without faults --------------------------------------------------------------------------------
 
 
 async def test_a_file_arrives_whole_under_its_name_alone(site: DownloadFixture) -> None:
@@ -68,7 +70,7 @@ async def test_a_finished_file_that_is_wrong_is_fetched_anew(site: DownloadFixtu
     site.assert_complete()
 
 
-# --- resuming ----------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 async def test_it_goes_on_at_the_byte_it_had(site: DownloadFixture) -> None:
@@ -133,7 +135,7 @@ async def test_cancel_keeps_what_arrived_and_the_next_goes_on(site: DownloadFixt
     assert site.requested_ranges() == ["bytes=0-", "bytes=1000000-"]
 
 
-# --- cancelling from every state ---------------------------------------------------------------------
+# --- cancelling from every state ------------------------------------------------------------------
 
 
 async def stalled(site: DownloadFixture) -> FileDownload:
@@ -176,7 +178,8 @@ async def test_cancel_ends_it_in_any_state(
     download = await state(site)
     download.cancel()
     download.cancel()
-    async with asyncio.timeout(1):  # all of these states would last far longer by themselves
+    # Each of these states would last far longer without the cancellation.
+    async with asyncio.timeout(1):
         with pytest.raises(DownloadCancelled):
             await download.wait()
     assert not site.path.exists()
@@ -186,22 +189,22 @@ async def test_cancel_interrupts_the_reading_of_what_is_on_disk(
     site: DownloadFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.write_partial(CONTENT[:2_500_000])
-    reached, go_on = threading.Event(), threading.Event()
+    reached, may_continue = threading.Event(), threading.Event()
     steps = []
-    real = PartialFile.rehash
+    original = PartialFile.rehash
 
     def rehash(partial: PartialFile) -> Iterator[int]:
-        for done in real(partial):
+        for done in original(partial):
             steps.append(done)
             reached.set()
-            go_on.wait(10)
+            may_continue.wait(10)
             yield done
 
     monkeypatch.setattr(PartialFile, "rehash", rehash)
     download = site.start_download()
     await wait_until(reached.is_set)
     download.cancel()
-    go_on.set()
+    may_continue.set()
     with pytest.raises(DownloadCancelled):
         await download.wait()
     assert len(steps) == 1
@@ -217,12 +220,13 @@ async def test_a_cancelled_connect_touches_no_file_afterwards(site: DownloadFixt
     first.cancel()
     with pytest.raises(DownloadCancelled):
         await first.wait()
-    hole.clear()  # the first thread's request is still out while the second downloads
+    # The first thread's request is still open while the second one downloads.
+    hole.clear()
     await site.start_download().wait()
     site.assert_complete()
 
 
-# --- a network that comes and goes -------------------------------------------------------------------
+# --- network failures -----------------------------------------------------------------------------
 
 
 async def test_a_connection_that_drops_is_taken_up_where_it_ended(site: DownloadFixture) -> None:
@@ -258,8 +262,8 @@ async def test_a_trickle_leads_to_a_new_connection(site: DownloadFixture) -> Non
 
 
 async def test_our_own_limit_is_not_taken_for_a_slow_server(site: DownloadFixture) -> None:
-    timing = replace(FAST_TIMEOUTS, slow_window_s=0.1, min_bytes_per_s=10_000_000)
-    download = site.start_download(timeouts=timing, rate_limit=1_500_000)
+    timeouts = replace(FAST_TIMEOUTS, slow_window_s=0.1, min_bytes_per_s=10_000_000)
+    download = site.start_download(timeouts=timeouts, rate_limit=1_500_000)
     await wait_until(lambda: download.downloaded_bytes > 1_000_000)
     assert download.attempts == 1
 
@@ -318,7 +322,7 @@ async def test_the_back_off_doubles_up_to_its_limit_and_ends_after_a_steady_stre
     assert clock.waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 1]
 
 
-# --- the disk ----------------------------------------------------------------------------------------
+# --- the disk -------------------------------------------------------------------------------------
 
 
 async def test_too_little_disk_is_said_before_a_byte_is_asked_for(
@@ -350,12 +354,12 @@ def replace_size(spec: FileSpec, size_bytes: int) -> FileSpec:
 async def test_a_disk_that_fails_is_named_and_the_partial_kept(
     site: DownloadFixture, monkeypatch: pytest.MonkeyPatch, code: int, words: str, kind: str
 ) -> None:
-    real = platform_compat.pwrite
+    original = platform_compat.pwrite
 
     def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
         if offset >= 1_000_000:
             raise OSError(code, os.strerror(code), "/some/path")
-        real(fd, data, offset)
+        original(fd, data, offset)
 
     monkeypatch.setattr(platform_compat, "pwrite", pwrite)
     download = site.start_download()
@@ -387,11 +391,11 @@ async def test_a_slow_disk_does_not_hold_up_what_arrives_and_its_failure_is_not_
     site: DownloadFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrived, failed = threading.Event(), threading.Event()
-    real = os.fsync
+    original = os.fsync
 
     def fsync(fd: int) -> None:
         if threading.current_thread().name != "sync":
-            real(fd)
+            original(fd)
             return
         arrived.wait(10)
         failed.set()

@@ -1,3 +1,5 @@
+"""Hub fetch: misbehaving servers and final errors."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +12,7 @@ from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource
 from tests.node.replica_fixture import CONTENT, NAME, REPO, DownloadFixture, wait_until
 
-# --- servers that do not do as they should -----------------------------------------------------------
+# --- servers that misbehave ------------------------------------------------------------------------
 
 
 async def test_a_server_without_ranges_costs_no_byte_that_was_there(site: DownloadFixture) -> None:
@@ -112,7 +114,7 @@ async def test_a_damaged_source_is_given_up_after_one_more_fetch(site: DownloadF
     assert site.partial_path.stat().st_size == 0
 
 
-# --- what waiting does not mend ----------------------------------------------------------------------
+# --- final errors ---------------------------------------------------------------------------------
 
 
 async def test_a_repository_that_is_gone_ends_it(site: DownloadFixture) -> None:

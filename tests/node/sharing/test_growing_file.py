@@ -1,4 +1,4 @@
-"""Files that are read while they are written: never a byte that is not there, never one of another life."""
+"""Growing file: readers get available bytes of one generation only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def partial(tmp_path: Path) -> PartialFile:
     return made
 
 
-def mark_of(path: Path) -> FileStamp:
+def get_stamp(path: Path) -> FileStamp:
     return file_stamp_of(path.stat())
 
 
@@ -91,7 +91,7 @@ def test_who_reads_goes_on_when_the_file_gets_its_name(partial: PartialFile, tmp
 def test_a_whole_file_is_read_as_long_as_it_is_the_one_that_was_verified(tmp_path: Path, change: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"GGUF" + bytes(100))
-    shared = GrowingFile(path, 104, mark_of(path))
+    shared = GrowingFile(path, 104, get_stamp(path))
     assert shared.read(0, 0, 200) == path.read_bytes()
     if change == "other content":
         path.write_bytes(bytes(104))
