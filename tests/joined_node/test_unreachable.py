@@ -44,16 +44,16 @@ async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> Runni
 
 
 async def get_reach(balancer: RunningBalancer, node: RunningJoinedNode) -> str:
-    return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["get_reach"]["way"])
+    return str((await balancer.http.get(f"/api/nodes/{node.id}")).json()["reach"]["way"])
 
 
 async def test_it_is_asked_and_answers(balancer: RunningBalancer, node: RunningJoinedNode) -> None:
     shown = (await balancer.http.get(f"/api/nodes/{node.id}")).json()
-    assert shown["get_reach"]["way"] == "reverse"
-    assert shown["get_reach"]["answer_ms"] > 0
+    assert shown["reach"]["way"] == "reverse"
+    assert shown["reach"]["answer_ms"] > 0
     assert shown["address"] is None
     own = (await balancer.http.get(f"/api/nodes/{balancer.app.agent.node_id}")).json()
-    assert own["get_reach"] == {"way": "local", "answer_ms": None}
+    assert own["reach"] == {"way": "local", "answer_ms": None}
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
     assert answer.json()["usage"]["completion_tokens"] > 0
