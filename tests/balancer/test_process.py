@@ -89,7 +89,7 @@ def test_ollamas_port_is_announced_or_an_error_if_in_use(tmp_path: Path) -> None
     flags = ("--ollama-port", "0", "--ollama-allow", "10.0.0.0/8", "--ollama-allow", "192.168.0.0/16")
     process = LlbProcess(tmp_path / "home", *flags)
     with process:
-        pattern = r"without a key, on port (\d+), to programs of this host, 10.0.0.0/8, 192"
+        pattern = r"without a key on port (\d+), for programs of this host, 10.0.0.0/8, 192"
         # The line follows the run file that shows that the server is running.
         wait_until(lambda: re.search(pattern, process.log.read_text()))
         announced = re.search(pattern, process.log.read_text())
