@@ -21,12 +21,16 @@ class NodeTraffic:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counters: dict[str, _Counters] = {}
+        # Of all nodes: every request that ends asks for it.
+        self._active_total = 0
 
     def begin_request(self, node_id: str) -> None:
         self._counters_of(node_id).active += 1
+        self._active_total += 1
 
     def end_request(self, node_id: str) -> None:
         self._counters_of(node_id).active -= 1
+        self._active_total -= 1
 
     def record_answer(self, node_id: str, completion_tokens: int) -> None:
         """Count a request that the node has answered."""
@@ -41,7 +45,7 @@ class NodeTraffic:
     @property
     def is_idle(self) -> bool:
         """Whether no node has a request in flight."""
-        return not any(counters.active for counters in self._counters.values())
+        return self._active_total == 0
 
     def sample(self, node_id: str) -> tuple[int, float]:
         """Requests answered so far, and tokens per second since the last sample."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llb.base.events import EventBus, SubscriptionOverflow
+from llb.base.events import EventBus, SubscriptionOverflow, Topic
 
 
 async def test_every_reader_gets_every_event_in_order() -> None:
@@ -45,3 +45,13 @@ async def test_a_closed_reader_gets_nothing_more() -> None:
     bus.publish(1)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.get(), 0.01)
+
+
+def test_a_topic_calls_its_handlers_in_the_order_of_subscription() -> None:
+    topic: Topic[str, int] = Topic()
+    calls: list[tuple[str, str, int]] = []
+    topic.publish("nobody listens", 0)
+    topic.subscribe(lambda name, count: calls.append(("first", name, count)))
+    topic.subscribe(lambda name, count: calls.append(("second", name, count)))
+    topic.publish("a", 1)
+    assert calls == [("first", "a", 1), ("second", "a", 1)]

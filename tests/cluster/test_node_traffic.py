@@ -1,0 +1,34 @@
+"""Request counters of the nodes."""
+
+from __future__ import annotations
+
+from llb.cluster.node_traffic import NodeTraffic
+
+
+def test_requests_in_flight_are_counted_for_each_node() -> None:
+    traffic = NodeTraffic()
+    assert traffic.is_idle
+    traffic.begin_request("a")
+    traffic.begin_request("a")
+    traffic.begin_request("b")
+    assert (traffic.active_requests("a"), traffic.active_requests("b")) == (2, 1)
+    traffic.end_request("a")
+    traffic.end_request("b")
+    assert not traffic.is_idle
+    traffic.end_request("a")
+    assert traffic.is_idle
+    assert traffic.active_requests("unknown") == 0
+
+
+def test_the_rate_covers_the_time_since_the_last_sample() -> None:
+    now = 100.0
+    traffic = NodeTraffic(clock=lambda: now)
+    traffic.record_answer("a", 50)
+    # Nothing to divide by at the first sample.
+    assert traffic.sample("a") == (1, 0.0)
+    traffic.record_answer("a", 30)
+    traffic.record_answer("a", 10)
+    now = 104.0
+    assert traffic.sample("a") == (3, 10.0)
+    now = 108.0
+    assert traffic.sample("a") == (3, 0.0)
