@@ -7,16 +7,17 @@ from llb.cluster.node_traffic import NodeTraffic
 
 def test_requests_in_flight_are_counted_for_each_node() -> None:
     traffic = NodeTraffic()
-    assert traffic.is_idle
+    was_idle = [traffic.is_idle]
     traffic.begin_request("a")
     traffic.begin_request("a")
     traffic.begin_request("b")
     assert (traffic.active_requests("a"), traffic.active_requests("b")) == (2, 1)
     traffic.end_request("a")
     traffic.end_request("b")
-    assert not traffic.is_idle
+    was_idle.append(traffic.is_idle)
     traffic.end_request("a")
-    assert traffic.is_idle
+    was_idle.append(traffic.is_idle)
+    assert was_idle == [True, False, True]
     assert traffic.active_requests("unknown") == 0
 
 
