@@ -55,6 +55,8 @@ class PeerSources:
         # Keys: node id and model id.
         self._bad_sources: dict[tuple[str, str], _BadSource] = {}
         self._last_states: dict[tuple[str, str], tuple[ReplicaState, int]] = {}
+        # Reader, model and source: a node may report only the nodes that it was told to copy from.
+        self._offered_sources: set[tuple[str, str, str]] = set()
 
     # --- assignment ---------------------------------------------------------------------------------
 
@@ -76,6 +78,8 @@ class PeerSources:
         if not routes.keys() - {node_id}:
             return ()
         plan = assign_peer_sources(self._list_holders(registration, assigned_nodes, frozenset(routes)))
+        sources = plan.get(node_id, ())[:MAX_PEER_SOURCES]
+        self._offered_sources.update((node_id, registration.model_id, source) for source in sources)
         return tuple(
             PeerSource(
                 node_id=source,
@@ -84,7 +88,7 @@ class PeerSources:
                 tickets=self._sign_file_tokens(routes[source][1], registration, source, node_id),
                 anchor=self._anchor_of(source),
             )
-            for source in plan.get(node_id, ())[:MAX_PEER_SOURCES]
+            for source in sources
         )
 
     def _list_holders(
@@ -152,10 +156,22 @@ class PeerSources:
         return state != last_state
 
     def record_bad_source(self, reporter_id: str, bad_source: BadSourceReport) -> bool:
-        """Exclude a source of wrong bytes until it has downloaded the model again; False if unknown."""
+        """Exclude a source of wrong bytes until it has downloaded the model again.
+
+        False if the source is unknown, or the reporter was never told to copy the model from it.
+        """
         reader, source = self._view.nodes.get(reporter_id), self._view.nodes.get(bad_source.node_id)
         report = source.replicas.get(bad_source.model_id) if source is not None else None
         if reader is None or source is None or report is None:
+            return False
+        if (reader.id, bad_source.model_id, source.id) not in self._offered_sources:
+            log.warning(
+                "node %s reported node %s as a bad source of model %s, from which it was never told to copy; "
+                "the report is ignored",
+                reader.hello.name,
+                source.hello.name,
+                bad_source.model_id,
+            )
             return False
         was_ready = report.state is ReplicaState.READY
         self._bad_sources[source.id, bad_source.model_id] = _BadSource(report.attempt, was_ready)

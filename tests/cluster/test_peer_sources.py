@@ -163,6 +163,7 @@ async def test_who_sent_wrong_bytes_is_copied_from_again_after_a_new_attempt(
 ) -> None:
     fixture.add_nodes("local", "cellar")
     fixture.report_state("local", ReplicaState.READY)
+    assert fixture.source_ids_of("cellar") == ["local"]
     assert fixture.report_bad_source("cellar", "local")
     assert fixture.source_ids_of("cellar") == []
     fixture.report_state("local", ReplicaState.READY)
@@ -175,7 +176,8 @@ async def test_who_sent_wrong_bytes_is_copied_from_again_after_a_new_attempt(
 async def test_who_had_not_verified_it_is_copied_from_again_when_it_has(fixture: PeerSourcesFixture) -> None:
     fixture.add_nodes("local", "cellar", "loft")
     fixture.report_state("cellar", ReplicaState.DOWNLOADING)
-    fixture.report_bad_source("loft", "cellar")
+    assert fixture.source_ids_of("loft") == ["cellar", "local"]
+    assert fixture.report_bad_source("loft", "cellar")
     assert fixture.source_ids_of("loft") == ["local"]
     fixture.report_state("cellar", ReplicaState.READY)
     assert fixture.source_ids_of("loft") == ["local", "cellar"]
@@ -184,7 +186,8 @@ async def test_who_had_not_verified_it_is_copied_from_again_when_it_has(fixture:
 async def test_a_model_that_was_deleted_takes_the_blame_with_it(fixture: PeerSourcesFixture) -> None:
     fixture.add_nodes("local", "cellar")
     fixture.report_state("local", ReplicaState.READY)
-    fixture.report_bad_source("cellar", "local")
+    assert fixture.source_ids_of("cellar") == ["local"]
+    assert fixture.report_bad_source("cellar", "local")
     fixture.report_state("local", ReplicaState.GONE)
     fixture.report_state("local", ReplicaState.READY)
     assert fixture.source_ids_of("cellar") == ["local"]
@@ -195,3 +198,13 @@ async def test_nobody_can_be_blamed_for_what_he_does_not_hold(fixture: PeerSourc
     assert not fixture.report_bad_source("cellar", "local")
     assert not fixture.report_bad_source("cellar", "nobody")
     assert not fixture.report_bad_source("nobody", "local")
+
+
+async def test_a_node_reports_only_the_sources_that_it_was_given(fixture: PeerSourcesFixture) -> None:
+    fixture.add_nodes("local", "cellar", "loft")
+    fixture.report_state("local", ReplicaState.READY)
+    fixture.report_state("loft", ReplicaState.READY)
+    # It holds the model, so it was told to copy from nobody.
+    assert fixture.source_ids_of("loft") == []
+    assert not fixture.report_bad_source("loft", "local")
+    assert "local" in fixture.source_ids_of("cellar")

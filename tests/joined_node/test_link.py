@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from llb.store.tables import nodes
 from llb.wire import PROTOCOL_VERSION, EngineState, NodeStatus
 from tests.conftest import BalancerFactory, JoinedNodeFactory
 from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
@@ -244,11 +245,8 @@ async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) ->
             "runs llb 99.0, which is newer than the balancer's",
         ),
         ({"protocol": 0, "version": "0.0.1"}, "runs llb 0.0.1, which is too old for the balancer's"),
-        ({"node_id": "somebody-else"}, "the first message of a node must be a hello with its own node id"),
-        (
-            {"type": "heartbeat", **HEARTBEAT},
-            "the first message of a node must be a hello with its own node id",
-        ),
+        ({"node_id": "somebody-else"}, "a node must say hello with its own node id"),
+        ({"type": "heartbeat", **HEARTBEAT}, "the first message of a node must be a hello"),
     ],
 )
 async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, object], sentence: str) -> None:
@@ -258,6 +256,42 @@ async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, ob
         assert sentence in (await link.receive("refused"))["message"]
         await link.wait_closed()
     assert llb.app.view.nodes[joined.node_id].status is NodeStatus.JOINING
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        # A second hello of the same id is ordinary: only these end the link.
+        {"node_id": "another", "name": "PWNED"},
+        {"node_id": "local", "name": "PWNED"},
+        {"node_id": "nobody", "name": "PWNED"},
+        {"protocol": PROTOCOL_VERSION + 1, "name": "PWNED"},
+    ],
+)
+async def test_a_later_hello_writes_nothing_of_another_node(
+    llb: RunningBalancer, hello: dict[str, object]
+) -> None:
+    joined, other = await join_node(llb, "relic"), await join_node(llb, "garage")
+    async with open_link(llb, other.credential) as link:
+        await link.send_hello(other.node_id, name="garage")
+    ids = {"another": other.node_id, "local": llb.app.agent.node_id}
+    sent = {**hello, "node_id": ids.get(str(hello.get("node_id")), hello.get("node_id", joined.node_id))}
+    async with open_link(llb, joined.credential) as link:
+        await link.send_hello(joined.node_id)
+        assert (await link.send_hello(joined.node_id))["name"] == "relic"
+        stored = await nodes.list_nodes(llb.app.db)
+        await link.send({**PROTOCOL_1_HELLO, "anchor": "of an attacker", **sent})
+        assert (await link.receive("refused"))["message"]
+        await link.wait_closed()
+    after = {node.id: node for node in await nodes.list_nodes(llb.app.db)}
+    assert set(after) == {node.id for node in stored}
+    for node in stored:
+        assert (after[node.id].name, after[node.id].hello) == (node.name, node.hello)
+    assert {node["name"] for node in (await llb.http.get("/api/nodes")).json()["nodes"]} == {
+        "attic",
+        "garage",
+        "relic",
+    }
 
 
 async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_for(

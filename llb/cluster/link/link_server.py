@@ -39,6 +39,8 @@ NODE_REMOVED_MESSAGE = (
     "this node was removed by the balancer: run 'llb leave'; then use it on its own, "
     "or join again with a new token"
 )
+NO_HELLO_MESSAGE = "the first message of a node must be a hello"
+FOREIGN_HELLO_MESSAGE = "a node must say hello with its own node id"
 DUPLICATE_NODE_MESSAGE = (
     "another host is connected as this node: one home directory is a copy of the other. "
     "Remove node.json from the copy, and join it with a token of its own"
@@ -127,12 +129,10 @@ class LinkServer:
         except (LinkClosed, TimeoutError):
             await link.close()
             return
-        if not isinstance(hello, Hello) or hello.node_id != node_id:
-            await self._reject(
-                link, node_id, "the first message of a node must be a hello with its own node id"
-            )
+        if not isinstance(hello, Hello):
+            await self._reject(link, node_id, NO_HELLO_MESSAGE)
             return
-        if (refusal := protocol_incompatibility(hello.protocol, hello.version)) is not None:
+        if (refusal := _hello_refusal(node_id, hello)) is not None:
             await self._reject(link, node_id, refusal)
             return
         session = _LinkSession(link, hello.instance, observed_address)
@@ -242,6 +242,10 @@ class LinkServer:
                 case BadSourceReport():
                     self._on_bad_source(node_id, message)
                 case Hello():
+                    # Before anything is stored: its node id is what the record is found by.
+                    if (refusal := _hello_refusal(node_id, message)) is not None:
+                        await self._reject(session.link, node_id, refusal)
+                        raise LinkClosed
                     await self._process_hello(session, message)
 
     def _is_current(self, session: _LinkSession, node_id: str) -> bool:
@@ -256,6 +260,13 @@ class LinkServer:
         with suppress(LinkClosed):
             await link.send(LinkRejected(message=message))
         await link.close()
+
+
+def _hello_refusal(node_id: str, hello: Hello) -> str | None:
+    """Why a hello on the link of `node_id` is not accepted; None if it is."""
+    if hello.node_id != node_id:
+        return FOREIGN_HELLO_MESSAGE
+    return protocol_incompatibility(hello.protocol, hello.version)
 
 
 SentT = TypeVar("SentT")
