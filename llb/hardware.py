@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Share of the RAM that engines may use without --memory-limit.
 RAM_SHARE = 0.8
+# Of each GPU with memory of its own, what stays free for the desktop and for estimates that are too small.
+VRAM_MARGIN_BYTES = 256 * 2**20
 # The first CUDA start on a cold machine takes seconds.
 DEVICE_QUERY_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
@@ -104,14 +106,18 @@ class ComputeDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Memory for all engines together: RAM, and VRAM per usable device."""
+    """Memory for all engines together: RAM, and VRAM per usable device.
+
+    `is_shared`: the devices use the RAM of the host, and `vram_bytes` is the part of it that they may take.
+    """
 
     ram_bytes: int
     vram_bytes: tuple[int, ...] = ()
+    is_shared: bool = False
 
     @property
     def total_bytes(self) -> int:
-        return self.ram_bytes + sum(self.vram_bytes)
+        return self.ram_bytes + (0 if self.is_shared else sum(self.vram_bytes))
 
 
 @dataclass(frozen=True)
@@ -123,21 +129,23 @@ class HardwareInfo:
     problems: tuple[str, ...] = ()
 
     def memory_budget(self, limit_bytes: int | None = None) -> MemoryBudget:
-        """Return the VRAM of the engine's devices and 80 % of RAM; `limit_bytes` caps the sum, VRAM first."""
+        """Return the free VRAM of the engine's devices, less a margin, and 80 % of RAM.
+
+        `limit_bytes` caps the sum, VRAM first. Call it while no engine of llb occupies VRAM.
+        """
         ram_total = self.hardware.memory_total_bytes
         ram = int(ram_total * RAM_SHARE)
-        vram = [device.memory_total_bytes for device in self.devices if device.kind == "gpu"]
+        gpus = [device for device in self.devices if device.kind == "gpu"]
         shared = [device.memory_total_bytes for device in self.devices if device.kind == "igpu"]
         if _has_unified_memory():
-            vram, shared = [], vram + shared
+            gpus, shared = [], [device.memory_total_bytes for device in gpus] + shared
+        vram = [max(0, device.memory_free_bytes - VRAM_MARGIN_BYTES) for device in gpus]
         if limit_bytes is not None:
             vram = _cap_total(limit_bytes, vram)
             ram = min(ram_total, limit_bytes - sum(vram))
-        if not vram and shared:
-            # These GPUs use the RAM of the host, which must not count twice.
-            vram = _cap_total(ram, shared)
-            ram -= sum(vram)
-        return MemoryBudget(ram_bytes=ram, vram_bytes=tuple(vram))
+        if not gpus and shared:
+            return MemoryBudget(ram, tuple(_cap_total(ram, shared)), is_shared=True)
+        return MemoryBudget(ram, tuple(vram))
 
 
 def _cap_total(limit_bytes: int, sizes: Sequence[int]) -> list[int]:
@@ -162,7 +170,7 @@ class HardwareProbe:
         self._nvml: Nvml | None = None
         self._pending_gpu_read: Future[GpuUtilisation] | None = None
         self._gpu_utilisation = GpuUtilisation()
-        self._hardware: Hardware | None = None
+        self._info: HardwareInfo | None = None
 
     async def probe(self) -> HardwareInfo:
         """Query the engine and the driver; failures become `problems` of the result."""
@@ -175,6 +183,8 @@ class HardwareProbe:
             devices = await self._read_devices(process)
         except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
             problems.append(f"The devices of the engine could not be queried: {error}.")
+        # Read again: the query above took VRAM for a context of its own while it ran.
+        await self._read_gpus()
         unusable = [gpu.name for gpu in self._nvml.gpus if not gpu.is_usable_by(devices)]
         if devices and unusable:
             is_cpu_build = all(device.kind == "cpu" for device in devices)
@@ -185,19 +195,31 @@ class HardwareProbe:
             )
         # The first call only starts the measurement.
         psutil.cpu_percent()
-        self._hardware = _build_hardware(self._nvml.gpus, devices)
-        return HardwareInfo(self._hardware, devices, tuple(problems))
+        self._info = HardwareInfo(_build_hardware(self._nvml.gpus, devices), devices, tuple(problems))
+        return self._with_free_memory(self._info)
+
+    @property
+    def info(self) -> HardwareInfo | None:
+        """Result of `probe` with the free GPU memory of the last measurement; None before the probe."""
+        return None if self._info is None else self._with_free_memory(self._info)
 
     @property
     def hardware(self) -> Hardware | None:
-        """Result of `probe` with the free GPU memory of the last measurement; None before the probe."""
+        """`info.hardware`; None before the probe."""
+        return None if self._info is None else self._with_free_memory(self._info).hardware
+
+    def _with_free_memory(self, info: HardwareInfo) -> HardwareInfo:
         free_bytes = self._gpu_utilisation.free_bytes
-        if self._hardware is None or not free_bytes:
-            return self._hardware
-        gpus = list(self._hardware.gpus)
-        for index, free in enumerate(free_bytes):
+        if self._nvml is None or not free_bytes:
+            return info
+        gpus, devices = list(info.hardware.gpus), list(info.devices)
+        for index, (gpu, free) in enumerate(zip(self._nvml.gpus, free_bytes, strict=True)):
             gpus[index] = msgspec.structs.replace(gpus[index], memory_free_bytes=free or 0)
-        return msgspec.structs.replace(self._hardware, gpus=tuple(gpus))
+            for number, device in enumerate(devices):
+                if free is not None and gpu.matches_device(device):
+                    devices[number] = msgspec.structs.replace(device, memory_free_bytes=free)
+        hardware = msgspec.structs.replace(info.hardware, gpus=tuple(gpus))
+        return replace(info, hardware=hardware, devices=tuple(devices))
 
     async def measure_utilisation(self) -> Meters:
         """Measure the present utilisation; the GPU values stay the same if the driver does not answer in

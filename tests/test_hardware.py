@@ -55,7 +55,7 @@ class FakeNvml(ModuleType):
         self, gpus: list[tuple[str | bytes, str, int, int]], *, init: Exception | None = None
     ) -> None:
         super().__init__("pynvml")
-        self.gpus = gpus
+        self.gpus = [*gpus]
         self.init = init
         self.lost: set[int] = set()
         self.hang: threading.Event | None = None
@@ -209,11 +209,12 @@ async def test_a_driver_that_hangs_does_not_hold_the_meters(
     async with machine(CPU) as host:
         await host.probe()
         fake.hang = threading.Event()
+        fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 24 * GB)
         for _ in range(3):
-            assert (await host.measure_utilisation()).gpu_usage is None
+            assert (await host.measure_utilisation()).gpu_memory_usage == 6 / 30
         fake.hang.set()
         async with asyncio.timeout(20):
-            while (await host.measure_utilisation()).gpu_usage != 0.5:
+            while (await host.measure_utilisation()).gpu_memory_usage != 24 / 30:
                 await asyncio.sleep(0.005)
 
 
@@ -301,7 +302,10 @@ def facts(*devices: ComputeDevice, ram: int = 10 * GB) -> HardwareInfo:
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 16 * GB, MemoryBudget(2 * GB, (6 * GB, 8 * GB))),
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 10 * GB, MemoryBudget(0, (6 * GB, 4 * GB))),
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 5 * GB, MemoryBudget(0, (5 * GB,))),
-        ((gpu(size=5 * GB, kind="igpu"), CPU), None, MemoryBudget(3 * GB, (5 * GB,))),
+        ((gpu(size=5 * GB, kind="igpu"), CPU), None, MemoryBudget(8 * GB, (5 * GB,), is_shared=True)),
+        # GB10, Jetson, Strix Halo: the GPU may take nearly all RAM.
+        ((gpu(size=10 * GB, kind="igpu"), CPU), None, MemoryBudget(8 * GB, (8 * GB,), is_shared=True)),
+        ((gpu(size=10 * GB, kind="igpu"), CPU), 4 * GB, MemoryBudget(4 * GB, (4 * GB,), is_shared=True)),
         ((gpu(size=24 * GB), gpu("Vulkan1", 5 * GB, "igpu"), CPU), None, MemoryBudget(8 * GB, (24 * GB,))),
     ],
 )
@@ -312,14 +316,31 @@ def test_budget(
     budget: MemoryBudget,
 ) -> None:
     monkeypatch.setattr(hardware, "_has_unified_memory", lambda: False)
+    monkeypatch.setattr(hardware, "VRAM_MARGIN_BYTES", 0)
     assert facts(*devices).memory_budget(limit) == budget
     assert budget.total_bytes <= (limit or 10**12)
 
 
+async def test_the_budget_is_what_is_free_on_the_gpu(nvml: Callable[..., FakeNvml]) -> None:
+    fake = nvml(TWO_GPUS[:1])
+    async with machine(CPU, gpu(device_id="0000:01:00.0")) as host:
+        await host.probe()
+        assert host.info is not None
+        assert host.info.memory_budget().vram_bytes == (18 * GB - hardware.VRAM_MARGIN_BYTES,)
+        fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 20 * GB)
+        await host.measure_utilisation()
+        assert host.info.memory_budget().vram_bytes == (4 * GB - hardware.VRAM_MARGIN_BYTES,)
+        fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 24 * GB)
+        await host.measure_utilisation()
+        assert host.info.memory_budget().vram_bytes == (0,)
+
+
 def test_memory_shared_with_the_gpu_is_promised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_has_unified_memory", lambda: True)
-    assert facts(gpu("Metal", 7 * GB), CPU).memory_budget() == MemoryBudget(1 * GB, (7 * GB,))
-    assert facts(gpu("Metal", 9 * GB), CPU).memory_budget(4 * GB) == MemoryBudget(0, (4 * GB,))
+    assert facts(gpu("Metal", 7 * GB), CPU).memory_budget() == MemoryBudget(8 * GB, (7 * GB,), is_shared=True)
+    assert facts(gpu("Metal", 9 * GB), CPU).memory_budget(4 * GB) == MemoryBudget(
+        4 * GB, (4 * GB,), is_shared=True
+    )
 
 
 # --- containers --------------------------------------------------------------------------------------

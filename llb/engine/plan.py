@@ -94,6 +94,7 @@ class EnginePlanner:
             requested_context=self.context,
             vram_bytes=budget.vram_bytes,
             ram_bytes=budget.ram_bytes,
+            is_shared=budget.is_shared,
             pooled=kind is not EngineKind.CHAT,
         )
         if load is None:

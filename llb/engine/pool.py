@@ -22,7 +22,7 @@ from llb.engine.process import EngineProcess
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import MemoryBudget
 from llb.policy.eviction import select_victims
-from llb.policy.memory import Memory
+from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState
 
 __all__ = ["EngineFiles", "EnginePool", "Lease"]
@@ -84,8 +84,9 @@ class EnginePool:
 
     def set_budget(self, budget: MemoryBudget) -> None:
         """Set the memory that all engines together may use."""
-        self._budget = budget
-        self._schedule()
+        if budget != self._budget:
+            self._budget = budget
+            self._schedule()
 
     def add_model(self, model_id: str, files: EngineFiles) -> None:
         """Allow loading this model on demand; forgets earlier failures of its files."""
@@ -176,7 +177,7 @@ class EnginePool:
     @property
     def memory_used_bytes(self) -> int:
         """Memory that the plans of all engines reserve."""
-        return self._used_memory().total_bytes
+        return self.used_memory().total_bytes
 
     async def close(self) -> None:
         """Stop all engines at once; running requests are aborted."""
@@ -215,7 +216,7 @@ class EnginePool:
 
     def _start_loads(self, budget: MemoryBudget, now: float) -> None:
         """Start the loads that fit, and evict engines for those that do not, oldest request first."""
-        free = Memory(budget.ram_bytes, sum(budget.vram_bytes)) - self._used_memory()
+        free = FreeMemory(budget.ram_bytes, sum(budget.vram_bytes), budget.is_shared) - self.used_memory()
         releasing = sum(
             (engine.memory for engine in self._all_engines() if engine.is_releasing_memory), Memory()
         )
@@ -231,7 +232,7 @@ class EnginePool:
             loaded = [
                 each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
             ]
-            obtainable = sum((each.memory for each in loaded if each.is_evictable), free + releasing)
+            obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
             plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, budget)
             if plan is None:
                 required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
@@ -248,7 +249,7 @@ class EnginePool:
                 free -= plan.memory
                 self._start_load(engine, plan)
                 continue
-            victims = select_victims(plan.memory, free + releasing, loaded)
+            victims = select_victims(plan.memory, free.with_released(releasing), loaded)
             if victims is None:
                 size = format_gigabytes(plan.memory.total_bytes)
                 engine.waiting_reason = f"it needs {size} of memory that models in use occupy"
@@ -396,14 +397,16 @@ class EnginePool:
         yield from self._engines.values()
         yield from self._removed
 
-    def _used_memory(self) -> Memory:
+    def used_memory(self) -> Memory:
+        """Return what the plans of all engines reserve, those that are ending included."""
         return sum((engine.memory for engine in self._all_engines()), Memory())
 
 
-def _limit_budget(budget: MemoryBudget, available: Memory) -> MemoryBudget:
+def _limit_budget(budget: MemoryBudget, available: FreeMemory) -> MemoryBudget:
     """Return `available` as a budget, with its VRAM spread over the GPUs in proportion to their sizes."""
     vram_bytes = sum(budget.vram_bytes)
     return MemoryBudget(
         ram_bytes=max(0, available.ram_bytes),
         vram_bytes=tuple(size * max(0, available.vram_bytes) // vram_bytes for size in budget.vram_bytes),
+        is_shared=budget.is_shared,
     )

@@ -34,6 +34,9 @@ LLAMA_LOG_VERBOSITY = 3
 # Beside one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
+# Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
+# not count) and computes prompts there. An empty list hides all devices of Vulkan.
+HIDE_GPUS_ENV = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""}
 
 
 def main(arguments: list[str]) -> int:
@@ -51,6 +54,8 @@ def main(arguments: list[str]) -> int:
     except msgspec.MsgspecError as error:
         sys.stderr.write(f"invalid engine specification: {error}\n")
         return EXIT_BAD_SPEC
+    if spec.gpu_layers == 0:
+        os.environ.update(HIDE_GPUS_ENV)
     sandbox.apply_landlock()
     xllamacpp = _import_xllamacpp()
 

@@ -20,7 +20,9 @@ _WINDOW_PERIODS: Final[Mapping[str, int]] = {
 _POOLING_TYPES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _BLOCK_TENSOR = re.compile(r"blk\.(\d{1,4})\.(.+)")
 _INPUT_TENSORS = ("token_embd", "token_types", "position_embd", "per_layer_token_embd", "altup_")
-_OUTPUT_TENSORS = ("output", "cls", "rope_")
+# `output_norm` is no output matrix: a model with tied embeddings has only the former.
+_OUTPUT_NORM_TENSORS = ("output_norm", "rope_")
+_OUTPUT_TENSORS = ("output", "cls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class GgufMetadata:
     data_end: int
     input_bytes: int
     output_bytes: int
+    output_norm_bytes: int
     other_bytes: int
     blocks: Mapping[int, GgufBlock]
     repacked_bytes: int
@@ -79,7 +82,8 @@ class GgufMetadata:
     def tensor_bytes(self) -> int:
         """Size of all tensors."""
         blocks = sum(block.size_bytes for block in self.blocks.values())
-        return self.input_bytes + self.output_bytes + self.other_bytes + blocks
+        output = self.output_norm_bytes + self.output_bytes
+        return self.input_bytes + output + self.other_bytes + blocks
 
 
 def read_metadata(data: BinaryIO, *, file_size: int) -> GgufMetadata:
@@ -105,6 +109,7 @@ class _TensorTotals:
     data_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
+    output_norm_bytes: int = 0
     other_bytes: int = 0
     repacked_bytes: int = 0
     vocabulary_size: int = 0
@@ -133,6 +138,8 @@ class _TensorTotals:
             self.repacked_bytes += size_bytes if repacked else 0
         elif name.startswith(_INPUT_TENSORS):
             self.input_bytes += size_bytes
+        elif name.startswith(_OUTPUT_NORM_TENSORS):
+            self.output_norm_bytes += size_bytes
         elif name.startswith(_OUTPUT_TENSORS):
             self.output_bytes += size_bytes
         else:
@@ -166,6 +173,7 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
         data_end=header.data_start + tensors.data_bytes if tensors.data_bytes else 0,
         input_bytes=tensors.input_bytes,
         output_bytes=tensors.output_bytes,
+        output_norm_bytes=tensors.output_norm_bytes,
         other_bytes=tensors.other_bytes,
         blocks=tensors.blocks,
         repacked_bytes=tensors.repacked_bytes,

@@ -38,6 +38,7 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
         layers=tuple(layers),
         input_bytes=sum(file.input_bytes for file in shards),
         output_bytes=sum(file.output_bytes for file in shards),
+        output_norm_bytes=sum(file.output_norm_bytes for file in shards),
         other_bytes=sum(file.other_bytes + file.data_start for file in shards),
         embedding_length=head.embedding_length,
         query_width=max(head.heads) * head.key_length,

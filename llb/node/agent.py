@@ -174,6 +174,7 @@ class NodeAgent:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             await link.send(await self._build_heartbeat(hardware_info))
+            self._refresh_budget()
 
     async def _maintain_replicas(self) -> None:
         """Check the files of ready replicas and store times of last use, at the pace of the heartbeat.
@@ -224,6 +225,12 @@ class NodeAgent:
             except OSError as error:
                 log.warning("old partial downloads could not be removed: %s", error)
             await asyncio.sleep(PARTIAL_SWEEP_INTERVAL_S)
+
+    def _refresh_budget(self) -> None:
+        """Take the VRAM that is free now as the budget, while no engine of llb occupies any."""
+        info = self._hardware_probe.info
+        if info is not None and not self.engine_pool.used_memory().vram_bytes:
+            self.engine_pool.set_budget(info.memory_budget(self._config.memory_limit_bytes))
 
     @property
     def hardware_problems(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llb.policy.memory import Memory
+from llb.policy.memory import FreeMemory, Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,9 @@ class LoadedEngine:
         return not self.is_busy and not self.is_pinned
 
 
-def select_victims(required: Memory, free: Memory, engines: Sequence[LoadedEngine]) -> tuple[str, ...] | None:
+def select_victims(
+    required: Memory, free: FreeMemory, engines: Sequence[LoadedEngine]
+) -> tuple[str, ...] | None:
     """Return the engines to unload for `required`, () if it fits already, None if it cannot fit.
 
     Busy and pinned engines are never chosen, nor engines whose memory is not needed.
@@ -34,7 +36,7 @@ def select_victims(required: Memory, free: Memory, engines: Sequence[LoadedEngin
             break
         if engine.is_evictable:
             victims.append(engine)
-            free += engine.memory
+            free = free.with_released(engine.memory)
     if not free.covers(required):
         return None
     # Keep engines whose memory is of the wrong kind, or became superfluous by a later, larger one.

@@ -42,13 +42,15 @@ HTTP_THREAD_BYTES = MIB // 8
 GPU_DEVICE_BYTES = 512 * MIB
 # Mapped into the process by the GPU runtime.
 GPU_HOST_BYTES = 256 * MIB
+# Compute buffer of an image encoder on a GPU: gemma-3's takes 121 MiB with flash attention.
+PROJECTOR_COMPUTE_BYTES = 128 * MIB
 
 _F16, _F32 = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Amount of RAM and VRAM; negative if more is reserved than exists."""
+    """Amount of RAM and VRAM that something needs or holds."""
 
     ram_bytes: int = 0
     vram_bytes: int = 0
@@ -60,12 +62,34 @@ class Memory:
     def __add__(self, other: Memory) -> Memory:
         return Memory(self.ram_bytes + other.ram_bytes, self.vram_bytes + other.vram_bytes)
 
-    def __sub__(self, other: Memory) -> Memory:
-        return Memory(self.ram_bytes - other.ram_bytes, self.vram_bytes - other.vram_bytes)
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """Memory that is free; negative if more is reserved than exists.
+
+    `is_shared`: the GPU uses the RAM of the host (Apple silicon, GB10, Jetson, integrated GPUs). VRAM is then
+    a permission to use a part of `ram_bytes`, and what lies in VRAM counts against both.
+    """
+
+    ram_bytes: int = 0
+    vram_bytes: int = 0
+    is_shared: bool = False
+
+    def with_released(self, *released: Memory) -> FreeMemory:
+        """Return what is free once these are released."""
+        total = sum(released, Memory())
+        return self - Memory(-total.ram_bytes, -total.vram_bytes)
+
+    def __sub__(self, reserved: Memory) -> FreeMemory:
+        ram_bytes = reserved.total_bytes if self.is_shared else reserved.ram_bytes
+        return replace(
+            self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=self.vram_bytes - reserved.vram_bytes
+        )
 
     def covers(self, required: Memory) -> bool:
         """Return whether `required` fits; a kind that is not required may be negative."""
-        return (required.ram_bytes <= 0 or required.ram_bytes <= self.ram_bytes) and (
+        ram_bytes = required.total_bytes if self.is_shared else required.ram_bytes
+        return (ram_bytes <= 0 or ram_bytes <= self.ram_bytes) and (
             required.vram_bytes <= 0 or required.vram_bytes <= self.vram_bytes
         )
 
@@ -93,8 +117,10 @@ class ModelShape:
     layers: tuple[Layer, ...]
     # Token embeddings, which stay in RAM with any number of GPU layers.
     input_bytes: int
-    # 0: tied to the input matrix.
+    # 0: tied to the input matrix, or an encoder, which has none.
     output_bytes: int
+    # Norm before the output matrix, and RoPE factors; on the device of the output.
+    output_norm_bytes: int = 0
     # Headers and all other content of the files.
     other_bytes: int = 0
     embedding_length: int
@@ -121,7 +147,8 @@ class ModelShape:
     def weight_bytes(self) -> int:
         """Size of all weights in the files, including the projector."""
         layers = sum(layer.weight_bytes for layer in self.layers)
-        return self.input_bytes + layers + self.output_bytes + self.other_bytes + self.projector_bytes
+        output = self.output_norm_bytes + self.output_bytes
+        return self.input_bytes + layers + output + self.other_bytes + self.projector_bytes
 
     @property
     def max_gpu_layers(self) -> int:
@@ -214,14 +241,17 @@ def estimate_memory(
     )
     if gpu_layers > 0:
         # A tied output is a second copy of the input matrix in VRAM (`TENSOR_DUPLICATED`).
-        output = Memory(vram_bytes=shape.output_bytes or shape.input_bytes)
-        projector = Memory(vram_bytes=shape.projector_bytes)
+        tied_bytes = 0 if shape.is_encoder else shape.input_bytes
+        output = Memory(vram_bytes=(shape.output_bytes or tied_bytes) + shape.output_norm_bytes)
+        projector = Memory(
+            vram_bytes=shape.projector_bytes + PROJECTOR_COMPUTE_BYTES if shape.projector_bytes else 0
+        )
         # Activations are copied between host and device; layers in RAM are computed on the host.
         host_compute = compute_bytes if in_ram else _F32 * ubatch * shape.embedding_length * 2
         compute = Memory(ram_bytes=host_compute, vram_bytes=compute_bytes * gpus)
         overhead = Memory(overhead_bytes + GPU_HOST_BYTES, GPU_DEVICE_BYTES * gpus)
     else:
-        output = Memory(ram_bytes=shape.output_bytes)
+        output = Memory(ram_bytes=shape.output_bytes + shape.output_norm_bytes)
         projector = Memory(ram_bytes=shape.projector_bytes)
         compute = Memory(ram_bytes=compute_bytes)
         overhead = Memory(ram_bytes=overhead_bytes)
@@ -252,16 +282,19 @@ def plan_load(
     requested_context: int | None,
     vram_bytes: tuple[int, ...],
     ram_bytes: int,
+    is_shared: bool = False,
     pooled: bool = False,
 ) -> LoadPlan | None:
     """Return the best plan within this memory (`vram_bytes` per usable GPU), None if the model is too large.
+
+    `is_shared`: the GPUs use `ram_bytes`, see `FreeMemory`.
 
     The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
     tokens per slot, until everything fits into VRAM, or else into memory at all. `FITS` means all in VRAM, or
     in RAM on a host without a GPU; `TIGHT` means some layers in RAM beside a GPU.
     """
     contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
-    available = Memory(ram_bytes, sum(vram_bytes))
+    available = FreeMemory(ram_bytes, sum(vram_bytes), is_shared)
     if vram_bytes:
         for context in contexts:
             if plan := _try_plan(
@@ -333,7 +366,7 @@ def _try_plan(
     slots: int,
     gpu_layers: int,
     vram_bytes: tuple[int, ...],
-    available: Memory,
+    available: FreeMemory,
     *,
     pooled: bool,
 ) -> LoadPlan | None:

@@ -101,9 +101,12 @@ def is_bad(outcome: Outcome) -> bool:
 
 
 def longest_gap_s(outcomes: list[Outcome]) -> float:
-    """Longest time between two good answers that followed each other."""
-    ends = sorted(one.ended_s for one in outcomes if one.error is None)
-    return max((later - earlier for earlier, later in itertools.pairwise(ends)), default=0.0)
+    """Longest time without a good answer, from the first request to the end of the last."""
+    if not outcomes:
+        return 0.0
+    answered = sorted(one.ended_s for one in outcomes if one.error is None)
+    moments = [outcomes[0].began_s, *answered, max(one.ended_s for one in outcomes)]
+    return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
 
 def row_of(name: str, windows: list[Window], victim: Victim) -> str:

@@ -205,11 +205,11 @@ async def websocket_floods(target: Target, chance: random.Random) -> None:
     upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"),
                ("Sec-WebSocket-Key", base64.b64encode(os.urandom(16)).decode()),
                ("Authorization", f"Bearer {target.key}")]  # fmt: skip
-    beginning = wire.head_of(url, "GET", "/ws/models", upgrade)
+    handshake = wire.head_of(url, "GET", "/ws/models", upgrade)
     ping = b"\x89\xfd" + b"\0\0\0\0" + b"x" * 125
     text = b"\x81\xfe" + (30_000).to_bytes(2) + b"\0\0\0\0" + b"x" * 30_000
     frames = itertools.cycle([ping * 500, text])
-    await crowd(4, lambda: wire.flood(url, beginning, next(frames)))
+    await crowd(4, lambda: wire.flood_websocket(url, handshake, next(frames)))
 
 
 async def malformed_heads(target: Target, chance: random.Random) -> None:

@@ -76,10 +76,11 @@ async def hold(url: str, beginning: bytes, drip: bytes, every_s: float) -> None:
             await writer.drain()
 
 
-async def flood(url: str, beginning: bytes, chunk: bytes) -> None:
-    """A connection that sends `chunk` for ever and reads nothing."""
-    async with connect(url) as (_, writer):
-        writer.write(beginning)
+async def flood_websocket(url: str, handshake: bytes, chunk: bytes) -> None:
+    """A WebSocket that sends `chunk` for ever and reads nothing once it is open."""
+    async with connect(url) as (reader, writer):
+        writer.write(handshake)
+        await reader.readuntil(b"\r\n\r\n")
         while True:
             writer.write(chunk)
             await writer.drain()

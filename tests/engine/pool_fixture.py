@@ -12,7 +12,7 @@ from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.errors import LlbError, ModelFailed
 from llb.hardware import MemoryBudget
-from llb.policy.memory import Memory
+from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState
 from tests.engine.workers import fake_worker
 from tests.shapes import uniform_shape
@@ -53,7 +53,7 @@ class TablePlanner(EnginePlanner):
         self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
     ) -> EnginePlan | None:
         required, context_length = self.required.get(model_id, Memory(GB)), 1024
-        free = Memory(budget.ram_bytes, sum(budget.vram_bytes))
+        free = FreeMemory(budget.ram_bytes, sum(budget.vram_bytes), budget.is_shared)
         if model_id in self.shrinkable and not free.covers(required):
             required, context_length = Memory(required.ram_bytes // 2, required.vram_bytes // 2), 512
         if not free.covers(required):

@@ -152,6 +152,25 @@ def test_the_shards_of_a_split_model_add_up() -> None:
     assert (shape.input_bytes, shape.output_bytes) == (25600, 25600)
 
 
+def test_the_output_norm_is_no_output_matrix() -> None:
+    tied = read(
+        header(
+            LLAMA,
+            key_u32("llama.block_count", 1),
+            key_u32("llama.embedding_length", 64),
+            key_u32("llama.attention.head_count", 4),
+            tensors=(
+                tensor("token_embd.weight", (64, 100)),
+                tensor("blk.0.attn_k.weight", (64, 64)),
+                tensor("output_norm.weight", (64,)),
+                tensor("rope_freqs.weight", (32,)),
+            ),
+        )
+    )
+    shape = gguf.build_model_shape([tied])
+    assert (shape.output_bytes, shape.output_norm_bytes) == (0, 384)
+
+
 def test_a_projector_is_told_from_a_model() -> None:
     projector = read(header(key_text("general.architecture", "clip"), tensors=(tensor("v.weight", (64,)),)))
     assert projector.is_projector

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb.policy.eviction import LoadedEngine, select_victims
-from llb.policy.memory import Memory
+from llb.policy.memory import FreeMemory, Memory
 
 
 def engine(
@@ -19,29 +19,33 @@ def engine(
 @pytest.mark.parametrize(
     ("need", "free", "engines", "expected"),
     [
-        (Memory(5), Memory(5), [engine("a", 9)], ()),
-        (Memory(5), Memory(4), [], None),
-        (Memory(5), Memory(0), [engine("new", 5, used=2), engine("old", 5, used=1)], ("old",)),
-        (Memory(5), Memory(0), [engine("a", 3, used=1), engine("b", 3, used=2), engine("c", 3, used=3)],
+        (Memory(5), FreeMemory(5), [engine("a", 9)], ()),
+        (Memory(5), FreeMemory(4), [], None),
+        (Memory(5), FreeMemory(0), [engine("new", 5, used=2), engine("old", 5, used=1)], ("old",)),
+        (Memory(5), FreeMemory(0), [engine("a", 3, used=1), engine("b", 3, used=2), engine("c", 3, used=3)],
          ("a", "b")),
-        (Memory(5), Memory(0), [engine("small", 1, used=1), engine("large", 5, used=2)], ("large",)),
-        (Memory(5), Memory(0), [engine("busy", 9, busy=True), engine("idle", 5, used=9)], ("idle",)),
-        (Memory(5), Memory(0), [engine("busy", 9, busy=True)], None),
-        (Memory(5), Memory(0), [engine("pinned", 9, pinned=True)], None),
-        (Memory(0, 5), Memory(9, 0), [engine("ram", 9, used=1), engine("gpu", 1, 5, used=2)], ("gpu",)),
-        (Memory(5, 5), Memory(5, 0), [engine("ram", 9)], None),
-        (Memory(0, 5), Memory(-3, 5), [engine("ram", 9)], ()),
-        (Memory(5), Memory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
-        (Memory(5), Memory(0), [engine("b", 5), engine("a", 5)], ("a",)),
-        (Memory(6), Memory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
+        (Memory(5), FreeMemory(0), [engine("small", 1, used=1), engine("large", 5, used=2)], ("large",)),
+        (Memory(5), FreeMemory(0), [engine("busy", 9, busy=True), engine("idle", 5, used=9)], ("idle",)),
+        (Memory(5), FreeMemory(0), [engine("busy", 9, busy=True)], None),
+        (Memory(5), FreeMemory(0), [engine("pinned", 9, pinned=True)], None),
+        (Memory(0, 5), FreeMemory(9, 0), [engine("ram", 9, used=1), engine("gpu", 1, 5, used=2)], ("gpu",)),
+        (Memory(5, 5), FreeMemory(5, 0), [engine("ram", 9)], None),
+        (Memory(0, 5), FreeMemory(-3, 5), [engine("ram", 9)], ()),
+        (Memory(5), FreeMemory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
+        (Memory(5), FreeMemory(0), [engine("b", 5), engine("a", 5)], ("a",)),
+        (Memory(6), FreeMemory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
          ("a", "c")),
-        (Memory(5), Memory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
+        (Memory(5), FreeMemory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
          ("c",)),
-        (Memory(0, 5), Memory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
+        (Memory(0, 5), FreeMemory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
+        # One pool: what is released in VRAM is RAM for others too, and the other way round.
+        (Memory(6), FreeMemory(1, 0, True), [engine("gpu", 1, 5)], ("gpu",)),
+        (Memory(1, 5), FreeMemory(0, 9, True), [engine("ram", 6)], ("ram",)),
+        (Memory(1, 5), FreeMemory(5, 9, True), [], None),
     ],
 )  # fmt: skip
 def test_victims(
-    need: Memory, free: Memory, engines: list[LoadedEngine], expected: tuple[str, ...] | None
+    need: Memory, free: FreeMemory, engines: list[LoadedEngine], expected: tuple[str, ...] | None
 ) -> None:
     assert select_victims(need, free, engines) == expected
 
@@ -49,41 +53,45 @@ def test_victims(
 @pytest.mark.parametrize(
     ("free", "need", "covers"),
     [
-        (Memory(5, 5), Memory(5, 5), True),
-        (Memory(5, 5), Memory(6, 5), False),
-        (Memory(5, 5), Memory(5, 6), False),
-        (Memory(0, 0), Memory(1, 0), False),
-        (Memory(0, 0), Memory(0, 1), False),
-        (Memory(-1, -1), Memory(0, 0), True),
-        (Memory(-1, 1), Memory(0, 1), True),
-        (Memory(1, -1), Memory(1, 0), True),
+        (FreeMemory(5, 5), Memory(5, 5), True),
+        (FreeMemory(5, 5), Memory(6, 5), False),
+        (FreeMemory(5, 5), Memory(5, 6), False),
+        (FreeMemory(0, 0), Memory(1, 0), False),
+        (FreeMemory(0, 0), Memory(0, 1), False),
+        (FreeMemory(-1, -1), Memory(0, 0), True),
+        (FreeMemory(-1, 1), Memory(0, 1), True),
+        (FreeMemory(1, -1), Memory(1, 0), True),
+        (FreeMemory(9, 5, True), Memory(4, 5), True),
+        (FreeMemory(9, 5, True), Memory(5, 5), False),
+        (FreeMemory(9, 5, True), Memory(1, 6), False),
     ],
 )
 def test_of_a_kind_that_is_not_needed_there_may_be_less_than_nothing(
-    free: Memory, need: Memory, covers: bool
+    free: FreeMemory, need: Memory, covers: bool
 ) -> None:
     assert free.covers(need) is covers
 
 
 amounts = st.builds(Memory, st.integers(0, 20), st.integers(0, 20))
+pools = st.builds(FreeMemory, st.integers(0, 20), st.integers(0, 20), st.booleans())
 fleets = st.lists(
     st.builds(LoadedEngine, st.uuids().map(str), amounts, st.booleans(), st.booleans(), st.floats(0, 9)),
     max_size=6,
 )
 
 
-@given(amounts, amounts, fleets)
+@given(amounts, pools, fleets)
 def test_it_makes_room_and_takes_no_more_than_needed(
-    need: Memory, free: Memory, fleet: list[LoadedEngine]
+    need: Memory, free: FreeMemory, fleet: list[LoadedEngine]
 ) -> None:
     chosen = select_victims(need, free, fleet)
-    everything = sum((each.memory for each in fleet if each.is_evictable), free)
+    everything = free.with_released(*(each.memory for each in fleet if each.is_evictable))
     if chosen is None:
         assert not everything.covers(need)
         return
     taken = [each for each in fleet if each.model_id in chosen]
     assert all(each.is_evictable for each in taken)
-    freed = sum((each.memory for each in taken), free)
+    freed = free.with_released(*(each.memory for each in taken))
     assert freed.covers(need)
     for spared in taken:
         assert not (freed - spared.memory).covers(need)

@@ -308,24 +308,86 @@ def test_weights_that_are_copied_anyway_are_not_mapped_too() -> None:
 @given(
     ram_bytes=st.integers(0, 40 * GIB),
     vram_bytes=st.lists(st.integers(0, 16 * GIB), max_size=3).map(tuple),
+    is_shared=st.booleans(),
     slots=st.integers(1, 8),
     wanted=st.none() | st.integers(1, 200_000),
     shape=st.sampled_from([LLAMA_8B, GEMMA_4B, TINY]),
 )
 def test_a_plan_stays_within_the_memory_it_was_given(
-    ram_bytes: int, vram_bytes: tuple[int, ...], slots: int, wanted: int | None, shape: ModelShape
+    ram_bytes: int,
+    vram_bytes: tuple[int, ...],
+    is_shared: bool,
+    slots: int,
+    wanted: int | None,
+    shape: ModelShape,
 ) -> None:
-    plan = plan_load(shape, slots=slots, requested_context=wanted, vram_bytes=vram_bytes, ram_bytes=ram_bytes)
+    plan = plan_load(
+        shape,
+        slots=slots,
+        requested_context=wanted,
+        vram_bytes=vram_bytes,
+        ram_bytes=ram_bytes,
+        is_shared=is_shared,
+    )
     if plan is None:
         least = estimate_memory(shape, context_length=min(wanted or MIN_CONTEXT, MIN_CONTEXT), slots=slots)
         assert least.ram_bytes > ram_bytes
         return
-    assert plan.estimate.ram_bytes <= ram_bytes
+    assert plan.estimate.ram_bytes + (plan.estimate.vram_bytes if is_shared else 0) <= ram_bytes
     assert plan.estimate.vram_bytes <= sum(vram_bytes)
     assert min(wanted or MIN_CONTEXT, MIN_CONTEXT) <= plan.context_length <= shape.context_length
     assert plan.verdict is (
         Verdict.FITS if not vram_bytes or plan.gpu_layers == shape.max_gpu_layers else Verdict.TIGHT
     )
+
+
+@pytest.mark.parametrize(
+    ("ram_gib", "gpu_gib"),
+    [
+        pytest.param(119.7, 119.7, id="GB10"),
+        pytest.param(61.4, 61.4, id="Jetson"),
+        pytest.param(125, 115, id="Strix Halo"),
+        pytest.param(8, 5.33, id="Mac 8 GB"),
+        pytest.param(16, 11.84, id="Mac 16 GB"),
+        pytest.param(64, 48, id="Mac 64 GB"),
+        pytest.param(64, 56, id="Mac 64 GB, raised wired limit"),
+        pytest.param(16, 12, id="Intel iGPU 16 GB"),
+    ],
+)
+@pytest.mark.parametrize("shape", [LLAMA_8B, GEMMA_4B, with_projector(GEMMA_4B, 850 * MIB), TINY])
+def test_a_gpu_that_shares_the_ram_loads_what_fits_into_it(
+    ram_gib: float, gpu_gib: float, shape: ModelShape
+) -> None:
+    pool_bytes, gpu_bytes = int(0.8 * ram_gib * GIB), int(gpu_gib * GIB)
+    vram_bytes = min(gpu_bytes, pool_bytes)
+    plan = plan_load(
+        shape,
+        slots=4,
+        requested_context=None,
+        vram_bytes=(vram_bytes,),
+        ram_bytes=pool_bytes,
+        is_shared=True,
+    )
+    least = estimate_memory(
+        shape, context_length=MIN_CONTEXT, slots=4, gpu_layers=shape.max_gpu_layers
+    ).memory
+    if least.total_bytes > pool_bytes or least.vram_bytes > vram_bytes:
+        return
+    assert plan is not None
+    assert plan.gpu_layers == shape.max_gpu_layers
+    assert plan.memory.total_bytes <= pool_bytes
+
+
+def test_tied_embeddings_lie_in_ram_and_on_the_gpu() -> None:
+    tied = replace(TINY, output_bytes=0, output_norm_bytes=4096)
+    on_gpu = estimate_memory(tied, context_length=512, gpu_layers=tied.max_gpu_layers)
+    assert on_gpu.weights.vram_bytes == 4 * MIB + tied.input_bytes + 4096
+    assert on_gpu.weights.ram_bytes == tied.input_bytes
+    in_ram = estimate_memory(tied, context_length=512)
+    assert in_ram.weights.total_bytes == tied.weight_bytes
+    encoder = replace(ENCODER, output_norm_bytes=4096)
+    on_gpu = estimate_memory(encoder, context_length=512, gpu_layers=encoder.max_gpu_layers, pooled=True)
+    assert on_gpu.weights.total_bytes == encoder.weight_bytes
 
 
 def test_required_bytes_of_a_catalogue_entry() -> None:
