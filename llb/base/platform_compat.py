@@ -25,6 +25,7 @@ def _import_optional(name: str) -> ModuleType | None:
 
 _fcntl = _import_optional("fcntl")
 _msvcrt = _import_optional("msvcrt")
+_resource = _import_optional("resource")
 _uvloop = _import_optional("uvloop")
 _pwrite = getattr(os, "pwrite", None)
 _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
@@ -217,6 +218,17 @@ def kill_with_parent() -> bool:
         return bool(libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
+
+
+def set_resource_limit(name: str, value: int) -> bool:
+    """Set the soft and the hard limit `RLIMIT_<name>` of this process; False where it is not supported."""
+    if _resource is None:
+        return False
+    try:
+        _resource.setrlimit(getattr(_resource, f"RLIMIT_{name}"), (value, value))
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def set_reuse_address(sock: socket.socket) -> None:

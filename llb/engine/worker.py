@@ -13,13 +13,14 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import msgspec
 
 from llb.base import platform_compat
-from llb.engine import sandbox
+from llb.engine.sandbox import restrictions
 from llb.engine.spec import (
     EXIT_BAD_SPEC,
     EXIT_LOAD_REJECTED,
@@ -56,7 +57,11 @@ def main(arguments: list[str]) -> int:
         return EXIT_BAD_SPEC
     if spec.gpu_layers == 0:
         os.environ.update(HIDE_GPUS_ENV)
-    sandbox.apply_landlock()
+    query_props = _start_props_query(spec)
+    access = restrictions.EngineAccess(
+        paths=restrictions.model_paths(spec.model_path, spec.projector_path), gpu=spec.gpu_layers > 0
+    )
+    sandbox = restrictions.restrict_loading(access)
     xllamacpp = _import_xllamacpp()
 
     try:
@@ -64,9 +69,9 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_LOAD_REJECTED
-    ready = _query_server_props(server.listening_address, spec)
-    sandbox.apply_seccomp()
-    report.write(msgspec.json.encode(ready) + b"\n")
+    ready = query_props(server.listening_address)
+    restrictions.restrict_serving(access, sandbox)
+    report.write(ready + b"\n")
     report.flush()
     while sys.stdin.buffer.read(4096):
         pass
@@ -151,7 +156,44 @@ def _import_xllamacpp() -> Any:
     return importlib.import_module("xllamacpp")
 
 
-def _query_server_props(address: str, spec: EngineSpec) -> WorkerReady:
+def _start_props_query(spec: EngineSpec) -> Callable[[str], bytes]:
+    """Return a function that asks the server at an address for its limits; it returns the ready report.
+
+    The sandbox makes no connection, not even to this process. So the question is asked by a child that exists
+    before the sandbox, and before anything hostile was read; it ends with its parent.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda address: _query_server_props(address, spec)
+    address_reader, address_writer = os.pipe()
+    answer_reader, answer_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(address_writer)
+        status = 1
+        try:
+            address = os.read(address_reader, 256).decode()
+            if address:
+                os.write(answer_writer, _query_server_props(address, spec))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(address_reader)
+    os.close(answer_writer)
+
+    def ask(address: str) -> bytes:
+        os.write(address_writer, address.encode())
+        os.close(address_writer)
+        with os.fdopen(answer_reader, "rb") as answer:
+            report = answer.read()
+        os.waitpid(pid, 0)
+        if not report:
+            raise RuntimeError("the server does not tell its limits")
+        return report
+
+    return ask
+
+
+def _query_server_props(address: str, spec: EngineSpec) -> bytes:
     """Return the ready report, with the context length per slot that the server has in effect."""
     parts = urlsplit(address)
     host, port = parts.hostname or "127.0.0.1", parts.port or 0
@@ -162,7 +204,8 @@ def _query_server_props(address: str, spec: EngineSpec) -> WorkerReady:
     finally:
         connection.close()
     context_length = int(props["default_generation_settings"]["n_ctx"])
-    return WorkerReady(host=host, port=port, context_length=context_length, slots=int(props["total_slots"]))
+    slots = int(props["total_slots"])
+    return msgspec.json.encode(WorkerReady(host=host, port=port, context_length=context_length, slots=slots))
 
 
 def _redirect_stdout() -> BinaryIO:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -123,7 +123,73 @@ async def test_what_a_running_engine_knows(
     process = Path("/proc") / str(engine.pid)
     assert b"a-secret" not in (process / "environ").read_bytes()
     assert b"the-key" not in (process / "cmdline").read_bytes()
-    assert int(re.findall(r"Seccomp:\s+(\d)", (process / "status").read_text())[0]) == 2
+    assert "Max core file size        0 " in (process / "limits").read_text()
+    # All threads, also those that llama.cpp has started before the second filter.
+    for thread in (process / "task").iterdir():
+        status = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+        assert int(status["Seccomp"]) == 2
+        assert int(status["Seccomp_filters"]) >= 2
+        assert int(status["CapPrm"], 16) == 0
+        assert status["Uid"].split()[0] != "0"
+        assert len(set(status["Uid"].split())) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox is Linux's")
+async def test_a_model_that_only_its_owner_can_read_loads(running: Running, tmp_path: Path) -> None:
+    directory = tmp_path / "home" / "models"
+    directory.mkdir(parents=True)
+    model = write_chat_model(directory / "m.gguf")
+    model.chmod(0o600)
+    directory.parent.chmod(0o700)
+    engine = await running.start(spec(model_path=str(model)))
+    assert engine.ready is not None
+    answer = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 2})
+    assert answer.status == 200
+
+
+async def test_the_profile_for_gpus_loads_and_answers(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    engine = await running.start(
+        spec(model_path=str(write_chat_model(tmp_path / "m.gguf")), gpu_layers=2, slots=3, threads=2)
+    )
+    assert engine.ready is not None
+    assert ask(engine.ready, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 2}).status == 200
+
+
+async def test_what_a_chat_engine_does_works_in_the_sandbox(running: Running, tmp_path: Path) -> None:
+    """Grammar, a stream, log probabilities, a prompt of several batches, requests at the same time."""
+    model = write_chat_model(tmp_path / "m.gguf", context=4096)
+    engine = await running.start(
+        spec(
+            model_path=str(model),
+            context_length=2048,
+            slots=4,
+            threads=3,
+            prompt_cache_bytes=16 << 20,
+            context_checkpoints=2,
+            mmap=False,
+        )
+    )
+    ready = engine.ready
+    assert ready is not None
+    schema = {"type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"]}
+    message = [{"role": "user", "content": "Hi"}]
+    chat = {"messages": message, "max_tokens": 20}
+    bodies: list[dict[str, Any]] = [
+        chat,
+        chat | {"stream": True},
+        chat | {"logprobs": True, "top_logprobs": 3},
+        chat | {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+        {"messages": [{"role": "user", "content": "word " * 300}], "max_tokens": 4},
+    ]
+    loop = asyncio.get_running_loop()
+    replies = await asyncio.gather(
+        *(loop.run_in_executor(None, ask, ready, "POST", "/v1/chat/completions", body) for body in bodies * 2)
+    )
+    assert {reply.status for reply in replies} == {200}
+    assert ask(ready, "POST", "/tokenize", {"content": "abc"}).status == 200
 
 
 async def test_the_context_is_the_models_at_most(running: Running, tmp_path: Path) -> None:
