@@ -63,9 +63,11 @@ from llb.hardware import HardwareProbe
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
+from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tokens
 from llb.security.certificates import create_server_tls
 from llb.store.database import Database
+from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
 from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
 
@@ -177,6 +179,9 @@ class Balancer:
             keeps_text=config.history_text,
             on_requests_ended=self.metrics.record_requests,
         )
+        self.storage_monitor = StorageMonitor(
+            self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
+        )
         self.event_feed = EventFeed(self.event_bus, self.view)
         self.tasks = TaskSupervisor("llb")
         self._data_dir_lock: platform_compat.FileLock | None = None
@@ -229,7 +234,9 @@ class Balancer:
             peer_files_blueprint(
                 self.agent.peer_file_server, lambda: self.agent.node_id, lambda: self._file_token_secret
             ),
-            system_blueprint(self.config, self.view, lambda: self.agent.hardware_problems),
+            system_blueprint(
+                self.config, self.view, self.storage_monitor, lambda: self.agent.hardware_problems
+            ),
             openapi_blueprint(),
             page_blueprint(),
         )
@@ -261,6 +268,8 @@ class Balancer:
         )
         try:
             await self.db.start()
+            # llb starts also on a full disk, so that models can be removed.
+            released_bytes = self.db.ballast.release()
             if self.tls is not None:
                 await self.tls.start(self.db)
             await self.accounts.ensure_admin(self.config.admin_password)
@@ -281,9 +290,11 @@ class Balancer:
             self.link_server.start(cluster_id)
             await self.registrations.start(cluster_id)
             await self.agent.start(node_id)
+            self.db.ballast.take_back(released_bytes)
         except BaseException:
             await self.stop()
             raise
+        self.tasks.spawn(self.storage_monitor.run(), "storage")
         self.tasks.spawn(self._run_local_link(), "local-link")
         self.tasks.spawn(self.hub_stats.run(), "hub-stats")
         self.tasks.spawn(self.members.run_flush_loop(), "members")

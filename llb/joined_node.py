@@ -38,9 +38,11 @@ from llb.hardware import HardwareProbe
 from llb.hub import HubClient
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
+from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tls_trust, tokens
 from llb.security.certificates import create_server_tls
 from llb.store.database import Database
+from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
 from llb.store.tables import settings
 from llb.wire import PROTOCOL_VERSION, JoinReply, JoinRequest, LeaveReply, Welcome
 
@@ -93,6 +95,9 @@ class JoinedNode:
         self.tasks = TaskSupervisor("joined")
         # Running answers use the tunnels, so the tunnels close after the link.
         self.tunnel_tasks = TaskSupervisor("tunnels")
+        self.storage_monitor = StorageMonitor(
+            self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
+        )
         self._data_dir_lock: platform_compat.FileLock | None = None
 
     def blueprints(self) -> tuple[Any, ...]:
@@ -120,9 +125,11 @@ class JoinedNode:
         )
         try:
             await self.db.start()
-            if self.tls is not None:
-                await self.tls.start(self.db)
-            self.membership = await self._ensure_joined()
+            # Also on a full disk.
+            with self.db.ballast.released():
+                if self.tls is not None:
+                    await self.tls.start(self.db)
+                self.membership = await self._ensure_joined()
             await self.agent.start(
                 self.membership.node_id,
                 anchor="" if self.tls is None else self.tls.anchor,
@@ -142,6 +149,7 @@ class JoinedNode:
         )
         self.tunnel_tasks.spawn(tunnel_pool.run(), "tunnel-pool")
         self.tasks.spawn(self.link_client.run(), "link")
+        self.tasks.spawn(self.storage_monitor.run(), "storage")
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
 
@@ -187,6 +195,8 @@ class JoinedNode:
     @property
     def problem(self) -> str | None:
         """Why the link is not connected, as a sentence; None while it is."""
+        if self.storage_monitor.is_database_lost:
+            return DATABASE_LOST
         return "it is starting" if self.link_client is None else self.link_client.problem
 
     async def _ensure_joined(self) -> Membership:
@@ -254,7 +264,20 @@ class JoinedNode:
             return
         log.warning("this node is now called %s", welcome.name)
         self.membership = structs.replace(member, name=welcome.name)
-        node_identity.write_membership(self.config.home, self.membership)
+        self.tasks.spawn(self._store_membership(self.membership), "store-membership")
+
+    async def _store_membership(self, membership: Membership) -> None:
+        """Store the membership in a thread; the link goes on if the disk does not take it."""
+
+        def store() -> None:
+            with self.db.ballast.released():
+                node_identity.write_membership(self.config.home, membership)
+
+        try:
+            await asyncio.to_thread(store)
+        except OSError as error:
+            # The balancer tells the name again at the next connection.
+            log.warning("the name of this node could not be stored: %s", error.strerror or error)
 
     def _advertised_addresses(self) -> tuple[str, ...]:
         if self.config.advertise is not None:

@@ -231,7 +231,9 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
     )
     joined = llb if isinstance(llb, JoinedNode) else None
     try:
-        runfile.write_run_info(config.home, run_info)
+        # Commands need it, also those that empty a full disk.
+        with llb.db.ballast.released():
+            runfile.write_run_info(config.home, run_info)
         print_banner(
             config,
             run_info,

@@ -41,7 +41,7 @@ class AuditLog:
     async def record(self, request: Request, action: str, target: str, result: str = "ok") -> None:
         """Record one completed action; the actor of a request without a credential is "nobody"."""
         principal = request.ctx.principal
-        async with self._db.write() as tx:
+        async with self._db.write(uses_ballast=True) as tx:
             await audit.record(
                 tx,
                 actor="nobody" if principal is None else principal.label,

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ _msvcrt = _import_optional("msvcrt")
 _resource = _import_optional("resource")
 _uvloop = _import_optional("uvloop")
 _pwrite = getattr(os, "pwrite", None)
+_posix_fallocate = getattr(os, "posix_fallocate", None)
 _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 
 # linux/fs.h and linux/prctl.h
@@ -66,6 +68,14 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
         view = view[written:]
 
 
+def allocate(fd: int, offset: int, size_bytes: int) -> None:
+    """Extend a file by zeros that occupy blocks of the disk. Raises OSError."""
+    if _posix_fallocate is not None:
+        _posix_fallocate(fd, offset, size_bytes)
+    else:
+        pwrite(fd, bytes(size_bytes), offset)
+
+
 def clone_file(src: Path, dst: Path) -> bool:
     """Create `dst` as a copy-on-write clone of `src`; False where the file system cannot.
 
@@ -99,9 +109,32 @@ def fsync_dir(path: Path) -> None:
 
 
 def replace_durably(src: Path, dst: Path) -> None:
-    """Rename `src` over `dst`, atomically and durably; the content of `src` must be synced already."""
+    """Rename `src` over `dst`, atomically and durably; the content of `src` must be synced already.
+
+    Raises OSError, also where `dst` is a device, a pipe or a socket, which a rename would remove.
+    """
+    if is_special_file(dst):
+        raise FileExistsError(errno.EEXIST, "It is a device, a pipe or a socket, not a file", str(dst))
     src.replace(dst)
     fsync_dir(dst.parent)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what identifies the file or directory at `path` while it exists; None if there is none."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_special_file(path: Path) -> bool:
+    """Whether `path`, or what a symbolic link leads to, is neither a regular file nor a directory."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def make_private_dir(path: Path) -> None:
@@ -127,10 +160,19 @@ def write_private_file(path: Path, data: bytes) -> None:
 
 def free_disk_bytes(path: Path) -> int:
     """Return the free bytes of the disk that holds `path`, or will hold it once created. Raises OSError."""
+    return shutil.disk_usage(_existing_ancestor(path)).free
+
+
+def total_disk_bytes(path: Path) -> int:
+    """Return the size of the disk that holds `path`, or will hold it once created. Raises OSError."""
+    return shutil.disk_usage(_existing_ancestor(path)).total
+
+
+def _existing_ancestor(path: Path) -> Path:
     ancestor = path.absolute()
     while not ancestor.exists() and ancestor != ancestor.parent:
         ancestor = ancestor.parent
-    return shutil.disk_usage(ancestor).free
+    return ancestor
 
 
 # --- locks -------------------------------------------------------------------------------------------

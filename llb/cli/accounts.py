@@ -147,7 +147,7 @@ def revoke_key(options: argparse.Namespace) -> int:
     require_database(_require_accounts_home(options))
 
     async def run() -> ApiKey:
-        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
+        async with open_database(_require_accounts_home(options)) as db, db.write(uses_ballast=True) as tx:
             key = _find_key(await keys.list_keys(tx), options.key_name)
             await keys.remove(tx, key.id)
             await audit.record(

@@ -284,7 +284,7 @@ class Members:
             raise errors.Conflict("This host cannot remove itself; drain it to send it no requests")
         async with self._lock:
             record = self._require_record(node_id)
-            async with self._db.write() as tx:
+            async with self._db.write(uses_ballast=True) as tx:
                 await nodes.mark_removed(tx, node_id)
             del self._records[node_id]
             self._unsaved_node_ids.discard(node_id)

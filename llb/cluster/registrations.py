@@ -289,7 +289,7 @@ class Registrations:
         async with self._lock_of(model_id):
             # The model may have been registered again while this task waited for the lock.
             if self._is_tombstone_removable(model_id):
-                async with self._db.write() as tx:
+                async with self._db.write(uses_ballast=True) as tx:
                     await store.remove(tx, model_id)
                     revision = await store.get_revision(tx)
                 self._revision = revision
@@ -393,7 +393,8 @@ class Registrations:
         return self._locks.setdefault(model_id, asyncio.Lock())
 
     async def _save(self, registration: Registration) -> None:
-        async with self._db.write() as tx:
+        # A model must be deletable on a full disk.
+        async with self._db.write(uses_ballast=not registration.is_active) as tx:
             await store.put(tx, registration)
             revision = await store.get_revision(tx)
         self._revision = revision

@@ -358,9 +358,10 @@ class NodeAgent:
         A state is reported only once it is stored.
         """
         backoff = Backoff(STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S)
+        frees_disk = record.state in (ReplicaState.DELETING, ReplicaState.GONE)
         while True:
             try:
-                async with self._db.write() as tx:
+                async with self._db.write(uses_ballast=frees_disk) as tx:
                     if record.state is ReplicaState.GONE:
                         await store.remove(tx, record.node_id, record.model_id)
                     else:

@@ -13,7 +13,7 @@ from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
 from llb.node.download.download_errors import DownloadFailed
-from llb.node.download.file_download import FileDownload
+from llb.node.download.file_download import MIN_FREE_BYTES, FileDownload
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
@@ -138,6 +138,11 @@ class ReplicaWorker:
             for file in own_files:
                 await _run_to_completion(
                     partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
+                )
+            # The bytes of a cancelled download are kept for later, but not on a full disk.
+            with suppress(OSError):
+                await asyncio.to_thread(
+                    self._files.free_up_space, MIN_FREE_BYTES, self._get_wanted_model_ids()
                 )
         await replica.transition(ReplicaState.GONE)
 

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
 from llb.errors import SetupError
+from llb.store.ballast import BALLAST_FILE_NAME, Ballast
+from llb.store.database_file import DatabaseFile
 from llb.store.migrations import MIGRATIONS, Migration
 from llb.store.schema import BUSY_TIMEOUT_S, prepare_database, save_copy
 
@@ -55,6 +58,8 @@ class Database(_Reader):
 
     def __init__(self, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         self.path = path
+        self.ballast = Ballast(path.with_name(BALLAST_FILE_NAME))
+        self.file = DatabaseFile(path)
         self._migrations = migrations
         self._write_lock = asyncio.Lock()
         self._writing_task: asyncio.Task[Any] | None = None
@@ -69,7 +74,18 @@ class Database(_Reader):
 
     async def start(self) -> None:
         """Open the file; create or migrate it as needed. Raises `SetupError`."""
+        # Opening creates files of some kilobytes, also on a full disk.
+        released_bytes = await asyncio.to_thread(self.ballast.release)
+        try:
+            await self._open()
+        finally:
+            await _run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
+        self._is_open = True
+        await asyncio.to_thread(self.ballast.fill)
+
+    async def _open(self) -> None:
         await asyncio.to_thread(prepare_database, self.path, self._migrations)
+        self.file.remember()
         self._connection = await _connect(self.path, "PRAGMA query_only = ON")
         try:
             # In WAL mode a commit survives a power cut only with FULL.
@@ -77,13 +93,14 @@ class Database(_Reader):
         except BaseException:
             await self._connection.close()
             raise
-        self._is_open = True
 
     @contextlib.asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
+    async def write(self, *, uses_ballast: bool = False) -> AsyncIterator[Transaction]:
         """Open a transaction: commit when the block ends, roll back when it raises or is cancelled.
 
-        Raises RuntimeError inside another transaction of the same task.
+        `uses_ballast` is for what must be possible on a full disk: deletions, revocations, logins.
+        Raises RuntimeError inside another transaction of the same task, `DatabaseFileLost`, and other
+        `sqlite3.Error`.
         """
         task = asyncio.current_task()
         if self._writing_task is task:
@@ -91,16 +108,33 @@ class Database(_Reader):
         async with self._write_lock:
             self._writing_task = task
             try:
-                try:
-                    await self._writer.execute("BEGIN IMMEDIATE")
-                    yield Transaction(self._writer)
-                except BaseException:
-                    # A cancelled statement still runs in the connection's thread; the rollback queues up.
-                    await _run_to_completion(self._writer.rollback())
-                    raise
-                await _run_to_completion(self._commit())
+                async with self._released_ballast() if uses_ballast else contextlib.nullcontext():
+                    try:
+                        await asyncio.to_thread(self.file.check)
+                        await self._writer.execute("BEGIN IMMEDIATE")
+                        yield Transaction(self._writer)
+                    except BaseException:
+                        # A cancelled statement still runs in the connection's thread; the rollback queues up.
+                        await _run_to_completion(self._writer.rollback())
+                        raise
+                    await _run_to_completion(self._commit())
             finally:
                 self._writing_task = None
+
+    @contextlib.asynccontextmanager
+    async def _released_ballast(self) -> AsyncIterator[None]:
+        released_bytes = await _run_to_completion(asyncio.to_thread(self.ballast.release))
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                # The free space of the disk does not show a quota. The next attempt succeeds.
+                await asyncio.to_thread(partial(self.ballast.release, everything=True))
+                released_bytes = 0
+            raise
+        finally:
+            if released_bytes:
+                await _run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
 
     async def _commit(self) -> None:
         try:
@@ -141,6 +175,8 @@ async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
         connection.row_factory = sqlite3.Row
         for pragma in pragmas:
             await connection.execute(pragma)
+        # The first access creates the files of the write-ahead log.
+        await connection.execute_fetchall("SELECT count(*) FROM sqlite_master")
     except sqlite3.Error as error:
         await connection.close()
         raise SetupError(f"The database {path} cannot be opened: {error}.") from None

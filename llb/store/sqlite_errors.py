@@ -16,9 +16,18 @@ _MESSAGE_BY_RESULT_CODE = {
     sqlite3.SQLITE_NOTADB: "The database of this host is damaged",
     sqlite3.SQLITE_NOMEM: "This host has no memory left",
 }
+# By extended result code, before the primary ones.
+_MESSAGE_BY_EXTENDED_CODE = {
+    sqlite3.SQLITE_READONLY_DBMOVED: (
+        "The database file of this host was deleted, moved or replaced while llb runs: put it back, or "
+        "restart llb"
+    ),
+}
 
 
 def describe_sqlite_error(error: sqlite3.Error) -> str | None:
     """Message for an error of disk, file or memory, as a clause; None for any other error."""
     code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else _MESSAGE_BY_RESULT_CODE.get(code & 0xFF)
+    if code is None:
+        return None
+    return _MESSAGE_BY_EXTENDED_CODE.get(code) or _MESSAGE_BY_RESULT_CODE.get(code & 0xFF)

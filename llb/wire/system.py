@@ -22,9 +22,13 @@ class Liveness(Struct, frozen=True, kw_only=True):
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
-    """Whether requests can be served; a joined host adds the `reason` if not."""
+    """Whether requests can be served, and the `reason` if not.
 
-    status: Literal["ready", "starting", "waiting"]
+    `unsaved`: the database was deleted or replaced, so that nothing can be saved. `waiting`: a joined host
+    has no link to its balancer.
+    """
+
+    status: Literal["ready", "starting", "waiting", "unsaved"]
     reason: str | UnsetType | None = UNSET
 
 

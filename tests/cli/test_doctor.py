@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import sqlite3
 from pathlib import Path
@@ -93,6 +94,30 @@ def test_a_port_that_is_taken(host: CommandHost) -> None:
         port = str(taken.getsockname()[1])
         finding = only(findings(host, "--port", port, status=1), "server", "bad")
     assert f"another program uses port {port} on 127.0.0.1" in finding["detail"]
+
+
+def test_a_server_that_has_lost_its_data_directory(host: CommandHost) -> None:
+    host.start_server()
+    port = host.url.rpartition(":")[2]
+    shutil.rmtree(host.home)
+    finding = only(findings(host, "--port", port, status=1), "server", "bad")
+    assert "runs without its data directory, which was deleted or moved" in finding["detail"]
+
+
+def test_a_server_with_another_data_directory(host: CommandHost, tmp_path: Path) -> None:
+    host.start_server()
+    port = host.url.rpartition(":")[2]
+    other = CommandHost(tmp_path / "other", HF_ENDPOINT="http://127.0.0.1:9")
+    finding = only(findings(other, "--port", port, status=1), "server", "bad")
+    assert "an llb with another one uses port" in finding["detail"]
+
+
+def test_problems_of_the_server_are_shown(host: CommandHost) -> None:
+    host.start_server()
+    (host.home / "models").rename(host.home / "away")
+    first, _ = findings(host)["server"]
+    assert first["level"] == "warn"
+    assert first["detail"].startswith("The models directory of this host was deleted")
 
 
 def test_a_server_that_does_not_answer(host: CommandHost) -> None:

@@ -15,6 +15,7 @@ from llb.api.request_body import parse_body
 from llb.api.responses import error_response, json_response
 from llb.base.node_identity import Membership
 from llb.errors import Conflict
+from llb.store.storage_monitor import StorageMonitor
 from llb.wire import JoinRequest, LeaveReply, Liveness, NodeStatusView, Readiness, Scope
 
 
@@ -22,6 +23,7 @@ class LeavableNode(Protocol):
     """Joined node. `problem` is why it is not connected to its balancer, as a sentence; None if it is."""
 
     membership: Membership | None
+    storage_monitor: StorageMonitor
 
     @property
     def problem(self) -> str | None: ...
@@ -41,6 +43,7 @@ def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: a
     @blueprint.get("/readyz", name="ready")
     @public
     async def ready(_request: Request) -> HTTPResponse:
+        await node.storage_monitor.refresh()
         problem = node.problem
         return json_response(
             Readiness(status="ready" if problem is None else "waiting", reason=problem),

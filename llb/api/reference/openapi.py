@@ -246,6 +246,12 @@ def _operation_object(
             if operation.error_format is None
             else schemas.schema_of(operation.error_format.schema_type)
         )
+        if (own := result["responses"].get(str(status))) is not None:
+            # A status that the operation answers itself, too.
+            error = error_response_object(status, codes, operation.error_format, schema)
+            both = [own["content"][JSON]["schema"], error["content"][JSON]["schema"]]
+            own |= {"content": {JSON: {"schema": {"anyOf": both}}}, "x-llb-codes": codes}
+            continue
         key = ".".join((schema["$ref"].rpartition("/")[2], str(status), *codes))
         responses[key] = error_response_object(status, codes, operation.error_format, schema)
         result["responses"][str(status)] = {"$ref": f"#/components/responses/{key}"}

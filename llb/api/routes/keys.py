@@ -109,7 +109,7 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
     @ApiOperation("Revoke an API key", status=204, errors=(NotFound,))
     async def revoke_key(request: Request, key_id: str) -> HTTPResponse:
         principal: Principal = request.ctx.principal
-        async with db.write() as tx:
+        async with db.write(uses_ballast=True) as tx:
             key = await _get_managed_key(tx, principal, key_id)
             await keys.remove(tx, key_id)
             await audit.record(

@@ -129,7 +129,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     @ApiOperation("Delete all requests and their text", description="The usage totals stay.", status=204)
     async def clear_requests(request: Request) -> HTTPResponse:
         await request_log.flush()
-        async with db.write() as tx:
+        async with db.write(uses_ballast=True) as tx:
             await request_history.delete_all(tx)
             await audit.record(
                 tx,

@@ -18,13 +18,20 @@ from llb.api.responses import json_response
 from llb.cluster.view import ClusterView
 from llb.config import Config, effective_settings
 from llb.security.permissions import has_scope
+from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
 from llb.wire import Liveness, Readiness, Scope, SystemView
 
 
 def system_blueprint(
-    config: Config, view: ClusterView, get_problems: Callable[[], tuple[str, ...]]
+    config: Config,
+    view: ClusterView,
+    storage_monitor: StorageMonitor,
+    get_problems: Callable[[], tuple[str, ...]],
 ) -> Blueprint:
-    """`/health`, `/readyz`, `/api/system`. `get_problems` returns the problems of the host, as sentences."""
+    """`/health`, `/readyz`, `/api/system`.
+
+    `get_problems` returns the problems of the host other than those of its storage, as sentences.
+    """
     blueprint = Blueprint("system")
     started_at = time.time()
     settings = effective_settings(config)
@@ -39,11 +46,15 @@ def system_blueprint(
     @public
     @ApiOperation(
         "Check that requests can be served",
-        description="503 while no node is online.",
+        description="503 while no node is online, or while nothing can be saved.",
         response=Readiness,
         extra_statuses=(503,),
     )
     async def ready(_request: Request) -> HTTPResponse:
+        await storage_monitor.refresh()
+        # A full disk is a problem, but models answer. What is written to a lost database is gone at the stop.
+        if storage_monitor.is_database_lost:
+            return json_response(Readiness(status="unsaved", reason=DATABASE_LOST), 503)
         online = bool(view.online_nodes())
         return json_response(Readiness(status="ready" if online else "starting"), 200 if online else 503)
 
@@ -51,6 +62,7 @@ def system_blueprint(
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation("Show version, uptime and settings", response=SystemView)
     async def system(request: Request) -> HTTPResponse:
+        await storage_monitor.refresh()
         system_view = SystemView(
             version=__version__,
             name=config.name,
@@ -59,7 +71,7 @@ def system_blueprint(
             platform=platform.platform(terse=True),
             python=platform.python_version(),
             nodes_online=len(view.online_nodes()),
-            problems=get_problems(),
+            problems=(*storage_monitor.problems, *get_problems()),
         )
         if has_scope(request.ctx.principal, Scope.ADMIN):
             system_view = replace(

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+import msgspec
+
 from llb import __version__
 from llb.base import platform_compat, runfile
 from llb.base.runfile import RunInfo
@@ -22,7 +24,8 @@ from llb.cli.errors import CommandError
 from llb.config import Config
 from llb.errors import SetupError
 from llb.hardware import HardwareProbe
-from llb.wire import Model
+from llb.wire import Model, Readiness
+from llb.wire.decoding import DECODE_ERRORS
 
 MIN_PYTHON_VERSION = (3, 11)
 CHECKED_PACKAGES = (
@@ -87,6 +90,9 @@ def check_server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
             f"check its log; if it does not recover: kill {info.pid}, and start it again",
         )
         return
+    for problem in _problems_of(system):
+        detail, _, remedy = problem.partition(": ")
+        yield warn("server", detail, remedy or "see the log of the server")
     running_version = system.get("version")
     if running_version != __version__:
         yield warn(
@@ -118,17 +124,46 @@ def _check_port(config: Config) -> Finding:
             sock.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return bad(
-                    "server",
-                    f"not running, and another program uses port {port} on {host}",
-                    "stop that program, or choose another port with --port",
-                )
+                return _describe_other_server(host, port)
             return bad(
                 "server",
                 f"cannot listen on {host} port {port}: {error.strerror}",
                 "choose others with --host and --port",
             )
     return ok("server", f"not running; port {port} on {host} is free")
+
+
+def _problems_of(system: dict[str, object]) -> list[str]:
+    """Problems that the server reports; the text of each contains its remedy."""
+    problems = system.get("problems") or [system.get("problem")]
+    return [problem for problem in problems if isinstance(problem, str)] if isinstance(problems, list) else []
+
+
+def _describe_other_server(host: str, port: int) -> Finding:
+    """Finding for a port in use: also an llb that has lost its data directory uses one."""
+    import httpx2
+
+    url = f"{RunInfo(pid=0, host=host, port=port, token='').url}/readyz"
+    try:
+        answer = httpx2.get(url, timeout=RESPONSE_TIMEOUT_S, trust_env=False)
+        readiness = msgspec.json.decode(answer.content, type=Readiness)
+    except (httpx2.HTTPError, OSError, *DECODE_ERRORS):
+        return bad(
+            "server",
+            f"not running, and another program uses port {port} on {host}",
+            "stop that program, or choose another port with --port",
+        )
+    if readiness.status == "unsaved":
+        return bad(
+            "server",
+            f"an llb on port {port} of {host} runs without its data directory, which was deleted or moved",
+            "put the directory back, or stop that llb: what was changed since is lost",
+        )
+    return bad(
+        "server",
+        f"not running on this data directory; an llb with another one uses port {port} on {host}",
+        "give the directory of that llb with --home, or choose another port with --port",
+    )
 
 
 def _is_home_locked(config: Config) -> bool:

@@ -27,6 +27,9 @@ from llb.wire import FileSpec, PeerSource
 
 log = logging.getLogger(__name__)
 
+# A download ends when other programs have left less of the disk than this.
+MIN_FREE_BYTES = 200_000_000
+
 
 class FileDownload:
     """Download of `spec` into `directory`, from the nodes that `peer_context` names, else from the Hub.
@@ -272,6 +275,15 @@ class FileDownload:
             error = InsufficientStorage(remaining_bytes, available_bytes)
             raise DownloadFailed(error.message, error.code)
 
+    def _leave_last_bytes(self) -> None:
+        """Raise `DownloadFailed` on an almost full disk, which may be that of the database too."""
+        free_bytes = platform_compat.free_disk_bytes(self.path.parent)
+        if free_bytes < min(self._reserve_bytes, MIN_FREE_BYTES):
+            raise DownloadFailed(
+                "The disk is almost full; free some space and retry, the downloaded bytes are kept",
+                InsufficientStorage.code,
+            )
+
     def _fetch_from_hub(self) -> None:
         """Download over one connection to the Hub."""
         offset = self._partial_file.have_bytes
@@ -371,6 +383,7 @@ class FileDownload:
             ):
                 partial.sync_in_background()
                 synced_at = now
+                self._leave_last_bytes()
             if source is None:
                 # The limit is for the internet connection; waiting for it does not count as a slow server.
                 window_started_at += self._bandwidth_limiter.acquire(len(chunk), self._cancelled)
