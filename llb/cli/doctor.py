@@ -61,6 +61,7 @@ def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     catalog = program_checks.check_catalog(config)
     yield catalog.finding
     yield from program_checks.check_engine(config, catalog.models)
+    yield from program_checks.check_sandbox()
     yield from disk_checks.check_model_files(config)
     yield from network_checks.check_clock(time.time())
     yield from network_checks.check_hub(config, catalog.models)

@@ -3,7 +3,7 @@
 It reads an `EngineSpec` as one JSON line on stdin, and writes a `WorkerReady` line to stdout once the model
 is loaded; the log of llama.cpp goes to stderr. Exit status: 0 stdin ended, 2 invalid specification, 3
 llama.cpp rejected the load. With `--devices` it prints the compute devices of this build of llama.cpp as a
-JSON array instead.
+JSON array instead, with `--sandbox` which restrictions are in effect on this host.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ def main(arguments: list[str]) -> int:
     report = _redirect_stdout()
     if arguments == ["--devices"]:
         report.write(msgspec.json.encode(list_devices()) + b"\n")
+        report.flush()
+        return 0
+    if arguments == ["--sandbox"]:
+        no_files = restrictions.EngineAccess()
+        in_effect = restrictions.restrict_loading(no_files)
+        restrictions.restrict_serving(no_files, in_effect)
+        report.write(msgspec.json.encode(in_effect) + b"\n")
         report.flush()
         return 0
     try:

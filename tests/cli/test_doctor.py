@@ -48,7 +48,7 @@ def test_a_new_host(with_models: CommandHost) -> None:
         "database",
         "catalogue",
     }
-    assert set(found) >= {"engine", "gpu", "memory", "hub"}
+    assert set(found) >= {"engine", "sandbox", "gpu", "memory", "hub"}
     assert all(each["level"] == "ok" for group in found.values() for each in group), found
     assert "4 of 5 fit" in only(found, "memory", "ok")["detail"]
     # The checks created nothing.

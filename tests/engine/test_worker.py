@@ -281,6 +281,15 @@ def test_a_spec_that_is_not_understood(line: str) -> None:
     assert "invalid engine specification" in done.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox is Linux's")
+def test_the_restrictions_of_this_host() -> None:
+    done = run_worker("", "--sandbox")
+    assert done.returncode == 0
+    report = json.loads(done.stdout)
+    assert report["seccomp"] is True
+    assert (report["user_id"] is None) == (os.geteuid() != 0)
+
+
 def test_devices() -> None:
     done = run_worker("", "--devices")
     assert done.returncode == 0

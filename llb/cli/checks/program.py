@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import platform
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ from llb.cli.checks import Finding, Level, bad, ok, warn
 from llb.cli.client import ApiClient, local_server
 from llb.cli.errors import CommandError
 from llb.config import Config
+from llb.engine.sandbox.restrictions import SandboxReport
 from llb.errors import SetupError
-from llb.hardware import HardwareProbe
+from llb.hardware import HardwareProbe, engine_command, engine_environment
 from llb.wire import Model, Readiness
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -41,6 +44,7 @@ CHECKED_PACKAGES = (
 # llb also runs without them.
 OPTIONAL_PACKAGES = frozenset({"uvloop"})
 RESPONSE_TIMEOUT_S = 5.0
+SANDBOX_TIMEOUT_S = 30.0
 
 
 def check_versions() -> Iterator[Finding]:
@@ -196,6 +200,43 @@ def check_catalog(config: Config) -> CatalogCheck:
 
 
 # --- the engine --------------------------------------------------------------------------------------
+
+
+def check_sandbox() -> Iterator[Finding]:
+    """Check which restrictions of engine processes this kernel has."""
+    if not sys.platform.startswith("linux"):
+        yield ok("sandbox", "none: engines are restricted on Linux only")
+        return
+    command = engine_command("--sandbox")
+    try:
+        done = subprocess.run(
+            command,
+            env=engine_environment(os.environ),
+            capture_output=True,
+            timeout=SANDBOX_TIMEOUT_S,
+            check=True,
+        )
+        report = msgspec.json.decode(done.stdout, type=SandboxReport)
+    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
+        yield bad("sandbox", f"an engine process does not start: {error}", "install llb again")
+        return
+    if not report.seccomp:
+        yield warn(
+            "sandbox",
+            "without seccomp: engines can make connections and reach other processes",
+            "use a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+        )
+    if not report.landlock_version:
+        yield warn(
+            "sandbox",
+            "without Landlock: engines can read files of their user",
+            "use Linux 5.13 or later, with landlock among the security modules (lsm=)",
+        )
+    if report.user_id is None and getattr(os, "geteuid", int)() == 0:
+        yield warn("sandbox", "engines run as root", "run llb as an ordinary user")
+    if report.seccomp and report.landlock_version:
+        user = "" if report.user_id is None else f", engines as user {report.user_id}"
+        yield ok("sandbox", f"seccomp, Landlock {report.landlock_version}{user}")
 
 
 def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
