@@ -29,7 +29,8 @@ import msgspec
 from llb import gguf
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
 from llb.hardware import engine_command, engine_environment
-from llb.policy.memory import MIB, LoadPlan, plan_load
+from llb.policy.load_plan import LoadPlan, plan_load
+from llb.policy.memory import MIB, FreeMemory
 from tests.ggufs import write_chat_model, write_embedding_model
 
 TOLERANCE = 0.10
@@ -136,8 +137,7 @@ def run_case(case: MemoryCase, model: Path, context_length: int) -> MemoryResult
         shape,
         slots=case.slots,
         requested_context=context_length,
-        vram_bytes=(),
-        ram_bytes=AMPLE_MEMORY_BYTES,
+        free=FreeMemory(AMPLE_MEMORY_BYTES),
         pooled=case.pooled,
     )
     if plan is None:

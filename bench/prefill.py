@@ -30,7 +30,8 @@ from bench.memory import (
 )
 from llb import gguf
 from llb.engine.spec import WorkerReady
-from llb.policy.memory import LoadPlan, plan_load
+from llb.policy.load_plan import LoadPlan, plan_load
+from llb.policy.memory import FreeMemory
 
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 1536
@@ -43,9 +44,7 @@ MODELS: tuple[tuple[str, Callable[[Path], Path]], ...] = (
 def plan_model(model: Path) -> LoadPlan:
     with model.open("rb") as file:
         shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=model.stat().st_size)])
-    plan = plan_load(
-        shape, slots=1, requested_context=CONTEXT_LENGTH, vram_bytes=(), ram_bytes=AMPLE_MEMORY_BYTES
-    )
+    plan = plan_load(shape, slots=1, requested_context=CONTEXT_LENGTH, free=FreeMemory(AMPLE_MEMORY_BYTES))
     assert plan is not None
     return plan
 

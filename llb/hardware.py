@@ -149,11 +149,11 @@ class HardwareInfo:
 
 
 def _cap_total(limit_bytes: int, sizes: Sequence[int]) -> list[int]:
-    """Cap `sizes` in order so that their sum is at most `limit_bytes`; drops empty ones."""
+    """Cap `sizes` in order so that their sum is at most `limit_bytes`."""
     capped: list[int] = []
     for size in sizes:
-        capped.append(min(size, limit_bytes - sum(capped)))
-    return [size for size in capped if size > 0]
+        capped.append(max(0, min(size, limit_bytes - sum(capped))))
+    return capped
 
 
 def _has_unified_memory() -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llb.policy.memory import Layer, ModelShape, estimate_memory
+from llb.policy.memory import MIB, Layer, ModelShape, estimate_memory
 
 
 def required_memory_bytes(shape: ModelShape, *, context_length: int = 4096, pooled: bool = False) -> int:
@@ -72,3 +72,50 @@ def uniform_shape(
 def with_projector(shape: ModelShape, size_bytes: int) -> ModelShape:
     """`shape` with the projector that lies in a file of its own."""
     return replace(shape, projector_bytes=size_bytes)
+
+
+# Llama 3.1 8B at Q4_K_M: its card, and what llama.cpp logs for it.
+LLAMA_8B = uniform_shape(
+    size_bytes=4_920_739_232,
+    layers=32,
+    embedding_length=4096,
+    heads=32,
+    kv_heads=8,
+    feed_forward_length=14336,
+    vocabulary_size=128_256,
+    context_length=131_072,
+)
+GEMMA_4B = uniform_shape(
+    size_bytes=2_489_757_856,
+    layers=34,
+    embedding_length=2560,
+    heads=8,
+    kv_heads=4,
+    head_length=256,
+    feed_forward_length=10240,
+    vocabulary_size=262_144,
+    context_length=131_072,
+    sliding_window=1024,
+    window_period=6,
+)
+ENCODER = uniform_shape(
+    size_bytes=150 * MIB,
+    layers=12,
+    embedding_length=768,
+    heads=12,
+    kv_heads=12,
+    feed_forward_length=3072,
+    vocabulary_size=30_522,
+    context_length=2048,
+    encoder=True,
+)
+TINY = ModelShape(
+    layers=(Layer(weight_bytes=MIB, key_width=64, value_width=64),) * 4,
+    input_bytes=MIB,
+    output_bytes=0,
+    embedding_length=64,
+    query_width=64,
+    feed_forward_width=128,
+    vocabulary_size=320,
+    context_length=32768,
+)

@@ -301,7 +301,7 @@ def facts(*devices: ComputeDevice, ram: int = 10 * GB) -> HardwareInfo:
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), None, MemoryBudget(8 * GB, (6 * GB, 8 * GB))),
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 16 * GB, MemoryBudget(2 * GB, (6 * GB, 8 * GB))),
         ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 10 * GB, MemoryBudget(0, (6 * GB, 4 * GB))),
-        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 5 * GB, MemoryBudget(0, (5 * GB,))),
+        ((gpu(size=6 * GB), gpu("CUDA1", 8 * GB), CPU), 5 * GB, MemoryBudget(0, (5 * GB, 0))),
         ((gpu(size=5 * GB, kind="igpu"), CPU), None, MemoryBudget(8 * GB, (5 * GB,), is_shared=True)),
         # GB10, Jetson, Strix Halo: the GPU may take nearly all RAM.
         ((gpu(size=10 * GB, kind="igpu"), CPU), None, MemoryBudget(8 * GB, (8 * GB,), is_shared=True)),

@@ -10,9 +10,9 @@ from pathlib import Path
 from llb import gguf
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
-from llb.hardware import MemoryBudget, physical_core_count
-from llb.policy import memory
-from llb.policy.memory import Memory, ModelShape
+from llb.hardware import physical_core_count
+from llb.policy import load_plan, memory
+from llb.policy.memory import FreeMemory, Memory, ModelShape
 from llb.wire import Capability
 
 API_KEY_BYTES = 24
@@ -84,17 +84,15 @@ class EnginePlanner:
         )
 
     def plan_engine(
-        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
+        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, free: FreeMemory
     ) -> EnginePlan | None:
-        """Return the best plan within `budget`, None if the model does not fit."""
+        """Return the best plan within `free`, None if the model does not fit."""
         kind = files.kind
-        load = memory.plan_load(
+        load = load_plan.plan_load(
             metadata.shape,
             slots=self.slots,
             requested_context=self.context,
-            vram_bytes=budget.vram_bytes,
-            ram_bytes=budget.ram_bytes,
-            is_shared=budget.is_shared,
+            free=free,
             pooled=kind is not EngineKind.CHAT,
         )
         if load is None:

@@ -216,7 +216,8 @@ class EnginePool:
 
     def _start_loads(self, budget: MemoryBudget, now: float) -> None:
         """Start the loads that fit, and evict engines for those that do not, oldest request first."""
-        free = FreeMemory(budget.ram_bytes, sum(budget.vram_bytes), budget.is_shared) - self.used_memory()
+        total = FreeMemory(budget.ram_bytes, budget.vram_bytes, budget.is_shared)
+        free = total - self.used_memory()
         releasing = sum(
             (engine.memory for engine in self._all_engines() if engine.is_releasing_memory), Memory()
         )
@@ -233,17 +234,18 @@ class EnginePool:
                 each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
             ]
             obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
-            plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, budget)
+            plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, total)
             if plan is None:
                 required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
                 engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
                 continue
-            if not obtainable.covers(plan.memory):
-                # A smaller context is better than waiting for busy engines, and waiting is better than an
-                # error.
-                limited = _limit_budget(budget, obtainable)
+            if not free.covers(plan.memory):
+                # Another GPU is better than an eviction, a smaller context better than waiting for busy
+                # engines, and waiting better than an error.
                 plan = (
-                    self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, limited) or plan
+                    self._plan_elsewhere(engine, plan, free)
+                    or self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, obtainable)
+                    or plan
                 )
             if free.covers(plan.memory):
                 free -= plan.memory
@@ -397,16 +399,13 @@ class EnginePool:
         yield from self._engines.values()
         yield from self._removed
 
+    def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
+        """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""
+        if engine.metadata is None:
+            return None
+        plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free)
+        return plan if plan is not None and plan.spec.is_equivalent(best.spec) else None
+
     def used_memory(self) -> Memory:
         """Return what the plans of all engines reserve, those that are ending included."""
         return sum((engine.memory for engine in self._all_engines()), Memory())
-
-
-def _limit_budget(budget: MemoryBudget, available: FreeMemory) -> MemoryBudget:
-    """Return `available` as a budget, with its VRAM spread over the GPUs in proportion to their sizes."""
-    vram_bytes = sum(budget.vram_bytes)
-    return MemoryBudget(
-        ram_bytes=max(0, available.ram_bytes),
-        vram_bytes=tuple(size * max(0, available.vram_bytes) // vram_bytes for size in budget.vram_bytes),
-        is_shared=budget.is_shared,
-    )

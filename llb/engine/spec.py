@@ -29,7 +29,7 @@ class PoolingType(StrEnum):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Specification of one engine; `context_length` in tokens per slot, `gpu_layers` 0 for RAM only."""
+    """Specification of one engine; `context_length` in tokens per slot."""
 
     model_path: str
     projector_path: str | None = None
@@ -39,7 +39,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     pooling: PoolingType | None = None
     context_length: int
     slots: int
-    gpu_layers: int
+    # Of each GPU in the order of llama.cpp, the output counted as a layer; none for RAM only.
+    gpu_layers: tuple[int, ...] = ()
     batch_tokens: int
     ubatch_tokens: int
     prompt_cache_bytes: int
@@ -47,6 +48,14 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     mmap: bool = True
     threads: int
     api_key: str
+
+    def is_equivalent(self, other: EngineSpec) -> bool:
+        """Return whether both have the same context, slots and number of layers on GPUs."""
+        return (self.context_length, self.slots, sum(self.gpu_layers)) == (
+            other.context_length,
+            other.slots,
+            sum(other.gpu_layers),
+        )
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     except msgspec.MsgspecError as error:
         sys.stderr.write(f"invalid engine specification: {error}\n")
         return EXIT_BAD_SPEC
-    if spec.gpu_layers == 0:
+    if not any(spec.gpu_layers):
         os.environ.update(HIDE_GPUS_ENV)
     query_props = _start_props_query(spec)
     access = restrictions.EngineAccess(
@@ -110,10 +110,10 @@ def build_llama_params(spec: EngineSpec) -> Any:
     params.model_alias = {spec.alias}
     if spec.projector_path is not None:
         params.mmproj.path = spec.projector_path
-        params.mmproj_use_gpu = spec.gpu_layers > 0
+        params.mmproj_use_gpu = any(spec.gpu_layers)
     load_modes = xllamacpp.llama_load_mode
     params.load_mode = load_modes.LLAMA_LOAD_MODE_MMAP if spec.mmap else load_modes.LLAMA_LOAD_MODE_NONE
-    params.n_gpu_layers = spec.gpu_layers
+    _place_layers(params, spec)
     # `policy.memory` has made the plan; llama.cpp's own fitting adds a second to the start.
     params.fit_params = False
     params.cpuparams.n_threads = spec.threads
@@ -139,6 +139,22 @@ def build_llama_params(spec: EngineSpec) -> Any:
     if pooling is not None:
         params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
     return params
+
+
+def _place_layers(params: Any, spec: EngineSpec) -> None:
+    """Put the layers on the GPUs of the plan; by default llama.cpp spreads every model over all of them."""
+    xllamacpp = _import_xllamacpp()
+    params.n_gpu_layers = sum(spec.gpu_layers)
+    used = [index for index, count in enumerate(spec.gpu_layers) if count]
+    if len(used) > 1:
+        params.tensor_split = [*spec.gpu_layers, *[0] * (len(params.tensor_split) - len(spec.gpu_layers))]
+    elif len(spec.gpu_layers) > 1 and used:
+        params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
+        params.main_gpu = used[0]
+        if spec.projector_path is not None:
+            # The encoder would be built on the first GPU.
+            gpus = [device["name"] for device in list_devices() if device["kind"] == "gpu"]
+            params.mmproj_device = gpus[used[0]]
 
 
 def list_devices() -> list[dict[str, object]]:

@@ -229,7 +229,7 @@ class NodeAgent:
     def _refresh_budget(self) -> None:
         """Take the VRAM that is free now as the budget, while no engine of llb occupies any."""
         info = self._hardware_probe.info
-        if info is not None and not self.engine_pool.used_memory().vram_bytes:
+        if info is not None and not self.engine_pool.used_memory().total_vram_bytes:
             self.engine_pool.set_budget(info.memory_budget(self._config.memory_limit_bytes))
 
     @property

@@ -1,4 +1,4 @@
-"""Memory policy: how much memory an engine needs, and the best plan to load a model. Pure.
+"""Memory policy: how much memory an engine needs, on the host and on each GPU. Pure.
 
 The formulas follow the llama.cpp of xllamacpp 2026.10. The compute buffer depends on llama.cpp's allocator;
 its formula was fitted to the sizes that llama.cpp logs, see `bench/memory.md`. The GPU constants are not
@@ -7,9 +7,9 @@ measured.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from llb.wire import Verdict
 
 MIB = 2**20
 
@@ -44,23 +44,29 @@ GPU_DEVICE_BYTES = 512 * MIB
 GPU_HOST_BYTES = 256 * MIB
 # Compute buffer of an image encoder on a GPU: gemma-3's takes 121 MiB with flash attention.
 PROJECTOR_COMPUTE_BYTES = 128 * MIB
+# Copies of the inputs where several GPUs work on batches one after the other.
+PIPELINE_COPIES = 4
 
 _F16, _F32 = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Amount of RAM and VRAM that something needs or holds."""
+    """Amount of RAM, and of VRAM of each GPU, that something needs or holds."""
 
     ram_bytes: int = 0
-    vram_bytes: int = 0
+    vram_bytes: tuple[int, ...] = ()
+
+    @property
+    def total_vram_bytes(self) -> int:
+        return sum(self.vram_bytes)
 
     @property
     def total_bytes(self) -> int:
-        return self.ram_bytes + self.vram_bytes
+        return self.ram_bytes + self.total_vram_bytes
 
     def __add__(self, other: Memory) -> Memory:
-        return Memory(self.ram_bytes + other.ram_bytes, self.vram_bytes + other.vram_bytes)
+        return Memory(self.ram_bytes + other.ram_bytes, _add(self.vram_bytes, other.vram_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +78,30 @@ class FreeMemory:
     """
 
     ram_bytes: int = 0
-    vram_bytes: int = 0
+    vram_bytes: tuple[int, ...] = ()
     is_shared: bool = False
 
     def with_released(self, *released: Memory) -> FreeMemory:
         """Return what is free once these are released."""
         total = sum(released, Memory())
-        return self - Memory(-total.ram_bytes, -total.vram_bytes)
+        return self - Memory(-total.ram_bytes, tuple(-size for size in total.vram_bytes))
 
     def __sub__(self, reserved: Memory) -> FreeMemory:
         ram_bytes = reserved.total_bytes if self.is_shared else reserved.ram_bytes
-        return replace(
-            self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=self.vram_bytes - reserved.vram_bytes
-        )
+        vram_bytes = _add(self.vram_bytes, tuple(-size for size in reserved.vram_bytes))
+        return replace(self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=vram_bytes)
 
     def covers(self, required: Memory) -> bool:
-        """Return whether `required` fits; a kind that is not required may be negative."""
+        """Return whether `required` fits; what is not required may be negative."""
         ram_bytes = required.total_bytes if self.is_shared else required.ram_bytes
-        return (ram_bytes <= 0 or ram_bytes <= self.ram_bytes) and (
-            required.vram_bytes <= 0 or required.vram_bytes <= self.vram_bytes
+        pairs = itertools.zip_longest(required.vram_bytes, self.vram_bytes, fillvalue=0)
+        return (ram_bytes <= 0 or ram_bytes <= self.ram_bytes) and all(
+            needed <= 0 or needed <= free for needed, free in pairs
         )
+
+
+def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in itertools.zip_longest(first, second, fillvalue=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,34 +190,13 @@ class MemoryEstimate:
         return self.memory.ram_bytes
 
     @property
-    def vram_bytes(self) -> int:
+    def vram_bytes(self) -> tuple[int, ...]:
+        """Bytes of each GPU."""
         return self.memory.vram_bytes
 
     @property
     def total_bytes(self) -> int:
-        return self.ram_bytes + self.vram_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPlan:
-    """Parameters of an engine, and the memory it needs; `context_length` is in tokens per slot."""
-
-    context_length: int
-    slots: int
-    gpu_layers: int
-    batch_tokens: int
-    ubatch_tokens: int
-    prompt_cache_bytes: int
-    # Per slot.
-    context_checkpoints: int
-    mmap: bool
-    # FITS or TIGHT.
-    verdict: Verdict
-    estimate: MemoryEstimate
-
-    @property
-    def memory(self) -> Memory:
-        return self.estimate.memory
+        return self.memory.total_bytes
 
 
 def estimate_memory(
@@ -215,23 +204,22 @@ def estimate_memory(
     *,
     context_length: int,
     slots: int = 1,
-    gpu_layers: int = 0,
-    gpus: int = 1,
+    gpu_layers: Sequence[int] = (),
     pooled: bool = False,
     prompt_cache_bytes: int = 0,
 ) -> MemoryEstimate:
     """Return the memory of an engine with `context_length` tokens in each slot.
 
-    llama.cpp offloads the last `gpu_layers` of layers + output (`i_gpu_start = n_layer + 1 - n_gpu_layers`),
-    and keeps each layer's KV cache beside its weights. `gpus` matters only if `gpu_layers` > 0. `pooled`
-    stands for embeddings and reranking.
+    `gpu_layers` is the number of layers on each GPU. llama.cpp offloads the last ones of layers + output
+    (`i_gpu_start = n_layer + 1 - n_gpu_layers`), in the order of the GPUs, and keeps each layer's KV cache
+    beside its weights. `pooled` stands for embeddings and reranking.
     """
-    gpu_layers = min(gpu_layers, shape.max_gpu_layers)
-    on_gpu = tuple(reversed(tuple(reversed(shape.layers))[: max(0, gpu_layers - 1)]))
-    in_ram = shape.layers[: len(shape.layers) - len(on_gpu)]
+    gpus = assign_layers(shape, gpu_layers)
+    in_ram = shape.layers[: len(shape.layers) - sum(len(gpu.layers) for gpu in gpus)]
+    is_offloaded = any(gpu.is_used for gpu in gpus)
     cells = 0 if shape.is_encoder else pad_context(context_length)
     ubatch = choose_ubatch_tokens(
-        shape, context_length=context_length, slots=slots, gpu_layers=gpu_layers, pooled=pooled
+        shape, context_length=context_length, slots=slots, is_offloaded=is_offloaded, pooled=pooled
     )
     compute_bytes = _compute_bytes(shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled)
     overhead_bytes = (
@@ -239,35 +227,33 @@ def estimate_memory(
         + (shape.vocabulary_size + shape.merge_count) * VOCABULARY_BYTES_PER_ENTRY
         + slots * HTTP_THREAD_BYTES
     )
-    if gpu_layers > 0:
-        # A tied output is a second copy of the input matrix in VRAM (`TENSOR_DUPLICATED`).
-        tied_bytes = 0 if shape.is_encoder else shape.input_bytes
-        output = Memory(vram_bytes=(shape.output_bytes or tied_bytes) + shape.output_norm_bytes)
-        projector = Memory(
-            vram_bytes=shape.projector_bytes + PROJECTOR_COMPUTE_BYTES if shape.projector_bytes else 0
-        )
+    input_bytes = shape.input_bytes + shape.other_bytes
+    layer_bytes = sum(layer.weight_bytes for layer in in_ram)
+    if is_offloaded:
         # Activations are copied between host and device; layers in RAM are computed on the host.
         host_compute = compute_bytes if in_ram else _F32 * ubatch * shape.embedding_length * 2
-        compute = Memory(ram_bytes=host_compute, vram_bytes=compute_bytes * gpus)
-        overhead = Memory(overhead_bytes + GPU_HOST_BYTES, GPU_DEVICE_BYTES * gpus)
+        gpu_count = 0 if in_ram else sum(gpu.is_used for gpu in gpus)
+        gpu_compute = compute_bytes + pipeline_bytes(
+            shape, context_length=context_length, ubatch=ubatch, gpus=gpu_count
+        )
+        overhead = Memory(
+            overhead_bytes + GPU_HOST_BYTES, tuple(GPU_DEVICE_BYTES if gpu.is_used else 0 for gpu in gpus)
+        )
     else:
-        output = Memory(ram_bytes=shape.output_bytes + shape.output_norm_bytes)
-        projector = Memory(ram_bytes=shape.projector_bytes)
-        compute = Memory(ram_bytes=compute_bytes)
-        overhead = Memory(ram_bytes=overhead_bytes)
-    weights = Memory(
-        ram_bytes=shape.input_bytes + shape.other_bytes + sum(layer.weight_bytes for layer in in_ram),
-        vram_bytes=sum(layer.weight_bytes for layer in on_gpu),
-    )
+        layer_bytes += shape.output_bytes + shape.output_norm_bytes + shape.projector_bytes
+        host_compute, gpu_compute = compute_bytes, 0
+        overhead = Memory(overhead_bytes)
     return MemoryEstimate(
-        weights=weights + output + projector,
+        weights=Memory(input_bytes + layer_bytes, tuple(gpu.weight_bytes(shape) for gpu in gpus)),
         kv_cache=Memory(
-            ram_bytes=_kv_cache_bytes(shape, in_ram, cells=cells, ubatch=ubatch, slots=slots),
-            vram_bytes=_kv_cache_bytes(shape, on_gpu, cells=cells, ubatch=ubatch, slots=slots),
+            _kv_cache_bytes(shape, in_ram, cells=cells, ubatch=ubatch, slots=slots),
+            tuple(
+                _kv_cache_bytes(shape, gpu.layers, cells=cells, ubatch=ubatch, slots=slots) for gpu in gpus
+            ),
         ),
-        compute=compute,
+        compute=Memory(host_compute, tuple(gpu_compute if gpu.is_used else 0 for gpu in gpus)),
         output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
-        checkpoint_bytes=_checkpoint_bytes(shape, cells=cells)
+        checkpoint_bytes=checkpoint_bytes(shape, cells=cells)
         * slots
         * count_context_checkpoints(context_length, ubatch=ubatch, pooled=pooled),
         prompt_cache_bytes=prompt_cache_bytes,
@@ -275,52 +261,65 @@ def estimate_memory(
     )
 
 
-def plan_load(
-    shape: ModelShape,
-    *,
-    slots: int,
-    requested_context: int | None,
-    vram_bytes: tuple[int, ...],
-    ram_bytes: int,
-    is_shared: bool = False,
-    pooled: bool = False,
-) -> LoadPlan | None:
-    """Return the best plan within this memory (`vram_bytes` per usable GPU), None if the model is too large.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuShare:
+    """Part of a model on one GPU. A GPU without layers is used too where llama.cpp splits over several."""
 
-    `is_shared`: the GPUs use `ram_bytes`, see `FreeMemory`.
+    layers: tuple[Layer, ...] = ()
+    has_output: bool = False
+    has_projector: bool = False
+    is_used: bool = False
 
-    The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
-    tokens per slot, until everything fits into VRAM, or else into memory at all. `FITS` means all in VRAM, or
-    in RAM on a host without a GPU; `TIGHT` means some layers in RAM beside a GPU.
+    def weight_bytes(self, shape: ModelShape) -> int:
+        """Return the weights on this GPU, with the compute buffer of an image encoder."""
+        total = sum(layer.weight_bytes for layer in self.layers)
+        if self.has_output:
+            total += output_gpu_bytes(shape)
+        if self.has_projector:
+            total += shape.projector_bytes + PROJECTOR_COMPUTE_BYTES
+        return total
+
+
+def assign_layers(shape: ModelShape, gpu_layers: Sequence[int]) -> tuple[GpuShare, ...]:
+    """Return what lies on each GPU for these numbers of layers, of which the output is the last one."""
+    total = sum(gpu_layers)
+    position = max(0, shape.max_gpu_layers - total)
+    used = [index for index, count in enumerate(gpu_layers) if count]
+    shares = []
+    for index, count in enumerate(gpu_layers):
+        end = min(position + count, shape.max_gpu_layers)
+        shares.append(
+            GpuShare(
+                layers=shape.layers[position:end],
+                has_output=count > 0 and end == shape.max_gpu_layers and position < end,
+                has_projector=shape.projector_bytes > 0 and bool(used) and index == used[0],
+                is_used=index in used or len(used) > 1,
+            )
+        )
+        position = end
+    return tuple(shares)
+
+
+def output_gpu_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the output on a GPU; a tied one is a second input matrix (`TENSOR_DUPLICATED`)."""
+    tied_bytes = 0 if shape.is_encoder else shape.input_bytes
+    return (shape.output_bytes or tied_bytes) + shape.output_norm_bytes
+
+
+def layer_gpu_bytes(shape: ModelShape, layer: Layer, *, context_length: int, ubatch: int, slots: int) -> int:
+    """Return the bytes of one layer on a GPU: weights and KV cache."""
+    cells = 0 if shape.is_encoder else pad_context(context_length)
+    return layer.weight_bytes + _kv_cache_bytes(shape, (layer,), cells=cells, ubatch=ubatch, slots=slots)
+
+
+def pipeline_bytes(shape: ModelShape, *, context_length: int, ubatch: int, gpus: int) -> int:
+    """Return the further copies of the inputs of a model that lies on `gpus` GPUs and not in RAM
+    (`GGML_SCHED_MAX_COPIES`).
     """
-    contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
-    available = FreeMemory(ram_bytes, sum(vram_bytes), is_shared)
-    if vram_bytes:
-        for context in contexts:
-            if plan := _try_plan(
-                shape, context, slots, shape.max_gpu_layers, vram_bytes, available, pooled=pooled
-            ):
-                return plan
-    # A shorter context for a few more layers on the GPU would not be worth it: take the first that fits.
-    for context in contexts:
-        high = shape.max_gpu_layers - 1 if vram_bytes else 0
-        if plan := _try_plan(shape, context, slots, 0, vram_bytes, available, pooled=pooled):
-            # More layers need more VRAM and less RAM: bisect for the largest number that fits.
-            low, best = 1, plan
-            while low <= high:
-                middle = (low + high) // 2
-                if candidate := _try_plan(
-                    shape, context, slots, middle, vram_bytes, available, pooled=pooled
-                ):
-                    low, best = middle + 1, candidate
-                else:
-                    high = middle - 1
-            return best
-        # RAM alone is too small, but with layers on the GPU the model may fit.
-        for layers in range(high, 0, -1):
-            if plan := _try_plan(shape, context, slots, layers, vram_bytes, available, pooled=pooled):
-                return plan
-    return None
+    if gpus < 2:
+        return 0
+    cells = 0 if shape.is_encoder else pad_context(context_length)
+    return (PIPELINE_COPIES - 1) * (_F16 * ubatch * cells + _F32 * ubatch * shape.embedding_length)
 
 
 def pad_context(context_length: int) -> int:
@@ -333,96 +332,22 @@ def count_context_checkpoints(context_length: int, *, ubatch: int, pooled: bool)
     return 0 if pooled else min(MAX_CONTEXT_CHECKPOINTS, -(-context_length // ubatch))
 
 
+def max_pooled_context(shape: ModelShape) -> int:
+    """Return the default context of a pooled engine whose outputs stay within their limit."""
+    rows = POOLED_OUTPUT_LIMIT_BYTES // (_F32 * max(1, shape.vocabulary_size))
+    return max(MIN_CONTEXT, min(DEFAULT_POOLED_CONTEXT, rows // CONTEXT_ALIGNMENT * CONTEXT_ALIGNMENT))
+
+
 def choose_ubatch_tokens(
-    shape: ModelShape, *, context_length: int, slots: int, gpu_layers: int, pooled: bool
+    shape: ModelShape, *, context_length: int, slots: int, is_offloaded: bool, pooled: bool
 ) -> int:
     """Return the tokens per ubatch; a pooled input that cannot be split must fit into one
     (`slot.can_split()`).
     """
     if pooled and not shape.uses_last_token_pooling:
         return pad_context(context_length)
-    limit = CPU_UBATCH_TOKENS if gpu_layers == 0 and not pooled else UBATCH_TOKENS
+    limit = UBATCH_TOKENS if is_offloaded or pooled else CPU_UBATCH_TOKENS
     return min(limit, pad_context(context_length) * slots)
-
-
-def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: bool) -> list[int]:
-    """Return the context lengths to try, best first."""
-    trained = shape.context_length or MIN_CONTEXT
-    default = DEFAULT_CONTEXT
-    if pooled and not shape.uses_last_token_pooling:
-        rows = POOLED_OUTPUT_LIMIT_BYTES // (_F32 * max(1, shape.vocabulary_size))
-        default = max(MIN_CONTEXT, min(DEFAULT_POOLED_CONTEXT, rows // CONTEXT_ALIGNMENT * CONTEXT_ALIGNMENT))
-    context = max(1, min(trained, requested if requested is not None else default))
-    contexts = [context]
-    while context > MIN_CONTEXT:
-        context = max(MIN_CONTEXT, context // 2)
-        contexts.append(context)
-    return contexts
-
-
-def _try_plan(
-    shape: ModelShape,
-    context: int,
-    slots: int,
-    gpu_layers: int,
-    vram_bytes: tuple[int, ...],
-    available: FreeMemory,
-    *,
-    pooled: bool,
-) -> LoadPlan | None:
-    bare = estimate_memory(
-        shape,
-        context_length=context,
-        slots=slots,
-        gpu_layers=gpu_layers,
-        gpus=len(vram_bytes),
-        pooled=pooled,
-    )
-    # Layers are indivisible: each further GPU may waste up to one layer.
-    largest_layer_bytes = max((layer.weight_bytes for layer in shape.layers), default=0)
-    wasted_bytes = largest_layer_bytes * (len(vram_bytes) - 1) if gpu_layers else 0
-    left = available - bare.memory - Memory(vram_bytes=wasted_bytes)
-    if left.ram_bytes < 0 or (gpu_layers > 0 and left.vram_bytes < 0):
-        return None
-    ubatch = choose_ubatch_tokens(
-        shape, context_length=context, slots=slots, gpu_layers=gpu_layers, pooled=pooled
-    )
-    checkpoints = count_context_checkpoints(context, ubatch=ubatch, pooled=pooled)
-    cache_bytes = (
-        0 if pooled else _prompt_cache_bytes(shape, context, slots, checkpoints, spare_bytes=left.ram_bytes)
-    )
-    is_complete = not vram_bytes or gpu_layers == shape.max_gpu_layers
-    return LoadPlan(
-        context_length=context,
-        slots=slots,
-        gpu_layers=gpu_layers,
-        batch_tokens=ubatch,
-        ubatch_tokens=ubatch,
-        prompt_cache_bytes=cache_bytes,
-        context_checkpoints=checkpoints,
-        # A memory-mapped weight that is copied into another order is in memory twice; one that is read is
-        # not.
-        mmap=not shape.has_repacked_weights or gpu_layers == shape.max_gpu_layers,
-        verdict=Verdict.FITS if is_complete else Verdict.TIGHT,
-        estimate=replace(bare, prompt_cache_bytes=cache_bytes),
-    )
-
-
-def _prompt_cache_bytes(
-    shape: ModelShape, context: int, slots: int, checkpoints: int, *, spare_bytes: int
-) -> int:
-    """Return the size of the prompt cache: one finished conversation per slot, in whole MiB, at most
-    `spare_bytes`.
-
-    An entry has the KV cache of a full slot (of a windowed layer only the window), and its checkpoints.
-    """
-    kept = sum(0 if layer.uses_sliding_window else layer.kv_cell_bytes * context for layer in shape.layers)
-    entry_bytes = kept + (1 + checkpoints) * _checkpoint_bytes(shape, cells=context)
-    if entry_bytes <= 0:
-        return 0
-    # An entry larger than the cache is dropped, so round up, with a MiB for its bookkeeping.
-    wanted_mib = min(-(-entry_bytes * slots // MIB) + 1, PROMPT_CACHE_LIMIT_BYTES // MIB)
-    return max(0, min(wanted_mib, spare_bytes // MIB)) * MIB
 
 
 def _kv_cache_bytes(
@@ -440,7 +365,7 @@ def _kv_cache_bytes(
     return each * slots
 
 
-def _checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
+def checkpoint_bytes(shape: ModelShape, *, cells: int) -> int:
     """Return the size of one checkpoint of a slot: windows of the windowed layers, and recurrent state."""
     window = min(cells, shape.sliding_window)
     return sum(

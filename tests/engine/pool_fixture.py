@@ -50,12 +50,11 @@ class TablePlanner(EnginePlanner):
         return ModelMetadata(SHAPE)
 
     def plan_engine(
-        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, budget: MemoryBudget
+        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, free: FreeMemory
     ) -> EnginePlan | None:
         required, context_length = self.required.get(model_id, Memory(GB)), 1024
-        free = FreeMemory(budget.ram_bytes, sum(budget.vram_bytes), budget.is_shared)
         if model_id in self.shrinkable and not free.covers(required):
-            required, context_length = Memory(required.ram_bytes // 2, required.vram_bytes // 2), 512
+            required, context_length = Memory(required.ram_bytes // 2), 512
         if not free.covers(required):
             return None
         spec = EngineSpec(
@@ -63,7 +62,6 @@ class TablePlanner(EnginePlanner):
             alias=model_id,
             context_length=context_length,
             slots=self.slots,
-            gpu_layers=0,
             batch_tokens=512,
             ubatch_tokens=512,
             prompt_cache_bytes=0,

@@ -11,25 +11,28 @@ from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType, WorkerReady
 from llb.errors import InsufficientMemory, ModelFailed
 from llb.hardware import MemoryBudget, physical_core_count
+from llb.policy.memory import FreeMemory
 from llb.wire import Capability, EngineReport
 from tests.engine.test_worker import ask
+from tests.engine.workers import fake_worker
 from tests.ggufs import write_chat_model, write_embedding_model
 
 GB = 10**9
 
 
-def plan(files: EngineFiles, *, context: int | None = None, budget: MemoryBudget | None = None) -> EngineSpec:
+def plan(files: EngineFiles, *, context: int | None = None, free: FreeMemory | None = None) -> EngineSpec:
     planner = EnginePlanner(slots=2, context=context)
-    planned = planner.plan_engine("m", files, planner.read_metadata(files), budget or MemoryBudget(8 * GB))
+    planned = planner.plan_engine("m", files, planner.read_metadata(files), free or FreeMemory(8 * GB))
     assert planned is not None
-    assert 0 < planned.memory.total_bytes <= (budget or MemoryBudget(8 * GB)).total_bytes
+    assert planned.memory.total_bytes > 0
+    assert (free or FreeMemory(8 * GB)).covers(planned.memory)
     return planned.spec
 
 
 def test_a_chat_model(tmp_path: Path) -> None:
     spec = plan(EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf", context=4096)), context=1024)
     assert (spec.kind, spec.pooling, spec.alias) == (EngineKind.CHAT, None, "m")
-    assert (spec.context_length, spec.slots, spec.gpu_layers) == (1024, 2, 0)
+    assert (spec.context_length, spec.slots, spec.gpu_layers) == (1024, 2, ())
     assert spec.threads == physical_core_count()
     assert spec.projector_path is None
 
@@ -53,7 +56,7 @@ def test_an_embedding_model_pools_as_its_file_says_or_by_the_mean(tmp_path: Path
 
 def test_a_gpu_with_room_takes_all_layers(tmp_path: Path) -> None:
     files = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf", layers=4))
-    assert plan(files, budget=MemoryBudget(8 * GB, (8 * GB,))).gpu_layers == 5
+    assert plan(files, free=FreeMemory(8 * GB, (8 * GB,))).gpu_layers == (5,)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,25 @@ def test_files_that_cannot_be_loaded(tmp_path: Path, content: bytes | None, mess
         EnginePlanner(slots=2, context=None).read_metadata(EngineFiles(model_path=path))
     assert caught.value.message.startswith(message)
     assert str(tmp_path) not in caught.value.message
+
+
+async def test_a_second_model_takes_the_other_gpu(tmp_path: Path) -> None:
+    """The smallest GPU is the best for both; the second model evicts nothing while the larger GPU is free."""
+    model = write_chat_model(tmp_path / "chat.gguf")
+    budget = MemoryBudget(8 * GB, (GB, GB + GB // 50))
+    pool = EnginePool(slots=2, context=512, keep_alive_s=-1, budget=budget, command=fake_worker())
+    for model_id in ("first", "second", "third"):
+        pool.add_model(model_id, EngineFiles(model_path=model))
+    try:
+        for model_id in ("first", "second"):
+            (await pool.acquire_lease(model_id, deadline_s=60)).release()
+        assert {report.model_id for report in pool.engine_reports()} == {"first", "second"}
+        assert all(pool.used_memory().vram_bytes)
+        # With both GPUs taken, the least recently used engine makes room.
+        (await pool.acquire_lease("third", deadline_s=60)).release()
+        assert {report.model_id for report in pool.engine_reports()} == {"second", "third"}
+    finally:
+        await pool.close()
 
 
 async def test_the_pool_runs_real_engines(tmp_path: Path) -> None:

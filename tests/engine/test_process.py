@@ -32,7 +32,6 @@ def spec(**changes: Any) -> EngineSpec:
         "alias": "m",
         "context_length": 512,
         "slots": 2,
-        "gpu_layers": 0,
         "batch_tokens": 512,
         "ubatch_tokens": 512,
         "prompt_cache_bytes": 0,

@@ -13,7 +13,7 @@ from llb.policy.memory import FreeMemory, Memory
 def engine(
     name: str, ram: int, vram: int = 0, *, used: float = 0.0, busy: bool = False, pinned: bool = False
 ) -> LoadedEngine:
-    return LoadedEngine(name, Memory(ram, vram), busy, pinned, used)
+    return LoadedEngine(name, Memory(ram, (vram,)), busy, pinned, used)
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,22 @@ def engine(
         (Memory(5), FreeMemory(0), [engine("busy", 9, busy=True), engine("idle", 5, used=9)], ("idle",)),
         (Memory(5), FreeMemory(0), [engine("busy", 9, busy=True)], None),
         (Memory(5), FreeMemory(0), [engine("pinned", 9, pinned=True)], None),
-        (Memory(0, 5), FreeMemory(9, 0), [engine("ram", 9, used=1), engine("gpu", 1, 5, used=2)], ("gpu",)),
-        (Memory(5, 5), FreeMemory(5, 0), [engine("ram", 9)], None),
-        (Memory(0, 5), FreeMemory(-3, 5), [engine("ram", 9)], ()),
+        (Memory(0, (5,)), FreeMemory(9, (0,)), [engine("ram", 9, used=1), engine("gpu", 1, 5, used=2)],
+         ("gpu",)),
+        (Memory(5, (5,)), FreeMemory(5, (0,)), [engine("ram", 9)], None),
+        (Memory(0, (5,)), FreeMemory(-3, (5,)), [engine("ram", 9)], ()),
         (Memory(5), FreeMemory(-3), [engine("a", 4, used=1), engine("b", 4, used=2)], ("a", "b")),
         (Memory(5), FreeMemory(0), [engine("b", 5), engine("a", 5)], ("a",)),
         (Memory(6), FreeMemory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
          ("a", "c")),
         (Memory(5), FreeMemory(0), [engine("a", 1, used=1), engine("b", 1, used=2), engine("c", 5, used=3)],
          ("c",)),
-        (Memory(0, 5), FreeMemory(9, 0), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)], ("gpu",)),
+        (Memory(0, (5,)), FreeMemory(9, (0,)), [engine("gpu", 1, 9, used=1), engine("ram", 9, used=2)],
+         ("gpu",)),
         # One pool: what is released in VRAM is RAM for others too, and the other way round.
-        (Memory(6), FreeMemory(1, 0, True), [engine("gpu", 1, 5)], ("gpu",)),
-        (Memory(1, 5), FreeMemory(0, 9, True), [engine("ram", 6)], ("ram",)),
-        (Memory(1, 5), FreeMemory(5, 9, True), [], None),
+        (Memory(6), FreeMemory(1, (0,), True), [engine("gpu", 1, 5)], ("gpu",)),
+        (Memory(1, (5,)), FreeMemory(0, (9,), True), [engine("ram", 6)], ("ram",)),
+        (Memory(1, (5,)), FreeMemory(5, (9,), True), [], None),
     ],
 )  # fmt: skip
 def test_victims(
@@ -53,17 +55,21 @@ def test_victims(
 @pytest.mark.parametrize(
     ("free", "need", "covers"),
     [
-        (FreeMemory(5, 5), Memory(5, 5), True),
-        (FreeMemory(5, 5), Memory(6, 5), False),
-        (FreeMemory(5, 5), Memory(5, 6), False),
-        (FreeMemory(0, 0), Memory(1, 0), False),
-        (FreeMemory(0, 0), Memory(0, 1), False),
-        (FreeMemory(-1, -1), Memory(0, 0), True),
-        (FreeMemory(-1, 1), Memory(0, 1), True),
-        (FreeMemory(1, -1), Memory(1, 0), True),
-        (FreeMemory(9, 5, True), Memory(4, 5), True),
-        (FreeMemory(9, 5, True), Memory(5, 5), False),
-        (FreeMemory(9, 5, True), Memory(1, 6), False),
+        (FreeMemory(5, (5,)), Memory(5, (5,)), True),
+        (FreeMemory(5, (5,)), Memory(6, (5,)), False),
+        (FreeMemory(5, (5,)), Memory(5, (6,)), False),
+        (FreeMemory(0, (0,)), Memory(1, (0,)), False),
+        (FreeMemory(0, (0,)), Memory(0, (1,)), False),
+        (FreeMemory(-1, (-1,)), Memory(0, (0,)), True),
+        (FreeMemory(-1, (1,)), Memory(0, (1,)), True),
+        (FreeMemory(1, (-1,)), Memory(1, (0,)), True),
+        (FreeMemory(9, (5, 5)), Memory(0, (5, 5)), True),
+        (FreeMemory(9, (5, 5)), Memory(0, (6,)), False),
+        (FreeMemory(9, (5, 5)), Memory(0, (0, 6)), False),
+        (FreeMemory(9, (5,)), Memory(0, (0, 1)), False),
+        (FreeMemory(9, (5,), True), Memory(4, (5,)), True),
+        (FreeMemory(9, (5,), True), Memory(5, (5,)), False),
+        (FreeMemory(9, (5,), True), Memory(1, (6,)), False),
     ],
 )
 def test_of_a_kind_that_is_not_needed_there_may_be_less_than_nothing(
@@ -72,8 +78,9 @@ def test_of_a_kind_that_is_not_needed_there_may_be_less_than_nothing(
     assert free.covers(need) is covers
 
 
-amounts = st.builds(Memory, st.integers(0, 20), st.integers(0, 20))
-pools = st.builds(FreeMemory, st.integers(0, 20), st.integers(0, 20), st.booleans())
+vram = st.lists(st.integers(0, 20), max_size=3).map(tuple)
+amounts = st.builds(Memory, st.integers(0, 20), vram)
+pools = st.builds(FreeMemory, st.integers(0, 20), vram, st.booleans())
 fleets = st.lists(
     st.builds(LoadedEngine, st.uuids().map(str), amounts, st.booleans(), st.booleans(), st.floats(0, 9)),
     max_size=6,

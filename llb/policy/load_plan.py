@@ -1,0 +1,203 @@
+"""Load plan: the best parameters of an engine within the memory that is free. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from llb.policy import memory
+from llb.policy.memory import MIB, FreeMemory, Memory, MemoryEstimate, ModelShape
+from llb.wire import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """Parameters of an engine, and the memory it needs; `context_length` is in tokens per slot."""
+
+    context_length: int
+    slots: int
+    # Of each GPU, as in `memory.estimate_memory`.
+    gpu_layers: tuple[int, ...]
+    batch_tokens: int
+    ubatch_tokens: int
+    prompt_cache_bytes: int
+    # Per slot.
+    context_checkpoints: int
+    mmap: bool
+    # FITS or TIGHT.
+    verdict: Verdict
+    estimate: MemoryEstimate
+
+    @property
+    def memory(self) -> Memory:
+        return self.estimate.memory
+
+
+def plan_load(
+    shape: ModelShape,
+    *,
+    slots: int,
+    requested_context: int | None,
+    free: FreeMemory,
+    pooled: bool = False,
+) -> LoadPlan | None:
+    """Return the best plan within `free`, which has an entry for each usable GPU; None if nothing fits.
+
+    The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
+    tokens per slot, until everything fits on the smallest GPU that is large enough, or else on all GPUs, or
+    else into memory at all. `FITS` means all in VRAM, or in RAM on a host without a GPU; `TIGHT` means some
+    layers in RAM beside a GPU.
+    """
+    contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
+    planner = _Planner(shape, slots=slots, free=free, pooled=pooled)
+    for context in contexts if free.vram_bytes else ():
+        for gpu_layers in planner.whole_placements(context):
+            if plan := planner.try_plan(context, gpu_layers):
+                return plan
+    # A shorter context for a few more layers on the GPU would not be worth it: take the first that fits.
+    for context in contexts:
+        for gpu_layers in planner.partial_placements(context):
+            if plan := planner.try_plan(context, gpu_layers):
+                return plan
+    return None
+
+
+def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: bool) -> list[int]:
+    """Return the context lengths to try, best first."""
+    trained = shape.context_length or memory.MIN_CONTEXT
+    default = memory.DEFAULT_CONTEXT
+    if pooled and not shape.uses_last_token_pooling:
+        default = memory.max_pooled_context(shape)
+    context = max(1, min(trained, requested if requested is not None else default))
+    contexts = [context]
+    while context > memory.MIN_CONTEXT:
+        context = max(memory.MIN_CONTEXT, context // 2)
+        contexts.append(context)
+    return contexts
+
+
+class _Planner:
+    """Placements of one model with one number of slots."""
+
+    def __init__(self, shape: ModelShape, *, slots: int, free: FreeMemory, pooled: bool) -> None:
+        self._shape, self._slots, self._free, self._pooled = shape, slots, free, pooled
+
+    def whole_placements(self, context: int) -> Iterator[tuple[int, ...]]:
+        """Yield the placements of all layers on GPUs: on one, the smallest first, or else on all.
+
+        One GPU is faster than two, and needs one context and one compute buffer.
+        """
+        sizes = self._free.vram_bytes
+        for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
+            yield tuple(self._shape.max_gpu_layers if index == gpu else 0 for gpu in range(len(sizes)))
+        if len(sizes) > 1:
+            gpu_layers = self._fill_gpus(context, range(len(sizes)))
+            if sum(gpu_layers) == self._shape.max_gpu_layers:
+                yield gpu_layers
+
+    def partial_placements(self, context: int) -> Iterator[tuple[int, ...]]:
+        """Yield placements of some layers on all GPUs or on one, the most layers first, then none.
+
+        A GPU that is too small for the context and the buffers of llama.cpp rules out the split over all.
+        """
+        gpus = range(len(self._free.vram_bytes))
+        subsets = [gpus, *([gpu] for gpu in gpus)] if len(gpus) > 1 else [gpus]
+        for gpu_layers in sorted(
+            (self._fill_gpus(context, subset) for subset in subsets), key=sum, reverse=True
+        ):
+            whole = sum(gpu_layers) == self._shape.max_gpu_layers
+            yield _without_first_layer(gpu_layers) if whole else gpu_layers
+        yield tuple(0 for _ in gpus)
+
+    def try_plan(self, context: int, gpu_layers: tuple[int, ...]) -> LoadPlan | None:
+        """Return the plan for this placement, None if it does not fit."""
+        shape, slots, pooled = self._shape, self._slots, self._pooled
+        bare = self._estimate(context, gpu_layers)
+        if not self._free.covers(bare.memory):
+            return None
+        left = self._free - bare.memory
+        ubatch = memory.choose_ubatch_tokens(
+            shape, context_length=context, slots=slots, is_offloaded=any(gpu_layers), pooled=pooled
+        )
+        checkpoints = memory.count_context_checkpoints(context, ubatch=ubatch, pooled=pooled)
+        cache_bytes = (
+            0
+            if pooled
+            else _prompt_cache_bytes(shape, context, slots, checkpoints, spare_bytes=left.ram_bytes)
+        )
+        is_whole = sum(gpu_layers) == shape.max_gpu_layers
+        return LoadPlan(
+            context_length=context,
+            slots=slots,
+            gpu_layers=gpu_layers,
+            batch_tokens=ubatch,
+            ubatch_tokens=ubatch,
+            prompt_cache_bytes=cache_bytes,
+            context_checkpoints=checkpoints,
+            # A memory-mapped weight that is copied into another order is in memory twice; one that is read
+            # is not.
+            mmap=not shape.has_repacked_weights or is_whole,
+            verdict=Verdict.FITS if is_whole or not self._free.vram_bytes else Verdict.TIGHT,
+            estimate=replace(bare, prompt_cache_bytes=cache_bytes),
+        )
+
+    def _estimate(self, context: int, gpu_layers: tuple[int, ...]) -> MemoryEstimate:
+        return memory.estimate_memory(
+            self._shape,
+            context_length=context,
+            slots=self._slots,
+            gpu_layers=gpu_layers,
+            pooled=self._pooled,
+        )
+
+    def _fill_gpus(self, context: int, gpus: Sequence[int]) -> tuple[int, ...]:
+        """Return the most layers that these GPUs can hold together, filled from the last GPU to the first.
+
+        llama.cpp puts the output on the last GPU and consecutive layers on each.
+        """
+        shape, all_gpus = self._shape, range(len(self._free.vram_bytes))
+        counts = [0 for _ in all_gpus]
+        if not gpus:
+            return tuple(counts)
+        fixed = self._estimate(context, tuple(int(gpu in gpus) for gpu in all_gpus))
+        ubatch = memory.choose_ubatch_tokens(
+            shape, context_length=context, slots=self._slots, is_offloaded=True, pooled=self._pooled
+        )
+        copies_bytes = memory.pipeline_bytes(shape, context_length=context, ubatch=ubatch, gpus=len(gpus))
+        layer_bytes = [
+            memory.layer_gpu_bytes(shape, layer, context_length=context, ubatch=ubatch, slots=self._slots)
+            for layer in shape.layers
+        ]
+        layer_bytes.append(memory.output_gpu_bytes(shape))
+        for gpu in reversed(gpus):
+            room = self._free.vram_bytes[gpu] - fixed.compute.vram_bytes[gpu] - copies_bytes
+            room -= fixed.overhead.vram_bytes[gpu]
+            if gpu == gpus[0] and shape.projector_bytes:
+                room -= shape.projector_bytes + memory.PROJECTOR_COMPUTE_BYTES
+            while layer_bytes and layer_bytes[-1] <= room:
+                room -= layer_bytes.pop()
+                counts[gpu] += 1
+        return tuple(counts)
+
+
+def _without_first_layer(gpu_layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the placement with one layer less, taken from the first GPU that has any."""
+    first = next(index for index, count in enumerate(gpu_layers) if count)
+    return tuple(count - (index == first) for index, count in enumerate(gpu_layers))
+
+
+def _prompt_cache_bytes(
+    shape: ModelShape, context: int, slots: int, checkpoints: int, *, spare_bytes: int
+) -> int:
+    """Return the size of the prompt cache: one finished conversation per slot, in whole MiB, at most
+    `spare_bytes`.
+
+    An entry has the KV cache of a full slot (of a windowed layer only the window), and its checkpoints.
+    """
+    kept = sum(0 if layer.uses_sliding_window else layer.kv_cell_bytes * context for layer in shape.layers)
+    entry_bytes = kept + (1 + checkpoints) * memory.checkpoint_bytes(shape, cells=context)
+    if entry_bytes <= 0:
+        return 0
+    # An entry larger than the cache is dropped, so round up, with a MiB for its bookkeeping.
+    wanted_mib = min(-(-entry_bytes * slots // MIB) + 1, memory.PROMPT_CACHE_LIMIT_BYTES // MIB)
+    return max(0, min(wanted_mib, spare_bytes // MIB)) * MIB
