@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from llb.accounts.authenticator import AccountAuthenticator
+from llb.accounts.key_service import KeyService
 from llb.accounts.service import AccountService
 from llb.api.audit_log import AuditLog, DeniedRequestAudit
 from llb.api.inference.anthropic import anthropic_blueprint
@@ -112,6 +113,7 @@ class Balancer:
         self.members = Members(self.db, self.view)
         self.authenticator = AccountAuthenticator(self.db, node_id_of=self._node_id_of)
         self.accounts = AccountService(self.db, self.authenticator)
+        self.key_service = KeyService(self.db, self.authenticator)
         self.rate_limiter = ApiKeyRateLimiter()
         self.denied_requests = DeniedRequestAudit(self.db)
         self.auth_middleware = AuthMiddleware(
@@ -208,7 +210,7 @@ class Balancer:
         inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history))
         return (
             accounts_blueprint(self.db, self.accounts),
-            keys_blueprint(self.db, self.authenticator),
+            keys_blueprint(self.db, self.key_service),
             audit_blueprint(self.db),
             models_blueprint(self.view, self.registrations, self.memory_estimates, self.node_commands, audit),
             model_import_blueprint(self.view, self.registrations, self.agent, audit),

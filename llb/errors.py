@@ -20,6 +20,7 @@ Each class and the code that clients see:
     │   ├── UnsupportedOperation   not_offered
     │   ├── RangeNotAvailable      not_arrived
     │   └── Conflict               conflict
+    │       └── KeyLimitReached    key_limit_reached
     ├── PermissionDenied           insufficient_permissions
     │   └── OriginNotAllowed       origin_not_allowed
     ├── RateLimited                rate_limit_exceeded
@@ -208,6 +209,18 @@ class Conflict(InvalidRequest):
     """The present state does not allow the operation; the message gives the reason."""
 
     code = "conflict"
+
+
+class KeyLimitReached(Conflict):
+    """The owner has as many API keys as it may have; revoke some first."""
+
+    code = "key_limit_reached"
+
+    def __init__(self, max_keys: int) -> None:
+        super().__init__(
+            f"There are {max_keys} keys already, the most that one owner may have: revoke one first",
+            max_keys=max_keys,
+        )
 
 
 class PermissionDenied(LlbError):

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
-from llb.accounts.limit_policy import UNLIMITED
+from llb.accounts.limit_policy import UNLIMITED, strictest_limits
 from llb.base.tasks import TaskSupervisor
 from llb.errors import InvalidApiKey
 from llb.security import tokens
-from llb.security.permissions import Principal, PrincipalKind
+from llb.security.permissions import KeyAllowance, Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import keys, sessions
+from llb.store.tables.keys import ApiKey
 from llb.wire import Role
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,27 @@ class BalancerAuthenticator:
         if expected is None or not tokens.tokens_equal(credential, expected):
             return None
         return Principal(kind=PrincipalKind.NODE, id="balancer", role=Role.USER)
+
+
+def principal_of_key(key: ApiKey, ancestors: Sequence[ApiKey]) -> Principal:
+    """Return the principal of a key that comes from `ancestors`, its parent first."""
+    lineage = (key, *ancestors)
+    limited = [each for each in lineage if each.limits != UNLIMITED]
+    return Principal(
+        kind=PrincipalKind.KEY,
+        id=key.id,
+        name=key.name,
+        # A key created by a command has no owner, so only its scopes limit it.
+        role=Role.ADMIN if key.owner_role is None else key.owner_role,
+        scopes=key.scopes,
+        user_id=key.owner_id,
+        username=key.owner_name,
+        expires_at=min((each.expires_at for each in lineage if each.expires_at is not None), default=None),
+        limits=reduce(strictest_limits, (each.limits for each in limited)) if limited else None,
+        allowances=tuple(KeyAllowance(each.id, each.limits) for each in limited),
+        root_key_id=lineage[-1].id,
+        generation=len(ancestors),
+    )
 
 
 PrincipalLookup = Callable[[str], Awaitable[Principal | None]]
@@ -189,20 +212,7 @@ class AccountAuthenticator:
 
     async def _find_key(self, key_hash: str) -> Principal | None:
         key = await keys.get_by_hash(self._db, key_hash)
-        if key is None:
-            return None
-        return Principal(
-            kind=PrincipalKind.KEY,
-            id=key.id,
-            name=key.name,
-            # A key created by a command has no owner, so only its scopes limit it.
-            role=Role.ADMIN if key.owner_role is None else key.owner_role,
-            scopes=key.scopes,
-            user_id=key.owner_id,
-            username=key.owner_name,
-            expires_at=key.expires_at,
-            limits=None if key.limits == UNLIMITED else key.limits,
-        )
+        return None if key is None else principal_of_key(key, await keys.list_ancestors(self._db, key))
 
     async def _find_session(self, session_id: str) -> Principal | None:
         session = await sessions.get(self._db, session_id)

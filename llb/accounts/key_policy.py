@@ -6,20 +6,33 @@ from llb.accounts.limit_policy import UNLIMITED, limits_for_new_key
 from llb.base.timestamps import from_iso, to_iso
 from llb.errors import InvalidRequest, PermissionDenied
 from llb.security import permissions, tokens
-from llb.security.permissions import Principal, PrincipalKind
+from llb.security.permissions import Principal, PrincipalKind, has_scope
 from llb.security.tokens import NewApiKey
-from llb.store.tables.keys import ApiKey
+from llb.store.tables.keys import MAX_GENERATIONS, ApiKey
 from llb.wire import KeyView, NewKey, Scope
 
 KEY_NAME_MAX_LENGTH = 64
+# A service that makes keys for its own users needs many.
+MAX_KEYS_OF_USER, MAX_KEYS_OF_ADMIN = 100, 10_000
 
 
 def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApiKey, ApiKey]:
     """Build the key that `creator` requests: the secret, and the record to store.
 
-    The key has at most the scopes of its creator. A key that another key created also expires no later than
-    that one, and has no higher limits. Raises `InvalidRequest` or `PermissionDenied`.
+    The key has at most the scopes of its creator. A key that another key created also expires and ends with
+    that one, has no higher limits, and uses up the limits of that one too. Raises `InvalidRequest` or
+    `PermissionDenied`.
     """
+    if creator.kind is PrincipalKind.KEY and not has_scope(creator, Scope.ADMIN):
+        raise PermissionDenied(
+            "This key cannot create keys: sign in to llb's page and create one there, "
+            "use a key with the scope 'admin', or run 'llb keys create' on the host"
+        )
+    if creator.generation >= MAX_GENERATIONS:
+        raise PermissionDenied(
+            f"This key cannot create keys: {creator.generation} keys made one another before it; "
+            "use one of those, or sign in to llb's page"
+        )
     if not (0 < len(requested.name) <= KEY_NAME_MAX_LENGTH) or not requested.name.isprintable():
         raise InvalidRequest(
             f"A key's name has 1 to {KEY_NAME_MAX_LENGTH} printable characters", param="name"
@@ -49,6 +62,7 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         created_at=now,
         limits=limits,
         ceiling=ceiling,
+        parent_id=creator.id if creator.kind is PrincipalKind.KEY else None,
     )
     return new_key, record
 
@@ -71,4 +85,24 @@ def key_view(key: ApiKey) -> KeyView:
         owner=key.owner_name,
         limits=key.limits,
         ceiling=key.ceiling,
+        parent_id=key.parent_id,
     )
+
+
+def can_manage(principal: Principal, key: ApiKey) -> bool:
+    """Whether `principal` may limit and revoke `key`.
+
+    A key manages only itself unless it has the scope `admin`: somebody else than its owner may hold it.
+    """
+    if has_scope(principal, Scope.ADMIN):
+        return True
+    if principal.kind is PrincipalKind.KEY:
+        return principal.id == key.id
+    return principal.user_id is not None and principal.user_id == key.owner_id
+
+
+def can_see(principal: Principal, key: ApiKey) -> bool:
+    """Whether `key` is in the list of `principal`: also the keys of its owner that can do no more than it."""
+    is_own = principal.user_id is not None and principal.user_id == key.owner_id
+    usable = permissions.expand_scopes(key.scopes) & permissions.scopes_of_role(principal.role)
+    return can_manage(principal, key) or (is_own and principal.granted_scopes >= usable)

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from llb.accounts.audit_actor import audit_actor_of
 from llb.accounts.authenticator import (
     DEFAULT_LOGIN_LOCAL_ONLY,
     SESSION_IDLE_S,
     SESSION_MAX_S,
     AccountAuthenticator,
 )
+from llb.accounts.write_limiter import WriteLimiter
 from llb.base.timestamps import to_iso
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
@@ -23,6 +25,7 @@ from llb.security.login_rate_limiter import LoginRateLimiter
 from llb.security.permissions import Principal
 from llb.store.database import Database, Transaction
 from llb.store.tables import audit, sessions, users
+from llb.store.tables.audit import AuditActor
 from llb.store.tables.users import User
 from llb.wire import NewUser, Role, UserPatch, UserView
 
@@ -33,6 +36,8 @@ T = TypeVar("T")
 
 FIRST_ADMIN_USERNAME = "admin"
 USERNAME_MAX_LENGTH = 64
+# The sessions that were used last; more are ended.
+MAX_SESSIONS_OF_USER = 100
 # Each hash takes 19 MiB and a core; more at once would only make all of them slower.
 MAX_CONCURRENT_HASHES = 2
 
@@ -44,6 +49,7 @@ class AccountService:
         self._db = db
         self._authenticator = authenticator
         self._login_rate_limiter = LoginRateLimiter()
+        self._session_limiter = WriteLimiter()
         self._hash_semaphore = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
 
     async def ensure_admin(self, password: str | None) -> None:
@@ -71,7 +77,7 @@ class AccountService:
             # A command may have added a user while the password was hashed.
             if not await users.list_users(tx):
                 await users.add(tx, user)
-                await audit.record(tx, actor="system", action="user.create", target=user.username)
+                await audit.record(tx, actor=audit.SYSTEM, action="user.create", target=user.username)
 
     async def _replace_default_passwords(self, default_users: list[User], password: str) -> None:
         new_hash = await self._hash_in_thread(passwords.hash_password, password)
@@ -79,7 +85,7 @@ class AccountService:
             for user in default_users:
                 await users.set_password(tx, user.id, new_hash)
                 await sessions.remove_by_user(tx, user.id)
-                await audit.record(tx, actor="system", action="password", target=user.username)
+                await audit.record(tx, actor=audit.SYSTEM, action="password", target=user.username)
 
     async def log_in(
         self, username: str, password: str, *, address: str, is_local: bool, replaced_token: str | None
@@ -91,10 +97,12 @@ class AccountService:
         """
         user = await self._verify_credentials(username, password, address, "login")
         if user.must_change_password and not is_local:
-            await self._record_audit(
+            await self._record_denial(
                 user.username, "login", address, "refused: default password from elsewhere"
             )
             raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY)
+        # Not the limit of the user's other changes: a key of the user must not be able to use it up.
+        self._session_limiter.count(user.id)
         new_hash = None
         if passwords.needs_rehash(user.password_hash):
             new_hash = await self._hash_in_thread(passwords.hash_password, password)
@@ -106,7 +114,7 @@ class AccountService:
             if replaced_token is not None:
                 await sessions.remove(tx, tokens.hash_token(replaced_token))
             await self._add_session(tx, token, user, now, address)
-            await audit.record(tx, actor=user.username, action="login", address=address)
+            await audit.record(tx, actor=_user_actor(user), action="login", address=address)
         self._authenticator.clear_cache()
         return token, user, now + SESSION_MAX_S
 
@@ -114,7 +122,7 @@ class AccountService:
         """End the session of `principal`."""
         async with self._db.write(uses_ballast=True) as tx:
             await sessions.remove(tx, principal.id)
-            await audit.record(tx, actor=principal.label, action="logout", address=address)
+            await audit.record(tx, actor=audit_actor_of(principal), action="logout", address=address)
         self._authenticator.clear_cache()
 
     async def change_password(
@@ -132,7 +140,7 @@ class AccountService:
             await sessions.remove_by_user(tx, user.id)
             await self._add_session(tx, token, user, now, address)
             await audit.record(
-                tx, actor=user.username, action="password", target=user.username, address=address
+                tx, actor=audit_actor_of(principal), action="password", target=user.username, address=address
             )
         self._authenticator.clear_cache()
         changed_user = await users.get(self._db, user.id)
@@ -147,7 +155,11 @@ class AccountService:
         async with self._db.write() as tx:
             await users.add(tx, user)
             await audit.record(
-                tx, actor=actor.label, action="user.create", target=user.username, address=address
+                tx,
+                actor=audit_actor_of(actor),
+                action="user.create",
+                target=user.username,
+                address=address,
             )
         return user
 
@@ -177,7 +189,9 @@ class AccountService:
                 raise NotFound("There is no such user")
             changed = [name for name in ("role", "password") if getattr(patch, name) is not None]
             action = "user.change " + "+".join(changed) if changed else "user.change"
-            await audit.record(tx, actor=actor.label, action=action, target=user.username, address=address)
+            await audit.record(
+                tx, actor=audit_actor_of(actor), action=action, target=user.username, address=address
+            )
         self._authenticator.clear_cache()
         return user
 
@@ -188,7 +202,7 @@ class AccountService:
             await users.remove(tx, user_id)
             await audit.record(
                 tx,
-                actor=actor.label,
+                actor=audit_actor_of(actor),
                 action="user.delete",
                 target=None if user is None else user.username,
                 address=address,
@@ -205,7 +219,7 @@ class AccountService:
         verified = await self._hash_in_thread(passwords.verify_password, password, password_hash)
         if user is None or not verified:
             # An unknown name is not recorded: people type passwords into that field by mistake.
-            await self._record_audit(
+            await self._record_denial(
                 "unknown" if user is None else user.username, action, address, "invalid_credentials"
             )
             raise InvalidCredentials("The user name or the password is wrong")
@@ -237,23 +251,31 @@ class AccountService:
             expires_at=now + SESSION_MAX_S,
             address=address,
         )
+        await sessions.remove_excess(tx, user.id, MAX_SESSIONS_OF_USER)
 
-    async def _record_audit(self, actor: str, action: str, address: str, result: str) -> None:
+    async def _record_denial(self, username: str, action: str, address: str, result: str) -> None:
         """Record a refusal, which also holds if the record cannot be written.
 
         It does not use the ballast: strangers could use it up.
         """
+        actor = AuditActor(label=username, id=address)
         try:
             async with self._db.write() as tx:
-                await audit.record(tx, actor=actor, action=action, address=address, result=result)
+                await audit.record(
+                    tx, actor=actor, action=action, address=address, result=result, denied=True
+                )
         except sqlite3.Error as error:
             log.warning(
-                "%s of %s from %s (%s) is not in the audit log: %s", action, actor, address, result, error
+                "%s of %s from %s (%s) is not in the audit log: %s", action, username, address, result, error
             )
 
     async def _hash_in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._hash_semaphore:
             return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _user_actor(user: User) -> AuditActor:
+    return AuditActor(label=user.username, id=user.id, is_admin=user.role is Role.ADMIN)
 
 
 def _check_username(username: str) -> None:

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 
 from sanic import Request
 
+from llb.accounts.audit_actor import audit_actor_of
 from llb.base.tasks import TaskSupervisor
 from llb.errors import LlbError, PermissionDenied
 from llb.security.permissions import Principal
 from llb.store.database import Database
 from llb.store.tables import audit
+from llb.store.tables.audit import AuditActor
 from llb.wire import Scope
 
 MAX_TARGET_CHARS = 200
@@ -40,11 +42,11 @@ class AuditLog:
 
     async def record(self, request: Request, action: str, target: str, result: str = "ok") -> None:
         """Record one completed action; the actor of a request without a credential is "nobody"."""
-        principal = request.ctx.principal
+        principal: Principal | None = request.ctx.principal
         async with self._db.write(uses_ballast=True) as tx:
             await audit.record(
                 tx,
-                actor="nobody" if principal is None else principal.label,
+                actor=audit_actor_of(principal),
                 action=action,
                 target=target[:MAX_TARGET_CHARS],
                 address=request.ctx.client.address,
@@ -55,8 +57,7 @@ class AuditLog:
 class DeniedRequestAudit:
     """Records administrative requests that were denied to an authenticated principal.
 
-    Other clients could fill the audit trail here and nowhere else, so each pair of principal and route is
-    recorded once per `DENIAL_INTERVAL_S`.
+    Each pair of principal and route is recorded once per `DENIAL_INTERVAL_S`.
     """
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,10 +83,10 @@ class DeniedRequestAudit:
         self._last_recorded_at[key] = now
         target = f"{request.method} {request.path}"
         self._tasks.spawn(
-            self._write_record(principal.label, target, request.ctx.client.address), "write-record"
+            self._write_record(audit_actor_of(principal), target, request.ctx.client.address), "write-record"
         )
 
-    async def _write_record(self, actor: str, target: str, address: str) -> None:
+    async def _write_record(self, actor: AuditActor, target: str, address: str) -> None:
         async with self._db.write() as tx:
             await audit.record(
                 tx,
@@ -94,4 +95,5 @@ class DeniedRequestAudit:
                 target=target[:MAX_TARGET_CHARS],
                 address=address,
                 result=PermissionDenied.code,
+                denied=True,
             )

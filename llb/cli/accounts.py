@@ -16,14 +16,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from llb.accounts.authenticator import AccountAuthenticator
-from llb.accounts.key_policy import build_key, key_view
-from llb.accounts.limit_policy import (
-    apply_limits_patch,
-    describe_limits,
-    key_audit_target,
-    limits_audit_target,
-    limits_for_changed_key,
-)
+from llb.accounts.key_policy import key_view
+from llb.accounts.key_service import KeyService
+from llb.accounts.limit_policy import describe_limits, limits_audit_target
 from llb.accounts.service import FIRST_ADMIN_USERNAME, AccountService, user_view
 from llb.base.units import parse_duration
 from llb.cli import output
@@ -33,14 +28,13 @@ from llb.cli.errors import CommandError
 from llb.cli.options import home_of
 from llb.config import DEFAULT_PASSWORD
 from llb.security import passwords, tokens
-from llb.security.permissions import Principal, PrincipalKind
+from llb.security.permissions import LOCAL_PRINCIPAL
 from llb.store.database import Database
-from llb.store.tables import audit, keys, users
+from llb.store.tables import keys, users
 from llb.store.tables.keys import ApiKey
 from llb.store.tables.users import User
 from llb.wire import KeyLimits, KeyLimitsPatch, KeyList, NewKey, NewUser, Role, Scope, UserList, UserPatch
 
-LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 # "sk-" and three digits.
 MIN_PREFIX_LENGTH = 6
 
@@ -60,18 +54,15 @@ def create_key(options: argparse.Namespace) -> int:
     scopes = None if options.scopes is None else tuple(Scope(name) for name in dict.fromkeys(options.scopes))
     expires_at = None if options.expires is None else _parse_expiry(options.expires)
     body = NewKey(options.name, scopes, expires_at, KeyLimits(**_limit_options(options)))
-    new, record = build_key(body, LOCAL_PRINCIPAL, time.time())
 
-    async def run() -> None:
-        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
-            await keys.add(tx, record)
-            await audit.record(
-                tx, actor=LOCAL_PRINCIPAL.label, action="key.create", target=key_audit_target(record)
-            )
+    async def run() -> str:
+        async with _open_keys(options) as (_, key_service):
+            new, _ = await key_service.create_key(LOCAL_PRINCIPAL, body, None)
+            return new.key
 
-    asyncio.run(run())
+    key = asyncio.run(run())
     # The only line on standard output, so that $(llb keys create …) is the key.
-    output.print_line(new.key)
+    output.print_line(key)
     return 0
 
 
@@ -119,20 +110,13 @@ def limit_key(options: argparse.Namespace) -> int:
     if not changes:
         raise CommandError("Name a limit to change: --rpm, --tpm or --concurrent, with a number or 'none'.")
 
-    async def run() -> tuple[ApiKey, KeyLimits]:
-        async with open_database(_require_accounts_home(options)) as db, db.write() as tx:
-            key = _find_key(await keys.list_keys(tx), options.key_name)
-            limits, ceiling = limits_for_changed_key(
-                apply_limits_patch(key.limits, KeyLimitsPatch(**changes)), key.ceiling, LOCAL_PRINCIPAL
-            )
-            await keys.set_limits(tx, key.id, limits, ceiling)
-            await audit.record(
-                tx, actor=LOCAL_PRINCIPAL.label, action="key.limits", target=limits_audit_target(key, limits)
-            )
-            return key, limits
+    async def run() -> ApiKey:
+        async with _open_keys(options) as (db, key_service):
+            key = await _find_key(db, options.key_name)
+            return await key_service.change_limits(LOCAL_PRINCIPAL, key.id, KeyLimitsPatch(**changes), None)
 
-    key, limits = asyncio.run(run())
-    output.print_line(f"The limits of the key {limits_audit_target(key, limits)}.")
+    key = asyncio.run(run())
+    output.print_line(f"The limits of the key {limits_audit_target(key, key.limits)}.")
     return 0
 
 
@@ -146,31 +130,28 @@ def revoke_key(options: argparse.Namespace) -> int:
     """`llb keys revoke ID_OR_PREFIX`"""
     require_database(_require_accounts_home(options))
 
-    async def run() -> ApiKey:
-        async with open_database(_require_accounts_home(options)) as db, db.write(uses_ballast=True) as tx:
-            key = _find_key(await keys.list_keys(tx), options.key_name)
-            await keys.remove(tx, key.id)
-            await audit.record(
-                tx, actor=LOCAL_PRINCIPAL.label, action="key.delete", target=key_audit_target(key)
-            )
-            return key
+    async def run() -> tuple[ApiKey, int]:
+        async with _open_keys(options) as (db, key_service):
+            key = await _find_key(db, options.key_name)
+            return await key_service.revoke_key(LOCAL_PRINCIPAL, key.id, None)
 
-    key = asyncio.run(run())
-    output.print_line(f"The key {key.name} ({key.prefix}…) is revoked.")
+    key, descendants = asyncio.run(run())
+    also = f", and so are the {descendants} keys made with it" if descendants else ""
+    output.print_line(f"The key {key.name} ({key.prefix}…) is revoked{also}.")
     return 0
 
 
-def _find_key(found: list[ApiKey], name: str) -> ApiKey:
+async def _find_key(db: Database, name: str) -> ApiKey:
     """Key with this id, this value, or a prefix that starts like this.
 
     Raises `CommandError` for none or several.
     """
-    key_hash = tokens.hash_token(name)
-    exact = [key for key in found if name == key.id or key_hash == key.hash]
     prefix = name.removesuffix("…")
-    matches = exact or [
-        key for key in found if len(prefix) >= MIN_PREFIX_LENGTH and key.prefix.startswith(prefix)
-    ]
+    matches = await keys.find(
+        db,
+        id_or_hash=(name, tokens.hash_token(name)),
+        prefix=prefix if len(prefix) >= MIN_PREFIX_LENGTH else "",
+    )
     if not matches:
         raise CommandError("There is no such key: 'llb keys list' shows ids and prefixes.")
     if len(matches) > 1:
@@ -337,6 +318,12 @@ async def _require_user(db: Database, name: str) -> User:
     if user is None:
         raise CommandError(f"There is no user '{name}': 'llb users' lists them.")
     return user
+
+
+@asynccontextmanager
+async def _open_keys(options: argparse.Namespace) -> AsyncIterator[tuple[Database, KeyService]]:
+    async with open_database(_require_accounts_home(options)) as db:
+        yield db, KeyService(db, AccountAuthenticator(db))
 
 
 @asynccontextmanager

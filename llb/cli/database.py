@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from llb.accounts.audit_actor import audit_actor_of
 from llb.base import platform_compat, runfile
 from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.options import home_of
 from llb.config import load_config, make_config
+from llb.security.permissions import LOCAL_PRINCIPAL
 from llb.store.backup import restore_database
 from llb.store.database import Database
 from llb.store.tables import audit, replicas, settings
@@ -55,7 +57,9 @@ def backup(options: argparse.Namespace) -> int:
     async def save() -> list[tuple[str, FileFingerprint]]:
         async with open_database(home) as db:
             async with db.write() as tx:
-                await audit.record(tx, actor="local", action="database.backup", target=target.name)
+                await audit.record(
+                    tx, actor=audit_actor_of(LOCAL_PRINCIPAL), action="database.backup", target=target.name
+                )
             await db.backup(target)
             return await list_verified_files(db)
 
@@ -95,7 +99,12 @@ def restore(options: argparse.Namespace) -> int:
         async def record_restore() -> list[tuple[str, FileFingerprint]]:
             async with open_database(home) as db:
                 async with db.write() as tx:
-                    await audit.record(tx, actor="local", action="database.restore", target=source.name)
+                    await audit.record(
+                        tx,
+                        actor=audit_actor_of(LOCAL_PRINCIPAL),
+                        action="database.restore",
+                        target=source.name,
+                    )
                 return await list_verified_files(db)
 
         files = asyncio.run(record_restore())

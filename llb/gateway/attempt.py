@@ -214,7 +214,8 @@ class Attempt:
                 return admission.select_node_without_slot(call.model.id, excluded)
             self._reservation = await admission.reserve_slot(
                 call.model.id,
-                key_id=call.key_id,
+                key_id=call.record.principal.root_id,
+                owner_id=call.record.principal.account_id,
                 request=self._estimate,
                 exclude=excluded,
                 body_bytes=len(call.body),

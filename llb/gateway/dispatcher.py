@@ -19,7 +19,6 @@ from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
-from llb.wire import KeyLimits
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +44,9 @@ class Dispatcher:
         self._idle_event.clear()
         deadline = self._deadline_timer.start_deadline()
         try:
-            limits = call.record.principal.limits
-            if limits is None:
+            if not call.record.principal.allowances:
                 return await self._dispatch_with_failover(call, sink)
-            with self._rate_limited(call, limits):
+            with self._rate_limited(call):
                 return await self._dispatch_with_failover(call, sink)
         except asyncio.CancelledError:
             if not deadline.is_expired or deadline.task.uncancel():
@@ -116,13 +114,13 @@ class Dispatcher:
         async with SseKeepalive(sink):
             return await attempt.open(excluded)
 
-    def _rate_limited(self, call: InferenceCall, limits: KeyLimits) -> AbstractContextManager[None]:
-        """Hold the request to the limits of its key."""
+    def _rate_limited(self, call: InferenceCall) -> AbstractContextManager[None]:
+        """Hold the request to the limits of its key and of those that it comes from."""
         completion_tokens = call.max_completion_tokens
         if completion_tokens is None:
             completion_tokens = self.performance.expected_completion_tokens(call.model.id)
         return self._rate_limiter.limit_request(
-            call.record, limits, TokenReservation(estimate_prompt_tokens(call.body), completion_tokens)
+            call.record, TokenReservation(estimate_prompt_tokens(call.body), completion_tokens)
         )
 
     @staticmethod

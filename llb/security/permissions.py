@@ -26,6 +26,14 @@ def expand_scopes(scopes: frozenset[Scope]) -> frozenset[Scope]:
     return ALL_SCOPES if Scope.ADMIN in scopes else scopes
 
 
+@dataclass(frozen=True)
+class KeyAllowance:
+    """Limits of one key, which the keys that come from it use up too."""
+
+    key_id: str
+    limits: KeyLimits
+
+
 @dataclass(frozen=True, kw_only=True)
 class Principal:
     """Authenticated sender of a request.
@@ -42,8 +50,26 @@ class Principal:
     must_change_password: bool = False
     expires_at: float | None = None
     name: str | None = None
-    # Of a key that has limits.
+    # Of a key that has limits: the strictest of its own and those of the keys that it comes from.
     limits: KeyLimits | None = None
+    # Each of those limits, with its key.
+    allowances: tuple[KeyAllowance, ...] = ()
+    # The first of the keys that made one another, the last of which is this one; None for itself.
+    root_key_id: str | None = None
+    # Number of keys that it comes from.
+    generation: int = 0
+
+    @property
+    def root_id(self) -> str:
+        """What all keys that come from one key have in common; all sessions of a user are one."""
+        if self.kind is PrincipalKind.SESSION:
+            return self.user_id or self.id
+        return self.root_key_id or self.id
+
+    @property
+    def account_id(self) -> str:
+        """The user; for a key that was made on the host, the root of its keys."""
+        return self.user_id or self.root_id
 
     @property
     def granted_scopes(self) -> frozenset[Scope]:
@@ -64,6 +90,10 @@ class Principal:
             owner = f" of {self.username}" if self.username else ""
             return f"key {self.name or self.id}{owner}"
         return self.kind.value if self.kind is PrincipalKind.LOCAL else f"{self.kind.value} {self.id}"
+
+
+# The commands on the host.
+LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 
 
 def scopes_of_role(role: Role) -> frozenset[Scope]:

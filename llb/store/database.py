@@ -46,6 +46,11 @@ class Transaction(_Reader):
         async with self._connection.execute(sql, parameters) as cursor:
             return cursor.rowcount
 
+    async def insert(self, sql: str, parameters: Parameters = ()) -> int:
+        """Insert one row; returns its rowid."""
+        async with self._connection.execute(sql, parameters) as cursor:
+            return cursor.lastrowid or 0
+
     async def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
         async with self._connection.executemany(sql, rows):
             pass

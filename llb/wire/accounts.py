@@ -101,7 +101,10 @@ class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
-    """API key; its owner cannot raise `limits` above `ceiling`, which an admin sets."""
+    """API key; its owner cannot raise `limits` above `ceiling`, which an admin sets.
+
+    `parent_id` is the key that made it and with which it ends.
+    """
 
     id: str
     name: str
@@ -113,10 +116,14 @@ class KeyView(Struct, frozen=True, kw_only=True):
     owner: str | None = None
     limits: KeyLimits
     ceiling: KeyLimits
+    parent_id: str | None = None
 
 
 class KeyList(Struct, frozen=True):
+    """Page of keys; `next_cursor` is `?after=` of the next page, None at the end."""
+
     keys: tuple[KeyView, ...]
+    next_cursor: str | None = None
 
 
 class NewKeyReply(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from sanic import Blueprint, Request, Sanic, Websocket
 from sanic.response import HTTPResponse
 
 from llb.accounts.authenticator import AccountAuthenticator
+from llb.accounts.key_service import KeyService
 from llb.accounts.service import AccountService
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import install_error_handler
@@ -231,7 +232,7 @@ async def run_api_server(home: Path, *blueprints: Blueprint, **settings: Any) ->
         auth_middleware.install(app)
         for blueprint in (
             accounts_blueprint(db, account_service),
-            keys_blueprint(db, authenticator),
+            keys_blueprint(db, KeyService(db, authenticator)),
             audit_blueprint(db),
             *blueprints,
         ):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
+from llb.security.permissions import KeyAllowance
 from tests.conftest import BalancerFactory
 from tests.harness import DEADLINE_S, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -44,9 +45,8 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 def remaining_of(llb: RunningBalancer, key_id: str, what: str) -> int:
     bucket = llb.app.rate_limiter._rate_limits[key_id]
-    return int(
-        llb.app.rate_limiter.rate_limit_headers(key_id, bucket.limits)[f"x-ratelimit-remaining-{what}"]
-    )
+    headers = llb.app.rate_limiter.rate_limit_headers([KeyAllowance(key_id, bucket.limits)])
+    return int(headers[f"x-ratelimit-remaining-{what}"])
 
 
 async def test_requests_are_counted_and_limited(chat: RunningBalancer) -> None:

@@ -19,7 +19,8 @@ VERSIONS = range(1, len(MIGRATIONS) + 1)
 KEY = "sk-" + "0123456789abcdef" * 3
 # Columns that later schemas added, with their values in older rows.
 ADDED: dict[str, dict[str, object]] = {
-    "api_keys": {"limits": None, "ceiling": None},
+    "api_keys": {"limits": None, "ceiling": None, "parent_id": None},
+    "audit": {"actor_id": "ann", "class": "login"},
     "nodes": {"hop_credential": None, "last_seen": None},
     "registrations": {"pinned": 1},
 }

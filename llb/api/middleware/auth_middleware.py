@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic_routing import Route
 
 from llb.accounts.authenticator import DEFAULT_LOGIN_LOCAL_ONLY, Authenticator
+from llb.accounts.write_limiter import WriteLimiter
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
 from llb.api.middleware.route_policy import RoutePolicy, RoutePolicyError, route_policy_of
@@ -22,11 +23,10 @@ from llb.base.runfile import LOCAL_TOKEN_PREFIX
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, UnsupportedMediaType
 from llb.security import tokens
-from llb.security.permissions import Principal, PrincipalKind, has_scope
-from llb.wire import KeyLimits, Role, Scope
+from llb.security.permissions import LOCAL_PRINCIPAL, KeyAllowance, Principal, has_scope
+from llb.wire import Scope
 
 SESSION_COOKIE = "llb_session"
-_LOCAL_PRINCIPAL = Principal(kind=PrincipalKind.LOCAL, id="local", role=Role.ADMIN)
 
 
 class AuthMiddleware:
@@ -41,7 +41,7 @@ class AuthMiddleware:
         authenticator: Authenticator,
         *,
         local_token: str,
-        rate_limit_headers_of: Callable[[str, KeyLimits], dict[str, str]] = lambda _key_id, _limits: {},
+        rate_limit_headers_of: Callable[[Sequence[KeyAllowance]], dict[str, str]] = lambda _allowances: {},
         on_access_denied: Callable[[Request, Principal, Scope], None] = lambda _request, _principal, _scope: (
             None
         ),
@@ -53,6 +53,7 @@ class AuthMiddleware:
         self._local_token = local_token
         self._rate_limit_headers_of = rate_limit_headers_of
         self._on_access_denied = on_access_denied
+        self._write_limiter = WriteLimiter()
         self.is_exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
 
     def install(self, app: Sanic[Any, Any]) -> None:
@@ -102,8 +103,8 @@ class AuthMiddleware:
         add_security_headers(response, request_id_of(request))
         # A request whose headers could not be parsed never reached `on_request`.
         principal: Principal | None = getattr(request.ctx, "principal", None)
-        if principal is not None and principal.limits is not None:
-            response.headers.update(self._rate_limit_headers_of(principal.id, principal.limits))
+        if principal is not None and principal.allowances:
+            response.headers.update(self._rate_limit_headers_of(principal.allowances))
         self._cors.add_headers(request, response)
 
     async def _authorise(
@@ -132,6 +133,8 @@ class AuthMiddleware:
         if policy.scope is not None and not has_scope(principal, policy.scope):
             self._on_access_denied(request, principal, policy.scope)
             raise PermissionDenied(f"This needs the scope '{policy.scope.value}'")
+        if policy.limits_writes and request.method not in SAFE_METHODS:
+            self._write_limiter.count_write(principal)
         return principal
 
     def _authorise_node(self, request: Request, credential: str | None) -> Principal:
@@ -150,7 +153,7 @@ class AuthMiddleware:
             if credential.startswith(LOCAL_TOKEN_PREFIX):
                 if not (client.on_loopback and tokens.tokens_equal(credential, self._local_token)):
                     raise InvalidApiKey("The credential is not valid here")
-                return _LOCAL_PRINCIPAL
+                return LOCAL_PRINCIPAL
             if credential.startswith(tokens.NODE_CREDENTIAL_PREFIX):
                 raise InvalidApiKey("The credential of a node is valid for the routes of nodes only")
             return await self._authenticator.authenticate_key(credential)

@@ -42,6 +42,15 @@ class RoutePolicy:
     max_body_bytes: int | None = None
 
     @property
+    def limits_writes(self) -> bool:
+        """Whether a request that changes something counts against the write limit of its sender.
+
+        Inference and the reads of models have other limits.
+        """
+        is_open = self.public or self.node_only or self.requires_file_token
+        return not is_open and self.scope in (None, Scope.MODELS_WRITE, Scope.ADMIN)
+
+    @property
     def allowed_callers(self) -> str:
         """The callers in words, for the table in docs/security.md."""
         if self.public:

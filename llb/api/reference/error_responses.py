@@ -44,6 +44,8 @@ def error_codes_of(route: Route, method: str, operation: ApiOperation) -> dict[i
         error_types.append(errors.OriginNotAllowed)
     if method not in SAFE_METHODS:
         error_types.append(errors.UnsupportedMediaType)
+        if route_policy_of(route).limits_writes:
+            error_types.append(errors.RateLimited)
     codes_by_status: dict[int, set[str]] = {}
     for error_type in error_types:
         status = _http_status_of(error_type, operation.error_format)

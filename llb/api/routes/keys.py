@@ -2,69 +2,103 @@
 
 from __future__ import annotations
 
-import time
+import re
+from enum import StrEnum
+from typing import Annotated
 
-from msgspec import structs
+from msgspec import Meta
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from llb.accounts.authenticator import AccountAuthenticator
-from llb.accounts.key_policy import build_key, key_view
-from llb.accounts.limit_policy import (
-    apply_limits_patch,
-    key_audit_target,
-    limits_audit_target,
-    limits_for_changed_key,
-)
+from llb.accounts.key_policy import can_see, key_view
+from llb.accounts.key_service import KeyService
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import authenticated
-from llb.api.reference.operation import ApiOperation
+from llb.api.query_params import enum_query_param, int_query_param
+from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response, no_content
 from llb.base.timestamps import to_iso
-from llb.errors import NotFound, PermissionDenied
-from llb.security import permissions
+from llb.errors import InvalidRequest, KeyLimitReached, NotFound, PermissionDenied
 from llb.security.permissions import Principal, PrincipalKind, has_scope
-from llb.store.database import Database, Transaction
-from llb.store.tables import audit, keys
-from llb.store.tables.keys import ApiKey
+from llb.store.database import Database
+from llb.store.tables import keys
+from llb.store.tables.keys import ApiKey, KeyCursor
 from llb.wire import KeyList, KeyPatch, KeyView, NewKey, NewKeyReply, Scope
 
+DEFAULT_LIMIT = MAX_LIMIT = 1000
+_CURSOR_PATTERN = r"^[0-9]{1,12}\.[0-9]{1,20}~[0-9A-Za-z-]{1,64}$"
+_Cursor = Annotated[str, Meta(pattern=_CURSOR_PATTERN)]
 
-def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Blueprint:
+
+class KeyOrder(StrEnum):
+    """Value of `order`."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+def keys_blueprint(db: Database, key_service: KeyService) -> Blueprint:
     """`/api/keys`. Users manage their own keys, administrators all keys."""
     blueprint = Blueprint("keys")
 
     @blueprint.get("/api/keys")
     @authenticated
-    @ApiOperation("List API keys", description="Your own; with the scope `admin`, all.", response=KeyList)
+    @ApiOperation(
+        "List API keys",
+        description=(
+            "Your own; with the scope `admin`, all. A page may have fewer keys than `limit` although another "
+            "one follows."
+        ),
+        response=KeyList,
+        parameters=(
+            RequestParameter(
+                "limit", positive_int_up_to(MAX_LIMIT), f"Keys of a page; {DEFAULT_LIMIT} by default."
+            ),
+            RequestParameter("after", _Cursor, "The `next_cursor` of the previous page."),
+            RequestParameter("order", KeyOrder, "By time of creation; `oldest` first by default."),
+        ),
+    )
     async def list_keys(request: Request) -> HTTPResponse:
         principal: Principal = request.ctx.principal
-        visible = [key for key in await keys.list_keys(db) if _can_manage(principal, key)]
-        return json_response(KeyList(tuple(key_view(key) for key in visible)))
+        limit = int_query_param(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
+        after = request.args.get("after")
+        order = enum_query_param(request, "order", KeyOrder) or KeyOrder.OLDEST
+        cursor = None if after is None else _parse_cursor(after)
+        if has_scope(principal, Scope.ADMIN) or principal.user_id is not None:
+            found = await keys.list_keys(
+                db,
+                owner_id=None if has_scope(principal, Scope.ADMIN) else principal.user_id,
+                limit=limit,
+                after=cursor,
+                newest_first=order is KeyOrder.NEWEST,
+            )
+        else:
+            own = await keys.get(db, principal.id) if principal.kind is PrincipalKind.KEY else None
+            found = [] if own is None or cursor is not None else [own]
+        page = KeyList(
+            tuple(key_view(key) for key in found if can_see(principal, key)),
+            _format_cursor(found[-1]) if len(found) == limit else None,
+        )
+        return json_response(page)
 
     @blueprint.post("/api/keys")
     @authenticated
     @ApiOperation(
         "Create an API key",
-        description="Only this response contains the key itself. The key gets at most your own scopes.",
+        description=(
+            "Needs a session, or a key with the scope `admin`: what that key makes ends with it and uses up "
+            "its limits. Only this response contains the key itself. The key gets at most your own scopes."
+        ),
         body=NewKey,
         response=NewKeyReply,
         status=201,
-        errors=(PermissionDenied,),
+        errors=(PermissionDenied, KeyLimitReached),
     )
     async def make_key(request: Request) -> HTTPResponse:
-        principal: Principal = request.ctx.principal
-        new_key, record = build_key(parse_body(request, NewKey), principal, time.time())
-        async with db.write() as tx:
-            await keys.add(tx, record)
-            await audit.record(
-                tx,
-                actor=principal.label,
-                action="key.create",
-                target=key_audit_target(record),
-                address=request.ctx.client.address,
-            )
+        new_key, record = await key_service.create_key(
+            request.ctx.principal, parse_body(request, NewKey), request.ctx.client.address
+        )
         reply = NewKeyReply(
             id=record.id,
             name=record.name,
@@ -86,61 +120,33 @@ def keys_blueprint(db: Database, authenticator: AccountAuthenticator) -> Bluepri
         errors=(NotFound, PermissionDenied),
     )
     async def limit_key(request: Request, key_id: str) -> HTTPResponse:
-        principal: Principal = request.ctx.principal
         patch = parse_body(request, KeyPatch)
-        async with db.write() as tx:
-            key = await _get_managed_key(tx, principal, key_id)
-            limits, ceiling = limits_for_changed_key(
-                apply_limits_patch(key.limits, patch.limits), key.ceiling, principal
-            )
-            await keys.set_limits(tx, key_id, limits, ceiling)
-            await audit.record(
-                tx,
-                actor=principal.label,
-                action="key.limits",
-                target=limits_audit_target(key, limits),
-                address=request.ctx.client.address,
-            )
-        authenticator.clear_cache()
-        return json_response(key_view(structs.replace(key, limits=limits, ceiling=ceiling)))
+        key = await key_service.change_limits(
+            request.ctx.principal, key_id, patch.limits, request.ctx.client.address
+        )
+        return json_response(key_view(key))
 
     @blueprint.delete("/api/keys/<key_id:str>")
     @authenticated
-    @ApiOperation("Revoke an API key", status=204, errors=(NotFound,))
+    @ApiOperation(
+        "Revoke an API key",
+        description="The keys that were made with it end too.",
+        status=204,
+        errors=(NotFound,),
+    )
     async def revoke_key(request: Request, key_id: str) -> HTTPResponse:
-        principal: Principal = request.ctx.principal
-        async with db.write(uses_ballast=True) as tx:
-            key = await _get_managed_key(tx, principal, key_id)
-            await keys.remove(tx, key_id)
-            await audit.record(
-                tx,
-                actor=principal.label,
-                action="key.delete",
-                target=key_audit_target(key),
-                address=request.ctx.client.address,
-            )
-        authenticator.clear_cache()
+        await key_service.revoke_key(request.ctx.principal, key_id, request.ctx.client.address)
         return no_content()
 
     return blueprint
 
 
-async def _get_managed_key(tx: Transaction, principal: Principal, key_id: str) -> ApiKey:
-    """Return a key; raises `NotFound` also for a key of another user, so that its existence stays hidden."""
-    key = await keys.get(tx, key_id)
-    if key is None or not _can_manage(principal, key):
-        raise NotFound("There is no such API key")
-    return key
+def _format_cursor(key: ApiKey) -> str:
+    return f"{key.created_at!r}~{key.id}"
 
 
-def _can_manage(principal: Principal, key: ApiKey) -> bool:
-    if has_scope(principal, Scope.ADMIN):
-        return True
-    is_same_key = principal.kind is PrincipalKind.KEY and principal.id == key.id
-    is_own = principal.user_id is not None and principal.user_id == key.owner_id
-    # A key with fewer rights than another key of its owner must not revoke that one.
-    return is_same_key or (
-        is_own
-        and principal.granted_scopes
-        >= permissions.expand_scopes(key.scopes) & permissions.scopes_of_role(principal.role)
-    )
+def _parse_cursor(text: str) -> KeyCursor:
+    if re.fullmatch(_CURSOR_PATTERN, text) is None:
+        raise InvalidRequest("after must be the next_cursor of an earlier page", param="after")
+    created_at, _, key_id = text.partition("~")
+    return KeyCursor(float(created_at), key_id)

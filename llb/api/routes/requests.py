@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from llb.accounts.audit_actor import audit_actor_of
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import authenticated, requires_scope
@@ -133,7 +134,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
             await request_history.delete_all(tx)
             await audit.record(
                 tx,
-                actor=request.ctx.principal.label,
+                actor=audit_actor_of(request.ctx.principal),
                 action="requests.clear",
                 address=request.ctx.client.address,
             )

@@ -105,6 +105,7 @@ class AdmissionController:
         model_id: str,
         *,
         key_id: str,
+        owner_id: str | None = None,
         request: RequestEstimate | None = None,
         select_node: NodeSelector = select_node,
         exclude: frozenset[str] = frozenset(),
@@ -113,18 +114,22 @@ class AdmissionController:
     ) -> SlotReservation:
         """Wait for a slot on one of the model's nodes except `exclude`, and reserve it.
 
+        Owners take turns, and the keys of an owner do; without `owner_id` the key is one of its own.
         `body_bytes` is the size of the request's body, which stays in memory meanwhile.
         Raises `NoNodeAvailable` if there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`.
         A cancelled caller holds no slot.
         """
         request = RequestEstimate() if request is None else request
         queue = self._queue_for(model_id, exclude)
-        request.requests_ahead, request.waited_s = queue.count_requests_ahead(key_id), 0.0
+        owner_id = key_id if owner_id is None else owner_id
+        request.requests_ahead, request.waited_s = queue.count_requests_ahead(owner_id, key_id), 0.0
         # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
         node = queue.acquire_slot(request, select_node, exclude)
         if node is not None:
             return SlotReservation(self, queue, node, request, 0)
-        queued_request = QueuedRequest(key_id, request, select_node, exclude, self._clock(), body_bytes)
+        queued_request = QueuedRequest(
+            owner_id, key_id, request, select_node, exclude, self._clock(), body_bytes
+        )
         node = await self._wait_for_slot(
             queue, queued_request, self._queue_timeout_s if timeout_s is None else timeout_s
         )

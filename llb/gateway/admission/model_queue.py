@@ -1,7 +1,8 @@
 """Fair queue of one model: its slots and the requests that wait for them.
 
-Within a key requests are served in order of arrival; keys take turns. Nothing here awaits, so every grant and
-every release is atomic on the event loop.
+Owners take turns, and within an owner the keys do; within a key requests are served in order of arrival. So
+more keys bring nobody more turns. Nothing here awaits, so every grant and every release is atomic on the
+event loop.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from llb.errors import NoNodeAvailable, QueueFull
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, RoutingCandidate, Throughput
@@ -54,6 +56,7 @@ class QueuedRequest:
         "body_bytes",
         "exclude",
         "key_id",
+        "owner_id",
         "queued_at",
         "recheck_timer",
         "request",
@@ -63,6 +66,7 @@ class QueuedRequest:
 
     def __init__(
         self,
+        owner_id: str,
         key_id: str,
         request: RequestEstimate,
         select_node: NodeSelector,
@@ -70,6 +74,7 @@ class QueuedRequest:
         queued_at: float,
         body_bytes: int = 0,
     ) -> None:
+        self.owner_id = owner_id
         self.key_id = key_id
         self.body_bytes = body_bytes
         self.request = request
@@ -78,6 +83,43 @@ class QueuedRequest:
         self.queued_at = queued_at
         self.recheck_timer: asyncio.TimerHandle | None = None
         self.slot_future: asyncio.Future[NodeSlots] = asyncio.get_running_loop().create_future()
+
+
+class _OwnerQueue:
+    """Queued requests of one owner, by key; the keys take turns."""
+
+    __slots__ = ("_requests_by_key",)
+
+    def __init__(self) -> None:
+        self._requests_by_key: OrderedDict[str, deque[QueuedRequest]] = OrderedDict()
+
+    def append(self, queued_request: QueuedRequest) -> None:
+        self._requests_by_key.setdefault(queued_request.key_id, deque()).append(queued_request)
+
+    def remove(self, queued_request: QueuedRequest) -> None:
+        requests = self._requests_by_key[queued_request.key_id]
+        requests.remove(queued_request)
+        if not requests:
+            del self._requests_by_key[queued_request.key_id]
+
+    def move_to_end(self, key_id: str) -> None:
+        """Let the other keys take their turns before this one."""
+        if key_id in self._requests_by_key:
+            self._requests_by_key.move_to_end(key_id)
+
+    def in_turn(self) -> Iterator[QueuedRequest]:
+        """Yield the requests in the order in which they are served. Not to be resumed after a change."""
+        for one_of_each in zip_longest(*self._requests_by_key.values()):
+            yield from (request for request in one_of_each if request is not None)
+
+    def count_ahead_of(self, key_id: str) -> int:
+        """Return how many of these requests are served before a new one of this key."""
+        own_requests = len(self._requests_by_key.get(key_id, ()))
+        return sum(min(len(requests), own_requests + 1) for requests in self._requests_by_key.values())
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._requests_by_key
 
 
 class ModelQueue:
@@ -99,7 +141,7 @@ class ModelQueue:
         self._clock = clock
         self._on_load_wanted = on_load_wanted
         self._nonempty_since: float | None = None
-        self._requests_by_key: OrderedDict[str, deque[QueuedRequest]] = OrderedDict()
+        self._queues_by_owner: OrderedDict[str, _OwnerQueue] = OrderedDict()
         # between two completions while requests wait (EWMA)
         self._completion_gap_s: float | None = None
         self._gap_started_at: float | None = None
@@ -140,17 +182,17 @@ class ModelQueue:
             node.free_slots > 0 and (node.loaded or not loaded_only) for node in self._present_nodes
         ):
             has_progress = any(
-                self._grant_to_key(key_id, position)
-                for position, key_id in enumerate(tuple(self._requests_by_key))
+                self._grant_to_owner(owner_id, position)
+                for position, owner_id in enumerate(tuple(self._queues_by_owner))
             )
 
-    def _grant_to_key(self, key_id: str, key_position: int) -> bool:
-        """Grant a slot to the first request of this key that wants one; False if none does."""
-        for position, queued_request in enumerate(self._requests_by_key[key_id]):
+    def _grant_to_owner(self, owner_id: str, owner_position: int) -> bool:
+        """Grant a slot to the first request of this owner that wants one; False if none does."""
+        for position, queued_request in enumerate(self._queues_by_owner[owner_id].in_turn()):
             if queued_request.slot_future.done():
                 # Cancelled, and its task has not run yet to leave the queue.
                 continue
-            queued_request.request.requests_ahead = key_position + position * len(self._requests_by_key)
+            queued_request.request.requests_ahead = owner_position + position * len(self._queues_by_owner)
             if self._try_grant(queued_request):
                 return True
         return False
@@ -158,7 +200,7 @@ class ModelQueue:
     def _try_grant(self, queued_request: QueuedRequest) -> bool:
         """Whether the request has left the queue, with a slot or an error.
 
-        A slot moves its key behind the others.
+        A slot moves its owner behind the others, and its key behind the owner's others.
         """
         queued_request.request.waited_s = self._clock() - queued_request.queued_at
         try:
@@ -173,8 +215,10 @@ class ModelQueue:
             self._schedule_recheck(queued_request)
             return False
         self.dequeue(queued_request)
-        if queued_request.key_id in self._requests_by_key:
-            self._requests_by_key.move_to_end(queued_request.key_id)
+        owner_queue = self._queues_by_owner.get(queued_request.owner_id)
+        if owner_queue is not None:
+            self._queues_by_owner.move_to_end(queued_request.owner_id)
+            owner_queue.move_to_end(queued_request.key_id)
         queued_request.slot_future.set_result(node)
         return True
 
@@ -204,7 +248,7 @@ class ModelQueue:
 
     def enqueue(self, queued_request: QueuedRequest) -> None:
         """Add a request."""
-        self._requests_by_key.setdefault(queued_request.key_id, deque()).append(queued_request)
+        self._queues_by_owner.setdefault(queued_request.owner_id, _OwnerQueue()).append(queued_request)
         self.queued += 1
         self.queued_bytes += queued_request.body_bytes
         if self._gap_started_at is None:
@@ -227,19 +271,20 @@ class ModelQueue:
         if fastest is not None and queue_age_s >= fastest.load_s:
             self._on_load_wanted(fastest.node_id)
 
-    def count_requests_ahead(self, key_id: str) -> int:
-        """Return how many requests are served before a new one of this key, as keys take turns."""
-        own_requests = len(self._requests_by_key.get(key_id, ()))
-        return min(self.queued, (own_requests + 1) * len(self._requests_by_key))
+    def count_requests_ahead(self, owner_id: str, key_id: str) -> int:
+        """Return how many requests are served before a new one of this key, as owners and keys take turns."""
+        owner_queue = self._queues_by_owner.get(owner_id)
+        own_requests = 0 if owner_queue is None else owner_queue.count_ahead_of(key_id)
+        return min(self.queued, (own_requests + 1) * len(self._queues_by_owner))
 
     def dequeue(self, queued_request: QueuedRequest) -> None:
         """Remove a request."""
         if queued_request.recheck_timer is not None:
             queued_request.recheck_timer.cancel()
-        key_requests = self._requests_by_key[queued_request.key_id]
-        key_requests.remove(queued_request)
-        if not key_requests:
-            del self._requests_by_key[queued_request.key_id]
+        owner_queue = self._queues_by_owner[queued_request.owner_id]
+        owner_queue.remove(queued_request)
+        if owner_queue.is_empty:
+            del self._queues_by_owner[queued_request.owner_id]
         self.queued -= 1
         self.queued_bytes -= queued_request.body_bytes
         if not self.queued:
@@ -253,8 +298,8 @@ class ModelQueue:
 
     def fail_requests(self, make_error: Callable[[], Exception], *, only_unservable: bool = False) -> None:
         """Fail every request, or only those that no present node could serve."""
-        for key_requests in tuple(self._requests_by_key.values()):
-            for queued_request in tuple(key_requests):
+        for owner_queue in tuple(self._queues_by_owner.values()):
+            for queued_request in tuple(owner_queue.in_turn()):
                 if not (only_unservable and self.can_serve(queued_request.exclude)):
                     self.fail_request(queued_request, make_error())
 

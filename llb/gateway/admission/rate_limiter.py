@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llb.errors import RateLimited
 from llb.gateway.observability.request_log import RequestRecord
 from llb.policy.token_bucket import TokenBucket
+from llb.security.permissions import KeyAllowance
 from llb.wire import KeyLimits
 
 # For streams that were cut before their usage. llama.cpp writes an event per token: about 250 bytes for
@@ -24,6 +25,7 @@ from llb.wire import KeyLimits
 BYTES_PER_STREAMED_TOKEN = 200
 # The end of the key's running requests is unknown.
 CONCURRENCY_RETRY_AFTER_S = 1
+_PARENT_SUBJECT = "The key that made this one, and all keys that come from it,"
 # Number of keys above which the idle ones are forgotten
 EVICT_ABOVE_KEYS = 1000
 
@@ -59,17 +61,19 @@ class ApiKeyRateLimit:
             self.request_bucket = _resize_bucket(self.request_bucket, limits.requests_per_minute, now)
             self.token_bucket = _resize_bucket(self.token_bucket, limits.tokens_per_minute, now)
 
-    def find_violation(self, reservation: TokenReservation, now: float) -> RateLimited | None:
-        """Return the error for a request that exceeds a limit now, or None."""
+    def find_violation(
+        self, reservation: TokenReservation, now: float, subject: str = "This key"
+    ) -> RateLimited | None:
+        """Return the error for a request of `subject` that exceeds a limit now, or None."""
         limits = self.limits
         if limits.concurrent is not None and self.active_requests >= limits.concurrent:
             return RateLimited(
-                f"This key may make {limits.concurrent} requests at the same time; wait until one has ended",
+                f"{subject} may make {limits.concurrent} requests at the same time; wait until one has ended",
                 retry_after_s=CONCURRENCY_RETRY_AFTER_S,
             )
         if self.request_bucket is not None and (wait_s := self.request_bucket.wait_s(1, now)):
             return RateLimited(
-                f"This key may make {limits.requests_per_minute} requests a minute; "
+                f"{subject} may make {limits.requests_per_minute} requests a minute; "
                 f"try again in {math.ceil(wait_s)} s",
                 retry_after_s=math.ceil(wait_s),
             )
@@ -77,7 +81,7 @@ class ApiKeyRateLimit:
             wait_s := self.token_bucket.wait_s(reservation.total_tokens, now)
         ):
             return RateLimited(
-                f"This key may use {limits.tokens_per_minute} tokens a minute, and this request may need "
+                f"{subject} may use {limits.tokens_per_minute} tokens a minute, and this request may need "
                 f"{reservation.total_tokens}; try again in {math.ceil(wait_s)} s",
                 retry_after_s=math.ceil(wait_s),
             )
@@ -102,25 +106,32 @@ class ApiKeyRateLimit:
 
 
 class ApiKeyRateLimiter:
-    """Rate limits of every key that has limits."""
+    """Rate limits of every key that has limits.
+
+    The requests of a key also count against the limits of the keys that it comes from.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rate_limits: dict[str, ApiKeyRateLimit] = {}
 
     @contextmanager
-    def limit_request(
-        self, record: RequestRecord, limits: KeyLimits, reservation: TokenReservation
-    ) -> Iterator[None]:
-        """Count a request of the record's key against its limits while the block runs.
+    def limit_request(self, record: RequestRecord, reservation: TokenReservation) -> Iterator[None]:
+        """Count a request against the limits of its key, and of the keys that it comes from, in the block.
 
         Raises `RateLimited` before the block; a rejected request does not use the allowance.
         """
         now = self._clock()
-        rate_limit = self._rate_limit_of(record.principal.id, limits, now)
-        if (error := rate_limit.find_violation(reservation, now)) is not None:
-            raise error
-        rate_limit.start_request(reservation, now)
+        principal = record.principal
+        rate_limits = [
+            self._rate_limit_of(allowance.key_id, allowance.limits, now) for allowance in principal.allowances
+        ]
+        for allowance, rate_limit in zip(principal.allowances, rate_limits, strict=True):
+            subject = "This key" if allowance.key_id == principal.id else _PARENT_SUBJECT
+            if (error := rate_limit.find_violation(reservation, now, subject)) is not None:
+                raise error
+        for rate_limit in rate_limits:
+            rate_limit.start_request(reservation, now)
         client_left = False
         try:
             yield
@@ -128,17 +139,25 @@ class ApiKeyRateLimiter:
             client_left = True
             raise
         finally:
-            rate_limit.finish_request(
-                reservation, charged_tokens(record, reservation, client_left=client_left), self._clock()
-            )
+            used_tokens = charged_tokens(record, reservation, client_left=client_left)
+            for rate_limit in rate_limits:
+                rate_limit.finish_request(reservation, used_tokens, self._clock())
 
-    def rate_limit_headers(self, key_id: str, limits: KeyLimits) -> dict[str, str]:
-        """Return the response headers for a key's limits, under OpenAI's names."""
+    def rate_limit_headers(self, allowances: Sequence[KeyAllowance]) -> dict[str, str]:
+        """Return the response headers for a key's limits, under OpenAI's names.
+
+        Of several allowances the one with the least left counts.
+        """
         now = self._clock()
-        rate_limit = self._rate_limit_of(key_id, limits, now)
+        rate_limits = [self._rate_limit_of(each.key_id, each.limits, now) for each in allowances]
         headers = {}
-        for name, bucket in (("requests", rate_limit.request_bucket), ("tokens", rate_limit.token_bucket)):
-            if bucket is not None:
+        for name, found in (
+            ("requests", [each.request_bucket for each in rate_limits]),
+            ("tokens", [each.token_bucket for each in rate_limits]),
+        ):
+            buckets = [bucket for bucket in found if bucket is not None]
+            if buckets:
+                bucket = min(buckets, key=lambda each: each.available(now))
                 headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
                 headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.available(now))))
                 headers[f"x-ratelimit-reset-{name}"] = format_go_duration(bucket.time_to_full_s(now))

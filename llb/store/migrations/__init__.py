@@ -13,6 +13,7 @@ from llb.store.migrations import (
     m0005_pinned,
     m0006_key_limits,
     m0007_request_ids,
+    m0008_key_parents,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -25,6 +26,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0005_pinned.migrate,
     m0006_key_limits.migrate,
     m0007_request_ids.migrate,
+    m0008_key_parents.migrate,
 )
 
 

@@ -1,4 +1,5 @@
 """API keys. Only their hashes are stored."""
+# ruff: noqa: S608  # only constants of this module are formatted into statements
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ from llb.store.database import Database, Transaction
 from llb.wire import KeyLimits, Role, Scope
 
 _UNLIMITED = KeyLimits()
+# Keys that made one another, the first one not counted. SQLite deletes them with one statement.
+MAX_GENERATIONS = 8
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
     """API key with its owner.
 
     `owner_id` is None for a key that was created with the command line of the host. `owner_role` is the
-    current role of the owner. An admin sets `ceiling`; the owner cannot raise `limits` above it.
+    current role of the owner. An admin sets `ceiling`; the owner cannot raise `limits` above it. `parent_id`
+    is the key that made this one, which ends with it.
     """
 
     id: str
@@ -34,6 +38,14 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     last_used_at: float | None = None
     limits: KeyLimits = _UNLIMITED
     ceiling: KeyLimits = _UNLIMITED
+    parent_id: str | None = None
+
+
+class KeyCursor(Struct, frozen=True):
+    """Position in the list of keys, which is in order of creation."""
+
+    created_at: float
+    key_id: str
 
 
 _SELECT = """
@@ -42,9 +54,82 @@ _SELECT = """
 """
 
 
-async def list_keys(db: Database | Transaction) -> list[ApiKey]:
-    rows = await db.fetch_all(_SELECT + " ORDER BY api_keys.created_at, api_keys.id")
+async def list_keys(
+    db: Database | Transaction,
+    *,
+    owner_id: str | None = None,
+    limit: int | None = None,
+    after: KeyCursor | None = None,
+    newest_first: bool = False,
+) -> list[ApiKey]:
+    """The first `limit` keys, of `owner_id` or of all, in order of creation, from the position `after` on."""
+    conditions: list[str] = ["TRUE"]
+    values: list[str | float] = []
+    if owner_id is not None:
+        conditions.append("api_keys.owner_id = ?")
+        values.append(owner_id)
+    if after is not None:
+        conditions.append(f"(api_keys.created_at, api_keys.id) {'<' if newest_first else '>'} (?, ?)")
+        values += [after.created_at, after.key_id]
+    order = "DESC" if newest_first else "ASC"
+    rows = await db.fetch_all(
+        f"{_SELECT} WHERE {' AND '.join(conditions)} "
+        f"ORDER BY api_keys.created_at {order}, api_keys.id {order} LIMIT ?",
+        (*values, -1 if limit is None else limit),
+    )
     return [_key_from_row(row) for row in rows]
+
+
+async def find(db: Database | Transaction, *, id_or_hash: tuple[str, str], prefix: str) -> list[ApiKey]:
+    """The key with this id or this hash; without one, those whose prefix begins with `prefix`, at most 10."""
+    rows = await db.fetch_all(_SELECT + " WHERE api_keys.id = ? OR api_keys.hash = ?", id_or_hash)
+    if not rows and prefix:
+        rows = await db.fetch_all(
+            f"{_SELECT} WHERE substr(api_keys.prefix, 1, length(?1)) = ?1 "
+            "ORDER BY api_keys.created_at LIMIT 10",
+            (prefix,),
+        )
+    return [_key_from_row(row) for row in rows]
+
+
+async def list_ancestors(db: Database | Transaction, key: ApiKey) -> list[ApiKey]:
+    """The keys that `key` comes from, its parent first."""
+    if key.parent_id is None:
+        return []
+    rows = await db.fetch_all(
+        f"""
+        WITH RECURSIVE ancestors (id, generation) AS (
+            VALUES (?, 1)
+            UNION ALL
+            SELECT parent_id, generation + 1 FROM ancestors JOIN api_keys USING (id)
+            WHERE parent_id IS NOT NULL AND generation < {MAX_GENERATIONS}
+        )
+        {_SELECT} JOIN ancestors ON ancestors.id = api_keys.id ORDER BY ancestors.generation
+        """,
+        (key.parent_id,),
+    )
+    return [_key_from_row(row) for row in rows]
+
+
+async def count_descendants(db: Database | Transaction, key_id: str) -> int:
+    """Number of the keys that come from this one."""
+    [[count]] = await db.fetch_all(
+        """
+        WITH RECURSIVE descendants (id) AS (
+            SELECT id FROM api_keys WHERE parent_id = ?
+            UNION SELECT api_keys.id FROM descendants JOIN api_keys ON api_keys.parent_id = descendants.id
+        )
+        SELECT count(*) FROM descendants
+        """,
+        (key_id,),
+    )
+    return int(count)
+
+
+async def count_of_owner(db: Database | Transaction, owner_id: str) -> int:
+    """Number of the keys of a user, expired ones too."""
+    [[count]] = await db.fetch_all("SELECT count(*) FROM api_keys WHERE owner_id = ?", (owner_id,))
+    return int(count)
 
 
 async def get(db: Database | Transaction, key_id: str) -> ApiKey | None:
@@ -60,8 +145,8 @@ async def get_by_hash(db: Database | Transaction, key_hash: str) -> ApiKey | Non
 async def add(tx: Transaction, key: ApiKey) -> None:
     await tx.execute(
         "INSERT INTO api_keys "
-        "(id, name, hash, prefix, scopes, owner_id, expires_at, created_at, limits, ceiling) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(id, name, hash, prefix, scopes, owner_id, expires_at, created_at, limits, ceiling, parent_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             key.id,
             key.name,
@@ -73,6 +158,7 @@ async def add(tx: Transaction, key: ApiKey) -> None:
             key.created_at,
             _encode_limits(key.limits),
             _encode_limits(key.ceiling),
+            key.parent_id,
         ),
     )
 
@@ -93,7 +179,18 @@ async def update_last_used(tx: Transaction, last_used_by_key: Mapping[str, float
 
 
 async def remove(tx: Transaction, key_id: str) -> bool:
+    """Remove a key and the keys that come from it; False if there is no such key."""
     return bool(await tx.execute("DELETE FROM api_keys WHERE id = ?", (key_id,)))
+
+
+async def remove_by_owner(tx: Transaction, owner_id: str) -> int:
+    """Remove all keys of a user; returns how many."""
+    return await tx.execute("DELETE FROM api_keys WHERE owner_id = ?", (owner_id,))
+
+
+async def remove_expired_of_owner(tx: Transaction, owner_id: str, now: float) -> int:
+    """Remove the keys of a user that have expired; returns how many."""
+    return await tx.execute("DELETE FROM api_keys WHERE owner_id = ? AND expires_at <= ?", (owner_id, now))
 
 
 def _key_from_row(row: sqlite3.Row) -> ApiKey:
@@ -111,6 +208,7 @@ def _key_from_row(row: sqlite3.Row) -> ApiKey:
         last_used_at=row["last_used_at"],
         limits=_decode_limits(row["limits"]),
         ceiling=_decode_limits(row["ceiling"]),
+        parent_id=row["parent_id"],
     )
 
 

@@ -63,6 +63,15 @@ async def remove_by_user(tx: Transaction, user_id: str) -> int:
     return await tx.execute("DELETE FROM sessions WHERE user_id = ?", (user_id,))
 
 
+async def remove_excess(tx: Transaction, user_id: str, max_sessions: int) -> int:
+    """Remove all sessions of a user but the `max_sessions` that were used last; returns how many."""
+    return await tx.execute(
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE user_id = ? "
+        "ORDER BY last_seen DESC, created_at DESC LIMIT -1 OFFSET ?)",
+        (user_id, max_sessions),
+    )
+
+
 async def remove_expired(tx: Transaction, *, now: float, idle_s: float) -> int:
     """Remove sessions that have expired or were not used for `idle_s`; returns how many."""
     return await tx.execute(

@@ -123,8 +123,27 @@ async def test_a_limited_key_gives_no_looser_limits(server: ApiServer) -> None:
         assert (await change(server, key, made.json["id"], {"requests_per_minute": 8})).status == 200
         for limits in (None, {"requests_per_minute": 100}):
             child = await make(server, key, limits=limits)
+            if scopes == ["inference"]:
+                assert child.status == 403
+                continue
             assert child.json["limits"]["requests_per_minute"] == 8
             assert (await change(server, key, child.json["id"], None)).status in (403, 404)
+
+
+async def test_a_key_is_held_to_the_limits_of_the_keys_that_it_comes_from(server: ApiServer) -> None:
+    admin = await server.log_in()
+    parent = await make(server, admin, scopes=["admin"])
+    child = await make(server, bearer(parent), scopes=["inference"], limits={"concurrent": 3})
+    # Limited after it has made the child.
+    await change(server, admin, parent.json["id"], {"requests_per_minute": 5, "concurrent": 2})
+    principal = await server.authenticator.authenticate_key(child.json["key"])
+    assert principal.limits == KeyLimits(requests_per_minute=5, concurrent=2)
+    assert [(each.key_id, each.limits.concurrent) for each in principal.allowances] == [
+        (child.json["id"], 3),
+        (parent.json["id"], 2),
+    ]
+    assert principal.root_id == parent.json["id"]
+    assert (await change(server, bearer(child), child.json["id"], {"concurrent": 3})).status == 403
 
 
 async def test_nobody_limits_the_keys_of_others(server: ApiServer) -> None:

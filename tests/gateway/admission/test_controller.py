@@ -42,6 +42,7 @@ class Holder:
         timeout_s: float | None = None,
         order: list[Holder] | None = None,
         body_bytes: int = 0,
+        owner_id: str | None = None,
     ) -> None:
         self.node_id: str | None = None
         self.queued_ms: int | None = None
@@ -51,6 +52,7 @@ class Holder:
         self._slot = admission.reserve_slot(
             "m",
             key_id=key_id,
+            owner_id=owner_id,
             request=request,
             select_node=choose,
             exclude=exclude,
@@ -122,6 +124,47 @@ async def test_a_queued_request_gets_the_slot_that_is_released() -> None:
     assert (second.node_id, second.queued_ms) == ("a", 1500)
     await second.finish()
     assert state(admission) == ModelQueueSnapshot("m", 0, (NodeSlotUsage("a", 1, 0),))
+
+
+async def test_more_keys_bring_an_owner_no_more_turns() -> None:
+    admission = AdmissionController(32, 60)
+    admission.set_capacity("a", "m", 1)
+    order: list[Holder] = []
+    first = Holder(admission, "busy", order=order)
+    await settle()
+    many = [Holder(admission, f"key {number % 4}", owner_id="ann", order=order) for number in range(8)]
+    await settle()
+    few = [Holder(admission, "only", owner_id="bob", order=order) for _ in range(3)]
+    await settle()
+    current = first
+    while current is not None:
+        count = len(order)
+        await current.finish()
+        await settle()
+        current = order[-1] if len(order) > count else None  # type: ignore[assignment]
+    served = ["bob" if holder in few else "ann" for holder in order[1:]]
+    assert served == ["ann", "bob"] * 3 + ["ann"] * 5
+    # Within the owner the keys take turns, too.
+    keys = [many.index(holder) % 4 for holder in order if holder in many]
+    assert keys == [0, 1, 2, 3] * 2
+
+
+async def test_a_key_of_a_busy_owner_waits_for_its_turn_only() -> None:
+    admission = AdmissionController(32, 60)
+    admission.set_capacity("a", "m", 1)
+    order: list[Holder] = []
+    first = Holder(admission, "agent", owner_id="ann", order=order)
+    await settle()
+    for _ in range(6):
+        Holder(admission, "agent", owner_id="ann", order=order)
+    chat = Holder(admission, "chat", owner_id="ann", order=order)
+    await settle()
+    await first.finish()
+    await settle()
+    await order[1].finish()
+    await settle()
+    assert order[2] is chat
+    admission.close()
 
 
 async def test_keys_take_turns() -> None:

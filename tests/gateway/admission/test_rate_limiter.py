@@ -22,7 +22,7 @@ from llb.gateway.admission.rate_limiter import (
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.token_bucket import MINUTE_S
-from llb.security.permissions import Principal, PrincipalKind
+from llb.security.permissions import KeyAllowance, Principal, PrincipalKind
 from llb.wire import KeyLimits, Role
 
 SLACK = 1e-3
@@ -37,8 +37,15 @@ class Clock:
         return self.now
 
 
-def record_of(key_id: str = "k", *, stream: bool = True) -> RequestRecord:
-    principal = Principal(kind=PrincipalKind.KEY, id=key_id, role=Role.USER)
+def record_of(
+    key_id: str = "k", *limits: KeyLimits, parents: tuple[KeyAllowance, ...] = (), stream: bool = True
+) -> RequestRecord:
+    principal = Principal(
+        kind=PrincipalKind.KEY,
+        id=key_id,
+        role=Role.USER,
+        allowances=(*(KeyAllowance(key_id, each) for each in limits), *parents),
+    )
     return RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0, stream=stream)
 
 
@@ -71,8 +78,9 @@ class Key:
         self.running: list[Running] = []
 
     def start(self, prompt: int = 10, answer: int = 90, *, stream: bool = True) -> Running:
-        record, reservation = record_of(stream=stream), TokenReservation(prompt, answer)
-        context = self.limiter.limit_request(record, self.limits, reservation)
+        record = record_of("k", self.limits, stream=stream)
+        reservation = TokenReservation(prompt, answer)
+        context = self.limiter.limit_request(record, reservation)
         context.__enter__()
         running = Running(record, reservation, context)
         self.running.append(running)
@@ -85,7 +93,7 @@ class Key:
 
     @property
     def headers(self) -> dict[str, str]:
-        return self.limiter.rate_limit_headers("k", self.limits)
+        return self.limiter.rate_limit_headers([KeyAllowance("k", self.limits)])
 
 
 def test_requests_per_minute() -> None:
@@ -205,15 +213,60 @@ def test_idle_keys_are_forgotten() -> None:
     limiter = ApiKeyRateLimiter(clock=clock)
     limits = KeyLimits(requests_per_minute=1)
     for number in range(2 * EVICT_ABOVE_KEYS):
-        with limiter.limit_request(record_of(str(number)), limits, TokenReservation(1, 1)):
+        with limiter.limit_request(record_of(str(number), limits), TokenReservation(1, 1)):
             pass
         clock.now += 0.5
     assert len(limiter._rate_limits) < 1.2 * EVICT_ABOVE_KEYS
     with (
         pytest.raises(RateLimited),
-        limiter.limit_request(record_of(str(number)), limits, TokenReservation(1, 1)),
+        limiter.limit_request(record_of(str(number), limits), TokenReservation(1, 1)),
     ):
         pass
+
+
+# --- keys that come from a limited key ------------------------------------------------------------
+
+
+def start_of_child(limiter: ApiKeyRateLimiter, name: str, parent: KeyLimits, own: KeyLimits) -> Running:
+    record = record_of(name, own, parents=(KeyAllowance("parent", parent),))
+    reservation = TokenReservation(10, 90)
+    context = limiter.limit_request(record, reservation)
+    context.__enter__()
+    return Running(record, reservation, context)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [KeyLimits(requests_per_minute=2), KeyLimits(tokens_per_minute=200), KeyLimits(concurrent=2)],
+)
+def test_many_keys_of_one_key_have_its_allowance_together(limits: KeyLimits) -> None:
+    limiter = ApiKeyRateLimiter(clock=Clock())
+    running = [start_of_child(limiter, f"child {number}", limits, limits) for number in range(2)]
+    with pytest.raises(RateLimited, match="The key that made this one"):
+        start_of_child(limiter, "child 3", limits, limits)
+    # Nothing was taken from the child's own allowance.
+    assert limiter._rate_limit_of("child 3", limits, Clock.now).is_idle(Clock.now)
+    with (
+        pytest.raises(RateLimited, match="This key"),
+        limiter.limit_request(record_of("parent", limits), TokenReservation(10, 90)),
+    ):
+        pass
+    for each in running:
+        each.end(None, EngineFailed("gone"))
+
+
+def test_a_tighter_limit_of_a_child_is_its_own() -> None:
+    limiter = ApiKeyRateLimiter(clock=Clock())
+    parent, own = KeyLimits(requests_per_minute=9), KeyLimits(requests_per_minute=1)
+    start_of_child(limiter, "child", parent, own).end(1)
+    with pytest.raises(RateLimited, match="This key"):
+        start_of_child(limiter, "child", parent, own)
+    headers = limiter.rate_limit_headers([KeyAllowance("child", own), KeyAllowance("parent", parent)])
+    assert headers["x-ratelimit-limit-requests"] == "1"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    start_of_child(limiter, "brother", parent, own).end(1)
+    remaining = limiter.rate_limit_headers([KeyAllowance("parent", parent)])["x-ratelimit-remaining-requests"]
+    assert remaining == "7"
 
 
 # --- any order of events -----------------------------------------------------------------------------

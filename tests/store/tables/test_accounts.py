@@ -1,4 +1,4 @@
-"""Users, sessions, keys and the audit log."""
+"""Users, sessions and keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from llb.errors import Conflict, NotFound
 from llb.store.database import Database
-from llb.store.tables import audit, keys, sessions, users
+from llb.store.tables import keys, sessions, users
 from llb.wire import Role, Scope
 
 
@@ -158,22 +158,3 @@ async def test_a_key_has_the_current_role_of_its_owner(db: Database) -> None:
         assert await keys.remove(tx, "id-k")
         assert not await keys.remove(tx, "id-k")
     assert await keys.get_by_hash(db, "hash of k") is None
-
-
-async def test_the_audit_log_is_read_backwards_in_pages(db: Database) -> None:
-    async with db.write() as tx:
-        for number in range(5):
-            await audit.record(tx, actor="ann", action="login", target=str(number), address="::1")
-    page = await audit.list_newest(db, limit=2)
-    assert [entry.target for entry in page] == ["4", "3"]
-    rest = await audit.list_newest(db, before_id=page[-1].id)
-    assert [entry.target for entry in rest] == ["2", "1", "0"]
-    assert rest[0].result == "ok"
-
-
-async def test_the_audit_log_is_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MAX_ROWS", 3)
-    async with db.write() as tx:
-        for number in range(10):
-            await audit.record(tx, actor="ann", action="login", target=str(number))
-    assert [entry.target for entry in await audit.list_newest(db)] == ["9", "8", "7"]

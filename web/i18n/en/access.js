@@ -34,10 +34,11 @@ export default {
   'keys.made.try': 'Try it in a terminal:',
   'keys.made.command': 'Command',
   'keys.made.close': 'Done',
+  'keys.older': 'Load older',
   'keys.revoke.action': 'Revoke',
   'keys.revoke.label': 'Revoke {name}',
   'keys.revoke.title': 'Revoke “{name}”?',
-  'keys.revoke.text': "Apps using this key will stop working immediately. This can't be undone.",
+  'keys.revoke.text': "Apps using this key, and keys made with it, will stop working immediately. This can't be undone.",
 
   'keys.limits': 'Limits',
   'keys.limits.hint': 'Leave a field empty for no limit.',

@@ -33,10 +33,11 @@ export default {
   'keys.made.try': 'ターミナルでの動作確認：',
   'keys.made.command': 'コマンド',
   'keys.made.close': '完了',
+  'keys.older': 'さらに表示',
   'keys.revoke.action': '無効化',
   'keys.revoke.label': '{name} を無効化',
   'keys.revoke.title': '「{name}」を無効化しますか？',
-  'keys.revoke.text': 'このキーを使うアプリはすぐに動作しなくなります。この操作は元に戻せません。',
+  'keys.revoke.text': 'このキー、およびこのキーで作成したキーを使うアプリはすぐに動作しなくなります。この操作は元に戻せません。',
 
   'keys.limits': '利用制限',
   'keys.limits.hint': '空欄の項目は無制限です。',

@@ -6,14 +6,20 @@ import { badge } from '../../components/badges.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
 import { icon } from '../../components/icons.js';
 import { dataTable } from '../../components/data-table.js';
+import { buildUrl } from '../../core/router.js';
 import { createRemoteList } from './remote-list.js';
 import { askForKey } from './new-key.js';
 import { expiryState } from './key-expiry.js';
 import { askForLimits, limitLines } from './key-limits.js';
 
+const PAGE_SIZE = 100;
+
 /** `changed()` is called after each change. */
 export function createKeySection(app, changed) {
-  const list = createRemoteList(app, async () => (await app.api.get('/api/keys')).keys.reverse());
+  const list = createRemoteList(app, async (known, after = null) => {
+    const page = await app.api.get(buildUrl('/api/keys', { order: 'newest', limit: PAGE_SIZE, after }));
+    return after === null ? page : { ...page, keys: [...known.keys, ...page.keys] };
+  });
 
   async function add() {
     if (await askForKey(app)) changed();
@@ -72,13 +78,25 @@ export function createKeySection(app, changed) {
       ${t('keys.revoke.action')}
     </button>`;
 
-  const table = (keys) =>
-    keys.length
-      ? dataTable({ labelledBy: 'keys', columns: columns(), rows: keys, key: ({ id }) => id })
-      : html`<p class="access-none">${t('keys.none')}</p>`;
+  const table = ({ keys, next_cursor: next }) => html`
+    ${
+      keys.length
+        ? dataTable({ labelledBy: 'keys', columns: columns(), rows: keys, key: ({ id }) => id })
+        : html`<p class="access-none">${t('keys.none')}</p>`
+    }
+    ${
+      next === null
+        ? null
+        : html`
+            <div>
+              <button type="button" class="button small" @click=${() => list.load(next)}>
+                ${t('keys.older')}
+              </button>
+            </div>`
+    }`;
 
   return {
-    load: list.load,
+    load: () => list.load(),
     isReady: list.isReady,
     view: () => html`
       <section class="card access-card" aria-labelledby="keys">

@@ -43,7 +43,7 @@ export function createRequestLog(app, route) {
   }
 
   async function loadKeys() {
-    ({ keys } = await app.api.get('/api/keys').catch(() => ({ keys: [] })));
+    ({ keys } = await app.api.get('/api/keys?order=newest').catch(() => ({ keys: [] })));
     app.requestRender();
   }
 
