@@ -136,12 +136,12 @@ async def test_more_keys_bring_an_owner_no_more_turns() -> None:
     await settle()
     few = [Holder(admission, "only", owner_id="bob", order=order) for _ in range(3)]
     await settle()
-    current = first
-    while current is not None:
-        count = len(order)
-        await current.finish()
+    await first.held.wait()
+    for served_count in range(1, 12):
+        await order[-1].finish()
         await settle()
-        current = order[-1] if len(order) > count else None  # type: ignore[assignment]
+        assert len(order) == served_count + 1
+    await order[-1].finish()
     served = ["bob" if holder in few else "ann" for holder in order[1:]]
     assert served == ["ann", "bob"] * 3 + ["ann"] * 5
     # Within the owner the keys take turns, too.
