@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         os.environ.update(HIDE_GPUS_ENV)
     query_props = _start_props_query(spec)
     access = restrictions.EngineAccess(
-        paths=restrictions.model_paths(spec.model_path, spec.projector_path), gpu=spec.gpu_layers > 0
+        paths=restrictions.model_paths(spec.model_path, spec.projector_path), gpu=any(spec.gpu_layers)
     )
     sandbox = restrictions.restrict_loading(access)
     xllamacpp = _import_xllamacpp()

@@ -152,7 +152,7 @@ async def test_the_profile_for_gpus_loads_and_answers(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     engine = await running.start(
-        spec(model_path=str(write_chat_model(tmp_path / "m.gguf")), gpu_layers=2, slots=3, threads=2)
+        spec(model_path=str(write_chat_model(tmp_path / "m.gguf")), gpu_layers=(2,), slots=3, threads=2)
     )
     assert engine.ready is not None
     assert ask(engine.ready, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 2}).status == 200
