@@ -35,7 +35,7 @@ from llb.api.routes.page import page_blueprint
 from llb.api.routes.requests import requests_blueprint
 from llb.api.routes.system import system_blueprint
 from llb.api.routes.tls import tls_blueprint
-from llb.base import data_dir, platform_compat
+from llb.base import data_dir
 from llb.base.events import EventBus
 from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
@@ -186,7 +186,7 @@ class Balancer:
         )
         self.event_feed = EventFeed(self.event_bus, self.view)
         self.tasks = TaskSupervisor("llb")
-        self._data_dir_lock: platform_compat.FileLock | None = None
+        self._data_dir_lock: data_dir.DataDirLock | None = None
         # Secret of the local node's file tokens; kept in the database.
         self._file_token_secret: str | None = None
         self._subscribe()

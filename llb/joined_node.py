@@ -18,7 +18,7 @@ from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.proxy import InFlightCounter
 from llb.api.internode.public_proxy import public_proxy_blueprint
 from llb.api.middleware.auth_middleware import AuthMiddleware
-from llb.base import data_dir, node_identity, platform_compat
+from llb.base import data_dir, node_identity
 from llb.base.net_addresses import build_base_urls
 from llb.base.node_identity import Membership
 from llb.base.tasks import TaskSupervisor
@@ -98,7 +98,7 @@ class JoinedNode:
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
-        self._data_dir_lock: platform_compat.FileLock | None = None
+        self._data_dir_lock: data_dir.DataDirLock | None = None
 
     def blueprints(self) -> tuple[Any, ...]:
         """Blueprints for the balancer, for the command line of this host, and the proxy for everyone else."""

@@ -192,16 +192,21 @@ class FileLock:
             self._fd = None
 
 
-def try_lock_file(path: Path) -> FileLock | None:
-    """Lock `path` (created with 0600 if missing) without waiting; None while it is locked. Raises OSError."""
+def try_lock_file(path: Path, note: str = "") -> FileLock | None:
+    """Lock `path` (created with 0600 if missing) without waiting; None while it is locked. Raises OSError.
+
+    The file then contains the id of this process and `note`, for messages.
+    """
     # Child processes do not inherit descriptors that Python opens, so no engine can keep the lock alive.
     fd = open_for_update(path)
     try:
         if not _try_lock(fd):
             os.close(fd)
             return None
-        os.ftruncate(fd, 0)
-        pwrite(fd, str(os.getpid()).encode(), 0)
+        content = f"{os.getpid()}\n{note}".encode(errors="surrogateescape")
+        # In this order: on a full disk the blocks of the previous content can be written again.
+        pwrite(fd, content, 0)
+        os.ftruncate(fd, len(content))
     except BaseException:
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -212,9 +217,17 @@ def try_lock_file(path: Path) -> FileLock | None:
 def read_lock_owner(path: Path) -> int | None:
     """Return the process id that the last holder of the lock wrote, for messages; None if unknown."""
     try:
-        return int(path.read_bytes()[:20])
+        return int(path.read_bytes().partition(b"\n")[0][:20])
     except (OSError, ValueError):
         return None
+
+
+def read_lock_note(path: Path) -> str:
+    """Return the note of the last holder of the lock, for messages; empty if unknown."""
+    try:
+        return path.read_bytes()[:1000].partition(b"\n")[2].decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _try_lock(fd: int) -> bool:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from llb.accounts.audit_actor import audit_actor_of
-from llb.base import platform_compat, runfile
+from llb.base import data_dir, platform_compat, runfile
 from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.options import home_of
@@ -110,7 +110,13 @@ def restore(options: argparse.Namespace) -> int:
         files = asyncio.run(record_restore())
         count = 0
         if models is not None:
-            count, _ = copy_files(files, models, load_config({"home": str(home)}).models_dir)
+            models_dir = load_config({"home": str(home)}).models_dir
+            models_lock = data_dir.lock_models_dir(models_dir, home)
+            try:
+                count, _ = copy_files(files, models, models_dir)
+            finally:
+                if models_lock is not None:
+                    models_lock.close()
     finally:
         lock.close()
     output.print_line(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
