@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from llb.base import platform_compat
 from llb.cli import main as command_line
 from llb.config import Config
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    platform_compat.open_missing_streams()
     return command_line.main(sys.argv[1:], serve=_serve)
 
 

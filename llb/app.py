@@ -7,9 +7,12 @@ from typing import Any
 
 from sanic import Sanic
 
+from llb.api.connection.connection_limiter import ConnectionLimiter
+from llb.api.connection.resources import ConnectionResources
 from llb.api.inference.ollama import ERROR_BODY_BUILDERS
 from llb.api.internode.reverse_tunnel import TunnelProtocol
 from llb.api.middleware.body_limit import AuthorisedRequest
+from llb.api.middleware.client_info import parse_trusted_proxies
 from llb.api.middleware.error_handler import install_error_handler
 from llb.api.middleware.ollama_port_auth import OllamaPortAuth
 from llb.api.request_body import MAX_BODY_BYTES
@@ -20,7 +23,8 @@ from llb.config import Config
 from llb.gateway.dialects.ollama_response import error_body as ollama_error_body
 from llb.joined_node import JoinedNode
 
-# The dispatcher has the deadlines of requests, so Sanic's never applies.
+# The dispatcher has the deadlines of requests, so Sanic's never applies to reverse tunnels. Other connections
+# have those of `ServerProtocol`.
 SANIC_RESPONSE_TIMEOUT_S = 86_400.0
 
 
@@ -29,6 +33,12 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     app = _create_sanic("llb")
     llb = Balancer(config) if config.join is None else JoinedNode(config, partial(TunnelProtocol, app))
     app.ctx.llb = llb
+    limiter = ConnectionLimiter(trusted_proxies=parse_trusted_proxies(config))
+    app.ctx.connections = (
+        ConnectionResources(limiter=limiter, count_upload=llb.rate_limiter.count_upload)
+        if isinstance(llb, Balancer)
+        else ConnectionResources(limiter=limiter)
+    )
     install_error_handler(app, ERROR_BODY_BUILDERS)
     llb.auth_middleware.install(app)
     for blueprint in llb.blueprints():
@@ -45,13 +55,14 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     return app
 
 
-def create_ollama_app(llb: Balancer) -> Sanic[Any, Any]:
+def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = None) -> Sanic[Any, Any]:
     """App of the Ollama port, with the Ollama and OpenAI dialects and without keys.
 
-    It neither starts nor stops `llb`. Raises `SetupError`.
+    It neither starts nor stops `llb`, and shares the limits of `connections`. Raises `SetupError`.
     """
     app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
+    app.ctx.connections = connections or ConnectionResources(limiter=ConnectionLimiter())
     install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
     OllamaPortAuth(llb.config).install(app)
     for blueprint in llb.ollama_port_blueprints():

@@ -14,6 +14,7 @@ Each class and the code that clients see:
     │   ├── InvalidCredentials     invalid_credentials
     │   ├── InvalidFileToken       invalid_ticket
     │   ├── PayloadTooLarge        payload_too_large
+    │   ├── RequestTimedOut        request_timeout
     │   ├── UnsupportedMediaType   unsupported_media_type
     │   ├── UnknownHost            unknown_host
     │   ├── NotFound               not_found
@@ -38,7 +39,8 @@ Each class and the code that clients see:
     ├── Overloaded
     │   ├── QueueFull              queue_full
     │   ├── QueueTimeout           queue_timeout
-    │   └── TooManyPeerCopies      too_many_copies
+    │   ├── TooManyPeerCopies      too_many_copies
+    │   └── ServerBusy             server_busy
     ├── UpstreamError
     │   ├── EngineFailed           engine_failed
     │   └── EngineTimeout          engine_timeout
@@ -173,6 +175,12 @@ class PayloadTooLarge(InvalidRequest):
     """The request is larger than llb or the engine accepts."""
 
     code = "payload_too_large"
+
+
+class RequestTimedOut(InvalidRequest):
+    """The request, or its body, did not arrive in time."""
+
+    code = "request_timeout"
 
 
 class UnsupportedMediaType(InvalidRequest):
@@ -362,6 +370,12 @@ class TooManyPeerCopies(Overloaded):
     """The node already serves its maximum number of file copies."""
 
     code = "too_many_copies"
+
+
+class ServerBusy(Overloaded):
+    """The server holds as many connections or request bodies as it may."""
+
+    code = "server_busy"
 
 
 class UpstreamError(LlbError):

@@ -19,7 +19,7 @@ from typing import Any
 from sanic import Sanic
 
 from llb import __version__
-from llb.api.middleware.http_protocol import LingeringProtocol
+from llb.api.connection.http_protocol import ServerProtocol
 from llb.app import create_app, create_ollama_app
 from llb.balancer import Balancer
 from llb.base import log_setup, platform_compat, runfile
@@ -102,7 +102,7 @@ class Listener:
             return_asyncio_server=True,
             access_log=False,
             ssl=self._tls,
-            protocol=LingeringProtocol,
+            protocol=ServerProtocol,
             asyncio_server_kwargs={"start_serving": False},
         )
         assert server is not None  # noqa: S101  # return_asyncio_server was asked for
@@ -156,7 +156,7 @@ class Server:
         self._listeners = [self._main_listener]
         self.ollama_port: int | None = None
         if ollama_sock is not None:
-            ollama_listener = Listener(create_ollama_app(app.ctx.llb), ollama_sock)
+            ollama_listener = Listener(create_ollama_app(app.ctx.llb, app.ctx.connections), ollama_sock)
             self.ollama_port = ollama_listener.port
             self._listeners.append(ollama_listener)
 
@@ -189,6 +189,7 @@ class Server:
 def run(config: Config) -> int:
     """Run the server until a signal; returns the exit status. Raises `SetupError`."""
     log_setup.configure_logging(config.log_level, config.log_format)
+    platform_compat.raise_descriptor_limit()
     with asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner:
         return runner.run(_serve(config))
 
@@ -295,7 +296,10 @@ def print_banner(
     *,
     default_password: bool,
 ) -> None:
-    """Print address, data directory and first steps to standard output; the log is on standard error."""
+    """Print address, data directory and first steps to standard output; the log is on standard error.
+
+    A standard output that takes nothing, such as a file on a full disk, does not stop the server.
+    """
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
     if membership is not None:
         lines.append(
@@ -315,5 +319,8 @@ def print_banner(
             f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this host only), "
             "then change it: llb password"
         )
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        platform_compat.discard_output(1)

@@ -31,6 +31,7 @@ HTTP_STATUS_BY_ERROR: dict[type[errors.LlbError], int] = {
     errors.RangeNotAvailable: 416,
     errors.AlreadyRegistered: 409,
     errors.Conflict: 409,
+    errors.RequestTimedOut: 408,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.UnknownHost: 421,
@@ -70,7 +71,9 @@ def to_llb_error(error: Exception) -> errors.LlbError:
         return errors.InvalidRequest("Method not allowed at this address", code="method_not_allowed")
     if isinstance(error, SanicPayloadTooLarge):
         return errors.PayloadTooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes")
-    if isinstance(error, (RequestTimeout, InvalidHeader, HeaderExpectationFailed)):
+    if isinstance(error, RequestTimeout):
+        return errors.RequestTimedOut("The request did not arrive in time")
+    if isinstance(error, (InvalidHeader, HeaderExpectationFailed)):
         return errors.InvalidRequest("The request is incomplete or malformed")
     if isinstance(error, SanicException) and error.status_code < 500:
         return errors.InvalidRequest("The request is malformed")

@@ -1,4 +1,7 @@
-"""Logging: one line per record on standard error, as text or JSON, with the request id and the trace id."""
+"""Logging: one line per record on standard error, as text or JSON, with the request id and the trace id.
+
+Records hold text of clients, nodes and the Hub. So nothing in them can end a line or reach the terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import logging
 import sys
 import time
 from contextvars import ContextVar
+from typing import Any
 
 import msgspec
+
+from llb.base.visible_text import make_lines_visible, make_visible
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
@@ -20,11 +26,20 @@ def bind_request(current_request_id: str | None, current_trace_id: str | None = 
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as one line of text, in UTC."""
+    """Formats a record as one line of text, in UTC; the lines of a traceback are indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return make_visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return _indent(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indent(super().formatStack(stack_info))
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -41,14 +56,18 @@ class JsonFormatter(logging.Formatter):
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": make_visible(record.getMessage()),
         }
         for name, value in (("request_id", request_id.get()), ("trace_id", trace_id.get())):
             if value is not None:
                 entry[name] = value
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = make_lines_visible(self.formatException(record.exc_info))
         return msgspec.json.encode(entry).decode()
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in make_lines_visible(text).split("\n"))
 
 
 def configure_logging(level: str, log_format: str) -> None:

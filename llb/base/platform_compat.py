@@ -41,6 +41,8 @@ _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 100
 # Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay
 # readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
+# Of descriptors; more than twice the connections that the server accepts.
+MAX_DESCRIPTORS = 65_536
 
 
 # --- files -------------------------------------------------------------------------------------------
@@ -261,6 +263,32 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return tuple(getattr(signal, name) for name in names)
 
 
+def open_missing_streams() -> None:
+    """Open the null device as each standard stream that this process was started without.
+
+    Otherwise the first files and sockets that it opens take their places: the log would be written into them,
+    and libuv ends the process.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free descriptor is taken.
+            os.open(os.devnull, os.O_RDWR)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Open until the process ends.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def discard_output(*descriptors: int) -> None:
+    """Send these descriptors to the null device from now on, with what is still buffered for them."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
 def kill_with_parent() -> bool:
     """Have the kernel kill this process when its parent ends; False where the kernel does not offer that.
 
@@ -284,6 +312,29 @@ def set_resource_limit(name: str, value: int) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return True
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may open; `MAX_DESCRIPTORS` where there is no limit."""
+    if _resource is None:
+        return MAX_DESCRIPTORS
+    soft, _hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    return MAX_DESCRIPTORS if soft == _resource.RLIM_INFINITY else int(soft)
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the limit of descriptors as far as this user may, to `MAX_DESCRIPTORS` at most; return it.
+
+    The usual limit of 1024 is meant for programs that use `select`.
+    """
+    if _resource is not None:
+        soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+        wanted = MAX_DESCRIPTORS if hard == _resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+        if soft != _resource.RLIM_INFINITY and soft < wanted:
+            # macOS refuses more than its own maximum.
+            with contextlib.suppress(OSError, ValueError):
+                _resource.setrlimit(_resource.RLIMIT_NOFILE, (wanted, hard))
+    return descriptor_limit()
 
 
 def set_reuse_address(sock: socket.socket) -> None:

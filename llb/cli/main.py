@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
 from llb import __version__
+from llb.base import platform_compat
 from llb.cli import output
 from llb.cli import parser as grammar
 from llb.cli.errors import EXIT_INTERRUPTED, CommandError, as_sentence
@@ -31,14 +31,15 @@ def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
+        # Else Python reports it again at exit.
+        platform_compat.discard_output(1, 2)
         return 1
     except SystemExit as end:
         # From argparse: 0 after help and version, 2 after a usage error.
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             return end.code if isinstance(end.code, int) else 2
-        _discard_output()
+        platform_compat.discard_output(1, 2)
         return 1
     except (CommandError, SetupError) as error:
         return _report_failure(str(error))
@@ -71,17 +72,13 @@ def _with_join_token(config: Config) -> Config:
 
 
 def _report_failure(text: str) -> int:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # A full disk; else Python reports it again at exit.
+        platform_compat.discard_output(1)
     output.print_note(as_sentence(text))
     return 1
-
-
-def _discard_output() -> None:
-    """Discard further output after a closed pipe; else Python reports it again at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(devnull, stream.fileno())
-    os.close(devnull)
 
 
 def version(_options: argparse.Namespace) -> int:

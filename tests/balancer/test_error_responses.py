@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.api.middleware import http_protocol
+from llb.api.connection import http_exchange
 from llb.api.request_body import MAX_BODY_BYTES
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
@@ -108,7 +108,7 @@ async def test_a_client_that_sends_the_whole_body_first_still_reads_the_error(
 
 
 async def test_an_endless_body_is_cut_off(llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "LINGER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(http_exchange, "LINGER_TIMEOUT_S", 0.1)
     _, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"

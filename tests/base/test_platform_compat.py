@@ -303,3 +303,19 @@ def test_a_kernel_that_refuses_the_option_is_no_failure(
 ) -> None:
     monkeypatch.setattr(platform_compat, "_TCP_USER_TIMEOUT", {sys.platform: (9999, 1000)})
     assert not platform_compat.set_tcp_user_timeout(connected, 0.35)
+
+
+RAISE_LIMIT = """
+import resource, sys
+from llb.base import platform_compat
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, int(sys.argv[1])))
+print(platform_compat.descriptor_limit(), platform_compat.raise_descriptor_limit())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", RAISE_LIMIT, "512"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert ran.stdout.split() == ["128", "512"]

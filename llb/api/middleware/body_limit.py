@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge as SanicPayloadTooLarge
 from sanic.http import Http
 
+from llb.api.connection.http_exchange import ServerHttp
+from llb.api.connection.http_protocol import ServerProtocol
+from llb.api.connection.resources import ConnectionResources
 from llb.api.middleware.route_policy import RoutePolicy
 from llb.errors import PayloadTooLarge
+from llb.security.permissions import Principal
+from llb.wire import Scope
+
+# A larger body counts as a request of its key while it is read.
+COUNTED_UPLOAD_BYTES = 64 * 1024
 
 
 class RequestAuthoriser(Protocol):
@@ -32,11 +41,26 @@ class AuthorisedRequest(Request[Any, Any]):
             getattr(self.route.ctx, "policy", None) if self.route is not None else None
         )
         limit_bytes = None if policy is None else policy.max_body_bytes
-        if limit_bytes is None:
-            await super().receive_body()  # type: ignore[no-untyped-call]
-            return
-        cast(Http, self.stream).request_max_size = limit_bytes
+        if limit_bytes is not None:
+            cast(Http, self.stream).request_max_size = limit_bytes
         try:
-            await super().receive_body()  # type: ignore[no-untyped-call]
+            if isinstance(self.stream, ServerHttp):
+                await self._receive_counted(self.stream, policy)
+            else:
+                # A reverse tunnel, which only the balancer uses.
+                await super().receive_body()  # type: ignore[no-untyped-call]
         except SanicPayloadTooLarge:
+            if limit_bytes is None:
+                raise
             raise PayloadTooLarge(f"The body of this request is larger than {limit_bytes} bytes") from None
+
+    async def _receive_counted(self, stream: ServerHttp, policy: RoutePolicy | None) -> None:
+        resources: ConnectionResources = self.app.ctx.connections
+        principal: Principal | None = self.ctx.principal
+        cast(ServerProtocol, stream.protocol).note_principal(principal)
+        with ExitStack() as counted:
+            is_large = stream.request_body == "chunked" or stream.request_bytes > COUNTED_UPLOAD_BYTES
+            is_inference = policy is not None and policy.scope is Scope.INFERENCE
+            if is_large and is_inference and principal is not None and principal.limits is not None:
+                counted.enter_context(resources.count_upload(principal.id, principal.limits))
+            self.body = await stream.receive_body(resources.body_budget.open(principal))

@@ -111,7 +111,7 @@ class ClientInfoResolver:
         self._own_hostnames.update(_parse_allowed_host(text).name for text in config.allowed_hosts)
         if config.advertise is not None and (advertised := parse_origin(config.advertise)) is not None:
             self._own_hostnames.add(advertised[1])
-        self._trusted_proxies = tuple(_parse_trusted_proxy(text) for text in config.trusted_proxies)
+        self._trusted_proxies = parse_trusted_proxies(config)
 
     def resolve(self, request: Request) -> ClientInfo:
         """Return the client of `request`; raises `UnknownHost` for a name that is not this server's."""
@@ -209,6 +209,11 @@ def _parse_allowed_host(text: str) -> HostHeader:
     if host is None:
         raise SetupError(f"--allowed-host: '{text}' is not a host name.")
     return host
+
+
+def parse_trusted_proxies(config: Config) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Return the networks of the trusted proxies. Raises `SetupError`."""
+    return tuple(_parse_trusted_proxy(text) for text in config.trusted_proxies)
 
 
 def _parse_trusted_proxy(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

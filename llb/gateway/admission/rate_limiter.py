@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from llb.errors import RateLimited
 from llb.gateway.observability.request_log import RequestRecord
 from llb.policy.token_bucket import TokenBucket
-from llb.security.permissions import KeyAllowance
+from llb.security.permissions import KeyAllowance, Principal
 from llb.wire import KeyLimits
 
 # For streams that were cut before their usage. llama.cpp writes an event per token: about 250 bytes for
@@ -45,10 +45,12 @@ class TokenReservation:
 class ApiKeyRateLimit:
     """Remaining allowance and running requests of one key."""
 
-    __slots__ = ("active_requests", "limits", "request_bucket", "token_bucket")
+    __slots__ = ("active_requests", "limits", "request_bucket", "token_bucket", "uploads")
 
     def __init__(self, limits: KeyLimits, now: float) -> None:
         self.active_requests = 0
+        # Requests whose bodies are being read.
+        self.uploads = 0
         self.limits = KeyLimits()
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
@@ -67,10 +69,7 @@ class ApiKeyRateLimit:
         """Return the error for a request of `subject` that exceeds a limit now, or None."""
         limits = self.limits
         if limits.concurrent is not None and self.active_requests >= limits.concurrent:
-            return RateLimited(
-                f"{subject} may make {limits.concurrent} requests at the same time; wait until one has ended",
-                retry_after_s=CONCURRENCY_RETRY_AFTER_S,
-            )
+            return _too_many_requests(limits.concurrent, subject)
         if self.request_bucket is not None and (wait_s := self.request_bucket.wait_s(1, now)):
             return RateLimited(
                 f"{subject} may make {limits.requests_per_minute} requests a minute; "
@@ -87,6 +86,13 @@ class ApiKeyRateLimit:
             )
         return None
 
+    def find_upload_violation(self, now: float, subject: str) -> RateLimited | None:
+        """Return the error for a request whose body has still to be read, or None."""
+        concurrent = self.limits.concurrent
+        if concurrent is not None and self.active_requests + self.uploads >= concurrent:
+            return _too_many_requests(concurrent, subject)
+        return self.find_violation(TokenReservation(0, 0), now, subject)
+
     def start_request(self, reservation: TokenReservation, now: float) -> None:
         self.active_requests += 1
         if self.request_bucket is not None:
@@ -102,7 +108,11 @@ class ApiKeyRateLimit:
     def is_idle(self, now: float) -> bool:
         """Whether its state equals that of a new object."""
         buckets = [bucket for bucket in (self.request_bucket, self.token_bucket) if bucket is not None]
-        return not self.active_requests and not any(bucket.time_to_full_s(now) for bucket in buckets)
+        return (
+            not self.active_requests
+            and not self.uploads
+            and not any(bucket.time_to_full_s(now) for bucket in buckets)
+        )
 
 
 class ApiKeyRateLimiter:
@@ -116,21 +126,36 @@ class ApiKeyRateLimiter:
         self._rate_limits: dict[str, ApiKeyRateLimit] = {}
 
     @contextmanager
+    def count_upload(self, principal: Principal) -> Iterator[None]:
+        """Count the reading of a large body as a request, in the block; the allowance is not used yet.
+
+        Raises `RateLimited` before the block.
+        """
+        now = self._clock()
+        rate_limits = self._rate_limits_of(principal, now)
+        for subject, rate_limit in rate_limits:
+            if (error := rate_limit.find_upload_violation(now, subject)) is not None:
+                raise error
+        for _, rate_limit in rate_limits:
+            rate_limit.uploads += 1
+        try:
+            yield
+        finally:
+            for _, rate_limit in rate_limits:
+                rate_limit.uploads -= 1
+
+    @contextmanager
     def limit_request(self, record: RequestRecord, reservation: TokenReservation) -> Iterator[None]:
         """Count a request against the limits of its key, and of the keys that it comes from, in the block.
 
         Raises `RateLimited` before the block; a rejected request does not use the allowance.
         """
         now = self._clock()
-        principal = record.principal
-        rate_limits = [
-            self._rate_limit_of(allowance.key_id, allowance.limits, now) for allowance in principal.allowances
-        ]
-        for allowance, rate_limit in zip(principal.allowances, rate_limits, strict=True):
-            subject = "This key" if allowance.key_id == principal.id else _PARENT_SUBJECT
+        rate_limits = self._rate_limits_of(record.principal, now)
+        for subject, rate_limit in rate_limits:
             if (error := rate_limit.find_violation(reservation, now, subject)) is not None:
                 raise error
-        for rate_limit in rate_limits:
+        for _, rate_limit in rate_limits:
             rate_limit.start_request(reservation, now)
         client_left = False
         try:
@@ -140,7 +165,7 @@ class ApiKeyRateLimiter:
             raise
         finally:
             used_tokens = charged_tokens(record, reservation, client_left=client_left)
-            for rate_limit in rate_limits:
+            for _, rate_limit in rate_limits:
                 rate_limit.finish_request(reservation, used_tokens, self._clock())
 
     def rate_limit_headers(self, allowances: Sequence[KeyAllowance]) -> dict[str, str]:
@@ -163,6 +188,16 @@ class ApiKeyRateLimiter:
                 headers[f"x-ratelimit-reset-{name}"] = format_go_duration(bucket.time_to_full_s(now))
         return headers
 
+    def _rate_limits_of(self, principal: Principal, now: float) -> list[tuple[str, ApiKeyRateLimit]]:
+        """Return the limits that a request of `principal` counts against, each with whom it limits."""
+        return [
+            (
+                "This key" if allowance.key_id == principal.id else _PARENT_SUBJECT,
+                self._rate_limit_of(allowance.key_id, allowance.limits, now),
+            )
+            for allowance in principal.allowances
+        ]
+
     def _rate_limit_of(self, key_id: str, limits: KeyLimits, now: float) -> ApiKeyRateLimit:
         rate_limit = self._rate_limits.get(key_id)
         if rate_limit is None:
@@ -174,6 +209,13 @@ class ApiKeyRateLimiter:
         else:
             rate_limit.update_limits(limits, now)
         return rate_limit
+
+
+def _too_many_requests(concurrent: int, subject: str) -> RateLimited:
+    return RateLimited(
+        f"{subject} may make {concurrent} requests at the same time; wait until one has ended",
+        retry_after_s=CONCURRENCY_RETRY_AFTER_S,
+    )
 
 
 def charged_tokens(record: RequestRecord, reservation: TokenReservation, *, client_left: bool) -> int:

@@ -1,0 +1,311 @@
+"""HTTP exchange: the requests of a connection, handled as Sanic does, with a strict parser.
+
+A socket that is closed with unread bytes is reset, and the client loses the response that says why its
+request was refused: a program that sends its whole body before it reads would see a broken connection
+instead of `413`. So the server reads and discards what the client still sends, for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from asyncio import CancelledError
+from contextlib import suppress
+from typing import Any
+
+import sanic.headers
+from sanic.compat import Header
+from sanic.exceptions import (
+    BadRequest,
+    ExpectationFailed,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    SanicException,
+    ServerError,
+)
+from sanic.http import Http, Stage
+from sanic.response import BaseHTTPResponse
+
+from llb.api.connection.body_budget import BodyShare
+from llb.api.connection.http_head import parse_request_head
+
+# In all, however much the client still sends.
+LINGER_TIMEOUT_S = 5.0
+MAX_LOGGED_TARGET_BYTES = 100
+MAX_CHUNK_HEADER_BYTES = 256
+_CHUNK_HEADER_PATTERN = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_CONTINUE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Sanic lacks its reason phrase.
+sanic.headers._HTTP1_STATUSLINES[421] = b"HTTP/1.1 421 Misdirected Request\r\n"
+
+
+class ServerHttp(Http):
+    """Sanic's HTTP/1.1 with a strict parser, deadlines and a lingering close."""
+
+    __slots__ = ("body_share", "body_since", "head_since", "is_evicted")
+
+    # A `ServerProtocol`, which imports this module.
+    protocol: Any
+    # None without a body or once it is read, "chunked", or True for one of a known length.
+    request_body: Any
+    request_bytes: int
+    request_bytes_left: int
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__(protocol)  # type: ignore[no-untyped-call]
+        self.is_evicted = False
+        self.head_since = 0.0
+        # time.monotonic() since when a body is awaited; None while none is.
+        self.body_since: float | None = None
+        self.body_share: BodyShare | None = None
+
+    # --- the loop of a connection ---
+
+    async def http1(self) -> None:
+        """Handle requests while the connection can be used for another one."""
+        while self.keep_alive and self.stage is Stage.IDLE:
+            self.init_for_request()  # type: ignore[no-untyped-call]
+            if not self.recv_buffer:
+                await self._receive_more()
+            self.stage = Stage.REQUEST
+            self.head_since = time.monotonic()
+            try:
+                await self._handle_request()
+            except CancelledError as cancelled:
+                # By the end of the connection, or by a deadline.
+                error = self.exception or cancelled
+                if self.protocol.transport is None or self.protocol.conn_info.lost:
+                    return
+                self.exception = None
+                self.keep_alive = False
+                await self.error_response(error)
+            except Exception as error:
+                if self.stage is Stage.REQUEST:
+                    self._log_bad_request(error)
+                await self.error_response(error)
+            finally:
+                self.body_since = None
+                if self.body_share is not None:
+                    self.body_share.release()
+                    self.body_share = None
+            if self.request_body and self.keep_alive:
+                await self._discard_body()
+            if self.request is not None:
+                self.request.stream = None
+                if self.response is not None:
+                    self.response.stream = None
+        if not self.is_evicted and (self.request is None or self.request_body):
+            await self._linger()
+
+    async def _handle_request(self) -> None:
+        self.response_func = self.http1_response_header
+        await self.http1_request_header()
+        self.stage = Stage.HANDLER
+        self.request.conn_info = self.protocol.conn_info
+        await self.protocol.request_handler(self.request)
+        # The handler has ended, so a response was sent.
+        if self.stage is Stage.HANDLER and not self.upgrade_websocket:
+            raise ServerError("Handler produced no response")
+        if self.stage is Stage.RESPONSE:
+            await self.response.send(end_stream=True)
+        self.protocol.note_principal(getattr(self.request.ctx, "principal", None))
+
+    async def _discard_body(self) -> None:
+        """Discard the rest of a body that nobody has read, if it comes soon; else give up the connection."""
+        self.request_max_size = min(self.request_max_size, self.protocol.request_max_size)
+        try:
+            async with asyncio.timeout(LINGER_TIMEOUT_S):
+                while await self.read() is not None:
+                    pass
+        except (TimeoutError, BadRequest, PayloadTooLarge):
+            self.keep_alive = False
+
+    async def _linger(self) -> None:
+        """Discard input until the client closes too, which cancels this, at most for `LINGER_TIMEOUT_S`."""
+        transport = self.protocol.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_TIMEOUT_S):
+                while True:
+                    self.recv_buffer.clear()
+                    await self._receive_more()
+
+    # --- the request ---
+
+    async def http1_request_header(self) -> None:
+        """Receive and parse the head of a request."""
+        buffer = self.recv_buffer
+        start = 0
+        while True:
+            # RFC 9112, 2.2: empty lines before a request are ignored.
+            while buffer.startswith(b"\r\n"):
+                del buffer[:2]
+            end = buffer.find(b"\r\n\r\n", start)
+            if end >= 0:
+                break
+            if len(buffer) >= self.HEADER_MAX_SIZE:
+                raise PayloadTooLarge("Request header exceeds the size limit")
+            start = max(0, len(buffer) - 3)
+            await self._receive_more()
+        if end >= self.HEADER_MAX_SIZE:
+            raise PayloadTooLarge("Request header exceeds the size limit")
+        raw_head = bytes(buffer[:end])
+        head = parse_request_head(raw_head)
+        self.url = head.target.decode()
+        self.keep_alive = head.keep_alive
+        self.head_only = head.method == "HEAD"
+        headers = Header(head.headers)
+        self.upgrade_websocket = headers.getone("upgrade", "").lower() == "websocket"
+        request = self.protocol.request_class(
+            url_bytes=head.target,
+            headers=headers,
+            head=raw_head,
+            version=head.version,
+            method=head.method,
+            transport=self.protocol.transport,
+            app=self.protocol.app,
+        )
+        if request._parsed_url.path is None:
+            raise BadRequest("the target has no path")
+        if self.head_only and not self.upgrade_websocket:
+            self._route_head_as_get(request)
+        self.protocol.request_class._current.set(request)
+        self.request_bytes_left = self.request_bytes = 0
+        if head.is_chunked:
+            self.request_body = "chunked"
+            # `read` expects the line break of the last chunk before each chunk.
+            end -= 2
+        elif head.content_length is not None:
+            self.request_body = True
+            self.request_bytes_left = self.request_bytes = head.content_length
+        if self.request_body and head.version == "1.1" and (expect := headers.getone("expect", None)):
+            if expect.lower() != "100-continue":
+                raise ExpectationFailed(f"Unknown Expect: {expect}")
+            self.expecting_continue = True
+        del buffer[: end + 4]
+        self.request, request.stream = request, self
+        self.protocol.state["requests_count"] += 1
+
+    def _route_head_as_get(self, request: Any) -> None:
+        """Let the handler of GET answer a HEAD that has no handler; only the head of its answer is sent."""
+        try:
+            request.app.router.get(request.path, "HEAD", request.headers.getone("host", None))
+        except MethodNotAllowed:
+            request.method = "GET"
+        except SanicException:
+            pass
+
+    def create_empty_request(self) -> None:
+        """Create the request that stands for bytes that are none; without their target, which may be bad."""
+        self.url = None
+        super().create_empty_request()
+
+    async def receive_body(self, share: BodyShare | None) -> bytes:
+        """Return the whole body. Raises the errors of `read` and of `share`, which counts it meanwhile."""
+        buffer = self.recv_buffer
+        left_bytes = self.request_bytes_left
+        if self.request_body is True and left_bytes <= min(len(buffer), self.request_max_size):
+            # The usual case, without any bookkeeping: it came with its head.
+            body = bytes(buffer[:left_bytes])
+            del buffer[:left_bytes]
+            self.request_bytes_left = 0
+            self.request_body = None
+            self.expecting_continue = False
+            return body
+        self.body_share = share
+        self.body_since = time.monotonic()
+        # Grows in place: the memory of a list of pieces does not go back to the system.
+        received = bytearray()
+        while (data := await self.read()) is not None:
+            if share is not None:
+                share.add(len(data))
+            received += data
+        self.body_since = None
+        return bytes(received)
+
+    async def read(self) -> bytes | None:
+        """Read some bytes of the body; None at its end.
+
+        Raises `BadRequest` and `PayloadTooLarge`, after which the connection takes no other request.
+        """
+        if self.expecting_continue:
+            self.expecting_continue = False
+            await self._send(_CONTINUE_RESPONSE)
+        buffer = self.recv_buffer
+        if self.request_bytes_left == 0 and self.request_body == "chunked":
+            size = await self._read_chunk_size()
+            if size == 0:
+                await self._read_chunked_end()
+                self.request_body = None
+                return None
+            self.request_bytes_left = size
+            self.request_bytes += size
+        if self.request_bytes > self.request_max_size:
+            self.keep_alive = False
+            raise PayloadTooLarge("Request body exceeds the size limit")
+        if not self.request_bytes_left:
+            self.request_body = None
+            return None
+        if not buffer:
+            await self._receive_more()
+        data = bytes(buffer[: self.request_bytes_left])
+        del buffer[: len(data)]
+        self.request_bytes_left -= len(data)
+        return data
+
+    async def _read_chunk_size(self) -> int:
+        """Read the line break of the last chunk and the line before the next one."""
+        buffer = self.recv_buffer
+        while (end := buffer.find(b"\r\n", 2)) < 0:
+            if len(buffer) > MAX_CHUNK_HEADER_BYTES:
+                break
+            await self._receive_more()
+        match = _CHUNK_HEADER_PATTERN.fullmatch(buffer[:end]) if end >= 0 else None
+        if match is None:
+            raise self._bad_chunk()
+        del buffer[: end + 2]
+        return int(match[1], 16)
+
+    async def _read_chunked_end(self) -> None:
+        # Trailers are not accepted: what is left of one would be read as another request.
+        buffer = self.recv_buffer
+        while len(buffer) < 2:
+            await self._receive_more()
+        if not buffer.startswith(b"\r\n"):
+            raise self._bad_chunk()
+        del buffer[:2]
+
+    def _bad_chunk(self) -> BadRequest:
+        self.keep_alive = False
+        return BadRequest("Bad chunked encoding")
+
+    @property
+    def received_body_bytes(self) -> int:
+        """Bytes of the current body that have come so far."""
+        return self.request_bytes - self.request_bytes_left
+
+    # --- the response ---
+
+    def respond(self, response: BaseHTTPResponse) -> BaseHTTPResponse:
+        if self.expecting_continue:
+            # The client waits for the permission to send its body. The response stands for the refusal, and
+            # as the client may send its body nevertheless, no other request is read.
+            self.expecting_continue = False
+            self.keep_alive = False
+        return super().respond(response)
+
+    async def error_response(self, exception: BaseException) -> None:
+        await super().error_response(exception)  # type: ignore[arg-type]
+
+    def _log_bad_request(self, error: Exception) -> None:
+        target = bytes(self.recv_buffer[:MAX_LOGGED_TARGET_BYTES]).partition(b"\r\n")[0]
+        self.protocol.resources.bad_request_log.write(
+            "refused a malformed request from %s: %s: %r",
+            self.protocol.peer_address,
+            "its head is too large" if isinstance(error, PayloadTooLarge) else error,
+            target,
+        )

@@ -1,0 +1,175 @@
+"""Protocol of the server's connections: HTTP and WebSocket, with a limit of connections and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from sanic.http import Stage
+
+from llb.api.connection.connection_limiter import ConnectionLimiter, EvictionRank
+from llb.api.connection.http_exchange import ServerHttp
+from llb.api.connection.resources import ConnectionResources
+from llb.api.connection.websocket import WebSocketUpgrade
+from llb.errors import RequestTimedOut, ServerBusy
+from llb.security.permissions import Principal
+from llb.wire import OLLAMA_PORT_KEY_ID
+
+# From the first byte of a head to its last.
+HEAD_TIMEOUT_S = 60.0
+# A body may take this long, and longer while it has brought this many bytes per second on average.
+BODY_GRACE_S = 30.0
+MIN_BODY_BYTES_PER_S = 1024
+# A client that has closed its half of the connection may have left. A write shows whether it has: these are
+# the seconds after which an interim response is written, the last one repeatedly.
+HALF_CLOSED_PROBE_DELAYS_S = (0.1, 0.2, 1.0)
+_PROCESSING_RESPONSE = b"HTTP/1.1 102 Processing\r\n\r\n"
+_BUSY_BODY = (
+    b'{"error":{"message":"This server has no room for another connection; try again",'
+    b'"type":"overloaded_error","code":"server_busy"}}'
+)
+_BUSY_RESPONSE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
+)
+
+
+class ServerProtocol(WebSocketUpgrade):
+    """Protocol of the server's connections: HTTP and WebSocket."""
+
+    HTTP_CLASS = ServerHttp
+    __slots__ = ("_half_closed_probe", "_is_refused", "is_authenticated")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.is_authenticated = False
+        self._is_refused = False
+        self._half_closed_probe: asyncio.TimerHandle | None = None
+
+    @property
+    def resources(self) -> ConnectionResources:
+        return cast(ConnectionResources, self.app.ctx.connections)
+
+    @property
+    def limiter(self) -> ConnectionLimiter:
+        return self.resources.limiter
+
+    @property
+    def peer_address(self) -> str:
+        """IP address of the other end."""
+        peer = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    def note_principal(self, principal: Principal | None) -> None:
+        """Note that a valid credential came over this connection."""
+        if self.is_authenticated or principal is None or principal.id == OLLAMA_PORT_KEY_ID:
+            return
+        self.is_authenticated = True
+        self.limiter.on_authenticated(self)
+
+    # --- the limiter ---
+
+    @property
+    def is_open(self) -> bool:
+        return self.transport is not None
+
+    @property
+    def eviction_rank(self) -> EvictionRank:
+        http: ServerHttp | None = self.http
+        if self.websocket is not None:
+            return EvictionRank.WORKING
+        if http is None or http.stage in (Stage.IDLE, Stage.REQUEST):
+            return EvictionRank.IDLE if self.is_authenticated else EvictionRank.ANONYMOUS_HEAD
+        if http.stage is Stage.HANDLER and http.body_since is not None:
+            return EvictionRank.BODY if self.is_authenticated else EvictionRank.ANONYMOUS_BODY
+        return EvictionRank.WORKING
+
+    def evict(self) -> None:
+        """Close the connection; a request that has begun is answered."""
+        self._end(ServerBusy("This server needs the connection for others, which sent their requests faster"))
+
+    def check_deadline(self, now: float) -> None:
+        """Close the connection if its client is too slow."""
+        http: ServerHttp | None = self.http
+        if http is None or self.websocket is not None:
+            return
+        if http.stage is Stage.IDLE:
+            if now - self._time > self.keep_alive_timeout:
+                self._end(RequestTimedOut("No request came"))
+        elif http.stage is Stage.REQUEST:
+            if now - http.head_since > HEAD_TIMEOUT_S:
+                self._end(
+                    RequestTimedOut(f"The head of a request must be complete within {HEAD_TIMEOUT_S:.0f} s")
+                )
+        elif http.body_since is not None:
+            allowed_s = BODY_GRACE_S
+            if self.is_authenticated:
+                allowed_s += http.received_body_bytes / MIN_BODY_BYTES_PER_S
+            if now - http.body_since > allowed_s:
+                self._end(RequestTimedOut("The body of the request came too slowly"))
+
+    def check_timeouts(self) -> None:
+        """Do nothing: `check_deadline` takes the place of the timer that Sanic has for each connection."""
+
+    def _end(self, error: Exception) -> None:
+        http: ServerHttp | None = self.http
+        if http is None or self._task is None or http.stage is Stage.IDLE:
+            if self.transport is not None:
+                self.transport.close()
+            return
+        http.is_evicted = True
+        http.exception = error
+        self._task.cancel()
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if not self.limiter.admit(self, str(peer[0]) if isinstance(peer, tuple) else ""):
+            self._is_refused = True
+            cast(asyncio.Transport, transport).write(_BUSY_RESPONSE)
+            transport.close()
+            return
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_refused:
+            super().data_received(data)  # type: ignore[no-untyped-call]
+
+    def eof_received(self) -> bool | None:
+        """Wait for the response to a complete request: the client may have closed its half only.
+
+        Whether it has left entirely shows when something is written.
+        """
+        http: ServerHttp | None = self.http
+        if self.websocket is not None or http is None:
+            return super().eof_received()
+        transport = cast(asyncio.Transport, self.transport)
+        is_complete = http.stage in (Stage.HANDLER, Stage.RESPONSE) and not http.request_body
+        if self._is_refused or not is_complete or not transport.can_write_eof():
+            return False
+        http.keep_alive = False
+        self._probe_half_closed(0)
+        return True
+
+    def _probe_half_closed(self, number: int) -> None:
+        delay_s = HALF_CLOSED_PROBE_DELAYS_S[min(number, len(HALF_CLOSED_PROBE_DELAYS_S) - 1)]
+        self._half_closed_probe = self.loop.call_later(delay_s, self._write_probe, number)
+
+    def _write_probe(self, number: int) -> None:
+        http: ServerHttp | None = self.http
+        if http is None or http.stage is not Stage.HANDLER or self.transport is None:
+            return
+        if http.request.version != "1.1":
+            # Knows no interim responses. Most clients that close have left.
+            self.transport.abort()
+            return
+        self.transport.write(_PROCESSING_RESPONSE)
+        self._probe_half_closed(number + 1)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._half_closed_probe is not None:
+            self._half_closed_probe.cancel()
+        self.limiter.remove(self)
+        if not self._is_refused:
+            super().connection_lost(error)
