@@ -23,7 +23,7 @@ _PUBLIC = ""
 
 def owner_of(principal: Principal | None) -> str:
     """Return whose budget the bodies of `principal` count against; empty for nobody's."""
-    return _PUBLIC if principal is None else principal.user_id or principal.id
+    return _PUBLIC if principal is None else principal.account_id
 
 
 class BodyBudget:

@@ -11,7 +11,7 @@ from llb.api.connection.body_budget import BodyBudget
 from llb.api.connection.connection_limiter import ConnectionLimiter
 from llb.api.connection.log_throttle import LogThrottle
 from llb.api.connection.websocket import WebSocketLimiter
-from llb.wire import KeyLimits
+from llb.security.permissions import Principal
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,4 @@ class ConnectionResources:
     websocket_limiter: WebSocketLimiter = field(default_factory=WebSocketLimiter)
     bad_request_log: LogThrottle = field(default_factory=lambda: LogThrottle(log.info))
     # Counts a large body against the concurrent requests of a key while it is read. Raises `RateLimited`.
-    count_upload: Callable[[str, KeyLimits], AbstractContextManager[None]] = lambda _key_id, _limits: (
-        nullcontext()
-    )
+    count_upload: Callable[[Principal], AbstractContextManager[None]] = lambda _principal: nullcontext()

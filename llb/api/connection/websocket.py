@@ -212,6 +212,6 @@ class WebSocketUpgrade(WebSocketProtocol):
 def _client_of(request: Request) -> str:
     principal: Principal | None = request.ctx.principal
     if principal is not None:
-        return f"{principal.kind.value} {principal.user_id or principal.id}"
+        return f"{principal.kind.value} {principal.account_id}"
     client: ClientInfo = request.ctx.client
     return f"address {client.address}"

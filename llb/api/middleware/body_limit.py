@@ -61,6 +61,6 @@ class AuthorisedRequest(Request[Any, Any]):
         with ExitStack() as counted:
             is_large = stream.request_body == "chunked" or stream.request_bytes > COUNTED_UPLOAD_BYTES
             is_inference = policy is not None and policy.scope is Scope.INFERENCE
-            if is_large and is_inference and principal is not None and principal.limits is not None:
-                counted.enter_context(resources.count_upload(principal.id, principal.limits))
+            if is_large and is_inference and principal is not None and principal.allowances:
+                counted.enter_context(resources.count_upload(principal))
             self.body = await stream.receive_body(resources.body_budget.open(principal))
