@@ -132,7 +132,15 @@ class Balancer:
             anchor_of=self._anchor_of,
         )
         self.registrations = Registrations(self.db, self.hub, self.view, self.peer_sources)
-        self.memory_estimates = MemoryEstimates(self.db, self.hub, self.view, self.registrations)
+        self.memory_estimates = MemoryEstimates(
+            self.db,
+            self.hub,
+            self.view,
+            self.registrations,
+            get_own_capacity=lambda: self.agent.capacity,
+            slots=config.parallel,
+            context_length=config.context,
+        )
         self.link_server = LinkServer(
             self.view,
             self.registrations.desired_state_of,

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from llb.policy.memory import FreeMemory
 from llb.wire import Gpu, Hardware, Meters
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,16 @@ class MemoryBudget:
     vram_bytes: tuple[int, ...] = ()
     is_shared: bool = False
 
+    @classmethod
+    def of_described_host(cls, ram_bytes: int, vram_bytes: Sequence[int] = ()) -> MemoryBudget:
+        """Return the budget of a host with this much RAM and these GPUs, on which nothing else runs."""
+        gpus = tuple(max(0, size - VRAM_MARGIN_BYTES) for size in vram_bytes)
+        return cls(int(ram_bytes * RAM_SHARE), gpus)
+
+    def free_memory(self) -> FreeMemory:
+        """Return this budget as memory of which nothing is reserved."""
+        return FreeMemory(self.ram_bytes, self.vram_bytes, self.is_shared)
+
     @property
     def total_bytes(self) -> int:
         return self.ram_bytes + (0 if self.is_shared else sum(self.vram_bytes))
@@ -127,6 +138,12 @@ class HardwareInfo:
     hardware: Hardware
     devices: tuple[ComputeDevice, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> tuple[ComputeDevice, ...]:
+        """Devices of `memory_budget`, in its order."""
+        dedicated = tuple(device for device in self.devices if device.kind == "gpu")
+        return dedicated or tuple(device for device in self.devices if device.kind == "igpu")
 
     def memory_budget(self, limit_bytes: int | None = None) -> MemoryBudget:
         """Return the free VRAM of the engine's devices, less a margin, and 80 % of RAM.

@@ -8,6 +8,7 @@ from typing import TypeVar
 from sanic import Request
 
 from llb.base.timestamps import from_iso
+from llb.base.units import parse_size
 from llb.errors import InvalidRequest
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
@@ -33,6 +34,21 @@ def float_query_param(request: Request, name: str) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise InvalidRequest(f"{name} must be a number", param=name) from None
+
+
+def sizes_query_param(request: Request, name: str, max_count: int) -> tuple[int, ...] | None:
+    """Return the bytes of sizes such as "8GB,8GB", None without the parameter; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        sizes = tuple(parse_size(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not 1 <= len(sizes) <= max_count or not all(0 < size <= MAX_ROW_ID for size in sizes):
+        several = "" if max_count == 1 else f", or up to {max_count} with commas between them"
+        raise InvalidRequest(f"{name} must be a size such as 8GB{several}", param=name)
+    return sizes
 
 
 def enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> EnumT | None:

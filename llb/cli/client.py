@@ -103,9 +103,9 @@ class ApiClient:
         self.server = self._locate()
         return self.server
 
-    def get(self, path: str, result_type: type[T]) -> T:
+    def get(self, path: str, result_type: type[T], timeout_s: float = RESPONSE_TIMEOUT_S) -> T:
         """Decoded response. Raises `ApiError` and `ServerUnreachable`."""
-        return self._decode(self.request("GET", path), result_type)
+        return self._decode(self.request("GET", path, timeout_s=timeout_s), result_type)
 
     def post(self, path: str, body: Any, result_type: type[T], timeout_s: float = RESPONSE_TIMEOUT_S) -> T:
         return self._decode(self.request("POST", path, body, timeout_s), result_type)

@@ -1,10 +1,12 @@
-"""Commands for models: `llb models`, `llb rm`, `llb import`."""
+"""Commands for models: `llb models`, `llb rm`, `llb import`, `llb fit`."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from llb.cli import output
@@ -12,6 +14,9 @@ from llb.cli.client import ApiClient
 from llb.cli.errors import ApiError, CommandError
 from llb.cli.options import client_of
 from llb.wire import (
+    DeviceFit,
+    FitReport,
+    HostFit,
     ModelList,
     ModelStatus,
     ModelWithStatus,
@@ -19,6 +24,13 @@ from llb.wire import (
     Verdict,
 )
 
+if TYPE_CHECKING:
+    from llb.hardware import MemoryBudget
+
+# The header is read from the Hub if necessary.
+FIT_TIMEOUT_S = 60.0
+# As --parallel.
+DEFAULT_SLOTS = 4
 # The server hashes the whole file, and may copy it.
 IMPORT_TIMEOUT_S = 3600.0
 _FIT_LABELS = {Verdict.TIGHT: "tight", Verdict.FITS: "fits", Verdict.UNKNOWN: "unknown"}
@@ -87,6 +99,104 @@ def import_model(options: argparse.Namespace) -> int:
         f"{path.name} was imported as {reply.model_id}; 'llb pull {reply.model_id}' shows when it is ready."
     )
     return 0
+
+
+def show_fit(options: argparse.Namespace) -> int:
+    """`llb fit ID|FILE.gguf`"""
+    path = Path(options.model).expanduser()
+    if path.suffix == ".gguf" or path.is_file():
+        report = _fit_of_file(path, options)
+    else:
+        client = client_of(options)
+        require_model(client, options.model)
+        query = {
+            "vram": None if options.vram is None else ",".join(map(str, options.vram)),
+            "ram": options.ram,
+            "context_length": options.context,
+            "slots": options.slots,
+        }
+        given = urlencode({name: value for name, value in query.items() if value is not None})
+        report = client.get(f"{model_path_of(options.model)}/fit?{given}", FitReport, FIT_TIMEOUT_S)
+    if options.json:
+        output.print_json(report)
+    else:
+        _print_fit(report)
+    return 0 if report.fits else 1
+
+
+def _fit_of_file(path: Path, options: argparse.Namespace) -> FitReport:
+    """Report for a file of this host, which need not be in the catalogue; all shards of a split model."""
+    from llb import gguf
+    from llb.policy.fit import FitRequest, report_fit
+
+    try:
+        headers = []
+        for shard in gguf.shards_of(path):
+            with shard.open("rb") as file:
+                headers.append(gguf.read_metadata(file, file_size=shard.stat().st_size))
+        shape = gguf.build_model_shape(headers)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
+    except gguf.GgufError as error:
+        raise CommandError(f"{path} cannot be used: {error}.") from None
+    budget, devices = _described_or_own_host(options)
+    request = FitRequest(
+        model=path.name,
+        shape=shape,
+        slots=options.slots or DEFAULT_SLOTS,
+        context_length=options.context,
+        pooled=any(header.pooling not in (None, "none") for header in headers),
+    )
+    return report_fit(request, budget.free_memory(), devices)
+
+
+def _described_or_own_host(
+    options: argparse.Namespace,
+) -> tuple[MemoryBudget, tuple[tuple[str, str], ...]]:
+    """Memory of the host that the flags describe, or else of this one; name and kind of each GPU."""
+    from llb import hardware
+
+    if options.vram is not None or options.ram is not None:
+        sizes = options.vram or ()
+        budget = hardware.MemoryBudget.of_described_host(options.ram or hardware.memory_total_bytes(), sizes)
+        return budget, tuple((f"GPU{index}", "gpu") for index in range(len(sizes)))
+
+    async def probe() -> hardware.HardwareInfo:
+        hardware_probe = hardware.HardwareProbe()
+        try:
+            return await hardware_probe.probe()
+        finally:
+            hardware_probe.close()
+
+    info = asyncio.run(probe())
+    return info.memory_budget(), tuple((gpu.description or gpu.name, gpu.kind) for gpu in info.gpus)
+
+
+def _print_fit(report: FitReport) -> None:
+    if report.fits:
+        slots = "1 slot" if report.slots == 1 else f"{report.slots} slots"
+        output.print_line(f"{report.model} fits: {slots} of {report.context_length} tokens.")
+    else:
+        output.print_line(f"{report.model} does not fit.")
+    if report.reason is not None:
+        output.print_line(report.reason)
+    if not report.fits:
+        return
+    output.print_line()
+    rows = [
+        (device.name, str(device.layers), *_sizes_of(device), output.format_size(device.limit_bytes))
+        for device in report.devices
+    ]
+    output.print_table(
+        ("WHERE", "LAYERS", "WEIGHTS", "KV CACHE", "COMPUTE", "OTHER", "TOTAL", "OF"),
+        [*rows, ("RAM", "", *_sizes_of(report.host), "")],
+        right_aligned=range(1, 8),
+    )
+
+
+def _sizes_of(part: HostFit | DeviceFit) -> tuple[str, ...]:
+    sizes = (part.weights_bytes, part.kv_bytes, part.compute_bytes, part.other_bytes, part.total_bytes)
+    return tuple(output.format_size(size) for size in sizes)
 
 
 def require_model(client: ApiClient, model_id: str) -> ModelWithStatus:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from llb import __version__
+from llb.base.units import parse_size
 from llb.config import SETTINGS, Setting
 from llb.wire import Role, Scope
 
@@ -153,6 +154,24 @@ def _add_model_commands(commands: _Commands) -> None:
         default=None,
         help="maximum length of the answer in tokens",
     )
+
+    fit = _add_command(
+        commands,
+        "fit",
+        "show what this host, or one that you describe, would do with a model",
+        "models:show_fit",
+        remote=True,
+    )
+    fit.add_argument("model", metavar="ID|FILE.gguf")
+    fit.add_argument(
+        "--vram", metavar="SIZE[,SIZE…]", type=_parse_sizes, default=None, help="memory of each GPU: 24GB,8GB"
+    )
+    fit.add_argument("--ram", metavar="SIZE", type=_parse_size, default=None, help="memory of the host: 16GB")
+    fit.add_argument("--context", metavar="N", type=_parse_positive_int, default=None, help="tokens per slot")
+    fit.add_argument(
+        "--slots", metavar="N", type=_parse_positive_int, default=None, help="concurrent requests"
+    )
+    _add_json_flag(fit)
 
 
 def _add_node_commands(commands: _Commands) -> None:
@@ -374,6 +393,20 @@ def _parse_positive_int(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)
+
+
+def _parse_size(text: str) -> int:
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' {error}") from None
+    if size_bytes <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8GB")
+    return size_bytes
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    return tuple(_parse_size(part) for part in text.split(","))
 
 
 def _parse_positive_int_or_none(text: str) -> int | None:

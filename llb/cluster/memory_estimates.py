@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -14,11 +15,14 @@ from llb import errors, gguf, hub
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.gguf import GgufMetadata
+from llb.hardware import ComputeDevice, MemoryBudget, memory_total_bytes
 from llb.hub import HubClient
 from llb.policy import memory, placement
+from llb.policy.fit import FitRequest, report_fit
+from llb.policy.memory import ModelShape
 from llb.store.database import Database
 from llb.store.tables import header_cache
-from llb.wire import Capability, FileSpec, MemoryView, Model
+from llb.wire import Capability, FileSpec, FitReport, MemoryView, Model
 from llb.wire.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
@@ -31,34 +35,31 @@ class MemoryEstimates:
     """Estimator of the memory that a model needs for a context length and a number of slots."""
 
     def __init__(
-        self, db: Database, hub_client: HubClient, view: ClusterView, registrations: Registrations
+        self,
+        db: Database,
+        hub_client: HubClient,
+        view: ClusterView,
+        registrations: Registrations,
+        *,
+        get_own_capacity: Callable[[], tuple[MemoryBudget, tuple[ComputeDevice, ...]] | None],
+        slots: int,
+        context_length: int | None,
     ) -> None:
+        """`slots` and `context_length` are the settings of this host's engines."""
         self._db = db
         self._hub = hub_client
         self._view = view
         self._registrations = registrations
+        self._get_own_capacity = get_own_capacity
+        self._slots = slots
+        self._context_length = context_length
 
     async def estimate_model(self, model: Model, *, context_length: int | None, slots: int) -> MemoryView:
         """Bytes that an engine with `slots` slots of `context_length` tokens needs, and where it fits.
 
         Raises `HubUnavailable`, and `InvalidRequest` if the header is missing or invalid.
         """
-        registered = self._view.registrations.get(model.id)
-        files = registered.resolved if registered is not None else None
-        if files is None:
-            files = await self._registrations.resolve_files(model)
-        try:
-            shape = gguf.build_model_shape([await self._get_file_metadata(spec) for spec in files])
-        except gguf.GgufError as error:
-            raise errors.InvalidRequest(
-                f"The memory of model '{model.id}' cannot be estimated: {error}"
-            ) from None
-        except hub.HubUnreachable as error:
-            raise errors.HubUnavailable(f"The header of model '{model.id}' cannot be read: {error}") from None
-        except hub.HubError as failure:
-            raise errors.InvalidRequest(
-                f"The header of model '{model.id}' cannot be read: {failure}"
-            ) from None
+        shape = await self._get_shape(model)
         pooled = bool(POOLING_CAPABILITIES & set(model.capabilities))
         effective_length = min(
             context_length or memory.DEFAULT_CONTEXT, shape.context_length or memory.DEFAULT_CONTEXT
@@ -76,6 +77,55 @@ class MemoryEstimates:
             total_bytes=estimate.total_bytes,
             fit=placement.check_fit(estimate.total_bytes, self._view.node_capacities(model.id)),
         )
+
+    async def report_fit(
+        self,
+        model: Model,
+        *,
+        ram_bytes: int | None,
+        vram_bytes: tuple[int, ...] | None,
+        context_length: int | None,
+        slots: int | None,
+    ) -> FitReport:
+        """What this host would do with the model, or a host with this RAM and these GPUs.
+
+        Raises as `estimate_model`, and `NoNodeAvailable` before the hardware of this host is known.
+        """
+        capacity = self._get_own_capacity()
+        if capacity is None:
+            raise errors.NoNodeAvailable("The hardware of this host is being probed: try again in a moment.")
+        budget, gpus = capacity
+        devices = tuple((gpu.description or gpu.name, gpu.kind) for gpu in gpus)
+        if ram_bytes is not None or vram_bytes is not None:
+            sizes = vram_bytes or ()
+            budget = MemoryBudget.of_described_host(ram_bytes or memory_total_bytes(), sizes)
+            devices = tuple((f"GPU{index}", "gpu") for index in range(len(sizes)))
+        request = FitRequest(
+            model=model.id,
+            shape=await self._get_shape(model),
+            slots=slots or self._slots,
+            context_length=context_length or self._context_length,
+            pooled=bool(POOLING_CAPABILITIES & set(model.capabilities)),
+        )
+        return report_fit(request, budget.free_memory(), devices)
+
+    async def _get_shape(self, model: Model) -> ModelShape:
+        registered = self._view.registrations.get(model.id)
+        files = registered.resolved if registered is not None else None
+        if files is None:
+            files = await self._registrations.resolve_files(model)
+        try:
+            return gguf.build_model_shape([await self._get_file_metadata(spec) for spec in files])
+        except gguf.GgufError as error:
+            raise errors.InvalidRequest(
+                f"The memory of model '{model.id}' cannot be estimated: {error}"
+            ) from None
+        except hub.HubUnreachable as error:
+            raise errors.HubUnavailable(f"The header of model '{model.id}' cannot be read: {error}") from None
+        except hub.HubError as failure:
+            raise errors.InvalidRequest(
+                f"The header of model '{model.id}' cannot be read: {failure}"
+            ) from None
 
     async def get_model_metadata(self, model: Model) -> GgufMetadata | None:
         """Metadata of a registered model's first file; None if not available within `METADATA_TIMEOUT_S`."""

@@ -82,6 +82,11 @@ class EnginePool:
 
     # --- models --------------------------------------------------------------------------------------
 
+    @property
+    def budget(self) -> MemoryBudget | None:
+        """Memory that all engines together may use; None before the hardware was probed."""
+        return self._budget
+
     def set_budget(self, budget: MemoryBudget) -> None:
         """Set the memory that all engines together may use."""
         if budget != self._budget:
@@ -216,7 +221,7 @@ class EnginePool:
 
     def _start_loads(self, budget: MemoryBudget, now: float) -> None:
         """Start the loads that fit, and evict engines for those that do not, oldest request first."""
-        total = FreeMemory(budget.ram_bytes, budget.vram_bytes, budget.is_shared)
+        total = budget.free_memory()
         free = total - self.used_memory()
         releasing = sum(
             (engine.memory for engine in self._all_engines() if engine.is_releasing_memory), Memory()

@@ -3,6 +3,7 @@
 from llb.gguf.header import INITIAL_READ_BYTES, MAX_HEADER_BYTES, GgufError, NeedMoreData
 from llb.gguf.metadata import GgufBlock, GgufMetadata, check_complete, read_metadata
 from llb.gguf.shape import build_model_shape
+from llb.gguf.shards import shards_of
 
 __all__ = [
     "INITIAL_READ_BYTES",
@@ -14,4 +15,5 @@ __all__ = [
     "build_model_shape",
     "check_complete",
     "read_metadata",
+    "shards_of",
 ]

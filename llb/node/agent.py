@@ -19,7 +19,7 @@ from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
 from llb.engine.pool import EnginePool, Lease
-from llb.hardware import HardwareInfo, HardwareProbe
+from llb.hardware import ComputeDevice, HardwareInfo, HardwareProbe, MemoryBudget
 from llb.hub import HubClient
 from llb.node.download.peer_fetch import PeerClient
 from llb.node.download.timeouts import DownloadTimeouts
@@ -225,6 +225,12 @@ class NodeAgent:
             except OSError as error:
                 log.warning("old partial downloads could not be removed: %s", error)
             await asyncio.sleep(PARTIAL_SWEEP_INTERVAL_S)
+
+    @property
+    def capacity(self) -> tuple[MemoryBudget, tuple[ComputeDevice, ...]] | None:
+        """Memory that all engines of this host together may use, and its GPUs; None before the probe."""
+        info, budget = self._hardware_probe.info, self.engine_pool.budget
+        return None if info is None or budget is None else (budget, info.gpus)
 
     def _refresh_budget(self) -> None:
         """Take the VRAM that is free now as the budget, while no engine of llb occupies any."""

@@ -68,6 +68,50 @@ class MemoryView(Struct, frozen=True, kw_only=True):
     fit: Fit
 
 
+class HostFit(Struct, frozen=True, kw_only=True):
+    """What an engine would occupy in the RAM of a host."""
+
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    # Outputs, checkpoints, prompt cache and the process itself.
+    other_bytes: int = 0
+    total_bytes: int = 0
+
+
+class DeviceFit(Struct, frozen=True, kw_only=True):
+    """What an engine would occupy on one GPU, of the `limit_bytes` that it may use there."""
+
+    name: str
+    kind: str
+    # The output counts as one.
+    layers: int = 0
+    # Layers on this GPU whose experts lie in RAM.
+    expert_layers_on_host: int = 0
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    # Context and kernels of the GPU runtime.
+    other_bytes: int = 0
+    total_bytes: int = 0
+    limit_bytes: int = 0
+
+
+class FitReport(Struct, frozen=True, kw_only=True):
+    """What a host would do with a model: `context_length` in tokens per slot, 0 if the model does not fit.
+
+    `reason` says why it does not fit, or what is given up so that it does; None if nothing is.
+    """
+
+    model: str
+    fits: bool
+    reason: str | None
+    context_length: int
+    slots: int
+    host: HostFit
+    devices: tuple[DeviceFit, ...]
+
+
 class ModelList(Struct, frozen=True):
     models: tuple[ModelWithStatus, ...]
 

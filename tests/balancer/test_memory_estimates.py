@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llb.hardware import VRAM_MARGIN_BYTES
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
@@ -60,3 +61,23 @@ async def test_the_estimate_of_a_pulled_model_needs_no_hub(llb: RunningBalancer,
     first = (await llb.http.get("/api/models/smollm2/memory")).json()
     hub.stop_listening()
     assert (await llb.http.get("/api/models/smollm2/memory")).json() == first
+
+
+async def test_the_fit_on_this_host_and_on_a_described_one(llb: RunningBalancer) -> None:
+    path = "/api/models/smollm2/fit"
+    own = (await llb.http.get(path)).json()
+    assert (own["model"], own["fits"], own["slots"]) == ("smollm2", True, 4)
+    assert own["host"]["total_bytes"] > own["host"]["weights_bytes"] > 90_000_000
+    card = (await llb.http.get(f"{path}?vram=24GB,8GB&ram=32GB&context_length=2048&slots=2")).json()
+    assert [device["layers"] for device in card["devices"]] == [0, 31]
+    assert (card["context_length"], card["slots"], card["reason"]) == (2048, 2, None)
+    assert card["devices"][1]["limit_bytes"] == 8 * 10**9 - VRAM_MARGIN_BYTES
+    tiny = (await llb.http.get(f"{path}?ram=200MB")).json()
+    assert (tiny["fits"], tiny["context_length"], tiny["devices"]) == (False, 0, [])
+    assert "it needs" in tiny["reason"]
+
+
+@pytest.mark.parametrize("query", ["vram=x", "ram=0", "ram=1GB,2GB", "vram=8GB,", "slots=99"])
+async def test_a_fit_with_invalid_parameters_is_rejected(llb: RunningBalancer, query: str) -> None:
+    answer = await llb.http.get(f"/api/models/smollm2/fit?{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -118,3 +119,25 @@ def test_files_that_cannot_be_imported(own: CommandHost, tmp_path: Path) -> None
     assert "no file" in own.run_failing_command("import", str(tmp_path / "none.gguf"))
     own.run_command("import", str(unnamed), "--model", "tiny", expected_status=None)
     own.run_command("pull", "tiny")
+
+
+def test_the_fit_of_a_file_and_of_a_model(served: CommandHost, chat_gguf: Path) -> None:
+    shown = served.run_command("fit", str(chat_gguf), "--vram", "8GB", "--ram", "16GB", "--slots", "2")
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "chat.gguf fits: 2 slots of 512 tokens."
+    assert [line.split()[0] for line in lines[2:]] == ["WHERE", "GPU0", "RAM"]
+    described = served.run_command("fit", "chat", "--ram", "1MB", expected_status=1).stdout
+    assert described.startswith("chat does not fit.\nWith the shortest context")
+    report = json.loads(served.run_command("fit", "chat", "--context", "256", "--json").stdout)
+    assert (report["model"], report["fits"], report["context_length"]) == ("chat", True, 256)
+
+
+def test_a_fit_that_cannot_be_told(served: CommandHost, tmp_path: Path) -> None:
+    missing = served.run_command("fit", str(tmp_path / "no.gguf"), expected_status=1)
+    assert "cannot be read: No such file" in missing.stderr
+    (tmp_path / "page.gguf").write_bytes(b"<html>" * 10)
+    assert (
+        "cannot be used" in served.run_command("fit", str(tmp_path / "page.gguf"), expected_status=1).stderr
+    )
+    assert "There is no model 'chap'" in served.run_command("fit", "chap", expected_status=1).stderr
+    assert "is not a size" in served.run_command("fit", "chat", "--vram", "much", expected_status=2).stderr

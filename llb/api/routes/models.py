@@ -10,7 +10,7 @@ from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import requires_scope
-from llb.api.query_params import int_query_param
+from llb.api.query_params import int_query_param, sizes_query_param
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response, no_content
@@ -21,6 +21,7 @@ from llb.gateway.nodes.node_commands import NodeCommands
 from llb.security.permissions import has_scope
 from llb.wire import (
     Capability,
+    FitReport,
     MemoryView,
     Model,
     ModelList,
@@ -33,7 +34,7 @@ from llb.wire import (
 )
 
 # Bounds of a memory estimate.
-MAX_CONTEXT_LENGTH, MAX_SLOTS = 10_000_000, 64
+MAX_CONTEXT_LENGTH, MAX_SLOTS, MAX_GPUS = 10_000_000, 64, 16
 
 
 def models_blueprint(
@@ -94,6 +95,33 @@ def models_blueprint(
                 _require_model(view, model_id),
                 context_length=int_query_param(request, "context_length", MAX_CONTEXT_LENGTH),
                 slots=int_query_param(request, "slots", MAX_SLOTS) or 1,
+            )
+        )
+
+    @blueprint.get("/api/models/<model_id:str>/fit", name="fit")
+    @requires_scope(Scope.MODELS_READ)
+    @ApiOperation(
+        "Show what a host would do with a model, GPU by GPU",
+        description="Plans a load as the engine does: without `vram` and `ram` for this host, with `vram`"
+        " alone for a host with the same RAM, with `ram` alone for one without a GPU.",
+        response=FitReport,
+        parameters=(
+            RequestParameter("vram", str, "Memory of each GPU, such as `8GB` or `24GB,8GB`."),
+            RequestParameter("ram", str, "Memory of the host, such as `16GB`."),
+            RequestParameter("context_length", positive_int_up_to(MAX_CONTEXT_LENGTH), "Tokens per slot."),
+            RequestParameter("slots", positive_int_up_to(MAX_SLOTS), "Concurrent requests."),
+        ),
+        errors=(errors.ModelNotFound, errors.HubUnavailable, errors.NoNodeAvailable),
+    )
+    async def fit(request: Request, model_id: str) -> HTTPResponse:
+        ram = sizes_query_param(request, "ram", 1)
+        return json_response(
+            await memory_estimates.report_fit(
+                _require_model(view, model_id),
+                ram_bytes=ram[0] if ram is not None else None,
+                vram_bytes=sizes_query_param(request, "vram", MAX_GPUS),
+                context_length=int_query_param(request, "context_length", MAX_CONTEXT_LENGTH),
+                slots=int_query_param(request, "slots", MAX_SLOTS),
             )
         )
 

@@ -1,0 +1,112 @@
+"""Fit report: what a host would do with a model, device by device. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llb.errors import format_gigabytes
+from llb.policy import load_plan, memory
+from llb.policy.load_plan import LoadPlan
+from llb.policy.memory import FreeMemory, ModelShape
+from llb.wire import DeviceFit, FitReport, HostFit
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """Model and engine that a report is about; `context_length` in tokens per slot, None for the default."""
+
+    model: str
+    shape: ModelShape
+    slots: int
+    context_length: int | None
+    pooled: bool = False
+
+
+def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, str], ...]) -> FitReport:
+    """Return the report for a host with `free` memory; `devices` are name and kind of each GPU."""
+    plan = load_plan.plan_load(
+        request.shape,
+        slots=request.slots,
+        requested_context=request.context_length,
+        free=free,
+        pooled=request.pooled,
+    )
+    if plan is None:
+        return FitReport(
+            model=request.model,
+            fits=False,
+            reason=_reason_against(request, free),
+            context_length=0,
+            slots=request.slots,
+            host=HostFit(),
+            devices=tuple(
+                DeviceFit(name=name, kind=kind, limit_bytes=limit)
+                for (name, kind), limit in zip(devices, free.vram_bytes, strict=True)
+            ),
+        )
+    return FitReport(
+        model=request.model,
+        fits=True,
+        reason=_reason_for_less(request, plan),
+        context_length=plan.context_length,
+        slots=plan.slots,
+        host=_host_fit(plan),
+        devices=tuple(
+            _device_fit(plan, index, name, kind, free.vram_bytes[index])
+            for index, (name, kind) in enumerate(devices)
+        ),
+    )
+
+
+def _host_fit(plan: LoadPlan) -> HostFit:
+    estimate = plan.estimate
+    return HostFit(
+        weights_bytes=estimate.weights.ram_bytes,
+        kv_bytes=estimate.kv_cache.ram_bytes,
+        compute_bytes=estimate.compute.ram_bytes,
+        other_bytes=estimate.output_bytes
+        + estimate.checkpoint_bytes
+        + estimate.prompt_cache_bytes
+        + estimate.overhead.ram_bytes,
+        total_bytes=estimate.ram_bytes,
+    )
+
+
+def _device_fit(plan: LoadPlan, index: int, name: str, kind: str, limit_bytes: int) -> DeviceFit:
+    estimate = plan.estimate
+    return DeviceFit(
+        name=name,
+        kind=kind,
+        layers=plan.gpu_layers[index],
+        weights_bytes=estimate.weights.vram_bytes[index],
+        kv_bytes=estimate.kv_cache.vram_bytes[index],
+        compute_bytes=estimate.compute.vram_bytes[index],
+        other_bytes=estimate.overhead.vram_bytes[index] if estimate.overhead.vram_bytes else 0,
+        total_bytes=estimate.vram_bytes[index],
+        limit_bytes=limit_bytes,
+    )
+
+
+def _reason_against(request: FitRequest, free: FreeMemory) -> str:
+    least = memory.estimate_memory(
+        request.shape, context_length=memory.MIN_CONTEXT, slots=request.slots, pooled=request.pooled
+    )
+    available = free.ram_bytes + (0 if free.is_shared else sum(free.vram_bytes))
+    return (
+        f"With the shortest context, {memory.MIN_CONTEXT} tokens, it needs"
+        f" {format_gigabytes(least.total_bytes)}; {format_gigabytes(available)} can be used."
+    )
+
+
+def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
+    """Return what the plan gives up, None if nothing."""
+    sentences = []
+    wanted = min(request.context_length or memory.DEFAULT_CONTEXT, request.shape.context_length or 0)
+    if not request.pooled and plan.context_length < wanted:
+        sentences.append(
+            f"A context of {wanted} tokens per slot does not fit; {plan.context_length} tokens do."
+        )
+    if plan.gpu_layers and (on_gpu := sum(plan.gpu_layers)) < request.shape.max_gpu_layers:
+        where = f"{on_gpu} of {request.shape.max_gpu_layers} layers fit" if on_gpu else "No layer fits"
+        sentences.append(f"{where} into the memory of the GPU; the CPU computes the others.")
+    return " ".join(sentences) or None

@@ -1,0 +1,51 @@
+"""Fit report: where the parts of a model lie, and the reason for less than was wanted."""
+
+from __future__ import annotations
+
+from llb.policy.fit import FitRequest, report_fit
+from llb.policy.memory import FreeMemory
+from tests.shapes import LLAMA_8B
+
+GIB = 2**30
+CARD = ("NVIDIA RTX 3060", "gpu")
+
+
+def request(context_length: int | None = None, slots: int = 1) -> FitRequest:
+    return FitRequest("llama-8b", LLAMA_8B, slots, context_length)
+
+
+def test_the_parts_of_each_device_add_up() -> None:
+    report = report_fit(request(), FreeMemory(32 * GIB, (6 * GIB, 12 * GIB)), (CARD, CARD))
+    assert (report.fits, report.reason, report.context_length, report.slots) == (True, None, 8192, 1)
+    unused, used = report.devices
+    assert (unused.layers, unused.total_bytes, unused.limit_bytes) == (0, 0, 6 * GIB)
+    assert (used.name, used.kind, used.layers, used.limit_bytes) == (*CARD, 33, 12 * GIB)
+    for part in (used, report.host):
+        assert part.total_bytes == (
+            part.weights_bytes + part.kv_bytes + part.compute_bytes + part.other_bytes
+        )
+    assert used.kv_bytes == 1024 * 2**20
+    assert used.total_bytes <= used.limit_bytes
+
+
+def test_a_shorter_context_and_layers_in_ram_are_told() -> None:
+    shorter = report_fit(request(32768), FreeMemory(32 * GIB, (8 * GIB,)), (CARD,))
+    assert shorter.fits
+    assert shorter.reason == (
+        f"A context of 32768 tokens per slot does not fit; {shorter.context_length} tokens do."
+    )
+    partly = report_fit(request(8192), FreeMemory(32 * GIB, (3 * GIB,)), (CARD,))
+    fitting = partly.devices[0].layers
+    assert partly.reason == (
+        f"{fitting} of 33 layers fit into the memory of the GPU; the CPU computes the others."
+    )
+    none = report_fit(request(8192), FreeMemory(32 * GIB, (GIB // 4,)), (CARD,))
+    assert none.reason == "No layer fits into the memory of the GPU; the CPU computes the others."
+    assert report_fit(request(8192), FreeMemory(32 * GIB), ()).reason is None
+
+
+def test_a_model_that_does_not_fit_has_the_numbers() -> None:
+    report = report_fit(request(), FreeMemory(2 * GIB, (GIB,)), (CARD,))
+    assert (report.fits, report.context_length) == (False, 0)
+    assert report.reason == ("With the shortest context, 512 tokens, it needs 5.1GB; 3.2GB can be used.")
+    assert report.devices[0].limit_bytes == GIB
