@@ -22,8 +22,8 @@ T = TypeVar("T")
 Parameters = Sequence[Any]
 
 
-class _Reader:
-    """Queries that `Database` and `Transaction` share; reading functions of `llb.store` take either."""
+class Reader:
+    """Queries that `Database`, its `reports` and `Transaction` share; reading functions take any of them."""
 
     _connection: aiosqlite.Connection
 
@@ -35,7 +35,7 @@ class _Reader:
         return rows[0] if rows else None
 
 
-class Transaction(_Reader):
+class Transaction(Reader):
     """Open write transaction. Its changes become durable together or not at all."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
@@ -56,9 +56,20 @@ class Transaction(_Reader):
             pass
 
 
-class Database(_Reader):
+class Reports(Reader):
+    """Reads that may take long: they have a connection of their own, so that no other read waits for them."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class Database(Reader):
     """Database file with any number of concurrent reads and one write transaction at a time."""
 
+    reports: Reports
     _writer: aiosqlite.Connection
 
     def __init__(self, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -91,13 +102,15 @@ class Database(_Reader):
     async def _open(self) -> None:
         await asyncio.to_thread(prepare_database, self.path, self._migrations)
         self.file.remember()
-        self._connection = await _connect(self.path, "PRAGMA query_only = ON")
-        try:
+        async with contextlib.AsyncExitStack() as opened:
+            self._connection = await _connect(self.path, "PRAGMA query_only = ON")
+            opened.push_async_callback(self._connection.close)
+            reports_connection = await _connect(self.path, "PRAGMA query_only = ON")
+            opened.push_async_callback(reports_connection.close)
+            self.reports = Reports(reports_connection)
             # In WAL mode a commit survives a power cut only with FULL.
             self._writer = await _connect(self.path, "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
-        except BaseException:
-            await self._connection.close()
-            raise
+            opened.pop_all()
 
     @contextlib.asynccontextmanager
     async def write(self, *, uses_ballast: bool = False) -> AsyncIterator[Transaction]:
@@ -167,6 +180,7 @@ class Database(_Reader):
             return
         self._is_open = False
         async with self._write_lock:
+            await _run_to_completion(self.reports.close())
             await _run_to_completion(self._connection.close())
             await _run_to_completion(self._writer.close())
 

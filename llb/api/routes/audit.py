@@ -42,7 +42,7 @@ def audit_blueprint(db: Database) -> Blueprint:
     async def list_audit(request: Request) -> HTTPResponse:
         limit = int_query_param(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
         records = await audit.list_newest(
-            db, limit=limit, before_id=int_query_param(request, "before", MAX_ROW_ID)
+            db.reports, limit=limit, before_id=int_query_param(request, "before", MAX_ROW_ID)
         )
         return json_response(
             AuditPage(

@@ -67,7 +67,7 @@ def keys_blueprint(db: Database, key_service: KeyService) -> Blueprint:
         cursor = None if after is None else _parse_cursor(after)
         if has_scope(principal, Scope.ADMIN) or principal.user_id is not None:
             found = await keys.list_keys(
-                db,
+                db.reports,
                 owner_id=None if has_scope(principal, Scope.ADMIN) else principal.user_id,
                 limit=limit,
                 after=cursor,

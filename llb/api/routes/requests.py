@@ -88,7 +88,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         outcome = enum_query_param(request, "status", Outcome)
         await _flush_briefly(request_log)
         records = await request_history.list_page(
-            db,
+            db.reports,
             _visible_to(request.ctx.principal),
             RequestFilter(
                 request_id=request.args.get("request_id"),
@@ -118,26 +118,25 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
     async def get_request(request: Request, record_id: int) -> HTTPResponse:
         record = None
         if record_id < MAX_ROW_ID:
-            record = await request_history.get(db, _visible_to(request.ctx.principal), record_id)
+            record = await request_history.get(db.reports, _visible_to(request.ctx.principal), record_id)
         # A request of another user looks like a missing one, so that its existence stays hidden.
         if record is None:
             raise NotFound("There is no such request in the history")
-        text = await request_history.get_text(db, record_id) if record.has_text else None
+        text = await request_history.get_text(db.reports, record_id) if record.has_text else None
         return json_response(RequestDetail(**_request_fields(record), text=text))
 
     @blueprint.delete("/api/requests", name="clear")
     @requires_scope(Scope.ADMIN)
     @ApiOperation("Delete all requests and their text", description="The usage totals stay.", status=204)
     async def clear_requests(request: Request) -> HTTPResponse:
-        await request_log.flush()
         async with db.write(uses_ballast=True) as tx:
-            await request_history.delete_all(tx)
             await audit.record(
                 tx,
                 actor=audit_actor_of(request.ctx.principal),
                 action="requests.clear",
                 address=request.ctx.client.address,
             )
+        await request_log.clear()
         return no_content()
 
     @blueprint.get("/api/usage", name="usage")
@@ -158,7 +157,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
         since, until = _time_range(request, bucket)
         await _flush_briefly(request_log)
         records = await usage.list_totals(
-            db,
+            db.reports,
             _visible_to(request.ctx.principal),
             by=by,
             bucket=bucket,

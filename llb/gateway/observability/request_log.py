@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from llb.base.tasks import TaskSupervisor
 from llb.gateway.stream.transcript import Transcript
 from llb.gateway.stream.usage_parser import Usage
+from llb.policy.fair_share import largest_share
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import request_history, usage
@@ -39,6 +42,8 @@ HOURLY_RETENTION_S, DAILY_RETENTION_S = 35 * 86_400, 400 * 86_400
 PRUNE_INTERVAL_S = 60.0
 # The pause lets other writers in between.
 PRUNE_BATCH_SIZE, PRUNE_PAUSE_S = 500, 0.02
+# Somebody waits for it.
+CLEAR_BATCH_SIZE = 5000
 
 MAX_MODEL_NAME_CHARS = 200
 _NO_USAGE = Usage()
@@ -275,17 +280,52 @@ class RequestLog:
         now = self._clock()
         async with self._db.write() as tx:
             await usage.prune(tx, hours_before=now - HOURLY_RETENTION_S, days_before=now - DAILY_RETENTION_S)
-            expired = int((now - self.retention_days * 86_400) * MICROSECONDS_PER_S)
-            first = max(expired, await request_history.find_oldest_kept_id(tx, MAX_REQUESTS))
-            first_text = await request_history.find_oldest_kept_text_id(tx, MAX_TEXTS)
-        await self._prune_in_batches(request_history.prune, first)
-        await self._prune_in_batches(request_history.prune_texts, first_text)
+        expired = int((now - self.retention_days * 86_400) * MICROSECONDS_PER_S)
+        await self._delete_in_batches(partial(request_history.prune, before_id=expired))
+        await self._prune_to_shares(MAX_REQUESTS, with_text=False)
+        await self._prune_to_shares(MAX_TEXTS, with_text=True)
 
-    async def _prune_in_batches(self, prune_batch: Callable[..., Awaitable[int]], before_id: int) -> None:
-        removed = PRUNE_BATCH_SIZE
-        while removed == PRUNE_BATCH_SIZE:
-            async with self._db.write() as tx:
-                removed = await prune_batch(tx, before_id=before_id, limit=PRUNE_BATCH_SIZE)
+    async def _prune_to_shares(self, max_rows: int, *, with_text: bool) -> None:
+        """Delete what is above the limit, of the owners that have more than their share of it.
+
+        Who makes many requests, or many that fail, displaces only their own.
+        """
+        reports = self._db.reports
+        if await request_history.count_requests(reports, with_text=with_text) <= max_rows:
+            return
+        counts = await request_history.count_by_owner(reports, with_text=with_text)
+        share = largest_share(counts.values(), max_rows)
+        for owner, count in counts.items():
+            if count > share:
+                await self._delete_in_batches(
+                    partial(request_history.prune_owner, owner=owner, with_text=with_text), count - share
+                )
+
+    async def clear(self) -> None:
+        """Delete all requests of now, to the end also if the caller is cancelled; the totals stay."""
+        await self.flush()
+        newest_id = await request_history.find_newest_id(self._db.reports)
+        delete_batch = partial(request_history.prune, before_id=newest_id + 1)
+        await self._tasks.run_shielded(
+            self._delete_in_batches(delete_batch, batch_size=CLEAR_BATCH_SIZE, uses_ballast=True), "clear"
+        )
+
+    async def _delete_in_batches(
+        self,
+        delete_batch: Callable[..., Awaitable[int]],
+        max_rows: int = sys.maxsize,
+        *,
+        batch_size: int = PRUNE_BATCH_SIZE,
+        uses_ballast: bool = False,
+    ) -> None:
+        """Delete up to `max_rows` in small transactions, so that others write in between."""
+        while max_rows > 0:
+            batch_size = min(batch_size, max_rows)
+            async with self._db.write(uses_ballast=uses_ballast) as tx:
+                deleted = await delete_batch(tx, limit=batch_size)
+            if deleted < batch_size:
+                return
+            max_rows -= deleted
             await asyncio.sleep(PRUNE_PAUSE_S)
 
     async def _prune_loop(self) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from llb.policy.fair_share import largest_share
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 
 
 class AuditClass(StrEnum):
@@ -117,9 +117,7 @@ async def _prune(tx: Transaction, record_class: AuditClass, quota: int) -> None:
             )
 
 
-async def list_newest(
-    db: Database | Transaction, *, limit: int = 100, before_id: int | None = None
-) -> list[AuditRecord]:
+async def list_newest(db: Reader, *, limit: int = 100, before_id: int | None = None) -> list[AuditRecord]:
     """The newest `limit` records, newest first; only records older than `before_id` if given."""
     rows = await db.fetch_all(
         f"SELECT {_COLUMNS} FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?",  # noqa: S608

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 
 
-async def get(db: Database | Transaction, sha256: str) -> bytes | None:
+async def get(db: Reader, sha256: str) -> bytes | None:
     row = await db.fetch_one("SELECT facts FROM file_facts WHERE sha256 = ?", (sha256,))
     return None if row is None else bytes(row["facts"])
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import KeyLimits, Role, Scope
 
 _UNLIMITED = KeyLimits()
@@ -55,7 +55,7 @@ _SELECT = """
 
 
 async def list_keys(
-    db: Database | Transaction,
+    db: Reader,
     *,
     owner_id: str | None = None,
     limit: int | None = None,
@@ -80,7 +80,7 @@ async def list_keys(
     return [_key_from_row(row) for row in rows]
 
 
-async def find(db: Database | Transaction, *, id_or_hash: tuple[str, str], prefix: str) -> list[ApiKey]:
+async def find(db: Reader, *, id_or_hash: tuple[str, str], prefix: str) -> list[ApiKey]:
     """The key with this id or this hash; without one, those whose prefix begins with `prefix`, at most 10."""
     rows = await db.fetch_all(_SELECT + " WHERE api_keys.id = ? OR api_keys.hash = ?", id_or_hash)
     if not rows and prefix:
@@ -92,7 +92,7 @@ async def find(db: Database | Transaction, *, id_or_hash: tuple[str, str], prefi
     return [_key_from_row(row) for row in rows]
 
 
-async def list_ancestors(db: Database | Transaction, key: ApiKey) -> list[ApiKey]:
+async def list_ancestors(db: Reader, key: ApiKey) -> list[ApiKey]:
     """The keys that `key` comes from, its parent first."""
     if key.parent_id is None:
         return []
@@ -111,7 +111,7 @@ async def list_ancestors(db: Database | Transaction, key: ApiKey) -> list[ApiKey
     return [_key_from_row(row) for row in rows]
 
 
-async def count_descendants(db: Database | Transaction, key_id: str) -> int:
+async def count_descendants(db: Reader, key_id: str) -> int:
     """Number of the keys that come from this one."""
     [[count]] = await db.fetch_all(
         """
@@ -126,18 +126,18 @@ async def count_descendants(db: Database | Transaction, key_id: str) -> int:
     return int(count)
 
 
-async def count_of_owner(db: Database | Transaction, owner_id: str) -> int:
+async def count_of_owner(db: Reader, owner_id: str) -> int:
     """Number of the keys of a user, expired ones too."""
     [[count]] = await db.fetch_all("SELECT count(*) FROM api_keys WHERE owner_id = ?", (owner_id,))
     return int(count)
 
 
-async def get(db: Database | Transaction, key_id: str) -> ApiKey | None:
+async def get(db: Reader, key_id: str) -> ApiKey | None:
     row = await db.fetch_one(_SELECT + " WHERE api_keys.id = ?", (key_id,))
     return None if row is None else _key_from_row(row)
 
 
-async def get_by_hash(db: Database | Transaction, key_hash: str) -> ApiKey | None:
+async def get_by_hash(db: Reader, key_hash: str) -> ApiKey | None:
     row = await db.fetch_one(_SELECT + " WHERE api_keys.hash = ?", (key_hash,))
     return None if row is None else _key_from_row(row)
 

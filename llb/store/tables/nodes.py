@@ -8,7 +8,7 @@ import time
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import Hello
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -34,7 +34,7 @@ class NodeRecord(Struct, frozen=True, kw_only=True):
     last_seen: float | None = None
 
 
-async def list_nodes(db: Database | Transaction, *, include_removed: bool = False) -> list[NodeRecord]:
+async def list_nodes(db: Reader, *, include_removed: bool = False) -> list[NodeRecord]:
     """Nodes in the order of their creation, without removed ones unless `include_removed`."""
     rows = await db.fetch_all(
         "SELECT * FROM nodes WHERE ? OR removed_at IS NULL ORDER BY created_at, id", (include_removed,)
@@ -42,7 +42,7 @@ async def list_nodes(db: Database | Transaction, *, include_removed: bool = Fals
     return [_node_from_row(row) for row in rows]
 
 
-async def get(db: Database | Transaction, node_id: str) -> NodeRecord | None:
+async def get(db: Reader, node_id: str) -> NodeRecord | None:
     row = await db.fetch_one("SELECT * FROM nodes WHERE id = ?", (node_id,))
     return None if row is None else _node_from_row(row)
 

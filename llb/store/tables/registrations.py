@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import FileSpec, Model
 
 
@@ -42,19 +42,19 @@ class Registration(Struct, frozen=True, kw_only=True):
         return self.state is RegistrationState.ACTIVE
 
 
-async def get_revision(db: Database | Transaction) -> int:
+async def get_revision(db: Reader) -> int:
     """Revision of the registrations; every change increments it."""
     row = await db.fetch_one("SELECT value FROM settings WHERE key = 'revision'")
     return 0 if row is None else int(row["value"])
 
 
-async def list_registrations(db: Database | Transaction) -> list[Registration]:
+async def list_registrations(db: Reader) -> list[Registration]:
     """All registrations, including tombstones, in the order of their creation."""
     rows = await db.fetch_all("SELECT * FROM registrations ORDER BY created_at, model_id")
     return [_registration_from_row(row) for row in rows]
 
 
-async def get(db: Database | Transaction, model_id: str) -> Registration | None:
+async def get(db: Reader, model_id: str) -> Registration | None:
     row = await db.fetch_one("SELECT * FROM registrations WHERE model_id = ?", (model_id,))
     return None if row is None else _registration_from_row(row)
 

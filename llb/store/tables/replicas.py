@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import ReplicaState
 
 
@@ -36,7 +36,7 @@ class ReplicaRecord(Struct, frozen=True, kw_only=True):
     pinned: bool = False
 
 
-async def list_by_node(db: Database | Transaction, node_id: str) -> list[ReplicaRecord]:
+async def list_by_node(db: Reader, node_id: str) -> list[ReplicaRecord]:
     rows = await db.fetch_all("SELECT * FROM replicas WHERE node_id = ? ORDER BY model_id", (node_id,))
     return [_replica_from_row(row) for row in rows]
 

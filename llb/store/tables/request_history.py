@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
 from llb.wire import RequestText
 
@@ -113,58 +113,85 @@ def json_column(name: str) -> str:
 # --- deleting ----------------------------------------------------------------------------------------
 
 
-async def delete_all(tx: Transaction) -> None:
-    """Delete all requests and texts; the totals stay."""
-    await tx.execute("DELETE FROM requests")
-    await tx.execute("DELETE FROM request_texts")
-
-
 async def prune(tx: Transaction, *, before_id: int, limit: int) -> int:
     """Delete up to `limit` of the oldest requests before `before_id`; returns how many."""
-    removed, last = await _find_oldest(tx, "id < ?", before_id, limit)
+    [[removed, last]] = await tx.fetch_all(
+        "SELECT count(*), max(id) FROM (SELECT id FROM requests WHERE id < ? ORDER BY id LIMIT ?)",
+        (before_id, limit),
+    )
     if removed:
         await tx.execute("DELETE FROM requests WHERE id <= ?", (last,))
         await tx.execute("DELETE FROM request_texts WHERE id <= ?", (last,))
-    return removed
+    return int(removed)
 
 
-async def prune_texts(tx: Transaction, *, before_id: int, limit: int) -> int:
-    """Delete up to `limit` of the oldest texts of requests before `before_id`; returns how many."""
-    removed, last = await _find_oldest(tx, "has_text AND id < ?", before_id, limit)
-    if removed:
-        await tx.execute("UPDATE requests SET has_text = 0 WHERE has_text AND id <= ?", (last,))
-        await tx.execute("DELETE FROM request_texts WHERE id <= ?", (last,))
-    return removed
+async def find_newest_id(db: Reader) -> int:
+    """`id` of the newest request; 0 without any."""
+    [[newest]] = await db.fetch_all("SELECT max(id) FROM requests")
+    return newest or 0
 
 
-async def find_oldest_kept_id(tx: Transaction, max_rows: int) -> int:
-    """Smallest `id` among the newest `max_rows` requests; 0 if there are fewer."""
-    return await _find_oldest_kept(tx, "requests", max_rows)
+# --- shares of owners --------------------------------------------------------------------------------
 
 
-async def find_oldest_kept_text_id(tx: Transaction, max_rows: int) -> int:
-    """Smallest `id` among the newest `max_rows` requests that have a text; 0 if there are fewer."""
-    return await _find_oldest_kept(tx, "requests WHERE has_text", max_rows)
+class RequestOwner(Struct, frozen=True):
+    """Who made a request: the user, else the key; neither for a command on the host."""
+
+    user_id: str | None
+    key_id: str | None
+
+    def condition(self) -> tuple[str, list[str]]:
+        """SQL that matches the requests of this owner, and its values."""
+        if self.user_id is not None:
+            return "user_id = ?", [self.user_id]
+        if self.key_id is not None:
+            return "key_id = ? AND user_id IS NULL", [self.key_id]
+        return "user_id IS NULL AND key_id IS NULL", []
 
 
-async def _find_oldest(tx: Transaction, condition: str, before_id: int, limit: int) -> tuple[int, int]:
-    """Number of the oldest requests, at most `limit`, and the `id` of the last of them."""
-    [row] = await tx.fetch_all(
-        f"SELECT count(*), max(id) FROM (SELECT id FROM requests WHERE {condition} ORDER BY id LIMIT ?)",
-        (before_id, limit),
+async def count_requests(db: Reader, *, with_text: bool = False) -> int:
+    """Number of requests, of all or of those that have a text. An index answers."""
+    [[count]] = await db.fetch_all(f"SELECT count(*) FROM {_source(with_text)}")
+    return int(count)
+
+
+async def count_by_owner(db: Reader, *, with_text: bool = False) -> dict[RequestOwner, int]:
+    """Number of requests of each owner. Reads an index of all requests."""
+    rows = await db.fetch_all(
+        f"""
+        SELECT user_id, iif(user_id IS NULL, key_id, NULL), count(*) FROM {_source(with_text)}
+        GROUP BY 1, 2
+        """
+        if with_text
+        else """
+        SELECT user_id, NULL, count(*) FROM requests WHERE user_id IS NOT NULL GROUP BY user_id
+        UNION ALL
+        SELECT NULL, key_id, count(*) FROM requests WHERE user_id IS NULL GROUP BY key_id
+        """
     )
-    return row[0], row[1]
+    return {RequestOwner(user_id, key_id): count for user_id, key_id, count in rows}
 
 
-async def _find_oldest_kept(tx: Transaction, table_clause: str, max_rows: int) -> int:
-    # An index answers the count; skipping back from the newest row would read all rows.
-    [[count]] = await tx.fetch_all(f"SELECT count(*) FROM {table_clause}")
-    if count <= max_rows:
-        return 0
-    [[first]] = await tx.fetch_all(
-        f"SELECT id FROM {table_clause} ORDER BY id LIMIT 1 OFFSET ?", (count - max_rows,)
+async def prune_owner(tx: Transaction, owner: RequestOwner, *, limit: int, with_text: bool = False) -> int:
+    """Delete up to `limit` of the oldest requests of an owner, or only their texts; returns how many."""
+    condition, values = owner.condition()
+    joint = "AND" if with_text else "WHERE"
+    rows = await tx.fetch_all(
+        f"SELECT id FROM {_source(with_text)} {joint} {condition} ORDER BY id LIMIT ?", (*values, limit)
     )
-    return int(first)
+    ids = msgspec.json.encode([row["id"] for row in rows]).decode()
+    matches = "id IN (SELECT value FROM json_each(?))"
+    if with_text:
+        await tx.execute(f"UPDATE requests SET has_text = 0 WHERE {matches}", (ids,))
+    else:
+        await tx.execute(f"DELETE FROM requests WHERE {matches}", (ids,))
+    await tx.execute(f"DELETE FROM request_texts WHERE {matches}", (ids,))
+    return len(rows)
+
+
+def _source(with_text: bool) -> str:
+    # Without the hint SQLite reads the index of the owners, with a look at every request.
+    return "requests INDEXED BY requests_with_text WHERE has_text" if with_text else "requests"
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -205,7 +232,7 @@ def build_page_query(
 
 
 async def list_page(
-    db: Database | Transaction,
+    db: Reader,
     owner: OwnerFilter,
     filters: RequestFilter = MATCH_ALL,
     *,
@@ -217,13 +244,13 @@ async def list_page(
     return [_record_from_row(row) for row in rows]
 
 
-async def get(db: Database | Transaction, owner: OwnerFilter, record_id: int) -> RequestRow | None:
+async def get(db: Reader, owner: OwnerFilter, record_id: int) -> RequestRow | None:
     """The request `record_id`, if it matches `owner`."""
     rows = await list_page(db, owner, limit=1, before_id=record_id + 1)
     return rows[0] if rows and rows[0].id == record_id else None
 
 
-async def get_text(db: Database | Transaction, record_id: int) -> RequestText | None:
+async def get_text(db: Reader, record_id: int) -> RequestText | None:
     row = await db.fetch_one("SELECT * FROM request_texts WHERE id = ?", (record_id,))
     if row is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import Role
 
 
@@ -31,7 +31,7 @@ _SELECT = """
 """
 
 
-async def get(db: Database | Transaction, session_id: str) -> Session | None:
+async def get(db: Reader, session_id: str) -> Session | None:
     row = await db.fetch_one(_SELECT + " WHERE sessions.id = ?", (session_id,))
     return None if row is None else _session_from_row(row)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Database, Reader, Transaction
 
 
-async def get(db: Database | Transaction, key: str) -> str | None:
+async def get(db: Reader, key: str) -> str | None:
     row = await db.fetch_one("SELECT value FROM settings WHERE key = ?", (key,))
     return None if row is None else str(row["value"])
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
 from llb.store.tables.request_history import (
     MICROSECONDS_PER_S,
@@ -83,7 +83,7 @@ _GROUP_SQL = {
 
 
 async def list_totals(
-    db: Database | Transaction,
+    db: Reader,
     owner: OwnerFilter,
     *,
     by: UsageBy,

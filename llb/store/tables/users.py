@@ -7,7 +7,7 @@ import sqlite3
 from msgspec import Struct
 
 from llb.errors import Conflict, NotFound
-from llb.store.database import Database, Transaction
+from llb.store.database import Reader, Transaction
 from llb.wire import Role
 
 
@@ -22,22 +22,22 @@ class User(Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-async def list_users(db: Database | Transaction) -> list[User]:
+async def list_users(db: Reader) -> list[User]:
     return [_user_from_row(row) for row in await db.fetch_all("SELECT * FROM users ORDER BY created_at, id")]
 
 
-async def get(db: Database | Transaction, user_id: str) -> User | None:
+async def get(db: Reader, user_id: str) -> User | None:
     row = await db.fetch_one("SELECT * FROM users WHERE id = ?", (user_id,))
     return None if row is None else _user_from_row(row)
 
 
-async def get_by_name(db: Database | Transaction, username: str) -> User | None:
+async def get_by_name(db: Reader, username: str) -> User | None:
     """User named `username`, case-insensitive."""
     row = await db.fetch_one("SELECT * FROM users WHERE username = ?", (username,))
     return None if row is None else _user_from_row(row)
 
 
-async def is_default_password_in_use(db: Database | Transaction) -> bool:
+async def is_default_password_in_use(db: Reader) -> bool:
     """Whether any user still has the default password."""
     return await db.fetch_one("SELECT 1 FROM users WHERE must_change_password LIMIT 1") is not None
 

@@ -366,6 +366,52 @@ async def test_requests_beyond_the_limit_are_pruned(db: Database, monkeypatch: p
     ]
 
 
+async def test_a_flood_displaces_only_its_own_requests(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REQUESTS", 10)
+    monkeypatch.setattr(module, "MAX_TEXTS", 4)
+    flooder = Principal(kind=PrincipalKind.KEY, id="flood", role=Role.USER)
+    others = [
+        Principal(kind=PrincipalKind.KEY, id="k1", role=Role.USER, user_id="ann"),
+        Principal(kind=PrincipalKind.SESSION, id="s1", role=Role.USER, user_id="ann"),
+        Principal(kind=PrincipalKind.KEY, id="k2", role=Role.USER),
+    ]
+    async with running(db, keeps_text=True) as log:
+        honest = [log_request(log, principal, transcript=Transcript("x")) for principal in others]
+        # Requests that fail before they reach an engine, which no rate limit counts.
+        flood = [
+            log_request(log, flooder, status=400, transcript=Transcript("x"), model_id=None)
+            for _ in range(30)
+        ]
+        await log.flush()
+        await log.prune()
+    kept = await rows(db)
+    assert [row.id for row in kept] == [record.id for record in (*honest, *flood[-7:])]
+    assert [row.has_text for row in kept] == [False, True, True, *[False] * 6, True]
+
+
+async def test_clearing_lets_others_write_in_between_and_spares_what_comes_later(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLEAR_BATCH_SIZE", 2)
+    async with running(db, keeps_text=True) as log:
+        for _ in range(7):
+            log_request(log, transcript=Transcript("x"))
+        clearing = asyncio.create_task(log.clear())
+        while len(await rows(db)) != 5:
+            await asyncio.sleep(0)
+        async with db.write() as tx:
+            await usage.prune(tx, hours_before=0, days_before=0)
+        # The client that asked for it left.
+        clearing.cancel()
+        later = log_request(log)
+        await log.flush()
+        async with asyncio.timeout(30):
+            while len(await rows(db)) != 1:
+                await asyncio.sleep(0.01)
+    assert [row.id for row in await rows(db)] == [later.id]
+    assert await total_requests(db) == {"m": 8}
+
+
 async def test_pruning_runs_in_the_background(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(db) as log:
         log_request(log)

@@ -14,7 +14,13 @@ from msgspec import structs
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS, migrate
 from llb.store.tables import keys, nodes, request_history, usage, users
-from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
+from llb.store.tables.request_history import (
+    MICROSECONDS_PER_S,
+    OwnerFilter,
+    RequestFilter,
+    RequestOwner,
+    RequestRow,
+)
 from llb.wire import RequestText, Role, Scope, UsageBucket, UsageBy
 
 EVERYBODY = OwnerFilter()
@@ -256,40 +262,29 @@ async def test_the_oldest_are_deleted_first_in_steps_with_their_text(db: Databas
     assert [count for _, _, count in await totals(db)] == [5]
 
 
-async def test_texts_can_be_deleted_before_their_requests(db: Database) -> None:
-    records = [request(has_text=True) for _ in range(3)]
-    await keep(db, *records)
-    await keep_text(db, *records)
-    async with db.write() as tx:
-        assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 2
-        assert await request_history.prune_texts(tx, before_id=records[2].id, limit=10) == 0
-    assert [record.has_text for record in await request_history.list_page(db, EVERYBODY)] == [
-        True,
-        False,
-        False,
+async def test_of_each_owner_the_oldest_are_deleted_first(db: Database) -> None:
+    owners = [("ann", "k1"), ("ann", None), (None, "k2"), (None, None)]
+    records = [
+        request(user_id=user_id, key_id=key_id, has_text=number >= 4)
+        for number, (user_id, key_id) in enumerate(owners * 2)
     ]
-    assert await request_history.get_text(db, records[1].id) is None
-
-
-async def test_the_oldest_kept_id(db: Database) -> None:
-    records = [request(has_text=number % 2 == 0) for number in range(5)]
+    await keep(db, *records)
+    await keep_text(db, *records[4:])
+    by_owner = await request_history.count_by_owner(db)
+    ann, key, host = RequestOwner("ann", None), RequestOwner(None, "k2"), RequestOwner(None, None)
+    assert by_owner == {ann: 4, key: 2, host: 2}
+    assert await request_history.count_by_owner(db, with_text=True) == {ann: 2, key: 1, host: 1}
+    assert await request_history.count_requests(db) == 8
+    assert await request_history.count_requests(db, with_text=True) == 4
     async with db.write() as tx:
-        assert await request_history.find_oldest_kept_id(tx, 2) == 0
-        await request_history.add(tx, records)
-        assert await request_history.find_oldest_kept_id(tx, 5) == 0
-        assert await request_history.find_oldest_kept_id(tx, 2) == records[3].id
-        assert await request_history.find_oldest_kept_text_id(tx, 3) == 0
-        assert await request_history.find_oldest_kept_text_id(tx, 2) == records[2].id
-
-
-async def test_clearing_leaves_the_totals(db: Database) -> None:
-    await keep(db, record := request(has_text=True))
-    await keep_text(db, record)
-    async with db.write() as tx:
-        await request_history.delete_all(tx)
-    assert await ids(db) == []
-    assert await request_history.get_text(db, record.id) is None
-    assert await totals(db) == [(NOON, "m", 1)]
+        assert await request_history.prune_owner(tx, ann, limit=3) == 3
+        assert await request_history.prune_owner(tx, key, limit=1, with_text=True) == 1
+        assert await request_history.prune_owner(tx, host, limit=5) == 2
+    left = {record.id: record.has_text for record in await request_history.list_page(db, EVERYBODY)}
+    assert left == {records[5].id: True, records[2].id: False, records[6].id: False}
+    assert await request_history.get_text(db, records[5].id) == TEXT
+    for gone in (4, 6, 7):
+        assert await request_history.get_text(db, records[gone].id) is None
 
 
 # --- totals ------------------------------------------------------------------------------------------
