@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 
-from llb import hardware
 from llb.hardware import (
     ComputeDevice,
     HardwareInfo,
@@ -27,6 +26,8 @@ from llb.hardware import (
     engine_environment,
     physical_core_count,
 )
+from llb.hardware import devices as devices_module
+from llb.hardware import probe as probe_module
 from llb.wire import Hardware
 
 GB = 10**9
@@ -204,7 +205,7 @@ async def test_a_gpu_lost_before_the_probe_and_one_after(nvml: Callable[..., Fak
 async def test_a_driver_that_hangs_does_not_hold_the_meters(
     nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "GPU_READ_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(probe_module, "GPU_READ_TIMEOUT_S", 0.05)
     fake = nvml(TWO_GPUS)
     async with machine(CPU) as host:
         await host.probe()
@@ -248,7 +249,7 @@ async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], cod
 async def test_an_engine_that_never_answers(
     nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "DEVICE_QUERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(probe_module, "DEVICE_QUERY_TIMEOUT_S", 0.2)
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
     host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
     facts = await host.probe()
@@ -315,8 +316,8 @@ def test_budget(
     limit: int | None,
     budget: MemoryBudget,
 ) -> None:
-    monkeypatch.setattr(hardware, "_has_unified_memory", lambda: False)
-    monkeypatch.setattr(hardware, "VRAM_MARGIN_BYTES", 0)
+    monkeypatch.setattr(devices_module, "_has_unified_memory", lambda: False)
+    monkeypatch.setattr(devices_module, "VRAM_MARGIN_BYTES", 0)
     assert facts(*devices).memory_budget(limit) == budget
     assert budget.total_bytes <= (limit or 10**12)
 
@@ -326,17 +327,17 @@ async def test_the_budget_is_what_is_free_on_the_gpu(nvml: Callable[..., FakeNvm
     async with machine(CPU, gpu(device_id="0000:01:00.0")) as host:
         await host.probe()
         assert host.info is not None
-        assert host.info.memory_budget().vram_bytes == (18 * GB - hardware.VRAM_MARGIN_BYTES,)
+        assert host.info.memory_budget().vram_bytes == (18 * GB - devices_module.VRAM_MARGIN_BYTES,)
         fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 20 * GB)
         await host.measure_utilisation()
-        assert host.info.memory_budget().vram_bytes == (4 * GB - hardware.VRAM_MARGIN_BYTES,)
+        assert host.info.memory_budget().vram_bytes == (4 * GB - devices_module.VRAM_MARGIN_BYTES,)
         fake.gpus[0] = ("NVIDIA RTX 4090", "00000000:01:00.0", 24 * GB, 24 * GB)
         await host.measure_utilisation()
         assert host.info.memory_budget().vram_bytes == (0,)
 
 
 def test_memory_shared_with_the_gpu_is_promised_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_has_unified_memory", lambda: True)
+    monkeypatch.setattr(devices_module, "_has_unified_memory", lambda: True)
     assert facts(gpu("Metal", 7 * GB), CPU).memory_budget() == MemoryBudget(8 * GB, (7 * GB,), is_shared=True)
     assert facts(gpu("Metal", 9 * GB), CPU).memory_budget(4 * GB) == MemoryBudget(
         4 * GB, (4 * GB,), is_shared=True

@@ -1,0 +1,79 @@
+"""Command and environment of the processes that run llama.cpp."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Environment variables for processes that run llama.cpp: paths, and the set-up of GPU libraries. Never a
+# token, a proxy, or a variable of llb or the Hub.
+_ALLOWED_ENV = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "TMP",
+        "TEMP",
+        "SYSTEMROOT",
+        "WINDIR",
+        "USERPROFILE",
+        "LOCALAPPDATA",
+        "APPDATA",
+        "PROGRAMDATA",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "XDG_CACHE_HOME",
+        "XDG_RUNTIME_DIR",
+    ]
+)
+_ALLOWED_ENV_PREFIXES = (
+    "LC_", "CUDA_", "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "AMD_", "VK_", "ONEAPI_", "SYCL_", "ZE_",
+    "OMP_", "GOMP_", "MTL_",
+)  # fmt: skip
+# The threads of an engine wait for each other hundreds of times per token. By default they spin, for tens of
+# milliseconds if necessary. On shared cores a thread then spins for another one that is not running, and a
+# loaded machine becomes twenty times slower (bench/README.md, "Shared cores"). With this limit a thread
+# sleeps after so many iterations.
+_SPIN_ENV = {"GOMP_SPINCOUNT": "1000"}
+_SECRET_ENV_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """Build of llama.cpp that engines run: the installed package, or one in a directory beside it.
+
+    `import_path` comes before the installed packages; `library_paths` hold libraries that it needs.
+    """
+
+    variant: str = ""
+    version: str = ""
+    import_path: Path | None = None
+    library_paths: tuple[Path, ...] = ()
+
+
+def engine_command(*arguments: str) -> tuple[str, ...]:
+    """Return the command of the engine worker: this interpreter, isolated from the working directory."""
+    return (sys.executable, "-P", "-m", "llb.engine.worker", *arguments)
+
+
+def engine_environment(environ: Mapping[str, str], build: EngineBuild | None = None) -> dict[str, str]:
+    """Return the environment of an engine: allowed variables, import path of `build` and llb, spin limit."""
+    allowed = {
+        name: value
+        for name, value in environ.items()
+        if (name.upper() in _ALLOWED_ENV or name.upper().startswith(_ALLOWED_ENV_PREFIXES))
+        and not any(word in name.upper() for word in _SECRET_ENV_WORDS)
+    }
+    build = build or EngineBuild()
+    import_paths = [path for path in (build.import_path, Path(__file__).resolve().parents[2]) if path]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, import_paths))}
+    if build.library_paths:
+        inherited = [path for path in (allowed.get("LD_LIBRARY_PATH"),) if path]
+        paths["LD_LIBRARY_PATH"] = os.pathsep.join([*map(str, build.library_paths), *inherited])
+    return _SPIN_ENV | allowed | paths
