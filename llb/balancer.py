@@ -21,6 +21,7 @@ from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.reverse_tunnel import reverse_tunnel_blueprint
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.reference.openapi import openapi_blueprint
+from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
@@ -170,6 +171,7 @@ class Balancer:
         self.capacity_sync = CapacitySync(
             self.view, self.admission, self.performance, self.node_connections, self.agent
         )
+        self._large_body_worker = LargeBodyWorker()
         self.dispatcher = Dispatcher(
             AttemptContext(
                 view=self.view,
@@ -215,7 +217,7 @@ class Balancer:
     def blueprints(self) -> tuple[Any, ...]:
         """Blueprints of the API."""
         audit = AuditLog(self.db)
-        inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history))
+        inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history), self._large_body_worker)
         return (
             accounts_blueprint(self.db, self.accounts),
             keys_blueprint(self.db, self.key_service),
@@ -255,7 +257,9 @@ class Balancer:
         """Blueprints of the Ollama port."""
         return (
             self._ollama_blueprint(AuditLog(self.db)),
-            openai_blueprint(InferenceHandler(self.dispatcher, RequestRecorder(self.history))),
+            openai_blueprint(
+                InferenceHandler(self.dispatcher, RequestRecorder(self.history), self._large_body_worker)
+            ),
             ollama_root_blueprint(),
         )
 
@@ -265,7 +269,13 @@ class Balancer:
         )
         pull_follower = PullFollower(self.view, self.event_bus, self.registrations, audit)
         return ollama_blueprint(
-            self.dispatcher, RequestRecorder(self.history), self.node_commands, models, pull_follower, audit
+            self.dispatcher,
+            RequestRecorder(self.history),
+            self.node_commands,
+            models,
+            pull_follower,
+            audit,
+            self._large_body_worker,
         )
 
     async def start(self) -> None:

@@ -139,9 +139,11 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+    def __init__(self, prompt_tokens: int, context_length: int, *, is_lower_bound: bool = False) -> None:
+        at_least = "at least " if is_lower_bound else ""
         super().__init__(
-            f"The request has {prompt_tokens} prompt tokens, the context length is {context_length} tokens",
+            f"The request has {at_least}{prompt_tokens} prompt tokens, "
+            f"the context length is {context_length} tokens",
             prompt_tokens=prompt_tokens,
             context_length=context_length,
         )

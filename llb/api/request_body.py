@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +17,9 @@ T = TypeVar("T")
 
 # Images travel inside the body.
 MAX_BODY_BYTES = 64 * 1024 * 1024
+# What a body of this size costs to parse and walk, the event loop can afford: a few milliseconds.
+MAX_EVENT_LOOP_BYTES = 128 * 1024
+MAX_PARALLEL_LARGE_BODIES = 2
 _FIELD_IN_ERROR = re.compile(r"(?:at `\$\.([^`]+)`|field `([^`]+)`)")
 
 
@@ -37,3 +42,17 @@ def decode_json(raw: bytes, value_type: type[T]) -> T:
         raise errors.InvalidRequest(
             f"The request body is not valid JSON: {reason}", code="invalid_json", param=None
         ) from None
+
+
+class LargeBodyWorker:
+    """Parses and checks large bodies in threads, a few at a time, so that the event loop goes on."""
+
+    def __init__(self) -> None:
+        self._permits = asyncio.Semaphore(MAX_PARALLEL_LARGE_BODIES)
+
+    async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
+        """Return the result of `work` on a body of `size_bytes`; small ones stay in this thread."""
+        if size_bytes <= MAX_EVENT_LOOP_BYTES:
+            return work()
+        async with self._permits:
+            return await asyncio.to_thread(work)

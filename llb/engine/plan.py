@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llb import gguf
+from llb.engine.memory_limit import data_limit_bytes
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import physical_core_count
@@ -114,6 +115,8 @@ class EnginePlanner:
             context_checkpoints=load.context_checkpoints,
             mmap=load.mmap,
             threads=physical_core_count(),
+            # Drivers of GPUs reserve memory of the process that no plan counts.
+            data_limit_bytes=data_limit_bytes(load.memory.ram_bytes) if not any(load.gpu_layers) else None,
             api_key=secrets.token_urlsafe(API_KEY_BYTES),
         )
         return EnginePlan(spec, load.memory)

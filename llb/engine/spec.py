@@ -47,6 +47,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     context_checkpoints: int = 0
     mmap: bool = True
     threads: int
+    # Private memory that the process may take; None for no limit.
+    data_limit_bytes: int | None = None
     api_key: str
 
     def is_equivalent(self, other: EngineSpec) -> bool:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from llb.base import platform_compat
+from llb.engine.memory_limit import apply_data_limit
 from llb.engine.sandbox import restrictions
 from llb.engine.spec import (
     EXIT_BAD_SPEC,
@@ -64,6 +65,8 @@ def main(arguments: list[str]) -> int:
         return EXIT_BAD_SPEC
     if not any(spec.gpu_layers):
         os.environ.update(HIDE_GPUS_ENV)
+    if spec.data_limit_bytes is not None:
+        apply_data_limit(spec.data_limit_bytes)
     query_props = _start_props_query(spec)
     access = restrictions.EngineAccess(
         paths=restrictions.model_paths(spec.model_path, spec.projector_path), gpu=any(spec.gpu_layers)

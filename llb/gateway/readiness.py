@@ -32,6 +32,13 @@ class ModelReadiness:
             raise errors.ModelNotFound(name)
         return model
 
+    def max_context_length(self, model: Model) -> int | None:
+        """Return the longest context that `model` can have on any node, in tokens; None if that is not known.
+
+        While it is not loaded, the length for which it was trained.
+        """
+        return self._admission.max_context_length(model.id) or model.context_length
+
     def require_ready(self, model: Model) -> None:
         """Raise what the contract says of every status but Ready."""
         if self._admission.serving_node_count(model.id):

@@ -37,6 +37,18 @@ def test_a_chat_model(tmp_path: Path) -> None:
     assert spec.projector_path is None
 
 
+def test_the_memory_of_a_process_without_gpu_is_limited_by_its_plan(tmp_path: Path) -> None:
+    files = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf"))
+    planner = EnginePlanner(slots=2, context=None)
+    planned = planner.plan_engine("m", files, planner.read_metadata(files), FreeMemory(8 * GB))
+    assert planned is not None
+    limit = planned.spec.data_limit_bytes
+    assert limit is not None
+    assert planned.memory.ram_bytes < limit < 2 * planned.memory.ram_bytes + 2 * GB
+    # The driver of a GPU reserves memory of the process that no plan counts.
+    assert plan(files, free=FreeMemory(8 * GB, (8 * GB,))).data_limit_bytes is None
+
+
 def test_each_load_has_a_key_of_its_own(tmp_path: Path) -> None:
     files = EngineFiles(model_path=write_chat_model(tmp_path / "m.gguf"))
     keys = {plan(files).api_key for _ in range(3)}

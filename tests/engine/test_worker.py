@@ -20,7 +20,8 @@ from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureKind
 from llb.engine.process import EngineProcess
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
-from llb.errors import EngineFailed
+from llb.errors import EngineFailed, InvalidRequest
+from llb.gateway.http.engine_errors import translate_engine_error
 from llb.hardware import engine_command, engine_environment
 from llb.wire import EngineState
 from tests.engine.test_process import spec
@@ -296,3 +297,18 @@ def test_devices() -> None:
     devices = json.loads(done.stdout)
     assert devices[-1]["kind"] == "cpu"
     assert devices[-1]["memory_total_bytes"] > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA of Linux")
+async def test_a_request_cannot_take_more_memory_than_the_plan_allows(
+    running: Running, chat_gguf: Path
+) -> None:
+    """The engine refuses it at once, and goes on answering others."""
+    engine = await running.start(spec(model_path=str(chat_gguf), data_limit_bytes=2 << 30))
+    assert engine.ready is not None
+    greedy = {"prompt": "x", "n_predict": 1, "repeat_last_n": 2_000_000_000, "repeat_penalty": 1.1}
+    refused = ask(engine.ready, "POST", "/completion", greedy)
+    assert refused.status >= 400
+    assert b"bad_alloc" in refused.body
+    assert isinstance(translate_engine_error(refused.status, refused.body), InvalidRequest)
+    assert ask(engine.ready, "POST", "/completion", {"prompt": "x", "n_predict": 1}).status == 200

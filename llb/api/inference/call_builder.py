@@ -9,9 +9,10 @@ import msgspec
 from sanic import Request
 
 from llb import errors
+from llb.api.inference.body_size import require_bounded_body, require_fitting_text
 from llb.api.inference.request_validation import validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
-from llb.api.request_body import decode_json
+from llb.api.request_body import LargeBodyWorker, decode_json
 from llb.base.units import parse_duration
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
 from llb.gateway.inference_call import InferenceCall
@@ -24,8 +25,9 @@ ErrorEventBuilder = Callable[[errors.LlbError], bytes]
 ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
 
 
-def build_call(
+async def build_call(
     readiness: ModelReadiness,
+    worker: LargeBodyWorker,
     request: Request,
     record: RequestRecord,
     *,
@@ -42,18 +44,24 @@ def build_call(
     of a model that is not Ready.
     """
     operation = OPERATION_OF_PATH[path]
-    fields = decode_json(body, InferenceFields)
+    require_bounded_body(body)
+    fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
     record.requested_model = requested_model or fields.model
     record.stream = fields.stream and operation.generates_text
-    validate_request(fields, body)
+    replaced = await worker.run(len(body), lambda: validate_request(fields, body))
     model = readiness.resolve_model(fields.model)
     record.model_id = model.id
     require_capability(model, operation)
     readiness.require_ready(model)
-    extra = extra_fields(fields) if extra_fields is not None else {}
-    # Rare. The engine's answer repeats the model name of the request, so it must be the id of the catalogue.
-    if fields.model != model.id or extra:
-        body = msgspec.json.encode({**extra, **decode_json(body, dict[str, Any]), "model": model.id})
+    context_length = readiness.max_context_length(model)
+    await worker.run(len(body), lambda: require_fitting_text(body, operation, context_length))
+    if extra_fields is not None:
+        replaced |= extra_fields(fields)
+    if fields.model != model.id:
+        # The engine's answer repeats the model name of the request, so it must be the id of the catalogue.
+        replaced["model"] = model.id
+    if replaced:
+        body = append_fields(body, replaced)
     return InferenceCall(
         record=record,
         model=model,
@@ -67,6 +75,14 @@ def build_call(
         keep_alive_s=parse_keep_alive(fields.keep_alive if keep_alive is None else keep_alive),
         format_error_event=format_error_event,
     )
+
+
+def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Return `body`, a JSON object with at least one field, with `fields` in place of those of their names.
+
+    Of two fields with one name llama-server takes the last, so nothing has to be parsed.
+    """
+    return body.rstrip()[:-1] + b"," + msgspec.json.encode(fields)[1:]
 
 
 def parse_keep_alive(value: str | float | None) -> float | None:

@@ -12,8 +12,10 @@ from sanic import Request
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
+from llb.api.inference.body_size import require_bounded_body
 from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
 from llb.api.inference.client_sinks import ResponseSink, with_transcript
+from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
 from llb.gateway.dispatcher import Dispatcher
@@ -38,9 +40,10 @@ class DialectHooks:
 class InferenceHandler:
     """Answers the requests that llama-server itself understands."""
 
-    def __init__(self, dispatcher: Dispatcher, recorder: RequestRecorder) -> None:
+    def __init__(self, dispatcher: Dispatcher, recorder: RequestRecorder, worker: LargeBodyWorker) -> None:
         self.dispatcher = dispatcher
         self._recorder = recorder
+        self._worker = worker
 
     async def handle(self, request: Request, hooks: DialectHooks) -> None:
         """Answer `request`; raises `LlbError` only while nothing is written to the client."""
@@ -49,12 +52,16 @@ class InferenceHandler:
                 request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
             )
             sink: ClientSink = response
+            require_bounded_body(request.body)
             if self._recorder.keeps_text:
-                sink = with_transcript(response, record, request.body)
+                sink = await self._worker.run(
+                    len(request.body), lambda: with_transcript(response, record, request.body)
+                )
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101
-            call = build_call(
+            call = await build_call(
                 self.dispatcher.readiness,
+                self._worker,
                 request,
                 record,
                 path=f"/{request.route.path}",

@@ -19,7 +19,7 @@ from llb.api.inference.ollama_pull import PullFollower, PullStatus
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import InternalRoute
 from llb.api.reference.schemas import ollama as schemas
-from llb.api.request_body import parse_body
+from llb.api.request_body import LargeBodyWorker, parse_body
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import JSON, OCTET_STREAM, json_response
 from llb.gateway.dialects import ollama_request, ollama_response
@@ -66,10 +66,11 @@ def ollama_blueprint(
     models: OllamaModels,
     pull_follower: PullFollower,
     audit_log: AuditLog,
+    worker: LargeBodyWorker,
 ) -> Blueprint:
     """Routes of Ollama's API."""
     blueprint = Blueprint("ollama")
-    handler = OllamaHandler(dispatcher, recorder, node_commands, audit_log)
+    handler = OllamaHandler(dispatcher, recorder, node_commands, audit_log, worker)
 
     @requires_scope(Scope.INFERENCE)
     @schemas.VERSION_OPERATION
@@ -101,8 +102,9 @@ def ollama_blueprint(
     @schemas.CHAT_OPERATION
     async def chat(request: Request) -> HTTPResponse | None:
         with recorder.record(request) as record:
-            body = parse_body(request, ollama_request.ChatRequest)
-            engine_request = ollama_request.translate_chat(body)
+            body, engine_request = await handler.parse(
+                request, ollama_request.ChatRequest, ollama_request.translate_chat
+            )
             return await handler.generate(request, record, body, engine_request, ResponseShape.CHAT)
 
     @blueprint.post("/api/generate", name="generate")
@@ -110,8 +112,9 @@ def ollama_blueprint(
     @schemas.GENERATE_OPERATION
     async def generate(request: Request) -> HTTPResponse | None:
         with recorder.record(request) as record:
-            body = parse_body(request, ollama_request.GenerateRequest)
-            engine_request = ollama_request.translate_generate(body)
+            body, engine_request = await handler.parse(
+                request, ollama_request.GenerateRequest, ollama_request.translate_generate
+            )
             return await handler.generate(request, record, body, engine_request, ResponseShape.GENERATE)
 
     @blueprint.post("/api/embed", name="embed")
@@ -119,16 +122,20 @@ def ollama_blueprint(
     @schemas.EMBED_OPERATION
     async def embed(request: Request) -> HTTPResponse:
         with recorder.record(request) as record:
-            body = parse_body(request, ollama_request.EmbedRequest)
-            return await handler.embed(request, record, body)
+            body, engine_request = await handler.parse(
+                request, ollama_request.EmbedRequest, ollama_request.translate_embed
+            )
+            return await handler.embed(request, record, body, engine_request)
 
     @blueprint.post("/api/embeddings", name="embeddings")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
     @schemas.LEGACY_EMBED_OPERATION
     async def embeddings(request: Request) -> HTTPResponse:
         with recorder.record(request) as record:
-            body = parse_body(request, ollama_request.OldEmbedRequest)
-            return await handler.embed_one(request, record, body)
+            body, engine_request = await handler.parse(
+                request, ollama_request.OldEmbedRequest, ollama_request.translate_legacy_embed
+            )
+            return await handler.embed_one(request, record, body, engine_request)
 
     @blueprint.post(PULL_PATH, name="pull")
     @requires_scope(Scope.MODELS_WRITE, media_types=JSON_LIKE_MEDIA_TYPES)

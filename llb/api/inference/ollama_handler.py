@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.audit_log import AuditLog
+from llb.api.inference.body_size import require_bounded_body
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, with_transcript
+from llb.api.request_body import LargeBodyWorker, parse_body
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import JSON
 from llb.gateway.dialects import ollama_request, ollama_response
@@ -30,6 +34,9 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import has_scope
 from llb.wire import Capability, Scope
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 class OllamaHandler:
     """Answers the requests that run a model, load it or unload it."""
@@ -40,11 +47,23 @@ class OllamaHandler:
         recorder: RequestRecorder,
         node_commands: NodeCommands,
         audit_log: AuditLog,
+        worker: LargeBodyWorker,
     ) -> None:
+        self._worker = worker
         self._dispatcher = dispatcher
         self._recorder = recorder
         self._node_commands = node_commands
         self._audit_log = audit_log
+
+    async def parse(self, request: Request, body_type: type[T], translate: Callable[[T], R]) -> tuple[T, R]:
+        """Return the body of `request` and its translation; raises `InvalidRequest`."""
+
+        def parse_and_translate() -> tuple[T, R]:
+            body = parse_body(request, body_type)
+            return body, translate(body)
+
+        require_bounded_body(request.body)
+        return await self._worker.run(len(request.body), parse_and_translate)
 
     async def generate(
         self,
@@ -69,16 +88,18 @@ class OllamaHandler:
         answer, headers = await self._complete(request, record, body, engine_request)
         return _ok_response(record, translator.translate_document(answer), headers)
 
-    async def embed(self, request: Request, record: RequestRecord, body: EmbedRequest) -> HTTPResponse:
+    async def embed(
+        self, request: Request, record: RequestRecord, body: EmbedRequest, engine_request: EngineRequest
+    ) -> HTTPResponse:
         """Embed one or more texts."""
-        engine_request = ollama_request.translate_embed(body)
         answer, headers = await self._complete(request, record, body, engine_request)
         translated = ollama_response.translate_embeddings(answer, body.model, _request_clock(record))
         return _ok_response(record, translated, headers)
 
-    async def embed_one(self, request: Request, record: RequestRecord, body: OldEmbedRequest) -> HTTPResponse:
+    async def embed_one(
+        self, request: Request, record: RequestRecord, body: OldEmbedRequest, engine_request: EngineRequest
+    ) -> HTTPResponse:
         """Embed one text, in the format of older clients."""
-        engine_request = ollama_request.translate_legacy_embed(body)
         answer, headers = await self._complete(request, record, body, engine_request)
         return _ok_response(record, ollama_response.translate_legacy_embedding(answer), headers)
 
@@ -91,18 +112,18 @@ class OllamaHandler:
         translator: ResponseTranslator,
     ) -> None:
         record.stream = True
-        call = self._build_call(request, record, body, engine_request)
+        call = await self._build_call(request, record, body, engine_request)
         response = NdjsonSink(request, record, translator)
-        await self._dispatcher.dispatch(call, self._recorded(response, call))
+        await self._dispatcher.dispatch(call, await self._recorded(response, call))
         await response.end()
 
     async def _complete(
         self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
     ) -> tuple[bytes, dict[str, str]]:
         """Return the engine's complete answer and the routing headers."""
-        call = self._build_call(request, record, body, engine_request)
+        call = await self._build_call(request, record, body, engine_request)
         buffer = BufferedSink()
-        result = await self._dispatcher.dispatch(call, self._recorded(buffer, call))
+        result = await self._dispatcher.dispatch(call, await self._recorded(buffer, call))
         # Nothing is written to the client yet, so the error can still become its response.
         if result is not None and result.error is not None:
             raise result.error
@@ -130,7 +151,7 @@ class OllamaHandler:
             await self._node_commands.unload(model.id)
         return _ok_response(record, translator.translate_empty("unload"))
 
-    def _build_call(
+    async def _build_call(
         self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
     ) -> InferenceCall:
         """Raises `InvalidRequest`, and the error of a model that is not Ready."""
@@ -139,18 +160,22 @@ class OllamaHandler:
             raise errors.InvalidRequest("model is required", param="model")
         model = self._dispatcher.readiness.resolve_model(body.model)
         record.model_id = model.id
-        return build_call(
+        size_bytes = len(request.body)
+        return await build_call(
             self._dispatcher.readiness,
+            self._worker,
             request,
             record,
             path=engine_request.path,
-            body=engine_request.encode_body(model.id),
+            body=await self._worker.run(size_bytes, lambda: engine_request.encode_body(model.id)),
             requested_model=body.model,
             keep_alive=body.keep_alive,
         )
 
-    def _recorded(self, sink: ClientSink, call: InferenceCall) -> ClientSink:
-        return with_transcript(sink, call.record, call.body) if self._recorder.keeps_text else sink
+    async def _recorded(self, sink: ClientSink, call: InferenceCall) -> ClientSink:
+        if not self._recorder.keeps_text:
+            return sink
+        return await self._worker.run(len(call.body), lambda: with_transcript(sink, call.record, call.body))
 
 
 def _request_clock(record: RequestRecord) -> RequestClock:

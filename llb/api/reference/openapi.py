@@ -28,9 +28,10 @@ from llb.api.reference.error_responses import (
 )
 from llb.api.reference.examples import EXAMPLES, without_defaults
 from llb.api.reference.operation import ApiOperation, operation_of
-from llb.api.reference.schemas.common import ExtensibleObject
+from llb.api.reference.schemas.common import ExtensibleObject, ModelRequest
 from llb.api.responses import JSON
 from llb.api.static_content import StaticContent
+from llb.policy.request_bounds import bound_schemas
 
 ERROR_SCHEMA_REF = {"$ref": "#/components/schemas/Error"}
 STREAM_DESCRIPTIONS = {
@@ -204,6 +205,11 @@ class _SchemaRegistry:
         for extensible in _subclasses_of(ExtensibleObject):
             if extensible.__name__ in self.components:
                 self.components[extensible.__name__]["additionalProperties"] = True
+        for request in _subclasses_of(ModelRequest):
+            properties = self.components.get(request.__name__, {}).get("properties", {})
+            # Requests that generate text accept the fields of the engine.
+            if "stream" in properties:
+                self.components[request.__name__]["properties"] = {**bound_schemas(), **properties}
         for example in EXAMPLES:
             if (name := type(example).__name__) in self.components:
                 self.components[name]["examples"] = [without_defaults(example)]

@@ -178,6 +178,11 @@ class AdmissionController:
         queue = self._queues.get(model_id)
         return queue.node_count if queue is not None else 0
 
+    def max_context_length(self, model_id: str) -> int | None:
+        """Return the longest context of a model on any node, in tokens; None while a node has not told it."""
+        queue = self._queues.get(model_id)
+        return queue.max_context_length if queue is not None else None
+
     def remove_node(self, node_id: str, model_id: str) -> None:
         """Remove a node from those that serve a model.
 

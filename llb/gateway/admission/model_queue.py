@@ -345,6 +345,13 @@ class ModelQueue:
         """Number of present nodes."""
         return len(self._present_nodes)
 
+    @property
+    def max_context_length(self) -> int | None:
+        """Longest context of the present nodes, in tokens; None while one of them has not told its own."""
+        lengths = [node.context_length for node in self._present_nodes]
+        known = [length for length in lengths if length is not None]
+        return max(known, default=None) if len(known) == len(lengths) else None
+
     def select_without_slot(self, exclude: frozenset[str]) -> NodeSlots | None:
         """Return the least busy node that has the model loaded, else the fastest to load it, or None."""
         candidates = [node for node in self._present_nodes if node.node_id not in exclude and node.slots > 0]

@@ -30,7 +30,7 @@ CLIENT_ERROR_PATTERN = re.compile(
     r"^'\w+' is required|(image|audio|video|vision)\b.* not supported"
     r"|failed to parse (tools|messages|input|grammar|json)"
     r"|failed to (load|decode|process) (image|audio|video)|unsupported (tool|content|param)|jinja|template"
-    r"|invalid (url|base64|image|audio)|json schema",
+    r"|invalid (url|base64|image|audio)|json schema|unknown reasoning format|\bregex\b|\bfield '\w+':",
     re.IGNORECASE,
 )
 # Each text to embed or to rerank must fit into one batch.
@@ -101,6 +101,9 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
         return InvalidRequest(f"This model does not support {_operation_name(error.message)}")
     if status == 503 and "loading" in error.message.lower():
         return ModelLoading("The model is still loading")
+    if "bad_alloc" in error.message:
+        # See `engine.memory_limit`. The engine goes on, and another one would refuse the request as well.
+        return InvalidRequest("The request needs more memory than the engine may use")
     if status == 413:
         return PayloadTooLarge("The request is too large for the engine")
     # 401 and 403 concern llb's own key for the engine, 404 a route that this build of llama-server lacks.

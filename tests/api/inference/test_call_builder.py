@@ -12,6 +12,7 @@ from sanic import Request
 
 from llb import errors
 from llb.api.inference.call_builder import build_call, parse_keep_alive
+from llb.api.request_body import LargeBodyWorker
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
@@ -33,27 +34,32 @@ CHAT_PATH = "/v1/chat/completions"
 class OneModelReadiness:
     """Readiness of one model, which is Ready unless `error` is set."""
 
-    def __init__(self, error: errors.LlbError | None = None) -> None:
+    def __init__(self, error: errors.LlbError | None = None, *, context_length: int | None = None) -> None:
         self._error = error
+        self._context_length = context_length
 
     def resolve_model(self, name: str) -> Model:
         if name.casefold() != MODEL.id:
             raise errors.ModelNotFound(name)
         return MODEL
 
+    def max_context_length(self, _model: Model) -> int | None:
+        return self._context_length
+
     def require_ready(self, _model: Model) -> None:
         if self._error is not None:
             raise self._error
 
 
-def build(
+async def build(
     body: dict[str, Any] | bytes, *, readiness: OneModelReadiness | None = None, **options: Any
 ) -> tuple[InferenceCall, RequestRecord]:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     record = RequestRecord(1, "r", PRINCIPAL, CHAT_PATH, 0.0)
     request = SimpleNamespace(ctx=SimpleNamespace(principal=PRINCIPAL), headers=options.pop("headers", {}))
-    call = build_call(
+    call = await build_call(
         cast(ModelReadiness, readiness or OneModelReadiness()),
+        LargeBodyWorker(),
         cast(Request, request),
         record,
         **{"path": CHAT_PATH, "body": encoded, **options},
@@ -61,35 +67,35 @@ def build(
     return call, record
 
 
-def test_the_body_passes_through_unchanged() -> None:
+async def test_the_body_passes_through_unchanged() -> None:
     body = json.dumps({"model": "smollm2", "messages": [], "unknown": 1}).encode()
-    call, record = build(body)
+    call, record = await build(body)
     assert call.body is body
     assert (call.model, call.key_id, call.stream) == (MODEL, "key-1", False)
     assert (record.requested_model, record.model_id) == ("smollm2", "smollm2")
 
 
-def test_the_engine_receives_the_id_of_the_catalogue_and_extra_fields() -> None:
-    call, record = build({"model": "SmolLM2"}, extra_fields=lambda _fields: {"response_format": "x"})
+async def test_the_engine_receives_the_id_of_the_catalogue_and_extra_fields() -> None:
+    call, record = await build({"model": "SmolLM2"}, extra_fields=lambda _fields: {"response_format": "x"})
     assert msgspec.json.decode(call.body) == {"model": "smollm2", "response_format": "x"}
     assert record.requested_model == "SmolLM2"
 
 
-def test_overrides_of_the_body() -> None:
-    call, record = build(
+async def test_overrides_of_the_body() -> None:
+    call, record = await build(
         {"model": "smollm2", "keep_alive": "1m", "prompt_cache_key": "a"},
         requested_model="smollm2:latest",
         keep_alive=7,
         headers={"x-session-id": "b"},
     )
     assert (record.requested_model, call.keep_alive_s, call.session) == ("smollm2:latest", 7.0, "b")
-    call, _ = build({"model": "smollm2", "keep_alive": "1m", "prompt_cache_key": "a"})
+    call, _ = await build({"model": "smollm2", "keep_alive": "1m", "prompt_cache_key": "a"})
     assert (call.keep_alive_s, call.session) == (60.0, "a")
 
 
-def test_only_generated_text_is_streamed() -> None:
-    assert build({"model": "smollm2", "stream": True})[0].stream
-    assert not build({"model": "smollm2", "stream": True}, path="/v1/messages/count_tokens")[0].stream
+async def test_only_generated_text_is_streamed() -> None:
+    assert (await build({"model": "smollm2", "stream": True}))[0].stream
+    assert not (await build({"model": "smollm2", "stream": True}, path="/v1/messages/count_tokens"))[0].stream
 
 
 @pytest.mark.parametrize(
@@ -103,9 +109,11 @@ def test_only_generated_text_is_streamed() -> None:
         ({"model": "smollm2", "keep_alive": "soon"}, {}, errors.InvalidRequest),
     ],
 )  # fmt: skip
-def test_errors(body: dict[str, Any], options: dict[str, Any], error_type: type[errors.LlbError]) -> None:
+async def test_errors(
+    body: dict[str, Any], options: dict[str, Any], error_type: type[errors.LlbError]
+) -> None:
     with pytest.raises(error_type) as error:
-        build(body, **options)
+        await build(body, **options)
     assert type(error.value) is error_type
 
 
