@@ -184,7 +184,7 @@ def _print_fit(report: FitReport) -> None:
         return
     output.print_line()
     rows = [
-        (device.name, str(device.layers), *_sizes_of(device), output.format_size(device.limit_bytes))
+        (device.name, _format_layers(device), *_sizes_of(device), output.format_size(device.limit_bytes))
         for device in report.devices
     ]
     output.print_table(
@@ -192,6 +192,11 @@ def _print_fit(report: FitReport) -> None:
         [*rows, ("RAM", "", *_sizes_of(report.host), "")],
         right_aligned=range(1, 8),
     )
+
+
+def _format_layers(device: DeviceFit) -> str:
+    on_host = device.expert_layers_on_host
+    return f"{device.layers} ({on_host} with experts in RAM)" if on_host else str(device.layers)
 
 
 def _sizes_of(part: HostFit | DeviceFit) -> tuple[str, ...]:

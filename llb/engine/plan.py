@@ -109,6 +109,7 @@ class EnginePlanner:
             context_length=load.context_length,
             slots=load.slots,
             gpu_layers=load.gpu_layers,
+            expert_layers_on_host=load.expert_layers_on_host,
             batch_tokens=load.batch_tokens,
             ubatch_tokens=load.ubatch_tokens,
             prompt_cache_bytes=load.prompt_cache_bytes,

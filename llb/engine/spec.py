@@ -41,6 +41,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     # Of each GPU in the order of llama.cpp, the output counted as a layer; none for RAM only.
     gpu_layers: tuple[int, ...] = ()
+    # The first layers, whose experts lie in RAM although the layers are on a GPU.
+    expert_layers_on_host: int = 0
     batch_tokens: int
     ubatch_tokens: int
     prompt_cache_bytes: int
@@ -53,11 +55,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_equivalent(self, other: EngineSpec) -> bool:
         """Return whether both have the same context, slots and number of layers on GPUs."""
-        return (self.context_length, self.slots, sum(self.gpu_layers)) == (
-            other.context_length,
-            other.slots,
-            sum(other.gpu_layers),
-        )
+        return self._size == other._size
+
+    @property
+    def _size(self) -> tuple[int, int, int, int]:
+        return (self.context_length, self.slots, sum(self.gpu_layers), self.expert_layers_on_host)
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,8 @@ LLAMA_LOG_VERBOSITY = 3
 # Beside one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
+# As `--n-cpu-moe` of llama.cpp selects them.
+EXPERT_TENSORS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
 # Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
 # not count) and computes prompts there. An empty list hides all devices of Vulkan.
 HIDE_GPUS_ENV = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""}
@@ -148,6 +150,9 @@ def _place_layers(params: Any, spec: EngineSpec) -> None:
     """Put the layers on the GPUs of the plan; by default llama.cpp spreads every model over all of them."""
     xllamacpp = _import_xllamacpp()
     params.n_gpu_layers = sum(spec.gpu_layers)
+    if spec.expert_layers_on_host:
+        layers = "|".join(str(index) for index in range(spec.expert_layers_on_host))
+        params.tensor_buft_overrides = rf"blk\.({layers})\.{EXPERT_TENSORS}=CPU"
     used = [index for index, count in enumerate(spec.gpu_layers) if count]
     if len(used) > 1:
         params.tensor_split = [*spec.gpu_layers, *[0] * (len(params.tensor_split) - len(spec.gpu_layers))]

@@ -19,6 +19,8 @@ _WINDOW_PERIODS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 _POOLING_TYPES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _BLOCK_TENSOR = re.compile(r"blk\.(\d{1,4})\.(.+)")
+# As `--n-cpu-moe` of llama.cpp selects them.
+_EXPERT_TENSOR = re.compile(r"ffn_(up|down|gate_up|gate)_(ch|)exps")
 _INPUT_TENSORS = ("token_embd", "token_types", "position_embd", "per_layer_token_embd", "altup_")
 # `output_norm` is no output matrix: a model with tied embeddings has only the former.
 _OUTPUT_NORM_TENSORS = ("output_norm", "rope_")
@@ -30,6 +32,8 @@ class GgufBlock:
     """Tensors of one repeating layer in one file; `recurrent`: Mamba, RWKV or a short convolution."""
 
     size_bytes: int = 0
+    # Of the expert matrices, which may lie in RAM although the layer is on a GPU.
+    expert_bytes: int = 0
     attention: bool = False
     recurrent: bool = False
 
@@ -132,6 +136,7 @@ class _TensorTotals:
             self.has_gated_ffn = self.has_gated_ffn or part.startswith(("ffn_gate", "ffn_up_gate"))
             self.blocks[index] = GgufBlock(
                 size_bytes=before.size_bytes + size_bytes,
+                expert_bytes=before.expert_bytes + (size_bytes if _EXPERT_TENSOR.match(part) else 0),
                 attention=before.attention or part.startswith(("attn_k", "attn_v", "attn_qkv")),
                 recurrent=before.recurrent or part.startswith(("ssm_", "time_mix_", "shortconv")),
             )

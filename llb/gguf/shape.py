@@ -27,6 +27,7 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
         layers.append(
             Layer(
                 weight_bytes=sum(part.size_bytes for part in parts),
+                expert_bytes=sum(part.expert_bytes for part in parts),
                 key_width=heads * (head.key_length_windowed if is_windowed else head.key_length),
                 value_width=heads * (head.value_length_windowed if is_windowed else head.value_length),
                 uses_sliding_window=is_windowed,

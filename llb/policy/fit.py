@@ -78,6 +78,7 @@ def _device_fit(plan: LoadPlan, index: int, name: str, kind: str, limit_bytes: i
         name=name,
         kind=kind,
         layers=plan.gpu_layers[index],
+        expert_layers_on_host=_expert_layers_on_host(plan, index),
         weights_bytes=estimate.weights.vram_bytes[index],
         kv_bytes=estimate.kv_cache.vram_bytes[index],
         compute_bytes=estimate.compute.vram_bytes[index],
@@ -85,6 +86,14 @@ def _device_fit(plan: LoadPlan, index: int, name: str, kind: str, limit_bytes: i
         total_bytes=estimate.vram_bytes[index],
         limit_bytes=limit_bytes,
     )
+
+
+def _expert_layers_on_host(plan: LoadPlan, index: int) -> int:
+    """Return the layers on this GPU whose experts lie in RAM: of all layers those at the front."""
+    if not plan.expert_layers_on_host:
+        return 0
+    before = sum(plan.gpu_layers[:index])
+    return max(0, min(plan.gpu_layers[index], plan.expert_layers_on_host - before))
 
 
 def _reason_against(request: FitRequest, free: FreeMemory) -> str:
@@ -106,6 +115,9 @@ def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
         sentences.append(
             f"A context of {wanted} tokens per slot does not fit; {plan.context_length} tokens do."
         )
+    if plan.expert_layers_on_host:
+        layers = f"{plan.expert_layers_on_host} of {len(request.shape.layers)} layers"
+        sentences.append(f"The experts of {layers} lie in RAM, where the CPU computes them.")
     if plan.gpu_layers and (on_gpu := sum(plan.gpu_layers)) < request.shape.max_gpu_layers:
         where = f"{on_gpu} of {request.shape.max_gpu_layers} layers fit" if on_gpu else "No layer fits"
         sentences.append(f"{where} into the memory of the GPU; the CPU computes the others.")

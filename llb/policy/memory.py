@@ -109,6 +109,8 @@ class Layer:
     """One repeating block; widths are values per token in the KV cache (heads × length), or 0."""
 
     weight_bytes: int
+    # Of these, the matrices of the experts: up, gate and down.
+    expert_bytes: int = 0
     key_width: int = 0
     value_width: int = 0
     uses_sliding_window: bool = False
@@ -205,6 +207,7 @@ def estimate_memory(
     context_length: int,
     slots: int = 1,
     gpu_layers: Sequence[int] = (),
+    expert_layers_on_host: int = 0,
     pooled: bool = False,
     prompt_cache_bytes: int = 0,
 ) -> MemoryEstimate:
@@ -212,9 +215,10 @@ def estimate_memory(
 
     `gpu_layers` is the number of layers on each GPU. llama.cpp offloads the last ones of layers + output
     (`i_gpu_start = n_layer + 1 - n_gpu_layers`), in the order of the GPUs, and keeps each layer's KV cache
-    beside its weights. `pooled` stands for embeddings and reranking.
+    beside its weights. The experts of the first `expert_layers_on_host` layers stay in RAM. `pooled` stands
+    for embeddings and reranking.
     """
-    gpus = assign_layers(shape, gpu_layers)
+    gpus = assign_layers(shape, gpu_layers, expert_layers_on_host)
     in_ram = shape.layers[: len(shape.layers) - sum(len(gpu.layers) for gpu in gpus)]
     is_offloaded = any(gpu.is_used for gpu in gpus)
     cells = 0 if shape.is_encoder else pad_context(context_length)
@@ -228,14 +232,18 @@ def estimate_memory(
         + slots * HTTP_THREAD_BYTES
     )
     input_bytes = shape.input_bytes + shape.other_bytes
-    layer_bytes = sum(layer.weight_bytes for layer in in_ram)
+    layer_bytes = sum(layer.weight_bytes for layer in in_ram) + sum(gpu.host_expert_bytes for gpu in gpus)
     if is_offloaded:
         # Activations are copied between host and device; layers in RAM are computed on the host.
         host_compute = compute_bytes if in_ram else _F32 * ubatch * shape.embedding_length * 2
-        gpu_count = 0 if in_ram else sum(gpu.is_used for gpu in gpus)
+        # llama.cpp gives up the pipeline where a part of the model is in RAM.
+        is_whole = not in_ram and not any(gpu.host_expert_bytes for gpu in gpus)
+        gpu_count = sum(gpu.is_used for gpu in gpus) if is_whole else 0
         gpu_compute = compute_bytes + pipeline_bytes(
             shape, context_length=context_length, ubatch=ubatch, gpus=gpu_count
         )
+        if expert_layers_on_host:
+            gpu_compute += expert_copy_bytes(shape)
         overhead = Memory(
             overhead_bytes + GPU_HOST_BYTES, tuple(GPU_DEVICE_BYTES if gpu.is_used else 0 for gpu in gpus)
         )
@@ -266,13 +274,15 @@ class GpuShare:
     """Part of a model on one GPU. A GPU without layers is used too where llama.cpp splits over several."""
 
     layers: tuple[Layer, ...] = ()
+    # Experts of these layers that lie in RAM.
+    host_expert_bytes: int = 0
     has_output: bool = False
     has_projector: bool = False
     is_used: bool = False
 
     def weight_bytes(self, shape: ModelShape) -> int:
         """Return the weights on this GPU, with the compute buffer of an image encoder."""
-        total = sum(layer.weight_bytes for layer in self.layers)
+        total = sum(layer.weight_bytes for layer in self.layers) - self.host_expert_bytes
         if self.has_output:
             total += output_gpu_bytes(shape)
         if self.has_projector:
@@ -280,7 +290,9 @@ class GpuShare:
         return total
 
 
-def assign_layers(shape: ModelShape, gpu_layers: Sequence[int]) -> tuple[GpuShare, ...]:
+def assign_layers(
+    shape: ModelShape, gpu_layers: Sequence[int], expert_layers_on_host: int = 0
+) -> tuple[GpuShare, ...]:
     """Return what lies on each GPU for these numbers of layers, of which the output is the last one."""
     total = sum(gpu_layers)
     position = max(0, shape.max_gpu_layers - total)
@@ -291,6 +303,9 @@ def assign_layers(shape: ModelShape, gpu_layers: Sequence[int]) -> tuple[GpuShar
         shares.append(
             GpuShare(
                 layers=shape.layers[position:end],
+                host_expert_bytes=sum(
+                    layer.expert_bytes for layer in shape.layers[position : min(end, expert_layers_on_host)]
+                ),
                 has_output=count > 0 and end == shape.max_gpu_layers and position < end,
                 has_projector=shape.projector_bytes > 0 and bool(used) and index == used[0],
                 is_used=index in used or len(used) > 1,
@@ -298,6 +313,11 @@ def assign_layers(shape: ModelShape, gpu_layers: Sequence[int]) -> tuple[GpuShar
         )
         position = end
     return tuple(shares)
+
+
+def expert_copy_bytes(shape: ModelShape) -> int:
+    """Return the buffer for the expert matrix that is copied to the GPU for a prompt: one of three."""
+    return max((layer.expert_bytes for layer in shape.layers), default=0) // 3
 
 
 def output_gpu_bytes(shape: ModelShape) -> int:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psutil
 import pytest
 import pytest_asyncio
@@ -20,6 +21,7 @@ from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureKind
 from llb.engine.process import EngineProcess
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
+from llb.engine.worker import build_llama_params
 from llb.errors import EngineFailed, InvalidRequest
 from llb.gateway.http.engine_errors import translate_engine_error
 from llb.hardware import engine_command, engine_environment
@@ -312,3 +314,28 @@ async def test_a_request_cannot_take_more_memory_than_the_plan_allows(
     assert b"bad_alloc" in refused.body
     assert isinstance(translate_engine_error(refused.status, refused.body), InvalidRequest)
     assert ask(engine.ready, "POST", "/completion", {"prompt": "x", "n_predict": 1}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "expert_layers_on_host", "expected"),
+    [
+        ((), 0, (0, "LAYER", 0, [0, 0, 0], "")),
+        ((0, 0), 0, (0, "LAYER", 0, [0, 0, 0], "")),
+        ((33,), 0, (33, "LAYER", 0, [0, 0, 0], "")),
+        # One of several GPUs, the second.
+        ((0, 33), 0, (33, "NONE", 1, [0, 0, 0], "")),
+        ((20, 13, 0), 0, (33, "LAYER", 0, [20, 13, 0], "")),
+        ((33,), 2, (33, "LAYER", 0, [0, 0, 0], r"blk\.(0|1)\.ffn_(up|down|gate_up|gate)_(ch|)exps=CPU")),
+    ],
+)
+def test_layers_are_placed_as_planned(
+    gpu_layers: tuple[int, ...],
+    expert_layers_on_host: int,
+    expected: tuple[int, str, int, list[int], str],
+) -> None:
+    params = build_llama_params(
+        msgspec.structs.replace(spec(), gpu_layers=gpu_layers, expert_layers_on_host=expert_layers_on_host)
+    )
+    split = params.split_mode.name.rpartition("_")[2]
+    placed = (params.n_gpu_layers, split, params.main_gpu, params.tensor_split[:3])
+    assert (*placed, params.tensor_buft_overrides) == expected

@@ -85,6 +85,8 @@ def test_a_mixture_counts_its_experts(tmp_path: Path) -> None:
         write_chat_model(tmp_path / "m.gguf", experts=4, experts_used=2, quantization="F16")
     )
     assert (metadata.experts, metadata.experts_used) == (4, 2)
+    # Up, gate and down of 4 experts, 128 wide, in F16.
+    assert {block.expert_bytes for block in metadata.blocks.values()} == {3 * 4 * 128 * 64 * 2}
     assert gguf.build_model_shape([metadata]).feed_forward_width == 2 * 128
 
 

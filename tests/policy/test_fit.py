@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llb.policy.fit import FitRequest, report_fit
 from llb.policy.memory import FreeMemory
 from tests.shapes import LLAMA_8B
@@ -42,6 +44,16 @@ def test_a_shorter_context_and_layers_in_ram_are_told() -> None:
     none = report_fit(request(8192), FreeMemory(32 * GIB, (GIB // 4,)), (CARD,))
     assert none.reason == "No layer fits into the memory of the GPU; the CPU computes the others."
     assert report_fit(request(8192), FreeMemory(32 * GIB), ()).reason is None
+
+
+def test_experts_in_ram_are_told() -> None:
+    layers = tuple(replace(layer, expert_bytes=100 * 2**20) for layer in LLAMA_8B.layers)
+    mixture = FitRequest("mixture", replace(LLAMA_8B, layers=layers), 1, 8192)
+    report = report_fit(mixture, FreeMemory(32 * GIB, (5 * GIB,)), (CARD,))
+    on_host = report.devices[0].expert_layers_on_host
+    assert 0 < on_host <= 32
+    assert report.devices[0].layers == 33
+    assert report.reason == f"The experts of {on_host} of 32 layers lie in RAM, where the CPU computes them."
 
 
 def test_a_model_that_does_not_fit_has_the_numbers() -> None:

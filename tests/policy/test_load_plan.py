@@ -286,3 +286,41 @@ def test_no_card_overflows(cards: tuple[int, ...], slots: int, desktop_gb: float
             shape, context_length=plan.context_length, slots=slots, gpu_layers=plan.gpu_layers
         ).memory
         assert all(needed <= size for needed, size in zip(again.vram_bytes, sizes, strict=True))
+
+
+MIXTURE = replace(
+    LLAMA_8B,
+    layers=tuple(replace(layer, weight_bytes=450 * MIB, expert_bytes=400 * MIB) for layer in LLAMA_8B.layers),
+    experts_used=2,
+)
+
+
+@pytest.mark.parametrize("vram_gib", [(6,), (12,), (6, 6)])
+def test_of_a_mixture_rather_experts_than_layers_lie_in_ram(vram_gib: tuple[int, ...]) -> None:
+    free = FreeMemory(32 * GIB, tuple(size * GIB for size in vram_gib))
+    plan = plan_load(MIXTURE, slots=1, requested_context=8192, free=free)
+    assert plan is not None
+    assert (sum(plan.gpu_layers), plan.verdict, plan.mmap) == (33, Verdict.TIGHT, False)
+    assert 0 < plan.expert_layers_on_host < 32
+    assert free.covers(plan.memory)
+    # One layer's experts more would not fit on the GPU.
+    more = estimate_memory(
+        MIXTURE,
+        context_length=8192,
+        gpu_layers=plan.gpu_layers,
+        expert_layers_on_host=plan.expert_layers_on_host - 1,
+    )
+    assert len(vram_gib) > 1 or not free.covers(more.memory)
+
+
+def test_a_mixture_that_fits_has_its_experts_on_the_gpu() -> None:
+    plan = plan_load(MIXTURE, slots=1, requested_context=2048, free=FreeMemory(32 * GIB, (24 * GIB,)))
+    assert plan is not None
+    assert (plan.gpu_layers, plan.expert_layers_on_host, plan.verdict) == ((33,), 0, Verdict.FITS)
+
+
+def test_a_mixture_whose_layers_do_not_fit_even_without_experts() -> None:
+    plan = plan_load(MIXTURE, slots=1, requested_context=2048, free=FreeMemory(32 * GIB, (2 * GIB,)))
+    assert plan is not None
+    assert plan.expert_layers_on_host == 0
+    assert 0 <= sum(plan.gpu_layers) < 33
