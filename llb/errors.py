@@ -19,12 +19,14 @@ Each class and the code that clients see:
     │   ├── UnknownHost            unknown_host
     │   ├── NotFound               not_found
     │   ├── UnsupportedOperation   not_offered
+    │   ├── RequestCrashesEngine   request_crashes_engine
     │   ├── RangeNotAvailable      not_arrived
     │   └── Conflict               conflict
     │       └── KeyLimitReached    key_limit_reached
     ├── PermissionDenied           insufficient_permissions
     │   └── OriginNotAllowed       origin_not_allowed
     ├── RateLimited                rate_limit_exceeded
+    │   └── TooManyCrashes         too_many_crashes
     ├── InsufficientResources
     │   ├── InsufficientMemory     insufficient_memory
     │   └── InsufficientStorage    insufficient_storage
@@ -43,6 +45,8 @@ Each class and the code that clients see:
     │   └── ServerBusy             server_busy
     ├── UpstreamError
     │   ├── EngineFailed           engine_failed
+    │   │   └── EngineCrashed      engine_crashed
+    │   │       └── CrashSuspected crash_suspected
     │   └── EngineTimeout          engine_timeout
     └── InternalError              internal_error
 
@@ -209,6 +213,18 @@ class UnsupportedOperation(InvalidRequest):
     code = "not_offered"
 
 
+class RequestCrashesEngine(InvalidRequest):
+    """The engine crashed or hung because of this request, which is refused for a while; change it."""
+
+    code = "request_crashes_engine"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"The engine of model '{model_id}' crashed or hung while it worked on this request, which is not "
+            "tried again. Change the request, for example its grammar, its schema or its length"
+        )
+
+
 class RangeNotAvailable(InvalidRequest):
     """The requested part of the file has not been downloaded to this node yet."""
 
@@ -255,6 +271,12 @@ class RateLimited(LlbError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyCrashes(RateLimited):
+    """Several requests of this caller have crashed an engine; `Retry-After` has the time to wait."""
+
+    code = "too_many_crashes"
 
 
 class InsufficientResources(LlbError):
@@ -388,6 +410,18 @@ class EngineFailed(UpstreamError):
     """The engine failed to answer the request."""
 
     code = "engine_failed"
+
+
+class EngineCrashed(EngineFailed):
+    """The engine crashed or was ended while it answered the request, probably because of another one."""
+
+    code = "engine_crashed"
+
+
+class CrashSuspected(EngineCrashed):
+    """The engine crashed or was ended while it answered the request, because of this or of another one."""
+
+    code = "crash_suspected"
 
 
 class EngineTimeout(UpstreamError):

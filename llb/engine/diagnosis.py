@@ -16,12 +16,14 @@ class FailureKind(StrEnum):
 
     REJECTED: llama.cpp cannot load the file, and another attempt will not help. MEMORY: an allocation failed,
     or the kernel killed the process. TIMEOUT: the engine was not ready or did not answer within its deadline.
+    KILLED: something outside ended it.
     """
 
     REJECTED = "refused"
     MEMORY = "memory"
     CRASHED = "crashed"
     TIMEOUT = "timeout"
+    KILLED = "killed"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def diagnose_exit(returncode: int, log_lines: Sequence[str], *, was_ready: bool)
     if returncode == EXIT_BAD_SPEC:
         return FailureDiagnosis(FailureKind.CRASHED, "the engine did not understand its specification")
     if returncode == -signal.SIGTERM:
-        return FailureDiagnosis(FailureKind.CRASHED, "the engine was stopped from outside")
+        return FailureDiagnosis(FailureKind.KILLED, "the engine was stopped from outside")
     if returncode == -getattr(signal, "SIGKILL", 9):
-        return FailureDiagnosis(FailureKind.MEMORY, "the engine was killed (out of memory?)")
+        return FailureDiagnosis(FailureKind.KILLED, "the engine was killed (out of memory?)")
     fatal = next((line for line in reversed(log_lines) if _FATAL_LINE.search(line)), None)
     message = f"the engine crashed ({_exit_description(returncode)})"
     if fatal is not None:

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 from llb.base.backoff import Backoff
-from llb.engine.diagnosis import FailureKind
+from llb.engine.diagnosis import FailureDiagnosis, FailureKind
 from llb.engine.plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
+from llb.policy import engine_watch
+from llb.policy.engine_watch import Blame, EngineSpeed, RequestProgress
 from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
@@ -22,8 +25,41 @@ BACKOFF_MAX_S = 60.0
 BACKOFF_RESET_AFTER_S = 60.0
 # After this many crashes while loading, the file counts as the cause.
 MAX_LOAD_CRASHES = 3
+# Workers in a row that failed under requests without having answered one: then the cause is the engine.
+MAX_LIVES_WITHOUT_ANSWER = 4
+# Bytes of a request per token of its prompt, about.
+BYTES_PER_TOKEN = 4
 # A load is complete only when the worker reports it.
 MAX_LOAD_PROGRESS = 0.99
+
+
+class AnswerCounter(Protocol):
+    """Answer of an engine, as far as its watch reads it."""
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def is_buffer_full(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Keep-alive that a request asks for, negative for "never unload".
+
+    Unless it `may_shorten`, it only lengthens the present one, up to the host's own.
+    """
+
+    seconds: float
+    may_shorten: bool = True
+
+    def apply(self, current_s: float, default_s: float) -> float:
+        """Return the keep-alive that follows `current_s`, where the host's own is `default_s`."""
+        if self.may_shorten or current_s < 0:
+            return self.seconds if self.may_shorten else current_s
+        if self.seconds < 0 or 0 <= default_s < self.seconds:
+            return max(current_s, default_s) if default_s >= 0 else default_s
+        return max(current_s, self.seconds)
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +68,7 @@ class LeaseRequest:
 
     lease: asyncio.Future[Lease]
     requested_at: float
-    keep_alive_s: float | None
+    keep_alive: KeepAlive | None
 
     def abandon(self) -> None:
         """Release a lease that was granted while the caller timed out or was cancelled."""
@@ -53,15 +89,46 @@ class Lease:
         self.slots = ready.slots
         self.context_length = ready.context_length
         self.api_key = spec.api_key
+        # Part of the request in the failure of the engine; None while it has not failed.
+        self.blame: Blame | None = None
+        # None for a lease that only keeps the engine loaded.
+        self.progress: RequestProgress | None = None
+        self.generation = engine.process.begin_request()
         self._engine = engine
-        self._generation = engine.process.begin_request()
+        self._answer: AnswerCounter | None = None
+        self._seen_bytes = 0
         self._is_held = True
+
+    def begin_request(self, body_bytes: int, speed: EngineSpeed) -> None:
+        """Have the engine's progress on a request watched, which is sent now."""
+        self._engine.watch(self, body_bytes // BYTES_PER_TOKEN, speed)
+
+    def follow_answer(self, answer: AnswerCounter) -> None:
+        """Take the bytes of `answer` for the progress of the request."""
+        self._answer, self._seen_bytes = answer, 0
+
+    def sample_progress(self, now: float) -> None:
+        """Record whether bytes have come since the last sample."""
+        progress, answer = self.progress, self._answer
+        if progress is None or answer is None:
+            return
+        progress.is_paused = answer.is_buffer_full
+        if answer.total_bytes > self._seen_bytes:
+            self._seen_bytes, progress.last_byte_at = answer.total_bytes, now
+
+    async def wait_for_blame(self, timeout_s: float) -> Blame | None:
+        """Return the part of this request in the failure of its engine; None if the engine has not failed.
+
+        The kernel closes the connections of a process before its parent learns of its end, so this waits.
+        """
+        await self._engine.process.wait_for_end(self.generation, timeout_s)
+        return self.blame
 
     def release(self) -> None:
         """Give the lease back; idempotent."""
         if self._is_held:
             self._is_held = False
-            self._engine.end_lease(self._generation)
+            self._engine.end_lease(self)
 
     def report_suspected_failure(self) -> None:
         """Have the pool check whether the engine still answers, and kill it if it does not."""
@@ -116,6 +183,17 @@ class ModelEngine:
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
         self._load_progress = 0.0
+        # Of the present worker, in order of their begin.
+        self._leases: dict[Lease, None] = {}
+        self._last_progress_at = 0.0
+        # When the worker was first found to be silent, and its processor time then.
+        self._silent_since: tuple[float, float] | None = None
+        # Time of the last byte before a hang, for which the worker is being killed.
+        self._hung_at: float | None = None
+        self._has_answered = False
+        self._lives_without_answer = 0
+        # Since when, and with how much processor time, the worker has had no request.
+        self._idle_since: tuple[float, float] | None = None
         self.process = make_process(self._on_transition)
 
     # --- input of the pool's decisions ---------------------------------------------------------------
@@ -175,18 +253,26 @@ class ModelEngine:
 
     # --- leases --------------------------------------------------------------------------------------
 
-    def grant_lease(self, keep_alive_s: float | None) -> Lease:
-        """Return a lease; `keep_alive_s` replaces the keep-alive of this engine unless it is None."""
-        if keep_alive_s is not None:
-            self._keep_alive_s = keep_alive_s
+    def grant_lease(self, keep_alive: KeepAlive | None) -> Lease:
+        """Return a lease, for which `keep_alive` is applied."""
+        if keep_alive is not None:
+            self._keep_alive_s = keep_alive.apply(self._keep_alive_s, self._default_keep_alive_s)
         self._last_used = self._clock()
-        return Lease(self)
+        lease = Lease(self)
+        self._leases[lease] = None
+        return lease
 
-    def end_lease(self, generation: int) -> None:
-        """Count a lease of process `generation` as released."""
-        if generation == self.process.generation:
+    def end_lease(self, lease: Lease) -> None:
+        """Count a lease as released."""
+        if lease.generation == self.process.generation:
             self._last_used = self._clock()
-        self.process.end_request(generation)
+        if lease in self._leases:
+            del self._leases[lease]
+            lease.sample_progress(self._last_used)
+            if lease.progress is not None and lease.progress.last_byte_at is not None:
+                self._record_progress(max(self._last_progress_at, lease.progress.last_byte_at))
+                self._has_answered, self._lives_without_answer = True, 0
+        self.process.end_request(lease.generation)
 
     def resolve_lease_requests(self, now: float) -> None:
         """Grant the pending leases if the engine is ready, or reject them if it cannot be loaded now."""
@@ -198,7 +284,7 @@ class ModelEngine:
             self.reject_lease_requests(lambda: self._backoff_error(now))
         elif self.is_leasable:
             for request in self._pop_lease_requests():
-                lease = self.grant_lease(request.keep_alive_s)
+                lease = self.grant_lease(request.keep_alive)
                 # Granting publishes a report, and one of its handlers may have cancelled the request.
                 if request.lease.done():
                     lease.release()
@@ -232,6 +318,118 @@ class ModelEngine:
         )
         return ModelLoading(f"Model '{self.model_id}' {reason}", loading=loading)
 
+    # --- watch ---------------------------------------------------------------------------------------
+
+    def watch(self, lease: Lease, prompt_tokens: int, speed: EngineSpeed) -> None:
+        """Begin to watch the progress of a request."""
+        now = self._clock()
+        if not any(other.progress for other in self._leases):
+            # Until now there was nothing to do.
+            self._record_progress(now)
+        lease.progress = RequestProgress(now, prompt_tokens, speed)
+
+    def forgive_silence(self) -> None:
+        """Take the present for the time of the last progress: this process did not run itself."""
+        now = self._clock()
+        self._record_progress(now)
+        self._idle_since = None
+        for progress in self._watched_requests():
+            progress.began_at = now
+            if progress.last_byte_at is not None:
+                progress.last_byte_at = now
+
+    def check_progress(self) -> FailureDiagnosis | None:
+        """Sample the progress of the running requests; returns why the engine must be killed, or None."""
+        now = self._clock()
+        for lease in self._leases:
+            lease.sample_progress(now)
+        requests = self._watched_requests()
+        if any(progress.last_byte_at == now for progress in requests):
+            self._record_progress(now)
+        if not requests or self._last_progress_at == now:
+            return None
+        cpu_s = self.process.cpu_s()
+        since, cpu_s_then = self._silent_since = self._silent_since or (now, cpu_s)
+        silent_s = now - self._last_progress_at
+        if not engine_watch.is_hanging(
+            requests,
+            now,
+            silent_s=silent_s,
+            allowed_s=self._allowed_silence_s(requests),
+            computing_share=(cpu_s - cpu_s_then) / max(now - since, 0.001),
+        ):
+            return None
+        self._hung_at = self._last_progress_at
+        return FailureDiagnosis(
+            FailureKind.TIMEOUT, f"the engine was busy for {silent_s:.0f} s without any progress"
+        )
+
+    def blame_stuck_request(self) -> bool:
+        """Blame a request that gets nothing while others do; returns whether there is one."""
+        requests = self._watched_requests()
+        stuck = engine_watch.find_stuck(requests, self._clock(), allowed_s=self._allowed_silence_s(requests))
+        if stuck is None:
+            return False
+        for lease in self._leases:
+            lease.blame = Blame.CAUSE if lease.progress is stuck else Blame.NONE
+        return True
+
+    def is_computing_for_nobody(self) -> bool:
+        """Whether the engine has long been computing without a request, for a client that has left."""
+        if self.process.state is not EngineState.READY or self.is_stopping:
+            self._idle_since = None
+            return False
+        now = self._clock()
+        if self._idle_since is not None and now - self._idle_since[0] < engine_watch.IDLE_COMPUTING_S:
+            return False
+        cpu_s = self.process.cpu_s()
+        since, cpu_s_then = self._idle_since or (now, cpu_s)
+        self._idle_since = (now, cpu_s)
+        return now > since and cpu_s - cpu_s_then > engine_watch.MIN_COMPUTING_SHARE * (now - since)
+
+    def _allowed_silence_s(self, requests: list[RequestProgress]) -> float:
+        spec = self.process.spec
+        if spec is None:
+            return engine_watch.MIN_SILENCE_WITH_PROJECTOR_S
+        return engine_watch.allowed_silence_s(
+            requests,
+            batch_tokens=spec.batch_tokens,
+            slots=spec.slots,
+            has_projector=spec.projector_path is not None,
+        )
+
+    def _watched_requests(self) -> list[RequestProgress]:
+        return [lease.progress for lease in self._leases if lease.progress is not None]
+
+    def _record_progress(self, now: float) -> None:
+        self._last_progress_at, self._silent_since = now, None
+
+    def _blame_requests(self, now: float, failure: FailureDiagnosis) -> bool:
+        """Set the blame of every running request; returns whether they explain the failure."""
+        requests = self._watched_requests()
+        for lease in self._leases:
+            lease.blame = Blame.NONE
+        if not requests:
+            return False
+        if not self._has_answered:
+            self._lives_without_answer += 1
+        if self._lives_without_answer >= MAX_LIVES_WITHOUT_ANSWER:
+            return False
+        if self._hung_at is not None:
+            suspects = engine_watch.find_suspects(requests, self._hung_at, is_exact=False)
+        elif failure.kind in (FailureKind.CRASHED, FailureKind.MEMORY):
+            for lease in self._leases:
+                lease.sample_progress(now)
+            suspects = engine_watch.find_suspects(requests, now, is_exact=True)
+        else:
+            # Something else killed it, or its threads for HTTP are occupied.
+            suspects = []
+        blame = Blame.CAUSE if len(suspects) == 1 else Blame.SUSPECT
+        for lease in self._leases:
+            if lease.progress in suspects:
+                lease.blame = blame
+        return True
+
     # --- transitions and failures --------------------------------------------------------------------
 
     def begin_load(self, plan: EnginePlan) -> None:
@@ -241,6 +439,7 @@ class ModelEngine:
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
+        self._lives_without_answer = 0
         self._backoff.reset()
 
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
@@ -249,10 +448,12 @@ class ModelEngine:
             self._ready_at = self._last_used = now
             self._load_crashes = 0
             self._keep_alive_s = self._default_keep_alive_s
+            self._has_answered, self._idle_since = False, None
         if new_state is EngineState.FAILED:
             self._record_failure(now, while_loading=old_state is EngineState.STARTING)
         if new_state in (EngineState.STOPPED, EngineState.FAILED):
-            self.plan = None
+            self.plan, self._hung_at = None, None
+            self._leases.clear()
         self.state_changed.set()
         self._on_changed(self)
 
@@ -262,6 +463,10 @@ class ModelEngine:
             return
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
             self._backoff.reset()
+        if not while_loading and self._blame_requests(now, failure):
+            # The next load is not to blame: other requests need not wait.
+            self.retry_at = now
+            return
         self.retry_at = now + self._backoff.next_delay_s()
         # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
         if while_loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):

@@ -16,28 +16,24 @@ from functools import partial
 
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
-from llb.engine.model_engine import Lease, LeaseRequest, ModelEngine
+from llb.engine.model_engine import KeepAlive, Lease, LeaseRequest, ModelEngine
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner
 from llb.engine.process import EngineProcess
+from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import MemoryBudget
 from llb.policy.eviction import select_victims
 from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState
 
-__all__ = ["EngineFiles", "EnginePool", "Lease"]
+__all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
 
 log = logging.getLogger(__name__)
 
 MIN_LOAD_TIMEOUT_S = 120.0
 # A slow disk; a load that takes longer is considered to hang.
 MIN_LOAD_BYTES_PER_S = 20_000_000
-HEALTH_CHECK_TIMEOUT_S = 5.0
-# Interval of the health checks of busy engines, and the failed checks in a row after which an engine is
-# killed.
-WATCHDOG_INTERVAL_S = 10.0
-WATCHDOG_MAX_MISSES = 3
-PROGRESS_INTERVAL_S = 0.5
+REPORT_INTERVAL_S = 0.5
 UNLOAD_GRACE_S = 30.0
 
 
@@ -58,8 +54,9 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
         planner: EnginePlanner | None = None,
         command: Sequence[str] | None = None,
-        watchdog_interval_s: float = WATCHDOG_INTERVAL_S,
+        health_interval_s: float = HEALTH_INTERVAL_S,
         health_check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S,
+        progress_interval_s: float = PROGRESS_INTERVAL_S,
     ) -> None:
         self.engine_changed: Topic[EngineReport] = Topic()
         self._slots = slots
@@ -68,10 +65,15 @@ class EnginePool:
         self._clock = clock
         self._planner = planner if planner is not None else EnginePlanner(slots=slots, context=context)
         self._command = command
-        self._watchdog_interval_s = watchdog_interval_s
-        self._health_check_timeout_s = health_check_timeout_s
-        self._watchdog_task: asyncio.Task[None] | None = None
         self._tasks = TaskSupervisor("engines")
+        self._watchdog = EngineWatchdog(
+            self._all_engines,
+            self._tasks,
+            on_looping=self._restart,
+            health_interval_s=health_interval_s,
+            health_check_timeout_s=health_check_timeout_s,
+            progress_interval_s=progress_interval_s,
+        )
         self._engines: dict[str, ModelEngine] = {}
         # Removed, but their processes have not ended yet.
         self._removed: list[ModelEngine] = []
@@ -95,8 +97,7 @@ class EnginePool:
 
     def add_model(self, model_id: str, files: EngineFiles) -> None:
         """Allow loading this model on demand; forgets earlier failures of its files."""
-        if self._watchdog_task is None:
-            self._watchdog_task = self._tasks.spawn(self._run_watchdog(), "watchdog")
+        self._watchdog.start()
         engine = self._engines.get(model_id)
         if engine is None:
             engine = self._engines[model_id] = ModelEngine(
@@ -145,11 +146,11 @@ class EnginePool:
     # --- leases and reports --------------------------------------------------------------------------
 
     async def acquire_lease(
-        self, model_id: str, *, deadline_s: float, keep_alive_s: float | None = None
+        self, model_id: str, *, deadline_s: float, keep_alive: KeepAlive | None = None
     ) -> Lease:
         """Return a lease of a ready engine, which is loaded first if necessary.
 
-        `keep_alive_s` becomes the keep-alive of the engine. Raises `ModelLoading` if it is not ready within
+        `keep_alive` is applied to the engine. Raises `ModelLoading` if it is not ready within
         `deadline_s`, `EngineFailed` during the back-off after a failure, `ModelFailed` if llama.cpp cannot
         load the file, `InsufficientMemory`, and `NoNodeAvailable` for a model that this node does not serve.
         """
@@ -157,8 +158,8 @@ class EnginePool:
         if engine is None or self._closed:
             raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")
         if engine.is_leasable:
-            return engine.grant_lease(keep_alive_s)
-        request = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive_s)
+            return engine.grant_lease(keep_alive)
+        request = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive)
         engine.lease_requests.append(request)
         self._schedule()
         try:
@@ -324,7 +325,7 @@ class EnginePool:
 
     async def _report_progress(self, engine: ModelEngine) -> None:
         while True:
-            await asyncio.sleep(PROGRESS_INTERVAL_S)
+            await asyncio.sleep(REPORT_INTERVAL_S)
             if engine.process.state is EngineState.STARTING:
                 self._publish_report(engine)
 
@@ -335,6 +336,7 @@ class EnginePool:
         await asyncio.wait([drain_task])
 
     async def _drain_and_stop(self, engine: ModelEngine, grace_s: float) -> None:
+        engine.is_stopping = True
         try:
             async with asyncio.timeout(grace_s):
                 while engine.process.active_requests:
@@ -360,36 +362,11 @@ class EnginePool:
 
     def _on_suspected_failure(self, engine: ModelEngine) -> None:
         if not self._closed and engine.is_leasable:
-            self._tasks.spawn(
-                engine.process.kill_if_unresponsive(deadline_s=self._health_check_timeout_s),
-                f"{engine.model_id}.check",
-            )
+            self._watchdog.check_health(engine)
 
-    async def _run_watchdog(self) -> None:
-        """Kill busy engines that hang; else a request would keep its slot and its client until the answer
-        timeout.
-        """
-        # Failed checks in a row, by model and generation of the process.
-        misses: dict[tuple[str, int], int] = {}
-        while True:
-            await asyncio.sleep(self._watchdog_interval_s)
-            busy = [engine for engine in self._all_engines() if engine.process.state is EngineState.BUSY]
-            processes = {(engine.model_id, engine.process.generation): engine.process for engine in busy}
-            results = await asyncio.gather(
-                *(
-                    process.is_responsive(deadline_s=self._health_check_timeout_s)
-                    for process in processes.values()
-                )
-            )
-            misses = {
-                key: misses.get(key, 0) + 1
-                for key, is_responsive in zip(processes, results, strict=True)
-                if not is_responsive
-            }
-            for key, count in misses.items():
-                if count >= WATCHDOG_MAX_MISSES:
-                    log.error("model %s: its engine hangs and is killed", key[0])
-                    await processes[key].kill_if_unresponsive(deadline_s=self._health_check_timeout_s)
+    def _restart(self, engine: ModelEngine) -> None:
+        """Stop an engine after its other requests; the next request loads it again."""
+        self._tasks.spawn(self._drain_and_stop(engine, UNLOAD_GRACE_S), f"{engine.model_id}.restart")
 
     # --- state ---------------------------------------------------------------------------------------
 

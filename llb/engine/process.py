@@ -93,6 +93,16 @@ class EngineProcess:
         except psutil.Error:
             return 0
 
+    def cpu_s(self) -> float:
+        """Return the processor time that the worker has taken, 0 without one."""
+        if self.pid is None:
+            return 0.0
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
     # --- lifecycle -----------------------------------------------------------------------------------
 
     async def start(self, spec: EngineSpec, *, deadline_s: float) -> WorkerReady:
@@ -150,9 +160,18 @@ class EngineProcess:
         if await self.is_responsive(deadline_s=deadline_s):
             return True
         if generation == self.generation and self.state in (EngineState.READY, EngineState.BUSY):
-            self._failure_cause = FailureDiagnosis(FailureKind.TIMEOUT, "the engine stopped answering")
-            await self._kill()
+            await self.kill(FailureDiagnosis(FailureKind.TIMEOUT, "the engine stopped answering"))
         return False
+
+    async def kill(self, diagnosis: FailureDiagnosis) -> None:
+        """Kill the worker, for the reason given."""
+        self._failure_cause = diagnosis
+        await self._kill()
+
+    async def wait_for_end(self, generation: int, timeout_s: float) -> None:
+        """Wait for the end of the worker of this generation, for at most `timeout_s`."""
+        if generation == self.generation:
+            await self._exits_within(timeout_s)
 
     async def is_responsive(self, *, deadline_s: float) -> bool:
         """Return whether the worker is ready and answers a health check within the deadline."""
@@ -303,6 +322,7 @@ class EngineProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._exited.wait()
+                return True
         return self._exited.is_set()
 
     async def _require_exit(self, timeout_s: float) -> None:

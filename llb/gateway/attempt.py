@@ -18,9 +18,9 @@ from llb.cluster.view import ClusterView, Node
 from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import AdmissionController, SlotReservation
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.engine_errors import error_from_engine_response
+from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.http.upstream_errors import TransportError
+from llb.gateway.http.upstream_errors import EngineEnded, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.routing.performance_model import PerformanceModel
@@ -47,6 +47,8 @@ from llb.policy.routing import RequestEstimate
 
 # Connecting to an engine of this host.
 ENGINE_CONNECT_TIMEOUT_S = 5.0
+# From the end of an engine's connections to that of its process.
+ENGINE_END_TIMEOUT_S = 1.0
 # The longest that one answer may take, prefill included.
 MAX_REQUEST_DURATION_S = 3600.0
 MAX_ERROR_BODY_BYTES = 256 * 1024
@@ -126,7 +128,7 @@ class Attempt:
         context.traffic.begin_request(node_id)
         if node_id == context.agent.node_id:
             self._lease = await context.agent.acquire_lease(
-                call.model.id, deadline_s=context.load_timeout_s, keep_alive_s=call.keep_alive_s
+                call.model.id, deadline_s=context.load_timeout_s, keep_alive=call.keep_alive
             )
         if self._reservation is None:
             await context.token_count_permits.acquire()
@@ -136,7 +138,12 @@ class Attempt:
         record.load_s += record.sent_at - placed_at
         try:
             body = request_progress(call.body, stream=call.stream) if self._streams_progress else call.body
+            if self._lease is not None:
+                speed = context.performance.speed_of(node_id, call.model.id)
+                self._lease.begin_request(len(body), speed)
             response = await self._request_engine(node, call.path, body, MAX_REQUEST_DURATION_S)
+            if self._lease is not None:
+                self._lease.follow_answer(response)
             if response.status < 400:
                 return response
             try:
@@ -144,7 +151,7 @@ class Attempt:
             finally:
                 response.close()
         except TransportError as failure:
-            raise error_from_transport_error(failure) from failure
+            raise await self._explain_failure(failure) from failure
         raise error_from_engine_response(response.status, response.headers, error_body)
 
     async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
@@ -168,9 +175,16 @@ class Attempt:
                     sink,
                     format_error_event=call.format_error_event,
                     progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
+                    explain_failure=self._explain_failure,
                 )
             else:
-                result = await relay_aggregated(response, sink, aggregator, start_event=start_event)
+                result = await relay_aggregated(
+                    response,
+                    sink,
+                    aggregator,
+                    start_event=start_event,
+                    explain_failure=self._explain_failure,
+                )
         finally:
             record.first_byte_at = response.first_byte_at
             record.received_bytes = response.received_bytes
@@ -186,6 +200,17 @@ class Attempt:
                 mean_busy_slots=self._reservation.mean_busy_slots,
             )
         return result
+
+    async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
+        """Error for the client; where the engine has failed, by the part that this request has in it."""
+        blame = None
+        if isinstance(failure, EngineEnded):
+            blame = failure.blame
+        elif self._lease is not None and not isinstance(failure, UpstreamTimeout):
+            blame = await self._lease.wait_for_blame(ENGINE_END_TIMEOUT_S)
+        if blame is not None:
+            return error_from_blame(blame, self._call.model.id)
+        return error_from_transport_error(failure)
 
     def report_failure(self, error: errors.LlbError) -> None:
         """Let the engine of this host be checked, after it has failed this request."""
@@ -233,8 +258,8 @@ class Attempt:
         if not call.operation.generates_text:
             return False
         if call.stream:
-            # A client that names the field wants to see the progress itself, or not.
-            return call.head.return_progress is None
+            # A client that asks for the progress gets it unfiltered.
+            return not call.head.return_progress
         max_tokens = call.max_completion_tokens
         if max_tokens is None:
             return True
@@ -258,9 +283,16 @@ class Attempt:
                 connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
                 header_timeout_s=header_timeout_s,
             )
-        query = f"?model={quote(call.model.id)}&load_s={context.load_timeout_s:g}"
-        if call.keep_alive_s is not None:
-            query += f"&keep_alive_s={call.keep_alive_s:g}"
+        query = f"?model={quote(call.model.id)}&load_s={context.load_timeout_s:g}&blame=1"
+        if call.keep_alive is not None:
+            # A node of an older version does not know the second name, and then keeps its own keep-alive.
+            name = "keep_alive_s" if call.keep_alive.may_shorten else "min_keep_alive_s"
+            query += f"&{name}={call.keep_alive.seconds:g}"
+        speed = context.performance.speed_of(node.id, call.model.id)
+        if speed.prefill_tokens_per_s is not None:
+            query += f"&prefill_tokens_per_s={speed.prefill_tokens_per_s:g}"
+        if speed.decode_tokens_per_s is not None:
+            query += f"&decode_tokens_per_s={speed.decode_tokens_per_s:g}"
         # For the log of that host.
         request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
         return context.node_connections.request(

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, suppress
 
 from llb import errors
 from llb.gateway.admission.deadlines import DeadlineTimer
+from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
 from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
 from llb.gateway.http.response import UpstreamResponse
@@ -22,6 +23,9 @@ from llb.policy.routing import RequestEstimate
 
 log = logging.getLogger(__name__)
 
+# For which a suspect of a crash waits for the other suspects.
+SUSPECT_WAIT_S = 60.0
+
 
 class Dispatcher:
     """Sends calls to engines. Every dialect passes here, and only attempts made here reserve slots."""
@@ -31,6 +35,8 @@ class Dispatcher:
         self.performance = context.performance
         self._context = context
         self._rate_limiter = rate_limiter
+        self._quarantine = Quarantine()
+        self._suspect_lock = asyncio.Lock()
         self._idle_event = asyncio.Event()
         self._idle_event.set()
         self._deadline_timer = DeadlineTimer(MAX_REQUEST_DURATION_S)
@@ -44,6 +50,7 @@ class Dispatcher:
         self._idle_event.clear()
         deadline = self._deadline_timer.start_deadline()
         try:
+            self._quarantine.check(call.model.id, call.key_id, call.body)
             if not call.record.principal.allowances:
                 return await self._dispatch_with_failover(call, sink)
             with self._rate_limited(call):
@@ -81,9 +88,16 @@ class Dispatcher:
         last_failure: errors.LlbError | None = None
         while True:
             attempt = Attempt(self._context, call, estimate)
+            has_turn = retry.is_suspect and await self._wait_for_turn()
             try:
                 response = await self._open_attempt(attempt, call, sink, retry.excluded)
-                return await attempt.relay(response, sink)
+                result = await attempt.relay(response, sink)
+                if result.error is not None:
+                    self._is_cause(call, result.error)
+                return result
+            except errors.RequestCrashesEngine as error:
+                self._is_cause(call, error)
+                raise
             except NODE_SPECIFIC_ERRORS as error:
                 if attempt.node is None:
                     following = retry.after_no_candidate(self._context.node_connections.may_recover)
@@ -98,11 +112,43 @@ class Dispatcher:
                     call.model.id,
                     error.message,
                 )
-                is_unreachable = isinstance(error.__cause__, TransportError)
-                retry = retry.after_node_failure(attempt.node.id, is_unreachable=is_unreachable)
                 last_failure = error
+                if not isinstance(error, errors.EngineCrashed):
+                    is_unreachable = isinstance(error.__cause__, TransportError)
+                    retry = retry.after_node_failure(attempt.node.id, is_unreachable=is_unreachable)
+                    continue
+                if self._is_cause(call, error):
+                    raise errors.RequestCrashesEngine(call.model.id) from error
+                following = retry.after_engine_crash(
+                    attempt.node.id, is_suspect=isinstance(error, errors.CrashSuspected)
+                )
+                if following is None:
+                    raise
+                retry = following
             finally:
                 attempt.release()
+                if has_turn:
+                    self._suspect_lock.release()
+
+    async def _wait_for_turn(self) -> bool:
+        """Wait until no other suspect of a crash is tried again, so that the next crash shows the cause.
+
+        Returns whether the turn was taken: the wait is limited.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SUSPECT_WAIT_S):
+                return await self._suspect_lock.acquire()
+        return False
+
+    def _is_cause(self, call: InferenceCall, error: errors.LlbError) -> bool:
+        """Quarantine a request that has crashed an engine; returns whether it is known to be the cause."""
+        if isinstance(error, errors.RequestCrashesEngine):
+            log.warning("a request of %s has crashed an engine of %s", call.key_id, call.model.id)
+            self._quarantine.record_crash(call.model.id, call.key_id, call.body)
+            return True
+        return isinstance(error, errors.CrashSuspected) and self._quarantine.record_suspicion(
+            call.model.id, call.body
+        )
 
     @staticmethod
     async def _open_attempt(

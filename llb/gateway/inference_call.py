@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llb import errors
+from llb.engine.model_engine import KeepAlive
 from llb.gateway.engine_routes import Operation
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import format_error_event
@@ -28,7 +29,7 @@ class InferenceCall:
     key_id: str
     # Name that the client gave to the conversation.
     session: str | None = None
-    keep_alive_s: float | None = None
+    keep_alive: KeepAlive | None = None
     # Writes an error into a stream, in the client's dialect.
     format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
 

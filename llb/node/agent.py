@@ -18,7 +18,7 @@ from llb.base.backoff import Backoff
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
-from llb.engine.pool import EnginePool, Lease
+from llb.engine.pool import EnginePool, KeepAlive, Lease
 from llb.hardware import ComputeDevice, HardwareInfo, HardwareProbe, MemoryBudget
 from llb.hub import HubClient
 from llb.node.download.peer_fetch import PeerClient
@@ -390,7 +390,9 @@ class NodeAgent:
 
     # --- use ----------------------------------------------------------------------------------------
 
-    async def acquire_lease(self, model_id: str, *, deadline_s: float, keep_alive_s: float | None) -> Lease:
+    async def acquire_lease(
+        self, model_id: str, *, deadline_s: float, keep_alive: KeepAlive | None = None
+    ) -> Lease:
         """Lease an engine with this model in memory, loading it if necessary; release the lease after use.
 
         Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
@@ -403,7 +405,7 @@ class NodeAgent:
             raise errors.ModelFailed.from_unusable_files(model_id, replica.error or "")
         try:
             return await self.engine_pool.acquire_lease(
-                model_id, deadline_s=deadline_s, keep_alive_s=keep_alive_s
+                model_id, deadline_s=deadline_s, keep_alive=keep_alive
             )
         except errors.ModelFailed as refused:
             await self._replica_worker.mark_unusable(replica, refused.reason or refused.message)
@@ -419,7 +421,7 @@ class NodeAgent:
 
     async def load_model(self, model_id: str) -> None:
         """Load the model into memory without a request for it. Raises as `acquire_lease()` does."""
-        async with await self.acquire_lease(model_id, deadline_s=LOAD_TIMEOUT_S, keep_alive_s=None):
+        async with await self.acquire_lease(model_id, deadline_s=LOAD_TIMEOUT_S):
             pass
 
     async def import_file(self, model_id: str, source: Path, spec: FileSpec) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llb.engine.model_engine import KeepAlive
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
@@ -91,6 +92,7 @@ class PoolFixture:
         ram_bytes: int = 10 * GB,
         models: str = "abc",
         watch_s: float = 3600.0,
+        progress_s: float = 3600.0,
         check_s: float = 5.0,
     ) -> EnginePool:
         pool = EnginePool(
@@ -101,7 +103,8 @@ class PoolFixture:
             clock=lambda: self.now,
             planner=self.planner,
             command=fake_worker("--journal", str(self.folder / "journal"), *worker),
-            watchdog_interval_s=watch_s,
+            health_interval_s=watch_s,
+            progress_interval_s=progress_s,
             health_check_timeout_s=check_s,
         )
         pool.engine_changed.subscribe(self.reports.append)
@@ -134,8 +137,8 @@ def state(pool: EnginePool, model_id: str = "a") -> EngineState:
     return states.get(model_id, EngineState.STOPPED)
 
 
-async def use(pool: EnginePool, model_id: str = "a", *, keep_alive_s: float | None = None) -> None:
-    async with await pool.acquire_lease(model_id, deadline_s=WAIT_S, keep_alive_s=keep_alive_s):
+async def use(pool: EnginePool, model_id: str = "a", *, keep_alive: KeepAlive | None = None) -> None:
+    async with await pool.acquire_lease(model_id, deadline_s=WAIT_S, keep_alive=keep_alive):
         pass
 
 

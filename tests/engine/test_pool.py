@@ -10,6 +10,7 @@ import pytest
 
 from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
+from llb.engine.model_engine import KeepAlive
 from llb.engine.pool import EnginePool, Lease
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
@@ -168,7 +169,7 @@ async def test_a_request_says_how_long_the_engine_stays(
     pool_fixture: PoolFixture, keep_alive_s: float, unloads: bool
 ) -> None:
     pool = pool_fixture.pool(keep_alive_s=60)
-    await use(pool, keep_alive_s=keep_alive_s)
+    await use(pool, keep_alive=KeepAlive(keep_alive_s))
     if unloads:
         await eventually(lambda: state(pool) is EngineState.STOPPED)
         await use(pool)  # the next load has the default again

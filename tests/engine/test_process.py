@@ -130,7 +130,7 @@ async def test_no_request_before_it_is_ready(make: Callable[..., EngineProcess])
           "--exit", "3"],
          FailureKind.MEMORY,
          "the engine ran out of memory: insufficient memory (attempted to allocate 87.25 MB)"),
-        (["--kill", "9"], FailureKind.MEMORY, "the engine was killed (out of memory?)"),
+        (["--kill", "9"], FailureKind.KILLED, "the engine was killed (out of memory?)"),
         (["--log", "/build/ggml/src/ggml.c:12: GGML_ASSERT(ne > 0) failed", "--kill", "6"],
          FailureKind.CRASHED, "the engine crashed (SIGABRT): ggml.c:12: GGML_ASSERT(ne > 0) failed"),
         (["--kill", "11"], FailureKind.CRASHED, "the engine crashed (SIGSEGV)"),

@@ -32,6 +32,7 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.node.agent import NodeAgent
+from llb.policy.engine_watch import Blame, EngineSpeed
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import InferenceFields, Model, Role
 
@@ -107,12 +108,20 @@ class FakeLease:
     api_key: str = "sk-engine"
     is_released: bool = False
     suspected_failures: int = 0
+    blame: Blame | None = None
 
     def release(self) -> None:
         self.is_released = True
 
     def report_suspected_failure(self) -> None:
         self.suspected_failures += 1
+
+    def begin_request(self, _body_bytes: int, _speed: EngineSpeed) -> None: ...
+
+    def follow_answer(self, _answer: object) -> None: ...
+
+    async def wait_for_blame(self, _timeout_s: float) -> Blame | None:
+        return self.blame
 
 
 class FakeSink:

@@ -97,7 +97,7 @@ async def test_a_link_that_breaks_costs_no_engine(
     await node.wait_until_online()
     await llb.pull_model("chat")
     await wait_until(lambda: llb.app.view.status_of("chat").available_nodes == 2)
-    lease = await node.app.agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None)
+    lease = await node.app.agent.acquire_lease("chat", deadline_s=20)
     async with lease:
         pass
     before = node.app.agent.engine_pool._engines["chat"].process

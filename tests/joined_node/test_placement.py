@@ -302,14 +302,14 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     assert (await llb.http.patch("/api/models/chat", json={"pinned": True})).status_code == 200
     await llb.wait_until(lambda: all(agent._replicas["chat"].pinned for agent in agents))
     for agent in agents:
-        async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
+        async with await agent.acquire_lease("chat", deadline_s=20):
             pass
     await llb.http.patch("/api/models/chat", json={"pinned": False})
     assert (await llb.http.post("/api/models/chat/unload")).status_code == 204
     assert all(agent.engine_pool._engines["chat"].process.state is EngineState.STOPPED for agent in agents)
     # An unreachable node is named, and the others have obeyed.
     for agent in agents:
-        async with await agent.acquire_lease("chat", deadline_s=20, keep_alive_s=None):
+        async with await agent.acquire_lease("chat", deadline_s=20):
             pass
     llb.app.node_connections.disconnect_node(nodes[0].id)
     answer = await llb.http.post("/api/models/chat/unload")

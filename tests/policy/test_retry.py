@@ -46,3 +46,24 @@ def test_the_only_candidate_of_one_recovering_node_is_enough() -> None:
     following = state.after_no_candidate(lambda node_id: node_id == "b")
     assert following is not None
     assert following.excluded == frozenset()
+
+
+def test_a_crashed_engine_may_answer_in_the_next_round() -> None:
+    state = RetryState().after_engine_crash("a", is_suspect=False)
+    assert state is not None
+    assert state.excluded == {"a"}
+    following = state.after_no_candidate(never)
+    assert following is not None
+    assert following.excluded == frozenset()
+
+
+def test_a_suspect_is_tried_once_more_and_others_twice() -> None:
+    suspect = RetryState().after_engine_crash("a", is_suspect=True)
+    assert suspect is not None
+    assert suspect.is_suspect
+    assert suspect.after_engine_crash("b", is_suspect=True) is None
+    innocent = RetryState().after_engine_crash("a", is_suspect=False)
+    assert innocent is not None
+    innocent = innocent.after_engine_crash("b", is_suspect=False)
+    assert innocent is not None
+    assert innocent.after_engine_crash("c", is_suspect=False) is None

@@ -14,12 +14,14 @@ from llb.api.inference.request_validation import validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import LargeBodyWorker, decode_json
 from llb.base.units import parse_duration
+from llb.engine.model_engine import KeepAlive
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
-from llb.wire import InferenceFields
+from llb.security.permissions import Principal, has_scope
+from llb.wire import InferenceFields, Scope
 
 ErrorEventBuilder = Callable[[errors.LlbError], bytes]
 ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
@@ -72,7 +74,9 @@ async def build_call(
         stream=record.stream,
         key_id=request.ctx.principal.id,
         session=request.headers.get(SESSION_HEADER) or fields.prompt_cache_key,
-        keep_alive_s=parse_keep_alive(fields.keep_alive if keep_alive is None else keep_alive),
+        keep_alive=_requested_keep_alive(
+            request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive
+        ),
         format_error_event=format_error_event,
     )
 
@@ -83,6 +87,14 @@ def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:
     Of two fields with one name llama-server takes the last, so nothing has to be parsed.
     """
     return body.rstrip()[:-1] + b"," + msgspec.json.encode(fields)[1:]
+
+
+def _requested_keep_alive(principal: Principal, value: str | float | None) -> KeepAlive | None:
+    """Keep-alive of a request. From a caller who may not unload models it only lengthens the present one."""
+    seconds = parse_keep_alive(value)
+    if seconds is None:
+        return None
+    return KeepAlive(seconds, may_shorten=has_scope(principal, Scope.MODELS_WRITE))
 
 
 def parse_keep_alive(value: str | float | None) -> float | None:

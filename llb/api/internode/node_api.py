@@ -16,11 +16,14 @@ from llb.api.middleware.route_policy import node_only, public
 from llb.api.query_params import float_query_param
 from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
+from llb.engine.model_engine import KeepAlive
+from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.engine_errors import NODE_ERROR_HEADER
+from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.stream.relay import error_from_transport_error
 from llb.node.agent import NodeAgent
+from llb.policy.engine_watch import Blame, EngineSpeed
 from llb.security import tokens
 
 log = logging.getLogger(__name__)
@@ -72,11 +75,20 @@ def node_api_blueprint(
 
     async def _infer(request: Request, path: str) -> HTTPResponse | None:
         model_id = request.args.get("model") or ""
+        speed = EngineSpeed(
+            float_query_param(request, "prefill_tokens_per_s"),
+            float_query_param(request, "decode_tokens_per_s"),
+        )
         async with await agent.acquire_lease(
             model_id,
             deadline_s=float_query_param(request, "load_s") or 60.0,
-            keep_alive_s=float_query_param(request, "keep_alive_s"),
+            keep_alive=_keep_alive_of(request),
         ) as lease:
+            lease.begin_request(len(request.body), speed)
+
+            async def wait_for_blame(_failure: TransportError) -> Blame | None:
+                return await lease.wait_for_blame(ENGINE_END_TIMEOUT_S)
+
             try:
                 response = await http_client.request(
                     UpstreamTarget(lease.host, lease.port, lease.api_key),
@@ -87,9 +99,14 @@ def node_api_blueprint(
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=HEADER_TIMEOUT_S,
                 )
+                lease.follow_answer(response)
                 log.debug("%s for %s: %s", path, model_id, response.status)
-                return await proxy_response(request, response)
+                # An older balancer would take a response with a trailer for a complete one.
+                explain = wait_for_blame if request.args.get("blame") else None
+                return await proxy_response(request, response, get_blame=explain)
             except TransportError as error:
+                if (blame := await wait_for_blame(error)) is not None:
+                    raise error_from_blame(blame, model_id) from error
                 lease.report_suspected_failure()
                 raise error_from_transport_error(error) from error
 
@@ -106,6 +123,14 @@ def node_api_blueprint(
         return no_content()
 
     return blueprint
+
+
+def _keep_alive_of(request: Request) -> KeepAlive | None:
+    if (seconds := float_query_param(request, "keep_alive_s")) is not None:
+        return KeepAlive(seconds)
+    if (seconds := float_query_param(request, "min_keep_alive_s")) is not None:
+        return KeepAlive(seconds, may_shorten=False)
+    return None
 
 
 def is_valid_nonce(text: str) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import cast
 
 from sanic import Request
+from sanic.http import Http
 from sanic.response import HTTPResponse
 
 from llb.api.responses import OCTET_STREAM, PassthroughResponse, abort_connection
+from llb.gateway.http.connection import BLAME_TRAILER
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
+from llb.policy.engine_watch import Blame
 
 # Longer than any deadline of the caller, which closes this connection when its own deadline expires.
 HEADER_TIMEOUT_S = IDLE_TIMEOUT_S = 3600.0
@@ -54,11 +57,16 @@ def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, 
 
 
 async def proxy_response(
-    request: Request, response: UpstreamResponse, *, headers: Mapping[str, str] | None = None
+    request: Request,
+    response: UpstreamResponse,
+    *,
+    headers: Mapping[str, str] | None = None,
+    get_blame: Callable[[TransportError], Awaitable[Blame | None]] | None = None,
 ) -> HTTPResponse | None:
     """Write `response` to the client; its head and first bytes leave in one write.
 
-    Raises `TransportError` only while nothing is written. Later errors abort the client's connection.
+    Raises `TransportError` only while nothing is written. Later errors abort the client's connection, after a
+    trailer with what `get_blame` returns.
     """
     started: HTTPResponse | None = None
     try:
@@ -66,16 +74,28 @@ async def proxy_response(
             async for data in response.iter_chunks(IDLE_TIMEOUT_S):
                 started = started or await _start_response(request, response, headers)
                 await started.send(data)
-        except TransportError:
+        except TransportError as error:
             if started is None:
                 raise
-            abort_connection(request)
+            blame = None if get_blame is None else await get_blame(error)
+            if blame is None:
+                abort_connection(request)
+            else:
+                await _end_with_trailer(request, blame)
             return None
         started = started or await _start_response(request, response, headers)
         await started.eof()  # type: ignore[no-untyped-call]
         return None
     finally:
         response.close()
+
+
+async def _end_with_trailer(request: Request, blame: Blame) -> None:
+    """End the chunks of the response, and the connection."""
+    trailer = b"0\r\n%b: %b\r\n\r\n" % (BLAME_TRAILER, blame.encode("ascii"))
+    # Sanic knows no trailers.
+    await cast(Http, request.stream).protocol.send(trailer)  # type: ignore[no-untyped-call]
+    cast(asyncio.Transport, request.transport).close()
 
 
 async def _start_response(

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +14,8 @@ import httptools
 
 from llb.base import platform_compat
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.http.upstream_errors import InvalidResponse, TransportError, UpstreamClosed
+from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
+from llb.policy.engine_watch import Blame
 
 # All connections read into one buffer, because each parses what it has read at once. The event loop's own
 # buffer may be eight times as large, and data for a slow client would wait in chunks of that size.
@@ -33,6 +35,9 @@ FAIL_FAST_TCP_USER_TIMEOUT_S = 0.5
 FAIL_FAST_TCP_KEEPALIVE_INTERVAL_S = 1
 # uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
 TIMER_SLACK_S = 0.002
+
+# Trailer with which a node ends a response whose engine has failed in the middle of it.
+BLAME_TRAILER = b"x-llb-engine-ended"
 
 HOP_BY_HOP_HEADERS = frozenset(
     {
@@ -252,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish_response(self, response: UpstreamResponse) -> None:
         self._response = None
         self.resume_reading()
-        response.finish(None)
+        response.finish(None if response.engine_blame is None else EngineEnded(response.engine_blame))
         if self._is_reusable and not self.is_closed:
             self.return_to_pool()
         else:
@@ -270,7 +275,9 @@ class Connection(asyncio.BufferedProtocol):
         if response is None or self._is_message_complete:
             return
         name = name.lower()
-        if name == b"content-type":
+        if response.status:
+            self._read_trailer(response, name, value)
+        elif name == b"content-type":
             response.content_type = value
         elif name == b"content-length":
             response.content_length = int(value)
@@ -279,8 +286,14 @@ class Connection(asyncio.BufferedProtocol):
             response.chunked = b"chunked" in value.lower()
         elif name == b"keep-alive":
             self._keepalive_expiry_s = parse_keepalive_expiry_s(value)
-        if name not in HOP_BY_HOP_HEADERS:
+        if name not in HOP_BY_HOP_HEADERS and not response.status:
             response.headers.append((name, value))
+
+    @staticmethod
+    def _read_trailer(response: UpstreamResponse, name: bytes, value: bytes) -> None:
+        if name == BLAME_TRAILER:
+            with suppress(ValueError):
+                response.engine_blame = Blame(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         response = self._response

@@ -10,13 +10,17 @@ from msgspec import Struct
 
 from llb.errors import (
     ContextLengthExceeded,
+    CrashSuspected,
+    EngineCrashed,
     EngineFailed,
     InvalidRequest,
     LlbError,
     ModelLoading,
     PayloadTooLarge,
+    RequestCrashesEngine,
     error_from_code,
 )
+from llb.policy.engine_watch import Blame
 from llb.wire.decoding import DECODE_ERRORS
 
 # Response header of an error that the node itself raised, as opposed to its engine
@@ -80,6 +84,20 @@ def error_from_engine_response(status: int, headers: Sequence[tuple[bytes, bytes
         return EngineFailed("The node sent an invalid response")
     retry_after = header_values.get(b"retry-after", b"")
     return error_from_code(error.code, error.message, {}, int(retry_after) if retry_after.isdigit() else None)
+
+
+def error_from_blame(blame: Blame, model_id: str) -> LlbError:
+    """Return the error of a request whose engine has failed."""
+    match blame:
+        case Blame.CAUSE:
+            return RequestCrashesEngine(model_id)
+        case Blame.SUSPECT:
+            return CrashSuspected(
+                "The engine crashed or hung while it worked on this request and others, any of which may be "
+                "the cause"
+            )
+        case Blame.NONE:
+            return EngineCrashed("The engine crashed or was ended before its answer was complete")
 
 
 def translate_engine_error(status: int, body: bytes) -> LlbError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from llb.gateway.http.upstream_errors import InvalidResponse, TransportError, UpstreamClosed, UpstreamTimeout
+from llb.policy.engine_watch import Blame
 
 # Reading pauses above this. One read of the event loop (at most 256 KiB) may come on top of it.
 HIGH_WATER_BYTES = 32 * 1024
@@ -33,14 +34,16 @@ class UpstreamResponse:
         "_is_complete",
         "_on_started",
         "_read_waiter",
+        "_uncounted_bytes",
         "buffered_bytes",
         "chunked",
         "content_length",
         "content_type",
+        "engine_blame",
         "first_byte_at",
         "headers",
-        "received_bytes",
         "status",
+        "total_bytes",
     )
 
     def __init__(self, connection: ResponseConnection) -> None:
@@ -51,12 +54,15 @@ class UpstreamResponse:
         self.content_type = b""
         self.content_length: int | None = None
         self.chunked = False
+        # Of a response that its node could not complete, because the engine failed.
+        self.engine_blame: Blame | None = None
         # of the body; time.monotonic()
         self.first_byte_at: float | None = None
         # received, and not yet read by the caller
         self.buffered_bytes = 0
-        # of the body, in total
-        self.received_bytes = 0
+        # of the body
+        self.total_bytes = 0
+        self._uncounted_bytes = 0
         self._connection = connection
         self._chunks: list[bytes] = []
         self._read_waiter: asyncio.Future[bool] | None = None
@@ -92,7 +98,12 @@ class UpstreamResponse:
     def reset_started(self) -> None:
         """Exclude the bytes read so far from `first_byte_at` and `received_bytes`."""
         self.first_byte_at = None
-        self.received_bytes = 0
+        self._uncounted_bytes = self.total_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the body since `reset_started()`."""
+        return self.total_bytes - self._uncounted_bytes
 
     def defer_started(self, on_started: Callable[[], None]) -> None:
         """Count as not started until `mark_started()`, so that the response fails when its host is lost.
@@ -161,7 +172,7 @@ class UpstreamResponse:
         self._chunks.append(data)
         size_bytes = len(data)
         self.buffered_bytes += size_bytes
-        self.received_bytes += size_bytes
+        self.total_bytes += size_bytes
 
     @property
     def is_buffer_full(self) -> bool:

@@ -3,6 +3,7 @@
 TransportError
 ├── ConnectError     nothing was sent: the request may go to another target
 ├── UpstreamClosed   the peer closed; `before_first_byte`: before the response started
+│   └── EngineEnded  a node says that its engine failed; `blame`: the part of the request in it
 ├── UpstreamTimeout  `stage`: "header" (no response started) or "idle" (it stopped in the middle)
 └── InvalidResponse  not HTTP, or larger than allowed
 """
@@ -10,6 +11,8 @@ TransportError
 from __future__ import annotations
 
 from typing import Literal
+
+from llb.policy.engine_watch import Blame
 
 
 class TransportError(Exception):
@@ -34,6 +37,14 @@ class UpstreamClosed(TransportError):
         self.before_first_byte = before_first_byte
         # The peer had already closed this reused connection: the request is safe to send again.
         self.is_stale = is_stale
+
+
+class EngineEnded(UpstreamClosed):
+    """The engine of the node failed in the middle of the response."""
+
+    def __init__(self, blame: Blame) -> None:
+        super().__init__(before_first_byte=False)
+        self.blame = blame
 
 
 class UpstreamTimeout(TransportError):

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from llb.gateway.stream.usage_parser import Usage
+from llb.policy.engine_watch import EngineSpeed
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput
 from llb.wire import EngineReport, EngineState
 
@@ -60,6 +61,10 @@ class NodePerformance:
         self.throughput = Throughput()
         self.prefill_rate = DecayingRatio()
         self.decode_rate = DecayingRatio()
+        # What was measured, without the growth of stale estimates.
+        self.speed = EngineSpeed()
+        self._measured_prefill_rate = DecayingRatio()
+        self._measured_decode_rate = DecayingRatio()
         self.load_s: float | None = None
         self._updated_at = now
 
@@ -73,11 +78,16 @@ class NodePerformance:
         if steps > 0 and usage.decode_ms:
             step_ms = usage.decode_ms / steps
             # Slots generate in parallel: the node's rate is that of one slot times the busy slots.
-            self.decode_rate.add(steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
+            decoded = (steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
+            self.decode_rate.add(*decoded)
+            self._measured_decode_rate.add(*decoded)
         if usage.prefill_ms and uncached_tokens >= MIN_PREFILL_TOKENS:
-            self.prefill_rate.add(
-                uncached_tokens, max(usage.prefill_ms - step_ms, usage.prefill_ms / 2) / 1000
-            )
+            prefilled = (uncached_tokens, max(usage.prefill_ms - step_ms, usage.prefill_ms / 2) / 1000)
+            self.prefill_rate.add(*prefilled)
+            self._measured_prefill_rate.add(*prefilled)
+        self.speed = EngineSpeed(
+            self._measured_prefill_rate.value(TRUSTED_PREFILL_TOKENS), self._measured_decode_rate.value()
+        )
         self._update_throughput(now)
 
     def is_stale(self, now: float) -> bool:
@@ -132,6 +142,10 @@ class PerformanceModel:
     def throughput_of(self, node_id: str, model_id: str) -> Throughput:
         """Return the throughput of a model on a node, an object that later measurements update."""
         return self._nodes[node_id, model_id].throughput
+
+    def speed_of(self, node_id: str, model_id: str) -> EngineSpeed:
+        """Return the measured speed of a model on a node."""
+        return self._nodes[node_id, model_id].speed
 
     def estimate_request(
         self, model_id: str, prompt_tokens: int, max_completion_tokens: int | None, affinity_key: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
@@ -44,6 +44,11 @@ class RelayResult:
     error: LlbError | None = None
 
 
+async def explain_failure(failure: TransportError) -> LlbError:
+    """Return the error for the client, without further evidence."""
+    return error_from_transport_error(failure)
+
+
 def is_event_stream(response: UpstreamResponse) -> bool:
     return response.content_type.startswith(b"text/event-stream")
 
@@ -57,6 +62,7 @@ async def relay_response(
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
     progress_filter: ProgressFilter | None = None,
+    explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
 ) -> RelayResult:
     """Pass the body on and return its outcome. A `progress_filter` holds back what precedes the first token.
 
@@ -80,7 +86,7 @@ async def relay_response(
         else:
             await _relay_document(response, sink, usage_parser, idle_timeout_s)
     except TransportError as failure:
-        error = error_from_transport_error(failure)
+        error = await explain_failure(failure)
         if not usage_parser.total_bytes:
             raise error from failure
         if stream:
@@ -113,6 +119,7 @@ async def relay_aggregated(
     start_event: StartEvent | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
+    explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
 ) -> RelayResult:
     """Write a stream as one document, once it is complete.
 
@@ -137,7 +144,7 @@ async def relay_aggregated(
             usage_parser.prepend(start)
             aggregator.feed(start)
     except TransportError as failure:
-        raise error_from_transport_error(failure) from failure
+        raise await explain_failure(failure) from failure
     finally:
         response.close()
     document = aggregator.document()

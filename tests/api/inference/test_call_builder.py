@@ -13,6 +13,7 @@ from sanic import Request
 from llb import errors
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.request_body import LargeBodyWorker
+from llb.engine.model_engine import KeepAlive
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
@@ -88,9 +89,13 @@ async def test_overrides_of_the_body() -> None:
         keep_alive=7,
         headers={"x-session-id": "b"},
     )
-    assert (record.requested_model, call.keep_alive_s, call.session) == ("smollm2:latest", 7.0, "b")
+    assert (record.requested_model, call.keep_alive, call.session) == (
+        "smollm2:latest",
+        KeepAlive(7.0, may_shorten=False),
+        "b",
+    )
     call, _ = await build({"model": "smollm2", "keep_alive": "1m", "prompt_cache_key": "a"})
-    assert (call.keep_alive_s, call.session) == (60.0, "a")
+    assert (call.keep_alive, call.session) == (KeepAlive(60.0, may_shorten=False), "a")
 
 
 async def test_only_generated_text_is_streamed() -> None:

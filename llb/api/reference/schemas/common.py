@@ -83,5 +83,9 @@ INFERENCE_ERRORS = (
     errors.QueueFull,
     errors.QueueTimeout,
     errors.EngineFailed,
+    errors.EngineCrashed,
+    errors.CrashSuspected,
+    errors.RequestCrashesEngine,
+    errors.TooManyCrashes,
     errors.EngineTimeout,
 )

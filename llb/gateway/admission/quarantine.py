@@ -1,0 +1,106 @@
+"""Quarantine of requests that crashed an engine, and of callers who sent several of them.
+
+In memory, of the balancer: all requests pass it, whatever node they go to. While nothing has crashed, it
+costs a request one comparison.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from llb.errors import RequestCrashesEngine, TooManyCrashes
+
+# A request is refused for this long after its last crash, and a suspected one remembered.
+REQUEST_QUARANTINE_S = 1800.0
+MAX_REQUESTS = 1000
+# Crashes of which a request was only suspected, until it counts as their cause.
+MAX_SUSPICIONS = 2
+# Crashes that a caller may cause within the period; then all its requests wait, longer each time.
+MAX_CALLER_CRASHES = 3
+CALLER_PERIOD_S = 600.0
+CALLER_WAIT_S, MAX_CALLER_WAIT_S = 60.0, 3600.0
+MAX_CALLERS = 1000
+
+_CAUSE = MAX_SUSPICIONS
+
+
+@dataclass(slots=True)
+class _Caller:
+    """Times of the crashes that a caller caused, and until when it waits."""
+
+    crashes: list[float] = field(default_factory=list)
+    wait_s: float = 0.0
+    waits_until: float = -math.inf
+
+
+@dataclass(slots=True)
+class _Entry:
+    suspicions: int
+    expires_at: float
+
+
+class Quarantine:
+    """Requests, by model and body, and callers that have crashed engines."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # In order of their last crash.
+        self._requests: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._callers: OrderedDict[str, _Caller] = OrderedDict()
+
+    def check(self, model_id: str, caller_id: str, body: bytes) -> None:
+        """Raise `RequestCrashesEngine` or `TooManyCrashes` for a request that must not reach an engine."""
+        if not self._requests and not self._callers:
+            return
+        now = self._clock()
+        caller = self._callers.get(caller_id)
+        if caller is not None and caller.waits_until > now:
+            wait_s = math.ceil(caller.waits_until - now)
+            raise TooManyCrashes(
+                f"{MAX_CALLER_CRASHES} or more of your requests have crashed an engine; "
+                f"try again in {wait_s} s, with other requests",
+                retry_after_s=wait_s,
+            )
+        entry = self._requests.get(_digest(model_id, body))
+        if entry is not None and entry.suspicions >= _CAUSE and entry.expires_at > now:
+            raise RequestCrashesEngine(model_id)
+
+    def record_crash(self, model_id: str, caller_id: str, body: bytes) -> None:
+        """Record that this request, and no other, has crashed an engine."""
+        self._record(_digest(model_id, body), _CAUSE)
+        now = self._clock()
+        caller = self._callers.setdefault(caller_id, _Caller())
+        self._callers.move_to_end(caller_id)
+        if len(self._callers) > MAX_CALLERS:
+            self._callers.popitem(last=False)
+        caller.crashes = [at for at in caller.crashes if at > now - CALLER_PERIOD_S] + [now]
+        if len(caller.crashes) >= MAX_CALLER_CRASHES:
+            if now - caller.waits_until > MAX_CALLER_WAIT_S:
+                caller.wait_s = 0.0
+            caller.wait_s = min(MAX_CALLER_WAIT_S, max(CALLER_WAIT_S, 2 * caller.wait_s))
+            caller.waits_until = now + caller.wait_s
+
+    def record_suspicion(self, model_id: str, body: bytes) -> bool:
+        """Record that this request may have crashed an engine; returns whether it now counts as the cause."""
+        return self._record(_digest(model_id, body), 1) >= _CAUSE
+
+    def _record(self, digest: bytes, suspicions: int) -> int:
+        now = self._clock()
+        entry = self._requests.pop(digest, None)
+        if entry is None or entry.expires_at <= now:
+            entry = _Entry(0, 0.0)
+        entry.suspicions += suspicions
+        entry.expires_at = now + REQUEST_QUARANTINE_S
+        self._requests[digest] = entry
+        if len(self._requests) > MAX_REQUESTS:
+            self._requests.popitem(last=False)
+        return entry.suspicions
+
+
+def _digest(model_id: str, body: bytes) -> bytes:
+    return blake2b(body, digest_size=16, person=b"quarantine", key=model_id.encode()[:64]).digest()
