@@ -50,7 +50,7 @@ class Dispatcher:
         self._idle_event.clear()
         deadline = self._deadline_timer.start_deadline()
         try:
-            self._quarantine.check(call.model.id, call.key_id, call.body)
+            self._quarantine.check(call.model.id, call.record.principal.root_id, call.body)
             if not call.record.principal.allowances:
                 return await self._dispatch_with_failover(call, sink)
             with self._rate_limited(call):
@@ -143,8 +143,9 @@ class Dispatcher:
     def _is_cause(self, call: InferenceCall, error: errors.LlbError) -> bool:
         """Quarantine a request that has crashed an engine; returns whether it is known to be the cause."""
         if isinstance(error, errors.RequestCrashesEngine):
-            log.warning("a request of %s has crashed an engine of %s", call.key_id, call.model.id)
-            self._quarantine.record_crash(call.model.id, call.key_id, call.body)
+            caller_id = call.record.principal.root_id
+            log.warning("a request of %s has crashed an engine of %s", caller_id, call.model.id)
+            self._quarantine.record_crash(call.model.id, caller_id, call.body)
             return True
         return isinstance(error, errors.CrashSuspected) and self._quarantine.record_suspicion(
             call.model.id, call.body
