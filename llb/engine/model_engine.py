@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Protocol
 
 from llb.base.backoff import Backoff
+from llb.engine import watch_policy
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind
 from llb.engine.plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
+from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
-from llb.policy import engine_watch
-from llb.policy.engine_watch import Blame, EngineSpeed, RequestProgress
 from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState
@@ -351,7 +351,7 @@ class ModelEngine:
         cpu_s = self.process.cpu_s()
         since, cpu_s_then = self._silent_since = self._silent_since or (now, cpu_s)
         silent_s = now - self._last_progress_at
-        if not engine_watch.is_hanging(
+        if not watch_policy.is_hanging(
             requests,
             now,
             silent_s=silent_s,
@@ -367,7 +367,7 @@ class ModelEngine:
     def blame_stuck_request(self) -> bool:
         """Blame a request that gets nothing while others do; returns whether there is one."""
         requests = self._watched_requests()
-        stuck = engine_watch.find_stuck(requests, self._clock(), allowed_s=self._allowed_silence_s(requests))
+        stuck = watch_policy.find_stuck(requests, self._clock(), allowed_s=self._allowed_silence_s(requests))
         if stuck is None:
             return False
         for lease in self._leases:
@@ -380,18 +380,18 @@ class ModelEngine:
             self._idle_since = None
             return False
         now = self._clock()
-        if self._idle_since is not None and now - self._idle_since[0] < engine_watch.IDLE_COMPUTING_S:
+        if self._idle_since is not None and now - self._idle_since[0] < watch_policy.IDLE_COMPUTING_S:
             return False
         cpu_s = self.process.cpu_s()
         since, cpu_s_then = self._idle_since or (now, cpu_s)
         self._idle_since = (now, cpu_s)
-        return now > since and cpu_s - cpu_s_then > engine_watch.MIN_COMPUTING_SHARE * (now - since)
+        return now > since and cpu_s - cpu_s_then > watch_policy.MIN_COMPUTING_SHARE * (now - since)
 
     def _allowed_silence_s(self, requests: list[RequestProgress]) -> float:
         spec = self.process.spec
         if spec is None:
-            return engine_watch.MIN_SILENCE_WITH_PROJECTOR_S
-        return engine_watch.allowed_silence_s(
+            return watch_policy.MIN_SILENCE_WITH_PROJECTOR_S
+        return watch_policy.allowed_silence_s(
             requests,
             batch_tokens=spec.batch_tokens,
             slots=spec.slots,
@@ -416,11 +416,11 @@ class ModelEngine:
         if self._lives_without_answer >= MAX_LIVES_WITHOUT_ANSWER:
             return False
         if self._hung_at is not None:
-            suspects = engine_watch.find_suspects(requests, self._hung_at, is_exact=False)
+            suspects = watch_policy.find_suspects(requests, self._hung_at, is_exact=False)
         elif failure.kind in (FailureKind.CRASHED, FailureKind.MEMORY):
             for lease in self._leases:
                 lease.sample_progress(now)
-            suspects = engine_watch.find_suspects(requests, now, is_exact=True)
+            suspects = watch_policy.find_suspects(requests, now, is_exact=True)
         else:
             # Something else killed it, or its threads for HTTP are occupied.
             suspects = []

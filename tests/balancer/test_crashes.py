@@ -66,7 +66,7 @@ async def test_what_waits_for_its_answer_gets_it_from_the_next_engine(
 async def test_of_two_that_began_together_only_the_cause_is_refused(
     llb: RunningBalancer, engines: CrashingEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llb.policy.engine_watch.SAME_TIME_S", 60.0)
+    monkeypatch.setattr("llb.engine.watch_policy.SAME_TIME_S", 60.0)
     assert (await ask(llb)).status_code == 200
     innocent, cause = await asyncio.gather(ask(llb, max_tokens=80), ask(llb, "LATE_CRASH", max_tokens=300))
     assert innocent.status_code == 200
@@ -106,7 +106,7 @@ async def test_a_request_that_loops_before_the_engines_queue_ends_with_its_engin
 async def test_work_of_a_client_that_has_left_ends_with_its_engine(
     llb: RunningBalancer, engines: CrashingEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llb.policy.engine_watch.IDLE_COMPUTING_S", 1.0)
+    monkeypatch.setattr("llb.engine.watch_policy.IDLE_COMPUTING_S", 1.0)
     assert (await ask(llb)).status_code == 200
     asking = asyncio.ensure_future(ask(llb, "LOOP"))
     await llb.wait_until(lambda: not llb.app.traffic.is_idle)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llb.policy import engine_watch
+from llb.engine import watch_policy
 from tests.harness import RunningBalancer
 
 FAKE_LLAMA_SERVER = Path(__file__).with_name("fake_llama_server.py")
@@ -26,10 +26,10 @@ class CrashingEngines:
         self._journal = folder / "engines"
         command = (sys.executable, "-I", "-S", str(FAKE_LLAMA_SERVER), "--journal", str(self._journal))
         monkeypatch.setattr("llb.engine.process.engine_command", lambda: command)
-        monkeypatch.setattr(engine_watch, "MIN_SILENCE_S", 0.5)
-        monkeypatch.setattr(engine_watch, "SILENCE_FACTOR", 0.01)
+        monkeypatch.setattr(watch_policy, "MIN_SILENCE_S", 0.5)
+        monkeypatch.setattr(watch_policy, "SILENCE_FACTOR", 0.01)
         # The tests do not wait between a victim and the attack.
-        monkeypatch.setattr(engine_watch, "SAME_TIME_S", 0.001)
+        monkeypatch.setattr(watch_policy, "SAME_TIME_S", 0.001)
 
     @property
     def pids(self) -> list[int]:

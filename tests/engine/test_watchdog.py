@@ -10,8 +10,8 @@ import pytest
 
 from llb.engine.model_engine import MAX_LIVES_WITHOUT_ANSWER, Lease
 from llb.engine.pool import EnginePool
+from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.errors import EngineFailed
-from llb.policy.engine_watch import Blame, EngineSpeed
 from llb.wire import EngineState
 from tests.engine.pool_fixture import WAIT_S, PoolFixture, error_of, state, use
 from tests.engine.workers import eventually

@@ -17,6 +17,7 @@ import pytest
 from llb import errors
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
+from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway import dispatcher as dispatcher_module
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
@@ -32,7 +33,6 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.node.agent import NodeAgent
-from llb.policy.engine_watch import Blame, EngineSpeed
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import InferenceFields, Model, Role
 

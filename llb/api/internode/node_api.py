@@ -17,13 +17,13 @@ from llb.api.query_params import float_query_param
 from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
 from llb.engine.model_engine import KeepAlive
+from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.stream.relay import error_from_transport_error
 from llb.node.agent import NodeAgent
-from llb.policy.engine_watch import Blame, EngineSpeed
 from llb.security import tokens
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from sanic.http import Http
 from sanic.response import HTTPResponse
 
 from llb.api.responses import OCTET_STREAM, PassthroughResponse, abort_connection
+from llb.engine.watch_policy import Blame
 from llb.gateway.http.connection import BLAME_TRAILER
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
-from llb.policy.engine_watch import Blame
 
 # Longer than any deadline of the caller, which closes this connection when its own deadline expires.
 HEADER_TIMEOUT_S = IDLE_TIMEOUT_S = 3600.0

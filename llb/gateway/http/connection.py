@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, cast
 import httptools
 
 from llb.base import platform_compat
+from llb.engine.watch_policy import Blame
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
-from llb.policy.engine_watch import Blame
 
 # All connections read into one buffer, because each parses what it has read at once. The event loop's own
 # buffer may be eight times as large, and data for a slow client would wait in chunks of that size.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from llb.engine.watch_policy import Blame
 from llb.errors import (
     ContextLengthExceeded,
     CrashSuspected,
@@ -20,7 +21,6 @@ from llb.errors import (
     RequestCrashesEngine,
     error_from_code,
 )
-from llb.policy.engine_watch import Blame
 from llb.wire.decoding import DECODE_ERRORS
 
 # Response header of an error that the node itself raised, as opposed to its engine

@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from llb.engine.watch_policy import Blame
 from llb.gateway.http.upstream_errors import InvalidResponse, TransportError, UpstreamClosed, UpstreamTimeout
-from llb.policy.engine_watch import Blame
 
 # Reading pauses above this. One read of the event loop (at most 256 KiB) may come on top of it.
 HIGH_WATER_BYTES = 32 * 1024

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from llb.policy.engine_watch import Blame
+from llb.engine.watch_policy import Blame
 
 
 class TransportError(Exception):

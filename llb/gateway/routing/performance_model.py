@@ -6,8 +6,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from llb.engine.watch_policy import EngineSpeed
 from llb.gateway.stream.usage_parser import Usage
-from llb.policy.engine_watch import EngineSpeed
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput
 from llb.wire import EngineReport, EngineState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llb.policy.engine_watch import (
+from llb.engine.watch_policy import (
     MIN_SILENCE_S,
     MIN_SILENCE_WITH_PROJECTOR_S,
     STUCK_FACTOR,
