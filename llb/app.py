@@ -7,12 +7,10 @@ from typing import Any
 
 from sanic import Sanic
 
-from llb.api.connection.connection_limiter import ConnectionLimiter
 from llb.api.connection.resources import ConnectionResources
 from llb.api.inference.ollama import ERROR_BODY_BUILDERS
 from llb.api.internode.reverse_tunnel import TunnelProtocol
 from llb.api.middleware.body_limit import AuthorisedRequest
-from llb.api.middleware.client_info import parse_trusted_proxies
 from llb.api.middleware.error_handler import install_error_handler
 from llb.api.middleware.ollama_port_auth import OllamaPortAuth
 from llb.api.request_body import MAX_BODY_BYTES
@@ -33,11 +31,10 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     app = _create_sanic("llb")
     llb = Balancer(config) if config.join is None else JoinedNode(config, partial(TunnelProtocol, app))
     app.ctx.llb = llb
-    limiter = ConnectionLimiter(trusted_proxies=parse_trusted_proxies(config))
     app.ctx.connections = (
-        ConnectionResources(limiter=limiter, count_upload=llb.rate_limiter.count_upload)
+        ConnectionResources(config, count_upload=llb.rate_limiter.count_upload)
         if isinstance(llb, Balancer)
-        else ConnectionResources(limiter=limiter)
+        else ConnectionResources(config)
     )
     install_error_handler(app, ERROR_BODY_BUILDERS)
     llb.auth_middleware.install(app)
@@ -62,7 +59,7 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     """
     app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
-    app.ctx.connections = connections or ConnectionResources(limiter=ConnectionLimiter())
+    app.ctx.connections = connections or ConnectionResources(llb.config)
     install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
     OllamaPortAuth(llb.config).install(app)
     for blueprint in llb.ollama_port_blueprints():

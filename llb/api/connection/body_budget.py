@@ -5,6 +5,8 @@ A body counts from its first byte until its request has ended, so also while the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 
 from llb.errors import RateLimited, ServerBusy
@@ -29,8 +31,15 @@ def owner_of(principal: Principal | None) -> str:
 class BodyBudget:
     """Counts the bytes of all bodies that are in memory."""
 
-    def __init__(self, total_bytes: int | None = None) -> None:
-        """The default depends on the memory of the host."""
+    def __init__(
+        self, total_bytes: int | None = None, *, evict_public_body: Callable[[], bool] = lambda: False
+    ) -> None:
+        """The default depends on the memory of the host.
+
+        `evict_public_body` ends the request of nobody whose body has been on its way for longest; False
+        without one.
+        """
+        self._evict_public_body = evict_public_body
         if total_bytes is None:
             share = psutil.virtual_memory().total // MEMORY_FRACTION
             total_bytes = min(MAX_TOTAL_BYTES, max(MIN_TOTAL_BYTES, share))
@@ -51,9 +60,11 @@ class BodyBudget:
     def take(self, owner: str, size_bytes: int) -> None:
         """Count bytes. Raises `RateLimited` and `ServerBusy`."""
         used_bytes = self._used_by_owner.get(owner, 0) + size_bytes
-        if self.used_bytes + size_bytes > self.total_bytes or (
-            owner == _PUBLIC and used_bytes > PUBLIC_TOTAL_BYTES
-        ):
+        is_public_full = owner == _PUBLIC and used_bytes > PUBLIC_TOTAL_BYTES
+        # Slow bodies without an account must not keep out those who log in.
+        if is_public_full and self._evict_public_body():
+            is_public_full = False
+        if is_public_full or self.used_bytes + size_bytes > self.total_bytes:
             raise ServerBusy("The request bodies in progress take all memory that they may take; try again")
         if used_bytes > self.owner_bytes:
             raise RateLimited(

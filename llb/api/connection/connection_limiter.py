@@ -123,6 +123,15 @@ class ConnectionLimiter:
                 connection.evict()
                 return
 
+    def evict_anonymous_body(self) -> bool:
+        """Close the oldest connection whose body nobody has authorised; False without one."""
+        for connection in self._connections:
+            if connection.eviction_rank is EvictionRank.ANONYMOUS_BODY:
+                self.remove(connection)
+                connection.evict()
+                return True
+        return False
+
     def _evict_oldest(self) -> bool:
         while True:
             while self._candidates:

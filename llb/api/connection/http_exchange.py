@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from asyncio import CancelledError
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -86,9 +87,7 @@ class ServerHttp(Http):
                 await self.error_response(error)
             finally:
                 self.body_since = None
-                if self.body_share is not None:
-                    self.body_share.release()
-                    self.body_share = None
+                self.release_body()
             if self.request_body and self.keep_alive:
                 await self._discard_body()
             if self.request is not None:
@@ -208,6 +207,8 @@ class ServerHttp(Http):
         """Return the whole body. Raises the errors of `read` and of `share`, which counts it meanwhile."""
         buffer = self.recv_buffer
         left_bytes = self.request_bytes_left
+        if not self.request_body:
+            return b""
         if self.request_body is True and left_bytes <= min(len(buffer), self.request_max_size):
             # The usual case, without any bookkeeping: it came with its head.
             body = bytes(buffer[:left_bytes])
@@ -217,15 +218,26 @@ class ServerHttp(Http):
             self.expecting_continue = False
             return body
         self.body_share = share
-        self.body_since = time.monotonic()
         # Grows in place: the memory of a list of pieces does not go back to the system.
         received = bytearray()
-        while (data := await self.read()) is not None:
+        async for data in self.iter_body():
             if share is not None:
                 share.add(len(data))
             received += data
-        self.body_since = None
         return bytes(received)
+
+    async def iter_body(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives; the pace of the client counts meanwhile. Raises as `read` does."""
+        self.body_since = time.monotonic()
+        while (data := await self.read()) is not None:
+            yield data
+        self.body_since = None
+
+    def release_body(self) -> None:
+        """Count the body of the request no longer; idempotent."""
+        if self.body_share is not None:
+            self.body_share.release()
+            self.body_share = None
 
     async def read(self) -> bytes | None:
         """Read some bytes of the body; None at its end.

@@ -62,8 +62,11 @@ class ServerProtocol(WebSocketUpgrade):
 
     def note_principal(self, principal: Principal | None) -> None:
         """Note that a valid credential came over this connection."""
-        if self.is_authenticated or principal is None or principal.id == OLLAMA_PORT_KEY_ID:
-            return
+        if not self.is_authenticated and principal is not None and principal.id != OLLAMA_PORT_KEY_ID:
+            self.note_accepted()
+
+    def note_accepted(self) -> None:
+        """Note that a valid credential came over this connection, which perhaps another host has checked."""
         self.is_authenticated = True
         self.limiter.on_authenticated(self)
 

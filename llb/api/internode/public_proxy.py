@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 from sanic import Request
@@ -10,12 +11,15 @@ from sanic.response import HTTPResponse, redirect
 
 from llb import errors
 from llb.api.blueprint import Blueprint
+from llb.api.connection.http_exchange import ServerHttp
 from llb.api.inference.ollama import JSON_LIKE_MEDIA_TYPES, OLLAMA_PATHS, PULL_PATH
 from llb.api.internode.proxy import HEADER_TIMEOUT_S, InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import proxied, public
+from llb.api.request_body import MAX_BODY_BYTES
 from llb.api.request_id import request_id_of
 from llb.api.responses import JSON
 from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 
 # The balancer checks the client's own credential: this host adds none.
@@ -34,6 +38,9 @@ RETURNED_HEADER_PREFIX = "x-ratelimit-"
 # Keeps the balancer from treating a client of this host as a local program.
 HOP_HEADER = (b"x-llb-hop", b"1")
 CONNECT_TIMEOUT_S = 0.8
+# A body up to this size is read first, and can be sent again where a connection turns out to be closed.
+HELD_BODY_BYTES = 64 * 1024
+FIRST_ERROR_STATUS = 400
 PROXIED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ALL_METHODS = (*PROXIED_METHODS, "HEAD")
 # Characters that are legal in a path, and the percent sign of those that are already quoted.
@@ -59,18 +66,12 @@ def public_proxy_blueprint(
             headers=(HOP_HEADER, *select_headers(request, CREDENTIAL_HEADERS)),
             trust_anchor=get_trust_anchor() if tls else None,
         )
-        request_id = (b"x-request-id", request_id_of(request).encode("ascii"))
         try:
             with in_flight.track():
-                response = await http_client.request(
-                    target,
-                    request.method.encode("ascii"),
-                    _request_target(path, request).encode("ascii"),
-                    (request_id, *select_headers(request, FORWARDED_HEADERS)),
-                    request.body,
-                    connect_timeout_s=CONNECT_TIMEOUT_S,
-                    header_timeout_s=HEADER_TIMEOUT_S,
-                )
+                response = await _send(request, path, target, http_client)
+                stream = cast(ServerHttp, request.stream)
+                if response.status < FIRST_ERROR_STATUS:
+                    stream.protocol.note_accepted()
                 returned_headers = {
                     name: value.decode("latin-1")
                     for key, value in response.headers
@@ -95,13 +96,59 @@ def public_proxy_blueprint(
     async def redirect_to_balancer(request: Request, path: str = "") -> HTTPResponse:
         return redirect(balancer_url + _request_target(f"/{path}", request), status=307)
 
-    blueprint.add_route(infer, "/v1/<path:path>", methods=PROXIED_METHODS, name="infer")
+    blueprint.add_route(infer, "/v1/<path:path>", methods=PROXIED_METHODS, name="infer", stream=True)
     # Not redirected: clients that follow a redirect to another host do not send their key along.
     for path in (*OLLAMA_PATHS, PULL_PATH):
-        blueprint.add_route(ollama, path, methods=("GET", "POST"), name=path.removeprefix("/api/"))
+        blueprint.add_route(
+            ollama, path, methods=("GET", "POST"), name=path.removeprefix("/api/"), stream=True
+        )
     blueprint.add_route(redirect_to_balancer, "/", methods=ALL_METHODS, name="root")
     blueprint.add_route(redirect_to_balancer, "/<path:path>", methods=ALL_METHODS, name="rest")
     return blueprint
+
+
+async def _send(
+    request: Request, path: str, target: UpstreamTarget, http_client: HttpClient
+) -> UpstreamResponse:
+    """Send the request on; a large body passes through and is never held. Raises `TransportError`."""
+    stream = cast(ServerHttp, request.stream)
+    method, request_target = request.method.encode("ascii"), _request_target(path, request).encode("ascii")
+    request_id = (b"x-request-id", request_id_of(request).encode("ascii"))
+    headers = (request_id, *select_headers(request, FORWARDED_HEADERS))
+    # Sanic lifts the limit for handlers that read the body themselves.
+    stream.request_max_size = MAX_BODY_BYTES
+    body_bytes = None if stream.request_body == "chunked" else stream.request_bytes
+    if body_bytes is not None and body_bytes <= HELD_BODY_BYTES:
+        body = await stream.receive_body(request.app.ctx.connections.body_budget.open(None))
+        stream.release_body()
+        return await http_client.request(
+            target,
+            method,
+            request_target,
+            headers,
+            body,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            header_timeout_s=HEADER_TIMEOUT_S,
+        )
+    if body_bytes is not None and body_bytes > MAX_BODY_BYTES:
+        raise errors.PayloadTooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes")
+    return await http_client.request_streamed(
+        target,
+        method,
+        request_target,
+        headers,
+        _read_accepted_body(stream),
+        body_bytes=body_bytes,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        header_timeout_s=HEADER_TIMEOUT_S,
+    )
+
+
+async def _read_accepted_body(stream: ServerHttp) -> AsyncIterator[bytes]:
+    """Yield the body of a request whose head the balancer has accepted."""
+    stream.protocol.note_accepted()
+    async for data in stream.iter_body():
+        yield data
 
 
 def _request_target(path: str, request: Request) -> str:

@@ -7,7 +7,7 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,6 +104,29 @@ class HttpClient:
                     raise
         connection = await self._connect(target.pool_key, connect_timeout_s)
         return await connection.send_request(head, body, header_timeout_s)
+
+    async def request_streamed(
+        self,
+        target: UpstreamTarget,
+        method: bytes,
+        path: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        pieces: AsyncIterable[bytes],
+        *,
+        body_bytes: int | None,
+        connect_timeout_s: float,
+        header_timeout_s: float,
+    ) -> UpstreamResponse:
+        """As `request`, with a body that is read while it is sent, of `body_bytes` or unknown (None) length.
+
+        It is not read before the target has accepted the head, and never held. As it cannot be sent twice,
+        the connection is a new one. Raises `TransportError` and the errors of `pieces`.
+        """
+        head = build_request_head(target, method, path, headers, body_bytes, expects_continue=True)
+        connection = await self._connect(target.pool_key, connect_timeout_s)
+        return await connection.send_streamed_request(
+            head, pieces, is_chunked=body_bytes is None, header_timeout_s=header_timeout_s
+        )
 
     async def open_connection(self, target: UpstreamTarget, *, connect_timeout_s: float) -> Connection:
         """Return a connection for an exchange that the caller drives. Raises `TransportError`."""
@@ -259,9 +282,11 @@ def build_request_head(
     method: bytes,
     path: bytes,
     headers: Sequence[tuple[bytes, bytes]],
-    body_bytes: int,
+    body_bytes: int | None,
+    *,
+    expects_continue: bool = False,
 ) -> bytes:
-    """Return the request line and the headers.
+    """Return the request line and the headers; `body_bytes` None is a body in chunks.
 
     Raises ValueError if a name or value would break out of its line.
     """
@@ -269,7 +294,11 @@ def build_request_head(
     for name, value in headers:
         if name.lower() not in NON_FORWARDED_HEADERS:
             lines.append(b"%b: %b\r\n" % (name, value))
-    if body_bytes or method not in (b"GET", b"DELETE"):
+    if expects_continue:
+        lines.append(b"Expect: 100-continue\r\n")
+    if body_bytes is None:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif body_bytes or method not in (b"GET", b"DELETE"):
         lines.append(b"Content-Length: %d\r\n" % body_bytes)
     lines.append(b"\r\n")
     head = b"".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, cast
@@ -95,6 +95,11 @@ class Connection(asyncio.BufferedProtocol):
         self._in_interim_response = False
         self._is_message_complete = False
         self._is_reusable = False
+        # Of a request whose body is sent in pieces.
+        self._is_body_pending = False
+        self._continue_waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._is_writing_paused = False
         # One lazy timer serves every deadline of the connection. Moving a deadline is free: the timer checks
         # it when it fires.
         self._deadline = 0.0
@@ -113,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         self._header_bytes = 0
         self._is_message_complete = self._is_reusable = False
         self._sent_at = time.monotonic()
-        if self._fail_fast:
+        if self._fail_fast and not self._is_body_pending:
             platform_compat.set_tcp_user_timeout(self.socket, FAIL_FAST_TCP_USER_TIMEOUT_S)
         if body:
             self._transport.writelines((head, body))
@@ -127,6 +132,55 @@ class Connection(asyncio.BufferedProtocol):
             response.close()
             raise
         return response
+
+    async def send_streamed_request(
+        self, head: bytes, pieces: AsyncIterable[bytes], *, is_chunked: bool, header_timeout_s: float
+    ) -> UpstreamResponse:
+        """As `send_request`, with a body that is read while it is sent; `head` has `Expect: 100-continue`.
+
+        No piece is read before the other end has accepted the head. When it responds before the body is
+        complete, the rest is not read. Raises the errors of `pieces` too.
+        """
+        self._is_body_pending = True
+        self._continue_waiter = self._loop.create_future()
+        sender = asyncio.create_task(self._send_pieces(pieces, self._continue_waiter, is_chunked))
+        try:
+            return await self.send_request(head, b"", header_timeout_s)
+        except TransportError:
+            if sender.done() and not sender.cancelled() and (error := sender.exception()) is not None:
+                raise error from None
+            raise
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+
+    async def _send_pieces(
+        self, pieces: AsyncIterable[bytes], accepted: asyncio.Future[None], is_chunked: bool
+    ) -> None:
+        await accepted
+        try:
+            async for piece in pieces:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+                while self._is_writing_paused:
+                    self._write_waiter = self._loop.create_future()
+                    await self._write_waiter
+        except Exception:
+            self.abort(UpstreamClosed(before_first_byte=True))
+            raise
+        if is_chunked:
+            self._transport.write(b"0\r\n\r\n")
+        self._is_body_pending = False
+        if self._fail_fast:
+            platform_compat.set_tcp_user_timeout(self.socket, FAIL_FAST_TCP_USER_TIMEOUT_S)
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        waiter, self._write_waiter = self._write_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def send_body(self, data: bytes) -> None:
         """Send more of the current request's body."""
@@ -233,6 +287,7 @@ class Connection(asyncio.BufferedProtocol):
         response.wake_reader()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.resume_writing()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -258,7 +313,7 @@ class Connection(asyncio.BufferedProtocol):
         self._response = None
         self.resume_reading()
         response.finish(None if response.engine_blame is None else EngineEnded(response.engine_blame))
-        if self._is_reusable and not self.is_closed:
+        if self._is_reusable and not self._is_body_pending and not self.is_closed:
             self.return_to_pool()
         else:
             self._transport.abort()
@@ -304,6 +359,9 @@ class Connection(asyncio.BufferedProtocol):
             self._in_interim_response = True
             response.headers.clear()
             response.content_type = b""
+            waiter, self._continue_waiter = self._continue_waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         else:
             response.status = status
 
