@@ -33,10 +33,12 @@ from llb.gateway.stream.disconnect_detection import ProgressFilter, request_prog
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 from llb.gateway.stream.usage_parser import UsageParser
+from llb.policy.grammar_cost import TooComplex, check_grammar, check_pattern
 from llb.security import file_token, tls_trust
 from llb.security.certificates import create_authority
 from llb.wire import InferenceFields
 from llb.wire.decoding import DECODE_ERRORS
+from tests.fuzz.bounds import all_values
 from tests.fuzz.mutate import mutate
 from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import write_catalog
@@ -57,6 +59,11 @@ SSE_SEEDS = (
 )  # fmt: skip
 HELLO = {"type": "hello", "protocol": 1, "node_id": "n", "name": "x", "version": "1", "platform": "p", "addresses": [], "hardware": {"cpu": "c", "cpu_count": 1, "memory_total_bytes": 1}, "memory_budget_bytes": 1, "vram_budget_bytes": 0, "max_downloads": 1, "slots_per_engine": 1, "replicas": []}  # fmt: skip
 OLLAMA = {"model": "m", "messages": [{"role": "user", "content": "hi", "images": ["iVBOR"], "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}], "options": {"num_predict": 5, "stop": ["a"]}, "format": {"type": "object"}, "think": "high", "keep_alive": "5m"}  # fmt: skip
+GRAMMARS = (
+    'root ::= "a" | (b c)* # x\nb ::= [^a-z\\x41] {0,9}\nc ::= b? "\\"" . | root',
+    r"^(?:[a-z\d]{1,3}|(\.[^\]])*)+x?$",
+    "root ::= [a-z]* [a-z]* [a-z]* [a-z]* [a-z]*",
+)
 CLOCK = RequestClock(lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda: 1.0, lambda: 0.0)
 
 
@@ -115,6 +122,11 @@ def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
         compute_affinity_key(head, None, "k")
         extract_prompt(data)
         json.loads(request_progress(data, stream=False).decode("utf-8", "replace"))
+
+    def grammars(data: bytes, _chance: random.Random) -> None:
+        text = data.decode("utf-8", "replace")
+        check_grammar.__wrapped__(text)
+        check_pattern.__wrapped__(text)
 
     async def three() -> int:
         return 3
@@ -193,6 +205,8 @@ def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
         FuzzTarget("catalogue", (catalog_path.read_bytes(),), catalogue, (SetupError,)),
         FuzzTarget("llb.toml", (b'port = 8080\nmemory_limit = "12GB"\nallowed_host = ["a", "b"]\nhistory_text = true\n',), config, (SetupError,)),
         FuzzTarget("request body", _json_seeds(CHAT, {"model": "m", "prompt": "x", "n_probs": 3}), body, (LlbError,)),
+        FuzzTarget("request bounds", _json_seeds(*({"model": "m", name: value} for name, value in all_values() if len(str(value)) < 5000)), body, (LlbError,)),
+        FuzzTarget("pattern and grammar", (*(case.encode() for case in GRAMMARS),), grammars, (TooComplex,)),
         FuzzTarget("engine's stream", SSE_SEEDS, stream),
         FuzzTarget("stream made whole", SSE_SEEDS, whole, (LlbError,)),
         FuzzTarget("stream as Ollama's lines", SSE_SEEDS, ollama_stream),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,12 +13,14 @@ import pytest
 from sanic import Request
 
 from llb import errors
+from llb.api.inference import body_size, call_builder, request_validation
 from llb.api.inference.call_builder import build_call, parse_keep_alive
-from llb.api.request_body import LargeBodyWorker
+from llb.api.request_body import MAX_EVENT_LOOP_BYTES, MAX_PARALLEL_LARGE_BODIES, LargeBodyWorker
 from llb.engine.model_engine import KeepAlive
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
+from llb.policy.request_bounds import MAX_LOOKBACK_TOKENS
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Model, Role
 
@@ -124,3 +128,64 @@ async def test_errors(
 
 def test_keep_alive() -> None:
     assert [parse_keep_alive(value) for value in (None, 0, "90", "10m", -1)] == [None, 0.0, 90.0, 600.0, -1.0]
+
+
+async def test_text_that_cannot_fit_is_refused_before_a_node_is_chosen() -> None:
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "x" * 20_000}]}
+    await build(body)
+    await build(body, readiness=OneModelReadiness(context_length=2048))
+    with pytest.raises(errors.ContextLengthExceeded):
+        await build(body, readiness=OneModelReadiness(context_length=1024))
+
+
+async def test_what_replaces_a_field_comes_last() -> None:
+    call, _ = await build({"repeat_last_n": 2_000_000_000, "model": "smollm2", "dry_penalty_last_n": 64})
+    assert call.body.startswith(b'{"repeat_last_n": 2000000000,')
+    assert msgspec.json.decode(call.body) == {
+        "repeat_last_n": MAX_LOOKBACK_TOKENS, "model": "smollm2", "dry_penalty_last_n": 64,
+    }  # fmt: skip
+
+
+async def test_nothing_of_a_large_body_is_parsed_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def decode(body: bytes, kind: Any) -> Any:
+        threads.append(threading.get_ident())
+        return msgspec.json.decode(body, type=kind)
+
+    for module in (call_builder, request_validation, body_size):
+        monkeypatch.setattr(module, "decode_json", decode)
+    own = threading.get_ident()
+    await build({"model": "SmolLM2", "messages": []})
+    assert set(threads) == {own}
+    threads.clear()
+    large = {
+        "model": "SmolLM2",
+        "user": "pattern url <|",
+        "messages": [{"content": "x " * MAX_EVENT_LOOP_BYTES}],
+    }
+    await build(large, readiness=OneModelReadiness(context_length=100_000))
+    assert len(threads) >= 2
+    assert own not in threads
+
+
+async def test_few_large_bodies_are_parsed_at_the_same_time() -> None:
+    worker, running, most, done = LargeBodyWorker(), 0, 0, threading.Event()
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        done.wait(10)
+        with lock:
+            running -= 1
+
+    tasks = [asyncio.create_task(worker.run(MAX_EVENT_LOOP_BYTES + 1, work)) for _ in range(6)]
+    # The event loop goes on meanwhile.
+    while running < MAX_PARALLEL_LARGE_BODIES:
+        await asyncio.sleep(0)
+    done.set()
+    await asyncio.gather(*tasks)
+    assert most == MAX_PARALLEL_LARGE_BODIES

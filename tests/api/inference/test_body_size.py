@@ -1,0 +1,147 @@
+"""Size of the text in a body: what can never fit is refused, images do not count."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llb.api.inference.body_size import (
+    MAX_BYTES_PER_TOKEN,
+    MAX_CONTAINERS,
+    MAX_SPECIAL_TOKENS,
+    MAX_TEXT_BYTES,
+    require_bounded_body,
+    require_fitting_text,
+)
+from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
+from llb.gateway.engine_routes import Operation
+
+CONTEXT = 1024
+FITTING = "x" * (CONTEXT * MAX_BYTES_PER_TOKEN - 1000)
+TOO_LONG = "x" * (CONTEXT * MAX_BYTES_PER_TOKEN + 1)
+BASE64 = "iVBOR" + "A" * (MAX_TEXT_BYTES + 5)
+DATA_URL = f"data:image/png;base64,{BASE64}"
+
+
+def encode(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", **fields}).encode()
+
+
+def user(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("operation", "fields"),
+    [
+        (Operation.CHAT, {"messages": user(TOO_LONG)}),
+        (Operation.CHAT, {"messages": user([{"type": "text", "text": TOO_LONG}])}),
+        (Operation.CHAT, {"messages": user("x"), "tools": [{"name": "f", "description": TOO_LONG}]}),
+        (Operation.CHAT, {"messages": user("x"), "system": TOO_LONG}),
+        (Operation.CHAT, {"messages": user([{"type": "tool_result", "content": TOO_LONG}])}),
+        (Operation.CHAT, {"input": TOO_LONG}),
+        (Operation.CHAT, {"input": "x", "instructions": TOO_LONG}),
+        (Operation.COUNTING, {"messages": user(TOO_LONG)}),
+        (Operation.COUNTING, {"input": user(TOO_LONG)}),
+        (Operation.COMPLETION, {"prompt": TOO_LONG}),
+        (Operation.COMPLETION, {"prompt": "漢" * (len(TOO_LONG) // 3 + 1)}),
+        (Operation.EMBEDDINGS, {"input": TOO_LONG}),
+        (Operation.EMBEDDINGS, {"input": ["x", TOO_LONG]}),
+        (Operation.RERANKING, {"query": TOO_LONG, "documents": ["x"]}),
+        (Operation.RERANKING, {"query": "x", "documents": ["x", TOO_LONG]}),
+        # A marker of an image makes no image of a text.
+        (Operation.CHAT, {"messages": user(";base64," + TOO_LONG)}),
+        (Operation.CHAT, {"messages": user([{"type": "text", "text": TOO_LONG, "data": "x"}])}),
+    ],
+)
+def test_text_that_can_never_fit(operation: Operation, fields: dict[str, Any]) -> None:
+    body = encode(**fields)
+    require_bounded_body(body)
+    with pytest.raises(ContextLengthExceeded, match="at least") as error:
+        require_fitting_text(body, operation, CONTEXT)
+    assert error.value.details["context_length"] == CONTEXT
+    assert error.value.details["prompt_tokens"] >= CONTEXT
+    # What is not known refuses nothing.
+    require_fitting_text(body, operation, None)
+
+
+@pytest.mark.parametrize(
+    ("operation", "fields"),
+    [
+        (Operation.CHAT, {"messages": user(FITTING)}),
+        (Operation.CHAT, {"messages": user([{"type": "image_url", "image_url": {"url": DATA_URL}}])}),
+        (Operation.CHAT, {"messages": user([{"type": "image_url", "image_url": DATA_URL}])}),
+        (
+            Operation.CHAT,
+            {"messages": user([{"type": "image", "source": {"type": "base64", "data": BASE64}}])},
+        ),
+        (Operation.CHAT, {"messages": user([{"type": "input_audio", "input_audio": {"data": BASE64}}])}),
+        (Operation.CHAT, {"input": user([{"type": "input_image", "image_url": DATA_URL}])}),
+        # Earlier reasoning, which templates leave out.
+        (
+            Operation.CHAT,
+            {"messages": [{"role": "assistant", "content": "x", "reasoning_content": TOO_LONG}]},
+        ),
+        (Operation.COMPLETION, {"prompt": {"prompt_string": "x", "multimodal_data": [BASE64]}}),
+        (Operation.COMPLETION, {"prompt": [1] * 100}),
+        (Operation.EMBEDDINGS, {"input": [FITTING] * 20}),
+        (Operation.RERANKING, {"query": "x", "documents": [FITTING] * 20}),
+        # Escapes are longer than the text.
+        (Operation.CHAT, {"messages": user("漢" * (len(FITTING) // 4))}),
+    ],
+)
+def test_text_that_may_fit(operation: Operation, fields: dict[str, Any]) -> None:
+    body = encode(**fields)
+    require_bounded_body(body)
+    require_fitting_text(body, operation, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        encode(prompt="x" * (MAX_TEXT_BYTES + 1)),
+        encode(unknown=[[]] * (MAX_CONTAINERS + 1)),
+        encode(unknown=[{}] * (MAX_CONTAINERS + 1)),
+        b'{"model":"m","x":' + b"[" * MAX_TEXT_BYTES,
+        # An image does not hide structure.
+        encode(a=DATA_URL, b=[1] * (MAX_TEXT_BYTES // 2)),
+        b'{"model":"m","data":1,"b":[' + b"1," * MAX_TEXT_BYTES + b"1]}",
+        b'{"model":"m","x":"\\"data",":":"x"' + b',"b":[' + b"1," * MAX_TEXT_BYTES + b"1]}",
+    ],
+)
+def test_large_bodies_without_images(body: bytes) -> None:
+    with pytest.raises(PayloadTooLarge):
+        require_bounded_body(body)
+
+
+def test_images_may_be_large_in_every_dialect() -> None:
+    for body in (
+        encode(messages=user([{"type": "image_url", "image_url": {"url": DATA_URL}}] * 2)),
+        encode(messages=user([{"type": "image", "source": {"type": "base64", "data": BASE64}}])),
+        encode(messages=[{"role": "user", "content": "x", "images": [BASE64, BASE64]}]),
+        encode(prompt="x", images=[BASE64, BASE64, BASE64]),
+    ):
+        require_bounded_body(body)
+
+
+@pytest.mark.parametrize(
+    "token", ["<|im_start|>", "<s>", "[INST]", "<start_of_turn>", "<｜User｜>", "<unused7>"]
+)
+@pytest.mark.parametrize("is_escaped", [False, True])
+def test_special_tokens_written_as_text(token: str, is_escaped: bool) -> None:
+    def body_with(count: int) -> bytes:
+        text = json.dumps(token * count, ensure_ascii=False)
+        if is_escaped:
+            text = text.replace("<", "\\u003c")
+        return f'{{"model":"m","prompt":{text}}}'.encode()
+
+    require_fitting_text(body_with(MAX_SPECIAL_TOKENS), Operation.COMPLETION, 1_000_000)
+    with pytest.raises(InvalidRequest, match="special tokens"):
+        require_fitting_text(body_with(MAX_SPECIAL_TOKENS + 1), Operation.COMPLETION, 1_000_000)
+
+
+def test_markup_is_no_special_token() -> None:
+    body = encode(prompt="<p class='x'>a</p><br>" * MAX_SPECIAL_TOKENS)
+    require_fitting_text(body, Operation.COMPLETION, 1_000_000)
