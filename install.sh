@@ -127,7 +127,29 @@ install_iproute2() {
   fi
 }
 
+# Reverse proxies for the test of what llb takes for local. Debian starts such services when they are installed, so
+# they are only downloaded and unpacked.
+unpack_proxies() {
+  local folder=.venv/proxies packages=(nginx-light haproxy caddy apache2-bin)
+  if [ -e "$folder/.complete" ] || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+    return
+  fi
+  echo "Unpacking reverse proxies for the tests" >&2
+  rm -rf "$folder"
+  mkdir -p "$folder/debs/partial"
+  quietly "the reverse proxies (${packages[*]}) could not be downloaded with apt-get." \
+    sh -c 'folder=$1; shift; apt-get update && apt-get install -y --download-only --no-install-recommends \
+      -o "Dir::Cache::archives=$folder/debs" "$@"' - "$PWD/$folder" "${packages[@]}"
+  local package
+  for package in "$folder"/debs/*.deb; do
+    dpkg-deb --extract "$package" "$folder"
+  done
+  rm -rf "$folder/debs"
+  touch "$folder/.complete"
+}
+
 run_tests() {
+  unpack_proxies
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
   local suite=(-n 2 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then

@@ -61,7 +61,7 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     app.ctx.llb = llb
     app.ctx.connections = connections or ConnectionResources(llb.config)
     install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
-    OllamaPortAuth(llb.config).install(app)
+    OllamaPortAuth(llb.config, llb.auth_middleware.local_proof).install(app)
     for blueprint in llb.ollama_port_blueprints():
         app.blueprint(blueprint)
     return app

@@ -219,7 +219,7 @@ class Balancer:
         audit = AuditLog(self.db)
         inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history), self._large_body_worker)
         return (
-            accounts_blueprint(self.db, self.accounts),
+            accounts_blueprint(self.db, self.accounts, self.auth_middleware),
             keys_blueprint(self.db, self.key_service),
             audit_blueprint(self.db),
             models_blueprint(self.view, self.registrations, self.memory_estimates, self.node_commands, audit),
@@ -246,9 +246,7 @@ class Balancer:
             peer_files_blueprint(
                 self.agent.peer_file_server, lambda: self.agent.node_id, lambda: self._file_token_secret
             ),
-            system_blueprint(
-                self.config, self.view, self.storage_monitor, lambda: self.agent.hardware_problems
-            ),
+            system_blueprint(self.config, self.view, self.storage_monitor, self._problems),
             openapi_blueprint(),
             page_blueprint(),
         )
@@ -359,6 +357,13 @@ class Balancer:
     async def uses_default_password(self) -> bool:
         """Whether the administrator still has the default password."""
         return await users.is_default_password_in_use(self.db)
+
+    async def issue_setup_token(self) -> str | None:
+        """Return a token with which the first password can be chosen; None once there is one."""
+        return self.accounts.setup_token.issue() if await self.uses_default_password() else None
+
+    def _problems(self) -> tuple[str, ...]:
+        return self.agent.hardware_problems + self.auth_middleware.local_proof.knocks.problems()
 
     def _node_id_of(self, credential: str) -> str | None:
         record = self.members.find_by_credential(credential)

@@ -88,7 +88,7 @@ class Config:
     @property
     def ollama_host(self) -> str:
         """Address of the Ollama port: loopback, unless `ollama_allow` admits other hosts."""
-        if not self.ollama_allow:
+        if all(ipaddress.ip_network(network, strict=False).is_loopback for network in self.ollama_allow):
             return DEFAULT_HOST
         return ALL_INTERFACES if all("." in network for network in self.ollama_allow) else "::"
 

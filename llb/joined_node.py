@@ -177,9 +177,9 @@ class JoinedNode:
         if lock is not None:
             lock.close()
 
-    async def uses_default_password(self) -> bool:
-        """False: a joined host has no accounts."""
-        return False
+    async def issue_setup_token(self) -> str | None:
+        """None: a joined host has no accounts."""
+        return None
 
     async def leave(self) -> LeaveReply:
         """Leave the cluster, and notify the balancer if it can be reached; the files stay."""

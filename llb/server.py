@@ -240,7 +240,7 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             run_info,
             joined.membership if joined else None,
             server.ollama_port,
-            default_password=await llb.uses_default_password(),
+            setup_token=await llb.issue_setup_token(),
         )
         await _wait_for_stop(stop, joined.left_cluster if joined else None)
         log.info("stopping" if stop.is_set() else "this host has left its cluster and continues on its own")
@@ -294,11 +294,12 @@ def print_banner(
     membership: Membership | None,
     ollama_port: int | None,
     *,
-    default_password: bool,
+    setup_token: str | None,
 ) -> None:
     """Print address, data directory and first steps to standard output; the log is on standard error.
 
-    A standard output that takes nothing, such as a file on a full disk, does not stop the server.
+    `setup_token` is given while the default password is in use. A standard output that takes nothing, such as
+    a file on a full disk, does not stop the server.
     """
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
     if membership is not None:
@@ -314,11 +315,12 @@ def print_banner(
         lines.append(f"Ollama API without a key on port {ollama_port}, for programs of {clients}")
     elif config.ollama_port is not None:
         lines.append("--ollama-port has no effect on a joined host: the balancer has the Ollama port")
-    if default_password:
+    if setup_token is not None:
         lines.append(
             f"Log in as admin with the password '{DEFAULT_PASSWORD}' (works from this host only), "
             "then change it: llb password"
         )
+        lines.append(f"Or choose a password with this link, once: {run_info.url}/login#setup={setup_token}")
     try:
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()

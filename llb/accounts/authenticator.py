@@ -32,7 +32,10 @@ CACHE_TTL_S = 1.0
 LAST_USED_INTERVAL_S = 60.0
 FLUSH_DELAY_S = 1.0
 MAX_CACHED = 10_000
-DEFAULT_LOGIN_LOCAL_ONLY = "The default password works on the host itself only; change it first"
+DEFAULT_LOGIN_LOCAL_ONLY = (
+    "The default password works on the host itself only; change it first: {doubt}. Run 'llb password' on the "
+    "host, or open the link that llb printed when it started"
+)
 
 
 class Authenticator(Protocol):

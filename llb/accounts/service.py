@@ -6,25 +6,24 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from llb.accounts.audit_actor import audit_actor_of
-from llb.accounts.authenticator import (
-    DEFAULT_LOGIN_LOCAL_ONLY,
-    SESSION_IDLE_S,
-    SESSION_MAX_S,
-    AccountAuthenticator,
-)
+from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
+from llb.accounts.device_token import device_id_of, new_device_token
+from llb.accounts.limit_policy import key_audit_target
+from llb.accounts.setup_token import SetupToken
 from llb.accounts.write_limiter import WriteLimiter
 from llb.base.timestamps import to_iso
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, SetupError
 from llb.security import passwords, tokens
-from llb.security.login_rate_limiter import LoginRateLimiter
+from llb.security.login_rate_limiter import LoginAttempt, LoginRateLimiter, address_group
 from llb.security.permissions import Principal
 from llb.store.database import Database, Transaction
-from llb.store.tables import audit, sessions, users
+from llb.store.tables import audit, keys, sessions, settings, users
 from llb.store.tables.audit import AuditActor
 from llb.store.tables.users import User
 from llb.wire import NewUser, Role, UserPatch, UserView
@@ -40,6 +39,30 @@ USERNAME_MAX_LENGTH = 64
 MAX_SESSIONS_OF_USER = 100
 # Each hash takes 19 MiB and a core; more at once would only make all of them slower.
 MAX_CONCURRENT_HASHES = 2
+_DEVICE_SECRET = "device_secret"  # noqa: S105  # the name of the setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginSource:
+    """Where an attempt to sign in comes from, and the token by which its device is known, if it has one."""
+
+    address: str
+    device_token: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSession:
+    """A session that was started; `expires_at` in Unix seconds.
+
+    `device_token` is for the device if it has none for this account. `ended_keys` names the API keys that
+    ended with the default password.
+    """
+
+    token: str
+    user: User
+    expires_at: float
+    device_token: str | None = None
+    ended_keys: tuple[str, ...] = ()
 
 
 class AccountService:
@@ -48,8 +71,10 @@ class AccountService:
     def __init__(self, db: Database, authenticator: AccountAuthenticator) -> None:
         self._db = db
         self._authenticator = authenticator
+        self.setup_token = SetupToken()
         self._login_rate_limiter = LoginRateLimiter()
         self._session_limiter = WriteLimiter()
+        self._known_device_secret: str | None = None
         self._hash_semaphore = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
 
     async def ensure_admin(self, password: str | None) -> None:
@@ -83,24 +108,31 @@ class AccountService:
         new_hash = await self._hash_in_thread(passwords.hash_password, password)
         async with self._db.write(uses_ballast=True) as tx:
             for user in default_users:
-                await users.set_password(tx, user.id, new_hash)
-                await sessions.remove_by_user(tx, user.id)
-                await audit.record(tx, actor=audit.SYSTEM, action="password", target=user.username)
+                await self._store_password(tx, user, new_hash, actor=audit.SYSTEM, address=None)
 
     async def log_in(
-        self, username: str, password: str, *, address: str, is_local: bool, replaced_token: str | None
-    ) -> tuple[str, User, float]:
-        """Start a session; returns its token, its user and its end in Unix seconds.
+        self,
+        username: str,
+        password: str,
+        source: LoginSource,
+        *,
+        require_local: Callable[[], Awaitable[None]],
+        replaced_token: str | None,
+    ) -> NewSession:
+        """Start a session; the session of `replaced_token` ends.
 
-        The session of `replaced_token` ends. Raises `InvalidCredentials`, `RateLimited`, and
-        `PermissionDenied` for the default password from another host.
+        `require_local` is called for the default password, and raises `PermissionDenied` from elsewhere.
+        Raises `InvalidCredentials` and `RateLimited`.
         """
-        user = await self._verify_credentials(username, password, address, "login")
-        if user.must_change_password and not is_local:
-            await self._record_denial(
-                user.username, "login", address, "refused: default password from elsewhere"
-            )
-            raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY)
+        user = await self._verify_credentials(username, password, source, "login")
+        if user.must_change_password:
+            try:
+                await require_local()
+            except PermissionDenied:
+                await self._record_denial(
+                    user.username, "login", source.address, "refused: default password from elsewhere"
+                )
+                raise
         # Not the limit of the user's other changes: a key of the user must not be able to use it up.
         self._session_limiter.count(user.id)
         new_hash = None
@@ -108,15 +140,24 @@ class AccountService:
             new_hash = await self._hash_in_thread(passwords.hash_password, password)
         token, now = tokens.new_session_token(), time.time()
         async with self._db.write(uses_ballast=True) as tx:
+            current = await users.get(tx, user.id)
+            if current is None or current.password_hash != user.password_hash:
+                # Changed while the old one was verified: what changed it has ended all sessions.
+                raise InvalidCredentials("The user name or the password is wrong")
             if new_hash is not None:
                 await users.rehash_password(tx, user.id, user.password_hash, new_hash)
             await sessions.remove_expired(tx, now=now, idle_s=SESSION_IDLE_S)
             if replaced_token is not None:
                 await sessions.remove(tx, tokens.hash_token(replaced_token))
-            await self._add_session(tx, token, user, now, address)
-            await audit.record(tx, actor=_user_actor(user), action="login", address=address)
+            await self._add_session(tx, token, user, now, source.address)
+            await audit.record(tx, actor=_user_actor(user), action="login", address=source.address)
         self._authenticator.clear_cache()
-        return token, user, now + SESSION_MAX_S
+        return NewSession(
+            token=token,
+            user=user,
+            expires_at=now + SESSION_MAX_S,
+            device_token=await self._device_token_for(user, source),
+        )
 
     async def log_out(self, principal: Principal, address: str) -> None:
         """End the session of `principal`."""
@@ -126,25 +167,55 @@ class AccountService:
         self._authenticator.clear_cache()
 
     async def change_password(
-        self, principal: Principal, current_password: str, new_password: str, address: str
-    ) -> tuple[str, User, float]:
-        """Change the password of `principal`, end its sessions and start a new one; as `log_in`."""
+        self, principal: Principal, current_password: str, new_password: str, source: LoginSource
+    ) -> NewSession:
+        """Change the password of `principal`, end its sessions and start a new one.
+
+        Raises `InvalidCredentials`, `RateLimited`, `InvalidRequest` for a password that breaks the rules, and
+        `PermissionDenied` for what is no user.
+        """
         if principal.username is None:
             raise PermissionDenied("Only a user has a password")
-        user = await self._verify_credentials(principal.username, current_password, address, "password")
+        user = await self._verify_credentials(
+            principal.username, current_password, source, "password", session_id=principal.id
+        )
+        return await self._start_with_password(user, new_password, source)
+
+    async def set_up(self, token: str, new_password: str, source: LoginSource) -> NewSession:
+        """Choose the first password with the setup token, which ends; start a session.
+
+        Raises `InvalidCredentials` for a token that is not valid, `InvalidRequest` for a password that breaks
+        the rules.
+        """
+        self.setup_token.check(token)
+        passwords.check_new_password(new_password)
+        user = next((each for each in await users.list_users(self._db) if each.must_change_password), None)
+        # The token may have been used since.
+        self.setup_token.check(token)
+        self.setup_token.revoke()
+        if user is None:
+            raise InvalidCredentials("The default password was changed already: sign in with the new one")
+        return await self._start_with_password(user, new_password, source)
+
+    async def _start_with_password(self, user: User, new_password: str, source: LoginSource) -> NewSession:
+        """Set the password of `user`, end all sessions and start a new one."""
         passwords.check_new_password(new_password)
         new_hash = await self._hash_in_thread(passwords.hash_password, new_password)
         token, now = tokens.new_session_token(), time.time()
         async with self._db.write(uses_ballast=True) as tx:
-            await users.set_password(tx, user.id, new_hash)
-            await sessions.remove_by_user(tx, user.id)
-            await self._add_session(tx, token, user, now, address)
-            await audit.record(
-                tx, actor=audit_actor_of(principal), action="password", target=user.username, address=address
+            ended_keys = await self._store_password(
+                tx, user, new_hash, actor=_user_actor(user), address=source.address
             )
+            await self._add_session(tx, token, user, now, source.address)
         self._authenticator.clear_cache()
         changed_user = await users.get(self._db, user.id)
-        return token, changed_user or user, now + SESSION_MAX_S
+        return NewSession(
+            token=token,
+            user=changed_user or user,
+            expires_at=now + SESSION_MAX_S,
+            device_token=await self._device_token_for(user, source),
+            ended_keys=ended_keys,
+        )
 
     async def add_user(self, actor: Principal, new_user: NewUser, address: str | None) -> User:
         """Add a user; raises `Conflict` for a taken name, `PermissionDenied` (default password in use)."""
@@ -165,8 +236,8 @@ class AccountService:
 
     async def change_user(
         self, actor: Principal, user_id: str, patch: UserPatch, address: str | None
-    ) -> User:
-        """Change a user's role or password.
+    ) -> tuple[User, tuple[str, ...]]:
+        """Change a user's role or password; returns the user and the keys that ended, as `NewSession`.
 
         Raises `NotFound`, `Conflict` for the last administrator, and `PermissionDenied` for the actor's own
         password.
@@ -181,19 +252,21 @@ class AccountService:
         async with self._db.write(uses_ballast=True) as tx:
             if patch.role is not None:
                 await users.set_role(tx, user_id, patch.role)
-            if new_hash is not None:
-                await users.set_password(tx, user_id, new_hash)
-                await sessions.remove_by_user(tx, user_id)
-            user = await users.get(tx, user_id)
-            if user is None:
+            before = await users.get(tx, user_id)
+            if before is None:
                 raise NotFound("There is no such user")
+            ended_keys: tuple[str, ...] = ()
+            if new_hash is not None:
+                ended_keys = await self._end_access(tx, before, actor=audit_actor_of(actor), address=address)
+                await users.set_password(tx, user_id, new_hash)
+            user = await users.get(tx, user_id) or before
             changed = [name for name in ("role", "password") if getattr(patch, name) is not None]
             action = "user.change " + "+".join(changed) if changed else "user.change"
             await audit.record(
                 tx, actor=audit_actor_of(actor), action=action, target=user.username, address=address
             )
         self._authenticator.clear_cache()
-        return user
+        return user, ended_keys
 
     async def remove_user(self, actor: Principal, user_id: str, address: str | None) -> None:
         """Remove a user with all sessions and keys; raises `NotFound`, `Conflict` for the last admin."""
@@ -209,22 +282,92 @@ class AccountService:
             )
         self._authenticator.clear_cache()
 
-    async def _verify_credentials(self, username: str, password: str, address: str, action: str) -> User:
-        """Return the user with this name and password; limits the rate of attempts and audits failures."""
+    async def _verify_credentials(
+        self, username: str, password: str, source: LoginSource, action: str, *, session_id: str | None = None
+    ) -> User:
+        """Return the user with this name and password; limits the rate of attempts and audits failures.
+
+        `session_id` is that of the user who is signed in already: such a device is known.
+        """
         if len(username) > USERNAME_MAX_LENGTH or len(password) > passwords.PASSWORD_MAX_LENGTH:
             raise InvalidCredentials("The user name or the password is wrong")
-        self._login_rate_limiter.record_attempt(username, address)
         user = await users.get_by_name(self._db, username)
+        attempt = await self._login_attempt(username, user, source, session_id)
+        self._login_rate_limiter.record_attempt(attempt)
         password_hash = None if user is None else user.password_hash
         verified = await self._hash_in_thread(passwords.verify_password, password, password_hash)
         if user is None or not verified:
             # An unknown name is not recorded: people type passwords into that field by mistake.
             await self._record_denial(
-                "unknown" if user is None else user.username, action, address, "invalid_credentials"
+                "unknown" if user is None else user.username, action, source.address, "invalid_credentials"
             )
             raise InvalidCredentials("The user name or the password is wrong")
-        self._login_rate_limiter.record_success(username, address)
+        self._login_rate_limiter.record_success(attempt)
         return user
+
+    async def _login_attempt(
+        self, username: str, user: User | None, source: LoginSource, session_id: str | None
+    ) -> LoginAttempt:
+        """Describe an attempt; the same work for every name, so that the time tells nothing."""
+        user_id = None if user is None else user.id
+        secret = await self._device_secret()
+        known_addresses = await sessions.list_addresses(self._db, user_id or "")
+        return LoginAttempt(
+            username=username,
+            address=source.address,
+            user_id=user_id,
+            device_id=(device_id_of(source.device_token, secret, user_id) if secret else None) or session_id,
+            is_known_address=address_group(source.address) in map(address_group, known_addresses),
+        )
+
+    async def _device_token_for(self, user: User, source: LoginSource) -> str | None:
+        """Return a token for the device of `source`; None if it has one."""
+        secret = await self._device_secret()
+        if not secret or device_id_of(source.device_token, secret, user.id) is not None:
+            return None
+        return new_device_token(secret, user.id)
+
+    async def _device_secret(self) -> str:
+        """Return the secret of device tokens."""
+        if self._known_device_secret is None:
+            try:
+                self._known_device_secret = await settings.get_or_create(
+                    self._db, _DEVICE_SECRET, tokens.new_session_token
+                )
+            except sqlite3.Error as error:
+                # A full disk must not lock users out.
+                log.warning("devices are not remembered until this can be written: %s", error)
+                return ""
+        return self._known_device_secret
+
+    async def _store_password(
+        self, tx: Transaction, user: User, new_hash: str, *, actor: AuditActor, address: str | None
+    ) -> tuple[str, ...]:
+        """Set a password, with what ends then and the audit record; returns the keys that ended."""
+        ended_keys = await self._end_access(tx, user, actor=actor, address=address)
+        await users.set_password(tx, user.id, new_hash)
+        await audit.record(tx, actor=actor, action="password", target=user.username, address=address)
+        return ended_keys
+
+    async def _end_access(
+        self, tx: Transaction, user: User, *, actor: AuditActor, address: str | None
+    ) -> tuple[str, ...]:
+        """End the sessions of `user`, and under the default password, which everybody knows, also the keys.
+
+        Returns the names of the keys that ended.
+        """
+        await sessions.remove_by_user(tx, user.id)
+        if not user.must_change_password:
+            return ()
+        ended = tuple(key_audit_target(key) for key in await keys.remove_by_owner(tx, user.id))
+        for name in ended:
+            await audit.record(
+                tx, actor=actor, action="key.delete", target=name, address=address, result="default password"
+            )
+        if ended:
+            log.warning("the API keys made under the default password have ended: %s", ", ".join(ended))
+        self.setup_token.revoke()
+        return ended
 
     async def _require_no_default_password(self) -> None:
         if await users.is_default_password_in_use(self._db):

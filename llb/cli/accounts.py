@@ -266,9 +266,10 @@ def set_role(options: argparse.Namespace) -> int:
     async def run() -> User:
         async with _open_accounts(options) as (db, accounts):
             user = await _require_user(db, options.name)
-            return await accounts.change_user(
+            changed, _ = await accounts.change_user(
                 LOCAL_PRINCIPAL, user.id, UserPatch(role=Role(options.role)), None
             )
+            return changed
 
     user = asyncio.run(run())
     output.print_line(f"{user.username} is now {user.role}.")
@@ -285,21 +286,26 @@ def set_password(options: argparse.Namespace) -> int:
                 return FIRST_ADMIN_USERNAME
             return (await _require_user(db, options.name or _default_username(found))).username
 
-    async def run(name: str, password: str) -> None:
+    async def run(name: str, password: str) -> tuple[str, ...]:
         async with open_database(_require_accounts_home(options)) as db:
             accounts = AccountService(db, AccountAuthenticator(db))
             user = await users.get_by_name(db, name)
             if user is None:
                 # Before the first start: admin gets this password instead of the default one.
                 await accounts.ensure_admin(password)
-            else:
-                await accounts.change_user(LOCAL_PRINCIPAL, user.id, UserPatch(password=password), None)
+                return ()
+            _, ended = await accounts.change_user(
+                LOCAL_PRINCIPAL, user.id, UserPatch(password=password), None
+            )
+            return ended
 
     name = asyncio.run(find_username())
     password = output.read_new_password(name)
     passwords.check_new_password(password)
-    asyncio.run(run(name, password))
+    ended_keys = asyncio.run(run(name, password))
     output.print_line(f"The password of {name} was changed; all sessions of {name} have ended.")
+    if ended_keys:
+        output.print_line(f"So have the API keys made under the default password: {', '.join(ended_keys)}.")
     return 0
 
 

@@ -37,9 +37,18 @@ class UserView(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class ChangedUser(UserView, frozen=True, kw_only=True):
+    """`ended_keys`: names of the API keys that ended together with the default password."""
+
+    ended_keys: tuple[str, ...] = ()
+
+
 class LoginReply(Struct, frozen=True, kw_only=True):
+    """`ended_keys`: names of the API keys that ended together with the default password."""
+
     expires_at: str
     user: UserView
+    ended_keys: tuple[str, ...] = ()
 
 
 class UserList(Struct, frozen=True):
@@ -58,6 +67,18 @@ class Me(Struct, frozen=True, kw_only=True):
 class PasswordRequest(Struct, frozen=True):
     current_password: str
     new_password: str
+
+
+class SetupRequest(Struct, frozen=True):
+    token: str
+    new_password: str
+
+
+class SetupState(Struct, frozen=True, kw_only=True):
+    """Whether `admin` still has the default password, and why it may not be used from here; None: it may."""
+
+    default_password: bool
+    refused_because: str | None = None
 
 
 class NewUser(Struct, frozen=True):

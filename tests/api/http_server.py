@@ -71,8 +71,14 @@ class ApiResponse:
     @property
     def cookie(self) -> str:
         """The session cookie that the response sets, as the value of a Cookie header."""
-        [line] = self.header_values("set-cookie")
+        [line] = [line for line in self.header_values("set-cookie") if line.startswith("llb_session=")]
         return line.partition(";")[0]
+
+    @property
+    def device_cookie(self) -> str | None:
+        """The device's cookie that the response sets, as the value of a Cookie header."""
+        lines = [line for line in self.header_values("set-cookie") if line.startswith("llb_device=")]
+        return lines[0].partition(";")[0] if lines else None
 
 
 @dataclass
@@ -231,7 +237,7 @@ async def run_api_server(home: Path, *blueprints: Blueprint, **settings: Any) ->
         install_error_handler(app)
         auth_middleware.install(app)
         for blueprint in (
-            accounts_blueprint(db, account_service),
+            accounts_blueprint(db, account_service, auth_middleware),
             keys_blueprint(db, KeyService(db, authenticator)),
             audit_blueprint(db),
             *blueprints,

@@ -165,6 +165,8 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     ):
         await ask("GET", path, 200)
     await ask("GET", "/api/tls/certificate", 404)
+    await ask("GET", "/api/auth/setup", 200)
+    await ask("POST", "/api/auth/setup", 401, json={"token": "none", "new_password": PASSWORD})
     login = {"username": "admin", "password": PASSWORD}
     async with httpx.AsyncClient(
         base_url=llb.url, trust_env=False, event_hooks={"response": [llb.check_conformance]}

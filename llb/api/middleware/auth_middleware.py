@@ -14,6 +14,7 @@ from llb.accounts.authenticator import DEFAULT_LOGIN_LOCAL_ONLY, Authenticator
 from llb.accounts.write_limiter import WriteLimiter
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
+from llb.api.middleware.local_proof import LocalProof
 from llb.api.middleware.route_policy import RoutePolicy, RoutePolicyError, route_policy_of
 from llb.api.middleware.security_headers import add_security_headers
 from llb.api.middleware.trace_context import trace_id_of
@@ -41,6 +42,7 @@ class AuthMiddleware:
         authenticator: Authenticator,
         *,
         local_token: str,
+        local_proof: LocalProof | None = None,
         rate_limit_headers_of: Callable[[Sequence[KeyAllowance]], dict[str, str]] = lambda _allowances: {},
         on_access_denied: Callable[[Request, Principal, Scope], None] = lambda _request, _principal, _scope: (
             None
@@ -51,6 +53,7 @@ class AuthMiddleware:
         self._cors = CorsPolicy(config)
         self._authenticator = authenticator
         self._local_token = local_token
+        self.local_proof = local_proof or LocalProof()
         self._rate_limit_headers_of = rate_limit_headers_of
         self._on_access_denied = on_access_denied
         self._write_limiter = WriteLimiter()
@@ -123,13 +126,13 @@ class AuthMiddleware:
             return self._authorise_node(request, credential)
         principal = await self._authenticate(request, client, credential, cross_origin=cross_origin)
         if principal is None:
-            if policy.or_local_program and self._is_local_program(request, policy, client):
+            if policy.or_local_program and await self._is_local_program(request, policy):
                 return None
             raise InvalidApiKey(
                 "No valid credential was given: sign in, or send 'Authorization: Bearer sk-…'"
             )
-        if principal.must_change_password and not client.is_local:
-            raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY)
+        if principal.must_change_password:
+            await self.require_local(request)
         if policy.scope is not None and not has_scope(principal, policy.scope):
             self._on_access_denied(request, principal, policy.scope)
             raise PermissionDenied(f"This needs the scope '{policy.scope.value}'")
@@ -163,9 +166,16 @@ class AuthMiddleware:
         token = request.cookies.get(SESSION_COOKIE)
         return None if not token else await self._authenticator.authenticate_session(token)
 
-    def _is_local_program(self, request: Request, policy: RoutePolicy, client: ClientInfo) -> bool:
-        is_ruled_out = policy.unless_exposed and self.is_exposed
-        return client.is_local and not is_from_browser(request) and not is_ruled_out
+    async def require_local(self, request: Request) -> None:
+        """Raise `PermissionDenied` unless the default password may be used by the sender of `request`."""
+        doubt = await self.local_proof.find_doubt(request, may_reach_outside=False)
+        if doubt is not None:
+            raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY.format(doubt=doubt))
+
+    async def _is_local_program(self, request: Request, policy: RoutePolicy) -> bool:
+        if is_from_browser(request) or (policy.unless_exposed and self.is_exposed):
+            return False
+        return await self.local_proof.find_doubt(request) is None
 
 
 def _policy_of(route: Route) -> RoutePolicy:

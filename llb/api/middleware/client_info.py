@@ -6,8 +6,10 @@ The only module that reads peer addresses and forwarding headers.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -17,11 +19,79 @@ from sanic import Request
 from llb.config import Config
 from llb.errors import InvalidRequest, SetupError, UnknownHost
 
+log = logging.getLogger(__name__)
+
 # Scheme, host, port.
 WebOrigin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_FORWARDING_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-llb-hop"})
+# Headers that proxies, content delivery networks and tunnels add. Their absence proves nothing.
+_PROXY_HEADERS = frozenset(
+    {
+        "forwarded",
+        "via",
+        "cdn-loop",
+        "client-ip",
+        "front-end-https",
+        "max-forwards",
+        "proxy-authorization",
+        "proxy-client-ip",
+        "proxy-connection",
+        "remote-addr",
+        "remote-user",
+        "surrogate-capability",
+        "true-client-ip",
+        "wl-proxy-client-ip",
+        "x-amz-cf-id",
+        "x-arr-log-id",
+        "x-arr-ssl",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-coming-from",
+        "x-forwarded",
+        "x-host",
+        "x-https",
+        "x-llb-hop",
+        "x-nginx-proxy",
+        "x-proxyuser-ip",
+        "x-real-ip",
+        "x-real-port",
+        "x-remote-addr",
+        "x-remote-ip",
+        "x-remote-user",
+        "x-request-start",
+        "x-rewrite-url",
+        "x-scheme",
+        "x-ssl",
+        "x-url-scheme",
+        "x-varnish",
+    }
+)
+_PROXY_HEADER_PREFIXES = (
+    "akamai-",
+    "cf-",
+    "cloudfront-",
+    "fastly-",
+    "fly-",
+    "incap-",
+    "ngrok-",
+    "ssl-client-",
+    "tailscale-",
+    "x-akamai-",
+    "x-appengine-",
+    "x-azure-",
+    "x-envoy-",
+    "x-forwarded-",
+    "x-original-",
+    "x-originating-",
+    "x-proxy-",
+    "x-sucuri-",
+    "x-tailscale-",
+    "x-vercel-",
+)
+# How long a trusted proxy is believed to set no X-Forwarded-For after a request that showed it.
+_INCOMPLETE_PROXY_TTL_S = 3600.0
+_MAX_INCOMPLETE_PROXIES = 1000
 _HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -45,12 +115,15 @@ class ClientInfo:
     address: str
     scheme: str
     origin: WebOrigin
-    # A program of this host that called by a loopback name, with no proxy in between.
-    is_local: bool
-    # As `is_local`, or a trusted proxy of this host that says nothing about its client.
+    # Both ends of the connection are loopback addresses.
+    is_loopback_peer: bool
+    # The same, by a loopback name and without the header of a proxy. No proof that a program of this host
+    # calls: see `LocalProof`.
     on_loopback: bool
-    # A header says that a proxy forwarded the request.
-    is_forwarded: bool = False
+    # The connection comes from an address of --trusted-proxy.
+    is_trusted_proxy: bool
+    # First header by which a proxy shows itself.
+    proxy_header: str | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -112,21 +185,19 @@ class ClientInfoResolver:
         if config.advertise is not None and (advertised := parse_origin(config.advertise)) is not None:
             self._own_hostnames.add(advertised[1])
         self._trusted_proxies = parse_trusted_proxies(config)
+        # When each trusted proxy last showed that it sets no X-Forwarded-For, by its address.
+        self._incomplete_proxies: dict[str, float] = {}
 
     def resolve(self, request: Request) -> ClientInfo:
         """Return the client of `request`; raises `UnknownHost` for a name that is not this server's."""
         host = self._host_of(request)
         peer_address = request.conn_info.client_ip if request.conn_info is not None else ""
-        forwarded = _is_forwarded(tuple(request.headers))
+        proxy_header = _proxy_header_of(tuple(request.headers))
         trusted = bool(self._trusted_proxies) and self._is_trusted_proxy(peer_address)
         address = _format_ip_address(peer_address)
         scheme = "https" if request.conn_info is not None and request.conn_info.ssl else "http"
-        on_loopback = (
-            not forwarded
-            and host.is_loopback
-            and is_loopback(peer_address)
-            and _is_bound_to_loopback(request)
-        )
+        is_loopback_peer = is_loopback(peer_address) and _is_bound_to_loopback(request)
+        on_loopback = is_loopback_peer and proxy_header is None and host.is_loopback
         if trusted:
             address = self._forwarded_client_address(request, peer_address)
             scheme = _last_header_value(request, "x-forwarded-proto") or scheme
@@ -139,9 +210,10 @@ class ClientInfoResolver:
             address=address,
             scheme=scheme,
             origin=(scheme, host.name, host.port if host.port is not None else _DEFAULT_PORTS[scheme]),
-            is_local=on_loopback and not trusted,
+            is_loopback_peer=is_loopback_peer,
             on_loopback=on_loopback,
-            is_forwarded=forwarded,
+            is_trusted_proxy=trusted,
+            proxy_header=proxy_header,
         )
 
     def _check_host(self, host: HostHeader) -> None:
@@ -160,17 +232,39 @@ class ClientInfoResolver:
         return ip is not None and any(ip in network for network in self._trusted_proxies)
 
     def _forwarded_client_address(self, request: Request, peer_address: str) -> str:
-        """Return the last address that is not a trusted proxy; the client may have invented earlier ones."""
-        hops = [
-            hop.strip() for line in request.headers.getall("x-forwarded-for", []) for hop in line.split(",")
-        ]
+        """Return the last address that is not a trusted proxy; the client may have invented earlier ones.
+
+        A proxy that names the scheme or the host of a request but not its client passes on what clients
+        write into X-Forwarded-For. Once that has shown, its own address counts.
+        """
+        lines = request.headers.getall("x-forwarded-for", [])
+        if not lines and ("x-forwarded-proto" in request.headers or "x-forwarded-host" in request.headers):
+            self._remember_incomplete_proxy(peer_address)
+        if not lines or self._is_incomplete_proxy(peer_address):
+            return _format_ip_address(peer_address)
+        hops = [hop.strip() for line in lines for hop in line.split(",")]
         for hop in reversed(hops):
             ip = parse_ip_address(hop.strip("[]"))
             if ip is None:
-                return peer_address
+                break
             if not self._is_trusted_proxy(str(ip)):
                 return str(ip)
-        return peer_address
+        return _format_ip_address(peer_address)
+
+    def _remember_incomplete_proxy(self, address: str) -> None:
+        if address not in self._incomplete_proxies:
+            if len(self._incomplete_proxies) >= _MAX_INCOMPLETE_PROXIES:
+                self._incomplete_proxies.clear()
+            log.warning(
+                "The trusted proxy %s sets no X-Forwarded-For, so its clients could choose their address. "
+                "Its own address takes the place of theirs; docs/tls.md has a complete configuration",
+                address,
+            )
+        self._incomplete_proxies[address] = time.monotonic()
+
+    def _is_incomplete_proxy(self, address: str) -> bool:
+        shown_at = self._incomplete_proxies.get(address)
+        return shown_at is not None and time.monotonic() - shown_at < _INCOMPLETE_PROXY_TTL_S
 
 
 def _require_host(text: str) -> HostHeader:
@@ -188,10 +282,12 @@ def _format_ip_address(address: str) -> str:
 
 # Cached, because a client sends the same names in every request.
 @lru_cache(maxsize=1024)
-def _is_forwarded(names: tuple[str, ...]) -> bool:
-    return any(
-        name.lower() in _FORWARDING_HEADERS or name.lower().startswith("x-forwarded-") for name in names
-    )
+def _proxy_header_of(names: tuple[str, ...]) -> str | None:
+    """Return the first header by which a proxy shows itself, None without one."""
+    for name in map(str.lower, names):
+        if name in _PROXY_HEADERS or name.startswith(_PROXY_HEADER_PREFIXES):
+            return name
+    return None
 
 
 def _last_header_value(request: Request, name: str) -> str | None:

@@ -10,6 +10,7 @@ from sanic import Request
 from llb.accounts.authenticator import BalancerAuthenticator
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.client_info import ClientInfo, parse_ip_address
+from llb.api.middleware.local_proof import LocalProof
 from llb.api.middleware.route_policy import RoutePolicy
 from llb.config import Config
 from llb.errors import OriginNotAllowed, PermissionDenied
@@ -32,12 +33,14 @@ class OllamaPortAuth(AuthMiddleware):
     The rules for Host and Origin are those of `AuthMiddleware`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, local_proof: LocalProof | None = None) -> None:
         """Raises `SetupError` as `AuthMiddleware` does."""
         # Allowed origins and trusted proxies assume that clients send a key. Here they would let in anyone
         # behind them.
         stricter = dataclasses.replace(config, allowed_origins=(), trusted_proxies=())
-        super().__init__(stricter, BalancerAuthenticator(lambda: None), local_token="")
+        super().__init__(
+            stricter, BalancerAuthenticator(lambda: None), local_token="", local_proof=local_proof
+        )
         self._allowed_networks = tuple(
             ipaddress.ip_network(text, strict=False) for text in config.ollama_allow
         )
@@ -53,11 +56,14 @@ class OllamaPortAuth(AuthMiddleware):
     ) -> Principal:
         if cross_origin:
             raise OriginNotAllowed("A web page may not use this port")
-        if not (client.is_local or self._is_in_allowed_network(client)):
-            raise PermissionDenied(
-                "This port serves programs of this host that call it by a loopback name, "
-                "and the networks of --ollama-allow"
-            )
+        if not self._is_in_allowed_network(client):
+            doubt = await self.local_proof.find_doubt(request)
+            if doubt is not None:
+                raise PermissionDenied(
+                    "This port serves programs of this host that call it by a loopback name, and the "
+                    f"networks of --ollama-allow; {doubt}. Use a key and the main port, or --ollama-allow "
+                    f"{client.address} if everybody who can reach llb from there may use it"
+                )
         if policy.scope is not None and not has_scope(_ANONYMOUS, policy.scope):
             raise PermissionDenied(
                 f"This port needs no key and does not grant '{policy.scope.value}': "
@@ -68,7 +74,7 @@ class OllamaPortAuth(AuthMiddleware):
     def _is_in_allowed_network(self, client: ClientInfo) -> bool:
         address = parse_ip_address(client.address)
         return (
-            not client.is_forwarded
+            client.proxy_header is None
             and address is not None
             and any(address in network for network in self._allowed_networks)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import asdict
 from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.accounts.authenticator import SESSION_MAX_S
-from llb.accounts.service import AccountService, user_view
+from llb.accounts.service import AccountService, LoginSource, NewSession, user_view
 from llb.api.blueprint import Blueprint
-from llb.api.middleware.auth_middleware import SESSION_COOKIE
+from llb.api.middleware.auth_middleware import SESSION_COOKIE, AuthMiddleware
 from llb.api.middleware.route_policy import authenticated, public, requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.request_body import parse_body
@@ -18,22 +19,29 @@ from llb.errors import Conflict, InvalidCredentials, NotFound, PermissionDenied,
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import users
-from llb.store.tables.users import User
 from llb.wire import (
+    ChangedUser,
     LoginReply,
     LoginRequest,
     Me,
     NewUser,
     PasswordRequest,
     Scope,
+    SetupRequest,
+    SetupState,
     UserList,
     UserPatch,
     UserView,
 )
 
+DEVICE_COOKIE = "llb_device"
+_DEVICE_COOKIE_MAX_AGE_S = 365 * 86_400
 
-def accounts_blueprint(db: Database, account_service: AccountService) -> Blueprint:
-    """`/api/auth/*` and `/api/users`."""
+
+def accounts_blueprint(
+    db: Database, account_service: AccountService, auth_middleware: AuthMiddleware
+) -> Blueprint:
+    """`/api/auth/*` and `/api/users`. `auth_middleware` knows who may use the default password."""
     blueprint = Blueprint("accounts")
 
     @blueprint.post("/api/auth/login")
@@ -50,11 +58,35 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         session = await account_service.log_in(
             body.username,
             body.password,
-            address=request.ctx.client.address,
-            is_local=request.ctx.client.is_local,
+            _source_of(request),
+            require_local=lambda: auth_middleware.require_local(request),
             replaced_token=request.cookies.get(SESSION_COOKIE),
         )
-        return _session_response(request, *session)
+        return _session_response(request, session)
+
+    @blueprint.get("/api/auth/setup")
+    @public
+    @ApiOperation("Show whether the default password is in use, and works from here", response=SetupState)
+    async def setup_state(request: Request) -> HTTPResponse:
+        if not await users.is_default_password_in_use(db):
+            return json_response(SetupState(default_password=False))
+        doubt = await auth_middleware.local_proof.find_doubt(request, may_reach_outside=False)
+        return json_response(SetupState(default_password=True, refused_because=doubt))
+
+    @blueprint.post("/api/auth/setup")
+    @public
+    @ApiOperation(
+        "Choose the first password",
+        description="Needs the token of the link that llb prints when it starts with the default password. "
+        "The token is valid once, for a day. The response sets the session cookie.",
+        body=SetupRequest,
+        response=LoginReply,
+        errors=(InvalidCredentials,),
+    )
+    async def set_up(request: Request) -> HTTPResponse:
+        body = parse_body(request, SetupRequest)
+        session = await account_service.set_up(body.token, body.new_password, _source_of(request))
+        return _session_response(request, session)
 
     @blueprint.post("/api/auth/logout")
     @authenticated
@@ -64,7 +96,7 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
         response = no_content()
         if principal.kind is PrincipalKind.SESSION:
             await account_service.log_out(principal, request.ctx.client.address)
-            _set_session_cookie(request, response, "", 0)
+            _set_cookie(request, response, SESSION_COOKIE, "", 0)
         return response
 
     @blueprint.get("/api/auth/me")
@@ -86,7 +118,8 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @authenticated
     @ApiOperation(
         "Change your own password",
-        description="Needs a session. All your sessions end; the response sets the cookie of a new one.",
+        description="Needs a session. All your sessions end; the response sets the cookie of a new one. "
+        "API keys made under the default password end with it: `ended_keys` names them.",
         body=PasswordRequest,
         response=LoginReply,
         errors=(InvalidCredentials, PermissionDenied, RateLimited),
@@ -97,9 +130,9 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
             raise PermissionDenied("Sign in to change your password")
         body = parse_body(request, PasswordRequest)
         session = await account_service.change_password(
-            principal, body.current_password, body.new_password, request.ctx.client.address
+            principal, body.current_password, body.new_password, _source_of(request)
         )
-        return _session_response(request, *session)
+        return _session_response(request, session)
 
     @blueprint.get("/api/users")
     @requires_scope(Scope.ADMIN)
@@ -120,17 +153,18 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     @requires_scope(Scope.ADMIN)
     @ApiOperation(
         "Change the role or the password of a user",
-        description="Omitted fields stay. A new password ends the sessions of the user.",
+        description="Omitted fields stay. A new password ends the sessions of the user, and with the default "
+        "password the API keys made under it: `ended_keys` names them.",
         body=UserPatch,
-        response=UserView,
+        response=ChangedUser,
         errors=(NotFound, Conflict),
     )
     async def change_user(request: Request, user_id: str) -> HTTPResponse:
         patch = parse_body(request, UserPatch)
-        user = await account_service.change_user(
+        user, ended_keys = await account_service.change_user(
             request.ctx.principal, user_id, patch, request.ctx.client.address
         )
-        return json_response(user_view(user))
+        return json_response(ChangedUser(**asdict(user_view(user)), ended_keys=ended_keys))
 
     @blueprint.delete("/api/users/<user_id:str>")
     @requires_scope(Scope.ADMIN)
@@ -147,15 +181,27 @@ def accounts_blueprint(db: Database, account_service: AccountService) -> Bluepri
     return blueprint
 
 
-def _session_response(request: Request, token: str, user: User, expires_at: float) -> HTTPResponse:
-    response = json_response(LoginReply(expires_at=to_iso(expires_at), user=user_view(user)))
-    _set_session_cookie(request, response, token, int(SESSION_MAX_S))
+def _source_of(request: Request) -> LoginSource:
+    return LoginSource(
+        address=request.ctx.client.address, device_token=request.cookies.get(DEVICE_COOKIE) or None
+    )
+
+
+def _session_response(request: Request, session: NewSession) -> HTTPResponse:
+    response = json_response(
+        LoginReply(
+            expires_at=to_iso(session.expires_at), user=user_view(session.user), ended_keys=session.ended_keys
+        )
+    )
+    _set_cookie(request, response, SESSION_COOKIE, session.token, int(SESSION_MAX_S))
+    if session.device_token is not None:
+        _set_cookie(request, response, DEVICE_COOKIE, session.device_token, _DEVICE_COOKIE_MAX_AGE_S)
     return response
 
 
-def _set_session_cookie(request: Request, response: HTTPResponse, value: str, max_age_s: int) -> None:
+def _set_cookie(request: Request, response: HTTPResponse, name: str, value: str, max_age_s: int) -> None:
     response.add_cookie(
-        SESSION_COOKIE,
+        name,
         value,
         path="/",
         httponly=True,

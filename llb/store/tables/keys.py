@@ -183,9 +183,11 @@ async def remove(tx: Transaction, key_id: str) -> bool:
     return bool(await tx.execute("DELETE FROM api_keys WHERE id = ?", (key_id,)))
 
 
-async def remove_by_owner(tx: Transaction, owner_id: str) -> int:
-    """Remove all keys of a user; returns how many."""
-    return await tx.execute("DELETE FROM api_keys WHERE owner_id = ?", (owner_id,))
+async def remove_by_owner(tx: Transaction, owner_id: str) -> list[ApiKey]:
+    """Remove all keys of a user; returns them."""
+    rows = await tx.fetch_all(_SELECT + " WHERE api_keys.owner_id = ?", (owner_id,))
+    await tx.execute("DELETE FROM api_keys WHERE owner_id = ?", (owner_id,))
+    return [_key_from_row(row) for row in rows]
 
 
 async def remove_expired_of_owner(tx: Transaction, owner_id: str, now: float) -> int:

@@ -36,6 +36,16 @@ async def get(db: Reader, session_id: str) -> Session | None:
     return None if row is None else _session_from_row(row)
 
 
+async def list_addresses(db: Database | Transaction, user_id: str, limit: int = 100) -> list[str]:
+    """Addresses from which the newest sessions of a user were started."""
+    rows = await db.fetch_all(
+        "SELECT address FROM sessions WHERE user_id = ? AND address IS NOT NULL "
+        "GROUP BY address ORDER BY max(created_at) DESC LIMIT ?",
+        (user_id, limit),
+    )
+    return [str(row["address"]) for row in rows]
+
+
 async def add(
     tx: Transaction, *, session_id: str, user_id: str, now: float, expires_at: float, address: str | None
 ) -> None:

@@ -67,12 +67,13 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
     )
     await server.call("GET", "/open", *forwarded)
     client = server.handled_requests[-1].ctx.client
-    assert (client.address, client.scheme, client.origin[1], client.is_local) == (
+    assert (client.address, client.scheme, client.origin[1], client.on_loopback) == (
         "127.0.0.1",
         "http",
         "localhost",
         False,
     )
+    assert client.proxy_header == "x-forwarded-for"
 
     proxied = run_api_server(
         tmp_path / "proxied",
@@ -86,7 +87,7 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
         # The client may have invented the addresses before this one.
         assert client.address == "198.51.100.7"
         assert client.origin == ("https", "llm.example", 443)
-        assert not client.is_local
+        assert not client.on_loopback
         login = await behind.call(
             "POST",
             "/api/auth/login",

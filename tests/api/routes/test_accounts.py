@@ -44,11 +44,12 @@ async def test_login_gives_the_user_and_a_cookie_that_only_http_sees(server: Api
         "created_at": response.json["user"]["created_at"],
     }
     assert response.json["expires_at"].endswith("Z")
-    [cookie] = response.header_values("set-cookie")
-    assert cookie.startswith("llb_session=")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
-    # Over plain HTTP a browser would never send a Secure cookie back.
-    assert "Secure" not in cookie
+    cookies = response.header_values("set-cookie")
+    assert [cookie.partition("=")[0] for cookie in cookies] == ["llb_session", "llb_device"]
+    for cookie in cookies:
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+        # Over plain HTTP a browser would never send a Secure cookie back.
+        assert "Secure" not in cookie
     assert PASSWORD.encode() not in response.body
 
     me = await server.call("GET", "/api/auth/me", ("Cookie", response.cookie))
