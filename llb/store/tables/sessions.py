@@ -36,7 +36,7 @@ async def get(db: Reader, session_id: str) -> Session | None:
     return None if row is None else _session_from_row(row)
 
 
-async def list_addresses(db: Database | Transaction, user_id: str, limit: int = 100) -> list[str]:
+async def list_addresses(db: Reader, user_id: str, limit: int = 100) -> list[str]:
     """Addresses from which the newest sessions of a user were started."""
     rows = await db.fetch_all(
         "SELECT address FROM sessions WHERE user_id = ? AND address IS NOT NULL "
