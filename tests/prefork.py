@@ -8,7 +8,8 @@ terminal, network namespace and cores of that command, then runs the module as `
 process: with its own id, signals, exit status and memory.
 
 Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command
-line of another form also starts from nothing, and so does every engine that the product starts.
+line of another form also starts from nothing, and so does every engine that the product starts. Where the
+environment names an engine worker of the tests (`ENGINE_VARIABLE`), the command starts that one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
+# Script of an engine worker that a command under test starts in place of the one with llama.cpp.
+ENGINE_VARIABLE = "TESTS_ENGINE_WORKER"
 MESSAGE_BYTES = 1 << 18
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _NETNS_DIRECTORY = Path("/run/netns")
@@ -308,6 +311,8 @@ def _run_child(request: dict[str, Any], standard_fds: list[int]) -> NoReturn:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
+        if engine := os.environ.get(ENGINE_VARIABLE):
+            importlib.import_module("tests.speedups").use_engine(engine)
         gc.unfreeze()
         _open_standard_files(unbuffered=request["unbuffered"])
         sys.argv = [request["module"], *request["arguments"]]

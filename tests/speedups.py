@@ -13,6 +13,7 @@ import functools
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType
@@ -26,6 +27,7 @@ from sanic_routing import router
 
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
+from llb.engine import process as engine_process
 from llb.hardware import HardwareProbe, engine_command, engine_environment
 from llb.security import passwords
 
@@ -46,6 +48,12 @@ def install() -> None:
     _share_device_probe()
     _share_page()
     _hash_cheaply()
+
+
+def use_engine(script: str) -> None:
+    """Start `script`, an engine worker of the tests, in place of the worker with llama.cpp."""
+    command = (sys.executable, "-I", "-S", script)
+    setattr(engine_process, "engine_command", lambda *arguments: (*command, *arguments))  # noqa: B010
 
 
 def prepare_children() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests import prefork
 from tests.harness import PASSWORD, write_catalog
 from tests.lab.host import Host
 from tests.lab.lan import Lan
@@ -25,8 +26,13 @@ class LabCluster:
     nodes `join`.
     """
 
-    def __init__(self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str) -> None:
-        """`models`: the file of each catalogue id; `hub_flags` as in `python -m tests.hub --help`."""
+    def __init__(
+        self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str, engine: str | None = None
+    ) -> None:
+        """`models`: the file of each catalogue id; `hub_flags` as in `python -m tests.hub --help`; `engine`:
+        a script in place of the engine worker with llama.cpp.
+        """
+        self._environment = {} if engine is None else {prefork.ENGINE_VARIABLE: engine}
         self.lan = lan
         self.folder = folder
         self.models = models
@@ -70,6 +76,7 @@ class LabCluster:
             "--catalog", str(self._catalog), *flags,
             HF_ENDPOINT=self.hub.url,
             LLB_ADMIN_PASSWORD=PASSWORD,
+            **self._environment,
         )  # fmt: skip
 
     # --- its hosts ----------------------------------------------------------------------------------

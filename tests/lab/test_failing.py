@@ -27,14 +27,14 @@ AT_MOST_S = 1.0
 def three_hosts(shared_cluster: LabCluster) -> LabCluster:
     for name in NODES:
         shared_cluster.join_node(name)
-    shared_cluster.balancer.register_model("smollm2")
-    shared_cluster.wait_until_replicated("smollm2", node_count=3)
+    shared_cluster.balancer.register_model("chat")
+    shared_cluster.wait_until_replicated("chat", node_count=3)
     return shared_cluster
 
 
 @pytest.fixture
 def cluster(three_hosts: LabCluster) -> LabCluster:
-    """Three hosts with the real model loaded, of which the balancer's own takes no requests."""
+    """Three hosts with the model loaded, of which the balancer's own takes no requests."""
     cluster = three_hosts
     cluster.restore(dict.fromkeys(NODES, "direct"))
     with open_client(cluster) as client:
@@ -48,7 +48,7 @@ def cluster(three_hosts: LabCluster) -> LabCluster:
 
 def _answered_by(client: httpx.Client, name: str) -> bool:
     """Whether a small request is answered, by the node of this name."""
-    asking = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+    asking = BackgroundRequest(client, chat_body("chat", max_tokens=1))
     asking.wait()
     return (asking.status, asking.node) == (200, name)
 
@@ -63,7 +63,7 @@ def test_a_request_that_waits_in_silence_moves_within_a_second(
     cabled: Lan, cluster: LabCluster, stream: bool, reading_s: float
 ) -> None:
     with open_client(cluster) as client:
-        asking = BackgroundRequest(client, chat_body("smollm2", LONG, max_tokens=4, stream=stream))
+        asking = BackgroundRequest(client, chat_body("chat", LONG, max_tokens=4, stream=stream))
         wait_until(lambda: busy_nodes(cluster))
         time.sleep(reading_s)  # meanwhile its engine says how far it is with the prompt
         [name] = busy_nodes(cluster)
@@ -86,13 +86,13 @@ def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluste
     on.
     """
     with open_client(cluster) as client:
-        many = [BackgroundRequest(client, chat_body("smollm2", max_tokens=1)) for _ in range(8)]
+        many = [BackgroundRequest(client, chat_body("chat", max_tokens=1)) for _ in range(8)]
         for asking in many:
             asking.wait()
         calm_s = max((asking.ended_s or 0) - asking.started_s for asking in many)
         assert {asking.node for asking in many} == {*NODES}
         cabled.cut_cable(cluster.nodes["cellar"].host)
-        many = [BackgroundRequest(client, chat_body("smollm2", max_tokens=1)) for _ in range(16)]
+        many = [BackgroundRequest(client, chat_body("chat", max_tokens=1)) for _ in range(16)]
         slowest_s = 0.0
         for path in ("/api/nodes", "/api/models", "/", "/v1/models"):
             began_s = time.monotonic()
@@ -110,19 +110,19 @@ def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluste
 def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, cluster: LabCluster) -> None:
     """Over the connection that it keeps, over a new one, and of a request that waits."""
     with open_client(cluster, node_name="cellar") as client:
-        first = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+        first = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         first.wait()
         assert first.status == 200
         cabled.cut_cable(cluster.balancer.host)
         for _ in range(2):
-            asking = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+            asking = BackgroundRequest(client, chat_body("chat", max_tokens=1))
             asking.wait()
             assert asking.status == 503
             assert asking.answer["error"]["code"] == "no_node_available"
             assert (asking.ended_s or 0) - asking.started_s < AT_MOST_S
         cabled.restore_cable(cluster.balancer.host)
         wait_until(lambda: client.get("/v1/models").status_code == 200)
-        waiting = BackgroundRequest(client, chat_body("smollm2", LONG, max_tokens=4))
+        waiting = BackgroundRequest(client, chat_body("chat", LONG, max_tokens=4))
         wait_until(lambda: busy_nodes(cluster))
         cabled.cut_cable(cluster.balancer.host)
         cut_s = time.monotonic()
@@ -133,9 +133,7 @@ def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, clu
 
 def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: LabCluster) -> None:
     with open_client(cluster) as client:
-        asking = BackgroundRequest(
-            client, chat_body("smollm2", max_tokens=2000, stream=True, ignore_eos=True)
-        )
+        asking = BackgroundRequest(client, chat_body("chat", max_tokens=2000, stream=True, ignore_eos=True))
         asking.wait_until_started()
         [name] = busy_nodes(cluster)
         cluster.nodes[name].kill()
@@ -145,16 +143,14 @@ def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: LabCluster) 
         assert (asking.status, asking.error) == (200, None)
         assert len(asking.events) > 1
         assert asking.events[-1]["error"]["code"] == "engine_failed"
-        again = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+        again = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         again.wait()
         assert again.status == 200
 
 
 def test_a_cut_stream_ends_when_its_node_was_silent_for_too_long(cabled: Lan, cluster: LabCluster) -> None:
     with open_client(cluster) as client:
-        asking = BackgroundRequest(
-            client, chat_body("smollm2", max_tokens=2000, stream=True, ignore_eos=True)
-        )
+        asking = BackgroundRequest(client, chat_body("chat", max_tokens=2000, stream=True, ignore_eos=True))
         asking.wait_until_started()
         [name] = busy_nodes(cluster)
         cabled.cut_cable(cluster.nodes[name].host)
@@ -166,7 +162,7 @@ def test_a_cut_stream_ends_when_its_node_was_silent_for_too_long(cabled: Lan, cl
 
 def test_a_stream_outlives_a_short_cut(cabled: Lan, cluster: LabCluster) -> None:
     with open_client(cluster) as client:
-        asking = BackgroundRequest(client, chat_body("smollm2", max_tokens=600, stream=True, ignore_eos=True))
+        asking = BackgroundRequest(client, chat_body("chat", max_tokens=600, stream=True, ignore_eos=True))
         asking.wait_until_started()
         [name] = busy_nodes(cluster)
         host = cluster.nodes[name].host
@@ -182,7 +178,7 @@ def test_a_stream_outlives_a_short_cut(cabled: Lan, cluster: LabCluster) -> None
 def test_a_program_that_does_not_answer_is_suspected_only_by_its_silence(cluster: LabCluster) -> None:
     """Its kernel acknowledges, as that of a host does which is merely busy."""
     with open_client(cluster) as client:
-        asking = BackgroundRequest(client, chat_body("smollm2", LONG, max_tokens=4))
+        asking = BackgroundRequest(client, chat_body("chat", LONG, max_tokens=4))
         wait_until(lambda: busy_nodes(cluster))
         [name] = busy_nodes(cluster)
         [other] = {*NODES} - {name}
@@ -200,7 +196,7 @@ def test_a_program_that_does_not_answer_is_suspected_only_by_its_silence(cluster
 
 @pytest.mark.parametrize("prompt", [LONG, 1], ids=["prefill", "answer"])
 def test_a_client_that_leaves_frees_its_slot_at_the_node(cluster: LabCluster, prompt: int) -> None:
-    body = json.dumps(chat_body("smollm2", prompt, max_tokens=2000, stream=True, ignore_eos=True)).encode()
+    body = json.dumps(chat_body("chat", prompt, max_tokens=2000, stream=True, ignore_eos=True)).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {cluster.balancer.host.address}\r\n"
         f"Authorization: Bearer {cluster.create_key('inference')}\r\nContent-Type: application/json\r\n"

@@ -31,14 +31,14 @@ def three_hosts(shared_cluster: LabCluster) -> LabCluster:
     require_cables(shared_cluster.lan)
     shared_cluster.join_node(OPEN)
     shared_cluster.join_node(HIDDEN, "--host", "127.0.0.1")
-    shared_cluster.balancer.register_model("smollm2")
-    shared_cluster.wait_until_replicated("smollm2", node_count=3)
+    shared_cluster.balancer.register_model("chat")
+    shared_cluster.wait_until_replicated("chat", node_count=3)
     return shared_cluster
 
 
 @pytest.fixture
 def cluster(three_hosts: LabCluster) -> LabCluster:
-    """The hidden node beside one that can be dialled, the real model on both; the balancer's own takes no
+    """The hidden node beside one that can be dialled, the model on both; the balancer's own takes no
     requests.
     """
     three_hosts.restore({HIDDEN: "reverse", OPEN: "direct"})
@@ -69,18 +69,18 @@ def test_it_answers_streams_and_is_shown_as_what_it_is(cluster: LabCluster) -> N
     with open_client(cluster) as client:
         for stream in (False, True):
             asking = BackgroundRequest(
-                client, chat_body("smollm2", max_tokens=20, stream=stream, ignore_eos=True)
+                client, chat_body("chat", max_tokens=20, stream=stream, ignore_eos=True)
             )
             asking.wait()
             assert (asking.status, asking.node, asking.error) == (200, HIDDEN, None)
         assert sum(bool(event["choices"]) for event in asking.events) >= 20
     client = cluster.balancer.http
-    client.post("/api/models/smollm2/unload").raise_for_status()
+    client.post("/api/models/chat/unload").raise_for_status()
     wait_until(lambda: not any(view["engines"] for view in cluster.node_views().values()))
 
 
 def test_many_at_once(cluster: LabCluster) -> None:
-    with cluster.create_load_generator("smollm2", "--clients", "16", "--max-tokens", "2") as load:
+    with cluster.create_load_generator("chat", "--clients", "16", "--max-tokens", "2") as load:
         load.wait_for_records(lambda noted: len(noted) >= 64, 90.0)
         seen = summarize_attempts(load.finish())
     assert seen.answered == seen.attempts
@@ -90,9 +90,7 @@ def test_many_at_once(cluster: LabCluster) -> None:
 def test_a_client_that_leaves_frees_its_slot(cluster: LabCluster) -> None:
     with cluster.client.enter_network():
         client = socket.create_connection((cluster.balancer.host.address, cluster.balancer.host.port), 5.0)
-    body = (
-        b'{"model":"smollm2","messages":[{"role":"user","content":"Go on"}],"stream":true,"ignore_eos":true}'
-    )
+    body = b'{"model":"chat","messages":[{"role":"user","content":"Go on"}],"stream":true,"ignore_eos":true}'
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {cluster.balancer.host.address}\r\n"
         f"Authorization: Bearer {cluster.create_key('inference')}\r\nContent-Type: application/json\r\n"
@@ -112,9 +110,9 @@ def test_a_client_that_leaves_frees_its_slot(cluster: LabCluster) -> None:
 @pytest.mark.parametrize("way", ["kill -9", "cut cable"])
 def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: LabCluster, way: str) -> None:
     with open_client(cluster) as client:
-        loading = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+        loading = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         loading.wait()
-        asking = BackgroundRequest(client, chat_body("smollm2", 700, max_tokens=4))
+        asking = BackgroundRequest(client, chat_body("chat", 700, max_tokens=4))
         wait_until(lambda: busy_nodes(cluster) == [HIDDEN])
         time.sleep(0.5)  # meanwhile its engine says how far it is with the prompt
         drain_nodes(cluster, BALANCER)
@@ -132,7 +130,7 @@ def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: LabCluster
 def test_it_is_found_again_after_a_cut(cabled: Lan, cluster: LabCluster) -> None:
     host = cluster.nodes[HIDDEN].host
     with open_client(cluster) as client:
-        loading = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+        loading = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         loading.wait()
         assert (loading.status, loading.node) == (200, HIDDEN)
         cabled.cut_cable(host)
@@ -142,7 +140,7 @@ def test_it_is_found_again_after_a_cut(cabled: Lan, cluster: LabCluster) -> None
         cabled.restore_cable(host)
         mended_s = time.monotonic()
         wait_until(lambda: reach(cluster, HIDDEN) == "reverse", 10.0)
-        asking = BackgroundRequest(client, chat_body("smollm2", max_tokens=1))
+        asking = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         asking.wait()
     assert (asking.status, asking.node) == (200, HIDDEN)
     assert time.monotonic() - mended_s < 10.0
