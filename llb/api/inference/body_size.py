@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from llb.api.request_body import decode_json
+from llb.api.request_body import MAX_EVENT_LOOP_BYTES, decode_json
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
 
@@ -45,51 +45,87 @@ _NON_TEXT_FIELDS = frozenset(
     ("url", "image_url", "data", "file_data", "multimodal_data", "reasoning_content", "thinking", "signature",
      "encrypted_content")
 )  # fmt: skip
-_BASE64_STARTS = re.compile(rb';base64,|"(?:data|images|multimodal_data)"\s*:\s*(?:\[\s*)?"')
+_BASE64_START = re.compile(rb';base64,|"(?:data|images|multimodal_data)"\s*:\s*(?:\[\s*)?"')
 _NEXT_ITEM = re.compile(rb'"\s*,\s*"')
+# Shorter images stay, and the beginning of the others, which tells them apart.
+_MIN_STRIPPED_BYTES = 4096
+_KEPT_BYTES = 64
+# In place of the rest: how long it was.
+_PLACEHOLDER = b"<llb-stripped:%d>"
+_PLACEHOLDER_IN_TEXT = re.compile(r"<llb-stripped:(\d{1,9})>")
+# One call into C holds the interpreter: the event loop runs between two.
+_WINDOW_BYTES = 512 * 1024
 
 
-def require_bounded_body(body: bytes) -> None:
-    """Raise `PayloadTooLarge` if `body` has too much text, or too many objects and lists.
+def strip_images(body: bytes) -> bytes:
+    """Return `body` without most of the Base64 in it, for everything that has to be parsed.
 
-    Searches for a few bytes, and parses nothing.
+    Raises `PayloadTooLarge` if the rest has too much text, or too many objects and lists. What is left out is
+    always inside of a JSON string; a placeholder tells its length, should it be no image after all. Parses
+    nothing, and stops at the bound.
     """
-    if len(body) > MAX_TEXT_BYTES and _scan_text_bytes(body) > MAX_TEXT_BYTES:
-        raise PayloadTooLarge(
-            f"The text of a request may have {MAX_TEXT_BYTES} bytes; only images may have more"
-        )
-    if len(body) > MAX_CONTAINERS and body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
-        raise PayloadTooLarge(f"A request may have {MAX_CONTAINERS} objects and lists")
-
-
-def _scan_text_bytes(body: bytes) -> int:
-    """Return the bytes of `body` outside of what looks like Base64.
-
-    That is always inside of a JSON string, so that nothing that takes long to parse is left out.
-    """
-    text_bytes, at = len(body), 0
-    while (start := _BASE64_STARTS.search(body, at)) is not None:
+    if len(body) <= MAX_EVENT_LOOP_BYTES:
+        return body
+    parts: list[bytes] = []
+    kept_bytes = at = searched_to = 0
+    while (start := _find_base64(body, searched_to, at + MAX_TEXT_BYTES - kept_bytes)) is not None:
         begin = start.end()
-        while (at := body.find(b'"', begin)) >= 0:
-            text_bytes -= at - begin
-            following = _NEXT_ITEM.match(body, at)
+        while (end := _find_quote(body, begin)) >= 0:
+            quote = end
+            # A quote within a text is escaped.
+            while body[end - 1 : end] == b"\\":
+                end -= 1
+            if end - begin > _MIN_STRIPPED_BYTES:
+                cut = begin + _KEPT_BYTES
+                while body[cut - 1 : cut] == b"\\":
+                    cut -= 1
+                parts += (body[at:cut], _PLACEHOLDER % (end - cut))
+                kept_bytes += cut - at
+                at = end
+            following = _NEXT_ITEM.match(body, quote)
             if following is None:
                 break
             begin = following.end()
-        if at < 0:
+        if end < 0:
             break
-    return text_bytes
+        searched_to = quote
+    if kept_bytes + len(body) - at > MAX_TEXT_BYTES:
+        raise PayloadTooLarge(
+            f"The text of a request may have {MAX_TEXT_BYTES} bytes; only images may have more"
+        )
+    stripped = b"".join((*parts, body[at:]))
+    if stripped.count(b"{") + stripped.count(b"[") > MAX_CONTAINERS:
+        raise PayloadTooLarge(f"A request may have {MAX_CONTAINERS} objects and lists")
+    return stripped
+
+
+def _find_base64(body: bytes, begin: int, end: int) -> re.Match[bytes] | None:
+    """Return the first beginning of Base64 between `begin` and `end`."""
+    end = min(end, len(body))
+    for window in range(begin, end, _WINDOW_BYTES):
+        found = _BASE64_START.search(body, window, min(window + _WINDOW_BYTES + _KEPT_BYTES, len(body)))
+        if found is not None:
+            return found
+    return None
+
+
+def _find_quote(body: bytes, begin: int) -> int:
+    for window in range(begin, len(body), _WINDOW_BYTES):
+        if (at := body.find(b'"', window, window + _WINDOW_BYTES)) >= 0:
+            return at
+    return -1
 
 
 def require_fitting_text(body: bytes, operation: Operation, context_length: int | None) -> None:
     """Raise `ContextLengthExceeded` if the text can never fit the context, None if that is not known.
 
-    Raises `InvalidRequest` for too many special tokens, and for too much text outside of images.
+    `body` is without images. Raises `InvalidRequest` for too many special tokens.
     """
     max_bytes = MAX_TEXT_BYTES
     if context_length is not None and operation not in (Operation.EMBEDDINGS, Operation.RERANKING):
         max_bytes = min(max_bytes, context_length * MAX_BYTES_PER_TOKEN)
-    may_be_long = len(body) > max_bytes
+    # A text with a placeholder is longer than it looks.
+    may_be_long = len(body) > max_bytes or b"<llb-stripped:" in body
     may_be_special = sum(map(body.count, _SPECIAL_TOKEN_STARTS)) > MAX_SPECIAL_TOKENS
     has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING) and context_length is not None
     if not (may_be_long or may_be_special or has_inputs):
@@ -111,9 +147,12 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
 
 def _require_fitting_inputs(raw: Raw | None, context_length: int) -> None:
     """Check the texts to embed or to rank, each of which must fit the context."""
-    if raw is None or len(memoryview(raw)) <= context_length * MAX_BYTES_PER_TOKEN:
+    if raw is None:
         return
-    value = decode_json(bytes(raw), object)
+    encoded = bytes(raw)
+    if len(encoded) <= context_length * MAX_BYTES_PER_TOKEN and b"<llb-stripped:" not in encoded:
+        return
+    value = decode_json(encoded, object)
     for item in value if isinstance(value, list) else [value]:
         item_bytes = sum(map(_utf8_length, _texts(item)))
         if item_bytes > context_length * MAX_BYTES_PER_TOKEN:
@@ -148,4 +187,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    """Return the bytes of `text`, with what a placeholder in it stands for."""
+    stripped_bytes = sum(map(int, _PLACEHOLDER_IN_TEXT.findall(text)))
+    return stripped_bytes + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 from sanic import Request
 
 from llb import errors
-from llb.api.inference.body_size import require_bounded_body, require_fitting_text
+from llb.api.inference.body_size import require_fitting_text, strip_images
 from llb.api.inference.request_validation import validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import LargeBodyWorker, decode_json
@@ -46,24 +47,24 @@ async def build_call(
     of a model that is not Ready.
     """
     operation = OPERATION_OF_PATH[path]
-    require_bounded_body(body)
-    fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
+    stripped = await worker.run(len(body), lambda: strip_images(body))
+    fields = await worker.run(len(stripped), lambda: decode_json(stripped, InferenceFields))
     record.requested_model = requested_model or fields.model
     record.stream = fields.stream and operation.generates_text
-    replaced = await worker.run(len(body), lambda: validate_request(fields, body))
+    replaced = await worker.run(len(stripped), lambda: validate_request(fields, stripped))
     model = readiness.resolve_model(fields.model)
     record.model_id = model.id
     require_capability(model, operation)
     readiness.require_ready(model)
     context_length = readiness.max_context_length(model)
-    await worker.run(len(body), lambda: require_fitting_text(body, operation, context_length))
+    await worker.run(len(stripped), lambda: require_fitting_text(stripped, operation, context_length))
     if extra_fields is not None:
         replaced |= extra_fields(fields)
     if fields.model != model.id:
         # The engine's answer repeats the model name of the request, so it must be the id of the catalogue.
         replaced["model"] = model.id
     if replaced:
-        body = append_fields(body, replaced)
+        body = await worker.run(len(body), partial(append_fields, body, replaced))
     return InferenceCall(
         record=record,
         model=model,
@@ -86,7 +87,8 @@ def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:
 
     Of two fields with one name llama-server takes the last, so nothing has to be parsed.
     """
-    return body.rstrip()[:-1] + b"," + msgspec.json.encode(fields)[1:]
+    # One copy: the body may have many images.
+    return b"".join((memoryview(body.rstrip())[:-1], b",", msgspec.json.encode(fields)[1:]))
 
 
 def _requested_keep_alive(principal: Principal, value: str | float | None) -> KeepAlive | None:

@@ -12,7 +12,7 @@ from sanic import Request
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
-from llb.api.inference.body_size import require_bounded_body
+from llb.api.inference.body_size import strip_images
 from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
 from llb.api.inference.client_sinks import ResponseSink, with_transcript
 from llb.api.request_body import LargeBodyWorker
@@ -52,10 +52,9 @@ class InferenceHandler:
                 request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
             )
             sink: ClientSink = response
-            require_bounded_body(request.body)
             if self._recorder.keeps_text:
                 sink = await self._worker.run(
-                    len(request.body), lambda: with_transcript(response, record, request.body)
+                    len(request.body), lambda: with_transcript(response, record, strip_images(request.body))
                 )
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101

@@ -12,7 +12,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.audit_log import AuditLog
-from llb.api.inference.body_size import require_bounded_body
+from llb.api.inference.body_size import strip_images
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, with_transcript
 from llb.api.request_body import LargeBodyWorker, parse_body
@@ -59,10 +59,11 @@ class OllamaHandler:
         """Return the body of `request` and its translation; raises `InvalidRequest`."""
 
         def parse_and_translate() -> tuple[T, R]:
+            # Only for its check: the translation needs the images.
+            strip_images(request.body)
             body = parse_body(request, body_type)
             return body, translate(body)
 
-        require_bounded_body(request.body)
         return await self._worker.run(len(request.body), parse_and_translate)
 
     async def generate(

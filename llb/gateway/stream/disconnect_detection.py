@@ -30,7 +30,9 @@ def request_progress(body: bytes, *, stream: bool) -> bytes:
     Without `stream` it also asks for a stream. Of two fields with one name llama-server takes the last, so
     nothing has to be parsed.
     """
-    return body.rstrip()[:-1] + (_PROGRESS_REQUEST_FIELD if stream else _STREAM_WITH_PROGRESS_FIELDS)
+    fields = _PROGRESS_REQUEST_FIELD if stream else _STREAM_WITH_PROGRESS_FIELDS
+    # One copy: the body may have many images.
+    return b"".join((memoryview(body.rstrip())[:-1], fields))
 
 
 class ProgressFilter:
