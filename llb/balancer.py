@@ -68,6 +68,7 @@ from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tokens
 from llb.security.certificates import create_server_tls
+from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
@@ -92,6 +93,7 @@ class Balancer:
         self.local_token = tokens.new_local_token()
         self.event_bus: EventBus[Event] = EventBus()
         self.db = Database(config.database_path)
+        self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token)
         self.hub_stats = HubStatsCache(
             self.hub, [model.repo for model in self.catalog], self._on_stats_changed
@@ -111,7 +113,7 @@ class Balancer:
             reach_view_of=self._reach_view_of,
             traffic=self.traffic,
         )
-        self.members = Members(self.db, self.view)
+        self.members = Members(self.db, self.view, clock=self.db.clock.now)
         self.authenticator = AccountAuthenticator(self.db, node_id_of=self._node_id_of)
         self.accounts = AccountService(self.db, self.authenticator)
         self.key_service = KeyService(self.db, self.authenticator)
@@ -158,7 +160,7 @@ class Balancer:
             config=config,
             db=self.db,
             hub=self.hub,
-            files=ModelFiles(config.models_dir),
+            files=ModelFiles(config.models_dir, clock=self.db.clock.earliest),
             hardware_probe=HardwareProbe(),
             engine_pool=self.engine_pool,
         )
@@ -286,6 +288,7 @@ class Balancer:
         )
         try:
             await self.db.start()
+            await self.clock_keeper.start()
             # llb starts also on a full disk, so that models can be removed.
             released_bytes = self.db.ballast.release()
             if self.tls is not None:
@@ -313,6 +316,7 @@ class Balancer:
             await self.stop()
             raise
         self.tasks.spawn(self.storage_monitor.run(), "storage")
+        self.tasks.spawn(self.clock_keeper.run(), "clock")
         self.tasks.spawn(self._run_local_link(), "local-link")
         self.tasks.spawn(self.hub_stats.run(), "hub-stats")
         self.tasks.spawn(self.members.run_flush_loop(), "members")
@@ -335,6 +339,7 @@ class Balancer:
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
             stack.push_async_callback(self.db.close)
+            stack.push_async_callback(self.clock_keeper.close)
             stack.push_async_callback(self.metrics.close)
             stack.push_async_callback(self.history.close)
             stack.push_async_callback(self.denied_requests.close)

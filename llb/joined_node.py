@@ -41,6 +41,7 @@ from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tls_trust, tokens
 from llb.security.certificates import create_server_tls
+from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
 from llb.store.tables import settings
@@ -66,6 +67,7 @@ class JoinedNode:
         self.membership: Membership | None = None
         self.left_cluster = asyncio.Event()
         self.db = Database(config.database_path)
+        self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token)
         self.auth_middleware = AuthMiddleware(
             config,
@@ -81,7 +83,7 @@ class JoinedNode:
             config=config,
             db=self.db,
             hub=self.hub,
-            files=ModelFiles(config.models_dir),
+            files=ModelFiles(config.models_dir, clock=self.db.clock.earliest),
             hardware_probe=HardwareProbe(),
             engine_pool=self.engine_pool,
             get_addresses=self._advertised_addresses,
@@ -125,6 +127,7 @@ class JoinedNode:
         )
         try:
             await self.db.start()
+            await self.clock_keeper.start()
             # Also on a full disk.
             with self.db.ballast.released():
                 if self.tls is not None:
@@ -150,6 +153,7 @@ class JoinedNode:
         self.tunnel_tasks.spawn(tunnel_pool.run(), "tunnel-pool")
         self.tasks.spawn(self.link_client.run(), "link")
         self.tasks.spawn(self.storage_monitor.run(), "storage")
+        self.tasks.spawn(self.clock_keeper.run(), "clock")
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
 
@@ -166,6 +170,7 @@ class JoinedNode:
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
             stack.push_async_callback(self.db.close)
+            stack.push_async_callback(self.clock_keeper.close)
             stack.push_async_callback(self.hub.aclose)
             stack.push_async_callback(self.agent.close)
             stack.push_async_callback(self.http_client.close)

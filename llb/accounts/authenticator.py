@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -19,6 +18,7 @@ from llb.security.permissions import KeyAllowance, Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import keys, sessions
 from llb.store.tables.keys import ApiKey
+from llb.store.trusted_clock import CONFIRMATION_S
 from llb.wire import Role
 
 log = logging.getLogger(__name__)
@@ -115,12 +115,12 @@ class AccountAuthenticator:
         db: Database,
         *,
         node_id_of: Callable[[str], str | None] = lambda _credential: None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """`node_id_of` returns the id of the node with a credential."""
         self._db = db
         self._node_id_of = node_id_of
-        self._clock = clock
+        self._clock = clock or db.clock.latest
         self._tasks = TaskSupervisor("identity")
         self._cache: dict[str, _CachedPrincipal] = {}
         self._cache_generation = 0
@@ -219,7 +219,8 @@ class AccountAuthenticator:
 
     async def _find_session(self, session_id: str) -> Principal | None:
         session = await sessions.get(self._db, session_id)
-        if session is None:
+        # A session of a time when the clock was ahead would last too long.
+        if session is None or session.created_at > self._clock() + CONFIRMATION_S:
             return None
         return Principal(
             kind=PrincipalKind.SESSION,

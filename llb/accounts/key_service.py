@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from msgspec import structs
 
 from llb.accounts.audit_actor import audit_actor_of
@@ -35,9 +33,9 @@ class KeyService:
         self, actor: Principal, requested: NewKey, address: str | None
     ) -> tuple[NewApiKey, ApiKey]:
         """Create a key; raises `InvalidRequest`, `PermissionDenied`, and `KeyLimitReached`."""
-        new_key, record = build_key(requested, actor, time.time())
+        new_key, record = build_key(requested, actor, self._db.clock.latest())
         async with self._db.write() as tx:
-            await _make_room(tx, actor, record)
+            await _make_room(tx, actor, record, expired_before=self._db.clock.earliest())
             await keys.add(tx, record)
             await audit.record(
                 tx,
@@ -94,12 +92,12 @@ async def _get_managed_key(tx: Transaction, actor: Principal, key_id: str) -> Ap
     return key
 
 
-async def _make_room(tx: Transaction, creator: Principal, key: ApiKey) -> None:
+async def _make_room(tx: Transaction, creator: Principal, key: ApiKey, *, expired_before: float) -> None:
     """Raise `KeyLimitReached` if `creator` has as many keys as it may; removes expired ones before that."""
     if key.owner_id is not None:
         most = MAX_KEYS_OF_ADMIN if creator.role is Role.ADMIN else MAX_KEYS_OF_USER
         if await keys.count_of_owner(tx, key.owner_id) >= most:
-            await keys.remove_expired_of_owner(tx, key.owner_id, time.time())
+            await keys.remove_expired_of_owner(tx, key.owner_id, expired_before)
             if await keys.count_of_owner(tx, key.owner_id) >= most:
                 raise KeyLimitReached(most)
     elif (

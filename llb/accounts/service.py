@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -138,7 +137,7 @@ class AccountService:
         new_hash = None
         if passwords.needs_rehash(user.password_hash):
             new_hash = await self._hash_in_thread(passwords.hash_password, password)
-        token, now = tokens.new_session_token(), time.time()
+        token, now = tokens.new_session_token(), self._db.clock.latest()
         async with self._db.write(uses_ballast=True) as tx:
             current = await users.get(tx, user.id)
             if current is None or current.password_hash != user.password_hash:
@@ -146,7 +145,7 @@ class AccountService:
                 raise InvalidCredentials("The user name or the password is wrong")
             if new_hash is not None:
                 await users.rehash_password(tx, user.id, user.password_hash, new_hash)
-            await sessions.remove_expired(tx, now=now, idle_s=SESSION_IDLE_S)
+            await sessions.remove_expired(tx, now=self._db.clock.earliest(), idle_s=SESSION_IDLE_S)
             if replaced_token is not None:
                 await sessions.remove(tx, tokens.hash_token(replaced_token))
             await self._add_session(tx, token, user, now, source.address)
@@ -201,7 +200,7 @@ class AccountService:
         """Set the password of `user`, end all sessions and start a new one."""
         passwords.check_new_password(new_password)
         new_hash = await self._hash_in_thread(passwords.hash_password, new_password)
-        token, now = tokens.new_session_token(), time.time()
+        token, now = tokens.new_session_token(), self._db.clock.latest()
         async with self._db.write(uses_ballast=True) as tx:
             ended_keys = await self._store_password(
                 tx, user, new_hash, actor=_user_actor(user), address=source.address
@@ -382,7 +381,7 @@ class AccountService:
             password_hash=await self._hash_in_thread(passwords.hash_password, password),
             role=role,
             must_change_password=is_default,
-            created_at=time.time(),
+            created_at=self._db.clock.now(),
         )
 
     async def _add_session(self, tx: Transaction, token: str, user: User, now: float, address: str) -> None:

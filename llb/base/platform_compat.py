@@ -15,6 +15,7 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,7 @@ _resource = _import_optional("resource")
 _uvloop = _import_optional("uvloop")
 _pwrite = getattr(os, "pwrite", None)
 _posix_fallocate = getattr(os, "posix_fallocate", None)
+_CLOCK_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 
 # linux/fs.h and linux/prctl.h
@@ -43,6 +45,14 @@ _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 100
 _MSVCRT_LOCK_OFFSET = 1 << 20
 # Of descriptors; more than twice the connections that the server accepts.
 MAX_DESCRIPTORS = 65_536
+
+
+# --- time --------------------------------------------------------------------------------------------
+
+
+def elapsed_s() -> float:
+    """Return seconds since a fixed moment, which count a suspended host too where the kernel can tell."""
+    return time.monotonic() if _CLOCK_BOOTTIME is None else time.clock_gettime(_CLOCK_BOOTTIME)
 
 
 # --- files -------------------------------------------------------------------------------------------

@@ -101,8 +101,10 @@ def compute_sha256(
 class ModelFiles:
     """The models directory. Every method blocks, and raises OSError for disk errors."""
 
-    def __init__(self, models_dir: Path) -> None:
+    def __init__(self, models_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """`clock` returns Unix seconds; the age of partial downloads is counted by it."""
         self.models_dir = models_dir
+        self._clock = clock
 
     def model_directory(self, model_id: str) -> Path:
         return self.models_dir / validate_file_name(model_id)
@@ -204,7 +206,7 @@ class ModelFiles:
 
     def list_partials(self) -> list[PartialFileInfo]:
         """Partial downloads, the oldest first."""
-        now = time.time()
+        now = self._clock()
         partials = []
         for directory in _list_directory(self.models_dir):
             if directory.is_symlink():

@@ -119,7 +119,9 @@ class ServerTls:
         elif self._authority is not None:
             remaining = self._expires_at - datetime.datetime.now(datetime.UTC)
             expires_soon = remaining < datetime.timedelta(days=RENEW_BEFORE_DAYS)
-            if expires_soon or _server_names(self._config) != self._server_names:
+            # Issued while the clock was ahead: it is not valid yet.
+            begins_later = remaining > datetime.timedelta(days=CERTIFICATE_DAYS) + NOT_BEFORE_MARGIN
+            if expires_soon or begins_later or _server_names(self._config) != self._server_names:
                 self._issue_certificate(self._authority)
                 log.info("a new certificate was issued")
 

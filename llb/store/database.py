@@ -17,6 +17,7 @@ from llb.store.ballast import BALLAST_FILE_NAME, Ballast
 from llb.store.database_file import DatabaseFile
 from llb.store.migrations import MIGRATIONS, Migration
 from llb.store.schema import BUSY_TIMEOUT_S, prepare_database, save_copy
+from llb.store.trusted_clock import TrustedClock
 
 T = TypeVar("T")
 Parameters = Sequence[Any]
@@ -72,8 +73,16 @@ class Database(Reader):
     reports: Reports
     _writer: aiosqlite.Connection
 
-    def __init__(self, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        *,
+        clock: TrustedClock | None = None,
+    ) -> None:
         self.path = path
+        # The time by which rows end, and are removed.
+        self.clock = clock or TrustedClock()
         self.ballast = Ballast(path.with_name(BALLAST_FILE_NAME))
         self.file = DatabaseFile(path)
         self._migrations = migrations

@@ -1,4 +1,4 @@
-"""Storage monitor: whether the database and the models directory are still in their places, and have room."""
+"""Storage monitor: whether database and models directory are in their places and have room, and the clock."""
 
 from __future__ import annotations
 
@@ -67,7 +67,12 @@ class StorageMonitor:
 
     def _find_problems(self) -> list[str]:
         self._db.ballast.fill()
-        return [*self._find_lost_files(), *self._find_full_disks()]
+        clock_problem = self._db.clock.problem
+        return [
+            *self._find_lost_files(),
+            *self._find_full_disks(),
+            *(() if clock_problem is None else (clock_problem,)),
+        ]
 
     def _find_lost_files(self) -> Iterator[str]:
         if self._db.file.is_lost():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from tests.ggufs import write_chat_model
 from tests.harness import PASSWORD, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
-from tests.processes import LlbProcess
+from tests.processes import LlbProcess, wait_until
 
 DAY_S = 86_400
 SIZE = 3_000_000
 HELLO = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
-# `python -m llb` whose wall clock is shifted by the seconds in a file.
+# `python -m llb` whose wall clock is shifted by the seconds in a file, and which adds a byte to another one
+# after each pruning of the history.
 LAUNCHER = """
 import sys, time
 real, path = time.time, sys.argv.pop(1)
@@ -24,6 +26,14 @@ def shifted():
     with open(path) as file:
         return real() + float(file.read() or 0)
 time.time = shifted
+from llb.gateway.observability import request_log
+request_log.PRUNE_INTERVAL_S = 0.05
+prune = request_log.RequestLog.prune
+async def counted(log):
+    await prune(log)
+    with open(path + ".prunes", "a") as file:
+        file.write(".")
+request_log.RequestLog.prune = counted
 from llb.__main__ import main
 sys.exit(main())
 """
@@ -34,6 +44,20 @@ class ShiftedClockProcess(LlbProcess):
 
     def shift(self, seconds: float) -> None:
         self._clock.write_text(str(seconds))
+
+    def wait_for_prunes(self, number: int) -> None:
+        """Wait until the history was pruned `number` times from now on."""
+        prunes = self._clock.with_name(self._clock.name + ".prunes")
+        wanted = (prunes.stat().st_size if prunes.exists() else 0) + number
+        wait_until(lambda: prunes.exists() and prunes.stat().st_size >= wanted)
+
+    def log_in(self) -> dict[str, str]:
+        """Headers of a new session."""
+        sign_in = {"username": "admin", "password": PASSWORD}
+        answer = self.http.post("/api/auth/login", json=sign_in, headers={"Authorization": ""})
+        assert answer.status_code == 200, answer.text
+        self.http.cookies.clear()
+        return {"Authorization": "", "Cookie": f"llb_session={answer.cookies['llb_session']}"}
 
     def _build_command(self) -> list[str]:
         self._clock = self.home.with_name("clock")
@@ -109,3 +133,43 @@ def test_a_key_expires_by_the_clock(served: ShiftedClockProcess) -> None:
         answer = http.get("/v1/models", headers=key)
     assert answer.json()["error"]["code"] == "invalid_api_key"
     served.shift(0)
+
+
+@pytest.mark.parametrize("years", [1, 56])
+def test_a_moment_years_ahead_deletes_nothing(served: ShiftedClockProcess, years: int) -> None:
+    http = served.http
+    session = served.log_in()
+    assert http.post("/v1/chat/completions", json=HELLO).status_code == 200
+    served.shift(years * 365 * DAY_S)
+    ahead = served.log_in()
+    assert http.get("/api/auth/me", headers=ahead).status_code == 200
+    assert http.post("/v1/chat/completions", json=HELLO).status_code == 200
+    served.wait_for_prunes(2)
+    [problem] = [text for text in http.get("/api/system").json()["problems"] if "clock" in text]
+    assert problem.startswith(f"The clock of this host has jumped forward by {years * 365}.0 days:")
+    served.shift(0)
+    assert [text for text in http.get("/api/system").json()["problems"] if "clock" in text] == []
+    # The sessions of before are there, those of meanwhile would last too long.
+    wait_until(lambda: http.get("/api/auth/me", headers=session).status_code == 200)
+    wait_until(lambda: http.get("/api/auth/me", headers=ahead).status_code == 401)
+    times = [record["time"] for record in http.get("/api/requests?limit=10").json()["requests"]]
+    assert len(times) == 2
+    # Neither stays on top of the history for years.
+    assert max(times) < (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+
+
+def test_a_clock_that_is_set_back_makes_nothing_valid_again(served: ShiftedClockProcess) -> None:
+    http = served.http
+    expires_at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    created = http.post("/api/keys", json={"name": "k", "expires_at": expires_at})
+    key = {"Authorization": f"Bearer {created.json()['key']}"}
+    wait_until(lambda: http.get("/v1/models", headers=key).status_code == 401)
+    served.shift(-10 * DAY_S)
+    for _ in range(3):
+        assert http.get("/v1/models", headers=key).status_code == 401
+    # Nor does a restart.
+    served.stop()
+    served.start()
+    assert served.http.get("/v1/models", headers=key).status_code == 401
+    [problem] = [text for text in served.http.get("/api/system").json()["problems"] if "clock" in text]
+    assert "jumped back by 10.0 days" in problem

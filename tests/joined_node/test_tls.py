@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -177,6 +178,20 @@ async def test_a_certificate_that_cannot_be_used_is_told_in_a_sentence(
     pair.write()
     with pytest.raises(SetupError, match=sentence):
         await make_llb(**{name: tmp_path / path for name, path in settings.items()}).start()
+
+
+def test_a_certificate_of_a_clock_that_was_ahead_is_replaced(tmp_path: Path) -> None:
+    tls = ServerTls(make_config(home=tmp_path, tls="auto"))
+    tls._authority = create_authority()
+    tls._issue_certificate(tls._authority)
+    first = (tmp_path / "tls.pem").read_bytes()
+    # It is valid from next year on.
+    tls._expires_at += datetime.timedelta(days=365)
+    tls.renew_if_needed()
+    assert (tmp_path / "tls.pem").read_bytes() != first
+    second = (tmp_path / "tls.pem").read_bytes()
+    tls.renew_if_needed()
+    assert (tmp_path / "tls.pem").read_bytes() == second
 
 
 def test_a_new_certificate_is_made_in_time_and_for_new_addresses(

@@ -132,7 +132,7 @@ class RequestLog:
         retention_days: int,
         keeps_text: bool,
         on_requests_ended: Callable[[Sequence[RequestRecord]], None] = lambda _ended: None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.retention_days = retention_days
         self.keeps_text = keeps_text and retention_days > 0
@@ -140,7 +140,8 @@ class RequestLog:
         self.dropped_requests = 0
         self._on_requests_ended = on_requests_ended
         self._db = db
-        self._clock = clock
+        self._clock = clock or db.clock.now
+        self._retention_clock = clock or db.clock.earliest
         self._tasks = TaskSupervisor("request_log")
         self._writer: asyncio.Task[None] | None = None
         self._pending: deque[RequestRecord] = deque()
@@ -277,8 +278,10 @@ class RequestLog:
 
     async def prune(self) -> None:
         """Delete requests beyond the limits of age and number, in small batches between other writes."""
-        now = self._clock()
+        now = self._retention_clock()
         async with self._db.write() as tx:
+            if not self._db.clock.jump_s():
+                await request_history.restamp_future(tx, now_id=int(now * MICROSECONDS_PER_S))
             await usage.prune(tx, hours_before=now - HOURLY_RETENTION_S, days_before=now - DAILY_RETENTION_S)
         expired = int((now - self.retention_days * 86_400) * MICROSECONDS_PER_S)
         await self._delete_in_batches(partial(request_history.prune, before_id=expired))
@@ -333,5 +336,5 @@ class RequestLog:
             await asyncio.sleep(PRUNE_INTERVAL_S)
             try:
                 await self.prune()
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 log.warning("cannot remove old requests from the history: %s", error)

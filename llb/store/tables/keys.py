@@ -195,6 +195,13 @@ async def remove_expired_of_owner(tx: Transaction, owner_id: str, now: float) ->
     return await tx.execute("DELETE FROM api_keys WHERE owner_id = ? AND expires_at <= ?", (owner_id, now))
 
 
+async def keep_expired(tx: Transaction, before: float, *, now: float) -> None:
+    """Let the keys that expired before one time have expired by an earlier one, `now`."""
+    await tx.execute(
+        "UPDATE api_keys SET expires_at = ?2 WHERE expires_at <= ?1 AND expires_at > ?2", (before, now)
+    )
+
+
 def _key_from_row(row: sqlite3.Row) -> ApiKey:
     return ApiKey(
         id=row["id"],

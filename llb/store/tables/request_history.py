@@ -16,6 +16,7 @@ from llb.wire import RequestText
 
 # Ids of requests are Unix microseconds.
 MICROSECONDS_PER_S = 1_000_000
+MAX_FUTURE_US = 86_400 * MICROSECONDS_PER_S
 
 
 class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
@@ -129,6 +130,23 @@ async def find_newest_id(db: Reader) -> int:
     """`id` of the newest request; 0 without any."""
     [[newest]] = await db.fetch_all("SELECT max(id) FROM requests")
     return newest or 0
+
+
+async def restamp_future(tx: Transaction, *, now_id: int) -> None:
+    """Move requests of a time when the clock was ahead by a day or more to now, in their order.
+
+    They would be the newest ones, and be kept, until that time comes.
+    """
+    newest = await find_newest_id(tx)
+    if newest <= now_id + MAX_FUTURE_US:
+        return
+    shift = newest - now_id
+    await tx.execute("UPDATE OR IGNORE requests SET id = id - ? WHERE id > ?", (shift, now_id))
+    await tx.execute(
+        "UPDATE OR IGNORE request_texts SET id = id - ? "
+        "WHERE id > ? AND id NOT IN (SELECT id FROM requests WHERE id > ?)",
+        (shift, now_id, now_id),
+    )
 
 
 # --- shares of owners --------------------------------------------------------------------------------

@@ -287,6 +287,31 @@ async def test_of_each_owner_the_oldest_are_deleted_first(db: Database) -> None:
         assert await request_history.get_text(db, records[gone].id) is None
 
 
+async def test_requests_of_a_clock_that_was_ahead_move_to_now_with_their_texts(db: Database) -> None:
+    past = at(NOON - 10)
+    future = [at(NOON + 30 * 365 * DAY_S + n, has_text=True, model=f"m{n}") for n in range(3)]
+    await keep(db, past, *future)
+    await keep_text(db, *future)
+    now_id = NOON * MICROSECONDS_PER_S
+    async with db.write() as tx:
+        await request_history.restamp_future(tx, now_id=now_id)
+    records = await request_history.list_page(db, EVERYBODY)
+    assert [record.model for record in records] == ["m2", "m1", "m0", "m"]
+    assert [record.id for record in records] == [
+        now_id,
+        now_id - MICROSECONDS_PER_S,
+        now_id - 2 * MICROSECONDS_PER_S,
+        past.id,
+    ]
+    assert await request_history.get_text(db, now_id) == TEXT
+    # Hours ahead are left to pass.
+    soon = at(NOON + 3 * HOUR_S)
+    await keep(db, soon)
+    async with db.write() as tx:
+        await request_history.restamp_future(tx, now_id=now_id)
+    assert (await ids(db))[0] == soon.id
+
+
 # --- totals ------------------------------------------------------------------------------------------
 
 
