@@ -145,7 +145,7 @@ class BoundedWebSocket(WebsocketImplProtocol):
         if bucket is None or not frame_count:
             return True
         now = time.monotonic()
-        if bucket.wait_s(frame_count, now):
+        if bucket.available(now) < frame_count:
             return False
         bucket.consume(frame_count, now)
         return True

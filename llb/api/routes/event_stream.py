@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from llb import __version__
 from llb.api.blueprint import Blueprint
+from llb.api.connection.websocket import websocket_bounds
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
@@ -23,6 +24,8 @@ from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
 MAX_QUEUED_EVENTS = 256
 # A subscriber that receives nothing for this long is disconnected.
 SEND_TIMEOUT_S = 30.0
+# Nothing that a subscriber sends has a meaning, but some programs send a text to keep the connection alive.
+MAX_MESSAGE_BYTES, MAX_FRAMES_PER_MINUTE = 1024, 120
 _encoder = msgspec.json.Encoder()
 
 
@@ -88,13 +91,15 @@ def event_stream_blueprint(event_feed: EventFeed) -> Blueprint:
         "Follow every change (WebSocket)",
         description=(
             "Starts with `Hello` and a snapshot, then sends every change. A slow subscriber gets `Resync` "
-            "and a new snapshot. Messages of the subscriber are ignored. While llb listens on loopback only, "
+            "and a new snapshot. Messages of the subscriber are ignored, up to 120 a minute of at most 1024 "
+            "bytes; more end the connection (1008, 1009). While llb listens on loopback only, "
             "a program of this host needs no credential, and then gets only `ModelStatusChanged`, without "
             "`error`."
         ),
         status=101,
         websocket_message=HelloEvent | Event | Resync,
     )
+    @websocket_bounds(MAX_MESSAGE_BYTES, frames_per_minute=MAX_FRAMES_PER_MINUTE)
     async def models(request: Request, socket: Websocket) -> None:
         receiver = asyncio.ensure_future(_discard_incoming(socket))
         sender = asyncio.ensure_future(

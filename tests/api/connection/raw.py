@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,11 +47,14 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def connect(port: int, *, local_address: str | None = None) -> AsyncIterator[RawConnection]:
+async def connect(port: int, *, receive_buffer_bytes: int | None = None) -> AsyncIterator[RawConnection]:
     """Open a connection to a server of this host."""
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, local_addr=None if local_address is None else (local_address, 0)
-    )
+    sock = socket.socket()
+    sock.setblocking(False)
+    if receive_buffer_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock)
     try:
         yield RawConnection(reader, writer)
     finally:
