@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -23,8 +23,10 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
+from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import (
     RelayResult,
@@ -42,6 +44,7 @@ from llb.gateway.stream.start_event import (
     StartEvent,
     read_token_count,
 )
+from llb.gateway.stream.usage_parser import Usage
 from llb.node.agent import NodeAgent
 from llb.policy.routing import RequestEstimate
 
@@ -78,6 +81,7 @@ class AttemptContext:
     performance: PerformanceModel
     traffic: NodeTraffic
     load_timeout_s: float
+    prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
     )
@@ -95,6 +99,7 @@ class Attempt:
         "_estimate",
         "_has_token_count_permit",
         "_lease",
+        "_own_prompt",
         "_reservation",
         "_streams_progress",
         "node",
@@ -112,6 +117,8 @@ class Attempt:
         self._has_token_count_permit = False
         # The engine streams its progress, whether the client wants a stream or not.
         self._streams_progress = False
+        # None for an engine that has served one owner only.
+        self._own_prompt: OwnPrompt | None = None
 
     async def open(self, excluded: frozenset[str]) -> UpstreamResponse:
         """Reserve a slot, lease the engine and send the request; returns once the head of an answer has come.
@@ -134,6 +141,16 @@ class Attempt:
             await context.token_count_permits.acquire()
             self._has_token_count_permit = True
         self._streams_progress = self._should_stream_progress(node_id)
+        if call.operation.generates_text:
+            self._own_prompt = context.prompt_owners.begin_request(
+                owner_of(record.principal),
+                node_id,
+                call.model.id,
+                call.body,
+                call.head,
+                # Engines of this host end with it; those of another may have served before.
+                is_new=node_id == context.agent.node_id or call.model.id not in node.engines,
+            )
         record.sent_at = time.monotonic()
         record.load_s += record.sent_at - placed_at
         try:
@@ -162,6 +179,12 @@ class Attempt:
         if not call.stream and self._streams_progress and is_event_stream(response):
             aggregator = AGGREGATOR_OF_PATH[call.path]()
         start_event = self._create_start_event(node)
+        own_prompt = self._own_prompt
+        limited = None
+        if own_prompt is not None:
+            is_stream = aggregator is None and is_event_stream(response)
+            limited = LimitedSink(sink, own_prompt.own_tokens, is_stream=is_stream)
+        body_sink = sink if limited is None else limited
         sink.start_response(
             response.status,
             response.content_type if aggregator is None else _JSON_HEADER[1],
@@ -172,7 +195,7 @@ class Attempt:
             if aggregator is None:
                 result = await relay_response(
                     response,
-                    sink,
+                    body_sink,
                     format_error_event=call.format_error_event,
                     progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
                     explain_failure=self._explain_failure,
@@ -180,15 +203,17 @@ class Attempt:
             else:
                 result = await relay_aggregated(
                     response,
-                    sink,
+                    body_sink,
                     aggregator,
                     start_event=start_event,
                     explain_failure=self._explain_failure,
                 )
+            if limited is not None and result.error is None:
+                await limited.flush()
         finally:
             record.first_byte_at = response.first_byte_at
             record.received_bytes = response.received_bytes
-        record.usage = result.usage
+        record.usage = self._tell_usage(result.usage)
         record.error_code = None if result.error is None else result.error.code
         context.traffic.record_answer(node.id, result.usage.completion_tokens or 0)
         if self._reservation is not None:
@@ -211,6 +236,14 @@ class Attempt:
         if blame is not None:
             return error_from_blame(blame, self._call.model.id)
         return error_from_transport_error(failure)
+
+    def _tell_usage(self, usage: Usage) -> Usage:
+        """Return the counts for the history of the request: cached tokens as the client was told."""
+        own_prompt = self._own_prompt
+        if own_prompt is None or usage.prompt_tokens is None:
+            return usage
+        self._context.prompt_owners.end_request(own_prompt, usage.prompt_tokens)
+        return replace(usage, cached_tokens=told_tokens(usage.cached_tokens or 0, own_prompt.own_tokens))
 
     def report_failure(self, error: errors.LlbError) -> None:
         """Let the engine of this host be checked, after it has failed this request."""

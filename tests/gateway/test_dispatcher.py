@@ -32,9 +32,10 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.keepalive import SseKeepalive
+from llb.gateway.stream.relay import MAX_HELD_BYTES
 from llb.node.agent import NodeAgent
 from llb.security.permissions import Principal, PrincipalKind
-from llb.wire import InferenceFields, Model, Role
+from llb.wire import EngineReport, InferenceFields, Model, Role
 
 LOCAL = "local"
 PATH = b"/v1/chat/completions"
@@ -158,7 +159,9 @@ class Gateway:
             self.nodes.outcomes[node_id] = [FakeResponse([DOCUMENT])]
         view = SimpleNamespace(
             nodes={
-                node_id: SimpleNamespace(id=node_id, hello=SimpleNamespace(name=f"host-{node_id}"))
+                node_id: SimpleNamespace(
+                    id=node_id, hello=SimpleNamespace(name=f"host-{node_id}"), engines={}
+                )
                 for node_id in node_ids
             }
         )
@@ -415,3 +418,24 @@ async def test_a_drain_waits_for_the_running_request_and_takes_no_new_one() -> N
         may_answer.set()
         await asyncio.gather(request, drain)
         assert sink.body == DOCUMENT
+
+
+async def test_what_another_host_cached_before_this_process_is_not_told() -> None:
+    """Its engine may have served anybody. A document that breaks off is not completed by its limit."""
+    usage = b'"usage":{"prompt_tokens":40,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":%d}}'
+    async with gateway_of("a") as gateway:
+        gateway.context.view.nodes["a"].engines["m"] = cast(EngineReport, None)
+        gateway.nodes.outcomes["a"] = [FakeResponse([b"{" + usage % 30 + b"}"])]
+        sink, call = FakeSink(), make_call()
+        await gateway.dispatcher.dispatch(call, sink)
+        assert sink.body == b"{" + usage % 0 + b"}"
+        assert (call.record.usage.prompt_tokens, call.record.usage.cached_tokens) == (40, 0)
+
+        gateway.nodes.outcomes["a"] = [
+            FakeResponse([b'{"text":"' + b"x" * MAX_HELD_BYTES, UpstreamClosed(before_first_byte=False)])
+        ]
+        sink = FakeSink()
+        result = await gateway.dispatcher.dispatch(make_call(), sink)
+        assert result is not None
+        assert result.error is not None
+        assert sink.body == b""

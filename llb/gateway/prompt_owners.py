@@ -1,0 +1,112 @@
+"""Owners of prompts: which of the cached tokens of an answer a caller's own earlier prompts explain."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Raw
+
+from llb.security.permissions import Principal
+from llb.wire import InferenceFields
+from llb.wire.decoding import DECODE_ERRORS
+
+MAX_PROMPTS = 20_000
+# What an owner sent longer ago may have left the cache, and another's prompt may have come into it.
+OWN_PROMPT_LIFETIME_S = 600.0
+# An earlier prompt of a conversation ended at most so many turns before the end of this one.
+MAX_NEW_TURNS = 16
+
+_turns_decoder = msgspec.json.Decoder(list[Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPrompt:
+    """A prompt of one owner to one engine: its digest, and the tokens that earlier prompts explain."""
+
+    digest: bytes
+    own_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownPrompt:
+    tokens: int
+    expires_at: float
+
+
+def owner_of(principal: Principal) -> str:
+    """Return the user whose credential it is; a credential without a user is its own owner."""
+    return principal.user_id or f"{principal.kind}:{principal.id}"
+
+
+class PromptOwners:
+    """Remembers what each owner has sent to each engine, as digests.
+
+    While an engine has served one owner only, nothing is remembered and nothing has to be hidden.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Of each node and model: the only owner so far, None for several.
+        self._sole_owners: dict[tuple[str, str], str | None] = {}
+        self._prompts: OrderedDict[bytes, _KnownPrompt] = OrderedDict()
+
+    def begin_request(
+        self, owner: str, node_id: str, model_id: str, body: bytes, head: InferenceFields, *, is_new: bool
+    ) -> OwnPrompt | None:
+        """Count a request of `owner`; returns its prompt, or None if the engine has served nobody else.
+
+        `is_new`: an engine that is not known yet cannot hold prompts from before this process.
+        """
+        engine = (node_id, model_id)
+        sole_owner = self._sole_owners.setdefault(engine, owner if is_new else None)
+        if sole_owner == owner:
+            return None
+        self._sole_owners[engine] = None
+        digests = _digest_turns(f"{owner}\0{node_id}\0{model_id}\0".encode(), body, head)
+        now = self._clock()
+        for digest in reversed(digests):
+            known = self._prompts.get(digest)
+            if known is not None and known.expires_at > now:
+                return OwnPrompt(digests[-1], known.tokens)
+        return OwnPrompt(digests[-1], 0)
+
+    def end_request(self, prompt: OwnPrompt, prompt_tokens: int) -> None:
+        """Remember a prompt that the engine has read."""
+        self._prompts[prompt.digest] = _KnownPrompt(prompt_tokens, self._clock() + OWN_PROMPT_LIFETIME_S)
+        self._prompts.move_to_end(prompt.digest)
+        if len(self._prompts) > MAX_PROMPTS:
+            self._prompts.popitem(last=False)
+
+
+def _digest_turns(seed: bytes, body: bytes, head: InferenceFields) -> list[bytes]:
+    """Return digests of the request up to each of its last turns, the whole request last.
+
+    All other fields count, because a system prompt, tools or an option of the template may precede the turns.
+    A digest that could be forged would let a caller pass a guess off as a prompt of his own.
+    """
+    conversation = bytes(head.messages or head.input)
+    turns: list[Raw] = []
+    if conversation.startswith(b"["):
+        try:
+            turns = _turns_decoder.decode(conversation)
+        except DECODE_ERRORS:
+            # The engine will report the error.
+            turns = []
+    if not turns:
+        return [hashlib.sha256(seed + body).digest()]
+    before, _, after = body.partition(conversation)
+    state = hashlib.sha256(b"%b%d\0%b%d\0%b" % (seed, len(before), before, len(after), after))
+    digests = []
+    first_boundary = len(turns) - MAX_NEW_TURNS
+    for number, turn in enumerate(turns):
+        text = bytes(turn)
+        state.update(b"%d\0" % len(text))
+        state.update(text)
+        if number >= first_boundary:
+            digests.append(state.digest())
+    return digests

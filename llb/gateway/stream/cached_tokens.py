@@ -1,0 +1,126 @@
+"""Cached tokens of an answer, told only as far as the caller's own prompts explain them.
+
+The engine's cache serves everybody, so the number of cached tokens says how far a prompt begins like another
+caller's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from llb.gateway.stream.keepalive import BodySink
+
+# Templates render the end of a prompt differently once the conversation goes on, and some models can resume
+# only at checkpoints. What is missing of the caller's own prompt may be as much as this.
+TOLERATED_TOKENS, TOLERATED_SHARE = 16, 8
+
+# These cannot occur inside a JSON string, whose quotes are escaped.
+_MARKERS = (b'"cache_n":', b'"cached_tokens":', b'"cache_read_input_tokens":', b'"prompt_progress":')
+_CACHED_TOKENS = re.compile(rb'("cached_tokens":\s*)(\d+)')
+_ANTHROPIC_USAGE = re.compile(rb'\{[^{}]*"cache_read_input_tokens":[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
+_CACHE_READ = re.compile(rb'("cache_read_input_tokens":\s*)(\d+)')
+_INPUT_TOKENS = re.compile(rb'("input_tokens":\s*)(\d+)')
+_TIMINGS = re.compile(rb'("timings":\s*)(\{[^{}]*\})')
+_PROGRESS = re.compile(rb'("prompt_progress":\s*)(\{[^{}]*\})')
+
+
+def told_tokens(cached_tokens: int, own_tokens: int) -> int:
+    """Return how many of `cached_tokens` to tell a caller whose own prompts explain `own_tokens`.
+
+    All that is explained, or nothing: a number in between would tell how far a guess was right.
+    """
+    if cached_tokens < own_tokens - own_tokens // TOLERATED_SHARE - TOLERATED_TOKENS:
+        return 0
+    return min(cached_tokens, own_tokens)
+
+
+def limit_cached_tokens(data: bytes, own_tokens: int) -> bytes:
+    """Return whole events or a document with `told_tokens` in place of cached tokens, in every dialect.
+
+    The tokens of the prompt stay the same: what is not told as cached counts as computed.
+    """
+    if not any(marker in data for marker in _MARKERS):
+        return data
+
+    def replace_count(match: re.Match[bytes]) -> bytes:
+        return match[1] + b"%d" % told_tokens(int(match[2]), own_tokens)
+
+    data = _CACHED_TOKENS.sub(replace_count, data)
+    data = _ANTHROPIC_USAGE.sub(lambda match: _limit_anthropic_usage(match[0], own_tokens), data)
+    data = _replace_objects(_TIMINGS, data, lambda timings: _limit_timings(timings, own_tokens))
+    return _replace_objects(_PROGRESS, data, lambda progress: _limit_progress(progress, own_tokens))
+
+
+class LimitedSink:
+    """Sink that limits the cached tokens of what is written; a document is held until it is complete."""
+
+    def __init__(self, sink: BodySink, own_tokens: int, *, is_stream: bool) -> None:
+        self._sink = sink
+        self._own_tokens = own_tokens
+        self._is_stream = is_stream
+        self._held: list[bytes] = []
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        if self._is_stream:
+            await self._sink.write(limit_cached_tokens(data, self._own_tokens), last=last)
+            return
+        self._held.append(data)
+        if last:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was held; idempotent."""
+        if self._held:
+            document, self._held = b"".join(self._held), []
+            await self._sink.write(limit_cached_tokens(document, self._own_tokens), last=True)
+
+
+def _limit_anthropic_usage(usage: bytes, own_tokens: int) -> bytes:
+    """Limit `cache_read_input_tokens`, which `input_tokens` does not include."""
+    cached = _CACHE_READ.search(usage)
+    if cached is None:
+        return usage
+    told = told_tokens(int(cached[2]), own_tokens)
+    hidden = int(cached[2]) - told
+    usage = _CACHE_READ.sub(lambda match: match[1] + b"%d" % told, usage)
+    # A closing quote precedes `cache_read_` and `cache_creation_` alike, so only the plain name matches.
+    return _INPUT_TOKENS.sub(lambda match: match[1] + b"%d" % (int(match[2]) + hidden), usage)
+
+
+def _limit_timings(timings: dict[str, Any], own_tokens: int) -> None:
+    cached = int(timings.get("cache_n", 0))
+    told = told_tokens(cached, own_tokens)
+    if told == cached or "prompt_n" not in timings:
+        return
+    prompt_n = int(timings["prompt_n"]) + cached - told
+    timings.update(cache_n=told, prompt_n=prompt_n)
+    prompt_ms = timings.get("prompt_ms")
+    if prompt_ms and prompt_n:
+        timings["prompt_per_token_ms"] = prompt_ms / prompt_n
+        timings["prompt_per_second"] = 1000 * prompt_n / prompt_ms
+
+
+def _limit_progress(progress: dict[str, Any], own_tokens: int) -> None:
+    """Spread the progress over the whole prompt, as if what is not told were being computed."""
+    cached, total = int(progress.get("cache", 0)), int(progress.get("total", 0))
+    told = told_tokens(cached, own_tokens)
+    if told == cached:
+        return
+    done = int(progress.get("processed", total)) - cached
+    share = done / (total - cached) if total > cached else 1.0
+    progress.update(cache=told, processed=told + round(share * (total - told)))
+
+
+def _replace_objects(
+    pattern: re.Pattern[bytes], data: bytes, change: Callable[[dict[str, Any]], None]
+) -> bytes:
+    def replace(match: re.Match[bytes]) -> bytes:
+        fields = msgspec.json.decode(match[2], type=dict[str, Any])
+        change(fields)
+        return match[1] + msgspec.json.encode(fields)
+
+    return pattern.sub(replace, data)
