@@ -57,13 +57,15 @@ def _harmless(reason: str) -> Bound:
     return Bound(f"Harmless: {reason}.")
 
 
-def _number(low: float, high: float, meaning: str) -> Bound:
+def _number(low: int, high: int, meaning: str) -> Bound:
     def check(value: Any) -> None:
         if isinstance(value, (int, float)) and not low <= value <= high:
-            raise BoundExceeded(f"must be from {low:g} to {high:g}" if low != high else f"must be {low:g}")
+            if value < low:
+                raise BoundExceeded("must not be negative" if low == 0 else f"must be at least {low}")
+            raise BoundExceeded(f"must be at most {high}")
 
     return Bound(
-        f"{meaning}: from {low:g} to {high:g}." if low != high else f"{meaning}: {low:g} only.",
+        f"{meaning}: from {low} to {high}.",
         check,
         schema={"minimum": low, "maximum": high},
     )
