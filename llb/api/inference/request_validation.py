@@ -22,7 +22,7 @@ _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
 # A client sends the same tools and schema with each request; what is larger is not kept.
 _MAX_CACHED_BYTES = 32 * 1024
 # Messages of fewer bytes cannot exceed the bound of their number.
-_MIN_MESSAGES_BYTES = 8 * 1024
+_MIN_MESSAGES_BYTES = 8 * 1000
 
 RawFields = Mapping[str, Raw]
 
