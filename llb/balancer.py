@@ -9,6 +9,7 @@ from typing import Any
 
 from llb.accounts.authenticator import AccountAuthenticator
 from llb.accounts.key_service import KeyService
+from llb.accounts.principal_watch import PrincipalWatch
 from llb.accounts.service import AccountService
 from llb.api.audit_log import AuditLog, DeniedRequestAudit
 from llb.api.inference.anthropic import anthropic_blueprint
@@ -117,6 +118,7 @@ class Balancer:
         self.authenticator = AccountAuthenticator(self.db, node_id_of=self._node_id_of)
         self.accounts = AccountService(self.db, self.authenticator)
         self.key_service = KeyService(self.db, self.authenticator)
+        self.principal_watch = PrincipalWatch(self.authenticator, clock=self.db.clock.latest)
         self.rate_limiter = ApiKeyRateLimiter()
         self.denied_requests = DeniedRequestAudit(self.db)
         self.auth_middleware = AuthMiddleware(
@@ -186,6 +188,7 @@ class Balancer:
                 load_timeout_s=config.queue_timeout_s,
             ),
             self.rate_limiter,
+            self.principal_watch,
         )
         self.history = RequestLog(
             self.db,
@@ -205,6 +208,7 @@ class Balancer:
 
     def _subscribe(self) -> None:
         """Connect events to their subscribers. Subscribers of one event are called in this order."""
+        self.authenticator.accounts_changed.subscribe(self.principal_watch.check_soon)
         self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         self.registrations.desired_state_changed.subscribe(self.link_server.push_desired_state)
         self.members.node_updated.subscribe(lambda _node_id: self.link_server.push_desired_state())
@@ -243,7 +247,7 @@ class Balancer:
             anthropic_blueprint(inference),
             self._ollama_blueprint(audit),
             requests_blueprint(self.db, self.history, self.view),
-            event_stream_blueprint(self.event_feed),
+            event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
             peer_files_blueprint(
                 self.agent.peer_file_server, lambda: self.agent.node_id, lambda: self._file_token_secret
@@ -267,7 +271,9 @@ class Balancer:
         models = OllamaModels(
             self.view, self.dispatcher, self.memory_estimates, keep_alive_s=self.config.keep_alive_s
         )
-        pull_follower = PullFollower(self.view, self.event_bus, self.registrations, audit)
+        pull_follower = PullFollower(
+            self.view, self.event_bus, self.registrations, audit, self.principal_watch
+        )
         return ollama_blueprint(
             self.dispatcher,
             RequestRecorder(self.history),
@@ -300,6 +306,7 @@ class Balancer:
                     "set LLB_ADMIN_PASSWORD, or change the password with 'llb password'."
                 )
             self.authenticator.start()
+            self.principal_watch.start()
             self.history.start()
             self.metrics.start()
             cluster_id = await settings.get_or_create(self.db, "cluster_id", tokens.new_random_id)
@@ -344,6 +351,7 @@ class Balancer:
             stack.push_async_callback(self.history.close)
             stack.push_async_callback(self.denied_requests.close)
             stack.push_async_callback(self.authenticator.close)
+            stack.push_async_callback(self.principal_watch.close)
             stack.push_async_callback(self.hub.aclose)
             stack.callback(self.view.close)
             stack.push_async_callback(self.members.close)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
 
 from llb.accounts.limit_policy import UNLIMITED, strictest_limits
+from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.errors import InvalidApiKey
 from llb.security import tokens
@@ -18,6 +19,7 @@ from llb.security.permissions import KeyAllowance, Principal, PrincipalKind
 from llb.store.database import Database
 from llb.store.tables import keys, sessions
 from llb.store.tables.keys import ApiKey
+from llb.store.tables.sessions import Session
 from llb.store.trusted_clock import CONFIRMATION_S
 from llb.wire import Role
 
@@ -95,6 +97,19 @@ def principal_of_key(key: ApiKey, ancestors: Sequence[ApiKey]) -> Principal:
     )
 
 
+def principal_of_session(session: Session) -> Principal:
+    """Return the principal of a session."""
+    return Principal(
+        kind=PrincipalKind.SESSION,
+        id=session.id,
+        role=session.role,
+        user_id=session.user_id,
+        username=session.username,
+        must_change_password=session.must_change_password,
+        expires_at=min(session.expires_at, session.last_seen + SESSION_IDLE_S),
+    )
+
+
 PrincipalLookup = Callable[[str], Awaitable[Principal | None]]
 
 
@@ -130,6 +145,7 @@ class AccountAuthenticator:
         }
         self._last_marked_at: dict[str, float] = {}
         self._dirty = asyncio.Event()
+        self.accounts_changed: Topic[()] = Topic()
 
     def start(self) -> None:
         """Start to write the times of last use."""
@@ -144,6 +160,7 @@ class AccountAuthenticator:
         """Forget all principals, after this process changed a user, a key or a session."""
         self._cache_generation += 1
         self._cache.clear()
+        self.accounts_changed.publish()
 
     async def authenticate_key(self, key: str) -> Principal:
         """Return the principal of a key; raises `InvalidApiKey` for an unknown, expired or revoked one."""
@@ -219,15 +236,23 @@ class AccountAuthenticator:
 
     async def _find_session(self, session_id: str) -> Principal | None:
         session = await sessions.get(self._db, session_id)
+        return None if session is None or self._is_from_the_future(session) else principal_of_session(session)
+
+    def _is_from_the_future(self, session: Session) -> bool:
         # A session of a time when the clock was ahead would last too long.
-        if session is None or session.created_at > self._clock() + CONFIRMATION_S:
-            return None
-        return Principal(
-            kind=PrincipalKind.SESSION,
-            id=session.id,
-            role=session.role,
-            user_id=session.user_id,
-            username=session.username,
-            must_change_password=session.must_change_password,
-            expires_at=min(session.expires_at, session.last_seen + SESSION_IDLE_S),
-        )
+        return session.created_at > self._clock() + CONFIRMATION_S
+
+    async def find_principals(self, ids: Collection[str]) -> dict[str, Principal]:
+        """Return those of the keys and sessions with these ids that still are in the database, by id.
+
+        Without the keys that they come from.
+        """
+        found_keys = await keys.list_by_ids(self._db, ids)
+        found_sessions = await sessions.list_by_ids(self._db, ids)
+        principals = [principal_of_key(key, ()) for key in found_keys]
+        principals += [
+            principal_of_session(session)
+            for session in found_sessions
+            if not self._is_from_the_future(session)
+        ]
+        return {principal.id: principal for principal in principals}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import AbstractContextManager, suppress
 
 from llb import errors
+from llb.accounts.principal_watch import PrincipalWatch
 from llb.gateway.admission.deadlines import DeadlineTimer
 from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
@@ -18,6 +20,7 @@ from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
+from llb.gateway.stream.usage_parser import Usage
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
 
@@ -25,18 +28,23 @@ log = logging.getLogger(__name__)
 
 # For which a suspect of a crash waits for the other suspects.
 SUSPECT_WAIT_S = 60.0
+# Of a client that does not read.
+ERROR_WRITE_TIMEOUT_S = 5.0
 
 
 class Dispatcher:
     """Sends calls to engines. Every dialect passes here, and only attempts made here reserve slots."""
 
-    def __init__(self, context: AttemptContext, rate_limiter: ApiKeyRateLimiter) -> None:
+    def __init__(
+        self, context: AttemptContext, rate_limiter: ApiKeyRateLimiter, principal_watch: PrincipalWatch
+    ) -> None:
         self.readiness = ModelReadiness(context.view, context.admission)
         self.performance = context.performance
         self._context = context
         self._rate_limiter = rate_limiter
         self._quarantine = Quarantine()
         self._suspect_lock = asyncio.Lock()
+        self._principal_watch = principal_watch
         self._idle_event = asyncio.Event()
         self._idle_event.set()
         self._deadline_timer = DeadlineTimer(MAX_REQUEST_DURATION_S)
@@ -44,11 +52,12 @@ class Dispatcher:
     async def dispatch(self, call: InferenceCall, sink: ClientSink) -> RelayResult | None:
         """Have `call` answered into `sink`.
 
-        Raises `LlbError` while the client has received nothing. Returns None for a stream that keep-alive
-        comments had begun and that ended with an error event.
+        Raises `LlbError` while the client has received nothing. Returns None for a stream that ended with an
+        error event: keep-alive comments had begun it, or its key was revoked.
         """
         self._idle_event.clear()
         deadline = self._deadline_timer.start_deadline()
+        open_work = self._principal_watch.begin(call.record.principal, deadline.task.cancel)
         try:
             self._quarantine.check(call.model.id, call.record.principal.root_id, call.body)
             if not call.record.principal.allowances:
@@ -56,19 +65,20 @@ class Dispatcher:
             with self._rate_limited(call):
                 return await self._dispatch_with_failover(call, sink)
         except asyncio.CancelledError:
-            if not deadline.is_expired or deadline.task.uncancel():
+            error: errors.LlbError | None = open_work.error
+            if error is None and deadline.is_expired:
+                error = errors.EngineTimeout("The answer took longer than a request may take")
+            if error is None or deadline.task.uncancel():
                 # Somebody else cancelled the request, too.
                 raise
-            await self._report_error(
-                call, sink, errors.EngineTimeout("The answer took longer than a request may take")
-            )
+            return await self._report_error(call, sink, error)
         except errors.LlbError as error:
-            await self._report_error(call, sink, error)
+            return await self._report_error(call, sink, error)
         finally:
+            self._principal_watch.end(open_work)
             self._deadline_timer.cancel_deadline(deadline)
             if self._context.traffic.is_idle:
                 self._idle_event.set()
-        return None
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new requests and let running answers end for `timeout_s`."""
@@ -171,12 +181,25 @@ class Dispatcher:
         )
 
     @staticmethod
-    async def _report_error(call: InferenceCall, sink: ClientSink, error: errors.LlbError) -> None:
-        """Write an error into a stream that keep-alive comments have begun; raise it otherwise."""
+    async def _report_error(
+        call: InferenceCall, sink: ClientSink, error: errors.LlbError
+    ) -> RelayResult | None:
+        """Write an error into a stream that has begun; raise it while the client has received nothing.
+
+        Returns the outcome of a document that has begun, whose connection must be cut.
+        """
         if not sink.started:
             raise error
         call.record.error_code = error.code
-        await sink.write(call.format_error_event(error))
+        if not call.stream:
+            return RelayResult(200, False, Usage(), 0, None, time.monotonic(), error)
+        try:
+            async with asyncio.timeout(ERROR_WRITE_TIMEOUT_S):
+                await sink.write(call.format_error_event(error))
+        except TimeoutError:
+            # The client reads nothing. The end of the request closes its connection.
+            log.info("a client did not take the error that ended its stream: %s", error.message)
+        return None
 
     def _estimate_request(self, call: InferenceCall) -> RequestEstimate:
         """What routing needs to know of `call`. The affinity key is computed only where there is a choice."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
+import msgspec
 
 from llb.errors import SetupError
 from llb.store.ballast import BALLAST_FILE_NAME, Ballast
@@ -21,6 +22,11 @@ from llb.store.trusted_clock import TrustedClock
 
 T = TypeVar("T")
 Parameters = Sequence[Any]
+
+
+def encode_ids(ids: Iterable[str]) -> str:
+    """Encode ids for `json_each`, which takes any number of them as one parameter."""
+    return msgspec.json.encode(list(ids)).decode()
 
 
 class Reader:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.api.conftest import server
+from tests.api.conftest import db, server
 
-__all__ = ["server"]
+__all__ = ["db", "server"]

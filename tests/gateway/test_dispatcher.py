@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from llb import errors
+from llb.accounts.principal_watch import OpenWork, PrincipalWatch
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
 from llb.engine.watch_policy import Blame, EngineSpeed
@@ -180,7 +181,9 @@ class Gateway:
             traffic=self.traffic,
             load_timeout_s=5.0,
         )
-        self.dispatcher = Dispatcher(self.context, ApiKeyRateLimiter())
+        self.watched: list[OpenWork] = []
+        watch = SimpleNamespace(begin=self._begin_work, end=self.watched.remove)
+        self.dispatcher = Dispatcher(self.context, ApiKeyRateLimiter(), cast(PrincipalWatch, watch))
 
     async def _acquire_lease(self, _model_id: str, **_options: Any) -> FakeLease:
         self.leases.append(FakeLease())
@@ -194,11 +197,24 @@ class Gateway:
 
     async def _close(self) -> None: ...
 
+    def _begin_work(self, _principal: Principal, on_ended: Callable[[], object]) -> OpenWork:
+        self.watched.append(OpenWork(on_ended))
+        return self.watched[-1]
+
+    def revoke_key(self) -> None:
+        """End everything that is open, as a revocation does."""
+        for work in self.watched:
+            if work.error is not None:
+                continue
+            work.error = errors.InvalidApiKey("The API key was ended or revoked meanwhile")
+            work.on_ended()
+
     def assert_idle(self) -> None:
         assert [slot.busy for model in self.admission.snapshot() for slot in model.nodes] == [
             0 for model in self.admission.snapshot() for _ in model.nodes
         ]
         assert self.traffic.is_idle
+        assert self.watched == []
         assert all(lease.is_released for lease in self.leases)
         assert self.context.token_count_permits._value == MAX_CONCURRENT_TOKEN_COUNTS
 
@@ -395,6 +411,68 @@ async def test_a_request_over_its_deadline_is_a_timeout(monkeypatch: pytest.Monk
         gateway.nodes.outcomes["a"] = [answer_never]
         with pytest.raises(errors.EngineTimeout, match="longer than a request may take"):
             await gateway.dispatcher.dispatch(make_call(), FakeSink())
+
+
+async def test_a_revocation_before_the_first_byte_is_an_error() -> None:
+    async with gateway_of("a") as gateway:
+
+        async def answer_never() -> FakeResponse:
+            gateway.revoke_key()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        gateway.nodes.outcomes["a"] = [answer_never]
+        with pytest.raises(errors.InvalidApiKey, match="revoked"):
+            await gateway.dispatcher.dispatch(make_call(), FakeSink())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_revocation_ends_an_answer_that_has_begun(stream: bool) -> None:
+    async with gateway_of("a") as gateway:
+
+        class EndlessResponse(FakeResponse):
+            async def read_chunk(self, wait_s: float) -> bytes:
+                if not self.chunks:
+                    gateway.revoke_key()
+                    await asyncio.Event().wait()
+                return await super().read_chunk(wait_s)
+
+        first = EVENTS.partition(b"data: [DONE]")[0] if stream else b"x" * 2 * MAX_HELD_BYTES
+        content_type = b"text/event-stream" if stream else b"application/json"
+        response = EndlessResponse([first], content_type=content_type)
+        gateway.nodes.outcomes["a"] = [response]
+        # Embeddings are documents that the engine does not stream.
+        operation = Operation.CHAT if stream else Operation.EMBEDDINGS
+        sink, call = FakeSink(), make_call(stream=stream, operation=operation)
+        result = await gateway.dispatcher.dispatch(call, sink)
+        assert call.record.error_code == "invalid_api_key"
+        assert response.is_closed
+        if stream:
+            assert result is None
+            assert sink.body.startswith(first)
+            assert sink.body.endswith(b"\n\n")
+            assert b'"code":"invalid_api_key"' in sink.body
+        else:
+            # The route cuts the connection: an error event in a document would be taken for its end.
+            assert result is not None
+            assert (result.stream, result.error is not None) == (False, True)
+            assert sink.body == first
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_a_revocation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "ERROR_WRITE_TIMEOUT_S", 0.01)
+
+    class StuckSink(FakeSink):
+        async def write(self, data: bytes, /, *, last: bool = False) -> None:
+            await super().write(data, last=last)
+            gateway.revoke_key()
+            await asyncio.Event().wait()
+
+    async with gateway_of("a") as gateway:
+        gateway.nodes.outcomes["a"] = [FakeResponse([EVENTS], content_type=b"text/event-stream")]
+        assert await gateway.dispatcher.dispatch(make_call(stream=True), StuckSink()) is None
 
 
 async def test_a_drain_waits_for_the_running_request_and_takes_no_new_one() -> None:

@@ -145,9 +145,9 @@ def ollama_blueprint(
         model = dispatcher.readiness.resolve_model(body.requested_model)
         await pull_follower.start_pull(request, model)
         if body.stream is False:
-            return await _final_pull_response(pull_follower.follow(model))
+            return await _final_pull_response(pull_follower.follow(model, request.ctx.principal))
         response = cast(HTTPResponse, await request.respond(content_type=NDJSON_CONTENT_TYPE.decode()))
-        async for status in pull_follower.follow(model):
+        async for status in pull_follower.follow(model, request.ctx.principal):
             await response.send(NDJSON_KEEPALIVE if status is None else msgspec.json.encode(status) + b"\n")
         await response.eof()  # type: ignore[no-untyped-call]
         return None

@@ -8,12 +8,14 @@ from contextlib import suppress
 
 from sanic import Request
 
+from llb.accounts.principal_watch import PrincipalWatch
 from llb.api.audit_log import AuditLog
 from llb.api.inference.ollama_models import model_digest
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.errors import AlreadyRegistered
+from llb.security.permissions import Principal
 from llb.wire import Event, Model, ModelStatus, ModelStatusChanged
 
 # Below the idle timeouts of common proxies.
@@ -27,12 +29,18 @@ class PullFollower:
     """Registers models and follows their downloads."""
 
     def __init__(
-        self, view: ClusterView, event_bus: EventBus[Event], registrations: Registrations, audit_log: AuditLog
+        self,
+        view: ClusterView,
+        event_bus: EventBus[Event],
+        registrations: Registrations,
+        audit_log: AuditLog,
+        principal_watch: PrincipalWatch,
     ) -> None:
         self._view = view
         self._event_bus = event_bus
         self._registrations = registrations
         self._audit_log = audit_log
+        self._principal_watch = principal_watch
 
     async def start_pull(self, request: Request, model: Model) -> None:
         """Register `model` unless it is registered; raises the errors of `Registrations.register`."""
@@ -45,20 +53,25 @@ class PullFollower:
                     model.id, replicas="all", created_by=request.ctx.principal.label
                 )
 
-    async def follow(self, model: Model) -> AsyncIterator[PullStatus | None]:
+    async def follow(self, model: Model, principal: Principal) -> AsyncIterator[PullStatus | None]:
         """Yield the progress of a pull, up to a status "success" or an "error".
+
+        The end of `principal` is an error of the request, not of the pull.
 
         Yields None as a keep-alive after `KEEPALIVE_INTERVAL_S` without progress. Closing the iterator does
         not stop the pull.
         """
-        with self._event_bus.subscribe() as events:
+        with self._event_bus.subscribe() as events, self._principal_watch.open(principal) as work:
             event: ModelStatusChanged | None = self._view.build_status_event(model.id)
             while True:
                 status = None if event is None else self._pull_status(model, event)
                 yield status
                 if status is not None and ("error" in status or status["status"] == "success"):
                     return
-                event = await self._next_status_event(events, model.id)
+                event = await work.run_until_ended(self._next_status_event(events, model.id))
+                if work.error is not None:
+                    yield {"error": work.error.message}
+                    return
 
     async def _next_status_event(
         self, subscription: Subscription[Event], model_id: str

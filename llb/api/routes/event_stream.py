@@ -12,10 +12,12 @@ from sanic import Request, Websocket
 from websockets.exceptions import ConnectionClosed
 
 from llb import __version__
+from llb.accounts.principal_watch import PrincipalWatch
 from llb.api.blueprint import Blueprint
 from llb.api.connection.websocket import websocket_bounds
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
+from llb.api.responses import abort_connection
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.view import ClusterView
 from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
@@ -26,6 +28,9 @@ MAX_QUEUED_EVENTS = 256
 SEND_TIMEOUT_S = 30.0
 # Nothing that a subscriber sends has a meaning, but some programs send a text to keep the connection alive.
 MAX_MESSAGE_BYTES, MAX_FRAMES_PER_MINUTE = 1024, 120
+CLOSE_TIMEOUT_S = 5.0
+# RFC 6455, section 7.4.1
+POLICY_VIOLATION = 1008
 _encoder = msgspec.json.Encoder()
 
 
@@ -82,7 +87,7 @@ class EventFeed:
             await socket.send(_encoder.encode(message).decode())
 
 
-def event_stream_blueprint(event_feed: EventFeed) -> Blueprint:
+def event_stream_blueprint(event_feed: EventFeed, principal_watch: PrincipalWatch) -> Blueprint:
     """`/ws/models`."""
     blueprint = Blueprint("live")
 
@@ -101,6 +106,13 @@ def event_stream_blueprint(event_feed: EventFeed) -> Blueprint:
     )
     @websocket_bounds(MAX_MESSAGE_BYTES, frames_per_minute=MAX_FRAMES_PER_MINUTE)
     async def models(request: Request, socket: Websocket) -> None:
+        with principal_watch.open(request.ctx.principal) as work:
+            await work.run_until_ended(_serve(request, socket))
+        if work.error is not None:
+            await _close_socket(request, socket, work.error.message)
+
+    async def _serve(request: Request, socket: Websocket) -> None:
+        """Serve a subscriber until it disconnects."""
         receiver = asyncio.ensure_future(_discard_incoming(socket))
         sender = asyncio.ensure_future(
             event_feed.serve_subscriber(socket, status_only=request.ctx.principal is None)
@@ -117,6 +129,15 @@ def event_stream_blueprint(event_feed: EventFeed) -> Blueprint:
 
     blueprint.add_websocket_route(models, "/ws/models", name="models")
     return blueprint
+
+
+async def _close_socket(request: Request, socket: Websocket, reason: str) -> None:
+    """Close the socket of a subscriber that may not listen any more, even if it reads nothing."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await socket.close(POLICY_VIOLATION, reason)
+    except (ConnectionClosed, TimeoutError):
+        abort_connection(request)
 
 
 async def _discard_incoming(socket: Websocket) -> None:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import Struct
 
-from llb.store.database import Reader, Transaction
+from llb.store.database import Reader, Transaction, encode_ids
 from llb.wire import KeyLimits, Role, Scope
 
 _UNLIMITED = KeyLimits()
@@ -76,6 +76,13 @@ async def list_keys(
         f"{_SELECT} WHERE {' AND '.join(conditions)} "
         f"ORDER BY api_keys.created_at {order}, api_keys.id {order} LIMIT ?",
         (*values, -1 if limit is None else limit),
+    )
+    return [_key_from_row(row) for row in rows]
+
+
+async def list_by_ids(db: Reader, ids: Collection[str]) -> list[ApiKey]:
+    rows = await db.fetch_all(
+        _SELECT + " WHERE api_keys.id IN (SELECT value FROM json_each(?))", (encode_ids(ids),)
     )
     return [_key_from_row(row) for row in rows]
 

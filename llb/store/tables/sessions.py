@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from llb.store.database import Reader, Transaction
+from llb.store.database import Reader, Transaction, encode_ids
 from llb.wire import Role
 
 
@@ -44,6 +44,14 @@ async def list_addresses(db: Reader, user_id: str, limit: int = 100) -> list[str
         (user_id, limit),
     )
     return [str(row["address"]) for row in rows]
+
+
+async def list_by_ids(db: Reader, ids: Collection[str]) -> list[Session]:
+    rows = await db.fetch_all(
+        f"{_SELECT} WHERE sessions.id IN (SELECT value FROM json_each(?))",  # noqa: S608  # a constant
+        (encode_ids(ids),),
+    )
+    return [_session_from_row(row) for row in rows]
 
 
 async def add(
