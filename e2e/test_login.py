@@ -327,3 +327,45 @@ async def test_the_default_password_is_for_this_machine(
         await page.get_by_role("navigation").get_by_role("link", name=section).click()
         await expect(page.get_by_role("heading", level=1)).to_have_text(section)
         await expect(page.get_by_text("still has the default password")).to_be_visible()
+
+
+# --- the first password ------------------------------------------------------------------------------
+
+
+async def test_the_link_of_the_start_chooses_the_first_password_once(
+    make_llb: BalancerFactory, visitors: VisitorFactory
+) -> None:
+    llb = await make_llb(admin_password=None).start()
+    token = await llb.app.issue_setup_token()
+    # Behind a proxy, where the default password does not work.
+    behind = {"extra_http_headers": {"X-Forwarded-For": "203.0.113.9"}}
+    page = await (await visitors(llb, signed_in=False, **behind)).open(f"/login#setup={token}")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Choose a password for admin")
+    await expect(page.get_by_label("New password", exact=True)).to_be_focused()
+    for again, shown in ((PASSWORD, "The passwords don't match."), (OTHER_PASSWORD, None)):
+        await page.get_by_label("New password", exact=True).fill(OTHER_PASSWORD)
+        await page.get_by_label("Confirm new password").fill(again)
+        await page.get_by_role("button", name="Save and log in").click()
+        if shown is not None:
+            await expect(page.get_by_role("alert")).to_have_text(shown)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+
+    other = await (await visitors(llb, signed_in=False)).open(f"/login#setup={token}")
+    await other.get_by_label("New password", exact=True).fill(PASSWORD)
+    await other.get_by_label("Confirm new password").fill(PASSWORD)
+    await other.get_by_role("button", name="Save and log in").click()
+    await expect(other.get_by_role("alert")).to_contain_text("This link is not valid")
+
+
+async def test_the_page_tells_at_once_why_the_default_password_does_not_work_from_here(
+    make_llb: BalancerFactory, visitors: VisitorFactory
+) -> None:
+    llb = await make_llb(admin_password=None).start()
+    here = await (await visitors(llb, signed_in=False)).open("/login")
+    await log_in(here, "test")
+    await expect(here.get_by_role("heading", level=1)).to_have_text("Models")
+    behind = {"extra_http_headers": {"X-Forwarded-For": "203.0.113.9"}}
+    page = await (await visitors(llb, signed_in=False, **behind)).open("/login")
+    await expect(page.locator(".note.warning")).to_contain_text("the header of a proxy ('x-forwarded-for')")
+    await log_in(page, "test")
+    await expect(page.get_by_role("alert")).to_contain_text("works on the host itself only")

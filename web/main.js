@@ -54,11 +54,8 @@ const app = {
   go: (to, options) => router.go(to, options),
   showToast: (toast) => store.dispatch({ type: 'showToast', toast }),
   can: (scope) => Boolean(store.state.me?.scopes.some((each) => each === scope || each === 'admin')),
-  async signIn(username, password) {
-    await api.post('/api/auth/login', { username, password });
-    await startSession();
-    router.go(safeReturnUrl(route.query.next), { replace: true });
-  },
+  signIn: (username, password) => openSession('/api/auth/login', { username, password }),
+  setUp: (token, password) => openSession('/api/auth/setup', { token, new_password: password }),
   async refreshMe() {
     store.dispatch({ type: 'me', me: await api.get('/api/auth/me') });
   },
@@ -73,6 +70,14 @@ const app = {
     document.getElementById(id)?.focus({ preventScroll: true });
   },
 };
+
+async function openSession(path, credentials) {
+  const { ended_keys: endedKeys } = await api.post(path, credentials);
+  await startSession();
+  router.go(safeReturnUrl(route.query.next), { replace: true });
+  if (endedKeys.length)
+    app.showToast({ kind: 'info', text: t('password.ended_keys', { keys: endedKeys.join(', ') }) });
+}
 
 async function startSession() {
   // A browser that was signed in most likely still is, so data loading starts without waiting for the
@@ -238,7 +243,8 @@ await loadLocale(pickLocale(readPreference('locale'), navigator.languages));
 try {
   await sessionStarted;
 } catch (error) {
-  if (error.status === 401) {
+  // 403: the session is of the default password, which does not work from here.
+  if (error.status === 401 || error.status === 403) {
     clearSession();
     store.dispatch({ type: 'me', me: null });
   } else render(html`<main class="login">${alertBox(errorMessage(error), reloadButton())}</main>`, root);

@@ -104,3 +104,73 @@ async def test_forwarding_headers_count_only_from_a_trusted_proxy(tmp_path: Path
         # The local token proves more than an address.
         local = ("Authorization", f"Bearer {behind.local_token}")
         assert (await behind.call("GET", "/any", local)).status == 200
+
+
+async def test_the_clients_of_an_incomplete_proxy_do_not_choose_their_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that sets X-Forwarded-Proto alone passes on the X-Forwarded-For that a client invents."""
+    proto, invented = ("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "9.9.9.1")
+    proxied = {"admin_password": PASSWORD, "trusted_proxies": ("127.0.0.1",)}
+    async with run_api_server(tmp_path, **proxied) as server:
+
+        async def address_of(*headers: tuple[str, str]) -> str:
+            await server.call("GET", "/open", *headers)
+            return str(server.handled_requests[-1].ctx.client.address)
+
+        # A proxy's own health checks show nothing.
+        assert await address_of() == "127.0.0.1"
+        assert await address_of(proto, ("X-Forwarded-For", "203.0.113.9")) == "203.0.113.9"
+        # The first honest client shows it.
+        for shown in (proto, ("X-Forwarded-Host", "localhost")):
+            assert await address_of(shown) == "127.0.0.1"
+            for number in range(10):
+                assert await address_of(proto, ("X-Forwarded-For", f"9.9.9.{number}")) == "127.0.0.1"
+        statuses = []
+        for number in range(8):
+            body = {"username": f"user{number}", "password": "wrong"}
+            forged = ("X-Forwarded-For", f"9.9.9.{number}")
+            login = await server.call("POST", "/api/auth/login", proto, forged, json_body=body)
+            statuses.append(login.status)
+        assert statuses == [401] * 5 + [429] * 3
+        assert caplog.text.count("sets no X-Forwarded-For") == 1
+        for text in ("", "unknown", "203.0.113.9:80", "_hidden"):
+            assert await address_of(proto, ("X-Forwarded-For", text)) == "127.0.0.1"
+    # What showed itself is forgotten with the process: the proxy may have been mended.
+    async with run_api_server(tmp_path, **proxied) as server:
+        assert await address_of(proto, invented) == "9.9.9.1"
+
+
+PROXY_HEADERS = [
+    "CF-Connecting-IP",
+    "CF-Ray",
+    "Client-IP",
+    "CDN-Loop",
+    "Fastly-Client-IP",
+    "Fly-Client-IP",
+    "Front-End-Https",
+    "Ngrok-Auth-User-Email",
+    "Proxy-Connection",
+    "Remote-User",
+    "Tailscale-User-Login",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Envoy-External-Address",
+    "X-Forwarded",
+    "X-Forwarded-Port",
+    "X-Original-URI",
+    "X-ProxyUser-Ip",
+    "X-Real-IP",
+    "X-Request-Start",
+    "X-Scheme",
+    "X-Varnish",
+    "X-Vercel-Forwarded-For",
+]
+
+
+async def test_the_header_of_a_proxy_or_an_older_http_makes_nobody_local(server: ApiServer) -> None:
+    for name in PROXY_HEADERS:
+        assert (await server.call("GET", "/metrics", (name, "x"))).status == 401, name
+    for name in ("X-Request-Id", "traceparent", "X-Session-Id", "X-Stainless-Lang", "Cache-Control", "TE"):
+        assert (await server.call("GET", "/metrics", (name, "x"))).status == 200, name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llb.errors import SetupError
-from llb.security import login_rate_limiter
+from llb.security.login_rate_limiter import LoginRateLimiter
 from llb.store.tables import users
 from llb.wire import Role, Scope
 from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_server
@@ -119,9 +120,7 @@ async def test_guessing_is_slowed_down(server: ApiServer) -> None:
 
 async def test_guesses_at_the_same_time_are_counted_too(server: ApiServer) -> None:
     answers = await asyncio.gather(*(log_in_with(server, "admin", f"wrong {number}") for number in range(20)))
-    assert [response.status for response in answers].count(
-        401
-    ) == login_rate_limiter.LoginRateLimiter.FREE_ATTEMPTS
+    assert [response.status for response in answers].count(401) == LoginRateLimiter.FREE_ATTEMPTS
 
 
 async def _change(server: ApiServer, session: tuple[str, str], current: str, new: str) -> ApiResponse:
@@ -330,3 +329,182 @@ async def test_every_act_is_noted_with_who_from_where_and_how_it_ended(server: A
         ("admin", "user.delete", "bob", "ok"),
         ("admin", "logout", None, "ok"),
     ]
+
+
+# --- the first password ------------------------------------------------------------------------------
+
+
+async def set_up(server: ApiServer, token: str, password: str, *headers: tuple[str, str]) -> ApiResponse:
+    return await server.call(
+        "POST", "/api/auth/setup", *headers, json_body={"token": token, "new_password": password}
+    )
+
+
+async def test_the_setup_token_chooses_the_first_password_from_anywhere_and_once(tmp_path: Path) -> None:
+    async with run_api_server(tmp_path) as server:
+        token = server.account_service.setup_token.issue()
+        session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
+        state = await server.call("GET", "/api/auth/setup", ELSEWHERE)
+        assert state.json["default_password"] is True
+        assert "x-forwarded-for" in state.json["refused_because"]
+
+        for wrong in ("", "x" * 43, token[:-1], token + "x"):
+            assert (await set_up(server, wrong, NEW_PASSWORD, ELSEWHERE)).status == 401
+        # A password that is refused does not use the token up.
+        assert (await set_up(server, token, "short", ELSEWHERE)).status == 400
+        assert (await set_up(server, token, "test", ELSEWHERE)).status == 400
+        answers = await asyncio.gather(
+            *(set_up(server, token, f"{NEW_PASSWORD} {number}", ELSEWHERE) for number in range(4))
+        )
+        assert sorted(answer.status for answer in answers) == [200, 401, 401, 401]
+        [fresh] = [("Cookie", answer.cookie) for answer in answers if answer.status == 200]
+        assert (await server.call("GET", "/any", fresh, ELSEWHERE)).status == 200
+        assert (await server.call("GET", "/any", session)).status == 401
+        assert (await log_in_with(server, "admin", "test")).status == 401
+        state = await server.call("GET", "/api/auth/setup", ELSEWHERE)
+        assert state.json == {"default_password": False, "refused_because": None}
+
+
+async def test_a_setup_token_ends_with_the_default_password_with_the_process_and_with_time(
+    tmp_path: Path,
+) -> None:
+    async with run_api_server(tmp_path) as server:
+        first = server.account_service.setup_token.issue()
+        old = server.account_service.setup_token.issue()
+        assert (await set_up(server, first, NEW_PASSWORD)).status == 401
+    async with run_api_server(tmp_path) as server:
+        assert (await set_up(server, old, NEW_PASSWORD)).status == 401
+        token = server.account_service.setup_token.issue()
+        server.account_service.setup_token._expires_at = 0.0
+        assert (await set_up(server, token, NEW_PASSWORD)).status == 401
+        token = server.account_service.setup_token.issue()
+        # As 'llb password' does it, in another process.
+        user_id = await _user_id(server, "admin")
+        async with server.db.write() as tx:
+            await users.set_password(tx, user_id, "x")
+        assert (await set_up(server, token, NEW_PASSWORD)).status == 401
+
+
+def change_by_the_user(server: ApiServer, session: tuple[str, str]) -> Awaitable[ApiResponse]:
+    return _change(server, session, "test", NEW_PASSWORD)
+
+
+async def change_by_the_host(server: ApiServer, _session: tuple[str, str]) -> ApiResponse:
+    local = ("Authorization", f"Bearer {server.local_token}")
+    path = f"/api/users/{await _user_id(server, 'admin')}"
+    return await server.call("PATCH", path, local, json_body={"password": NEW_PASSWORD})
+
+
+def change_by_the_link(server: ApiServer, _session: tuple[str, str]) -> Awaitable[ApiResponse]:
+    return set_up(server, server.account_service.setup_token.issue(), NEW_PASSWORD, ELSEWHERE)
+
+
+@pytest.mark.parametrize("change", [change_by_the_user, change_by_the_host, change_by_the_link])
+async def test_keys_and_sessions_made_under_the_default_password_end_with_it(
+    tmp_path: Path, change: Callable[[ApiServer, tuple[str, str]], Awaitable[ApiResponse]]
+) -> None:
+    async with run_api_server(tmp_path) as server:
+        session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
+        made = await server.call("POST", "/api/keys", session, json_body={"name": "remote"})
+        key = ("Authorization", f"Bearer {made.json['key']}")
+        made_by_key = await server.call("POST", "/api/keys", key, json_body={"name": "child"})
+        child = ("Authorization", f"Bearer {made_by_key.json['key']}")
+        # As 'llb keys create' does it: who may do that has access to the files of llb.
+        own = await server.create_key(Scope.ADMIN)
+        for credential in (key, child, own):
+            assert (await server.call("GET", "/write", credential)).status == 200
+
+        changed = await change(server, session)
+        assert changed.status == 200
+        assert sorted(name.partition(" ")[0] for name in changed.json["ended_keys"]) == ["child", "remote"]
+        for credential in (session, key, child):
+            assert (await server.call("GET", "/write", credential)).status == 401
+        assert (await server.call("GET", "/write", own)).status == 200
+        ended = [record for record in await server.audit_records() if record[1] == "key.delete"]
+        assert [(record[2] or "").partition(" ")[0] for record in ended] == ["remote", "child"]
+        assert {record[3] for record in ended} == {"default password"}
+
+        # Keys that were made under a real password outlive the next one.
+        fresh = await server.log_in(password=NEW_PASSWORD)
+        made = await server.call("POST", "/api/keys", fresh, json_body={"name": "later"})
+        again = await _change(server, fresh, NEW_PASSWORD, PASSWORD)
+        assert again.json["ended_keys"] == []
+        later = ("Authorization", f"Bearer {made.json['key']}")
+        assert (await server.call("GET", "/write", later)).status == 200
+
+
+async def test_a_password_given_at_a_later_start_ends_the_keys_of_the_default_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_api_server(tmp_path) as server:
+        session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
+        made = await server.call("POST", "/api/keys", session, json_body={"name": "remote"})
+    async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
+        key = ("Authorization", f"Bearer {made.json['key']}")
+        assert (await server.call("GET", "/any", key)).status == 401
+    assert "made under the default password have ended: remote (sk-" in caplog.text
+
+
+# --- guesses, and the owner --------------------------------------------------------------------------
+
+OWNER = ("X-Forwarded-For", "198.51.100.1")
+
+
+def guesser(number: int) -> tuple[str, str]:
+    return ("X-Forwarded-For", f"203.0.113.{number}")
+
+
+async def guess_until_refused(server: ApiServer, username: str = "admin") -> None:
+    """Guess from many addresses until the account is delayed, and on."""
+    statuses = [
+        (await log_in_with(server, username, f"wrong {number}", guesser(number))).status
+        for number in range(LoginRateLimiter.FREE_ATTEMPTS + 5)
+    ]
+    assert statuses == [401] * LoginRateLimiter.FREE_ATTEMPTS + [429] * 5
+
+
+async def test_guesses_from_elsewhere_do_not_lock_the_owner_out(tmp_path: Path) -> None:
+    proxied = {"admin_password": PASSWORD, "trusted_proxies": ("127.0.0.1",)}
+    async with run_api_server(tmp_path, **proxied) as server:
+        first = await log_in_with(server, "admin", PASSWORD, OWNER)
+        device = first.device_cookie
+        assert device is not None
+        session = ("Cookie", first.cookie)
+    # A restart forgets neither the device nor the address.
+    async with run_api_server(tmp_path, **proxied) as server:
+        await guess_until_refused(server)
+        assert (await log_in_with(server, "admin", PASSWORD, guesser(200))).status == 429
+        # From the same address without the cookie, from elsewhere with it, and signed in already.
+        assert (await log_in_with(server, "admin", PASSWORD, OWNER)).status == 200
+        known = await log_in_with(server, "admin", PASSWORD, guesser(200), ("Cookie", device))
+        assert known.status == 200
+        assert known.device_cookie is None
+        assert (await _change(server, session, PASSWORD, NEW_PASSWORD)).status == 200
+        # All sessions have ended, with them what was known of addresses.
+        again = await log_in_with(server, "admin", NEW_PASSWORD, guesser(200), ("Cookie", device))
+        assert again.status == 200
+
+
+async def test_a_device_cookie_is_of_one_account_and_may_not_guess_without_end(tmp_path: Path) -> None:
+    async with run_api_server(tmp_path, admin_password=PASSWORD, trusted_proxies=("127.0.0.1",)) as server:
+        await server.add_user("bob")
+        bobs = (await log_in_with(server, "bob", PASSWORD, guesser(100))).device_cookie
+        admins = (await log_in_with(server, "admin", PASSWORD, OWNER)).device_cookie
+        assert bobs is not None
+        assert admins is not None
+        await guess_until_refused(server)
+        for number, cookie in enumerate((bobs, admins[:-1], admins + "0", "llb_device=", "llb_device=x.y")):
+            refused = await log_in_with(server, "admin", PASSWORD, guesser(150 + number), ("Cookie", cookie))
+            assert refused.status == 429, cookie
+        own = [
+            (await log_in_with(server, "admin", "wrong", guesser(160 + number), ("Cookie", admins))).status
+            for number in range(LoginRateLimiter.FREE_ATTEMPTS + 1)
+        ]
+        assert own == [401] * LoginRateLimiter.FREE_ATTEMPTS + [429]
+        # It used up its own allowance only.
+        assert (await log_in_with(server, "admin", PASSWORD, OWNER)).status == 200
+
+
+async def test_a_name_without_an_account_is_delayed_like_one_that_has_one(tmp_path: Path) -> None:
+    async with run_api_server(tmp_path, admin_password=PASSWORD, trusted_proxies=("127.0.0.1",)) as server:
+        await guess_until_refused(server, "nobody")

@@ -10,6 +10,7 @@ export default {
   'password.current': 'Current password',
   'password.new': 'New password',
   'password.again': 'Confirm new password',
+  'password.ended_keys': 'API keys made under the default password have ended: {keys}.',
   'password.hint': 'At least {count} characters',
   'password.differ': "The passwords don't match.",
   'password.wrong': 'The current password is wrong.',

@@ -33,6 +33,13 @@ export default {
   'login.username': 'Username',
   'login.password': 'Password',
   'login.submit': 'Log in',
+  'login.not_local':
+    'The default password does not work from here: {reason}. Run llb password on the host, or open the link that llb printed when it started. If llb is behind a reverse proxy, name it with --trusted-proxy.',
+  'login.setup_title': 'Choose a password for admin',
+  'login.setup_hint': 'This link works once. The password takes the place of the default one.',
+  'login.setup_submit': 'Save and log in',
+  'login.setup_invalid':
+    'This link is not valid: it was used, has expired, or is of an earlier start of llb. Run llb password on the host, or start llb again for a new link.',
   'login.ended': 'Your session has expired. Log in to continue.',
 
   'toast.ready': '{name} is ready.',

@@ -10,6 +10,7 @@ export default {
   'password.current': '現在のパスワード',
   'password.new': '新しいパスワード',
   'password.again': '新しいパスワード（確認）',
+  'password.ended_keys': '初期パスワードのときに作成された API キーは無効になりました：{keys}',
   'password.hint': '{count} 文字以上',
   'password.differ': '新しいパスワードが一致しません。',
   'password.wrong': '現在のパスワードが正しくありません。',

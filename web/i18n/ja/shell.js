@@ -33,6 +33,13 @@ export default {
   'login.username': 'ユーザー名',
   'login.password': 'パスワード',
   'login.submit': 'ログイン',
+  'login.not_local':
+    'ここからは初期パスワードを使えません（{reason}）。ホストで llb password を実行するか、llb の起動時に表示されたリンクを開いてください。リバースプロキシの背後にある場合は、--trusted-proxy で指定してください。',
+  'login.setup_title': 'admin のパスワードを設定',
+  'login.setup_hint': 'このリンクは一度だけ使えます。設定したパスワードが初期パスワードに置き換わります。',
+  'login.setup_submit': '保存してログイン',
+  'login.setup_invalid':
+    'このリンクは無効です。使用済み、期限切れ、または以前の起動時のものです。ホストで llb password を実行するか、llb を再起動して新しいリンクを取得してください。',
   'login.ended': 'セッションの有効期限が切れました。続けるにはログインしてください。',
 
   'toast.ready': '{name} の準備ができました。',

@@ -26,12 +26,14 @@ export function createPasswordForm(app, { focused }) {
     app.requestRender();
     try {
       if (fresh.value !== again.value) return refuse(t('password.differ'), again);
-      await app.api.post('/api/auth/password', {
+      const { ended_keys: endedKeys } = await app.api.post('/api/auth/password', {
         current_password: current.value,
         new_password: fresh.value,
       });
       form.reset();
       done = true;
+      if (endedKeys.length)
+        app.showToast({ kind: 'info', text: t('password.ended_keys', { keys: endedKeys.join(', ') }) });
       await app.refreshMe();
     } catch (error) {
       if (error.code === 'invalid_credentials') refuse(t('password.wrong'), current);
