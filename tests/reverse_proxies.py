@@ -125,14 +125,17 @@ def _nginx_user(user: str) -> str:
 
 
 @contextmanager
-def run_nginx(folder: Path, user: str, *targets: int) -> Iterator[dict[str, tuple[int, ...]]]:
+def run_nginx(
+    folder: Path, user: str, *targets: int, **more_configs: str
+) -> Iterator[dict[str, tuple[int, ...]]]:
     """Run nginx with all configurations; yields the ports of each, in the order of `targets`."""
+    configs = NGINX_CONFIGS | more_configs
     program = find_program("nginx")
     folder.mkdir()
     folder.chmod(0o755)
-    ports = free_ports(len(NGINX_CONFIGS) * len(targets))
+    ports = free_ports(len(configs) * len(targets))
     found, servers = {}, []
-    for name, snippet in NGINX_CONFIGS.items():
+    for name, snippet in configs.items():
         found[name] = tuple(ports.pop() for _ in targets)
         for port, target in zip(found[name], targets, strict=True):
             location = f"proxy_pass http://127.0.0.1:{target}; {snippet.replace('PORT', str(target))}"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import LlbProcess, wait_until
+from tests.harness import PASSWORD
+from tests.processes import ROOT, LlbProcess, wait_until
 from tests.reverse_proxies import run_apache, run_caddy, run_forwarder, run_haproxy, run_nginx
 
 IS_ROOT = os.geteuid() == 0
@@ -164,3 +165,51 @@ def test_the_log_and_the_problems_tell_of_the_proxy_and_local_programs_are_still
         assert ask(llb.port, "POST", "/api/auth/login", host, DEFAULT_LOGIN)[0] == 200
     assert ask(llb.port, "GET", "/metrics", "localhost", version="1.0")[0] == 401
     assert ask(llb.port, "GET", "/metrics", "localhost", CF_Connecting_IP="203.0.113.9")[0] == 401
+
+
+# --- a trusted proxy ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trusting_llb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlbProcess]:
+    home = tmp_path_factory.mktemp("trusting") / "home"
+    flags = ("--trusted-proxy", "127.0.0.1", "--allowed-host", "llm.example")
+    with LlbProcess(home, *flags, LLB_ADMIN_PASSWORD=PASSWORD) as process:
+        yield process
+
+
+def documented(start: str, end: str) -> str:
+    """The part of a configuration in docs/tls.md from `start` up to `end`."""
+    text = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+    found = re.search(rf"^ *{re.escape(start)}.*?(?=^ *{re.escape(end)})", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+def addresses_of_logins(llb: LlbProcess, count: int) -> list[str]:
+    return [entry["address"] for entry in llb.http.get("/api/audit").json()["entries"][:count]]
+
+
+def test_the_documented_nginx_tells_the_client_and_an_incomplete_one_lets_nobody_choose(
+    trusting_llb: LlbProcess, tmp_path: Path
+) -> None:
+    port = int(trusting_llb.url.rpartition(":")[2])
+    snippet = documented("proxy_http_version", "proxy_buffering")
+    wrong = {"username": "admin", "password": "wrong"}
+    forged = {"X_Forwarded_For": "9.9.9.1", "X_Forwarded_Host": "evil.example", "X_Forwarded_Proto": "x"}
+    with run_nginx(tmp_path / "nginx", "root" if IS_ROOT else "", port, documented=snippet) as ports:
+        complete = ports["documented"][0]
+        assert ask(complete, "POST", "/api/auth/login", "llm.example", wrong, **forged)[0] == 401
+        assert addresses_of_logins(trusting_llb, 1) == ["127.0.0.2"]
+        login = {"username": "admin", "password": PASSWORD}
+        assert ask(complete, "POST", "/api/auth/login", "llm.example", login)[0] == 200
+        assert ask(complete, "GET", "/metrics", "localhost")[0] == 401
+        assert ask(complete, "GET", "/ws/models", "localhost", **WEBSOCKET)[0] == 401
+
+        incomplete = ports["proto"][0]
+        assert ask(incomplete, "GET", "/health", "localhost")[0] == 200
+        for number in range(3):
+            forged = {"X_Forwarded_For": f"9.9.9.{number}"}
+            assert ask(incomplete, "POST", "/api/auth/login", "localhost", wrong, **forged)[0] == 401
+        assert addresses_of_logins(trusting_llb, 3) == ["127.0.0.1"] * 3
+    assert trusting_llb.log.read_text().count("sets no X-Forwarded-For") == 1
