@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 
 from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch
@@ -16,6 +17,7 @@ from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
 from llb.gateway.stream.keepalive import SseKeepalive
@@ -61,9 +63,9 @@ class Dispatcher:
         try:
             self._quarantine.check(call.model.id, call.record.principal.root_id, call.body)
             if not call.record.principal.allowances:
-                return await self._dispatch_with_failover(call, sink)
+                return await self._dispatch_inputs(call, sink)
             with self._rate_limited(call):
-                return await self._dispatch_with_failover(call, sink)
+                return await self._dispatch_inputs(call, sink)
         except asyncio.CancelledError:
             error: errors.LlbError | None = open_work.error
             if error is None and deadline.is_expired:
@@ -90,6 +92,50 @@ class Dispatcher:
         self._context.admission.close()
         self._deadline_timer.close()
         await self._context.http_client.close()
+
+    async def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
+        """Have a request answered; one with a list of inputs batch by batch, each in its turn."""
+        inputs = read_input_list(call)
+        if inputs is None:
+            return await self._dispatch_with_failover(call, sink)
+        queued_ms, usage = 0, Usage()
+        for batch in inputs.batches():
+            for part in await self._dispatch_batch(call, inputs, batch):
+                queued_ms += part.queued_ms
+                usage = usage.plus(part.usage)
+        document = inputs.document()
+        call.record.usage = usage
+        sink.start_response(200, part.content_type, node_name=part.node_name, queued_ms=queued_ms)
+        await sink.write(document, last=True)
+        return RelayResult(
+            200, False, usage, len(document), call.record.first_byte_at, time.monotonic(), None
+        )
+
+    async def _dispatch_batch(
+        self, call: InferenceCall, inputs: InputList, batch: InputBatch
+    ) -> list[BatchAnswer]:
+        """Add the answer to one batch to `inputs`. Raises an error about an input with its index."""
+        answer = BatchAnswer()
+        part = replace(call, body=inputs.body_of(batch))
+        self._quarantine.check(call.model.id, call.record.principal.root_id, part.body)
+        try:
+            result = await self._dispatch_with_failover(part, answer)
+            if result.error is not None:
+                raise result.error
+        except errors.InvalidRequest as error:
+            if isinstance(error, errors.RequestCrashesEngine):
+                raise
+            if len(batch.items) == 1:
+                raise inputs.error_of(batch, error) from None
+            # Which of the inputs is it?
+            return [
+                answer
+                for single in batch.split()
+                for answer in await self._dispatch_batch(call, inputs, single)
+            ]
+        answer.usage = result.usage
+        inputs.add_answer(batch, answer.body)
+        return [answer]
 
     async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Try one node after another, by `policy.retry`, until one answers or none is left."""

@@ -28,6 +28,8 @@ class CrashingEngines:
         monkeypatch.setattr("llb.engine.process.engine_command", lambda: command)
         monkeypatch.setattr(watch_policy, "MIN_SILENCE_S", 0.5)
         monkeypatch.setattr(watch_policy, "SILENCE_FACTOR", 0.01)
+        # On a busy machine the loops get little of a core.
+        monkeypatch.setattr(watch_policy, "MIN_COMPUTING_SHARE", 0.01)
         # The tests do not wait between a victim and the attack.
         monkeypatch.setattr(watch_policy, "SAME_TIME_S", 0.001)
 

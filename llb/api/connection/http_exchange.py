@@ -216,6 +216,7 @@ class ServerHttp(Http):
             self.request_bytes_left = 0
             self.request_body = None
             self.expecting_continue = False
+            self._resume_reading()
             return body
         self.body_share = share
         # Grows in place: the memory of a list of pieces does not go back to the system.
@@ -232,6 +233,13 @@ class ServerHttp(Http):
         while (data := await self.read()) is not None:
             yield data
         self.body_since = None
+        self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        """Read on after a body that has filled the buffer: else a client that leaves would not be noticed."""
+        transport = self.protocol.transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
 
     def release_body(self) -> None:
         """Count the body of the request no longer; idempotent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,15 @@ class Usage:
     cached_tokens: int | None = None
     prefill_ms: float | None = None
     decode_ms: float | None = None
+
+    def plus(self, other: Usage) -> Usage:
+        """Return the sums; None counts as nothing."""
+        return Usage(
+            *(
+                mine if more is None else (mine or 0) + more
+                for mine, more in zip(astuple(self), astuple(other), strict=True)
+            )
+        )
 
 
 class UsageParser:

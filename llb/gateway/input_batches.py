@@ -1,0 +1,205 @@
+"""Batches of the inputs of one request: texts to embed, documents to rank.
+
+llama-server makes a task of each input and works on all of them before the next request. Batches take turns
+in admission like requests, so that a list delays others by one batch. Pure: the dispatcher sends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from llb.errors import EngineFailed, InvalidRequest, LlbError
+from llb.gateway.engine_routes import Operation
+from llb.gateway.inference_call import InferenceCall
+from llb.gateway.stream.usage_parser import Usage
+from llb.wire.decoding import DECODE_ERRORS
+
+MAX_INPUTS = 2048
+# As many as an engine usually has slots, and about as many tokens as it computes in one step.
+MAX_BATCH_INPUTS = 4
+MAX_BATCH_BYTES = 8 * 1024
+_NUMBER_STARTS = b"-0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class InputBatch:
+    """Some inputs of a request; `offset` is the index of the first in the whole list."""
+
+    offset: int
+    items: tuple[Raw, ...]
+
+    def split(self) -> Iterator[InputBatch]:
+        """Yield a batch for each input."""
+        return (InputBatch(self.offset + number, (item,)) for number, item in enumerate(self.items))
+
+
+class BatchAnswer:
+    """Sink of the answer to one batch."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.content_type = b""
+        self.node_name = ""
+        self.queued_ms = 0
+        self.usage = Usage()
+
+    @property
+    def started(self) -> bool:
+        """Always False: the client receives the whole list only."""
+        return False
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self.body, self.content_type = b"", content_type
+        self.node_name, self.queued_ms = node_name, queued_ms
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        self.body += data
+
+
+class InputList:
+    """Inputs of one request, and the answers to their batches."""
+
+    # Fields of the request that concern the whole answer.
+    whole_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, fields: dict[str, Raw], name: str, items: list[Raw]) -> None:
+        self._fields = {key: raw for key, raw in fields.items() if key not in self.whole_fields}
+        # Field of the request that has the inputs.
+        self.name = name
+        self._items = items
+        self._document: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
+
+    def batches(self) -> Iterator[InputBatch]:
+        """Yield all inputs in their order, in batches of a bounded number and size."""
+        items: list[Raw] = []
+        size_bytes = offset = 0
+        for index, item in enumerate(self._items):
+            item_bytes = len(memoryview(item))
+            if items and (len(items) == MAX_BATCH_INPUTS or size_bytes + item_bytes > MAX_BATCH_BYTES):
+                yield InputBatch(offset, tuple(items))
+                items, size_bytes, offset = [], 0, index
+            items.append(item)
+            size_bytes += item_bytes
+        yield InputBatch(offset, tuple(items))
+
+    def body_of(self, batch: InputBatch) -> bytes:
+        """Return the body of the request for one batch."""
+        return msgspec.json.encode({**self._fields, self.name: batch.items})
+
+    def error_of(self, batch: InputBatch, error: LlbError) -> LlbError:
+        """Return `error` with the input of the whole list that it is about."""
+        error.message = f"{self.name}[{batch.offset}]: {error.message}"
+        error.details = {**error.details, "param": self.name}
+        return error
+
+    def add_answer(self, batch: InputBatch, body: bytes) -> None:
+        """Add the answer to a batch. Raises `EngineFailed` unless it is one."""
+        try:
+            document = msgspec.json.decode(body, type=dict[str, Raw])
+            self._add_usage(msgspec.json.decode(document.pop("usage", Raw(b"{}")), type=dict[str, Any]))
+            self._add_results(batch, document)
+        except DECODE_ERRORS as error:
+            raise EngineFailed("The engine sent an invalid answer") from error
+        if self._document is None:
+            self._document = dict(document)
+
+    def document(self) -> bytes:
+        """Return the answer to all inputs."""
+        return msgspec.json.encode({**(self._document or {}), **self._results(), "usage": self._usage})
+
+    def _add_usage(self, usage: dict[str, Any]) -> None:
+        for name, count in usage.items():
+            if isinstance(count, int):
+                self._usage[name] = self._usage.get(name, 0) + count
+            else:
+                self._usage.setdefault(name, count)
+
+    def _add_results(self, batch: InputBatch, document: dict[str, Raw]) -> None:
+        raise NotImplementedError
+
+    def _results(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class EmbeddingInputs(InputList):
+    """Texts to embed. The vectors are copied without decoding their numbers."""
+
+    def __init__(self, fields: dict[str, Raw], name: str, items: list[Raw]) -> None:
+        super().__init__(fields, name, items)
+        self._vectors: list[tuple[int, dict[str, Any]]] = []
+
+    def _add_results(self, batch: InputBatch, document: dict[str, Raw]) -> None:
+        for vector in msgspec.json.decode(document.pop("data", Raw(b"[]")), type=list[dict[str, Raw]]):
+            index = batch.offset + msgspec.json.decode(vector.get("index", Raw(b"0")), type=int)
+            self._vectors.append((index, {**vector, "index": index}))
+
+    def _results(self) -> dict[str, Any]:
+        return {"data": [vector for _, vector in sorted(self._vectors, key=lambda vector: vector[0])]}
+
+
+class RankingInputs(InputList):
+    """Documents to rank: the best `top_n` of all."""
+
+    whole_fields = ("top_n",)
+
+    def __init__(self, fields: dict[str, Raw], name: str, items: list[Raw]) -> None:
+        super().__init__(fields, name, items)
+        self._ranks: list[dict[str, Any]] = []
+        self._top_n = msgspec.json.decode(fields.get("top_n", b"null"), type=int | None)
+        # The format of Text Embeddings Inference is a list, without usage.
+        self._is_list = name == "texts"
+
+    def add_answer(self, batch: InputBatch, body: bytes) -> None:
+        super().add_answer(batch, b'{"results":%b}' % body if self._is_list else body)
+
+    def document(self) -> bytes:
+        return msgspec.json.encode(self._results()["results"]) if self._is_list else super().document()
+
+    def _add_results(self, batch: InputBatch, document: dict[str, Raw]) -> None:
+        for rank in msgspec.json.decode(document.pop("results", Raw(b"[]")), type=list[dict[str, Any]]):
+            self._ranks.append({**rank, "index": batch.offset + int(rank.get("index") or 0)})
+
+    def _results(self) -> dict[str, Any]:
+        label = "score" if self._is_list else "relevance_score"
+        # Python's sort is stable: equal documents stay in their order.
+        ranks = sorted(self._ranks, key=lambda rank: -(rank.get(label) or 0.0))
+        return {"results": ranks[: self._top_n]}
+
+
+def read_input_list(call: InferenceCall) -> InputList | None:
+    """Return the inputs of a request that has several, or None. Raises `InvalidRequest`."""
+    match call.operation:
+        case Operation.EMBEDDINGS:
+            make_list: type[InputList] = EmbeddingInputs
+        case Operation.RERANKING:
+            make_list = RankingInputs
+        case _:
+            return None
+    fields = msgspec.json.decode(call.body, type=dict[str, Raw])
+    if make_list is EmbeddingInputs:
+        name = "input"
+        if "input" not in fields:
+            # llama-server would take `content`, and answer in a format of its own.
+            raise InvalidRequest("input is required", param="input")
+    else:
+        name = "texts" if "texts" in fields else "documents"
+        if "documents" in fields and "texts" in fields:
+            raise InvalidRequest("documents and texts exclude each other", param="texts")
+    inputs = fields.get(name, Raw())
+    if bytes(memoryview(inputs)[:1]) != b"[":
+        return None
+    items = msgspec.json.decode(inputs, type=list[Raw])
+    # A list with numbers is one input: its tokens.
+    if len(items) < 2 or any(memoryview(item)[0] in _NUMBER_STARTS for item in items):
+        return None
+    if len(items) > MAX_INPUTS:
+        raise InvalidRequest(
+            f"{name} may have at most {MAX_INPUTS} items: send the others in further requests", param=name
+        )
+    return make_list(fields, name, items)
