@@ -180,6 +180,28 @@ async def test_a_request_says_how_long_the_engine_stays(
     assert state(pool) is EngineState.READY
 
 
+@pytest.mark.parametrize(
+    ("default_s", "current_s", "asked_s", "expected_s"),
+    [
+        (60.0, 60.0, 0.0, 60.0),
+        (60.0, 60.0, -1.0, 60.0),
+        (60.0, 10.0, 30.0, 30.0),
+        (60.0, 10.0, 1e308, 60.0),
+        (60.0, 10.0, -1.0, 60.0),
+        (60.0, -1.0, 0.0, -1.0),
+        (60.0, 900.0, 1000.0, 900.0),
+        (-1.0, 60.0, -1.0, -1.0),
+        (-1.0, 60.0, 600.0, 600.0),
+        (0.0, 0.0, 600.0, 0.0),
+    ],
+)
+def test_a_keep_alive_that_only_lengthens(
+    default_s: float, current_s: float, asked_s: float, expected_s: float
+) -> None:
+    assert KeepAlive(asked_s, may_shorten=False).apply(current_s, default_s) == expected_s
+    assert KeepAlive(asked_s).apply(current_s, default_s) == asked_s
+
+
 async def test_a_pinned_engine_stays_until_it_is_unpinned(pool_fixture: PoolFixture) -> None:
     pool = pool_fixture.pool(keep_alive_s=60)
     pool.set_pinned("a", True)
