@@ -150,6 +150,32 @@ async def test_a_model_that_only_its_owner_can_read_loads(running: Running, tmp_
     assert answer.status == 200
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can give up capabilities"
+)
+@pytest.mark.parametrize("missing", [(2,), (1, 2)], ids=["as-in-a-container", "without-both"])
+async def test_engines_of_a_root_with_fewer_capabilities(
+    tasks: TaskSupervisor, tmp_path: Path, missing: tuple[int, ...]
+) -> None:
+    """They have a user of their own if it can read the model, and stay root if not."""
+    model = write_chat_model(tmp_path / "m.gguf")
+    model.chmod(0o600)
+    # PR_CAPBSET_DROP; the next program has what is left.
+    source = (
+        "import ctypes, os, sys\n"
+        f"for capability in {missing}: ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    engine = EngineProcess("m", tasks=tasks, command=(sys.executable, "-c", source, *engine_command()))
+    await engine.start(spec(model_path=str(model)), deadline_s=DEADLINE_S)
+    try:
+        status = (Path("/proc") / str(engine.pid) / "status").read_text()
+        user_id = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
+        assert (user_id == "0") == (missing == (1, 2))
+    finally:
+        await engine.stop()
+
+
 async def test_the_profile_for_gpus_loads_and_answers(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

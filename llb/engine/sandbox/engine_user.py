@@ -24,9 +24,12 @@ ENGINE_USER_IDS = (0x70000000, 65534)
 # Threads of all engines together.
 MAX_THREADS = 16384
 
-_CAP_DAC_READ_SEARCH = 2
+# CAP_DAC_READ_SEARCH and CAP_DAC_OVERRIDE: either opens files that are readable for root only. Containers
+# often have the second alone.
+_READING_CAPABILITIES = (2, 1)
 _CAPABILITY_VERSION_3 = 0x20080522
-_CAPSET = {"x86_64": 126, "aarch64": 91}
+# capget and capset.
+_CAPABILITY_CALLS = {"x86_64": (125, 126), "aarch64": (90, 91)}
 GPU_DEVICES = ("/dev/dri/renderD*", "/dev/kfd", "/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvidia-uvm")
 
 
@@ -36,7 +39,7 @@ def enter(paths: Sequence[str], *, gpu: bool, owned_directories: Sequence[Path] 
     The user stays where the system forbids the change, and where the new user could not open `paths` or, with
     `gpu`, a device. `owned_directories` are given to the new user.
     """
-    if os.geteuid() != 0 or platform.machine() not in _CAPSET:
+    if os.geteuid() != 0 or platform.machine() not in _CAPABILITY_CALLS:
         return None
     groups = _gpu_groups() if gpu else []
     if groups is None:
@@ -61,13 +64,15 @@ def _become(user_id: int, groups: list[int], paths: Sequence[str], owned_directo
         os.setresgid(user_id, user_id, 0)
         os.setresuid(user_id, user_id, 0)
         # The others stay permitted until it is certain that this user can open the files.
-        _set_capabilities(effective=1 << _CAP_DAC_READ_SEARCH, permitted=None)
+        permitted = _permitted_capabilities()
+        reading = next((1 << cap for cap in _READING_CAPABILITIES if permitted & 1 << cap), 0)
+        _set_capabilities(reading, permitted)
         for path in paths:
             # llama.cpp says which file is missing.
             with suppress(FileNotFoundError), Path(path).open("rb"):
                 pass
         os.setresgid(user_id, user_id, user_id)
-        _set_capabilities(effective=1 << _CAP_DAC_READ_SEARCH, permitted=1 << _CAP_DAC_READ_SEARCH)
+        _set_capabilities(reading, reading)
     except OSError:
         with suppress(OSError):
             os.setresuid(0, 0, 0)
@@ -78,20 +83,27 @@ def _become(user_id: int, groups: list[int], paths: Sequence[str], owned_directo
     return True
 
 
-def _set_capabilities(*, effective: int, permitted: int | None) -> None:
-    """Set the capabilities of this thread, the permitted ones only if given. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+def _capability_header() -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+
+
+def _permitted_capabilities() -> int:
+    """Return the permitted capabilities of this thread as a mask. Raises OSError."""
     data = ctypes.create_string_buffer(24)
-    if permitted is None:
-        if libc.capget(header, data) != 0:
-            raise OSError(ctypes.get_errno(), "capget")
-        words = struct.unpack("=6I", data.raw)
-        allowed = (words[1], words[4])
-    else:
-        allowed = (permitted, 0)
-    ctypes.memmove(data, struct.pack("=6I", effective, allowed[0], 0, 0, allowed[1], 0), 24)
-    if libc.syscall(_CAPSET[platform.machine()], header, data) != 0:
+    numbers = _CAPABILITY_CALLS[platform.machine()]
+    if ctypes.CDLL(None, use_errno=True).syscall(numbers[0], _capability_header(), data) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    words = struct.unpack("=6I", data.raw)
+    return int(words[1] | words[4] << 32)
+
+
+def _set_capabilities(effective: int, permitted: int) -> None:
+    """Set the capabilities of this thread; it inherits none to programs. Raises OSError."""
+    low = 0xFFFFFFFF
+    words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
+    data = ctypes.create_string_buffer(struct.pack("=6I", *words), 24)
+    numbers = _CAPABILITY_CALLS[platform.machine()]
+    if ctypes.CDLL(None, use_errno=True).syscall(numbers[1], _capability_header(), data) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 
