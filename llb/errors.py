@@ -45,8 +45,8 @@ Each class and the code that clients see:
     │   └── ServerBusy             server_busy
     ├── UpstreamError
     │   ├── EngineFailed           engine_failed
-    │   │   └── EngineCrashed      engine_crashed
-    │   │       └── CrashSuspected crash_suspected
+    │   │   └── EngineCrashed      engine_failed (engine_crashed between hosts)
+    │   │       └── CrashSuspected engine_failed (crash_suspected between hosts)
     │   └── EngineTimeout          engine_timeout
     └── InternalError              internal_error
 
@@ -66,6 +66,8 @@ class LlbError(Exception):
 
     type: ClassVar[str] = "api_error"
     code: str = "internal_error"
+    # What another llb is told in place of `code`, where it needs to know more than clients.
+    hop_code: ClassVar[str | None] = None
     # None: a later attempt will not help.
     retry_after_s: int | None = None
 
@@ -78,8 +80,13 @@ class LlbError(Exception):
 
 
 def error_from_code(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
-    """Rebuild an error that another llb sent; an unknown code becomes an `InternalError`."""
-    error_class = error_classes_by_code().get(code, InternalError)
+    """Rebuild an error that another llb sent with this code or `hop_code`, an unknown one as `InternalError`."""
+    error_class: type[LlbError]
+    if code in (EngineCrashed.hop_code, CrashSuspected.hop_code):
+        error_class = EngineCrashed if code == EngineCrashed.hop_code else CrashSuspected
+        code = error_class.code
+    else:
+        error_class = error_classes_by_code().get(code, InternalError)
     # Past __init__, whose parameters are the facts of the message, which is complete already.
     error = error_class.__new__(error_class)
     LlbError.__init__(error, message, code=code, **details)
@@ -88,8 +95,8 @@ def error_from_code(code: str, message: str, details: dict[str, Any], retry_afte
 
 
 def error_classes_by_code(root: type[LlbError] = LlbError) -> dict[str, type[LlbError]]:
-    """Return `root` and its subclasses by their codes."""
-    classes = {root.code: root}
+    """Return `root` and its subclasses by their codes; not those that have the code of their base class."""
+    classes = {root.code: root} if "code" in vars(root) else {}
     for subclass in root.__subclasses__():
         classes |= error_classes_by_code(subclass)
     return classes
@@ -415,13 +422,13 @@ class EngineFailed(UpstreamError):
 class EngineCrashed(EngineFailed):
     """The engine crashed or was ended while it answered the request, probably because of another one."""
 
-    code = "engine_crashed"
+    hop_code: ClassVar[str] = "engine_crashed"
 
 
 class CrashSuspected(EngineCrashed):
     """The engine crashed or was ended while it answered the request, because of this or of another one."""
 
-    code = "crash_suspected"
+    hop_code: ClassVar[str] = "crash_suspected"
 
 
 class EngineTimeout(UpstreamError):

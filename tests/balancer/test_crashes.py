@@ -39,7 +39,7 @@ async def test_a_request_that_ends_the_engine_is_refused_from_then_on(
         refused = await ask(llb, poison, key=attacker, max_tokens=1000)
         assert (refused.status_code, error_code(refused)) == (400, "request_crashes_engine")
         await victim.ended.wait()
-        assert victim.error_code == "engine_crashed"
+        assert victim.error_code == "engine_failed"
     # The next engine answers at once: no back-off.
     assert (await ask(llb, key=good)).status_code == 200
     assert len(engines.pids) == 2

@@ -6,14 +6,17 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from llb.policy.routing import Throughput
-from tests.conftest import BalancerFactory
+from tests.conftest import balancer_factory
 from tests.ggufs import write_embedding_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -21,26 +24,43 @@ from tests.hub import HubStandIn
 QUESTION = [{"role": "user", "content": "Say hello."}]
 
 
-@pytest.fixture
-async def talking(
-    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
-) -> RunningBalancer:
+# One balancer answers what changes nothing.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@asynccontextmanager
+async def talking_balancer(folder: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
     """Balancer with SmolLM2 and a small embedding model, both Ready."""
-    embedding = write_embedding_model(tmp_path / "embedding.gguf")
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
-    hub.add_repo("test/embed", {"embed.gguf": embedding})
+    embedding = write_embedding_model(folder / "embedding.gguf")
     catalog = write_catalog(
-        tmp_path / "talking.json",
+        folder / "talking.json",
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
          "required_memory_bytes": 300_000_000},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
         {"id": "absent", "size_bytes": 1000},
     )  # fmt: skip
-    llb = await make_llb(catalog=catalog, context=2048).start()
-    await llb.wait_until_online()
-    await llb.pull_model("smollm2")
-    await llb.pull_model("embed")
-    return llb
+    with HubStandIn() as hub:
+        hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+        hub.add_repo("test/embed", {"embed.gguf": embedding})
+        async with balancer_factory(folder / "home", hub, catalog) as make:
+            llb = await make(context=2048).start()
+            await llb.wait_until_online()
+            await llb.pull_model("smollm2")
+            await llb.pull_model("embed")
+            yield llb
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def talking(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+    async with talking_balancer(tmp_path_factory.mktemp("talking"), smollm2) as llb:
+        yield llb
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(tmp_path: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+    """As `talking`, for one test: nothing was loaded or asked."""
+    async with talking_balancer(tmp_path, smollm2) as llb:
+        yield llb
 
 
 async def chat(llb: RunningBalancer, **body: Any) -> httpx.Response:
@@ -122,12 +142,12 @@ async def test_a_chat_model_does_not_embed(talking: RunningBalancer) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_concurrent_first_requests_cause_one_load(talking: RunningBalancer) -> None:
-    answers = await asyncio.gather(*(chat(talking, max_tokens=2) for _ in range(6)))
+async def test_concurrent_first_requests_cause_one_load(fresh: RunningBalancer) -> None:
+    answers = await asyncio.gather(*(chat(fresh, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
-    [engine] = talking.app.engine_pool.engine_reports()
+    [engine] = fresh.app.engine_pool.engine_reports()
     assert engine.model_id == "smollm2"
-    node = (await talking.http.get("/api/nodes")).json()["nodes"][0]
+    node = (await fresh.http.get("/api/nodes")).json()["nodes"][0]
     assert node["slots"] == 4
 
 
@@ -156,10 +176,10 @@ async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) ->
     await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
-async def test_a_killed_engine_fails_one_request_and_restarts(talking: RunningBalancer) -> None:
-    await chat(talking, max_tokens=1)
-    [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
-    stream = talking.http.stream(
+async def test_a_killed_engine_fails_one_request_and_restarts(fresh: RunningBalancer) -> None:
+    await chat(fresh, max_tokens=1)
+    [pid] = [engine.process.pid for engine in fresh.app.engine_pool._all_engines() if engine.process.pid]
+    stream = fresh.http.stream(
         "POST",
         "/v1/chat/completions",
         json={
@@ -178,55 +198,55 @@ async def test_a_killed_engine_fails_one_request_and_restarts(talking: RunningBa
     last = json.loads(rest[-1].removeprefix("data: "))
     assert last["error"]["code"] == "engine_failed"
     # The backoff is one second, during which requests fail.
-    during_backoff = await chat(talking, max_tokens=1)
+    during_backoff = await chat(fresh, max_tokens=1)
     if during_backoff.status_code != 200:
         assert during_backoff.json()["error"]["code"] == "engine_failed"
         await asyncio.sleep(1.1)
-    assert (await chat(talking, max_tokens=1)).status_code == 200
+    assert (await chat(fresh, max_tokens=1)).status_code == 200
 
 
-async def test_deleting_a_model_lets_a_running_answer_finish(talking: RunningBalancer) -> None:
-    async with talking.http.stream(
+async def test_deleting_a_model_lets_a_running_answer_finish(fresh: RunningBalancer) -> None:
+    async with fresh.http.stream(
         "POST",
         "/v1/chat/completions",
         json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 20, "ignore_eos": True},
     ) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
-        assert (await talking.http.delete("/api/models/smollm2")).status_code == 204
-        assert (await chat(talking)).status_code == 404
+        assert (await fresh.http.delete("/api/models/smollm2")).status_code == 204
+        assert (await chat(fresh)).status_code == 404
         rest = [line async for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    await talking.wait_until(lambda: "smollm2" not in talking.app.view.registrations)
-    assert talking.app.engine_pool.engine_reports() == ()
-    assert not (talking.home / "models" / "smollm2").exists()
+    await fresh.wait_until(lambda: "smollm2" not in fresh.app.view.registrations)
+    assert fresh.app.engine_pool.engine_reports() == ()
+    assert not (fresh.home / "models" / "smollm2").exists()
 
 
-async def test_unloading_frees_the_memory_of_a_pinned_model(talking: RunningBalancer) -> None:
-    await chat(talking, max_tokens=1)
-    assert (await talking.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
-    assert (await talking.http.get("/api/models/smollm2")).json()["pinned"]
-    await talking.wait_until(lambda: talking.app.engine_pool.engine_reports()[0].pinned)
-    assert (await talking.http.post("/api/models/smollm2/unload")).status_code == 204
-    assert talking.app.engine_pool.memory_used_bytes == 0
-    assert (await chat(talking, max_tokens=1)).status_code == 200
-    answer = await talking.http.post("/api/models/absent/unload")
+async def test_unloading_frees_the_memory_of_a_pinned_model(fresh: RunningBalancer) -> None:
+    await chat(fresh, max_tokens=1)
+    assert (await fresh.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
+    assert (await fresh.http.get("/api/models/smollm2")).json()["pinned"]
+    await fresh.wait_until(lambda: fresh.app.engine_pool.engine_reports()[0].pinned)
+    assert (await fresh.http.post("/api/models/smollm2/unload")).status_code == 204
+    assert fresh.app.engine_pool.memory_used_bytes == 0
+    assert (await chat(fresh, max_tokens=1)).status_code == 200
+    answer = await fresh.http.post("/api/models/absent/unload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
 
 
-async def test_traffic_of_a_node_is_counted(talking: RunningBalancer) -> None:
-    await chat(talking, max_tokens=5)
-    node = talking.app.agent.node_id
-    requests, _ = talking.app.view.traffic.sample(node)
+async def test_traffic_of_a_node_is_counted(fresh: RunningBalancer) -> None:
+    await chat(fresh, max_tokens=5)
+    node = fresh.app.agent.node_id
+    requests, _ = fresh.app.view.traffic.sample(node)
     assert requests == 1
-    await chat(talking, max_tokens=5)
-    requests, tokens_per_second = talking.app.view.traffic.sample(node)
+    await chat(fresh, max_tokens=5)
+    requests, tokens_per_second = fresh.app.view.traffic.sample(node)
     assert requests == 2
     assert tokens_per_second > 0
 
 
-async def test_the_performance_of_an_engine_is_measured(talking: RunningBalancer) -> None:
-    node_id, performance = talking.app.agent.node_id, talking.app.dispatcher.performance
+async def test_the_performance_of_an_engine_is_measured(fresh: RunningBalancer) -> None:
+    node_id, performance = fresh.app.agent.node_id, fresh.app.dispatcher.performance
 
     def load_s() -> float:
         return performance.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)
@@ -234,11 +254,11 @@ async def test_the_performance_of_an_engine_is_measured(talking: RunningBalancer
     throughput, unknown_s = performance.throughput_of(node_id, "smollm2"), load_s()
     assert throughput == Throughput()
     body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8}
-    assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert (await fresh.http.post("/v1/chat/completions", json=body)).status_code == 200
     assert throughput.grade is not None
     assert 0 < load_s() < unknown_s
     uncached_tokens = performance.estimate_request("smollm2", 1000, None, None).prompt_tokens
     # With the prompt cached, fewer tokens are processed.
     for _ in range(5):
-        assert (await talking.http.post("/v1/chat/completions", json=body)).status_code == 200
+        assert (await fresh.http.post("/v1/chat/completions", json=body)).status_code == 200
     assert performance.estimate_request("smollm2", 1000, None, None).prompt_tokens < uncached_tokens

@@ -59,7 +59,7 @@ async def test_a_request_that_ends_the_engine_of_a_node_is_refused_from_then_on(
             assert (again.status_code, error_code(again)) == (400, "request_crashes_engine")
             assert (await ask(llb, key=good)).status_code == 200
         await victim.ended.wait()
-        assert victim.error_code == "engine_crashed"
+        assert victim.error_code == "engine_failed"
     # The body of the second request was another one.
     assert len(engines.pids) == 3
 

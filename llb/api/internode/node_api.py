@@ -70,7 +70,7 @@ def node_api_blueprint(
         except errors.LlbError as error:
             log.warning("a request for %s failed: %s", request.args.get("model"), error.message)
             response = error_response(error)
-            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.code
+            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.hop_code or error.code
             return response
 
     async def _infer(request: Request, path: str) -> HTTPResponse | None:

@@ -63,7 +63,6 @@ class _EngineErrorBody(Struct):
 
 class _NodeError(Struct):
     message: str = ""
-    code: str = "internal_error"
 
 
 class _NodeErrorBody(Struct):
@@ -73,7 +72,7 @@ class _NodeErrorBody(Struct):
 def error_from_engine_response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> LlbError:
     """Return the API's error for a response with `status` >= 400.
 
-    An error that the node raised is restored from its code; an error of its engine is translated.
+    An error that the node raised is restored from the code in its header, one of its engine is translated.
     """
     header_values = dict(headers)
     if NODE_ERROR_HEADER not in header_values:
@@ -83,7 +82,8 @@ def error_from_engine_response(status: int, headers: Sequence[tuple[bytes, bytes
     except DECODE_ERRORS:
         return EngineFailed("The node sent an invalid response")
     retry_after = header_values.get(b"retry-after", b"")
-    return error_from_code(error.code, error.message, {}, int(retry_after) if retry_after.isdigit() else None)
+    code = header_values[NODE_ERROR_HEADER].decode("ascii", "replace")
+    return error_from_code(code, error.message, {}, int(retry_after) if retry_after.isdigit() else None)
 
 
 def error_from_blame(blame: Blame, model_id: str) -> LlbError:

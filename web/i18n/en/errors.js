@@ -31,8 +31,6 @@ export default {
   'error.queue_full': 'The queue is full. Try again in a moment.',
   'error.queue_timeout': 'Timed out while waiting for a free slot. Try again in a moment.',
   'error.engine_failed': 'The engine stopped before it had finished. Try again.',
-  'error.engine_crashed': 'The engine stopped before it had finished. Try again.',
-  'error.crash_suspected': 'The engine stopped before it had finished. Try again.',
   'error.request_crashes_engine': 'The engine crashed or hung on this request. Change it before you try again.',
   'error.too_many_crashes': 'Several of your requests have crashed the engine. Wait, then send different ones.',
   'error.engine_timeout': "The engine didn't respond in time.",

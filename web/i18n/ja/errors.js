@@ -33,8 +33,6 @@ export default {
   'error.queue_timeout':
     'スロットの空きを待つ間にタイムアウトしました。しばらくしてからもう一度お試しください。',
   'error.engine_failed': 'エンジンが応答の途中で停止しました。もう一度お試しください。',
-  'error.engine_crashed': 'エンジンが応答の途中で停止しました。もう一度お試しください。',
-  'error.crash_suspected': 'エンジンが応答の途中で停止しました。もう一度お試しください。',
   'error.request_crashes_engine':
     'このリクエストでエンジンが停止しました。内容を変更してからお試しください。',
   'error.too_many_crashes':

@@ -83,8 +83,6 @@ INFERENCE_ERRORS = (
     errors.QueueFull,
     errors.QueueTimeout,
     errors.EngineFailed,
-    errors.EngineCrashed,
-    errors.CrashSuspected,
     errors.RequestCrashesEngine,
     errors.TooManyCrashes,
     errors.EngineTimeout,
