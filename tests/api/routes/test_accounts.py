@@ -508,3 +508,16 @@ async def test_a_device_cookie_is_of_one_account_and_may_not_guess_without_end(t
 async def test_a_name_without_an_account_is_delayed_like_one_that_has_one(tmp_path: Path) -> None:
     async with run_api_server(tmp_path, admin_password=PASSWORD, trusted_proxies=("127.0.0.1",)) as server:
         await guess_until_refused(server, "nobody")
+
+
+async def test_made_up_names_do_not_make_the_limiter_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoginRateLimiter, "MAX_RECORDS", 20)
+    async with run_api_server(tmp_path, admin_password=PASSWORD, trusted_proxies=("127.0.0.1",)) as server:
+        await guess_until_refused(server)
+        for number in range(50):
+            await log_in_with(server, f"made up {number}", "x", guesser(100))
+        for number in (0, 1, 200):
+            assert (await log_in_with(server, "admin", "wrong", guesser(number))).status == 429
+        assert (await log_in_with(server, "bob", "wrong", guesser(100))).status == 429
