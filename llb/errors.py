@@ -80,7 +80,7 @@ class LlbError(Exception):
 
 
 def error_from_code(code: str, message: str, details: dict[str, Any], retry_after_s: int | None) -> LlbError:
-    """Rebuild an error that another llb sent with this code or `hop_code`, an unknown one as `InternalError`."""
+    """Rebuild an error that another llb sent with this code or `hop_code`; if unknown, an `InternalError`."""
     error_class: type[LlbError]
     if code in (EngineCrashed.hop_code, CrashSuspected.hop_code):
         error_class = EngineCrashed if code == EngineCrashed.hop_code else CrashSuspected

@@ -32,6 +32,7 @@ from llb.wire import (
     RequestView,
     Role,
     Scope,
+    SetupRequest,
     UsageBucket,
     UsageBy,
     UsageReport,
@@ -63,6 +64,7 @@ EXAMPLES: tuple[Struct, ...] = (
     ollama_request.NamedModel(model="llama-3.2-1b"),
     ollama_request.PullRequest(model="llama-3.2-1b"),
     LoginRequest(username="ann", password="correct horse battery"),  # noqa: S106
+    SetupRequest(token="setup-…", new_password="another horse battery"),  # noqa: S106
     PasswordRequest(current_password="correct horse battery", new_password="another horse battery"),  # noqa: S106
     NewUser(username="ann", password="correct horse battery"),  # noqa: S106
     UserPatch(role=Role.ADMIN),
