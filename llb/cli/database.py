@@ -17,9 +17,9 @@ from llb.cli.errors import CommandError
 from llb.cli.options import home_of
 from llb.config import load_config, make_config
 from llb.security.permissions import LOCAL_PRINCIPAL
-from llb.store.backup import restore_database
+from llb.store.backup import Restored, open_read_only, restore_database
 from llb.store.database import Database
-from llb.store.tables import audit, replicas, settings
+from llb.store.tables import audit, registrations, replicas, settings
 from llb.store.tables.replicas import FileFingerprint
 from llb.wire import ReplicaState
 
@@ -50,7 +50,7 @@ def require_database(home: Path) -> None:
 
 def backup(options: argparse.Namespace) -> int:
     """`llb backup FILE`"""
-    home, target = home_of(options), Path(options.file).expanduser().absolute()
+    home, target = home_of(options), _resolve_target(options.file)
     require_database(home)
     _check_backup_path(database_path(home), target, force=options.force)
 
@@ -94,7 +94,7 @@ def restore(options: argparse.Namespace) -> int:
     if lock is None:
         raise CommandError(f"llb is running on {home}: stop it first, then restore.")
     try:
-        kept = restore_database(source, path)
+        restored = restore_database(source, path, revive=options.revive)
 
         async def record_restore() -> list[tuple[str, FileFingerprint]]:
             async with open_database(home) as db:
@@ -120,14 +120,75 @@ def restore(options: argparse.Namespace) -> int:
     finally:
         lock.close()
     output.print_line(f"Restored from {source}{f', with {count} model files' if models is not None else ''}.")
-    if kept is not None:
-        output.print_line(f"The previous database is kept as {kept}.")
+    _print_restored(restored, options.file)
+    unknown = find_unknown_model_files(path, load_config({"home": str(home)}).models_dir)
+    for model_id, size_bytes in unknown:
+        output.print_line(
+            f"The files of {model_id} ({output.format_size(size_bytes)}) are on the disk, but this database "
+            "does not know the model: pull it to use them, or remove them."
+        )
     return 0
+
+
+def _print_restored(restored: Restored, file: str) -> None:
+    review = restored.review
+    if restored.kept is not None:
+        output.print_line(f"The previous database is kept as {restored.kept}.")
+    if not restored.has_checksum:
+        output.print_line("This backup has no checksum, because an older llb wrote it: changes do not show.")
+    if restored.kept is not None and not review.has_previous:
+        output.print_line(
+            "The previous database is damaged or of another llb: what was revoked since the backup is valid "
+            "again."
+        )
+    if review.still_revoked:
+        output.print_line(
+            f"Still revoked, as since the backup: {', '.join(review.still_revoked)}. "
+            f"'llb restore {file} --revive' would bring it back."
+        )
+    if review.revived:
+        output.print_line(f"Valid again: {', '.join(review.revived)}.")
+    if review.models:
+        output.print_line(f"Removed since the backup, and wanted again: {', '.join(review.models)}.")
+
+
+def find_unknown_model_files(path: Path, models_dir: Path) -> list[tuple[str, int]]:
+    """Model ids, and bytes, of files in `models_dir` of models that the database `path` does not know."""
+
+    async def list_known_ids() -> set[str]:
+        async with open_read_only(path) as db:
+            return {each.model_id for each in await registrations.list_registrations(db)}
+
+    known = asyncio.run(list_known_ids())
+    found = []
+    for directory in sorted(models_dir.iterdir()) if models_dir.is_dir() else ():
+        if directory.is_dir() and directory.name not in known:
+            size_bytes = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+            found += [(directory.name, size_bytes)] if size_bytes else []
+    return found
+
+
+def _resolve_target(name: str) -> Path:
+    """Path of the file to write, behind symbolic links. Raises `CommandError` for a standard stream."""
+    path = Path(name).expanduser().absolute()
+    for fd in (0, 1, 2):
+        try:
+            is_stream = path.is_symlink() and os.path.samestat(path.stat(), os.fstat(fd))
+        except OSError:
+            continue
+        if is_stream:
+            raise CommandError(f"{path} is an open stream of this command: give the name of a file.")
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise CommandError(f"{path} is a symbolic link that leads nowhere: give another file.") from None
 
 
 def _check_backup_path(database: Path, backup_path: Path, *, force: bool) -> None:
     if backup_path.is_dir():
         raise CommandError(f"{backup_path} is a directory: give a file in it.")
+    if platform_compat.is_special_file(backup_path):
+        raise CommandError(f"{backup_path} is a device, a pipe or a socket: give the name of a file.")
     if not backup_path.parent.is_dir():
         raise CommandError(f"There is no directory {backup_path.parent}.")
     if backup_path.exists():
@@ -160,6 +221,8 @@ def copy_files(files: list[tuple[str, FileFingerprint]], source: Path, target: P
     count = size_bytes = 0
     for model_id, file in files:
         path, copy_path = source / model_id / file.name, target / model_id / file.name
+        if platform_compat.is_special_file(copy_path):
+            raise CommandError(f"{copy_path} is a device, a pipe or a socket: remove it first.")
         if not _matches_fingerprint(path, file) or _matches_fingerprint(copy_path, file):
             continue
         partial = copy_path.with_name(copy_path.name + PARTIAL_SUFFIX)

@@ -300,6 +300,12 @@ def _add_host_commands(commands: _Commands) -> None:
         default=None,
         help="also restore the model files that 'backup' copied to DIR",
     )
+    restore.add_argument(
+        "--revive",
+        action="store_true",
+        default=False,
+        help="also bring back keys, users, nodes and passwords that were revoked since",
+    )
     _add_yes_flag(restore)
     _add_command(commands, "version", "print the version", "main:version")
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiosqlite
@@ -14,10 +15,25 @@ import aiosqlite
 from llb.base import platform_compat
 from llb.errors import SetupError
 from llb.store.database import Transaction
-from llb.store.migrations import MIGRATIONS, schema_version_of
-from llb.store.schema import BUSY_TIMEOUT_S, find_integrity_problem, prepare_database, save_copy
+from llb.store.migrations import MIGRATIONS, migrate, schema_version_of
+from llb.store.restore_review import RestoreReview, review_restored
+from llb.store.schema import (
+    BUSY_TIMEOUT_S,
+    find_integrity_problem,
+    has_valid_checksum,
+    prepare_database,
+    save_copy,
+)
 
 WAL_SUFFIXES = ("-wal", "-shm")
+_JSON_COLUMNS = (
+    ("api_keys", "scopes"),
+    ("api_keys", "limits"),
+    ("nodes", "tags"),
+    ("registrations", "entry"),
+    ("registrations", "resolved"),
+    ("replicas", "files"),
+)
 _REQUIRED_TABLES = frozenset({"users", "registrations", "settings"})
 
 
@@ -49,26 +65,54 @@ def find_database_defect(path: Path) -> str | None:
         return str(error)
 
 
-def restore_database(backup_path: Path, path: Path) -> Path | None:
-    """Replace the database `path` by a copy of `backup_path`; returns where the previous database is kept.
+@dataclass(frozen=True)
+class Restored:
+    """Result of a restore. `kept` is the previous database; `has_checksum` is False for an old backup."""
 
-    No process may have `path` open. Raises `SetupError` if the backup is not an intact database of llb,
-    and OSError.
+    kept: Path | None
+    has_checksum: bool
+    review: RestoreReview
+
+
+def restore_database(backup_path: Path, path: Path, *, revive: bool = False) -> Restored:
+    """Replace the database `path` by a copy of `backup_path`.
+
+    What was revoked since the backup stays revoked, unless `revive`. No process may have `path` open. Raises
+    `SetupError` if the backup is not an intact database of llb, and OSError; `path` is unchanged then.
     """
     if path.exists() and backup_path.samefile(path):
         raise SetupError(f"{backup_path} is the database itself: name a file that 'llb backup' wrote.")
     new_path = path.with_name(path.name + ".restoring")
     try:
         with contextlib.closing(sqlite3.connect(_read_only_uri(backup_path), uri=True)) as source:
+            # Of foreign triggers and views nothing may run.
+            source.execute("PRAGMA trusted_schema = OFF")
             defect = _find_defect(source, "integrity_check")
+            checksum = has_valid_checksum(backup_path)
+            if checksum is False:
+                defect = "it was changed or damaged since it was written (its checksum differs)"
             if defect is not None:
                 raise SetupError(f"{backup_path} cannot be restored: {defect}.")
             platform_compat.make_private_dir(path.parent)
-            save_copy(source, new_path)
+            save_copy(source, new_path, with_checksum=False)
     except sqlite3.Error as error:
         raise SetupError(f"{backup_path} cannot be restored: {error}.") from None
+    kept: Path | None = None
     try:
-        kept = _keep_previous(path) if path.exists() else None
+        try:
+            with contextlib.closing(sqlite3.connect(new_path, isolation_level=None)) as restored:
+                migrate(restored)
+                defect = _find_content_defect(restored)
+            if defect is not None:
+                raise SetupError(f"{backup_path} cannot be restored: {defect}.")
+            kept = _keep_previous(path) if path.exists() else None
+            review = review_restored(new_path, kept, revive=revive)
+        except sqlite3.Error as error:
+            raise SetupError(f"{backup_path} cannot be restored: {error}.") from None
+        except SetupError:
+            if kept is not None:
+                kept.unlink()
+            raise
         # SQLite would apply the write-ahead log of the previous database to the restored one.
         for suffix in WAL_SUFFIXES:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -76,7 +120,7 @@ def restore_database(backup_path: Path, path: Path) -> Path | None:
     finally:
         new_path.unlink(missing_ok=True)
     prepare_database(path)
-    return kept
+    return Restored(kept=kept, has_checksum=checksum is True, review=review)
 
 
 def _keep_previous(path: Path) -> Path:
@@ -111,8 +155,46 @@ def _find_defect(connection: sqlite3.Connection, pragma: str) -> str | None:
         return "it is not an llb database"
     if version > len(MIGRATIONS):
         return f"it was written by a newer llb (schema {version}, this one knows {len(MIGRATIONS)})"
+    if (difference := _find_schema_difference(connection, version)) is not None:
+        return difference
     problem = find_integrity_problem(connection, pragma)
     return None if problem is None else f"it is damaged ({problem})"
+
+
+def _find_schema_difference(connection: sqlite3.Connection, version: int) -> str | None:
+    """How the tables, indexes, triggers and views differ from what the migrations make, as a clause."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        migrate(model, MIGRATIONS[:version])
+        expected, found = _schema_of(model), _schema_of(connection)
+    for kind, name in sorted(found.keys() - expected.keys()):
+        return f"it is not an llb database: it has a {kind} '{name}', which is not of llb"
+    for kind, name in sorted(expected.keys() - found.keys()):
+        return f"it is not an llb database: it lacks the {kind} '{name}'"
+    for kind, name in sorted(expected):
+        if expected[kind, name] != found[kind, name]:
+            return f"it is not an llb database: its {kind} '{name}' is another one"
+    return None
+
+
+def _schema_of(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Definitions by type and name, without those that SQLite adds."""
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return {(kind, name): " ".join((sql or "").split()) for kind, name, sql in rows}
+
+
+def _find_content_defect(connection: sqlite3.Connection) -> str | None:
+    """What llb could not work with, as a clause."""
+    if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+        return "it is damaged (rows refer to others that it does not have)"
+    if connection.execute("SELECT 1 FROM settings WHERE key = 'revision'").fetchone() is None:
+        return "it is damaged (it has no revision)"
+    for table, column in _JSON_COLUMNS:
+        query = f"SELECT 1 FROM {table} WHERE {column} IS NOT NULL AND NOT json_valid({column}) LIMIT 1"  # noqa: S608
+        if connection.execute(query).fetchone() is not None:
+            return f"it is damaged (table {table}, column {column})"
+    return None
 
 
 def _read_only_uri(path: Path) -> str:

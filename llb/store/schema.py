@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from llb.base import platform_compat
 from llb.errors import SetupError
@@ -16,6 +18,8 @@ from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_
 BUSY_TIMEOUT_S = 5.0
 # The integrity check and the copy of a large request history are slow.
 PREPARE_LOCK_TIMEOUT_S = 60.0
+CHECKSUM_LABEL = b"llb-backup-sha256:"
+HASH_CHUNK_BYTES = 1 << 20
 
 
 def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -66,8 +70,11 @@ def _prepare_lock(path: Path) -> Iterator[None]:
         lock.close()
 
 
-def save_copy(connection: sqlite3.Connection, target: Path) -> None:
-    """Write a consistent copy of the open database to `target`, complete or not at all. Raises OSError."""
+def save_copy(connection: sqlite3.Connection, target: Path, *, with_checksum: bool = True) -> None:
+    """Write a consistent copy of the open database to `target`, complete or not at all. Raises OSError.
+
+    The checksum stands behind the database, where SQLite does not look.
+    """
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     _make_private(partial)
@@ -77,11 +84,40 @@ def save_copy(connection: sqlite3.Connection, target: Path) -> None:
             # Keeps the copy a single file: in WAL mode opening it would create -wal and -shm files.
             copy.execute("PRAGMA journal_mode = DELETE")
         with partial.open("rb+") as file:
+            if with_checksum:
+                file.write(checksum_trailer(_sha256_of(file)))
+                file.flush()
             os.fsync(file.fileno())
         platform_compat.replace_durably(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def checksum_trailer(sha256: str) -> bytes:
+    return CHECKSUM_LABEL + sha256.encode("ascii") + b"\n"
+
+
+def has_valid_checksum(path: Path) -> bool | None:
+    """Whether the copy is as it was written; None for a copy without a checksum. Raises OSError."""
+    trailer_bytes = len(checksum_trailer("0" * 64))
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size_bytes - trailer_bytes))
+        trailer = file.read()
+        if not trailer.startswith(CHECKSUM_LABEL):
+            return None
+        file.seek(0)
+        return trailer == checksum_trailer(_sha256_of(file, size_bytes - trailer_bytes))
+
+
+def _sha256_of(file: BinaryIO, size_bytes: int | None = None) -> str:
+    """The sha256 of the next `size_bytes` of a file, or of all that follow."""
+    digest = hashlib.sha256()
+    while chunk := file.read(HASH_CHUNK_BYTES if size_bytes is None else min(HASH_CHUNK_BYTES, size_bytes)):
+        digest.update(chunk)
+        size_bytes = None if size_bytes is None else size_bytes - len(chunk)
+    return digest.hexdigest()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import sqlite3
+import stat
 from pathlib import Path
 
 import pytest
 
+from llb.store.schema import checksum_trailer
 from tests.cli.conftest import TINY_BYTES, CommandHost, create_host_with_models
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
@@ -144,8 +148,8 @@ def test_a_restore_replaces_a_damaged_database_and_keeps_it(filled: CommandHost,
     filled.run_command("restore", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
-    # Except for the first page, where SQLite counts changes.
-    assert kept.read_bytes()[4096:] == broken[4096:]
+    # Except for the first page, where SQLite counts changes, and the checksum.
+    assert kept.read_bytes()[4096 : len(broken)] == broken[4096:]
 
 
 def test_commits_in_the_write_ahead_log_are_kept(filled: CommandHost, tmp_path: Path) -> None:
@@ -231,3 +235,188 @@ def test_invalid_model_directories(filled: CommandHost, tmp_path: Path) -> None:
     assert "There is no directory" in filled.run_failing_command(
         "restore", str(saved), "--models", str(tmp_path / "none")
     )
+
+
+# --- what a restore brings back -----------------------------------------------------------------------
+
+
+def test_what_was_revoked_since_the_backup_stays_revoked(filled: CommandHost, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("password", stdin=f"{PASSWORD}\n")
+    filled.run_command("users", "add", "ann", "--role", "admin", stdin=f"{PASSWORD}\n")
+    filled.run_command("users", "add", "bob", stdin=f"{PASSWORD}\n")
+    filled.run_command("keys", "create", "kept")
+    filled.run_command("backup", str(saved))
+    [first] = [key for key in filled.run_json_command("keys")["keys"] if key["name"] == "first"]
+    filled.run_command("keys", "revoke", first["id"])
+    filled.run_command("users", "remove", "bob", "--yes")
+    filled.run_command("users", "role", "ann", "user")
+    filled.run_command("password", stdin=f"{PASSWORD} and more\n")
+    with sqlite3.connect(filled.home / "llb.db") as db:
+        password_hash = db.execute("SELECT password_hash FROM users WHERE username = 'admin'").fetchone()
+    db.close()
+
+    output = filled.run_command("restore", str(saved)).stdout
+    for clause in ("user bob", "key first", "old password of admin", "admin role of ann"):
+        assert clause in output
+    assert "--revive" in output
+    assert "Valid again" not in output
+    assert key_names(filled) == ["kept"]
+    people = {user["username"]: user["role"] for user in filled.run_json_command("users")["users"]}
+    assert people == {"admin": "admin", "ann": "user"}
+    with sqlite3.connect(filled.home / "llb.db") as db:
+        assert db.execute("SELECT password_hash FROM users WHERE username = 'admin'").fetchone() == (
+            password_hash
+        )
+    db.close()
+
+    # Also when the database does not descend from the backup any more: the names of the removed show it.
+    assert "key first" in filled.run_command("restore", str(saved)).stdout
+    assert key_names(filled) == ["kept"]
+
+    output = filled.run_command("restore", str(saved), "--revive").stdout
+    assert "Valid again: " in output
+    assert key_names(filled) == ["first", "kept"]
+    assert len(filled.run_json_command("users")["users"]) == 3
+
+
+def test_what_was_only_lost_comes_back_and_is_told(filled: CommandHost, tmp_path: Path) -> None:
+    early, late = tmp_path / "early.db", tmp_path / "late.db"
+    filled.run_command("backup", str(early))
+    filled.run_command("keys", "create", "second")
+    filled.run_command("backup", str(late))
+    filled.run_command("restore", str(early))
+    assert "Valid again: key second." in filled.run_command("restore", str(late)).stdout
+    assert key_names(filled) == ["first", "second"]
+
+
+def test_sessions_and_join_tokens_of_a_backup_end(filled: CommandHost, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("password", stdin=f"{PASSWORD}\n")
+    with sqlite3.connect(filled.home / "llb.db") as db:
+        [user_id] = db.execute("SELECT id FROM users").fetchone()
+        db.execute("INSERT INTO sessions VALUES ('s', ?, 0, 1e12, 1e12, NULL)", (user_id,))
+        db.execute(
+            "INSERT INTO join_tokens (hash, created_by, created_at, expires_at) VALUES ('t', 'a', 0, 1e12)"
+        )
+    filled.run_command("backup", str(saved))
+    # They were used or ended since.
+    with db:
+        db.execute("DELETE FROM sessions")
+        db.execute("UPDATE join_tokens SET used_at = 1")
+    db.close()
+    filled.run_command("restore", str(saved))
+    with sqlite3.connect(filled.home / "llb.db") as db:
+        assert db.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM join_tokens WHERE used_at IS NULL").fetchone() == (0,)
+    db.close()
+
+
+def test_a_restore_without_an_administrator_is_refused(filled: CommandHost, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("password", stdin=f"{PASSWORD}\n")
+    filled.run_command("backup", str(saved))
+    filled.run_command("users", "add", "ann", "--role", "admin", stdin=f"{PASSWORD}\n")
+    filled.run_command("users", "remove", "admin", "--yes")
+    (filled.home / "llb.lock").touch()
+    before = sorted(path.name for path in filled.home.iterdir())
+    assert "no administrator would be left" in filled.run_failing_command("restore", str(saved))
+    assert sorted(path.name for path in filled.home.iterdir()) == before
+    assert [user["username"] for user in filled.run_json_command("users")["users"]] == ["ann"]
+    filled.run_command("restore", str(saved), "--revive")
+
+
+def test_files_of_models_that_the_database_does_not_know_are_told(
+    filled: CommandHost, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("backup", str(saved))
+    (filled.home / "models" / "chat").mkdir(parents=True)
+    (filled.home / "models" / "chat" / "chat.gguf").write_bytes(bytes(3_000_000))
+    assert "The files of chat (3.0 MB) are on the disk" in filled.run_command("restore", str(saved)).stdout
+
+
+FOREIGN_SCHEMAS = {
+    "trigger": "CREATE TRIGGER evil AFTER INSERT ON audit BEGIN DELETE FROM users; END",
+    "view": "CREATE VIEW songs AS SELECT * FROM users",
+    "table": "CREATE TABLE songs (name)",
+    "index": "CREATE INDEX more ON audit (time)",
+    "column": "ALTER TABLE users ADD COLUMN songs TEXT",
+    "lacks": "DROP TABLE audit",
+    "names": "DROP TABLE users; CREATE TABLE users (name)",
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN_SCHEMAS, "byte", "revision", "json", "reference"])
+def test_a_backup_that_llb_did_not_write_so_changes_nothing(
+    filled: CommandHost, tmp_path: Path, kind: str
+) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("backup", str(saved))
+    if kind == "byte":
+        # In free space of a page, which no check of SQLite reads.
+        content = bytearray(saved.read_bytes())
+        page = content.rindex(bytes(2000), 0, len(content) - 200)
+        content[page + 50 : page + 250] = os.urandom(200)
+        saved.write_bytes(content)
+    else:
+        # The checksum goes with the end of the file.
+        saved.write_bytes(saved.read_bytes()[: -len(checksum_trailer("0" * 64))])
+        with sqlite3.connect(saved) as db:
+            db.executescript(
+                {
+                    **FOREIGN_SCHEMAS,
+                    "revision": "DELETE FROM settings",
+                    "json": "UPDATE api_keys SET scopes = 'all'",
+                    "reference": "UPDATE api_keys SET owner_id = 'nobody'",
+                }[kind]
+            )
+        db.close()
+    before = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
+    message = filled.run_failing_command("restore", str(saved))
+    assert "cannot be restored" in message
+    after = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
+    assert after == before
+
+
+def test_a_backup_of_an_older_llb_has_no_checksum(filled: CommandHost, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.db"
+    filled.run_command("backup", str(saved))
+    assert "no checksum" not in filled.run_command("restore", str(saved)).stdout
+    saved.write_bytes(saved.read_bytes()[: -len(checksum_trailer("0" * 64))])
+    assert "no checksum" in filled.run_command("restore", str(saved)).stdout
+
+
+# --- targets that are no files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "socket", "device", "stream"])
+def test_a_target_that_is_no_file_stays_what_it_is(filled: CommandHost, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target"
+    if kind == "fifo":
+        os.mkfifo(target)
+    elif kind == "link to a fifo":
+        os.mkfifo(tmp_path / "fifo")
+        target.symlink_to(tmp_path / "fifo")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(target))
+    elif kind == "device":
+        target.symlink_to("/dev/null")
+    else:
+        target.symlink_to("/dev/stdout")
+    before = target.lstat()
+    filled.run_failing_command("backup", str(target), "--force")
+    after = target.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_link_to_a_file_stays_a_link(filled: CommandHost, tmp_path: Path) -> None:
+    saved, link = tmp_path / "saved.db", tmp_path / "link.db"
+    saved.write_text("old")
+    link.symlink_to(saved)
+    assert "already exists" in filled.run_failing_command("backup", str(link))
+    filled.run_command("backup", str(link), "--force")
+    assert link.is_symlink()
+    assert saved.read_bytes().startswith(b"SQLite format 3")

@@ -85,7 +85,7 @@ def test_a_backup_of_every_schema_can_be_restored(tmp_path: Path, version: int) 
     backup, path = tmp_path / "saved.db", tmp_path / "home" / "llb.db"
     old_database(backup, version)
     assert find_database_defect(backup) is None
-    assert restore_database(backup, path) is None
+    assert restore_database(backup, path).kept is None
     assert rows_of(path)["users"] == rows_of(backup)["users"]
 
 
