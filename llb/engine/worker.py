@@ -36,6 +36,9 @@ LLAMA_LOG_VERBOSITY = 3
 # Beside one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
+# Silence within a request, which the gateway writes at once. Each connection takes a thread, of at most 1024:
+# half requests of another user of the host would keep the requests of llb waiting.
+REQUEST_READ_TIMEOUT_S = 15
 # As `--n-cpu-moe` of llama.cpp selects them.
 EXPERT_TENSORS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
 # Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
@@ -109,6 +112,7 @@ def build_llama_params(spec: EngineSpec) -> Any:
     # The gateway sends heartbeats itself; it would take a ping for the first token.
     params.sse_ping_interval = -1
     params.n_threads_http = spec.slots + EXTRA_HTTP_THREADS
+    params.timeout_read = REQUEST_READ_TIMEOUT_S
     params.verbosity = LLAMA_LOG_VERBOSITY
 
     params.model.path = spec.model_path

@@ -365,3 +365,8 @@ def test_layers_are_placed_as_planned(
     split = params.split_mode.name.rpartition("_")[2]
     placed = (params.n_gpu_layers, split, params.main_gpu, params.tensor_split[:3])
     assert (*placed, params.tensor_buft_overrides) == expected
+
+
+def test_half_requests_do_not_occupy_the_threads_for_long() -> None:
+    """llama.cpp's default is an hour, and any user of the host can open 1,100 connections."""
+    assert build_llama_params(spec()).timeout_read <= 15
