@@ -26,8 +26,6 @@ _SPECIAL_TOKEN = re.compile(
     r"<[|｜]|</?s>|<(?:bos|eos|pad|unk|mask|unused|reserved|0x|start_of|end_of)|\[/?INST\]|\[g?MASK\]"
     r"|</?(?:think|tool|im_|image|function|fim)"
 )
-# Their first characters, as JSON may write them.
-_SPECIAL_TOKEN_STARTS = (b"<", b"[INST", b"[/INST", b"MASK]", b"\\u003c", b"\\u003C")
 _PROMPT_FIELDS = (
     "messages",
     "input",
@@ -126,7 +124,7 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
         max_bytes = min(max_bytes, context_length * MAX_BYTES_PER_TOKEN)
     # A text with a placeholder is longer than it looks.
     may_be_long = len(body) > max_bytes or b"<llb-stripped:" in body
-    may_be_special = sum(map(body.count, _SPECIAL_TOKEN_STARTS)) > MAX_SPECIAL_TOKENS
+    may_be_special = _count_special_starts(body) > MAX_SPECIAL_TOKENS
     has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING) and context_length is not None
     if not (may_be_long or may_be_special or has_inputs):
         return
@@ -143,6 +141,18 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
     if has_inputs and context_length is not None:
         for name in ("input", "query", "documents", "texts"):
             _require_fitting_inputs(raw_fields.get(name), context_length)
+
+
+def _count_special_starts(body: bytes) -> int:
+    """Return an upper bound of the special tokens in `body`, from their first characters."""
+    count = body.count(b"<")
+    # JSON can escape every ASCII character.
+    has_escapes = b"\\u00" in body
+    if has_escapes:
+        count += body.count(b"\\u00")
+    if has_escapes or b"INST]" in body or b"MASK]" in body:
+        count += body.count(b"[")
+    return count
 
 
 def _require_fitting_inputs(raw: Raw | None, context_length: int) -> None:

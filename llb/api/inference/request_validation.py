@@ -11,7 +11,14 @@ from msgspec import Raw
 from llb.api.request_body import decode_json
 from llb.errors import InvalidRequest
 from llb.policy.grammar_cost import TooComplex
-from llb.policy.request_bounds import MAX_UNKNOWN_BYTES, BoundExceeded, check_field, is_bounded, is_harmless
+from llb.policy.request_bounds import (
+    MAX_MESSAGES,
+    MAX_UNKNOWN_BYTES,
+    BoundExceeded,
+    check_field,
+    is_bounded,
+    is_harmless,
+)
 from llb.wire import InferenceFields
 
 # Fields with content that the engine may fetch. A URL elsewhere, for example in the description of a tool, is
@@ -21,8 +28,6 @@ _CONTENT_FIELDS = ("messages", "input", "prompt")
 _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
 # A client sends the same tools and schema with each request; what is larger is not kept.
 _MAX_CACHED_BYTES = 32 * 1024
-# Messages of fewer bytes cannot exceed the bound of their number.
-_MIN_MESSAGES_BYTES = 8 * 1000
 
 RawFields = Mapping[str, Raw]
 
@@ -53,7 +58,7 @@ def _check_fields(raw_fields: RawFields) -> dict[str, Any]:
             unknown_bytes += len(name) + len(memoryview(raw))
             continue
         size_bytes = len(memoryview(raw))
-        if name in ("messages", "input") and size_bytes < _MIN_MESSAGES_BYTES:
+        if name in ("messages", "input") and not _may_have_many_messages(raw):
             continue
         try:
             if size_bytes < _MAX_CACHED_BYTES:
@@ -70,6 +75,11 @@ def _check_fields(raw_fields: RawFields) -> dict[str, Any]:
             f"{MAX_UNKNOWN_BYTES} are accepted"
         )
     return replaced
+
+
+def _may_have_many_messages(raw: Raw) -> bool:
+    """Return whether the messages have to be counted: each of them, and each part, is an object."""
+    return len(memoryview(raw)) > MAX_MESSAGES and bytes(raw).count(b"{") > MAX_MESSAGES
 
 
 @lru_cache(maxsize=256)

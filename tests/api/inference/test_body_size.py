@@ -135,7 +135,7 @@ def test_special_tokens_written_as_text(token: str, is_escaped: bool) -> None:
     def body_with(count: int) -> bytes:
         text = json.dumps(token * count, ensure_ascii=False)
         if is_escaped:
-            text = text.replace("<", "\\u003c")
+            text = text.replace("<", "\\u003c").replace("[", "\\u005b").replace("I", "\\u0049")
         return f'{{"model":"m","prompt":{text}}}'.encode()
 
     require_fitting_text(body_with(MAX_SPECIAL_TOKENS), Operation.COMPLETION, 1_000_000)
