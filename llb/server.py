@@ -34,6 +34,8 @@ from llb.security.certificates import ServerTls
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+# A connection counts from its handshake on, so handshakes must not hold descriptors for long.
+TLS_TIMEOUTS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 5.0}
 # How long running answers may continue after the signal.
 DRAIN_TIMEOUT_S = 5.0
 STOP_DEADLINE_S = 14.0
@@ -103,7 +105,7 @@ class Listener:
             access_log=False,
             ssl=self._tls,
             protocol=ServerProtocol,
-            asyncio_server_kwargs={"start_serving": False},
+            asyncio_server_kwargs={"start_serving": False, **({} if self._tls is None else TLS_TIMEOUTS)},
         )
         assert server is not None  # noqa: S101  # return_asyncio_server was asked for
         try:

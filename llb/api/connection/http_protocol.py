@@ -117,8 +117,8 @@ class ServerProtocol(WebSocketUpgrade):
     def _end(self, error: Exception) -> None:
         http: ServerHttp | None = self.http
         if http is None or self._task is None or http.stage is Stage.IDLE:
-            if self.transport is not None:
-                self.transport.close()
+            # Also aborts a connection whose client does not take part in its end, with TLS for example.
+            self.close()
             return
         http.is_evicted = True
         http.exception = error

@@ -52,7 +52,9 @@ def install_error_handler(
         response = error_response_for_path(llb_error, request, body_builders)
         if isinstance(error, MethodNotAllowed) and request is not None:
             response.status = 405
-            methods = error.allowed_methods or _allowed_methods(app, request.path)
+            methods = list(error.allowed_methods or _allowed_methods(app, request.path))
+            if "GET" in methods and "HEAD" not in methods:
+                methods.append("HEAD")
             response.headers["Allow"] = ", ".join(methods)
         return response
 

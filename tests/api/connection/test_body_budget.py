@@ -117,7 +117,7 @@ async def test_a_body_counts_until_its_request_has_ended(server: RunningBalancer
         await connection.send(body[:-1])
         await wait_until(lambda: budget.used_bytes == len(body) - 1)
         await connection.send(body[-1:])
-        assert (await connection.read_response())[0] == 404
+        assert (await connection.read_response())[0] in (400, 404)
         assert budget.used_bytes == 0
 
 
