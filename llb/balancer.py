@@ -71,6 +71,7 @@ from llb.security import tokens
 from llb.security.certificates import create_server_tls
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
+from llb.store.integrity_check import IntegrityCheck
 from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
 from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
@@ -196,6 +197,7 @@ class Balancer:
             keeps_text=config.history_text,
             on_requests_ended=self.metrics.record_requests,
         )
+        self.integrity_check = IntegrityCheck(config.database_path)
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
@@ -323,6 +325,7 @@ class Balancer:
             await self.stop()
             raise
         self.tasks.spawn(self.storage_monitor.run(), "storage")
+        self.tasks.spawn(self.integrity_check.run(), "integrity-check")
         self.tasks.spawn(self.clock_keeper.run(), "clock")
         self.tasks.spawn(self._run_local_link(), "local-link")
         self.tasks.spawn(self.hub_stats.run(), "hub-stats")
@@ -376,7 +379,12 @@ class Balancer:
         return self.accounts.setup_token.issue() if await self.uses_default_password() else None
 
     def _problems(self) -> tuple[str, ...]:
-        return self.agent.hardware_problems + self.auth_middleware.local_proof.knocks.problems()
+        damage = self.integrity_check.problem
+        return (
+            *(() if damage is None else (damage,)),
+            *self.agent.hardware_problems,
+            *self.auth_middleware.local_proof.knocks.problems(),
+        )
 
     def _node_id_of(self, credential: str) -> str | None:
         record = self.members.find_by_credential(credential)

@@ -17,7 +17,14 @@ from llb.errors import SetupError
 from llb.store.ballast import BALLAST_FILE_NAME, Ballast
 from llb.store.database_file import DatabaseFile
 from llb.store.migrations import MIGRATIONS, Migration
-from llb.store.schema import BUSY_TIMEOUT_S, prepare_database, save_copy
+from llb.store.schema import (
+    BUSY_TIMEOUT_S,
+    CHECKED_AT_OPEN_BYTES,
+    describe_damage,
+    find_integrity_problem,
+    prepare_database,
+    save_copy,
+)
 from llb.store.trusted_clock import TrustedClock
 
 T = TypeVar("T")
@@ -178,10 +185,18 @@ class Database(Reader):
             raise
 
     async def backup(self, target: Path) -> None:
-        """Write a consistent copy of the database to `target` without blocking other use. Raises OSError."""
+        """Write a consistent copy of the database to `target` without blocking other use.
+
+        Raises OSError, and `SetupError` for a damaged database: a copy of that is no backup.
+        """
 
         def copy() -> None:
             with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)) as source:
+                # A small one was checked when it was opened.
+                is_checked = self.path.stat().st_size <= CHECKED_AT_OPEN_BYTES
+                problem = None if is_checked else find_integrity_problem(source, "quick_check")
+                if problem is not None:
+                    raise SetupError(describe_damage(self.path, problem))
                 save_copy(source, target)
 
         await asyncio.to_thread(copy)

@@ -16,6 +16,8 @@ from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
 
 BUSY_TIMEOUT_S = 5.0
+# A check of this takes a tenth of a second.
+CHECKED_AT_OPEN_BYTES = 64_000_000
 # The integrity check and the copy of a large request history are slow.
 PREPARE_LOCK_TIMEOUT_S = 60.0
 CHECKSUM_LABEL = b"llb-backup-sha256:"
@@ -23,20 +25,26 @@ HASH_CHUNK_BYTES = 1 << 20
 
 
 def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Create the database at `path`, or check and migrate it. Raises `SetupError`."""
+    """Create the database at `path`, or check and migrate it. Raises `SetupError`.
+
+    A large one is not checked, unless it is migrated: that would take seconds at every command. The server
+    checks it while it runs (`IntegrityCheck`).
+    """
     try:
         platform_compat.make_private_dir(path.parent)
         with _prepare_lock(path), contextlib.closing(_connect(path)) as connection:
-            problem = find_integrity_problem(connection, "quick_check")
-            if problem is not None:
-                raise _damaged_error(path, problem)
             version = schema_version_of(connection)
+            is_migrated = 0 < version < len(migrations)
+            if path.stat().st_size <= CHECKED_AT_OPEN_BYTES or is_migrated:
+                problem = find_integrity_problem(connection, "quick_check")
+                if problem is not None:
+                    raise SetupError(describe_damage(path, problem))
             if version > len(migrations):
                 raise SetupError(
                     f"The database {path} was written by a newer llb "
                     f"(schema {version}, this one knows {len(migrations)}): install that version again."
                 )
-            if 0 < version < len(migrations):
+            if is_migrated:
                 save_copy(connection, path.with_name(f"{path.stem}-schema{version}.backup{path.suffix}"))
             _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             migrate(connection, migrations)
@@ -45,7 +53,7 @@ def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -
     except sqlite3.OperationalError as error:
         raise SetupError(f"The database {path} cannot be used: {error}.") from None
     except sqlite3.DatabaseError as error:
-        raise _damaged_error(path, str(error)) from None
+        raise SetupError(describe_damage(path, str(error))) from None
 
 
 @contextlib.contextmanager
@@ -137,8 +145,9 @@ def find_integrity_problem(connection: sqlite3.Connection, pragma: str) -> str |
     return None if first == "ok" else str(first).splitlines()[-1]
 
 
-def _damaged_error(path: Path, reason: str) -> SetupError:
-    return SetupError(
+def describe_damage(path: Path, reason: str) -> str:
+    """Return the sentence for a damaged database."""
+    return (
         f"The database {path} is damaged ({reason}): restore a backup with 'llb restore FILE', "
         "or move the file away to start with an empty one."
     )

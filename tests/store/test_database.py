@@ -338,6 +338,18 @@ async def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:
         await Database.open(path)
 
 
+async def test_other_reads_do_not_wait_for_reports(db: Database) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    report = asyncio.create_task(db.reports.fetch_all(endless))
+    await asyncio.sleep(0)
+    assert await db.fetch_one("SELECT 1") is not None
+    await _put(db, "a", "1")
+    assert not report.done()
+    await db.reports._connection.interrupt()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        await report
+
+
 async def test_a_home_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="cannot be used"):
