@@ -92,6 +92,11 @@ def test_invalid_requests(status: int, message: str, code: str, param: str | Non
         (503, error_body("Loading model", "unavailable_error"), ModelLoading),
         (503, b"", EngineFailed),
         (500, error_body("Compute error.", "server_error"), EngineFailed),
+        # The request is at fault, so that no other node is asked.
+        (500, error_body("Unknown reasoning format: zzz", "server_error"), InvalidRequest),
+        (500, error_body("Field 'stop': type must be string", "server_error"), InvalidRequest),
+        (500, error_body("std::bad_alloc", "server_error"), InvalidRequest),
+        (400, error_body("Failed to initialize samplers: std::bad_alloc", "x"), InvalidRequest),
         (500, b"<html>", EngineFailed),
         (401, error_body("Invalid API Key", "authentication_error"), EngineFailed),
         (404, error_body("File Not Found", "not_found_error"), EngineFailed),
