@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Wide enough that Rich truncates nothing in piped output.
 PIPE_WIDTH_COLUMNS = 1000
 # Names and answers come from other hosts and may contain escape sequences.
-_CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _STYLE_BY_STATE = {
     "Ready": "green",
     "online": "green",
@@ -75,7 +75,9 @@ def print_note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    # JSON may contain the others as they are.
+    print(_CONTROL_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_table(

@@ -1,0 +1,27 @@
+"""Output of commands: what other hosts say reaches no terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llb.cli import output
+
+HOSTILE = "a\x1b[2J\x9b2J\x7f\u2028b\u202ec\u2066"
+
+
+def test_json_contains_no_control_characters_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"name": HOSTILE, "text": "Grüße\n日本語"})
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert json.loads(printed) == {"name": HOSTILE, "text": "Grüße\n日本語"}
+
+
+def test_lines_and_tables_contain_none(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_line(HOSTILE)
+    output.print_table(["name"], [[HOSTILE]])
+    output.print_note(HOSTILE)
+    captured = capsys.readouterr()
+    for line in (captured.out + captured.err).split("\n"):
+        assert line.strip().isprintable()
