@@ -26,7 +26,7 @@ from llb.store.database import Database
 from tests.hub import HubStandIn
 from tests.processes import ROOT, clean_environment
 
-REPORTS = 30
+REPORTS = 10
 FILL = """
     WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})
     INSERT INTO {into} SELECT {columns} FROM n
@@ -92,7 +92,7 @@ async def longest_wait(client: httpx.AsyncClient, path: str, work: asyncio.Task[
 
 async def measure_server(url: str, headers: dict[str, str]) -> None:
     """Print how long others wait while reports are made and the history is deleted."""
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
 
         async def get(path: str) -> None:
             (await client.get(path)).raise_for_status()
