@@ -401,15 +401,22 @@ class NodeAgent:
         if replica is None or replica.state is not ReplicaState.READY:
             raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
         replica.last_used = time.time()
-        if replica.engine is None and not await self._replica_worker.check_files(replica):
-            raise errors.ModelFailed.from_unusable_files(model_id, replica.error or "")
+        if replica.engine is None:
+            problem = await self._replica_worker.find_file_problem(replica)
+            if problem is not None:
+                self._mark_unusable(replica, problem)
+                raise errors.ModelFailed.from_unusable_files(model_id, problem)
         try:
             return await self.engine_pool.acquire_lease(
                 model_id, deadline_s=deadline_s, keep_alive=keep_alive
             )
         except errors.ModelFailed as refused:
-            await self._replica_worker.mark_unusable(replica, refused.reason or refused.message)
+            self._mark_unusable(replica, refused.reason or refused.message)
             raise
+
+    def _mark_unusable(self, replica: Replica, reason: str) -> None:
+        """In a task: storing the state waits for a database that can be written, a request does not."""
+        self._tasks.spawn(self._replica_worker.mark_unusable(replica, reason), f"unusable.{replica.model_id}")
 
     def _find_growing_file(self, model_id: str, sha256: str) -> GrowingFile | None:
         replica = self._replicas.get(model_id)

@@ -163,13 +163,14 @@ class ReplicaWorker:
 
     async def check_files(self, replica: Replica) -> bool:
         """Check that the files have not changed since verification; a ready replica turns to Error if so."""
-        problem = await asyncio.to_thread(self._find_file_problem, replica)
-        if problem is None:
-            return True
-        if replica.state is ReplicaState.READY:
-            await replica.transition(ReplicaState.ERROR, error=problem)
-            await self._engine_pool.remove_model(replica.model_id, grace_s=0)
-        return False
+        problem = await self.find_file_problem(replica)
+        if problem is not None:
+            await self.mark_unusable(replica, problem)
+        return problem is None
+
+    async def find_file_problem(self, replica: Replica) -> str | None:
+        """Why the files are not the verified ones, as a clause; None if they are."""
+        return await asyncio.to_thread(self._find_file_problem, replica)
 
     def _find_file_problem(self, replica: Replica) -> str | None:
         for file in replica.files:
@@ -186,7 +187,7 @@ class ReplicaWorker:
         return None
 
     async def mark_unusable(self, replica: Replica, reason: str) -> None:
-        """Turn a ready replica to Error because an engine cannot load its files."""
+        """Turn a ready replica to Error because its files cannot be used."""
         if replica.state is ReplicaState.READY:
             await replica.transition(ReplicaState.ERROR, error=reason)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)

@@ -311,6 +311,43 @@ async def test_a_file_that_vanishes_meanwhile_does_not_hold_up_the_heartbeat(
     await chatting.wait_for_status("chat", "Error")
 
 
+@pytest.mark.usefixtures("short_intervals")
+async def test_a_request_does_not_wait_for_the_state_of_a_lost_file(
+    chatting: RunningBalancer, fault: Fault, tmp_path: Path
+) -> None:
+    assert (await chatting.http.post("/api/models/chat/unload")).is_success
+    async with fault(chatting):
+        (tmp_path / "models" / "chat" / "chat.gguf").unlink()
+        answer = await chatting.http.post("/v1/chat/completions", json=HELLO, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
+    await chatting.wait_for_status("chat", "Error")
+
+
+@pytest.mark.parametrize("fault", [locked, read_only])
+async def test_what_cannot_be_recorded_is_not_done(chatting: RunningBalancer, fault: Fault) -> None:
+    async with fault(chatting):
+        assert_unavailable(await chatting.http.post("/api/models/chat/unload"))
+        # The message says that nothing was changed.
+        assert chatting.app.engine_pool.engine_reports()
+        assert_unavailable(await chatting.http.delete("/api/models/chat"))
+    assert (await chatting.http.post("/api/models/chat/unload")).is_success
+    records = (await chatting.http.get("/api/audit?limit=10")).json()["entries"]
+    assert [(each["action"], each["result"]) for each in records if each["action"] == "model.unload"] == [
+        ("model.unload", "ok")
+    ]
+
+
+async def test_a_denied_request_that_cannot_be_recorded_is_denied(
+    chatting: RunningBalancer, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = await chatting.create_key("inference")
+    async with fault(chatting):
+        answer = await chatting.http.get("/api/users", headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 403
+        await wait_until(lambda: not len(chatting.app.denied_requests._tasks))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 async def test_a_registration_that_is_resolved_meanwhile_is_stored_when_it_is_mended(
     chatting: RunningBalancer, fault: Fault, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

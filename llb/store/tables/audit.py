@@ -72,8 +72,10 @@ async def record(
     address: str | None = None,
     result: str = "ok",
     denied: bool = False,
-) -> None:
+) -> int:
     """Record an action in the transaction that performs it; remove the oldest records above the quotas.
+
+    Returns the id of the record.
 
     `denied`: it was refused. Then the records are counted by address, because anybody can try anything.
     """
@@ -91,6 +93,12 @@ async def record(
     if row_id % PRUNE_INTERVAL == 0:
         for each_class, quota in QUOTAS.items():
             await _prune(tx, each_class, quota)
+    return row_id
+
+
+async def set_result(tx: Transaction, record_id: int, result: str) -> None:
+    """Change the result of an action that was recorded before its end."""
+    await tx.execute("UPDATE audit SET result = ? WHERE id = ?", (result, record_id))
 
 
 async def _prune(tx: Transaction, record_class: AuditClass, quota: int) -> None:
