@@ -79,10 +79,19 @@ class AttackedHosts:
         for name in self._files:
             assert self.balancer.register_model(name).status_code == 202
         wait_until(self._is_placed, PLACE_DEADLINE_S)
+        self._load()
         self.victim_key = self._create_key("victim")
         self.target = Target(
             tuple(host.url for host in self.hosts), self._create_key("attacker", **ATTACKER_LIMITS)
         )
+
+    def _load(self) -> None:
+        """Load the models: the victim is not to wait for that."""
+        body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        self.balancer.http.post("/v1/chat/completions", json=body).raise_for_status()
+        self.balancer.http.post(
+            "/v1/embeddings", json={"model": EMBEDDING_MODEL, "input": "Hello"}
+        ).raise_for_status()
 
     def _is_placed(self) -> bool:
         models = self.balancer.http.get("/api/models").raise_for_status().json()["models"]
