@@ -13,6 +13,7 @@ llb: one address for the local language models of a few machines
                              (arguments go to pytest and skip the checks)
   ./install.sh test --fast   the same without the laboratory and the browser: under two minutes
   ./install.sh install       only install
+  ./install.sh engine [BUILD]  install llama.cpp for the GPU of this machine: llb engine install (docs/gpu.md)
   ./install.sh lock          lock the newest packages that pyproject.toml allows, with their hashes, licences and SBOM
 
 After that, .venv/bin/llb is the command: llb models, llb pull ID, llb chat ID, llb doctor.
@@ -189,6 +190,11 @@ case "${1:-}" in
     ;;
   install)
     install_into_venv run
+    ;;
+  engine)
+    shift
+    install_into_venv run
+    exec .venv/bin/python -m llb engine install "$@"
     ;;
   lock)
     lock

@@ -49,6 +49,8 @@ from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.config import Config
+from llb.engine.builds.overlays import overlay_store
+from llb.engine.builds.selector import BuildSelector
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
 from llb.gateway.admission.capacity_sync import CapacitySync
@@ -62,7 +64,7 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestLog
 from llb.gateway.routing.performance_model import PerformanceModel
-from llb.hardware import HardwareProbe
+from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
@@ -156,15 +158,20 @@ class Balancer:
             on_bad_source=self.registrations.on_bad_source,
         )
 
+        engine_builds = BuildSelector(overlay_store(config.home, installed_version()))
         self.engine_pool = EnginePool(
-            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
+            slots=config.parallel,
+            context=config.context,
+            keep_alive_s=config.keep_alive_s,
+            get_build=engine_builds.get_current,
         )
         self.agent = NodeAgent(
             config=config,
             db=self.db,
             hub=self.hub,
             files=ModelFiles(config.models_dir, clock=self.db.clock.earliest),
-            hardware_probe=HardwareProbe(),
+            hardware_probe=HardwareProbe(get_build=engine_builds.get_current),
+            engine_builds=engine_builds,
             engine_pool=self.engine_pool,
         )
         self.node_commands = NodeCommands(self.view, self.agent, self.node_connections)
@@ -254,7 +261,13 @@ class Balancer:
             peer_files_blueprint(
                 self.agent.peer_file_server, lambda: self.agent.node_id, lambda: self._file_token_secret
             ),
-            system_blueprint(self.config, self.view, self.storage_monitor, self._problems),
+            system_blueprint(
+                self.config,
+                self.view,
+                self.storage_monitor,
+                self._problems,
+                lambda: self.agent.engine_info,
+            ),
             openapi_blueprint(),
             page_blueprint(),
         )

@@ -31,10 +31,12 @@ from llb.cluster.join.join_client import (
 from llb.cluster.join.tunnel_pool import TunnelConnection, TunnelPool
 from llb.cluster.link.control_link_client import ControlLinkClient
 from llb.config import Config
+from llb.engine.builds.overlays import overlay_store
+from llb.engine.builds.selector import BuildSelector
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
 from llb.gateway.http.client import HttpClient
-from llb.hardware import HardwareProbe
+from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
@@ -76,15 +78,20 @@ class JoinedNode:
             ),
             local_token=self.local_token,
         )
+        engine_builds = BuildSelector(overlay_store(config.home, installed_version()))
         self.engine_pool = EnginePool(
-            slots=config.parallel, context=config.context, keep_alive_s=config.keep_alive_s
+            slots=config.parallel,
+            context=config.context,
+            keep_alive_s=config.keep_alive_s,
+            get_build=engine_builds.get_current,
         )
         self.agent = NodeAgent(
             config=config,
             db=self.db,
             hub=self.hub,
             files=ModelFiles(config.models_dir, clock=self.db.clock.earliest),
-            hardware_probe=HardwareProbe(),
+            hardware_probe=HardwareProbe(get_build=engine_builds.get_current),
+            engine_builds=engine_builds,
             engine_pool=self.engine_pool,
             get_addresses=self._advertised_addresses,
         )

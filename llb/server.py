@@ -27,9 +27,11 @@ from llb.base.node_identity import Membership
 from llb.base.runfile import RunInfo
 from llb.config import DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
+from llb.hardware import summarise_engine
 from llb.joined_node import JoinedNode
 from llb.security import tls_trust
 from llb.security.certificates import ServerTls
+from llb.wire import EngineInfo
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +245,7 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             joined.membership if joined else None,
             server.ollama_port,
             setup_token=await llb.issue_setup_token(),
+            engine=llb.agent.engine_info,
         )
         await _wait_for_stop(stop, joined.left_cluster if joined else None)
         log.info("stopping" if stop.is_set() else "this host has left its cluster and continues on its own")
@@ -297,13 +300,16 @@ def print_banner(
     ollama_port: int | None,
     *,
     setup_token: str | None,
+    engine: EngineInfo | None = None,
 ) -> None:
     """Print address, data directory and first steps to standard output; the log is on standard error.
 
-    `setup_token` is given while the default password is in use. A standard output that takes nothing, such as
-    a file on a full disk, does not stop the server.
+    `engine` is None while the hardware is not known. `setup_token` is given while the default password is in
+    use. A standard output that takes nothing, such as a file on a full disk, does not stop the server.
     """
     lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
+    if engine is not None:
+        lines.append(summarise_engine(engine))
     if membership is not None:
         lines.append(
             f"This host has joined {membership.balancer_url} as {membership.name}; 'llb leave' undoes that"

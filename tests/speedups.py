@@ -14,7 +14,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -22,13 +22,16 @@ from typing import Any
 import argon2
 import httpx
 import httpx2
+import msgspec
 from sanic.touchup.service import TouchUp
 from sanic_routing import router
 
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.engine import process as engine_process
-from llb.hardware import HardwareProbe, engine_command, engine_environment
+from llb.hardware import engine_command, engine_environment, probe
+from llb.hardware.device_query import query_devices
+from llb.hardware.devices import EngineDevices
 from llb.security import passwords
 
 REAL_HASHER, REAL_DUMMY_HASH = passwords._HASHER, passwords.DUMMY_HASH
@@ -125,27 +128,27 @@ def _share_sanic_routes() -> None:
 
 
 def _share_device_probe() -> None:
-    """The devices of this machine: a child process that loads llama.cpp.
+    """A child with the installed llama.cpp that says what this machine has."""
+    query = query_devices
+    installed = engine_environment(os.environ)["PYTHONPATH"]
 
-    Later probes are told what the first one said.
-    """
-    make = HardwareProbe.__init__
+    async def query_once(
+        command: Sequence[str], environment: Mapping[str, str], **more: Any
+    ) -> EngineDevices:
+        is_installed_build = environment["PYTHONPATH"] == installed
+        if is_installed_build and tuple(command) == engine_command("--devices"):
+            return _probe_devices_once()
+        return await query(command, environment, **more)
 
-    def init(self: HardwareProbe, *, devices_command: Sequence[str] | None = None) -> None:
-        make(self, devices_command=devices_command or ("printf", "%s\n", _probe_devices_once()))
-
-    HardwareProbe.__init__ = init  # type: ignore[method-assign]
+    setattr(probe, "query_devices", query_once)  # noqa: B010
 
 
 @functools.cache
-def _probe_devices_once() -> str:
-    return subprocess.run(
-        engine_command("--devices"),
-        env=engine_environment(os.environ),
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.strip()
+def _probe_devices_once() -> EngineDevices:
+    output = subprocess.run(
+        engine_command("--devices"), env=engine_environment(os.environ), capture_output=True, check=True
+    ).stdout
+    return msgspec.json.decode(output, type=EngineDevices)
 
 
 def _share_page() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -22,12 +22,17 @@ from llb.hardware import (
     MemoryBudget,
     cgroup_memory_limit_bytes,
     cpu_count,
+    device_query,
     engine_command,
     engine_environment,
     physical_core_count,
+    summarise_engine,
 )
 from llb.hardware import devices as devices_module
 from llb.hardware import probe as probe_module
+from llb.hardware.devices import EngineDevices
+from llb.hardware.engine_command import EngineBuild, installed_version
+from llb.policy.engine_build.choice import GpuFacts, HostFacts
 from llb.wire import Hardware
 
 GB = 10**9
@@ -114,12 +119,21 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
 
 
 @contextlib.asynccontextmanager
-async def machine(*devices: ComputeDevice) -> AsyncIterator[HardwareProbe]:
-    """Return the info of a host whose engine lists these devices."""
-    answer = json.dumps(
-        [{name: getattr(device, name) for name in device.__struct_fields__} for device in devices]
+async def machine(
+    *devices: ComputeDevice, build: str = "cpu", gpus: Sequence[GpuFacts] = (), **facts: Any
+) -> AsyncIterator[HardwareProbe]:
+    """Return the info of a host whose engine is of this build and lists these devices, with these GPUs."""
+    answer = msgspec.json.encode(EngineDevices(build=build, devices=devices)).decode()
+    found = HostFacts(
+        **{"system": "linux", "machine": "x86_64", "glibc": (2, 39), "gpus": tuple(gpus)} | facts
     )
-    made = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", f"print({answer!r})"])
+
+    async def query_facts() -> HostFacts:
+        return found
+
+    made = HardwareProbe(
+        devices_command=[sys.executable, "-I", "-S", "-c", f"print({answer!r})"], query_facts=query_facts
+    )
     try:
         yield made
     finally:
@@ -128,7 +142,7 @@ async def machine(*devices: ComputeDevice) -> AsyncIterator[HardwareProbe]:
 
 async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., FakeNvml]) -> None:
     fake = nvml(TWO_GPUS)
-    async with machine(CPU, gpu(device_id="0000:01:00.0")) as host:
+    async with machine(CPU, gpu(device_id="0000:01:00.0"), build="cuda") as host:
         facts = await host.probe()
         assert [(each.name, each.usable) for each in facts.hardware.gpus] == [
             ("NVIDIA RTX 4090", True),
@@ -136,8 +150,7 @@ async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., 
         ]
         assert facts.hardware.cpu == "A Processor"
         assert facts.problems == (
-            "A GPU is present (NVIDIA GTX 1060), but the installed engine cannot use it: "
-            "install a GPU build of xllamacpp.",
+            "The CUDA build of llama.cpp cannot use NVIDIA GTX 1060: models run on the other GPUs.",
         )
         meters = await host.measure_utilisation()
         assert (meters.gpu_usage, meters.gpu_memory_usage) == (0.5, 6 / 30)
@@ -148,15 +161,87 @@ async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., 
         assert [each.memory_free_bytes for each in host.hardware.gpus] == [4 * GB, 6 * GB]
 
 
+ADA = GpuFacts(vendor="nvidia", name="NVIDIA RTX 4090", address="0000:01:00.0", capability=(8, 9))
+R570: dict[str, Any] = {"nvidia_driver": (570, 86, 10), "cuda": (12, 8)}
+
+
 async def test_a_gpu_beside_the_cpu_build(nvml: Callable[..., FakeNvml]) -> None:
     nvml(TWO_GPUS[:1])
-    async with machine(CPU) as host:
+    async with machine(CPU, gpus=[ADA], **R570) as host:
+        facts = await host.probe()
+    sentence = (
+        "A GPU is present (NVIDIA RTX 4090), but llama.cpp runs on the CPU: "
+        "run 'llb engine install' (about 1.1 GB)."
+    )
+    assert facts.problems == (sentence,)
+    assert facts.memory_budget().vram_bytes == ()
+    engine = facts.hardware.engine
+    assert engine is not None
+    assert (engine.build, engine.variant, engine.reason) == ("cpu", "cpu", sentence)
+    assert engine.version == installed_version()
+    assert [(device.name, device.kind) for device in engine.devices] == [("A Processor", "cpu")]
+    assert summarise_engine(engine).startswith(f"llama.cpp {engine.version.split('.')[-1]}, CPU only. A GPU")
+
+
+async def test_a_build_with_cuda_that_finds_no_gpu_is_not_called_a_cpu_build(
+    nvml: Callable[..., FakeNvml],
+) -> None:
+    nvml(TWO_GPUS[:1])
+    async with machine(CPU, build="cuda", gpus=[ADA], **R570) as host:
         facts = await host.probe()
     assert facts.problems == (
-        "A GPU is present (NVIDIA RTX 4090), but the installed engine is a CPU build: "
-        "install a GPU build of xllamacpp.",
+        "A GPU is present (NVIDIA RTX 4090), but llama.cpp runs on the CPU: "
+        "the CUDA build finds no GPU; see 'llb doctor'.",
     )
-    assert facts.memory_budget().vram_bytes == ()
+
+
+async def test_a_hidden_gpu_gets_no_advice(nvml: Callable[..., FakeNvml]) -> None:
+    nvml(TWO_GPUS[:1])
+    async with machine(CPU, gpus=[msgspec.structs.replace(ADA, hidden=True)], **R570) as host:
+        facts = await host.probe()
+    assert facts.problems == ()
+    assert [(each.usable, each.hidden) for each in facts.hardware.gpus] == [(False, True)]
+
+
+async def test_gpus_of_amd_and_intel_are_seen_though_nothing_can_use_them(
+    nvml: Callable[..., FakeNvml],
+) -> None:
+    fake = nvml([])
+    fake.init = fake.NVMLError_LibraryNotFound("NVML Shared Library Not Found")
+    gpus = [
+        GpuFacts(vendor="amd", name="AMD Radeon RX 7900", address="0000:03:00.0", target="gfx1100"),
+        GpuFacts(vendor="intel", name="Intel UHD", address="0000:00:02.0", integrated=True),
+    ]
+    async with machine(CPU, gpus=gpus, vulkan_vendors=("amd",)) as host:
+        facts = await host.probe()
+    assert [(each.name, each.usable) for each in facts.hardware.gpus] == [
+        ("AMD Radeon RX 7900", False),
+        ("Intel UHD", False),
+    ]
+    assert facts.problems == (
+        "A GPU is present (AMD Radeon RX 7900, Intel UHD), but llama.cpp runs on the CPU: "
+        "run 'llb engine install' (about 70 MB).",
+    )
+    async with machine(CPU, gpu("Vulkan0", device_id="0000:03:00.0"), build="vulkan", gpus=gpus) as host:
+        facts = await host.probe()
+    assert [(each.name, each.usable) for each in facts.hardware.gpus] == [
+        ("Vulkan0", True),
+        ("Intel UHD", False),
+    ]
+    assert facts.problems == ()
+
+
+async def test_an_integrated_gpu_is_a_reason_and_no_problem(nvml: Callable[..., FakeNvml]) -> None:
+    fake = nvml([])
+    fake.init = fake.NVMLError_LibraryNotFound("NVML Shared Library Not Found")
+    uhd = GpuFacts(vendor="intel", name="Intel UHD", address="0000:00:02.0", integrated=True)
+    async with machine(CPU, gpus=[uhd]) as host:
+        facts = await host.probe()
+    assert facts.problems == ()
+    assert facts.hardware.engine is not None
+    assert facts.hardware.engine.reason == (
+        "A GPU is present (Intel UHD), but llama.cpp runs on the CPU: no build is faster on it."
+    )
 
 
 async def test_a_gpu_that_only_the_engine_knows(nvml: Callable[..., FakeNvml]) -> None:
@@ -232,10 +317,12 @@ async def test_close_shuts_the_library_once(nvml: Callable[..., FakeNvml]) -> No
 @pytest.mark.parametrize(
     ("code", "problem"),
     [
+        ("raise SystemExit('libcudart.so.12: cannot open shared object file')",
+         "The devices of the engine could not be queried: libcudart.so.12: cannot open shared object file."),
         ("raise SystemExit(3)", "The devices of the engine could not be queried: it ended with status 3."),
         ("print('no')", "The devices of the engine could not be queried: Input data was truncated"),
     ],
-)
+)  # fmt: skip
 async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], code: str, problem: str) -> None:
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
     host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", code])
@@ -249,7 +336,7 @@ async def test_an_engine_that_cannot_be_asked(nvml: Callable[..., FakeNvml], cod
 async def test_an_engine_that_never_answers(
     nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_module, "DEVICE_QUERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(device_query, "DEVICE_QUERY_TIMEOUT_S", 0.2)
     nvml([], init=FakeNvml.NVMLError_LibraryNotFound())
     host = HardwareProbe(devices_command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
     facts = await host.probe()
@@ -277,7 +364,9 @@ async def test_a_missing_interpreter(nvml: Callable[..., FakeNvml]) -> None:
 
 
 async def test_the_real_engine_lists_its_processor() -> None:
-    host = HardwareProbe(devices_command=engine_command("--devices"))
+    # Not the command whose answer `tests.speedups` keeps.
+    command = (sys.executable, "-B", *engine_command("--devices")[1:])
+    host = HardwareProbe(devices_command=command)
     facts = await host.probe()
     host.close()
     assert [device.kind for device in facts.devices][-1] == "cpu"
@@ -395,3 +484,10 @@ def test_the_environment_of_a_child() -> None:
     }  # fmt: skip
     kept = engine_environment(ours)
     assert set(kept) == {"PATH", "HOME", "CUDA_VISIBLE_DEVICES", "LC_ALL", "PYTHONPATH", "GOMP_SPINCOUNT"}
+
+
+def test_the_environment_of_a_build_beside_the_program() -> None:
+    build = EngineBuild("cu128", "1", Path("/e/cu128-1"), (Path("/e/cu128-1/nvidia/cublas/lib"),))
+    kept = engine_environment({"LD_LIBRARY_PATH": "/mine"}, build)
+    assert kept["PYTHONPATH"].split(":") == ["/e/cu128-1", engine_environment({})["PYTHONPATH"]]
+    assert kept["LD_LIBRARY_PATH"] == "/e/cu128-1/nvidia/cublas/lib:/mine"

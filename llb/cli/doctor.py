@@ -13,6 +13,7 @@ from llb.cli import parser as grammar
 from llb.cli.checks import Finding, Level, bad, ok
 from llb.cli.checks import cluster as cluster_checks
 from llb.cli.checks import disk as disk_checks
+from llb.cli.checks import engine as engine_checks
 from llb.cli.checks import network as network_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import tls as tls_checks
@@ -60,7 +61,7 @@ def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     yield from disk_checks.check_database(config)
     catalog = program_checks.check_catalog(config)
     yield catalog.finding
-    yield from program_checks.check_engine(config, catalog.models)
+    yield from engine_checks.check_engine(config, catalog.models)
     yield from program_checks.check_sandbox()
     yield from disk_checks.check_model_files(config)
     yield from network_checks.check_clock(time.time())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llb import __version__
 from llb.base.units import parse_size
 from llb.config import SETTINGS, Setting
+from llb.policy.engine_build.choice import GPU_BUILDS
 from llb.wire import Role, Scope
 
 # Commands that accept all settings; the others accept --home only.
@@ -279,6 +280,7 @@ def _add_host_commands(commands: _Commands) -> None:
     )
     _add_settings(doctor, excluded="home")
     _add_json_flag(doctor)
+    _add_engine_commands(commands)
     backup = _add_command(
         commands, "backup", "back up the database; the server may keep running", "database:backup"
     )
@@ -308,6 +310,33 @@ def _add_host_commands(commands: _Commands) -> None:
     )
     _add_yes_flag(restore)
     _add_command(commands, "version", "print the version", "main:version")
+
+
+def _add_engine_commands(commands: _Commands) -> None:
+    engine = _add_command(
+        commands, "engine", "builds of llama.cpp on this host: list, install, use", "host.engine:list_builds"
+    )
+    _add_json_flag(engine)
+    actions = engine.add_subparsers(title="actions", metavar="ACTION", dest="action")
+    _add_json_flag(_add_command(actions, "list", "list the builds on this host", "host.engine:list_builds"))
+    install = _add_command(
+        actions,
+        "install",
+        "install the best build for the GPUs of this host, and try it",
+        "host.engine:install_build",
+    )
+    install.add_argument(
+        "variant",
+        nargs="?",
+        metavar="BUILD",
+        default=None,
+        help=f"{', '.join(GPU_BUILDS)} (default: automatic)",
+    )
+    _add_yes_flag(install)
+    use = _add_command(
+        actions, "use", "use a build, or with auto the best one again", "host.engine:use_build"
+    )
+    use.add_argument("variant", metavar="BUILD", help="auto, cpu, or one that is installed")
 
 
 def _add_remote_flags(parser: argparse.ArgumentParser) -> None:

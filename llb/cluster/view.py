@@ -446,6 +446,7 @@ class ClusterView:
                 for report in node.replicas.values()
             ),
             last_seen=node.last_seen,
+            problems=hello.problems,
         )
 
 

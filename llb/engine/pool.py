@@ -21,7 +21,7 @@ from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner
 from llb.engine.process import EngineProcess
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
-from llb.hardware import MemoryBudget
+from llb.hardware import EngineBuild, MemoryBudget
 from llb.policy.eviction import select_victims
 from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState
@@ -54,6 +54,7 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
         planner: EnginePlanner | None = None,
         command: Sequence[str] | None = None,
+        get_build: Callable[[], EngineBuild] = EngineBuild,
         health_interval_s: float = HEALTH_INTERVAL_S,
         health_check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S,
         progress_interval_s: float = PROGRESS_INTERVAL_S,
@@ -65,6 +66,7 @@ class EnginePool:
         self._clock = clock
         self._planner = planner if planner is not None else EnginePlanner(slots=slots, context=context)
         self._command = command
+        self._get_build = get_build
         self._tasks = TaskSupervisor("engines")
         self._watchdog = EngineWatchdog(
             self._all_engines,
@@ -106,7 +108,11 @@ class EnginePool:
                 keep_alive_s=self._keep_alive_s,
                 clock=self._clock,
                 make_process=lambda on_transition: EngineProcess(
-                    model_id, tasks=self._tasks, on_transition=on_transition, command=self._command
+                    model_id,
+                    tasks=self._tasks,
+                    on_transition=on_transition,
+                    command=self._command,
+                    get_build=self._get_build,
                 ),
                 on_changed=self._on_engine_changed,
                 on_suspected_failure=self._on_suspected_failure,

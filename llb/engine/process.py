@@ -17,7 +17,7 @@ from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
 from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
-from llb.hardware import engine_command, engine_environment
+from llb.hardware import EngineBuild, engine_command, engine_environment
 from llb.wire import EngineState
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class EngineProcess:
         tasks: TaskSupervisor,
         on_transition: Callable[[EngineState, EngineState], None] = lambda old, new: None,
         command: Sequence[str] | None = None,
+        get_build: Callable[[], EngineBuild] = EngineBuild,
     ) -> None:
         self.name = name
         self.state = EngineState.STOPPED
@@ -63,6 +64,7 @@ class EngineProcess:
         # Number of the worker: a lease of an earlier worker must not count for a later one.
         self.generation = 0
         self._command = tuple(command) if command is not None else engine_command()
+        self._get_build = get_build
         self._tasks = tasks
         self._on_transition = on_transition
         self._child: asyncio.subprocess.Process | None = None
@@ -83,6 +85,10 @@ class EngineProcess:
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None and not self._exited.is_set() else None
+
+    @property
+    def last_log_line(self) -> str:
+        return self._log[-1] if self._log else ""
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the worker, 0 without one."""
@@ -222,7 +228,7 @@ class EngineProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=engine_environment(os.environ),
+            env=engine_environment(os.environ, self._get_build()),
             # Ctrl-C in the terminal must not end the engines before running requests have ended.
             start_new_session=True,
         )

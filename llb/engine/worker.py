@@ -2,8 +2,8 @@
 
 It reads an `EngineSpec` as one JSON line on stdin, and writes a `WorkerReady` line to stdout once the model
 is loaded; the log of llama.cpp goes to stderr. Exit status: 0 stdin ended, 2 invalid specification, 3
-llama.cpp rejected the load. With `--devices` it prints the compute devices of this build of llama.cpp as a
-JSON array instead, with `--sandbox` which restrictions are in effect on this host.
+llama.cpp rejected the load. With `--devices` it prints the kind and the compute devices of this build of
+llama.cpp as JSON instead, with `--sandbox` which restrictions are in effect on this host.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from llb.base import platform_compat
+from llb.engine.builds.kind import build_kind
 from llb.engine.memory_limit import apply_data_limit
 from llb.engine.sandbox import restrictions
 from llb.engine.spec import (
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = _redirect_stdout()
     if arguments == ["--devices"]:
-        report.write(msgspec.json.encode(list_devices()) + b"\n")
+        devices = list_devices()
+        kind = build_kind(_import_xllamacpp(), [str(device["name"]) for device in devices])
+        report.write(msgspec.json.encode({"build": kind, "devices": devices}) + b"\n")
         report.flush()
         return 0
     if arguments == ["--sandbox"]:

@@ -1,7 +1,10 @@
 """Hardware of this host: compute devices of the installed engine, GPUs, RAM, processors, utilisation."""
 
+from llb.hardware.description import summarise_engine
+from llb.hardware.device_query import DeviceQueryError, query_devices
 from llb.hardware.devices import ComputeDevice, HardwareInfo, MemoryBudget
-from llb.hardware.engine_command import EngineBuild, engine_command, engine_environment
+from llb.hardware.engine_command import EngineBuild, engine_command, engine_environment, installed_version
+from llb.hardware.host_facts import query_host_facts
 from llb.hardware.limits import (
     cgroup_memory_limit_bytes,
     cpu_count,
@@ -12,6 +15,7 @@ from llb.hardware.probe import HardwareProbe
 
 __all__ = [
     "ComputeDevice",
+    "DeviceQueryError",
     "EngineBuild",
     "HardwareInfo",
     "HardwareProbe",
@@ -20,6 +24,10 @@ __all__ = [
     "cpu_count",
     "engine_command",
     "engine_environment",
+    "installed_version",
     "memory_total_bytes",
     "physical_core_count",
+    "query_devices",
+    "query_host_facts",
+    "summarise_engine",
 ]

@@ -30,6 +30,13 @@ class ComputeDevice(msgspec.Struct, frozen=True, kw_only=True):
     memory_free_bytes: int
 
 
+class EngineDevices(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `--devices`: kind of the build (cpu, cuda, rocm, vulkan, metal), and its devices."""
+
+    build: str = "cpu"
+    devices: tuple[ComputeDevice, ...] = ()
+
+
 @dataclass(frozen=True)
 class MemoryBudget:
     """Memory for all engines together: RAM, and VRAM per usable device.

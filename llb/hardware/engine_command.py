@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
 from pathlib import Path
+
+from llb.policy.engine_build.choice import CPU
 
 # Environment variables for processes that run llama.cpp: paths, and the set-up of GPU libraries. Never a
 # token, a proxy, or a variable of llb or the Hub.
@@ -44,17 +48,29 @@ _SPIN_ENV = {"GOMP_SPINCOUNT": "1000"}
 _SECRET_ENV_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
 
 
+@cache
+def installed_version() -> str:
+    """Return the version of the installed xllamacpp, empty without one."""
+    try:
+        return metadata.version("xllamacpp")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True)
 class EngineBuild:
     """Build of llama.cpp that engines run: the installed package, or one in a directory beside it.
 
     `import_path` comes before the installed packages; `library_paths` hold libraries that it needs.
+    `rejected` are builds that do not work on this host, with the reason. `is_fixed`: the user chose it.
     """
 
-    variant: str = ""
-    version: str = ""
+    variant: str = CPU
+    version: str = field(default_factory=installed_version)
     import_path: Path | None = None
     library_paths: tuple[Path, ...] = ()
+    rejected: tuple[tuple[str, str], ...] = ()
+    is_fixed: bool = False
 
 
 def engine_command(*arguments: str) -> tuple[str, ...]:

@@ -5,32 +5,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import psutil
 
-from llb.hardware.devices import ComputeDevice, HardwareInfo
-from llb.hardware.engine_command import engine_command, engine_environment
-from llb.hardware.limits import cpu_count, memory_total_bytes
-from llb.hardware.nvml import GpuUtilisation, NvidiaGpu, Nvml
-from llb.wire import Gpu, Hardware, Meters
+from llb.hardware.description import advise_on_build, describe_engine, describe_hardware
+from llb.hardware.device_query import DeviceQueryError, query_devices
+from llb.hardware.devices import EngineDevices, HardwareInfo
+from llb.hardware.engine_command import EngineBuild, engine_command, engine_environment
+from llb.hardware.host_facts import query_host_facts
+from llb.hardware.nvml import GpuUtilisation, Nvml
+from llb.policy.engine_build.choice import HostFacts
+from llb.wire import Hardware, Meters
 
 log = logging.getLogger(__name__)
 
-# The first CUDA start on a cold machine takes seconds.
-DEVICE_QUERY_TIMEOUT_S = 30.0
-KILL_TIMEOUT_S = 5.0
 GPU_READ_TIMEOUT_S = 1.0
 
 
 class HardwareProbe:
-    """Hardware probe of this host: one probe, then repeated measurements. `close()` is idempotent."""
+    """Hardware probe of this host: a probe for each build of the engine, and measurements.
 
-    def __init__(self, *, devices_command: Sequence[str] | None = None) -> None:
+    `close()` is idempotent.
+    """
+
+    def __init__(
+        self,
+        *,
+        get_build: Callable[[], EngineBuild] = EngineBuild,
+        query_facts: Callable[[], Coroutine[Any, Any, HostFacts]] = query_host_facts,
+        devices_command: Sequence[str] | None = None,
+    ) -> None:
+        """`get_build` returns the build that engines run now."""
+        self._get_build = get_build
+        self._query_facts = query_facts
         self._devices_command = devices_command or engine_command("--devices")
         # A thread of its own: a driver that hangs must not block the threads of the event loop's executor.
         self._nvml_thread = ThreadPoolExecutor(1, thread_name_prefix="nvml")
@@ -41,28 +53,28 @@ class HardwareProbe:
 
     async def probe(self) -> HardwareInfo:
         """Query the engine and the driver; failures become `problems` of the result."""
-        problems: list[str] = []
-        process = await self._spawn_device_query()
-        self._nvml = await asyncio.get_running_loop().run_in_executor(self._nvml_thread, Nvml.open)
-        problems += self._nvml.problems
-        devices: tuple[ComputeDevice, ...] = ()
-        try:
-            devices = await self._read_devices(process)
-        except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
-            problems.append(f"The devices of the engine could not be queried: {error}.")
+        build = self._get_build()
+        async with asyncio.TaskGroup() as queries:
+            engine_query = queries.create_task(self._query_engine(build))
+            facts_query = queries.create_task(self._query_facts())
+            if self._nvml is None:
+                self._nvml = await self._run_in_nvml_thread(Nvml.open)
+        engine, engine_problem = engine_query.result()
+        facts = facts_query.result()
+        problems = [*self._nvml.problems, *filter(None, (engine_problem,))]
         # Read again: the query above took VRAM for a context of its own while it ran.
         await self._read_gpus()
-        unusable = [gpu.name for gpu in self._nvml.gpus if not gpu.is_usable_by(devices)]
-        if devices and unusable:
-            is_cpu_build = all(device.kind == "cpu" for device in devices)
-            reason = "is a CPU build" if is_cpu_build else "cannot use it"
-            problems.append(
-                f"A GPU is present ({', '.join(unusable)}), but the installed engine {reason}: "
-                "install a GPU build of xllamacpp."
-            )
+        gpus = self._nvml.gpus
+        info = None
+        if engine.devices:
+            advice = advise_on_build(build, engine, facts, gpus)
+            problems += [advice.problem] if advice.problem else []
+            info = describe_engine(build, engine, advice.reason)
         # The first call only starts the measurement.
         psutil.cpu_percent()
-        self._info = HardwareInfo(_build_hardware(self._nvml.gpus, devices), devices, tuple(problems))
+        self._info = HardwareInfo(
+            describe_hardware(gpus, engine, facts, info), engine.devices, tuple(problems)
+        )
         return self._with_free_memory(self._info)
 
     @property
@@ -85,7 +97,14 @@ class HardwareProbe:
             for number, device in enumerate(devices):
                 if free is not None and gpu.matches_device(device):
                     devices[number] = msgspec.structs.replace(device, memory_free_bytes=free)
-        hardware = msgspec.structs.replace(info.hardware, gpus=tuple(gpus))
+        engine = info.hardware.engine
+        if engine is not None:
+            engine_devices = (
+                msgspec.structs.replace(device, memory_free_bytes=measured.memory_free_bytes)
+                for device, measured in zip(engine.devices, devices, strict=True)
+            )
+            engine = msgspec.structs.replace(engine, devices=tuple(engine_devices))
+        hardware = msgspec.structs.replace(info.hardware, gpus=tuple(gpus), engine=engine)
         return replace(info, hardware=hardware, devices=tuple(devices))
 
     async def measure_utilisation(self) -> Meters:
@@ -108,6 +127,16 @@ class HardwareProbe:
             self._nvml_thread.submit(nvml.close)
         self._nvml_thread.shutdown(wait=False, cancel_futures=False)
 
+    async def _query_engine(self, build: EngineBuild) -> tuple[EngineDevices, str | None]:
+        """Return the devices, none with a sentence that says why they are unknown."""
+        try:
+            return await query_devices(self._devices_command, engine_environment(os.environ, build)), None
+        except DeviceQueryError as error:
+            return EngineDevices(), f"The devices of the engine could not be queried: {error}."
+
+    async def _run_in_nvml_thread(self, function: Callable[[], Nvml]) -> Nvml:
+        return await asyncio.get_running_loop().run_in_executor(self._nvml_thread, function)
+
     async def _read_gpus(self) -> GpuUtilisation:
         if self._nvml is None or not self._nvml.gpus:
             return GpuUtilisation()
@@ -119,62 +148,3 @@ class HardwareProbe:
         except TimeoutError:
             log.debug("the GPU driver did not answer within %s s", GPU_READ_TIMEOUT_S)
         return self._gpu_utilisation
-
-    async def _spawn_device_query(self) -> asyncio.subprocess.Process | OSError:
-        try:
-            return await asyncio.create_subprocess_exec(
-                *self._devices_command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=engine_environment(os.environ),
-            )
-        except OSError as error:
-            return error
-
-    async def _read_devices(self, process: asyncio.subprocess.Process | OSError) -> tuple[ComputeDevice, ...]:
-        if isinstance(process, OSError):
-            raise process
-        try:
-            async with asyncio.timeout(DEVICE_QUERY_TIMEOUT_S):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            raise TimeoutError(f"no answer within {DEVICE_QUERY_TIMEOUT_S:.0f} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                # An unreaped child would keep the event loop from closing.
-                async with asyncio.timeout(KILL_TIMEOUT_S):
-                    await process.wait()
-        if process.returncode != 0:
-            raise ValueError(f"it ended with status {process.returncode}")
-        return msgspec.json.decode(output, type=tuple[ComputeDevice, ...])
-
-
-def _build_hardware(nvidia_gpus: Sequence[NvidiaGpu], devices: Sequence[ComputeDevice]) -> Hardware:
-    gpus = [
-        Gpu(
-            name=gpu.name,
-            memory_total_bytes=gpu.memory_total_bytes,
-            memory_free_bytes=gpu.memory_free_bytes,
-            usable=gpu.is_usable_by(devices),
-        )
-        for gpu in nvidia_gpus
-    ]
-    gpus += [
-        Gpu(
-            name=device.description,
-            memory_total_bytes=device.memory_total_bytes,
-            memory_free_bytes=device.memory_free_bytes,
-            usable=True,
-        )
-        for device in devices
-        if device.kind in ("gpu", "igpu") and not any(gpu.matches_device(device) for gpu in nvidia_gpus)
-    ]
-    cpu = next((device.description for device in devices if device.kind == "cpu"), None)
-    return Hardware(
-        cpu=cpu or platform.processor() or platform.machine(),
-        cpu_count=cpu_count(),
-        memory_total_bytes=memory_total_bytes(),
-        gpus=tuple(gpus),
-    )

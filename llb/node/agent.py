@@ -18,12 +18,14 @@ from llb.base.backoff import Backoff
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
+from llb.engine.builds.selector import BuildSelector
 from llb.engine.pool import EnginePool, KeepAlive, Lease
 from llb.hardware import ComputeDevice, HardwareInfo, HardwareProbe, MemoryBudget
 from llb.hub import HubClient
 from llb.node.download.peer_fetch import PeerClient
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
+from llb.node.host_hardware import HostHardware
 from llb.node.replica import Replica
 from llb.node.replica_worker import DISK_RESERVE_BYTES, ReplicaWorker
 from llb.node.sharing.growing_file import GrowingFile
@@ -36,6 +38,7 @@ from llb.wire import (
     PROTOCOL_VERSION,
     DesiredState,
     Drain,
+    EngineInfo,
     EngineReport,
     EngineState,
     FileSpec,
@@ -74,6 +77,7 @@ class NodeAgent:
         files: ModelFiles,
         hardware_probe: HardwareProbe,
         engine_pool: EnginePool,
+        engine_builds: BuildSelector | None = None,
         get_addresses: Callable[[], tuple[str, ...]] = tuple,
         timeouts: DownloadTimeouts | None = None,
     ) -> None:
@@ -89,7 +93,9 @@ class NodeAgent:
         self._config = config
         self._db = db
         self._files = files
-        self._hardware_probe = hardware_probe
+        self._host = HostHardware(
+            hardware_probe, engine_pool, engine_builds, memory_limit_bytes=config.memory_limit_bytes
+        )
         self._replica_worker = ReplicaWorker(
             hub,
             files,
@@ -113,7 +119,6 @@ class NodeAgent:
         # Set once the first desired state has arrived, after which the files on disk are served.
         self.desired_state_received = asyncio.Event()
         self._outbox: asyncio.Queue[NodeMessage] | None = None
-        self._hardware_info: HardwareInfo | None = None
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -138,26 +143,23 @@ class NodeAgent:
             self.peer_file_server.close()
             self._replica_worker.close()
             await self.engine_pool.close()
-            self._hardware_probe.close()
+            self._host.close()
 
     async def run_link(self, link: NodeLink) -> None:
         """Exchange messages with the balancer over `link` until it closes."""
-        if self._hardware_info is None:
-            self._hardware_info = await self._hardware_probe.probe()
-            self.engine_pool.set_budget(self._hardware_info.memory_budget(self._config.memory_limit_bytes))
+        hardware_info = await self._host.ensure_probed()
         self._outbox = asyncio.Queue()
         # Revisions order the messages of one link only.
         self._revision = -1
         try:
             # Right after the hello: without a heartbeat the balancer does not know the free memory and disk.
-            heartbeat = await self._build_heartbeat(self._hardware_info)
-            await link.send(self._build_hello(self._hardware_info))
+            heartbeat = await self._build_heartbeat(hardware_info)
+            await link.send(self._build_hello(hardware_info))
             await link.send(heartbeat)
             async with asyncio.TaskGroup() as link_tasks:
                 link_tasks.create_task(self._send_messages(link, self._outbox), name="agent.send")
-                link_tasks.create_task(
-                    self._send_heartbeats(link, self._hardware_info), name="agent.heartbeat"
-                )
+                link_tasks.create_task(self._send_heartbeats(link, hardware_info), name="agent.heartbeat")
+                link_tasks.create_task(self._maintain_build(), name="agent.build")
                 link_tasks.create_task(self._receive_messages(link), name="agent.receive")
                 link_tasks.create_task(self._maintain_replicas(), name="agent.maintain")
         except* LinkClosed:
@@ -174,7 +176,16 @@ class NodeAgent:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             await link.send(await self._build_heartbeat(hardware_info))
-            self._refresh_budget()
+            self._host.refresh_budget()
+
+    async def _maintain_build(self) -> None:
+        """Change to a better build of llama.cpp once it is installed, and tell the balancer."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            hardware_info = await self._host.change_build()
+            if hardware_info is not None:
+                self._enqueue_message(self._build_hello(hardware_info))
+                self._enqueue_message(await self._build_heartbeat(hardware_info))
 
     async def _maintain_replicas(self) -> None:
         """Check the files of ready replicas and store times of last use, at the pace of the heartbeat.
@@ -229,19 +240,17 @@ class NodeAgent:
     @property
     def capacity(self) -> tuple[MemoryBudget, tuple[ComputeDevice, ...]] | None:
         """Memory that all engines of this host together may use, and its GPUs; None before the probe."""
-        info, budget = self._hardware_probe.info, self.engine_pool.budget
-        return None if info is None or budget is None else (budget, info.gpus)
-
-    def _refresh_budget(self) -> None:
-        """Take the VRAM that is free now as the budget, while no engine of llb occupies any."""
-        info = self._hardware_probe.info
-        if info is not None and not self.engine_pool.used_memory().total_vram_bytes:
-            self.engine_pool.set_budget(info.memory_budget(self._config.memory_limit_bytes))
+        return self._host.capacity
 
     @property
     def hardware_problems(self) -> tuple[str, ...]:
         """Problems of this host, as sentences; empty before the hardware was probed."""
-        return self._hardware_info.problems if self._hardware_info is not None else ()
+        return self._host.problems
+
+    @property
+    def engine_info(self) -> EngineInfo | None:
+        """Build of llama.cpp in use; None before the hardware was probed."""
+        return self._host.engine
 
     def _wanted_model_ids(self) -> frozenset[str]:
         return frozenset(
@@ -251,7 +260,7 @@ class NodeAgent:
     # --- reports ------------------------------------------------------------------------------------
 
     def _build_hello(self, hardware_info: HardwareInfo) -> Hello:
-        budget = hardware_info.memory_budget(self._config.memory_limit_bytes)
+        budget = self._host.budget(hardware_info)
         return Hello(
             protocol=PROTOCOL_VERSION,
             node_id=self.node_id,
@@ -267,12 +276,13 @@ class NodeAgent:
             slots_per_engine=self._config.parallel,
             replicas=tuple(replica.to_report() for replica in self._replicas.values()),
             instance=self._instance,
+            problems=self._host.problems,
         )
 
     async def _build_heartbeat(self, hardware_info: HardwareInfo) -> Heartbeat:
         return Heartbeat(
-            hardware=self._hardware_probe.hardware or hardware_info.hardware,
-            meters=await self._hardware_probe.measure_utilisation(),
+            hardware=self._host.current(hardware_info),
+            meters=await self._host.measure_utilisation(),
             memory_used_bytes=self.engine_pool.memory_used_bytes,
             disk_free_bytes=await asyncio.to_thread(self._available_disk_bytes),
             engines=self.engine_pool.engine_reports(),

@@ -65,7 +65,7 @@ from llb.wire.link import (
     placeholder_hello,
 )
 from llb.wire.models import Capability, Model, Platform
-from llb.wire.nodes import EngineReport, Gpu, Hardware, Meters
+from llb.wire.nodes import EngineDevice, EngineInfo, EngineReport, Gpu, Hardware, Meters
 from llb.wire.requests import (
     RequestDetail,
     RequestPage,
@@ -112,6 +112,8 @@ __all__ = [
     "DesiredState",
     "DeviceFit",
     "Drain",
+    "EngineDevice",
+    "EngineInfo",
     "EngineReport",
     "EngineState",
     "ErrorBody",

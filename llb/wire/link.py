@@ -146,6 +146,8 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     replicas: tuple[ReplicaReport, ...]
     instance: str = ""
     anchor: str = ""
+    # Of this host, as sentences.
+    problems: tuple[str, ...] = ()
 
 
 def placeholder_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:

@@ -8,12 +8,38 @@ from llb.wire.states import EngineState
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """GPU of a host; `usable` if the installed engine can run on it."""
+    """GPU of a host; `usable` if the engine in use can run on it, `hidden` if the user hides it from
+    programs.
+    """
 
     name: str
     memory_total_bytes: int
     memory_free_bytes: int
     usable: bool
+    hidden: bool = False
+
+
+class EngineDevice(Struct, frozen=True, kw_only=True):
+    """Device that llama.cpp computes on; `kind` is cpu, gpu, igpu or accel."""
+
+    name: str
+    kind: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+
+
+class EngineInfo(Struct, frozen=True, kw_only=True):
+    """Build of llama.cpp in use.
+
+    `build` is cpu, cuda, rocm, vulkan or metal; `variant` the name of what is installed, cpu for the package
+    that comes with llb. `reason` says in one sentence why a better build is not in use.
+    """
+
+    build: str
+    version: str
+    variant: str
+    devices: tuple[EngineDevice, ...] = ()
+    reason: str | None = None
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
@@ -21,6 +47,8 @@ class Hardware(Struct, frozen=True, kw_only=True):
     cpu_count: int
     memory_total_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    # None from a node of an earlier version.
+    engine: EngineInfo | None = None
 
 
 class Meters(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from llb.wire.nodes import EngineInfo
+
 
 class SettingView(Struct, frozen=True, kw_only=True):
     """Setting in effect. `name` is its name in llb.toml; `value` is None if llb determines it."""
@@ -33,7 +35,8 @@ class Readiness(Struct, frozen=True, kw_only=True):
 
 
 class SystemView(Struct, frozen=True, kw_only=True):
-    """The process and its host; `problems` are sentences. The last three fields are for `admin` only."""
+    """The process and its host; `problems` are sentences. `engine` is None
+    until the hardware was probed. The last three fields are for `admin` only."""
 
     version: str
     name: str
@@ -43,6 +46,7 @@ class SystemView(Struct, frozen=True, kw_only=True):
     python: str
     nodes_online: int
     problems: tuple[str, ...]
+    engine: EngineInfo | None = None
     home: str | UnsetType = UNSET
     models_dir: str | UnsetType = UNSET
     settings: tuple[SettingView, ...] | UnsetType = UNSET

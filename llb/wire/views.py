@@ -164,6 +164,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     engines: tuple[EngineReport, ...]
     replicas: tuple[ReplicaReport, ...]
     last_seen: float
+    # Of its host, as sentences with a remedy.
+    problems: tuple[str, ...] = ()
 
 
 class NodeList(Struct, frozen=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.hardware import VRAM_MARGIN_BYTES
+from llb.hardware.devices import VRAM_MARGIN_BYTES
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn

@@ -322,9 +322,10 @@ def test_the_restrictions_of_this_host() -> None:
 def test_devices() -> None:
     done = run_worker("", "--devices")
     assert done.returncode == 0
-    devices = json.loads(done.stdout)
-    assert devices[-1]["kind"] == "cpu"
-    assert devices[-1]["memory_total_bytes"] > 0
+    report = json.loads(done.stdout)
+    assert report["build"] == "cpu"
+    assert report["devices"][-1]["kind"] == "cpu"
+    assert report["devices"][-1]["memory_total_bytes"] > 0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA of Linux")

@@ -19,7 +19,7 @@ from llb.cluster.view import ClusterView
 from llb.config import Config, effective_settings
 from llb.security.permissions import has_scope
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
-from llb.wire import Liveness, Readiness, Scope, SystemView
+from llb.wire import EngineInfo, Liveness, Readiness, Scope, SystemView
 
 
 def system_blueprint(
@@ -27,10 +27,12 @@ def system_blueprint(
     view: ClusterView,
     storage_monitor: StorageMonitor,
     get_problems: Callable[[], tuple[str, ...]],
+    get_engine: Callable[[], EngineInfo | None],
 ) -> Blueprint:
     """`/health`, `/readyz`, `/api/system`.
 
-    `get_problems` returns the problems of the host other than those of its storage, as sentences.
+    `get_problems` returns the problems of the host other than those of its storage, as sentences;
+    `get_engine` the build of llama.cpp in use.
     """
     blueprint = Blueprint("system")
     started_at = time.time()
@@ -72,6 +74,7 @@ def system_blueprint(
             python=platform.python_version(),
             nodes_online=len(view.online_nodes()),
             problems=(*storage_monitor.problems, *get_problems()),
+            engine=get_engine(),
         )
         if has_scope(request.ctx.principal, Scope.ADMIN):
             system_view = replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import platform
@@ -19,14 +18,13 @@ from llb import __version__
 from llb.base import platform_compat, runfile
 from llb.base.runfile import RunInfo
 from llb.catalog import load_catalog
-from llb.cli import output
-from llb.cli.checks import Finding, Level, bad, ok, warn
+from llb.cli.checks import Finding, bad, ok, warn
 from llb.cli.client import ApiClient, local_server
 from llb.cli.errors import CommandError
 from llb.config import Config
 from llb.engine.sandbox.restrictions import SandboxReport
 from llb.errors import SetupError
-from llb.hardware import HardwareProbe, engine_command, engine_environment
+from llb.hardware import engine_command, engine_environment
 from llb.wire import Model, Readiness
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -237,65 +235,3 @@ def check_sandbox() -> Iterator[Finding]:
     if report.seccomp and report.landlock_version:
         user = "" if report.user_id is None else f", engines as user {report.user_id}"
         yield ok("sandbox", f"seccomp, Landlock {report.landlock_version}{user}")
-
-
-def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
-    """Check the devices of llama.cpp and the memory, compared with the models of the catalogue."""
-
-    async def probe() -> Iterator[Finding]:
-        hardware_probe = HardwareProbe()
-        try:
-            info = await hardware_probe.probe()
-        finally:
-            hardware_probe.close()
-        found: list[Finding] = []
-        names = [f"{device.description or device.name} ({device.kind})" for device in info.devices]
-        if not info.devices:
-            found.append(
-                bad(
-                    "engine",
-                    "llama.cpp does not start",
-                    "install the engine again: pip install --force-reinstall xllamacpp",
-                )
-            )
-        else:
-            found.append(ok("engine", f"computes on {', '.join(names)}"))
-        # The text of each problem contains its remedy.
-        found += [Finding(Level.WARN, "engine", problem) for problem in info.problems]
-        hardware = info.hardware
-        for gpu in hardware.gpus:
-            free, total = (
-                output.format_size(size_bytes)
-                for size_bytes in (gpu.memory_free_bytes, gpu.memory_total_bytes)
-            )
-            detail = f"{gpu.name}, {free} of {total} free"
-            found.append(ok("gpu", detail if gpu.usable else f"{detail}; not usable by this engine"))
-        if not hardware.gpus:
-            found.append(ok("gpu", "none: models run on the CPU"))
-        budget = info.memory_budget(config.memory_limit_bytes).total_bytes
-        fitting = [model for model in models if model.required_memory_bytes <= budget]
-        detail = (
-            f"{output.format_size(hardware.memory_total_bytes)} RAM, {hardware.cpu_count} CPUs; "
-            f"{output.format_size(budget)} for models"
-        )
-        if not models:
-            found.append(ok("memory", detail))
-        elif fitting:
-            largest = max(fitting, key=lambda model: model.required_memory_bytes)
-            found.append(
-                ok("memory", f"{detail}: {len(fitting)} of {len(models)} fit, the largest is {largest.id}")
-            )
-        else:
-            smallest = min(models, key=lambda model: model.required_memory_bytes)
-            found.append(
-                bad(
-                    "memory",
-                    f"{detail}: no model fits",
-                    f"the smallest, {smallest.id}, needs "
-                    f"{output.format_size(smallest.required_memory_bytes)}: "
-                    "raise --memory-limit, or use a host with more memory",
-                )
-            )
-        return iter(found)
-
-    yield from asyncio.run(probe())

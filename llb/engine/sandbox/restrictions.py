@@ -132,7 +132,10 @@ def _python_paths() -> Iterator[str]:
     yield from (path for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
     for prefix in (sys.prefix, sys.base_prefix):
         yield from (str(Path(prefix) / name) for name in ("lib", "lib64"))
-    yield str(Path(__file__).resolve().parents[2])
+    own = str(Path(__file__).resolve().parents[3])
+    yield str(Path(own) / "llb")
+    # A build of llama.cpp beside the installed one. The other entry of the path is llb's.
+    yield from (path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", own))
 
 
 def _library_paths() -> Iterator[str]:

@@ -62,8 +62,15 @@ class StateCollector(Collector):
         memory = GaugeMetricFamily("llb_node_memory_usage", "Share of its memory in use, 0-1", labels=by_node)
         gpu = GaugeMetricFamily("llb_node_gpu_usage", "Share of its GPUs in use, 0-1", labels=by_node)
         engines = GaugeMetricFamily("llb_engines", "Engines of a node by state", labels=("node", "state"))
+        engine = GaugeMetricFamily(
+            "llb_node_engine_info",
+            "The build of llama.cpp of a node",
+            labels=("node", "build", "variant", "version"),
+        )
         for node in self._view.nodes.values():
             name = node.hello.name
+            if (build := node.hello.hardware.engine) is not None:
+                engine.add_metric((name, build.build, build.variant, build.version), 1)
             for node_status in NodeStatus:
                 status.add_metric((name, node_status.value), node.status is node_status)
             draining.add_metric((name,), node.draining)
@@ -80,7 +87,7 @@ class StateCollector(Collector):
             states = Counter(engine.state for engine in node.engines.values()) if node.is_online else {}
             for state in EngineState:
                 engines.add_metric((name, state.value), states.get(state, 0))
-        yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engines)
+        yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engine, engines)
 
     def _collect_replicas(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily("llb_replicas", "Replicas on a node by state", labels=("node", "state"))

@@ -45,7 +45,7 @@ const tags = (node) =>
     : null;
 
 function facts(node) {
-  const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus } = node.hardware;
+  const { cpu, cpu_count: cores, memory_total_bytes: memory, gpus, engine } = node.hardware;
   const files = storedModels(node);
   return html`
     <dl class="facts node-facts">
@@ -56,6 +56,7 @@ function facts(node) {
         <dt>${t('node.gpu')}</dt>
         ${gpus.length ? gpus.map(gpuFact) : html`<dd>${t('node.gpu.none')}</dd>`}
       </div>
+      ${engine ? engineFact(engine, node.problems ?? []) : null}
       ${
         isOnline(node)
           ? null
@@ -81,6 +82,18 @@ function summaryLine({ version, platform, status, last_seen: seen }) {
   });
 }
 
+const BUILDS = { cpu: 'CPU', cuda: 'CUDA', rocm: 'ROCm', vulkan: 'Vulkan', metal: 'Metal' };
+
+/** Build of llama.cpp in use; why a better one is not, unless the notes of the node say that already. */
+const engineFact = ({ build, version, reason }, problems) => html`
+  <div>
+    <dt>${t('node.engine')}</dt>
+    <dd>
+      ${t('node.engine.build', { version: version.split('.').at(-1), build: BUILDS[build] ?? build })}
+      ${reason && !problems.includes(reason) ? html`<small>· ${reason}</small>` : null}
+    </dd>
+  </div>`;
+
 const gpuFact = (gpu) => html`
   <dd>
     ${gpu.name}
@@ -88,5 +101,5 @@ const gpuFact = (gpu) => html`
       total: f.bytes(gpu.memory_total_bytes),
       free: f.bytes(gpu.memory_free_bytes),
     })}</small>
-    ${gpu.usable ? null : html`<small class="unusable">${t('node.gpu.unusable')}</small>`}
+    ${gpu.usable ? null : html`<small class="unusable">${t(gpu.hidden ? 'node.gpu.hidden' : 'node.gpu.unusable')}</small>`}
   </dd>`;

@@ -25,6 +25,8 @@ export function nodeNotes(node, system) {
   if (system && node.version && node.version !== system.version) {
     notes.push(t('node.version.text', { version: node.version, own: system.version }));
   }
+  // An earlier version reports none.
+  if (isOnline(node)) notes.push(...(node.problems ?? []));
   return notes.map((text) => note(text));
 }
 

@@ -1,0 +1,1 @@
+"""Commands about what this host runs, beside the server."""

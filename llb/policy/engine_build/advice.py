@@ -1,0 +1,91 @@
+"""Advice on the build of llama.cpp: why a better one is not in use, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llb.policy.engine_build.choice import CPU, DOWNLOAD_BYTES, GpuFacts, HostFacts, choose_builds
+
+INSTALL_COMMAND = "llb engine install"
+
+
+@dataclass(frozen=True)
+class InstalledBuild:
+    """Build in use. `kind` is cpu, cuda, rocm, vulkan or metal; `gpu_count` devices that it computes on.
+
+    `rejected` are the builds that were tried here and do not work, with the reason. `is_fixed`: the user
+    chose it with 'llb engine use'.
+    """
+
+    kind: str
+    variant: str = CPU
+    gpu_count: int = 0
+    rejected: tuple[tuple[str, str], ...] = ()
+    is_fixed: bool = False
+
+
+@dataclass(frozen=True)
+class BuildAdvice:
+    """`reason`: why a better build is not in use. `problem`: the same, for somebody who can mend it."""
+
+    reason: str | None = None
+    problem: str | None = None
+
+
+def advise(facts: HostFacts, build: InstalledBuild, unusable: Sequence[str] = ()) -> BuildAdvice:
+    """Return what to say of `build` on this host; `unusable` are names of visible GPUs that it cannot use."""
+    if build.kind == "metal" or not facts.visible_gpus:
+        return BuildAdvice()
+    if build.gpu_count:
+        return _advise_on_gpu(facts, build, unusable)
+    names = _join(facts.visible_gpus)
+    present = f"A GPU is present ({names}), but llama.cpp runs on the CPU: "
+    if build.is_fixed:
+        return BuildAdvice(present + f"'llb engine use {CPU}' chose that.")
+    if build.kind != "cpu":
+        what = f"the {build.kind.upper()} build finds no GPU; see 'llb doctor'."
+        return BuildAdvice(present + what, present + what)
+    choice = choose_builds(facts)
+    if choice.builds[0] == CPU:
+        if choice.problem is not None:
+            return BuildAdvice(present + _lower(choice.problem), present + _lower(choice.problem))
+        # Nothing to mend: an integrated GPU is not faster than its processor.
+        return BuildAdvice(present + "no build is faster on it.")
+    untried = [variant for variant in choice.builds if variant not in (CPU, *dict(build.rejected))]
+    if not untried:
+        variant = next(variant for variant in choice.builds if variant in dict(build.rejected))
+        text = f"{present}build {variant} does not work: {dict(build.rejected)[variant]}. "
+        text += f"Mend that, then run '{INSTALL_COMMAND}'."
+        return BuildAdvice(text, text)
+    size = format_size(DOWNLOAD_BYTES[untried[0]])
+    text = f"{present}run '{INSTALL_COMMAND}' (about {size})."
+    if choice.problem is not None:
+        text += f" {choice.problem}"
+    return BuildAdvice(text, text)
+
+
+def _advise_on_gpu(facts: HostFacts, build: InstalledBuild, unusable: Sequence[str]) -> BuildAdvice:
+    better = choose_builds(facts).builds[0]
+    rejected = dict(build.rejected)
+    reason = None
+    if better in rejected and better != build.variant:
+        reason = f"Build {better} does not work here: {rejected[better]}."
+    if not unusable:
+        return BuildAdvice(reason)
+    names = ", ".join(dict.fromkeys(unusable))
+    problem = f"The {build.kind.upper()} build of llama.cpp cannot use {names}: models run on the other GPUs."
+    return BuildAdvice(reason or problem, problem)
+
+
+def format_size(size_bytes: int) -> str:
+    """Return a size of a download for people: 1.1 GB, 70 MB."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def _join(gpus: Sequence[GpuFacts]) -> str:
+    return ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:] if sentence[1:2].islower() else sentence
