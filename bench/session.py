@@ -237,7 +237,7 @@ def main() -> None:
     model = require_smollm2()
     files, planner = EngineFiles(model_path=model), EnginePlanner(slots=SLOTS, context=CONTEXT)
     planned = planner.plan_engine(
-        MODEL, files, planner.read_metadata(files), MemoryBudget(ram_bytes=AMPLE_MEMORY_BYTES)
+        MODEL, files, planner.read_metadata(files), MemoryBudget(ram_bytes=AMPLE_MEMORY_BYTES).free_memory()
     )
     assert planned is not None
     with HubStandIn() as hub, tempfile.TemporaryDirectory(prefix="llb-session-") as name:

@@ -179,8 +179,7 @@ class _Consent:
     def _ask(what: str, variant: str) -> bool:
         output.print_note(f"llama.cpp for this GPU: {what}. The hashes of its files are not known to llb.")
         if not output.is_tty(sys.stdin):
-            output.print_note(
-                f"Nothing was installed. To do it: {CONSENT_VARIABLE}={variant} llb engine install"
-            )
+            command = f"{CONSENT_VARIABLE}={variant} llb engine install"
+            output.print_note(f"Nothing was installed. To install it: {command}")
             return False
         return output.confirm("Download and install it?", assume_yes=False)
