@@ -146,9 +146,8 @@ class RunningBalancer(_RunningServer[Balancer]):
         await self.wait_until(lambda: self.app.view.status_of(model_id).status.value in statuses, deadline_s)
 
     async def create_key(self, *scopes: str) -> str:
-        body: dict[str, Any] = {"name": "test"}
-        if scopes:
-            body["scopes"] = scopes
+        """A new key with these scopes, without any of an administrator."""
+        body = {"name": "test", "scopes": scopes or ("admin",)}
         answer = await self.http.post("/api/keys", json=body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["key"])

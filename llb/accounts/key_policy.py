@@ -14,6 +14,8 @@ from llb.wire import KeyView, NewKey, Scope
 KEY_NAME_MAX_LENGTH = 64
 # A service that makes keys for its own users needs many.
 MAX_KEYS_OF_USER, MAX_KEYS_OF_ADMIN = 100, 10_000
+# A program needs no more; whoever forgets to choose gives nothing away.
+DEFAULT_KEY_SCOPES = frozenset({Scope.INFERENCE, Scope.MODELS_READ})
 
 
 def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApiKey, ApiKey]:
@@ -39,9 +41,9 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         )
     if requested.scopes is not None and not requested.scopes:
         raise InvalidRequest(
-            "A key needs at least one scope; omit scopes to give it all of yours", param="scopes"
+            "A key needs at least one scope; omit scopes for inference and models:read", param="scopes"
         )
-    scopes = _all_scopes_of(creator) if requested.scopes is None else frozenset(requested.scopes)
+    scopes = DEFAULT_KEY_SCOPES if requested.scopes is None else frozenset(requested.scopes)
     if missing := permissions.expand_scopes(scopes) - creator.granted_scopes:
         raise PermissionDenied(f"You cannot grant the scope '{min(missing).value}': you do not have it")
     expires_at = None if requested.expires_at is None else from_iso(requested.expires_at, "expires_at")
@@ -65,11 +67,6 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         parent_id=creator.id if creator.kind is PrincipalKind.KEY else None,
     )
     return new_key, record
-
-
-def _all_scopes_of(creator: Principal) -> frozenset[Scope]:
-    granted = creator.granted_scopes
-    return frozenset({Scope.ADMIN}) if Scope.ADMIN in granted else granted
 
 
 def key_view(key: ApiKey) -> KeyView:

@@ -228,7 +228,7 @@ def _add_account_commands(commands: _Commands) -> None:
         action="append",
         choices=[scope.value for scope in Scope],
         default=None,
-        help=f"permission of the key, repeatable: {', '.join(Scope)} (default: admin)",
+        help=f"permission of the key, repeatable: {', '.join(Scope)} (default: inference, models:read)",
     )
     create.add_argument(
         "--expires",

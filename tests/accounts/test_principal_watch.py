@@ -36,10 +36,16 @@ class Watched:
         self.session = await server.log_in("bob")
         made = {}
         for name, credential in (("key", self.session), ("parent", self.admin)):
-            made[name] = (await server.call("POST", "/api/keys", credential, json_body={"name": name})).json
+            made[name] = (
+                await server.call(
+                    "POST", "/api/keys", credential, json_body={"name": name, "scopes": ["admin"]}
+                )
+            ).json
         self.parent = ("Authorization", f"Bearer {made['parent']['key']}")
         made["child"] = (
-            await server.call("POST", "/api/keys", self.parent, json_body={"name": "child"})
+            await server.call(
+                "POST", "/api/keys", self.parent, json_body={"name": "child", "scopes": ["admin"]}
+            )
         ).json
         self.ids = {name: key["id"] for name, key in made.items()}
         user = await users.get_by_name(server.db, "bob")

@@ -218,7 +218,7 @@ def test_the_owner_of_a_lock_nobody_ever_held_is_unknown(tmp_path: Path) -> None
 
 def test_the_event_loop_is_uvloops_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with_uvloop = platform_compat.new_event_loop()
-    monkeypatch.setattr(platform_compat, "_uvloop", None)
+    monkeypatch.setattr(platform_compat, "_import_optional", lambda name: None)
     without = platform_compat.new_event_loop()
     try:
         assert type(with_uvloop).__module__.startswith("uvloop")

@@ -182,7 +182,7 @@ def test_commands_on_a_joined_host_name_the_balancer(attic: CommandHost, garage:
             f"This host has joined {attic.url}, which has the models, keys and users: run this "
             f"command there, or give --url {attic.url} and a key."
         )
-    key = attic.run_command("keys", "create", "laptop").stdout.strip()
+    key = attic.run_command("keys", "create", "laptop", "--scope", "admin").stdout.strip()
     # /v1 works at the address of any host; the commands need the address of the balancer.
     assert garage.run_command("models", "--url", attic.url, "--key", key).stdout
     garage.stop_server()
@@ -245,7 +245,7 @@ def test_a_running_server_continues_alone_with_its_own_accounts(
     garage.env["LLB_ADMIN_PASSWORD"] = "another good password"
     garage.env["LLB_CATALOG"] = attic.env["LLB_CATALOG"]
     garage.start_server()
-    key = garage.run_command("keys", "create", "mine").stdout.strip()
+    key = garage.run_command("keys", "create", "mine", "--scope", "admin").stdout.strip()
     garage.run_command("pull", "other")
     garage.stop_server()
     join(garage, attic)

@@ -33,7 +33,7 @@ def test_from_another_host_the_certificate_has_to_be_trusted(
     with_models: CommandHost, tmp_path: Path
 ) -> None:
     with_models.start_server("--tls", "auto")
-    key = with_models.run_command("keys", "create", "there").stdout.split()[-1]
+    key = with_models.run_command("keys", "create", "there", "--scope", "admin").stdout.split()[-1]
     assert key.startswith("sk-")
     elsewhere = CommandHost(tmp_path / "elsewhere")
     message = elsewhere.run_failing_command("--url", with_models.url, "--key", key, "models")

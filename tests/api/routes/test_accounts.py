@@ -405,9 +405,13 @@ async def test_keys_and_sessions_made_under_the_default_password_end_with_it(
 ) -> None:
     async with run_api_server(tmp_path) as server:
         session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
-        made = await server.call("POST", "/api/keys", session, json_body={"name": "remote"})
+        made = await server.call(
+            "POST", "/api/keys", session, json_body={"name": "remote", "scopes": ["admin"]}
+        )
         key = ("Authorization", f"Bearer {made.json['key']}")
-        made_by_key = await server.call("POST", "/api/keys", key, json_body={"name": "child"})
+        made_by_key = await server.call(
+            "POST", "/api/keys", key, json_body={"name": "child", "scopes": ["admin"]}
+        )
         child = ("Authorization", f"Bearer {made_by_key.json['key']}")
         # As 'llb keys create' does it: who may do that has access to the files of llb.
         own = await server.create_key(Scope.ADMIN)
@@ -426,7 +430,7 @@ async def test_keys_and_sessions_made_under_the_default_password_end_with_it(
 
         # Keys that were made under a real password outlive the next one.
         fresh = await server.log_in(password=NEW_PASSWORD)
-        made = await server.call("POST", "/api/keys", fresh, json_body={"name": "later"})
+        made = await server.call("POST", "/api/keys", fresh, json_body={"name": "later", "scopes": ["admin"]})
         again = await _change(server, fresh, NEW_PASSWORD, PASSWORD)
         assert again.json["ended_keys"] == []
         later = ("Authorization", f"Bearer {made.json['key']}")
@@ -438,7 +442,9 @@ async def test_a_password_given_at_a_later_start_ends_the_keys_of_the_default_on
 ) -> None:
     async with run_api_server(tmp_path) as server:
         session = ("Cookie", (await log_in_with(server, "admin", "test")).cookie)
-        made = await server.call("POST", "/api/keys", session, json_body={"name": "remote"})
+        made = await server.call(
+            "POST", "/api/keys", session, json_body={"name": "remote", "scopes": ["admin"]}
+        )
     async with run_api_server(tmp_path, admin_password=NEW_PASSWORD) as server:
         key = ("Authorization", f"Bearer {made.json['key']}")
         assert (await server.call("GET", "/any", key)).status == 401
