@@ -114,6 +114,9 @@ async def test_a_download_is_shown_where_it_goes(
     await expect(node).to_contain_text("1 model 300 kB")
 
 
+GPU_PROBLEM = "A GPU is present (<b>GeForce</b>), but llama.cpp runs on the CPU: run 'llb engine install'."
+
+
 def cluster(node: dict[str, Any]) -> list[dict[str, Any]]:
     """`node` and eleven more, as other hosts would report themselves."""
     replica = {
@@ -139,7 +142,15 @@ def cluster(node: dict[str, Any]) -> list[dict[str, Any]]:
     others[2].update(status="joining", engines=[], replicas=[])
     others[3]["hardware"]["gpus"] = [{**gpu, "usable": True}]
     others[3]["meters"].update(gpu_usage=0.5, gpu_memory_usage=0.25)
-    others[4]["hardware"]["gpus"] = [{**gpu, "usable": False}]
+    others[3]["hardware"]["engine"] = {
+        "build": "cuda", "version": "2026.10.11549", "variant": "cu128", "devices": [],
+        "reason": "Build cu132 does not work here: it finds no GPU.",
+    }  # fmt: skip
+    others[4]["hardware"]["gpus"] = [{**gpu, "usable": False}, {**gpu, "usable": False, "hidden": True}]
+    others[4]["hardware"]["engine"]["reason"] = GPU_PROBLEM
+    others[4]["problems"] = [GPU_PROBLEM]
+    # Of an earlier version.
+    del others[5]["hardware"]["engine"], others[5]["problems"]
     others[5]["engines"] = [{**engine, "state": "failed", "error": "out of memory"}]
     others[6].update(reach={"way": "reverse", "answer_ms": 12.3}, version="0.0.9", tags=["gpu", "upstairs"])
     others[7].update(reach={"way": "none", "answer_ms": None}, address=None)
@@ -182,9 +193,13 @@ async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: 
     )
     await expect(fast.get_by_role("list", name="Loaded models")).to_contain_text("3 of 4 slots busy")
     await expect(fast).not_to_contain_text("not supported by the installed engine")
-    await expect(node_of(page, "host-4")).to_contain_text(
-        "Detected, but not supported by the installed engine"
-    )
+    await expect(fast).to_contain_text("llama.cpp 11549, CUDA · Build cu132 does not work here")
+    slow = node_of(page, "host-4")
+    await expect(slow).to_contain_text("Detected, but not supported by the installed engine")
+    await expect(slow).to_contain_text("Hidden from programs on this host")
+    # Once, as a note.
+    await expect(slow.get_by_text(GPU_PROBLEM)).to_have_count(1)
+    await expect(node_of(page, "host-5")).not_to_contain_text("llama.cpp")
     await expect(node_of(page, "host-5").get_by_role("alert")).to_have_text("out of memory")
 
 

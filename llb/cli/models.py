@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import ApiError, CommandError
-from llb.cli.options import client_of
+from llb.cli.options import client_of, home_of
 from llb.wire import (
     DeviceFit,
     FitReport,
@@ -155,6 +155,7 @@ def _described_or_own_host(
 ) -> tuple[MemoryBudget, tuple[tuple[str, str], ...]]:
     """Memory of the host that the flags describe, or else of this one; name and kind of each GPU."""
     from llb import hardware
+    from llb.engine.builds.overlays import overlay_store
 
     if options.vram is not None or options.ram is not None:
         sizes = options.vram or ()
@@ -162,7 +163,8 @@ def _described_or_own_host(
         return budget, tuple((f"GPU{index}", "gpu") for index in range(len(sizes)))
 
     async def probe() -> hardware.HardwareInfo:
-        hardware_probe = hardware.HardwareProbe()
+        store = overlay_store(home_of(options), hardware.installed_version())
+        hardware_probe = hardware.HardwareProbe(get_build=store.select)
         try:
             return await hardware_probe.probe()
         finally:

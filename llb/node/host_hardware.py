@@ -73,10 +73,10 @@ class HostHardware:
 
     async def change_build(self) -> HardwareInfo | None:
         """Change to another build if there is one and no engine is loaded; returns the hardware with it."""
-        if self._builds is None or self._engine_pool.engine_reports():
+        if self._builds is None or self._engine_pool.memory_used_bytes:
             return None
         build = await asyncio.to_thread(self._builds.find_other)
-        if build is None or self._engine_pool.engine_reports():
+        if build is None or self._engine_pool.memory_used_bytes:
             return None
         # An engine that starts before the budget is known has no layers on GPUs, which any build can do.
         self._builds.switch(build)

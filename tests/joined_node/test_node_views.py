@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import msgspec
+import pytest
 from websockets.asyncio.client import ClientConnection
 
+from llb.hardware import HardwareInfo, HardwareProbe
+from llb.wire import Hello
+from llb.wire.link import placeholder_hello
 from tests.conftest import TINY_BYTES, BalancerFactory, JoinedNodeFactory
 from tests.harness import DEADLINE_S, RunningBalancer
 from tests.hub import HubStandIn
@@ -92,3 +98,28 @@ async def test_each_node_tells_how_far_it_has_come(
         stalled.clear()
         done = await wait_for_event(reader, lambda event: event["models"][0]["lifecycle_status"] == "ready")
         assert done["models"][0]["download"] is None
+
+
+async def test_the_problems_of_a_joined_host_reach_its_balancer(
+    llb: RunningBalancer, make_node: JoinedNodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of its hardware; a node of an earlier version sends none."""
+    probe = HardwareProbe.probe
+
+    async def probe_with_problem(self: HardwareProbe) -> HardwareInfo:
+        return replace(await probe(self), problems=("A GPU is present (RX 7900): run 'llb engine install'.",))
+
+    await llb.wait_until_online()
+    monkeypatch.setattr(HardwareProbe, "probe", probe_with_problem)
+    node = await make_node(llb, "cellar").start()
+    await node.wait_until_online()
+    own, joined = (await llb.http.get("/api/nodes")).json()["nodes"]
+    assert own["problems"] == []
+    assert joined["problems"] == ["A GPU is present (RX 7900): run 'llb engine install'."]
+    for view in (own, joined):
+        assert view["hardware"]["engine"]["build"] == "cpu"
+        assert view["hardware"]["engine"]["reason"] is None
+    old = msgspec.json.decode(msgspec.json.encode(placeholder_hello("n")), type=dict[str, Any])
+    del old["problems"], old["hardware"]["engine"]
+    decoded = msgspec.convert(old, Hello)
+    assert (decoded.problems, decoded.hardware.engine) == ((), None)

@@ -66,7 +66,7 @@ export default {
   'node.gpu.unusable': '検出されましたが、インストール済みのエンジンでは利用できません',
   'node.gpu.hidden': 'このホストのプログラムから隠されています',
   'node.engine': 'エンジン',
-  'node.engine.build': 'llama.cpp {version}、{build}',
+  'node.engine.build': 'llama.cpp {version}（{build} 版）',
   'node.about': 'llb {version}・{platform}',
   'node.about.away': 'llb {version}・{platform}・最終接続 {ago}（{time}）',
   'node.models': 'ディスク上',

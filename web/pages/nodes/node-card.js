@@ -94,6 +94,8 @@ const engineFact = ({ build, version, reason }, problems) => html`
     </dd>
   </div>`;
 
+const unusedBecause = ({ hidden }) => (hidden ? 'node.gpu.hidden' : 'node.gpu.unusable');
+
 const gpuFact = (gpu) => html`
   <dd>
     ${gpu.name}
@@ -101,5 +103,5 @@ const gpuFact = (gpu) => html`
       total: f.bytes(gpu.memory_total_bytes),
       free: f.bytes(gpu.memory_free_bytes),
     })}</small>
-    ${gpu.usable ? null : html`<small class="unusable">${t(gpu.hidden ? 'node.gpu.hidden' : 'node.gpu.unusable')}</small>`}
+    ${gpu.usable ? null : html`<small class="unusable">${t(unusedBecause(gpu))}</small>`}
   </dd>`;
