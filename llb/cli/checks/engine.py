@@ -41,11 +41,7 @@ def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]
             found.append(ok("engine", what))
         found += [_describe_problem(problem) for problem in info.problems]
         found += [
-            warn(
-                "engine",
-                f"build {overlay.variant} is refused: {overlay.reason}",
-                f"rm -r {overlay.directory}",
-            )
+            warn("engine", f"build {overlay.variant} does not work: {overlay.reason}", _remedy_of(overlay))
             for overlay in store.list_overlays()
             if overlay.state is OverlayState.REFUSED
         ]
