@@ -29,6 +29,8 @@ MAX_NULLABLE_REPETITIONS = 8
 MAX_DEPTH = 50
 MAX_POSITIONS = 4000
 MAX_TRANSITIONS = 20_000
+# Counted repetitions, of all parts: llama.cpp makes a rule for each, in the loop that all slots share.
+MAX_COPIES = 100_000
 MAX_GRAMMAR_CHARS = 16_384
 
 _LAST_CHAR = 0x10FFFF
@@ -69,6 +71,8 @@ class _Automaton:
     # Counted repetitions keep a place of their own for each count.
     weights: list[int] = field(default_factory=list)
     transition_count: int = 0
+    # How often counted repetitions repeat a part.
+    copies: int = 0
 
     def add_char(self, chars: CharSet) -> _Part:
         position = len(self.chars)
@@ -122,6 +126,10 @@ class _Automaton:
             )
         if part.is_nullable and part.first and count > MAX_NULLABLE_REPETITIONS:
             raise TooComplex(f"repeats a part that may be empty more than {MAX_NULLABLE_REPETITIONS} times")
+        if count > 1:
+            self.copies += repetitions
+            if self.copies > MAX_COPIES:
+                raise TooComplex(f"has repetition counts above {MAX_COPIES} together")
         if high == 0:
             return _Part()
         if high is None or high > 1:
@@ -231,6 +239,18 @@ def _complement(chars: CharSet) -> CharSet:
 
 # --- readers -----------------------------------------------------------------------------------------
 
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+_SETS_OF_SHORTHANDS: Mapping[str, CharSet] = {
+    "d": ((0x30, 0x39),),
+    "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)),
+    "s": ((0x09, 0x0D), (0x20, 0x20)),
+}
+_SHORTHANDS = {
+    **_SETS_OF_SHORTHANDS,
+    **{name.upper(): _complement(chars) for name, chars in _SETS_OF_SHORTHANDS.items()},
+}
+
 
 class _Reader:
     """What regular expressions and GBNF have in common."""
@@ -286,6 +306,9 @@ class _Reader:
         self.at += is_negated
         ranges: list[tuple[int, int]] = []
         while self.peek() != "]":
+            if (shorthand := self.read_shorthand()) is not None:
+                ranges += shorthand
+                continue
             low = self.read_char()
             if self.peek() == "-" and self.text[self.at + 1 : self.at + 2] not in ("]", ""):
                 self.at += 1
@@ -295,8 +318,24 @@ class _Reader:
         self.at += 1
         return _complement(tuple(ranges)) if is_negated else tuple(ranges)
 
+    def read_shorthand(self) -> CharSet | None:
+        """Read the shorthand of a set, such as `\\d`; None if there is none."""
+        return None
+
     def read_char(self) -> str:
         raise NotImplementedError
+
+    def read_escape(self) -> str:
+        """Read what follows a backslash, as GBNF does."""
+        char = self.take()
+        if (count := _HEX_DIGITS.get(char)) is None:
+            return _ESCAPES.get(char, char)
+        digits = self.text[self.at : self.at + count]
+        self.at += count
+        try:
+            return chr(int(digits, 16))
+        except (ValueError, OverflowError):
+            raise TooComplex("has an invalid escape") from None
 
 
 class _PatternReader(_Reader):
@@ -366,10 +405,16 @@ class _PatternReader(_Reader):
                     raise TooComplex("has an unbalanced parenthesis")
         self.depth -= 1
 
+    def read_shorthand(self) -> CharSet | None:
+        chars = _SHORTHANDS.get(self.text[self.at + 1 : self.at + 2]) if self.peek() == "\\" else None
+        self.at += 2 if chars else 0
+        return chars
+
     def read_char(self) -> str:
         char = self.take()
         if char == "\\":
-            char = self.take()
+            # llama.cpp copies a set into its grammar as it is.
+            char = self.read_escape()
         if not char:
             raise TooComplex("has an unbalanced bracket")
         return char
@@ -379,8 +424,6 @@ class _PatternReader(_Reader):
 
 _RULE = re.compile(r"^[ \t]*([A-Za-z0-9-]+)[ \t]*::=", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9-]+")
-_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 class _GrammarReader(_Reader):
@@ -388,7 +431,12 @@ class _GrammarReader(_Reader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._rules = {match[1]: match.end() for match in _RULE.finditer(text)}
+        self._rules: dict[str, int] = {}
+        for match in _RULE.finditer(text):
+            # llama.cpp takes the last one. Here it could be a text within quotes that looks like a rule.
+            if match[1] in self._rules:
+                raise TooComplex(f"defines '{match[1][:40]}' more than once")
+            self._rules[match[1]] = match.end()
         # Joints at the beginning and the end of the rules that are being read, and whether they are used.
         self._open_rules: dict[str, _Part | None] = {}
 
@@ -409,6 +457,8 @@ class _GrammarReader(_Reader):
         self._open_rules[name] = None
         self.open_group()
         return_to, self.at = self.at, self._rules[name]
+        # A rule may begin in the next line.
+        self._skip_space(within_group=True)
         part = self._read_alternatives(end="")
         self.at = return_to
         self.depth -= 1
@@ -479,15 +529,7 @@ class _GrammarReader(_Reader):
     def read_char(self) -> str:
         char = self.take()
         if char == "\\":
-            char = self.take()
-            if (count := _HEX_DIGITS.get(char)) is not None:
-                digits = self.text[self.at : self.at + count]
-                self.at += count
-                try:
-                    return chr(int(digits, 16))
-                except (ValueError, OverflowError):
-                    raise TooComplex("has an invalid escape") from None
-            char = _ESCAPES.get(char, char)
+            char = self.read_escape()
         if not char:
             raise TooComplex("has an unbalanced quote or bracket")
         return char
@@ -496,9 +538,14 @@ class _GrammarReader(_Reader):
 # --- checks --------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=512)
 def check_pattern(pattern: str) -> int:
     """Return in how many ways a regular expression of a JSON schema can read a token; raises `TooComplex`."""
+    return measure_pattern(pattern)[0]
+
+
+@lru_cache(maxsize=512)
+def measure_pattern(pattern: str) -> tuple[int, int]:
+    """Return what `check_pattern` does, and the copies that its repetition counts make."""
     if len(pattern) > MAX_PATTERN_CHARS:
         raise TooComplex(f"is longer than {MAX_PATTERN_CHARS} characters")
     has_begin = pattern.startswith("^")
@@ -511,7 +558,7 @@ def check_pattern(pattern: str) -> int:
         for anchored in (has_begin, has_end)
     )
     automaton.join((before, reader.read(), after))
-    return automaton.count_ways()
+    return automaton.count_ways(), automaton.copies
 
 
 @lru_cache(maxsize=64)
@@ -521,6 +568,10 @@ def check_grammar(grammar: str) -> int:
         raise TooComplex(f"is longer than {MAX_GRAMMAR_CHARS} characters")
     if grammar.lstrip().startswith("%"):
         raise TooComplex("is not in GBNF")
+    grammar = grammar.replace("\r\n", "\n")
+    if "\0" in grammar or "\r" in grammar:
+        # The engine stops reading at the first, and begins a line at the second.
+        raise TooComplex("has a NUL character, or a carriage return without a line feed")
     reader = _GrammarReader(grammar)
     reader.read()
     return reader.automaton.count_ways()

@@ -7,25 +7,34 @@ its vocabulary for every token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llb.policy.grammar_cost import MAX_ALTERNATIVES, MAX_WAYS, TooComplex, check_pattern
+from llb.policy.grammar_cost import MAX_ALTERNATIVES, MAX_COPIES, MAX_WAYS, TooComplex, measure_pattern
 
 MAX_PROPERTIES = 2000
 MAX_ENUM_VALUES = 1000
 MAX_SCHEMA_PARTS = 5000
 MAX_SCHEMA_DEPTH = 64
+# JSON has six types, and JSON Schema calls some numbers integers.
+MAX_TYPES = 7
+# llama.cpp makes no rules for a larger count.
+MAX_COUNT = 2000
+# Names of properties, constants and values of enums: each character is an element of a rule.
+MAX_LITERAL_CHARS = 256 * 1024
 # An object or a list as an alternative: the white space in it makes further ones.
 _COMPOSITE_WEIGHT = 2
 _UNION_KEYWORDS = ("anyOf", "oneOf", "allOf")
+_COUNT_KEYWORDS = ("minLength", "maxLength", "minItems", "maxItems")
 
 
 class SchemaChecker:
     """Checks the schemas of one request, which share the bounds of their number of parts."""
 
     def __init__(self) -> None:
-        self._properties = self._enum_values = self._parts = 0
+        self._properties = self._enum_values = self._parts = self._copies = self._literal_chars = 0
+        # How often llama.cpp makes a grammar of the part that is being read: once for each type of a list.
+        self._visits = 1
         self._root: Any = None
         # The alternatives of what a reference leads to, and whether it contains itself.
         self._counted_references: dict[str, tuple[int, bool]] = {}
@@ -42,11 +51,19 @@ class SchemaChecker:
         if not isinstance(schema, dict):
             # True and False are schemas, too; llama.cpp refuses anything else.
             return 1
-        self._parts += 1
+        types = schema.get("type")
+        types = types if isinstance(types, list) else []
+        if len(types) > MAX_TYPES:
+            raise TooComplex(f"has a part with more than {MAX_TYPES} types")
+        visits = self._visits
+        self._parts += visits
         if self._parts > MAX_SCHEMA_PARTS:
             raise TooComplex(f"has more than {MAX_SCHEMA_PARTS} parts")
         if depth > MAX_SCHEMA_DEPTH:
             raise TooComplex(f"is nested more than {MAX_SCHEMA_DEPTH} deep")
+        self._count_copies(sum(_count_of(schema.get(keyword)) for keyword in _COUNT_KEYWORDS))
+        self._count_literals([schema.get("const")])
+        self._visits *= max(1, sum(1 for name in types if name in ("object", "array")))
         alternatives = max(
             1,
             self._count_reference(schema.get("$ref"), depth),
@@ -56,8 +73,8 @@ class SchemaChecker:
             *(self._count_union(schema.get(keyword), depth) for keyword in _UNION_KEYWORDS),
             *(self._count_alternatives(part, depth + 1) for part in _list_items(schema)),
         )
-        if isinstance(types := schema.get("type"), list):
-            alternatives = max(alternatives, len(types))
+        self._visits = visits
+        alternatives = max(alternatives, len(types))
         if alternatives > MAX_ALTERNATIVES:
             raise TooComplex(
                 f"has more than {MAX_ALTERNATIVES} alternatives at one place (values of an enum, optional "
@@ -65,22 +82,35 @@ class SchemaChecker:
             )
         return alternatives
 
+    def _count_copies(self, copies: int) -> None:
+        self._copies += copies * self._visits
+        if self._copies > MAX_COPIES:
+            raise TooComplex(
+                f"has counts (maxLength, maxItems, repetitions in patterns) above {MAX_COPIES} together"
+            )
+
+    def _count_literals(self, literals: Iterable[Any]) -> None:
+        self._literal_chars += sum(map(_count_chars, literals))
+        if self._literal_chars > MAX_LITERAL_CHARS:
+            raise TooComplex(f"has names and values of more than {MAX_LITERAL_CHARS} characters")
+
     def _count_enum(self, values: Any) -> int:
         if not isinstance(values, list):
             return 0
         self._enum_values += len(values)
         if self._enum_values > MAX_ENUM_VALUES:
             raise TooComplex(f"has more than {MAX_ENUM_VALUES} values in its enums")
+        self._count_literals(values)
         return len(values)
 
-    @staticmethod
-    def _count_pattern(pattern: Any) -> int:
+    def _count_pattern(self, pattern: Any) -> int:
         if not isinstance(pattern, str):
             return 0
         try:
-            ways = check_pattern(pattern)
+            ways, copies = measure_pattern(pattern)
         except TooComplex as error:
             raise TooComplex(f"has a pattern that {error}", keyword="pattern") from None
+        self._count_copies(copies)
         # Several patterns as alternatives may have as many ways as one.
         return -(-ways * MAX_ALTERNATIVES // MAX_WAYS)
 
@@ -91,6 +121,7 @@ class SchemaChecker:
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise TooComplex(f"has more than {MAX_PROPERTIES} properties")
+        self._count_literals(properties)
         required = schema.get("required")
         names = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
         optional = sum(1 for name in properties if name not in names)
@@ -125,7 +156,10 @@ class SchemaChecker:
         if known is None:
             self._open_references.add(reference)
             recursions = self._recursions
+            # However often a reference is read, llama.cpp makes one grammar of what it leads to.
+            visits, self._visits = self._visits, 1
             alternatives = self._count_alternatives(_resolve(self._root, reference), depth + 1)
+            self._visits = visits
             self._open_references.remove(reference)
             known = alternatives, self._recursions > recursions
             self._counted_references[reference] = known
@@ -147,6 +181,24 @@ def _list_items(schema: Mapping[str, Any]) -> Iterator[Any]:
             yield from value
         elif isinstance(value, dict):
             yield value
+
+
+def _count_of(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) and 0 < value <= MAX_COUNT else 0
+
+
+def _count_chars(value: Any) -> int:
+    """Return about how many characters the texts in `value` have, without recursion."""
+    count, pending = 0, [value]
+    while pending:
+        item = pending.pop()
+        count += len(item) if isinstance(item, str) else 1
+        if isinstance(item, dict):
+            pending += item
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return count
 
 
 def _is_composite(schema: Any) -> bool:

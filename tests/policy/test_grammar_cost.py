@@ -14,6 +14,7 @@ from llb.policy.grammar_cost import (
     check_pattern,
 )
 
+BUSY = "[a-z]* " * 50
 JSON_GRAMMAR = r"""
 root   ::= object
 value  ::= object | array | string | number | ("true" | "false" | "null") ws
@@ -78,6 +79,9 @@ def test_patterns_of_programs(pattern: str) -> None:
         "^a{99999999999}$",
         "^" + "(" * 60 + "a" + ")" * 60 + "$",
         "a" * (MAX_PATTERN_CHARS + 1),
+        # Three spellings of a letter, which llama.cpp reads as one; and a shorthand that is a set.
+        "^" + r"[\xea]*[\u00EA]*[ê]*" * 8 + "$",
+        "^" + r"[\d]*[0-9]*" * 8 + "$",
         # llama.cpp reads before the beginning of a list here.
         "^*$",
         "^({2})$",
@@ -97,6 +101,7 @@ def test_patterns_that_would_keep_the_engine_busy(pattern: str) -> None:
     [
         JSON_GRAMMAR,
         'root ::= "yes" | "no"',
+        'root ::=\r\n  "yes" | "no"\r\n',
         'root ::= (expr "=" term "\\n")+\nexpr ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" expr ")"',
         'root ::= item+\nitem ::= "- " [^\\r\\n\\x0b\\u2028]+ "\\n"  # a list',
         "root ::= jp+ ([ \\t\\n] jp+)*\njp ::= h | k | c\nh ::= [ぁ-ゟ]\nk ::= [ァ-ヿ]\nc ::= [一-鿿]",
@@ -117,6 +122,16 @@ def test_grammars_of_programs(grammar: str) -> None:
         "root ::= " + " | ".join(f'"{i}"' for i in range(MAX_ALTERNATIVES + 1)),
         "#" * (MAX_GRAMMAR_CHARS + 1),
         '%llguidance {}\nstart: "a"',
+        # What llama.cpp reads: a rule that begins in the next line, the last of two rules, a carriage return
+        # as the end of a line, and nothing after a NUL character.
+        f"root ::=\n {BUSY}",
+        f"root ::= # comment\n {BUSY}",
+        f'root ::= "a"\rroot ::= {BUSY}',
+        f'root ::= "a" | # comment\r {BUSY}',
+        f'root ::= {BUSY}\nx ::= "\nroot ::= "\n#"\n',
+        f'root ::= {BUSY}\0\nroot ::= "a"',
+        f'root ::= "a"\nroot ::= {BUSY}',
+        "root ::= " + '"a"{0,900} ' * 200,
         "root ::= (",
         "root ::= nothing",
         'root ::= "a',

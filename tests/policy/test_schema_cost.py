@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from llb.policy.grammar_cost import MAX_ALTERNATIVES, TooComplex
-from llb.policy.schema_cost import MAX_PROPERTIES, MAX_SCHEMA_DEPTH, SchemaChecker
+from llb.policy.schema_cost import MAX_LITERAL_CHARS, MAX_PROPERTIES, MAX_SCHEMA_DEPTH, SchemaChecker
 
 SELF = {"$ref": "#/$defs/x"}
 TEXT = {"type": "string"}
 
 
-def properties(count: int, *, required: bool = False) -> dict[str, Any]:
+def properties(count: int, *, required: bool = False, part: Any = TEXT) -> dict[str, Any]:
     names = [f"p{number}" for number in range(count)]
     return {
         "type": "object",
-        "properties": dict.fromkeys(names, TEXT),
+        "properties": dict.fromkeys(names, part),
         "required": names if required else [],
     }
 
@@ -38,6 +38,13 @@ def nested(depth: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
+    return schema
+
+
+def arrays_of_arrays(*, types: int, depth: int, item: Any = TEXT) -> dict[str, Any]:
+    schema: dict[str, Any] = item
+    for _ in range(depth):
+        schema = {"type": ["array"] * types, "items": schema}
     return schema
 
 
@@ -65,6 +72,10 @@ DOUBLING = {
         {"properties": 5, "enum": "x", "$ref": 5, "anyOf": {}, "required": [{}], "items": [1, {}]},
         {"$ref": "#/nowhere/5"},
         nested(MAX_SCHEMA_DEPTH),
+        properties(200, required=True, part={"type": "string", "maxLength": 500}),
+        {"type": ["object", "null"], "properties": {"x": {"type": ["array", "null"], "items": TEXT}}},
+        properties(100, required=True, part={"type": "string", "maxLength": 10**6}),
+        {"type": "string", "maxLength": "10"},
         True,
         ["no schema"],
     ],
@@ -95,6 +106,17 @@ def test_schemas_of_programs(schema: Any) -> None:
         (nested(MAX_SCHEMA_DEPTH + 2), "deep"),
         (nested(900), "deep"),
         ({"anyOf": [{"anyOf": [TEXT] * 75}] * 75}, "parts"),
+        # llama.cpp makes a grammar of the items for each type.
+        (arrays_of_arrays(types=4, depth=7), "parts"),
+        ({"type": ["string"] * 8}, "types"),
+        # Each count makes as many rules, each letter of a name or a value an element.
+        (properties(60, required=True, part={"type": "string", "maxLength": 1900}), "counts"),
+        (properties(60, required=True, part={"type": "array", "items": TEXT, "minItems": 1900}), "counts"),
+        (properties(120, required=True, part={"type": "string", "pattern": "^a{900}$"}), "counts"),
+        (arrays_of_arrays(types=2, depth=8, item={"type": "string", "maxLength": 1900}), "counts"),
+        ({"const": "a" * (MAX_LITERAL_CHARS + 1)}, "characters"),
+        ({"enum": [["a" * MAX_LITERAL_CHARS]]}, "characters"),
+        ({"properties": {"a" * (MAX_LITERAL_CHARS + 1): TEXT}}, "characters"),
     ],
 )
 def test_schemas_that_would_keep_the_engine_busy(schema: Any, reason: str) -> None:
