@@ -182,6 +182,8 @@ class ModelEngine:
         self._last_used = self._ready_at = 0.0
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
+        # Loads that ran out of memory; each further plan takes less. Kept after a load that succeeded.
+        self.memory_failures = 0
         self._load_progress = 0.0
         # Of the present worker, in order of their begin.
         self._leases: dict[Lease, None] = {}
@@ -439,7 +441,7 @@ class ModelEngine:
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
-        self._lives_without_answer = 0
+        self._lives_without_answer = self.memory_failures = 0
         self._backoff.reset()
 
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
@@ -468,6 +470,8 @@ class ModelEngine:
             self.retry_at = now
             return
         self.retry_at = now + self._backoff.next_delay_s()
+        if while_loading and failure.kind is FailureKind.MEMORY:
+            self.memory_failures += 1
         # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
         if while_loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):
             self._load_crashes += 1

@@ -246,7 +246,10 @@ class EnginePool:
                 each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
             ]
             obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
-            plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, total)
+            failures = engine.memory_failures
+            plan = self._plan(engine, total.reduced(failures)) or (
+                self._plan(engine, total) if failures else None
+            )
             if plan is None:
                 required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
                 engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
@@ -256,7 +259,7 @@ class EnginePool:
                 # engines, and waiting better than an error.
                 plan = (
                     self._plan_elsewhere(engine, plan, free)
-                    or self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, obtainable)
+                    or self._plan(engine, obtainable.reduced(failures))
                     or plan
                 )
             if free.covers(plan.memory):
@@ -289,6 +292,14 @@ class EnginePool:
     # --- tasks ---------------------------------------------------------------------------------------
 
     def _start_load(self, engine: ModelEngine, plan: EnginePlan) -> None:
+        if engine.memory_failures:
+            log.warning(
+                "model %s ran out of memory while it was loaded; loading it with %d tokens for each slot and "
+                "%d layers on GPUs",
+                engine.model_id,
+                plan.spec.context_length,
+                sum(plan.spec.gpu_layers),
+            )
         engine.begin_load(plan)
         engine.is_task_running = True
         self._tasks.spawn(self._load(engine, plan), f"{engine.model_id}.load")
@@ -387,11 +398,15 @@ class EnginePool:
         yield from self._engines.values()
         yield from self._removed
 
-    def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
-        """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""
+    def _plan(self, engine: ModelEngine, free: FreeMemory) -> EnginePlan | None:
+        """Return the best plan within `free`; None if the model does not fit, or its header was not read."""
         if engine.metadata is None:
             return None
-        plan = self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free)
+        return self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free)
+
+    def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
+        """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""
+        plan = self._plan(engine, free.reduced(engine.memory_failures))
         return plan if plan is not None and plan.spec.is_equivalent(best.spec) else None
 
     def used_memory(self) -> Memory:

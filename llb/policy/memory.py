@@ -46,6 +46,9 @@ GPU_HOST_BYTES = 256 * MIB
 PROJECTOR_COMPUTE_BYTES = 128 * MIB
 # Copies of the inputs where several GPUs work on batches one after the other.
 PIPELINE_COPIES = 4
+# After a load that ran out of memory: the share of it that the next plan uses, and the loads on GPUs.
+FAILED_LOAD_SHARE = 0.85
+MAX_FAILED_GPU_LOADS = 3
 
 _F16, _F32 = 2, 4
 
@@ -90,6 +93,19 @@ class FreeMemory:
         ram_bytes = reserved.total_bytes if self.is_shared else reserved.ram_bytes
         vram_bytes = _add(self.vram_bytes, tuple(-size for size in reserved.vram_bytes))
         return replace(self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=vram_bytes)
+
+    def reduced(self, failures: int) -> FreeMemory:
+        """Return what a plan may use after so many loads that ran out of memory.
+
+        Each leaves 85 %; after three the GPUs are given up, whose memory others may use too.
+        """
+        share = FAILED_LOAD_SHARE**failures
+        gpu_share = share if failures < MAX_FAILED_GPU_LOADS else 0
+        return replace(
+            self,
+            ram_bytes=int(self.ram_bytes * share),
+            vram_bytes=tuple(int(size * gpu_share) for size in self.vram_bytes),
+        )
 
     def covers(self, required: Memory) -> bool:
         """Return whether `required` fits; what is not required may be negative."""

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--exit", type=int, help="end with this status instead of getting ready")
     parser.add_argument("--kill", type=int, help="send itself this signal instead of getting ready")
     parser.add_argument("--unhealthy", action="store_true", help="answer /health with 500")
+    parser.add_argument("--out-of-memory-above-context", type=int, help="a longer context is too much")
     parser.add_argument("--refuse-alias", help="refuse the model with this alias only")
     options = parser.parse_args()
 
@@ -39,6 +40,10 @@ def main() -> int:
         time.sleep(0.005)
     if options.kill is not None:
         os.kill(os.getpid(), options.kill)
+    limit = options.out_of_memory_above_context
+    if limit is not None and spec["context_length"] > limit:
+        print("0.00.000.001 E alloc_buffer: failed to allocate CUDA0 buffer of size 1", file=sys.stderr)
+        return 3
     if options.exit is not None:
         return int(options.exit)
     if spec["alias"] == options.refuse_alias:

@@ -10,9 +10,10 @@ import pytest
 
 from llb.engine import model_engine
 from llb.errors import EngineFailed, ModelFailed
+from llb.policy.memory import Memory
 from llb.wire import EngineState
 from tests.engine.conftest import crashed_tasks
-from tests.engine.pool_fixture import WAIT_S, PoolFixture, error_of, state, use
+from tests.engine.pool_fixture import GB, WAIT_S, PoolFixture, error_of, state, use
 from tests.engine.workers import eventually
 
 
@@ -158,3 +159,19 @@ async def test_an_engine_that_hangs_for_a_moment_stays(pool_fixture: PoolFixture
         os.kill(pool_fixture.pid(), signal.SIGCONT)
         await asyncio.sleep(0.2)
         assert state(pool) is EngineState.BUSY
+
+
+async def test_a_load_that_runs_out_of_memory_is_planned_smaller(pool_fixture: PoolFixture) -> None:
+    """The first plan takes all of the memory; the next ones take less, and the third succeeds."""
+    pool_fixture.planner.shrinkable = {"a"}
+    pool_fixture.planner.required = {"a": Memory(10 * GB)}
+    pool = pool_fixture.pool("--out-of-memory-above-context", "512", ram_bytes=10 * GB)
+    with pytest.raises(EngineFailed, match="ran out of memory"):
+        await pool.acquire_lease("a", deadline_s=WAIT_S)
+    pool_fixture.now += 60
+    (await pool.acquire_lease("a", deadline_s=WAIT_S)).release()
+    assert pool.memory_used_bytes == 5 * GB
+    # It stays so while the files are the same.
+    await pool.unload("a")
+    (await pool.acquire_lease("a", deadline_s=WAIT_S)).release()
+    assert pool_fixture.loads == ["a", "a", "a"]

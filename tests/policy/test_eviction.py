@@ -102,3 +102,10 @@ def test_it_makes_room_and_takes_no_more_than_needed(
     assert freed.covers(need)
     for spared in taken:
         assert not (freed - spared.memory).covers(need)
+
+
+def test_less_is_used_after_loads_that_ran_out_of_memory() -> None:
+    free = FreeMemory(1000, (400, 200), is_shared=True)
+    assert free.reduced(0) == free
+    assert free.reduced(1) == FreeMemory(850, (340, 170), is_shared=True)
+    assert free.reduced(3) == FreeMemory(614, (0, 0), is_shared=True)
