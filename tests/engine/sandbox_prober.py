@@ -23,6 +23,8 @@ from pathlib import Path
 
 from llb.engine.sandbox import restrictions
 
+# Below the home: of a build beside the installed one, which the environment names.
+BUILD_FILE = "engines/vulkan-1/module.py"
 REFUSED = (1, 13, 38)  # EPERM, EACCES, ENOSYS
 ARM = platform.machine() == "aarch64"
 libc = ctypes.CDLL(None, use_errno=True)
@@ -144,6 +146,7 @@ class Prober:
         new = self.model.parent / "new"
         return {
             "reading a file of the home": self.secret.read_bytes,
+            "reading beside the build of llama.cpp": (self.home / "engines" / "use").read_bytes,
             "listing the home": lambda: list(self.home.iterdir()),
             "reading another model": self.other_model.read_bytes,
             "listing the models": lambda: list(model.parent.iterdir()),
@@ -302,6 +305,7 @@ class Prober:
         """What an engine needs."""
         return {
             "reading the model": self.model.read_bytes,
+            "reading the build of llama.cpp": (self.home / BUILD_FILE).read_bytes,
             "mapping the model": lambda: mmap.mmap(self.open_file.fileno(), 0, prot=mmap.PROT_READ),
             "reading /proc/self/status": Path("/proc/self/status").read_bytes,
             "reading /proc/cpuinfo": Path("/proc/cpuinfo").read_bytes,

@@ -21,7 +21,8 @@ import pytest
 
 from llb.engine.sandbox import restrictions, seccomp, syscalls
 from llb.engine.sandbox.engine_user import ENGINE_USER_IDS
-from llb.hardware import engine_environment
+from llb.hardware import EngineBuild, engine_environment
+from tests.engine.sandbox_prober import BUILD_FILE
 
 NOBODY = 65534
 # What an engine with GPU may beside the others: its driver needs it.
@@ -40,12 +41,19 @@ def probe(user_id: int, *arguments: str) -> dict[str, Any]:
     directory = Path(tempfile.mkdtemp())
     try:
         directory.chmod(0o755)
-        for name, size_bytes in (("models/m.gguf", 8192), ("models/other.gguf", 8), ("home/run.json", 8)):
+        build = EngineBuild("vulkan", "1", directory / "home" / Path(BUILD_FILE).parent)
+        for name, size_bytes in (
+            ("models/m.gguf", 8192),
+            ("models/other.gguf", 8),
+            ("home/run.json", 8),
+            ("home/engines/use", 8),
+            (f"home/{BUILD_FILE}", 8),
+        ):
             path = directory / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(bytes(size_bytes))
         command = [sys.executable, "-P", "-m", "tests.engine.sandbox_prober", str(directory), str(user_id)]
-        environment = engine_environment(os.environ | SECRETS | {"HOME": str(directory)})
+        environment = engine_environment(os.environ | SECRETS | {"HOME": str(directory)}, build)
         with subprocess.Popen(
             [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
         ) as child:
