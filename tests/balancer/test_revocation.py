@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,36 @@ async def read_stream(llb: RunningBalancer, path: str, key: str, begun: asyncio.
     return text
 
 
+@asynccontextmanager
+async def begin_request(
+    llb: RunningBalancer, path: str, header: str, document: dict[str, Any]
+) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Send a head, and wait until it is accepted; what is yielded sends the body and returns the answer."""
+    body = json.dumps(document).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
+    lines = (
+        f"POST {path} HTTP/1.1",
+        f"Host: 127.0.0.1:{llb.port}",
+        header,
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Expect: 100-continue",
+        "Connection: close",
+    )
+
+    async def finish() -> str:
+        writer.write(body)
+        return (await reader.read()).decode()
+
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            yield finish
+    finally:
+        writer.close()
+
+
 async def test_all_that_a_removed_user_has_open_ends(llb: RunningBalancer) -> None:
     cookie, key = await sign_in(llb, "bob")
     other_cookie, other_key = await sign_in(llb, "ann")
@@ -174,3 +204,41 @@ async def test_a_pull_in_the_dialect_of_ollama_ends(
             if len(lines) == 1:
                 assert (await llb.http.delete(f"/api/keys/{made['id']}")).status_code == 204
     assert "revoked" in lines[-1]["error"]
+
+
+async def test_a_body_that_comes_after_the_revocation_does_nothing(llb: RunningBalancer) -> None:
+    cookie, key = await sign_in(llb, "bob")
+    made = (await llb.http.post("/api/keys", json={"name": "admin", "scopes": ["admin"]})).json()
+    user = {"username": "eve", "password": PASSWORD, "role": "admin"}
+    bob = next(
+        each for each in (await llb.http.get("/api/users")).json()["users"] if each["username"] == "bob"
+    )
+    # The heads are accepted before, the bodies come after the revocation.
+    async with AsyncExitStack() as opened:
+        begun = [
+            await opened.enter_async_context(begin_request(llb, path, header, body))
+            for path, header, body in (
+                ("/api/users", f"Authorization: Bearer {made['key']}", user),
+                ("/api/keys", f"Authorization: Bearer {made['key']}", {"name": "child"}),
+                ("/api/keys", f"Cookie: {cookie}", {"name": "bob's"}),
+                ("/v1/chat/completions", f"Authorization: Bearer {key}", BODY),
+            )
+        ]
+        assert (await llb.http.delete(f"/api/keys/{made['id']}")).status_code == 204
+        assert (await llb.http.delete(f"/api/users/{bob['id']}")).status_code == 204
+        for finish in begun:
+            assert (await finish()).startswith("HTTP/1.1 401 ")
+    users = (await llb.http.get("/api/users")).json()["users"]
+    assert [each["username"] for each in users] == ["admin"]
+
+
+async def test_a_body_that_comes_after_a_demotion_does_nothing(llb: RunningBalancer) -> None:
+    body = {"username": "ann", "password": PASSWORD, "role": "admin"}
+    ann = (await llb.http.post("/api/users", json=body)).json()
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as client:
+        await client.post("/api/auth/login", json={"username": "ann", "password": PASSWORD})
+        cookie = f"llb_session={client.cookies['llb_session']}"
+    user = {"username": "eve", "password": PASSWORD, "role": "admin"}
+    async with begin_request(llb, "/api/users", f"Cookie: {cookie}", user) as finish:
+        assert (await llb.http.patch(f"/api/users/{ann['id']}", json={"role": "user"})).status_code == 200
+        assert (await finish()).startswith("HTTP/1.1 403 ")

@@ -24,8 +24,8 @@ from llb.base.runfile import LOCAL_TOKEN_PREFIX
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, UnsupportedMediaType
 from llb.security import tokens
-from llb.security.permissions import LOCAL_PRINCIPAL, KeyAllowance, Principal, has_scope
-from llb.wire import Scope
+from llb.security.permissions import LOCAL_PRINCIPAL, KeyAllowance, Principal, PrincipalKind, has_scope
+from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 
 SESSION_COOKIE = "llb_session"
 
@@ -77,6 +77,8 @@ class AuthMiddleware:
     async def on_request(self, request: Request) -> HTTPResponse | None:
         """Authorise the request; raises the error that denies it. Returns a response to a preflight only."""
         if getattr(request.ctx, "is_authorised", False):
+            if request.body:
+                await self._authorise_again(request)
             return None
         log_setup.bind_request(request_id_of(request), trace_id_of(request))
         request.ctx.principal = None
@@ -139,6 +141,28 @@ class AuthMiddleware:
         if policy.limits_writes and request.method not in SAFE_METHODS:
             self._write_limiter.count_write(principal)
         return principal
+
+    async def _authorise_again(self, request: Request) -> None:
+        """Raise the error of a credential that ended, or lost its scope, while the body was read.
+
+        A client that sends its body slowly could otherwise act long after its key was revoked.
+        """
+        before: Principal | None = request.ctx.principal
+        if before is None or before.kind not in (PrincipalKind.KEY, PrincipalKind.SESSION):
+            return
+        if before.id == OLLAMA_PORT_KEY_ID:
+            # It has no credential.
+            return
+        now = await self._authenticate(
+            request, request.ctx.client, request.ctx.credential, cross_origin=False
+        )
+        if now is None or now.id != before.id:
+            raise InvalidApiKey("The session was ended while the request was sent")
+        scope = None if request.route is None else _policy_of(request.route).scope
+        if scope is not None and not has_scope(now, scope):
+            self._on_access_denied(request, now, scope)
+            raise PermissionDenied(f"This needs the scope '{scope.value}'")
+        request.ctx.principal = now
 
     def _authorise_node(self, request: Request, credential: str | None) -> Principal:
         if is_from_browser(request):
