@@ -5,7 +5,7 @@ tokenizes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from msgspec import Raw
@@ -73,7 +73,7 @@ def strip_images(body: bytes) -> bytes:
             # A quote within a text is escaped.
             while body[end - 1 : end] == b"\\":
                 end -= 1
-            if end - begin > _MIN_STRIPPED_BYTES:
+            if end - begin > _MIN_STRIPPED_BYTES and not _has_special_starts(body, begin, end):
                 cut = begin + _KEPT_BYTES
                 while body[cut - 1 : cut] == b"\\":
                     cut -= 1
@@ -107,6 +107,15 @@ def _find_base64(body: bytes, begin: int, end: int) -> re.Match[bytes] | None:
     return None
 
 
+def _has_special_starts(body: bytes, begin: int, end: int) -> bool:
+    """Return whether special tokens may be in this part; Base64 has no character that begins one."""
+    return any(
+        body.find(start, window, min(window + _WINDOW_BYTES + 1, end)) >= 0
+        for window in range(begin, end, _WINDOW_BYTES)
+        for start in (b"<", b"[", b"\\u")
+    )
+
+
 def _find_quote(body: bytes, begin: int) -> int:
     for window in range(begin, len(body), _WINDOW_BYTES):
         if (at := body.find(b'"', window, window + _WINDOW_BYTES)) >= 0:
@@ -131,7 +140,9 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
     raw_fields = decode_json(body, dict[str, Raw])
     if may_be_long or may_be_special:
         texts = list(_prompt_texts(raw_fields))
-        if may_be_special and sum(len(_SPECIAL_TOKEN.findall(text)) for text in texts) > MAX_SPECIAL_TOKENS:
+        # Some chat templates print the reasoning of earlier turns.
+        special = _prompt_texts(raw_fields, left_out=frozenset()) if may_be_special else ()
+        if sum(len(_SPECIAL_TOKEN.findall(text)) for text in special) > MAX_SPECIAL_TOKENS:
             raise InvalidRequest(
                 f"The prompt has more than {MAX_SPECIAL_TOKENS} special tokens written as text, such as <|…|>"
             )
@@ -175,14 +186,16 @@ def _refuse(text_bytes: int, context_length: int | None) -> None:
     raise ContextLengthExceeded(text_bytes // MAX_BYTES_PER_TOKEN, context_length, is_lower_bound=True)
 
 
-def _prompt_texts(raw_fields: Mapping[str, Raw]) -> Iterator[str]:
+def _prompt_texts(
+    raw_fields: Mapping[str, Raw], left_out: Collection[str] = _NON_TEXT_FIELDS
+) -> Iterator[str]:
     for name in _PROMPT_FIELDS:
         if (raw := raw_fields.get(name)) is not None:
-            yield from _texts(decode_json(bytes(raw), object))
+            yield from _texts(decode_json(bytes(raw), object), left_out)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in `value`. A token has at least one byte of text."""
+def _texts(value: Any, left_out: Collection[str] = _NON_TEXT_FIELDS) -> Iterator[str]:
+    """Yield all texts in `value`, but not those of the fields `left_out`."""
     pending = [value]
     while pending:
         item = pending.pop()
@@ -192,7 +205,7 @@ def _texts(value: Any) -> Iterator[str]:
             pending += item
         elif isinstance(item, dict):
             for name, inner in item.items():
-                if not (name in _NON_TEXT_FIELDS and isinstance(inner, (str, list))):
+                if not (name in left_out and isinstance(inner, (str, list))):
                     pending.append(inner)
 
 

@@ -144,6 +144,23 @@ def test_special_tokens_written_as_text(token: str, is_escaped: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        {"content": ";base64," + "<|im_start|>" * 100_000},
+        {"content": ";base64," + "\u0001" * 20_000 + "[INST]" * 100_000},
+        {"content": "x", "reasoning_content": "<|im_start|>" * 100_000},
+        {"content": [{"type": "thinking", "thinking": "<s>" * 100_000}]},
+        {"content": "x", "data": "<s>" * 100_000},
+        {"content": "x", "images": ["<s>" * 100_000]},
+    ],
+)
+def test_special_tokens_cannot_hide(message: dict[str, Any]) -> None:
+    body = strip_images(encode(messages=[{"role": "user", **message}]))
+    with pytest.raises(InvalidRequest, match="special tokens"):
+        require_fitting_text(body, Operation.CHAT, 1_000_000)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         f'<img src="{DATA_URL}"> and \\',
