@@ -46,10 +46,11 @@ _NON_TEXT_FIELDS = frozenset(
 _BASE64_START = re.compile(rb';base64,|"(?:data|images|multimodal_data)"\s*:\s*(?:\[\s*)?"')
 _NEXT_ITEM = re.compile(rb'"\s*,\s*"')
 # Shorter images stay, and the beginning of the others, which tells them apart.
-_MIN_STRIPPED_BYTES = 4096
+MIN_STRIPPED_BYTES = 4096
 _KEPT_BYTES = 64
 # In place of the rest: how long it was.
-_PLACEHOLDER = b"<llb-stripped:%d>"
+PLACEHOLDER_START = b"<llb-stripped:"
+_PLACEHOLDER = PLACEHOLDER_START + b"%d>"
 _PLACEHOLDER_IN_TEXT = re.compile(r"<llb-stripped:(\d{1,9})>")
 # One call into C holds the interpreter: the event loop runs between two.
 _WINDOW_BYTES = 512 * 1024
@@ -73,7 +74,7 @@ def strip_images(body: bytes) -> bytes:
             # A quote within a text is escaped.
             while body[end - 1 : end] == b"\\":
                 end -= 1
-            if end - begin > _MIN_STRIPPED_BYTES and not _has_special_starts(body, begin, end):
+            if end - begin > MIN_STRIPPED_BYTES and not _has_special_starts(body, begin, end):
                 cut = begin + _KEPT_BYTES
                 while body[cut - 1 : cut] == b"\\":
                     cut -= 1
@@ -132,7 +133,7 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
     if context_length is not None and operation not in (Operation.EMBEDDINGS, Operation.RERANKING):
         max_bytes = min(max_bytes, context_length * MAX_BYTES_PER_TOKEN)
     # A text with a placeholder is longer than it looks.
-    may_be_long = len(body) > max_bytes or b"<llb-stripped:" in body
+    may_be_long = len(body) > max_bytes or PLACEHOLDER_START in body
     may_be_special = _count_special_starts(body) > MAX_SPECIAL_TOKENS
     has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING) and context_length is not None
     if not (may_be_long or may_be_special or has_inputs):
@@ -171,7 +172,7 @@ def _require_fitting_inputs(raw: Raw | None, context_length: int) -> None:
     if raw is None:
         return
     encoded = bytes(raw)
-    if len(encoded) <= context_length * MAX_BYTES_PER_TOKEN and b"<llb-stripped:" not in encoded:
+    if len(encoded) <= context_length * MAX_BYTES_PER_TOKEN and PLACEHOLDER_START not in encoded:
         return
     value = decode_json(encoded, object)
     for item in value if isinstance(value, list) else [value]:

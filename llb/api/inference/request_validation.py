@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from llb.api.inference.body_size import MIN_STRIPPED_BYTES, PLACEHOLDER_START
 from llb.api.request_body import decode_json
 from llb.errors import InvalidRequest
 from llb.policy.grammar_cost import TooComplex
@@ -33,12 +34,15 @@ RawFields = Mapping[str, Raw]
 
 
 def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
-    """Check `body` and the `fields` decoded from it; returns fields that replace those of the body.
+    """Check `body`, stripped of images, and the `fields` decoded from it; returns fields to replace in it.
 
     Raises `InvalidRequest` whose `param` names the field. The body is parsed as a whole only if it contains a
     word that needs a check.
     """
-    replaced = _check_fields(decode_json(body, dict[str, Raw]))
+    raw_fields = decode_json(body, dict[str, Raw])
+    if PLACEHOLDER_START in body:
+        _require_whole(raw_fields)
+    replaced = _check_fields(raw_fields)
     _require_one_prompt(fields)
     # JSON can escape ASCII letters, and so hide the word.
     if b"url" in body or b"\\u00" in body:
@@ -46,6 +50,16 @@ def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
         for name in _CONTENT_FIELDS:
             _validate_urls(document.get(name))
     return replaced
+
+
+def _require_whole(raw_fields: RawFields) -> None:
+    """Refuse Base64 in a field with a bound: what was stripped of a grammar would pass unseen."""
+    for name, raw in raw_fields.items():
+        may_have_images = is_harmless(name) or name in ("messages", "input")
+        if is_bounded(name) and not may_have_images and PLACEHOLDER_START in bytes(raw):
+            raise InvalidRequest(
+                f"{name} must not have Base64 of more than {MIN_STRIPPED_BYTES} bytes", param=name
+            )
 
 
 def _check_fields(raw_fields: RawFields) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from llb.api.inference.body_size import strip_images
 from llb.api.inference.request_validation import validate_request
 from llb.errors import InvalidRequest
 from llb.wire import InferenceFields
@@ -86,3 +87,35 @@ def test_negative_numbers_are_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         check(**{name: -1})
     assert error.value.details["param"] == name
+
+
+BASE64_TEXT = ";base64," + "A" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("grammar", f'root ::= "z" | #{BASE64_TEXT}'),
+        ("json_schema", {"const": BASE64_TEXT}),
+        ("json_schema", {"type": "object", "properties": {"images": BASE64_TEXT[8:]}}),
+        ("response_format", {"json_schema": {"schema": {"pattern": f"^{BASE64_TEXT}$"}}}),
+        ("text", {"format": {"schema": {"enum": [BASE64_TEXT]}}}),
+        ("tools", [{"function": {"name": "f", "parameters": {"const": BASE64_TEXT}}}]),
+        ("stop", [BASE64_TEXT]),
+        ("logit_bias", {BASE64_TEXT: 1}),
+    ],
+)
+def test_what_was_stripped_hides_nothing_in_a_field_with_a_bound(name: str, value: Any) -> None:
+    body = json.dumps({"model": "m", name: value}).encode()
+    stripped = strip_images(body)
+    assert len(stripped) < len(body)
+    with pytest.raises(InvalidRequest, match="Base64") as raised:
+        validate_request(msgspec.json.decode(stripped, type=InferenceFields), stripped)
+    assert raised.value.details["param"] == name
+
+
+def test_images_may_be_stripped() -> None:
+    message = user_message({"type": "image_url", "image_url": {"url": f"data:image/png{BASE64_TEXT}"}})
+    body = strip_images(json.dumps({"model": "m", "messages": message, "input": message}).encode())
+    assert len(body) < 1000
+    assert validate_request(msgspec.json.decode(body, type=InferenceFields), body) == {}
