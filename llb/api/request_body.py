@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
+from msgspec import Raw
 from sanic import Request
 
 from llb import errors
 from llb.wire.decoding import DECODE_ERRORS
 
 T = TypeVar("T")
+# An object whose fields are not decoded yet. One object, by which msgspec finds its decoder again.
+RawFields = dict[str, Raw]
 
 # Images travel inside the body.
 MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -228,12 +228,15 @@ class EnginePool:
 
     def _start_loads(self, budget: MemoryBudget, now: float) -> None:
         """Start the loads that fit, and evict engines for those that do not, oldest request first."""
+        waiting = [engine for engine in self._engines.values() if engine.needs_load(now)]
+        if not waiting:
+            # The usual case: each request passes here twice.
+            return
         total = budget.free_memory()
         free = total - self.used_memory()
         releasing = sum(
             (engine.memory for engine in self._all_engines() if engine.is_releasing_memory), Memory()
         )
-        waiting = [engine for engine in self._engines.values() if engine.needs_load(now)]
         for engine in sorted(
             waiting,
             key=lambda engine: engine.lease_requests[0].requested_at if engine.lease_requests else now,

@@ -142,7 +142,7 @@ class Attempt:
             self._has_token_count_permit = True
         self._streams_progress = self._should_stream_progress(node_id)
         if call.operation.generates_text:
-            self._own_prompt = context.prompt_owners.begin_request(
+            self._own_prompt = await context.prompt_owners.begin_request(
                 owner_of(record.principal),
                 node_id,
                 call.model.id,

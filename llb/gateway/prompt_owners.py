@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -20,6 +21,8 @@ MAX_PROMPTS = 20_000
 OWN_PROMPT_LIFETIME_S = 600.0
 # An earlier prompt of a conversation ended at most so many turns before the end of this one.
 MAX_NEW_TURNS = 16
+# A longer body, which has images, is digested in a thread: 64 MiB take a fifth of a second.
+MAX_EVENT_LOOP_BYTES = 512 * 1024
 
 _turns_decoder = msgspec.json.Decoder(list[Raw])
 
@@ -55,7 +58,7 @@ class PromptOwners:
         self._sole_owners: dict[tuple[str, str], str | None] = {}
         self._prompts: OrderedDict[bytes, _KnownPrompt] = OrderedDict()
 
-    def begin_request(
+    async def begin_request(
         self, owner: str, node_id: str, model_id: str, body: bytes, head: InferenceFields, *, is_new: bool
     ) -> OwnPrompt | None:
         """Count a request of `owner`; returns its prompt, or None if the engine has served nobody else.
@@ -67,7 +70,11 @@ class PromptOwners:
         if sole_owner == owner:
             return None
         self._sole_owners[engine] = None
-        digests = _digest_turns(f"{owner}\0{node_id}\0{model_id}\0".encode(), body, head)
+        seed = f"{owner}\0{node_id}\0{model_id}\0".encode()
+        if len(body) > MAX_EVENT_LOOP_BYTES:
+            digests = await asyncio.to_thread(_digest_turns, seed, body, head)
+        else:
+            digests = _digest_turns(seed, body, head)
         now = self._clock()
         for digest in reversed(digests):
             known = self._prompts.get(digest)

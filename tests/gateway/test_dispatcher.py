@@ -227,7 +227,7 @@ def make_call(
         record=RequestRecord(1, "request-1", principal, PATH.decode(), 0.0),
         model=cast(Model, SimpleNamespace(id="m")),
         path=PATH if operation is Operation.CHAT else b"/v1/messages/count_tokens",
-        body=BODY,
+        body=b'{"input":"a text"}' if operation is Operation.EMBEDDINGS else BODY,
         # Progress that the client asks for itself is not filtered: the fakes stream none.
         head=InferenceFields(model="m", max_tokens=1, return_progress=True),
         operation=operation,

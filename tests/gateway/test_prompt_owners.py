@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -45,7 +46,7 @@ def begin(
         fields["prompt"] = text
     body = json.dumps({"model": "m", **fields}).encode()
     head = msgspec.json.decode(body, type=InferenceFields)
-    return owners.begin_request(owner, node, "m", body, head, is_new=is_new)
+    return asyncio.run(owners.begin_request(owner, node, "m", body, head, is_new=is_new))
 
 
 def own_tokens(owners: PromptOwners, owner: str, **fields: Any) -> int:
@@ -135,3 +136,9 @@ def test_keys_of_one_user_are_one_owner() -> None:
     ]
     assert len({owner_of(key) for key in keys}) == 4
     assert owner_of(LOCAL_PRINCIPAL) not in {owner_of(key) for key in keys}
+
+
+def test_the_size_of_a_body_changes_no_digest(owners: PromptOwners, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(owners, "me", 100, turns=["a", "b"])
+    monkeypatch.setattr(prompt_owners, "MAX_EVENT_LOOP_BYTES", 0)
+    assert own_tokens(owners, "me", turns=["a", "b", "c"]) == 100

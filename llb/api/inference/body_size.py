@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from llb.api.request_body import MAX_EVENT_LOOP_BYTES, decode_json
+from llb.api.request_body import MAX_EVENT_LOOP_BYTES, RawFields, decode_json
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
 
@@ -138,7 +138,7 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
     has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING) and context_length is not None
     if not (may_be_long or may_be_special or has_inputs):
         return
-    raw_fields = decode_json(body, dict[str, Raw])
+    raw_fields = decode_json(body, RawFields)
     if may_be_long or may_be_special:
         texts = list(_prompt_texts(raw_fields))
         # Some chat templates print the reasoning of earlier turns.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw
 
 from llb.api.inference.body_size import MIN_STRIPPED_BYTES, PLACEHOLDER_START
-from llb.api.request_body import decode_json
+from llb.api.request_body import RawFields, decode_json
 from llb.errors import InvalidRequest
 from llb.policy.grammar_cost import TooComplex
 from llb.policy.request_bounds import (
@@ -30,8 +29,6 @@ _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
 # A client sends the same tools and schema with each request; what is larger is not kept.
 _MAX_CACHED_BYTES = 32 * 1024
 
-RawFields = Mapping[str, Raw]
-
 
 def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
     """Check `body`, stripped of images, and the `fields` decoded from it; returns fields to replace in it.
@@ -39,7 +36,7 @@ def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
     Raises `InvalidRequest` whose `param` names the field. The body is parsed as a whole only if it contains a
     word that needs a check.
     """
-    raw_fields = decode_json(body, dict[str, Raw])
+    raw_fields = decode_json(body, RawFields)
     if PLACEHOLDER_START in body:
         _require_whole(raw_fields)
     replaced = _check_fields(raw_fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
 from sanic import Request
@@ -58,9 +57,11 @@ class AuthorisedRequest(Request[Any, Any]):
         resources: ConnectionResources = self.app.ctx.connections
         principal: Principal | None = self.ctx.principal
         cast(ServerProtocol, stream.protocol).note_principal(principal)
-        with ExitStack() as counted:
-            is_large = stream.request_body == "chunked" or stream.request_bytes > COUNTED_UPLOAD_BYTES
-            is_inference = policy is not None and policy.scope is Scope.INFERENCE
-            if is_large and is_inference and principal is not None and principal.allowances:
-                counted.enter_context(resources.count_upload(principal))
-            self.body = await stream.receive_body(resources.body_budget.open(principal))
+        share = resources.body_budget.open(principal)
+        is_large = stream.request_body == "chunked" or stream.request_bytes > COUNTED_UPLOAD_BYTES
+        is_inference = policy is not None and policy.scope is Scope.INFERENCE
+        if is_large and is_inference and principal is not None and principal.allowances:
+            with resources.count_upload(principal):
+                self.body = await stream.receive_body(share)
+        else:
+            self.body = await stream.receive_body(share)

@@ -1,7 +1,7 @@
 """Quarantine of requests that crashed an engine, and of callers who sent several of them.
 
-In memory, of the balancer: all requests pass it, whatever node they go to. While nothing has crashed, it
-costs a request one comparison.
+In memory, of the balancer: all requests pass it, whatever node they go to. While nothing has crashed lately,
+it costs a request a few comparisons.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Quarantine:
         if not self._requests and not self._callers:
             return
         now = self._clock()
+        self._forget_expired(now)
         caller = self._callers.get(caller_id)
         if caller is not None and caller.waits_until > now:
             wait_s = math.ceil(caller.waits_until - now)
@@ -66,6 +67,8 @@ class Quarantine:
                 f"try again in {wait_s} s, with other requests",
                 retry_after_s=wait_s,
             )
+        if not self._requests:
+            return
         entry = self._requests.get(_digest(model_id, body))
         if entry is not None and entry.suspicions >= _CAUSE and entry.expires_at > now:
             raise RequestCrashesEngine(model_id)
@@ -88,6 +91,11 @@ class Quarantine:
     def record_suspicion(self, model_id: str, body: bytes) -> bool:
         """Record that this request may have crashed an engine; returns whether it now counts as the cause."""
         return self._record(_digest(model_id, body), 1) >= _CAUSE
+
+    def _forget_expired(self, now: float) -> None:
+        """Forget what no longer counts: while anything is known, each request is digested."""
+        while self._requests and next(iter(self._requests.values())).expires_at <= now:
+            self._requests.popitem(last=False)
 
     def _record(self, digest: bytes, suspicions: int) -> int:
         now = self._clock()

@@ -84,3 +84,13 @@ def test_its_memory_is_bounded(quarantine: Quarantine, monkeypatch: pytest.Monke
     for number in (1, 2):
         with pytest.raises(RequestCrashesEngine):
             quarantine.check("m", "key", b"%d" % number)
+
+
+def test_bodies_are_digested_only_after_a_recent_crash(
+    quarantine: Quarantine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quarantine.record_crash("m", "key", b"poison")
+    quarantine.record_suspicion("m", b"odd")
+    clock.now += REQUEST_QUARANTINE_S
+    monkeypatch.delattr(module, "_digest")
+    quarantine.check("m", "key", b"poison")
