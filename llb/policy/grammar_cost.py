@@ -18,6 +18,10 @@ MAX_PATTERN_CHARS = 500
 # shows what the engine needs at each bound.
 MAX_WAYS = 50_000
 WINDOW_CHARS = 10
+# A set of more characters than any alphabet has, such as `[^a]`, reads nearly every token to its end; `[a-z]`
+# reads few of them. Measured, that takes so many times as long.
+BROAD_SET_CHARS = 1000
+_BROAD_WEIGHT = 8
 # Each alternative at one place is a pass over the vocabulary.
 MAX_ALTERNATIVES = 256
 # Repetitions of a part; counts inside counts multiply. llama.cpp itself refuses more than 2,000.
@@ -80,7 +84,8 @@ class _Automaton:
             raise TooComplex("is too long")
         self.chars.append(chars)
         self.following.append(set())
-        self.weights.append(1)
+        size = sum(high - low + 1 for low, high in chars)
+        self.weights.append(_BROAD_WEIGHT if size > BROAD_SET_CHARS else 1)
         place = frozenset((position,))
         return _Part(place, place, is_nullable=False)
 

@@ -52,6 +52,8 @@ ws ::= | " " | "\n" [ \t]{0,20}
         r"^(?=.*[A-Z])[A-Za-z\d]{8,}$",
         "[a-z]+",
         "^.{0,500}$",
+        r"^[^@\s]+@[^@\s]+\.[^@\s]+$",
+        "foo.*bar.*baz",
         "^([a-z]*)*$",
         "^(東京|大阪|京都)[一-龥]*$",
         "",
@@ -100,6 +102,8 @@ def test_patterns_that_would_keep_the_engine_busy(pattern: str) -> None:
     "grammar",
     [
         JSON_GRAMMAR,
+        "root ::= " + "[a-z]* " * 7,
+        "root ::= " + "[^a]* " * 5,
         'root ::= "yes" | "no"',
         'root ::=\r\n  "yes" | "no"\r\n',
         'root ::= (expr "=" term "\\n")+\nexpr ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" expr ")"',
@@ -115,6 +119,8 @@ def test_grammars_of_programs(grammar: str) -> None:
     "grammar",
     [
         "root ::= " + "[a-z]* " * 50,
+        # Nearly every token of the vocabulary is read to its end.
+        "root ::= " + "[^a]* " * 7,
         "root ::= r7\nr0 ::= [a-z]*\n" + "".join(f"r{i + 1} ::= r{i} r{i}\n" for i in range(7)),
         "root ::= x\nx ::= [a-z] x x x | [a-z] x x | [a-z] x | [a-z]",
         "root ::= " + "(" * 5000 + '"a"' + ")" * 5000,
