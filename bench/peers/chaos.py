@@ -22,6 +22,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench.peers.cluster_fixture import NODE_NAMES, open_cluster
+from llb.base.data_dir import MODELS_LOCK_NAME
 from tests.hub import tiny_gguf
 from tests.lab.cluster import BALANCER, LabCluster
 
@@ -151,6 +152,7 @@ def find_file_problems(directory: Path, wanted: Mapping[str, str]) -> Iterator[s
         path = found.pop(f"{model}/{model}.gguf", None)
         if path is None or _sha256(path) != sha256:
             yield f"{model} is {'missing' if path is None else 'wrong'}"
+    found.pop(MODELS_LOCK_NAME, None)
     for name in found:
         partial = re.fullmatch(r"(\w+)/\1\.gguf\.[0-9a-f]+\.partial", name)
         # A pull that was cancelled keeps what had come, for the next one.

@@ -139,7 +139,7 @@ async def test_a_missing_file_is_detected_by_the_first_request(llb: RunningBalan
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
     assert "file missing" in answer.json()["error"]["message"]
-    assert (await status_of(llb))[0] == "Error"
+    await llb.wait_for_status("tiny", "Error")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -444,6 +444,8 @@ async def test_a_revocation_ends_an_answer_that_has_begun(stream: bool) -> None:
         # Embeddings are documents that the engine does not stream.
         operation = Operation.CHAT if stream else Operation.EMBEDDINGS
         sink, call = FakeSink(), make_call(stream=stream, operation=operation)
+        if not stream:
+            call = replace(call, body=b'{"model":"m","input":"x"}')
         result = await gateway.dispatcher.dispatch(call, sink)
         assert call.record.error_code == "invalid_api_key"
         assert response.is_closed
