@@ -7,7 +7,11 @@ do not look like a relay:
 - It does not listen for TCP connections beyond loopback.
 - It holds no connection that it accepted from anybody but llb or itself.
 
-A browser (by the name of its executable) may do both, and so may llb itself, which relays for nobody here.
+- It is no network of virtual machines or containers (by the name of its executable): these relay the packets
+  of a guest, whose sockets the kernel does not know, and give it this host's loopback by default.
+
+A browser (by the name of its executable) may do the first two, and so may llb itself, which relays for nobody
+here.
 Whether a program has a connection to another host is reported separately: a tunnel that dials out needs one,
 but so has many an honest program.
 
@@ -40,6 +44,10 @@ _BROWSER_NAMES = re.compile(
     r"vivaldi.*|firefox.*|librewolf.*|waterfox.*|floorp.*|zen-bin|tor-browser.*|epiphany.*|"
     r"WebKitNetworkProcess|QtWebEngineProcess|falkon|konqueror"
 )
+_GUEST_NETWORK_NAMES = re.compile(
+    r"qemu-system-.*|qemu-kvm|slirp4netns|passt.*|pasta.*|gvproxy.*|gvisor-tap-vsock.*|vpnkit.*|crosvm|"
+    r"VBox(Headless|NetNAT|NetDHCP)|VirtualBoxVM|vmware-vmx|vmnet-natd|rootlessport|rootlesskit.*"
+)
 
 
 class Doubt(StrEnum):
@@ -49,6 +57,7 @@ class Doubt(StrEnum):
     NOT_FOUND = "the program that calls cannot be identified"
     OTHER_USER = "the program that calls runs as another user than llb, as proxies do"
     LISTENS = "the program that calls accepts connections from other hosts, as proxies do"
+    GUEST_NETWORK = "the program that calls is the network of a virtual machine or a container"
     SERVES = "the program that calls is serving a client of its own, as proxies do"
 
 
@@ -103,7 +112,13 @@ def _examine(peer: Endpoint, own: Endpoint, known_pids: tuple[int, ...]) -> Peer
         return PeerReport(Doubt.NOT_FOUND)
     pids = tuple(holders)
     # What llb itself sends is not relayed.
-    relays = {pid: held for pid, held in holders.items() if pid != os.getpid() and not _is_browser(pid)}
+    relays = {
+        pid: held
+        for pid, held in holders.items()
+        if pid != os.getpid() and not _has_name(pid, _BROWSER_NAMES)
+    }
+    if any(_has_name(pid, _GUEST_NETWORK_NAMES) for pid in relays):
+        return PeerReport(Doubt.GUEST_NETWORK, pids)
     held: frozenset[int] = frozenset().union(*relays.values())
     rows = [each for each in table if each.inode in held]
     if any(each.state == _LISTEN and not _is_loopback(each.local[0]) for each in rows):
@@ -179,12 +194,14 @@ def _inodes_of(pid: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_browser(pid: int) -> bool:
+def _has_name(pid: int, names: re.Pattern[str]) -> bool:
+    """Return whether the executable of a process has one of `names`."""
     try:
         name = (_PROC / str(pid) / "exe").readlink().name
     except OSError:
         return False
-    return _BROWSER_NAMES.fullmatch(name) is not None
+    # Of a program that was replaced while it ran, the kernel says so.
+    return names.fullmatch(name.removesuffix(" (deleted)")) is not None
 
 
 # --- tables of the kernel ----------------------------------------------------------------------------

@@ -163,6 +163,25 @@ def test_a_browser_may_listen(server: Server, tmp_path: Path) -> None:
             process.communicate()
 
 
+def test_the_network_of_a_virtual_machine_is_a_relay(server: Server, tmp_path: Path) -> None:
+    # It holds nothing but its connection to llb: the packets of its guest have no socket here.
+    real = Path(sys.executable).resolve()
+    for name in ("slirp4netns", "qemu-system-x86_64", "pasta.avx2"):
+        program = tmp_path / name
+        shutil.copy2(real, program)
+        process = subprocess.Popen(
+            [program, "-c", CLIENT, server.host, str(server.port), ""],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHOME": str(real.parent.parent)},
+        )
+        with process:
+            wait_for_connection(process)
+            assert server.examine().doubt is Doubt.GUEST_NETWORK
+            process.communicate()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a program of another user")
 def test_a_program_of_another_user(server: Server) -> None:
     with running_client(server, "setuid") as process:
