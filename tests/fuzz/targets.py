@@ -33,7 +33,7 @@ from llb.gateway.stream.disconnect_detection import ProgressFilter, request_prog
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 from llb.gateway.stream.usage_parser import UsageParser
-from llb.policy.grammar_cost import TooComplex, check_grammar, check_pattern
+from llb.policy.grammar_cost import TooComplex, check_grammar
 from llb.security import file_token, tls_trust
 from llb.security.certificates import create_authority
 from llb.wire import InferenceFields
@@ -126,7 +126,7 @@ def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
     def grammars(data: bytes, _chance: random.Random) -> None:
         text = data.decode("utf-8", "replace")
         check_grammar.__wrapped__(text)
-        check_pattern.__wrapped__(text)
+        measure_pattern.__wrapped__(text)
 
     async def three() -> int:
         return 3
