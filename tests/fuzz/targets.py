@@ -33,7 +33,7 @@ from llb.gateway.stream.disconnect_detection import ProgressFilter, request_prog
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 from llb.gateway.stream.usage_parser import UsageParser
-from llb.policy.grammar_cost import TooComplex, check_grammar
+from llb.policy.grammar_cost import TooComplex, check_grammar, measure_pattern
 from llb.security import file_token, tls_trust
 from llb.security.certificates import create_authority
 from llb.wire import InferenceFields
