@@ -61,7 +61,7 @@ class Dispatcher:
         deadline = self._deadline_timer.start_deadline()
         open_work = self._principal_watch.begin(call.record.principal, deadline.task.cancel)
         try:
-            self._quarantine.check(call.model.id, call.record.principal.root_id, call.body)
+            self._quarantine.check(call.model.id, call.record.principal, call.body)
             if not call.record.principal.allowances:
                 return await self._dispatch_inputs(call, sink)
             with self._rate_limited(call):
@@ -117,7 +117,7 @@ class Dispatcher:
         """Add the answer to one batch to `inputs`. Raises an error about an input with its index."""
         answer = BatchAnswer()
         part = replace(call, body=inputs.body_of(batch))
-        self._quarantine.check(call.model.id, call.record.principal.root_id, part.body)
+        self._quarantine.check(call.model.id, call.record.principal, part.body)
         try:
             result = await self._dispatch_with_failover(part, answer)
             if result.error is not None:
@@ -150,6 +150,8 @@ class Dispatcher:
                 result = await attempt.relay(response, sink)
                 if result.error is not None:
                     self._is_cause(call, result.error)
+                else:
+                    self._quarantine.record_success(call.model.id, call.body)
                 return result
             except errors.RequestCrashesEngine as error:
                 self._is_cause(call, error)
@@ -199,9 +201,9 @@ class Dispatcher:
     def _is_cause(self, call: InferenceCall, error: errors.LlbError) -> bool:
         """Quarantine a request that has crashed an engine; returns whether it is known to be the cause."""
         if isinstance(error, errors.RequestCrashesEngine):
-            caller_id = call.record.principal.root_id
-            log.warning("a request of %s has crashed an engine of %s", caller_id, call.model.id)
-            self._quarantine.record_crash(call.model.id, caller_id, call.body)
+            principal = call.record.principal
+            log.warning("a request of %s has crashed an engine of %s", principal.label, call.model.id)
+            self._quarantine.record_crash(call.model.id, principal, call.body)
             return True
         return isinstance(error, errors.CrashSuspected) and self._quarantine.record_suspicion(
             call.model.id, call.body

@@ -1,7 +1,8 @@
 """Quarantine of requests that crashed an engine, and of callers who sent several of them.
 
 In memory, of the balancer: all requests pass it, whatever node they go to. While nothing has crashed lately,
-it costs a request a few comparisons.
+it costs a request a few comparisons. A caller is an API key or session, and the user who owns it: more keys
+give no more crashes.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from llb.errors import RequestCrashesEngine, TooManyCrashes
+from llb.security.permissions import Principal
 
 # A request is refused for this long after its last crash, and a suspected one remembered.
 REQUEST_QUARANTINE_S = 1800.0
 MAX_REQUESTS = 1000
 # Crashes of which a request was only suspected, until it counts as their cause.
 MAX_SUSPICIONS = 2
-# Crashes that a caller may cause within the period; then all its requests wait, longer each time.
-MAX_CALLER_CRASHES = 3
+# Crashes that a key, and all keys of a user, may cause within the period; then all their requests wait,
+# longer each time. A user has more, so that one program does not block the others at once.
+MAX_CALLER_CRASHES, MAX_OWNER_CRASHES = 3, 9
 CALLER_PERIOD_S = 600.0
 CALLER_WAIT_S, MAX_CALLER_WAIT_S = 60.0, 3600.0
 MAX_CALLERS = 1000
@@ -53,36 +56,41 @@ class Quarantine:
         self._requests: OrderedDict[bytes, _Entry] = OrderedDict()
         self._callers: OrderedDict[str, _Caller] = OrderedDict()
 
-    def check(self, model_id: str, caller_id: str, body: bytes) -> None:
+    def check(self, model_id: str, principal: Principal, body: bytes) -> None:
         """Raise `RequestCrashesEngine` or `TooManyCrashes` for a request that must not reach an engine."""
         if not self._requests and not self._callers:
             return
         now = self._clock()
         self._forget_expired(now)
-        caller = self._callers.get(caller_id)
-        if caller is not None and caller.waits_until > now:
-            wait_s = math.ceil(caller.waits_until - now)
-            raise TooManyCrashes(
-                f"{MAX_CALLER_CRASHES} or more of your requests have crashed an engine; "
-                f"try again in {wait_s} s, with other requests",
-                retry_after_s=wait_s,
-            )
+        for caller_id, max_crashes in _callers_of(principal):
+            caller = self._callers.get(caller_id)
+            if caller is not None and caller.waits_until > now:
+                wait_s = math.ceil(caller.waits_until - now)
+                raise TooManyCrashes(
+                    f"{max_crashes} or more of your requests have crashed an engine; "
+                    f"try again in {wait_s} s, with other requests",
+                    retry_after_s=wait_s,
+                )
         if not self._requests:
             return
         entry = self._requests.get(_digest(model_id, body))
         if entry is not None and entry.suspicions >= _CAUSE and entry.expires_at > now:
             raise RequestCrashesEngine(model_id)
 
-    def record_crash(self, model_id: str, caller_id: str, body: bytes) -> None:
+    def record_crash(self, model_id: str, principal: Principal, body: bytes) -> None:
         """Record that this request, and no other, has crashed an engine."""
         self._record(_digest(model_id, body), _CAUSE)
+        for caller_id, max_crashes in _callers_of(principal):
+            self._record_caller(caller_id, max_crashes)
+
+    def _record_caller(self, caller_id: str, max_crashes: int) -> None:
         now = self._clock()
         caller = self._callers.setdefault(caller_id, _Caller())
         self._callers.move_to_end(caller_id)
         if len(self._callers) > MAX_CALLERS:
             self._callers.popitem(last=False)
         caller.crashes = [at for at in caller.crashes if at > now - CALLER_PERIOD_S] + [now]
-        if len(caller.crashes) >= MAX_CALLER_CRASHES:
+        if len(caller.crashes) >= max_crashes:
             if now - caller.waits_until > MAX_CALLER_WAIT_S:
                 caller.wait_s = 0.0
             caller.wait_s = min(MAX_CALLER_WAIT_S, max(CALLER_WAIT_S, 2 * caller.wait_s))
@@ -91,6 +99,18 @@ class Quarantine:
     def record_suspicion(self, model_id: str, body: bytes) -> bool:
         """Record that this request may have crashed an engine; returns whether it now counts as the cause."""
         return self._record(_digest(model_id, body), 1) >= _CAUSE
+
+    def record_success(self, model_id: str, body: bytes) -> None:
+        """Drop the suspicion against a request that an engine has answered since.
+
+        Without it, crashes caused by others would bring a body that is sent often into quarantine.
+        """
+        if not self._requests:
+            return
+        digest = _digest(model_id, body)
+        entry = self._requests.get(digest)
+        if entry is not None and entry.suspicions < _CAUSE:
+            del self._requests[digest]
 
     def _forget_expired(self, now: float) -> None:
         """Forget what no longer counts: while anything is known, each request is digested."""
@@ -108,6 +128,14 @@ class Quarantine:
         if len(self._requests) > MAX_REQUESTS:
             self._requests.popitem(last=False)
         return entry.suspicions
+
+
+def _callers_of(principal: Principal) -> tuple[tuple[str, int], ...]:
+    """Who is counted as the caller, and how many crashes of each are accepted."""
+    key = principal.root_id, MAX_CALLER_CRASHES
+    if principal.account_id == principal.root_id:
+        return (key,)
+    return key, (principal.account_id, MAX_OWNER_CRASHES)
 
 
 def _digest(model_id: str, body: bytes) -> bytes:
