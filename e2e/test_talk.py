@@ -210,9 +210,14 @@ async def test_parameters_are_sent_and_belong_to_the_conversation(page: Page) ->
     await top_p.fill("7")
     await expect(top_p).to_have_attribute("aria-invalid", "true")
     await expect(panel(page)).to_contain_text("A number from 0 to 1")
+    # It would be ignored: nothing is sent, and the field has the focus.
     await send_message(page, "With")
+    await expect(top_p).to_be_focused()
+    await expect(message_box(page)).to_have_value("With")
+    assert len(asked.requests) == 1
+    await top_p.fill("")
+    await message_box(page).press("Enter")
     await expect(conversation_log(page)).to_contain_text("Two")
-    await expect(top_p).to_have_value("7")
     sent = {name: asked.requests[1].get(name) for name in ("temperature", "seed", "stop", "top_p")}
     assert sent == {"temperature": 0.5, "seed": 7, "stop": ["END", "STOP"], "top_p": None}
     assert asked.requests[1]["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -360,6 +365,26 @@ async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
     await expect(conversation_log(page)).not_to_contain_text("Question two")
     await expect(message_box(page)).to_have_value("not sent yet")
     assert asked.requests[-1]["messages"] == [{"role": "user", "content": "Question anew"}]
+
+
+async def test_the_document_is_as_high_as_the_window(page: Page) -> None:
+    await fake_completions(page, *(text_completion("Line\n\n" * 30) for _ in range(4)))
+    for number in range(4):
+        await send_message(page, f"Question {number}")
+        await expect(conversation_log(page).locator(".message-footer")).to_have_count(2 * number + 2)
+    assert await page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+async def test_try_on_a_model_begins_a_conversation(page: Page, talker: RunningBalancer) -> None:
+    await fake_completions(page, text_completion("About cats"))
+    await send_message(page, "Tell me of cats")
+    await expect(conversation_log(page)).to_contain_text("About cats")
+    await page.goto(f"{talker.url}/playground?model=chat")
+    await expect(page.get_by_role("heading", name="Chat with Chatterbox")).to_be_visible()
+    await expect(page).to_have_url(f"{talker.url}/playground")
+    await shelf(page).get_by_role("button", name="Tell me of cats").click()
+    await page.reload()
+    await expect(conversation_log(page)).to_contain_text("About cats")
 
 
 async def test_an_idea_becomes_the_draft(page: Page) -> None:

@@ -37,6 +37,8 @@ export default {
   'playground.again': 'Regenerate',
   'playground.writing': 'Generating the answer',
   'playground.finished': 'Answer complete.',
+  'playground.failed': 'The answer failed. {reason}',
+  'playground.invalid_parameter': 'A parameter is not valid. Correct it before you send.',
   'playground.loading': 'Loading the model',
   'playground.loading_at': 'Loading the model: {percent}',
   'playground.thinking': 'Reasoning…',

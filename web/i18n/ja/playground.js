@@ -38,6 +38,8 @@ export default {
   'playground.again': '再生成',
   'playground.writing': '応答を生成しています',
   'playground.finished': '応答が完了しました。',
+  'playground.failed': '応答に失敗しました。{reason}',
+  'playground.invalid_parameter': '無効なパラメーターがあります。送信する前に修正してください。',
   'playground.loading': 'モデルをロード中',
   'playground.loading_at': 'モデルをロード中：{percent}',
   'playground.thinking': '推論中…',

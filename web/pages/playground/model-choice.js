@@ -9,13 +9,11 @@ export const supportsImages = (item) => Boolean(item?.model.capabilities.include
 const readyChatModels = (state) =>
   [...state.models.values()].filter((item) => item.status === 'Ready' && isChatModel(item));
 
-/** Selected model: the requested one, else the last one used, else the first that is Ready. */
+/** Selected model: the requested one, else the last one chosen, else the first that is Ready. */
 export function selectModel(state, requestedModel) {
-  const asked = state.models.get(requestedModel);
+  const asked = state.models.get(requestedModel ?? readPreference('model'));
   if (asked && isChatModel(asked) && asked.status !== 'Available') return asked;
-  const ready = readyChatModels(state);
-  const last = readPreference('model');
-  return ready.find(({ model }) => model.id === last) ?? ready[0] ?? null;
+  return readyChatModels(state)[0] ?? null;
 }
 
 export const selectableModels = (state, model) => {

@@ -2,7 +2,6 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
-import { buildUrl } from '../../core/router.js';
 import { readPreference, savePreference } from '../../core/preferences.js';
 import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
@@ -29,9 +28,13 @@ export function open(app, route) {
   const conversationStore = createConversationStore(owner);
   const savedConversations = () => conversationStore.all().filter(({ messages }) => messages.length);
   let saved = savedConversations();
-  let current = conversationStore.get(readPreference('open_conversation')) ?? newConversation();
+  // "Try" on a model starts a conversation with it.
+  let current =
+    (route.query.model ? null : conversationStore.get(readPreference('open_conversation'))) ??
+    newConversation();
   let draft = { text: readPreference(`draft.${owner}`, ''), images: [] };
-  let requestedModel = route.query.model ?? null;
+  let requestedModel = null;
+  requestModel(route.query.model);
   // Index of the question being edited.
   let editedIndex = null;
   // Draft to restore after editing.
@@ -57,7 +60,7 @@ export function open(app, route) {
 
   const chatClient = createChatClient(app, (conversation, { ended }) => {
     if (ended || Date.now() - savedAt > SAVE_EVERY_MS) save(conversation);
-    if (ended) announcement = t('playground.finished');
+    if (ended) announcement = endAnnouncement(conversation.messages.at(-1));
     app.requestRender();
   });
 
@@ -167,6 +170,7 @@ export function open(app, route) {
   function send() {
     const model = selectModel(app.store.state, requestedModel);
     if (!model || model.status !== 'Ready' || chatClient.running) return;
+    if (invalidInputs.size) return focusInvalidInput();
     const { text, images } = draft;
     if (editedIndex !== null) {
       current.messages.splice(editedIndex);
@@ -182,6 +186,14 @@ export function open(app, route) {
     isAtEnd = true;
     save(current);
     chatClient.send(current, model.model.id);
+  }
+
+  /** A parameter that is not a number would be ignored without a word. */
+  function focusInvalidInput() {
+    drawers = { ...drawers, parameters: true };
+    announcement = t('playground.invalid_parameter');
+    app.requestRender();
+    requestAnimationFrame(() => document.querySelector('.parameters [aria-invalid="true"]')?.focus());
   }
 
   // --- what is seen ---
@@ -300,13 +312,22 @@ export function open(app, route) {
   function chooseModel(id) {
     requestedModel = id;
     savePreference('model', id);
-    app.go(buildUrl('/playground', { model: id }), { replace: true });
     app.requestRender();
+  }
+
+  /** Takes the model out of the URL, so that a reload returns to the open conversation. */
+  function requestModel(id) {
+    if (!id) return;
+    requestedModel = id;
+    savePreference('model', id);
+    queueMicrotask(() => app.go('/playground', { replace: true }));
   }
 
   return {
     update(next) {
-      requestedModel = next.query.model ?? requestedModel;
+      if (!next.query.model) return;
+      requestModel(next.query.model);
+      if (current.messages.length) show(newConversation(Date.now(), copySettings(current)));
     },
     close() {
       chatClient.stop();
@@ -350,6 +371,14 @@ export function open(app, route) {
     save(current);
     app.requestRender();
   }
+}
+
+/** What a screen reader hears when a response has ended. */
+function endAnnouncement({ ended, error }) {
+  if (ended === 'stopped') return t('playground.ended.stopped');
+  if (ended === 'length') return t('playground.ended.length');
+  if (ended === 'interrupted') return t('playground.failed', { reason: error ?? '' }).trim();
+  return t('playground.finished');
 }
 
 const copySettings = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });
