@@ -50,7 +50,7 @@ _NETNS_DIRECTORY = Path("/run/netns")
 PRELOADED_MODULES = (
     "llb.cli.main",
     "llb.cli.accounts",
-    "llb.cli.chat",
+    "llb.cli.chat.command",
     "llb.cli.database",
     "llb.cli.doctor",
     "llb.cli.join",

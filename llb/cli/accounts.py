@@ -136,8 +136,8 @@ def revoke_key(options: argparse.Namespace) -> int:
             return await key_service.revoke_key(LOCAL_PRINCIPAL, key.id, None)
 
     key, descendants = asyncio.run(run())
-    also = f", and so are the {descendants} keys made with it" if descendants else ""
-    output.print_line(f"The key {key.name} ({key.prefix}…) is revoked{also}.")
+    also = f", with the {descendants} keys made with it" if descendants else ""
+    output.print_line(f"The key {key.name} ({key.prefix}…) was revoked{also}.")
     return 0
 
 
@@ -255,7 +255,7 @@ def remove_user(options: argparse.Namespace) -> int:
             return user.username
 
     name = asyncio.run(run())
-    output.print_line(f"{name} is removed.")
+    output.print_line(f"{name} was removed.")
     return 0
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from llb.base import runfile
 from llb.cli import output
-from llb.cli import parser as grammar
 from llb.cli.checks import Finding, Level, bad, ok
 from llb.cli.checks import cluster as cluster_checks
 from llb.cli.checks import disk as disk_checks
@@ -17,6 +16,7 @@ from llb.cli.checks import engine as engine_checks
 from llb.cli.checks import network as network_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import tls as tls_checks
+from llb.cli.grammar.flags import flags_of
 from llb.cli.options import home_of
 from llb.config import Config, load_config, make_config
 from llb.errors import SetupError
@@ -71,7 +71,7 @@ def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
 def _load_config_or_default(options: argparse.Namespace) -> tuple[Config, Finding]:
     """Load the settings; use the defaults if they are invalid, so that the other checks can run."""
     try:
-        config = load_config(grammar.flags_of(options))
+        config = load_config(flags_of(options))
     except SetupError as error:
         fallback = make_config(home=home_of(options))
         return fallback, bad(

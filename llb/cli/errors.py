@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+EXIT_FAILED, EXIT_USAGE = 1, 2
 # 128 + SIGINT, as shells report it.
 EXIT_INTERRUPTED = 130
 
 
 class CommandError(Exception):
     """A command failed; the message is one sentence for the user."""
+
+
+class UsageError(CommandError):
+    """The command was called in a way that it refuses, such as without the confirmation that it needs."""
 
 
 class ApiError(CommandError):

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from llb import __version__
 from llb.base import platform_compat
 from llb.cli import output
-from llb.cli import parser as grammar
-from llb.cli.errors import EXIT_INTERRUPTED, CommandError, as_sentence
+from llb.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError, UsageError, as_sentence
+from llb.cli.grammar.command_parser import Command
+from llb.cli.grammar.flags import flags_of
+from llb.cli.grammar.parser import parse_arguments
 from llb.config import Config, load_config
 from llb.errors import LlbError, SetupError
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
             return end.code if isinstance(end.code, int) else 2
         platform_compat.discard_output(1, 2)
         return 1
+    except UsageError as error:
+        return _report_failure(str(error), EXIT_USAGE)
     except (CommandError, SetupError) as error:
         return _report_failure(str(error))
     except LlbError as error:
@@ -54,12 +58,10 @@ def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
 
 
 def _run(argv: Sequence[str], serve: ServeFunction) -> int:
-    parser = grammar.build_parser()
-    options = parser.parse_args(argv)
-    grammar.reject_irrelevant_flags(parser, options)
+    options = parse_arguments(argv)
     if options.run is None:
-        return serve(_with_join_token(load_config(grammar.flags_of(options))))
-    run: grammar.Command = options.run
+        return serve(_with_join_token(load_config(flags_of(options))))
+    run: Command = options.run
     return run(options)
 
 
@@ -71,14 +73,14 @@ def _with_join_token(config: Config) -> Config:
     return with_join_token(config)
 
 
-def _report_failure(text: str) -> int:
+def _report_failure(text: str, status: int = EXIT_FAILED) -> int:
     try:
         sys.stdout.flush()
     except OSError:
         # A full disk; else Python reports it again at exit.
         platform_compat.discard_output(1)
     output.print_note(as_sentence(text))
-    return 1
+    return status
 
 
 def version(_options: argparse.Namespace) -> int:

@@ -82,7 +82,7 @@ def remove_model(options: argparse.Namespace) -> int:
             f"The pull of {model_id} was cancelled; the downloaded part is kept for a later pull."
         )
     else:
-        output.print_line(f"{model_id} is removed.")
+        output.print_line(f"{model_id} was removed.")
     return 0
 
 

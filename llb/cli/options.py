@@ -6,14 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
-from llb.cli import parser as grammar
 from llb.cli.client import ApiClient, ServerAddress, find_server
+from llb.cli.grammar.flags import flags_of
 from llb.config import default_home
 
 
 def home_of(options: argparse.Namespace) -> Path:
     """Data directory of the command: `--home`, else `LLB_HOME`, else the default of this user."""
-    text = grammar.flags_of(options).get("home") or os.environ.get("LLB_HOME")
+    text = flags_of(options).get("home") or os.environ.get("LLB_HOME")
     return Path(str(text)).expanduser().absolute() if text else default_home()
 
 
@@ -23,7 +23,7 @@ def client_of(options: argparse.Namespace) -> ApiClient:
     Raises `ServerUnreachable` when no server runs, `CommandError` for a bad URL or a joined host.
     """
     url = getattr(options, "url", None)
-    if url is None and "home" not in grammar.flags_of(options):
+    if url is None and "home" not in flags_of(options):
         # --url and --home both take precedence over the environment.
         url = os.environ.get("LLB_URL")
     if not options.remote:

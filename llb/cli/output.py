@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from llb.cli.errors import CommandError
+from llb.cli.errors import CommandError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,9 +158,11 @@ def format_time(at: float | None) -> str:
 
 
 def confirm(question: str, *, assume_yes: bool) -> bool:
-    """Ask for confirmation. True without a terminal or with `assume_yes`."""
-    if assume_yes or not is_tty(sys.stdin):
+    """Ask for confirmation; True with `assume_yes`. Raises `UsageError` without a terminal."""
+    if assume_yes:
         return True
+    if not is_tty(sys.stdin):
+        raise UsageError(f"{question} Without a terminal this needs --yes; nothing was changed.")
     print(f"{strip_control_chars(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -149,7 +149,7 @@ def test_users_are_added_changed_and_removed(host: CommandHost) -> None:
         "admin": "admin",
         "bob": "admin",
     }
-    host.run_command("users", "remove", "bob")
+    host.run_command("users", "remove", "bob", "--yes")
     assert sign_in(host, "bob", NEW_PASSWORD) == 401
     key = host.run_command("keys", "create", "reader", "--scope", "admin").stdout.strip()
     records = audit(host, key)

@@ -136,4 +136,4 @@ def test_a_model_that_the_engine_cannot_load(chatty: CommandHost) -> None:
         remembered = chatty.run_failing_command("chat", "tiny", "hi")
         assert remembered.startswith("Model 'tiny' could not be pulled: its file ")
     finally:
-        chatty.run_command("rm", "tiny")
+        chatty.run_command("rm", "--yes", "tiny")

@@ -32,7 +32,7 @@ def test_backup_and_restore(filled: CommandHost, tmp_path: Path) -> None:
     assert str(saved) in filled.run_command("backup", str(saved)).stdout
     assert saved.stat().st_mode & 0o777 == 0o600
     filled.run_command("keys", "create", "second")
-    output = filled.run_command("restore", str(saved)).stdout
+    output = filled.run_command("restore", "--yes", str(saved)).stdout
     assert key_names(filled) == ["first"]
     kept = re.search(r"kept as (\S+)\.\n", output)
     assert kept is not None
@@ -43,7 +43,7 @@ def test_backup_and_restore(filled: CommandHost, tmp_path: Path) -> None:
     assert Path(kept[1]).stat().st_mode & 0o777 == 0o600
     assert not list(filled.home.glob("*.restoring"))
     # The kept database is itself a backup.
-    filled.run_command("restore", kept[1])
+    filled.run_command("restore", "--yes", kept[1])
     assert key_names(filled) == ["first", "second"]
 
 
@@ -54,9 +54,9 @@ def test_a_backup_of_a_running_server_and_a_restore_only_when_it_has_stopped(
     filled.env["LLB_ADMIN_PASSWORD"] = PASSWORD
     filled.start_server()
     filled.run_command("backup", str(saved))
-    assert "stop it first" in filled.run_failing_command("restore", str(saved))
+    assert "stop it first" in filled.run_failing_command("restore", "--yes", str(saved))
     filled.stop_server()
-    filled.run_command("restore", str(saved))
+    filled.run_command("restore", "--yes", str(saved))
     filled.start_server()
     assert key_names(filled) == ["first"]
 
@@ -65,7 +65,7 @@ def test_a_new_home_from_a_backup(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     other = CommandHost(tmp_path / "deep" / "other")
-    assert "previous" not in other.run_command("restore", str(saved)).stdout
+    assert "previous" not in other.run_command("restore", "--yes", str(saved)).stdout
     assert key_names(other) == ["first"]
     assert other.home.stat().st_mode & 0o777 == 0o700
 
@@ -73,7 +73,7 @@ def test_a_new_home_from_a_backup(filled: CommandHost, tmp_path: Path) -> None:
 def test_both_are_in_the_audit_log(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
-    filled.run_command("restore", str(saved))
+    filled.run_command("restore", "--yes", str(saved))
     with sqlite3.connect(filled.home / "llb.db") as db:
         output = list(db.execute("SELECT actor, action, target FROM audit ORDER BY id DESC LIMIT 2"))
     db.close()
@@ -95,7 +95,9 @@ def test_invalid_targets(filled: CommandHost, tmp_path: Path) -> None:
     assert "the database itself" in filled.run_failing_command(
         "backup", str(filled.home / "llb.db"), "--force"
     )
-    assert "the database itself" in filled.run_failing_command("restore", str(filled.home / "llb.db"))
+    assert "the database itself" in filled.run_failing_command(
+        "restore", "--yes", str(filled.home / "llb.db")
+    )
     assert key_names(filled) == ["first"]
 
 
@@ -132,7 +134,7 @@ def test_an_invalid_backup_changes_nothing(filled: CommandHost, tmp_path: Path, 
     (filled.home / "llb.lock").touch()
     before = sorted(filled.home.iterdir())
     content = (filled.home / "llb.db").read_bytes()
-    message = filled.run_failing_command("restore", str(saved))
+    message = filled.run_failing_command("restore", "--yes", str(saved))
     assert str(saved) in message
     assert sorted(filled.home.iterdir()) == before
     assert (filled.home / "llb.db").read_bytes() == content
@@ -145,7 +147,7 @@ def test_a_restore_replaces_a_damaged_database_and_keeps_it(filled: CommandHost,
     broken = damaged(database)
     database.write_bytes(broken)
     assert "llb restore" in filled.run_failing_command("keys")
-    filled.run_command("restore", str(saved))
+    filled.run_command("restore", "--yes", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
     # Except for the first page, where SQLite counts changes, and the checksum.
@@ -164,7 +166,7 @@ def test_commits_in_the_write_ahead_log_are_kept(filled: CommandHost, tmp_path: 
     filled._server.kill()
     filled._server.communicate()
     filled._server = None
-    filled.run_command("restore", str(saved))
+    filled.run_command("restore", "--yes", str(saved))
     assert key_names(filled) == ["first"]
     [kept] = filled.home.glob("llb-replaced-*.db")
     db = sqlite3.connect(kept)
@@ -202,7 +204,7 @@ def test_model_files_are_copied_with_models(
 
     (tmp_path / "other").mkdir()
     other = create_host_with_models(tmp_path / "other", models_hub)
-    output = other.run_command("restore", str(saved), "--models", str(files)).stdout
+    output = other.run_command("restore", "--yes", str(saved), "--models", str(files)).stdout
     assert "with 1 model files" in output
     requests_before = len(models_hub.byte_requests("tiny.gguf"))
     other.start_server()
@@ -233,7 +235,7 @@ def test_invalid_model_directories(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
     assert "There is no directory" in filled.run_failing_command(
-        "restore", str(saved), "--models", str(tmp_path / "none")
+        "restore", "--yes", str(saved), "--models", str(tmp_path / "none")
     )
 
 
@@ -256,7 +258,7 @@ def test_what_was_revoked_since_the_backup_stays_revoked(filled: CommandHost, tm
         password_hash = db.execute("SELECT password_hash FROM users WHERE username = 'admin'").fetchone()
     db.close()
 
-    output = filled.run_command("restore", str(saved)).stdout
+    output = filled.run_command("restore", "--yes", str(saved)).stdout
     for clause in ("user bob", "key first", "old password of admin", "admin role of ann"):
         assert clause in output
     assert "--revive" in output
@@ -271,10 +273,10 @@ def test_what_was_revoked_since_the_backup_stays_revoked(filled: CommandHost, tm
     db.close()
 
     # Also when the database does not descend from the backup any more: the names of the removed show it.
-    assert "key first" in filled.run_command("restore", str(saved)).stdout
+    assert "key first" in filled.run_command("restore", "--yes", str(saved)).stdout
     assert key_names(filled) == ["kept"]
 
-    output = filled.run_command("restore", str(saved), "--revive").stdout
+    output = filled.run_command("restore", "--yes", str(saved), "--revive").stdout
     assert "Valid again: " in output
     assert key_names(filled) == ["first", "kept"]
     assert len(filled.run_json_command("users")["users"]) == 3
@@ -285,8 +287,8 @@ def test_what_was_only_lost_comes_back_and_is_told(filled: CommandHost, tmp_path
     filled.run_command("backup", str(early))
     filled.run_command("keys", "create", "second")
     filled.run_command("backup", str(late))
-    filled.run_command("restore", str(early))
-    assert "Valid again: key second." in filled.run_command("restore", str(late)).stdout
+    filled.run_command("restore", "--yes", str(early))
+    assert "Valid again: key second." in filled.run_command("restore", "--yes", str(late)).stdout
     assert key_names(filled) == ["first", "second"]
 
 
@@ -305,7 +307,7 @@ def test_sessions_and_join_tokens_of_a_backup_end(filled: CommandHost, tmp_path:
         db.execute("DELETE FROM sessions")
         db.execute("UPDATE join_tokens SET used_at = 1")
     db.close()
-    filled.run_command("restore", str(saved))
+    filled.run_command("restore", "--yes", str(saved))
     with sqlite3.connect(filled.home / "llb.db") as db:
         assert db.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
         assert db.execute("SELECT count(*) FROM join_tokens WHERE used_at IS NULL").fetchone() == (0,)
@@ -320,10 +322,10 @@ def test_a_restore_without_an_administrator_is_refused(filled: CommandHost, tmp_
     filled.run_command("users", "remove", "admin", "--yes")
     (filled.home / "llb.lock").touch()
     before = sorted(path.name for path in filled.home.iterdir())
-    assert "no administrator would be left" in filled.run_failing_command("restore", str(saved))
+    assert "no administrator would be left" in filled.run_failing_command("restore", "--yes", str(saved))
     assert sorted(path.name for path in filled.home.iterdir()) == before
     assert [user["username"] for user in filled.run_json_command("users")["users"]] == ["ann"]
-    filled.run_command("restore", str(saved), "--revive")
+    filled.run_command("restore", "--yes", str(saved), "--revive")
 
 
 def test_files_of_models_that_the_database_does_not_know_are_told(
@@ -333,7 +335,10 @@ def test_files_of_models_that_the_database_does_not_know_are_told(
     filled.run_command("backup", str(saved))
     (filled.home / "models" / "chat").mkdir(parents=True)
     (filled.home / "models" / "chat" / "chat.gguf").write_bytes(bytes(3_000_000))
-    assert "The files of chat (3.0 MB) are on the disk" in filled.run_command("restore", str(saved)).stdout
+    assert (
+        "The files of chat (3.0 MB) are on the disk"
+        in filled.run_command("restore", "--yes", str(saved)).stdout
+    )
 
 
 FOREIGN_SCHEMAS = {
@@ -373,7 +378,7 @@ def test_a_backup_that_llb_did_not_write_so_changes_nothing(
             )
         db.close()
     before = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
-    message = filled.run_failing_command("restore", str(saved))
+    message = filled.run_failing_command("restore", "--yes", str(saved))
     assert "cannot be restored" in message
     after = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
     assert after == before
@@ -382,9 +387,9 @@ def test_a_backup_that_llb_did_not_write_so_changes_nothing(
 def test_a_backup_of_an_older_llb_has_no_checksum(filled: CommandHost, tmp_path: Path) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
-    assert "no checksum" not in filled.run_command("restore", str(saved)).stdout
+    assert "no checksum" not in filled.run_command("restore", "--yes", str(saved)).stdout
     saved.write_bytes(saved.read_bytes()[: -len(checksum_trailer("0" * 64))])
-    assert "no checksum" in filled.run_command("restore", str(saved)).stdout
+    assert "no checksum" in filled.run_command("restore", "--yes", str(saved)).stdout
 
 
 # --- targets that are no files -------------------------------------------------------------------------

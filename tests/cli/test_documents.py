@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.cli.parser import build_parser
+from llb.cli.grammar.parser import build_parser
 from llb.config import CLI_ENVIRONMENT, SETTINGS, Setting
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -80,7 +80,7 @@ def test_pulled_listed_and_removed(own: CommandHost) -> None:
     assert path.stat().st_size == TINY_BYTES
     [item] = own.run_json_command("models", "--pulled")["models"]
     assert (item["model"]["id"], item["status"]) == ("tiny", "Ready")
-    assert own.run_command("rm", "TINY").stdout == "tiny is removed.\n"
+    assert own.run_command("rm", "--yes", "TINY").stdout == "tiny was removed.\n"
     assert own.run_json_command("models", "--pulled")["models"] == []
 
 

@@ -120,7 +120,7 @@ def test_a_cancelled_pull(own: CommandHost, models_hub: HubStandIn) -> None:
     process = own.start_command("pull", "tiny")
     assert process.stdout is not None
     process.stdout.readline()
-    assert "cancelled" in own.run_command("rm", "tiny").stdout
+    assert "cancelled" in own.run_command("rm", "--yes", "tiny").stdout
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
     assert err == "The pull of tiny was cancelled.\n"

@@ -7,7 +7,8 @@ import pytest
 from llb.errors import RequestCrashesEngine, TooManyCrashes
 from llb.gateway.admission import quarantine as module
 from llb.gateway.admission.quarantine import CALLER_WAIT_S, REQUEST_QUARANTINE_S, Quarantine
-from llb.security.permissions import Principal, PrincipalKind, Role
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import Role
 
 
 def key_of(name: str, user_id: str | None = None) -> Principal:

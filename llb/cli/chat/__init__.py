@@ -1,0 +1,1 @@
+"""`llb chat`: one answer, or a conversation, in the terminal."""

@@ -1,0 +1,142 @@
+"""Argument parser of llb and of each of its commands.
+
+The help of llb is one screen; an error about an unknown command names the nearest ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+from llb.cli.grammar.flags import add_json_flag, add_remote_flags, add_setting
+from llb.config import SETTINGS
+
+Command = Callable[[argparse.Namespace], int]
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction["CommandParser"]
+
+_INVALID_CHOICE = re.compile(r"argument (?P<name>COMMAND|ACTION): invalid choice: '(?P<given>.*?)' ")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of llb, a command, or an action of a command."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 after one sentence; an unknown command gets a suggestion in place of the list."""
+        matched = _INVALID_CHOICE.match(message)
+        if matched is not None:
+            given = matched["given"]
+            similar = difflib.get_close_matches(given, self._command_names(), n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else f"'{self.prog} --help' lists them."
+            message = f"'{given}' is not a command of '{self.prog}': {hint}"
+        else:
+            message += f"\nSee '{self.prog} --help'."
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def _command_names(self) -> list[str]:
+        return [
+            name
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name in action.choices
+        ]
+
+
+class OverviewParser(CommandParser):
+    """Parser of llb: its help is an overview of the commands, by topic."""
+
+    def __init__(self, *, prog: str, intro: str, closing: str) -> None:
+        super().__init__(prog=prog, usage=f"{prog} COMMAND [options]")
+        self._intro, self._closing = intro, closing
+        self.topics: dict[str, list[tuple[str, str]]] = {}
+
+    def format_help(self) -> str:
+        width = min(100, max(40, shutil.get_terminal_size().columns)) - 1
+        lines = [*textwrap.wrap(self._intro, width), "", f"usage: {self.usage}"]
+        indent = 2 + max(len(name) for commands in self.topics.values() for name, _ in commands) + 2
+        for topic, commands in self.topics.items():
+            lines += ["", topic]
+            for name, summary in commands:
+                first, *more = textwrap.wrap(summary, width - indent) or [""]
+                lines += [f"  {name}".ljust(indent) + first, *(" " * indent + line for line in more)]
+        lines += ["", *(line for text in self._closing.splitlines() for line in textwrap.wrap(text, width))]
+        return "\n".join(lines) + "\n"
+
+
+def lazy_command(path: str) -> Command:
+    """Command that imports the function `module:name` of this package when it runs, for a quick start."""
+    module, _, name = path.partition(":")
+
+    def run(options: argparse.Namespace) -> int:
+        function: Command = getattr(import_module(f"llb.cli.{module}"), name)
+        return function(options)
+
+    return run
+
+
+class CommandAdder:
+    """Adds the commands of one topic, or the actions of one command."""
+
+    def __init__(self, commands: Commands, overview: list[tuple[str, str]] | None = None) -> None:
+        self._commands = commands
+        self._overview = overview
+
+    def add(
+        self,
+        name: str,
+        summary: str,
+        run: str | None,
+        *,
+        remote: bool = False,
+        examples: tuple[str, ...] = (),
+        details: str = "",
+    ) -> CommandParser:
+        """Add a command that runs the function `module:name`; a `remote` one may use another server."""
+        epilog = ""
+        if details:
+            epilog += "\n".join(textwrap.wrap(details, 78)) + "\n\n"
+        if examples:
+            epilog += "examples:\n" + "".join(f"  {example}\n" for example in examples)
+        parser = self._commands.add_parser(
+            name,
+            help=summary,
+            description=summary[:1].upper() + summary[1:] + ".",
+            epilog=epilog.rstrip() or None,
+        )
+        if self._overview is not None:
+            self._overview.append((name, summary))
+        parser.set_defaults(parser=parser)
+        if run is not None:
+            parser.set_defaults(run=lazy_command(run))
+        # Also accepted before the command; the value after the command wins.
+        add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
+        if remote:
+            add_remote_flags(parser)
+            parser.set_defaults(remote=True)
+        return parser
+
+    def add_json(self, name: str, summary: str, run: str, *, remote: bool = False) -> CommandParser:
+        """Add a command that prints a list, also as JSON."""
+        parser = self.add(name, summary, run, remote=remote)
+        add_json_flag(parser)
+        return parser
+
+
+def add_actions(parser: CommandParser) -> CommandAdder:
+    """Give a command actions, such as `llb keys list`."""
+    return CommandAdder(parser.add_subparsers(title="actions", metavar="ACTION", dest="action"))
