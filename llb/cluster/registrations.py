@@ -27,6 +27,7 @@ from llb.store.tables import nodes
 from llb.store.tables import registrations as store
 from llb.store.tables.registrations import Registration, RegistrationState
 from llb.wire import (
+    TEMPLATE_CAPABILITIES,
     BadSourceReport,
     DesiredModel,
     DesiredState,
@@ -223,7 +224,10 @@ class Registrations:
                     attempt=registration.attempt,
                     files=registration.resolved,
                     required_memory_bytes=model.required_memory_bytes,
-                    capabilities=model.capabilities,
+                    # A node of an earlier version would not understand the others.
+                    capabilities=tuple(
+                        name for name in model.capabilities if name not in TEMPLATE_CAPABILITIES
+                    ),
                     context_length=model.context_length,
                     copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,

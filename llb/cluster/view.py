@@ -16,6 +16,8 @@ from llb.policy import placement, status
 from llb.store.tables.nodes import NodeRecord
 from llb.store.tables.registrations import Registration
 from llb.wire import (
+    TEMPLATE_CAPABILITIES,
+    Capability,
     EngineReport,
     EngineState,
     Event,
@@ -374,6 +376,21 @@ class ClusterView:
             model = index_by_name(models).get(name.lower())
         return model
 
+    def capabilities_of(self, model: Model) -> tuple[Capability, ...]:
+        """A model's capabilities; those of the chat template from its files, once a node has them."""
+        found = self.template_capabilities_of(model.id)
+        if found is None:
+            return model.capabilities
+        others = (name for name in model.capabilities if name not in TEMPLATE_CAPABILITIES)
+        return (*others, *found)
+
+    def template_capabilities_of(self, model_id: str) -> tuple[Capability, ...] | None:
+        """Capabilities that the chat template of a model has; None while that is unknown."""
+        for _, report in self.replicas_of(model_id):
+            if report.template_capabilities is not None:
+                return report.template_capabilities
+        return None
+
     def list_models(self) -> list[Model]:
         """All models in catalogue order, then registered models that the catalogue no longer contains."""
         catalog_ids = {model.id for model in self.catalog.models}
@@ -389,7 +406,7 @@ class ClusterView:
         derived = self.status_of(model.id)
         is_registered = model.id in self.registrations
         return ModelWithStatus(
-            model=model,
+            model=structs.replace(model, capabilities=self.capabilities_of(model)),
             status=derived.status,
             supported=self.catalog.get(model.id) is not None,
             hf_stats=self._hub_stats_of(model.repo),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
-from llb.wire import Model, ModelStatus, ReplicaState
+from llb.wire import Capability, Model, ModelStatus, ReplicaState
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
@@ -31,6 +31,15 @@ class ModelReadiness:
         if model is None:
             raise errors.ModelNotFound(name)
         return model
+
+    def capabilities_of(self, model: Model) -> tuple[Capability, ...]:
+        """Return what a model can do, with what its chat template has where its files are known."""
+        return self._view.capabilities_of(model)
+
+    def supports_tools(self, model: Model) -> bool | None:
+        """Return whether the chat template of a model has tools; None while that is unknown."""
+        found = self._view.template_capabilities_of(model.id)
+        return None if found is None else Capability.TOOL_USE in found
 
     def max_context_length(self, model: Model) -> int | None:
         """Return the longest context that `model` can have on any node, in tokens; None if that is not known.

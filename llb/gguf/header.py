@@ -28,6 +28,10 @@ _MAX_KEY_BYTES = 2**16 - 1
 _MAX_TENSOR_NAME_BYTES = 63
 _MAX_DIMENSIONS = 4
 _MAX_STORED_TEXT_BYTES = 256
+# Texts that are longer: templates of known models have up to 20 KB.
+CHAT_TEMPLATE_KEY: Final = "tokenizer.chat_template"
+TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
+_MAX_TEMPLATE_BYTES = 256 * 2**10
 _MAX_ALIGNMENT = 2**20
 MAX_INT64: Final = 2**63 - 1
 
@@ -91,8 +95,8 @@ class GgufHeader:
 
 @dataclass(slots=True)
 class HeaderKeys:
-    """Keys of a header: scalars and short texts, short lists of integers, and the lengths of all arrays and
-    texts.
+    """Keys of a header: scalars, short texts and chat templates, short lists of integers, and the lengths of
+    all arrays and texts.
     """
 
     values: dict[str, _Scalar] = field(default_factory=dict)
@@ -240,7 +244,8 @@ def _read_keys(reader: _HeaderReader, count: int) -> HeaderKeys:
             _read_array(reader, keys, key)
         elif kind == _STRING_TYPE:
             keys.lengths[key] = size = reader.read_u64()
-            if size <= _MAX_STORED_TEXT_BYTES:
+            is_template = key in (CHAT_TEMPLATE_KEY, TOOL_TEMPLATE_KEY)
+            if size <= (_MAX_TEMPLATE_BYTES if is_template else _MAX_STORED_TEXT_BYTES):
                 keys.values[key] = reader.read_bytes(size).decode("utf-8", errors="replace")
             else:
                 reader.skip(size)

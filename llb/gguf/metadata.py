@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from llb.gguf.header import MAX_LAYERS, GgufError, GgufHeader, HeaderKeys, TensorInfo, parse_header
+from llb.gguf.header import (
+    CHAT_TEMPLATE_KEY,
+    MAX_LAYERS,
+    TOOL_TEMPLATE_KEY,
+    GgufError,
+    GgufHeader,
+    HeaderKeys,
+    TensorInfo,
+    parse_header,
+)
 
 # Types that x86 kernels need in another order (ggml_repack_get_optimal_repack_type; each was tried).
 _REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
@@ -81,6 +90,9 @@ class GgufMetadata:
     causal: bool
     pooling: str | None
     is_projector: bool
+    chat_template: str | None
+    # Used in place of the other for requests with tools.
+    tool_template: str | None
 
     @property
     def tensor_bytes(self) -> int:
@@ -207,6 +219,8 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
         causal=keys.get_int(arch + "attention.causal", default=1) == 1,
         pooling=_POOLING_TYPES.get(keys.get_int(pooling_key)) if pooling_key in keys else None,
         is_projector=architecture == "clip" or keys.get_text("general.type") == "mmproj",
+        chat_template=keys.get_text(CHAT_TEMPLATE_KEY),
+        tool_template=keys.get_text(TOOL_TEMPLATE_KEY),
     )
 
 

@@ -12,7 +12,7 @@ from llb.node.download.file_download import FileDownload
 from llb.node.files import FileStamp
 from llb.node.sharing.growing_file import GrowingFile
 from llb.store.tables.replicas import FileFingerprint, ReplicaRecord
-from llb.wire import DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
+from llb.wire import Capability, DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
 
 # A replica whose files are already on disk goes from wanted to verifying without a download.
 TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
@@ -81,6 +81,8 @@ class Replica:
         # Downloads of the current attempt by sha256, including finished ones.
         self.downloads: dict[str, FileDownload] = {}
         self.engine: EngineReport | None = None
+        # Read from the header of the files before they are served.
+        self.template_capabilities: tuple[Capability, ...] | None = None
         # The balancer wants the model deleted.
         self.is_deleting = False
         # Held by the task that works on the files.
@@ -164,4 +166,5 @@ class Replica:
             path=str(self.directory / self.files[0].name) if self.is_complete else None,
             engine=self.engine,
             last_used=self.last_used,
+            template_capabilities=self.template_capabilities,
         )

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from llb import gguf
 from llb.engine.pool import EngineFiles, EnginePool
@@ -77,6 +78,7 @@ class ReplicaWorker:
             and await self.check_files(replica)
         ):
             replica.attempt = desired_model.attempt
+            await self._read_template_capabilities(replica)
             self._start_serving(replica, desired_model)
             self._on_replica_changed(replica)
             return
@@ -192,6 +194,19 @@ class ReplicaWorker:
             await replica.transition(ReplicaState.ERROR, error=reason)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
 
+    async def _read_template_capabilities(self, replica: Replica) -> None:
+        """Read from the header of the first file which capabilities the chat template has."""
+        path = self._files.file_path(replica.model_id, replica.files[0].name)
+        try:
+            metadata = await asyncio.to_thread(_read_header, path)
+        except (OSError, gguf.GgufError, gguf.NeedMoreData):
+            # A file that cannot be read is reported when it is loaded.
+            replica.template_capabilities = None
+        else:
+            replica.template_capabilities = gguf.template_capabilities(
+                (metadata.chat_template, metadata.tool_template)
+            )
+
     def _start_serving(self, replica: Replica, desired_model: DesiredModel) -> None:
         paths = [self._files.file_path(replica.model_id, file.name) for file in replica.files]
         self._engine_pool.add_model(
@@ -222,6 +237,7 @@ class ReplicaWorker:
         except gguf.GgufError as error:
             await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {error}")
             return
+        await self._read_template_capabilities(replica)
         await replica.transition(ReplicaState.READY, files=fingerprints)
         self._start_serving(replica, desired_model)
 
@@ -310,6 +326,11 @@ class ReplicaWorker:
                 )
             )
         return tuple(fingerprints)
+
+
+def _read_header(path: Path) -> gguf.GgufMetadata:
+    with path.open("rb") as file:
+        return gguf.read_metadata(file, file_size=path.stat().st_size)
 
 
 async def _run_to_completion(work: Callable[[], object], cancelled: threading.Event | None = None) -> None:

@@ -64,7 +64,7 @@ from llb.wire.link import (
     Welcome,
     placeholder_hello,
 )
-from llb.wire.models import Capability, Model, Platform
+from llb.wire.models import TEMPLATE_CAPABILITIES, Capability, Model, Platform
 from llb.wire.nodes import EngineDevice, EngineInfo, EngineReport, Gpu, Hardware, Meters
 from llb.wire.requests import (
     RequestDetail,
@@ -101,6 +101,7 @@ __all__ = [
     "MIN_PROTOCOL_VERSION",
     "OLLAMA_PORT_KEY_ID",
     "PROTOCOL_VERSION",
+    "TEMPLATE_CAPABILITIES",
     "AuditEntry",
     "AuditPage",
     "BadSourceReport",

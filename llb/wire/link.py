@@ -119,6 +119,8 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
+    # What the chat template has; None while that is unknown, and from a node of an earlier version.
+    template_capabilities: tuple[Capability, ...] | None = None
 
     @property
     def progress(self) -> float:

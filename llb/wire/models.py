@@ -19,6 +19,12 @@ class Capability(StrEnum):
     TEXT_TO_SPEECH = "TextToSpeech"
     EMBEDDING = "Embedding"
     RERANKING = "Reranking"
+    TOOL_USE = "ToolUse"
+    REASONING = "Reasoning"
+
+
+# Capabilities that the chat template of the file has, whatever the catalogue says.
+TEMPLATE_CAPABILITIES = (Capability.TOOL_USE, Capability.REASONING)
 
 
 class Platform(StrEnum):

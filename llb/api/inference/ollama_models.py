@@ -13,10 +13,11 @@ from llb.gguf import GgufMetadata
 from llb.wire import Capability, EngineReport, EngineState, Model
 
 _OLLAMA_CAPABILITIES = {
-    # llama.cpp supports tools with every template: it has a generic format for templates without tools.
-    Capability.TEXT_GENERATION: ("completion", "tools"),
+    Capability.TEXT_GENERATION: ("completion",),
     Capability.IMAGE_UNDERSTANDING: ("vision",),
     Capability.EMBEDDING: ("embedding",),
+    Capability.TOOL_USE: ("tools",),
+    Capability.REASONING: ("thinking",),
 }
 _LOADED_STATES = frozenset({EngineState.READY, EngineState.BUSY})
 _FOREVER_S = 100 * 365 * 86_400.0
@@ -57,7 +58,9 @@ class OllamaModels:
             "details": _model_details(model, metadata),
             "model_info": _model_info(model, metadata),
             "capabilities": [
-                name for capability in model.capabilities for name in _OLLAMA_CAPABILITIES.get(capability, ())
+                name
+                for capability in self._view.capabilities_of(model)
+                for name in _OLLAMA_CAPABILITIES.get(capability, ())
             ],
             "modified_at": self._modified_at(model),
         }

@@ -21,6 +21,8 @@ export default {
   'capability.ImageGeneration': 'Image generation',
   'capability.SpeechToText': 'Speech to text',
   'capability.TextToSpeech': 'Text to speech',
+  'capability.ToolUse': 'Tools',
+  'capability.Reasoning': 'Reasoning',
   'capability.Embedding': 'Embedding',
   'capability.Reranking': 'Reranking',
 

@@ -21,6 +21,8 @@ export default {
   'capability.ImageGeneration': '画像生成',
   'capability.SpeechToText': '音声認識',
   'capability.TextToSpeech': '音声合成',
+  'capability.ToolUse': 'ツール呼び出し',
+  'capability.Reasoning': '推論（思考）',
   'capability.Embedding': '埋め込み',
   'capability.Reranking': 'リランキング',
 
