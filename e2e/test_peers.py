@@ -102,7 +102,7 @@ async def test_two_more_machines(
     await page.get_by_role("button", name="Add node").click()
     dialog = page.get_by_role("dialog")
     command = await dialog.locator("code").inner_text()
-    assert command.startswith("python -m llb --join http://attic.lan:8080 --token llbj-")
+    assert command.startswith("./install.sh run --join http://attic.lan:8080 --token llbj-")
     cellar = await make_node(
         shop, "cellar", join_token=command.split()[-1], memory_limit_bytes=24_000_000_000
     ).start()
@@ -180,7 +180,7 @@ async def test_a_machine_joins_with_the_command_from_the_page(
     dialog = page.get_by_role("dialog", name="Add node")
     command = dialog.get_by_role("group", name="Command")
     await expect(command).to_be_focused()
-    await expect(command).to_contain_text(f"python -m llb --join {attic.url} --token llbj-")
+    await expect(command).to_contain_text(f"./install.sh run --join {attic.url} --token llbj-")
     await expect(dialog).to_contain_text("The command works once, until ")
     await expect(dialog).to_contain_text("it only listens on localhost")
     await expect(dialog.get_by_role("status")).to_have_text("Waiting for a machine to join…")

@@ -524,7 +524,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 # Environment variables of the command line, which are no settings of the server.
 CLI_ENVIRONMENT = frozenset({"LLB_URL", "LLB_API_KEY"})
-_SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
+SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
 
 
 def default_home() -> Path:
@@ -631,7 +631,7 @@ def _parse_value(setting: Setting, text: str, source_name: str) -> Any:
         return setting.parse(text)
     except ValueError as error:
         # A secret must not appear in a message, not even a mistyped one.
-        shown = "its value" if setting.field in _SECRET_FIELDS else f"'{text}'"
+        shown = "its value" if setting.field in SECRET_FIELDS else f"'{text}'"
         raise SetupError(f"{source_name}: {shown} {error}.") from None
 
 

@@ -22,7 +22,8 @@ from llb import __version__
 from llb.api.connection.http_protocol import ServerProtocol
 from llb.app import create_app, create_ollama_app
 from llb.balancer import Balancer
-from llb.base import log_setup, platform_compat, runfile
+from llb.base import installation, platform_compat, runfile
+from llb.base.logs import log_setup
 from llb.base.node_identity import Membership
 from llb.base.runfile import RunInfo
 from llb.config import DEFAULT_PASSWORD, Config
@@ -307,7 +308,10 @@ def print_banner(
     `engine` is None while the hardware is not known. `setup_token` is given while the default password is in
     use. A standard output that takes nothing, such as a file on a full disk, does not stop the server.
     """
-    lines = [f"llb {__version__} listens on {run_info.url}", f"Data: {config.home}"]
+    lines = [
+        f"llb {__version__} listens on {run_info.url}",
+        f"Data: {config.home}. Commands: {installation.command_path()} --help",
+    ]
     if engine is not None:
         lines.append(summarise_engine(engine))
     if membership is not None:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
-from llb.base import log_setup
+from llb.base.logs import log_setup
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from llb.cli.client import require_not_joined
 from llb.cli.database import open_database, require_database
 from llb.cli.errors import CommandError
 from llb.cli.options import home_of
+from llb.cli.tables import print_table
 from llb.config import DEFAULT_PASSWORD
 from llb.security import passwords, tokens
 from llb.security.permissions import LOCAL_PRINCIPAL
@@ -82,12 +83,12 @@ def list_keys(options: argparse.Namespace) -> int:
         output.print_note("There are no keys yet: create one with 'llb keys create NAME'.")
         return 0
     now = time.time()
-    output.print_table(
-        ("ID", "NAME", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES", "LIMITS"),
+    print_table(
+        ("NAME", "ID", "KEY", "SCOPES", "OWNER", "LAST USED", "EXPIRES", "LIMITS"),
         [
             (
-                key.id,
                 key.name,
+                key.id,
                 f"{key.prefix}…",
                 ", ".join(sorted(key.scopes)),
                 key.owner_name or "this host",
@@ -99,12 +100,14 @@ def list_keys(options: argparse.Namespace) -> int:
             )
             for key in found
         ],
+        flexible=3,
+        droppable=(7, 4, 1, 5, 3),
     )
     return 0
 
 
 def limit_key(options: argparse.Namespace) -> int:
-    """`llb keys limit ID_OR_PREFIX`"""
+    """`llb keys limit KEY`"""
     require_database(_require_accounts_home(options))
     changes = _limit_options(options)
     if not changes:
@@ -127,7 +130,7 @@ def _limit_options(options: argparse.Namespace) -> dict[str, int | None]:
 
 
 def revoke_key(options: argparse.Namespace) -> int:
-    """`llb keys revoke ID_OR_PREFIX`"""
+    """`llb keys revoke KEY`"""
     require_database(_require_accounts_home(options))
 
     async def run() -> tuple[ApiKey, int]:
@@ -142,7 +145,7 @@ def revoke_key(options: argparse.Namespace) -> int:
 
 
 async def _find_key(db: Database, name: str) -> ApiKey:
-    """Key with this id, this value, or a prefix that starts like this.
+    """Key with this id, this value, this name, or a prefix that starts like this.
 
     Raises `CommandError` for none or several.
     """
@@ -150,14 +153,20 @@ async def _find_key(db: Database, name: str) -> ApiKey:
     matches = await keys.find(
         db,
         id_or_hash=(name, tokens.hash_token(name)),
+        name=name,
         prefix=prefix if len(prefix) >= MIN_PREFIX_LENGTH else "",
     )
     if not matches:
-        raise CommandError("There is no such key: 'llb keys list' shows ids and prefixes.")
+        raise CommandError(f"There is no key '{_displayable(name)}': 'llb keys' lists them.")
     if len(matches) > 1:
         names = ", ".join(f"{key.name} ({key.id})" for key in matches)
         raise CommandError(f"Several keys match: {names}. Use the id of one.")
     return matches[0]
+
+
+def _displayable(name: str) -> str:
+    """`name` as an error shows it: a key that was typed in full must not be in it."""
+    return f"{name[:MIN_PREFIX_LENGTH]}…" if name.startswith("sk-") else name
 
 
 def _parse_expiry(text: str) -> str:
@@ -202,7 +211,7 @@ def list_users(options: argparse.Namespace) -> int:
             "There are no users yet: the first start creates admin, and so does 'llb password'."
         )
         return 0
-    output.print_table(
+    print_table(
         ("NAME", "ROLE", "PASSWORD", "SINCE"),
         [
             (
@@ -213,6 +222,8 @@ def list_users(options: argparse.Namespace) -> int:
             )
             for user in found
         ],
+        flexible=2,
+        droppable=(3,),
     )
     return 0
 

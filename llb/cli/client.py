@@ -44,13 +44,23 @@ class ServerAddress:
 
 
 def find_server(home: Path, url: str | None, key: str | None) -> ServerAddress:
-    """Server at `url`, else the server of `home`. Another host never gets the local token.
+    """Server at `url`, else the balancer that `home` has joined, else the server of `home`.
 
-    Raises `ServerUnreachable` when no server runs, `CommandError` for a bad URL or a joined host.
+    Another host never gets the local token. The balancer of a joined host gets a key of the person who runs
+    the command: the credential of the node is that of a machine, and allows no commands.
+    Raises `ServerUnreachable` when no server runs, `CommandError` for a bad URL or a missing key.
     """
+    given_key = key or os.environ.get("LLB_API_KEY") or None
     if url:
-        return ServerAddress(_validate_url(url), key or os.environ.get("LLB_API_KEY") or None, is_local=False)
-    require_not_joined(home)
+        return ServerAddress(_validate_url(url), given_key, is_local=False)
+    member = node_identity.read_membership(home)
+    if member is not None:
+        if given_key is None:
+            raise CommandError(
+                f"This host has joined {member.balancer_url}, which needs a key for this command: create one "
+                "there ('llb keys create NAME --scope admin'), then here 'export LLB_API_KEY=sk-…'."
+            )
+        return ServerAddress(member.balancer_url, given_key, is_local=False, trust_anchor=member.anchor)
     try:
         info = runfile.find_running_server(home)
     except PermissionError:
@@ -70,12 +80,12 @@ def local_server(info: RunInfo, key: str | None = None) -> ServerAddress:
 
 
 def require_not_joined(home: Path) -> None:
-    """Raise `CommandError` on a joined host, where the balancer has the data."""
+    """Raise `CommandError` on a joined host, whose balancer has the accounts."""
     member = node_identity.read_membership(home)
     if member is not None:
         raise CommandError(
-            f"This host has joined {member.balancer_url}, which has the models, keys and users: "
-            f"run this command there, or give --url {member.balancer_url} and a key."
+            f"This host has joined {member.balancer_url}, which has the keys and users: "
+            "run this command there."
         )
 
 
@@ -169,7 +179,7 @@ class ApiClient:
             if response.status >= 400:
                 raise self._api_error(response.status, error_body)
             if response.status >= 300:
-                raise CommandError(f"{self.server.url} redirects elsewhere: give the address of llb itself.")
+                raise CommandError(_redirect_message(self.server.url, response.getheader("Location")))
             yield response
         finally:
             connection.close()
@@ -234,6 +244,15 @@ def _create_connection(
         context = tls_trust.get_client_context(trust_anchor)
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
     return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+
+
+def _redirect_message(url: str, location: str | None) -> str:
+    """Not followed: a key must not go where a response points. A joined host redirects to its balancer."""
+    parts = urlsplit(location or "")
+    if parts.scheme in ("http", "https") and parts.netloc:
+        address = f"{parts.scheme}://{parts.netloc}"
+        return f"{url} redirects to {address}: if it has joined that llb, use --url {address}."
+    return f"{url} redirects elsewhere: give the address of llb itself."
 
 
 def _validate_credential(credential: str) -> str:

@@ -15,6 +15,7 @@ from llb.cli.checks import disk as disk_checks
 from llb.cli.checks import engine as engine_checks
 from llb.cli.checks import network as network_checks
 from llb.cli.checks import program as program_checks
+from llb.cli.checks import settings as settings_checks
 from llb.cli.checks import tls as tls_checks
 from llb.cli.grammar.flags import flags_of
 from llb.cli.options import home_of
@@ -48,11 +49,14 @@ def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     """Run all checks; yields each finding as soon as it is known."""
     yield from program_checks.check_versions()
     config, finding = _load_config_or_default(options)
-    yield finding
     info = None
     # `check_home` reports a directory that cannot be read.
     with suppress(OSError):
         info = runfile.find_running_server(config.home)
+    if info is not None and finding.level is Level.OK and flags_of(options).keys() <= {"home"}:
+        # Another shell may have another environment than the server.
+        config, finding = settings_checks.with_settings_of_server(config, info, finding)
+    yield finding
     yield from disk_checks.check_home(config)
     yield from disk_checks.check_models_dir(config)
     yield from program_checks.check_server(config, info)

@@ -27,6 +27,8 @@ def create_join_token(options: argparse.Namespace) -> int:
         return 0
     output.print_line(token.command)
     output.print_note("Run this on the host that is to join; it works once, within the hour.")
+    start = token.other_command.partition(" --join")[0]
+    output.print_note(f"If llb was installed differently there, begin the command with '{start}'.")
     if token.hint is not None:
         output.print_note(token.hint + ".")
     return 0

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from llb.cli import output
-from llb.cli.client import ApiClient
+from llb.cli.client import ApiClient, require_not_joined
 from llb.cli.errors import ApiError, CommandError
 from llb.cli.options import client_of, home_of
+from llb.cli.tables import print_table
 from llb.wire import (
     DeviceFit,
     FitReport,
@@ -54,10 +55,12 @@ def list_models(options: argparse.Namespace) -> int:
             "No model was pulled yet: pull one with 'llb pull ID'." if options.pulled else "No model matches."
         )
         return 0
-    output.print_table(
+    print_table(
         ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"),
         [_model_row(item) for item in found],
         right_aligned=(2, 3),
+        flexible=1,
+        droppable=(1, 5, 3),
     )
     for item in found:
         if item.error is not None:
@@ -91,6 +94,7 @@ def import_model(options: argparse.Namespace) -> int:
     path = Path(options.file).expanduser().absolute()
     if not path.is_file():
         raise CommandError(f"There is no file {path}.")
+    require_not_joined(home_of(options))
     client = client_of(options)
     body = {"path": str(path), "model_id": options.model}
     output.print_note(f"Reading {path.name} ({output.format_size(path.stat().st_size)}) …")
@@ -189,10 +193,12 @@ def _print_fit(report: FitReport) -> None:
         (device.name, _format_layers(device), *_sizes_of(device), output.format_size(device.limit_bytes))
         for device in report.devices
     ]
-    output.print_table(
+    print_table(
         ("WHERE", "LAYERS", "WEIGHTS", "KV CACHE", "COMPUTE", "OTHER", "TOTAL", "OF"),
         [*rows, ("RAM", "", *_sizes_of(report.host), "")],
         right_aligned=range(1, 8),
+        flexible=0,
+        droppable=(5, 4),
     )
 
 

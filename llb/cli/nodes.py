@@ -12,6 +12,7 @@ from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
+from llb.cli.tables import print_table
 from llb.wire import NodeList, NodeStatus, NodeView, ReachView, ReplicaState
 
 EMPTY_CELL = "-"
@@ -23,10 +24,12 @@ def list_nodes(options: argparse.Namespace) -> int:
     if options.json:
         output.print_json(node_list)
         return 0
-    output.print_table(
-        ("NAME", "STATUS", "WAY", "CPU", "GPU", "MEMORY USED", "FOR MODELS", "DISK FREE", "MODELS", "BUSY"),
+    print_table(
+        ("NAME", "STATUS", "LINK", "CPU", "GPU", "RAM USED", "FOR MODELS", "DISK FREE", "MODELS", "ACTIVE"),
         [node_row(node, time.time()) for node in node_list.nodes],
         right_aligned=(6, 7, 8, 9),
+        flexible=4,
+        droppable=(3, 5, 2, 4, 7),
     )
     return 0
 
@@ -103,8 +106,13 @@ def node_row(node: NodeView, now: float) -> tuple[str, ...]:
         output.format_size(node.memory_budget_bytes) if has_hello else EMPTY_CELL,
         output.format_size(node.disk_free_bytes) if online else EMPTY_CELL,
         str(sum(replica.state is ReplicaState.READY for replica in node.replicas)),
-        f"{node.active_requests}/{node.slots}" if online else EMPTY_CELL,
+        _format_activity(node) if online else EMPTY_CELL,
     )
+
+
+def _format_activity(node: NodeView) -> str:
+    """Running requests, and the slots of the loaded models: "2 of 4"; "0" while nothing is loaded."""
+    return f"{node.active_requests} of {node.slots}" if node.slots else str(node.active_requests)
 
 
 def _format_status(node: NodeView, now: float) -> str:

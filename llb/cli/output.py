@@ -1,4 +1,4 @@
-"""Output of the commands: tables, sizes, times, prompts.
+"""Output of the commands: lines, sizes, times, prompts.
 
 Rich is imported at first use: the import takes a fifth of the start time.
 """
@@ -9,7 +9,6 @@ import getpass
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -78,35 +77,6 @@ def print_json(value: Any) -> None:
     text = msgspec.json.format(msgspec.json.encode(value)).decode()
     # JSON may contain the others as they are.
     print(_CONTROL_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
-
-
-def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, right_aligned: Iterable[int] = ()
-) -> None:
-    """Print a table; `right_aligned` are the indexes of numeric columns."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    out = create_console()
-    numeric_columns = frozenset(right_aligned)
-    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
-    for index, heading in enumerate(headings):
-        # The first column is an argument of other commands, so it is never truncated.
-        table.add_column(
-            heading,
-            justify="right" if index in numeric_columns else "left",
-            no_wrap=index == 0,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*(Text(strip_control_chars(cell), style=style_of(cell)) for cell in row))
-    if out.is_terminal:
-        out.print(table)
-        return
-    with out.capture() as captured:
-        out.print(table)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def style_of(word: str) -> str:

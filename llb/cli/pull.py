@@ -182,7 +182,7 @@ def _connect(client: ApiClient) -> Iterator[ClientConnection]:
 @contextlib.contextmanager
 def _open_display(model_id: str) -> Iterator[ProgressDisplay]:
     out = output.create_console()
-    if not out.is_terminal:
+    if not out.is_terminal or out.is_dumb_terminal:
         yield ProgressLines(model_id)
         return
     from rich.progress import BarColumn, Progress, TextColumn

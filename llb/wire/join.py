@@ -47,11 +47,16 @@ class LeaveReply(Struct, frozen=True, kw_only=True):
 
 
 class NewJoinToken(Struct, frozen=True, kw_only=True):
-    """Token that admits one host. `hint` is a known obstacle as a sentence, `hint_code` identifies it."""
+    """Token that admits one host. `hint` is a known obstacle as a sentence, `hint_code` identifies it.
+
+    `command` is for a host on which llb was installed as on the balancer, `other_command` for one on which it
+    was installed the other way: from a checkout, or as a package.
+    """
 
     token: str
     expires_at: str
     command: str
+    other_command: str
     hint: str | None = None
     hint_code: Literal["only_loopback"] | None = None
 

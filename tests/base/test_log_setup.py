@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llb.base.log_setup import JsonFormatter, TextFormatter
-from llb.base.visible_text import make_visible
+from llb.base.logs.log_setup import JsonFormatter, TextFormatter
+from llb.base.logs.visible_text import make_visible
 
 FORGED = "2026-01-01T00:00:00Z INFO    llb.accounts: admin logged in"
 HOSTILE = {

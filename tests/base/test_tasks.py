@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from llb.base import log_setup
+from llb.base.logs import log_setup
 from llb.base.tasks import TaskSupervisor
 
 

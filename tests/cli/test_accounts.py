@@ -130,9 +130,9 @@ def test_revoking_works_at_once_in_a_running_server(host: CommandHost, name: str
 
 def test_revoking_an_unknown_or_ambiguous_key(host: CommandHost) -> None:
     host.run_command("keys", "create", "a")
-    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-zzzzzzz")
+    assert "There is no key" in host.run_failing_command("keys", "revoke", "sk-zzzzzzz")
     # The prefix of all keys.
-    assert "no such key" in host.run_failing_command("keys", "revoke", "sk-")
+    assert "There is no key" in host.run_failing_command("keys", "revoke", "sk-")
     assert len(host.run_json_command("keys")["keys"]) == 1
 
 

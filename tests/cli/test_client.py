@@ -124,7 +124,7 @@ def test_invalid_addresses(host: CommandHost, url: str) -> None:
         (200, b"<html>welcome</html>", "does not understand"),
         (200, b'{"models": 7}', "does not understand"),
         (404, b"<html>no</html>", "responded with 404, and not like llb"),
-        (302, b"", "redirects elsewhere"),
+        (302, b"", "redirects to http://example.invalid"),
         (500, b'{"error": {"message": "An internal error occurred"}}', "An internal error occurred."),
         (401, b"{}", "A key is required at "),
         (403, b'{"error": {"message": "a\\n\\u001b[2Jb", "code": "x"}}', "a "),

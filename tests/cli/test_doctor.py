@@ -68,6 +68,16 @@ def test_a_running_host(with_models: CommandHost) -> None:
     assert all(line[:5].strip() in ("ok", "") for line in shown.splitlines()[:-1])
 
 
+def test_the_settings_of_the_running_server_are_checked(with_models: CommandHost) -> None:
+    with_models.start_server()
+    # A shell without the Hub of the server, and with a port of its own.
+    del with_models.env["HF_ENDPOINT"]
+    with_models.env["LLB_PORT"] = "1"
+    found = findings(with_models)
+    assert "another LLB_PORT, HF_ENDPOINT" in only(found, "settings", "ok")["detail"]
+    only(found, "hub", "ok")
+
+
 def test_problems_are_shown_with_their_remedies(host: CommandHost) -> None:
     host.run_command(
         "users", "add", "x", stdin="x\n", expected_status=1

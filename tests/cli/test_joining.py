@@ -61,7 +61,7 @@ def join(host: CommandHost, balancer: CommandHost, **options: Any) -> None:
 
 def test_the_command_alone_is_on_standard_output(attic: CommandHost) -> None:
     done = attic.run_command("join-token")
-    assert re.fullmatch(rf"python -m llb --join {attic.url} --token llbj-\S+\n", done.stdout)
+    assert re.fullmatch(rf"\./install\.sh run --join {attic.url} --token llbj-\S+\n", done.stdout)
     assert "once, within the hour" in done.stderr
     assert "listens on loopback only" in done.stderr
 
@@ -165,12 +165,6 @@ def test_the_default_password_lets_no_host_in(garage: CommandHost) -> None:
 def test_commands_on_a_joined_host_name_the_balancer(attic: CommandHost, garage: CommandHost) -> None:
     join(garage, attic)
     for command in (
-        ("models",),
-        ("pull", "tiny"),
-        ("rm", "tiny"),
-        ("nodes",),
-        ("chat", "tiny", "x"),
-        ("join-token",),
         ("import", __file__),
         ("keys", "create", "x"),
         ("keys",),
@@ -179,14 +173,26 @@ def test_commands_on_a_joined_host_name_the_balancer(attic: CommandHost, garage:
     ):
         message = garage.run_failing_command(*command, stdin="a good password\n")
         assert message == (
-            f"This host has joined {attic.url}, which has the models, keys and users: run this "
-            f"command there, or give --url {attic.url} and a key."
+            f"This host has joined {attic.url}, which has the keys and users: run this command there."
         )
+    for command in (
+        ("models",),
+        ("pull", "tiny"),
+        ("rm", "tiny"),
+        ("nodes",),
+        ("chat", "tiny", "x"),
+        ("join-token",),
+    ):
+        assert "export LLB_API_KEY=sk-" in garage.run_failing_command(*command)
     key = attic.run_command("keys", "create", "laptop", "--scope", "admin").stdout.strip()
-    # /v1 works at the address of any host; the commands need the address of the balancer.
-    assert garage.run_command("models", "--url", attic.url, "--key", key).stdout
+    with_key = {"LLB_API_KEY": key}
+    assert "garage" in garage.run_command("nodes", env=with_key).stdout
+    assert "tiny" in garage.run_command("models", "--key", key).stdout
+    assert garage.run_failing_command("models", "--url", garage.url, "--key", key) == (
+        f"{garage.url} redirects to {attic.url}: if it has joined that llb, use --url {attic.url}."
+    )
     garage.stop_server()
-    assert "This host has joined" in garage.run_failing_command("models")
+    assert "garage" in garage.run_command("nodes", env=with_key).stdout
 
 
 def test_the_doctor_shows_the_balancer_and_the_state_of_the_link(

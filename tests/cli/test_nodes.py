@@ -34,7 +34,7 @@ def named(served: CommandHost, name: str) -> dict[str, Any]:
 
 def test_each_node_is_a_row(served: CommandHost, cellar: CommandHost) -> None:
     heading, attic, other = served.run_command("nodes").stdout.splitlines()
-    assert heading.split()[:4] == ["NAME", "STATUS", "WAY", "CPU"]
+    assert heading.split()[:4] == ["NAME", "STATUS", "LINK", "CPU"]
     assert attic.split()[:4] == ["attic", "online", "this", "host"]
     assert other.split()[:2] == ["cellar", "online"]
     assert served.run_command("nodes", "list").stdout.splitlines()[0] == heading
@@ -99,7 +99,10 @@ NODE = NodeView(
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({}, "cellar | online | direct, 0.4 ms | 2 × cpu | - | 50 % of 8.0 GB | 6.0 GB | 9.0 GB | 0 | 1/4"),
+        (
+            {},
+            "cellar | online | direct, 0.4 ms | 2 × cpu | - | 50 % of 8.0 GB | 6.0 GB | 9.0 GB | 0 | 1 of 4",
+        ),
         (
             {"status": NodeStatus.OFFLINE, "draining": True},
             "cellar | offline (2 h 0 min, draining) | - | 2 × cpu | - | - | 6.0 GB | - | 0 | -",

@@ -209,13 +209,14 @@ async def test_no_token_is_made_while_everybody_knows_the_password(make_llb: Bal
 async def test_the_command_for_the_other_host_and_what_stands_in_its_way(make_llb: BalancerFactory) -> None:
     llb = await make_llb().start()
     made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
-    assert made["command"] == f"python -m llb --join {llb.url} --token {made['token']}"
+    assert made["command"] == f"./install.sh run --join {llb.url} --token {made['token']}"
+    assert made["other_command"] == f"llb --join {llb.url} --token {made['token']}"
     assert "listens on loopback only" in made["hint"]
     assert made["hint_code"] == "only_loopback"
     await llb.stop()
     llb = await make_llb(host="0.0.0.0", advertise="http://attic.lan:8080").start()
     made = (await llb.http.post("/api/nodes/join-tokens", json={})).json()
-    assert made["command"].startswith("python -m llb --join http://attic.lan:8080 --token llbj-")
+    assert made["command"].startswith("./install.sh run --join http://attic.lan:8080 --token llbj-")
     assert (made["hint"], made["hint_code"]) == (None, None)
 
 

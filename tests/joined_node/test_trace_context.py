@@ -8,7 +8,7 @@ import logging
 import httpx
 import pytest
 
-from llb.base import log_setup
+from llb.base.logs import log_setup
 from tests.api.middleware.test_trace_context import PARENT, TRACE
 from tests.harness import RunningBalancer, RunningJoinedNode
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from llb.base.log_setup import JsonFormatter, TextFormatter
+from llb.base.logs.log_setup import JsonFormatter, TextFormatter
 from llb.security.redaction import REDACTED, SecretRedactor, redact_logs
 
 SECRET = 'p4ss "word"/with+signs=='

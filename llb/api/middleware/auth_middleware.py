@@ -19,7 +19,7 @@ from llb.api.middleware.route_policy import RoutePolicy, RoutePolicyError, route
 from llb.api.middleware.security_headers import add_security_headers
 from llb.api.middleware.trace_context import trace_id_of
 from llb.api.request_id import request_id_of
-from llb.base import log_setup
+from llb.base.logs import log_setup
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
 from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, UnsupportedMediaType

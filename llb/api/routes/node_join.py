@@ -18,6 +18,7 @@ from llb.api.reference.operation import ApiOperation, InternalRoute
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response, no_content
 from llb.api.routes.nodes import validate_node_name
+from llb.base.installation import serve_commands
 from llb.base.net_addresses import build_base_url, list_host_addresses
 from llb.base.timestamps import to_iso
 from llb.cluster.join.dial import enable_dead_peer_detection
@@ -70,12 +71,14 @@ def node_join_blueprint(
         token = join_token.token
         if tls is not None and tls.anchor:
             token = tokens.join_token_with_fingerprint(token, tls_trust.certificate_fingerprint(tls.anchor))
-        command = f"python -m llb --join {shlex.quote(_own_url(request))} --token {token}"
+        arguments = f"--join {shlex.quote(_own_url(request))} --token {token}"
+        command, other_command = (f"{start} {arguments}" for start in serve_commands())
         return json_response(
             NewJoinToken(
                 token=token,
                 expires_at=to_iso(join_token.expires_at),
                 command=command,
+                other_command=other_command,
                 hint=None if is_exposed else ONLY_LOOPBACK_HINT,
                 hint_code=None if is_exposed else "only_loopback",
             ),

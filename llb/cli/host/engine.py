@@ -13,6 +13,7 @@ from llb.base import platform_compat
 from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.options import home_of
+from llb.cli.tables import print_table
 from llb.engine.builds.installation import BuildInstaller, BuildSource
 from llb.engine.builds.overlays import OverlayState, OverlayStore, is_known, overlay_store
 from llb.engine.builds.provisioning import provision_build
@@ -63,8 +64,8 @@ def list_builds(options: argparse.Namespace) -> int:
         found = {"builds": builds, "chosen": chosen, "suitable": choice.builds, "problem": choice.problem}
         output.print_json(found)
         return 0
-    output.print_table(
-        ("BUILD", "VERSION", "STATE", "SIZE", "USED", "ABOUT"),
+    print_table(
+        ("BUILD", "VERSION", "STATE", "SIZE", "USED", "DEVICES"),
         [
             (
                 build.variant,
@@ -72,12 +73,17 @@ def list_builds(options: argparse.Namespace) -> int:
                 build.state,
                 output.format_size(build.size_bytes),
                 "yes" if build.in_use else "",
-                build.reason or ", ".join(build.devices),
+                ", ".join(build.devices),
             )
             for build in builds
         ],
         right_aligned=(3,),
+        flexible=5,
+        droppable=(5,),
     )
+    for build in builds:
+        if build.reason is not None:
+            output.print_line(f"{build.variant}: {build.reason}")
     output.print_line(f"For this host, best first: {', '.join(choice.builds)}.")
     if choice.problem is not None:
         output.print_line(choice.problem)

@@ -87,9 +87,15 @@ async def list_by_ids(db: Reader, ids: Collection[str]) -> list[ApiKey]:
     return [_key_from_row(row) for row in rows]
 
 
-async def find(db: Reader, *, id_or_hash: tuple[str, str], prefix: str) -> list[ApiKey]:
-    """The key with this id or this hash; without one, those whose prefix begins with `prefix`, at most 10."""
+async def find(db: Reader, *, id_or_hash: tuple[str, str], name: str, prefix: str) -> list[ApiKey]:
+    """The key with this id or this hash; without one, those with this name; without any, those whose prefix
+    begins with `prefix`. At most 10.
+    """
     rows = await db.fetch_all(_SELECT + " WHERE api_keys.id = ? OR api_keys.hash = ?", id_or_hash)
+    if not rows:
+        rows = await db.fetch_all(
+            _SELECT + " WHERE api_keys.name = ? ORDER BY api_keys.created_at LIMIT 10", (name,)
+        )
     if not rows and prefix:
         rows = await db.fetch_all(
             f"{_SELECT} WHERE substr(api_keys.prefix, 1, length(?1)) = ?1 "

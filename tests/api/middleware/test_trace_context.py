@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from llb.api.middleware.trace_context import MAX_TRACESTATE_CHARS, NO_TRACE, trace_headers_of
-from llb.base import log_setup
+from llb.base.logs import log_setup
 from tests.api.http_server import ApiServer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

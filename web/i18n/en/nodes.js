@@ -6,6 +6,9 @@ export default {
   'nodes.add': 'Add node',
   'nodes.add.text': 'Install llb on the other machine, then run this command in a terminal there:',
   'nodes.add.command': 'Command',
+  'nodes.add.command.other': 'Other command',
+  'nodes.add.package': 'llb was installed there with pip',
+  'nodes.add.checkout': 'llb was installed there with install.sh',
   'nodes.add.until': 'The command works once, until {time}.',
   'nodes.add.hint.only_loopback':
     "Other machines can't reach this llb yet, because it only listens on localhost. Restart it with --host 0.0.0.0.",

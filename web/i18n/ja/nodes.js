@@ -3,6 +3,9 @@ export default {
   'nodes.add': 'ノードを追加',
   'nodes.add.text': '追加するマシンに llb をインストールし、そのターミナルで次のコマンドを実行してください。',
   'nodes.add.command': 'コマンド',
+  'nodes.add.command.other': '別のコマンド',
+  'nodes.add.package': 'pip で llb をインストールした場合',
+  'nodes.add.checkout': 'install.sh で llb をインストールした場合',
   'nodes.add.until': 'このコマンドは {time} まで有効で、1 回だけ使えます。',
   'nodes.add.hint.only_loopback':
     'この llb は localhost でのみ待ち受けているため、ほかのマシンから接続できません。--host 0.0.0.0 を付けて再起動してください。',

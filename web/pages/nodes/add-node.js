@@ -88,7 +88,10 @@ export function createAddNode(app) {
 }
 
 /** `newNodes`: nodes that have joined since the dialog was opened. */
-const commandView = ({ command, expires_at: until, hint, hint_code: code }, newNodes) => html`
+const commandView = (
+  { command, other_command: other, expires_at: until, hint, hint_code: code },
+  newNodes,
+) => html`
   ${
     hint
       ? note(hasText(`nodes.add.hint.${code}`) ? t(`nodes.add.hint.${code}`) : hint, null, 'warning')
@@ -96,6 +99,10 @@ const commandView = ({ command, expires_at: until, hint, hint_code: code }, newN
   }
   <p>${t('nodes.add.text')}</p>
   ${copyBox(t('nodes.add.command'), command, { focused: true })}
+  <details>
+    <summary>${t(other.startsWith('llb ') ? 'nodes.add.package' : 'nodes.add.checkout')}</summary>
+    ${copyBox(t('nodes.add.command.other'), other)}
+  </details>
   <p>${t('nodes.add.until', { time: f.hourOfDay(until) })}</p>
   <p>${t('nodes.add.then')}</p>
   <div class="arrivals" role="status">

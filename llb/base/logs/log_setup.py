@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from llb.base.visible_text import make_lines_visible, make_visible
+from llb.base.logs.visible_text import make_lines_visible, make_visible
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
@@ -70,10 +70,32 @@ def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in make_lines_visible(text).split("\n"))
 
 
+class _FrameworkNoise(logging.Filter):
+    """Drops warnings of Sanic that say nothing to the people who run llb.
+
+    The first advises flags that llb does not have; the others are clients that vanished, such as a laptop
+    that was closed.
+    """
+
+    _PREFIXES = (
+        "Sanic is running in PRODUCTION mode",
+        "Websocket timed out waiting for pong",
+        "Error closing websocket connection",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (
+            record.name.startswith("sanic")
+            and isinstance(record.msg, str)
+            and record.msg.removeprefix("\x1b[33m").startswith(self._PREFIXES)
+        )
+
+
 def configure_logging(level: str, log_format: str) -> None:
     """Send all logs of the process to standard error in `log_format`, in place of the handlers set before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(_FrameworkNoise())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
