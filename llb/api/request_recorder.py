@@ -67,8 +67,10 @@ class RequestRecording:
         traceback: TracebackType | None,
     ) -> None:
         record = self._record
-        # Sanic cancels the handler of a client that closed the connection.
-        if isinstance(error, asyncio.CancelledError):
+        # Sanic cancels the handler of a client that closed the connection, as many do right after the end.
+        if isinstance(error, asyncio.CancelledError) and record.is_answered and record.status:
+            record.error_code = None
+        elif isinstance(error, asyncio.CancelledError):
             record.status = record.status or CLIENT_CLOSED_STATUS
             record.error_code = CLIENT_CLOSED_CODE
         elif isinstance(error, Exception):

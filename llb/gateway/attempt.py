@@ -173,7 +173,7 @@ class Attempt:
 
     async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
         """Pass the answer on and record its outcome."""
-        call, context, node, record = self._call, self._context, self.node, self._call.record
+        call, node, record = self._call, self.node, self._call.record
         assert node is not None  # noqa: S101  # it has answered
         aggregator = None
         if not call.stream and self._streams_progress and is_event_stream(response):
@@ -199,6 +199,7 @@ class Attempt:
                     format_error_event=call.format_error_event,
                     progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
                     explain_failure=self._explain_failure,
+                    on_client_left=self._record_result,
                 )
             else:
                 result = await relay_aggregated(
@@ -213,7 +214,15 @@ class Attempt:
         finally:
             record.first_byte_at = response.first_byte_at
             record.received_bytes = response.received_bytes
+        self._record_result(result)
+        return result
+
+    def _record_result(self, result: RelayResult) -> None:
+        """Record the outcome of an answer that has reached the client, whole or up to an error."""
+        call, context, node, record = self._call, self._context, self.node, self._call.record
+        assert node is not None  # noqa: S101  # it has answered
         record.usage = self._tell_usage(result.usage)
+        record.is_answered = result.error is None
         record.error_code = None if result.error is None else result.error.code
         context.traffic.record_answer(node.id, result.usage.completion_tokens or 0)
         if self._reservation is not None:
@@ -224,7 +233,6 @@ class Attempt:
                 result.usage,
                 mean_busy_slots=self._reservation.mean_busy_slots,
             )
-        return result
 
     async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
         """Error for the client; where the engine has failed, by the part that this request has in it."""

@@ -400,6 +400,25 @@ async def test_a_client_that_leaves_gives_back_all_that_its_request_held() -> No
             await request
 
 
+async def test_a_client_that_leaves_after_the_end_of_its_answer_has_got_it() -> None:
+    """The counts come behind the end, and only then the end of the body."""
+    finish = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    counts = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
+    async with gateway_of("a") as gateway:
+        answer = FakeResponse([EVENTS.partition(b"data: [DONE]")[0] + finish, counts])
+        answer.content_type = b"text/event-stream"
+        gateway.nodes.outcomes["a"] = [answer]
+        call, sink = make_call(stream=True), FakeSink()
+        task = asyncio.ensure_future(gateway.dispatcher.dispatch(call, sink))
+        while finish not in sink.body:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert call.record.is_answered
+        assert (call.record.usage.prompt_tokens, call.record.usage.completion_tokens) == (3, 2)
+
+
 async def test_a_request_over_its_deadline_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "MAX_REQUEST_DURATION_S", 0.01)
     async with gateway_of("a") as gateway:

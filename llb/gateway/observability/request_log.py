@@ -76,6 +76,8 @@ class RequestRecord:
     # sent to the client; None: not yet
     status: int | None = None
     error_code: str | None = None
+    # The client has received the whole answer, whatever happens to the connection after that.
+    is_answered: bool = False
     ended_at: float = 0.0
     # passed to `on_requests_ended`
     is_reported: bool = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
@@ -14,7 +16,7 @@ from llb.gateway.stream.disconnect_detection import ProgressFilter
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
 from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event
 from llb.gateway.stream.start_event import StartEvent
-from llb.gateway.stream.usage_parser import Usage, UsageParser
+from llb.gateway.stream.usage_parser import Usage, UsageParser, has_answer_end
 
 IDLE_TIMEOUT_S = 300.0
 # llama-server sends the head of a stream before it reads the prompt, so silence before the first event is
@@ -23,6 +25,8 @@ FIRST_EVENT_TIMEOUT_S = 3600.0
 # A document is held back up to this size, so that one which breaks off can still be fetched from another
 # node.
 MAX_HELD_BYTES = 64 * 1024
+# For the counts that follow the end of an answer whose client has left. The engine sends both together.
+COUNTS_TIMEOUT_S = 0.5
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
 
 
@@ -63,15 +67,31 @@ async def relay_response(
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
     progress_filter: ProgressFilter | None = None,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
+    on_client_left: Callable[[RelayResult], None] = lambda _result: None,
 ) -> RelayResult:
     """Pass the body on and return its outcome. A `progress_filter` holds back what precedes the first token.
 
     Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be
     tried, and what the sink raises. The response is closed in every case.
+
+    Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
+    the outcome of such a stream, and the cancellation goes on.
     """
     stream = is_event_stream(response)
     usage_parser = UsageParser()
     error: LlbError | None = None
+
+    def build_result(usage: Usage) -> RelayResult:
+        return RelayResult(
+            response.status,
+            stream,
+            usage,
+            usage_parser.total_bytes,
+            response.first_byte_at,
+            time.monotonic(),
+            error,
+        )
+
     try:
         if stream:
             await _relay_events(
@@ -92,6 +112,11 @@ async def relay_response(
         if stream:
             # Only an event over MAX_EVENT_BYTES can have been cut. A blank line ends it.
             await sink.write((b"" if usage_parser.ends_at_event else b"\n\n") + format_error_event(error))
+    except asyncio.CancelledError:
+        if usage_parser.is_complete:
+            await _read_counts(response, usage_parser)
+            on_client_left(build_result(usage_parser.parse_stream()[0]))
+        raise
     finally:
         response.close()
     if stream:
@@ -100,15 +125,7 @@ async def relay_response(
             error = EngineFailed("The engine ended its answer with an error")
     else:
         usage = usage_parser.parse_document()
-    return RelayResult(
-        response.status,
-        stream,
-        usage,
-        usage_parser.total_bytes,
-        response.first_byte_at,
-        time.monotonic(),
-        error,
-    )
+    return build_result(usage)
 
 
 async def relay_aggregated(
@@ -191,6 +208,7 @@ async def _relay_events(
             rest = (b"" if progress_filter is None else progress_filter.flush()) + framer.flush()
             if rest:
                 await _write_and_parse(sink, usage_parser, rest)
+                usage_parser.is_complete = usage_parser.is_complete or has_answer_end(rest)
             return
         events = framer.feed(data)
         if not events:
@@ -209,6 +227,15 @@ async def _relay_events(
             response.mark_started()
         usage_parser.feed(events)
         await sink.write(events)
+        usage_parser.is_complete = usage_parser.is_complete or has_answer_end(events)
+
+
+async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) -> None:
+    """Read what follows the end of an answer, for its counts alone."""
+    with suppress(TransportError, TimeoutError):
+        async with asyncio.timeout(COUNTS_TIMEOUT_S):
+            while data := await response.read_chunk(COUNTS_TIMEOUT_S):
+                usage_parser.feed(data)
 
 
 async def _relay_document(

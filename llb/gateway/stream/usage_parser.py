@@ -17,6 +17,14 @@ TAIL_BYTES = 64 * 1024
 HEAD_BYTES = 4 * 1024
 # The counts are in the last event, or a few events before it (`[DONE]`, an empty `message_stop`).
 MAX_TAIL_EVENTS = 4
+# Ends of a complete answer, in every dialect. None can occur inside a JSON string, where quotes and line
+# breaks are escaped.
+_END_PATTERN = re.compile(
+    rb'"(?:finish|stop)_reason": ?"'
+    rb"|(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.completed|response\.incomplete)\r?\n)"
+)
+# One of these is in every end. Cheaper than the pattern, for events in the middle of an answer.
+_END_HINTS = (b'_reason":"', b'_reason": "', b"[DONE]", b"message_stop", b"response.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +47,20 @@ class Usage:
         )
 
 
+def has_answer_end(events: bytes) -> bool:
+    """Return whether whole `events` of a stream include the end of a complete answer."""
+    return any(hint in events for hint in _END_HINTS) and _END_PATTERN.search(events) is not None
+
+
 class UsageParser:
     """Keeps the first and last bytes of a body that passes through."""
 
-    __slots__ = ("_head", "_tail", "_tail_bytes", "total_bytes")
+    __slots__ = ("_head", "_tail", "_tail_bytes", "is_complete", "total_bytes")
 
     def __init__(self) -> None:
         self.total_bytes = 0
+        # The end of the answer has passed; only counts may follow.
+        self.is_complete = False
         self._head = b""
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
