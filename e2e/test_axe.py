@@ -205,9 +205,13 @@ async def look_at_models(see: Inspector) -> None:
     await expect(page.get_by_role("article", name="giant").get_by_role("alert")).to_be_visible()
     await see.look(page, "hub, a pull refused")
     await see.look(await see.open("/models?q=nothing+like+it"), "hub, nothing found")
+    page = await see.open("/models/chat")
+    await expect(page.locator(".memory-table")).to_be_visible()
+    await see.look(page, "page of a model")
 
     page = await see.open("/models/local")
-    await expect(page.get_by_role("article")).to_have_count(1)
+    # The stored one, and those on their way.
+    await expect(page.get_by_role("article")).to_have_count(4)
     await see.look(page, "local")
     await page.get_by_role("button", name=see.say("action.delete"), exact=True).click()
     await expect(page.get_by_role("dialog")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Searching and filtering the Model Hub: the address is what holds, whoever changes it."""
+"""Searching, filtering and sorting the Model Hub: the address is what holds, whoever changes it."""
 
 from __future__ import annotations
 
@@ -19,41 +19,48 @@ async def names(page: Page) -> list[str]:
 
 
 async def test_a_search_narrows_and_stays_in_the_address(page: Page) -> None:
-    await page.get_by_role("searchbox", name="Search models").fill("TIN")
+    await page.keyboard.press("/")
+    search = page.get_by_role("searchbox", name="Search models")
+    await expect(search).to_be_focused()
+    await search.fill("TIN")
     await expect(page.get_by_role("article")).to_have_count(1)
     await expect(page.get_by_text("1 of 3 models")).to_be_visible()
     await expect(page).to_have_url(re.compile(r"/models\?q=TIN$"))
     await page.reload()
     await expect(page.get_by_role("article")).to_have_count(1)
     assert await names(page) == ["tiny"]
-    await page.get_by_role("searchbox", name="Search models").fill("no such model")
+    await search.fill("gaint")
+    await expect(page.get_by_role("article", name="giant")).to_be_visible()
+    await search.fill("no such model")
     await expect(page.get_by_role("heading", name="No models match")).to_be_visible()
     await page.get_by_role("button", name="Clear filters").click()
     await expect(page.get_by_role("article")).to_have_count(3)
-    await expect(page.get_by_role("searchbox", name="Search models")).to_have_value("")
+    await expect(search).to_have_value("")
     await expect(page).to_have_url(re.compile(r"/models$"))
 
 
 async def test_filters_show_what_the_address_says_however_often_they_were_changed(page: Page) -> None:
-    fit = page.get_by_role("combobox", name="Fit")
+    fits = page.get_by_role("button", name="Fits 2")
     for _ in range(2):
-        await fit.select_option("Doesn't fit")
-        await expect(page.get_by_role("article")).to_have_count(1)
-        await expect(page).to_have_url(re.compile("fit=too_large"))
-        await fit.select_option("Any fit")
+        await expect(fits).to_have_attribute("aria-pressed", "false")
+        await fits.click()
+        await expect(page.get_by_role("article")).to_have_count(2)
+        await expect(page).to_have_url(re.compile("fit=fits"))
+        await expect(fits).to_have_attribute("aria-pressed", "true")
+        await fits.click()
         await expect(page.get_by_role("article")).to_have_count(3)
-    await fit.select_option("Doesn't fit")
+    await fits.click()
     await page.get_by_role("button", name="Clear filters").click()
-    await expect(fit).to_have_value("")
+    await expect(fits).to_have_attribute("aria-pressed", "false")
     await expect(page.get_by_role("article")).to_have_count(3)
 
 
 async def test_an_address_with_filters_can_be_sent_to_somebody(visitor: Visitor) -> None:
     page = await visitor.open("/models?status=Available&fit=too_large&sort=name&tag=gone")
     await expect(page.get_by_role("heading", name="No models match")).to_be_visible()
-    await expect(page.get_by_role("combobox", name="Status")).to_have_value("Available")
-    await expect(page.get_by_role("combobox", name="Tag")).to_have_value("gone")
-    await page.get_by_role("combobox", name="Tag").select_option("Any tag")
+    for chip in ("Not downloaded 3", "Doesn't fit 1", "gone 0"):
+        await expect(page.get_by_role("button", name=chip)).to_have_attribute("aria-pressed", "true")
+    await page.get_by_role("button", name="gone 0").click()
     await expect(page.get_by_role("article", name="giant")).to_be_visible()
 
 
@@ -61,3 +68,12 @@ async def test_models_are_put_in_order(page: Page) -> None:
     await page.get_by_role("combobox", name="Sort by").select_option("Name")
     await expect(page).to_have_url(re.compile("sort=name"))
     assert await names(page) == ["giant", "other", "tiny"]
+    memory = page.get_by_role("button", name="Memory", exact=True)
+    await memory.click()
+    await expect(memory).to_have_attribute("aria-pressed", "true")
+    assert (await names(page))[-1] == "giant"
+    await memory.click()
+    await expect(page).to_have_url(re.compile("sort=-memory"))
+    assert (await names(page))[0] == "giant"
+    await memory.click()
+    await expect(page).to_have_url(re.compile(r"/models$"))

@@ -39,6 +39,9 @@ const root = document.getElementById('root');
 let route = null;
 // Current page: {name, title, view, update?, close?}.
 let page = null;
+// Scroll positions by URL, for the way back.
+const scrollPositions = new Map();
+let scrollPending = null;
 // Why the page could not be opened.
 let openError = null;
 let focusPending = false;
@@ -128,21 +131,24 @@ async function signOut() {
 
 // --- pages -------------------------------------------------------------------------------------------
 
-const router = startRouter(async (to, { moved }) => {
+const router = startRouter(async (to, { moved, back }) => {
   if (store.state.me === null && !PUBLIC_PAGES.has(to.page)) return endSession({ sessionEnded: false });
   if (store.state.me && to.page === 'login')
     return router.go(safeReturnUrl(to.query.next), { replace: true });
   const before = route;
+  if (before) scrollPositions.set(urlOf(before), scrollY);
   route = to;
   if (before?.page === to.page && page) page.update?.(to);
   else await openPage(to);
   if (moved && before) {
-    scrollTo(0, 0);
+    scrollPending = back ? (scrollPositions.get(urlOf(to)) ?? 0) : 0;
     // Switching tabs keeps the focus on the tab.
-    focusPending ||= before.page !== to.page;
+    focusPending ||= before.page !== to.page || to.tab === 'model' || before.tab === 'model';
   }
   store.requestRender();
 });
+
+const urlOf = ({ path, query }) => buildUrl(path, query);
 
 async function openPage(to) {
   dismissDialogs();
@@ -164,26 +170,33 @@ function draw(state) {
   if (!route || state.me === undefined) return;
   const content =
     page?.view(state, route) ?? (openError && alertBox(errorMessage(openError), reloadButton()));
-  const name = page?.title(route);
+  const name = page?.title(route, state);
   document.title = name ? `${name} · llb` : 'llb';
   const focused = document.activeElement;
-  const place = focused?.closest('article, section');
+  const place = focused?.closest('[data-model], article, section');
   render(html`${frame(state, content)} ${toasts.view(state.toasts)}`, root);
   if (place && !focused.isConnected) restoreFocus(place);
   updateLiveRegion(state);
+  if (scrollPending !== null && page) {
+    scrollTo(0, scrollPending);
+    scrollPending = null;
+  }
   if (focusPending && page) {
+    const heading = root.querySelector('[autofocus]') ?? root.querySelector('h1[tabindex]');
+    // The heading comes with the content.
+    if (!heading && root.querySelector('.skeletons')) return;
     focusPending = false;
-    const place =
-      root.querySelector('[autofocus]') ??
-      root.querySelector('h1[tabindex]') ??
-      document.getElementById('main');
+    const place = heading ?? document.getElementById('main');
     place?.focus({ preventScroll: !place.matches('[autofocus]') });
   }
 }
 
 /** Keeps the keyboard position when the focused button was replaced (Pull became Cancel). */
 function restoreFocus(before) {
-  const place = before.isConnected && before.hasAttribute('tabindex') ? before : null;
+  const { model } = before.dataset;
+  // A model moves to another group when its status changes.
+  const moved = model && root.querySelector(`article[data-model="${CSS.escape(model)}"]`);
+  const place = before.isConnected && before.hasAttribute('tabindex') ? before : moved;
   (place ?? root.querySelector('h1[tabindex]'))?.focus({ preventScroll: true });
 }
 

@@ -1,6 +1,16 @@
 /** pages/models/filter.js: filtering and sorting. */
 
-import { filterOptions, FILTERS, createMatcher, SORT_ORDERS, sortModels } from '/web/pages/models/filter.js';
+import {
+  createMatcher,
+  directionOf,
+  filterChips,
+  FILTERS,
+  nextOrder,
+  parseOrder,
+  SORT_ORDERS,
+  sortModels,
+} from '/web/pages/models/filter.js';
+import { distanceToPrefix } from '/web/pages/models/search.js';
 import { equal, frozen, ok, test } from './runner.js';
 import { model } from './samples.js';
 
@@ -44,7 +54,7 @@ const LIST = frozen([
   ),
 ]);
 
-const shown = (query) => LIST.filter(createMatcher(query)).map((item) => item.model.id);
+const shown = (query) => LIST.filter(createMatcher(query, LIST)).map((item) => item.model.id);
 
 test('without a query all are shown', () => {
   for (const query of [{}, { q: '' }, { q: '   ' }, { q: undefined, status: '' }])
@@ -92,16 +102,32 @@ test('filters and search together narrow', () => {
 test('orders', () => {
   const ids = (order) => sortModels(LIST, order).map((item) => item.model.id);
   equal(ids('size'), ['whisper', 'qwen', 'llava']);
+  equal(ids('-size'), ['llava', 'qwen', 'whisper']);
   equal(ids('downloads'), ['whisper', 'qwen', 'llava'], 'a model without figures comes last');
+  equal(ids('-downloads'), ['llava', 'qwen', 'whisper']);
   const none = entry('none', { hf_stats: { downloads: 0, stars: 0 } });
   equal(
     sortModels([entry('unknown'), none], 'downloads').map((item) => item.model.id),
     ['none', 'unknown'],
   );
   equal(ids('name'), ['llava', 'qwen', 'whisper']);
-  for (const order of [undefined, null, '', 'nonsense', 'constructor'])
+  for (const order of [undefined, null, '', '-', 'nonsense', 'constructor', '-constructor'])
     ok(sortModels(LIST, order) === LIST, String(order));
-  equal(SORT_ORDERS, ['', 'size', 'downloads', 'name']);
+  equal(SORT_ORDERS, ['', 'name', 'size', 'memory', 'context', 'downloads']);
+});
+
+test('a heading sorts, reverses, and gives the catalogue back', () => {
+  equal(nextOrder('', 'size'), 'size');
+  equal(nextOrder('size', 'size'), '-size');
+  equal(nextOrder('-size', 'size'), '');
+  equal(nextOrder('-size', 'memory'), 'memory');
+  equal(nextOrder('constructor', 'memory'), 'memory');
+  equal(
+    ['size', '-size', 'downloads', '-downloads', '', undefined].map((order) =>
+      directionOf(order, parseOrder(order).column),
+    ),
+    ['ascending', 'descending', 'descending', 'ascending', null, null],
+  );
 });
 
 test('an order keeps equals as they were', () => {
@@ -112,12 +138,40 @@ test('an order keeps equals as they were', () => {
   );
 });
 
-test('choices are what occurs, the most frequent first', () => {
-  equal(filterOptions(LIST), {
-    capability: ['TextGeneration', 'ImageUnderstanding', 'SpeechToText'],
-    tag: ['chat', 'small', 'vision'],
-    status: ['Ready', 'Available', 'Error'],
-    fit: ['fits', 'too_large'],
-  });
-  equal(filterOptions([]), { capability: [], tag: [], status: [], fit: [] });
+test('filters are offered that some model passes, and those that are set', () => {
+  const chips = (query) => filterChips(LIST, query).map(({ name, value, count }) => [name, value, count]);
+  equal(chips({}), [
+    ['fit', 'fits', 2],
+    ['status', 'Ready', 1],
+    ['capability', 'TextGeneration', 2],
+    ['capability', 'ImageUnderstanding', 1],
+  ]);
+  equal(chips({ tag: 'chat', capability: 'constructor' }).slice(4), [
+    ['capability', 'constructor', 0],
+    ['tag', 'chat', 3],
+  ]);
+  equal(filterChips([], {}), []);
+});
+
+test('typos are forgiven where nothing matches as it is written', () => {
+  for (const [q, found] of [
+    ['qwne', ['qwen']],
+    ['mutlilingual', ['qwen']],
+    ['multilnigal qwen', ['qwen']],
+    ['lava', ['llava']],
+    ['whispre', ['whisper']],
+    ['qwen3.6', []],
+    ['zqwen', []],
+    ['code', []],
+  ])
+    equal(shown({ q }), found, q);
+  equal(distanceToPrefix('deepsek', 'deepseek'), 1);
+  equal(distanceToPrefix('qwne', 'qwen'), 1);
+  equal(distanceToPrefix('abc', 'abcdef'), 0);
+  equal(distanceToPrefix('abc', 'xyz', 1), Infinity);
+});
+
+test('words that people use find the tags of the catalogue', () => {
+  const coder = entry('starling', {}, { tags: ['coding'] });
+  equal([...LIST, coder].filter(createMatcher({ q: 'code' }, [...LIST, coder])), [coder]);
 });

@@ -20,7 +20,8 @@ test('what is not an address of the page is none', () => {
   for (const other of [
     '/api/models',
     '/v1/models',
-    '/models/x',
+    '/models/X',
+    '/models/x/y',
     '/Models',
     '/assets/x/main.js',
     '/constructor',
@@ -29,6 +30,17 @@ test('what is not an address of the page is none', () => {
   ]) {
     equal(matchRoute(other), null, other);
   }
+});
+
+test('a model has a page of its own', () => {
+  equal(matchRoute('/models/qwen2.5-7b-instruct/?x=1'), {
+    path: '/models/qwen2.5-7b-instruct',
+    page: 'models',
+    tab: 'model',
+    id: 'qwen2.5-7b-instruct',
+    query: { x: '1' },
+  });
+  equal(matchRoute('/models/local').tab, 'local');
 });
 
 test('the query is read, the fragment is not', () => {

@@ -110,10 +110,7 @@ class MemoryEstimates:
         return report_fit(request, budget.free_memory(), devices)
 
     async def _get_shape(self, model: Model) -> ModelShape:
-        registered = self._view.registrations.get(model.id)
-        files = registered.resolved if registered is not None else None
-        if files is None:
-            files = await self._registrations.resolve_files(model)
+        files = await self._registrations.known_files(model)
         try:
             return gguf.build_model_shape([await self._get_file_metadata(spec) for spec in files])
         except gguf.GgufError as error:

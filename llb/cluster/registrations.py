@@ -174,6 +174,12 @@ class Registrations:
         ):
             raise errors.AlreadyRegistered(model_id)
 
+    async def known_files(self, model: Model) -> tuple[FileSpec, ...]:
+        """The file specs pinned by the registration of `model`, else as `resolve_files`."""
+        registered = self._registrations.get(model.id)
+        pinned = registered.resolved if registered is not None else None
+        return pinned if pinned is not None else await self.resolve_files(model)
+
     async def resolve_files(self, model: Model) -> tuple[FileSpec, ...]:
         """The file specs of `model`, from the Hub or, where it is unreachable, from the catalogue.
 

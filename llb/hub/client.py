@@ -138,7 +138,8 @@ class HubClient:
     # --- in threads ----------------------------------------------------------------------------------
 
     def _fetch_stats(self, repo: str) -> HfStats:
-        fields = "&".join(f"expand={name}" for name in ("downloads", "likes", "lastModified", "gated", "sha"))
+        names = ("downloads", "likes", "lastModified", "gated", "sha", "tags")
+        fields = "&".join(f"expand={name}" for name in names)
         url = f"{self.endpoint}/api/models/{quote(repo)}?{fields}"
         with self._open_response("GET", url, repo, None, None) as response:
             body = _read_body(response, MAX_JSON_BYTES, CALL_DEADLINE_S)
@@ -146,7 +147,12 @@ class HubClient:
             info = msgspec.json.decode(body, type=_ModelInfo)
         except DECODE_ERRORS:
             raise HubInvalidResponse("The Hub sent an invalid response; check HF_ENDPOINT") from None
-        return HfStats(downloads=info.downloads, stars=info.likes, last_modified=info.lastModified)
+        return HfStats(
+            downloads=info.downloads,
+            stars=info.likes,
+            last_modified=info.lastModified,
+            license=_license_of(info.tags),
+        )
 
     def _resolve_file(self, repo: str, filename: str, revision: str) -> HubFileInfo:
         url = self.file_url(repo, revision, filename)
@@ -268,6 +274,12 @@ class _ModelInfo(msgspec.Struct):
     downloads: int | None = None
     likes: int | None = None
     lastModified: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def _license_of(tags: tuple[str, ...]) -> str | None:
+    """The identifier in the tag `license:…` of a repository."""
+    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
 
 
 @contextmanager

@@ -35,8 +35,11 @@ class Readiness(Struct, frozen=True, kw_only=True):
 
 
 class SystemView(Struct, frozen=True, kw_only=True):
-    """The process and its host; `problems` are sentences. `engine` is None
-    until the hardware was probed. The last three fields are for `admin` only."""
+    """The process and its host; `problems` are sentences. `engine` is None until the hardware was probed.
+
+    `hub_url` is where the repositories of models are; None for a mirror, unless for `admin`. The last three
+    fields are for `admin` only.
+    """
 
     version: str
     name: str
@@ -47,6 +50,7 @@ class SystemView(Struct, frozen=True, kw_only=True):
     nodes_online: int
     problems: tuple[str, ...]
     engine: EngineInfo | None = None
+    hub_url: str | None = None
     home: str | UnsetType = UNSET
     models_dir: str | UnsetType = UNSET
     settings: tuple[SettingView, ...] | UnsetType = UNSET

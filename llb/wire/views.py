@@ -16,6 +16,8 @@ class HfStats(Struct, frozen=True, kw_only=True):
     downloads: int | None = None
     stars: int | None = None
     last_modified: str | None = None
+    # Identifier of its licence, such as apache-2.0.
+    license: str | None = None
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -110,6 +112,21 @@ class FitReport(Struct, frozen=True, kw_only=True):
     slots: int
     host: HostFit
     devices: tuple[DeviceFit, ...]
+
+
+class ModelFile(Struct, frozen=True, kw_only=True):
+    """File of a model in its repository, at the pinned commit; `commit` is None if it is not known."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    commit: str | None
+
+
+class ModelFiles(Struct, frozen=True, kw_only=True):
+    model_id: str
+    repo: str
+    files: tuple[ModelFile, ...]
 
 
 class ModelList(Struct, frozen=True):

@@ -197,6 +197,7 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("GET", "/api/models", 200)
     await ask("GET", "/api/models/chat", 200)
     await ask("GET", "/api/models/chat/memory", 200)
+    await ask("GET", "/api/models/chat/files", 200)
     await ask("GET", "/api/models/chat/fit", 200)
     await ask("GET", "/api/models/nothing/memory", 404)
     await ask("POST", "/api/models/register", 409, json={"model_id": "chat"})

@@ -24,6 +24,7 @@ class Repo:
     likes: int = 0
     last_modified: str = "2026-01-01T00:00:00.000Z"
     gated: bool = False
+    tags: tuple[str, ...] = ("gguf", "license:apache-2.0")
 
 
 def error_response(status: int, code: str | None, message: str) -> ResponseRaised:
@@ -116,6 +117,7 @@ class Repositories:
             "downloads": repo.downloads,
             "likes": repo.likes,
             "lastModified": repo.last_modified,
+            "tags": list(repo.tags),
             "gated": "manual" if repo.gated else False,
             "private": False,
             "siblings": [

@@ -63,7 +63,7 @@ async def hub_with(standin: HubStandIn, token: str | None) -> AsyncIterator[HubC
 
 async def test_stats(hub: HubClient) -> None:
     assert await hub.fetch_stats(REPO) == HfStats(
-        downloads=7, stars=3, last_modified="2026-01-01T00:00:00.000Z"
+        downloads=7, stars=3, last_modified="2026-01-01T00:00:00.000Z", license="apache-2.0"
     )
 
 

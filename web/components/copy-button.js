@@ -28,6 +28,13 @@ export const copyBox = (label, text, { focused = false } = {}) => html`
     <code>${breakableText(text)}</code>${copyButton(text)}
   </div>`;
 
+/** Code that scrolls sideways where it is too wide, with its button. `label` is its accessible name. */
+export const codeBox = (label, text) => html`
+  <div class="code-box">
+    <pre tabindex="0" role="region" aria-label=${label}><code>${text}</code></pre>
+    ${copyButton(text)}
+  </div>`;
+
 /** Breaks lines between words only, not at the dashes of a flag. */
 const breakableText = (text) =>
   text.split(' ').flatMap((word, at) => [at ? ' ' : null, html`<span class="copy-word">${word}</span>`]);

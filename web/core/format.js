@@ -106,6 +106,12 @@ export function dateTime(moment, locale = 'en') {
   return at ? dateFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(at) : '–';
 }
 
+/** Day in the user's time zone. */
+export function date(moment, locale = 'en') {
+  const at = toDate(moment);
+  return at ? dateFormat(locale, { dateStyle: 'medium' }).format(at) : '–';
+}
+
 /** Recent date and time, without the year. */
 export function shortDateTime(moment, locale = 'en') {
   const at = toDate(moment);

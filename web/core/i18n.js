@@ -52,6 +52,7 @@ export const f = {
   milliseconds: (value) => format.milliseconds(value, currentLocale),
   latency: (value) => format.latency(value, currentLocale),
   ago: (value) => format.ago(value, currentLocale, Date.now()),
+  date: (value) => format.date(value, currentLocale),
   dateTime: (value) => format.dateTime(value, currentLocale),
   shortDateTime: (value) => format.shortDateTime(value, currentLocale),
   utcDay: (value) => format.utcDay(value, currentLocale),

@@ -15,6 +15,11 @@ export const ROUTES = {
 
 export const HOME_PATH = '/models';
 
+// Page of one model; its id is as in the catalogue.
+const MODEL_PATH = /^\/models\/([a-z0-9][a-z0-9.-]*)$/;
+
+export const modelPath = (id) => `/models/${encodeURIComponent(id)}`;
+
 // Base for parsing paths.
 const ORIGIN = 'http://page.invalid';
 
@@ -22,8 +27,10 @@ const ORIGIN = 'http://page.invalid';
 export function matchRoute(href) {
   const url = new URL(href, ORIGIN);
   const path = url.pathname === '/' ? HOME_PATH : url.pathname.replace(/\/+$/, '');
-  const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : null;
-  return route && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
+  const [, id] = MODEL_PATH.exec(path) ?? [];
+  const model = id && { page: 'models', tab: 'model', id };
+  const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : model;
+  return (route ?? null) && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
 }
 
 /** Path with a query string; empty values are left out to keep URLs short. */
@@ -45,19 +52,19 @@ export function safeReturnUrl(next) {
 }
 
 /**
- * Handles links and the Back button. `onChange(route, {moved})` is called for every URL; `moved` is false if
- * only the query has changed.
+ * Handles links and the Back button. `onChange(route, {moved, back})` is called for every URL; `moved` is
+ * false if only the query has changed, `back` is true for the Back and Forward buttons.
  */
 export function startRouter(onChange) {
   let current = null;
 
-  const show = () => {
+  const show = ({ back = false } = {}) => {
     const route = matchRoute(location.href);
     // The server handles this URL.
     if (!route) return location.reload();
     const moved = !current || current.path !== route.path;
     current = route;
-    onChange(route, { moved });
+    onChange(route, { moved, back });
   };
 
   const go = (to, { replace = false } = {}) => {
@@ -66,7 +73,7 @@ export function startRouter(onChange) {
     show();
   };
 
-  addEventListener('popstate', show);
+  addEventListener('popstate', () => show({ back: true }));
   document.addEventListener('click', (event) => {
     const link = event.target.closest?.('a[href]');
     if (!link || event.defaultPrevented || event.button !== 0) return;

@@ -24,6 +24,8 @@ from llb.wire import (
     FitReport,
     MemoryView,
     Model,
+    ModelFile,
+    ModelFiles,
     ModelList,
     ModelPatch,
     ModelStatus,
@@ -76,6 +78,33 @@ def models_blueprint(
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
         include_paths = has_scope(request.ctx.principal, Scope.MODELS_WRITE)
         return json_response(view.describe_model(_require_model(view, model_id), include_paths=include_paths))
+
+    @blueprint.get("/api/models/<model_id:str>/files", name="files")
+    @requires_scope(Scope.MODELS_READ)
+    @ApiOperation(
+        "List the files of a model",
+        description="With the commit and sha256 that are pinned at its pull, else as the Hub has them.",
+        response=ModelFiles,
+        errors=(errors.ModelNotFound, errors.HubUnavailable),
+    )
+    async def files(_request: Request, model_id: str) -> HTTPResponse:
+        model = _require_model(view, model_id)
+        specs = await registrations.known_files(model)
+        return json_response(
+            ModelFiles(
+                model_id=model.id,
+                repo=model.repo,
+                files=tuple(
+                    ModelFile(
+                        name=spec.name,
+                        size_bytes=spec.size_bytes,
+                        sha256=spec.sha256,
+                        commit=spec.sources[0].commit if spec.sources else None,
+                    )
+                    for spec in specs
+                ),
+            )
+        )
 
     @blueprint.get("/api/models/<model_id:str>/memory", name="memory")
     @requires_scope(Scope.MODELS_READ)

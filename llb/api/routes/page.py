@@ -37,6 +37,8 @@ PAGE_PATHS = (
     "/settings",
     "/docs",
 )
+# Page of one model.
+MODEL_PAGE_PATH = "/models/<model_id:str>"
 INDEX_FILE = "index.html"
 # Stands in index.html for the address of the assets.
 ASSETS_PLACEHOLDER = b"{{assets}}"
@@ -127,7 +129,7 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
 
     @public
     @InternalRoute("page")
-    async def index(request: Request) -> HTTPResponse:
+    async def index(request: Request, **_parameters: str) -> HTTPResponse:
         return await page.index.conditional_response(request, page.version)
 
     @public
@@ -140,7 +142,7 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
         headers["Cache-Control"] = _IMMUTABLE_CACHE_CONTROL
         return HTTPResponse(body, headers=headers, content_type=content.content_type)
 
-    for number, address in enumerate(PAGE_PATHS):
+    for number, address in enumerate((*PAGE_PATHS, MODEL_PAGE_PATH)):
         blueprint.add_route(index, address, methods=_METHODS, name=f"index{number}")
     blueprint.add_route(asset, "/assets/<version:str>/<path:path>", methods=_METHODS, name="asset")
     return blueprint

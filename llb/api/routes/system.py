@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 from sanic import Request
@@ -16,7 +17,7 @@ from llb.api.middleware.route_policy import public, requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.responses import json_response
 from llb.cluster.view import ClusterView
-from llb.config import Config, effective_settings
+from llb.config import DEFAULT_HUB_ENDPOINT, Config, effective_settings
 from llb.security.permissions import has_scope
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
 from llb.wire import EngineInfo, Liveness, Readiness, Scope, SystemView
@@ -75,11 +76,25 @@ def system_blueprint(
             nodes_online=len(view.online_nodes()),
             problems=(*storage_monitor.problems, *get_problems()),
             engine=get_engine(),
+            hub_url=config.hub_endpoint if _is_public_hub(config) else None,
         )
         if has_scope(request.ctx.principal, Scope.ADMIN):
             system_view = replace(
-                system_view, home=str(config.home), models_dir=str(config.models_dir), settings=settings
+                system_view,
+                hub_url=_without_userinfo(config.hub_endpoint),
+                home=str(config.home),
+                models_dir=str(config.models_dir),
+                settings=settings,
             )
         return json_response(system_view)
 
     return blueprint
+
+
+def _is_public_hub(config: Config) -> bool:
+    return config.hub_endpoint.rstrip("/") == DEFAULT_HUB_ENDPOINT
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

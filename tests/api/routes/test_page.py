@@ -101,7 +101,7 @@ async def test_every_address_of_the_page_is_the_page(server: ApiServer, version:
 
 
 async def test_an_address_that_is_not_the_pages_is_an_error(server: ApiServer) -> None:
-    for address in ("/index.html", "/main.js", "/models/remote", "/favicon.ico", "/assets", "/web/main.js"):
+    for address in ("/index.html", "/main.js", "/models/remote/x", "/favicon.ico", "/assets", "/web/main.js"):
         response = await server.call("GET", address)
         assert (response.status, response.code) == (404, "not_found")
     assert (await server.call("POST", "/login", json_body={})).status == 405

@@ -30,6 +30,8 @@ export function createModelActions(app) {
     of: (id) => known.get(id) ?? idle,
     pull: (id) => run(id, 'pull', () => app.api.post('/api/models/register', { model_id: id })),
     cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
+    /** Removes what a cancelled download left on the disks. */
+    discard: (id) => run(id, 'discard', () => app.api.remove(`${path(id)}/partial`)),
     unload: (id) => run(id, 'unload', () => app.api.post(`${path(id)}/unload`)),
     pin: (id, pinned) => run(id, 'pin', () => app.api.patch(path(id), { pinned })),
     /** Rejects on failure: the dialog shows the error. */

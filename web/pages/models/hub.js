@@ -1,71 +1,90 @@
-/** Model Hub tab: the catalogue as cards. The filters are part of the URL. */
+/** Model Hub tab: the catalogue as rows in groups. Filters and order are part of the URL. */
 
 import { each, html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { buildUrl } from '../../core/router.js';
-import { emptyState } from '../../components/feedback.js';
+import { emptyState, note } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { modelCard } from './model-card.js';
-import { filterOptions, FILTERS, createMatcher, SORT_ORDERS, sortModels } from './filter.js';
+import { modelRow } from './model-row.js';
+import { picksSection } from './picks.js';
+import { canFold, firstPicks, groupModels, largestMemory } from './groups.js';
 import { offlineNodeIds, isMultiNode } from './replica-locations.js';
+import {
+  createMatcher,
+  directionOf,
+  filterChips,
+  FILTERS,
+  nextOrder,
+  parseOrder,
+  SORT_ORDERS,
+  sortModels,
+} from './filter.js';
 
-export function createHubTab(app, actions) {
-  const set = (route, name, value) =>
-    app.go(buildUrl('/models', { ...route.query, [name]: value }), { replace: true });
+const COLUMNS = SORT_ORDERS.filter((order) => order && order !== 'name');
 
-  const select = (route, name, values, textOf) => html`
-    <select
-      class="control ${route.query[name] ? 'set' : ''}"
-      aria-label=${t(`hub.filter.${name}`)}
-      @change=${(event) => set(route, name, event.target.value)}
-    >
-      <option value="" .selected=${!route.query[name]}>${t(`hub.any.${name}`)}</option>
-      ${values
-        .filter(Boolean)
-        .map(
-          (value) =>
-            html`<option value=${value} .selected=${route.query[name] === value}>${textOf(value)}</option>`,
-        )}
-    </select>`;
+export function createHubTab(app, actions, { downloadTools }) {
+  // Whether the models that fit nowhere are shown in full.
+  let unfolded = false;
 
-  const optionTexts = {
-    capability: (value) => t(`capability.${value}`),
-    tag: (value) => value,
-    status: (value) => t(`status.${value}`),
-    fit: (value) => t(`fit.${value}`),
+  const go = (route, changes) =>
+    app.go(buildUrl('/models', { ...route.query, ...changes }), { replace: true });
+
+  const chipText = ({ name, value }) =>
+    name === 'tag' && !OFFERED_TAGS.has(value) ? value : t(`chip.${name}.${value}`);
+
+  const chip = (route, { name, value, count }) => {
+    const set = route.query[name] === value;
+    return html`
+      <button
+        type="button"
+        class="filter-chip"
+        aria-pressed=${String(set)}
+        @click=${() => go(route, { [name]: set ? '' : value })}
+      >
+        ${chipText({ name, value })} <span class="filter-count">${count}</span>
+      </button>`;
   };
 
-  function filters(route, models) {
-    const possible = filterOptions(models);
-    return html`
-      <search class="filters">
-        <label class="search">
-          ${icon('search')}<span class="sr-only">${t('hub.search')}</span>
-          <input
-            class="control"
-            type="search"
-            placeholder=${t('hub.search')}
-            .value=${route.query.q ?? ''}
-            @input=${(event) => set(route, 'q', event.target.value)}
-          />
-        </label>
-        ${FILTERS.map((name) =>
-          select(route, name, withChosen(possible[name], route.query[name]), optionTexts[name]),
+  const toolbar = (route, models) => html`
+    <search class="filters">
+      <label class="search">
+        ${icon('search')}<span class="sr-only">${t('hub.search')}</span>
+        <input
+          class="control"
+          type="search"
+          placeholder=${t('hub.search')}
+          aria-keyshortcuts="/"
+          .value=${route.query.q ?? ''}
+          @input=${(event) => go(route, { q: event.target.value })}
+        />
+      </label>
+      <div class="filter-chips" role="group" aria-label=${t('hub.filters')}>
+        ${each(
+          filterChips(models, route.query),
+          ({ name, value }) => `${name} ${value}`,
+          (each) => chip(route, each),
         )}
-      </search>`;
-  }
+      </div>
+    </search>`;
 
-  return {
-    view(state, route) {
-      const models = [...state.models.values()];
-      if (!models.length) return emptyState('models', t('hub.empty.title'), t('hub.empty.text'));
-      const matches = createMatcher(route.query);
-      const found = models.filter(matches).length;
-      const filtered = FILTERS.some((name) => route.query[name]) || Boolean(route.query.q);
-      const canManage = app.can('models:write');
-      const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
-      return html`
-        ${filters(route, models)}
+  const heading = (route, column) => {
+    const direction = directionOf(route.query.sort, column);
+    return html`
+      <button
+        type="button"
+        class="sort-heading model-${column} ${direction ?? ''}"
+        aria-pressed=${String(direction !== null)}
+        title=${t(direction ? `hub.sorted.${direction}` : 'hub.sort_by')}
+        @click=${() => go(route, { sort: nextOrder(route.query.sort, column) })}
+      >
+        ${t(`hub.column.${column}`)}${direction ? icon(direction === 'ascending' ? 'up' : 'down') : null}
+      </button>`;
+  };
+
+  const columnHead = (route, models, found) => {
+    const filtered = FILTERS.some((name) => route.query[name]) || Boolean(route.query.q);
+    return html`
+      <div class="model-head">
         <div class="found">
           <span role="status">${t('hub.found', { count: models.length, found })}</span>
           ${
@@ -79,26 +98,108 @@ export function createHubTab(app, actions) {
               </button>`
               : null
           }
-          <div class="order">${select(route, 'sort', SORT_ORDERS, (value) => t(`hub.sort.${value}`))}</div>
         </div>
-        ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
-        <div class="cards">
-          ${each(
-            sortModels(models, route.query.sort),
-            (item) => item.model.id,
-            // Hidden rather than removed: showing a card again is free, and keeps its input and focus.
-            (item) =>
-              modelCard(app, actions, item, {
-                actionState: actions.of(item.model.id),
-                shown: matches(item),
-                canManage,
-                offline,
-              }),
+        ${COLUMNS.map((column) => heading(route, column))}
+        <select
+          class="control order"
+          aria-label=${t('hub.filter.sort')}
+          @change=${(event) => go(route, { sort: event.target.value })}
+        >
+          ${SORT_ORDERS.map(
+            (order) => html`
+              <option value=${order} .selected=${parseOrder(route.query.sort).column === order}>
+                ${t(order ? `hub.sort.${order}` : 'hub.any.sort')}
+              </option>`,
           )}
-        </div>`;
+        </select>
+      </div>`;
+  };
+
+  const group = (state, route, { name, items }, rowOf, matches) => {
+    const count = items.filter(matches).length;
+    const foldable = name === 'too_large' && canFold([...state.models.values()]);
+    return html`
+      <section
+        class="model-group ${name}"
+        aria-labelledby=${name === 'all' ? null : `hub-group-${name}`}
+        aria-label=${name === 'all' ? t('models.tab.hub') : null}
+        ?hidden=${!count}
+      >
+        ${
+          name === 'all'
+            ? null
+            : html`
+              <div class="group-head">
+                <h2 id=${`hub-group-${name}`} class="group-title">
+                  ${t(`hub.group.${name}`)} <span class="group-count">${count}</span>
+                </h2>
+                ${name === 'downloads' ? downloadTools(state) : null}
+                ${
+                  foldable && !isFiltered(route)
+                    ? html`<button
+                          type="button"
+                          class="button quiet small"
+                          aria-expanded=${String(unfolded)}
+                          @click=${() => {
+                            unfolded = !unfolded;
+                            app.requestRender();
+                          }}
+                        >
+                      ${t(unfolded ? 'hub.fold' : 'hub.unfold')}
+                    </button>`
+                    : null
+                }
+              </div>`
+        }
+        <div class="model-rows">
+          ${each(
+            items,
+            (item) => item.model.id,
+            (item) => rowOf(item, foldable && !unfolded && !isFiltered(route)),
+          )}
+        </div>
+      </section>`;
+  };
+
+  return {
+    view(state, route) {
+      const models = [...state.models.values()];
+      if (!models.length) return emptyState('models', t('hub.empty.title'), t('hub.empty.text'));
+      const matches = createMatcher(route.query, models);
+      const found = models.filter(matches).length;
+      const canManage = app.can('models:write');
+      const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
+      const largest = largestMemory(state.nodes);
+      const { column } = parseOrder(route.query.sort);
+      const picks = canManage && !isFiltered(route) && !column ? firstPicks(models) : [];
+      const rowOf = (item, folded) =>
+        modelRow(app, actions, item, {
+          actionState: actions.of(item.model.id),
+          // Hidden rather than removed: showing a row again is free, and keeps its focus.
+          shown: matches(item),
+          canManage,
+          offline,
+          largest,
+          folded,
+        });
+      const groups = column
+        ? [{ name: 'all', items: sortModels(models, route.query.sort) }]
+        : groupModels(models);
+      return html`
+        ${toolbar(route, models)}
+        ${canManage ? null : note(t('model.ask_admin'))}
+        ${picks.length ? picksSection(actions, picks) : null}
+        ${columnHead(route, models, found)}
+        ${found ? null : emptyState('search', t('hub.none.title'), t('hub.none.text'))}
+        ${each(
+          groups,
+          ({ name }) => name,
+          (each) => group(state, route, each, rowOf, matches),
+        )}`;
     },
   };
 }
 
-/** A value from the URL that no longer matches any model is still shown as selected. */
-const withChosen = (values, chosen) => (!chosen || values.includes(chosen) ? values : [...values, chosen]);
+const OFFERED_TAGS = new Set(['coding', 'reasoning']);
+
+const isFiltered = ({ query }) => FILTERS.some((name) => query[name]) || Boolean(query.q);

@@ -9,15 +9,19 @@ import { engineBadge, isServing } from '../../components/engine-status.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { isChat, openInPlayground } from './model-card.js';
+import { isChat, isDownload, largestMemory } from './groups.js';
+import { modelRow, openInPlayground } from './model-row.js';
 import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.js';
 
 const STORED_STATES = new Set(['ready', 'deleting']);
 
 /** Whether a model is complete on some node, or being deleted from it. */
-export const isStored = ({ replicas }) => replicas.some(({ state }) => STORED_STATES.has(state));
+const isStored = ({ replicas }) => replicas.some(({ state }) => STORED_STATES.has(state));
 
-export function createLocalTab(app, actions) {
+/** Whether the Local tab lists a model: it is on a disk, or on its way there. */
+export const isLocal = (item) => isStored(item) || isDownload(item);
+
+export function createLocalTab(app, actions, { downloadTools }) {
   async function askToDelete(item, offlineIds) {
     const { model } = item;
     const resultView = await confirmDialog({
@@ -31,8 +35,10 @@ export function createLocalTab(app, actions) {
 
   return {
     view(state) {
-      const stored = [...state.models.values()].filter(isStored);
-      if (!stored.length) {
+      const local = [...state.models.values()].filter(isLocal);
+      const downloads = local.filter((item) => isDownload(item) && !isStored(item));
+      const stored = local.filter(isStored);
+      if (!local.length) {
         return emptyState(
           'models',
           t('local.empty.title'),
@@ -40,7 +46,36 @@ export function createLocalTab(app, actions) {
           html`<a class="button primary" href="/models">${t('local.empty.action')}</a>`,
         );
       }
+      const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
       return html`
+        ${
+          downloads.length
+            ? html`
+              <section class="model-group downloads" aria-labelledby="local-downloads">
+                <div class="group-head">
+                  <h2 id="local-downloads" class="group-title">
+                    ${t('hub.group.downloads')} <span class="group-count">${downloads.length}</span>
+                  </h2>
+                  ${downloadTools(state)}
+                </div>
+                <div class="model-rows">
+                  ${each(
+                    downloads,
+                    ({ model }) => model.id,
+                    (item) =>
+                      modelRow(app, actions, item, {
+                        actionState: actions.of(item.model.id),
+                        shown: true,
+                        canManage: app.can('models:write'),
+                        offline,
+                        largest: largestMemory(state.nodes),
+                        folded: false,
+                      }),
+                  )}
+                </div>
+              </section>`
+            : null
+        }
         <div class="locals">
           ${each(
             stored,

@@ -1,4 +1,4 @@
-/** Models page: the Model Hub and Local tabs. */
+/** Models page: the Model Hub and Local tabs, and the page of one model. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
@@ -6,35 +6,89 @@ import { tabList } from '../../components/tabs.js';
 import { alertBox, errorMessage, skeletons } from '../../components/feedback.js';
 import { createModelActions } from './actions.js';
 import { createHubTab } from './hub.js';
-import { isStored, createLocalTab } from './local.js';
+import { isLocal, createLocalTab } from './local.js';
 
-export const title = (route) => t(`models.tab.${route.tab}`);
+const SEARCH_KEY = '/';
+
+export const title = (route, { models } = {}) =>
+  route.tab === 'model'
+    ? (models?.get(route.id)?.model.name ?? t('nav.models'))
+    : t(`models.tab.${route.tab}`);
 
 export function open(app, route) {
   const actions = createModelActions(app);
-  const tabs = { hub: createHubTab(app, actions), local: createLocalTab(app, actions) };
+  const tools = { downloadTools: () => null };
+  const tabs = {
+    hub: createHubTab(app, actions, tools),
+    local: createLocalTab(app, actions, tools),
+  };
   let current = route;
+  // Page of one model, once its module is loaded.
+  let modelPage = null;
 
-  return {
-    update(next) {
-      current = next;
-    },
-    view(state) {
-      const storedCount = [...(state.models?.values() ?? [])].filter(isStored).length;
-      return html`
-        <div class="page">
-          <div class="page-head"><h1 tabindex="-1">${t('nav.models')}</h1></div>
+  async function openModel(id) {
+    modelPage?.close();
+    modelPage = null;
+    const { createModelPage } = await import('./model-page.js');
+    if (current.id !== id) return;
+    modelPage = createModelPage(app, actions, id);
+    app.requestRender();
+  }
+
+  /** `/` moves to the search, unless the person is typing. */
+  function onKey(event) {
+    const typing = event.target.closest?.('input, textarea, select, [contenteditable], dialog');
+    if (event.key !== SEARCH_KEY || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const search = document.querySelector('main input[type=search]');
+    if (!search) return;
+    event.preventDefault();
+    search.focus();
+    search.select();
+  }
+
+  document.addEventListener('keydown', onKey);
+  if (route.tab === 'model') openModel(route.id);
+
+  const list = (state) => {
+    const localCount = [...(state.models?.values() ?? [])].filter(isLocal).length;
+    return html`
+      <div class="page">
+        <div class="page-head with-tabs">
+          <h1 tabindex="-1">${t('nav.models')}</h1>
           ${tabList(
             t('nav.models'),
             [
               { id: 'hub', path: '/models', name: t('models.tab.hub') },
-              { id: 'local', path: '/models/local', name: t('models.tab.local'), count: storedCount },
+              { id: 'local', path: '/models/local', name: t('models.tab.local'), count: localCount },
             ],
             current.tab,
           )}
-          <div id="tab-panel" role="tabpanel" aria-labelledby=${`tab-${current.tab}`}>
-            ${state.models ? tabs[current.tab].view(state, current) : loadingView(app, state)}
-          </div>
+        </div>
+        <div id="tab-panel" role="tabpanel" aria-labelledby=${`tab-${current.tab}`}>
+          ${state.models ? tabs[current.tab].view(state, current) : loadingView(app, state)}
+        </div>
+      </div>`;
+  };
+
+  return {
+    update(next) {
+      const before = current;
+      current = next;
+      if (next.tab === 'model' && next.id !== before.id) openModel(next.id);
+      if (next.tab !== 'model') {
+        modelPage?.close();
+        modelPage = null;
+      }
+    },
+    close() {
+      document.removeEventListener('keydown', onKey);
+      modelPage?.close();
+    },
+    view(state) {
+      if (current.tab !== 'model') return list(state);
+      return html`
+        <div class="page model-page">
+          ${state.models && modelPage ? modelPage.view(state) : loadingView(app, state)}
         </div>`;
     },
   };
@@ -50,4 +104,4 @@ const loadingView = (app, { loadError }) =>
               @click=${app.sync.reloadAll}
             >${t('common.try_again')}</button>`,
       )
-    : skeletons(6);
+    : skeletons(12, 'model-skeleton');

@@ -1,0 +1,81 @@
+/** Groups of the Model Hub: what a person asks first. Pure. */
+
+// Required memory of small and of medium models, in bytes.
+const SMALL_BYTES = 4e9;
+const MEDIUM_BYTES = 12e9;
+// A short list needs neither recommendations nor folding.
+const MIN_MODELS = 8;
+
+export const GROUPS = ['downloads', 'cluster', 'small', 'medium', 'large', 'too_large'];
+
+/** Whether bytes of a cancelled download are kept. */
+export const isPaused = ({ status, partial }) => status === 'Available' && Boolean(partial);
+
+const IN_DOWNLOADS = new Set(['Registered', 'Downloading', 'Error']);
+
+/** Whether a model is on its way: queued, downloading, paused or failed. */
+export const isDownload = (item) => IN_DOWNLOADS.has(item.status) || isPaused(item);
+
+export function groupOf(item) {
+  if (isDownload(item)) return 'downloads';
+  if (item.status === 'Ready') return 'cluster';
+  if (item.fit.verdict === 'too_large') return 'too_large';
+  const bytes = item.model.required_memory_bytes;
+  if (bytes <= SMALL_BYTES) return 'small';
+  return bytes <= MEDIUM_BYTES ? 'medium' : 'large';
+}
+
+/** Groups of `models` in order, without empty ones: [{name, items}]. */
+export function groupModels(models) {
+  const found = new Map(GROUPS.map((name) => [name, []]));
+  for (const item of models) found.get(groupOf(item)).push(item);
+  return GROUPS.map((name) => ({ name, items: found.get(name) })).filter(({ items }) => items.length);
+}
+
+export const canFold = (models) => models.length >= MIN_MODELS;
+
+/** Largest memory that a node offers, which the bars of all models are relative to; null without a node. */
+export const largestMemory = (nodes) =>
+  [...(nodes?.values() ?? [])].reduce(
+    (most, { status, memory_budget_bytes: bytes }) =>
+      status === 'online' ? Math.max(most ?? 0, bytes) : most,
+    null,
+  );
+
+/**
+ * First picks while nothing is pulled: [{reason, item}] of different models. `try` answers soonest, `best` is
+ * the largest that fits, `code` the largest for code that leaves half of the memory free.
+ */
+export function firstPicks(models) {
+  if (!canFold(models) || models.some((item) => item.status !== 'Available' || isPaused(item))) return [];
+  const runs = models.filter(({ model, fit }) => isChat(model) && RUNS.has(fit.verdict));
+  const bytesOf = ({ model }) => model.required_memory_bytes;
+  const picked = [];
+  const pick = (reason, candidates, better) => {
+    const free = candidates.filter((item) => !picked.some((each) => each.item === item));
+    if (free.length)
+      picked.push({ reason, item: free.reduce((best, item) => (better(item, best) ? item : best)) });
+  };
+  const larger = (a, b) => bytesOf(a) > bytesOf(b);
+  pick('try', runs, (a, b) => bytesOf(a) < bytesOf(b));
+  pick('best', runs.filter(isGeneral), larger);
+  pick(
+    'code',
+    runs.filter(
+      ({ model, fit }) =>
+        model.tags.includes('coding') && model.required_memory_bytes <= fit.available_bytes / 2,
+    ),
+    larger,
+  );
+  return picked;
+}
+
+const RUNS = new Set(['fits', 'tight']);
+// Made for one purpose, or slow for a first question.
+const SPECIAL_TAGS = new Set(['agents', 'reasoning']);
+
+const isGeneral = ({ model }) =>
+  model.tags.includes('chat') && !model.tags.some((tag) => SPECIAL_TAGS.has(tag));
+
+/** Whether it can be used in the Playground. */
+export const isChat = (model) => model.capabilities.includes('TextGeneration');
