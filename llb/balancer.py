@@ -21,6 +21,9 @@ from llb.api.inference.openai import openai_blueprint
 from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.reverse_tunnel import reverse_tunnel_blueprint
 from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.api.playground.conversation_service import ConversationService
+from llb.api.playground.routes import answers_blueprint, conversations_blueprint, presets_blueprint
+from llb.api.playground.running_answers import RunningAnswers
 from llb.api.reference.openapi import openapi_blueprint
 from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
@@ -204,6 +207,11 @@ class Balancer:
             keeps_text=config.history_text,
             on_requests_ended=self.metrics.record_requests,
         )
+        self._inference = InferenceHandler(
+            self.dispatcher, RequestRecorder(self.history), self._large_body_worker
+        )
+        self.running_answers = RunningAnswers(self.db, self._inference)
+        self.conversations = ConversationService(self.db, self.running_answers.running_of)
         self.integrity_check = IntegrityCheck(config.database_path)
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
@@ -232,7 +240,6 @@ class Balancer:
     def blueprints(self) -> tuple[Any, ...]:
         """Blueprints of the API."""
         audit = AuditLog(self.db)
-        inference = InferenceHandler(self.dispatcher, RequestRecorder(self.history), self._large_body_worker)
         return (
             accounts_blueprint(self.db, self.accounts, self.auth_middleware),
             keys_blueprint(self.db, self.key_service),
@@ -252,9 +259,14 @@ class Balancer:
             ),
             tls_blueprint(self.tls),
             reverse_tunnel_blueprint(self.node_connections),
-            openai_blueprint(inference),
-            anthropic_blueprint(inference),
+            openai_blueprint(self._inference),
+            anthropic_blueprint(self._inference),
             self._ollama_blueprint(audit),
+            conversations_blueprint(self.conversations, self.running_answers, self._large_body_worker),
+            answers_blueprint(
+                self.conversations, self.running_answers, self.principal_watch, self._large_body_worker
+            ),
+            presets_blueprint(self.conversations),
             requests_blueprint(self.db, self.history, self.view),
             event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
@@ -276,9 +288,7 @@ class Balancer:
         """Blueprints of the Ollama port."""
         return (
             self._ollama_blueprint(AuditLog(self.db)),
-            openai_blueprint(
-                InferenceHandler(self.dispatcher, RequestRecorder(self.history), self._large_body_worker)
-            ),
+            openai_blueprint(self._inference),
             ollama_root_blueprint(),
         )
 
@@ -324,6 +334,7 @@ class Balancer:
             self.principal_watch.start()
             self.history.start()
             self.metrics.start()
+            self.running_answers.start()
             cluster_id = await settings.get_or_create(self.db, "cluster_id", tokens.new_random_id)
             node_id = await settings.get_or_create(self.db, "node_id", tokens.new_random_id)
             self._file_token_secret = await settings.get_or_create(
@@ -377,6 +388,7 @@ class Balancer:
             stack.push_async_callback(self.node_connections.close)
             stack.push_async_callback(self.node_commands.close)
             stack.push_async_callback(self.dispatcher.close)
+            stack.push_async_callback(self.running_answers.close)
 
     def _release_data_dir(self) -> None:
         lock, self._data_dir_lock = self._data_dir_lock, None

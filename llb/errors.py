@@ -22,7 +22,8 @@ Each class and the code that clients see:
     │   ├── RequestCrashesEngine   request_crashes_engine
     │   ├── RangeNotAvailable      not_arrived
     │   └── Conflict               conflict
-    │       └── KeyLimitReached    key_limit_reached
+    │       ├── KeyLimitReached    key_limit_reached
+    │       └── ConversationLimitReached  conversation_limit_reached
     ├── PermissionDenied           insufficient_permissions
     │   └── OriginNotAllowed       origin_not_allowed
     ├── RateLimited                rate_limit_exceeded
@@ -254,6 +255,12 @@ class KeyLimitReached(Conflict):
             f"There are {max_keys} keys already, the most that one owner may have: revoke one first",
             max_keys=max_keys,
         )
+
+
+class ConversationLimitReached(Conflict):
+    """The user has as many conversations, messages or bytes of them as it may have; delete some first."""
+
+    code = "conversation_limit_reached"
 
 
 class PermissionDenied(LlbError):

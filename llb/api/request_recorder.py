@@ -29,14 +29,18 @@ class RequestRecorder:
         self._request_log = request_log
 
     def record(
-        self, request: Request, http_status_of: Callable[[LlbError], int] = http_status_of
+        self,
+        request: Request,
+        http_status_of: Callable[[LlbError], int] = http_status_of,
+        *,
+        endpoint: str | None = None,
     ) -> RequestRecording:
-        """Open the record of `request`, which closes when the block ends.
+        """Open the record of `request`, which closes when the block ends; `endpoint` stands for its path.
 
         An error that leaves the block is recorded with the status that `http_status_of` gives it.
         """
         record = self._request_log.open_record(
-            request.ctx.principal, request.path.rstrip("/"), request_id_of(request)
+            request.ctx.principal, endpoint or request.path.rstrip("/"), request_id_of(request)
         )
         record.trace_headers = trace_headers_of(request)
         return RequestRecording(self._request_log, record, http_status_of)

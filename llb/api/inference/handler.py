@@ -20,6 +20,8 @@ from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.sse import format_error_event
 
 
@@ -51,26 +53,47 @@ class InferenceHandler:
             response = ResponseSink(
                 request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
             )
-            sink: ClientSink = response
-            if self._recorder.keeps_text:
-                sink = await self._worker.run(
-                    len(request.body), lambda: with_transcript(response, record, strip_images(request.body))
-                )
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101
-            call = await build_call(
-                self.dispatcher.readiness,
-                self._worker,
-                request,
-                record,
-                path=f"/{request.route.path}",
-                body=request.body,
-                extra_fields=hooks.extra_fields,
-                format_error_event=hooks.format_error_event,
-            )
-            result = await self.dispatcher.dispatch(call, sink)
+            path = f"/{request.route.path}"
+            result = await self._dispatch(request, record, response, path, request.body, hooks)
             if result is not None and result.error is not None and not result.stream:
                 # The response has promised its length: only a closed connection shows that it is incomplete.
                 abort_connection(request)
                 return
             await response.end()
+
+    async def answer_into(self, request: Request, sink: ClientSink, path: str, body: bytes) -> None:
+        """Answer `body`, for the engine's route `path`, into `sink`, which may outlive the connection.
+
+        The sender of `request` is charged for it. Raises `LlbError` only while nothing is written.
+        """
+        with self._recorder.record(request, endpoint=path) as record:
+            await self._dispatch(request, record, sink, path, body, DialectHooks())
+            record.status = 200
+
+    async def _dispatch(
+        self,
+        request: Request,
+        record: RequestRecord,
+        sink: ClientSink,
+        path: str,
+        body: bytes,
+        hooks: DialectHooks,
+    ) -> RelayResult | None:
+        client = sink
+        if self._recorder.keeps_text:
+            sink = await self._worker.run(
+                len(body), lambda: with_transcript(client, record, strip_images(body))
+            )
+        call = await build_call(
+            self.dispatcher.readiness,
+            self._worker,
+            request,
+            record,
+            path=path,
+            body=body,
+            extra_fields=hooks.extra_fields,
+            format_error_event=hooks.format_error_event,
+        )
+        return await self.dispatcher.dispatch(call, sink)

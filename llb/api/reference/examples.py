@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct, structs, to_builtins
+from msgspec import Raw, Struct, json, structs, to_builtins
 
 from llb.api.reference.schemas.anthropic import MessagesRequest, Turn
 from llb.api.reference.schemas.openai import (
@@ -17,6 +17,12 @@ from llb.api.reference.schemas.openai import (
 )
 from llb.gateway.dialects import ollama_request
 from llb.wire import (
+    AnswerRequest,
+    ChatSettings,
+    Conversation,
+    ConversationImport,
+    ConversationMessage,
+    ConversationPatch,
     KeyLimitsPatch,
     KeyPatch,
     LoginRequest,
@@ -26,6 +32,7 @@ from llb.wire import (
     NewUser,
     NodePatch,
     PasswordRequest,
+    Preset,
     RegisterReply,
     RegisterRequest,
     RequestPage,
@@ -50,6 +57,18 @@ EXAMPLES: tuple[Struct, ...] = (
     ResponsesRequest(model="llama-3.2-1b", input="Say hello.", max_output_tokens=64),
     RerankRequest(model="bge-reranker-v2-m3", query="a question", documents=["a text", "another"], top_n=1),
     MessagesRequest(model="llama-3.2-1b", messages=[Turn(role="user", content="Say hello.")], max_tokens=64),
+    ConversationPatch(title="Cats", pinned=True),
+    ConversationMessage(id="q1", role="user", text="Say hello."),
+    ConversationImport(
+        (Conversation(id="c1", messages=(ConversationMessage(id="q1", role="user", text="Hi."),)),)
+    ),
+    AnswerRequest(
+        answer_id="a1",
+        parent_id="q1",
+        question=ConversationMessage(id="q1", role="user", text="Say hello."),
+        request=Raw(b'{"model": "llama-3.2-1b", "messages": [{"role": "user", "content": "Say hello."}]}'),
+    ),
+    Preset(id="p1", name="Brief", settings=ChatSettings(system="Be brief."), models=("llama-3.2-1b",)),
     ollama_request.ChatRequest(
         model="llama-3.2-1b", messages=[ollama_request.Message(role="user", content="Say hello.")]
     ),
@@ -138,4 +157,6 @@ def without_defaults(value: Any) -> Any:
         return {field.encode_name: without_defaults(item) for field, item in fields if item != field.default}
     if isinstance(value, list | tuple):
         return [without_defaults(item) for item in value]
+    if isinstance(value, Raw):
+        return json.decode(value)
     return to_builtins(value)

@@ -14,6 +14,7 @@ from llb.store.migrations import (
     m0006_key_limits,
     m0007_request_ids,
     m0008_key_parents,
+    m0009_conversations,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -27,6 +28,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0006_key_limits.migrate,
     m0007_request_ids.migrate,
     m0008_key_parents.migrate,
+    m0009_conversations.migrate,
 )
 
 
