@@ -31,6 +31,7 @@ from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
 from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
 from llb.api.routes.keys import keys_blueprint
+from llb.api.routes.logs import logs_blueprint
 from llb.api.routes.metrics import metrics_blueprint
 from llb.api.routes.model_import import model_import_blueprint
 from llb.api.routes.models import models_blueprint
@@ -42,6 +43,7 @@ from llb.api.routes.system import system_blueprint
 from llb.api.routes.tls import tls_blueprint
 from llb.base import data_dir
 from llb.base.events import EventBus
+from llb.base.logs.log_buffer import LogBuffer
 from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
 from llb.cluster.link.link_server import LinkServer, create_local_link
@@ -74,6 +76,7 @@ from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tokens
 from llb.security.certificates import create_server_tls
+from llb.security.redaction import SecretRedactor
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.integrity_check import IntegrityCheck
@@ -99,6 +102,7 @@ class Balancer:
         self.catalog = load_catalog(config.catalog)
         self.local_token = tokens.new_local_token()
         self.event_bus: EventBus[Event] = EventBus()
+        self.log_buffer = LogBuffer(SecretRedactor().redact)
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token)
@@ -167,6 +171,7 @@ class Balancer:
             context=config.context,
             keep_alive_s=config.keep_alive_s,
             get_build=engine_builds.get_current,
+            on_log_line=self.log_buffer.add_engine_line,
         )
         self.agent = NodeAgent(
             config=config,
@@ -247,6 +252,7 @@ class Balancer:
             models_blueprint(self.view, self.registrations, self.memory_estimates, self.node_commands, audit),
             model_import_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view, self.members, audit),
+            logs_blueprint(self.log_buffer, self.view, self.agent, self.node_connections),
             node_join_blueprint(
                 self.config,
                 self.members,
@@ -317,6 +323,7 @@ class Balancer:
         self._data_dir_lock = await asyncio.to_thread(
             data_dir.acquire_lock, self.config.home, self.config.models_dir
         )
+        self.log_buffer.start()
         try:
             await self.db.start()
             await self.clock_keeper.start()
@@ -372,6 +379,7 @@ class Balancer:
         """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
+            stack.callback(self.log_buffer.stop)
             stack.push_async_callback(self.db.close)
             stack.push_async_callback(self.clock_keeper.close)
             stack.push_async_callback(self.metrics.close)

@@ -18,7 +18,9 @@ from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.proxy import InFlightCounter
 from llb.api.internode.public_proxy import public_proxy_blueprint
 from llb.api.middleware.auth_middleware import AuthMiddleware
+from llb.api.routes.logs import node_logs_blueprint
 from llb.base import data_dir, node_identity
+from llb.base.logs.log_buffer import LogBuffer
 from llb.base.net_addresses import build_base_urls
 from llb.base.node_identity import Membership
 from llb.base.tasks import TaskSupervisor
@@ -43,6 +45,7 @@ from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.security import tls_trust, tokens
 from llb.security.certificates import create_server_tls
+from llb.security.redaction import SecretRedactor
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
@@ -68,6 +71,7 @@ class JoinedNode:
         self.local_token = tokens.new_local_token()
         self.membership: Membership | None = None
         self.left_cluster = asyncio.Event()
+        self.log_buffer = LogBuffer(SecretRedactor().redact)
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token)
@@ -84,6 +88,7 @@ class JoinedNode:
             context=config.context,
             keep_alive_s=config.keep_alive_s,
             get_build=engine_builds.get_current,
+            on_log_line=self.log_buffer.add_engine_line,
         )
         self.agent = NodeAgent(
             config=config,
@@ -113,6 +118,7 @@ class JoinedNode:
         """Blueprints for the balancer, for the command line of this host, and the proxy for everyone else."""
         return (
             node_api_blueprint(self.agent, self.http_client, self.in_flight, lambda: self.membership),
+            node_logs_blueprint(self.log_buffer),
             peer_files_blueprint(
                 self.agent.peer_file_server,
                 lambda: self.agent.node_id,
@@ -132,6 +138,7 @@ class JoinedNode:
         self._data_dir_lock = await asyncio.to_thread(
             data_dir.acquire_lock, self.config.home, self.config.models_dir
         )
+        self.log_buffer.start()
         try:
             await self.db.start()
             await self.clock_keeper.start()
@@ -176,6 +183,7 @@ class JoinedNode:
         """
         async with AsyncExitStack() as stack:
             stack.callback(self._release_data_dir)
+            stack.callback(self.log_buffer.stop)
             stack.push_async_callback(self.db.close)
             stack.push_async_callback(self.clock_keeper.close)
             stack.push_async_callback(self.hub.aclose)

@@ -37,7 +37,7 @@ def list_nodes(options: argparse.Namespace) -> int:
 def drain_node(options: argparse.Namespace) -> int:
     """`llb nodes drain NAME`"""
     client = client_of(options)
-    node = _find_node(client, options.node)
+    node = find_node(client, options.node)
     _update_node(client, node, {"draining": not options.off})
     if options.off:
         output.print_line(f"{node.name} gets requests again.")
@@ -50,7 +50,7 @@ def drain_node(options: argparse.Namespace) -> int:
 def rename_node(options: argparse.Namespace) -> int:
     """`llb nodes rename NAME NEW`"""
     client = client_of(options)
-    node = _find_node(client, options.node)
+    node = find_node(client, options.node)
     _update_node(client, node, {"name": options.new_name})
     output.print_line(f"{node.name} is now called {options.new_name}.")
     return 0
@@ -59,7 +59,7 @@ def rename_node(options: argparse.Namespace) -> int:
 def remove_node(options: argparse.Namespace) -> int:
     """`llb nodes remove NAME`"""
     client = client_of(options)
-    node = _find_node(client, options.node)
+    node = find_node(client, options.node)
     question = f"Remove {node.name}? Its model files stay there; to join again it needs a new join token."
     if not output.confirm(question, assume_yes=options.yes):
         raise CommandError("Nothing was removed.")
@@ -69,7 +69,7 @@ def remove_node(options: argparse.Namespace) -> int:
     return 0
 
 
-def _find_node(client: ApiClient, name: str) -> NodeView:
+def find_node(client: ApiClient, name: str) -> NodeView:
     """Node with this id or name. Raises `CommandError` with similar names if there is none."""
     found = client.get("/api/nodes", NodeList).nodes
     for node in found:

@@ -79,6 +79,11 @@ def print_json(value: Any) -> None:
     print(_CONTROL_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def print_json_line(value: Any) -> None:
+    """Print a value as one line of JSON, for programs that read line by line."""
+    print_line(msgspec.json.encode(value).decode())
+
+
 def style_of(word: str) -> str:
     """Style of a state; "" for any other text."""
     first = word.partition(" ")[0]

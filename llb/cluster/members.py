@@ -275,6 +275,8 @@ class Members:
             async with self._db.write() as tx:
                 await nodes.put(tx, record)
             self._cache_record(record)
+        if patch.draining is not None:
+            log.info("node %s %s", record.name, "is draining" if record.draining else "gets requests again")
         self._view.update_node(record)
         self.node_updated.publish(node_id)
 

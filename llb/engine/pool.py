@@ -55,6 +55,7 @@ class EnginePool:
         planner: EnginePlanner | None = None,
         command: Sequence[str] | None = None,
         get_build: Callable[[], EngineBuild] = EngineBuild,
+        on_log_line: Callable[[str, str], None] = lambda model_id, line: None,
         health_interval_s: float = HEALTH_INTERVAL_S,
         health_check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S,
         progress_interval_s: float = PROGRESS_INTERVAL_S,
@@ -67,6 +68,7 @@ class EnginePool:
         self._planner = planner if planner is not None else EnginePlanner(slots=slots, context=context)
         self._command = command
         self._get_build = get_build
+        self._on_log_line = on_log_line
         self._tasks = TaskSupervisor("engines")
         self._watchdog = EngineWatchdog(
             self._all_engines,
@@ -113,6 +115,7 @@ class EnginePool:
                     on_transition=on_transition,
                     command=self._command,
                     get_build=self._get_build,
+                    on_log_line=self._on_log_line,
                 ),
                 on_changed=self._on_engine_changed,
                 on_suspected_failure=self._on_suspected_failure,

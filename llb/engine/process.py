@@ -53,6 +53,7 @@ class EngineProcess:
         on_transition: Callable[[EngineState, EngineState], None] = lambda old, new: None,
         command: Sequence[str] | None = None,
         get_build: Callable[[], EngineBuild] = EngineBuild,
+        on_log_line: Callable[[str, str], None] = lambda name, line: None,
     ) -> None:
         self.name = name
         self.state = EngineState.STOPPED
@@ -67,6 +68,7 @@ class EngineProcess:
         self._get_build = get_build
         self._tasks = tasks
         self._on_transition = on_transition
+        self._on_log_line = on_log_line
         self._child: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         # Why this process killed the worker, which its exit status does not show.
@@ -277,12 +279,16 @@ class EngineProcess:
         rest = b""
         while chunk := await stderr.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
-            self._log.extend(
-                line.decode(errors="replace")[:MAX_LOG_LINE_CHARS] for line in lines if line.strip()
-            )
+            for line in lines:
+                self._add_log_line(line)
             rest = rest[-MAX_LOG_LINE_CHARS:]
-        if rest.strip():
-            self._log.append(rest.decode(errors="replace"))
+        self._add_log_line(rest)
+
+    def _add_log_line(self, line: bytes) -> None:
+        if line.strip():
+            text = line.decode(errors="replace")[:MAX_LOG_LINE_CHARS]
+            self._log.append(text)
+            self._on_log_line(self.name, text)
 
     def _on_exit(self, returncode: int | None) -> None:
         """Record the exit: STOPPED after `stop()`, else FAILED with a diagnosis."""

@@ -81,6 +81,7 @@ from llb.wire.link import (
     Welcome,
     placeholder_hello,
 )
+from llb.wire.logs import LogLevel, LogLine, LogPage
 from llb.wire.models import TEMPLATE_CAPABILITIES, Capability, Model, Platform
 from llb.wire.nodes import EngineDevice, EngineInfo, EngineReport, Gpu, Hardware, Meters
 from llb.wire.requests import (
@@ -176,6 +177,9 @@ __all__ = [
     "LinkClosed",
     "LinkRejected",
     "Liveness",
+    "LogLevel",
+    "LogLine",
+    "LogPage",
     "LoginReply",
     "LoginRequest",
     "Me",

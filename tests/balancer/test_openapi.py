@@ -191,6 +191,8 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     [node] = (await ask("GET", "/api/nodes", 200))["nodes"]
     await ask("GET", f"/api/nodes/{node['id']}", 200)
     await ask("GET", "/api/nodes/nobody", 404)
+    await ask("GET", f"/api/nodes/{node['id']}/logs", 200)
+    await ask("GET", "/api/nodes/nobody/logs", 404)
     await ask("PATCH", f"/api/nodes/{node['id']}", 200, json={"tags": ["quiet"], "draining": False})
     await ask("DELETE", f"/api/nodes/{node['id']}", 409)
     await ask("POST", "/api/nodes/join-tokens", 201, json={})

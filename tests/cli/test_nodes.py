@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,29 @@ def test_each_node_is_a_row(served: CommandHost, cellar: CommandHost) -> None:
     assert other.split()[:2] == ["cellar", "online"]
     assert served.run_command("nodes", "list").stdout.splitlines()[0] == heading
     assert [node["name"] for node in served.run_json_command("nodes", "list")["nodes"]] == ["attic", "cellar"]
+
+
+def test_the_log_of_each_node(served: CommandHost, cellar: CommandHost) -> None:
+    own = [json.loads(line) for line in served.run_command("logs", "--json").stdout.splitlines()]
+    assert {line["source"] for line in own} == {"server"}
+    assert any("cellar" in line["text"] for line in own)
+    other = served.run_command("logs", "cellar", "--level", "info", "-n", "1000").stdout
+    assert "llb.cluster" in other
+    assert other != served.run_command("logs").stdout
+    assert served.run_failing_command("logs", "attc") == "There is no node 'attc': did you mean attic?"
+    assert served.run_command("logs", "--grep", "no line has this").stdout == ""
+
+
+def test_new_lines_are_followed(served: CommandHost, cellar: CommandHost) -> None:
+    following = served.start_command("logs", "-f", "--grep", "draining", "--json")
+    try:
+        assert following.stdout is not None
+        for flags in ((), ("--off",)):
+            served.run_command("nodes", "drain", "cellar", *flags)
+        assert "draining" in json.loads(following.stdout.readline())["text"]
+    finally:
+        following.terminate()
+        following.communicate(timeout=30)
 
 
 def test_drained_and_resumed(served: CommandHost, cellar: CommandHost) -> None:

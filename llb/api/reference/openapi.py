@@ -68,6 +68,7 @@ TAG_BY_BLUEPRINT = {
     "joining": "Nodes",
     "keys": "Accounts",
     "live": "Models",
+    "logs": "Nodes",
     "metrics": "System",
     "models": "Models",
     "nodes": "Nodes",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from llb.cli.grammar.command_parser import CommandAdder, add_actions
-from llb.cli.grammar.flags import add_json_flag, add_node_argument, add_yes_flag
+from llb.cli.grammar.flags import add_json_flag, add_node_argument, add_yes_flag, parse_positive_int
+from llb.wire import LogLevel
 
 
 def add_node_commands(commands: CommandAdder) -> None:
-    """Add `nodes`, `join-token`, `leave`."""
+    """Add `nodes`, `logs`, `join-token`, `leave`."""
     nodes = commands.add(
         "nodes",
         "list, drain, rename and remove nodes",
@@ -27,6 +28,36 @@ def add_node_commands(commands: CommandAdder) -> None:
     remove = actions.add("remove", "remove a node; its model files stay", "nodes:remove_node", remote=True)
     add_node_argument(remove)
     add_yes_flag(remove)
+
+    logs = commands.add(
+        "logs",
+        "show the log of a node and its engines",
+        "logs:show_logs",
+        remote=True,
+        details="The last lines that the server keeps in memory; a service also logs to its journal.",
+        examples=("llb logs -f", "llb logs attic --level warning", "llb logs --source qwen3-4b --grep error"),
+    )
+    logs.add_argument("node", nargs="?", metavar="NODE", default=None, help="name or id (default: this host)")
+    logs.add_argument("--follow", "-f", action="store_true", default=False, help="wait for new lines")
+    logs.add_argument(
+        "--lines",
+        "-n",
+        metavar="N",
+        type=parse_positive_int,
+        default=200,
+        help="number of lines (default: 200)",
+    )
+    logs.add_argument(
+        "--level",
+        choices=[level.value for level in LogLevel],
+        default=LogLevel.DEBUG.value,
+        help="least severity",
+    )
+    logs.add_argument(
+        "--source", metavar="NAME", default=None, help="server, or the id of a model: its engine"
+    )
+    logs.add_argument("--grep", metavar="TEXT", default=None, help="only lines with this text or request id")
+    add_json_flag(logs)
 
     token = commands.add(
         "join-token",
