@@ -369,7 +369,8 @@ def _merge_deltas(block: dict[str, Any], deltas: list[_BlockDelta]) -> dict[str,
     for name in ("text", "thinking", "signature"):
         if more := "".join(getattr(piece, name) for piece in deltas):
             filled[name] = filled.get(name, "") + more
-    if "input" in block:
+    # llama-server's start of a tool call lacks the empty input that Anthropic's has.
+    if block.get("type") == "tool_use":
         try:
             filled["input"] = msgspec.json.decode("".join(piece.partial_json for piece in deltas) or "{}")
         except DECODE_ERRORS:

@@ -198,7 +198,8 @@ BLOCKS = (
     + event({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hmm"}})
     + event({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}})
     + event({"type": "content_block_stop", "index": 0})
-    + event({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}}})
+    # As llama-server sends it, without an empty input.
+    + event({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": "f"}})
     + event({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a"'}})
     + event({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}})
     + event({"type": "content_block_start", "index": 2, "content_block": {"type": "tool_use", "id": "u", "name": "g", "input": {}}})

@@ -1,0 +1,1 @@
+"""Runs of real client programs against llb: environments, recording of requests, results, document."""
