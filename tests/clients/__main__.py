@@ -13,16 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.clients.compatibility.agents import AGENT_PROGRAMS
+from tests.clients.compatibility.document import DOCUMENT, update
 from tests.clients.compatibility.environments import install, version_of
-from tests.clients.compatibility.programs import LIBRARIES
-from tests.clients.compatibility.results import write_result
+from tests.clients.compatibility.results import read_results, write_result
 from tests.clients.compatibility.runner import run_agent, run_library
+from tests.clients.compatibility.selection import AGENTS, PROGRAMS
 from tests.clients.compatibility.serving import serve_models
 from tests.hub import smollm2_path
 
-AGENTS = {agent.program.name: agent for agent in AGENT_PROGRAMS}
-PROGRAMS = {program.name: program for program in (*LIBRARIES, *(agent.program for agent in AGENT_PROGRAMS))}
 _IN_NAMESPACE = "LLB_CLIENTS_IN_NAMESPACE"
 
 
@@ -31,7 +29,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join(PROGRAMS))
     parser.add_argument("--all", action="store_true", help="run all programs")
+    parser.add_argument("--document", action="store_true", help="only write the document anew")
     arguments = parser.parse_args()
+    if arguments.document:
+        write_document()
+        return 0
     names = list(PROGRAMS) if arguments.all else arguments.programs
     if not names or not PROGRAMS.keys() >= set(names):
         parser.error(f"name programs of {', '.join(PROGRAMS)}, or --all")
@@ -55,7 +57,13 @@ def main() -> int:
                 for step, error in steps.items():
                     failed += error is not None
                     print(f"{name}: {step}: {error or 'ok'}", flush=True)
+    write_document()
     return 1 if failed else 0
+
+
+def write_document() -> None:
+    """Write the table of docs/compatibility.md from all results."""
+    DOCUMENT.write_text(update(DOCUMENT.read_text(encoding="utf-8"), read_results()), encoding="utf-8")
 
 
 def run_without_network(names: list[str]) -> int:

@@ -84,13 +84,13 @@ def run_agent(agent: Agent, llb_url: str, key: str, home: Path) -> StepResults:
     ]
     sent = b"".join(exchange.body for exchange in recorder.exchanges)
     results: StepResults = {
-        "requests": ", ".join(refused) if refused or not sent else None,
-        "exit": None if status == 0 else f"exit status {status}: {end}",
+        "requests_answered": ", ".join(refused) if refused or not sent else None,
+        "clean_exit": None if status == 0 else f"exit status {status}: {end}",
     }
     if agent.has_tools:
         # The model's answer is written only once the result of its call has come back.
         results["tool_call"] = None if COMMAND_OUTPUT.encode() in sent else "no result was sent back"
-        results["answer"] = None if ANSWER in text else f"not in the output: {end}"
+        results["final_answer"] = None if ANSWER in text else f"not in the output: {end}"
     else:
         edited = home / EDITED_FILE
         results["edit"] = (
