@@ -161,7 +161,7 @@ def test_streamed_responses(served: RunningLlb, client: OpenAI) -> None:
         for event in answer.parse():
             if event.type == "response.output_text.delta":
                 pieces.append(event.delta)
-            elif event.type == "response.completed":
+            elif event.type == "response.incomplete":
                 usage, whole = event.response.usage, event.response.output_text
         request_id = answer.headers["x-request-id"]
     assert "".join(pieces) == whole

@@ -34,6 +34,8 @@ _ERROR_TYPE_BY_STATUS = {
     OVERLOADED_STATUS: "overloaded_error",
 }
 _ERROR_EVENT_LINE = b"event: error\n"
+# In place of comments, which not every reader of Server-Sent Events ignores.
+PING_EVENT = format_event(b'{"type": "ping"}', b"ping")
 
 
 def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
@@ -50,6 +52,7 @@ def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
                 http_status_of=anthropic_http_status_of,
                 response_headers={REQUEST_ID_HEADER: request_id},
                 rewrite_events=partial(rewrite_error_event, request_id=request_id),
+                keepalive=PING_EVENT,
             ),
         )
 

@@ -11,6 +11,7 @@ from sanic.response import HTTPResponse
 
 from llb.api.responses import OCTET_STREAM, PassthroughResponse
 from llb.gateway.dialects.ollama_response import ResponseTranslator
+from llb.gateway.dialects.responses_answer import ResponsesAnswer
 from llb.gateway.inference_call import ClientSink
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import SSE_KEEPALIVE
@@ -40,8 +41,11 @@ class ResponseSink:
         *,
         headers: Mapping[str, str] | None = None,
         rewrite_events: Callable[[bytes], bytes] | None = None,
+        keepalive: bytes = SSE_KEEPALIVE,
     ) -> None:
+        """`keepalive` takes the place of SSE comments, in a dialect that has an event for it."""
         self._started = False
+        self._keepalive = keepalive
         self._request = request
         self._record = record
         self._rewrite_events = rewrite_events
@@ -66,7 +70,9 @@ class ResponseSink:
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         """Write some bytes; `last` ends the response."""
-        if self._rewrite_events is not None:
+        if data == SSE_KEEPALIVE:
+            data = self._keepalive
+        elif self._rewrite_events is not None:
             data = self._rewrite_events(data)
         if self._send_raw is not None and not last:
             # An empty chunk would end the body.
@@ -140,6 +146,43 @@ class BufferedSink:
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self._chunks.append(data)
+
+
+class ResponsesSink:
+    """Completes an answer of Responses on its way to another sink; a document is held until it is whole."""
+
+    def __init__(self, sink: ClientSink, answer: ResponsesAnswer) -> None:
+        self._sink = sink
+        self._answer = answer
+        self._is_stream = False
+        self._held: list[bytes] = []
+
+    @property
+    def started(self) -> bool:
+        return self._sink.started
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self._sink.start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
+        self._is_stream = content_type.startswith(b"text/event-stream")
+        self._held.clear()
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        if data == SSE_KEEPALIVE:
+            await self._sink.write(data)
+        elif not self._is_stream and not data.startswith(b"event: "):
+            self._held.append(data)
+            if last:
+                await self.flush()
+        elif events := self._answer.complete_events(data):
+            await self._sink.write(events)
+
+    async def flush(self) -> None:
+        """Write what was held, at the end of the answer; idempotent."""
+        if self._held:
+            document, self._held = b"".join(self._held), []
+            await self._sink.write(self._answer.complete_document(document), last=True)
+        elif unfinished := self._answer.take_unfinished():
+            await self._sink.write(unfinished)
 
 
 class TranscribingSink:

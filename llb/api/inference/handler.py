@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from sanic import Request
 
@@ -19,10 +20,17 @@ from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
 from llb.gateway.dispatcher import Dispatcher
-from llb.gateway.inference_call import ClientSink
+from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.relay import RelayResult
-from llb.gateway.stream.sse import format_error_event
+from llb.gateway.stream.sse import SSE_KEEPALIVE, format_error_event
+
+
+class CompletingSink(ClientSink, Protocol):
+    """Sink that completes an answer and may hold a part of it until `flush`."""
+
+    async def flush(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,10 @@ class DialectHooks:
     extra_fields: ExtraFieldsBuilder | None = None
     # Rewrites bytes of the answer, which hold one or more whole events.
     rewrite_events: Callable[[bytes], bytes] | None = None
+    # Bytes that show clients and proxies that a silent stream is alive.
+    keepalive: bytes = SSE_KEEPALIVE
+    # Puts a sink before the client's that completes the answer.
+    complete_answer: Callable[[ClientSink, InferenceCall, ModelReadiness], CompletingSink] | None = None
 
 
 class InferenceHandler:
@@ -51,7 +63,11 @@ class InferenceHandler:
         """Answer `request`; raises `LlbError` only while nothing is written to the client."""
         with self._recorder.record(request, hooks.http_status_of) as record:
             response = ResponseSink(
-                request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
+                request,
+                record,
+                headers=hooks.response_headers,
+                rewrite_events=hooks.rewrite_events,
+                keepalive=hooks.keepalive,
             )
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101
@@ -96,4 +112,10 @@ class InferenceHandler:
             extra_fields=hooks.extra_fields,
             format_error_event=hooks.format_error_event,
         )
-        return await self.dispatcher.dispatch(call, sink)
+        if hooks.complete_answer is None:
+            return await self.dispatcher.dispatch(call, sink)
+        completing = hooks.complete_answer(sink, call, self.dispatcher.readiness)
+        result = await self.dispatcher.dispatch(call, completing)
+        if result is None or result.error is None or result.stream:
+            await completing.flush()
+        return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.blueprint import Blueprint
+from llb.api.inference.client_sinks import ResponsesSink
 from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
@@ -19,6 +21,9 @@ from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.request_body import decode_json
 from llb.api.responses import error_body, json_response
 from llb.errors import LlbError
+from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer, read_echoed_fields
+from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_event
 from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
 
@@ -61,13 +66,21 @@ def openai_blueprint(handler: InferenceHandler) -> Blueprint:
     async def respond(request: Request) -> None:
         await handler.handle(request, _RESPONSES_HOOKS)
 
+    @requires_scope(Scope.INFERENCE)
+    async def count_tokens(request: Request) -> None:
+        await handler.handle(request, _COUNTING_HOOKS)
+
     for path in OPENAI_PATHS:
         blueprint.add_route(
             infer, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
         )
-    for path in RESPONSES_PATHS:
+    for path, respond_to in zip(RESPONSES_PATHS, (respond, count_tokens), strict=True):
         blueprint.add_route(
-            respond, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
+            respond_to,
+            path,
+            methods=["POST"],
+            name=_route_name(path),
+            ctx_operation=INFERENCE_OPERATIONS[path],
         )
     return blueprint
 
@@ -83,7 +96,6 @@ def responses_error_event(error: LlbError) -> bytes:
     """Return `error` as an SSE event of Responses; the official client reads its `error` field."""
     body = {
         "type": "error",
-        "sequence_number": 0,
         "code": error.code,
         "message": error.message,
         "param": None,
@@ -105,5 +117,16 @@ def response_format_of(fields: InferenceFields) -> Mapping[str, Any]:
     return {}
 
 
+def complete_responses(sink: ClientSink, call: InferenceCall, readiness: ModelReadiness) -> ResponsesSink:
+    """Return a sink before `sink` that completes the answer to `call`."""
+    limits = AnswerLimits(call.max_completion_tokens, partial(readiness.max_context_length, call.model))
+    return ResponsesSink(sink, ResponsesAnswer(read_echoed_fields(call.body), call.model.id, limits))
+
+
 _DEFAULT_HOOKS = DialectHooks()
-_RESPONSES_HOOKS = DialectHooks(format_error_event=responses_error_event, extra_fields=response_format_of)
+_RESPONSES_HOOKS = DialectHooks(
+    format_error_event=responses_error_event,
+    extra_fields=response_format_of,
+    complete_answer=complete_responses,
+)
+_COUNTING_HOOKS = DialectHooks(extra_fields=response_format_of)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import cast
 
-from llb.api.inference.client_sinks import BufferedSink, with_transcript
+from sanic import Request
+
+from llb.api.inference.anthropic import PING_EVENT
+from llb.api.inference.client_sinks import BufferedSink, ResponseSink, ResponsesSink, with_transcript
+from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer
 from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.sse import SSE_KEEPALIVE
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Role
 
@@ -36,3 +43,45 @@ async def test_a_transcript_is_recorded_on_the_way_to_another_sink() -> None:
     text = record.transcript.build_text()
     assert text is not None
     assert (text.prompt, text.answer) == ("user: Hi", "Hello")
+
+
+class WrittenResponse:
+    """Response of Sanic that keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    async def send(self, data: bytes, *, end_stream: bool) -> None:
+        self.sent += data
+
+
+async def test_silence_in_the_words_of_the_dialect() -> None:
+    """Not every reader of Server-Sent Events ignores comments."""
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+    for keepalive, expected in ((PING_EVENT, ping), (SSE_KEEPALIVE, b": heartbeat\n\n")):
+        response = WrittenResponse()
+
+        async def respond(_head: object, response: WrittenResponse = response) -> WrittenResponse:
+            return response
+
+        request = cast(Request, SimpleNamespace(respond=respond, stream=None))
+        sink = ResponseSink(
+            request,
+            new_record(),
+            rewrite_events=lambda data: data.upper(),
+            keepalive=keepalive,
+        )
+        await sink.write(SSE_KEEPALIVE)
+        assert response.sent == expected
+
+
+async def test_a_document_of_responses_in_pieces() -> None:
+    buffer = BufferedSink()
+    sink = ResponsesSink(buffer, ResponsesAnswer({"user": "me"}, "m", AnswerLimits()))
+    sink.start_response(200, b"application/json", node_name="attic", queued_ms=0)
+    await sink.write(b'{"status":')
+    await sink.write(b'"completed"}')
+    assert buffer.body == b""
+    await sink.flush()
+    await sink.flush()
+    assert json.loads(buffer.body)["user"] == "me"
