@@ -107,7 +107,8 @@ def read_messages(body: Any, *, counting: bool = False) -> Question:
         open_calls = [block["id"] for block in blocks if block["type"] == "tool_use"]
         kinds = [block["type"] for block in blocks]
         thinks = body.get("thinking", {}).get("type") in ("enabled", "adaptive")
-        if role == "assistant" and thinks and "tool_use" in kinds and "thinking" not in kinds[0]:
+        is_last = role == "assistant" and all(later != role for later, _ in merged[number + 1 :])
+        if is_last and thinks and "tool_use" in kinds and "thinking" not in kinds[0]:
             raise refuse(
                 f"messages.{number}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
                 f"`{kinds[0]}`. When `thinking` is enabled, a final `assistant` message must start with a thinking block"
