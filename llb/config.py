@@ -27,6 +27,7 @@ DEFAULT_PORT = 8080
 TLS_AUTO, TLS_OFF = "auto", "off"
 # Accepted from this host only, until it is changed.
 DEFAULT_PASSWORD = "test"  # noqa: S105
+MAX_DRAIN_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Config:
     keep_alive_s: float = 600.0
     max_queue: int = 512
     queue_timeout_s: float = 60.0
+    drain_timeout_s: float = 60.0
     max_downloads: int = 2
     # Bytes per second; None: unlimited.
     download_rate: int | None = None
@@ -162,6 +164,13 @@ def _parse_rate(text: str) -> int | None:
 
 def _format_rate(value: int | None) -> str:
     return "unlimited" if value is None else f"{format_size(value)}/s"
+
+
+def _parse_drain_timeout(text: str) -> float:
+    value = parse_duration(text)
+    if not 0 <= value <= MAX_DRAIN_TIMEOUT_S:
+        raise ValueError("is not between 0 and 1h")
+    return value
 
 
 def _parse_positive_duration(text: str) -> float:
@@ -409,6 +418,15 @@ SETTINGS: tuple[Setting, ...] = (
         _parse_positive_duration,
         "how long a request may wait (default: 60s)",
         "--queue-timeout",
+        "TIME",
+        format_value=format_duration,
+    ),
+    Setting(
+        "drain_timeout_s",
+        "LLB_DRAIN_TIMEOUT",
+        _parse_drain_timeout,
+        "how long running answers may continue at a stop (default: 60s)",
+        "--drain-timeout",
         "TIME",
         format_value=format_duration,
     ),

@@ -39,8 +39,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 # A connection counts from its handshake on, so handshakes must not hold descriptors for long.
 TLS_TIMEOUTS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 5.0}
-# How long running answers may continue after the signal.
-DRAIN_TIMEOUT_S = 5.0
+# For everything but the running answers.
 STOP_DEADLINE_S = 14.0
 # Of generation 0 in objects, of generations 1 and 2 in collections of the younger generation.
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -179,7 +178,7 @@ class Server:
                 await listener.close()
             raise
 
-    async def stop(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+    async def stop(self, drain_timeout_s: float) -> None:
         """Stop accepting, let running answers end for up to `drain_timeout_s`, then close everything."""
         for listener in self._listeners:
             listener.stop_accepting()
@@ -249,13 +248,16 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             engine=llb.agent.engine_info,
         )
         await _wait_for_stop(stop, joined.left_cluster if joined else None)
-        log.info("stopping" if stop.is_set() else "this host has left its cluster and continues on its own")
+        if stop.is_set():
+            log.info("stopping; running answers may continue for %.0f s", config.drain_timeout_s)
+        else:
+            log.info("this host has left its cluster and continues on its own")
     finally:
         if stop.is_set():
-            _arm_exit_timer(STOP_DEADLINE_S)
+            _arm_exit_timer(config.drain_timeout_s + STOP_DEADLINE_S)
         # Before the data directory is unlocked: afterwards the file may be another server's.
         runfile.remove_run_info(config.home)
-        await server.stop()
+        await server.stop(config.drain_timeout_s)
     return not stop.is_set()
 
 

@@ -51,7 +51,9 @@ class LlbProcess:
     def __init__(self, home: Path, *flags: str, **extra_environment: str) -> None:
         self.home = home
         self._flags = flags
-        self._environment = clean_environment(LLB_HOME=str(home), **extra_environment)
+        # An answer that a test has left behind must not hold up the end of the test.
+        environment = {"LLB_HOME": str(home), "LLB_DRAIN_TIMEOUT": "5s", **extra_environment}
+        self._environment = clean_environment(**environment)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> LlbProcess:

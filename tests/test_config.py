@@ -162,6 +162,7 @@ def test_what_is_in_effect_is_shown_as_it_is_given(tmp_path: Path) -> None:
         "disk_limit_bytes": "1.5GiB",
         "keep_alive_s": "-1",
         "queue_timeout_s": "90s",
+        "drain_timeout_s": "5s",
         "download_rate": "20MB/s",
         "ollama_port": "11434",
         "ollama_allow": "10.0.0.0/8, fd00::/8",

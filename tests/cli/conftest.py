@@ -99,7 +99,7 @@ class CommandHost:
     def __init__(self, home: Path, **env: str) -> None:
         self.home = home
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLB_", "HF_"))}
-        self.env = {**kept, "LLB_HOME": str(home), **env}
+        self.env = {**kept, "LLB_HOME": str(home), "LLB_DRAIN_TIMEOUT": "5s", **env}
         self._server: subprocess.Popen[str] | None = None
         self.url = ""
 

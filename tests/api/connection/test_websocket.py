@@ -154,7 +154,7 @@ def _anonymous(server: RunningBalancer) -> websockets.asyncio.client.connect:
 async def test_the_server_closes_as_before(server: RunningBalancer) -> None:
     async with server.open_event_stream() as reader:
         await asyncio.wait_for(reader.recv(), 10)
-        await server.stop()
+        await server.stop(0.0)
         await asyncio.wait_for(reader.wait_closed(), 10)
         assert reader.close_code == 1001
 
