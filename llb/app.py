@@ -9,6 +9,7 @@ from sanic import Sanic
 
 from llb.api.connection.resources import ConnectionResources
 from llb.api.inference.ollama import ERROR_BODY_BUILDERS
+from llb.api.inference.path_aliases import dialect_path_of
 from llb.api.internode.reverse_tunnel import TunnelProtocol
 from llb.api.middleware.body_limit import AuthorisedRequest
 from llb.api.middleware.error_handler import install_error_handler
@@ -32,9 +33,11 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     llb = Balancer(config) if config.join is None else JoinedNode(config, partial(TunnelProtocol, app))
     app.ctx.llb = llb
     app.ctx.connections = (
-        ConnectionResources(config, count_upload=llb.rate_limiter.count_upload)
+        ConnectionResources(
+            config, count_upload=llb.rate_limiter.count_upload, find_path_alias=dialect_path_of
+        )
         if isinstance(llb, Balancer)
-        else ConnectionResources(config)
+        else ConnectionResources(config, find_path_alias=dialect_path_of)
     )
     install_error_handler(app, ERROR_BODY_BUILDERS)
     llb.auth_middleware.install(app)
@@ -53,13 +56,13 @@ def create_app(config: Config) -> Sanic[Any, Any]:
 
 
 def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = None) -> Sanic[Any, Any]:
-    """App of the Ollama port, with the Ollama and OpenAI dialects and without keys.
+    """App of the Ollama port, with the dialects of Ollama, OpenAI and Anthropic and without keys.
 
     It neither starts nor stops `llb`, and shares the limits of `connections`. Raises `SetupError`.
     """
     app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
-    app.ctx.connections = connections or ConnectionResources(llb.config)
+    app.ctx.connections = connections or ConnectionResources(llb.config, find_path_alias=dialect_path_of)
     install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
     OllamaPortAuth(llb.config, llb.auth_middleware.local_proof).install(app)
     for blueprint in llb.ollama_port_blueprints():

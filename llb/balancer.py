@@ -295,6 +295,7 @@ class Balancer:
         return (
             self._ollama_blueprint(AuditLog(self.db)),
             openai_blueprint(self._inference),
+            anthropic_blueprint(self._inference),
             ollama_root_blueprint(),
         )
 

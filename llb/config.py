@@ -28,6 +28,13 @@ TLS_AUTO, TLS_OFF = "auto", "off"
 # Accepted from this host only, until it is changed.
 DEFAULT_PASSWORD = "test"  # noqa: S105
 MAX_DRAIN_TIMEOUT_S = 3600.0
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_MAX_BASE_PATH_CHARS = 200
+# A base path that begins like one of llb's own would hide it.
+_OWN_PATHS = frozenset(
+    {"access", "api", "assets", "docs", "health", "hop", "login", "metrics", "models", "nodes", "playground"}
+    | {"readyz", "requests", "settings", "v1", "ws"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,8 @@ class Config:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    # Path below which a reverse proxy serves llb; empty or "/…" without a slash at its end.
+    base_path: str = ""
     # None: not open.
     ollama_port: int | None = None
     # Networks whose programs need no key on that port.
@@ -235,6 +244,22 @@ def _parse_networks(text: str) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"contains '{part}', which is not an address or a network") from None
     return tuple(networks)
+
+
+def parse_base_path(text: str) -> str:
+    """Return a path such as `/llb`, without a slash at its end; `/` is empty. Raises `ValueError`."""
+    path = text.removesuffix("/")
+    parts = path.split("/")[1:]
+    if len(path) > _MAX_BASE_PATH_CHARS or not _BASE_PATH.fullmatch(path) or {".", ".."} & {*parts}:
+        raise ValueError("is not a path such as /llb")
+    return path
+
+
+def _parse_own_base_path(text: str) -> str:
+    path = parse_base_path(text)
+    if path.split("/")[1:2] and path.split("/")[1] in _OWN_PATHS:
+        raise ValueError("begins with an address of llb itself; choose another, such as /llb")
+    return path
 
 
 def _parse_path(text: str) -> Path:
@@ -476,6 +501,15 @@ SETTINGS: tuple[Setting, ...] = (
         "ADDRESS",
         is_repeatable=True,
         format_value=_format_list,
+    ),
+    Setting(
+        "base_path",
+        "LLB_BASE_PATH",
+        _parse_own_base_path,
+        "path below which a reverse proxy serves llb, such as /llb (default: none)",
+        "--base-path",
+        "PATH",
+        format_value=lambda path: path or None,
     ),
     Setting(
         "ollama_port",

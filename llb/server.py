@@ -13,7 +13,9 @@ import socket
 import ssl
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
 from sanic import Sanic
@@ -26,7 +28,7 @@ from llb.base import installation, platform_compat, runfile
 from llb.base.logs import log_setup
 from llb.base.node_identity import Membership
 from llb.base.runfile import RunInfo
-from llb.config import DEFAULT_PASSWORD, Config
+from llb.config import ALL_INTERFACES, DEFAULT_HOST, DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
 from llb.hardware import summarise_engine
 from llb.joined_node import JoinedNode
@@ -37,6 +39,8 @@ from llb.wire import EngineInfo
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+LOCALHOST, IPV6_LOOPBACK = "localhost", "::1"
+MAX_FREE_PORT_ATTEMPTS = 10
 # A connection counts from its handshake on, so handshakes must not hold descriptors for long.
 TLS_TIMEOUTS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 5.0}
 # For everything but the running answers.
@@ -45,16 +49,56 @@ STOP_DEADLINE_S = 14.0
 GC_THRESHOLDS = (10_000, 20, 20)
 
 
-def bind_main_socket(config: Config) -> socket.socket:
-    """Bind the socket of the API. Raises `SetupError`."""
-    return _bind_socket(config.listen_host, config.port, "--port")
+@dataclass(frozen=True)
+class BoundPort:
+    """Sockets of one port: one, or one for each loopback address."""
+
+    sockets: tuple[socket.socket, ...]
+    # Why a loopback address is missing, as a sentence.
+    problem: str | None = None
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
 
 
-def bind_ollama_socket(config: Config) -> socket.socket | None:
-    """Bind the socket of the Ollama port, which needs no key; None if it is off. Raises `SetupError`."""
+def bind_main_port(config: Config) -> BoundPort:
+    """Bind the port of the API. Raises `SetupError`."""
+    # An address that was given is meant alone.
+    host = LOCALHOST if config.host is None and config.listen_host == DEFAULT_HOST else config.listen_host
+    return _bind_port(host, config.port, "--port")
+
+
+def bind_ollama_port(config: Config) -> BoundPort | None:
+    """Bind the Ollama port, which needs no key; None if it is off. Raises `SetupError`."""
     if config.ollama_port is None or config.join is not None:
         return None
-    return _bind_socket(config.ollama_host, config.ollama_port, "--ollama-port")
+    host = LOCALHOST if config.ollama_host == DEFAULT_HOST else config.ollama_host
+    return _bind_port(host, config.ollama_port, "--ollama-port")
+
+
+def _bind_port(host: str, port: int, flag: str) -> BoundPort:
+    """Bind `port` at `host`, and at ::1 where programs that call `localhost` may expect it."""
+    if host not in (LOCALHOST, ALL_INTERFACES):
+        return BoundPort((_bind_socket(host, port, flag),))
+    for _ in range(MAX_FREE_PORT_ATTEMPTS):
+        first = _bind_socket(DEFAULT_HOST if host == LOCALHOST else host, port, flag)
+        bound_port: int = first.getsockname()[1]
+        try:
+            return BoundPort((first, _bind(socket.AF_INET6, IPV6_LOOPBACK, bound_port)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                # This host has no IPv6.
+                return BoundPort((first,))
+        if port != 0:
+            break
+        # Another free port may be free at both addresses.
+        first.close()
+    return BoundPort(
+        (first,),
+        f"Port {bound_port} of {IPV6_LOOPBACK} is used by another program, which may get requests to "
+        f"localhost: stop it, choose another port with {flag}, or call llb by {DEFAULT_HOST}",
+    )
 
 
 def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
@@ -62,14 +106,9 @@ def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except socket.gaierror:
         raise SetupError(f"--host: '{host}' is not an address of this host.") from None
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        platform_compat.set_reuse_address(sock)
-        if family == socket.AF_INET6 and host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
+        return _bind(family, host, port)
     except OSError as error:
-        sock.close()
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
                 f"Port {port} on {host} is used by another program: stop it, or choose another with {flag}."
@@ -79,88 +118,110 @@ def _bind_socket(host: str, port: int, flag: str) -> socket.socket:
                 f"Port {port} needs more privileges than this user has: choose a port above 1023."
             ) from None
         raise SetupError(f"Cannot listen on {host} port {port}: {error.strerror}.") from None
-    sock.setblocking(False)
+
+
+def _bind(family: int, host: str, port: int) -> socket.socket:
+    """Return a bound socket. Raises `OSError`."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        platform_compat.set_reuse_address(sock)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
 class Listener:
-    """Sanic app served on one socket."""
+    """Sanic app served on one port."""
 
     # Sanic rewrites its own methods for speed, which works once per process only.
     _touchup_done = False
 
-    def __init__(self, app: Sanic[Any, Any], sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, app: Sanic[Any, Any], sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.app = app
         self._tls = tls
-        self.port: int = sock.getsockname()[1]
-        self._sock = sock
-        self._server: Any = None
+        self.port: int = sockets[0].getsockname()[1]
+        self._sockets = sockets
+        # One for each socket; the first one has the events of the app.
+        self._servers: list[Any] = []
 
     async def start(self) -> None:
         """Start the app, then serve. Raises what the start of the app raises, after closing everything."""
         self.app.config.TOUCHUP = not Listener._touchup_done or Sanic.test_mode
         Listener._touchup_done = True
-        self._server = server = await self.app.create_server(
-            sock=self._sock,
-            backlog=BACKLOG,
-            return_asyncio_server=True,
-            access_log=False,
-            ssl=self._tls,
-            protocol=ServerProtocol,
-            asyncio_server_kwargs={"start_serving": False, **({} if self._tls is None else TLS_TIMEOUTS)},
-        )
-        assert server is not None  # noqa: S101  # return_asyncio_server was asked for
+        for sock in self._sockets:
+            server = await self.app.create_server(
+                sock=sock,
+                backlog=BACKLOG,
+                return_asyncio_server=True,
+                access_log=False,
+                ssl=self._tls,
+                protocol=ServerProtocol,
+                asyncio_server_kwargs={"start_serving": False, **({} if self._tls is None else TLS_TIMEOUTS)},
+            )
+            self._servers.append(server)
+        first = self._servers[0]
         try:
-            await server.startup()
-            await server.before_start()
-            await server.start_serving()
-            await server.after_start()
+            await first.startup()
+            await first.before_start()
+            for server in self._servers:
+                await server.start_serving()
+            await first.after_start()
         except BaseException:
             await self.close()
             raise
 
     def stop_accepting(self) -> None:
         """Accept no new connections."""
-        if self._server is not None:
-            self._server.server.close()
+        for server in self._servers:
+            server.server.close()
 
     async def stop_app(self) -> None:
         """Stop the app, then abort the connections that are still open."""
-        if self._server is None:
+        if not self._servers:
             return
-        for connection in tuple(self._server.connections):
+        for connection in self.connections:
             connection.close_if_idle()
-        await self._server.before_stop()
-        for connection in tuple(self._server.connections):
+        await self._servers[0].before_stop()
+        for connection in self.connections:
             websocket = getattr(connection, "websocket", None)
             if websocket is not None:
                 websocket.fail_connection(code=1001)
             else:
                 connection.abort()
 
+    @property
+    def connections(self) -> tuple[Any, ...]:
+        """The open connections, as protocols."""
+        return tuple(connection for server in self._servers for connection in server.connections)
+
     async def close(self) -> None:
         self.stop_accepting()
         if self.app.state.is_started:
-            await self._server.after_stop()
+            await self._servers[0].after_stop()
         self.app.shutdown_tasks(1.0)
         Sanic.unregister_app(self.app)
 
 
 class Server:
-    """The API on one socket and, if given, the Ollama port on another. The tests use this class too."""
+    """The API on one port and, if given, the Ollama port. The tests use this class too."""
 
-    def __init__(
-        self, app: Sanic[Any, Any], sock: socket.socket, ollama_sock: socket.socket | None = None
-    ) -> None:
+    def __init__(self, app: Sanic[Any, Any], main: BoundPort, ollama: BoundPort | None = None) -> None:
         """`app.ctx.llb` is a `Balancer` or a `JoinedNode`. Raises `SetupError`."""
         self.app = app
         tls: ServerTls | None = app.ctx.llb.tls
-        self._main_listener = Listener(app, sock, None if tls is None else tls.context)
+        self._main_listener = Listener(app, main.sockets, None if tls is None else tls.context)
         self.port = self._main_listener.port
         self._listeners = [self._main_listener]
         self.ollama_port: int | None = None
-        if ollama_sock is not None:
-            ollama_listener = Listener(create_ollama_app(app.ctx.llb, app.ctx.connections), ollama_sock)
+        if ollama is not None:
+            ollama_listener = Listener(create_ollama_app(app.ctx.llb, app.ctx.connections), ollama.sockets)
             self.ollama_port = ollama_listener.port
             self._listeners.append(ollama_listener)
 
@@ -213,11 +274,11 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
     """Serve until `stop`. True if the joined host has left its cluster, and continues as a balancer."""
     app = create_app(config)
     with ExitStack() as bound:
-        sock = bound.enter_context(bind_main_socket(config))
-        ollama_sock = bind_ollama_socket(config)
-        if ollama_sock is not None:
-            bound.enter_context(ollama_sock)
-        server = Server(app, sock, ollama_sock)
+        main = bound.enter_context(closing(bind_main_port(config)))
+        ollama = bind_ollama_port(config)
+        if ollama is not None:
+            bound.enter_context(closing(ollama))
+        server = Server(app, main, ollama)
         await server.start()
         # The server owns the sockets from here on.
         bound.pop_all()
@@ -246,6 +307,7 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             server.ollama_port,
             setup_token=await llb.issue_setup_token(),
             engine=llb.agent.engine_info,
+            problems=[port.problem for port in (main, ollama) if port is not None and port.problem],
         )
         await _wait_for_stop(stop, joined.left_cluster if joined else None)
         if stop.is_set():
@@ -304,6 +366,7 @@ def print_banner(
     *,
     setup_token: str | None,
     engine: EngineInfo | None = None,
+    problems: Sequence[str] = (),
 ) -> None:
     """Print address, data directory and first steps to standard output; the log is on standard error.
 
@@ -335,6 +398,7 @@ def print_banner(
             "then change it: llb password"
         )
         lines.append(f"Or choose a password with this link, once: {run_info.url}/login#setup={setup_token}")
+    lines += problems
     try:
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()

@@ -23,7 +23,7 @@ from llb.base import node_identity
 from llb.config import make_config
 from llb.joined_node import JoinedNode
 from llb.security import tls_trust
-from llb.server import Server, bind_ollama_socket
+from llb.server import BoundPort, Server, bind_ollama_port
 from llb.wire import NodeStatus
 from tests.reference import reference_of
 
@@ -50,14 +50,14 @@ class _RunningServer(Generic[App]):
         app = create_app(config)
         sock = socket.create_server(("127.0.0.1", port))
         sock.setblocking(False)
-        ollama_sock = bind_ollama_socket(config)
+        main, ollama = BoundPort((sock,)), bind_ollama_port(config)
         try:
-            server = Server(app, sock, ollama_sock)
+            server = Server(app, main, ollama)
             await server.start()
         except BaseException:
-            sock.close()
-            if ollama_sock is not None:
-                ollama_sock.close()
+            main.close()
+            if ollama is not None:
+                ollama.close()
             raise
         self._server = server
         self.sanic_app = app

@@ -160,11 +160,11 @@ async def test_the_listener_prints_every_step_of_a_pull(llb: RunningBalancer, tm
 
 async def test_the_default_port_is_that_of_the_snippets(make_llb: BalancerFactory) -> None:
     from llb.config import make_config
-    from llb.server import bind_main_socket
+    from llb.server import bind_main_port
 
     config = make_config(home=Path("unused"))
     assert (config.listen_host, config.port) == ("127.0.0.1", 8080)
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", 8080)) == 0
     if not taken:
-        bind_main_socket(config).close()
+        bind_main_port(config).close()

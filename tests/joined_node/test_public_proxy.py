@@ -255,7 +255,7 @@ async def test_an_answer_that_breaks_off_behind_is_cut_here_too(
         lines = answer.aiter_lines()
         await anext(lines)
         assert llb._server is not None
-        for connection in tuple(llb._server._main_listener._server.connections):
+        for connection in llb._server._main_listener.connections:
             connection.abort()
         with pytest.raises(httpx.RemoteProtocolError):
             async for _ in lines:

@@ -20,11 +20,11 @@ from sanic.compat import Header
 from sanic.exceptions import (
     BadRequest,
     ExpectationFailed,
-    MethodNotAllowed,
     PayloadTooLarge,
-    SanicException,
     ServerError,
 )
+from sanic.headers import format_http1_response
+from sanic.helpers import has_message_body
 from sanic.http import Http, Stage
 from sanic.response import BaseHTTPResponse
 
@@ -170,8 +170,7 @@ class ServerHttp(Http):
         )
         if request._parsed_url.path is None:
             raise BadRequest("the target has no path")
-        if self.head_only and not self.upgrade_websocket:
-            self._route_head_as_get(request)
+        self.protocol.resources.path_resolver.resolve(request)
         self.protocol.request_class._current.set(request)
         self.request_bytes_left = self.request_bytes = 0
         if head.is_chunked:
@@ -188,15 +187,6 @@ class ServerHttp(Http):
         del buffer[: end + 4]
         self.request, request.stream = request, self
         self.protocol.state["requests_count"] += 1
-
-    def _route_head_as_get(self, request: Any) -> None:
-        """Let the handler of GET answer a HEAD that has no handler; only the head of its answer is sent."""
-        try:
-            request.app.router.get(request.path, "HEAD", request.headers.getone("host", None))
-        except MethodNotAllowed:
-            request.method = "GET"
-        except SanicException:
-            pass
 
     def create_empty_request(self) -> None:
         """Create the request that stands for bytes that are none; without their target, which may be bad."""
@@ -309,6 +299,34 @@ class ServerHttp(Http):
         return self.request_bytes - self.request_bytes_left
 
     # --- the response ---
+
+    async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
+        """Send the head of the response, with the first bytes of its body."""
+        response: Any = self.response
+        if (
+            self.request.version != "1.0"
+            or end_stream
+            or (not data and getattr(response, "body", None))
+            or "content-length" in response.headers
+            or not has_message_body(response.status)  # type: ignore[no-untyped-call]
+        ):
+            await super().http1_response_header(data, end_stream)
+            return
+        # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
+        self.keep_alive = False
+        response.headers["connection"] = "close"
+        self.response_size = len(data)
+        head = format_http1_response(response.status, response.processed_headers)
+        self.response_func: Any = self.head_response_ignored if self.head_only else self._send_unframed
+        self.stage = Stage.RESPONSE
+        await self._send(head if self.head_only else head + data)
+
+    async def _send_unframed(self, data: bytes, end_stream: bool) -> None:
+        if data:
+            await self._send(data)
+        if end_stream:
+            self.response_func = None
+            self.stage = Stage.IDLE
 
     def respond(self, response: BaseHTTPResponse) -> BaseHTTPResponse:
         if self.expecting_continue:

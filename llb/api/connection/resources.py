@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from llb.api.connection.body_budget import BodyBudget
 from llb.api.connection.connection_limiter import ConnectionLimiter
 from llb.api.connection.log_throttle import LogThrottle
+from llb.api.connection.path_resolver import PathResolver
 from llb.api.connection.websocket import WebSocketLimiter
 from llb.api.middleware.client_info import parse_trusted_proxies
 from llb.config import Config
@@ -25,8 +26,11 @@ class ConnectionResources:
         config: Config,
         *,
         count_upload: Callable[[Principal], AbstractContextManager[None]] = lambda _principal: nullcontext(),
+        find_path_alias: Callable[[str], str | None] = lambda _path: None,
     ) -> None:
         """`count_upload` counts a large body against the concurrent requests of a key while it is read.
+
+        `find_path_alias` returns the path of the route that a client means by one without a route.
 
         Raises `SetupError`.
         """
@@ -35,3 +39,4 @@ class ConnectionResources:
         self.websocket_limiter = WebSocketLimiter()
         self.bad_request_log = LogThrottle(log.info)
         self.count_upload = count_upload
+        self.path_resolver = PathResolver(base_path=config.base_path, find_alias=find_path_alias)

@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.blueprint import Blueprint
-from llb.api.middleware.route_policy import public, requires_scope
+from llb.api.middleware.route_policy import probe, public, requires_scope
 from llb.api.request_body import parse_body
 from llb.api.responses import error_response, json_response
 from llb.base.node_identity import Membership
@@ -36,12 +36,12 @@ def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: a
     blueprint = Blueprint("lending")
 
     @blueprint.get("/health", name="health")
-    @public
+    @probe
     async def health(_request: Request) -> HTTPResponse:
         return json_response(Liveness())
 
     @blueprint.get("/readyz", name="ready")
-    @public
+    @probe
     async def ready(_request: Request) -> HTTPResponse:
         await node.storage_monitor.refresh()
         problem = node.problem

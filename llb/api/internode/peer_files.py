@@ -41,7 +41,7 @@ def peer_files_blueprint(
 
     @requires_file_token
     async def read_file(request: Request, model_id: str, sha256: str) -> HTTPResponse | None:
-        _verify_file_token(request.ctx.credential or "", sha256, get_node_id(), get_file_token_secret())
+        _verify_file_token(_single_credential_of(request), sha256, get_node_id(), get_file_token_secret())
         file = peer_file_server.find_file(model_id, sha256)
         if file is None:
             raise errors.NotFound("This node does not have that file")
@@ -88,6 +88,11 @@ def peer_files_blueprint(
     path = "/hop/files/<model_id:str>/<sha256:str>"
     blueprint.add_route(read_file, path, methods=["GET", "HEAD"], name="file")
     return blueprint
+
+
+def _single_credential_of(request: Request) -> str:
+    credentials: tuple[str, ...] = request.ctx.credentials
+    return credentials[0] if len(credentials) == 1 else ""
 
 
 def _verify_file_token(text: str, sha256: str, node_id: str, secret: str | None) -> None:

@@ -28,12 +28,14 @@ from llb.security.permissions import LOCAL_PRINCIPAL, KeyAllowance, Principal, P
 from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 
 SESSION_COOKIE = "llb_session"
+# One in Authorization and one in X-API-Key.
+MAX_CREDENTIALS = 2
 
 
 class AuthMiddleware:
     """Authenticates and authorises the requests of an app.
 
-    It leaves `request.ctx.client`, `.credential` and `.principal` to the handlers.
+    It leaves `request.ctx.client`, `.credentials` and `.principal` to the handlers.
     """
 
     def __init__(
@@ -85,21 +87,23 @@ class AuthMiddleware:
         if request.method == "NONE":
             # Sanic's placeholder for bytes that are no HTTP request. Its own error describes them.
             return None
-        client = request.ctx.client = self._client_resolver.resolve(request)
+        policy = None if request.route is None else _policy_of(request.route)
+        client = request.ctx.client = self._client_resolver.resolve(
+            request, allows_missing_host=policy is not None and policy.is_probe
+        )
         _strip_internal_headers(request)
-        credential = request.ctx.credential = _credential_of(request)
+        credentials = request.ctx.credentials = _credentials_of(request)
         cross_origin = is_cross_origin(request, client)
         if cross_origin and is_preflight(request):
-            return self._cors.preflight_response(request)
+            return self._cors.preflight_response(request, client)
         if cross_origin:
-            self._cors.check_forgery(request, has_credential=credential is not None)
-        if request.route is None:
+            self._cors.check_forgery(request, client, has_credential=bool(credentials))
+        if policy is None:
             # Sanic answers with 404 or 405.
             return None
-        policy = _policy_of(request.route)
         _check_media_type(request, policy)
         request.ctx.principal = await self._authorise(
-            request, policy, client, credential, cross_origin=cross_origin
+            request, policy, client, credentials, cross_origin=cross_origin
         )
         return None
 
@@ -117,7 +121,7 @@ class AuthMiddleware:
         request: Request,
         policy: RoutePolicy,
         client: ClientInfo,
-        credential: str | None,
+        credentials: tuple[str, ...],
         *,
         cross_origin: bool,
     ) -> Principal | None:
@@ -125,8 +129,8 @@ class AuthMiddleware:
         if policy.public or policy.requires_file_token:
             return None
         if policy.node_only:
-            return self._authorise_node(request, credential)
-        principal = await self._authenticate(request, client, credential, cross_origin=cross_origin)
+            return self._authorise_node(request, credentials)
+        principal = await self._authenticate(request, client, credentials, cross_origin=cross_origin)
         if principal is None:
             if policy.or_local_program and await self._is_local_program(request, policy):
                 return None
@@ -154,7 +158,7 @@ class AuthMiddleware:
             # It has no credential.
             return
         now = await self._authenticate(
-            request, request.ctx.client, request.ctx.credential, cross_origin=False
+            request, request.ctx.client, request.ctx.credentials, cross_origin=False
         )
         if now is None or now.id != before.id:
             raise InvalidApiKey("The session was ended while the request was sent")
@@ -164,31 +168,54 @@ class AuthMiddleware:
             raise PermissionDenied(f"This needs the scope '{scope.value}'")
         request.ctx.principal = now
 
-    def _authorise_node(self, request: Request, credential: str | None) -> Principal:
+    def _authorise_node(self, request: Request, credentials: tuple[str, ...]) -> Principal:
         if is_from_browser(request):
             raise OriginNotAllowed("A web page may not act as a node")
-        principal = self._authenticator.authenticate_node(credential or "")
+        principal = self._authenticator.authenticate_node(credentials[0] if len(credentials) == 1 else "")
         if principal is None:
             raise InvalidApiKey("This needs the credential of a node of this cluster")
         return principal
 
     async def _authenticate(
-        self, request: Request, client: ClientInfo, credential: str | None, *, cross_origin: bool
+        self, request: Request, client: ClientInfo, credentials: tuple[str, ...], *, cross_origin: bool
     ) -> Principal | None:
-        if credential is not None:
-            # Only the credential counts: a valid cookie does not make up for an invalid key.
-            if credential.startswith(LOCAL_TOKEN_PREFIX):
-                if not (client.on_loopback and tokens.tokens_equal(credential, self._local_token)):
-                    raise InvalidApiKey("The credential is not valid here")
-                return LOCAL_PRINCIPAL
-            if credential.startswith(tokens.NODE_CREDENTIAL_PREFIX):
-                raise InvalidApiKey("The credential of a node is valid for the routes of nodes only")
-            return await self._authenticator.authenticate_key(credential)
+        if credentials:
+            # Only they count: a valid cookie does not make up for an invalid key.
+            return await self._authenticate_one_of(credentials, client)
         if cross_origin:
             # The browser sends the cookie on behalf of a page of another origin.
             return None
         token = request.cookies.get(SESSION_COOKIE)
         return None if not token else await self._authenticator.authenticate_session(token)
+
+    async def _authenticate_one_of(self, credentials: tuple[str, ...], client: ClientInfo) -> Principal:
+        """Return the principal of the one credential that is valid. Raises `InvalidApiKey`.
+
+        Some programs send a placeholder in one header and the key in another. Of two valid credentials none
+        counts: whose rights are meant would be a guess.
+        """
+        if len(credentials) > MAX_CREDENTIALS:
+            raise InvalidApiKey("More than one credential was given")
+        principals, errors = [], []
+        for credential in credentials:
+            try:
+                principals.append(await self._authenticate_credential(credential, client))
+            except InvalidApiKey as error:
+                errors.append(error)
+        if len(principals) > 1:
+            raise InvalidApiKey("More than one valid credential was given")
+        if not principals:
+            raise errors[0]
+        return principals[0]
+
+    async def _authenticate_credential(self, credential: str, client: ClientInfo) -> Principal:
+        if credential.startswith(LOCAL_TOKEN_PREFIX):
+            if not (client.on_loopback and tokens.tokens_equal(credential, self._local_token)):
+                raise InvalidApiKey("The credential is not valid here")
+            return LOCAL_PRINCIPAL
+        if credential.startswith(tokens.NODE_CREDENTIAL_PREFIX):
+            raise InvalidApiKey("The credential of a node is valid for the routes of nodes only")
+        return await self._authenticator.authenticate_key(credential)
 
     async def require_local(self, request: Request) -> None:
         """Raise `PermissionDenied` unless the default password may be used by the sender of `request`."""
@@ -209,18 +236,20 @@ def _policy_of(route: Route) -> RoutePolicy:
     return policy
 
 
-def _credential_of(request: Request) -> str | None:
-    """Return the Bearer token or X-API-Key, None without one; raises `InvalidApiKey` for different ones."""
-    authorization = request.headers.getall("authorization", [])
-    credentials = [
+def _credentials_of(request: Request) -> tuple[str, ...]:
+    """Return the different Bearer tokens and values of X-API-Key, in this order.
+
+    An empty one beside another is a field that was left empty; alone it is an invalid credential, so that no
+    cookie counts in its place.
+    """
+    given = [
         token.strip()
-        for scheme, _, token in (line.partition(" ") for line in authorization)
+        for scheme, _, token in (line.partition(" ") for line in request.headers.getall("authorization", []))
         if scheme.lower() == "bearer"
     ]
-    credentials += request.headers.getall("x-api-key", [])
-    if len(set(credentials)) > 1:
-        raise InvalidApiKey("More than one credential was given")
-    return credentials[0] if credentials else None
+    given += request.headers.getall("x-api-key", [])
+    different = tuple(dict.fromkeys(given))
+    return tuple(credential for credential in different if credential) or different
 
 
 def _strip_internal_headers(request: Request) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from sanic import Request
 
-from llb.config import Config
+from llb.config import Config, parse_base_path
 from llb.errors import InvalidRequest, SetupError, UnknownHost
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 WebOrigin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# Traefik names the scheme of a WebSocket.
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 # Headers that proxies, content delivery networks and tunnels add. Their absence proves nothing.
 _PROXY_HEADERS = frozenset(
     {
@@ -92,7 +94,8 @@ _PROXY_HEADER_PREFIXES = (
 # How long a trusted proxy is believed to set no X-Forwarded-For after a request that showed it.
 _INCOMPLETE_PROXY_TTL_S = 3600.0
 _MAX_INCOMPLETE_PROXIES = 1000
-_HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
+_PORT_PATTERN = re.compile("[0-9]{1,5}")
+_HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,20 @@ class ClientInfo:
     is_trusted_proxy: bool
     # First header by which a proxy shows itself.
     proxy_header: str | None = None
+    # Where a reverse proxy serves llb below a path: that path, without a slash at its end.
+    base_path: str = ""
+    # A trusted proxy passed on a Host without its port, which may be another than that of `origin`.
+    is_port_unknown: bool = False
+
+    @property
+    def base_origin(self) -> str:
+        """Origin of this server as the client called it, as text."""
+        return format_origin(self.origin)
+
+    @property
+    def base_url(self) -> str:
+        """URL of this server as the client called it, without a slash at its end."""
+        return self.base_origin + self.base_path
 
 
 @lru_cache(maxsize=1024)
@@ -156,6 +173,13 @@ def parse_origin(text: str) -> WebOrigin | None:
     return parts.scheme, host.name, port if port is not None else _DEFAULT_PORTS[parts.scheme]
 
 
+def format_origin(origin: WebOrigin) -> str:
+    """Return the origin as browsers write it."""
+    scheme, host, port = origin
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{name}:{port}"
+
+
 @lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
     """Whether an IP address is a loopback one, also as IPv4 mapped into IPv6."""
@@ -181,16 +205,24 @@ class ClientInfoResolver:
         """Raises `SetupError` for an invalid allowed host or trusted proxy."""
         own = socket.gethostname().lower()
         self._own_hostnames = {own, own.partition(".")[0], own.partition(".")[0] + ".local"}
-        self._own_hostnames.update(_parse_allowed_host(text).name for text in config.allowed_hosts)
+        allowed = [_parse_allowed_host(text) for text in config.allowed_hosts]
+        self._own_hostnames.update(host.name for host in allowed)
+        # For proxies that pass on Host without it.
+        self._public_ports = {host.name: host.port for host in allowed if host.port is not None}
+        self._base_path = config.base_path
         if config.advertise is not None and (advertised := parse_origin(config.advertise)) is not None:
             self._own_hostnames.add(advertised[1])
         self._trusted_proxies = parse_trusted_proxies(config)
         # When each trusted proxy last showed that it sets no X-Forwarded-For, by its address.
         self._incomplete_proxies: dict[str, float] = {}
 
-    def resolve(self, request: Request) -> ClientInfo:
-        """Return the client of `request`; raises `UnknownHost` for a name that is not this server's."""
-        host = self._host_of(request)
+    def resolve(self, request: Request, *, allows_missing_host: bool = False) -> ClientInfo:
+        """Return the client of `request`.
+
+        Raises `UnknownHost` for a name that is not this server's, and `InvalidRequest` for headers that are
+        malformed.
+        """
+        host = self._host_of(request, allows_missing_host=allows_missing_host)
         peer_address = request.conn_info.client_ip if request.conn_info is not None else ""
         proxy_header = _proxy_header_of(tuple(request.headers))
         trusted = bool(self._trusted_proxies) and self._is_trusted_proxy(peer_address)
@@ -200,20 +232,23 @@ class ClientInfoResolver:
         on_loopback = is_loopback_peer and proxy_header is None and host.is_loopback
         if trusted:
             address = self._forwarded_client_address(request, peer_address)
-            scheme = _last_header_value(request, "x-forwarded-proto") or scheme
-            if scheme not in _DEFAULT_PORTS:
-                raise InvalidRequest("X-Forwarded-Proto must be http or https")
-            if (forwarded_host := _last_header_value(request, "x-forwarded-host")) is not None:
+            scheme = self._forwarded_scheme(request) or scheme
+            if forwarded_host := _last_header_value(request, "x-forwarded-host"):
                 host = _require_host(forwarded_host)
         self._check_host(host)
+        port = host.port
+        if trusted and port is None:
+            port = self._forwarded_port(request) or self._public_ports.get(host.name)
         return ClientInfo(
             address=address,
             scheme=scheme,
-            origin=(scheme, host.name, host.port if host.port is not None else _DEFAULT_PORTS[scheme]),
+            origin=(scheme, host.name, port if port is not None else _DEFAULT_PORTS[scheme]),
             is_loopback_peer=is_loopback_peer,
             on_loopback=on_loopback,
             is_trusted_proxy=trusted,
             proxy_header=proxy_header,
+            base_path=self._base_path or (_forwarded_base_path(request) if trusted else ""),
+            is_port_unknown=trusted and port is None,
         )
 
     def _check_host(self, host: HostHeader) -> None:
@@ -221,8 +256,31 @@ class ClientInfoResolver:
         if not (host.is_ip_address or host.is_loopback or host.name in self._own_hostnames):
             raise UnknownHost("This server is not known by that name; allow it with --allowed-host")
 
-    def _host_of(self, request: Request) -> HostHeader:
+    @staticmethod
+    def _forwarded_scheme(request: Request) -> str | None:
+        given = _last_header_value(request, "x-forwarded-proto")
+        if not given:
+            return None
+        if given not in _SCHEMES:
+            raise InvalidRequest("X-Forwarded-Proto must be http, https, ws or wss")
+        return _SCHEMES[given]
+
+    @staticmethod
+    def _forwarded_port(request: Request) -> int | None:
+        given = _last_header_value(request, "x-forwarded-port")
+        if not given:
+            return None
+        if not _PORT_PATTERN.fullmatch(given) or not 0 < int(given) < 65536:
+            raise InvalidRequest("X-Forwarded-Port must be the number of a port")
+        return int(given)
+
+    @staticmethod
+    def _host_of(request: Request, *, allows_missing_host: bool) -> HostHeader:
         given = request.headers.getall("host", [])
+        if allows_missing_host and given in ([], [""]):
+            own = request.conn_info.sockname if request.conn_info is not None else None
+            address = str(own[0]).partition("%")[0] if isinstance(own, tuple) else "0.0.0.0"  # noqa: S104
+            return HostHeader(_format_ip_address(address), None, is_ip_address=True, is_loopback=False)
         if len(given) != 1:
             raise InvalidRequest("A request must have exactly one Host header")
         return _require_host(given[0])
@@ -288,6 +346,15 @@ def _proxy_header_of(names: tuple[str, ...]) -> str | None:
         if name in _PROXY_HEADERS or name.startswith(_PROXY_HEADER_PREFIXES):
             return name
     return None
+
+
+def _forwarded_base_path(request: Request) -> str:
+    """Return the path that the nearest proxy has cut off, empty without one."""
+    lines = request.headers.getall("x-forwarded-prefix", [])
+    try:
+        return parse_base_path(lines[-1].rpartition(",")[2].strip()) if lines else ""
+    except ValueError:
+        raise InvalidRequest("X-Forwarded-Prefix must be a path such as /llb") from None
 
 
 def _last_header_value(request: Request, name: str) -> str | None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 from sanic import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
-from llb.api.middleware.client_info import ClientInfo, parse_origin
+from llb.api.middleware.client_info import ClientInfo, WebOrigin, format_origin, parse_origin
 from llb.config import Config
 from llb.errors import OriginNotAllowed, SetupError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_AGE_S = 600
+# RFC 9110, 5.1: a list of header names.
+_HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+# Of browser extensions and of programs whose window is a page, such as `tauri://localhost`.
+_OTHER_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~%:\[\]-]*)")
+_WEB_SCHEMES = frozenset({"http", "https"})
+_SHOWN_ORIGIN = re.compile(r"[\x21-\x7e]{1,200}")
 _ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 # The official clients send these about themselves, and a browser asks for permission for each.
 _STAINLESS_HEADERS = (
@@ -48,53 +57,95 @@ _EXPOSED_HEADERS = ", ".join(
 )
 
 
+@lru_cache(maxsize=1024)
+def normalise_origin(text: str) -> str | None:
+    """Return an origin of any scheme as browsers write it; None for `null` and for what is no origin."""
+    if (web_origin := parse_origin(text)) is not None:
+        return format_origin(web_origin)
+    match = _OTHER_ORIGIN.fullmatch(text.lower())
+    return None if match is None or match[1] in _WEB_SCHEMES else match[0]
+
+
+def is_program_origin(text: str) -> bool:
+    """Whether an allowed origin is that of extensions or desktop programs, which no web page can have."""
+    scheme = text.partition("://")[0].lower()
+    return "://" in text and scheme not in _WEB_SCHEMES and scheme != "file"
+
+
 class CorsPolicy:
     """The origins of `--allowed-origin`, and what their pages may do."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises `SetupError` for an allowed origin that is not an origin."""
+    def __init__(self, config: Config, *, needs_credential: bool = True) -> None:
+        """`needs_credential`: their pages may change state only with a credential of their own.
+
+        Raises `SetupError` for an allowed origin that is not an origin.
+        """
+        self._needs_credential = needs_credential
         self._allows_any_origin = "*" in config.allowed_origins
-        self._allowed_origins = frozenset(
-            parse_origin(text) for text in config.allowed_origins if text != "*"
-        )
-        if None in self._allowed_origins:
-            raise SetupError("--allowed-origin: give an origin such as https://host:8443, or *.")
+        self._allowed_schemes: set[str] = set()
+        self._allowed_origins: set[str] = set()
+        for text in config.allowed_origins:
+            if text != "*":
+                self._allow(text)
+
+    def _allow(self, text: str) -> None:
+        origin = normalise_origin(text.removesuffix("*") if text.endswith("://*") else text)
+        scheme = text.partition("://")[0].lower()
+        if origin is None or (text.endswith("*") and scheme in _WEB_SCHEMES):
+            raise SetupError(
+                f"--allowed-origin: '{text}' is not an origin such as https://host:8443, app://name or "
+                "chrome-extension://ID; moz-extension://* stands for all extensions, * for any origin."
+            )
+        if text.endswith("*"):
+            self._allowed_schemes.add(scheme)
+        else:
+            self._allowed_origins.add(origin)
 
     def is_allowed(self, request: Request) -> bool:
         """Whether the request's origin is an allowed one."""
         origins = request.headers.getall("origin", [])
         if len(origins) != 1:
             return False
-        return self._allows_any_origin or parse_origin(origins[0]) in self._allowed_origins
+        if self._allows_any_origin:
+            return True
+        origin = normalise_origin(origins[0])
+        return origin is not None and (
+            origin in self._allowed_origins or origin.partition("://")[0] in self._allowed_schemes
+        )
 
-    def check_forgery(self, request: Request, *, has_credential: bool) -> None:
+    def check_forgery(self, request: Request, client: ClientInfo, *, has_credential: bool) -> None:
         """Raise `OriginNotAllowed` for a cross-origin request that could change state.
 
         Only a page of an allowed origin that sends a credential itself may do that: a cookie is sent by the
         browser, whatever the page is.
         """
-        if can_change_state(request) and not (has_credential and self.is_allowed(request)):
-            raise OriginNotAllowed(
-                "A page of another origin may not do this; if llb is behind a reverse proxy, name it with "
-                "--trusted-proxy"
-            )
+        if can_change_state(request) and not (
+            (has_credential or not self._needs_credential) and self.is_allowed(request)
+        ):
+            raise OriginNotAllowed(_describe_mismatch(request, client))
 
-    def preflight_response(self, request: Request) -> HTTPResponse:
+    def preflight_response(self, request: Request, client: ClientInfo) -> HTTPResponse:
         """Answer a preflight request; raises `OriginNotAllowed`."""
         if not self.is_allowed(request):
-            raise OriginNotAllowed("This origin is not allowed to call; allow it with --allowed-origin")
-        return HTTPResponse(
-            status=204,
-            headers={
-                "Access-Control-Allow-Methods": _ALLOWED_METHODS,
-                "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
-                "Access-Control-Max-Age": str(MAX_AGE_S),
-            },
-        )
+            raise OriginNotAllowed(
+                f"{_describe_mismatch(request, client)}. Allow another origin with --allowed-origin"
+            )
+        asked = ", ".join(request.headers.getall("access-control-request-headers", []))
+        headers = {
+            "Access-Control-Allow-Methods": _ALLOWED_METHODS,
+            # A page of an allowed origin may send whatever it asks for: no header gives it more rights.
+            "Access-Control-Allow-Headers": asked if _HEADER_NAMES.fullmatch(asked) else _ALLOWED_HEADERS,
+            "Access-Control-Max-Age": str(MAX_AGE_S),
+            "Vary": "Access-Control-Request-Headers",
+        }
+        if request.headers.get("access-control-request-private-network") == "true":
+            # Of a page on the internet that calls a server on this network.
+            headers["Access-Control-Allow-Private-Network"] = "true"
+        return HTTPResponse(status=204, headers=headers)
 
     def add_headers(self, request: Request, response: BaseHTTPResponse) -> None:
         """Add the CORS headers; none where no other origin is allowed."""
-        if not (self._allows_any_origin or self._allowed_origins):
+        if not (self._allows_any_origin or self._allowed_origins or self._allowed_schemes):
             return
         response.headers.add("Vary", "Origin")
         if self.is_allowed(request):
@@ -106,10 +157,38 @@ def is_cross_origin(request: Request, client: ClientInfo) -> bool:
     """Whether a page of another origin sent this request; `same-site` is another origin too."""
     origins = request.headers.getall("origin", [])
     site = request.headers.get("sec-fetch-site")
-    if origins and (len(origins) > 1 or parse_origin(origins[0]) != client.origin):
+    if origins and (len(origins) > 1 or not _is_own_origin(parse_origin(origins[0]), client, site)):
         return True
     # `none` is a person at the address bar: enough to read, and no page changes state that way.
     return site is not None and site != "same-origin" and (can_change_state(request) or site != "none")
+
+
+def _is_own_origin(origin: WebOrigin | None, client: ClientInfo, site: str | None) -> bool:
+    if origin == client.origin:
+        return True
+    # The browser knows the port that the proxy has left out, and no page can set this header.
+    return (
+        client.is_port_unknown
+        and origin is not None
+        and origin[:2] == client.origin[:2]
+        and site == "same-origin"
+    )
+
+
+def _describe_mismatch(request: Request, client: ClientInfo) -> str:
+    """Return a sentence with the two origins that were compared, and the likely cause."""
+    origins = request.headers.getall("origin", [])
+    shown = origins[0] if len(origins) == 1 and _SHOWN_ORIGIN.fullmatch(origins[0]) else "of no valid form"
+    page = f"the origin of the page is {shown}" if origins else "the browser names another site as its origin"
+    sentence = f"A page of another origin may not do this: {page}, that of this server {client.base_origin}"
+    if client.is_port_unknown:
+        return (
+            f"{sentence}. The reverse proxy does not pass on the port: let it send Host with the port "
+            "($http_host in nginx) or X-Forwarded-Port, or give --allowed-host NAME:PORT"
+        )
+    if client.is_trusted_proxy:
+        return f"{sentence}, by the headers of the reverse proxy; docs/proxies.md has complete configurations"
+    return f"{sentence}; if llb is behind a reverse proxy, name it with --trusted-proxy"
 
 
 def is_preflight(request: Request) -> bool:

@@ -11,15 +11,18 @@ from typing import Any
 from sanic import Request, Sanic
 from sanic.constants import HTTP_METHODS
 from sanic.exceptions import MethodNotAllowed, SanicException
+from sanic.exceptions import NotFound as SanicNotFound
 from sanic.response import HTTPResponse
 
 from llb.api import responses
 from llb.api.error_mapping import to_llb_error
 from llb.api.inference import anthropic
+from llb.api.middleware.client_info import ClientInfo
 from llb.api.request_id import request_id_of
 from llb.api.responses import ErrorBodyBuilder, error_body
-from llb.errors import InternalError, LlbError
+from llb.errors import InternalError, LlbError, NotFound
 
+ANTHROPIC_HEADER = "anthropic-version"
 ErrorBodyBuilders = Mapping[str, ErrorBodyBuilder]
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,10 @@ def error_response_for_path(
     """Return the response to `request`, in the format that the clients of its path expect."""
     if request is None:
         return responses.error_response(error)
-    if anthropic.is_anthropic_path(request.path):
+    # Anthropic's clients send the header with every request, also to an address that does not exist.
+    if anthropic.is_anthropic_path(request.path) or (
+        isinstance(error, NotFound) and ANTHROPIC_HEADER in request.headers
+    ):
         return anthropic.anthropic_error_response(error, request_id_of(request))
     build_body = next(
         (builder for prefix, builder in body_builders.items() if request.path.startswith(prefix)), error_body
@@ -46,6 +52,8 @@ def install_error_handler(
 
     async def handle(request: Request | None, error: Exception) -> HTTPResponse:
         llb_error = to_llb_error(error)
+        if request is not None and isinstance(error, SanicNotFound):
+            llb_error = _no_such_address(request)
         if isinstance(llb_error, InternalError):
             target = f"{request.method} {request.path}" if request is not None else "a request"
             log.error("%s failed", target, exc_info=error)
@@ -59,6 +67,17 @@ def install_error_handler(
         return response
 
     app.error_handler.add(Exception, handle)
+
+
+def _no_such_address(request: Request) -> NotFound:
+    client: ClientInfo | None = getattr(request.ctx, "client", None)
+    if client is None:
+        return NotFound("No such address")
+    url = client.base_url
+    return NotFound(
+        f"No such address. The base URL is {url}/v1 for OpenAI clients, and {url} for clients of Anthropic "
+        "and Ollama"
+    )
 
 
 def _allowed_methods(app: Sanic[Any, Any], path: str) -> list[str]:

@@ -10,6 +10,7 @@ from sanic import Request
 from llb.accounts.authenticator import BalancerAuthenticator
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.client_info import ClientInfo, parse_ip_address
+from llb.api.middleware.cors import CorsPolicy, is_program_origin
 from llb.api.middleware.local_proof import LocalProof
 from llb.api.middleware.route_policy import RoutePolicy
 from llb.config import Config
@@ -35,12 +36,17 @@ class OllamaPortAuth(AuthMiddleware):
 
     def __init__(self, config: Config, local_proof: LocalProof | None = None) -> None:
         """Raises `SetupError` as `AuthMiddleware` does."""
-        # Allowed origins and trusted proxies assume that clients send a key. Here they would let in anyone
-        # behind them.
-        stricter = dataclasses.replace(config, allowed_origins=(), trusted_proxies=())
+        # Allowed web origins and trusted proxies assume that clients send a key: here they would let in
+        # anyone behind them. An extension or a desktop program is a program of this host.
+        stricter = dataclasses.replace(
+            config,
+            allowed_origins=tuple(text for text in config.allowed_origins if is_program_origin(text)),
+            trusted_proxies=(),
+        )
         super().__init__(
             stricter, BalancerAuthenticator(lambda: None), local_token="", local_proof=local_proof
         )
+        self._cors = CorsPolicy(stricter, needs_credential=False)
         self._allowed_networks = tuple(
             ipaddress.ip_network(text, strict=False) for text in config.ollama_allow
         )
@@ -50,11 +56,11 @@ class OllamaPortAuth(AuthMiddleware):
         request: Request,
         policy: RoutePolicy,
         client: ClientInfo,
-        credential: str | None,
+        credentials: tuple[str, ...],
         *,
         cross_origin: bool,
     ) -> Principal:
-        if cross_origin:
+        if cross_origin and not self._cors.is_allowed(request):
             raise OriginNotAllowed("A web page may not use this port")
         if not self._is_in_allowed_network(client):
             doubt = await self.local_proof.find_doubt(request)

@@ -1,6 +1,6 @@
 """Route policy: who may call a route, declared at its handler.
 
-Each handler has exactly one of `@public`, `@proxied(media_types)`, `@authenticated`,
+Each handler has exactly one of `@public`, `@probe`, `@proxied(media_types)`, `@authenticated`,
 `@requires_scope(scope)`, `@node_only` and `@requires_file_token`.
 """
 
@@ -27,6 +27,8 @@ class RoutePolicy:
     """Who may call a route, and with what kind of body."""
 
     public: bool = False
+    # Health checks of load balancers may leave out Host.
+    is_probe: bool = False
     # Only the credential of a node, or on a joined node that of its balancer.
     node_only: bool = False
     # The handler verifies the token; no other credential counts.
@@ -83,6 +85,11 @@ def public(handler: H) -> H:
     return _attach_policy(handler, RoutePolicy(public=True, max_body_bytes=PUBLIC_BODY_BYTES))
 
 
+def probe(handler: H) -> H:
+    """Let everybody call, also without Host: HAProxy and others check servers so, in HTTP/1.0."""
+    return _attach_policy(handler, RoutePolicy(public=True, is_probe=True, max_body_bytes=PUBLIC_BODY_BYTES))
+
+
 def proxied(media_types: tuple[str, ...]) -> Callable[[H], H]:
     """Let everybody call with these media types: the host that receives the forwarded request decides."""
     return lambda handler: _attach_policy(handler, RoutePolicy(public=True, media_types=media_types))
@@ -99,7 +106,7 @@ def node_only(handler: H) -> H:
 
 
 def requires_file_token(handler: H) -> H:
-    """Let requests with a file token call, which the handler verifies: `request.ctx.credential`."""
+    """Let requests with a file token call, which the handler verifies: `request.ctx.credentials`."""
     return _attach_policy(handler, RoutePolicy(requires_file_token=True))
 
 

@@ -203,7 +203,7 @@ def _set_cookie(request: Request, response: HTTPResponse, name: str, value: str,
     response.add_cookie(
         name,
         value,
-        path="/",
+        path=request.ctx.client.base_path or "/",
         httponly=True,
         samesite="Strict",
         secure=request.ctx.client.scheme == "https",

@@ -13,6 +13,7 @@ from llb import errors
 from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.internode.node_api import is_valid_nonce
+from llb.api.middleware.client_info import ClientInfo
 from llb.api.middleware.route_policy import node_only, public, requires_scope
 from llb.api.reference.operation import ApiOperation, InternalRoute
 from llb.api.request_body import parse_body
@@ -89,8 +90,12 @@ def node_join_blueprint(
         """Return the URL for other hosts: as configured, as the client called it, or by the first address."""
         if config.advertise is not None:
             return config.advertise
-        scheme, host, port = request.ctx.client.origin
-        if request.ctx.client.on_loopback and is_exposed and (addresses := list_host_addresses()):
+        client: ClientInfo = request.ctx.client
+        scheme, host, port = client.origin
+        # Nodes call llb itself: below the path of a reverse proxy, the address is that of the proxy.
+        is_elsewhere = client.on_loopback or client.base_path
+        if is_elsewhere and is_exposed and (addresses := list_host_addresses()):
+            scheme = "http" if tls is None else "https"
             host, port = addresses[0], get_port()
         return build_base_url(scheme, host, port)
 

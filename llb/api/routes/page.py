@@ -1,10 +1,10 @@
 """Page routes: the files of `web/`, at addresses that change with their content.
 
-The addresses of the page serve `index.html`, which browsers revalidate each time. Every other file is an
-asset under `/assets/<version>/`, where the version is one hash of all files: modules that import each other
-by relative paths stay consistent, browsers cache them for ever, and an upgrade takes effect at once. There is
-no build step, except that imported style sheets are inlined: a browser would request them one round trip
-later.
+The addresses of the page serve `index.html`, which browsers revalidate each time. Its links to assets are
+relative, so that the page works below any path of a reverse proxy. Every other file is an asset under
+`/assets/<version>/`, where the version is one hash of all files: modules that import each other by relative
+paths stay consistent, browsers cache them for ever, and an upgrade takes effect at once. There is no build
+step, except that imported style sheets are inlined: a browser would request them one round trip later.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from sanic import Request
@@ -55,6 +56,7 @@ _CONTENT_TYPES = {
     ".woff2": "font/woff2",
 }
 _METHODS = ("GET", "HEAD")
+MAX_KEPT_INDEXES = 8
 _CSS_IMPORT = re.compile(rb"@import '\./([\w-]+\.css)';")
 _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
@@ -64,7 +66,7 @@ class Page:
     """The files of the page, in memory."""
 
     version: str
-    index: StaticContent
+    index: bytes
     # By path below `web/`.
     assets: Mapping[str, StaticContent]
 
@@ -87,14 +89,17 @@ class Page:
         version = _content_hash({INDEX_FILE: index, **contents})
         return cls(
             version=version,
-            index=StaticContent(
-                index.replace(ASSETS_PLACEHOLDER, f"/assets/{version}".encode()), _HTML_CONTENT_TYPE
-            ),
+            index=index,
             assets={
                 name: StaticContent(content, _CONTENT_TYPES[Path(name).suffix])
                 for name, content in contents.items()
             },
         )
+
+    def index_below(self, base: str) -> StaticContent:
+        """Return `index.html` with links to the assets at `base`, such as `..`."""
+        links = f"{base}/assets/{self.version}".encode()
+        return StaticContent(self.index.replace(ASSETS_PLACEHOLDER, links), _HTML_CONTENT_TYPE)
 
 
 def _is_hidden(path: Path, directory: Path) -> bool:
@@ -122,15 +127,31 @@ def _content_hash(contents: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
+def assets_base_of(request: Request) -> str:
+    """Return what stands before `/assets` in a link of the page at the address of `request`.
+
+    Relative: of a proxy that cuts off a path, the server knows only what is left. A path that is known is
+    used, because at that path without a slash at its end a relative link would lead out of it.
+    """
+    if base_path := request.ctx.client.base_path:
+        return str(base_path)
+    depth = request.path.count("/") - 1
+    return "/".join([".."] * depth) or "."
+
+
 def page_blueprint(directory: Path | None = None) -> Blueprint:
     """`PAGE_PATHS` and `/assets/<version>/<path>`, from `directory` or as shipped; raises `SetupError`."""
     blueprint = Blueprint("page")
     page = Page.load(resource_path("web") if directory is None else directory)
+    # A proxy may name many paths, so few are kept.
+    index_of = lru_cache(maxsize=MAX_KEPT_INDEXES)(page.index_below)
 
     @public
     @InternalRoute("page")
     async def index(request: Request, **_parameters: str) -> HTTPResponse:
-        return await page.index.conditional_response(request, page.version)
+        base = assets_base_of(request)
+        version = page.version if base == "." else f"{page.version}-{_content_hash({base: b''})}"
+        return await index_of(base).conditional_response(request, version)
 
     @public
     @InternalRoute("page")

@@ -13,7 +13,7 @@ from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.blueprint import Blueprint
-from llb.api.middleware.route_policy import public, requires_scope
+from llb.api.middleware.route_policy import probe, requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.responses import json_response
 from llb.cluster.view import ClusterView
@@ -40,13 +40,13 @@ def system_blueprint(
     settings = effective_settings(config)
 
     @blueprint.get("/health", name="health")
-    @public
+    @probe
     @ApiOperation("Check that the process is alive", response=Liveness)
     async def health(_request: Request) -> HTTPResponse:
         return json_response(Liveness())
 
     @blueprint.get("/readyz", name="ready")
-    @public
+    @probe
     @ApiOperation(
         "Check that requests can be served",
         description="503 while no node is online, or while nothing can be saved.",

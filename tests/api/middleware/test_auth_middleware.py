@@ -87,6 +87,32 @@ async def test_two_different_credentials_are_none(server: ApiServer) -> None:
     assert (await server.call("GET", "/any", one, one)).status == 200
 
 
+async def test_of_a_key_and_a_placeholder_the_key_counts(server: ApiServer) -> None:
+    key, other = await server.create_key(Scope.INFERENCE), await server.create_key(Scope.ADMIN)
+    token = key[1].removeprefix("Bearer ")
+    local, session = ("Authorization", f"Bearer {server.local_token}"), await server.log_in()
+    for placeholder in ("none", "sk-unknown", "", "llb-local-x", NODE_CREDENTIAL, "Ü"):
+        for headers in (
+            (key, ("X-API-Key", placeholder)),
+            (("Authorization", f"Bearer {placeholder}"), ("X-API-Key", token)),
+            (("Authorization", "Basic dTpw"), ("X-API-Key", token)),
+        ):
+            assert (await server.call("GET", "/infer", *headers)).json == {"kind": "key"}, headers
+            # Not with more rights than the key has, whatever the cookie has.
+            assert (await server.call("GET", "/write", session, *headers)).status == 403
+        refused = await server.call("GET", "/any", session, ("X-API-Key", placeholder), ("X-API-Key", "x"))
+        assert (refused.status, refused.code) == (401, "invalid_api_key")
+    assert (await server.call("GET", "/any", local, ("X-API-Key", "none"))).json == {"kind": "local"}
+    # Two headers of one kind are what proxies and servers read differently.
+    three = (key, ("X-API-Key", "a"), ("X-API-Key", "b"))
+    assert (await server.call("GET", "/any", *three)).status == 401
+    # Whose rights are meant would be a guess.
+    both = (other, ("X-API-Key", token))
+    assert (await server.call("GET", "/any", *both)).status == 401
+    node = ("Authorization", f"Bearer {NODE_CREDENTIAL}")
+    assert (await server.call("GET", "/node", node, ("X-API-Key", "none"))).status == 401
+
+
 async def test_a_key_works_in_both_headers_and_a_key_beside_a_cookie_decides(server: ApiServer) -> None:
     key = await server.create_key(Scope.INFERENCE)
     assert (await server.call("GET", "/any", ("X-API-Key", key[1].removeprefix("Bearer ")))).json == {

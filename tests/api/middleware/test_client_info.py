@@ -141,6 +141,138 @@ async def test_the_clients_of_an_incomplete_proxy_do_not_choose_their_address(
         assert await address_of(proto, invented) == "9.9.9.1"
 
 
+PROXIED = {"admin_password": PASSWORD, "trusted_proxies": ("127.0.0.1",)}
+FORWARDED_FOR = ("X-Forwarded-For", "203.0.113.9")
+
+
+async def test_scheme_and_port_from_a_trusted_proxy(tmp_path: Path, server: ApiServer) -> None:
+    allowed = ("llm.example", "ports.example:9443")
+    async with run_api_server(tmp_path / "proxied", **PROXIED, allowed_hosts=allowed) as behind:
+
+        async def origin_of(host: str, **headers: str) -> tuple[str, str, int]:
+            sent = [(f"X-Forwarded-{name}", value) for name, value in headers.items()]
+            response = await behind.call("GET", "/open", FORWARDED_FOR, *sent, host=host)
+            assert response.status == 200, response.body
+            origin: tuple[str, str, int] = behind.handled_requests[-1].ctx.client.origin
+            return origin
+
+        assert await origin_of("llm.example", Proto="wss") == ("https", "llm.example", 443)
+        assert await origin_of("llm.example", Proto="ws") == ("http", "llm.example", 80)
+        assert await origin_of("llm.example", Proto="") == ("http", "llm.example", 80)
+        assert await origin_of("llm.example", Proto="https", Port="8443") == ("https", "llm.example", 8443)
+        # The port that the browser has sent counts more than that at which the proxy listens.
+        assert await origin_of("llm.example:9000", Proto="https", Port="8443") == (
+            "https",
+            "llm.example",
+            9000,
+        )
+        assert await origin_of("llm.example", Host="llm.example:1", Port="2") == ("http", "llm.example", 1)
+        assert await origin_of("ports.example", Proto="https") == ("https", "ports.example", 9443)
+        assert await origin_of("ports.example", Proto="https", Port="443") == ("https", "ports.example", 443)
+        for name, value in (
+            ("Proto", "ftp"),
+            ("Proto", "https, x"),
+            ("Port", "0"),
+            ("Port", "65536"),
+            ("Port", "-1"),
+            ("Port", "８"),
+            ("Port", "80x"),
+        ):
+            response = await behind.call("GET", "/open", (f"X-Forwarded-{name}", value))
+            assert (response.status, response.code) == (400, "invalid_request"), (name, value)
+    # Nothing counts that anybody may send.
+    sent = [("X-Forwarded-Proto", "wss"), ("X-Forwarded-Port", "x"), ("X-Forwarded-Prefix", "//evil")]
+    assert (await server.call("GET", "/open", *sent)).status == 200
+    client = server.handled_requests[-1].ctx.client
+    assert (client.origin, client.base_path) == (("http", "localhost", 80), "")
+
+
+async def test_a_host_without_its_port_and_a_browser_that_vouches_for_it(
+    tmp_path: Path, server: ApiServer
+) -> None:
+    page = ("Origin", "https://llm.example:8443")
+    same, proto = ("Sec-Fetch-Site", "same-origin"), ("X-Forwarded-Proto", "https")
+    async with run_api_server(tmp_path / "a", **PROXIED, allowed_hosts=("llm.example",)) as behind:
+        session = await behind.log_in()
+
+        async def post(*headers: tuple[str, str]) -> int:
+            response = await behind.call(
+                "POST", "/any", session, FORWARDED_FOR, *headers, json_body={}, host="llm.example"
+            )
+            if response.status == 403:
+                assert "https://llm.example:8443" in response.json["error"]["message"] or page not in headers
+                assert "$http_host" in response.json["error"]["message"] or page not in headers
+            return response.status
+
+        assert await post(page, proto, same) == 200
+        # A page at another port of this host is another origin. Browsers say so, old ones say nothing.
+        assert await post(page, proto) == 403
+        assert await post(page, proto, ("Sec-Fetch-Site", "same-site")) == 403
+        # Only the port may differ, and only where it is not known.
+        assert await post(page, same) == 403
+        assert await post(("Origin", "https://evil.example:8443"), proto, same) == 403
+        assert await post(("Origin", "null"), proto, same) == 403
+        known = await behind.call(
+            "POST",
+            "/any",
+            session,
+            page,
+            proto,
+            same,
+            ("X-Forwarded-Port", "443"),
+            json_body={},
+            host="llm.example",
+        )
+        assert known.status == 403
+        assert "docs/proxies.md" in known.json["error"]["message"]
+    async with run_api_server(tmp_path / "b", **PROXIED, allowed_hosts=("llm.example:8443",)) as behind:
+        session = await behind.log_in()
+        answer = await behind.call("POST", "/any", session, page, proto, json_body={}, host="llm.example")
+        assert answer.status == 200
+    untrusted = await server.call("POST", "/any", page, same, json_body={}, host="localhost")
+    assert untrusted.status == 403
+
+
+async def test_a_path_of_a_trusted_proxy_is_that_of_the_cookies(tmp_path: Path) -> None:
+    login = {"username": "admin", "password": PASSWORD}
+    async with run_api_server(tmp_path / "a", **PROXIED) as behind:
+
+        async def cookie_path(*prefixes: str) -> str:
+            sent = [("X-Forwarded-Prefix", prefix) for prefix in prefixes]
+            response = await behind.call("POST", "/api/auth/login", FORWARDED_FOR, *sent, json_body=login)
+            assert response.status == 200, response.body
+            return str(response.header_values("set-cookie")[0]).partition("Path=")[2].partition(";")[0]
+
+        assert await cookie_path() == "/"
+        assert await cookie_path("/llb") == "/llb"
+        assert await cookie_path("/tools/LLB-2/") == "/tools/LLB-2"
+        assert await cookie_path("/") == await cookie_path("") == "/"
+        # The last one is of the nearest proxy.
+        assert await cookie_path("//evil", "/llb") == await cookie_path("//evil, /llb") == "/llb"
+        for prefix in (
+            "//evil.example",
+            "/\\evil",
+            "llb",
+            "https://evil.example/",
+            "/a/../b",
+            "/./a",
+            "/a;Domain=evil",
+            "/a b",
+            "/%2e%2e",
+            "/é",
+            "/a//b",
+            '/a"onload="x',
+            "/<script>",
+            "/" + "a" * 300,
+        ):
+            refused = await behind.call("GET", "/open", ("X-Forwarded-Prefix", prefix))
+            assert (refused.status, refused.code) == (400, "invalid_request"), prefix
+    # The setting is the word of the host's owner, and no client can change it.
+    async with run_api_server(tmp_path / "b", **PROXIED, base_path="/own") as behind:
+        assert await cookie_path("/llb") == "/own"
+        assert await cookie_path("//evil") == "/own"
+
+
 PROXY_HEADERS = [
     "CF-Connecting-IP",
     "CF-Ray",

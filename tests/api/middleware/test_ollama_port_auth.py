@@ -65,6 +65,8 @@ async def test_local_programs_are_answered(open_llb: RunningBalancer) -> None:
     for token in ("ollama", "sk-nothing", key, open_llb.app.local_token):
         bearer = ("Authorization", f"Bearer {token}")
         assert (await call(open_llb, "GET", "/api/tags", bearer))[0] == 200
+        both = (bearer, ("X-API-Key", "another"))
+        assert (await call(open_llb, "GET", "/api/tags", *both))[0] == 200
         assert (await call(open_llb, "DELETE", "/api/delete", bearer, body={"model": "tiny"}))[0] == 501
     assert (await call(open_llb, "GET", "/api/tags", ("Origin", "http://localhost:11434")))[0] == 200
 
@@ -99,6 +101,35 @@ async def test_no_page_gets_through(open_llb: RunningBalancer) -> None:
     for headers in PAGE_HEADERS:
         preflight = [*headers, ("Access-Control-Request-Method", "POST")]
         assert (await call(open_llb, "OPTIONS", "/api/generate", *preflight))[0] in (403, 405)
+
+
+async def test_named_extensions_and_desktop_programs_get_through(make_llb: BalancerFactory) -> None:
+    origins = (
+        "https://app.example",
+        "http://localhost:3000",
+        "*",
+        "app://obsidian.md",
+        "moz-extension://*",
+        "file://",
+    )
+    llb = await make_llb(ollama_port=0, allowed_origins=origins).start()
+    cross = ("Sec-Fetch-Site", "cross-site")
+    for origin in ("app://obsidian.md", "moz-extension://0a-1b"):
+        asks = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "x-own")]
+        assert (await call(llb, "OPTIONS", "/api/chat", ("Origin", origin), *asks))[0] == 204
+        assert (await call(llb, "GET", "/api/tags", ("Origin", origin), cross))[0] == 200
+        status, response = await call(llb, "POST", "/api/generate", ("Origin", origin), cross, body=BODY)
+        assert (status, "pulled" in response["error"]) == (404, True)
+        # Still only where a program of this host calls.
+        for host, header in (("evil.example", cross), ("localhost", ("Via", "1.1 proxy"))):
+            assert (await call(llb, "GET", "/api/tags", ("Origin", origin), header, host=host))[0] in (
+                403,
+                421,
+            )
+    for origin in ("https://app.example", "http://localhost:3000", "app://other", "null", "file://"):
+        assert (await call(llb, "POST", "/api/generate", ("Origin", origin), body=BODY))[0] == 403
+        preflight = [("Origin", origin), ("Access-Control-Request-Method", "POST")]
+        assert (await call(llb, "OPTIONS", "/api/chat", *preflight))[0] == 403
 
 
 OUTSIDE_REQUESTS: list[tuple[list[Header], str, int]] = [
