@@ -41,7 +41,7 @@ NGINX_CONFIGS = {
     """,
     # The default from nginx 1.29.7 on.
     "keep-alive": 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host localhost;',
-    # What docs/tls.md once asked for.
+    # What docs/proxies.md once asked for.
     "proto": f"{WEBSOCKET_SNIPPET} proxy_set_header X-Forwarded-Proto $scheme;",
 }
 FORWARDER = """
@@ -119,7 +119,7 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _nginx_user(user: str) -> str:
+def nginx_user(user: str) -> str:
     """Directive for the workers; of the group as well, which need not be named like the user."""
     return user and f"user {user} {grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name};"
 
@@ -144,7 +144,7 @@ def run_nginx(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; worker_processes 1; {_nginx_user(user)}\n"
+        f"daemon off; pid {folder}/pid; worker_processes 1; {nginx_user(user)}\n"
         f"error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; {paths}\n" + "\n".join(servers) + "\n}\n"
     )

@@ -179,8 +179,8 @@ def trusting_llb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlbProces
 
 
 def documented(start: str, end: str) -> str:
-    """The part of a configuration in docs/tls.md from `start` up to `end`."""
-    text = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+    """The part of a configuration in docs/proxies.md from `start` up to `end`."""
+    text = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8")
     found = re.search(rf"^ *{re.escape(start)}.*?(?=^ *{re.escape(end)})", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[0]

@@ -315,7 +315,7 @@ class ClientInfoResolver:
                 self._incomplete_proxies.clear()
             log.warning(
                 "The trusted proxy %s sets no X-Forwarded-For, so its clients could choose their address. "
-                "Its own address takes the place of theirs; docs/tls.md has a complete configuration",
+                "Its own address takes the place of theirs; docs/proxies.md has a complete configuration",
                 address,
             )
         self._incomplete_proxies[address] = time.monotonic()

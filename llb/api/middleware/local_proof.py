@@ -58,7 +58,7 @@ class ProxyKnocks:
         return (
             f"Something that looks like a reverse proxy calls llb without a credential: {reason}. It was "
             "refused. If a proxy of yours should reach llb, give admin a password, name the proxy with "
-            "--trusted-proxy, and never point it at the port of --ollama-port; see docs/tls.md."
+            "--trusted-proxy, and never point it at the port of --ollama-port; see docs/proxies.md."
         )
 
 
