@@ -7,6 +7,7 @@ Run by `./install.sh lock`, when the locked packages are installed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,17 @@ def render_licences() -> str:
         for pin in parse_lock_file(LOCK_FILE)
         if pin.is_applicable
     ]
-    return "\n".join([LICENCES_HEADER, *lines, ""])
+    return "\n".join([LICENCES_HEADER, *lines, "", *price_list_lines(), ""])
+
+
+def price_list_lines() -> list[str]:
+    """Where the price list that ships comes from."""
+    prices = json.loads((ROOT / "prices.json").read_text(encoding="utf-8"))
+    package = prices["source"].replace("_", "-")
+    return [
+        f"`prices.json`, the prices of the providers, is made from the data of {package} as of {prices['date']}, by",
+        f"`python -m tools.make_prices`. Its licence: {prices['licence']}.",
+    ]
 
 
 if __name__ == "__main__":

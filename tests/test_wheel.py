@@ -21,7 +21,12 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
-    assert {"llb/__main__.py", "llb/_share/supported_models.json", "llb/_share/web/index.html"} <= names
+    assert {
+        "llb/__main__.py",
+        "llb/_share/supported_models.json",
+        "llb/_share/prices.json",
+        "llb/_share/web/index.html",
+    } <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llb").rglob("*.py")}
     assert modules <= names
     assert not [name for name in names if name.startswith(("tests", "bench", "e2e"))]

@@ -1,0 +1,133 @@
+"""Price list of the providers: `prices.json`, made at release time from the data of genai-prices."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from llb.base.resources import resource_path
+from llb.policy.price import FREE, ModelPrice, Rate
+
+FILE_NAME = "prices.json"
+CLOUD_KINDS = ("openai", "anthropic", "google")
+# Kinds that tell nothing about who runs the endpoint.
+_ANYBODY = "openai-compatible"
+
+
+class _Provider(Struct, frozen=True):
+    id: str
+    # Regular expression of its addresses.
+    address: str
+    models: list[list[Any]]
+
+
+class _File(Struct, frozen=True):
+    source: str
+    licence: str
+    date: str
+    providers: list[_Provider]
+
+
+class PriceList:
+    """Prices by provider and model. `source` and `date` are those of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        file = msgspec.json.decode(data, type=_File)
+        self.source, self.date = file.source, file.date
+        self._providers = {provider.id: provider for provider in file.providers}
+        self._addresses = [(re.compile(provider.address), provider.id) for provider in file.providers]
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> PriceList:
+        return cls((path or resource_path(FILE_NAME)).read_bytes())
+
+    def provider_of(self, kind: str, base_url: str) -> str | None:
+        """Id of the provider in the list, None for one that is not in it."""
+        if kind in CLOUD_KINDS:
+            return kind
+        return next((name for pattern, name in self._addresses if pattern.match(base_url)), None)
+
+    def find(self, provider: str, model: str) -> ModelPrice | None:
+        """Price of a model by the name that the provider knows it by; None if unknown."""
+        entry = self._providers.get(provider)
+        if entry is None:
+            return None
+        return _find(entry, model.removeprefix("models/").lower())
+
+    def price_of(
+        self, kind: str, base_url: str, model: str, overrides: Mapping[str, ModelPrice] | None = None
+    ) -> ModelPrice | None:
+        """Price of `model` at an endpoint: the administrator's, else the list's; engines of one's own are
+        free.
+
+        `overrides` are by model name, `*` for all models. None is unknown.
+        """
+        for name in (model, "*"):
+            if overrides and name in overrides:
+                return overrides[name]
+        provider = self.provider_of(kind, base_url)
+        if provider is not None:
+            return self.find(provider, model)
+        return None if kind == _ANYBODY and _is_public(base_url) else FREE
+
+
+def _find(provider: _Provider, name: str) -> ModelPrice | None:
+    for terms, *rates in provider.models:
+        if any(_matches(term, name) for term in terms):
+            return price_of_rates(*rates)
+    return None
+
+
+def price_of_rates(
+    input_rate: Any, output_rate: Any = None, cache_read: Any = None, cache_write: Any = None
+) -> ModelPrice:
+    rates = [
+        None if rate is None else _rate(rate) for rate in (input_rate, output_rate, cache_read, cache_write)
+    ]
+    return ModelPrice(rates[0] or Rate(0.0), *rates[1:])
+
+
+def _rate(value: Any) -> Rate:
+    if isinstance(value, list):
+        return Rate(float(value[0]), tuple((int(start), float(usd)) for start, usd in value[1:]))
+    return Rate(float(value))
+
+
+def _matches(term: Any, name: str) -> bool:
+    if isinstance(term, list):
+        return all(_matches(inner, name) for inner in term)
+    sign, text = term[0], term[1:]
+    if sign == "~":
+        return _pattern(text).search(name) is not None
+    text = text.lower()
+    match sign:
+        case "=":
+            return bool(name == text)
+        case "^":
+            return name.startswith(text)
+        case "$":
+            return name.endswith(text)
+    return text in name
+
+
+@lru_cache(maxsize=1024)
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text)
+
+
+def _is_public(base_url: str) -> bool:
+    """Whether an address may be that of a service which bills: neither loopback nor of a private network."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        # A name without a dot is one of the local network.
+        return "." in host and not host.endswith((".local", ".lan", ".internal", ".localhost", ".home.arpa"))

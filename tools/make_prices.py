@@ -1,0 +1,90 @@
+"""Makes `prices.json` from the data of the package genai-prices: `python -m tools.make_prices DIRECTORY`.
+
+DIRECTORY is an unpacked wheel (`pip download --no-deps genai-prices`, then unzip). The file has the prices of
+the day it is made on; batch prices and those of audio, images and searches are left out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+TARGET = Path(__file__).resolve().parent.parent / "prices.json"
+# Without an OpenAI- or Anthropic-compatible address, or resellers whose prices change by the hour.
+LEFT_OUT = ("aws", "cursor", "elevenlabs", "github-copilot", "openai-decisions", "quicksilverpro", "typesafe")
+PRICE_FIELDS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+MAX_FILE_BYTES = 150_000
+
+
+def match_terms(clause: Any) -> list[Any]:
+    """Terms of which one must match: `=` equal, `^` start, `$` end, `*` inside, `~` regular expression.
+
+    A list within is one of terms that must all match.
+    """
+    for sign, field in (
+        ("=", "equals"),
+        ("^", "starts_with"),
+        ("$", "ends_with"),
+        ("*", "contains"),
+        ("~", "regex"),
+    ):
+        if hasattr(clause, field):
+            return [sign + getattr(clause, field)]
+    if hasattr(clause, "or_"):
+        return [term for inner in clause.or_ for term in match_terms(inner)]
+    parts = [match_terms(inner) for inner in clause.and_]
+    if any(len(part) != 1 for part in parts):
+        raise SystemExit("an 'and' of several alternatives: the format has none")
+    return [[part[0] for part in parts]]
+
+
+def rate_of(price: Any) -> Any:
+    """A price in USD for a million tokens; with tiers `[price, [tokens, price above them], …]`."""
+    if price is None:
+        return None
+    if hasattr(price, "tiers"):
+        return [float(price.base), *([tier.start, float(tier.price)] for tier in price.tiers)]
+    return float(price)
+
+
+def model_entry(model: Any, now: datetime.datetime) -> list[Any] | None:
+    prices = vars(model.get_prices(now))
+    rates = [rate_of(prices.get(name)) for name in PRICE_FIELDS]
+    if rates[0] is None and rates[1] is None:
+        return None
+    while rates[-1] is None:
+        rates.pop()
+    return [match_terms(model.match), *rates]
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]).resolve()
+    sys.path.insert(0, str(directory))
+    providers = importlib.import_module("genai_prices.data").providers
+    [metadata] = directory.glob("genai_prices-*.dist-info")
+    now = datetime.datetime.now(datetime.UTC)
+    lines = []
+    for provider in providers:
+        if provider.id in LEFT_OUT or provider.id.startswith("huggingface_"):
+            continue
+        models = [entry for model in provider.models if (entry := model_entry(model, now)) is not None]
+        provider_entry = {"id": provider.id, "address": provider.api_pattern, "models": models}
+        lines.append(json.dumps(provider_entry, separators=(",", ":")))
+    head = {
+        "source": metadata.name.removesuffix(".dist-info"),
+        "licence": "MIT, Copyright (c) Pydantic Services Inc. 2025 to present",
+        "date": now.date().isoformat(),
+    }
+    text = json.dumps(head)[:-1] + ', "providers": [\n' + ",\n".join(lines) + "\n]}\n"
+    if len(text) > MAX_FILE_BYTES:
+        raise SystemExit(f"{len(text)} bytes: more than {MAX_FILE_BYTES}")
+    TARGET.write_text(text, encoding="utf-8")
+    print(f"{TARGET.name}: {len(text)} bytes, {len(lines)} providers")
+
+
+if __name__ == "__main__":
+    main()
