@@ -14,12 +14,20 @@ from llb.gateway.admission.deadlines import DeadlineTimer
 from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
 from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
+from llb.gateway.choices import (
+    MAX_PARALLEL_CHOICES,
+    ChoicePlan,
+    count_choices,
+    merge_records,
+    read_choice_plan,
+)
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.usage_parser import Usage
@@ -97,6 +105,9 @@ class Dispatcher:
         """Have a request answered; one with a list of inputs batch by batch, each in its turn."""
         inputs = read_input_list(call)
         if inputs is None:
+            plan = read_choice_plan(call)
+            if plan is not None:
+                return await self._dispatch_choices(call, sink, plan)
             return await self._dispatch_with_failover(call, sink)
         queued_ms, usage = 0, Usage()
         for batch in inputs.batches():
@@ -110,6 +121,39 @@ class Dispatcher:
         return RelayResult(
             200, False, usage, len(document), call.record.first_byte_at, time.monotonic(), None
         )
+
+    async def _dispatch_choices(self, call: InferenceCall, sink: ClientSink, plan: ChoicePlan) -> RelayResult:
+        """Have several choices generated at the same time, each in a slot of its own, and merge them."""
+        merger = ChoiceMerger(sink, plan.choices, best=plan.best, keeps_logprobs=plan.keeps_logprobs)
+        records = [replace(call.record) for _ in plan.choices]
+        permits = asyncio.Semaphore(MAX_PARALLEL_CHOICES)
+
+        async def generate(index: int) -> None:
+            part = replace(call, record=records[index], body=plan.bodies[index])
+            self._quarantine.check(part.model.id, part.record.principal, part.body)
+            choice_sink = merger.sink_of(index)
+            async with permits:
+                result = await self._dispatch_with_failover(part, choice_sink)
+            if result.error is not None:
+                raise result.error
+            if not result.stream:
+                merger.add_document(index, choice_sink.document)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(plan.choices)):
+                    group.create_task(generate(index))
+            document = b""
+            if call.stream:
+                await merger.finish_stream()
+            else:
+                document = await merger.finish_document()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            merge_records(call.record, records, plan.choices)
+        usage, now = call.record.usage, time.monotonic()
+        return RelayResult(200, call.stream, usage, len(document), call.record.first_byte_at, now, None)
 
     async def _dispatch_batch(
         self, call: InferenceCall, inputs: InputList, batch: InputBatch
@@ -224,6 +268,7 @@ class Dispatcher:
         completion_tokens = call.max_completion_tokens
         if completion_tokens is None:
             completion_tokens = self.performance.expected_completion_tokens(call.model.id)
+        completion_tokens *= count_choices(call.head)
         return self._rate_limiter.limit_request(
             call.record, TokenReservation(estimate_prompt_tokens(call.body), completion_tokens)
         )

@@ -24,6 +24,7 @@ MAX_LOGPROBS = 20
 MAX_MESSAGES = 3000
 MAX_PARTS = 8192
 MAX_TOOLS = 256
+MAX_CHOICES = 16
 MAX_BREAKERS_WITH_LETTERS = 2
 SAMPLER_COUNT = 16
 REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
@@ -276,9 +277,9 @@ _ENGINE_FIELDS: Mapping[str, Bound] = {
     "max_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
     "max_completion_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
     "max_output_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
-    "n": _number(0, 1, "Answers to one request"),
-    "n_cmpl": _number(0, 1, "Answers to one request"),
-    "best_of": _number(0, 1, "Answers to one request"),
+    "n": _number(0, MAX_CHOICES, "Answers to one request"),
+    "n_cmpl": _number(0, MAX_CHOICES, "Answers to one request"),
+    "best_of": _number(0, MAX_CHOICES, "Answers of which the likeliest are kept"),
     "n_indent": _number(0, MAX_INT32, "Least indentation"),
     "n_keep": _number(-1, MAX_INT32, "Tokens that a context shift keeps"),
     "n_discard": _number(0, MAX_INT32, "Tokens that a context shift discards"),

@@ -132,7 +132,7 @@ async def test_rejected_requests_are_recorded(make_chatting: BalancerFactory) ->
     llb = await start_chatting(make_chatting())
     await ask(llb, model="gpt-9")
     await ask(llb, "/v1/embeddings", model="embed", input="one")
-    await ask(llb, n=2)
+    await ask(llb, n=17)
     await llb.http.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"})
     await ask(llb, messages=[{"role": "user", "content": "word " * 4000}])
     requests = await logged_requests(llb, 5)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llb.policy.request_bounds import (
+    MAX_CHOICES,
     MAX_INT32,
     MAX_LOGPROBS,
     MAX_LOOKBACK_TOKENS,
@@ -74,7 +75,7 @@ CASES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "sse_ping_interval": (-1, (0, 1, 30)),
     "response_fields": _texts(64, 128),
     **dict.fromkeys(("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"), _TOKENS),
-    **dict.fromkeys(("n", "n_cmpl", "best_of"), _number(0, 1)),
+    **dict.fromkeys(("n", "n_cmpl", "best_of"), _number(0, MAX_CHOICES)),
     **dict.fromkeys(("n_indent", "n_discard", "n_cache_reuse", "dry_allowed_length", "top_n"), _TOKENS),
     "n_keep": _number(-1, MAX_INT32),
     "t_max_predict_ms": (2**53, (-2, 10**18, 1e300)),

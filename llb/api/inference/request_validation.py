@@ -40,7 +40,6 @@ def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
     if PLACEHOLDER_START in body:
         _require_whole(raw_fields)
     replaced = _check_fields(raw_fields)
-    _require_one_prompt(fields)
     # JSON can escape ASCII letters, and so hide the word.
     if b"url" in body or b"\\u00" in body:
         document = decode_json(body, dict[str, Any])
@@ -96,13 +95,6 @@ def _may_have_many_messages(raw: Raw) -> bool:
 @lru_cache(maxsize=256)
 def _check_encoded(name: str, raw: bytes) -> Any:
     return check_field(name, decode_json(raw, object))
-
-
-def _require_one_prompt(fields: InferenceFields) -> None:
-    if bytes(memoryview(fields.prompt)[:1]) == b"[":
-        prompts = decode_json(bytes(fields.prompt), list[Any])
-        if len(prompts) > 1 and not all(isinstance(token, int) for token in prompts):
-            raise InvalidRequest("A request gets one answer: send one prompt at a time", param="prompt")
 
 
 def _validate_urls(content: object) -> None:

@@ -111,7 +111,7 @@ async def test_only_generated_text_is_streamed() -> None:
     ("body", "options", "error_type"),
     [
         ({"model": "nothing"}, {}, errors.ModelNotFound),
-        ({"model": "nothing", "n": 2}, {}, errors.InvalidRequest),
+        ({"model": "nothing", "n": 17}, {}, errors.InvalidRequest),
         ({"model": "smollm2"}, {"path": "/v1/embeddings"}, errors.InvalidRequest),
         ({"model": "smollm2"}, {"readiness": OneModelReadiness(errors.ModelNotRegistered("smollm2"))},
          errors.ModelNotRegistered),

@@ -17,6 +17,7 @@ from llb.api.reference.schemas.common import (
     TokenCount,
     TokenLimit,
 )
+from llb.policy.request_bounds import MAX_CHOICES
 
 ProbabilityCount = Annotated[
     int, Meta(ge=0, le=20, description="The number of log probabilities for each token.")
@@ -28,7 +29,9 @@ ReturnProgressFlag = Annotated[
         "as llama.cpp's `prompt_progress`."
     ),
 ]
-SingleAnswerCount = Annotated[int, Meta(ge=0, le=1, description="A request gets one answer.")]
+ChoiceCount = Annotated[
+    int, Meta(ge=0, le=MAX_CHOICES, description="The number of choices; several prompts have them each.")
+]
 UnpinnedSlot = Annotated[Literal[-1], Meta(description="A request cannot choose its slot.")]
 CachePromptFlag = Annotated[Literal[True], Meta(description="The prompt cache cannot be disabled.")]
 
@@ -37,8 +40,8 @@ class _GenerationRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=
     stream: StreamFlag = False
     return_progress: ReturnProgressFlag = False
     max_tokens: TokenLimit | None = None
-    n: SingleAnswerCount | None = None
-    n_cmpl: SingleAnswerCount | None = None
+    n: ChoiceCount | None = None
+    n_cmpl: ChoiceCount | None = None
     n_predict: TokenLimit | None = None
     n_probs: ProbabilityCount | None = None
     id_slot: UnpinnedSlot | None = None
@@ -62,10 +65,18 @@ class ChatCompletionRequest(_GenerationRequest, frozen=True, kw_only=True, omit_
 
 
 class CompletionRequest(_GenerationRequest, frozen=True, kw_only=True, omit_defaults=True):
-    """OpenAI's completion of one prompt, given as a text or as tokens."""
+    """OpenAI's completion of one prompt or more, given as texts or as tokens."""
 
-    prompt: Annotated[str | list[int | str], Meta(description="A text, its tokens, or a list with one text.")]
+    prompt: Annotated[
+        str | list[int | str | list[int]],
+        Meta(description="A text, its tokens, or a list of several prompts."),
+    ]
     logprobs: ProbabilityCount | None = None
+    best_of: (
+        Annotated[int, Meta(ge=0, le=MAX_CHOICES, description="Answers of which the `n` likeliest are kept.")]
+        | None
+    ) = None
+    echo: Annotated[bool, Meta(description="Whether the answer repeats the prompt.")] | None = None
 
 
 class EmbeddingsRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):

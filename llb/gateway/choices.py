@@ -1,0 +1,149 @@
+"""Choices of one request (`n`, `best_of`, several prompts, `echo`), each a request to an engine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from llb.errors import InvalidRequest
+from llb.gateway.inference_call import InferenceCall
+from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.choice_merger import ChoiceSpec
+from llb.gateway.stream.usage_parser import Usage
+from llb.policy.request_bounds import MAX_CHOICES
+from llb.wire import InferenceFields
+
+CHAT_PATH, COMPLETION_PATH = b"/v1/chat/completions", b"/v1/completions"
+# A request must not take all slots of an engine at once.
+MAX_PARALLEL_CHOICES = 4
+_MAX_SEED = 2**32 - 1
+
+
+class _Fields(Struct):
+    seed: int | float | None = None
+    logprobs: int | bool | None = None
+    prompt: Raw = Raw()
+
+
+@dataclass(frozen=True)
+class ChoicePlan:
+    """Choices of one request, and the body for each."""
+
+    choices: tuple[ChoiceSpec, ...]
+    bodies: tuple[bytes, ...]
+    # Choices of each prompt that the client gets; None for all.
+    best: int | None
+    keeps_logprobs: bool
+
+
+def merge_records(
+    record: RequestRecord, parts: Sequence[RequestRecord], choices: Sequence[ChoiceSpec]
+) -> None:
+    """Record the outcome of all choices as that of one request: the tokens of each prompt count once."""
+    usage = Usage()
+    counted: set[int] = set()
+    for part, choice in zip(parts, choices, strict=True):
+        is_first = choice.prompt_index not in counted
+        counted.add(choice.prompt_index)
+        usage = usage.plus(part.usage if is_first else Usage(completion_tokens=part.usage.completion_tokens))
+        record.received_bytes += part.received_bytes
+        record.queued_s = max(record.queued_s, part.queued_s)
+        record.load_s = max(record.load_s, part.load_s)
+        record.node_id = record.node_id or part.node_id
+        record.error_code = record.error_code or part.error_code
+    record.usage = usage
+    record.sent_at = min((part.sent_at for part in parts if part.sent_at is not None), default=None)
+    record.first_byte_at = min(
+        (part.first_byte_at for part in parts if part.first_byte_at is not None), default=None
+    )
+    record.is_answered = all(part.is_answered for part in parts)
+
+
+def count_choices(fields: InferenceFields) -> int:
+    """Return how many answers an engine generates for a request with one prompt."""
+    return max(fields.n or 1, fields.n_cmpl or 1, fields.best_of or 1)
+
+
+def read_choice_plan(call: InferenceCall) -> ChoicePlan | None:
+    """Return the choices of a request that needs more than the engine's own answer, or None.
+
+    Raises `InvalidRequest` whose `param` names the field.
+    """
+    head = call.head
+    is_completion = call.path == COMPLETION_PATH
+    count = count_choices(head)
+    if call.path != CHAT_PATH and not is_completion:
+        if count > 1:
+            raise InvalidRequest("n must be 1 here: an answer of this dialect has no choices", param="n")
+        return None
+    has_list = is_completion and bytes(memoryview(head.prompt)[:1]) == b"["
+    echoes = is_completion and bool(head.echo)
+    if count == 1 and not has_list and not echoes:
+        return None
+    fields = msgspec.json.decode(call.body, type=_Fields)
+    prompts = _read_prompts(fields.prompt) if has_list else [fields.prompt]
+    if count * len(prompts) > MAX_CHOICES:
+        raise InvalidRequest(
+            f"A request gets at most {MAX_CHOICES} choices, of all prompts together", param="n"
+        )
+    if count == len(prompts) == 1 and not echoes:
+        return None
+    best = _read_best(call, count)
+    prefixes = [_read_echo(prompt, fields) if echoes else "" for prompt in prompts]
+    specs, bodies = [], []
+    for number, prompt in enumerate(prompts):
+        for copy in range(count):
+            specs.append(ChoiceSpec(number, prefixes[number]))
+            # Copies with one seed would be equal.
+            replaced: dict[str, Any] = {"n": 1, "n_cmpl": 1, "best_of": 1, "echo": False}
+            if fields.seed is not None and fields.seed >= 0:
+                replaced["seed"] = (int(fields.seed) + copy) & _MAX_SEED
+            if best is not None and not fields.logprobs:
+                replaced["logprobs"] = 1
+            if has_list:
+                replaced["prompt"] = prompt
+            bodies.append(_with_fields(call.body, replaced))
+    return ChoicePlan(tuple(specs), tuple(bodies), best, bool(fields.logprobs))
+
+
+def _read_prompts(raw: Raw) -> list[Raw]:
+    """Return the prompts of a list; a list of numbers is one prompt: its tokens."""
+    items = msgspec.json.decode(raw, type=list[Raw])
+    if not items or any(bytes(memoryview(item)[:1]) in b"-0123456789" for item in items):
+        return [raw]
+    return items
+
+
+def _read_best(call: InferenceCall, count: int) -> int | None:
+    wanted = max(call.head.n or 1, call.head.n_cmpl or 1)
+    best_of = call.head.best_of or 1
+    if best_of == 1:
+        return None
+    if call.path != COMPLETION_PATH:
+        raise InvalidRequest("best_of is a field of completions: use n", param="best_of")
+    if best_of < wanted:
+        raise InvalidRequest("best_of must not be less than n", param="best_of")
+    if call.stream:
+        raise InvalidRequest(
+            "best_of cannot be streamed: which choice is best shows at the end", param="best_of"
+        )
+    return None if best_of == wanted else wanted
+
+
+def _read_echo(prompt: Raw, fields: _Fields) -> str:
+    """Return the text of a prompt that the answer repeats."""
+    if fields.logprobs:
+        raise InvalidRequest("echo cannot have logprobs: the engine has none of the prompt", param="echo")
+    text = msgspec.json.decode(prompt) if bytes(prompt) else ""
+    if not isinstance(text, str):
+        raise InvalidRequest("echo needs a prompt that is a text, not tokens", param="echo")
+    return text
+
+
+def _with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
+    # Of two fields with one name llama-server takes the last.
+    return b"".join((memoryview(body.rstrip())[:-1], b",", msgspec.json.encode(fields)[1:]))
