@@ -267,8 +267,13 @@ async def look_at_nodes(see: Inspector) -> None:
     page = await see.open("/nodes")
     await see.look(page, "nodes")
     await page.get_by_role("button", name=see.say("nodes.add")).click()
-    await expect(page.get_by_role("dialog").locator("code")).to_contain_text("--join")
+    await expect(page.get_by_role("dialog").locator("code").first).to_contain_text("--join")
     await see.look(page, "nodes, dialog that adds one")
+    await page.close()
+    page = await see.open("/nodes", anew=True)
+    await page.get_by_role("link", name=see.say("node.logs"), exact=True).click()
+    await expect(page.get_by_role("region", name=see.say("logs.lines"))).to_be_visible()
+    await see.look(page, "log of a node")
     await page.close()
 
     async def answer(route: Route) -> None:

@@ -359,10 +359,10 @@ def facts() -> dict[str, Any]:
             await page.goto(ORIGIN)
             return await page.evaluate("""async () => {
                   const { eventHandlers } = await import('/web/core/reducer.js');
-                  const { ROUTES } = await import('/web/core/router.js');
+                  const { PATTERNS, ROUTES } = await import('/web/core/router.js');
                   const { LOCALES } = await import('/web/core/i18n.js');
                   const { SECTIONS } = await import('/web/components/shell.js');
-                  return { events: Object.keys(eventHandlers), routes: ROUTES, locales: Object.keys(LOCALES), sections: SECTIONS };
+                  return { events: Object.keys(eventHandlers), routes: ROUTES, patterns: PATTERNS, locales: Object.keys(LOCALES), sections: SECTIONS };
                 }""")
 
     return dict(asyncio.run(ask()))
@@ -380,8 +380,9 @@ def test_every_address_of_the_page_is_answered_by_the_server(facts: dict[str, An
 def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any]) -> None:
     pages = {path.parent.name for path in (WEB / "pages").glob("*/page.js")}
     assert pages == {path.name for path in (WEB / "pages").iterdir()}
-    assert {route["page"] for route in facts["routes"].values()} == pages
-    assert set(facts["sections"]) == pages - {"login", "docs"}
+    assert {route["page"] for route in (*facts["routes"].values(), *facts["patterns"])} == pages
+    below = {route["page"] for route in facts["patterns"] if "section" in route}
+    assert set(facts["sections"]) == pages - {"login", "docs"} - below
 
 
 def test_every_language_has_its_files(facts: dict[str, Any]) -> None:

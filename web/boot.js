@@ -22,6 +22,7 @@
     'access',
     'docs',
     'errors',
+    'logs',
     'models',
     'nodes',
     'playground',

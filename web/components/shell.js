@@ -18,7 +18,7 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
           ${SECTIONS.map(
             (name) => html`
               <li class=${counts[name] ? 'with-count' : ''}>
-                <a href=${`/${name}`} aria-current=${route.page === name ? 'page' : null}>
+                <a href=${`/${name}`} aria-current=${(route.section ?? route.page) === name ? 'page' : null}>
                   ${icon(name)}<span>${t(`nav.${name}`)}</span>
                 </a>
                 ${counts[name] ? html`<span class="count" aria-hidden="true">${counts[name]}</span>` : null}

@@ -15,8 +15,14 @@ export const ROUTES = {
 
 export const HOME_PATH = '/models';
 
-// Page of one model; its id is as in the catalogue.
-const MODEL_PATH = /^\/models\/([a-z0-9][a-z0-9.-]*)$/;
+/** Pages of one model and of the log of one node, whose path contains an id. */
+export const PATTERNS = [
+  // As in the catalogue.
+  { pattern: /^\/models\/([a-z0-9][a-z0-9.-]*)$/, page: 'models', tab: 'model' },
+  { pattern: /^\/nodes\/([A-Za-z0-9_-]+)\/logs$/, page: 'logs', section: 'nodes' },
+];
+
+export const logsPath = (id) => `/nodes/${encodeURIComponent(id)}/logs`;
 
 export const modelPath = (id) => `/models/${encodeURIComponent(id)}`;
 
@@ -27,10 +33,16 @@ const ORIGIN = 'http://page.invalid';
 export function matchRoute(href) {
   const url = new URL(href, ORIGIN);
   const path = url.pathname === '/' ? HOME_PATH : url.pathname.replace(/\/+$/, '');
-  const [, id] = MODEL_PATH.exec(path) ?? [];
-  const model = id && { page: 'models', tab: 'model', id };
-  const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : model;
-  return (route ?? null) && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
+  const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : matchPattern(path);
+  return route && { path, tab: null, ...route, query: Object.fromEntries(url.searchParams) };
+}
+
+function matchPattern(path) {
+  for (const { pattern, ...route } of PATTERNS) {
+    const [, id] = pattern.exec(path) ?? [];
+    if (id) return { ...route, id };
+  }
+  return null;
 }
 
 /** Path with a query string; empty values are left out to keep URLs short. */

@@ -3,6 +3,7 @@
 import access from './en/access.js';
 import docs from './en/docs.js';
 import errors from './en/errors.js';
+import logs from './en/logs.js';
 import models from './en/models.js';
 import nodes from './en/nodes.js';
 import playground from './en/playground.js';
@@ -16,6 +17,7 @@ export default {
   ...models,
   ...playground,
   ...nodes,
+  ...logs,
   ...requests,
   ...access,
   ...settings,

@@ -3,6 +3,7 @@
 import access from './ja/access.js';
 import docs from './ja/docs.js';
 import errors from './ja/errors.js';
+import logs from './ja/logs.js';
 import models from './ja/models.js';
 import nodes from './ja/nodes.js';
 import playground from './ja/playground.js';
@@ -16,6 +17,7 @@ export default {
   ...models,
   ...playground,
   ...nodes,
+  ...logs,
   ...requests,
   ...access,
   ...settings,

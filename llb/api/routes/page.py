@@ -38,8 +38,8 @@ PAGE_PATHS = (
     "/settings",
     "/docs",
 )
-# Page of one model.
-MODEL_PAGE_PATH = "/models/<model_id:str>"
+# Pages of one model, and of the log of one node.
+PAGE_PATTERNS = ("/models/<model_id:str>", "/nodes/<node_id:str>/logs")
 INDEX_FILE = "index.html"
 # Stands in index.html for the address of the assets.
 ASSETS_PLACEHOLDER = b"{{assets}}"
@@ -163,7 +163,7 @@ def page_blueprint(directory: Path | None = None) -> Blueprint:
         headers["Cache-Control"] = _IMMUTABLE_CACHE_CONTROL
         return HTTPResponse(body, headers=headers, content_type=content.content_type)
 
-    for number, address in enumerate((*PAGE_PATHS, MODEL_PAGE_PATH)):
+    for number, address in enumerate((*PAGE_PATHS, *PAGE_PATTERNS)):
         blueprint.add_route(index, address, methods=_METHODS, name=f"index{number}")
     blueprint.add_route(asset, "/assets/<version:str>/<path:path>", methods=_METHODS, name="asset")
     return blueprint

@@ -24,6 +24,7 @@ export default {
   'nodes.empty.title': 'No nodes yet',
   'nodes.empty.text': "Detecting this machine's hardware. It will appear here in a few seconds.",
 
+  'node.logs': 'Log',
   'node.online': 'Online',
   'node.offline': 'Offline',
   'node.joining': 'Joining',

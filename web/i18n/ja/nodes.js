@@ -21,6 +21,7 @@ export default {
   'nodes.empty.title': 'ノードはまだありません',
   'nodes.empty.text': 'このマシンのハードウェアを確認しています。数秒後にここに表示されます。',
 
+  'node.logs': 'ログ',
   'node.online': 'オンライン',
   'node.offline': 'オフライン',
   'node.joining': '参加中',

@@ -5,6 +5,7 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
+import { logsPath } from '../../core/router.js';
 import { confirmDialog, formDialog } from '../../components/forms/dialog.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field } from '../../components/forms/field.js';
@@ -91,6 +92,7 @@ export function createNodeActions(app) {
         <div class="node-actions">
           ${perform(t(isLocal(node) ? 'node.tags' : 'node.edit'), () => editNode(node))}
           ${perform(t(node.draining ? 'node.take_back' : 'node.drain'), () => toggleDraining(node), { busy })}
+          <a class="button quiet small" href=${logsPath(node.id)}>${t('node.logs')}</a>
           ${isLocal(node) ? null : perform(t('node.remove'), () => removeNode(node), { apart: true })}
         </div>
         ${error ? alertBox(errorMessage(error)) : null}`;

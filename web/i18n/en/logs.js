@@ -1,0 +1,21 @@
+export default {
+  'logs.title': 'Log of {name}',
+  'logs.filters': 'Filters',
+  'logs.level': 'Severity',
+  'logs.level.any': 'All severities',
+  'logs.level.info': 'Info and above',
+  'logs.level.warning': 'Warnings and errors',
+  'logs.level.error': 'Errors',
+  'logs.source': 'Source',
+  'logs.source.any': 'All sources',
+  'logs.source.server': 'Server',
+  'logs.search': 'Text or request ID',
+  'logs.copy': 'Copy lines',
+  'logs.lines': 'Log lines',
+  'logs.live': 'Live',
+  'logs.paused': 'Scrolled back',
+  'logs.none': 'Nothing has been logged yet.',
+  'logs.none_match': 'No lines match.',
+  'logs.note':
+    'The last lines of the server and its engines since it started. Secrets are removed. In a terminal: llb logs -f',
+};

@@ -1,0 +1,21 @@
+export default {
+  'logs.title': '{name} のログ',
+  'logs.filters': '絞り込み',
+  'logs.level': '重要度',
+  'logs.level.any': 'すべての重要度',
+  'logs.level.info': '情報以上',
+  'logs.level.warning': '警告とエラー',
+  'logs.level.error': 'エラー',
+  'logs.source': '出力元',
+  'logs.source.any': 'すべての出力元',
+  'logs.source.server': 'サーバー',
+  'logs.search': '文字列またはリクエスト ID',
+  'logs.copy': '行をコピー',
+  'logs.lines': 'ログの行',
+  'logs.live': 'ライブ',
+  'logs.paused': '過去の行を表示中',
+  'logs.none': 'まだ何も記録されていません。',
+  'logs.none_match': '一致する行はありません。',
+  'logs.note':
+    '起動後のサーバーとエンジンの最新の行です。秘密情報は取り除かれています。ターミナルでは llb logs -f で見られます。',
+};
